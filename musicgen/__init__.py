@@ -1,0 +1,1 @@
+"""Learn from a folder of tunes and write new ones."""

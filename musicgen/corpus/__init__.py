@@ -1,0 +1,1 @@
+"""Many files to a split, checked, encoded data set."""

@@ -1,0 +1,59 @@
+"""The project's one error family.
+
+    MusicgenError            exit code 1: the work began and failed
+    ├── Refusal              one tune or file cannot be used; the others can
+    ├── DamagedCheckpoint    a checkpoint is incomplete or its bytes changed
+    ├── WriteFailed          an output could not be written; nothing is left of it
+    └── UsageRefused         exit code 2: refused before any work
+        ├── InvalidValue     a value outside its range: a note, a key, a meter, an option
+        ├── OutputExists     an existing file would be overwritten
+        ├── NotFound         a named file, folder, model or corpus does not exist
+        └── Mismatch         two things do not belong together
+
+Every message says the place, the fault and the way out, in one line.
+"""
+
+from __future__ import annotations
+
+
+class MusicgenError(Exception):
+    """Anything that musicgen itself refuses or fails at."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class Refusal(MusicgenError):
+    """One tune or one file cannot be used; the rest of the work goes on."""
+
+
+class DamagedCheckpoint(MusicgenError):
+    """A checkpoint is incomplete, or its bytes are not the ones that were written."""
+
+
+class WriteFailed(MusicgenError):
+    """An output could not be written; nothing is left under its name."""
+
+
+class UsageRefused(MusicgenError):
+    """Refused before any work was done."""
+
+    exit_code = 2
+
+
+class InvalidValue(UsageRefused, ValueError):
+    """A value is outside of what it may be."""
+
+
+class OutputExists(UsageRefused):
+    """An existing output would be overwritten."""
+
+
+class NotFound(UsageRefused):
+    """A file, folder, model or corpus that was named does not exist."""
+
+
+class Mismatch(UsageRefused):
+    """Two things that were named do not belong together."""

@@ -1,0 +1,1 @@
+"""Files to Score and back: read(path), write(score, path) by suffix."""

@@ -1,0 +1,1 @@
+"""What a tune is: notes, marks, keys, meters, bars and runs."""

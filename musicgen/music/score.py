@@ -1,0 +1,362 @@
+"""What a tune is: notes on a step grid, and marks between them.
+
+A `Score` is the *written* form: repeats and endings are marks. `Score.unfolded()` plays them out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from musicgen.errors import InvalidValue
+from musicgen.music.theory import Key, Meter, transpose_chord
+
+STEPS_PER_QUARTER: Final = 48
+STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
+DEFAULT_VELOCITY: Final = 80
+DEFAULT_QPM: Final = 120.0
+MAX_PLAYS: Final = 4  # a repeat is played at most so often
+
+MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repeat_start", "tempo"]
+
+# Marks at one step stand in this order: what closes, what opens, what holds from here.
+MARK_ORDER: Final[dict[MarkKind, int]] = {
+    kind: rank
+    for rank, kind in enumerate(
+        ("repeat_end", "bar", "repeat_start", "ending", "key", "meter", "tempo", "chord")
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Note:
+    """One sounding note on the step grid; ties are joined."""
+
+    onset: int  # steps from the start of the tune
+    pitch: int  # MIDI note number; 60 is middle C
+    duration: int  # steps, at least 1
+    velocity: int = DEFAULT_VELOCITY  # 1..127
+    part: int = 0  # index into Score.parts
+
+    def __post_init__(self) -> None:
+        if self.onset < 0 or self.duration < 1:
+            raise InvalidValue(f"{self}: a note starts at step 0 or later and lasts a step or more")
+        if not 0 <= self.pitch <= 127:
+            raise InvalidValue(f"{self}: pitch is outside 0..127")
+        if not 1 <= self.velocity <= 127:
+            raise InvalidValue(f"{self}: velocity is outside 1..127")
+
+    @property
+    def end(self) -> int:
+        """The first step at which the note no longer sounds."""
+        return self.onset + self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Who plays: a name, a General MIDI program (0..127), or the drum kit."""
+
+    name: str = ""
+    program: int = 0
+    is_drums: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A variant ending: the passes it is played in, and the step where it stops."""
+
+    passes: tuple[int, ...]
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something written at a step that is not a note.
+
+    ============  =========================================================
+    kind          value
+    ============  =========================================================
+    bar           None; a bar line, which ends the bar before it
+    repeat_start  None
+    repeat_end    how often the section is played, 2..4
+    ending        `Ending`
+    key, meter    `Key`, `Meter`
+    tempo         quarters a minute, float
+    chord         chord symbol, str: "Am7", "D/F#"
+    ============  =========================================================
+    """
+
+    onset: int
+    kind: MarkKind
+    value: Any = None
+
+    @property
+    def sort_key(self) -> tuple[int, int, str]:
+        """Order of marks: by step, then by MARK_ORDER."""
+        return self.onset, MARK_ORDER[self.kind], str(self.value)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A tune in written form: parts, notes in order, marks in order.
+
+    Notes and marks are sorted when made. The tune ends at its last bar line, note end or mark.
+    """
+
+    notes: tuple[Note, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    parts: tuple[Part, ...] = field(default=(Part(),))
+    title: str = ""
+    rhythm: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notes", tuple(sorted(self.notes)))
+        object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
+        for note in self.notes:
+            if not 0 <= note.part < len(self.parts):
+                raise InvalidValue(f"{note}: the score has {len(self.parts)} parts")
+
+    def of(self, kind: MarkKind) -> Iterator[Mark]:
+        """Iterate over the marks of one kind, in order."""
+        return (mark for mark in self.marks if mark.kind == kind)
+
+    def first(self, kind: MarkKind, default: Any) -> Any:
+        """Return the value of the first mark of a kind, or the default."""
+        return next((mark.value for mark in self.of(kind)), default)
+
+    @property
+    def key(self) -> Key:
+        """The key at the start; C major where none is written."""
+        return self.first("key", Key("C", "major"))  # type: ignore[no-any-return]
+
+    @property
+    def meter(self) -> Meter:
+        """The meter at the start; 4/4 where none is written."""
+        return self.first("meter", Meter(4, 4))  # type: ignore[no-any-return]
+
+    @property
+    def qpm(self) -> float:
+        """Quarters a minute at the start; 120 where none is written."""
+        return float(self.first("tempo", DEFAULT_QPM))
+
+    @cached_property
+    def end(self) -> int:
+        """The step at which the written tune ends."""
+        ends = [note.end for note in self.notes] + [mark.onset for mark in self.marks]
+        return max(ends, default=0)
+
+    def transposed(self, semitones: int) -> Score:
+        """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
+        notes = (
+            note if self.parts[note.part].is_drums else replace(note, pitch=note.pitch + semitones)
+            for note in self.notes
+        )
+        return replace(
+            self,
+            notes=tuple(notes),
+            marks=tuple(_transposed_mark(mark, semitones) for mark in self.marks),
+        )
+
+    def canonical(self) -> Score:
+        """Return the one form that all equal tunes share.
+
+        One velocity a part (its most frequent), repeat starts explicit, ties cut where the
+        playing may jump, no overlapping equal pitches in a part, no mark that says nothing new.
+        """
+        score = _with_explicit_repeats(self)
+        notes = _one_velocity(_without_overlaps(_cut(score.notes, jumps(score))))
+        return replace(score, notes=tuple(notes), marks=_without_echoes(score.marks))
+
+    def unfolded(self) -> Score:
+        """Play the repeats and endings out: the same tune without repeat marks."""
+        notes: list[Note] = []
+        marks: list[Mark] = []
+        played = 0
+        written = tuple(_cut(self.notes, jumps(self)))
+        for start, stop in passages(self):
+            shift = played - start
+            notes += _slice_notes(written, start, stop, shift)
+            marks += _slice_marks(self.marks, start, stop, shift)
+            played += stop - start
+        return replace(self, notes=tuple(notes), marks=_without_echoes(marks))
+
+
+def jumps(score: Score) -> tuple[int, ...]:
+    """Return the steps between which the playing may jump, in order: no tie goes across."""
+    steps = {mark.onset for mark in score.marks if mark.kind in ("repeat_start", "repeat_end")}
+    for mark in score.of("ending"):
+        steps |= {mark.onset, mark.value.end}
+    return tuple(sorted(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A stretch that is repeated: plays is how often, endings are its variant endings in order."""
+
+    start: int
+    stop: int
+    plays: int
+    endings: tuple[Mark, ...] = ()
+
+
+def sections(score: Score) -> tuple[Section, ...]:
+    """Find the repeated sections.
+
+    A repeat end without a start returns to the last repeat end, else to the beginning. A section
+    with endings has as many passes as the highest that they name, at least 2, whatever bar line
+    closes the last of them. A repeat start that nothing closes repeats nothing.
+    """
+    found: list[Section] = []
+    opened = 0
+    endings: list[Mark] = []
+
+    def close(stop: int, plays: int) -> None:
+        nonlocal opened
+        if endings:
+            stop = max(mark.value.end for mark in endings)
+            plays = max(2, *(number for mark in endings for number in mark.value.passes))
+        if opened < stop:
+            found.append(Section(opened, stop, min(plays, MAX_PLAYS), tuple(endings)))
+        opened = stop
+        endings.clear()
+
+    for mark in score.marks:
+        if mark.kind == "repeat_start":
+            if endings:
+                close(mark.onset, 2)
+            opened = mark.onset
+        elif mark.kind == "ending":
+            if endings and min(mark.value.passes) == 1:
+                close(mark.onset, 2)
+            endings.append(mark)
+        elif mark.kind == "repeat_end" and not _another_ending(score, endings, mark.onset):
+            close(mark.onset, int(mark.value))
+    if endings:
+        close(score.end, 2)
+    return tuple(found)
+
+
+def _another_ending(score: Score, endings: list[Mark], step: int) -> bool:
+    """Tell whether the section whose endings these are goes on with one that starts at a step."""
+    return bool(endings) and any(
+        mark.onset == step and min(mark.value.passes) > 1 for mark in score.of("ending")
+    )
+
+
+def passages(score: Score) -> Iterator[tuple[int, int]]:
+    """Yield the stretches (start, stop) of a score in the order in which they sound."""
+    cursor = 0
+    for section in sections(score):
+        if cursor < section.start:
+            yield cursor, section.start
+        for number in range(1, section.plays + 1):
+            yield from _one_pass(section, number)
+        cursor = section.stop
+    if cursor < score.end:
+        yield cursor, score.end
+
+
+def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
+    cursor = section.start
+    for mark in section.endings:
+        if number in mark.value.passes:
+            continue
+        if cursor < mark.onset:
+            yield cursor, mark.onset
+        cursor = max(cursor, mark.value.end)
+    if cursor < section.stop:
+        yield cursor, section.stop
+
+
+def _slice_notes(notes: Iterable[Note], start: int, stop: int, shift: int) -> Iterator[Note]:
+    """Yield what sounds of the notes in start..stop, moved by shift."""
+    for note in notes:
+        if start <= note.onset < stop:
+            duration = min(note.end, stop) - note.onset
+            yield replace(note, onset=note.onset + shift, duration=duration)
+
+
+def _slice_marks(marks: Iterable[Mark], start: int, stop: int, shift: int) -> Iterator[Mark]:
+    """Yield the marks of a stretch that is played, without repeats; its own end bar line stays."""
+    last: dict[MarkKind, Mark] = {}
+    for mark in marks:
+        if mark.kind in ("repeat_start", "repeat_end", "ending"):
+            continue
+        if mark.kind in ("key", "meter", "tempo") and mark.onset <= start:
+            last[mark.kind] = mark
+        elif (start < mark.onset <= stop) if mark.kind == "bar" else (start <= mark.onset < stop):
+            yield replace(mark, onset=mark.onset + shift)
+    for mark in last.values():
+        yield replace(mark, onset=start + shift)
+
+
+def _transposed_mark(mark: Mark, semitones: int) -> Mark:
+    if mark.kind == "key":
+        return replace(mark, value=mark.value.transposed(semitones))
+    if mark.kind == "chord":
+        return replace(mark, value=transpose_chord(mark.value, semitones))
+    return mark
+
+
+def _with_explicit_repeats(score: Score) -> Score:
+    """Rewrite the repeat marks from the sections that they mean."""
+    marks = [m for m in score.marks if m.kind not in ("repeat_start", "repeat_end", "ending")]
+    for section in sections(score):
+        marks.append(Mark(section.start, "repeat_start"))
+        marks += section.endings
+        if section.endings:
+            ends = [mark.value.end for mark in section.endings]
+            closed = ends[:-1] if len(ends) > 1 else ends
+            marks += [Mark(end, "repeat_end", 2) for end in closed]
+        else:
+            marks.append(Mark(section.stop, "repeat_end", section.plays))
+    return replace(score, marks=tuple(marks))
+
+
+def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:
+    """Split notes at the steps."""
+    for note in notes:
+        edges = [note.onset, *(s for s in steps if note.onset < s < note.end), note.end]
+        for start, stop in zip(edges, edges[1:], strict=False):
+            yield replace(note, onset=start, duration=stop - start)
+
+
+def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
+    """End a note where the same pitch starts again in its part; of doubled notes keep the longest."""
+    kept: list[Note] = []
+    latest: dict[tuple[int, int], int] = {}
+    for note in sorted(notes, key=lambda n: (n.onset, n.pitch, n.part, -n.duration)):
+        voice = note.part, note.pitch
+        index = latest.get(voice)
+        if index is not None and kept[index].end > note.onset:
+            if kept[index].onset == note.onset:
+                continue
+            kept[index] = replace(kept[index], duration=note.onset - kept[index].onset)
+        latest[voice] = len(kept)
+        kept.append(note)
+    return kept
+
+
+def _one_velocity(notes: list[Note]) -> Iterator[Note]:
+    counts: dict[int, Counter[int]] = {}
+    for note in notes:
+        counts.setdefault(note.part, Counter())[note.velocity] += 1
+    # of equally frequent velocities the lowest, so that the order of notes decides nothing
+    chosen = {part: min(c, key=lambda v: (-c[v], v)) for part, c in counts.items()}
+    return (replace(note, velocity=chosen[note.part]) for note in notes)
+
+
+def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Drop marks that repeat the key, meter or tempo that already holds, and doubled marks."""
+    holds: dict[MarkKind, Any] = {}
+    kept: dict[tuple[int, MarkKind], Mark] = {}
+    for mark in sorted(marks, key=lambda m: m.sort_key):
+        if mark.kind in ("key", "meter", "tempo"):
+            if holds.get(mark.kind) == mark.value:
+                continue
+            holds[mark.kind] = mark.value
+        kept[mark.onset, mark.kind] = mark
+    return tuple(kept.values())

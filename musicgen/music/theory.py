@@ -1,0 +1,185 @@
+"""Keys, meters and the spelling of pitches.
+
+Spelling works on the line of fifths: ... Bb F C G D A E B F# ..., where C is 0, G is 1, F is -1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from musicgen.errors import InvalidValue
+
+LETTERS: Final = "CDEFGAB"
+LETTER_FIFTHS: Final = {letter: index - 1 for index, letter in enumerate("FCGDAEB")}
+LETTER_SEMITONES: Final = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11), strict=True))
+
+# Fifths from the tonic to the tonic of the major key with the same signature, sign turned:
+# D dorian has the signature of C, two fifths below D.
+MODES: Final = {
+    "lydian": 1,
+    "major": 0,
+    "mixolydian": -1,
+    "dorian": -2,
+    "minor": -3,
+    "phrygian": -4,
+    "locrian": -5,
+}
+MODE_ALIASES: Final = {"ionian": "major", "aeolian": "minor"}
+_MODE_BY_START: Final = {
+    "": "major", "m": "minor", "min": "minor",
+    **{name[:3]: name for name in MODES},
+    **{name[:3]: mode for name, mode in MODE_ALIASES.items()},
+}  # fmt: skip
+_KEY_TEXT: Final = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*([A-Za-z]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A tonic by its name ("F#", "Bb") and one of the seven modes in MODES."""
+
+    tonic: str
+    mode: str = "major"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-G](#|b)?", self.tonic) or self.mode not in MODES:
+            raise InvalidValue(
+                f"key {self.tonic!r} {self.mode!r}: write a tonic such as D, F# or Bb"
+                f" and a mode of {', '.join(MODES)}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """Read "D", "Dmix", "F# minor", "Bb dorian", "Am". Raises InvalidValue."""
+        match = _KEY_TEXT.fullmatch(text.strip())
+        word = match[3] if match else ""
+        mode = "major" if word == "M" else _MODE_BY_START.get(word.lower()[:3])
+        if match is None or mode is None:
+            raise InvalidValue(
+                f"key {text!r} is unknown: write a tonic and a mode, such as D, Am, Edor, Dmix"
+            )
+        accidental = match[2].replace("♯", "#").replace("♭", "b")
+        return cls(match[1].upper() + accidental, mode)
+
+    @classmethod
+    def of(cls, pitch_class: int, mode: str) -> Key:
+        """Return the key on a pitch class whose signature has the fewest accidentals."""
+        names = [name_on_fifths(f) for f in range(-8, 13) if f * 7 % 12 == pitch_class % 12]
+        keys = [cls(name, mode) for name in names if len(name) <= 2]
+        return min(keys, key=lambda key: (abs(key.fifths), -key.fifths))
+
+    @property
+    def pitch_class(self) -> int:
+        """The tonic's pitch class, C = 0."""
+        return tonic_fifths(self.tonic) * 7 % 12
+
+    @property
+    def fifths(self) -> int:
+        """The signature: sharps positive, flats negative, as in MIDI and MusicXML."""
+        return tonic_fifths(self.tonic) + MODES[self.mode]
+
+    @property
+    def scale(self) -> frozenset[int]:
+        """The seven pitch classes of the key."""
+        return frozenset((self.fifths + f) * 7 % 12 for f in range(-1, 6))
+
+    def transposed(self, semitones: int) -> Key:
+        """Move the tonic; zero semitones keep its name."""
+        return self if semitones % 12 == 0 else Key.of(self.pitch_class + semitones, self.mode)
+
+    def __str__(self) -> str:
+        return f"{self.tonic} {self.mode}"
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Beats in a bar, and the note value of a beat: 6/8 is Meter(6, 8)."""
+
+    beats: int
+    unit: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.beats <= 64 or self.unit not in (1, 2, 4, 8, 16, 32, 64):
+            raise InvalidValue(
+                f"meter {self.beats}/{self.unit}: write 1 to 64 beats over 1, 2, 4, 8, 16, 32 or 64"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Meter:
+        """Read "6/8", "C", "C|" or "2+3/8". Raises InvalidValue."""
+        plain = {"C": "4/4", "C|": "2/2"}.get(text.strip(), text).replace(" ", "")
+        match = re.fullmatch(r"\(?(\d{1,2}(?:\+\d{1,2})*)\)?/(\d{1,2})", plain)
+        if match is None:
+            raise InvalidValue(f"meter {text!r} is unknown: write one such as 4/4 or 6/8")
+        return cls(sum(int(beats) for beats in match[1].split("+")), int(match[2]))
+
+    @property
+    def steps(self) -> int:
+        """Steps in a full bar."""
+        return self.beats * (192 // self.unit)
+
+    @property
+    def beat_steps(self) -> int:
+        """Steps of the felt beat: a dotted one where eighths or shorter come in threes."""
+        compound = self.unit >= 8 and self.beats % 3 == 0 and self.beats > 3
+        return 192 // self.unit * (3 if compound else 1)
+
+    def __str__(self) -> str:
+        return f"{self.beats}/{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class SpelledPitch:
+    """A pitch by its name: letter, alteration (-2..2) and octave (middle C is C4)."""
+
+    letter: str
+    alteration: int
+    octave: int
+
+    @property
+    def pitch(self) -> int:
+        """The MIDI note number."""
+        return 12 * (self.octave + 1) + LETTER_SEMITONES[self.letter] + self.alteration
+
+
+def tonic_fifths(name: str) -> int:
+    """Return the place of a note name on the line of fifths."""
+    return LETTER_FIFTHS[name[0]] + 7 * (name.count("#") - name.count("b"))
+
+
+def name_on_fifths(fifths: int) -> str:
+    """Return the note name at a place on the line of fifths."""
+    letter = "FCGDAEB"[(fifths + 1) % 7]
+    alteration = (fifths + 1) // 7
+    return letter + ("#" * alteration if alteration > 0 else "b" * -alteration)
+
+
+def signature(fifths: int) -> dict[str, int]:
+    """Return the alteration that a key signature gives to each letter."""
+    return {letter: (fifths - index + 6) // 7 for index, letter in enumerate("FCGDAEB")}
+
+
+def spell(pitch: int, key: Key) -> SpelledPitch:
+    """Spell a pitch as a reader of the key expects it.
+
+    The twelve names run from three fifths below the signature's major tonic to eight above:
+    in C major Eb Bb F C G D A E B F# C# G#, so that leading notes and minor's raised sixth and
+    seventh are sharps, and the lowered third and seventh are flats.
+    """
+    lowest = key.fifths - 3
+    fifths = lowest + (pitch * 7 - lowest) % 12
+    name = name_on_fifths(fifths)
+    alteration = name.count("#") - name.count("b")
+    octave = (pitch - LETTER_SEMITONES[name[0]] - alteration) // 12 - 1
+    return SpelledPitch(name[0], alteration, octave)
+
+
+def transpose_chord(symbol: str, semitones: int) -> str:
+    """Transpose the root and the bass of a chord symbol: "F#m7/C#" by 1 is "Gm7/D"."""
+
+    def moved(match: re.Match[str]) -> str:
+        pitch_class = (tonic_fifths(match[2]) * 7 + semitones) % 12
+        return match[1] + Key.of(pitch_class, "major").tonic
+
+    return symbol if semitones % 12 == 0 else re.sub(r"(^|/)([A-G][#b]?)", moved, symbol)

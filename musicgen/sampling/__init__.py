@@ -1,0 +1,1 @@
+"""One tune at a time, in NumPy."""

@@ -1,0 +1,1 @@
+"""Score to ids and back."""
