@@ -26,7 +26,21 @@ class MusicgenError(Exception):
 
 
 class Refusal(MusicgenError):
-    """One tune or one file cannot be used; the rest of the work goes on."""
+    """One tune or one file cannot be used; the rest of the work goes on.
+
+    It is raised where the fault is found and kept as a value in the list of refusals of a book.
+    """
+
+    def __init__(self, message: str, *, source: str = "", place: str = "", code: str = "") -> None:
+        super().__init__(": ".join(part for part in (source, place, message) if part))
+        self.message = message  # the fault and the way out
+        self.source = source  # the file's path, or a name for a text without a file
+        self.place = place  # "tune X:42, line 9: bar 7", "byte 118"
+        self.code = code  # one of the few reason codes that reports count by
+
+    def at(self, source: str) -> Refusal:
+        """Return the same refusal with the file named."""
+        return Refusal(self.message, source=source, place=self.place, code=self.code)
 
 
 class DamagedCheckpoint(MusicgenError):
