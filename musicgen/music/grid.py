@@ -1,0 +1,296 @@
+"""From steps to what is written: bars, note values, tuplets and voices.
+
+Both the token codec and the ABC writer write a bar from here, so that they agree.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from musicgen.music.score import Note, Score, jumps, passages
+from musicgen.music.theory import Meter
+
+# Note values that one sign writes: 1/64 to the breve, dotted, doubly dotted; 1 and 2 are crumbs
+# that only an odd remainder needs.
+PLAIN: Final = (1, 2, 3, 6, 9, 12, 18, 21, 24, 36, 42, 48, 72, 84, 96, 144, 168, 192, 288, 384)
+GRAIN: Final = 3  # a 1/64 note; inside a tuplet every value is a multiple of it
+_SIGN_COST: Final = 100  # a written value, or a tuplet's bracket
+_CRUMB_SIGNS: Final = 20  # a crumb counts as so many
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tuplet:
+    """Write p units in the time of q units; a unit is a plain value in steps."""
+
+    p: int
+    q: int
+    unit: int
+
+    @property
+    def steps(self) -> int:
+        """Steps that the group lasts."""
+        return self.q * self.unit
+
+    @property
+    def nominal(self) -> int:
+        """Steps that its values add up to as written."""
+        return self.p * self.unit
+
+    def sounding(self, nominal: int) -> int:
+        """Return the step, from the group's start, of a written offset; halves upward."""
+        return (2 * nominal * self.q + self.p) // (2 * self.p)
+
+    def written(self, sounding: int) -> int | None:
+        """Return the written offset that sounds at a step, None if there is none on the grain."""
+        about = round(sounding * self.p / self.q / GRAIN) * GRAIN
+        return about if self.sounding(about) == sounding else None
+
+
+TUPLETS: Final = tuple(
+    Tuplet(p, q, unit)
+    for p, q in ((3, 2), (2, 3), (4, 3), (5, 4), (5, 3), (5, 6), (7, 4), (7, 6), (7, 8), (9, 8))
+    for unit in (6, 12, 24, 48, 96)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One written value: of which segment, how long as written, and the tuplet's brackets."""
+
+    segment: int
+    nominal: int
+    opens: Tuplet | None = None
+    closes: bool = False
+
+
+@lru_cache(maxsize=65536)
+def pieces(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
+    """Say how the segments between offsets (ascending, in steps) are written.
+
+    A segment that one value cannot write is cut in several, tied. Where every length is a multiple
+    of the grain, plain values do; else the fewest signs win, a tuplet's bracket counting as one.
+    """
+    lengths = [after - before for before, after in zip(offsets, offsets[1:], strict=False)]
+    if all(length % GRAIN == 0 for length in lengths):
+        return tuple(Piece(i, value) for i, length in enumerate(lengths) for value in split(length))
+    best: dict[int, tuple[int, tuple[Piece, ...], int]] = {offsets[0]: (0, (), -1)}
+    for here in range(offsets[0], offsets[-1]):
+        if here not in best:
+            continue
+        for stop, cost, written in _next_pieces(offsets, here):
+            total = best[here][0] + cost
+            if stop not in best or total < best[stop][0]:
+                best[stop] = (total, written, here)
+    return _walk_back(best, offsets[-1])
+
+
+def _walk_back(
+    best: dict[int, tuple[int, tuple[Piece, ...], int]], stop: int
+) -> tuple[Piece, ...]:
+    groups = []
+    while best[stop][2] >= 0:
+        _, written, start = best[stop]
+        groups.append(written)
+        stop = start
+    return tuple(piece for group in reversed(groups) for piece in group)
+
+
+def _next_pieces(
+    offsets: tuple[int, ...], here: int
+) -> Iterator[tuple[int, int, tuple[Piece, ...]]]:
+    """Yield (stop, cost, pieces) for each plain value and each tuplet that may start here.
+
+    Of the plain values: the first of the segment's own split, and those that reach a half beat.
+    """
+    segment = bisect_right(offsets, here) - 1
+    room = offsets[segment + 1] - here
+    for value in PLAIN[: bisect_right(PLAIN, room)]:
+        if value == split(room)[0] or (here + value - offsets[0]) % 24 == 0:
+            crumb = value < GRAIN
+            yield here + value, _SIGN_COST * (_CRUMB_SIGNS if crumb else 1), (Piece(segment, value),)
+    for rank, tuplet in enumerate(TUPLETS):
+        if here + tuplet.steps <= offsets[-1] and (group := _group(offsets, here, tuplet)):
+            yield here + tuplet.steps, _SIGN_COST * (len(group) + 1) + rank, group
+
+
+def _group(offsets: tuple[int, ...], here: int, tuplet: Tuplet) -> tuple[Piece, ...] | None:
+    """Write what lies in a tuplet that starts here, or None where none is needed or none fits."""
+    stop = here + tuplet.steps
+    inner = offsets[bisect_right(offsets, here) : bisect_left(offsets, stop)]
+    if all((offset - here) % GRAIN == 0 for offset in inner):
+        return None
+    edges = [0]
+    for offset in (*inner, stop):
+        nominal = tuplet.written(offset - here)
+        if nominal is None or nominal <= edges[-1]:
+            return None
+        edges.append(nominal)
+    first = bisect_right(offsets, here) - 1
+    values = [
+        (first + index, value)
+        for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+        for value in split(end - start)
+    ]
+    last = len(values) - 1
+    return tuple(
+        Piece(segment, value, tuplet if i == 0 else None, i == last)
+        for i, (segment, value) in enumerate(values)
+    )
+
+
+@lru_cache(maxsize=4096)
+def split(steps: int) -> tuple[int, ...]:
+    """Cut a length into the fewest plain values, the longest first; no crumbs unless it must."""
+    values = [value for value in PLAIN if value >= GRAIN] if steps % GRAIN == 0 else list(PLAIN)
+    fewest: list[tuple[int, ...]] = [()]
+    for length in range(1, min(steps, 768) + 1):
+        options = [fewest[length - v] + (v,) for v in values if v <= length and _done(fewest, length - v)]
+        fewest.append(min(options, key=len, default=()))
+    whole, rest = divmod(steps, 768) if steps > 768 else (0, steps)
+    return tuple([384] * (2 * whole) + sorted(fewest[rest], reverse=True))
+
+
+def _done(fewest: list[tuple[int, ...]], length: int) -> bool:
+    return length == 0 or bool(fewest[length])
+
+
+BarKind = Literal["full", "partial", "irregular"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A written bar: where it lies, the meter that holds, and how it fills it.
+
+    partial: a pickup, or the short bar that balances one where the playing joins them.
+    irregular: neither full nor balanced.
+    """
+
+    start: int
+    end: int
+    meter: Meter
+    kind: BarKind
+
+    @property
+    def steps(self) -> int:
+        """Length in steps."""
+        return self.end - self.start
+
+
+def bars(score: Score) -> tuple[Bar, ...]:
+    """Cut a score into its bars. Bar lines, jumps and the tune's end all end a bar."""
+    edges = sorted({0, score.end, *jumps(score), *(mark.onset for mark in score.of("bar"))})
+    meters = [(mark.onset, mark.value) for mark in score.of("meter")] or [(0, Meter(4, 4))]
+    onsets = [onset for onset, _ in meters]
+    found = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        meter = meters[max(0, bisect_right(onsets, start) - 1)][1]
+        kind: BarKind = "full" if end - start == meter.steps else "irregular"
+        found.append(Bar(start, end, meter, kind))
+    return _with_balanced(score, found)
+
+
+def _with_balanced(score: Score, found: list[Bar]) -> tuple[Bar, ...]:
+    """Call partial what is balanced wherever it is heard: before it, or after it."""
+    short = {i for i, bar in enumerate(found) if bar.steps < bar.meter.steps}
+    if not short:
+        return tuple(found)
+    heard = list(_heard(score, found))
+    borders = set(jumps(score))
+    opening, closing = set(short), set(short)
+    for before, after in zip([None, *heard], [*heard, None], strict=True):
+        if after in short and not _joins(found, borders, before, after):
+            opening.discard(after)
+        if before in short:
+            other = after if after is not None else _opening_of(heard, short)
+            if after is None and not _complete(found, before, other):
+                closing.discard(before)
+            if after is not None and not _joins(found, borders, before, after):
+                closing.discard(before)
+    balanced = opening | closing
+    return tuple(
+        Bar(b.start, b.end, b.meter, "partial") if i in balanced else b for i, b in enumerate(found)
+    )
+
+
+def _opening_of(heard: list[int], short: set[int]) -> int | None:
+    return heard[0] if heard and heard[0] in short else None
+
+
+def _joins(found: list[Bar], borders: set[int], before: int | None, after: int | None) -> bool:
+    """Tell whether two bars heard one after the other make one full bar across a border."""
+    if after is None or before is None:
+        return True  # a tune may start with a pickup
+    at_border = found[before].end in borders and found[after].start in borders
+    return at_border and _complete(found, before, after)
+
+
+def _complete(found: list[Bar], first: int, second: int | None) -> bool:
+    if second is None:
+        return False
+    a, b = found[first], found[second]
+    return a.meter == b.meter and a.steps + b.steps == a.meter.steps
+
+
+def _heard(score: Score, found: list[Bar]) -> Iterator[int]:
+    """Yield the indexes of the bars in the order in which they sound."""
+    starts = [bar.start for bar in found]
+    for start, stop in passages(score):
+        yield from range(bisect_left(starts, start), bisect_left(starts, stop))
+
+
+def heard_bars(score: Score) -> int:
+    """Count the bars as heard; a pickup and its partner are one bar."""
+    found = bars(score)
+    order = list(_heard(score, found))
+    count = 0
+    owed = 0  # steps that the bar under way still lacks
+    for place, index in enumerate(order):
+        bar = found[index]
+        if bar.kind != "partial":
+            count, owed = count + 1, 0
+        elif place == 0:
+            owed = 0
+        elif owed:
+            owed = 0
+        else:
+            count, owed = count + 1, bar.meter.steps - bar.steps
+    return max(count, 1) if order else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """Notes of one voice that start and end together; pitches from the highest down."""
+
+    onset: int
+    duration: int
+    pitches: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The first step at which it no longer sounds."""
+        return self.onset + self.duration
+
+
+def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
+    """Share the notes of one part out to voices in which nothing overlaps, higher notes first."""
+    together: dict[tuple[int, int], list[int]] = {}
+    for note in notes:
+        together.setdefault((note.onset, note.duration), []).append(note.pitch)
+    chords = [Chord(*at, tuple(sorted(p, reverse=True))) for at, p in together.items()]
+    found: list[list[Chord]] = []
+    for chord in sorted(chords, key=lambda c: (c.onset, -c.pitches[0], c.duration)):
+        free = next((voice for voice in found if voice[-1].end <= chord.onset), None)
+        if free is None:
+            found.append([chord])
+        else:
+            free.append(chord)
+    return tuple(tuple(voice) for voice in found)
+
+
+def to_steps(ticks: int, ticks_per_quarter: int, steps_per_quarter: int) -> int:
+    """Round a tick count to the nearest step, halves upward."""
+    return (2 * ticks * steps_per_quarter + ticks_per_quarter) // (2 * ticks_per_quarter)
