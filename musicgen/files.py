@@ -1,0 +1,266 @@
+"""Files on disk: written whole or not at all, read only where they are regular files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal, WriteFailed
+
+try:
+    import fcntl
+except ImportError:  # an open file cannot be removed there, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+MAX_FILE_BYTES: Final = 256 * 2**20
+_PARTIAL: Final = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+
+
+def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
+    """Write a file so that its name only ever stands for all of its bytes.
+
+    Raises OutputExists without force, NotFound for a missing folder, WriteFailed for the rest.
+    """
+    refuse_existing([path], force=force)
+    partial = _partial_beside(path)
+    try:
+        _write_partial(partial, data)
+        _publish(partial, path, force=force)
+        _sync_folder(path.parent)
+    except OSError as fault:
+        raise _explained(fault, path, len(data)) from fault
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; it gets its name when the block ends well, else it goes.
+
+    With force an existing folder of that name is replaced, once the new one is complete.
+    """
+    _refuse_one(path, force=force and path.is_dir())
+    staging = _partial_beside(path)
+    try:
+        with _explaining(path):
+            staging.mkdir()
+        with _locked(staging):
+            yield staging
+            with _explaining(path):
+                _publish_folder(staging, path, force=force)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
+    """Raise OutputExists or NotFound for the first output that cannot be written."""
+    for path in paths:
+        _refuse_one(path, force=force and not path.is_dir())
+
+
+def sweep_partials(folder: Path) -> int:
+    """Remove what killed writers left in a folder, and return how many; what is in use stays."""
+    if not folder.is_dir():
+        return 0
+    strays = [path for path in sorted(folder.iterdir()) if _PARTIAL.fullmatch(path.name)]
+    return sum(_swept(path) for path in strays)
+
+
+def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
+    """Read a regular file; links are followed only where the caller named the file itself.
+
+    Raises NotFound where nothing is there, Refusal for what is no regular file or too large.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    try:
+        handle = os.open(path, flags)
+    except OSError as fault:
+        raise _not_opened(fault, path) from fault
+    try:
+        _check_regular(os.fstat(handle), path, limit)
+        data = _read(handle, limit + 1)
+    except OSError as fault:
+        raise _not_opened(fault, path) from fault
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def _refuse_one(path: Path, *, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise NotFound(f"{path}: there is no folder {path.parent}; make it first")
+    if os.path.lexists(path) and not force:
+        kind = "is a folder" if path.is_dir() else "exists"
+        raise OutputExists(f"{path} {kind}; choose another name or add --force")
+
+
+def _partial_beside(path: Path) -> Path:
+    return path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.partial"
+
+
+def _write_partial(partial: Path, data: bytes) -> None:
+    handle = os.open(
+        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+    )
+    try:
+        _lock(handle)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _publish(partial: Path, path: Path, *, force: bool) -> None:
+    """Give the finished file its name; without force the system itself refuses an existing one."""
+    if force:
+        partial.replace(path)
+        return
+    try:
+        os.link(partial, path)
+    except OSError as fault:
+        if fault.errno not in _NO_LINKS:
+            raise
+        refuse_existing([path])  # no hard links here: the last look is as late as it can be
+        partial.rename(path)
+
+
+def _publish_folder(staging: Path, path: Path, *, force: bool) -> None:
+    for file in staging.iterdir():
+        _sync(file)
+    _sync_folder(staging)
+    if force and path.is_dir():
+        old = _partial_beside(path)
+        path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.rename(path)
+    _sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder last; some systems cannot, and say so."""
+    try:
+        _sync(folder)
+    except OSError as fault:
+        if fault.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _lock(handle: int) -> None:
+    """Show other programs that a partial file or folder is in use."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _swept(path: Path) -> bool:
+    """Remove a stray unless somebody holds it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
+        raise _explained(fault, path, 0) from fault
+
+
+def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:
+    """Say in one line what a fault of the system means for an output."""
+    if isinstance(fault, FileExistsError) or fault.errno == errno.ENOTEMPTY:
+        return OutputExists(f"{path} exists; choose another name or add --force")
+    if isinstance(fault, FileNotFoundError | NotADirectoryError):
+        return NotFound(f"{path}: there is no folder {path.parent}; make it first")
+    needed = f" ({size:,} bytes are needed)" if size else ""
+    return WriteFailed(
+        f"{path} was not written: {os.strerror(fault.errno or errno.EIO)}{needed};"
+        " free some space, check the rights of the folder or choose another place"
+    )
+
+
+def _read(handle: int, limit: int) -> bytes:
+    """Read up to limit bytes."""
+    pieces: list[bytes] = []
+    while limit and (piece := os.read(handle, min(limit, 2**20))):
+        pieces.append(piece)
+        limit -= len(piece)
+    return b"".join(pieces)
+
+
+def _not_opened(fault: OSError, path: Path) -> MusicgenError:
+    if isinstance(fault, FileNotFoundError | NotADirectoryError):
+        return NotFound(f"{path} does not exist; check the name")
+    if fault.errno == errno.ELOOP:
+        return _not_regular(path, "a link")
+    words = os.strerror(fault.errno or errno.EIO)
+    return Refusal(f"{words}; it was left out", source=str(path), code="unreadable")
+
+
+def _check_regular(status: os.stat_result, path: Path, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_regular(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
+    if status.st_size > limit:
+        raise _too_large(path, limit)
+
+
+def _not_regular(path: Path, what: str) -> Refusal:
+    return Refusal(
+        f"it is {what}; only regular files are read", source=str(path), code="not-regular"
+    )
+
+
+def _too_large(path: Path, limit: int) -> Refusal:
+    return Refusal(
+        f"it is larger than {limit:,} bytes; it was left out", source=str(path), code="too-large"
+    )
