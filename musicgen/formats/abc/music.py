@@ -1,0 +1,421 @@
+"""The music of one tune: tokens in, notes and marks out.
+
+Every regular expression here reads a character a bounded number of times: no token is looked for
+beyond a place where another of its kind could start.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from musicgen.formats.abc.fields import (
+    ALTERATIONS,
+    TICKS_PER_STEP,
+    TICKS_PER_WHOLE,
+    Signature,
+    parse_key,
+    parse_meter,
+    parse_tempo,
+    parse_unit,
+    refuse,
+)
+from musicgen.music.score import MAX_PLAYS, Ending, Mark, MarkKind, Note
+from musicgen.music.theory import LETTER_SEMITONES, Meter
+
+MAX_NOTES: Final = 20_000  # notes, rests and bars of rest in a tune
+MAX_TICKS: Final = 5_000 * TICKS_PER_WHOLE
+MAX_DIGITS: Final = 3
+
+_LENGTH: Final = "[0-9]*/*[0-9]*"
+_TOKEN: Final = re.compile(
+    rf"""
+      (?P<note> (?:\^\^?|__?|=)? [A-Ga-g] [,']* {_LENGTH} )
+    | (?P<bar> (?: \|\]? | \[\|\]? | : )+ )
+    | (?P<rest> [zx] {_LENGTH} )
+    | (?P<tie> - )
+    | (?P<broken> >+ | <+ )
+    | (?P<tuplet> \( [0-9]+ (?: :[0-9]* (?: :[0-9]* )? )? )
+    | (?P<ending> (?: \[ | (?<=[|:]) ) \ ? [0-9][0-9,.\-]* )
+    | (?P<field> \[ [A-Za-z]: [^\[\]]* \] )
+    | (?P<opening> \[ )
+    | (?P<closing> \] {_LENGTH} )
+    | (?P<text> " [^"]* "? )
+    | (?P<grace> {{ [^{{}}]* }}? )
+    | ! [^!|"\[\]]{{0,40}} ! | \+ [^+|"\[\]]{{0,40}} \+ | y {_LENGTH}
+    | (?P<measures> [ZX] [0-9]* )
+    | (?P<overlay> & )
+    """,
+    re.VERBOSE,
+)
+_NOTE: Final = re.compile(rf"([_=^]*)([A-Ga-g])([,']*)({_LENGTH})")
+_FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
+_CHORD_SYMBOL: Final = re.compile(
+    r"[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
+)
+_DEFAULT_TIMES: Final = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # 5, 7 and 9: by the meter
+
+
+class Head(NamedTuple):
+    """A note as it is written: nothing of it depends on what stands before."""
+
+    letter: str
+    natural: int  # MIDI number without any alteration
+    alteration: int | None
+    over: int  # its length, in units of L:
+    under: int
+
+
+class Voiced(NamedTuple):
+    """A note that sounds, and what it was written as."""
+
+    natural: int
+    pitch: int
+    span: int  # its place in Music.spans
+
+
+@lru_cache(maxsize=4096)
+def read_head(text: str) -> Head:
+    """Read a note such as "^c'3/2"."""
+    match = _NOTE.fullmatch(text)
+    assert match is not None
+    letter = match[2].upper()
+    octaves = match[3].count("'") - match[3].count(",") + (match[2] != letter)
+    natural = 60 + 12 * octaves + LETTER_SEMITONES[letter]
+    return Head(letter, natural, ALTERATIONS[match[1]], *read_length(match[4]))
+
+
+@lru_cache(maxsize=1024)
+def read_length(text: str) -> tuple[int, int]:
+    """Read a length such as "3/2", "/" or "//" as (over, under)."""
+    match = _FACTORS.fullmatch(text)
+    assert match is not None
+    if max(map(len, match.groups())) > MAX_DIGITS:
+        refuse("length", f"a length of {text[:12]}... is absurd; write at most {MAX_DIGITS} digits")
+    over, slashes, under = int(match[1] or 1), len(match[2]), int(match[3] or 2)
+    if over == 0 or under == 0:
+        refuse("length", f"a length of {text} is none; write one such as 2, /2 or 3/2")
+    return over, under << (slashes - 1) if slashes else 1
+
+
+def to_steps(ticks: int) -> int:
+    """Round ticks to the nearest step, halves upward."""
+    return (2 * ticks + TICKS_PER_STEP) // (2 * TICKS_PER_STEP)
+
+
+class Music:
+    """What has been read of a tune so far; `line` reads on."""
+
+    def __init__(self, key: Signature, meter: Meter | None, unit: int, tempo: float | None) -> None:
+        self.unit = unit  # ticks
+        self.time = 0  # ticks
+        self.spans: list[list[int]] = []  # onset and end in ticks, pitch
+        self.marks: dict[tuple[int, MarkKind], Any] = {}
+        self.bars = 0
+        self._events = 0
+        self._bar_from = 0  # steps
+        self._ending: tuple[int, tuple[int, ...]] | None = None  # the open one: from, passes
+        self._voice: str | None = None
+        self._chord: list[Head] | None = None
+        self._chord_ties: list[int] = []
+        self._sounding: list[Voiced] = []
+        self._length = 0  # ticks of the note or rest that < and > would change
+        self._lilt: tuple[int, int] | None = None  # what they do to the next one
+        self._tuplet = (0, 1, 1)  # how many more notes, over, under
+        self._tied_names: dict[int, int] = {}  # natural: pitch
+        self._tied_pitches: dict[int, int] = {}  # pitch: index
+        self._read = {
+            "note": self._note, "rest": self._rest, "bar": self._bar, "tie": self._tie,
+            "broken": self._broken, "tuplet": self._open_tuplet, "ending": self._open_ending,
+            "field": self._inline_field, "opening": self._open_chord, "closing": self._close_chord,
+            "text": self._text, "grace": self._grace, "measures": self._measures,
+            "overlay": self._overlay,
+        }  # fmt: skip
+        self._change_key(key)
+        self._change_meter(meter)
+        self._change_tempo(tempo)
+
+    def line(self, text: str) -> None:
+        """Read one line of music."""
+        for match in _TOKEN.finditer(text):
+            if match.lastgroup is not None:
+                self._read[match.lastgroup](match[0])
+        if self._chord is not None:
+            refuse("syntax", "a chord is still open at the end of the line; close it with ]")
+
+    def field(self, name: str, text: str) -> None:
+        """Read a field inside the tune; what does not change the notes is passed over."""
+        if name == "K":
+            self._change_key(parse_key(text))
+        elif name == "M":
+            self._change_meter(parse_meter(text))
+        elif name == "L":
+            self.unit = parse_unit(text)
+        elif name == "Q":
+            self._change_tempo(parse_tempo(text, self.unit))
+        elif name == "V":
+            self._change_voice(text)
+
+    def finish(self) -> tuple[list[Note], list[Mark]]:
+        """End the tune and return its notes and marks, in steps."""
+        if not self.spans:
+            refuse("no-notes", "the tune has no notes; write some after K:")
+        self._end_bar()
+        self._close_ending()
+        notes = [self._finished(*span) for span in self.spans]
+        return notes, [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
+
+    def _finished(self, onset: int, end: int, pitch: int) -> Note:
+        start = to_steps(onset)
+        duration = to_steps(end) - start
+        if duration == 0:
+            refuse("length", "a note is shorter than 1/384; write longer ones")
+        return Note(start, pitch, duration)
+
+    # Fields
+
+    def _change_key(self, key: Signature) -> None:
+        self._signature = key
+        self._alterations = dict(key.alterations)
+        self._mark("key", key.key)
+
+    def _change_meter(self, meter: Meter | None) -> None:
+        self.meter = meter
+        if meter is not None:
+            self._mark("meter", meter)
+
+    def _change_tempo(self, qpm: float | None) -> None:
+        if qpm is not None:
+            self._mark("tempo", qpm)
+
+    def _change_voice(self, text: str) -> None:
+        voice = (text.split() or [""])[0]
+        if self.time and voice != self._voice:
+            refuse("voices", "the music goes on in another voice; write one voice a tune")
+        self._voice = voice
+
+    def _inline_field(self, text: str) -> None:
+        self.field(text[1], text[3:-1])
+
+    def _mark(self, kind: MarkKind, value: Any = None) -> None:
+        self.marks[to_steps(self.time), kind] = value
+
+    # Notes, rests and chords
+
+    def _note(self, text: str) -> None:
+        head = read_head(text)
+        if self._chord is None:
+            self._sound([head], head.over, head.under)
+        else:
+            self._chord.append(head)
+
+    def _rest(self, text: str) -> None:
+        if self._chord is None:
+            self._pass_time(*read_length(text[1:]))
+            self._silence()
+
+    def _measures(self, text: str) -> None:
+        """Read bars of rest: a bar line ends each but the last, whose own is still to come."""
+        measure = TICKS_PER_STEP * self.meter.steps if self.meter else TICKS_PER_WHOLE
+        count = read_length(text[1:])[0]
+        for number in range(count):
+            if number:
+                self._end_bar()
+            self._count()
+            self.time += measure
+        self._length = 0
+        self._silence()
+
+    def _silence(self) -> None:
+        self._sounding = []
+        self._tied_names, self._tied_pitches = {}, {}
+
+    def _open_chord(self, _: str) -> None:
+        if self._chord is not None:
+            refuse("syntax", "a chord opens inside a chord; close the first with ]")
+        self._chord, self._chord_ties = [], []
+
+    def _close_chord(self, text: str) -> None:
+        heads, self._chord = self._chord, None
+        if heads:
+            over, under = read_length(text[1:])
+            self._sound(heads, over * heads[0].over, under * heads[0].under)
+            for index in self._chord_ties:
+                self._hold(self._sounding[index])
+
+    def _sound(self, heads: list[Head], over: int, under: int) -> None:
+        """Let notes sound together: the first one's length is the chord's."""
+        onset = self.time
+        self._pass_time(over, under)
+        names, pitches = self._tied_names, self._tied_pitches
+        if names:
+            self._tied_names, self._tied_pitches = {}, {}
+        self._sounding = [self._start(head, onset, names, pitches) for head in heads]
+
+    def _start(
+        self, head: Head, onset: int, names: dict[int, int], pitches: dict[int, int]
+    ) -> Voiced:
+        """Start a note, or go on with the one that is tied to it."""
+        pitch = self._pitch(head, names)
+        index = pitches.pop(pitch, None)
+        if index is None:
+            index = len(self.spans)
+            self.spans.append([onset, self.time, pitch])
+        else:
+            self.spans[index][1] = self.time
+        return Voiced(head.natural, pitch, index)
+
+    def _pitch(self, head: Head, tied: dict[int, int]) -> int:
+        """Return the pitch of a note: its own accidental, else the tie's, the bar's, the key's."""
+        alteration = head.alteration
+        if alteration is None:
+            if head.natural in tied:
+                return tied[head.natural]
+            alteration = self._alterations[head.letter]
+        else:
+            self._alterations[head.letter] = alteration
+        pitch = head.natural + alteration + self._signature.shift
+        if not 0 <= pitch <= 127:
+            refuse("pitch", f"a note of MIDI number {pitch} is outside of 0..127; move it")
+        return pitch
+
+    def _tie(self, _: str) -> None:
+        if self._chord is None:
+            for voiced in self._sounding:
+                self._hold(voiced)
+        elif self._chord:
+            self._chord_ties.append(len(self._chord) - 1)
+
+    def _hold(self, voiced: Voiced) -> None:
+        self._tied_names[voiced.natural] = voiced.pitch
+        self._tied_pitches[voiced.pitch] = voiced.span
+
+    # Time
+
+    def _pass_time(self, over: int, under: int) -> None:
+        """Go on by a length in units of L:, under the tuplet and the broken rhythm that hold."""
+        ticks = self.unit * over
+        count, times, each = self._tuplet
+        if count:
+            ticks *= times
+            under *= each
+            self._tuplet = count - 1, times, each
+        if self._lilt:
+            ticks *= self._lilt[0]
+            under *= self._lilt[1]
+            self._lilt = None
+        self._length = _divided(ticks, under)
+        self.time += self._length
+        self._count()
+
+    def _count(self) -> None:
+        self._events += 1
+        if self._events > MAX_NOTES or self.time > MAX_TICKS:
+            refuse("too-long", f"over {MAX_NOTES} notes, or 20000 quarters; split the tune")
+
+    def _broken(self, text: str) -> None:
+        """Change the note before, and keep what is to be done to the next one."""
+        if not self._length or len(text) > 3:
+            refuse("syntax", f"{text[:4]} stands after no note; write it between two notes")
+        short = _divided(self._length, 1 << len(text))
+        factors = (1 << len(text)), (2 << len(text)) - 1
+        longer = text[0] == ">"
+        self.time += self._length - short if longer else short - self._length
+        self._lilt = (1, factors[0]) if longer else (factors[1], factors[0])
+        self._length = 0
+        for voiced in self._sounding:
+            self.spans[voiced.span][1] = self.time
+
+    def _open_tuplet(self, text: str) -> None:
+        numbers = [int(part[:MAX_DIGITS] or 0) for part in text[1:].split(":")]
+        each, times, count = (*numbers, 0, 0)[:3]
+        times = times or _DEFAULT_TIMES.get(each, 3 if self._is_compound() else 2)
+        if not (2 <= each <= 9 and times <= 9 and count <= 99):
+            refuse("tuplet", f"{text[:9]} is no tuplet of 2 to 9 notes; write one such as (3")
+        self._tuplet = count or each, times, each
+
+    def _is_compound(self) -> bool:
+        return self.meter is not None and self.meter.beats in (6, 9, 12)
+
+    # Bar lines
+
+    def _bar(self, text: str) -> None:
+        if text == ":":
+            return  # a stray one: neither a bar line nor a repeat
+        self._end_bar()
+        self._alterations = dict(self._signature.alterations)
+        if ":" in text:
+            self._repeat(text)
+        if len(text) > 1 and text != "[|]":
+            self._jump()
+
+    def _end_bar(self) -> None:
+        """End a bar if any time has passed since the last one ended."""
+        step = to_steps(self.time)
+        if step > self._bar_from:
+            self.bars += 1
+            self._bar_from = step
+            self.marks[step, "bar"] = None
+        self._length = 0
+
+    def _repeat(self, text: str) -> None:
+        closing = len(text) - len(text.lstrip(":"))
+        opening = len(text) - len(text.rstrip(":"))
+        if closing == len(text):  # "::", without a bar line between
+            closing = opening = max(1, closing // 2)
+        if closing and self.time:
+            self._mark("repeat_end", min(closing + 1, MAX_PLAYS))
+        if opening:
+            self._mark("repeat_start")
+
+    def _jump(self) -> None:
+        """Let no tie and no ending go across this place."""
+        self._tied_pitches = {}
+        self._close_ending()
+
+    def _open_ending(self, text: str) -> None:
+        passes = read_passes(text.strip("[ .,-"))
+        self._end_bar()
+        self._jump()
+        self._ending = to_steps(self.time), passes
+
+    def _close_ending(self) -> None:
+        if self._ending is not None:
+            start, passes = self._ending
+            if start < (end := to_steps(self.time)):
+                self.marks[start, "ending"] = Ending(passes, end)
+            self._ending = None
+
+    # What is not notes
+
+    def _text(self, text: str) -> None:
+        symbol = text.strip('" ')
+        if len(symbol) <= 24 and _CHORD_SYMBOL.fullmatch(symbol):
+            self._mark("chord", symbol.replace("♯", "#").replace("♭", "b"))
+
+    def _grace(self, text: str) -> None:
+        if not text.endswith("}"):
+            refuse("syntax", "grace notes are still open at the end of the line; close them with }")
+
+    def _overlay(self, _: str) -> None:
+        refuse("overlay", "a bar is overlaid with a second voice; write one voice a tune")
+
+
+def read_passes(text: str) -> tuple[int, ...]:
+    """Read the passes of an ending: "1", "1,3", "1-3"."""
+    passes: set[int] = set()
+    for stretch in text.replace(".", ",").split(","):
+        numbers = [int(number[:MAX_DIGITS]) for number in stretch.split("-") if number]
+        if numbers:
+            passes |= set(range(numbers[0], numbers[-1] + 1))
+    if not passes or not 1 <= min(passes) <= max(passes) <= MAX_PLAYS:
+        refuse("ending", f"an ending for pass {text[:9]}; write passes 1 to {MAX_PLAYS}")
+    return tuple(sorted(passes))
+
+
+def _divided(ticks: int, by: int) -> int:
+    length, rest = divmod(ticks, by)
+    if rest or not length:
+        refuse("length", "a length is too small a part of the whole note; write longer ones")
+    return length
