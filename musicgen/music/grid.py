@@ -6,7 +6,7 @@ Both the token codec and the ABC writer write a bar from here, so that they agre
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -158,6 +158,8 @@ def _done(fewest: list[tuple[int, ...]], length: int) -> bool:
     return length == 0 or bool(fewest[length])
 
 
+PARTIALS: Final = range(6, 288, 6)  # lengths of pickups and of the short bars that balance them
+
 BarKind = Literal["full", "partial", "irregular"]
 
 
@@ -195,7 +197,7 @@ def bars(score: Score) -> tuple[Bar, ...]:
 
 def _with_balanced(score: Score, found: list[Bar]) -> tuple[Bar, ...]:
     """Call partial what is balanced wherever it is heard: before it, or after it."""
-    short = {i for i, bar in enumerate(found) if bar.steps < bar.meter.steps}
+    short = {i for i, b in enumerate(found) if b.steps < b.meter.steps and b.steps in PARTIALS}
     if not short:
         return tuple(found)
     heard = list(_heard(score, found))
@@ -232,10 +234,10 @@ def _complete(found: list[Bar], first: int, second: int | None) -> bool:
     if second is None:
         return False
     a, b = found[first], found[second]
-    return a.meter == b.meter and a.steps + b.steps == a.meter.steps
+    return a.meter == b.meter and a.steps + b.steps == a.meter.steps and b.steps in PARTIALS
 
 
-def _heard(score: Score, found: list[Bar]) -> Iterator[int]:
+def _heard(score: Score, found: Sequence[Bar]) -> Iterator[int]:
     """Yield the indexes of the bars in the order in which they sound."""
     starts = [bar.start for bar in found]
     for start, stop in passages(score):

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from musicgen.errors import InvalidValue
-from musicgen.music.theory import Key, Meter, transpose_chord
+from musicgen.music.theory import Key, Meter, plain_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
 STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
@@ -24,10 +24,14 @@ MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repe
 
 # Marks at one step stand in this order: what closes, what opens, what holds from here.
 MARK_ORDER: Final[dict[MarkKind, int]] = {
-    kind: rank
-    for rank, kind in enumerate(
-        ("repeat_end", "bar", "repeat_start", "ending", "key", "meter", "tempo", "chord")
-    )
+    "repeat_end": 0,
+    "bar": 1,
+    "repeat_start": 2,
+    "ending": 3,
+    "key": 4,
+    "meter": 5,
+    "tempo": 6,
+    "chord": 7,
 }
 
 
@@ -163,12 +167,15 @@ class Score:
     def canonical(self) -> Score:
         """Return the one form that all equal tunes share.
 
-        One velocity a part (its most frequent), repeat starts explicit, ties cut where the
-        playing may jump, no overlapping equal pitches in a part, no mark that says nothing new.
+        One velocity a part (its most frequent), meter and key written at the start, repeat starts
+        explicit, a bar line wherever the playing may jump and at the end, ties cut at the jumps,
+        no overlapping equal pitches in a part, later keys and chords in their plainest spelling,
+        no mark that says nothing new.
         """
         score = _with_explicit_repeats(self)
         notes = _one_velocity(_without_overlaps(_cut(score.notes, jumps(score))))
-        return replace(score, notes=tuple(notes), marks=_without_echoes(score.marks))
+        marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
+        return replace(score, notes=tuple(notes), marks=_without_echoes(marks))
 
     def unfolded(self) -> Score:
         """Play the repeats and endings out: the same tune without repeat marks."""
@@ -207,43 +214,81 @@ def sections(score: Score) -> tuple[Section, ...]:
 
     A repeat end without a start returns to the last repeat end, else to the beginning. A section
     with endings has as many passes as the highest that they name, at least 2, whatever bar line
-    closes the last of them. A repeat start that nothing closes repeats nothing.
+    closes the last of them; each ending lasts to the next. A repeat start that nothing closes
+    repeats nothing.
     """
-    found: list[Section] = []
-    opened = 0
-    endings: list[Mark] = []
-
-    def close(stop: int, plays: int) -> None:
-        nonlocal opened
-        if endings:
-            stop = max(mark.value.end for mark in endings)
-            plays = max(2, *(number for mark in endings for number in mark.value.passes))
-        if opened < stop:
-            found.append(Section(opened, stop, min(plays, MAX_PLAYS), tuple(endings)))
-        opened = stop
-        endings.clear()
-
+    finder = _SectionFinder()
     for mark in score.marks:
         if mark.kind == "repeat_start":
-            if endings:
-                close(mark.onset, 2)
-            opened = mark.onset
+            finder.start(mark.onset)
         elif mark.kind == "ending":
-            if endings and min(mark.value.passes) == 1:
-                close(mark.onset, 2)
-            endings.append(mark)
-        elif mark.kind == "repeat_end" and not _another_ending(score, endings, mark.onset):
-            close(mark.onset, int(mark.value))
-    if endings:
-        close(score.end, 2)
-    return tuple(found)
+            finder.ending(mark.onset, mark.value)
+        elif mark.kind == "repeat_end" and not finder.goes_on(score, mark.onset):
+            finder.end(mark.onset, int(mark.value))
+    finder.close(score.end, 2)
+    return tuple(finder.found)
 
 
-def _another_ending(score: Score, endings: list[Mark], step: int) -> bool:
-    """Tell whether the section whose endings these are goes on with one that starts at a step."""
-    return bool(endings) and any(
-        mark.onset == step and min(mark.value.passes) > 1 for mark in score.of("ending")
-    )
+class _SectionFinder:
+    """The sections so far, and the one under way."""
+
+    def __init__(self) -> None:
+        self.found: list[Section] = []
+        self.opened = 0  # where the section under way starts
+        self.endings: list[tuple[int, Ending]] = []
+
+    def start(self, step: int) -> None:
+        self.close(step, 2)
+        self.opened = max(self.opened, step)
+
+    def ending(self, step: int, ending: Ending) -> None:
+        passes = tuple(sorted({n for n in ending.passes if 1 <= n <= MAX_PLAYS}))
+        if step < self.opened or not passes:
+            return
+        if self.endings and not self.follows(passes):
+            self.close(step, 2)
+        self.stretch(step)
+        self.endings.append((step, Ending(passes, ending.end)))
+
+    def end(self, step: int, plays: int) -> None:
+        if self.endings and self.endings[-1][1].end < step and self.endings[-1][1].passes[-1] > 1:
+            self.close(self.endings[-1][1].end, 2)
+        elif self.endings:
+            self.stretch(step)
+        self.close(step, plays, is_end=True)
+
+    def follows(self, passes: tuple[int, ...]) -> bool:
+        return passes[0] > self.endings[-1][1].passes[-1]
+
+    def goes_on(self, score: Score, step: int) -> bool:
+        """Tell whether the section under way has a further ending, which starts at a step."""
+        return bool(self.endings) and any(
+            mark.onset == step and self.follows(tuple(sorted(mark.value.passes)))
+            for mark in score.of("ending")
+        )
+
+    def stretch(self, step: int) -> None:
+        """Let the last ending stop at a step."""
+        if self.endings:
+            onset, ending = self.endings.pop()
+            if onset < step:
+                self.endings.append((onset, Ending(ending.passes, step)))
+
+    def close(self, step: int, plays: int, *, is_end: bool = False) -> None:
+        if self.endings and self.endings[-1][1].end > step:
+            self.stretch(step)
+        if self.endings:
+            stop = self.endings[-1][1].end
+            plays = max(2, *(number for _, ending in self.endings for number in ending.passes))
+        elif is_end:
+            stop = step
+        else:
+            return
+        if self.opened < stop:
+            marks = tuple(Mark(onset, "ending", ending) for onset, ending in self.endings)
+            self.found.append(Section(self.opened, stop, min(max(plays, 2), MAX_PLAYS), marks))
+        self.opened = max(self.opened, stop)
+        self.endings = []
 
 
 def passages(score: Score) -> Iterator[tuple[int, int]]:
@@ -309,11 +354,37 @@ def _with_explicit_repeats(score: Score) -> Score:
         marks += section.endings
         if section.endings:
             ends = [mark.value.end for mark in section.endings]
-            closed = ends[:-1] if len(ends) > 1 else ends
-            marks += [Mark(end, "repeat_end", 2) for end in closed]
+            marks += [Mark(end, "repeat_end", 2) for end in ends[:-1] or ends]
         else:
             marks.append(Mark(section.stop, "repeat_end", section.plays))
     return replace(score, marks=tuple(marks))
+
+
+def _with_start(score: Score) -> list[Mark]:
+    """Write the key and the meter that hold at the start, where no mark does."""
+    starts: list[Mark] = []
+    for kind, value in (("key", score.key), ("meter", score.meter)):
+        if not any(mark.onset == 0 for mark in score.of(kind)):  # type: ignore[arg-type]
+            starts.append(Mark(0, kind, value))  # type: ignore[arg-type]
+    return starts + list(score.marks)
+
+
+def _plainly_spelt(marks: Iterable[Mark]) -> Iterator[Mark]:
+    """Spell chord symbols and later keys as `theory` would; only the first key keeps its name."""
+    first = True
+    for mark in marks:
+        if mark.kind == "chord":
+            yield replace(mark, value=plain_chord(mark.value))
+        elif mark.kind == "key" and not first:
+            yield replace(mark, value=Key.of(mark.value.pitch_class, mark.value.mode))
+        else:
+            first = first and mark.kind != "key"
+            yield mark
+
+
+def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
+    yield from marks
+    yield from (Mark(step, "bar") for step in (*jumps(score), score.end) if step > 0)
 
 
 def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:

@@ -175,11 +175,48 @@ def spell(pitch: int, key: Key) -> SpelledPitch:
     return SpelledPitch(name[0], alteration, octave)
 
 
+# The qualities of chord symbols that are told apart; the longest that a symbol starts with counts.
+CHORD_QUALITIES: Final = (
+    "", "m", "7", "m7", "maj7", "dim", "aug", "sus4", "sus2", "6", "m6", "9", "dim7", "m7b5",
+)  # fmt: skip
+_CHORD: Final = re.compile(r"([A-G][#b]?)([^/\s]*)(?:/([A-G][#b]?))?.*")
+
+
+@dataclass(frozen=True, slots=True)
+class ChordSymbol:
+    """Root and bass as pitch classes (no bass: None), and a quality of CHORD_QUALITIES."""
+
+    root: int
+    quality: str = ""
+    bass: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ChordSymbol | None:
+        """Read "F#m7/C#"; what follows a known quality is left out. None where there is no root."""
+        match = _CHORD.fullmatch(text.replace("♯", "#").replace("♭", "b").replace("min", "m"))
+        if match is None:
+            return None
+        quality = max((q for q in CHORD_QUALITIES if match[2].startswith(q)), key=len)
+        bass = tonic_fifths(match[3]) * 7 % 12 if match[3] else None
+        return cls(tonic_fifths(match[1]) * 7 % 12, quality, bass)
+
+    def transposed(self, semitones: int) -> ChordSymbol:
+        """Move root and bass."""
+        bass = None if self.bass is None else (self.bass + semitones) % 12
+        return ChordSymbol((self.root + semitones) % 12, self.quality, bass)
+
+    def __str__(self) -> str:
+        bass = "" if self.bass is None else "/" + Key.of(self.bass, "major").tonic
+        return Key.of(self.root, "major").tonic + self.quality + bass
+
+
+def plain_chord(symbol: str) -> str:
+    """Spell a chord symbol in its plainest form; "N.C." where it names no root."""
+    chord = ChordSymbol.parse(symbol)
+    return "N.C." if chord is None else str(chord)
+
+
 def transpose_chord(symbol: str, semitones: int) -> str:
     """Transpose the root and the bass of a chord symbol: "F#m7/C#" by 1 is "Gm7/D"."""
-
-    def moved(match: re.Match[str]) -> str:
-        pitch_class = (tonic_fifths(match[2]) * 7 + semitones) % 12
-        return match[1] + Key.of(pitch_class, "major").tonic
-
-    return symbol if semitones % 12 == 0 else re.sub(r"(^|/)([A-G][#b]?)", moved, symbol)
+    chord = ChordSymbol.parse(symbol)
+    return symbol if chord is None or semitones % 12 == 0 else str(chord.transposed(semitones))
