@@ -1,1 +1,83 @@
 """Files to Score and back: read(path), write(score, path) by suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.files import open_regular, refuse_existing, write_whole
+from musicgen.formats import abc, midi, musicxml
+from musicgen.music.score import Score
+
+Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]
+
+MAX_BOOK_BYTES: Final = 64 * 2**20
+MAX_XML_BYTES: Final = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How files of some suffixes are read and written; None where there is no way."""
+
+    suffixes: tuple[str, ...]
+    parse: Callable[[bytes, str], Reading] | None = None
+    render: Callable[[Score], bytes] | None = None
+    max_bytes: int = MAX_BOOK_BYTES
+
+
+def _parse_abc(data: bytes, source: str) -> Reading:
+    scores, refusals = abc.parse(abc.decode_bytes(data), source)
+    return tuple(scores), tuple(refusals)
+
+
+def _render_abc(score: Score) -> bytes:
+    return abc.render(score).encode("utf-8")
+
+
+FORMATS: Final = (
+    Format((".abc",), _parse_abc, _render_abc),
+    Format((".mid", ".midi"), midi.parse, midi.render, midi.MAX_BYTES),
+    Format((".musicxml", ".xml", ".mxl"), musicxml.parse, None, MAX_XML_BYTES),
+    Format((".krn",), musicxml.parse_humdrum, None, MAX_XML_BYTES),
+)
+BY_SUFFIX: Final[Mapping[str, Format]] = {
+    suffix: form for form in FORMATS for suffix in form.suffixes
+}
+READABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.parse)
+WRITABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.render)
+
+
+def read(path: str | Path, *, follow: bool = True) -> Reading:
+    """Read all tunes of a file. A bad tune costs one tune, a bad file itself; both are refusals.
+
+    Raises NotFound where there is no such file, InvalidValue for a suffix that no format has.
+    """
+    path = Path(path)
+    form = BY_SUFFIX.get(path.suffix.lower())
+    if form is None or form.parse is None:
+        raise _unknown(path, READABLE, "read")
+    try:
+        data = open_regular(path, limit=form.max_bytes, follow=follow)
+    except Refusal as refusal:
+        return (), (refusal,)
+    return form.parse(data, str(path))
+
+
+def write(score: Score, path: str | Path, *, force: bool = False) -> None:
+    """Write a score in the format of the suffix, whole or not at all."""
+    path = Path(path)
+    form = BY_SUFFIX.get(path.suffix.lower())
+    if form is None or form.render is None:
+        raise _unknown(path, WRITABLE, "written")
+    refuse_existing([path], force=force)
+    write_whole(path, form.render(score), force=force)
+
+
+def _unknown(path: Path, suffixes: tuple[str, ...], verb: str) -> InvalidValue | NotFound:
+    return InvalidValue(
+        f"{path}: a file with the suffix {path.suffix or '(none)'!r} cannot be {verb};"
+        f" known are {', '.join(suffixes)}"
+    )

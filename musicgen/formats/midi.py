@@ -325,7 +325,7 @@ def _chunks(data: bytes, at: int) -> Iterator[tuple[int, int]]:
 def _walk(data: bytes, start: int, stop: int, track: _Track, events: int, latest: int) -> int:
     """Check the events of a track, collect what is not a note, and return the count of events."""
     at = start
-    tick = status = 0
+    tick = running = 0
     try:
         while at < stop:
             delta, at = _number(data, at)
@@ -333,14 +333,14 @@ def _walk(data: bytes, start: int, stop: int, track: _Track, events: int, latest
             events += 1
             if tick > latest or events > MAX_EVENTS:
                 raise _past_limits(at, events)
-            if data[at] >= 0x80:
-                status, at = data[at], at + 1
-            if 0x80 <= status < 0xF0:
-                at = _channel_event(data, at, status, track)
+            if data[at] < 0xF0:
+                if data[at] >= 0x80:
+                    running, at = data[at], at + 1
+                at = _channel_event(data, at, running, track)
             else:
-                kind, at, length = _long_event(data, at, status)
+                kind, at, length = _long_event(data, at)
                 track.note_meta(tick, kind, data[at : at + length])
-                status, at = 0, at + length
+                at += length
                 if kind == 0x2F:
                     break
     except IndexError:
@@ -369,8 +369,8 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _channel_event(data: bytes, at: int, status: int, track: _Track) -> int:
-    if data[at] >= 0x80:
-        raise _refused(at, "a data byte is over 127", "damaged")
+    if not status or data[at] >= 0x80:
+        raise _refused(at, "a note has no status, or a data byte is over 127", "damaged")
     if 0xC0 <= status < 0xE0:
         if status < 0xD0 and track.program is None:
             track.program = status & 0x0F, data[at]
@@ -380,15 +380,15 @@ def _channel_event(data: bytes, at: int, status: int, track: _Track) -> int:
     return at + 2
 
 
-def _long_event(data: bytes, at: int, status: int) -> tuple[int, int, int]:
+def _long_event(data: bytes, at: int) -> tuple[int, int, int]:
     """Read the kind (0 for system messages), place and length of an event that says its length."""
-    if status == 0xFF:
+    if data[at] == 0xFF:
+        length, start = _number(data, at + 2)
+        return data[at + 1], start, length
+    if data[at] in (0xF0, 0xF7):
         length, start = _number(data, at + 1)
-        return data[at], start, length
-    if status in (0xF0, 0xF7):
-        length, start = _number(data, at)
         return 0, start, length
-    raise _refused(at, f"an event has the status {status}", "damaged")
+    raise _refused(at, f"an event has the status {data[at]}", "damaged")
 
 
 def _decoded(payload: bytes) -> str:

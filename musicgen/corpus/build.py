@@ -1,0 +1,169 @@
+"""Many files to a data set: read, made canonical, encoded, grouped, split."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from musicgen.corpus.doctor import Report, without_duplicates
+from musicgen.corpus.sources import TuneFile, files
+from musicgen.corpus.split import SPLITS, Grams, grams, groups, splits
+from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.errors import MusicgenError, Refusal
+from musicgen.formats import Reading
+from musicgen.music.runs import elements
+from musicgen.music.score import Score
+from musicgen.tokens.codec import Encoded
+from musicgen.tokens.measures import MeasuresCodec
+
+Progress = Callable[[int, int], None]  # files done, files in all
+Reader = Callable[[TuneFile], Reading]
+
+
+class Encoder(Protocol):
+    """The part of a codec that a build needs."""
+
+    @property
+    def name(self) -> str:
+        """What a data set calls it."""
+        ...
+
+    @property
+    def vocabulary(self) -> Any:
+        """Its table of events."""
+        ...
+
+    def encode(self, score: Score) -> Encoded:
+        """Write a score as ids."""
+        ...
+
+
+def build(
+    sources: Iterable[str | Path],
+    *,
+    codec: Encoder | None = None,
+    read: Reader = TuneFile.read,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Dataset, Report]:
+    """Make a data set of all tunes of the sources. Raises MusicgenError where none can be kept.
+
+    An executor, or as many processes as jobs, shares the files out; it changes nothing else.
+    """
+    codec = codec or MeasuresCodec()
+    names = tuple(str(source) for source in sources)
+    found = list(dict.fromkeys(file for source in names for file in files(source)))
+    work = partial(encode_file, codec=codec, read=read)
+    answers = [json.loads(answer) for answer in _answers(found, work, jobs, executor, progress)]
+    tunes = [_tune(row) for answer in answers for row in answer["tunes"]]
+    refusals = [Refusal(**row) for answer in answers for row in answer["refusals"]]
+    kept, duplicates = without_duplicates(_grouped(tunes))
+    report = Report(len(kept), (*refusals, *duplicates))
+    if not kept:
+        raise MusicgenError(_nothing_kept(names, report))
+    return _dataset(kept, codec, report, names), report
+
+
+def encode_file(file: TuneFile, *, codec: Encoder, read: Reader) -> bytes:
+    """Read and encode one file; the answer is JSON, for no objects go between processes."""
+    scores, refusals = read(file)
+    rows = []
+    left_out = list(refusals)
+    for number, score in enumerate(scores, 1):
+        try:
+            rows.append(_row(score.canonical(), file, codec))
+        except MusicgenError as fault:
+            left_out.append(_not_encoded(fault, file, number, score))
+    told = [
+        {"message": r.message, "source": r.source, "place": r.place, "code": r.code}
+        for r in left_out
+    ]
+    return json.dumps({"tunes": rows, "refusals": told}).encode()
+
+
+def _answers(
+    found: Sequence[TuneFile],
+    work: Callable[[TuneFile], bytes],
+    jobs: int,
+    executor: Executor | None,
+    progress: Progress,
+) -> Iterator[bytes]:
+    """Yield each file's answer, in the order of files."""
+    if executor is None and min(jobs, len(found)) > 1:
+        with ProcessPoolExecutor(min(jobs, len(found))) as pool:
+            yield from _answers(found, work, jobs, pool, progress)
+        return
+    if executor is None:
+        for done, file in enumerate(found, 1):
+            yield work(file)
+            progress(done, len(found))
+        return
+    waiting = [executor.submit(work, file) for file in found]
+    for done, _ in enumerate(as_completed(waiting), 1):
+        progress(done, len(found))
+    yield from (answer.result() for answer in waiting)
+
+
+def _row(score: Score, file: TuneFile, codec: Encoder) -> dict[str, Any]:
+    encoded = codec.encode(score)
+    return {
+        "ids": _packed(np.array(encoded.ids, dtype="<i2")),
+        "notes": len(score.notes),
+        "title": score.title,
+        "source": file.name,
+        "group": _packed(grams(elements(score)).astype("<u8")),
+        "key": str(score.key),
+        "meter": str(score.meter),
+        "rhythm": score.rhythm,
+        "setting": encoded.setting.to_json(),
+    }
+
+
+def _tune(row: dict[str, Any]) -> tuple[EncodedTune, Grams]:
+    ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
+    shared = np.frombuffer(base64.b64decode(row["group"]), dtype="<u8").astype(np.uint64)
+    return EncodedTune(**{**row, "ids": ids, "group": ""}), shared
+
+
+def _packed(array: Any) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _grouped(tunes: Sequence[tuple[EncodedTune, Grams]]) -> Iterator[EncodedTune]:
+    names = groups([shared for _, shared in tunes])
+    return (replace(tune, group=name) for (tune, _), name in zip(tunes, names, strict=True))
+
+
+def _dataset(
+    kept: Sequence[EncodedTune], codec: Encoder, report: Report, sources: tuple[str, ...]
+) -> Dataset:
+    chosen = splits(tune.group for tune in kept)
+    parts = {name: tuple(t for t in kept if chosen[t.group] == name) for name in SPLITS}
+    return Dataset(
+        **parts,
+        codec=codec.name,
+        vocabulary_size=len(codec.vocabulary),
+        refusals=report.codes,
+        sources=sources,
+    )
+
+
+def _not_encoded(fault: MusicgenError, file: TuneFile, number: int, score: Score) -> Refusal:
+    code = fault.code if isinstance(fault, Refusal) else "no-event"
+    message = fault.message if isinstance(fault, Refusal) else str(fault)
+    place = f"tune {number} {score.title!r}"
+    return Refusal(message, source=file.name, place=place, code=code or "no-event")
+
+
+def _nothing_kept(sources: Sequence[str], report: Report) -> str:
+    first = f"; the first: {report.refusals[0]}" if report.refusals else ""
+    return f"{', '.join(sources)}: none of {report.found} tunes could be kept{first}"

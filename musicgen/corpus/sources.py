@@ -1,0 +1,141 @@
+"""Where tunes come from: a file, a folder, or a corpus card that names one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import musicgen
+from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.formats import READABLE, Reading, read
+from musicgen.music.score import Score
+
+_PACKAGE: Final = Path(musicgen.__file__).parent
+_CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a corpus: where it lies, whose it is, on what terms."""
+
+    name: str
+    title: str
+    description: str
+    source: str = ""
+    terms: str = ""
+    where: str = ""  # "music21:FOLDER", inside the corpus that music21 brings
+    files: str = "*"  # which names in that folder
+    includes: tuple[str, ...] = ()  # other cards, of which this one is made
+    ships: bool = False  # whether weights trained on it may be given away
+
+
+@dataclass(frozen=True, slots=True)
+class TuneFile:
+    """A file that may hold tunes, and the name that reports and data sets call it by."""
+
+    path: Path
+    name: str
+    named: bool = False  # by the user, who may name a link
+
+    def read(self) -> Reading:
+        """Read its tunes; refusals say the name."""
+        scores, refusals = read(self.path, follow=self.named)
+        return scores, tuple(refusal.at(self.name) for refusal in refusals)
+
+
+def cards() -> tuple[Card, ...]:
+    """Return all corpus cards, by name."""
+    return tuple(_card(path) for path in sorted(_card_folder().glob("*.toml")))
+
+
+def find_card(name: str) -> Card:
+    """Return the card of a name. Raises NotFound."""
+    found = {card.name: card for card in cards()}
+    if name not in found:
+        raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(found)}")
+    return found[name]
+
+
+def files(source: str | Path) -> tuple[TuneFile, ...]:
+    """Return the tune files of a file, a folder or a card, in the order of their names.
+
+    A card goes before a folder of its name, which is written ./NAME. Raises NotFound where a
+    source has none, InvalidValue for a file of an unknown suffix.
+    """
+    if isinstance(source, str) and source in {card.name for card in cards()}:
+        return tuple(_of_card(find_card(source)))
+    path = Path(source)
+    if path.is_dir():
+        return _of_folder(path, path.resolve().name)
+    if not os.path.lexists(path):
+        find_card(str(source))
+    if not _is_readable(path):
+        raise InvalidValue(f"{path}: only {', '.join(READABLE)} and folders of them are read")
+    return (TuneFile(path, path.name, named=True),)
+
+
+def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
+    """Yield each tune of a source, or why there is none, with the file that it stands in."""
+    for file in files(source):
+        scores, refusals = file.read()
+        for found in (*scores, *refusals):
+            yield found, file.name
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in READABLE
+
+
+def _of_folder(folder: Path, name: str, pattern: str = "*") -> tuple[TuneFile, ...]:
+    inside = (path.relative_to(folder) for path in _walk(folder) if fnmatch(path.name, pattern))
+    found = sorted(path.as_posix() for path in inside if _is_readable(path))
+    if not found:
+        raise NotFound(f"{folder} holds no tunes; {', '.join(READABLE)} are read")
+    return tuple(TuneFile(folder / path, f"{name}/{path}") for path in found)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and its folders; linked folders are not entered."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        linked = [name for name in folders if (Path(root) / name).is_symlink()]
+        yield from (Path(root) / name for name in (*names, *linked))
+
+
+def _of_card(card: Card) -> Iterator[TuneFile]:
+    if card.where:
+        yield from _of_folder(_located(card), card.name, card.files)
+    for name in card.includes:
+        yield from _of_card(find_card(name))
+
+
+def _located(card: Card) -> Path:
+    """Find a card's folder, without importing the package that it lies in."""
+    package, _, inside = card.where.partition(":")
+    spec = importlib.util.find_spec(package)
+    roots: Iterable[str] = (spec.submodule_search_locations or ()) if spec else ()
+    for root in roots:
+        folder = Path(root) / "corpus" / inside
+        if folder.is_dir():
+            return folder
+    raise NotFound(
+        f"corpus {card.name}: {package} is not installed with its corpus;"
+        f" install it again with pip install --force-reinstall {package}"
+    )
+
+
+def _card_folder() -> Path:
+    return next((folder for folder in _CARD_FOLDERS if folder.is_dir()), _CARD_FOLDERS[0])
+
+
+@cache
+def _card(path: Path) -> Card:
+    fields: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    fields["includes"] = tuple(fields.get("includes", ()))
+    return Card(name=path.stem, **fields)
