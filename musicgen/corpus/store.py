@@ -155,7 +155,7 @@ def _parts(data: bytes) -> dict[str, Any]:
     edges = np.concatenate([[0], np.cumsum(ids.value_lengths().to_numpy())]).astype(int)
     found: dict[str, list[EncodedTune]] = {name: [] for name in SPLITS}
     rest = table.drop_columns(["ids"]).to_pylist()
-    for row, start, stop in zip(rest, edges, edges[1:], strict=True):
+    for row, start, stop in zip(rest, edges[:-1], edges[1:], strict=True):
         found[row.pop("split")].append(EncodedTune(ids=flat[start:stop], **row))
     return {name: tuple(tunes) for name, tunes in found.items()}
 
