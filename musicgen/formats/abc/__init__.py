@@ -5,5 +5,6 @@
 
 from musicgen.formats.abc.fields import CODES
 from musicgen.formats.abc.reader import decode_bytes, parse, read
+from musicgen.formats.abc.writer import render
 
-__all__ = ["CODES", "decode_bytes", "parse", "read"]
+__all__ = ["CODES", "decode_bytes", "parse", "read", "render"]

@@ -37,6 +37,7 @@ CODES: Final = {
 
 SLOWEST_QPM: Final = 5
 FASTEST_QPM: Final = 1250
+MAX_TEXT: Final = 500  # characters of a title that are kept
 
 _MODE: Final = r"(?:(?:maj|min|mix|dor|phr|lyd|loc|ion|aeo)[a-z]*|m)?"
 _KEY: Final = re.compile(rf"([A-Ga-g][#b♯♭]?)\s*({_MODE})(?![a-z])(.*)", re.IGNORECASE)
@@ -158,7 +159,7 @@ def _beat(text: str, unit: int) -> Fraction | None:
 def plain_text(text: str) -> str:
     r"""Return the text of a field without control characters, with \% and \\ resolved."""
     kept = "".join(_visible(text))
-    return re.sub(r"\\([\\%])", r"\1", kept).strip()
+    return re.sub(r"\\([\\%])", r"\1", kept).strip()[:MAX_TEXT].rstrip()
 
 
 def _visible(text: str) -> Iterator[str]:

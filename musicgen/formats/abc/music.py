@@ -24,7 +24,7 @@ from musicgen.formats.abc.fields import (
 from musicgen.music.score import MAX_PLAYS, Ending, Mark, MarkKind, Note
 from musicgen.music.theory import LETTER_SEMITONES, Meter
 
-MAX_NOTES: Final = 20_000  # notes, rests and bars of rest in a tune
+MAX_NOTES: Final = 20_000  # and as many bars
 MAX_TICKS: Final = 5_000 * TICKS_PER_WHOLE
 MAX_DIGITS: Final = 3
 
@@ -67,14 +67,6 @@ class Head(NamedTuple):
     under: int
 
 
-class Voiced(NamedTuple):
-    """A note that sounds, and what it was written as."""
-
-    natural: int
-    pitch: int
-    span: int  # its place in Music.spans
-
-
 @lru_cache(maxsize=4096)
 def read_head(text: str) -> Head:
     """Read a note such as "^c'3/2"."""
@@ -113,13 +105,12 @@ class Music:
         self.spans: list[list[int]] = []  # onset and end in ticks, pitch
         self.marks: dict[tuple[int, MarkKind], Any] = {}
         self.bars = 0
-        self._events = 0
         self._bar_from = 0  # steps
         self._ending: tuple[int, tuple[int, ...]] | None = None  # the open one: from, passes
         self._voice: str | None = None
         self._chord: list[Head] | None = None
         self._chord_ties: list[int] = []
-        self._sounding: list[Voiced] = []
+        self._sounding: list[tuple[int, int, int]] = []  # natural, pitch, span
         self._length = 0  # ticks of the note or rest that < and > would change
         self._lilt: tuple[int, int] | None = None  # what they do to the next one
         self._tuplet = (0, 1, 1)  # how many more notes, over, under
@@ -143,6 +134,7 @@ class Music:
                 self._read[match.lastgroup](match[0])
         if self._chord is not None:
             refuse("syntax", "a chord is still open at the end of the line; close it with ]")
+        self._check_size()
 
     def field(self, name: str, text: str) -> None:
         """Read a field inside the tune; what does not change the notes is passed over."""
@@ -165,6 +157,10 @@ class Music:
         self._close_ending()
         notes = [self._finished(*span) for span in self.spans]
         return notes, [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
+
+    def _check_size(self) -> None:
+        if len(self.spans) > MAX_NOTES or self.bars > MAX_NOTES or self.time > MAX_TICKS:
+            refuse("too-long", f"over {MAX_NOTES} notes, or 20000 quarters; split the tune")
 
     def _finished(self, onset: int, end: int, pitch: int) -> Note:
         start = to_steps(onset)
@@ -222,8 +218,8 @@ class Music:
         for number in range(count):
             if number:
                 self._end_bar()
-            self._count()
             self.time += measure
+            self._check_size()
         self._length = 0
         self._silence()
 
@@ -242,7 +238,7 @@ class Music:
             over, under = read_length(text[1:])
             self._sound(heads, over * heads[0].over, under * heads[0].under)
             for index in self._chord_ties:
-                self._hold(self._sounding[index])
+                self._hold(*self._sounding[index])
 
     def _sound(self, heads: list[Head], over: int, under: int) -> None:
         """Let notes sound together: the first one's length is the chord's."""
@@ -255,16 +251,16 @@ class Music:
 
     def _start(
         self, head: Head, onset: int, names: dict[int, int], pitches: dict[int, int]
-    ) -> Voiced:
+    ) -> tuple[int, int, int]:
         """Start a note, or go on with the one that is tied to it."""
         pitch = self._pitch(head, names)
-        index = pitches.pop(pitch, None)
-        if index is None:
-            index = len(self.spans)
+        span = pitches.pop(pitch, None)
+        if span is None:
+            span = len(self.spans)
             self.spans.append([onset, self.time, pitch])
         else:
-            self.spans[index][1] = self.time
-        return Voiced(head.natural, pitch, index)
+            self.spans[span][1] = self.time
+        return head.natural, pitch, span
 
     def _pitch(self, head: Head, tied: dict[int, int]) -> int:
         """Return the pitch of a note: its own accidental, else the tie's, the bar's, the key's."""
@@ -282,37 +278,33 @@ class Music:
 
     def _tie(self, _: str) -> None:
         if self._chord is None:
-            for voiced in self._sounding:
-                self._hold(voiced)
+            for natural, pitch, span in self._sounding:
+                self._hold(natural, pitch, span)
         elif self._chord:
             self._chord_ties.append(len(self._chord) - 1)
 
-    def _hold(self, voiced: Voiced) -> None:
-        self._tied_names[voiced.natural] = voiced.pitch
-        self._tied_pitches[voiced.pitch] = voiced.span
+    def _hold(self, natural: int, pitch: int, span: int) -> None:
+        self._tied_names[natural] = pitch
+        self._tied_pitches[pitch] = span
 
     # Time
 
     def _pass_time(self, over: int, under: int) -> None:
         """Go on by a length in units of L:, under the tuplet and the broken rhythm that hold."""
-        ticks = self.unit * over
+        if self._tuplet[0] or self._lilt:
+            over, under = self._scaled(over, under)
+        self._length = _divided(self.unit * over, under)
+        self.time += self._length
+
+    def _scaled(self, over: int, under: int) -> tuple[int, int]:
         count, times, each = self._tuplet
         if count:
-            ticks *= times
-            under *= each
+            over, under = over * times, under * each
             self._tuplet = count - 1, times, each
         if self._lilt:
-            ticks *= self._lilt[0]
-            under *= self._lilt[1]
+            over, under = over * self._lilt[0], under * self._lilt[1]
             self._lilt = None
-        self._length = _divided(ticks, under)
-        self.time += self._length
-        self._count()
-
-    def _count(self) -> None:
-        self._events += 1
-        if self._events > MAX_NOTES or self.time > MAX_TICKS:
-            refuse("too-long", f"over {MAX_NOTES} notes, or 20000 quarters; split the tune")
+        return over, under
 
     def _broken(self, text: str) -> None:
         """Change the note before, and keep what is to be done to the next one."""
@@ -324,8 +316,8 @@ class Music:
         self.time += self._length - short if longer else short - self._length
         self._lilt = (1, factors[0]) if longer else (factors[1], factors[0])
         self._length = 0
-        for voiced in self._sounding:
-            self.spans[voiced.span][1] = self.time
+        for _, _, span in self._sounding:
+            self.spans[span][1] = self.time
 
     def _open_tuplet(self, text: str) -> None:
         numbers = [int(part[:MAX_DIGITS] or 0) for part in text[1:].split(":")]
@@ -347,7 +339,7 @@ class Music:
         self._alterations = dict(self._signature.alterations)
         if ":" in text:
             self._repeat(text)
-        if len(text) > 1 and text != "[|]":
+        if ":" in text or (self._ending and len(text) > 1 and text != "[|]"):
             self._jump()
 
     def _end_bar(self) -> None:
@@ -360,10 +352,13 @@ class Music:
         self._length = 0
 
     def _repeat(self, text: str) -> None:
-        closing = len(text) - len(text.lstrip(":"))
-        opening = len(text) - len(text.rstrip(":"))
-        if closing == len(text):  # "::", without a bar line between
-            closing = opening = max(1, closing // 2)
+        """Mark what the colons of a bar line say: before it an end, after it a start.
+
+        Colons between two lines, as in "|:|", are an end: there is nothing there to start.
+        """
+        lines = text.strip(":")
+        opening = len(text) - len(text.rstrip(":")) if lines else 1
+        closing = text.count(":") - opening if lines else max(1, len(text) // 2)
         if closing and self.time:
             self._mark("repeat_end", min(closing + 1, MAX_PLAYS))
         if opening:

@@ -29,6 +29,7 @@ from musicgen.music.score import Score
 MAX_LINE: Final = 16 * 1024  # characters
 MAX_TUNE: Final = 64 * 1024
 
+_HEADER_FIELD: Final = re.compile(r"([A-Za-z+]):(.*)", re.DOTALL)
 _FIELD: Final = re.compile(r"([A-Za-z+]):(?![|:])(.*)", re.DOTALL)  # "G:|" is music
 _BOOK_FIELDS: Final = "LMR"  # what a book may say once for all its tunes
 
@@ -113,13 +114,7 @@ class Tune:
         self._check_size()
         for number, text in _without_directives(self.lines):
             self._line = number
-            match = _FIELD.match(text)
-            if match is None:
-                self._body().line(text)
-            elif self._music is None:
-                self._header_field(match[1], match[2])
-            else:
-                self._music.field(match[1], match[2])
+            self._read_line(text)
         notes, marks = self._body().finish()
         return Score(
             tuple(notes),
@@ -127,6 +122,15 @@ class Tune:
             title=plain_text(self._fields.get("T", "")),
             rhythm=plain_text(self._fields.get("R", "")).lower(),
         )
+
+    def _read_line(self, text: str) -> None:
+        match = (_FIELD if self._music else _HEADER_FIELD).match(text)
+        if match is None:
+            self._body().line(text)
+        elif self._music is None:
+            self._header_field(match[1], match[2])
+        else:
+            self._music.field(match[1], match[2])
 
     def _check_size(self) -> None:
         if sum(len(text) + 1 for _, text in self.lines) > MAX_TUNE:

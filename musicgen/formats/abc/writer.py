@@ -1,0 +1,288 @@
+"""A Score to ABC text: one tune, which the reader turns back into the same canonical Score."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.formats.abc.fields import MAX_TEXT
+from musicgen.music.grid import Piece, pieces
+from musicgen.music.score import Mark, Note, Score, jumps
+from musicgen.music.theory import Key, Meter, signature, spell
+
+UNIT: Final = 24  # steps of L:1/8
+BARS_A_LINE: Final = 4
+LINE_WIDTH: Final = 400  # characters; past them a line breaks earlier, inside a bar if it must
+
+_IN_HEADER: Final = ("key", "meter", "tempo")
+_INLINE: Final = ("key", "meter", "tempo", "chord")
+_OPENING: Final = ("repeat_start", "ending")
+_SIGNS: Final = {-2: "__", -1: "_", 0: "=", 1: "^", 2: "^^"}
+_MODES: Final = {
+    "major": "", "minor": "m", "dorian": "dor", "mixolydian": "mix",
+    "lydian": "lyd", "phrygian": "phr", "locrian": "loc",
+}  # fmt: skip
+_BEATS: Final = tuple(Fraction(beat) for beat in ("1/4", "3/8", "1/2", "1/8", "3/4", "1/16"))
+
+
+def render(score: Score, number: int = 1, *, directives: Sequence[str] = ()) -> str:
+    """Write a tune of one part as ABC text; directives are lines such as "%%recipe seed=7".
+
+    Raises InvalidValue for several parts and for directives that open a block of text.
+    """
+    if len({note.part for note in score.notes}) > 1:
+        raise InvalidValue(f"{score.title!r} has several parts; write one part as ABC")
+    score = score.canonical()
+    lines = [*_header(score, number, directives), *_lines(score)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+# The header
+
+
+def _header(score: Score, number: int, directives: Sequence[str]) -> Iterator[str]:
+    first = {mark.kind: mark.value for mark in score.marks if mark.onset == 0}
+    yield f"X:{number}"
+    yield f"T:{_field_text(score.title)}"
+    yield from map(_directive, directives)
+    if score.rhythm:
+        yield f"R:{_field_text(score.rhythm)}"
+    yield f"M:{first.get('meter', 'none')}"
+    yield "L:1/8"
+    if "tempo" in first:
+        yield f"Q:{tempo_text(first['tempo'])}"
+    yield f"K:{key_text(first.get('key', Key('C')))}"
+
+
+def _field_text(text: str) -> str:
+    r"""Return a text as one field holds it: one line, % and \ escaped."""
+    visible = "".join(char for char in text if char.isprintable()).strip()[:MAX_TEXT]
+    return visible.replace("\\", "\\\\").replace("%", "\\%")
+
+
+def _directive(line: str) -> str:
+    if not line.startswith("%%") or line.startswith("%%begin") or not line.isprintable():
+        raise InvalidValue(f"directive {line[:40]!r}: write one line such as %%recipe seed=7")
+    return line
+
+
+def key_text(key: Key) -> str:
+    """Write a key as K: holds it: "D", "F#m", "Amix"."""
+    return key.tonic + _MODES[key.mode]
+
+
+def tempo_text(qpm: float) -> str:
+    """Write a tempo as Q: holds it: the first usual beat of which a minute has a whole number."""
+    exact = Fraction(qpm)
+    for beat in _BEATS:
+        pace = exact / (4 * beat)
+        if pace.denominator == 1:
+            return f"{beat}={pace}"
+    return f"1/4={qpm!r}"
+
+
+# The bars
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch in which nothing starts or ends: what sounds, and the marks at its start."""
+
+    start: int
+    stop: int
+    notes: tuple[Note, ...]
+    marks: tuple[Mark, ...]
+
+
+class Pen:
+    """What a reader would know at this place: the key, the meter, the accidentals of the bar."""
+
+    def __init__(self) -> None:
+        self.key = Key("C")
+        self.meter = Meter(4, 4)
+        self.accidentals = signature(0)
+
+    def bar_line(self) -> None:
+        """Forget the accidentals of the bar."""
+        self.accidentals = signature(self.key.fifths)
+
+    def mark(self, mark: Mark) -> str:
+        """Write a mark that stands between notes, and heed it."""
+        if mark.kind == "chord":
+            return f'"{mark.value}"'
+        if mark.kind == "tempo":
+            return f"[Q:{tempo_text(mark.value)}]"
+        if mark.kind == "meter":
+            self.meter = mark.value
+            return f"[M:{mark.value}]"
+        self.key = mark.value
+        self.bar_line()
+        return f"[K:{key_text(mark.value)}]"
+
+    def pitch(self, pitch: int) -> str:
+        """Write a pitch, with an accidental only where the bar does not say it already."""
+        spelled = spell(pitch, self.key)
+        sign = ""
+        if self.accidentals[spelled.letter] != spelled.alteration:
+            self.accidentals[spelled.letter] = spelled.alteration
+            sign = _SIGNS[spelled.alteration]
+        if spelled.octave >= 5:
+            return sign + spelled.letter.lower() + "'" * (spelled.octave - 5)
+        return sign + spelled.letter + "," * (4 - spelled.octave)
+
+
+def _lines(score: Score) -> Iterator[str]:
+    """Yield the lines of music: a few bars each, and a new line after a repeat."""
+    line: list[str] = []
+    count = 0
+    for words in _bars(score):
+        for word in words:
+            if sum(map(len, line)) > LINE_WIDTH:
+                yield " ".join(line)
+                line = []
+            line.append(word)
+        count += 1
+        if count == BARS_A_LINE or len(words[-1]) > 1:
+            yield " ".join(line)
+            line, count = [], 0
+    if line:
+        yield " ".join(line)
+
+
+def _bars(score: Score) -> Iterator[list[str]]:
+    """Yield the words of each bar: what opens it, its beats, its bar line."""
+    edges = sorted({0, score.end, *jumps(score), *(mark.onset for mark in score.of("bar"))})
+    marks = _marks_by_step(score)
+    segments = list(_segments(score, sorted({*edges, *marks})))
+    starts = [segment.start for segment in segments]
+    endings = {mark.value.end for mark in score.of("ending")}
+    pen = Pen()
+    for mark in marks[0]:
+        if mark.kind in _IN_HEADER:
+            pen.mark(mark)
+    for start, stop in pairwise(edges):
+        pen.bar_line()
+        opening = [_opening(mark) for mark in marks[start] if mark.kind in _OPENING]
+        inside = segments[bisect_left(starts, start) : bisect_left(starts, stop)]
+        last = marks[stop] if stop == score.end else []
+        beats = [*_beats(inside, pen), *(pen.mark(mark) for mark in last if mark.kind in _INLINE)]
+        yield [*opening, *beats, _bar_line(marks[stop], stop in endings, stop == score.end)]
+
+
+def _marks_by_step(score: Score) -> defaultdict[int, list[Mark]]:
+    found: defaultdict[int, list[Mark]] = defaultdict(list)
+    for mark in score.marks:
+        found[mark.onset].append(mark)
+    return found
+
+
+def _opening(mark: Mark) -> str:
+    if mark.kind == "repeat_start":
+        return "|:"
+    return "[" + ",".join(map(str, mark.value.passes))
+
+
+def _bar_line(marks: Sequence[Mark], closes: bool, ends: bool) -> str:
+    """Write the line that ends a bar; what closes an ending shows, unless a new one opens."""
+    kinds = {mark.kind: mark.value for mark in marks}
+    if "repeat_end" in kinds:
+        return ":" * (int(kinds["repeat_end"]) - 1) + "|"
+    if ends:
+        return "|]"
+    return "||" if closes and not kinds.keys() & set(_OPENING) else "|"
+
+
+def _segments(score: Score, cuts: Sequence[int]) -> Iterator[Segment]:
+    """Cut a score wherever a note starts or ends, and at the given steps."""
+    edges = sorted({*cuts, *(note.onset for note in score.notes), *(n.end for n in score.notes)})
+    marks = _marks_by_step(score)
+    sounding: list[Note] = []
+    notes = iter(score.notes)
+    coming = next(notes, None)
+    for start, stop in pairwise(edges):
+        sounding = [note for note in sounding if note.end > start]
+        while coming is not None and coming.onset == start:
+            sounding.append(coming)
+            coming = next(notes, None)
+        written = tuple(m for m in marks[start] if m.kind in (_INLINE if start else ("chord",)))
+        yield Segment(start, stop, tuple(sorted(sounding, key=lambda n: n.pitch)), written)
+
+
+# One bar
+
+
+def _beats(segments: Sequence[Segment], pen: Pen) -> Iterator[str]:
+    """Yield what is written of a bar, cut at its beats."""
+    if not segments:
+        return
+    start, stop = segments[0].start, segments[-1].stop
+    offsets = (*(segment.start - start for segment in segments), stop - start)
+    written = list(zip(_placed(pieces(offsets)), _counts(pieces(offsets)), strict=True))
+    lead = max(0, pen.meter.steps - stop) if start == 0 else 0  # a pickup ends at a beat
+    beat = ""
+    marked = -1
+    for (piece, onset, end), count in written:
+        segment = segments[piece.segment]
+        if beat and (lead + onset) % pen.meter.beat_steps == 0:
+            yield beat
+            beat = ""
+        if piece.segment != marked:
+            beat += "".join(map(pen.mark, segment.marks))
+            marked = piece.segment
+        beat += _bracket(piece, count) + _chord(segment.notes, piece.nominal, start + end, pen)
+    yield beat
+
+
+def _placed(written: Sequence[Piece]) -> Iterator[tuple[Piece, int, int]]:
+    """Yield each piece with the offsets at which it starts and ends as it sounds."""
+    here = nominal = group = 0
+    tuplet = None
+    for piece in written:
+        if piece.opens:
+            tuplet, group, nominal = piece.opens, here, 0
+        onset = here
+        nominal += piece.nominal
+        here = group + tuplet.sounding(nominal) if tuplet else here + piece.nominal
+        yield piece, onset, here
+        if piece.closes:
+            tuplet = None
+
+
+def _counts(written: Sequence[Piece]) -> Iterator[int]:
+    """Yield for each piece of how many pieces is the tuplet that it opens, else 0."""
+    closing = [index for index, piece in enumerate(written) if piece.closes]
+    for index, piece in enumerate(written):
+        yield closing[bisect_left(closing, index)] - index + 1 if piece.opens else 0
+
+
+def _bracket(piece: Piece, count: int) -> str:
+    """Write what opens a tuplet: "(3", or "(3:2:2" where it does not hold three."""
+    if piece.opens is None:
+        return ""
+    p, q = piece.opens.p, piece.opens.q
+    return "(3" if (p, q, count) == (3, 2, 3) else f"({p}:{q}:{count}"
+
+
+def _chord(notes: Sequence[Note], nominal: int, stop: int, pen: Pen) -> str:
+    """Write a rest, a note or a chord; what sounds on at the step where it stops is tied."""
+    length = length_text(nominal)
+    if not notes:
+        return "z" + length
+    ties = ["-" if note.end > stop else "" for note in notes]
+    pitches = [pen.pitch(note.pitch) for note in notes]
+    if len(notes) == 1:
+        return pitches[0] + length + ties[0]
+    return f"[{''.join(map(''.join, zip(pitches, ties, strict=True)))}]{length}"
+
+
+def length_text(steps: int) -> str:
+    """Write a length in units of L:1/8: "", "2", "3/2", "/2"."""
+    length = Fraction(steps, UNIT)
+    over = "" if length.numerator == 1 else str(length.numerator)
+    return over if length.denominator == 1 else f"{over}/{length.denominator}"
