@@ -66,7 +66,9 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
     """Raise OutputExists or NotFound for the first output that cannot be written."""
     for path in paths:
-        _refuse_one(path, force=force and not path.is_dir())
+        if force and path.is_dir():
+            raise OutputExists(f"{path} is a folder; choose another name")
+        _refuse_one(path, force=force)
 
 
 def sweep_partials(folder: Path) -> int:
@@ -104,8 +106,7 @@ def _refuse_one(path: Path, *, force: bool) -> None:
     if not path.parent.is_dir():
         raise NotFound(f"{path}: there is no folder {path.parent}; make it first")
     if os.path.lexists(path) and not force:
-        kind = "is a folder" if path.is_dir() else "exists"
-        raise OutputExists(f"{path} {kind}; choose another name or add --force")
+        raise OutputExists(f"{path} exists; choose another name or add --force")
 
 
 def _partial_beside(path: Path) -> Path:

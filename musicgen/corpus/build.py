@@ -53,7 +53,7 @@ def build(
     read: Reader = TuneFile.read,
     jobs: int = 1,
     executor: Executor | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> tuple[Dataset, Report]:
     """Make a data set of all tunes of the sources. Raises MusicgenError where none can be kept.
 
@@ -95,22 +95,27 @@ def _answers(
     work: Callable[[TuneFile], bytes],
     jobs: int,
     executor: Executor | None,
-    progress: Progress,
+    progress: Progress | None,
 ) -> Iterator[bytes]:
     """Yield each file's answer, in the order of files."""
     if executor is None and min(jobs, len(found)) > 1:
         with ProcessPoolExecutor(min(jobs, len(found))) as pool:
             yield from _answers(found, work, jobs, pool, progress)
         return
+    tell = progress or _silent
     if executor is None:
         for done, file in enumerate(found, 1):
             yield work(file)
-            progress(done, len(found))
+            tell(done, len(found))
         return
     waiting = [executor.submit(work, file) for file in found]
     for done, _ in enumerate(as_completed(waiting), 1):
-        progress(done, len(found))
+        tell(done, len(found))
     yield from (answer.result() for answer in waiting)
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def _row(score: Score, file: TuneFile, codec: Encoder) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Card:
     description: str
     source: str = ""
     terms: str = ""
+    in_short: str = ""  # the terms in a line
     where: str = ""  # "music21:FOLDER", inside the corpus that music21 brings
     files: str = "*"  # which names in that folder
     includes: tuple[str, ...] = ()  # other cards, of which this one is made
@@ -85,8 +86,22 @@ def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
     """Yield each tune of a source, or why there is none, with the file that it stands in."""
     for file in files(source):
         scores, refusals = file.read()
-        for found in (*scores, *refusals):
-            yield found, file.name
+        yield from ((score, file.name) for score in scores)
+        yield from ((refusal, file.name) for refusal in refusals)
+
+
+def count_tunes(card: Card) -> int | None:
+    """Count the tunes of a card without reading them; None where it is not installed."""
+    try:
+        return sum(_count(file.path) for file in _of_card(card))
+    except NotFound:
+        return None
+
+
+def _count(path: Path) -> int:
+    if path.suffix.lower() != ".abc":
+        return 1
+    return sum(line.startswith(b"X:") for line in path.read_bytes().splitlines())
 
 
 def _is_readable(path: Path) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from musicgen.music.runs import Move
 
-SHARED_MOVES: Final = 24
+SHARED_MOVES: Final = 20
 SplitName = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "valid", "test")
 _VALID_FROM, _TEST_FROM = 0.85, 0.925

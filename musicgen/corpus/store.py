@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.corpus.split import SPLITS, SplitName
-from musicgen.errors import Mismatch, NotFound
-from musicgen.files import new_folder, open_regular, write_whole
+from musicgen.errors import Mismatch, NotFound, OutputExists
+from musicgen.files import new_folder, open_regular, refuse_existing, write_whole
 
 FORMAT: Final = 1
 _TUNES, _MANIFEST = "tunes.parquet", "manifest.json"
@@ -93,6 +93,14 @@ def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
     with new_folder(folder, force=force) as staging:
         write_whole(staging / _TUNES, data)
         write_whole(staging / _MANIFEST, json.dumps(manifest, indent=2).encode())
+
+
+def check_out(folder: Path, *, force: bool = False) -> None:
+    """Raise OutputExists, before any work, for a folder that may not become this data set."""
+    if folder.is_dir() and not is_dataset(folder):
+        raise OutputExists(f"{folder} is a folder, and no data set; choose another name")
+    if not (force and folder.is_dir()):
+        refuse_existing([folder])
 
 
 def load(folder: Path) -> Dataset:
