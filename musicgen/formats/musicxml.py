@@ -1,18 +1,166 @@
-"""MusicXML and Humdrum to Score, by music21: complete, but slow to import and to read."""
+"""MusicXML and Humdrum to Score, read by music21: complete, but slow to import and to read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import warnings
+import zipfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any, Final
 
-from musicgen.errors import Refusal
+from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, MarkKind, Note, Part, Score
+from musicgen.music.theory import MODE_ALIASES, Key, Meter, name_on_fifths
 
-if TYPE_CHECKING:
-    from musicgen.music.score import Score
+MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
+_CONTAINER: Final = "META-INF/"
+Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
-def parse(data: bytes, source: str = "") -> tuple[tuple[Score, ...], tuple[Refusal, ...]]:
-    return (), ()
+def parse(data: bytes, source: str = "") -> Read:
+    """Read MusicXML, plain or packed (.mxl); what cannot be read is refused, never raised."""
+    try:
+        text = _unpacked(data) if data[:2] == b"PK" else data
+    except Refusal as refusal:
+        return (), (refusal.at(source),)
+    return _parse(text, "musicxml", source)
 
 
-def parse_humdrum(data: bytes, source: str = "") -> tuple[tuple[Score, ...], tuple[Refusal, ...]]:
-    return (), ()
+def parse_humdrum(data: bytes, source: str = "") -> Read:
+    """Read a Humdrum **kern file."""
+    return _parse(data.decode("utf-8", "replace"), "humdrum", source)
+
+
+def _parse(data: bytes | str, form: str, source: str) -> Read:
+    from music21 import converter  # 0.9 s
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stream = converter.parseData(data, format=form)
+            score = _score(stream, PurePath(source).stem)
+    except Refusal as refusal:
+        return (), (refusal.at(source),)
+    except Exception as fault:  # noqa: BLE001 - music21 raises whatever its parts raise
+        message = f"music21 cannot read it ({fault!r:.80}); the file was left out"
+        return (), (Refusal(message, source=source, code="damaged"),)
+    return (score,), ()
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return the score of a packed file: the first that is no part of the container."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [n for n in archive.namelist() if n.endswith((".xml", ".musicxml"))]
+            name = next(name for name in names if not name.startswith(_CONTAINER))
+            with archive.open(name) as member:
+                text = member.read(MAX_XML_BYTES + 1)
+    except (zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, OSError) as fault:
+        message = "it is no packed MusicXML file; the file was left out"
+        raise Refusal(message, code="damaged") from fault
+    if len(text) > MAX_XML_BYTES:
+        message = f"unpacked it is larger than {MAX_XML_BYTES:,} bytes; the file was left out"
+        raise Refusal(message, code="too-large")
+    return text
+
+
+def _score(stream: Any, name: str) -> Score:
+    notes: list[Note] = []
+    parts: list[Part] = []
+    streams = list(getattr(stream, "parts", ())) or [stream]
+    for index, part in enumerate(streams):
+        parts.append(_part(part))
+        notes += _notes(part, index)
+    if not notes:
+        raise Refusal("it has no notes; it was left out", code="empty")
+    title = (stream.metadata.title or stream.metadata.movementName) if stream.metadata else None
+    return Score(tuple(notes), tuple(_marks(stream, streams[0])), tuple(parts), title or name)
+
+
+def _part(part: Any) -> Part:
+    instrument = part.getInstrument(returnDefault=True)
+    is_drums = instrument.midiChannel == 9
+    return Part(part.partName or "", instrument.midiProgram or 0, is_drums)
+
+
+def _notes(part: Any, index: int) -> Iterator[Note]:
+    """Yield the sounding notes; grace notes and what has no pitch are none."""
+    for element in part.stripTies().flatten().notes:
+        if element.duration.isGrace or "Harmony" in element.classes:
+            continue
+        onset = _steps(element.offset)
+        duration = max(1, _steps(element.offset + element.quarterLength) - onset)
+        for pitch in element.pitches:
+            yield Note(onset, pitch.midi, duration, part=index)
+
+
+def _steps(quarters: float | Fraction) -> int:
+    """Round quarters to steps, halves upward."""
+    return int((2 * STEPS_PER_QUARTER * Fraction(quarters) + 1) // 2)
+
+
+def _marks(stream: Any, part: Any) -> Iterator[Mark]:
+    """Yield the marks of the first part, and the chords of all."""
+    for measure in part.getElementsByClass("Measure"):
+        yield Mark(_steps(measure.offset + measure.duration.quarterLength), "bar")
+        yield from _repeats(measure)
+    yield from _endings(part)
+    for element in part.flatten():
+        yield from _mark(element)
+    for element in stream.flatten().getElementsByClass("Harmony"):
+        if figure := (element.figure or "").replace("-", "b"):
+            yield Mark(_steps(element.offset), "chord", figure)
+
+
+def _repeats(measure: Any) -> Iterator[Mark]:
+    end = measure.offset + measure.duration.quarterLength
+    for line, at in ((measure.leftBarline, measure.offset), (measure.rightBarline, end)):
+        if getattr(line, "direction", None) == "start":
+            yield Mark(_steps(at), "repeat_start")
+        elif getattr(line, "direction", None) == "end":
+            yield Mark(_steps(at), "repeat_end", min(max(line.times or 2, 2), 4))
+
+
+def _endings(part: Any) -> Iterator[Mark]:
+    for bracket in part.recurse().getElementsByClass("RepeatBracket"):
+        measures = bracket.getSpannedElements()
+        if measures:
+            start = min(measure.getOffsetInHierarchy(part) for measure in measures)
+            stop = max(m.getOffsetInHierarchy(part) + m.duration.quarterLength for m in measures)
+            passes = tuple(bracket.numberRange) or (1,)
+            yield Mark(_steps(start), "ending", Ending(passes, _steps(stop)))
+
+
+def _mark(element: Any) -> Iterator[Mark]:
+    kind: MarkKind
+    value: Any
+    if "KeySignature" in element.classes:
+        kind, value = "key", _key(element)
+    elif "TimeSignature" in element.classes:
+        kind, value = "meter", _meter(element)
+    elif "MetronomeMark" in element.classes:
+        kind, value = "tempo", element.getQuarterBPM()
+    else:
+        return
+    if value is not None:
+        yield Mark(_steps(element.offset), kind, value)
+
+
+def _key(element: Any) -> Key | None:
+    """Return the named key, else the major key of the signature."""
+    mode = getattr(element, "mode", None) or "major"
+    try:
+        if "Key" in element.classes:
+            return Key(element.tonic.name.replace("-", "b"), MODE_ALIASES.get(mode, mode))
+        return Key(name_on_fifths(element.sharps), "major")
+    except InvalidValue:
+        return None
+
+
+def _meter(element: Any) -> Meter | None:
+    try:
+        return Meter(element.numerator, element.denominator)
+    except InvalidValue:
+        return None
