@@ -159,7 +159,7 @@ class _Writer:
             if voice.number:
                 yield Event("voice", voice.number)
             cuts = self.cuts(bar) if index == 0 else []
-            yield from self.line(bar, self.segments(voice, chords, bar, cuts))
+            yield from self.line(bar, list(self.segments(voice, chords, bar, cuts)), cuts)
 
     def cuts(self, bar: Bar) -> list[int]:
         """Return the steps inside a bar where a key, meter or chord symbol changes."""
@@ -191,15 +191,14 @@ class _Writer:
             return tuple(Event("drum", pitch) for pitch in chord.pitches)
         return tuple(Event("pitch", pitch - self.tonic_pitch) for pitch in chord.pitches)
 
-    def line(self, bar: Bar, segments: Iterable[_Segment]) -> Iterator[Event]:
-        """Yield the durations and heads of segments that fill a bar."""
-        found = list(segments)
-        offsets = (*(segment.start - bar.start for segment in found), bar.steps)
+    def line(self, bar: Bar, segments: list[_Segment], cuts: list[int]) -> Iterator[Event]:
+        """Yield the durations and heads of segments that fill a bar, and the changes at the cuts."""
+        offsets = (*(segment.start - bar.start for segment in segments), bar.steps)
         before = -1
         for piece in pieces(offsets):
-            segment = found[piece.segment]
+            segment = segments[piece.segment]
             fresh = piece.segment != before
-            if fresh and segment.start > bar.start:
+            if fresh and segment.start in cuts:
                 yield from self.changes(segment.start, _CHANGES)
             if piece.opens:
                 yield Event("tuplet", f"{piece.opens.p} {piece.opens.q} {piece.opens.unit}")

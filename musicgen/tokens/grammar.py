@@ -1,0 +1,281 @@
+"""Which events may come next, so that every tune drawn is whole: what the sampler stands on.
+
+A `Walk` follows the ids of one tune. It knows where the bar, the tuplet, the repeat and the tune
+stand, and offers only events after which the tune can still be finished as asked: durations that
+leave a gap the allowed values can fill, pickups whose partner exists, repeats that the number of
+bars has room for. So no dead end is reached, and nothing is ever drawn twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from musicgen.music.grid import Tuplet
+from musicgen.music.theory import Meter
+from musicgen.tokens.form import RANKS, Form
+from musicgen.tokens.rules import Rules
+from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES
+
+HEADER: Final = ("meter", "mode", "rhythm", "parts")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known at a place before its event is drawn."""
+
+    voice: int  # part * 16 + voice in the part
+    bar: int  # written bars before this one
+    position: int  # steps from the start of the bar
+    bar_steps: int  # steps of the bar; 0 between bars, and where it is not known
+    bar_in_phrase: int  # written bars since the section, the ending or the tune started
+    bars_left: int | None  # as heard, where a number was asked for
+    decision: str  # what is drawn: "meter", "between 3", "value", "tuplet", "head", "tone"
+
+
+class Walk:
+    """One tune under way: `legal()` offers ids, `take(id)` follows one of them."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.done = False
+        self.header = 0  # header events read
+        self.parts = 1
+        self.form = Form(rules, 0)
+        self.in_bar = False
+        self.length: int | None = None  # of the bar; None: irregular, and its first voice is open
+        self.cursor = 0  # steps from the start of the bar, in the voice under way
+        self.voice = (0, 0)  # part and number
+        self.changed = 0  # how far the changes of key, meter, chord and bass at this place are
+        self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
+        self.duration: int | None = None  # read, and still without its head
+        self.lowest: int | None = None  # the id that further pitches of a chord must stay under
+        self.sounded = False
+        self.sounding: dict[tuple[int, int], tuple[int, int]] = {}  # voice to bar and step reached
+
+    @property
+    def context(self) -> Context:
+        """What is known at this place."""
+        rules, form = self.rules, self.form
+        asked = rules.fewest == rules.most
+        return Context(
+            voice=self.voice[0] * MAX_VOICES + self.voice[1],
+            bar=form.written,
+            position=self.cursor,
+            bar_steps=(self.length or 0) if self.in_bar else 0,
+            bar_in_phrase=form.phrase,
+            bars_left=max(0, rules.most - form.heard) if asked else None,
+            decision=self.decision,
+        )
+
+    @property
+    def decision(self) -> str:
+        """The name of what is drawn at this place."""
+        if self.header < len(HEADER):
+            return HEADER[self.header]
+        if not self.in_bar:
+            return f"between {self.form.rank}"
+        if self.duration is not None:
+            return "head"
+        if self._line_done():
+            return "done"
+        return f"value {self.changed}" if self.tuplet is None else "tuplet"
+
+    # What may come next
+
+    def legal(self) -> tuple[int, ...]:
+        """Return the ids that may come next; none once the tune is done."""
+        if self.done:
+            return ()
+        if self.header < len(HEADER):
+            kind = HEADER[self.header]
+            return self.rules.meters if kind == "meter" else self.rules.ids(kind)
+        if not self.in_bar:
+            return tuple(self.form.legal())
+        if self.duration is not None:
+            return self._heads()
+        if self._line_done():
+            return (*self._tones(), *self._lines(), *self.form.legal(), *self._more())
+        fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
+        lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
+        return self._tones() + self._values() + lines
+
+    def _line_done(self) -> bool:
+        if self.tuplet is not None or self.cursor == 0:
+            return False
+        return self.length is None or self.cursor == self.length
+
+    def _more(self) -> tuple[int, ...]:
+        """Return what may go on in an irregular bar, which ends where it likes."""
+        if self.length is not None:
+            return ()
+        keys_too = {*self.rules.ids("key"), *self.rules.ids("meter")}
+        return tuple(id_ for id_ in self._values() if id_ not in keys_too)
+
+    def _heads(self) -> tuple[int, ...]:
+        rules = self.rules
+        found = rules.ids("drum" if self.voice[0] in rules.drum_parts else "pitch")
+        if self.sounded or not rules.strict:
+            found += rules.ids("rest")
+        if self.sounding.get(self.voice) == (self.form.written, self.cursor):
+            found += rules.ids("hold")
+        return found
+
+    def _tones(self) -> tuple[int, ...]:
+        """Return the further pitches that a chord may have, from the highest down."""
+        if self.lowest is None:
+            return ()
+        kind = MEASURES.events[self.lowest].kind
+        return tuple(id_ for id_ in self.rules.ids(kind) if id_ < (self.lowest or 0))
+
+    def _values(self) -> tuple[int, ...]:
+        if self.tuplet is not None:
+            group, _, written = self.tuplet
+            return self._changes() + self.rules.within(group.nominal - written)
+        room = None if self.length is None else self.length - self.cursor
+        return self._changes() + self.rules.values(room)
+
+    def _changes(self) -> tuple[int, ...]:
+        """Return the key, meter and chord events inside a bar, in the first voice."""
+        rules = self.rules
+        if self.voice != (0, 0):
+            return ()
+        found: tuple[int, ...] = ()
+        if not rules.strict and self.cursor:
+            found += rules.ids("key") if self.changed < 1 else ()
+            found += rules.ids("meter") if self.changed < 2 else ()
+        found += rules.ids("chord") + rules.ids("no_chord") if self.changed < 3 else ()
+        return found + (rules.ids("bass") if self.changed == 3 else ())
+
+    def _lines(self, *, parts: bool = True) -> tuple[int, ...]:
+        """Return the events that open a further voice of the bar."""
+        part, number = self.voice
+        others = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
+        voices = MEASURES.ranges["voice"][number:]
+        return tuple(id_ for id_ in (*others, *voices) if id_ in self.rules.allowed)
+
+    # Following an id
+
+    def take(self, id_: int) -> None:
+        """Follow a legal id."""
+        event = MEASURES.events[id_]
+        kind, value = event.kind, event.value
+        if self.header < len(HEADER):
+            self._take_header(kind, value)
+        elif kind in _IN_BAR or (kind in ("key", "meter") and self._inside()):
+            getattr(self, "_take_" + kind)(value)
+            self.lowest = id_ if kind in ("pitch", "drum") else None
+        else:
+            self._take_between(kind, value)
+
+    def _inside(self) -> bool:
+        return self.in_bar and not (self.length is not None and self._line_done())
+
+    def _take_header(self, kind: str, value: int | str | None) -> None:
+        self.header += 1
+        if kind == "meter":
+            self.form = Form(self.rules, Meter.parse(str(value)).steps)
+        elif kind == "parts" and isinstance(value, int):
+            self.parts = value
+
+    def _take_between(self, kind: str, value: int | str | None) -> None:
+        self._leave_bar()
+        if kind == "end":
+            self.done = True
+        if kind in ("repeat_start", "repeat_end", "ending", "ending_end"):
+            self.sounding.clear()
+        irregular = self.form.rank == RANKS["irregular"]
+        self.form.take(kind, value)
+        if kind == "meter":
+            self.form.meter_steps = Meter.parse(str(value)).steps
+        if kind in ("bar", "partial"):
+            self.in_bar = True
+            full = value if isinstance(value, int) else self.form.meter_steps
+            self.length = None if irregular else full
+            self.sounding = {v: (self.form.written, 0) for v in self.sounding}
+
+    def _leave_bar(self) -> None:
+        """End the bar under way; what sounds at its end can be held."""
+        if not self.in_bar:
+            return
+        end = (self.form.written, self.cursor if self.length is None else self.length)
+        self.sounding = {voice: at for voice, at in self.sounding.items() if at == end}
+        self.in_bar, self.length = False, None
+        self._open_line((0, 0))
+
+    def _open_line(self, voice: tuple[int, int]) -> None:
+        self.cursor, self.voice, self.changed, self.lowest = 0, voice, 0, None
+
+    def _take_part(self, value: int) -> None:
+        self.length = self.cursor if self.length is None else self.length
+        self._open_line((value, 0))
+
+    def _take_voice(self, value: int) -> None:
+        self.length = self.cursor if self.length is None else self.length
+        self._open_line((self.voice[0], value))
+
+    def _take_key(self, _: str) -> None:
+        self.changed = 1
+
+    def _take_meter(self, value: str) -> None:
+        self.changed = 2
+        self.form.meter_steps = Meter.parse(value).steps
+
+    def _take_chord(self, _: str) -> None:
+        self.changed = 3
+
+    def _take_no_chord(self, _: None) -> None:
+        self.changed = 4
+
+    def _take_bass(self, _: int) -> None:
+        self.changed = 4
+
+    def _take_tuplet(self, value: str) -> None:
+        self.tuplet = Tuplet(*map(int, value.split())), self.cursor, 0
+
+    def _take_duration(self, value: int) -> None:
+        self.duration = value
+
+    def _take_rest(self, _: None) -> None:
+        self._advance()
+        self.sounding.pop(self.voice, None)
+
+    def _take_hold(self, _: None) -> None:
+        self._advance()
+        self.sounding[self.voice] = (self.form.written, self.cursor)
+
+    def _take_pitch(self, _: int) -> None:
+        if self.duration is not None:
+            self._advance()
+        self.sounded = True
+        self.sounding[self.voice] = (self.form.written, self.cursor)
+
+    _take_drum = _take_pitch
+
+    def _advance(self) -> None:
+        """Spend the duration that was read."""
+        nominal, self.duration, self.changed = self.duration or 0, None, 0
+        if self.tuplet is None:
+            self.cursor += nominal
+            return
+        group, start, written = self.tuplet
+        written += nominal
+        self.tuplet = None if written >= group.nominal else (group, start, written)
+        self.cursor = start + group.sounding(written)
+
+
+_IN_BAR: Final = frozenset(
+    ("part", "voice", "chord", "no_chord", "bass", "tuplet", "duration")
+    + ("rest", "hold", "pitch", "drum")
+)
+
+
+def first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
+    """Return the place of the first id that the grammar does not allow, None if it allows all."""
+    walk = Walk(rules)
+    for place, id_ in enumerate(ids):
+        if id_ not in walk.legal():
+            return place
+        walk.take(id_)
+    return None
