@@ -1,0 +1,553 @@
+"""Promises 3, 8 and 23 for MIDI: exact round trips, files that others read, refusals with words."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+from collections import Counter
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import mido
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.formats import midi
+from musicgen.formats.midi import parse, render, text_events, to_pretty_midi
+from musicgen.music.score import Ending, Mark, Note, Part, Score
+from musicgen.music.theory import MODES, Key, Meter
+
+KEYS = tuple(
+    Key(letter + sign, mode) for letter in "CDEFGAB" for sign in ("", "#", "b") for mode in MODES
+)
+METERS = st.builds(Meter, st.integers(1, 64), st.sampled_from((1, 2, 4, 8, 16, 32, 64)))
+TEMPOS = st.one_of(
+    st.integers(4, 7_000).map(float), st.integers(400, 77_000).map(lambda n: n / 100)
+)
+CHORDS = st.sampled_from(("Am7", "D/F#", "N.C.", "Bbmaj7", "c☃"))
+PARTS = st.builds(Part, st.text(max_size=12), st.integers(0, 127), st.booleans())
+NOTES = st.tuples(
+    st.integers(0, 2_000), st.integers(0, 127), st.integers(1, 400), st.integers(1, 127)
+)
+
+
+@st.composite
+def scores(draw: st.DrawFn, drums: bool = True) -> Score:
+    """Draw a score of many parts with bars of any length, repeats and changes."""
+    parts = draw(st.lists(PARTS, min_size=1, max_size=20))
+    parts = [replace(part, is_drums=part.is_drums and drums) for part in parts]
+    where = st.integers(0, len(parts) - 1)
+    drawn = draw(st.lists(st.tuples(NOTES, where), min_size=1, max_size=40))
+    notes = without_overlaps([Note(*values, part=part) for values, part in drawn])
+    end = max(note.end for note in notes)
+    lines = draw(bar_lines(end))
+    marks = [Mark(line, "bar") for line in lines]
+    repeated = draw(st.booleans())
+    if lines and repeated:
+        marks += draw(repeats(lines))
+    for kind, values in (
+        ("key", st.sampled_from(KEYS)), ("meter", METERS), ("tempo", TEMPOS), ("chord", CHORDS)
+    ):  # fmt: skip
+        onset = st.one_of(st.just(0), st.integers(0, end - 1))
+        found = draw(st.dictionaries(onset, values, max_size=4))
+        marks += [Mark(at, kind, value) for at, value in found.items()]  # type: ignore[arg-type]
+    title, rhythm = draw(st.text(max_size=30)), draw(st.sampled_from(("", "jig", "slip jig", "ö")))
+    return Score(tuple(notes), tuple(marks), tuple(parts), title, rhythm)
+
+
+def without_overlaps(notes: list[Note]) -> list[Note]:
+    """Keep the notes that start no pitch of a part that sounds."""
+    kept: list[Note] = []
+    ends: dict[tuple[int, int], int] = {}
+    for note in sorted(notes):
+        if note.onset >= ends.get((note.part, note.pitch), 0):
+            ends[note.part, note.pitch] = note.end
+            kept.append(note)
+    return kept
+
+
+@st.composite
+def bar_lines(draw: st.DrawFn, end: int) -> list[int]:
+    lengths = draw(st.lists(st.integers(1, 700), max_size=8))
+    lines = list(accumulate(lengths))
+    regular = draw(st.sampled_from((48, 144, 192)))
+    return lines + list(range(lines[-1] if lines else 0, end + regular, regular))[1:]
+
+
+@st.composite
+def repeats(draw: st.DrawFn, lines: list[int]) -> list[Mark]:
+    chosen = sorted(draw(st.sets(st.sampled_from([0, *lines]), min_size=2, max_size=4)))
+    start, stop, *endings = chosen if len(chosen) != 3 else chosen[:2]
+    marks = [Mark(start, "repeat_start"), Mark(stop, "repeat_end", draw(st.integers(2, 4)))]
+    if endings:
+        first, last = stop, endings[0]
+        marks.append(Mark(first, "ending", Ending((1,), last)))
+    return marks
+
+
+def played(score: Score) -> Score:
+    """What a MIDI file of a score is to give back: all but marks after the last bar and note."""
+    unfolded = score.unfolded()
+    ends = [note.end for note in unfolded.notes] + [mark.onset for mark in unfolded.of("bar")]
+    marks = (m for m in unfolded.marks if m.kind == "bar" or m.onset < max(ends))
+    return replace(unfolded, marks=tuple(marks))
+
+
+def check_round_trip(score: Score) -> None:
+    data = render(score)
+    found, refusals = parse(data)
+    expected = played(score)
+    if not expected.notes:
+        assert (found, [refusal.code for refusal in refusals]) == ((), ["empty"])
+        return
+    assert refusals == ()
+    assert found == (expected,)
+    assert render(found[0]) == data
+    assert render(score) == data
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+
+
+@examples(300)
+@given(scores())
+def test_reading_undoes_writing(score: Score) -> None:
+    check_round_trip(score)
+
+
+@pytest.mark.promises
+@examples(10_000)
+@given(scores())
+def test_reading_undoes_writing_10000_times(score: Score) -> None:
+    check_round_trip(score)
+
+
+JIG = Score(
+    notes=(Note(0, 62, 24), Note(24, 66, 72, 90), Note(96, 69, 72), Note(168, 62, 144)),
+    marks=(
+        Mark(0, "key", Key("D", "mixolydian")),
+        Mark(0, "meter", Meter(6, 8)),
+        Mark(0, "tempo", 112.0),
+        Mark(24, "bar"),
+        Mark(168, "bar"),
+        Mark(312, "bar"),
+    ),
+    parts=(Part("Fiddle", 40),),
+    title="Róisín ☘ “Dubh”",
+    rhythm="jig",
+)
+
+
+def test_a_pickup_and_the_exact_meter_come_back() -> None:
+    ((score,), _) = parse(render(JIG))
+    assert score.meter == Meter(6, 8)
+    assert [mark.onset for mark in score.of("bar")] == [24, 168, 312]
+    assert score == JIG
+
+
+def test_regular_bars_need_no_words() -> None:
+    marks = (Mark(0, "meter", Meter(3, 4)), Mark(144, "bar"), Mark(288, "bar"))
+    assert text_events(render(Score((Note(0, 60, 150),), marks))) == ()
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_every_key_comes_back_and_others_see_its_signature(key: Key) -> None:
+    score = Score((Note(0, 60, 48),), (Mark(0, "key", key),))
+    data = render(score)
+    assert parse(data)[0][0].key == key
+    (signature,) = to_pretty_midi(score).key_signature_changes
+    if key.mode in ("major", "minor"):
+        assert signature.key_number % 12 == key.pitch_class
+        assert (signature.key_number >= 12) == (key.mode == "minor")
+
+
+def test_words_about_a_key_count_only_beside_its_signature() -> None:
+    data = render(JIG).replace(b"musicgen:key D mix", b"musicgen:key E mix")
+    assert parse(data)[0][0].key == Key("G", "major")
+
+
+@pytest.mark.parametrize("words", [b"24 1*x 1", b"24 9**9 ", b"9999*999", b"9999999 "])
+def test_senseless_words_about_bars_are_passed_over(words: bytes) -> None:
+    old = b"musicgen:bars 24 144*2"
+    data = render(JIG)
+    assert old in data
+    new = b"musicgen:bars " + words
+    ((score,), _) = parse(data.replace(old, new))
+    assert [mark.onset for mark in score.of("bar")] == [144, 288, 432]
+
+
+def test_tempos_come_back_to_the_digit() -> None:
+    for qpm in (*range(4, 1_300), 1_250, 66.6, 92.25, 133.33, 7_000):
+        score = Score((Note(0, 60, 48),), (Mark(0, "tempo", float(qpm)),))
+        assert parse(render(score))[0][0].qpm == qpm
+
+
+@pytest.mark.parametrize("qpm", [0.0, -3.0, 3.0, 1e9])
+def test_a_tempo_that_midi_cannot_say_is_refused(qpm: float) -> None:
+    with pytest.raises(InvalidValue, match=r"tempo .* is outside of 3\.6 to 60,000,000"):
+        render(Score((Note(0, 60, 48),), (Mark(0, "tempo", qpm),)))
+
+
+def test_a_tune_that_could_not_be_read_back_is_not_written() -> None:
+    with pytest.raises(InvalidValue, match="lasts over 20,000 quarters"):
+        render(Score((Note(48 * 20_000, 60, 1),)))
+
+
+def test_overlapping_and_doubled_pitches_are_written_apart() -> None:
+    score = Score((Note(0, 60, 100), Note(0, 60, 20), Note(48, 60, 10), Note(48, 64, 10)))
+    ((back,), _) = parse(render(score))
+    assert [(n.onset, n.pitch, n.duration) for n in back.notes] == [
+        (0, 60, 48), (48, 60, 10), (48, 64, 10)
+    ]  # fmt: skip
+
+
+def test_further_texts_travel_in_order() -> None:
+    data = render(JIG, text_events=['musicgen:recipe {"seed": 7}', "ö☃"])
+    assert text_events(data)[2:4] == ('musicgen:recipe {"seed": 7}', "ö☃")
+    assert parse(data)[0] == (JIG,)
+
+
+def test_the_file_lasts_as_long_as_the_score() -> None:
+    score = Score((Note(0, 60, 48),), (Mark(768, "bar"),))
+    file = mido.MidiFile(file=io.BytesIO(render(score)))
+    assert {sum(message.time for message in track) for track in file.tracks} == {7_680}
+    assert file.ticks_per_beat == 480
+
+
+def test_drums_alone_are_on_channel_ten_and_parts_past_fifteen_share() -> None:
+    parts = tuple(Part(str(n), n, is_drums=n == 3) for n in range(20))
+    notes = tuple(Note(n, 60 + n, 48, part=n) for n in range(20))
+    file = mido.MidiFile(file=io.BytesIO(render(Score(notes, parts=parts))))
+    channels = [{m.channel for m in track if m.type == "note_on"} for track in file.tracks[1:]]
+    assert channels[3] == {9}
+    assert channels[9:13] == [{8}, {10}, {11}, {12}]
+    assert channels[16] == {0}
+    assert all(len(used) == 1 for used in channels)
+
+
+def test_titles_survive_many_threads() -> None:
+    seen: list[str] = []
+
+    def write(number: int) -> None:
+        for _ in range(30):
+            title = f"☘ {number}"
+            seen.append(
+                "" if parse(render(replace(JIG, title=title)))[0][0].title == title else "x"
+            )
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [""] * 120
+
+
+# What other programs read
+
+
+def heard(score: Score) -> Counter[tuple[int, int, int]]:
+    return Counter((n.onset, n.pitch, n.duration) for n in score.unfolded().notes)
+
+
+def by_mido(data: bytes) -> Counter[tuple[int, int, int]]:
+    found: Counter[tuple[int, int, int]] = Counter()
+    for track in mido.MidiFile(file=io.BytesIO(data)).tracks:
+        now, sounding = 0, {}
+        for message in track:
+            now += message.time
+            if message.type == "note_on":
+                assert message.note not in sounding
+                sounding[message.note] = now
+            elif message.type == "note_off":
+                start = sounding.pop(message.note)
+                found[start // 10, message.note, (now - start) // 10] += 1
+        assert not sounding
+    return found
+
+
+def by_symusic(data: bytes) -> Counter[tuple[int, int, int]]:
+    import symusic
+
+    tracks = symusic.core.ScoreTick.from_midi(data).tracks
+    notes = (note for track in tracks for note in track.notes)
+    return Counter((n.time // 10, n.pitch, n.duration // 10) for n in notes)
+
+
+def by_pretty_midi(data: bytes) -> Counter[tuple[int, int, int]]:
+    from pretty_midi import PrettyMIDI
+
+    song = PrettyMIDI(io.BytesIO(data))
+    found: Counter[tuple[int, int, int]] = Counter()
+    for note in (note for instrument in song.instruments for note in instrument.notes):
+        start, end = song.time_to_tick(note.start) // 10, song.time_to_tick(note.end) // 10
+        found[start, note.pitch, end - start] += 1
+    return found
+
+
+def by_music21(data: bytes) -> Counter[tuple[int, int, int]]:
+    from music21 import converter
+
+    stream: Any = converter.parseData(data, format="midi", quantizePost=False)
+    found: Counter[tuple[int, int, int]] = Counter()
+    for part in stream.parts:
+        for note in part.stripTies().flatten().notes:
+            for pitch in note.pitches:
+                onset, length = round(note.offset * 48), round(note.quarterLength * 48)
+                found[onset, pitch.midi, length] += 1
+    return found
+
+
+@examples(60)
+@given(scores())
+def test_mido_and_symusic_read_the_same_notes(score: Score) -> None:
+    data = render(score)
+    assert by_mido(data) == heard(score)
+    assert by_symusic(data) == heard(score)
+
+
+BAND = Score(
+    notes=tuple(
+        Note(24 * i, 40 + (7 * i + 5 * part) % 40, 24 + 12 * part, 50 + part, part)
+        for part in range(3)
+        for i in range(0, 32, 1 + part)
+    ),
+    marks=(
+        Mark(0, "key", Key("E", "minor")),
+        Mark(0, "meter", Meter(3, 4)),
+        Mark(0, "tempo", 97.0),
+    ),
+    parts=(Part("Flute", 73), Part("Bass", 32), Part("Harp", 46)),
+    title="Båtlåt",
+)
+
+
+@pytest.mark.parametrize("score", [JIG, BAND], ids=["jig", "band"])
+@pytest.mark.parametrize("reader", [by_mido, by_symusic, by_pretty_midi, by_music21])
+def test_four_programs_read_the_same_notes(score: Score, reader: Any) -> None:
+    assert reader(render(score)) == heard(score)
+
+
+def test_pretty_midi_shows_names_programs_meter_key_and_tempo() -> None:
+    song = to_pretty_midi(BAND)
+    assert [(i.name, i.program, i.is_drum) for i in song.instruments] == [
+        ("Flute", 73, False), ("Bass", 32, False), ("Harp", 46, False)
+    ]  # fmt: skip
+    (meter,) = song.time_signature_changes
+    assert (meter.numerator, meter.denominator) == (3, 4)
+    assert song.key_signature_changes[0].key_number == 12 + 4
+    assert song.get_tempo_changes()[1] == pytest.approx([97.0], rel=1e-5)
+
+
+# What other programs write
+
+
+def file_of(*tracks: list[Any], kind: int = 1, ticks: int = 480) -> bytes:
+    file = mido.MidiFile(type=kind, ticks_per_beat=ticks)
+    file.tracks += [mido.MidiTrack(track) for track in tracks]
+    buffer = io.BytesIO()
+    file.save(file=buffer)
+    return buffer.getvalue()
+
+
+def on(note: int, time: int = 0, channel: int = 0, velocity: int = 64) -> Any:
+    return mido.Message("note_on", note=note, time=time, channel=channel, velocity=velocity)
+
+
+def off(note: int, time: int = 0, channel: int = 0) -> Any:
+    return mido.Message("note_off", note=note, time=time, channel=channel)
+
+
+def test_one_track_with_several_channels_becomes_several_parts() -> None:
+    program = mido.Message("program_change", channel=1, program=19)
+    data = file_of([program, on(60), on(64, channel=1), on(36, channel=9), off(60, 480),
+                    off(64, channel=1), off(36, channel=9)], kind=0)  # fmt: skip
+    ((score,), _) = parse(data)
+    assert {(p.program, p.is_drums) for p in score.parts} == {(0, False), (19, False), (0, True)}
+    assert {(score.parts[n.part].program, n.pitch) for n in score.notes} == {
+        (0, 60), (19, 64), (0, 36)
+    }  # fmt: skip
+
+
+def test_odd_ticks_go_to_the_nearest_step_and_short_notes_stay_audible() -> None:
+    data = file_of([on(60), off(60, 7), on(62, 93), off(62, 1), on(64, 0), off(64, 0)], ticks=100)
+    ((score,), _) = parse(data)
+    assert [(n.onset, n.pitch, n.duration) for n in score.notes] == [(0, 60, 3), (48, 62, 1)]
+
+
+def test_silent_tracks_without_a_program_are_no_parts() -> None:
+    text = mido.MetaMessage("track_name", name="© 1999 somebody")
+    ((score,), _) = parse(file_of([], [text], [on(60), off(60, 480)]))
+    assert len(score.parts) == 1
+
+
+def test_names_in_latin_1_are_read() -> None:
+    name = mido.MetaMessage("track_name", name="Béla")
+    assert parse(file_of([name], [on(60), off(60, 480)]))[0][0].title == "Béla"
+
+
+def test_a_change_of_meter_inside_a_bar_ends_it() -> None:
+    def meter(beats: int, time: int) -> Any:
+        return mido.MetaMessage("time_signature", numerator=beats, denominator=4, time=time)
+
+    data = file_of([meter(4, 0), meter(3, 480 * 6)], [on(60), off(60, 480 * 8)])
+    ((score,), _) = parse(data)
+    assert [mark.onset for mark in score.of("bar")] == [192, 288, 432]
+    assert [str(mark.value) for mark in score.of("meter")] == ["4/4", "3/4"]
+
+
+def test_impossible_tempos_meters_and_signatures_are_passed_over() -> None:
+    data = file_of([
+        mido.MetaMessage("set_tempo", tempo=0),
+        mido.MetaMessage("time_signature", numerator=99, denominator=128),
+    ], [on(60), off(60, 480)])  # fmt: skip
+    ((score,), _) = parse(data)
+    assert [mark.kind for mark in score.marks] == ["bar"]
+
+
+# Refusals
+
+
+def raw(*chunks: bytes, division: bytes = b"\x01\xe0") -> bytes:
+    header = b"MThd" + bytes((0, 0, 0, 6, 0, 1)) + len(chunks).to_bytes(2, "big") + division
+    return header + b"".join(b"MTrk" + len(c).to_bytes(4, "big") + c for c in chunks)
+
+
+NOTE = bytes.fromhex("00 90 3c 40  83 60 80 3c 00")
+END = bytes.fromhex("00 ff 2f 00")
+LATER = bytes.fromhex("ff ff ff 7f")  # 268,435,455 ticks
+
+
+def h(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+HOSTILE = {
+    "no header": (b"RIFF" + bytes(40), "not-midi", "byte 0: it is no MIDI file: MThd is missing"),
+    "nothing": (b"", "not-midi", "byte 0: it is no MIDI file"),
+    "half a header": (b"MThd\0\0\0\6\0\1", "truncated", "byte 8: the header is cut off"),
+    "a header of 4 GiB": (b"MThd" + b"\xff" * 20, "truncated", "the header is cut off"),
+    "SMPTE": (raw(NOTE + END, division=h("e7 28")), "smpte", r"byte 12: .* frames \(SMPTE\)"),
+    "division 0": (raw(NOTE + END, division=h("00 00")), "damaged", "byte 12: it has 0 ticks"),
+    "a chunk too long": (
+        raw(NOTE + END)[:-3],
+        "truncated",
+        "byte 14: a chunk of 13 bytes has only",
+    ),
+    "an event cut off": (raw(NOTE[:-1]), "truncated", "byte 30: an event runs past"),
+    "a text too long": (raw(NOTE + h("00 ff 01 7f")), "truncated", "an event runs past the end"),
+    "a long number": (
+        raw(h("ff ff ff ff 7f") + NOTE),
+        "damaged",
+        "byte 22: a number has more than",
+    ),
+    "ticks past 2^31": (raw((LATER + NOTE[1:4]) * 9 + END), "too-large", "over 20,000 quarters"),
+    "data over 127": (raw(h("00 90 3c ff") + END), "damaged", "a data byte is over 127"),
+    "no status": (raw(h("00 3c 40") + END), "damaged", "a note has no status"),
+    "an unknown status": (raw(h("00 f4 00") + END), "damaged", "has the status 244"),
+    "no notes": (raw(END), "empty", "it has no notes"),
+    "no tracks": (raw(), "empty", "it has no notes"),
+    "too many tracks": (raw(*[END] * 1_025), "too-large", "more than 1,024 tracks"),
+    "too many events": (raw(h("00 90 3c 40") * 500_001), "too-large", "500,000 events"),
+    "too many bytes": (raw(NOTE + END) + bytes(2**23), "too-large", "larger than 8,388,608 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_in_words(name: str) -> None:
+    data, code, words = HOSTILE[name]
+    scores, refusals = parse(data, "x.mid")
+    assert scores == ()
+    assert [refusal.code for refusal in refusals] == [code]
+    assert str(refusals[0]).startswith("x.mid: ")
+    with pytest.raises(type(refusals[0]), match=words):
+        raise refusals[0]
+
+
+def test_the_last_file_within_the_limits_is_read() -> None:
+    late = raw((LATER + b"\x90\x3c\x40") + NOTE + END, division=b"\x7f\xff")
+    assert len(parse(late)[0]) == 1
+    many = raw(NOTE + END, *[END] * 1_023)
+    assert len(parse(many)[0]) == 1
+
+
+def test_other_chunks_and_a_tail_of_zeros_are_passed_over() -> None:
+    data = raw(NOTE + END)
+    odd = data[:14] + b"XFIH\0\0\0\2ab" + data[14:] + bytes(5)
+    assert parse(odd)[0] == parse(data)[0]
+
+
+def test_a_status_goes_on_after_a_text() -> None:
+    data = raw(bytes.fromhex("00 90 3c 40  00 ff 01 01 41  83 60 3c 00") + END)
+    assert parse(data)[0][0].notes == (Note(0, 60, 48, 64),)
+
+
+def mutants(count: int, seed: int) -> None:
+    """Damage a real file in every way; whatever comes back is legal."""
+    chance = random.Random(seed)
+    originals = [render(JIG), render(BAND), file_of([on(60), off(60, 480)], kind=0)]
+    for _ in range(count):
+        data = bytearray(chance.choice(originals))
+        for _ in range(chance.randint(1, 8)):
+            place = chance.randrange(len(data))
+            match chance.randrange(4):
+                case 0:
+                    data[place] = chance.randrange(256)
+                case 1:
+                    data[place] ^= 1 << chance.randrange(8)
+                case 2:
+                    del data[place : place + chance.randint(1, 9)]
+                case 3:
+                    data[place:place] = data[chance.randrange(len(data)) :][:9]
+            data = data or bytearray(b"MThd")
+        check_legal(bytes(data))
+
+
+def check_legal(data: bytes) -> None:
+    scores, refusals = parse(data, "x.mid")
+    assert len(scores) + len(refusals) == 1
+    for score in scores:
+        assert all(note.end <= midi.MAX_STEPS + 1 for note in score.notes)
+        assert Counter(mark.kind for mark in score.marks)["bar"] <= midi.MAX_STEPS
+        assert parse(render(score))[0]
+
+
+def test_damaged_files_are_read_or_refused() -> None:
+    mutants(500, seed=5)
+
+
+@pytest.mark.promises
+def test_10000_damaged_files_are_read_or_refused() -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    mutants(10_000, seed)
+
+
+def test_a_file_cut_at_any_byte_is_read_or_refused() -> None:
+    data = render(JIG)
+    for length in range(len(data)):
+        check_legal(data[:length])
+
+
+def test_writing_needs_no_slow_import() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from musicgen.formats.midi import render; from musicgen.music.score import *;"
+        "render(Score((Note(0, 60, 48),)));"
+        "print([m for m in ('torch', 'pretty_midi', 'symusic', 'music21') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
