@@ -5,6 +5,7 @@ A `Score` is the *written* form: repeats and endings are marks. `Score.unfolded(
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -172,10 +173,16 @@ class Score:
         no overlapping equal pitches in a part, later keys and chords in their plainest spelling,
         no mark that says nothing new.
         """
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
         notes = _one_velocity(_without_overlaps(_cut(score.notes, jumps(score))))
         marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
-        return replace(score, notes=tuple(notes), marks=_without_echoes(marks))
+        found = replace(score, notes=tuple(notes), marks=_without_echoes(marks))
+        found.__dict__["_canonical"] = found  # known, so never asked again
+        return found
 
     def unfolded(self) -> Score:
         """Play the repeats and endings out: the same tune without repeat marks."""
@@ -390,7 +397,12 @@ def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
 def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:
     """Split notes at the steps."""
     for note in notes:
-        edges = [note.onset, *(s for s in steps if note.onset < s < note.end), note.end]
+        first = bisect_right(steps, note.onset)
+        if first == len(steps) or steps[first] >= note.end:
+            yield note
+            continue
+        inner = steps[first : bisect_left(steps, note.end)]
+        edges = (note.onset, *inner, note.end)
         for start, stop in zip(edges, edges[1:], strict=False):
             yield replace(note, onset=start, duration=stop - start)
 
@@ -417,7 +429,10 @@ def _one_velocity(notes: list[Note]) -> Iterator[Note]:
         counts.setdefault(note.part, Counter())[note.velocity] += 1
     # of equally frequent velocities the lowest, so that the order of notes decides nothing
     chosen = {part: min(c, key=lambda v: (-c[v], v)) for part, c in counts.items()}
-    return (replace(note, velocity=chosen[note.part]) for note in notes)
+    return (
+        note if note.velocity == chosen[note.part] else replace(note, velocity=chosen[note.part])
+        for note in notes
+    )
 
 
 def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
