@@ -46,8 +46,11 @@ class TuneFile:
     named: bool = False  # by the user, who may name a link
 
     def read(self) -> Reading:
-        """Read its tunes; refusals say the name."""
-        scores, refusals = read(self.path, follow=self.named)
+        """Read its tunes; refusals say the name, that of a file that went away too."""
+        try:
+            scores, refusals = read(self.path, follow=self.named)
+        except NotFound as fault:
+            return (), (Refusal(str(fault), source=self.name, code="unreadable"),)
         return scores, tuple(refusal.at(self.name) for refusal in refusals)
 
 

@@ -107,16 +107,14 @@ def load(folder: Path) -> Dataset:
     """Read a data set. Raises NotFound for none or half of one, Mismatch where bytes changed."""
     manifest = _manifest(folder)
     data = open_regular(folder / _TUNES, limit=_MAX_BYTES)
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"][_TUNES]:
-        raise Mismatch(f"{folder / _TUNES}: its bytes changed since it was built; build it again")
-    parts = _parts(data)
-    return Dataset(
-        **parts,
-        codec=manifest["codec"],
-        vocabulary_size=manifest["vocabulary_size"],
-        refusals=manifest["refusals"],
-        sources=tuple(manifest["sources"]),
-    )
+    try:
+        intact = hashlib.sha256(data).hexdigest() == manifest["sha256"][_TUNES]
+        dataset = _dataset(manifest, data if intact else b"")
+    except (KeyError, TypeError, ValueError) as fault:
+        raise _changed(folder) from fault
+    if dataset.fingerprint != manifest["fingerprint"]:
+        raise _changed(folder)
+    return dataset
 
 
 def is_dataset(folder: Path) -> bool:
@@ -128,15 +126,29 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not is_dataset(folder):
         raise NotFound(f"{folder} is no data set; make one with musicgen corpus build")
     try:
-        manifest: dict[str, Any] = json.loads(open_regular(folder / _MANIFEST, limit=2**20))
-    except ValueError as fault:
-        raise Mismatch(f"{folder / _MANIFEST}: {fault}; build it again") from fault
-    if manifest.get("format") != FORMAT:
+        manifest = json.loads(open_regular(folder / _MANIFEST, limit=2**20))
+        theirs = manifest["format"]
+    except (KeyError, TypeError, ValueError) as fault:
+        raise _changed(folder) from fault
+    if theirs != FORMAT:
         raise Mismatch(
-            f"{folder}: its format is {manifest.get('format')}, this program reads {FORMAT};"
-            " build it again"
+            f"{folder}: its format is {theirs!r}, this program reads {FORMAT}; build it again"
         )
-    return manifest
+    return dict(manifest)
+
+
+def _changed(folder: Path) -> Mismatch:
+    return Mismatch(f"{folder}: its bytes changed since it was built; build it again")
+
+
+def _dataset(manifest: Mapping[str, Any], data: bytes) -> Dataset:
+    return Dataset(
+        **_parts(data),
+        codec=manifest["codec"],
+        vocabulary_size=manifest["vocabulary_size"],
+        refusals=manifest["refusals"],
+        sources=tuple(manifest["sources"]),
+    )
 
 
 def _parquet(dataset: Dataset) -> bytes:

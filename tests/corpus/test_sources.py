@@ -1,0 +1,153 @@
+"""Promises 2 and 7: which files a source stands for, and nothing else is opened."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from musicgen.corpus import sources
+from musicgen.corpus.sources import Card, TuneFile, cards, count_tunes, files, find_card, tunes
+from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.music.score import Score
+
+NAMES = ["aird", "chorales", "dance-tunes", "essen", "oneill", "ryan"]
+
+
+def test_the_cards_are_these() -> None:
+    assert [card.name for card in cards()] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_says_whose_its_tunes_are_and_on_what_terms(name: str) -> None:
+    card = find_card(name)
+    assert card.title
+    assert card.description
+    assert card.in_short
+    assert card.includes or card.source
+    assert "may be restrictions on commercial use" in card.terms or not card.ships
+    assert bool(card.where) != bool(card.includes)
+
+
+def test_what_may_not_ship_does_not() -> None:
+    assert [card.name for card in cards() if not card.ships] == ["chorales", "essen"]
+    assert "given permission for non-commercial distribution" in find_card("essen").terms
+    assert all(find_card(name).ships for name in find_card("dance-tunes").includes)
+
+
+def test_quoted_terms_stand_in_music21s_own_files() -> None:
+    folder = files("essen")[0].path.parents[1]
+    words = " ".join((folder / "license.txt").read_text().split())
+    words += " ".join((folder / "essenFolksong" / "license.txt").read_text().split())
+    for card in cards():
+        for quoted in card.terms.split('"')[1::2]:
+            assert quoted in words or quoted in "Jack Campin * www.campin.me.uk * 2009"
+
+
+def test_a_card_is_found_without_importing_music21() -> None:
+    code = (
+        "import sys; from musicgen.corpus.sources import files;"
+        "print(len(files('oneill')), sorted({'music21', 'torch', 'pyarrow'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split(maxsplit=1) == [str(len(files("oneill"))), "[]\n"]
+
+
+def test_dance_tunes_are_three_books() -> None:
+    together = [file for name in ("oneill", "ryan", "aird") for file in files(name)]
+    assert list(files("dance-tunes")) == together
+    assert count_tunes(find_card("dance-tunes")) == 4_248
+
+
+def test_chorales_are_bachs() -> None:
+    assert all(file.path.name.startswith("bwv") for file in files("chorales"))
+    assert count_tunes(find_card("chorales")) == len(files("chorales")) > 370
+
+
+def test_an_unknown_source_names_the_known() -> None:
+    with pytest.raises(NotFound, match="no file, folder or corpus 'nowhere'; known are aird, chor"):
+        files("nowhere")
+
+
+def test_a_corpus_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Card("lost", "Lost", "", where="no_such_package:tunes")
+    monkeypatch.setattr(sources, "cards", lambda: (lost,))
+    with pytest.raises(NotFound, match="corpus lost: no_such_package is not installed"):
+        files("lost")
+    assert count_tunes(lost) is None
+
+
+def test_cards_travel_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('title = "Mine"\ndescription = "d"\n')
+    monkeypatch.setattr(sources, "_CARD_FOLDERS", (tmp_path, Path("/nowhere")))
+    assert [card.name for card in cards()] == ["mine"]
+
+
+def test_a_folder_is_read_with_its_folders_in_the_order_of_names(book: Any) -> None:
+    for name in ("b.abc", "a.ABC", "deep/c.abc", "notes.txt", "deep/.hidden.abc"):
+        folder = book(name, 1)
+    assert [file.name for file in files(folder)] == [
+        "tunes/a.ABC", "tunes/b.abc", "tunes/deep/.hidden.abc", "tunes/deep/c.abc"
+    ]  # fmt: skip
+    assert len(list(tunes(folder))) == 4
+
+
+def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
+    book: Any, tmp_path: Path
+) -> None:
+    folder = book("a.abc", 1)
+    book("secret.abc", 2, folder="elsewhere")
+    (folder / "link.abc").symlink_to(tmp_path / "elsewhere" / "secret.abc")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked.mid").symlink_to(tmp_path / "elsewhere")
+    (folder / "round").symlink_to(folder)
+    (folder / "folder.mid").mkdir()
+    os.mkfifo(folder / "pipe.mid")
+    found = list(tunes(folder))
+    assert [name for what, name in found if isinstance(what, Score)] == ["tunes/a.abc"]
+    refused = {name: what.code for what, name in found if isinstance(what, Refusal)}
+    assert refused == dict.fromkeys(
+        ("tunes/link.abc", "tunes/linked.mid", "tunes/pipe.mid"), "not-regular"
+    )
+
+
+def test_a_link_that_the_user_names_is_followed(book: Any, tmp_path: Path) -> None:
+    folder = book("a.abc", 1)
+    (tmp_path / "link.abc").symlink_to(folder / "a.abc")
+    assert [what.title for what, _ in tunes(tmp_path / "link.abc") if isinstance(what, Score)] == [
+        "Tune 1"
+    ]
+
+
+def test_a_folder_without_tunes_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"holds no tunes; \.abc, \.mid") as caught:
+        files(tmp_path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_of_an_unknown_kind_names_the_known(tmp_path: Path) -> None:
+    (tmp_path / "tune.pdf").write_bytes(b"")
+    with pytest.raises(InvalidValue, match=r"only \.abc, .* and folders of them are read"):
+        files(tmp_path / "tune.pdf")
+
+
+def test_a_card_goes_before_a_folder_of_its_name(
+    book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book("a.abc", 1, folder="ryan")
+    monkeypatch.chdir(tmp_path)
+    assert len(files("ryan")) > 100
+    assert [file.name for file in files("./ryan")] == ["ryan/a.abc"]
+
+
+def test_a_file_that_went_away_is_one_refusal(tmp_path: Path) -> None:
+    scores, (refusal,) = TuneFile(tmp_path / "gone.abc", "x/gone.abc").read()
+    assert scores == ()
+    assert refusal.code == "unreadable"
