@@ -1,0 +1,70 @@
+"""Frozen settings: what a model is, and how one is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
+
+from musicgen.errors import InvalidValue
+
+CELLS: Final = ("lstm", "gru", "rnn", "irnn")
+BEGIN: Final = 0  # the id that is fed before a tune's first event; never predicted
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The shape of a recurrent language model; everything needed to build it again."""
+
+    vocabulary_size: int  # events, the begin event (id 0) counted
+    cell: str = "lstm"
+    layers: int = 2
+    hidden: int = 384
+    embedding: int = 384
+    tied: bool = True  # the head reads the embedding's own weights
+    dropout: float = 0.4  # between layers and before the head
+    embedding_dropout: float = 0.1  # on the embedding's table
+    weight_dropout: float = 0.0  # on the recurrent weights
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise InvalidValue(f"cell {self.cell!r} is unknown: choose one of {', '.join(CELLS)}")
+        for name in ("vocabulary_size", "layers", "hidden", "embedding"):
+            if getattr(self, name) < 1:
+                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("dropout", "embedding_dropout", "weight_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """Build from a manifest's table; keys that this version does not know are refused."""
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InvalidValue(f"model setting {unknown[0]!r} is unknown: update musicgen")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a model is trained."""
+
+    tokens: int  # planned training tokens; the learning rate falls to its end over them
+    lanes: int = 64  # rows of a batch
+    bptt: int = 64  # ids of one truncated step
+    learning_rate: float = 4e-3  # the highest; reached after the warm-up
+    final_rate: float = 0.02  # of the highest, at the end
+    warmup: float = 0.03  # share of the planned tokens
+    weight_decay: float = 0.02
+    clip: float = 1.0  # largest norm of the gradient
+    evaluate_every: int = 0  # tokens between two evaluations; 0: once an epoch, or less often
+    patience: int = 6  # evaluations without a better held-out loss before the run stops
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "lanes", "bptt", "patience"):
+            if getattr(self, name) < 1:
+                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be above 0")

@@ -1,0 +1,107 @@
+"""Whole tunes, laid end to end in lanes and cut into windows.
+
+No id of a training window is padding: a lane whose tune has ended goes on with the next tune of
+the queue. What is fed is the begin event and all ids but the last; what is predicted is every id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from musicgen.config import BEGIN
+
+IGNORED = -100  # a target that is no target: padding behind a held-out tune
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The ids of one truncated step."""
+
+    inputs: np.ndarray  # (lane, window) int64
+    targets: np.ndarray  # (lane, window) int64
+
+    @property
+    def tokens(self) -> int:
+        """Count the targets that are not padding."""
+        return int(np.count_nonzero(self.targets != IGNORED))
+
+
+def fed(ids: np.ndarray) -> np.ndarray:
+    """Return what is fed to predict a tune: the begin event, then all ids but the last."""
+    return np.concatenate([[BEGIN], ids[:-1]])
+
+
+class Lanes:
+    """An endless stream of windows over shuffled tunes; its position is explicit and small."""
+
+    def __init__(
+        self, tunes: Sequence[np.ndarray], lanes: int, window: int, generator: np.random.Generator
+    ) -> None:
+        self.tunes = tunes
+        self.window = window
+        self.generator = generator
+        self.queue: list[int] = []  # tunes still to come in this epoch, the next one last
+        self.at = [(-1, 0)] * lanes  # for each lane: its tune, and the ids of it already read
+
+    def __iter__(self) -> Iterator[Window]:
+        while True:
+            yield self.next()
+
+    def next(self) -> Window:
+        """Cut the next window and move on."""
+        inputs = np.empty((len(self.at), self.window), np.int64)
+        targets = np.empty_like(inputs)
+        for lane in range(len(self.at)):
+            self._fill(lane, inputs[lane], targets[lane])
+        return Window(inputs, targets)
+
+    def _fill(self, lane: int, inputs: np.ndarray, targets: np.ndarray) -> None:
+        done = 0
+        while done < self.window:
+            tune, read = self.at[lane]
+            if tune < 0 or read == len(self.tunes[tune]):
+                tune, read = self._draw(), 0
+            ids = self.tunes[tune]
+            count = min(self.window - done, len(ids) - read)
+            targets[done : done + count] = ids[read : read + count]
+            inputs[done] = ids[read - 1] if read else BEGIN
+            inputs[done + 1 : done + count] = ids[read : read + count - 1]
+            self.at[lane] = tune, read + count
+            done += count
+
+    def _draw(self) -> int:
+        if not self.queue:
+            self.queue = self.generator.permutation(len(self.tunes)).tolist()
+        return self.queue.pop()
+
+    def position(self) -> dict[str, Any]:
+        """Return where the stream stands, as plain values: what `seek` takes."""
+        state = self.generator.bit_generator.state
+        return {"queue": list(self.queue), "at": [list(at) for at in self.at], "generator": state}
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Go back to a position."""
+        self.queue = list(position["queue"])
+        self.at = [(int(tune), int(read)) for tune, read in position["at"]]
+        self.generator.bit_generator.state = position["generator"]
+
+
+def whole_tunes(
+    tunes: Sequence[np.ndarray], lanes: int
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Yield (indices, inputs, targets) of tunes of similar length, padded behind their ends."""
+    order = sorted(range(len(tunes)), key=lambda index: (len(tunes[index]), index))
+    for start in range(0, len(order), lanes):
+        chosen = order[start : start + lanes]
+        length = max(len(tunes[index]) for index in chosen)
+        inputs = np.full((len(chosen), length), BEGIN, np.int64)
+        targets = np.full((len(chosen), length), IGNORED, np.int64)
+        for row, index in enumerate(chosen):
+            ids = tunes[index]
+            inputs[row, : len(ids)] = fed(ids)
+            targets[row, : len(ids)] = ids
+        yield chosen, inputs, targets

@@ -1,0 +1,211 @@
+"""The recurrent language model: embedding, recurrent layers, head.
+
+The recurrent state is zero before every tune. A tune's first input is the begin event (id 0), so
+the ids themselves say where: one lane of a batch may hold the end of a tune and the start of the
+next, and neither sees the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from musicgen.config import BEGIN, ModelSettings
+from musicgen.model.through_time import lstm_window
+
+State = tuple[tuple[Tensor, ...], ...]  # for each layer: h, and c for an LSTM, (lane, hidden)
+FORGET_BIAS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """What dropout leaves of one window: the same units at each of its steps (Gal, 2016)."""
+
+    table: Tensor | None  # (vocabulary, embedding)
+    outputs: tuple[Tensor, ...]  # for each layer (lane, hidden)
+    recurrent: tuple[Tensor, ...]  # for each layer like its recurrent weights; or none
+
+
+class LanguageModel(nn.Module):
+    """Logits for the next id, from the ids so far."""
+
+    def __init__(self, settings: ModelSettings, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        size, hidden = settings.embedding, settings.hidden
+        self.embedding = nn.Embedding(settings.vocabulary_size, size)
+        self.layers = nn.ModuleList(
+            recurrent_layer(settings.cell, hidden if layer else size, hidden)
+            for layer in range(settings.layers)
+        )
+        narrowed = settings.tied and size != hidden
+        self.narrow = nn.Linear(hidden, size, bias=False) if narrowed else None
+        self.head = nn.Linear(size if settings.tied else hidden, settings.vocabulary_size)
+        if settings.tied:
+            self.head.weight = self.embedding.weight
+        self.reset(generator)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw the first weights."""
+        for layer in self.layers:
+            for name, weight in layer.named_parameters():
+                reset_weight(self.settings.cell, name, weight, generator)
+        nn.init.normal_(self.embedding.weight, 0, self.settings.embedding**-0.5, generator)
+        for linear in (self.head, self.narrow):
+            if linear is not None and linear.weight is not self.embedding.weight:
+                nn.init.normal_(linear.weight, 0, linear.in_features**-0.5, generator)
+        nn.init.zeros_(self.head.bias)
+
+    def start(self, lanes: int) -> State:
+        """Return the state before a tune: zero."""
+        zero = self.head.bias.new_zeros(lanes, self.settings.hidden)
+        parts = 2 if self.settings.cell == "lstm" else 1
+        return tuple((zero,) * parts for _ in self.layers)
+
+    def draw_masks(self, lanes: int, generator: torch.Generator | None = None) -> Masks | None:
+        """Draw what dropout leaves for one window; None where the settings have no dropout."""
+        settings = self.settings
+        if not (settings.dropout or settings.embedding_dropout or settings.weight_dropout):
+            return None
+        unit = self.head.bias.new_empty(lanes, settings.hidden)
+        return Masks(
+            keep(self.embedding.weight, settings.embedding_dropout, generator),
+            tuple(keep(unit, settings.dropout, generator) for _ in self.layers),
+            tuple(
+                keep(layer.get_parameter("weight_hh_l0"), settings.weight_dropout, generator)
+                for layer in self.layers
+                if settings.weight_dropout
+            ),
+        )
+
+    def forward(
+        self, ids: Tensor, state: State | None = None, masks: Masks | None = None
+    ) -> tuple[Tensor, State]:
+        """Return logits (lane, window, vocabulary) and the state after the last id.
+
+        Args:
+            ids: (lane, window) int64; the state is zero before each begin event.
+            state: what the window before returned; None is zero.
+            masks: from `draw_masks` in training; None drops nothing.
+        """
+        outputs, state = self.hidden_states(ids.t(), state or self.start(len(ids)), masks)
+        return self.logits(outputs).transpose(0, 1), state
+
+    def hidden_states(self, ids: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
+        """Return what the last layer says, (window, lane, hidden), from ids (window, lane)."""
+        starts = ids == BEGIN
+        table = self.embedding.weight
+        if masks is not None and masks.table is not None:
+            table = table * masks.table
+        after: list[tuple[Tensor, ...]] = []
+        values = ids
+        for number, layer in enumerate(self.layers):
+            recurrent = masks.recurrent[number] if masks and masks.recurrent else None
+            values, last = run_layer(layer, values, table, state[number], starts, recurrent)
+            after.append(last)
+            if masks is not None:
+                values = values * masks.outputs[number]
+        return values, tuple(after)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits from what the last layer says."""
+        return self.head(outputs if self.narrow is None else self.narrow(outputs))  # type: ignore[no-any-return]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights, as float32 arrays, for a checkpoint."""
+        return {
+            name: weight.detach().to("cpu", torch.float32).numpy().copy()
+            for name, weight in self.named_parameters()
+        }
+
+    @torch.no_grad()
+    def put(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the weights of `arrays`; the names must be the model's own."""
+        for name, weight in self.named_parameters():
+            weight.copy_(torch.from_numpy(np.asarray(arrays[name], np.float32)))
+
+
+def detach(state: State) -> State:
+    """Return the state with its gradient cut."""
+    return tuple(tuple(part.detach() for part in layer) for layer in state)
+
+
+def keep(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+    """Draw a mask: 0 with the probability `dropout`, else what keeps the mean."""
+    mask = torch.empty(like.shape, dtype=like.dtype)  # drawn on the CPU: the same on each device
+    return mask.bernoulli_(1 - dropout, generator=generator).div_(1 - dropout).to(like.device)
+
+
+def recurrent_layer(cell: str, inputs: int, hidden: int) -> nn.RNNBase:
+    """Make one recurrent layer of torch's."""
+    if cell == "lstm":
+        return nn.LSTM(inputs, hidden)
+    if cell == "gru":
+        return nn.GRU(inputs, hidden)
+    return nn.RNN(inputs, hidden, nonlinearity="relu" if cell == "irnn" else "tanh")
+
+
+def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generator | None) -> None:
+    """Draw one parameter of a recurrent layer: uniform; biases 0, but for the forget gate."""
+    hidden = weight.shape[0] // {"lstm": 4, "gru": 3}.get(cell, 1)
+    if name.startswith("bias"):
+        nn.init.zeros_(weight)
+        if cell == "lstm" and name.startswith("bias_ih"):
+            weight[hidden : 2 * hidden] = FORGET_BIAS
+    elif cell == "irnn" and name.startswith("weight_hh"):
+        nn.init.eye_(weight)  # Le, Jaitly and Hinton, 2015
+    else:
+        bound = 1 / math.sqrt(hidden)
+        nn.init.uniform_(weight, -bound, bound, generator)
+
+
+def run_layer(
+    layer: nn.Module,
+    values: Tensor,  # (window, lane): ids, for the first layer; else (window, lane, hidden)
+    table: Tensor,  # (vocabulary, embedding)
+    state: tuple[Tensor, ...],
+    starts: Tensor,  # (window, lane), bool
+    recurrent: Tensor | None,  # what is kept of the recurrent weights
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one layer over a window; zero its state where a tune starts."""
+    first = values.dim() == 2
+    if isinstance(layer, nn.LSTM) and (values.device.type == "cpu" or recurrent is not None):
+        weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
+        bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
+        projected = functional.linear(table if first else values, weight_in, bias)
+        if first:  # each event is projected once, not each time that it occurs
+            projected = functional.embedding(values, projected)
+        kept = weight if recurrent is None else weight * recurrent
+        return lstm_window(projected, kept, (state[0], state[1]), starts)
+    inputs = functional.embedding(values, table) if first else values
+    return run_segments(layer, inputs, state, starts)
+
+
+def run_segments(
+    layer: nn.Module, inputs: Tensor, state: tuple[Tensor, ...], starts: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run torch's own layer over a window, cut where tunes start: each segment is a packed row."""
+    cuts = starts.t().clone()  # (lane, window)
+    cuts[:, 0] = True
+    lane, begin = cuts.nonzero().unbind(1)  # (segment,)
+    flat = lane * cuts.shape[1] + begin
+    lengths = torch.diff(flat, append=flat.new_tensor([cuts.numel()]))
+    carried = (begin == 0) & ~starts[0, lane]
+    first = [part[lane] * carried.unsqueeze(1) for part in state]
+    step = torch.arange(int(lengths.max()), device=lane.device).unsqueeze(1)
+    real = step < lengths  # (step, segment)
+    rows = inputs.transpose(0, 1).flatten(0, 1)[(flat + step).clamp(max=cuts.numel() - 1)]
+    packed = pack_padded_sequence(rows, lengths.cpu(), enforce_sorted=False)
+    before = tuple(part.unsqueeze(0) for part in first)
+    output, after = layer(packed, before if len(before) > 1 else before[0])
+    padded = pad_packed_sequence(output)[0].transpose(0, 1)[real.t()]  # (lane x window, hidden)
+    last = torch.cat([lane[1:] != lane[:-1], lane.new_ones(1, dtype=torch.bool)])
+    outputs = padded.view(*cuts.shape, -1).transpose(0, 1)
+    return outputs, tuple(part[0, last] for part in (after if len(before) > 1 else (after,)))
