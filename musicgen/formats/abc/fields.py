@@ -30,7 +30,7 @@ CODES: Final = {
     "pitch": "a note is outside of MIDI's 0..127",
     "tuplet": "a tuplet is not one of 2 to 9",
     "ending": "an ending is for a pass that is never played",
-    "syntax": "a chord, grace notes or a text stay open, or < > stand after no note",
+    "syntax": "a chord, grace notes or a text stay open, or ^ _ = < > stand at no note",
     "voices": "the music is in several voices",
     "overlay": "a bar is overlaid with a second voice by &",
 }  # code: meaning
@@ -48,6 +48,7 @@ _CLEF_EIGHTH: Final = re.compile(r"[a-z][1-5]?([+-])8(?!\S)")
 _UNIT: Final = re.compile(r"([0-9]{1,2})(?:/([0-9]{1,3}))?")
 _BEAT: Final = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
 _BEATS_A_MINUTE: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,17})?")
+_KEY_SETTINGS: Final = ("clef", "octave", "transpose", "t", "middle", "m", "stafflines", "style")
 ALTERATIONS: Final = {"": None, "^": 1, "^^": 2, "_": -1, "__": -2, "=": 0}
 PIPES: Final = Key("A", "mixolydian")  # what Highland pipes play where K:HP writes no signature
 
@@ -78,12 +79,12 @@ def parse_key(text: str) -> Signature:
 def _tonic(text: str) -> tuple[Key, dict[str, int], str]:
     """Return the key, its signature, and what the field says besides."""
     word, _, rest = text.partition(" ")
-    if word.lower() in ("", "none") or "=" in word:
+    if word.lower() in ("", "none") or word.lower().partition("=")[0] in _KEY_SETTINGS:
         return Key("C"), signature(0), text
     if word.lower() == "hp":
         return PIPES, signature(PIPES.fifths), rest
     match = _KEY.fullmatch(text)
-    key = _key(match[1] + match[2] if match else text)
+    key = _key(match[1] + match[2].lower() if match else text)  # "EM" is E minor: case says nothing
     rest = match[3] if match else ""
     explicit = rest.split()[:1] == ["exp"]
     return key, signature(0 if explicit else key.fifths), rest
@@ -134,7 +135,8 @@ def default_unit(meter: Meter | None) -> int:
 def parse_tempo(text: str, unit: int) -> float | None:
     """Read the text of a Q: field, in quarters a minute; None where it has only words.
 
-    `Q:120` and `Q:C=120`, of older books, count notes of the length L:, here in ticks.
+    `Q:120`, of older books, counts quarters, as abc2midi plays it; `Q:C=120` notes of the length
+    L:, here in ticks.
     """
     beat, _, pace = "".join(text.split('"')[::2]).rpartition("=")
     length = _beat(beat.strip(), unit)
@@ -148,10 +150,10 @@ def parse_tempo(text: str, unit: int) -> float | None:
 
 
 def _beat(text: str, unit: int) -> Fraction | None:
-    """Return the length of a beat in whole notes: "1/4", "3/8", "1/4 1/8", "C", or nothing."""
-    if text in ("", "C"):
+    """Return the length of a beat in whole notes: "1/4", "3/8", "1/4 1/8", "C"; "" is a quarter."""
+    if text == "C":
         return Fraction(unit, TICKS_PER_WHOLE)
-    matches = [_BEAT.fullmatch(word) for word in text.split()]
+    matches = [_BEAT.fullmatch(word) for word in text.split() or ["1/4"]]
     lengths = [Fraction(int(m[1]), int(m[2])) for m in matches if m and int(m[2])]
     return sum(lengths, Fraction()) if len(lengths) == len(matches) else None
 

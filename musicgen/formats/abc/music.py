@@ -46,10 +46,12 @@ _TOKEN: Final = re.compile(
     | ! [^!|"\[\]]{{0,40}} ! | \+ [^+|"\[\]]{{0,40}} \+ | y {_LENGTH}
     | (?P<measures> [ZX] [0-9]* )
     | (?P<overlay> & )
+    | (?P<accidental> [\^_=]+ )
     """,
     re.VERBOSE,
 )
 _NOTE: Final = re.compile(rf"([_=^]*)([A-Ga-g])([,']*)({_LENGTH})")
+_ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
 _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
     r"[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
@@ -121,7 +123,7 @@ class Music:
             "broken": self._broken, "tuplet": self._open_tuplet, "ending": self._open_ending,
             "field": self._inline_field, "opening": self._open_chord, "closing": self._close_chord,
             "text": self._text, "grace": self._grace, "measures": self._measures,
-            "overlay": self._overlay,
+            "overlay": self._overlay, "accidental": self._accidental,
         }  # fmt: skip
         self._change_key(key)
         self._change_meter(meter)
@@ -392,6 +394,11 @@ class Music:
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):
             refuse("syntax", "grace notes are still open at the end of the line; close them with }")
+        for sign, letter in _ALTERED.findall(text):
+            self._alterations[letter.upper()] = ALTERATIONS[sign] or 0  # it holds for the bar
+
+    def _accidental(self, text: str) -> None:
+        refuse("syntax", f"{text[:4]} stands before no note; write it before a letter")
 
     def _overlay(self, _: str) -> None:
         refuse("overlay", "a bar is overlaid with a second voice; write one voice a tune")

@@ -12,7 +12,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.formats.abc.fields import MAX_TEXT
-from musicgen.music.grid import Piece, pieces
+from musicgen.music.grid import GRAIN, Piece, pieces
 from musicgen.music.score import Mark, Note, Score, jumps
 from musicgen.music.theory import Key, Meter, signature, spell
 
@@ -23,6 +23,7 @@ LINE_WIDTH: Final = 400  # characters; past them a line breaks earlier, inside a
 _IN_HEADER: Final = ("key", "meter", "tempo")
 _INLINE: Final = ("key", "meter", "tempo", "chord")
 _OPENING: Final = ("repeat_start", "ending")
+_CRUMB: Final = "(3:2:1"  # opens a group of one note, to write lengths of thirds
 _SIGNS: Final = {-2: "__", -1: "_", 0: "=", 1: "^", 2: "^^"}
 _MODES: Final = {
     "major": "", "minor": "m", "dorian": "dor", "mixolydian": "mix",
@@ -264,7 +265,7 @@ def _counts(written: Sequence[Piece]) -> Iterator[int]:
 def _bracket(piece: Piece, count: int) -> str:
     """Write what opens a tuplet: "(3", or "(3:2:2" where it does not hold three."""
     if piece.opens is None:
-        return ""
+        return _CRUMB if _is_crumb(piece.nominal) else ""
     p, q = piece.opens.p, piece.opens.q
     return "(3" if (p, q, count) == (3, 2, 3) else f"({p}:{q}:{count}"
 
@@ -281,8 +282,13 @@ def _chord(notes: Sequence[Note], nominal: int, stop: int, pen: Pen) -> str:
     return f"[{''.join(map(''.join, zip(pitches, ties, strict=True)))}]{length}"
 
 
+def _is_crumb(steps: int) -> bool:
+    """Tell whether a length needs a denominator that is no power of two, which others refuse."""
+    return steps % GRAIN != 0
+
+
 def length_text(steps: int) -> str:
-    """Write a length in units of L:1/8: "", "2", "3/2", "/2"."""
-    length = Fraction(steps, UNIT)
+    """Write a length in units of L:1/8: "", "2", "3/2", "/2"; a crumb as its bracket takes it."""
+    length = Fraction(steps, UNIT) * (Fraction(3, 2) if _is_crumb(steps) else 1)
     over = "" if length.numerator == 1 else str(length.numerator)
     return over if length.denominator == 1 else f"{over}/{length.denominator}"

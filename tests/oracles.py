@@ -1,0 +1,173 @@
+"""What other programs read in ABC: the notes of the written form, repeats not played.
+
+Both are given the same tune with their quirks switched off: abc2midi gets no rhythm (it swings
+hornpipes), part order, decorations or repeat signs; music21 gets the version line without which
+accidentals do not last the bar. Nothing here uses the project's own reader.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mido
+
+ABC2MIDI = shutil.which("abc2midi")
+KEPT_FIELDS = "XTMLKV"
+
+
+class Heard(NamedTuple):
+    """A note as another program reads it; in quarters."""
+
+    onset: Fraction
+    duration: Fraction
+    pitch: int
+
+
+def tune_texts(book: str) -> Iterator[str]:
+    """Yield the text of each tune: from X: to an empty line or the next X:."""
+    for block in re.split(r"^(?=X:)", book, flags=re.MULTILINE)[1:]:
+        yield re.split(r"^\s*$", block, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def by_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
+    """Let abc2midi play tunes as they are written; None where it makes no file."""
+    assert ABC2MIDI is not None
+    with tempfile.TemporaryDirectory() as folder:
+        book = "\n\n".join(_for_abc2midi(tune, i + 1) for i, tune in enumerate(tunes))
+        (Path(folder) / "t.abc").write_text(book + "\n")
+        command = [ABC2MIDI, "t.abc", "-silent", "-NGRA", "-NFER", "-NFNP", "-NGUI"]
+        subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
+        files = [Path(folder) / f"t{index}.mid" for index in range(1, len(tunes) + 1)]
+        return [_played(file) if file.exists() else None for file in files]
+
+
+def _for_abc2midi(tune: str, index: int) -> str:
+    lines = [f"X:{index}"]
+    music = False
+    for line in tune.replace("\t", " ").split("\n")[1:]:
+        field = re.match(r"[A-Za-z]:(?![|:])", line) if music else re.match(r"[A-Za-z]:", line)
+        if field is None:
+            lines.append(_plain_music(line))
+        elif line[0] in KEPT_FIELDS:
+            lines.append(re.sub("%.*", "", line))
+        if field and line[0] == "K" and not music:
+            music = True
+            lines.append("%%MIDI chordattack 0")
+    return "\n".join(line for line in lines if line.strip()) + _REST
+
+
+# Played between two tunes: a tuplet that one does not fill would go on in the next.
+_REST = "\n\nX:0\nM:4/4\nL:1/8\nK:C\nCDEF GABc | CDEF GABc |"
+
+
+def _plain_music(line: str) -> str:
+    """Leave the notes, their lengths, accidentals and grace notes, and plain bar lines."""
+    line = re.sub("%.*", "", line)
+    line = re.sub(r'"[^"]*"|\[[IPRr]:[^\]]*\]|![^!|]*!', "", line)
+    line = line.replace("!", "")  # of a pair nothing is left; one alone breaks the line
+    line = re.sub(r":*\[?\|[|\]:]*|::+", "|", line)
+    line = re.sub(r"(?<=\|)\s*\[?[0-9][0-9,\-]*|\[[0-9][0-9,\-]*", "|", line)
+    inline = re.split(r"(\[[A-Z]:[^\]]*\])", line)
+    inline[::2] = [re.sub(r"[H-WYh-wy~.\\$*'](?<![,a-gA-G']')", "", part) for part in inline[::2]]
+    return "".join(inline)
+
+
+def _played(file: Path) -> tuple[Heard, ...]:
+    """Read the notes of a MIDI file; abc2midi starts each a tick late, so that none touch."""
+    midi = mido.MidiFile(file)
+    notes: list[Heard] = []
+    for track in midi.tracks:
+        open_notes: defaultdict[int, list[int]] = defaultdict(list)
+        now = 0
+        for message in track:
+            now += message.time
+            if message.type == "note_on" and message.velocity:
+                open_notes[message.note].append(now - 1)
+            elif message.type in ("note_on", "note_off") and open_notes[message.note]:
+                start = open_notes[message.note].pop(0)
+                quarter = midi.ticks_per_beat
+                notes.append(
+                    Heard(Fraction(start, quarter), Fraction(now - start, quarter), message.note)
+                )
+    return tuple(sorted(notes))
+
+
+def by_music21(tune: str) -> tuple[Heard, ...] | None:
+    """Let music21 read a tune; None where it fails."""
+    from music21 import converter, harmony
+
+    text = "%abc-2.1\n" + re.sub(r"^X:.*", "X:1", tune)
+    try:
+        stream = converter.parse(text, format="abc", forceSource=True)
+        stream = stream.stripTies()
+    except Exception:  # whatever it raises, it has not read the tune
+        return None
+    notes = []
+    for element in stream.flatten().notes:
+        if isinstance(element, harmony.ChordSymbol) or element.duration.isGrace:
+            continue
+        length = Fraction(element.quarterLength)
+        onset = Fraction(element.offset)
+        notes += [Heard(onset, length, pitch.midi) for pitch in element.pitches]
+    return tuple(sorted(notes))
+
+
+def cut(notes: Iterable[Heard], places: Sequence[Fraction]) -> list[Heard]:
+    """Cut notes at the places between which the playing may jump."""
+    found = []
+    for onset, duration, pitch in notes:
+        inside = [p for p in places if onset + _NEAR < p < onset + duration - _NEAR]
+        edges = [onset, *inside, onset + duration]
+        found += [
+            Heard(start, stop - start, pitch) for start, stop in zip(edges, edges[1:], strict=False)
+        ]
+    return sorted(found)
+
+
+_NEAR = Fraction(1, 48)  # one step, in quarters
+
+
+def agree(ours: Any, theirs: Iterable[Heard] | None) -> bool:
+    """Tell whether another program read a Score's notes: pitches, and times to the step."""
+    return theirs is not None and first_difference(ours, theirs) is None
+
+
+def first_difference(score: Any, theirs: Iterable[Heard]) -> tuple[Any, Any] | None:
+    """Return the first notes that differ, (ours, theirs); either may be missing."""
+    from musicgen.music.score import STEPS_PER_QUARTER, jumps
+
+    places = [Fraction(step, STEPS_PER_QUARTER) for step in jumps(score)]
+    mine = [
+        Heard(
+            Fraction(note.onset, STEPS_PER_QUARTER),
+            Fraction(note.duration, STEPS_PER_QUARTER),
+            note.pitch,
+        )
+        for note in score.notes
+    ]
+    a, b = _in_order(cut(mine, places)), _in_order(cut(theirs, places))
+    for one, other in zip(a, b, strict=False):
+        if not _same(one, other):
+            return one, other
+    if len(a) == len(b):
+        return None
+    return (a[len(b)], None) if len(a) > len(b) else (None, b[len(a)])
+
+
+def _in_order(notes: Iterable[Heard]) -> list[Heard]:
+    """Sort notes by step; of doubled ones the longest stays."""
+    places = {(round(note.onset * 48), note.pitch): note for note in sorted(notes)}
+    return [note for _, note in sorted(places.items())]
+
+
+def _same(one: Heard, other: Heard) -> bool:
+    near = abs(one.onset - other.onset) < _NEAR
+    return near and abs(one.duration - other.duration) < _NEAR and one.pitch == other.pitch
