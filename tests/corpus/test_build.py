@@ -1,0 +1,266 @@
+"""Promises 2, 4, 21 and 24: every tune accounted for, the same tokens from the same tunes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from musicgen.cli.corpus import corpus
+from musicgen.corpus.build import build
+from musicgen.corpus.sources import TuneFile
+from musicgen.corpus.store import Dataset, load
+from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal
+from musicgen.formats import Reading
+from musicgen.music.score import Score
+from musicgen.tokens.codec import Encoded, Setting
+from musicgen.tokens.measures import MeasuresCodec
+
+BAD = "X:77\nT:No key\nM:6/8\nDEF|\n"
+
+
+def titles(dataset: Dataset) -> list[str]:
+    return sorted(tune.title for _, tune in dataset)
+
+
+def test_found_is_kept_and_refused(book: Any) -> None:
+    book("a.abc", *range(1, 31), more=BAD)
+    folder = book("again.abc", 3, 4)
+    dataset, report = build([folder])
+    assert (report.found, report.kept, len(dataset)) == (33, 30, 30)
+    assert report.codes == {"duplicate": 2, "no-key": 1} == dataset.refusals
+    assert all(refusal.source.startswith("tunes/") for refusal in report.refusals)
+    words = [str(refusal) for refusal in report.refusals if refusal.code == "duplicate"]
+    assert (
+        "tunes/again.abc: tune 'Tune 3': its notes are those of 'Tune 3' in tunes/a.abc"
+        in (words[0])
+    )
+
+
+def test_a_tune_keeps_what_names_it(book: Any) -> None:
+    dataset, _ = build([book("a.abc", 5)])
+    (tune,) = dataset.train
+    assert (tune.title, tune.source, tune.key, tune.meter, tune.rhythm, tune.notes) == (
+        "Tune 5", "tunes/a.abc", "D major", "6/8", "jig", 48
+    )  # fmt: skip
+    assert Setting.from_json(tune.setting).title == "Tune 5"
+    assert (dataset.codec, dataset.vocabulary_size) == ("measures", len(MeasuresCodec.vocabulary))
+
+
+def test_every_kept_tune_decodes_and_encodes_to_the_same_ids(book: Any) -> None:
+    codec = MeasuresCodec()
+    dataset, _ = build([book("a.abc", *range(40))])
+    for _, tune in dataset:
+        decoded = codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting))
+        assert decoded.dropped == 0
+        assert list(codec.encode(decoded.score).ids) == tune.ids.tolist()
+
+
+def test_names_and_order_of_files_change_nothing(book: Any) -> None:
+    one = build([book("a.abc", *range(1, 41), folder="one")])[0]
+    numbers = list(range(1, 41))
+    random.Random(3).shuffle(numbers)
+    for place, number in enumerate(numbers):
+        many = book(f"{place}.abc", number, folder="many")
+    other = build([many])[0]
+    assert other.fingerprint == one.fingerprint
+    assert [t.content for _, t in other] == [t.content for _, t in one]
+
+
+def test_any_change_of_the_corpus_changes_the_fingerprint(book: Any) -> None:
+    folders = [
+        book("a.abc", 1, 2, 3, folder="a"),
+        book("a.abc", 1, 2, folder="b"),
+        book("a.abc", 1, 2, 4, folder="c"),
+    ]
+    assert len({build([folder])[0].fingerprint for folder in folders}) == 3
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_the_number_of_workers_changes_nothing(book: Any, jobs: int) -> None:
+    for name in "abcd":
+        folder = book(f"{name}.abc", *range(ord(name), ord(name) + 5), more=BAD)
+    told: list[tuple[int, int]] = []
+    dataset, report = build([folder], jobs=jobs, progress=lambda *now: told.append(now))
+    with ThreadPoolExecutor(2) as executor:
+        other, also = build([folder], executor=executor)
+    assert (other, [str(r) for r in also.refusals]) == (dataset, [str(r) for r in report.refusals])
+    assert told == [(done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_the_hash_seed_and_the_locale_change_nothing(book: Any) -> None:
+    folder = book("a.abc", *range(20))
+    code = "import sys; from musicgen.corpus.build import build;"
+    code += "print(build([sys.argv[1]])[0].fingerprint)"
+    root = Path(__file__).parents[2]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": seed, "LC_ALL": locale},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed, locale in (("1", "C"), ("2", "C.UTF-8"), ("3", "POSIX"))
+    }
+    assert len(found) == 1
+
+
+def test_relatives_never_cross_a_split(book: Any) -> None:
+    book("a.abc", *range(60))
+    folder = book("b.abc", more="")
+    near = (folder / "a.abc").read_text().replace("T:Tune", "T:Another")
+    (folder / "b.abc").write_text(near.replace(":|", "|Af>d|]"))
+    dataset, report = build([folder])
+    assert report.kept > 100
+    parts: dict[str, set[str]] = {}
+    for part, tune in dataset:
+        parts.setdefault(tune.group, set()).add(part)
+    assert len(parts) == 60
+    assert all(len(found) == 1 for found in parts.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_small_corpus_trains(book: Any, count: int) -> None:
+    dataset, _ = build([book("a.abc", *range(count))])
+    assert len(dataset) == count
+    assert dataset.train
+    assert count < 2 or dataset.valid
+
+
+def test_sources_are_joined_and_a_file_named_twice_is_read_once(book: Any) -> None:
+    folder = book("a.abc", 1, 2)
+    other = book("b.abc", 3, folder="more")
+    dataset, report = build([folder, other, folder])
+    assert titles(dataset) == ["Tune 1", "Tune 2", "Tune 3"]
+    assert report.found == 3
+
+
+def test_with_nothing_kept_the_first_reason_is_told(book: Any) -> None:
+    with pytest.raises(MusicgenError, match=r"none of 1 tunes .* first: .* has no K:") as caught:
+        build([book("a.abc", more=BAD)])
+    assert caught.value.exit_code == 1
+
+
+def test_an_empty_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        build([tmp_path])
+    assert caught.value.exit_code == 2
+
+
+class Choosy:
+    """A codec that has no event for odd numbers of notes."""
+
+    name = "choosy"
+    vocabulary = range(128)
+
+    def encode(self, score: Score) -> Encoded:
+        if len(score.notes) % 2:
+            raise Refusal("an odd number of notes; the tune was left out", code="no-event")
+        return Encoded(tuple(note.pitch for note in score.notes), Setting())
+
+
+def test_what_a_codec_refuses_is_accounted_for(book: Any) -> None:
+    folder = book("a.abc", 1, more="X:9\nT:Odd\nM:6/8\nK:D\nDEF GAB|d6|\n")
+    dataset, report = build([folder], codec=Choosy())
+    assert (dataset.codec, len(dataset)) == ("choosy", 1)
+    assert [str(r) for r in report.refusals] == [
+        "tunes/a.abc: tune 2 'Odd': an odd number of notes; the tune was left out"
+    ]
+
+
+def test_a_reader_can_be_handed_in(book: Any) -> None:
+    def reader(file: TuneFile) -> Reading:
+        return (), (Refusal("not today", source=file.name, code="unreadable"),)
+
+    with pytest.raises(MusicgenError, match="not today"):
+        build([book("a.abc", 1)], read=reader)
+
+
+def test_midi_and_abc_of_one_tune_are_relatives(book: Any) -> None:
+    from musicgen.formats import read, write
+
+    folder = book("a.abc", *range(10))
+    for number, score in enumerate(read(folder / "a.abc")[0]):
+        write(score.unfolded(), folder / f"{number}.mid")
+    dataset, _ = build([folder])
+    assert len({tune.group for _, tune in dataset}) == 10
+
+
+def test_a_bad_tune_costs_one_tune(book: Any) -> None:
+    bad = "\n".join(BAD.replace("77", str(n)) for n in range(20))
+    folder = book("a.abc", *range(180), more=bad)
+    _, report = build([folder])
+    assert (report.found, report.kept) == (200, 180)
+
+
+@pytest.mark.promises
+def test_200_bad_tunes_of_20000_cost_200_tunes(book: Any) -> None:
+    bad = "\n".join(BAD.replace("77", str(n)) for n in range(200))
+    folder = book("a.abc", *range(19_800), more=bad)
+    _, report = build([folder])
+    assert (report.found, report.kept) == (20_000, 19_800)
+
+
+@pytest.mark.promises
+def test_the_dance_tunes_are_kept_and_encode_again(tmp_path: Path) -> None:
+    codec = MeasuresCodec()
+    dataset, report = build(["dance-tunes"], jobs=2)
+    assert report.found == 4_248
+    assert report.kept > 4_100
+    for _, tune in dataset:
+        decoded = codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting))
+        assert (decoded.dropped, list(codec.encode(decoded.score).ids)) == (0, tune.ids.tolist())
+
+
+# The commands
+
+
+def test_corpus_list_names_all_cards() -> None:
+    result = CliRunner().invoke(corpus, ["list"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("dance-tunes    4248 tunes  Dance") for line in lines)
+    assert "non-commercial" in result.stdout
+    assert "Dahlig-Turek" in CliRunner().invoke(corpus, ["list", "-v"]).stdout
+
+
+def test_corpus_build_writes_a_data_set_and_its_account(book: Any, tmp_path: Path) -> None:
+    folder = book("a.abc", *range(30), more=BAD)
+    out = tmp_path / "data"
+    arguments = ["build", str(folder), "--out", str(out), "--jobs", "1"]
+    result = CliRunner().invoke(corpus, arguments)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "kept 30 of 31 tunes (train " in result.stderr
+    assert "left out 1 (1 no-key)" in result.stderr
+    assert len(load(out)) == 30
+
+    again = CliRunner().invoke(corpus, arguments)
+    assert isinstance(again.exception, OutputExists)
+    forced = CliRunner().invoke(corpus, [*arguments, "--force", "--quiet"])
+    assert (forced.exit_code, forced.output) == (0, "")
+
+
+def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    arguments = ["build", "no such source", "--out", str(tmp_path / "data")]
+    assert isinstance(CliRunner().invoke(corpus, arguments).exception, OutputExists)
+
+
+def test_titles_steer_no_terminal(book: Any, tmp_path: Path) -> None:
+    evil = "X:1\nT:\x1b[2J\x07../../evil\nM:6/8\nK:D\n" + "DEF|" * 9 + "\n\n"
+    folder = book("a.abc", 1, more=evil + evil)
+    arguments = ["build", str(folder), "--out", str(tmp_path / "data"), "-v"]
+    result = CliRunner().invoke(corpus, arguments)
+    assert result.exit_code == 0
+    assert "evil" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "\x07" not in result.stderr

@@ -1,0 +1,139 @@
+"""Promise 9: nothing read is unpickled or run.
+
+`watched` runs a piece of Python in a process of its own, under an audit hook that fails on
+unpickling, on new programs, and on code objects that come from no installed module. Other rooms
+hand it their own piece: `watched("from musicgen... import ...; ...", argument, ...)`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+HOOK = '''
+import os, sys, sysconfig
+
+ROOTS = tuple({os.path.realpath(path) + os.sep for path in (
+    *(sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")), ROOT
+)})
+# collections.namedtuple, dataclasses and enum write source of their own
+OWN = ("<string>", "<template>", "<attrs generated", "<__array_function__ internals>")
+OWNERS = ("collections", "dataclasses", "enum", "typing", "functools", "numpy", "pyarrow", "attr")
+BANNED = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn",
+          "os.fork", "os.forkpty", "os.spawn")
+
+
+def hook(event, args):
+    if event in BANNED:
+        stop(f"{event} {args}")
+    if event == "exec" and not installed(args[0].co_filename):
+        stop(f"exec of {args[0].co_filename}")
+
+
+def installed(name):
+    if not os.path.isabs(name):
+        return name.startswith("<frozen ") or (name.startswith(OWN) and by_library())
+    return os.path.realpath(name).startswith(ROOTS)
+
+
+def by_library():
+    """Tell whether a module of the standard or another library asked for generated code."""
+    frame = sys._getframe(3)
+    while frame and frame.f_code.co_filename.startswith("<frozen "):
+        frame = frame.f_back
+    return frame is None or str(frame.f_globals.get("__name__")).split(".")[0] in OWNERS
+
+
+def stop(words):
+    os.write(2, f"AUDIT: {words}\\n".encode())
+    os._exit(99)
+
+
+sys.addaudithook(hook)
+'''
+
+
+def watched(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python under the hook; exit code 99 and "AUDIT: ..." tell what it did."""
+    program = f"ROOT = {str(ROOT)!r}\n{HOOK}\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
+    """Fail with what the hook saw."""
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import pickle; pickle.loads(pickle.dumps(ValueError))", "AUDIT: pickle.find_class"),
+        ("import subprocess; subprocess.run(['true'])", "AUDIT: subprocess.Popen"),
+        ("import os; os.system('true')", "AUDIT: os.system"),
+        ("exec('1 + 1')", "AUDIT: exec of <string>"),
+        ("eval('1 + 1')", "AUDIT: exec of <string>"),
+        ("exec(compile('1 + 1', '/etc/passwd', 'exec'))", "AUDIT: exec of /etc/passwd"),
+        ("import sys; sys.path.insert(0, sys.argv[1]); import evil", "AUDIT: exec of"),
+    ],
+)
+def test_the_hook_sees(code: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("pass")
+    done = watched(code, tmp_path)
+    assert done.returncode == 99
+    assert words in done.stderr
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from musicgen.corpus import store
+from musicgen.corpus.build import build
+dataset, report = build([sys.argv[1]])
+store.save(dataset, Path(sys.argv[2]))
+assert store.load(Path(sys.argv[2])) == dataset
+assert report.kept == 3, report.refusals
+"""
+
+EVIL = """%%abc-include /etc/passwd
+X:1
+T:__import__('os').system('true')
+T:../../{0}{title.__class__}
+M:6/8
+K:D
+DEF|GAB|DEF|GAB|
+
+X:2
+T:$(touch evil); `touch evil`
+M:6/8
+K:G
+"@^cos\\npickle" DEF|GBB|DEF|GBB|
+"""
+
+
+def test_a_build_runs_nothing(tmp_path: Path) -> None:
+    import pickle  # noqa: TID251 - only to put one in the way
+
+    from musicgen.formats import write
+    from musicgen.music.score import Note, Score
+
+    folder = tmp_path / "tunes"
+    folder.mkdir()
+    (folder / "evil.abc").write_text(EVIL)
+    (folder / "evil.mid").write_bytes(pickle.dumps(ValueError))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    notes = tuple(Note(48 * n, 60 + n * n % 7, 48) for n in range(8))
+    write(Score(notes, title="cos\nsystem\n(S'true'\ntR."), folder / "tune.mid")
+    assert_clean(watched(BUILD, folder, tmp_path / "data"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tunes"]
