@@ -14,12 +14,15 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mido
 
 ABC2MIDI = shutil.which("abc2midi")
+BOOKS = ("oneills1850", "ryansMammoth", "airdsAirs")
 KEPT_FIELDS = "XTMLKV"
 
 
@@ -37,11 +40,39 @@ def tune_texts(book: str) -> Iterator[str]:
         yield re.split(r"^\s*$", block, maxsplit=1, flags=re.MULTILINE)[0]
 
 
+def corpus_tunes() -> list[str]:
+    """Return the text of every tune of O'Neill, Ryan and Aird in music21's corpus."""
+    return [tune for file in corpus_files() for tune in tune_texts(decoded(file))]
+
+
+def corpus_files() -> list[Path]:
+    """Return music21's books of tunes, without importing music21, which takes a second."""
+    found = find_spec("music21")
+    assert found is not None
+    assert found.origin is not None
+    root = Path(found.origin).parent / "corpus"
+    return [file for name in BOOKS for file in sorted((root / name).glob("*.abc"))]
+
+
+def decoded(file: Path) -> str:
+    """Return a book's text: all are ASCII or UTF-8."""
+    return file.read_text(encoding="utf-8-sig")
+
+
 def by_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
-    """Let abc2midi play tunes as they are written; None where it makes no file."""
+    """Let abc2midi play tunes as they are written; None where it crashes or makes no file."""
+    heard = _run_abc2midi(tunes)
+    if len(tunes) > 1:  # a crash costs the tunes behind it: once more, each for itself
+        heard = [
+            notes or _run_abc2midi([tune])[0] for notes, tune in zip(heard, tunes, strict=True)
+        ]
+    return heard
+
+
+def _run_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
     assert ABC2MIDI is not None
     with tempfile.TemporaryDirectory() as folder:
-        book = "\n\n".join(_for_abc2midi(tune, i + 1) for i, tune in enumerate(tunes))
+        book = "\n\n".join(_for_abc2midi(tune, i) for i, tune in enumerate(tunes, 1))
         (Path(folder) / "t.abc").write_text(book + "\n")
         command = [ABC2MIDI, "t.abc", "-silent", "-NGRA", "-NFER", "-NFNP", "-NGUI"]
         subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
@@ -108,7 +139,7 @@ def by_music21(tune: str) -> tuple[Heard, ...] | None:
     try:
         stream = converter.parse(text, format="abc", forceSource=True)
         stream = stream.stripTies()
-    except Exception:  # whatever it raises, it has not read the tune
+    except Exception:  # noqa: BLE001 - whatever it raises, it has not read the tune
         return None
     notes = []
     for element in stream.flatten().notes:
@@ -126,9 +157,7 @@ def cut(notes: Iterable[Heard], places: Sequence[Fraction]) -> list[Heard]:
     for onset, duration, pitch in notes:
         inside = [p for p in places if onset + _NEAR < p < onset + duration - _NEAR]
         edges = [onset, *inside, onset + duration]
-        found += [
-            Heard(start, stop - start, pitch) for start, stop in zip(edges, edges[1:], strict=False)
-        ]
+        found += [Heard(start, stop - start, pitch) for start, stop in pairwise(edges)]
     return sorted(found)
 
 

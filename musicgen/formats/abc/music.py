@@ -56,6 +56,9 @@ _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
     r"[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
 )
+# What a mail program made of "=" and of blanks and breaks at line ends ("quoted-printable"):
+# no note can follow any of them.
+_MAIL_DAMAGE: Final = re.compile(r"(=)3D|=(?:20)?$")
 _DEFAULT_TIMES: Final = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # 5, 7 and 9: by the meter
 
 
@@ -131,6 +134,8 @@ class Music:
 
     def line(self, text: str) -> None:
         """Read one line of music."""
+        if "=" in text:
+            text = _MAIL_DAMAGE.sub(r"\1", text)
         for match in _TOKEN.finditer(text):
             if match.lastgroup is not None:
                 self._read[match.lastgroup](match[0])
