@@ -1,1 +1,73 @@
-"""The command line: one file a command."""
+"""The command line: one file a command; each parses, makes one call and prints.
+
+A command's file is imported when it is used, so that `--help` and `sample` start at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from musicgen.errors import MusicgenError
+
+# command -> what it does, in one line; its file and function have its name
+COMMANDS: Final = {
+    "sample": "Write new tunes.",
+    "train": "Train a model on your tunes, or on the tunes that come with music21.",
+    "corpus": "Look at corpora, and build data sets from them.",
+}
+INTERRUPTED: Final = 130
+
+
+class Failure(click.ClickException):
+    """One of our own errors, as click prints it: one line, and its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Commands(click.Group):
+    """Import commands when they are used; turn errors into one line and their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name the commands in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(import_module(f"musicgen.cli.{cmd_name}"), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command line."""
+        try:
+            return super().invoke(ctx)
+        except MusicgenError as error:
+            raise Failure(str(error), error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted", INTERRUPTED) from error
+        except MemoryError as error:
+            raise Failure("not enough memory; nothing was half-written", 1) from error
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="musicgen", prog_name="musicgen")
+def commands() -> None:
+    """Learn from a folder of tunes and write new ones.
+
+    \b
+    musicgen sample --out song.mid          a new tune, at once
+    musicgen train mytunes/ --name mine     a model of your own tunes
+    musicgen sample --model mine --out song.abc
+    """

@@ -1,0 +1,181 @@
+"""One tune from an engine, under the grammar: engine + grammar + wishes -> Score."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from musicgen.errors import InvalidValue
+from musicgen.music.grid import GRAIN
+from musicgen.music.score import Part, Score
+from musicgen.music.theory import Key, Meter
+from musicgen.sampling.draw import Filter, Noise, draw, min_p, temperature, top_k, top_p
+from musicgen.sampling.engine import Engine
+from musicgen.tokens.codec import Setting
+from musicgen.tokens.grammar import HEADER, Walk
+from musicgen.tokens.measures import MeasuresCodec, rhythm_event
+from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
+from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
+
+MOST_BARS: Final = 512
+
+# Quarters a minute at which a tune is played where none is asked for: by dance, else by meter.
+RHYTHM_QPM: Final[Mapping[str, float]] = {
+    "air": 80, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
+    "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
+    "slip jig": 174, "strathspey": 136, "waltz": 150,
+}  # fmt: skip
+METER_QPM: Final[Mapping[str, float]] = {
+    "2/2": 180, "2/4": 112, "3/2": 140, "3/4": 132, "4/4": 150, "6/4": 150,
+    "3/8": 132, "6/8": 165, "9/8": 165, "12/8": 165,
+}  # fmt: skip
+# Tonics as tunebooks use them, for models that do not say what they learnt from.
+_TONICS: Final[Mapping[str, Mapping[str, int]]] = {
+    "major": {"D": 4, "G": 4, "A": 2, "C": 1, "F": 1, "Bb": 1},
+    "minor": {"A": 3, "E": 2, "D": 2, "G": 2, "B": 1},
+    "dorian": {"D": 2, "E": 2, "A": 2, "G": 1},
+    "mixolydian": {"D": 2, "A": 2, "G": 1},
+    "lydian": {"G": 1, "F": 1}, "phrygian": {"E": 1, "A": 1}, "locrian": {"B": 1, "E": 1},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a tune; None leaves it to the model."""
+
+    key: Key | None = None
+    meter: Meter | None = None
+    rhythm: str | None = None
+    bars: int | None = None  # as heard
+    tempo: float | None = None  # quarters a minute
+    program: int = 0  # General MIDI, 0..127
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
+            raise InvalidValue(f"bars {self.bars}: ask for 1 to {MOST_BARS} bars")
+        if self.tempo is not None and not 10 <= self.tempo <= 1000:
+            raise InvalidValue(f"tempo {self.tempo}: choose 10 to 1000 quarters a minute")
+        if not 0 <= self.program <= 127:
+            raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """What is done to the distribution before the noise. Raises InvalidValue."""
+        found = [temperature(self.temperature)]
+        if self.top_k is not None:
+            found.append(top_k(self.top_k))
+        if self.top_p is not None:
+            found.append(top_p(self.top_p))
+        if self.min_p is not None:
+            found.append(min_p(self.min_p))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """An engine with what its model has learnt: which events, and which tonics of a mode."""
+
+    engine: Engine
+    seen: Collection[int]  # ids of the events that occurred in training
+    tonics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: _TONICS)
+
+    def sample(self, wishes: Wishes, noise: Noise, title: str = "") -> Score:
+        """Draw one tune. Raises InvalidValue for a wish that the model has no event for."""
+        ids = self.draw_ids(wishes, noise)
+        decoded = MeasuresCodec().decode(ids, self._setting(ids, wishes, noise, title))
+        return decoded.score
+
+    def draw_ids(self, wishes: Wishes, noise: Noise) -> list[int]:
+        """Draw the ids of one tune, from the first header event to the end."""
+        rules, filters = self._rules(wishes), wishes.filters
+        walk, state = Walk(rules), self.engine.start()
+        ids: list[int] = [MEASURES.id("begin")]
+        while not walk.done:
+            context = walk.context
+            logits, state = self.engine.step(ids[-1:], context, state)
+            chosen = draw(logits, walk.legal(), filters, noise, context)
+            walk.take(chosen)
+            ids.append(chosen)
+        return ids[1:]
+
+    def _rules(self, wishes: Wishes) -> Rules:
+        allowed = {id_ for id_ in self.seen if _may_draw(MEASURES.events[id_])}
+        asked = {
+            "meter": None if wishes.meter is None else str(wishes.meter),
+            "mode": None if wishes.key is None else wishes.key.mode,
+            "rhythm": None if wishes.rhythm is None else _known_rhythm(wishes.rhythm),
+            "parts": 1,
+        }
+        for kind in HEADER:
+            allowed -= self._unasked(kind, asked[kind], allowed)
+        fewest, most = (wishes.bars,) * 2 if wishes.bars else (1, DEFAULT_LIMIT)
+        return Rules(allowed=frozenset(allowed), fewest=fewest, most=most)
+
+    def _unasked(self, kind: str, value: str | int | None, allowed: set[int]) -> set[int]:
+        """Return the events of a kind that are not the one that was asked for."""
+        known = {i for i in MEASURES.ranges[kind] if i in allowed}
+        chosen = MEASURES.ids.get(Event(kind, value))
+        if value is None:
+            return set()
+        if chosen not in known:
+            names = sorted(str(MEASURES.events[i].value) or "(none)" for i in known)
+            raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
+                               f" {', '.join(names)}")  # fmt: skip
+        return known - {chosen}
+
+    def _setting(
+        self, ids: Iterable[int], wishes: Wishes, noise: Noise, title: str
+    ) -> Setting:
+        header = {MEASURES.events[id_].kind: str(MEASURES.events[id_].value) for id_ in _head(ids)}
+        mode, rhythm = header["mode"], header["rhythm"]
+        tonic = wishes.key.tonic if wishes.key else self._tonic(mode, noise)
+        tempo = wishes.tempo or RHYTHM_QPM.get(rhythm) or METER_QPM.get(header["meter"], 120.0)
+        return Setting(
+            tonic=tonic,
+            title=title or _title(rhythm, Key(tonic, mode), noise),
+            tempos=((0, float(tempo)),),
+            parts=(Part("melody", wishes.program),),
+        )
+
+    def _tonic(self, mode: str, noise: Noise) -> str:
+        """Draw a tonic as often as the training tunes of the mode have it."""
+        counts = dict(self.tonics.get(mode) or _TONICS[mode])
+        names = sorted(counts)
+        place = replace(Walk(Rules()).context, decision="tonic")
+        luck = noise.gumbel(place, range(len(names)))
+        return names[int(np.argmax(np.log([counts[name] for name in names]) + luck))]
+
+
+def _head(ids: Iterable[int]) -> Iterable[int]:
+    return [id_ for _, id_ in zip(HEADER, ids, strict=False)]
+
+
+def _may_draw(event: Event) -> bool:
+    """Leave out what no sheet of music writes, and pitches that some tonic has no place for."""
+    if event.kind == "duration":
+        return int(event.value or 0) >= GRAIN
+    if event.kind == "pitch":
+        return -57 <= int(event.value or 0) <= 59
+    return event.kind not in ("begin", "irregular")
+
+
+def _known_rhythm(name: str) -> str:
+    known = rhythm_event(name.strip().lower())
+    if known == "other":
+        names = ", ".join(r for r in RHYTHMS if r not in ("", "other"))
+        raise InvalidValue(f"rhythm {name!r} is unknown: choose one of {names}")
+    return known
+
+
+def _title(rhythm: str, key: Key, noise: Noise) -> str:
+    kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
+    return f"{kind} in {key}, no. {noise.seed}-{noise.tune + 1}"
+
+

@@ -1,0 +1,156 @@
+"""Models by name, and the tunes that they write.
+
+    model = load("folk")
+    tune = model.sample(key="Dmix", bars=32, seed=7)
+    tune.write("song.mid")
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from musicgen import formats
+from musicgen.checkpoint import Checkpoint
+from musicgen.checkpoint import load as load_checkpoint
+from musicgen.errors import InvalidValue, NotFound
+from musicgen.music.grid import heard_bars
+from musicgen.music.programs import program as program_number
+from musicgen.music.score import Score
+from musicgen.music.theory import Key, Meter
+from musicgen.sampling.draw import Noise
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.vocabulary import MEASURES
+
+if TYPE_CHECKING:
+    import pretty_midi
+
+RUNS: Final = Path("checkpoints")  # where `train` puts a user's own models
+_PACKAGE: Final = Path(__file__).parent
+_SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
+_FEW: Final = 8  # tunes that are drawn sooner than a second process starts
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A tune that a model wrote."""
+
+    score: Score
+    seed: int
+    number: int  # of the tunes of this seed, from 0
+
+    @property
+    def bars(self) -> int:
+        """Bars as heard."""
+        return heard_bars(self.score)
+
+    def write(self, path: str | Path, *, force: bool = False) -> None:
+        """Write it in the format of the suffix. Raises OutputExists, NotFound or WriteFailed."""
+        formats.write(self.score, path, force=force)
+
+    def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
+        """Return what is played as a `pretty_midi` object."""
+        return formats.midi.to_pretty_midi(self.score)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to write tunes."""
+
+    checkpoint: Checkpoint
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The checkpoint's engine, and what it has learnt."""
+        seen = self.checkpoint.manifest["seen"]
+        drawable = frozenset(id_ for id_, count in enumerate(seen) if count)
+        tonics = self.checkpoint.manifest.get("tonics", {})
+        return Sampler(NumpyEngine(self.checkpoint), drawable, tonics)
+
+    def sample(self, *, seed: int | None = None, number: int = 0, **wishes: Any) -> Tune:
+        """Write a tune; the wishes are those of `Wishes`, keys and meters also as text.
+
+        Raises InvalidValue for a wish that is out of range or that the model has never met.
+        """
+        chosen = secrets.randbelow(2**31) if seed is None else seed
+        return self.draw(read_wishes(**wishes), chosen, number)
+
+    def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
+        """Write tune `number` of a seed."""
+        return Tune(self.sampler.sample(wishes, Noise(seed, number)), seed, number)
+
+
+def read_wishes(**wishes: Any) -> Wishes:
+    """Make wishes from values as a person writes them: key="Dmix", meter="6/8"."""
+    readers = {"key": Key.parse, "meter": Meter.parse, "program": program_number}
+    read = {
+        name: readers[name](value) if name in readers and isinstance(value, str) else value
+        for name, value in wishes.items()
+    }
+    return Wishes(**read)
+
+
+def find(model: str | Path) -> Path:
+    """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
+    named = Path(model)
+    places = [named, RUNS / named, *(place / named for place in _SHIPPED)]
+    for place in places:
+        if (place / "manifest.json").is_file():
+            return place
+    if named.is_dir() or (RUNS / named).is_dir():
+        raise NotFound(f"{model}: the folder has no manifest.json: it is no complete checkpoint")
+    known = sorted({p.parent.name for at in (RUNS, *_SHIPPED) for p in at.glob("*/manifest.json")})
+    raise NotFound(f"model {str(model)!r} is unknown: there are {', '.join(known) or 'none'};"
+                   " or name the folder of a run")  # fmt: skip
+
+
+def load(model: str | Path = "folk") -> Model:
+    """Load a model by name or folder. Raises NotFound, DamagedCheckpoint or Mismatch."""
+    folder = find(model)
+    checkpoint = load_checkpoint(folder)
+    MEASURES.check(checkpoint.vocabulary, str(folder))
+    return Model(checkpoint)
+
+
+def check_writable(files: Iterable[Path]) -> None:
+    """Raise InvalidValue for the first name whose suffix no format writes."""
+    for file in files:
+        if file.suffix.lower() not in formats.WRITABLE:
+            raise InvalidValue(f"{file}: write one of {', '.join(formats.WRITABLE)}")
+
+
+def sample_many(
+    model: str | Path, wishes: Wishes, *, seed: int, count: int, jobs: int | None = None
+) -> Iterator[Tune]:
+    """Yield tunes 0..count-1 of a seed in order, drawn in processes where there are many.
+
+    Tune k is the same, whatever the count and the number of processes.
+    """
+    jobs = min(jobs or os.cpu_count() or 1, count)
+    if jobs == 1 or count <= _FEW:
+        loaded = load(model)
+        yield from (loaded.draw(wishes, seed, number) for number in range(count))
+        return
+    folder = str(find(model).resolve())
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _load_worker, (folder,)) as pool:
+        tasks = ((wishes, seed, number) for number in range(count))
+        yield from pool.map(_draw_in_worker, tasks, chunksize=4)
+
+
+_loaded: list[Model] = []  # the model of a worker process
+
+
+def _load_worker(folder: str) -> None:
+    _loaded[:] = [load(folder)]
+
+
+def _draw_in_worker(task: tuple[Wishes, int, int]) -> Tune:
+    return _loaded[0].draw(*task)
