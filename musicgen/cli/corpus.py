@@ -80,14 +80,15 @@ def _summary(dataset: Dataset, report: Report, out: Path) -> str:
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar on stderr where that is a terminal."""
+    """Draw a bar on stderr where that is a terminal; without a thread, for workers are forked."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=quiet or not console.is_terminal) as bar:
+    off = quiet or not console.is_terminal
+    with Progress(console=console, disable=off, auto_refresh=False) as bar:
         task = bar.add_task("reading", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
 
 
 def _plain(text: str) -> str:

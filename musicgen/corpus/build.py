@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,12 @@ def _answers(
     waiting = [executor.submit(work, file) for file in found]
     for done, _ in enumerate(as_completed(waiting), 1):
         tell(done, len(found))
-    yield from (answer.result() for answer in waiting)
+    try:
+        yield from (answer.result() for answer in waiting)
+    except BrokenExecutor as fault:
+        raise MusicgenError(
+            "a worker died while it read a file; read with --jobs 1 to see which, and leave it out"
+        ) from fault
 
 
 def _silent(done: int, total: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from mido import MetaMessage, MidiFile, MidiTrack, bpm2tempo
+from mido import Message, MetaMessage, MidiFile, MidiTrack, bpm2tempo
 
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.grid import to_steps
@@ -43,6 +43,7 @@ MAX_QUARTERS: Final = 20_000
 MAX_STEPS: Final = MAX_QUARTERS * STEPS_PER_QUARTER
 MAX_TRACKS: Final = 1_024
 MAX_EVENTS: Final = 500_000
+MAX_BARS: Final = 65_536  # that words may tell
 DRUM_CHANNEL: Final = 9
 _CHANNELS: Final = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
 _OWN: Final = "musicgen:"
@@ -104,8 +105,6 @@ def _conductor(score: Score, texts: Sequence[str]) -> MidiTrack:
 
 
 def _part_track(score: Score, index: int, channel: int) -> MidiTrack:
-    from mido import Message
-
     part = score.parts[index]
     first = [_name(part.name), Message("program_change", channel=channel, program=part.program)]
     events = [(0, message) for message in first if message is not None]
@@ -131,7 +130,8 @@ def _track(events: list[tuple[int, Any]], end: int) -> MidiTrack:
     track = MidiTrack()
     now = 0
     for onset, message in [*events, (max(end, now), MetaMessage("end_of_track"))]:
-        track.append(message.copy(time=(onset - now) * TICKS_PER_STEP))
+        message.time = (onset - now) * TICKS_PER_STEP
+        track.append(message)
         now = onset
     return track
 
@@ -164,7 +164,8 @@ def _texts_of(score: Score) -> Iterator[str]:
     if score.rhythm:
         yield f"{_OWN}rhythm {score.rhythm}"
     lines = [mark.onset for mark in score.of("bar")]
-    if lines != _bar_lines(score.notes, [(mark.onset, mark.value) for mark in score.of("meter")]):
+    meters = [(mark.onset, mark.value) for mark in score.of("meter")]
+    if lines != _bar_lines(score.notes, meters) and len(lines) <= MAX_BARS:
         yield f"{_OWN}bars {_lengths_text(lines)}".rstrip()
 
 
@@ -508,8 +509,8 @@ def _lines_of(text: str) -> list[int] | None:
     now = 0
     for word in text.split():
         match = re.fullmatch(r"([0-9]{1,6})(?:\*([0-9]{1,6}))?", word)
-        length, count = (int(match[1]), int(match[2] or 1)) if match else (0, MAX_STEPS + 1)
-        if count + len(lines) > MAX_STEPS or now + length * count > MAX_STEPS:
+        length, count = (int(match[1]), int(match[2] or 1)) if match else (0, MAX_BARS + 1)
+        if count + len(lines) > MAX_BARS or now + length * count > MAX_STEPS:
             return None
         lines += [now + length * n for n in range(1, count + 1)]
         now += length * count

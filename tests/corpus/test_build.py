@@ -184,6 +184,16 @@ def test_a_reader_can_be_handed_in(book: Any) -> None:
         build([book("a.abc", 1)], read=reader)
 
 
+def dying(file: TuneFile) -> Reading:
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_one_line(book: Any) -> None:
+    book("b.abc", 2)
+    with pytest.raises(MusicgenError, match="a worker died while it read a file; read with --jobs"):
+        build([book("a.abc", 1)], read=dying, jobs=2)
+
+
 def test_midi_and_abc_of_one_tune_are_relatives(book: Any) -> None:
     from musicgen.formats import read, write
 
