@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import random
 import threading
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from musicgen.errors import InvalidValue
 from musicgen.formats import midi
 from musicgen.formats.midi import parse, render, text_events, to_pretty_midi
+from musicgen.music.grid import to_steps
 from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import MODES, Key, Meter
 
@@ -551,3 +553,31 @@ def test_writing_needs_no_slow_import() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+# Real files: those that music21 brings to test itself
+
+MUSIC21 = Path(importlib.util.find_spec("music21").origin or "").parent  # type: ignore[union-attr]
+REAL = sorted((MUSIC21 / "midi" / "testPrimitive").glob("*.mid"))
+
+
+def test_there_are_real_files() -> None:
+    assert len(REAL) > 15
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_a_real_file_gives_the_notes_that_symusic_reads_and_survives(path: Path) -> None:
+    from symusic.core import ScoreTick
+
+    reading: Any = ScoreTick.from_midi(path.read_bytes())
+    expected = Counter(
+        (to_steps(note.time, reading.tpq, 48), note.pitch, note.velocity)
+        for track in reading.tracks
+        for note in track.notes
+        if note.duration > 0
+    )
+    ((score,), refusals) = parse(path.read_bytes(), path.name)
+    assert refusals == ()
+    assert Counter((n.onset, n.pitch, n.velocity) for n in score.notes) == expected
+    canonical = score.canonical()
+    assert parse(render(canonical))[0] == (canonical.unfolded(),)
