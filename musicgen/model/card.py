@@ -1,0 +1,130 @@
+"""A model card: what a checkpoint is, what it learnt from, how good it is, how it sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from musicgen.checkpoint import Manifest, Weights, stored
+from musicgen.formats import abc
+from musicgen.model.evaluation import Held
+from musicgen.sampling.draw import Noise
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.sampler import Sampler, Wishes
+
+SEEDS_SHOWN = 5
+BARS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured, each on whole held-out tunes."""
+
+    table: dict[str, Any] = field(default_factory=dict)
+
+    def with_valid(self, held: Held) -> Scores:
+        """Add the score on the validation part."""
+        return replace(self, table=self.table | {"valid": _score(held)})
+
+    def with_test(self, held: Held, grams: Held) -> Scores:
+        """Add the scores on the test part: the model's, and the 5-gram's."""
+        lower = 100 * (1 - held.bits_per_note / grams.bits_per_note)
+        return replace(
+            self,
+            table=self.table
+            | {"test": _score(held), "test_5gram": _score(grams),
+               "percent_below_5gram": round(lower, 2)},
+        )  # fmt: skip
+
+    def as_table(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return dict(self.table)
+
+
+def _score(held: Held) -> dict[str, Any]:
+    low, high = held.interval(np.random.default_rng(0))
+    return {
+        "bits_per_note": round(held.bits_per_note, 4),
+        "interval_95": [round(low, 4), round(high, 4)],
+        "nats_per_token": round(held.loss, 5),
+        "tunes": len(held.nats),
+        "notes": int(held.notes.sum()),
+    }
+
+
+def model_card(manifest: Manifest, scores: Scores, weights: Weights) -> str:
+    """Render the card as Markdown."""
+    return "\n".join([*_shape(manifest, weights), *_corpus(manifest), *_scores(scores),
+                      *_tunes(manifest, weights)]) + "\n"  # fmt: skip
+
+
+def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
+    shape = manifest.settings
+    count = sum(array.size for array in weights.values())
+    yield f"# {manifest.name} {manifest.version}"
+    yield ""
+    yield (f"A recurrent language model of tunes: {shape.layers} {shape.cell.upper()} layers of"
+           f" {shape.hidden} units, {count:,} parameters in float16, {shape.vocabulary_size} events"
+           f" of the codec `{manifest.codec}`.")  # fmt: skip
+
+
+def _corpus(manifest: Manifest) -> Iterator[str]:
+    corpus = manifest.corpus
+    yield ""
+    yield "## What it learnt from"
+    yield ""
+    for card in corpus.get("cards", ()):
+        yield f"- **{card['title']}** (`{card['name']}`). {card['source']}. {card['terms']}"
+    if not corpus.get("cards"):
+        yield f"- {', '.join(corpus.get('sources', ())) or 'an unnamed corpus'}"
+    parts = corpus.get("tunes", {})
+    yield ""
+    yield (f"{parts.get('train', 0):,} tunes to learn from, {parts.get('valid', 0):,} to stop by,"
+           f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
+           f" `{corpus.get('fingerprint', '')[:16]}`.")  # fmt: skip
+
+
+def _scores(scores: Scores) -> Iterator[str]:
+    yield ""
+    yield "## How well it predicts"
+    yield ""
+    yield "Whole held-out tunes, header, bars and end included, no mask; intervals by tune."
+    yield ""
+    yield "| part | model | bits a note | 95 % interval | nats a token | tunes |"
+    yield "|---|---|---|---|---|---|"
+    names = {"valid": ("valid", "this model"), "test": ("test", "this model"),
+             "test_5gram": ("test", "interpolated Kneser-Ney 5-gram")}  # fmt: skip
+    for key, (part, model) in names.items():
+        if key in scores.table:
+            row = scores.table[key]
+            low, high = row["interval_95"]
+            yield (f"| {part} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
+                   f" {row['nats_per_token']:.4f} | {row['tunes']:,} |")  # fmt: skip
+    if "percent_below_5gram" in scores.table:
+        yield ""
+        yield f"On the test part {scores.table['percent_below_5gram']} % below the 5-gram."
+
+
+def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
+    """Show the first bars of a few seeds, as the checkpoint will write them."""
+    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    engine = NumpyEngine(manifest.settings, stored(weights))
+    sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+    yield ""
+    yield f"## The first {BARS_SHOWN} bars of {SEEDS_SHOWN} seeds"
+    for seed in range(1, SEEDS_SHOWN + 1):
+        score = sampler.sample(Wishes(), Noise(seed))
+        yield ""
+        yield "```abc"
+        yield _first_bars(abc.render(score, seed))
+        yield "```"
+
+
+def _first_bars(text: str) -> str:
+    """Keep the header and the first two lines of music, of four bars each."""
+    lines = text.strip().split("\n")
+    music = next(i for i, line in enumerate(lines) if line.startswith("K:")) + 1
+    return "\n".join(lines[: music + BARS_SHOWN // 4])

@@ -1,0 +1,243 @@
+"""A whole training run: plan, train, and a checkpoint each time the held-out score is better.
+
+run = Run(dataset, plan(dataset, Options()), name="mine", folder=Path("checkpoints/mine"))
+for progress in run.train():
+    ...
+run.score_test()
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from musicgen.checkpoint import Manifest, save, stored
+from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.errors import MusicgenError
+from musicgen.model.card import Scores, model_card
+from musicgen.model.evaluation import Held, evaluate
+from musicgen.model.network import LanguageModel
+from musicgen.model.training import Progress, Trainer, choose_device
+from musicgen.music.theory import Key
+from musicgen.tokens.codec import Setting
+from musicgen.tokens.vocabulary import MEASURES
+
+DEFAULT_EPOCHS: Final = 30
+FEWEST_UPDATES: Final = 400  # of a run over a small corpus
+UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
+PROBE_UPDATES: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose; None is derived from the corpus."""
+
+    cell: str = "lstm"
+    layers: int = 2
+    hidden: int = 256
+    dropout: float | None = None
+    bptt: int | None = None
+    batch: int | None = None  # lanes
+    epochs: float | None = None
+    minutes: float | None = None
+    learning_rate: float | None = None
+    seed: int = 1
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is trained, and how."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    device: str
+
+
+def plan(dataset: Dataset, options: Options) -> Plan:
+    """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once."""
+    tokens = sum(len(tune.ids) for tune in dataset.train)
+    defaults = TrainingSettings(tokens=1)
+    bptt = options.bptt or defaults.bptt
+    lanes = options.batch or max(1, min(defaults.lanes, tokens // (bptt * UPDATES_AN_EPOCH)))
+    shape = _shape(dataset, options)
+    epochs = options.epochs or DEFAULT_EPOCHS
+    planned = max(int(epochs * tokens), 1 if options.epochs else FEWEST_UPDATES * lanes * bptt)
+    found = Plan(
+        shape,
+        TrainingSettings(
+            tokens=planned,
+            lanes=lanes,
+            bptt=bptt,
+            learning_rate=options.learning_rate or defaults.learning_rate,
+            seed=options.seed,
+        ),
+        str(choose_device(options.device)),
+    )
+    if options.minutes is None:
+        return found
+    rate = tokens_a_second(dataset, found)
+    return replace_tokens(found, max(lanes * bptt, int(rate * 60 * options.minutes)))
+
+
+def _shape(dataset: Dataset, options: Options) -> ModelSettings:
+    extra = {} if options.dropout is None else {"dropout": options.dropout}
+    return ModelSettings(
+        vocabulary_size=dataset.vocabulary_size,
+        cell=options.cell,
+        layers=options.layers,
+        hidden=options.hidden,
+        embedding=options.hidden,
+        **extra,  # type: ignore[arg-type]
+    )
+
+
+def replace_tokens(found: Plan, tokens: int) -> Plan:
+    """Return the plan with another number of tokens."""
+    settings = asdict(found.training) | {"tokens": tokens}
+    return Plan(found.model, TrainingSettings(**settings), found.device)
+
+
+def tokens_a_second(dataset: Dataset, found: Plan) -> float:
+    """Measure the speed of training on a model that is thrown away."""
+    trainer = _trainer(dataset, found)
+    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(PROBE_UPDATES)]
+    return float(np.median(rates[1:]))
+
+
+def _trainer(dataset: Dataset, found: Plan) -> Trainer:
+    generator = torch.Generator().manual_seed(found.training.seed)
+    model = LanguageModel(found.model, generator).to(found.device)
+    valid = dataset.valid
+    return Trainer(model, _ids(dataset.train), _ids(valid), found.training, _notes(valid))
+
+
+def _ids(tunes: Sequence[EncodedTune]) -> list[np.ndarray]:
+    return [tune.ids for tune in tunes]
+
+
+def _notes(tunes: Sequence[EncodedTune]) -> list[int]:
+    return [tune.notes for tune in tunes]
+
+
+@dataclass
+class Run:
+    """A run under way, and the checkpoint folder that it fills."""
+
+    dataset: Dataset
+    plan: Plan
+    name: str
+    folder: Path
+    version: int = 1
+    corpus: dict[str, Any] = field(default_factory=dict)  # what the card says of the sources
+    trainer: Trainer = field(init=False)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    scores: Scores = field(default_factory=Scores)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.trainer = _trainer(self.dataset, self.plan)
+
+    def train(self) -> Iterator[Progress]:
+        """Train; save whenever the held-out score is better, so that a killed run keeps it."""
+        saved = False
+        for progress in self.trainer.run():
+            self.note(progress)
+            if progress.is_best:
+                if progress.held is not None:
+                    self.scores = self.scores.with_valid(self._measured(self.dataset.valid))
+                self.save(force=saved)
+                saved = True
+            yield progress
+        self.save(force=saved)
+
+    def note(self, progress: Progress) -> None:
+        """Keep a line of metrics for each evaluation, and for every tenth update."""
+        if progress.step % 10 and progress.held is None:
+            return
+        line = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "epoch": round(progress.epoch, 4),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "loss": round(progress.loss, 5),
+            "norm": round(progress.norm, 5),
+            "learning_rate": round(progress.learning_rate, 7),
+            "tokens_a_second": round(progress.rate, 1),
+        }
+        if progress.held is not None:
+            line |= {"held_loss": round(progress.held.loss, 5),
+                     "held_bits_per_note": round(progress.held.bits_per_note, 5)}  # fmt: skip
+        self.metrics.append(line)
+
+    def score_test(self) -> None:
+        """Score the test part once, beside a 5-gram of the same tunes, and save that."""
+        from musicgen.model.ladder import KneserNey
+
+        if not self.dataset.test:
+            raise MusicgenError("the corpus is too small for a test part; nothing to score")
+        grams = KneserNey(_ids(self.dataset.train), self.dataset.vocabulary_size, order=5)
+        test = self.dataset.test
+        self.scores = self.scores.with_test(
+            self._measured(test), grams.score(_ids(test), _notes(test))
+        )
+        self.save(force=True)
+
+    def _measured(self, tunes: Sequence[EncodedTune]) -> Held:
+        """Score the best weights as they are stored, in float16."""
+        model = LanguageModel(self.plan.model).to(self.plan.device)
+        model.put(stored(self.trainer.best.weights))
+        return evaluate(model, _ids(tunes), _notes(tunes))
+
+    def save(self, *, force: bool) -> None:
+        """Write the checkpoint of the best weights so far."""
+        manifest = self.manifest()
+        lines = "".join(json.dumps(line) + "\n" for line in self.metrics)
+        extra = {"metrics.jsonl": lines.encode()}
+        weights = self.trainer.best.weights
+        card = model_card(manifest, self.scores, weights)
+        save(self.folder, weights, manifest, extra | {"MODEL_CARD.md": card.encode()}, force=force)
+
+    def manifest(self) -> Manifest:
+        """Say what the checkpoint is."""
+        counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
+        for tune in self.dataset.train:
+            counts += np.bincount(tune.ids, minlength=len(counts))
+        corpus = self.corpus | {
+            "sources": list(self.dataset.sources),
+            "fingerprint": self.dataset.fingerprint,
+            "tunes": {
+                part: len(getattr(self.dataset, part)) for part in ("train", "valid", "test")
+            },
+            "tonics": tonics(self.dataset.train),
+        }
+        return Manifest(
+            name=self.name,
+            version=self.version,
+            settings=self.plan.model,
+            vocabulary=MEASURES.names,
+            seen=tuple(int(count) for count in counts),
+            corpus=corpus,
+            scores=self.scores.as_table(),
+            training=asdict(self.plan.training) | {"device": self.plan.device,
+                                                   "best_at_tokens": self.trainer.best.tokens},
+        )  # fmt: skip
+
+
+def tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
+    """Count the tonics of each mode: what a sampled tune's key is drawn from."""
+    counts: dict[str, Counter[str]] = {}
+    for tune in tunes:
+        tonic = Setting.from_json(tune.setting).tonic
+        mode = tune.key.split(" ")[1]
+        counts.setdefault(mode, Counter())[Key(tonic, mode).tonic] += 1
+    return {mode: dict(sorted(counter.items())) for mode, counter in sorted(counts.items())}

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save as render_weights
+
+from musicgen.checkpoint import (
+    FORMAT,
+    Manifest,
+    Weights,
+    load,
+    model_card,
+    render_manifest,
+    save,
+    shapes,
+    stored,
+)
+from musicgen.config import CELLS, ModelSettings
+from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch, NotFound, OutputExists
+
+SETTINGS = ModelSettings(vocabulary_size=9, layers=2, hidden=4, embedding=3)
+MANIFEST = Manifest(
+    name="small",
+    version=1,
+    settings=SETTINGS,
+    vocabulary=tuple(f"event {number}" for number in range(9)),
+    seen=tuple(range(9)),
+    corpus={"card": "dance-tunes", "fingerprint": "ab12"},
+    scores={"valid_bits_per_note": 2.5},
+)
+DAMAGES = 300
+Damage = Callable[[bytes, np.random.Generator], bytes]
+
+
+def drawn(settings: ModelSettings = SETTINGS) -> Weights:
+    generator = np.random.default_rng(1)
+    return {
+        name: generator.normal(size=shape).astype(np.float32)
+        for name, shape in shapes(settings).items()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "small"
+    save(folder, drawn(), MANIFEST, {"metrics.jsonl": b'{"step": 1}\n'})
+    return folder
+
+
+def flip(data: bytes, generator: np.random.Generator) -> bytes:
+    changed = bytearray(data)
+    changed[generator.integers(len(data))] ^= 1 << int(generator.integers(8))
+    return bytes(changed)
+
+
+def cut(data: bytes, generator: np.random.Generator) -> bytes:
+    return data[: generator.integers(len(data))]
+
+
+def blank(data: bytes, generator: np.random.Generator) -> bytes:
+    start = int(generator.integers(len(data)))
+    stop = min(len(data), start + int(generator.integers(1, 64)))
+    return data[:start] + bytes(stop - start) + data[stop:]
+
+
+def test_what_is_saved_is_loaded(folder: Path) -> None:
+    checkpoint = load(folder)
+    assert replace(checkpoint.manifest, packages={}) == MANIFEST
+    assert checkpoint.manifest.packages["numpy"] == np.__version__
+    assert checkpoint.vocabulary == MANIFEST.vocabulary
+    assert checkpoint.extra("metrics.jsonl") == b'{"step": 1}\n'
+    expected = stored(drawn())
+    assert checkpoint.weights.keys() == expected.keys()
+    for name, array in checkpoint.weights.items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, expected[name])
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["MODEL_CARD.md", "manifest.json", "metrics.jsonl", "weights.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, blank])
+def test_every_damage_is_noticed(folder: Path, damage: Damage) -> None:
+    generator = np.random.default_rng(5)
+    files = sorted(folder.iterdir())
+    noticed = 0
+    tried = 0
+    while tried < DAMAGES:
+        path = files[tried % len(files)]
+        whole = path.read_bytes()
+        changed = damage(whole, generator)
+        if changed == whole:
+            continue
+        tried += 1
+        path.write_bytes(changed)
+        with pytest.raises(DamagedCheckpoint, match=path.name):
+            load(folder)
+        noticed += 1
+        path.write_bytes(whole)
+    assert noticed == DAMAGES
+    load(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "MODEL_CARD.md"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(DamagedCheckpoint, match=f"small/{name}: it is missing; install or train"):
+        load(folder)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    body = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(render_manifest(body | changes))
+
+
+def test_a_newer_format_is_refused_by_both_versions(folder: Path) -> None:
+    rewrite(folder, format=FORMAT + 1)
+    with pytest.raises(Mismatch, match=r"small: its format is 2, this musicgen reads format 1"):
+        load(folder)
+
+
+def swap_weights(folder: Path, data: bytes) -> None:
+    import hashlib
+
+    (folder / "weights.safetensors").write_bytes(data)
+    body = json.loads((folder / "manifest.json").read_bytes())
+    digest = hashlib.sha256(data).hexdigest()
+    rewrite(folder, sha256=body["sha256"] | {"weights.safetensors": digest})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        struct.pack("<Q", 2**62) + b"{}",
+        struct.pack("<Q", 2**20) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 8) + b'{"a":[]}',
+        b"".join(
+            [
+                struct.pack("<Q", 71),
+                b'{"a":{"dtype":"F16","shape":[4000000000,9],"data_offsets":[0,72000000000]}}',
+            ]
+        ),
+        render_weights({"other": np.zeros(3, np.float16)}),
+        render_weights({**drawn(), "head.bias": np.zeros(8, np.float32)}),
+        render_weights({**drawn(), "head.bias": np.full(9, np.nan, np.float32)}),
+    ],
+)
+def test_weights_that_lie_are_refused_at_once(folder: Path, data: bytes) -> None:
+    swap_weights(folder, data)
+    started = time.perf_counter()
+    with pytest.raises(DamagedCheckpoint, match="small: its contents do not fit"):
+        load(folder)
+    assert time.perf_counter() - started < 2
+
+
+def test_a_name_with_a_path_is_refused(folder: Path) -> None:
+    body = json.loads((folder / "manifest.json").read_bytes())
+    rewrite(folder, sha256=body["sha256"] | {"../outside": "00"})
+    with pytest.raises(DamagedCheckpoint, match=r"manifest.json: its table of files"):
+        load(folder)
+
+
+def test_settings_of_another_kind_are_refused(folder: Path) -> None:
+    body = json.loads((folder / "manifest.json").read_bytes())
+    rewrite(folder, settings=body["settings"] | {"attention": 4})
+    with pytest.raises(DamagedCheckpoint, match="model setting 'attention' is unknown"):
+        load(folder)
+
+
+def test_no_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no such model"):
+        load(tmp_path / "none")
+
+
+def test_an_existing_run_is_kept(folder: Path) -> None:
+    with pytest.raises(OutputExists, match="--force"):
+        save(folder, drawn(), MANIFEST)
+    save(folder, drawn(), replace(MANIFEST, version=2), force=True)
+    assert load(folder).manifest.version == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_what_is_not_finite_is_never_written(tmp_path: Path, value: float) -> None:
+    weights = drawn()
+    weights["head.bias"][3] = value
+    with pytest.raises(InvalidValue, match=r"'head\.bias' holds what is no finite number"):
+        save(tmp_path / "bad", weights, MANIFEST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_vocabulary_of_another_size_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="vocabulary has 8 entries, the settings say 9"):
+        replace(MANIFEST, vocabulary=MANIFEST.vocabulary[1:])
+
+
+def test_the_card_names_corpus_and_scores() -> None:
+    card = model_card(MANIFEST)
+    assert "2 lstm layers of 4 units" in card
+    assert "- card: dance-tunes" in card
+    assert "- valid_bits_per_note: 2.5" in card
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("embedding", [3, 4])
+def test_the_shapes_are_the_networks(cell: str, tied: bool, embedding: int) -> None:
+    from musicgen.model.network import LanguageModel
+
+    settings = replace(SETTINGS, cell=cell, tied=tied, embedding=embedding)
+    arrays = LanguageModel(settings).arrays()
+    assert {name: array.shape for name, array in arrays.items()} == shapes(settings)
