@@ -151,6 +151,7 @@ def _publish_folder(staging: Path, path: Path, *, force: bool) -> None:
         staging.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     else:
+        refuse_existing([path])  # an empty folder would give way in silence
         staging.rename(path)
     _sync_folder(path.parent)
 

@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import musicgen
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.formats import READABLE, Reading, read
 from musicgen.music.score import Score
 
-_PACKAGE: Final = Path(musicgen.__file__).parent
+_PACKAGE: Final = Path(__file__).parents[1]
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
@@ -65,6 +64,13 @@ def find_card(name: str) -> Card:
     if name not in found:
         raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(found)}")
     return found[name]
+
+
+def cards_of(sources: Iterable[str | Path]) -> list[Card]:
+    """Return the cards among sources, a card of cards as the ones that it is made of."""
+    known = {card.name: card for card in cards()}
+    named = [known[str(source)] for source in sources if str(source) in known]
+    return [one for card in named for one in ([known[n] for n in card.includes] or [card])]
 
 
 def files(source: str | Path) -> tuple[TuneFile, ...]:
