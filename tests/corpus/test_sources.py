@@ -66,6 +66,12 @@ def test_dance_tunes_are_three_books() -> None:
     assert count_tunes(find_card("dance-tunes")) == 4_248
 
 
+def test_a_card_reads_its_own_kind_of_file_and_no_stray() -> None:
+    for name in ("aird", "essen", "oneill", "ryan"):
+        assert {file.path.suffix for file in files(name)} == {".abc"}
+        assert find_card(name).files == "*.abc"
+
+
 def test_chorales_are_bachs() -> None:
     assert all(file.path.name.startswith("bwv") for file in files("chorales"))
     assert count_tunes(find_card("chorales")) == len(files("chorales")) > 370
