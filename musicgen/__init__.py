@@ -1,1 +1,32 @@
-"""Learn from a folder of tunes and write new ones."""
+"""Learn from a folder of tunes and write new ones.
+
+import musicgen
+
+tune = musicgen.load("folk").sample(key="Dmix", bars=32, seed=7)
+tune.write("song.mid")
+scores, refusals = musicgen.read("book.abc")
+"""
+
+from musicgen.errors import MusicgenError, Refusal
+from musicgen.formats import read, write
+from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
+from musicgen.music.theory import Key, Meter
+from musicgen.tune import Model, Tune, load
+
+__all__ = [
+    "STEPS_PER_QUARTER",
+    "Ending",
+    "Key",
+    "Mark",
+    "Meter",
+    "Model",
+    "MusicgenError",
+    "Note",
+    "Part",
+    "Refusal",
+    "Score",
+    "Tune",
+    "load",
+    "read",
+    "write",
+]

@@ -1,8 +1,8 @@
 """Models by name, and the tunes that they write.
 
-    model = load("folk")
-    tune = model.sample(key="Dmix", bars=32, seed=7)
-    tune.write("song.mid")
+model = load("folk")
+tune = model.sample(key="Dmix", bars=32, seed=7)
+tune.write("song.mid")
 """
 
 from __future__ import annotations
@@ -70,10 +70,9 @@ class Model:
     @cached_property
     def sampler(self) -> Sampler:
         """The checkpoint's engine, and what it has learnt."""
-        seen = self.checkpoint.manifest["seen"]
-        drawable = frozenset(id_ for id_, count in enumerate(seen) if count)
-        tonics = self.checkpoint.manifest.get("tonics", {})
-        return Sampler(NumpyEngine(self.checkpoint), drawable, tonics)
+        manifest = self.checkpoint.manifest
+        drawable = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+        return Sampler(NumpyEngine.of(self.checkpoint), drawable, manifest.corpus.get("tonics", {}))
 
     def sample(self, *, seed: int | None = None, number: int = 0, **wishes: Any) -> Tune:
         """Write a tune; the wishes are those of `Wishes`, keys and meters also as text.
@@ -91,7 +90,7 @@ class Model:
 def read_wishes(**wishes: Any) -> Wishes:
     """Make wishes from values as a person writes them: key="Dmix", meter="6/8"."""
     readers = {"key": Key.parse, "meter": Meter.parse, "program": program_number}
-    read = {
+    read: dict[str, Any] = {
         name: readers[name](value) if name in readers and isinstance(value, str) else value
         for name, value in wishes.items()
     }

@@ -26,7 +26,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 class Commands(click.Group):
@@ -64,7 +64,7 @@ class Commands(click.Group):
 @click.group(cls=Commands)
 @click.version_option(package_name="musicgen", prog_name="musicgen")
 def commands() -> None:
-    """Learn from a folder of tunes and write new ones.
+    r"""Learn from a folder of tunes and write new ones.
 
     \b
     musicgen sample --out song.mid          a new tune, at once

@@ -17,16 +17,33 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", default="folk", show_default=True,
-              help="A model's name, or the folder of a run.")  # fmt: skip
-@click.option("--out", "outs", metavar="FILE", multiple=True, required=True,
-              help="Where to write; .mid or .abc. May be given several times. With --count: a"
-              " folder (tunes/) or a pattern (song-{n}.mid).")  # fmt: skip
-@click.option("--count", type=click.IntRange(1, 1_000_000), default=1, show_default=True,
-              help="How many tunes. Tune k is the same however many are asked for.")  # fmt: skip
+@click.option(
+    "--model", default="folk", show_default=True, help="A model's name, or the folder of a run."
+)
+@click.option(
+    "--out",
+    "outs",
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="Where to write; .mid or .abc. May be given several times. With --count: a"
+    " folder (tunes/) or a pattern (song-{n}.mid).",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="How many tunes. Tune k is the same however many are asked for.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed, the same tune.")
-@click.option("--temperature", type=float, default=1.0, show_default=True,
-              help="Under 1 likelier, over 1 more surprising.")  # fmt: skip
+@click.option(
+    "--temperature",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Under 1 likelier, over 1 more surprising.",
+)
 @click.option("--top-k", type=int, help="Draw from the K likeliest events only.")
 @click.option("--top-p", type=float, help="Draw from the likeliest events that hold a mass of P.")
 @click.option("--min-p", type=float, help="Leave out what is under P times as likely as the best.")
@@ -35,14 +52,27 @@ if TYPE_CHECKING:
 @click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ...")
 @click.option("--bars", type=int, help="Exactly so many bars, as heard: repeats are counted.")
 @click.option("--tempo", type=float, metavar="QPM", help="Quarters a minute.")
-@click.option("--program", type=PROGRAM, default=0, help="The instrument: 0..127 or a name (flute).")
-@click.option("--jobs", type=click.IntRange(1, 256), help="Processes for many tunes; else as many"
-              " as there are cores.")  # fmt: skip
+@click.option(
+    "--program", type=PROGRAM, default=0, help="The instrument: 0..127, or a name (flute)."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    help="Processes for many tunes; else as many as there are cores.",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def sample(model: str, outs: tuple[str, ...], count: int, seed: int | None, force: bool,
-           quiet: bool, jobs: int | None, **wishes: Any) -> None:  # fmt: skip
-    """Write new tunes.
+def sample(
+    model: str,
+    outs: tuple[str, ...],
+    count: int,
+    seed: int | None,
+    force: bool,
+    quiet: bool,
+    jobs: int | None,
+    **wishes: Any,
+) -> None:
+    r"""Write new tunes.
 
     \b
     musicgen sample --out song.mid
@@ -80,8 +110,10 @@ def _names(out: str, count: int) -> Iterator[Path]:
     elif count == 1:
         yield path
     else:
-        raise InvalidValue(f"--out {out}: for {count} tunes name a folder ({out}/) or a pattern"
-                           f" ({path.stem}-{{n}}{path.suffix})")  # fmt: skip
+        raise InvalidValue(
+            f"--out {out}: for {count} tunes name a folder ({out}/) or a pattern"
+            f" ({path.stem}-{{n}}{path.suffix})"
+        )
 
 
 def _told(tune: Tune, files: list[str]) -> str:

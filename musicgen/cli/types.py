@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from musicgen.errors import InvalidValue
@@ -9,51 +12,23 @@ from musicgen.music.programs import program
 from musicgen.music.theory import Key, Meter
 
 
-class KeyType(click.ParamType):
-    """A tonic and a mode."""
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """A value that one of our own functions reads from text."""
 
-    name = "KEY"
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self.parse = parse
 
     def convert(
-        self, value: str | Key, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Key:
-        """Read "Dmix"."""
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Read the text; the refusal's own words become the usage error."""
         try:
-            return value if isinstance(value, Key) else Key.parse(value)
+            return self.parse(value) if isinstance(value, str) else value
         except InvalidValue as error:
             self.fail(str(error), param, ctx)
 
 
-class MeterType(click.ParamType):
-    """A meter."""
-
-    name = "METER"
-
-    def convert(
-        self, value: str | Meter, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Meter:
-        """Read "6/8"."""
-        try:
-            return value if isinstance(value, Meter) else Meter.parse(value)
-        except InvalidValue as error:
-            self.fail(str(error), param, ctx)
-
-
-class ProgramType(click.ParamType):
-    """A General MIDI instrument."""
-
-    name = "NAME|N"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Read "flute" or 73."""
-        try:
-            return value if isinstance(value, int) else program(value)
-        except InvalidValue as error:
-            self.fail(str(error), param, ctx)
-
-
-KEY = KeyType()
-METER = MeterType()
-PROGRAM = ProgramType()
+KEY = Parsed("KEY", Key.parse)
+METER = Parsed("METER", Meter.parse)
+PROGRAM = Parsed("NAME|N", program)

@@ -35,9 +35,12 @@ class Scores:
         return replace(
             self,
             table=self.table
-            | {"test": _score(held), "test_5gram": _score(grams),
-               "percent_below_5gram": round(lower, 2)},
-        )  # fmt: skip
+            | {
+                "test": _score(held),
+                "test_5gram": _score(grams),
+                "percent_below_5gram": round(lower, 2),
+            },
+        )
 
     def as_table(self) -> dict[str, Any]:
         """Return it for a manifest."""
@@ -57,8 +60,17 @@ def _score(held: Held) -> dict[str, Any]:
 
 def model_card(manifest: Manifest, scores: Scores, weights: Weights) -> str:
     """Render the card as Markdown."""
-    return "\n".join([*_shape(manifest, weights), *_corpus(manifest), *_scores(scores),
-                      *_tunes(manifest, weights)]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                *_shape(manifest, weights),
+                *_corpus(manifest),
+                *_scores(scores),
+                *_tunes(manifest, weights),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
@@ -66,9 +78,11 @@ def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
     count = sum(array.size for array in weights.values())
     yield f"# {manifest.name} {manifest.version}"
     yield ""
-    yield (f"A recurrent language model of tunes: {shape.layers} {shape.cell.upper()} layers of"
-           f" {shape.hidden} units, {count:,} parameters in float16, {shape.vocabulary_size} events"
-           f" of the codec `{manifest.codec}`.")  # fmt: skip
+    yield (
+        f"A recurrent language model of tunes: {shape.layers} {shape.cell.upper()} layers of"
+        f" {shape.hidden} units, {count:,} parameters in float16, {shape.vocabulary_size} events"
+        f" of the codec `{manifest.codec}`."
+    )
 
 
 def _corpus(manifest: Manifest) -> Iterator[str]:
@@ -82,9 +96,11 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
         yield f"- {', '.join(corpus.get('sources', ())) or 'an unnamed corpus'}"
     parts = corpus.get("tunes", {})
     yield ""
-    yield (f"{parts.get('train', 0):,} tunes to learn from, {parts.get('valid', 0):,} to stop by,"
-           f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
-           f" `{corpus.get('fingerprint', '')[:16]}`.")  # fmt: skip
+    yield (
+        f"{parts.get('train', 0):,} tunes to learn from, {parts.get('valid', 0):,} to stop by,"
+        f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
+        f" `{corpus.get('fingerprint', '')[:16]}`."
+    )
 
 
 def _scores(scores: Scores) -> Iterator[str]:
@@ -95,14 +111,19 @@ def _scores(scores: Scores) -> Iterator[str]:
     yield ""
     yield "| part | model | bits a note | 95 % interval | nats a token | tunes |"
     yield "|---|---|---|---|---|---|"
-    names = {"valid": ("valid", "this model"), "test": ("test", "this model"),
-             "test_5gram": ("test", "interpolated Kneser-Ney 5-gram")}  # fmt: skip
+    names = {
+        "valid": ("valid", "this model"),
+        "test": ("test", "this model"),
+        "test_5gram": ("test", "interpolated Kneser-Ney 5-gram"),
+    }
     for key, (part, model) in names.items():
         if key in scores.table:
             row = scores.table[key]
             low, high = row["interval_95"]
-            yield (f"| {part} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
-                   f" {row['nats_per_token']:.4f} | {row['tunes']:,} |")  # fmt: skip
+            yield (
+                f"| {part} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
+                f" {row['nats_per_token']:.4f} | {row['tunes']:,} |"
+            )
     if "percent_below_5gram" in scores.table:
         yield ""
         yield f"On the test part {scores.table['percent_below_5gram']} % below the 5-gram."

@@ -149,7 +149,7 @@ class Run:
 
     def train(self) -> Iterator[Progress]:
         """Train; save whenever the held-out score is better, so that a killed run keeps it."""
-        saved = False
+        saved = self.folder.exists()  # whoever asks for an existing folder wants it replaced
         for progress in self.trainer.run():
             self.note(progress)
             if progress.is_best:
@@ -175,8 +175,10 @@ class Run:
             "tokens_a_second": round(progress.rate, 1),
         }
         if progress.held is not None:
-            line |= {"held_loss": round(progress.held.loss, 5),
-                     "held_bits_per_note": round(progress.held.bits_per_note, 5)}  # fmt: skip
+            line |= {
+                "held_loss": round(progress.held.loss, 5),
+                "held_bits_per_note": round(progress.held.bits_per_note, 5),
+            }
         self.metrics.append(line)
 
     def score_test(self) -> None:
@@ -228,9 +230,9 @@ class Run:
             seen=tuple(int(count) for count in counts),
             corpus=corpus,
             scores=self.scores.as_table(),
-            training=asdict(self.plan.training) | {"device": self.plan.device,
-                                                   "best_at_tokens": self.trainer.best.tokens},
-        )  # fmt: skip
+            training=asdict(self.plan.training)
+            | {"device": self.plan.device, "best_at_tokens": self.trainer.best.tokens},
+        )
 
 
 def tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:

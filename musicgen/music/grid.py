@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final, Literal
 
 from musicgen.music.score import Note, Score, jumps, passages
@@ -74,7 +75,7 @@ def pieces(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
     A segment that one value cannot write is cut in several, tied. Where every length is a multiple
     of the grain, plain values do; else the fewest signs win, a tuplet's bracket counting as one.
     """
-    lengths = [after - before for before, after in zip(offsets, offsets[1:], strict=False)]
+    lengths = [after - before for before, after in pairwise(offsets)]
     if all(length % GRAIN == 0 for length in lengths):
         return tuple(Piece(i, value) for i, length in enumerate(lengths) for value in split(length))
     best: dict[int, tuple[int, tuple[Piece, ...], int]] = {offsets[0]: (0, (), -1)}
@@ -88,9 +89,7 @@ def pieces(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
     return _walk_back(best, offsets[-1])
 
 
-def _walk_back(
-    best: dict[int, tuple[int, tuple[Piece, ...], int]], stop: int
-) -> tuple[Piece, ...]:
+def _walk_back(best: dict[int, tuple[int, tuple[Piece, ...], int]], stop: int) -> tuple[Piece, ...]:
     groups = []
     while best[stop][2] >= 0:
         _, written, start = best[stop]
@@ -110,8 +109,8 @@ def _next_pieces(
     room = offsets[segment + 1] - here
     for value in PLAIN[: bisect_right(PLAIN, room)]:
         if value == split(room)[0] or (here + value - offsets[0]) % 24 == 0:
-            crumb = value < GRAIN
-            yield here + value, _SIGN_COST * (_CRUMB_SIGNS if crumb else 1), (Piece(segment, value),)
+            signs = _CRUMB_SIGNS if value < GRAIN else 1
+            yield here + value, _SIGN_COST * signs, (Piece(segment, value),)
     for rank, tuplet in enumerate(TUPLETS):
         if here + tuplet.steps <= offsets[-1] and (group := _group(offsets, here, tuplet)):
             yield here + tuplet.steps, _SIGN_COST * (len(group) + 1) + rank, group
@@ -132,7 +131,7 @@ def _group(offsets: tuple[int, ...], here: int, tuplet: Tuplet) -> tuple[Piece, 
     first = bisect_right(offsets, here) - 1
     values = [
         (first + index, value)
-        for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False))
+        for index, (start, end) in enumerate(pairwise(edges))
         for value in split(end - start)
     ]
     last = len(values) - 1
@@ -148,14 +147,10 @@ def split(steps: int) -> tuple[int, ...]:
     values = [value for value in PLAIN if value >= GRAIN] if steps % GRAIN == 0 else list(PLAIN)
     fewest: list[tuple[int, ...]] = [()]
     for length in range(1, min(steps, 768) + 1):
-        options = [fewest[length - v] + (v,) for v in values if v <= length and _done(fewest, length - v)]
-        fewest.append(min(options, key=len, default=()))
+        ends = [v for v in values if v <= length and (v == length or fewest[length - v])]
+        fewest.append(min(((*fewest[length - v], v) for v in ends), key=len, default=()))
     whole, rest = divmod(steps, 768) if steps > 768 else (0, steps)
     return tuple([384] * (2 * whole) + sorted(fewest[rest], reverse=True))
-
-
-def _done(fewest: list[tuple[int, ...]], length: int) -> bool:
-    return length == 0 or bool(fewest[length])
 
 
 PARTIALS: Final = range(6, 288, 6)  # lengths of pickups and of the short bars that balance them
@@ -188,7 +183,7 @@ def bars(score: Score) -> tuple[Bar, ...]:
     meters = [(mark.onset, mark.value) for mark in score.of("meter")] or [(0, Meter(4, 4))]
     onsets = [onset for onset, _ in meters]
     found = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         meter = meters[max(0, bisect_right(onsets, start) - 1)][1]
         kind: BarKind = "full" if end - start == meter.steps else "irregular"
         found.append(Bar(start, end, meter, kind))
@@ -254,9 +249,7 @@ def heard_bars(score: Score) -> int:
         bar = found[index]
         if bar.kind != "partial":
             count, owed = count + 1, 0
-        elif place == 0:
-            owed = 0
-        elif owed:
+        elif place == 0 or owed:
             owed = 0
         else:
             count, owed = count + 1, bar.meter.steps - bar.steps

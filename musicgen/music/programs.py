@@ -45,6 +45,8 @@ def program(text: str) -> int:
         return PROGRAMS.index(wanted)
     found = [n for n in PROGRAMS if n.startswith(wanted)] or [n for n in PROGRAMS if wanted in n]
     if not wanted or not found or wanted.isdigit():
-        raise InvalidValue(f"program {text!r} is unknown: write 0 to 127, or a General MIDI name"
-                           " such as flute, violin or accordion")  # fmt: skip
+        raise InvalidValue(
+            f"program {text!r} is unknown: write 0 to 127, or a General MIDI name"
+            " such as flute, violin or accordion"
+        )
     return PROGRAMS.index(found[0])

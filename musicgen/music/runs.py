@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from musicgen.music.grid import Chord, voices
 from musicgen.music.score import Score
@@ -18,7 +19,7 @@ Move = tuple[int, int]  # semitones from the note before, duration in steps
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive notes of one voice: the first one's duration, then a move for each further one."""
+    """Consecutive notes of one voice: the first one's duration, then a move for each other."""
 
     onset: int  # step of the first note
     first: int  # its duration in steps
@@ -52,8 +53,7 @@ def _runs_of(voice: Iterable[Chord]) -> Iterator[Run]:
 
 def _run(line: list[Chord]) -> Run:
     moves = [
-        (after.pitches[0] - before.pitches[0], after.duration)
-        for before, after in zip(line, line[1:], strict=False)
+        (after.pitches[0] - before.pitches[0], after.duration) for before, after in pairwise(line)
     ]
     return Run(line[0].onset, line[0].duration, tuple(moves))
 
@@ -67,6 +67,4 @@ def elements(score: Score) -> list[Move]:
         for voice in voices(note for note in score.notes if note.part == index)
         for chord in voice
     ]
-    return [
-        (after[0] - before[0], after[1]) for before, after in zip(line, line[1:], strict=False)
-    ]
+    return [(after[0] - before[0], after[1]) for before, after in pairwise(line)]

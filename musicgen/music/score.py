@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from musicgen.errors import InvalidValue
@@ -403,12 +404,12 @@ def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:
             continue
         inner = steps[first : bisect_left(steps, note.end)]
         edges = (note.onset, *inner, note.end)
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             yield replace(note, onset=start, duration=stop - start)
 
 
 def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
-    """End a note where the same pitch starts again in its part; of doubled notes keep the longest."""
+    """End a note where its part plays the pitch again; of doubled notes keep the longest."""
     kept: list[Note] = []
     latest: dict[tuple[int, int], int] = {}
     for note in sorted(notes, key=lambda n: (n.onset, n.pitch, n.part, -n.duration)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -130,9 +130,7 @@ class Sampler:
                                f" {', '.join(names)}")  # fmt: skip
         return known - {chosen}
 
-    def _setting(
-        self, ids: Iterable[int], wishes: Wishes, noise: Noise, title: str
-    ) -> Setting:
+    def _setting(self, ids: Iterable[int], wishes: Wishes, noise: Noise, title: str) -> Setting:
         header = {MEASURES.events[id_].kind: str(MEASURES.events[id_].value) for id_ in _head(ids)}
         mode, rhythm = header["mode"], header["rhythm"]
         tonic = wishes.key.tonic if wishes.key else self._tonic(mode, noise)
@@ -177,5 +175,3 @@ def _known_rhythm(name: str) -> str:
 def _title(rhythm: str, key: Key, noise: Noise) -> str:
     kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
     return f"{kind} in {key}, no. {noise.seed}-{noise.tune + 1}"
-
-

@@ -106,12 +106,10 @@ class Form:
     def _openings(self) -> Iterator[int]:
         rules, section = self.rules, self.section
         free = section is None or (section.between and not rules.strict)
-        if self.rank < SECTION and free and not self._hangs():
-            if rules.can_repeat:
-                yield from self._feasible("repeat_start", MEASURES.ranges["repeat_start"])
-        if self.rank < ENDING and section is not None and not self._hangs():
-            if section.between or (section.last_pass == 0 and self._may_fork(section)):
-                yield from self._feasible("ending", self._ending_ids(section))
+        if self.rank < SECTION and free and rules.can_repeat and not self._hangs():
+            yield from self._feasible("repeat_start", MEASURES.ranges["repeat_start"])
+        if self.rank < ENDING and section is not None and self._may_fork(section):
+            yield from self._feasible("ending", self._ending_ids(section))
         if self.rank < KEY and self.started and self._bar_may_follow():
             yield from rules.ids("key")
         if not rules.strict and self.rank < METER and self.started:
@@ -130,9 +128,10 @@ class Form:
         return self.rules.strict and self.section is not None and self.section.between
 
     def _may_fork(self, section: Section) -> bool:
-        if not self.rules.strict:
-            return True
-        return section.body > 0 and not self.owed and self.rules.has("ending", "2")
+        if section.between or not self.rules.strict:
+            return section.between or section.last_pass == 0
+        first = section.last_pass == 0 and section.body > 0 and self.rules.has("ending", "2")
+        return first and not self.owed and not self.opened_short
 
     def _ending_ids(self, section: Section) -> list[int]:
         if self.rules.strict:
@@ -260,7 +259,8 @@ class Form:
         """Return the fewest bars, as heard, with which the tune can end from here."""
         section = self.section
         if section is None:
-            return self.heard + (1 if self.opened_short or not self.heard else self._extra(self.owed))
+            open_ = self.opened_short or not self.heard
+            return self.heard + (1 if open_ else self._extra(self.owed))
         heard, body = self.heard + section.passes, section.body
         if section.between:
             return heard + body + 1

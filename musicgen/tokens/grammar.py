@@ -193,7 +193,7 @@ class Walk:
             self.in_bar = True
             full = value if isinstance(value, int) else self.form.meter_steps
             self.length = None if irregular else full
-            self.sounding = {v: (self.form.written, 0) for v in self.sounding}
+            self.sounding = dict.fromkeys(self.sounding, (self.form.written, 0))
 
     def _leave_bar(self) -> None:
         """End the bar under way; what sounds at its end can be held."""
@@ -266,8 +266,19 @@ class Walk:
 
 
 _IN_BAR: Final = frozenset(
-    ("part", "voice", "chord", "no_chord", "bass", "tuplet", "duration")
-    + ("rest", "hold", "pitch", "drum")
+    (
+        "part",
+        "voice",
+        "chord",
+        "no_chord",
+        "bass",
+        "tuplet",
+        "duration",
+        "rest",
+        "hold",
+        "pitch",
+        "drum",
+    )
 )
 
 

@@ -17,7 +17,6 @@ from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.tokens.codec import Decoded, Encoded, Setting
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event
 
-
 _CHANGES = ("key", "meter", "chord")
 
 
@@ -192,7 +191,7 @@ class _Writer:
         return tuple(Event("pitch", pitch - self.tonic_pitch) for pitch in chord.pitches)
 
     def line(self, bar: Bar, segments: list[_Segment], cuts: list[int]) -> Iterator[Event]:
-        """Yield the durations and heads of segments that fill a bar, and the changes at the cuts."""
+        """Yield the durations and heads of segments that fill a bar, and what changes at cuts."""
         offsets = (*(segment.start - bar.start for segment in segments), bar.steps)
         before = -1
         for piece in pieces(offsets):
@@ -277,8 +276,9 @@ class _Reader:
             for c in self.chords
             for pitch in c.pitches
         ]
-        score = Score(tuple(notes), tuple(self.marks), self.setting.parts,
-                      self.setting.title, self.rhythm)  # fmt: skip
+        score = Score(
+            tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
+        )
         return Decoded(score.canonical(), self.dropped)
 
     @property

@@ -104,7 +104,9 @@ class Rules:
             free = room is None
             room_ = _LONGEST_BAR if room is None else room
             plain = [(MEASURES.id("duration", v), v) for v in self.durations]
-            groups = [(MEASURES.id("tuplet", f"{t.p} {t.q} {t.unit}"), t.steps) for t in self.tuplets]
+            groups = [
+                (MEASURES.id("tuplet", f"{t.p} {t.q} {t.unit}"), t.steps) for t in self.tuplets
+            ]
             self._values[room] = tuple(
                 id_
                 for id_, steps in (*plain, *groups)

@@ -1,0 +1,245 @@
+"""`musicgen train`: a model of one's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from musicgen.config import CELLS
+from musicgen.errors import InvalidValue, Mismatch, OutputExists
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from musicgen.corpus.store import Dataset
+    from musicgen.model.run import Plan, Run
+    from musicgen.model.training import Progress
+
+DEFAULT_SOURCE = "dance-tunes"
+PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no terminal
+
+
+@click.command()
+@click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
+@click.option("--name", default="mine", show_default=True, help="The run: checkpoints/NAME.")
+@click.option(
+    "--cell",
+    type=click.Choice(CELLS),
+    default="lstm",
+    show_default=True,
+    help="The recurrent cell.",
+)
+@click.option("--layers", type=click.IntRange(1, 8), default=2, show_default=True)
+@click.option(
+    "--hidden",
+    type=click.IntRange(1, 4096),
+    default=256,
+    show_default=True,
+    help="Units of a layer.",
+)
+@click.option("--dropout", type=click.FloatRange(0, 0.95), help="Share of units left out.")
+@click.option(
+    "--bptt", type=click.IntRange(1, 4096), help="Ids through which a gradient goes back."
+)
+@click.option("--batch", type=click.IntRange(1, 4096), help="Lanes that are trained side by side.")
+@click.option(
+    "--epochs",
+    type=click.FloatRange(0, min_open=True),
+    help="Times through the corpus, at the most.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Made a number of tokens at the start, by the speed measured there.",
+)
+@click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True))
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA, then MPS, then the CPU.",
+)
+@click.option(
+    "--score-test", is_flag=True, help="At the end score the test part, once, beside a 5-gram."
+)
+@click.option("--force", is_flag=True, help="Replace an existing run of that name.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def train(
+    sources: tuple[str, ...], name: str, score_test: bool, force: bool, quiet: bool, **options: Any
+) -> None:
+    r"""Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
+
+    \b
+    musicgen train                          dance-tunes, under 30 minutes on two cores
+    musicgen train mytunes/ --name mine     your own files: .abc, .mid
+    musicgen sample --model mine --out song.mid
+    """
+    from rich.console import Console
+
+    from musicgen.tune import RUNS
+
+    folder = _run_folder(RUNS, name)
+    if folder.exists() and not force:
+        raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    chosen = sources or (DEFAULT_SOURCE,)
+    dataset = _read(chosen, console)
+
+    from musicgen.model.run import Options, Run, plan
+
+    found = plan(dataset, Options(**options))
+    RUNS.mkdir(exist_ok=True)
+    run = Run(dataset, found, name, folder, corpus=_cards(chosen))
+    _announce(dataset, found, console)
+    with _watched(run, console) as watched:
+        for progress in run.train():
+            watched(progress)
+    if score_test:
+        run.score_test()
+    _conclude(run, console)
+
+
+def _run_folder(runs: Path, name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
+    return runs / name
+
+
+def _read(sources: tuple[str, ...], console: Console) -> Dataset:
+    """Build the data set of the sources, or load the one that is named."""
+    from musicgen.corpus import store
+    from musicgen.corpus.build import build
+    from musicgen.tokens.vocabulary import MEASURES
+
+    built = len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file()
+    if built:
+        dataset = store.load(Path(sources[0]))
+    else:
+        with console.status(f"reading {', '.join(sources)}"):
+            dataset, report = build(sources, jobs=os.cpu_count() or 1)
+        codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
+        console.print(
+            f"kept {report.kept:,} of {report.found:,} tunes"
+            + (f"; left out: {codes}" if codes else "")
+        )
+    if dataset.vocabulary_size != len(MEASURES):
+        raise Mismatch(
+            f"{sources[0]}: built with {dataset.vocabulary_size} events, this program has"
+            f" {len(MEASURES)}; build it again with musicgen corpus build"
+        )
+    return dataset
+
+
+def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the corpus cards of the sources say, for the model card."""
+    from musicgen.corpus.sources import cards_of
+
+    return {
+        "cards": [
+            {
+                "name": card.name,
+                "title": card.title,
+                "source": card.source,
+                "terms": " ".join(card.terms.split()),
+            }
+            for card in cards_of(sources)
+        ]
+    }
+
+
+def _announce(dataset: Dataset, found: Plan, console: Console) -> None:
+    tokens = sum(len(tune.ids) for tune in dataset.train)
+    shape, settings = found.model, found.training
+    console.print(
+        f"{len(dataset.train):,} tunes ({tokens:,} tokens) to learn from,"
+        f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"
+    )
+    if not dataset.valid:
+        console.print("too few tunes to hold any out: trained to the end of the plan, unjudged")
+    console.print(
+        f"{shape.layers} x {shape.hidden} {shape.cell} on {found.device},"
+        f" {settings.lanes} lanes of {settings.bptt} ids,"
+        f" at most {settings.tokens:,} tokens ({settings.tokens / tokens:.1f} epochs)"
+    )
+
+
+class _watched:  # noqa: N801 - used as a with-block
+    """Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, run: Run, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = console
+        self.planned = run.plan.training.tokens
+        self.held = "not yet judged"
+        self.spoke = self.began = time.monotonic()
+        self.expected = False
+        self.bar = Progress(
+            TextColumn("{task.fields[told]}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=self.planned, told="starting")
+
+    def __enter__(self) -> _watched:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell of one update."""
+        if progress.step == 10:
+            self._expect(progress)
+        if progress.held is not None:
+            self.held = f"held-out {progress.held.bits_per_note:.3f} bits/note"
+        told = (
+            f"epoch {progress.epoch:.1f}  loss {progress.loss:.3f}  {self.held}"
+            f"  |g| {progress.norm:.2f}  {progress.rate:,.0f} tok/s"
+        )
+        self.bar.update(self.task, completed=progress.tokens, told=told)
+        now = time.monotonic()
+        if not self.console.is_terminal and (
+            now - self.spoke > PLAIN_EVERY or progress.held is not None
+        ):
+            self.spoke = now
+            self.console.print(f"{told}  {_minutes(self._left(progress))} left")
+
+    def _expect(self, progress: Progress) -> None:
+        self.console.print(
+            f"expected time: at most {_minutes(self._left(progress))};"
+            " it stops sooner where held-out tunes get no better"
+        )
+
+    def _left(self, progress: Progress) -> float:
+        spent = time.monotonic() - self.began
+        return spent * (self.planned - progress.tokens) / max(1, progress.tokens)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _conclude(run: Run, console: Console) -> None:
+    table = run.scores.as_table()
+    for part in ("valid", "test", "test_5gram"):
+        if part in table:
+            row = table[part]
+            low, high = row["interval_95"]
+            console.print(
+                f"{part}: {row['bits_per_note']:.3f} bits a note"
+                f" (95 % interval {low:.3f} to {high:.3f}, {row['tunes']} tunes)"
+            )
+    console.print(
+        f"{run.folder}: done; hear it with musicgen sample --model {run.name} --out song.mid"
+    )
