@@ -206,8 +206,10 @@ def model_card(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
-        f"A recurrent language model of music: {shape.layers} {shape.cell} layers "
-        + f"of {shape.hidden} units, {shape.vocabulary_size} events, codec `{manifest.codec}`.",
+        (
+            f"A recurrent language model of music: {shape.layers} {shape.cell} layers "
+            f"of {shape.hidden} units, {shape.vocabulary_size} events, codec `{manifest.codec}`."
+        ),
     ]
     for title, table in (
         ("Corpus", manifest.corpus),

@@ -31,6 +31,10 @@ class Masks:
     outputs: tuple[Tensor, ...]  # for each layer (lane, hidden)
     recurrent: tuple[Tensor, ...]  # for each layer like its recurrent weights; or none
 
+    def share(self, lanes: slice) -> Masks:
+        """Return what belongs to some of the lanes."""
+        return Masks(self.table, tuple(mask[lanes] for mask in self.outputs), self.recurrent)
+
 
 class LanguageModel(nn.Module):
     """Logits for the next id, from the ids so far."""

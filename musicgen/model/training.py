@@ -6,7 +6,7 @@
     trainer.best.weights    # of the lowest held-out loss, for a checkpoint
 
 Whatever the run depends on stands in the trainer: the weights, the optimiser, the lanes and their
-position, the recurrent state, the generators, the counts.
+position, the recurrent states, the generators, the counts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch.nn import functional
 from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
 from musicgen.model.batches import Lanes, Window
+from musicgen.model.crew import Crew, added, choose_workers
 from musicgen.model.evaluation import Held, evaluate
-from musicgen.model.network import LanguageModel, State, detach
+from musicgen.model.network import LanguageModel, Masks, State, detach
 
 MOST_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
 
 
-class Diverged(MusicgenError):  # noqa: N818
+class Diverged(MusicgenError):
     """The loss or the gradient is no longer a number; the best weights so far are untouched."""
 
 
@@ -87,7 +88,10 @@ class Trainer:
         self.lanes = Lanes(train, settings.lanes, settings.bptt, shuffled)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimizer = make_optimizer(model, settings)
-        self.state: State | None = None
+        self.parameters = list(model.parameters())
+        device = model.head.bias.device
+        self.crew = Crew(choose_workers(device, settings.lanes, model.settings.hidden))
+        self.states: list[State | None] = [None] * self.crew.workers
         self.step = self.tokens = self.evaluated = 0
         self.best = Best()
 
@@ -107,8 +111,8 @@ class Trainer:
         settings, planned = self.settings, self.settings.tokens
         learning_rate = settings.learning_rate * schedule(self.tokens / planned, settings)
         loss = self.backward(window)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.refuse_nan(float(loss), float(norm))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        self.refuse_nan(loss, float(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -117,21 +121,33 @@ class Trainer:
         rate = window.tokens / (time.perf_counter() - started)
         epoch = self.tokens / self.epoch_tokens
         return Progress(
-            self.step, self.tokens, planned, epoch, float(loss), float(norm), learning_rate, rate
+            self.step, self.tokens, planned, epoch, loss, float(norm), learning_rate, rate
         )
 
-    def backward(self, window: Window) -> Tensor:
+    def backward(self, window: Window) -> float:
         """Run one window forward and backward; the state goes on, the gradient stops here."""
+        masks = self.model.draw_masks(len(window.inputs), self.generator)
+        shares = self.crew.each(lambda number: self.share(number, window, masks))
+        for parameter, grad in zip(self.parameters, added([g for _, g in shares]), strict=True):
+            parameter.grad = grad
+        return sum(float(loss) for loss, _ in shares)
+
+    def share(
+        self, number: int, window: Window, masks: Masks | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the loss and the gradients of one worker's lanes, as parts of the window's."""
         device = self.model.head.bias.device
-        inputs = torch.from_numpy(window.inputs).to(device)  # (lane, window)
-        targets = torch.from_numpy(window.targets).to(device)
-        masks = self.model.draw_masks(len(inputs), self.generator)
-        logits, state = self.model(inputs, self.state, masks)
-        loss = functional.cross_entropy(logits.transpose(0, 1).flatten(0, 1), targets.t().flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.state = detach(state)
-        return loss.detach()
+        lanes = slice(number, None, self.crew.workers)
+        inputs = torch.from_numpy(window.inputs[lanes]).to(device)  # (lane, window)
+        targets = torch.from_numpy(window.targets[lanes]).to(device)
+        kept = masks and masks.share(lanes)
+        logits, state = self.model(inputs, self.states[number], kept)
+        loss = functional.cross_entropy(
+            logits.transpose(0, 1).flatten(0, 1), targets.t().flatten(), reduction="sum"
+        ).div(window.tokens)
+        grads = torch.autograd.grad(loss, self.parameters)
+        self.states[number] = detach(state)
+        return loss.detach(), grads
 
     def refuse_nan(self, loss: float, norm: float) -> None:
         """Stop before a weight is touched by what is not a number."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.model.batches import Lanes, Window
+from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Diverged, Progress, Trainer, schedule
@@ -56,9 +57,10 @@ def test_loss_over_windows_is_the_loss_in_one_pass() -> None:
 def test_the_gradient_stops_at_the_edge_and_the_state_does_not() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=1000, lanes=2, bptt=8))
     trainer.update(trainer.lanes.next())
-    assert trainer.state is not None
-    assert not any(part.requires_grad for layer in trainer.state for part in layer)
-    assert all(part.abs().sum() > 0 for layer in trainer.state for part in layer)
+    state = trainer.states[0]
+    assert state is not None
+    assert not any(part.requires_grad for layer in state for part in layer)
+    assert all(part.abs().sum() > 0 for layer in state for part in layer)
 
 
 def test_a_loss_that_is_no_number_stops_with_one_line_and_leaves_the_weights() -> None:
@@ -67,7 +69,8 @@ def test_a_loss_that_is_no_number_stops_with_one_line_and_leaves_the_weights() -
     list(itertools.islice(run, 12))
     kept = {name: weight.copy() for name, weight in trainer.best.weights.items()}
     before = trainer.model.arrays()
-    trainer.state = tuple(tuple(part * np.nan for part in layer) for layer in trainer.state or ())
+    state = trainer.states[0] or ()
+    trainer.states = [tuple(tuple(part * np.nan for part in layer) for layer in state)]
     poison = Window(np.full((2, 8), 3, np.int64), np.full((2, 8), 3, np.int64))
     with pytest.raises(
         Diverged, match=r"update 13, after 192 tokens: loss nan.*learning rate"
@@ -110,6 +113,27 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
     assert losses(3) == losses(3)
     assert losses(3) != losses(4)
+
+
+def test_shares_of_the_lanes_make_the_same_update() -> None:
+    settings = TrainingSettings(tokens=1000, lanes=6, bptt=8)
+    one, three = make(drawn(9), settings), make(drawn(9), settings)
+    three.crew, three.states = Crew(3), [None] * 3
+    for _ in range(4):
+        mine, theirs = one.update(one.lanes.next()), three.update(three.lanes.next())
+        assert mine.loss == pytest.approx(theirs.loss, abs=1e-5)
+        assert mine.norm == pytest.approx(theirs.norm, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "lanes", "hidden", "workers"),
+    [("cuda", 64, 512, 1), ("cpu", 4, 24, 1), ("cpu", 8, 512, 1), ("cpu", 16, 512, 2)],
+)
+def test_small_work_is_not_shared(
+    device: str, lanes: int, hidden: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("musicgen.model.crew.count_cores", lambda: 4)
+    assert choose_workers(torch.device(device), lanes, hidden) == workers
 
 
 def test_every_id_of_every_tune_is_a_target_once_an_epoch() -> None:
