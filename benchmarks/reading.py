@@ -18,11 +18,10 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import oracles  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from musicgen.formats import abc  # noqa: E402
+from tests import oracles  # noqa: E402
 
 BAR = 40  # times faster than music21
 

@@ -89,7 +89,7 @@ def read_length(text: str) -> tuple[int, int]:
     match = _FACTORS.fullmatch(text)
     assert match is not None
     if max(map(len, match.groups())) > MAX_DIGITS:
-        refuse("length", f"a length of {text[:12]}... is absurd; write at most {MAX_DIGITS} digits")
+        refuse("length", f"a length of {text[:12]}... is absurd; use at most {MAX_DIGITS} digits")
     over, slashes, under = int(match[1] or 1), len(match[2]), int(match[3] or 2)
     if over == 0 or under == 0:
         refuse("length", f"a length of {text} is none; write one such as 2, /2 or 3/2")
@@ -112,7 +112,7 @@ class Music:
         self.bars = 0
         self._bar_from = 0  # steps
         self._ending: tuple[int, tuple[int, ...]] | None = None  # the open one: from, passes
-        self._voice: str | None = None
+        self._voice = "1"
         self._chord: list[Head] | None = None
         self._chord_ties: list[int] = []
         self._sounding: list[tuple[int, int, int]] = []  # natural, pitch, span
@@ -315,8 +315,10 @@ class Music:
 
     def _broken(self, text: str) -> None:
         """Change the note before, and keep what is to be done to the next one."""
-        if not self._length or len(text) > 3:
-            refuse("syntax", f"{text[:4]} stands after no note; write it between two notes")
+        if len(text) > 3:
+            refuse("syntax", f"{text[:4]} is no broken rhythm; write one to three < or >")
+        if not self._length:
+            refuse("syntax", f"{text} stands after no note; write it between two notes")
         short = _divided(self._length, 1 << len(text))
         factors = (1 << len(text)), (2 << len(text)) - 1
         longer = text[0] == ">"

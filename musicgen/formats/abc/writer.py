@@ -13,8 +13,8 @@ from typing import Final
 from musicgen.errors import InvalidValue
 from musicgen.formats.abc.fields import MAX_TEXT
 from musicgen.music.grid import GRAIN, Piece, pieces
-from musicgen.music.score import Mark, Note, Score, jumps
-from musicgen.music.theory import Key, Meter, signature, spell
+from musicgen.music.score import STEPS_PER_WHOLE, Mark, Note, Score, jumps
+from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 
 UNIT: Final = 24  # steps of L:1/8
 BARS_A_LINE: Final = 4
@@ -57,7 +57,7 @@ def _header(score: Score, number: int, directives: Sequence[str]) -> Iterator[st
     yield f"M:{first.get('meter', 'none')}"
     yield "L:1/8"
     if "tempo" in first:
-        yield f"Q:{tempo_text(first['tempo'])}"
+        yield f"Q:{tempo_text(first['tempo'], score.meter)}"
     yield f"K:{key_text(first.get('key', Key('C')))}"
 
 
@@ -78,10 +78,10 @@ def key_text(key: Key) -> str:
     return key.tonic + _MODES[key.mode]
 
 
-def tempo_text(qpm: float) -> str:
-    """Write a tempo as Q: holds it: the first usual beat of which a minute has a whole number."""
+def tempo_text(qpm: float, meter: Meter) -> str:
+    """Write a tempo as Q: holds it: in the meter's beats, or others if that is a whole number."""
     exact = Fraction(qpm)
-    for beat in _BEATS:
+    for beat in (Fraction(meter.beat_steps, STEPS_PER_WHOLE), *_BEATS):
         pace = exact / (4 * beat)
         if pace.denominator == 1:
             return f"{beat}={pace}"
@@ -108,6 +108,7 @@ class Pen:
         self.key = Key("C")
         self.meter = Meter(4, 4)
         self.accidentals = signature(0)
+        self._held: dict[int, int] = {}  # what is tied on: natural: pitch
 
     def bar_line(self) -> None:
         """Forget the accidentals of the bar."""
@@ -118,7 +119,7 @@ class Pen:
         if mark.kind == "chord":
             return f'"{mark.value}"'
         if mark.kind == "tempo":
-            return f"[Q:{tempo_text(mark.value)}]"
+            return f"[Q:{tempo_text(mark.value, self.meter)}]"
         if mark.kind == "meter":
             self.meter = mark.value
             return f"[M:{mark.value}]"
@@ -126,16 +127,36 @@ class Pen:
         self.bar_line()
         return f"[K:{key_text(mark.value)}]"
 
-    def pitch(self, pitch: int) -> str:
-        """Write a pitch, with an accidental only where the bar does not say it already."""
-        spelled = spell(pitch, self.key)
+    def notes(self, notes: Sequence[Note], length: str, stop: int) -> str:
+        """Write a rest, a note or a chord; what sounds on at the step where it stops is tied."""
+        if not notes:
+            self._held = {}
+            return "z" + length
+        spelled = [(note, spell(note.pitch, self.key)) for note in notes]
+        names = [self._name(pitch) for _, pitch in spelled]
+        ties = ["-" * (note.end > stop) for note in notes]
+        self._held = {natural(pitch): note.pitch for note, pitch in spelled if note.end > stop}
+        if len(notes) == 1:
+            return names[0] + length + ties[0]
+        if all(ties):
+            return f"[{''.join(names)}]{length}-"
+        return f"[{''.join(map(''.join, zip(names, ties, strict=True)))}]{length}"
+
+    def _name(self, spelled: SpelledPitch) -> str:
+        """Write a pitch, with an accidental unless the bar and the ties say it already."""
         sign = ""
-        if self.accidentals[spelled.letter] != spelled.alteration:
+        tied = self._held.get(natural(spelled), spelled.pitch)
+        if tied != spelled.pitch or self.accidentals[spelled.letter] != spelled.alteration:
             self.accidentals[spelled.letter] = spelled.alteration
             sign = _SIGNS[spelled.alteration]
         if spelled.octave >= 5:
             return sign + spelled.letter.lower() + "'" * (spelled.octave - 5)
         return sign + spelled.letter + "," * (4 - spelled.octave)
+
+
+def natural(spelled: SpelledPitch) -> int:
+    """Return the pitch that a name has without its alteration."""
+    return spelled.pitch - spelled.alteration
 
 
 def _lines(score: Score) -> Iterator[str]:
@@ -190,13 +211,13 @@ def _opening(mark: Mark) -> str:
 
 
 def _bar_line(marks: Sequence[Mark], closes: bool, ends: bool) -> str:
-    """Write the line that ends a bar; what closes an ending shows, unless a new one opens."""
+    """Write the line that ends a bar; a section's end shows, unless a new ending opens."""
     kinds = {mark.kind: mark.value for mark in marks}
     if "repeat_end" in kinds:
         return ":" * (int(kinds["repeat_end"]) - 1) + "|"
     if ends:
         return "|]"
-    return "||" if closes and not kinds.keys() & set(_OPENING) else "|"
+    return "||" if "repeat_start" in kinds or (closes and "ending" not in kinds) else "|"
 
 
 def _segments(score: Score, cuts: Sequence[int]) -> Iterator[Segment]:
@@ -236,7 +257,8 @@ def _beats(segments: Sequence[Segment], pen: Pen) -> Iterator[str]:
         if piece.segment != marked:
             beat += "".join(map(pen.mark, segment.marks))
             marked = piece.segment
-        beat += _bracket(piece, count) + _chord(segment.notes, piece.nominal, start + end, pen)
+        beat += _bracket(piece, count)
+        beat += pen.notes(segment.notes, length_text(piece.nominal), start + end)
     yield beat
 
 
@@ -268,18 +290,6 @@ def _bracket(piece: Piece, count: int) -> str:
         return _CRUMB if _is_crumb(piece.nominal) else ""
     p, q = piece.opens.p, piece.opens.q
     return "(3" if (p, q, count) == (3, 2, 3) else f"({p}:{q}:{count}"
-
-
-def _chord(notes: Sequence[Note], nominal: int, stop: int, pen: Pen) -> str:
-    """Write a rest, a note or a chord; what sounds on at the step where it stops is tied."""
-    length = length_text(nominal)
-    if not notes:
-        return "z" + length
-    ties = ["-" if note.end > stop else "" for note in notes]
-    pitches = [pen.pitch(note.pitch) for note in notes]
-    if len(notes) == 1:
-        return pitches[0] + length + ties[0]
-    return f"[{''.join(map(''.join, zip(pitches, ties, strict=True)))}]{length}"
 
 
 def _is_crumb(steps: int) -> bool:

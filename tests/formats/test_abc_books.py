@@ -1,0 +1,203 @@
+"""The ABC reader and writer on 4,248 real tunes, and against abc2midi and music21."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.formats import abc
+from musicgen.music.score import Ending, Mark, Note, Score
+from musicgen.music.theory import Key, Meter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests import oracles
+
+TUNES = 4248
+NEEDS_ABC2MIDI = pytest.mark.skipif(oracles.ABC2MIDI is None, reason="abc2midi is not installed")
+
+
+@pytest.fixture(scope="module")
+def scores() -> tuple[Score, ...]:
+    """Every tune of the three collections that is read."""
+    texts = [abc.decode_bytes(file.read_bytes()) for file in oracles.corpus_files()]
+    return tuple(score for text in texts for score in abc.parse(text)[0])
+
+
+def test_ninety_eight_in_a_hundred_tunes_are_read(scores: Sequence[Score]) -> None:
+    assert len(oracles.corpus_tunes()) == TUNES
+    assert len(scores) >= 0.98 * TUNES
+
+
+def test_every_tune_is_kept_or_refused() -> None:
+    for file in oracles.corpus_files():
+        text = abc.decode_bytes(file.read_bytes())
+        kept, refused = abc.parse(text, file.name)
+        assert len(kept) + len(refused) == len(list(oracles.tune_texts(text)))
+        assert all(fault.code in abc.CODES and fault.source == file.name for fault in refused)
+
+
+def unequal(tunes: Sequence[Score]) -> list[str]:
+    """Return the titles of tunes that come back changed from being written and read."""
+    return [tune.title for tune in tunes if not comes_back(tune.canonical())]
+
+
+def comes_back(score: Score) -> bool:
+    again, refused = abc.parse(abc.render(score))
+    return not refused and len(again) == 1 and again[0].canonical() == score
+
+
+def test_writing_undoes_reading(scores: Sequence[Score]) -> None:
+    assert unequal(scores[::10]) == []
+
+
+@pytest.mark.promises
+def test_writing_undoes_reading_of_every_tune(scores: Sequence[Score]) -> None:
+    assert unequal(scores) == []
+
+
+@pytest.mark.promises
+def test_writing_twice_is_writing_once(scores: Sequence[Score]) -> None:
+    for score in scores:
+        text = abc.render(score.canonical())
+        assert abc.render(abc.parse(text)[0][0]) == text
+
+
+@NEEDS_ABC2MIDI
+def test_abc2midi_reads_the_same_notes() -> None:
+    tunes = oracles.corpus_tunes()[::70]
+    assert disagreeing(tunes, oracles.by_abc2midi(tunes)) <= 1
+
+
+def test_music21_reads_the_same_notes() -> None:
+    tunes = oracles.corpus_tunes()[7::420]
+    assert disagreeing(tunes, [oracles.by_music21(tune) for tune in tunes]) <= 1
+
+
+@pytest.mark.promises
+@NEEDS_ABC2MIDI
+def test_abc2midi_reads_the_same_notes_of_every_tune() -> None:
+    tunes = oracles.corpus_tunes()
+    heard = [h for at in range(0, TUNES, 50) for h in oracles.by_abc2midi(tunes[at : at + 50])]
+    assert disagreeing(tunes, heard) <= 0.01 * TUNES
+
+
+def disagreeing(tunes: Sequence[str], heard: Sequence[tuple[oracles.Heard, ...] | None]) -> int:
+    """Count the tunes that are kept and that another program reads otherwise."""
+    kept = [(abc.parse(tune)[0], theirs) for tune, theirs in zip(tunes, heard, strict=True)]
+    return sum(not oracles.agree(s[0].canonical(), theirs) for s, theirs in kept if s)
+
+
+@NEEDS_ABC2MIDI
+def test_abc2midi_finds_no_fault_in_full_bars(tmp_path: Path) -> None:
+    music = "d | c2 BA G>A Bc | (3efg ed c4 |1 z4 ^F3 :|2 [CEG]8 || c4 d2 e2 | c8 |]"
+    score = abc.parse(f"X:1\nT:t\nM:4/4\nL:1/8\nQ:1/4=90\nK:Gm\n|: {music}\n")[0][0]
+    (tmp_path / "t.abc").write_text(abc.render(score))
+    command = [str(oracles.ABC2MIDI), "t.abc", "-c"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Warning" not in found.stdout + found.stderr
+    assert "Error" not in found.stdout + found.stderr
+
+
+# The writer
+
+
+def test_a_tune_as_it_is_written() -> None:
+    text = (
+        'X:1\nT:50% off \\ on\nR:Jig\nM:6/8\nL:1/8\nQ:3/8=120\nK:Ador\nE|"Am"A2B cBA|'
+        "^F>GA ^FED|1A3-A2:|2[Ace]3- [Ace]2|]\nK:D\n|:(3FGA (4ABcd e/f//g//|z6::[M:2/4]d4||\n"
+    ).replace("50% off \\ on", "50\\% off \\\\ on")
+    assert abc.render(abc.parse(text)[0][0], 5, directives=["%%recipe seed=7"]) == (
+        "X:5\nT:50\\% off \\\\ on\n%%recipe seed=7\nR:jig\nM:6/8\nL:1/8\nQ:3/8=120\nK:Ador\n"
+        '|: E | "Am"A2B cBA | F3/2G/2A FED | [1 A4-A :|\n'
+        "[2 [Ace]4-[Ace] ||\n"
+        "|: [K:D](3FGAA3/4B3/4c3/4d3/4e/2f/4g/4 | z6 :|\n"
+        "[M:2/4]d4 |]\n"
+    )
+
+
+def test_marks_inside_notes_cut_them_and_come_back() -> None:
+    notes = (Note(0, 60, 192), Note(0, 64, 96), Note(192, 61, 96))
+    marks = (
+        Mark(0, "key", Key("C")),
+        Mark(0, "meter", Meter(4, 4)),
+        Mark(0, "tempo", 100.5),
+        Mark(48, "chord", "Am7"),
+        Mark(96, "key", Key("Db")),
+        Mark(100, "tempo", 33.3),
+        Mark(192, "bar"),
+        Mark(288, "bar"),
+        Mark(288, "chord", "G"),
+    )
+    assert comes_back(Score(notes, marks).canonical())
+
+
+def test_several_parts_are_refused() -> None:
+    from musicgen.music.score import Part
+
+    score = Score((Note(0, 60, 24), Note(0, 64, 24, part=1)), parts=(Part(), Part()), title="duo")
+    with pytest.raises(InvalidValue, match="'duo' has several parts; write one part"):
+        abc.render(score)
+
+
+@pytest.mark.parametrize("line", ["K:C", "%%begintext", "%%a\nK:C", "%%a\x1b[2J"])
+def test_directives_that_are_none_are_refused(line: str) -> None:
+    with pytest.raises(InvalidValue, match="write one line such as"):
+        abc.render(Score((Note(0, 60, 24),)), directives=[line])
+
+
+@pytest.mark.parametrize(
+    "title", ["a\nK:D", "\x1b[2Jx", "%%MIDI", "|: x", ":", "\\", "100%", "T:", "\u202eabc", "\\%"]
+)
+def test_titles_stay_titles(title: str) -> None:
+    score = Score((Note(0, 60, 192),), (Mark(0, "key", Key("C")), Mark(192, "bar")), title=title)
+    again, refused = abc.parse(abc.render(score))
+    assert refused == ()
+    assert again[0].notes == score.notes
+    assert again[0].title == "".join(char for char in title if char.isprintable())
+
+
+KEYS = [Key(tonic, mode) for tonic in ("C", "F#", "Bb", "Cb") for mode in ("major", "mixolydian")][
+    :-1
+]
+
+
+@st.composite
+def tunes(draw: st.DrawFn) -> Score:
+    """Draw a tune: bars of any lengths, notes, chords, rests and ties, with marks between."""
+    lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=14))
+    onset, edges, notes = 0, [0], []
+    for length in lengths:
+        pitches = draw(st.sets(st.integers(30, 100), max_size=3))
+        notes += [Note(onset, pitch, length) for pitch in pitches]
+        onset += length
+        if draw(st.booleans()):
+            edges.append(onset)
+    bars = sorted({*edges[1:], onset})
+    marks = [Mark(0, "key", draw(st.sampled_from(KEYS))), *(Mark(step, "bar") for step in bars)]
+    if draw(st.booleans()):
+        marks.append(Mark(draw(st.sampled_from(bars)), "repeat_end", draw(st.integers(2, 4))))
+    if len(bars) > 2 and draw(st.booleans()):
+        marks.append(Mark(bars[0], "ending", Ending((1,), bars[1])))
+        marks.append(Mark(bars[1], "ending", Ending((2,), bars[2])))
+    marks.append(Mark(draw(st.integers(0, onset)), "key", draw(st.sampled_from(KEYS))))
+    marks.append(Mark(draw(st.integers(0, onset)), "meter", draw(st.sampled_from(METERS))))
+    if not notes:
+        notes.append(Note(0, 60, onset))
+    return Score(tuple(notes), tuple(marks)).canonical()
+
+
+METERS = [Meter(4, 4), Meter(6, 8), Meter(3, 4), Meter(2, 2)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(tunes())
+def test_reading_undoes_writing(score: Score) -> None:
+    assert comes_back(score)
