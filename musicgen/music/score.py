@@ -201,9 +201,11 @@ class Score:
 
 def jumps(score: Score) -> tuple[int, ...]:
     """Return the steps between which the playing may jump, in order: no tie goes across."""
-    steps = {mark.onset for mark in score.marks if mark.kind in ("repeat_start", "repeat_end")}
-    for mark in score.of("ending"):
-        steps |= {mark.onset, mark.value.end}
+    steps: set[int] = set()
+    for section in sections(score):
+        steps |= {section.start, section.stop}
+        for mark in section.endings:
+            steps |= {mark.onset, mark.value.end}
     return tuple(sorted(steps))
 
 

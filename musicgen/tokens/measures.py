@@ -398,8 +398,10 @@ class _Reader:
         return self.in_bar
 
     def take_bass(self, value: int) -> bool:
-        last = self.marks[-1]
-        chord = ChordSymbol.parse(last.value) if last.kind == "chord" else None
+        last = self.marks[-1] if self.marks else None
+        if last is None or last.kind != "chord":
+            return False
+        chord = ChordSymbol.parse(last.value)
         if chord is None or chord.bass is not None:
             return False
         bass = (value + self.setting.tonic_pitch) % 12

@@ -14,7 +14,7 @@ from musicgen.tokens.vocabulary import MEASURES, Event, Value
 
 DEFAULT_LIMIT: Final = 64  # bars heard, where no number is asked for
 _UNBOUNDED: Final = 10**9
-_LONGEST_BAR: Final = 16 * 96
+_LONGEST_BAR: Final = 16 * 192
 _NEEDED: Final = ("end", "mode", "rhythm", "parts", "bar", "duration", "pitch")
 
 

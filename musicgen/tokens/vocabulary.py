@@ -67,7 +67,7 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     passes = range(1, MAX_PLAYS + 1)
     yield "begin", (None,)
     yield "end", (None,)
-    yield "meter", (f"{beats}/{unit}" for unit in (2, 4, 8, 16) for beats in range(1, 17))
+    yield "meter", (f"{beats}/{unit}" for unit in (1, 2, 4, 8, 16) for beats in range(1, 17))
     yield "mode", MODES
     yield "rhythm", RHYTHMS
     yield "parts", range(1, MAX_PARTS + 1)

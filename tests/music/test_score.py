@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.music.score import Ending, Mark, Note, Part, Score, jumps, sections
+from musicgen.music.theory import Key, Meter
+from tests.strategies import scores
+
+QUARTER = 48
+
+
+def line(*pitches: int) -> tuple[Note, ...]:
+    return tuple(Note(i * QUARTER, pitch, QUARTER) for i, pitch in enumerate(pitches))
+
+
+def heard(score: Score) -> list[int]:
+    return [note.pitch for note in score.unfolded().notes]
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        ({"onset": -1, "pitch": 60, "duration": 1}, "starts at step 0"),
+        ({"onset": 0, "pitch": 128, "duration": 1}, "pitch is outside 0..127"),
+        ({"onset": 0, "pitch": 60, "duration": 0}, "lasts a step or more"),
+        ({"onset": 0, "pitch": 60, "duration": 1, "velocity": 0}, "velocity is outside"),
+    ],
+)
+def test_a_note_out_of_range_is_refused(note: dict[str, int], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        Note(**note)
+
+
+def test_a_note_of_a_part_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="the score has 1 parts"):
+        Score((Note(0, 60, 48, part=1),))
+
+
+def test_a_repeat_without_a_start_goes_back_to_the_beginning() -> None:
+    score = Score(line(60, 61, 62), (Mark(2 * QUARTER, "repeat_end", 2),))
+    assert heard(score) == [60, 61, 60, 61, 62]
+
+
+def test_a_second_repeat_goes_back_to_the_first() -> None:
+    marks = (Mark(QUARTER, "repeat_end", 2), Mark(3 * QUARTER, "repeat_end", 3))
+    assert heard(Score(line(60, 61, 62), marks)) == [60, 60, 61, 62, 61, 62, 61, 62]
+
+
+def test_endings_are_played_in_their_passes() -> None:
+    marks = (
+        Mark(QUARTER, "ending", Ending((1,), 2 * QUARTER)),
+        Mark(2 * QUARTER, "repeat_end", 2),
+        Mark(2 * QUARTER, "ending", Ending((2,), 3 * QUARTER)),
+    )
+    assert heard(Score(line(60, 61, 62, 63), marks)) == [60, 61, 60, 62, 63]
+
+
+def test_a_repeat_sign_after_the_last_ending_repeats_nothing_more() -> None:
+    marks = (
+        Mark(QUARTER, "ending", Ending((1,), 2 * QUARTER)),
+        Mark(2 * QUARTER, "repeat_end", 2),
+        Mark(2 * QUARTER, "ending", Ending((2,), 3 * QUARTER)),
+        Mark(3 * QUARTER, "repeat_end", 2),
+    )
+    assert heard(Score(line(60, 61, 62), marks)) == [60, 61, 60, 62]
+
+
+def test_a_tie_does_not_sound_over_a_jump() -> None:
+    score = Score((Note(0, 60, 2 * QUARTER),), (Mark(QUARTER, "repeat_end", 2),))
+    assert [(n.onset, n.duration) for n in score.unfolded().notes] == [(0, 48), (48, 48), (96, 48)]
+
+
+def test_unfolding_moves_the_key_and_meter_that_hold() -> None:
+    marks = (
+        Mark(0, "key", Key("D")),
+        Mark(QUARTER, "key", Key("A")),
+        Mark(2 * QUARTER, "repeat_end", 2),
+    )
+    played = Score(line(60, 61), marks).unfolded()
+    assert [(m.onset, str(m.value)) for m in played.of("key")] == [
+        (0, "D major"), (48, "A major"), (96, "D major"), (144, "A major"),
+    ]  # fmt: skip
+
+
+def test_canonical_writes_what_was_silent() -> None:
+    score = Score(line(60, 61), (Mark(2 * QUARTER, "repeat_end", 2),)).canonical()
+    assert [(m.onset, m.kind) for m in score.marks] == [
+        (0, "repeat_start"), (0, "key"), (0, "meter"), (96, "repeat_end"), (96, "bar"),
+    ]  # fmt: skip
+    assert score.meter == Meter(4, 4)
+
+
+def test_canonical_ends_a_note_where_its_pitch_starts_again() -> None:
+    doubled = Score((Note(0, 60, 96), Note(48, 60, 48), Note(0, 60, 24, 90)))
+    assert [(n.onset, n.duration) for n in doubled.canonical().notes] == [(0, 48), (48, 48)]
+
+
+@settings(max_examples=150)
+@given(scores())
+def test_canonical_is_canonical(score: Score) -> None:
+    once = score.canonical()
+    assert replace(once).canonical() == once  # a fresh object, so nothing is remembered
+
+
+@settings(max_examples=100)
+@given(scores())
+def test_canonical_starts_the_notes_that_were_started_before(score: Score) -> None:
+    def started(one: Score) -> set[tuple[int, int, int]]:
+        return {(note.onset, note.pitch, note.part) for note in one.unfolded().notes}
+
+    assert started(score.canonical()) == started(score)
+
+
+@settings(max_examples=60)
+@given(scores(most_parts=2, drums=False), st.integers(-12, 12))
+def test_transposing_moves_the_pitches_and_nothing_else(score: Score, semitones: int) -> None:
+    moved = score.transposed(semitones)
+    assert [n.pitch - semitones for n in sorted(moved.notes, key=lambda n: (n.part, n))] == [
+        n.pitch for n in sorted(score.notes, key=lambda n: (n.part, n))
+    ]
+    assert jumps(moved) == jumps(score)
+    assert sections(moved) == sections(score)
+
+
+def test_drums_do_not_move() -> None:
+    score = Score((Note(0, 38, 48),), parts=(Part("drums", 0, is_drums=True),))
+    assert score.transposed(5).notes == score.notes

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.music.theory import (
+    MODES,
+    ChordSymbol,
+    Key,
+    Meter,
+    plain_chord,
+    signature,
+    spell,
+    transpose_chord,
+)
+from tests.strategies import keys
+
+
+@pytest.mark.parametrize(
+    ("text", "tonic", "mode", "fifths"),
+    [
+        ("D", "D", "major", 2),
+        ("Am", "A", "minor", 0),
+        ("Edor", "E", "dorian", 2),
+        ("Dmix", "D", "mixolydian", 1),
+        ("F# minor", "F#", "minor", 3),
+        ("bb", "Bb", "major", -2),
+        ("B♭ Dorian", "Bb", "dorian", -4),
+        ("GMixolydian", "G", "mixolydian", 0),
+        ("C aeolian", "C", "minor", -3),
+        ("Elydian", "E", "lydian", 5),
+    ],
+)
+def test_a_key_is_read_as_people_write_it(text: str, tonic: str, mode: str, fifths: int) -> None:
+    key = Key.parse(text)
+    assert (key.tonic, key.mode, key.fifths) == (tonic, mode, fifths)
+
+
+@pytest.mark.parametrize("text", ["", "H", "Dfoo", "D##", "8"])
+def test_an_unknown_key_says_what_to_write(text: str) -> None:
+    with pytest.raises(InvalidValue, match="write a tonic and a mode, such as D, Am"):
+        Key.parse(text)
+
+
+def test_a_signature_alters_the_letters_in_the_order_of_fifths() -> None:
+    order = "FCGDAEB"
+    for fifths in range(-7, 8):
+        altered = order[:fifths] if fifths > 0 else order[7 + fifths :] if fifths else ""
+        expected = {letter: (1 if fifths > 0 else -1) * (letter in altered) for letter in order}
+        assert signature(fifths) == expected
+
+
+@given(st.integers(0, 127), keys())
+def test_a_spelling_sounds_as_the_pitch(pitch: int, key: Key) -> None:
+    assert spell(pitch, key).pitch == pitch
+
+
+@given(keys())
+def test_the_scale_is_spelt_without_accidentals(key: Key) -> None:
+    table = signature(key.fifths)
+    for pitch in range(60, 72):
+        if pitch % 12 in key.scale:
+            spelt = spell(pitch, key)
+            assert spelt.alteration == table[spelt.letter]
+
+
+def test_a_leading_note_is_a_sharp_and_a_lowered_seventh_a_flat() -> None:
+    assert spell(68, Key("A", "minor")).letter == "G"
+    assert spell(70, Key("C", "major")).letter == "B"
+
+
+@given(keys(), st.integers(-24, 24))
+def test_transposing_a_key_there_and_back_sounds_the_same(key: Key, semitones: int) -> None:
+    back = key.transposed(semitones).transposed(-semitones)
+    assert (back.pitch_class, back.mode) == (key.pitch_class, key.mode)
+
+
+def test_every_pitch_class_and_mode_has_a_key() -> None:
+    for mode in MODES:
+        assert {Key.of(pc, mode).pitch_class for pc in range(12)} == set(range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "beat"),
+    [("6/8", 144, 72), ("C|", 192, 96), ("C", 192, 48), ("3/4", 144, 48), ("2+3/8", 120, 24),
+     ("9/8", 216, 72), ("3/8", 72, 24)],
+)  # fmt: skip
+def test_a_meter_is_read_and_measured(text: str, steps: int, beat: int) -> None:
+    meter = Meter.parse(text)
+    assert (meter.steps, meter.beat_steps) == (steps, beat)
+
+
+@pytest.mark.parametrize("text", ["", "7/0", "0/4", "999999999/4", "4/3", "six"])
+def test_an_unknown_meter_says_what_to_write(text: str) -> None:
+    with pytest.raises(InvalidValue, match="write "):
+        Meter.parse(text)
+
+
+def test_chord_symbols_are_spelt_plainly_and_transposed() -> None:
+    assert plain_chord("C#min7/G#") == "Dbm7/Ab"
+    assert plain_chord("something") == "N.C."
+    assert transpose_chord("F#m7/C#", 1) == "Gm7/D"
+    assert ChordSymbol.parse("Bbmaj7") == ChordSymbol(10, "maj7")

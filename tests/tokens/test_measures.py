@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen.errors import Refusal
+from musicgen.formats import abc
+from musicgen.music.score import Mark, Note, Part, Score
+from musicgen.music.theory import Key, Meter
+from musicgen.tokens.codec import Decoded, Setting
+from musicgen.tokens.grammar import first_illegal
+from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.rules import Rules
+from musicgen.tokens.vocabulary import MEASURES
+from tests.strategies import scores
+
+CODEC = MeasuresCodec()
+
+
+def names(score: Score) -> list[str]:
+    return [MEASURES.names[id_] for id_ in CODEC.encode(score).ids]
+
+
+def read(text: str) -> Score:
+    (score,), refusals = abc.parse(text)
+    assert not refusals
+    return score.canonical()
+
+
+@settings(max_examples=200)
+@given(scores())
+def test_decoding_undoes_encoding(score: Score) -> None:
+    canonical = score.canonical()
+    encoded = CODEC.encode(canonical)
+    assert CODEC.decode(encoded.ids, encoded.setting) == Decoded(canonical, dropped=0)
+
+
+@settings(max_examples=100)
+@given(scores())
+def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
+    canonical = score.canonical()
+    drums = (i for i, part in enumerate(canonical.parts) if part.is_drums)
+    assert first_illegal(CODEC.encode(canonical).ids, Rules.reading(drums)) is None
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, len(MEASURES) - 1), max_size=200))
+def test_any_ids_decode(ids: list[int]) -> None:
+    decoded = CODEC.decode(ids, Setting(parts=(Part(), Part("drums", 0, is_drums=True)),
+                                        velocities=(80, 90)))  # fmt: skip
+    assert 0 <= decoded.dropped <= len(ids)
+    assert decoded.score.canonical() == decoded.score
+
+
+@given(scores())
+@settings(max_examples=50)
+def test_a_setting_is_written_and_read(score: Score) -> None:
+    setting = CODEC.encode(score).setting
+    assert Setting.from_json(setting.to_json()) == setting
+
+
+@settings(max_examples=50)
+@given(scores(drums=False), st.integers(-5, 5))
+def test_transposing_changes_the_setting_and_no_id_within_an_octave_of_tonics(
+    score: Score, semitones: int
+) -> None:
+    before, after = (CODEC.encode(s) for s in (score, score.transposed(semitones)))
+    shift = after.setting.tonic_pitch - before.setting.tonic_pitch - semitones
+    if shift == 0:
+        assert [MEASURES.names[i] for i in after.ids] == [MEASURES.names[i] for i in before.ids]
+
+
+def test_a_tune_reads_as_one_would_tell_it() -> None:
+    tune = read("X:1\nT:Small\nR:jig\nM:6/8\nL:1/8\nK:G\n|:D|G2A B2c|(3ABA G-G2:|\n")
+    assert names(tune) == [
+        "meter=6/8", "mode=major", "rhythm=jig", "parts=1",
+        "repeat_start", "partial=24", "duration=24", "pitch=-5",
+        "bar", "duration=48", "pitch=0", "duration=24", "pitch=2",
+        "duration=48", "pitch=4", "duration=24", "pitch=5",
+        "partial=120", "tuplet=3 2 24", "duration=24", "pitch=2", "duration=24", "pitch=4",
+        "duration=24", "pitch=2", "duration=72", "pitch=0",
+        "repeat_end=2", "end",
+    ]  # fmt: skip
+
+
+def test_a_tie_over_a_bar_line_is_a_hold() -> None:
+    tune = read("X:1\nM:2/4\nL:1/4\nK:C\nCD-|D2|\n")
+    assert names(tune)[4:-1] == [
+        "bar", "duration=48", "pitch=0", "duration=48", "pitch=2", "bar", "duration=96", "hold",
+    ]  # fmt: skip
+
+
+def test_endings_stand_before_and_after_their_bars() -> None:
+    tune = read("X:1\nM:2/4\nL:1/4\nK:C\n|:CD|1 EF:|2 GA||\n")
+    structure = [n for n in names(tune) if not n.startswith(("duration", "pitch"))]
+    assert structure[4:] == [
+        "repeat_start", "bar", "ending=1", "bar", "repeat_end=2", "ending=2", "bar", "ending_end",
+        "end",
+    ]  # fmt: skip
+
+
+def test_several_voices_drums_and_chord_symbols() -> None:
+    score = Score(
+        notes=(Note(0, 60, 96), Note(0, 72, 48), Note(48, 71, 48), Note(0, 38, 48, part=1)),
+        marks=(Mark(0, "meter", Meter(2, 4)), Mark(0, "key", Key("C")), Mark(0, "chord", "Am/E"),
+               Mark(96, "bar")),
+        parts=(Part("piano"), Part("drums", 0, is_drums=True)),
+    )  # fmt: skip
+    assert names(score)[4:] == [
+        "bar", "chord=9 m", "bass=4", "duration=48", "pitch=12", "duration=48", "pitch=11",
+        "voice=1", "duration=96", "pitch=0",
+        "part=1", "duration=48", "drum=38", "duration=48", "rest", "end",
+    ]  # fmt: skip
+
+
+def test_what_the_table_has_no_event_for_is_refused() -> None:
+    score = Score((Note(0, 60, 48),), (Mark(0, "meter", Meter(17, 8)),))
+    with pytest.raises(Refusal, match=r"no event for meter=17/8; the tune was left out"):
+        CODEC.encode(score)
