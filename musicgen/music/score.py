@@ -172,7 +172,7 @@ class Score:
         One velocity a part (its most frequent), meter and key written at the start, repeat starts
         explicit, a bar line wherever the playing may jump and at the end, ties cut at the jumps,
         no overlapping equal pitches in a part, later keys and chords in their plainest spelling,
-        no mark that says nothing new.
+        no mark that says nothing new, or that stands where the tune is over.
         """
         return self._canonical
 
@@ -392,8 +392,16 @@ def _plainly_spelt(marks: Iterable[Mark]) -> Iterator[Mark]:
             yield mark
 
 
+def _matters(mark: Mark, end: int) -> bool:
+    """Tell whether a mark says something: no bar line before the tune, no change after it."""
+    if mark.kind == "bar":
+        return mark.onset > 0
+    starts = mark.onset == 0 and mark.kind != "chord"
+    return starts or mark.onset < end or mark.kind in ("repeat_start", "repeat_end", "ending")
+
+
 def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
-    yield from marks
+    yield from (mark for mark in marks if _matters(mark, score.end))
     yield from (Mark(step, "bar") for step in (*jumps(score), score.end) if step > 0)
 
 

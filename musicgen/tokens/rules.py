@@ -101,7 +101,7 @@ class Rules:
     def values(self, room: int | None) -> tuple[int, ...]:
         """Return durations and tuplets after which a gap can be filled; None: any will do."""
         if room not in self._values:
-            free = room is None
+            free = room is None or room > _LONGEST_BAR
             room_ = _LONGEST_BAR if room is None else room
             plain = [(MEASURES.id("duration", v), v) for v in self.durations]
             groups = [

@@ -89,13 +89,13 @@ def test_split_adds_up_without_crumbs_on_the_grain(steps: int) -> None:
     assert steps % GRAIN or min(split(steps)) >= GRAIN
 
 
-def tune(lengths: list[int], *marks: Mark, meter: Meter = Meter(6, 8)) -> Score:
+def tune(lengths: list[int], *marks: Mark) -> Score:
     edges = [0]
     for length in lengths:
         edges.append(edges[-1] + length)
     notes = tuple(Note(a, 60, b - a) for a, b in pairwise(edges))
     lines = tuple(Mark(edge, "bar") for edge in edges[1:])
-    return Score(notes, (Mark(0, "meter", meter), *lines, *marks))
+    return Score(notes, (Mark(0, "meter", Meter(6, 8)), *lines, *marks))
 
 
 def kinds(score: Score) -> list[str]:

@@ -50,7 +50,8 @@ def subset(luck: random.Random) -> frozenset[int]:
 
 def wander(rules: Rules, luck: random.Random) -> list[int]:
     """Draw kinds evenly, then events, so that rare structure is met often."""
-    walk, ids = Walk(rules), []
+    walk = Walk(rules)
+    ids: list[int] = []
     while not walk.done:
         legal = walk.legal()
         assert legal, f"a dead end after {[MEASURES.names[i] for i in ids[-12:]]}"
