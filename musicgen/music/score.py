@@ -152,7 +152,7 @@ class Score:
     def end(self) -> int:
         """The step at which the written tune ends."""
         ends = [note.end for note in self.notes] + [mark.onset for mark in self.marks]
-        return max(ends, default=0)
+        return max(ends + [mark.value.end for mark in self.of("ending")], default=0)
 
     def transposed(self, semitones: int) -> Score:
         """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
