@@ -78,7 +78,8 @@ def test_abc2midi_reads_the_same_notes() -> None:
 
 def test_music21_reads_the_same_notes() -> None:
     tunes = oracles.corpus_tunes()[7::420]
-    assert disagreeing(tunes, [oracles.by_music21(tune) for tune in tunes]) <= 1
+    # docs/reading.md says why one tune in six differs there
+    assert disagreeing(tunes, [oracles.by_music21(tune) for tune in tunes]) <= 3
 
 
 @pytest.mark.promises

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from musicgen.formats.abc.fields import (
     ALTERATIONS,
@@ -98,7 +98,7 @@ def read_length(text: str) -> tuple[int, int]:
 
 def to_steps(ticks: int) -> int:
     """Round ticks to the nearest step, halves upward."""
-    return (2 * ticks + TICKS_PER_STEP) // (2 * TICKS_PER_STEP)
+    return (ticks + TICKS_PER_STEP // 2) // TICKS_PER_STEP
 
 
 class Music:
@@ -107,7 +107,9 @@ class Music:
     def __init__(self, key: Signature, meter: Meter | None, unit: int, tempo: float | None) -> None:
         self.unit = unit  # ticks
         self.time = 0  # ticks
-        self.spans: list[list[int]] = []  # onset and end in ticks, pitch
+        self.onsets: list[int] = []  # of each note, in ticks
+        self.ends: list[int] = []
+        self.pitches: list[int] = []
         self.marks: dict[tuple[int, MarkKind], Any] = {}
         self.bars = 0
         self._bar_from = 0  # steps
@@ -115,7 +117,7 @@ class Music:
         self._voice = "1"
         self._chord: list[Head] | None = None
         self._chord_ties: list[int] = []
-        self._sounding: list[tuple[int, int, int]] = []  # natural, pitch, span
+        self._sounding: list[tuple[int, int, int]] = []  # natural, pitch, index
         self._length = 0  # ticks of the note or rest that < and > would change
         self._lilt: tuple[int, int] | None = None  # what they do to the next one
         self._tuplet = (0, 1, 1)  # how many more notes, over, under
@@ -158,23 +160,16 @@ class Music:
 
     def finish(self) -> tuple[list[Note], list[Mark]]:
         """End the tune and return its notes and marks, in steps."""
-        if not self.spans:
+        if not self.pitches:
             refuse("no-notes", "the tune has no notes; write some after K:")
         self._end_bar()
         self._close_ending()
-        notes = [self._finished(*span) for span in self.spans]
-        return notes, [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
+        notes = map(_note, map(to_steps, self.onsets), map(to_steps, self.ends), self.pitches)
+        return list(notes), [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
 
     def _check_size(self) -> None:
-        if len(self.spans) > MAX_NOTES or self.bars > MAX_NOTES or self.time > MAX_TICKS:
+        if len(self.pitches) > MAX_NOTES or self.bars > MAX_NOTES or self.time > MAX_TICKS:
             refuse("too-long", f"over {MAX_NOTES} notes, or 20000 quarters; split the tune")
-
-    def _finished(self, onset: int, end: int, pitch: int) -> Note:
-        start = to_steps(onset)
-        duration = to_steps(end) - start
-        if duration == 0:
-            refuse("length", "a note is shorter than 1/384; write longer ones")
-        return Note(start, pitch, duration)
 
     # Fields
 
@@ -252,22 +247,22 @@ class Music:
         onset = self.time
         self._pass_time(over, under)
         names, pitches = self._tied_names, self._tied_pitches
-        if names:
-            self._tied_names, self._tied_pitches = {}, {}
-        self._sounding = [self._start(head, onset, names, pitches) for head in heads]
+        self._tied_names, self._tied_pitches = {}, {}
+        self._sounding = []
+        for head in heads:
+            pitch = self._pitch(head, names)
+            index = self._start(onset, pitch, pitches.pop(pitch, None))
+            self._sounding.append((head.natural, pitch, index))
 
-    def _start(
-        self, head: Head, onset: int, names: dict[int, int], pitches: dict[int, int]
-    ) -> tuple[int, int, int]:
-        """Start a note, or go on with the one that is tied to it."""
-        pitch = self._pitch(head, names)
-        span = pitches.pop(pitch, None)
-        if span is None:
-            span = len(self.spans)
-            self.spans.append([onset, self.time, pitch])
-        else:
-            self.spans[span][1] = self.time
-        return head.natural, pitch, span
+    def _start(self, onset: int, pitch: int, tied: int | None) -> int:
+        """Start a note, or go on with the one that is tied to it; return its index."""
+        if tied is not None:
+            self.ends[tied] = self.time
+            return tied
+        self.onsets.append(onset)
+        self.ends.append(self.time)
+        self.pitches.append(pitch)
+        return len(self.pitches) - 1
 
     def _pitch(self, head: Head, tied: dict[int, int]) -> int:
         """Return the pitch of a note: its own accidental, else the tie's, the bar's, the key's."""
@@ -285,14 +280,14 @@ class Music:
 
     def _tie(self, _: str) -> None:
         if self._chord is None:
-            for natural, pitch, span in self._sounding:
-                self._hold(natural, pitch, span)
+            for voiced in self._sounding:
+                self._hold(*voiced)
         elif self._chord:
             self._chord_ties.append(len(self._chord) - 1)
 
-    def _hold(self, natural: int, pitch: int, span: int) -> None:
+    def _hold(self, natural: int, pitch: int, index: int) -> None:
         self._tied_names[natural] = pitch
-        self._tied_pitches[pitch] = span
+        self._tied_pitches[pitch] = index
 
     # Time
 
@@ -300,7 +295,9 @@ class Music:
         """Go on by a length in units of L:, under the tuplet and the broken rhythm that hold."""
         if self._tuplet[0] or self._lilt:
             over, under = self._scaled(over, under)
-        self._length = _divided(self.unit * over, under)
+        self._length, rest = divmod(self.unit * over, under)
+        if rest or not self._length:
+            _too_small()
         self.time += self._length
 
     def _scaled(self, over: int, under: int) -> tuple[int, int]:
@@ -325,8 +322,8 @@ class Music:
         self.time += self._length - short if longer else short - self._length
         self._lilt = (1, factors[0]) if longer else (factors[1], factors[0])
         self._length = 0
-        for _, _, span in self._sounding:
-            self.spans[span][1] = self.time
+        for _, _, index in self._sounding:
+            self.ends[index] = self.time
 
     def _open_tuplet(self, text: str) -> None:
         numbers = [int(part[:MAX_DIGITS] or 0) for part in text[1:].split(":")]
@@ -411,6 +408,12 @@ class Music:
         refuse("overlay", "a bar is overlaid with a second voice; write one voice a tune")
 
 
+def _note(onset: int, end: int, pitch: int) -> Note:
+    if onset == end:
+        refuse("length", "a note is shorter than 1/384; write longer ones")
+    return Note(onset, pitch, end - onset)
+
+
 def read_passes(text: str) -> tuple[int, ...]:
     """Read the passes of an ending: "1", "1,3", "1-3"."""
     passes: set[int] = set()
@@ -426,5 +429,9 @@ def read_passes(text: str) -> tuple[int, ...]:
 def _divided(ticks: int, by: int) -> int:
     length, rest = divmod(ticks, by)
     if rest or not length:
-        refuse("length", "a length is too small a part of the whole note; write longer ones")
+        _too_small()
     return length
+
+
+def _too_small() -> NoReturn:
+    refuse("length", "a length is too small a part of the whole note; write longer ones")
