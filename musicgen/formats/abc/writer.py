@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -183,7 +183,7 @@ def _bars(score: Score) -> Iterator[list[str]]:
     marks = _marks_by_step(score)
     segments = list(_segments(score, sorted({*edges, *marks})))
     starts = [segment.start for segment in segments]
-    endings = {mark.value.end for mark in score.of("ending")}
+    doubled = {mark.value.end for mark in score.of("ending")} | _halved(score, edges)
     pen = Pen()
     for mark in marks[0]:
         if mark.kind in _IN_HEADER:
@@ -194,7 +194,7 @@ def _bars(score: Score) -> Iterator[list[str]]:
         inside = segments[bisect_left(starts, start) : bisect_left(starts, stop)]
         last = marks[stop] if stop == score.end else []
         beats = [*_beats(inside, pen), *(pen.mark(mark) for mark in last if mark.kind in _INLINE)]
-        yield [*opening, *beats, _bar_line(marks[stop], stop in endings, stop == score.end)]
+        yield [*opening, *beats, _bar_line(marks[stop], stop in doubled, stop == score.end)]
 
 
 def _marks_by_step(score: Score) -> defaultdict[int, list[Mark]]:
@@ -208,6 +208,21 @@ def _opening(mark: Mark) -> str:
     if mark.kind == "repeat_start":
         return "|:"
     return "[" + ",".join(map(str, mark.value.passes))
+
+
+def _halved(score: Score, edges: Sequence[int]) -> set[int]:
+    """Return the steps where two short bars meet that make a full one: a section ends there.
+
+    Not inside an ending, which a double bar line would close.
+    """
+    meters = [(mark.onset, mark.value.steps) for mark in score.of("meter")] or [(0, 192)]
+    inside = [(mark.onset, mark.value.end) for mark in score.of("ending")]
+    found = set()
+    for (before, here), after in zip(pairwise(edges), edges[2:], strict=False):
+        steps = meters[max(0, bisect_right(meters, (before, STEPS_PER_WHOLE**2)) - 1)][1]
+        if here - before < steps == after - before:
+            found.add(here)
+    return {step for step in found if not any(start < step < end for start, end in inside)}
 
 
 def _bar_line(marks: Sequence[Mark], closes: bool, ends: bool) -> str:
