@@ -1,0 +1,197 @@
+"""How fast a model learns, against the plain loop that everybody writes first.
+
+    python benchmarks/training.py            three sizes, some minutes
+    python benchmarks/training.py --toy      seconds, for continuous integration
+
+The rival: `torch.nn.LSTM` in fp32, 8 lanes of one endless stream of ids in windows of 100, Adam,
+all cores. Ours: the trainer as it stands, with its resets, dropout, clipping and schedule. Both
+have the same model size and the same tunes, and take turns; medians of tokens a second are printed,
+their ratio, and what share of the measured matrix-multiply peak each model's arithmetic comes to.
+Then both learn from the same number of tokens and are scored on the same held-out tunes.
+
+The tunes are drawn from a small grammar of bars and repeats: nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from musicgen.config import BEGIN, ModelSettings, TrainingSettings
+from musicgen.model.crew import count_cores
+from musicgen.model.evaluation import evaluate
+from musicgen.model.network import LanguageModel
+from musicgen.model.training import Trainer
+
+VOCABULARY = 650
+OFTEN = 150  # ids that do occur
+RIVAL_LANES, RIVAL_WINDOW, RIVAL_RATE = 8, 100, 2e-3
+
+
+def draw_tunes(count: int, seed: int) -> list[np.ndarray]:
+    """Draw tunes of about 370 ids: phrases of a few motifs, repeated and varied."""
+    motifs = np.random.default_rng(0).integers(2, OFTEN, (80, 12))
+    generator = np.random.default_rng(seed)
+    return [draw_tune(motifs, generator) for _ in range(count)]
+
+
+def draw_tune(motifs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw one tune: eight motifs of neighbouring numbers, each played twice, the last id 1."""
+    first = int(generator.integers(len(motifs)))
+    chosen = [(first + int(step)) % len(motifs) for step in generator.integers(0, 6, 16)]
+    half = [varied(motifs[number], generator) for number in chosen]
+    return np.concatenate([*half[:8], *half[:8], *half[8:], *half[8:], [1]]).astype(np.int16)
+
+
+def varied(motif: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a motif with one id in twenty drawn anew."""
+    fresh = generator.integers(2, OFTEN, len(motif))
+    return np.where(generator.random(len(motif)) < 0.05, fresh, motif)
+
+
+class Rival:
+    """The plain loop: one stream, eight lanes, nothing reset, Adam."""
+
+    def __init__(self, tunes: list[np.ndarray], hidden: int) -> None:
+        settings = ModelSettings(
+            VOCABULARY, hidden=hidden, embedding=hidden, dropout=0, embedding_dropout=0
+        )
+        torch.manual_seed(1)
+        self.embedding = nn.Embedding(VOCABULARY, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, settings.layers)
+        self.head = nn.Linear(hidden, VOCABULARY)
+        self.head.weight = self.embedding.weight
+        nn.init.normal_(self.embedding.weight, 0, hidden**-0.5)
+        self.modules = nn.ModuleList([self.embedding, self.lstm, self.head])
+        self.optimizer = torch.optim.Adam(self.modules.parameters(), RIVAL_RATE)
+        stream = np.concatenate([np.append(BEGIN, tune) for tune in tunes]).astype(np.int64)
+        length = len(stream) // RIVAL_LANES
+        self.stream = torch.from_numpy(stream[: length * RIVAL_LANES].reshape(RIVAL_LANES, -1).T)
+        self.at = 0
+        self.state: tuple[Tensor, Tensor] | None = None
+
+    def update(self) -> int:
+        """Learn from one window; return how many ids it held."""
+        if self.at + RIVAL_WINDOW + 1 > len(self.stream):
+            self.at, self.state = 0, None
+        inputs = self.stream[self.at : self.at + RIVAL_WINDOW].contiguous()
+        targets = self.stream[self.at + 1 : self.at + RIVAL_WINDOW + 1]
+        outputs, state = self.lstm(self.embedding(inputs), self.state)
+        loss = functional.cross_entropy(self.head(outputs).flatten(0, 1), targets.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.state = (state[0].detach(), state[1].detach())
+        self.at += RIVAL_WINDOW
+        return RIVAL_LANES * RIVAL_WINDOW
+
+    def as_model(self) -> LanguageModel:
+        """Return the same weights in our model, to be scored by the same code."""
+        settings = ModelSettings(
+            VOCABULARY, hidden=self.lstm.hidden_size, embedding=self.lstm.hidden_size
+        )
+        model = LanguageModel(settings)
+        arrays = model.arrays()
+        for name, weight in self.lstm.named_parameters():
+            layer = name[-1]
+            arrays[f"layers.{layer}.{name[:-1]}0"] = weight.detach().numpy()
+        arrays["embedding.weight"] = self.embedding.weight.detach().numpy()
+        arrays["head.bias"] = self.head.bias.detach().numpy()
+        model.put(arrays)
+        return model
+
+
+def make_trainer(tunes: list[np.ndarray], hidden: int, tokens: int, **changes: float) -> Trainer:
+    shape = ModelSettings(VOCABULARY, hidden=hidden, embedding=hidden, **changes)  # type: ignore[arg-type]
+    model = LanguageModel(shape, torch.Generator().manual_seed(1))
+    return Trainer(model, tunes, [], TrainingSettings(tokens=tokens))
+
+
+def flops(hidden: int) -> float:
+    """Return the arithmetic of one id, forward and backward: six for each weight it multiplies."""
+    return 6.0 * (2 * 8 * hidden * hidden + hidden * VOCABULARY)
+
+
+def measure_peak(size: int = 1536, times: int = 5) -> float:
+    """Return the best measured fp32 matrix product, in operations a second, on all cores."""
+    torch.set_num_threads(count_cores())
+    a, b = torch.ones(size, size), torch.ones(size, size)
+    return 2 * size**3 / min(timed(lambda: torch.mm(a, b)) for _ in range(times))
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def rates(trainer: Trainer, rival: Rival, rounds: int) -> tuple[list[float], list[float]]:
+    """Return tokens a second of both, in turns; the first round warms up."""
+    ours, theirs = [], []
+    for _ in range(rounds + 1):
+        torch.set_num_threads(1)
+        ours.append(trainer.update(trainer.lanes.next()).rate)
+        torch.set_num_threads(count_cores())
+        updates = max(1, round(trainer.settings.lanes * trainer.settings.bptt / 800))
+        tokens = updates * RIVAL_LANES * RIVAL_WINDOW
+        theirs.append(tokens / timed(rival_updates(rival, updates)))
+    return ours[1:], theirs[1:]
+
+
+def rival_updates(rival: Rival, count: int) -> Callable[[], object]:
+    return lambda: [rival.update() for _ in range(count)]
+
+
+def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int) -> None:
+    peaks = [measure_peak()]
+    ours, theirs = rates(make_trainer(tunes, hidden, 10**9), Rival(tunes, hidden), rounds)
+    peaks.append(measure_peak())
+    mine, naive, peak = statistics.median(ours), statistics.median(theirs), max(peaks)
+    print(
+        f"2 x {hidden}: ours {mine:8.0f} tokens/s, rival {naive:8.0f}, ratio {mine / naive:.2f}; "
+        f"of the peak {peak / 1e9:.0f} GFLOP/s: ours {mine * flops(hidden) / peak:.0%}, "
+        f"rival {naive * flops(hidden) / peak:.0%}"
+    )
+
+
+def report_loss(hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], tokens: int) -> None:
+    """Let both learn from as many tokens; print both held-out losses."""
+    trainer = make_trainer(tunes, hidden, tokens, dropout=0.1)
+    for _ in trainer.run():
+        pass
+    torch.set_num_threads(count_cores())
+    rival, learnt = Rival(tunes, hidden), 0
+    while learnt < tokens:
+        learnt += rival.update()
+    ours, theirs = evaluate(trainer.model, held).loss, evaluate(rival.as_model(), held).loss
+    print(
+        f"2 x {hidden}: held-out nats a token after {tokens} tokens: {ours:.3f}, rival {theirs:.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=600_000, help="of the comparison of losses")
+    arguments = parser.parse_args()
+    sizes = [64] if arguments.toy else arguments.hidden
+    rounds, tokens = (2, 30_000) if arguments.toy else (arguments.rounds, arguments.tokens)
+    tunes, held = draw_tunes(100 if arguments.toy else 1500, 1), draw_tunes(60, 2)
+    print(f"torch {torch.__version__}, {count_cores()} cores, fp32, vocabulary {VOCABULARY}")
+    for hidden in sizes:
+        report_speed(hidden, tunes, rounds)
+    if tokens:
+        report_loss(sizes[0], tunes, held, tokens)
+
+
+if __name__ == "__main__":
+    main()
