@@ -7,6 +7,7 @@ tune.write("song.mid")
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -22,12 +23,12 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.music.grid import heard_bars
-from musicgen.music.programs import program as program_number
 from musicgen.music.score import Score
-from musicgen.music.theory import Key, Meter
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.codec import Setting
+from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
 
 if TYPE_CHECKING:
@@ -80,21 +81,11 @@ class Model:
         Raises InvalidValue for a wish that is out of range or that the model has never met.
         """
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        return self.draw(read_wishes(**wishes), chosen, number)
+        return self.draw(Wishes.read(**wishes), chosen, number)
 
     def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
         """Write tune `number` of a seed."""
         return Tune(self.sampler.sample(wishes, Noise(seed, number)), seed, number)
-
-
-def read_wishes(**wishes: Any) -> Wishes:
-    """Make wishes from values as a person writes them: key="Dmix", meter="6/8"."""
-    readers = {"key": Key.parse, "meter": Meter.parse, "program": program_number}
-    read: dict[str, Any] = {
-        name: readers[name](value) if name in readers and isinstance(value, str) else value
-        for name, value in wishes.items()
-    }
-    return Wishes(**read)
 
 
 def find(model: str | Path) -> Path:
@@ -138,18 +129,26 @@ def sample_many(
         loaded = load(model)
         yield from (loaded.draw(wishes, seed, number) for number in range(count))
         return
-    folder = str(find(model).resolve())
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _load_worker, (folder,)) as pool:
-        tasks = ((wishes, seed, number) for number in range(count))
-        yield from pool.map(_draw_in_worker, tasks, chunksize=4)
+    start = str(find(model).resolve()), wishes.to_json(), seed
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, start) as pool:
+        for number, answer in enumerate(pool.map(_draw_in_worker, range(count), chunksize=4)):
+            yield Tune(_decoded(answer), seed, number)
 
 
-_loaded: list[Model] = []  # the model of a worker process
+_at_work: list[tuple[Model, Wishes, int]] = []  # what a worker process draws from
 
 
-def _load_worker(folder: str) -> None:
-    _loaded[:] = [load(folder)]
+def _start_worker(folder: str, wishes: str, seed: int) -> None:
+    _at_work[:] = [(load(folder), Wishes.from_json(wishes), seed)]
 
 
-def _draw_in_worker(task: tuple[Wishes, int, int]) -> Tune:
-    return _loaded[0].draw(*task)
+def _draw_in_worker(number: int) -> bytes:
+    """Draw one tune in a worker; text goes back, for no objects go between processes."""
+    model, wishes, seed = _at_work[0]
+    encoded = model.sampler.encoded(wishes, Noise(seed, number))
+    return json.dumps([encoded.ids, encoded.setting.to_json()]).encode()
+
+
+def _decoded(answer: bytes) -> Score:
+    ids, setting = json.loads(answer)
+    return MeasuresCodec().decode(ids, Setting.from_json(setting)).score

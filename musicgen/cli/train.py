@@ -89,14 +89,13 @@ def train(
     if folder.exists() and not force:
         raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    chosen = sources or (DEFAULT_SOURCE,)
-    dataset = _read(chosen, console)
+    dataset = _read(sources or (DEFAULT_SOURCE,), console)
 
     from musicgen.model.run import Options, Run, plan
 
     found = plan(dataset, Options(**options))
     RUNS.mkdir(exist_ok=True)
-    run = Run(dataset, found, name, folder, corpus=_cards(chosen))
+    run = Run(dataset, found, name, folder, corpus=_cards(dataset.sources))
     _announce(dataset, found, console)
     with _watched(run, console) as watched:
         for progress in run.train():

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
+from musicgen.music.programs import program as program_number
 from musicgen.music.score import Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.draw import Filter, Noise, draw, min_p, temperature, top_k, top_p
 from musicgen.sampling.engine import Engine
-from musicgen.tokens.codec import Setting
+from musicgen.tokens.codec import Encoded, Setting
 from musicgen.tokens.grammar import HEADER, Walk
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
@@ -65,6 +67,25 @@ class Wishes:
         if not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
 
+    def to_json(self) -> str:
+        """Write them as text, for another process."""
+        texts = {"key": str(self.key or ""), "meter": str(self.meter or "")}
+        return json.dumps(asdict(self) | {name: text or None for name, text in texts.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Wishes:
+        """Read what `to_json` wrote."""
+        return cls.read(**json.loads(text))
+
+    @classmethod
+    def read(cls, **wishes: Any) -> Wishes:
+        """Make wishes from values as a person writes them: key="Dmix", meter="6/8"."""
+        readers = {"key": Key.parse, "meter": Meter.parse, "program": program_number}
+        for name, reader in readers.items():
+            if isinstance(wishes.get(name), str):
+                wishes[name] = reader(wishes[name])
+        return cls(**wishes)
+
     @property
     def filters(self) -> tuple[Filter, ...]:
         """What is done to the distribution before the noise. Raises InvalidValue."""
@@ -88,9 +109,13 @@ class Sampler:
 
     def sample(self, wishes: Wishes, noise: Noise, title: str = "") -> Score:
         """Draw one tune. Raises InvalidValue for a wish that the model has no event for."""
+        encoded = self.encoded(wishes, noise, title)
+        return MeasuresCodec().decode(encoded.ids, encoded.setting).score
+
+    def encoded(self, wishes: Wishes, noise: Noise, title: str = "") -> Encoded:
+        """Draw one tune as ids and their setting."""
         ids = self.draw_ids(wishes, noise)
-        decoded = MeasuresCodec().decode(ids, self._setting(ids, wishes, noise, title))
-        return decoded.score
+        return Encoded(tuple(ids), self._setting(ids, wishes, noise, title))
 
     def draw_ids(self, wishes: Wishes, noise: Noise) -> list[int]:
         """Draw the ids of one tune, from the first header event to the end."""

@@ -1,0 +1,175 @@
+"""Each command through the runner: exit code, words, file made or not."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from musicgen import formats
+from musicgen.cli import COMMANDS, commands
+from musicgen.music.score import Mark, Note, Score
+from musicgen.music.theory import Key, Meter
+from tests.models import untrained
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    untrained(tmp_path / "model")
+    return tmp_path
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(commands, list(words))
+
+
+def refused(result: Result, code: int, words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_teaches(words: Sequence[str]) -> None:
+    result = run(*words)
+    assert "Usage" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_sample_writes_what_was_asked(here: Path) -> None:
+    words = "sample --model model --out song.mid --out song.abc --seed 7 --key Edor --meter 6/8"
+    result = run(*words.split(), "--bars", "8", "--program", "flute")
+    assert result.exit_code == 0, result.output
+    assert "E dorian" in result.output
+    (score,), _ = formats.read(here / "song.abc")
+    assert (score.key, score.meter) == (Key("E", "dorian"), Meter(6, 8))
+    (played,), _ = formats.read(here / "song.mid")
+    assert played.parts[0].program == 73
+    assert [n.pitch for n in played.notes] == [n.pitch for n in score.canonical().unfolded().notes]
+
+
+def test_sample_prints_the_seed_that_it_drew(here: Path) -> None:
+    result = run("sample", "--model", "model", "--out", "a.mid", "--bars", "4")
+    seed = result.output.split("--seed ")[1].split()[0]
+    again = run("sample", "--model", "model", "--out", "b.mid", "--bars", "4", "--seed", seed)
+    assert again.exit_code == 0
+    assert (here / "a.mid").read_bytes() == (here / "b.mid").read_bytes()
+
+
+def test_many_tunes_fill_a_folder_or_a_pattern(here: Path) -> None:
+    assert run("sample", "--model", "model", "--out", "tunes/", "--count", "3", "--bars", "2",
+               "-q").output == ""  # fmt: skip
+    assert sorted(p.name for p in (here / "tunes").iterdir()) == [
+        "tune-1.mid", "tune-2.mid", "tune-3.mid",
+    ]  # fmt: skip
+    run("sample", "--model", "model", "--out", "t{n}.abc", "--count", "2", "--bars", "2")
+    assert {p.name for p in here.glob("t?.abc")} == {"t1.abc", "t2.abc"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--out", "no/song.mid"], 2, "no"),
+        (["--out", "song.xyz"], 2, "write one of .abc, .mid"),
+        (["--out", "song.mid", "--key", "H"], 2, "write a tonic and a mode"),
+        (["--out", "song.mid", "--meter", "7/0"], 2, "write 1 to 64 beats"),
+        (["--out", "song.mid", "--bars", "0"], 2, "bars 0: ask for 1 to 512"),
+        (["--out", "song.mid", "--rhythm", "tango"], 2, "rhythm 'tango' is unknown"),
+        (["--out", "song.mid", "--top-p", "2"], 2, "top-p 2.0"),
+        (["--out", "song.mid", "--temperature", "0"], 2, "temperature 0.0"),
+        (["--out", "song.mid", "--program", "kazoo"], 2, "program 'kazoo' is unknown"),
+        (["--out", "song.mid", "--count", "3"], 2, "name a folder (song.mid/) or a pattern"),
+        (["--out", "song.mid", "--model", "nobody"], 2, "model 'nobody' is unknown"),
+        (["--out", "song.mid", "--nonsense"], 2, "No such option"),
+    ],
+)
+def test_sample_refuses_in_one_line(here: Path, words: list[str], code: int, said: str) -> None:
+    chosen = [] if "--model" in words else ["--model", "model"]
+    refused(run("sample", *chosen, *words), code, said)
+    assert {path.name for path in here.iterdir()} == {"model"}
+
+
+def test_nothing_is_overwritten_without_force(here: Path) -> None:
+    (here / "song.mid").write_bytes(b"mine")
+    arguments = ["sample", "--model", "model", "--out", "song.mid", "--bars", "2"]
+    refused(run(*arguments), 2, "song.mid exists; choose another name or add --force")
+    assert (here / "song.mid").read_bytes() == b"mine"
+    assert run(*arguments, "--force").exit_code == 0
+    assert (here / "song.mid").read_bytes() != b"mine"
+
+
+def test_a_checkpoint_cut_in_half_is_refused(here: Path) -> None:
+    weights = here / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    refused(run("sample", "--model", "model", "--out", "song.mid"), 1, "weights.safetensors")
+    assert not (here / "song.mid").exists()
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_full_disk_leaves_nothing(here: Path) -> None:
+    words = [sys.executable, "-m", "musicgen", "sample", "--model", "model", "--out", "song.mid"]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False,
+                          preexec_fn=limit_file_size,
+                          env=os.environ | {"PYTHONPATH": path})  # fmt: skip
+    assert done.returncode == 1
+    assert "song.mid" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in here.iterdir()} == {"model"}
+
+
+def tune(seed: int) -> Score:
+    notes = tuple(Note(i * 24, 60 + (i * 7 + seed * 5) % 12, 24) for i in range(48))
+    lines = (Mark(144 * number, "bar") for number in range(1, 9))
+    return Score(notes, (Mark(0, "meter", Meter(3, 4)), *lines), title=f"tune {seed}")
+
+
+def test_a_first_model_of_ones_own(here: Path) -> None:
+    (here / "tunes").mkdir()
+    for number in range(12):
+        formats.write(tune(number), here / "tunes" / f"{number}.mid")
+    result = run("train", "tunes", "--name", "tiny", "--hidden", "16", "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    assert "kept 12 of 12 tunes" in result.output
+    assert {p.name for p in (here / "checkpoints" / "tiny").iterdir()} == {
+        "MODEL_CARD.md", "manifest.json", "metrics.jsonl", "weights.safetensors",
+    }  # fmt: skip
+    again = run("train", "tunes", "--name", "tiny")
+    refused(again, 2, "checkpoints/tiny exists; choose another --name")
+    written = run("sample", "--model", "tiny", "--out", "song.mid", "--bars", "4")
+    assert written.exit_code == 0, written.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("nothing", None, 2, "there is no file, folder or corpus 'nothing'"),
+        ("empty", {}, 2, "empty"),
+        ("wordy", {"a.txt": "no tune"}, 2, "wordy"),
+        ("broken", {"a.abc": "X:1\nT:x\nK:C\n[CEG\n"}, 1, "broken"),
+    ],
+)
+def test_train_refuses_in_one_line(
+    here: Path, name: str, content: dict[str, str] | None, code: int, said: str
+) -> None:
+    if content is not None:
+        (here / name).mkdir()
+        for file, text in content.items():
+            (here / name / file).write_text(text)
+    refused(run("train", name, "--name", "mine"), code, said)
+    assert not (here / "checkpoints" / "mine").exists()
+
+
+def test_a_name_that_is_a_path_is_refused(here: Path) -> None:
+    refused(run("train", "model", "--name", "../up"), 2, "use letters, digits, dots")

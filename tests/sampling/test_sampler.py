@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicgen.errors import InvalidValue
+from musicgen.music.grid import heard_bars
+from musicgen.music.theory import Key, Meter
+from musicgen.sampling.draw import Noise
+from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.vocabulary import MEASURES
+from tests.models import SEEN_IDS, FixedEngine, RandomEngine
+
+FLAT = np.zeros(len(MEASURES))
+
+
+def sampler(seed: int = 0) -> Sampler:
+    return Sampler(RandomEngine(seed), SEEN_IDS)
+
+
+def test_wishes_are_granted() -> None:
+    wishes = Wishes(Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73)
+    score = sampler().sample(wishes, Noise(1))
+    assert (score.key, score.meter, score.rhythm) == (Key("E", "dorian"), Meter(6, 8), "jig")
+    assert (score.qpm, score.parts[0].program, heard_bars(score)) == (130, 73, 16)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"bars": 0}, "bars 0: ask for 1 to 512 bars"),
+        ({"tempo": 1.0}, "tempo 1.0: choose 10 to 1000"),
+        ({"program": 128}, "program 128: choose 0 to 127"),
+        ({"key": "H"}, "write a tonic and a mode"),
+        ({"meter": "7/0"}, "write 1 to 64 beats"),
+    ],
+)
+def test_wishes_out_of_range_are_refused(wishes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        Wishes.read(**wishes)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (Wishes(meter=Meter(17, 8)), r"meter 17/8: the model has never met it; it knows 1/1"),
+        (Wishes(rhythm="tango"), r"rhythm 'tango' is unknown: choose one of air"),
+    ],
+)
+def test_what_the_model_never_met_is_refused_with_what_it_knows(wishes: Wishes, words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        sampler().sample(wishes, Noise(1))
+
+
+def test_wishes_are_written_and_read() -> None:
+    wishes = Wishes(Key("F#", "minor"), Meter(3, 4), "waltz", 8, 90.0, 12, 0.7, 5, 0.9, 0.1)
+    assert Wishes.from_json(wishes.to_json()) == wishes
+    assert Wishes.from_json(Wishes().to_json()) == Wishes()
+
+
+def test_the_engine_is_fed_what_was_drawn() -> None:
+    engine = FixedEngine(FLAT)
+    ids = Sampler(engine, SEEN_IDS).draw_ids(Wishes(bars=4), Noise(1))
+    assert engine.fed == [MEASURES.id("begin"), *ids[:-1]]
+
+
+def test_a_cold_tune_takes_the_likeliest_events() -> None:
+    logits = FLAT.copy()
+    for name in ("meter=3/4", "bar", "duration=48", "pitch=7", "mode=dorian", "end"):
+        logits[MEASURES.names.index(name)] = 9
+    score = Sampler(FixedEngine(logits), SEEN_IDS).sample(
+        Wishes(temperature=0.02, bars=4), Noise(3)
+    )
+    assert score.meter == Meter(3, 4)
+    assert {note.duration for note in score.notes} == {48}
+
+
+def test_a_small_change_keeps_the_luck() -> None:
+    a, b = (
+        Sampler(FixedEngine(FLAT), SEEN_IDS).draw_ids(
+            Wishes(meter=Meter(6, 8), bars=8, temperature=t), Noise(5)
+        )
+        for t in (1.0, 1.01)
+    )
+    assert a == b  # flat logits stay flat at any temperature, and the luck is the same
+
+
+def test_nothing_unseen_is_drawn() -> None:
+    for seed in range(20):
+        ids = sampler(seed).draw_ids(Wishes(), Noise(seed))
+        assert set(ids) <= SEEN_IDS
