@@ -20,6 +20,8 @@ def may_be_seen(event: Event) -> bool:
         return event.value == 1
     if event.kind == "pitch":
         return -24 <= int(event.value or 0) <= 36
+    if event.kind == "repeat_end":
+        return event.value == 2
     if event.kind == "ending":
         return event.value in ("1", "2")
     return event.kind not in RARE

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from musicgen.config import BEGIN, ModelSettings
-from musicgen.model.through_time import lstm_window
+from musicgen.model.through_time import lstm_window, project
 
 State = tuple[tuple[Tensor, ...], ...]  # for each layer: h, and c for an LSTM, (lane, hidden)
 FORGET_BIAS = 1.0
@@ -100,10 +100,10 @@ class LanguageModel(nn.Module):
             masks: from `draw_masks` in training; None drops nothing.
         """
         outputs, state = self.hidden_states(ids.t(), state or self.start(len(ids)), masks)
-        return self.logits(outputs).transpose(0, 1), state
+        return self.logits(outputs.transpose(1, 2)).transpose(0, 1), state
 
     def hidden_states(self, ids: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
-        """Return what the last layer says, (window, lane, hidden), from ids (window, lane)."""
+        """Return what the last layer says, (window, hidden, lane), from ids (window, lane)."""
         starts = ids == BEGIN
         table = self.embedding.weight
         if masks is not None and masks.table is not None:
@@ -115,7 +115,7 @@ class LanguageModel(nn.Module):
             values, last = run_layer(layer, values, table, state[number], starts, recurrent)
             after.append(last)
             if masks is not None:
-                values = values * masks.outputs[number]
+                values = values * masks.outputs[number].t().contiguous()
         return values, tuple(after)
 
     def logits(self, outputs: Tensor) -> Tensor:
@@ -172,24 +172,32 @@ def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generato
 
 def run_layer(
     layer: nn.Module,
-    values: Tensor,  # (window, lane): ids, for the first layer; else (window, lane, hidden)
+    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
     table: Tensor,  # (vocabulary, embedding)
     state: tuple[Tensor, ...],
     starts: Tensor,  # (window, lane), bool
     recurrent: Tensor | None,  # what is kept of the recurrent weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one layer over a window; zero its state where a tune starts."""
+    """Run one layer over a window, to (window, hidden, lane); zero its state where a tune starts.
+
+    Dropout of the recurrent weights is the LSTM's only.
+    """
     first = values.dim() == 2
     if isinstance(layer, nn.LSTM) and (values.device.type == "cpu" or recurrent is not None):
         weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
         bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
-        projected = functional.linear(table if first else values, weight_in, bias)
         if first:  # each event is projected once, not each time that it occurs
-            projected = functional.embedding(values, projected)
+            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
+            projected = projected.transpose(1, 2).contiguous()
+        else:
+            projected = project(values, weight_in, bias)
         kept = weight if recurrent is None else weight * recurrent
-        return lstm_window(projected, kept, (state[0], state[1]), starts)
-    inputs = functional.embedding(values, table) if first else values
-    return run_segments(layer, inputs, state, starts)
+        h, c = (part.t().contiguous() for part in state)
+        outputs, last = lstm_window(projected, kept, (h, c), starts)
+        return outputs, tuple(part.t() for part in last)
+    inputs = functional.embedding(values, table) if first else values.transpose(1, 2)
+    outputs, after = run_segments(layer, inputs, state, starts)
+    return outputs.transpose(1, 2), after
 
 
 def run_segments(

@@ -2,10 +2,11 @@
 
 `torch.nn.LSTM` is the reference (a test holds the two equal) and the faster one on a GPU. On a CPU
 this one wins: the state is reset wherever a tune starts, so that no id of a batch is padding; the
-gates' gradients replace the gates in their own memory; and the gradient of the recurrent weights is
-one matrix product for the whole window.
+gates' gradients replace the gates in their own memory; and the gradient of each matrix is one
+product for the whole window. Lanes stand last: each gate is one block of memory, and weights times
+a block of lanes is the product that one core does best.
 
-    z_t = projected_t + h_{t-1} W'                 i, f, o = sigmoid(z), g = tanh(z)
+    z_t = projected_t + U h_{t-1}                  i, f, o = sigmoid(z), g = tanh(z)
     c_t = f c_{t-1} + i g                          h_t = o tanh(c_t)
 """
 
@@ -20,18 +21,39 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
+def project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return W x + b, (window, rows, lane), of inputs (window, features, lane)."""
+    return _Project.apply(inputs, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def lstm_window(
-    projected: Tensor,  # (window, lane, 4 hidden): the input's part of the gates, biases included
+    projected: Tensor,  # (window, 4 hidden, lane): the input's part of the gates, biases included
     weight: Tensor,  # (4 hidden, hidden): the recurrent weights, in torch's order i f g o
-    state: tuple[Tensor, Tensor],  # h and c before the window, (lane, hidden)
+    state: tuple[Tensor, Tensor],  # h and c before the window, (hidden, lane)
     starts: Tensor,  # (window, lane), bool: the state is zero before these ids
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return the hidden states (window, lane, hidden) and the state after the window.
+    """Return the hidden states (window, hidden, lane) and the state after the window.
 
     The memory of `projected` is used up: nothing else may read it afterwards.
     """
     hidden, last_h, last_c = _Window.apply(projected, weight, *state, starts)  # type: ignore[no-untyped-call]
     return hidden, (last_h, last_c)
+
+
+class _Project(torch.autograd.Function):
+    """A matrix product for every step; the matrix's gradient is one product for all steps."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return torch.baddbmm(bias.view(1, -1, 1), weight.expand(len(inputs), -1, -1), inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, weight = ctx.saved_tensors
+        folded = _folded(grads[0])
+        back = torch.bmm(weight.t().contiguous().expand(len(inputs), -1, -1), grads[0])
+        return back, folded @ _folded(inputs).t(), folded.sum(1)
 
 
 class _Window(torch.autograd.Function):
@@ -41,45 +63,46 @@ class _Window(torch.autograd.Function):
     def forward(
         ctx: Any, gates: Tensor, weight: Tensor, h: Tensor, c: Tensor, starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        window, lanes, _ = gates.shape
-        states = gates.new_empty(3, window + 1, lanes, h.shape[1])  # h, c, tanh c
+        states = gates.new_empty(3, len(gates) + 1, *h.shape)  # h, c, tanh c
         states[0, 0], states[1, 0] = h, c
         ctx.resets = _resets(starts, gates.dtype)
-        _forward(gates, weight.t().contiguous(), states, ctx.resets)
+        _forward(gates, weight, states, ctx.resets)
         ctx.save_for_backward(gates, weight, states, starts)
         return states[0, 1:], states[0, -1].clone(), states[1, -1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         gates, weight, states, starts = ctx.saved_tensors
-        upstream, last_h, last_c = grads
-        dh, dc = _backward(gates, weight, states, ctx.resets, (upstream, last_h, last_c))
+        dh, dc = _backward(gates, weight.t().contiguous(), states, ctx.resets, grads)
         entering = states[0, :-1]
         if ctx.resets:
-            entering = entering.masked_fill(starts.unsqueeze(-1), 0)
-        weight_grad = gates.flatten(0, 1).t() @ entering.flatten(0, 1)
-        return gates, weight_grad, dh, dc, None
+            entering = entering.masked_fill(starts.unsqueeze(1), 0)
+        return gates, _folded(gates) @ _folded(entering).t(), dh, dc, None
+
+
+def _folded(values: Tensor) -> Tensor:
+    """Lay the steps beside each other: (window, rows, lane) to (rows, window x lane)."""
+    return values.transpose(0, 1).reshape(values.shape[1], -1)
 
 
 def _resets(starts: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
     """Return, for each step at which a tune starts, 0 in the lanes where it does, else 1."""
     steps = starts.any(1).nonzero().flatten().tolist()
-    return {step: (~starts[step]).to(dtype).unsqueeze(1) for step in steps}  # (lane, 1)
+    return {step: (~starts[step]).to(dtype) for step in steps}  # (lane,)
 
 
 def _forward(gates: Tensor, weight: Tensor, states: Tensor, resets: dict[int, Tensor]) -> None:
     """Fill in the gates and the states, step by step, in place."""
-    half = states.shape[3]
-    steps = gates.unbind(0)
-    both = gates[:, :, : 2 * half].unbind(0)
-    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 2))
+    half = states.shape[2]
+    both = gates[:, : 2 * half].unbind(0)
+    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
     hs, cs, tanhs = (part.unbind(0) for part in states)
-    for t, step in enumerate(steps):
+    for t, step in enumerate(gates.unbind(0)):
         h = hs[t]
         if t in resets:
             h = h * resets[t]
             cs[t].mul_(resets[t])
-        step.addmm_(h, weight)
+        step.addmm_(weight, h)
         both[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
@@ -91,22 +114,22 @@ def _forward(gates: Tensor, weight: Tensor, states: Tensor, resets: dict[int, Te
 
 def _backward(
     gates: Tensor,
-    weight: Tensor,
+    transposed: Tensor,  # (hidden, 4 hidden): the recurrent weights
     states: Tensor,
     resets: dict[int, Tensor],
-    grads: tuple[Tensor, Tensor, Tensor],
+    grads: tuple[Tensor, ...],  # of the hidden states, of the last h, of the last c
 ) -> tuple[Tensor, Tensor]:
     """Replace the gates by their gradients; return the gradients of the state before the window."""
-    half = states.shape[3]
+    half = states.shape[2]
     steps = gates.unbind(0)
-    both = gates[:, :, : 2 * half].unbind(0)
-    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 2))
+    both = gates[:, : 2 * half].unbind(0)
+    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
     cs, tanhs = states[1].unbind(0), states[2].unbind(0)
     upstream = grads[0].unbind(0)
     dh, dc = grads[1].clone(), grads[2].clone()
     scratch, room = torch.empty_like(dc), torch.empty_like(steps[0])
-    d_both = room[:, : 2 * half]
-    d_i, d_f, d_g, d_o = room.chunk(4, 1)
+    d_both = room[: 2 * half]
+    d_i, d_f, d_g, d_o = room.chunk(4, 0)
     for t in range(len(steps) - 1, -1, -1):
         dh.add_(upstream[t])
         torch.mul(dh, o[t], out=scratch)
@@ -119,7 +142,7 @@ def _backward(
         sigmoid_backward(d_both, both[t], grad_input=both[t])
         tanh_backward(d_g, g[t], grad_input=g[t])
         sigmoid_backward(d_o, o[t], grad_input=o[t])
-        torch.mm(steps[t], weight, out=dh)
+        torch.mm(transposed, steps[t], out=dh)
         if t in resets:
             dh.mul_(resets[t])
             dc.mul_(resets[t])

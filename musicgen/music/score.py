@@ -227,13 +227,13 @@ def sections(score: Score) -> tuple[Section, ...]:
     closes the last of them; each ending lasts to the next. A repeat start that nothing closes
     repeats nothing.
     """
-    finder = _SectionFinder()
+    finder = _SectionFinder({mark.onset: mark.value for mark in score.of("ending")})
     for mark in score.marks:
         if mark.kind == "repeat_start":
             finder.start(mark.onset)
         elif mark.kind == "ending":
             finder.ending(mark.onset, mark.value)
-        elif mark.kind == "repeat_end" and not finder.goes_on(score, mark.onset):
+        elif mark.kind == "repeat_end" and not finder.goes_on(mark.onset):
             finder.end(mark.onset, int(mark.value))
     finder.close(score.end, 2)
     return tuple(finder.found)
@@ -242,7 +242,8 @@ def sections(score: Score) -> tuple[Section, ...]:
 class _SectionFinder:
     """The sections so far, and the one under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: dict[int, Ending]) -> None:
+        self.ahead = ahead  # the endings of the score, by their start
         self.found: list[Section] = []
         self.opened = 0  # where the section under way starts
         self.endings: list[tuple[int, Ending]] = []
@@ -270,12 +271,12 @@ class _SectionFinder:
     def follows(self, passes: tuple[int, ...]) -> bool:
         return passes[0] > self.endings[-1][1].passes[-1]
 
-    def goes_on(self, score: Score, step: int) -> bool:
+    def goes_on(self, step: int) -> bool:
         """Tell whether the section under way has a further ending, which starts at a step."""
-        return bool(self.endings) and any(
-            mark.onset == step and self.follows(tuple(sorted(mark.value.passes)))
-            for mark in score.of("ending")
-        )
+        following = self.ahead.get(step)
+        if following is None or not self.endings:
+            return False
+        return self.follows(tuple(sorted(following.passes)))
 
     def stretch(self, step: int) -> None:
         """Let the last ending stop at a step."""

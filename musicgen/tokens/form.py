@@ -163,6 +163,8 @@ class Form:
             return pickups
         if self.owed:
             return (self.owed,) if self.border else ()
+        if self.opened_short:
+            return ()  # a full bar stands between a pickup and the bar that closes
         section = self.section
         if section is not None and section.last_pass > 1:
             return pickups
@@ -252,7 +254,7 @@ class Form:
             return True
         if self.section is None and self.owed and not self.border:
             now = self._may_end() and rules.fewest <= self.heard <= rules.most
-            return now or (rules.can_repeat and self.heard + 2 <= rules.most)
+            return now or (rules.can_repeat and self.heard + 4 <= rules.most)
         return self.least() <= rules.most
 
     def least(self) -> int:
@@ -266,8 +268,11 @@ class Form:
             return heard + body + 1
         settled = not self.opened_short and section.fits(self.owed)
         if section.last_pass == 0:
-            body += not (body and settled and section.started)
             opening = section.opening if section.started else self.owed
+            if opening and (self.opened_short or not section.started):
+                body += 2  # after its pickup a full bar, and the one that closes
+            else:
+                body += not (body and settled and section.started)
             return heard + 2 * body + self._extra(opening)
         if section.last_pass == 1:
             ending = section.ending + (not (section.ending and settled))

@@ -62,9 +62,10 @@ def test_torchs_own_layer_in_segments_is_the_reference() -> None:
     starts = torch.zeros(8, 3, dtype=torch.bool)
     starts[0, 0] = starts[4, 0] = starts[7, 2] = True
     state = (values[0] / 2, values[1] / 2)
-    mine, my_state = run_layer(layer, values, model.embedding.weight, state, starts, None)
+    columns = values.transpose(1, 2).contiguous()
+    mine, my_state = run_layer(layer, columns, model.embedding.weight, state, starts, None)
     reference, last = run_segments(layer, values, state, starts)
-    torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mine.transpose(1, 2), reference, rtol=0, atol=1e-12)
     for ours, theirs in zip(my_state, last, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from musicgen.model.through_time import lstm_window
+from musicgen.model.through_time import lstm_window, project
 
 WINDOW, LANES, HIDDEN, INPUTS = 7, 3, 5, 4
 
@@ -21,9 +21,9 @@ def stepped(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, starts: Tensor) -> 
 
 def own(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, starts: Tensor) -> Tensor:
     weight_ih, weight_hh, bias_ih, bias_hh = layer.parameters()
-    projected = nn.functional.linear(x, weight_ih, bias_ih + bias_hh)
-    outputs, (last_h, last_c) = lstm_window(projected, weight_hh, (h, c), starts)
-    return torch.cat([outputs, last_h[None], last_c[None]])
+    projected = project(x.transpose(1, 2).contiguous(), weight_ih, bias_ih + bias_hh)
+    outputs, (last_h, last_c) = lstm_window(projected, weight_hh, (h.t(), c.t()), starts)
+    return torch.cat([outputs, last_h[None], last_c[None]]).transpose(1, 2)
 
 
 def gradients(result: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:

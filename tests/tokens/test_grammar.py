@@ -108,14 +108,14 @@ def test_what_would_leave_a_gap_that_nothing_fills_is_not_offered() -> None:
 
 
 def test_a_repeat_with_a_pickup_closes_with_its_partner() -> None:
-    walk = follow("repeat_start", "partial=24", "duration=24", "pitch=0",
-                  "bar", "duration=144", "pitch=0")  # fmt: skip
-    assert "repeat_end=2" not in offered(walk)
-    assert {n for n in offered(walk) if n.startswith("partial")} == {"partial=120"}
-    walk = follow("repeat_start", "partial=24", "duration=24", "pitch=0",
-                  "partial=120", "duration=96", "pitch=0", "duration=24", "hold")  # fmt: skip
-    assert "repeat_end=2" in offered(walk)
-    assert "bar" not in offered(walk)
+    opened = ("repeat_start", "partial=24", "duration=24", "pitch=0")
+    assert not {name for name in offered(follow(*opened)) if name.startswith("partial")}
+    filled = (*opened, "bar", "duration=144", "pitch=0")
+    assert "repeat_end=2" not in offered(follow(*filled))
+    assert {n for n in offered(follow(*filled)) if n.startswith("partial")} == {"partial=120"}
+    closed = follow(*filled, "partial=120", "duration=96", "pitch=0", "duration=24", "hold")
+    assert "repeat_end=2" in offered(closed)
+    assert "bar" not in offered(closed)
 
 
 def test_a_repeat_opens_only_where_it_can_be_played() -> None:

@@ -84,7 +84,7 @@ def tempo_text(qpm: float, meter: Meter) -> str:
     for beat in (Fraction(meter.beat_steps, STEPS_PER_WHOLE), *_BEATS):
         pace = exact / (4 * beat)
         if pace.denominator == 1:
-            return f"{beat}={pace}"
+            return f"{beat.numerator}/{beat.denominator}={pace}"
     return f"1/4={qpm!r}"
 
 
