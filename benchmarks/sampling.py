@@ -6,14 +6,20 @@
 The rival: `torch.nn.LSTM` of the same size, one id at a time under inference_mode, with whichever
 number of threads is faster. Both feed the same ids and make no logits and no draws: the step alone.
 They take turns; medians, their ratio, and the bound: the time to read the weights that a token
-needs once, at the measured speed of reading them in a matrix-vector product.
+needs once, at the measured speed of reading them in a matrix-vector product. Beside it the same
+engine with logits, grammar and draws, as `musicgen sample` runs it; and the whole command, from
+start to file, against `python -c "import torch"`, in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,9 +27,13 @@ from torch import nn
 
 from musicgen.checkpoint import shapes
 from musicgen.config import ModelSettings
+from musicgen.music.theory import Meter
+from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.vocabulary import MEASURES
 
-VOCABULARY = 650
+VOCABULARY = len(MEASURES)
 
 
 def make_engine(hidden: int) -> NumpyEngine:
@@ -85,8 +95,39 @@ def report(hidden: int, rounds: int, length: int) -> None:
     bound = speed / (4 * 3 * 4 * hidden * hidden)  # three matrices: the first input's is a table
     print(
         f"2 x {hidden}: ours {mine:.0f} tokens/s, torch.nn.LSTM {naive:.0f}, "
-        f"ratio {mine / naive:.1f}; weights read at {speed / 1e9:.1f} GB/s: at most {bound:.0f}"
+        f"ratio {mine / naive:.1f}; weights read at {speed / 1e9:.1f} GB/s: at most {bound:.0f}; "
+        f"with logits, grammar and draw {drawn_rate(engine, rounds):.0f}"
     )
+
+
+def drawn_rate(engine: NumpyEngine, tunes: int) -> float:
+    """Return tokens a second of whole tunes: step, logits, grammar and draw."""
+    single = {"part", "voice", "drum", "chord", "bass", "no_chord"}
+    seen = frozenset(i for i, e in enumerate(MEASURES.events) if e.kind not in single)
+    sampler, wishes = Sampler(engine, seen), Wishes(meter=Meter(6, 8), bars=32)
+    sampler.draw_ids(wishes, Noise(0))
+    started = time.perf_counter()
+    count = sum(len(sampler.draw_ids(wishes, Noise(1, number))) for number in range(tunes))
+    return count / (time.perf_counter() - started)
+
+
+def seconds(words: list[str]) -> float:
+    """Return the seconds that a command takes in a process of its own."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def cold_start(rounds: int) -> None:
+    """Compare the whole command with one import of torch, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "song.mid")
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(seconds(["-m", "musicgen", "sample", "--out", out, "--force"]))
+            theirs.append(seconds(["-c", "import torch"]))
+    mine, torchs = statistics.median(ours), statistics.median(theirs)
+    print(f"musicgen sample: {mine:.2f} s; import torch: {torchs:.2f} s; ratio {mine / torchs:.2f}")
 
 
 def main() -> None:
@@ -97,6 +138,7 @@ def main() -> None:
     sizes, rounds, length = ([64], 3, 50) if arguments.toy else (arguments.hidden, 9, 200)
     for hidden in sizes:
         report(hidden, rounds, length)
+    cold_start(1 if arguments.toy else 7)
 
 
 if __name__ == "__main__":

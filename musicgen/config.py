@@ -18,10 +18,10 @@ class ModelSettings:
     vocabulary_size: int  # events, the begin event (id 0) counted
     cell: str = "lstm"
     layers: int = 2
-    hidden: int = 384
-    embedding: int = 384
+    hidden: int = 256
+    embedding: int = 256
     tied: bool = True  # the head reads the embedding's own weights
-    dropout: float = 0.4  # between layers and before the head
+    dropout: float = 0.3  # between layers and before the head
     embedding_dropout: float = 0.1  # on the embedding's table
     weight_dropout: float = 0.0  # on the recurrent weights
 

@@ -59,9 +59,14 @@ sys.addaudithook(hook)
 '''
 
 
-def watched(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a piece of Python under the hook; exit code 99 and "AUDIT: ..." tell what it did."""
-    program = f"ROOT = {str(ROOT)!r}\n{HOOK}\n{code}"
+def watched(
+    code: str, *arguments: str | Path, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python under the hook; exit code 99 and "AUDIT: ..." tell what it did.
+
+    What comes before is imported without it: torch writes source of its own while it loads.
+    """
+    program = f"ROOT = {str(ROOT)!r}\n{before}\n{HOOK}\n{code}"
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -137,3 +142,42 @@ def test_a_build_runs_nothing(tmp_path: Path) -> None:
     write(Score(notes, title="cos\nsystem\n(S'true'\ntR."), folder / "tune.mid")
     assert_clean(watched(BUILD, folder, tmp_path / "data"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tunes"]
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+dataset, _ = build([sys.argv[1]])
+chosen = plan(dataset, Options(hidden=8, epochs=1, batch=2, bptt=16))
+run = Run(dataset, chosen, "evil", Path(sys.argv[2]))
+assert any(progress.is_last for progress in run.train())
+"""
+
+TRAINING_ROOMS = """
+import torch
+from musicgen.corpus.build import build
+from musicgen.model.run import Options, Run, plan
+torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+"""
+
+SAMPLE = """
+import sys
+from musicgen import formats, load
+tune = load(sys.argv[1]).sample(seed=1, bars=2)
+tune.write(sys.argv[2])
+(score,), refusals = formats.read(sys.argv[2])
+assert not refusals
+"""
+
+
+def test_training_and_sampling_run_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "tunes"
+    folder.mkdir()
+    (folder / "evil.abc").write_text(EVIL)
+    model = tmp_path / "model"
+    assert_clean(watched(TRAIN, folder, model, before=TRAINING_ROOMS))
+    assert_clean(watched(SAMPLE, model, tmp_path / "song.mid"))
+    assert_clean(watched(SAMPLE, model, tmp_path / "song.abc"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model", "song.abc", "song.mid", "tunes",
+    ]  # fmt: skip

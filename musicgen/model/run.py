@@ -25,13 +25,14 @@ from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import MusicgenError
 from musicgen.model.card import Scores, model_card
 from musicgen.model.evaluation import Held, evaluate
+from musicgen.model.ladder import KneserNey
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Progress, Trainer, choose_device
 from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.vocabulary import MEASURES
 
-DEFAULT_EPOCHS: Final = 30
+DEFAULT_EPOCHS: Final = 16
 FEWEST_UPDATES: Final = 400  # of a run over a small corpus
 UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
 PROBE_UPDATES: Final = 6
@@ -183,8 +184,6 @@ class Run:
 
     def score_test(self) -> None:
         """Score the test part once, beside a 5-gram of the same tunes, and save that."""
-        from musicgen.model.ladder import KneserNey
-
         if not self.dataset.test:
             raise MusicgenError("the corpus is too small for a test part; nothing to score")
         grams = KneserNey(_ids(self.dataset.train), self.dataset.vocabulary_size, order=5)
