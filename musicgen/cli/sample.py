@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--temperature",
     type=float,
-    default=1.0,
+    default=0.8,
     show_default=True,
-    help="Under 1 likelier, over 1 more surprising.",
+    help="1 is the model as it is; lower is likelier, higher more surprising.",
 )
 @click.option("--top-k", type=int, help="Draw from the K likeliest events only.")
 @click.option("--top-p", type=float, help="Draw from the likeliest events that hold a mass of P.")

@@ -54,7 +54,7 @@ class Wishes:
     bars: int | None = None  # as heard
     tempo: float | None = None  # quarters a minute
     program: int = 0  # General MIDI, 0..127
-    temperature: float = 1.0
+    temperature: float = 0.8  # 1 is the model as it is
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
