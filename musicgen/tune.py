@@ -129,6 +129,7 @@ def sample_many(
         loaded = load(model)
         yield from (loaded.draw(wishes, seed, number) for number in range(count))
         return
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each process has a core of its own
     start = str(find(model).resolve()), wishes.to_json(), seed
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, start) as pool:
         for number, answer in enumerate(pool.map(_draw_in_worker, range(count), chunksize=4)):
