@@ -50,9 +50,9 @@ class TrainingSettings:
     """How a model is trained."""
 
     tokens: int  # planned training tokens; the learning rate falls to its end over them
-    lanes: int = 64  # rows of a batch
+    lanes: int = 32  # rows of a batch
     bptt: int = 64  # ids of one truncated step
-    learning_rate: float = 4e-3  # the highest; reached after the warm-up
+    learning_rate: float = 3e-3  # the highest; reached after the warm-up
     final_rate: float = 0.02  # of the highest, at the end
     warmup: float = 0.03  # share of the planned tokens
     weight_decay: float = 0.02

@@ -32,7 +32,7 @@ from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.vocabulary import MEASURES
 
-DEFAULT_EPOCHS: Final = 16
+DEFAULT_EPOCHS: Final = 10
 FEWEST_UPDATES: Final = 400  # of a run over a small corpus
 UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
 PROBE_UPDATES: Final = 6
