@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from musicgen.music.theory import Key, Meter
 from musicgen.sampling.draw import Filter, Noise, draw, min_p, temperature, top_k, top_p
 from musicgen.sampling.engine import Engine
 from musicgen.tokens.codec import Encoded, Setting
-from musicgen.tokens.grammar import HEADER, Walk
+from musicgen.tokens.grammar import HEADER, Context, Walk
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
@@ -171,7 +171,7 @@ class Sampler:
         """Draw a tonic as often as the training tunes of the mode have it."""
         counts = dict(self.tonics.get(mode) or _TONICS[mode])
         names = sorted(counts)
-        place = replace(Walk(Rules()).context, decision="tonic")
+        place = Context(0, 0, 0, 0, 0, None, decision="tonic")
         luck = noise.gumbel(place, range(len(names)))
         return names[int(np.argmax(np.log([counts[name] for name in names]) + luck))]
 

@@ -14,7 +14,7 @@ from musicgen.tokens.vocabulary import MEASURES, Event, Value
 
 DEFAULT_LIMIT: Final = 64  # bars heard, where no number is asked for
 _UNBOUNDED: Final = 10**9
-_LONGEST_BAR: Final = 16 * 192
+_LONGEST_TUPLET: Final = max(tuplet.nominal for tuplet in TUPLETS)
 _NEEDED: Final = ("end", "mode", "rhythm", "parts", "bar", "duration", "pitch")
 
 
@@ -73,9 +73,15 @@ class Rules:
         return tuple(value for value in PLAIN if self.has("duration", value))
 
     @cached_property
+    def longest(self) -> int:
+        """The longest gap that is asked about: a bar of the longest meter, or a tuplet."""
+        meters = (Meter.parse(str(MEASURES.events[i].value)).steps for i in self.ids("meter"))
+        return max(_LONGEST_TUPLET, *meters, 0)
+
+    @cached_property
     def plain_fill(self) -> list[bool]:
         """Whether plain values on the grain can fill a length exactly, by length."""
-        return _fill([value for value in self.durations if value % GRAIN == 0], _LONGEST_BAR)
+        return _fill([value for value in self.durations if value % GRAIN == 0], self.longest)
 
     @cached_property
     def tuplets(self) -> tuple[Tuplet, ...]:
@@ -88,7 +94,7 @@ class Rules:
     @cached_property
     def fill(self) -> list[bool]:
         """Whether allowed values and tuplets can fill a length exactly, by length."""
-        return _fill([*self.durations, *(t.steps for t in self.tuplets)], _LONGEST_BAR)
+        return _fill([*self.durations, *(t.steps for t in self.tuplets)], self.longest)
 
     @cached_property
     def meters(self) -> tuple[int, ...]:
@@ -101,8 +107,8 @@ class Rules:
     def values(self, room: int | None) -> tuple[int, ...]:
         """Return durations and tuplets after which a gap can be filled; None: any will do."""
         if room not in self._values:
-            free = room is None or room > _LONGEST_BAR
-            room_ = _LONGEST_BAR if room is None else room
+            free = room is None or room > self.longest
+            room_ = self.longest if room is None else room
             plain = [(MEASURES.id("duration", v), v) for v in self.durations]
             groups = [
                 (MEASURES.id("tuplet", f"{t.p} {t.q} {t.unit}"), t.steps) for t in self.tuplets
