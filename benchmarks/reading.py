@@ -54,8 +54,8 @@ def speed(tunes: Sequence[str], rounds: int) -> None:
     rates = {name: len(tunes) / median(times) for name, times in seconds.items()}
     for name, rate in rates.items():
         print(f"{name:10} {rate:10.1f} tunes a second (median of {rounds})")
-    print(f"musicgen : music21  = {rates['musicgen'] / rates['music21']:.1f} (at least {BAR})")
-    print(f"musicgen : abc2midi = {rates['musicgen'] / rates['abc2midi']:.2f}")
+    print(f"ratio musicgen : music21 = {rates['musicgen'] / rates['music21']:.1f} (at least {BAR})")
+    print(f"ratio musicgen : abc2midi = {rates['musicgen'] / rates['abc2midi']:.2f}")
 
 
 def _timed(reader: Callable[[], object]) -> float:

@@ -14,8 +14,17 @@ from musicgen.music.grid import GRAIN
 from musicgen.music.programs import program as program_number
 from musicgen.music.score import Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.sampling.draw import Filter, Noise, draw, min_p, temperature, top_k, top_p
-from musicgen.sampling.engine import Engine
+from musicgen.sampling.draw import (
+    Filter,
+    Noise,
+    draw,
+    log_softmax,
+    min_p,
+    temperature,
+    top_k,
+    top_p,
+)
+from musicgen.sampling.engine import Engine, State
 from musicgen.tokens.codec import Encoded, Setting
 from musicgen.tokens.grammar import HEADER, Context, Walk
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
@@ -125,10 +134,41 @@ class Sampler:
         while not walk.done:
             context = walk.context
             logits, state = self.engine.step(ids[-1:], context, state)
+            if walk.header < len(HEADER):
+                logits = self._leading(logits, state, walk)
             chosen = draw(logits, walk.legal(), filters, noise, context)
             walk.take(chosen)
             ids.append(chosen)
         return ids[1:]
+
+    def _leading(self, logits: np.ndarray, state: State, walk: Walk) -> np.ndarray:
+        """Weigh header events by how likely what is asked of the later ones is after each.
+
+        So a reel that is asked for gets the meter of a reel, although the meter is drawn first.
+        """
+        if not self._narrowed(walk.rules, walk.header + 1):
+            return logits
+        weighed = np.array(logits, dtype=np.float64)
+        for id_ in walk.legal():
+            weighed[id_] += self._promise(id_, state, walk.header + 1, walk)
+        return weighed
+
+    def _promise(self, id_: int, state: State, place: int, walk: Walk) -> float:
+        """Return the log-probability that the header goes on as asked after an event."""
+        if not self._narrowed(walk.rules, place):
+            return 0.0
+        logits, state = self.engine.step([id_], walk.context, state)
+        logs = log_softmax(np.asarray(logits, dtype=np.float64))
+        allowed = walk.rules.ids(HEADER[place])
+        ways = [logs[i] + self._promise(i, state, place + 1, walk) for i in allowed]
+        return float(np.logaddexp.reduce(ways))
+
+    def _narrowed(self, rules: Rules, place: int) -> bool:
+        """Tell whether, from a place of the header on, less is allowed than the model has met."""
+        return any(
+            len(rules.ids(kind)) < sum(i in self.seen for i in MEASURES.ranges[kind])
+            for kind in HEADER[place:]
+        )
 
     def _rules(self, wishes: Wishes) -> Rules:
         allowed = {id_ for id_ in self.seen if _may_draw(MEASURES.events[id_])}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,30 @@ def test_a_small_change_keeps_the_luck() -> None:
         for t in (1.0, 1.01)
     )
     assert a == b  # flat logits stay flat at any temperature, and the luck is the same
+
+
+class HeaderEngine(RandomEngine):
+    """After 2/2 a reel is sure, after 6/8 a jig; 6/8 is the likelier meter."""
+
+    def step(self, ids: Sequence[int], context: object, state: Any) -> tuple[np.ndarray, Any]:
+        logits, _ = super().step(ids, context, None)
+        name = MEASURES.names[ids[-1]]
+        state = name if name.startswith("meter") else state
+        favoured = {"meter=2/2": "rhythm=reel", "meter=6/8": "rhythm=jig"}.get(str(state))
+        if name == "begin":
+            logits[[MEASURES.names.index(n) for n in ("meter=6/8", "meter=2/2")]] += (25, 20)
+        if favoured and name.startswith("mode"):
+            logits[MEASURES.names.index(favoured)] += 40
+        return logits, state
+
+
+def test_a_dance_that_is_asked_for_gets_its_meter() -> None:
+    for seed in range(5):
+        dances = Sampler(HeaderEngine(seed, spread=0.5), SEEN_IDS)
+        free = dances.sample(Wishes(bars=2, temperature=0.3), Noise(seed))
+        assert (str(free.meter), free.rhythm) == ("6/8", "jig")
+        reel = dances.sample(Wishes(bars=2, rhythm="reel", temperature=0.3), Noise(seed))
+        assert (str(reel.meter), reel.rhythm) == ("2/2", "reel")
 
 
 def test_nothing_unseen_is_drawn() -> None:
