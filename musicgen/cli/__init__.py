@@ -64,10 +64,10 @@ class Commands(click.Group):
 @click.group(cls=Commands)
 @click.version_option(package_name="musicgen", prog_name="musicgen")
 def commands() -> None:
-    r"""Learn from a folder of tunes and write new ones.
+    """Learn from a folder of tunes and write new ones.
 
     \b
     musicgen sample --out song.mid          a new tune, at once
     musicgen train mytunes/ --name mine     a model of your own tunes
     musicgen sample --model mine --out song.abc
-    """
+    """  # noqa: D301 - click wants the character itself

@@ -72,13 +72,13 @@ def sample(
     jobs: int | None,
     **wishes: Any,
 ) -> None:
-    r"""Write new tunes.
+    """Write new tunes.
 
     \b
     musicgen sample --out song.mid
     musicgen sample --out song.mid --out song.abc --key Edor --meter 6/8 --rhythm jig --bars 32
     musicgen sample --out tunes/ --count 20 --seed 1
-    """
+    """  # noqa: D301 - click wants the character itself
     from musicgen.files import refuse_existing
     from musicgen.sampling.sampler import Wishes
     from musicgen.tune import check_writable, sample_many

@@ -74,13 +74,13 @@ PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no termina
 def train(
     sources: tuple[str, ...], name: str, score_test: bool, force: bool, quiet: bool, **options: Any
 ) -> None:
-    r"""Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
+    """Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
 
     \b
     musicgen train                          dance-tunes, under 30 minutes on two cores
     musicgen train mytunes/ --name mine     your own files: .abc, .mid
     musicgen sample --model mine --out song.mid
-    """
+    """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
     from musicgen.tune import RUNS

@@ -44,6 +44,13 @@ def test_help_teaches(words: Sequence[str]) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("words", [[], ["sample", "--help"], ["train", "--help"]])
+def test_examples_stand_on_lines_of_their_own(words: list[str]) -> None:
+    lines = [line.strip() for line in run(*words).output.splitlines()]
+    assert len([line for line in lines if line.startswith("musicgen ")]) >= 2
+    assert not any("\\b" in line for line in lines)
+
+
 def test_sample_writes_what_was_asked(here: Path) -> None:
     words = "sample --model model --out song.mid --out song.abc --seed 7 --key Edor --meter 6/8"
     result = run(*words.split(), "--bars", "8", "--program", "flute")
