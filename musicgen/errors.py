@@ -15,6 +15,31 @@ Every message says the place, the fault and the way out, in one line.
 
 from __future__ import annotations
 
+from typing import Final
+
+REASONS: Final = {
+    "not-regular": "no regular file: a link, a folder, a pipe or a device",
+    "unreadable": "the file could not be opened or read",
+    "too-large": "over a limit on bytes, lines, events, notes, tracks or time",
+    "too-slow": "reading took longer than its limit",
+    "memory": "reading took more memory than its limit",
+    "crashed": "the program that reads it died",
+    "format": "the file is not of the format that its suffix names",
+    "truncated": "the file ends, or a part of it runs on, where it should not",
+    "damaged": "the file contradicts itself",
+    "empty": "there are no notes",
+    "no-key": "ABC: music comes before any K: field",
+    "field": "ABC: a K:, M: or Q: field cannot be read",
+    "length": "ABC: a note, a rest or L: has no length, an absurd one, or one under a step",
+    "pitch": "a note is outside of MIDI's 0..127",
+    "tuplet": "ABC: a tuplet is not one of 2 to 9",
+    "syntax": "ABC: a bracket stays open, or ^ _ = < > stand at no note",
+    "ending": "an ending is for a pass that is never played",
+    "no-bars": "a live performance, without bars that its notes keep to",
+    "no-event": "the codec has no event for something in it",
+    "duplicate": "its notes are those of another tune",
+}  # every code that a Refusal may have
+
 
 class MusicgenError(Exception):
     """Anything that musicgen itself refuses or fails at."""
@@ -36,7 +61,7 @@ class Refusal(MusicgenError):
         self.message = message  # the fault and the way out
         self.source = source  # the file's path, or a name for a text without a file
         self.place = place  # "tune X:42, line 9: bar 7", "byte 118"
-        self.code = code  # one of the few reason codes that reports count by
+        self.code = code  # one of REASONS, which reports count by
 
     def at(self, source: str) -> Refusal:
         """Return the same refusal with the file named."""

@@ -66,6 +66,17 @@ def read(path: str | Path, *, follow: bool = True) -> Reading:
     return form.parse(data, str(path))
 
 
+def parse(data: bytes, suffix: str, source: str = "") -> Reading:
+    """Read all tunes of a file's bytes, as `read` does. Raises InvalidValue for the suffix."""
+    form = BY_SUFFIX.get(suffix.lower())
+    if form is None or form.parse is None:
+        raise _unknown(Path(source or f"(bytes){suffix}"), READABLE, "read")
+    if len(data) > form.max_bytes:
+        fault = f"it is larger than {form.max_bytes:,} bytes; the file was left out"
+        return (), (Refusal(fault, source=source, code="too-large"),)
+    return form.parse(data, source)
+
+
 def write(score: Score, path: str | Path, *, force: bool = False) -> None:
     """Write a score in the format of the suffix, whole or not at all."""
     path = Path(path)
