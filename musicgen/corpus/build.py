@@ -9,41 +9,21 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from musicgen.corpus.doctor import Report, without_duplicates
+from musicgen.corpus.encode import Encoder, encode_file
 from musicgen.corpus.sources import TuneFile, files
-from musicgen.corpus.split import SPLITS, Grams, grams, groups, splits
+from musicgen.corpus.split import SPLITS, Grams, groups, splits
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import Reading
-from musicgen.music.runs import elements
-from musicgen.music.score import Score
-from musicgen.tokens.codec import Encoded
 from musicgen.tokens.measures import MeasuresCodec
 
 Progress = Callable[[int, int], None]  # files done, files in all
 Reader = Callable[[TuneFile], Reading]
-
-
-class Encoder(Protocol):
-    """The part of a codec that a build needs."""
-
-    @property
-    def name(self) -> str:
-        """What a data set calls it."""
-        ...
-
-    @property
-    def vocabulary(self) -> Any:
-        """Its table of events."""
-        ...
-
-    def encode(self, score: Score) -> Encoded:
-        """Write a score as ids."""
-        ...
 
 
 def build(
@@ -62,10 +42,11 @@ def build(
     codec = codec or MeasuresCodec()
     names = tuple(str(source) for source in sources)
     found = list(dict.fromkeys(file for source in names for file in files(source)))
-    work = partial(encode_file, codec=codec, read=read)
-    answers = [json.loads(answer) for answer in _answers(found, work, jobs, executor, progress)]
-    tunes = [_tune(row) for answer in answers for row in answer["tunes"]]
-    refusals = [Refusal(**row) for answer in answers for row in answer["refusals"]]
+    work = partial(_whole_answer, codec=codec, read=read)
+    answers = _answers(found, work, jobs, executor, progress)
+    lines = [json.loads(line) for answer in answers for line in answer.splitlines()]
+    tunes = [_tune(line["tune"]) for line in lines if "tune" in line]
+    refusals = [Refusal(**line["refusal"]) for line in lines if "refusal" in line]
     kept, duplicates = without_duplicates(_grouped(tunes))
     report = Report(len(kept), (*refusals, *duplicates))
     if not kept:
@@ -73,21 +54,9 @@ def build(
     return _dataset(kept, codec, report, names), report
 
 
-def encode_file(file: TuneFile, *, codec: Encoder, read: Reader) -> bytes:
-    """Read and encode one file; the answer is JSON, for no objects go between processes."""
-    scores, refusals = read(file)
-    rows = []
-    left_out = list(refusals)
-    for number, score in enumerate(scores, 1):
-        try:
-            rows.append(_row(score.canonical(), file, codec))
-        except MusicgenError as fault:
-            left_out.append(_not_encoded(fault, file, number, score))
-    told = [
-        {"message": r.message, "source": r.source, "place": r.place, "code": r.code}
-        for r in left_out
-    ]
-    return json.dumps({"tunes": rows, "refusals": told}).encode()
+def _whole_answer(file: TuneFile, *, codec: Encoder, read: Reader) -> bytes:
+    """Answer a file in one piece, a line for each tune or refusal."""
+    return b"\n".join(encode_file(file, codec, read=read))
 
 
 def _answers(
@@ -123,29 +92,10 @@ def _silent(done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def _row(score: Score, file: TuneFile, codec: Encoder) -> dict[str, Any]:
-    encoded = codec.encode(score)
-    return {
-        "ids": _packed(np.array(encoded.ids, dtype="<i2")),
-        "notes": len(score.notes),
-        "title": score.title,
-        "source": file.name,
-        "group": _packed(grams(elements(score)).astype("<u8")),
-        "key": str(score.key),
-        "meter": str(score.meter),
-        "rhythm": score.rhythm,
-        "setting": encoded.setting.to_json(),
-    }
-
-
 def _tune(row: dict[str, Any]) -> tuple[EncodedTune, Grams]:
     ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
     shared = np.frombuffer(base64.b64decode(row["group"]), dtype="<u8").astype(np.uint64)
     return EncodedTune(**{**row, "ids": ids, "group": ""}), shared
-
-
-def _packed(array: Any) -> str:
-    return base64.b64encode(array.tobytes()).decode("ascii")
 
 
 def _grouped(tunes: Sequence[tuple[EncodedTune, Grams]]) -> Iterator[EncodedTune]:
@@ -165,13 +115,6 @@ def _dataset(
         refusals=report.codes,
         sources=sources,
     )
-
-
-def _not_encoded(fault: MusicgenError, file: TuneFile, number: int, score: Score) -> Refusal:
-    code = fault.code if isinstance(fault, Refusal) else "no-event"
-    message = fault.message if isinstance(fault, Refusal) else str(fault)
-    place = f"tune {number} {score.title!r}"
-    return Refusal(message, source=file.name, place=place, code=code or "no-event")
 
 
 def _nothing_kept(sources: Sequence[str], report: Report) -> str:
