@@ -10,6 +10,7 @@ from typing import Final
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.formats import abc, midi, musicxml
+from musicgen.music.performed import performed as as_performed
 from musicgen.music.score import Score
 
 Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]
@@ -20,12 +21,16 @@ MAX_XML_BYTES: Final = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How files of some suffixes are read and written; None where there is no way."""
+    """How files of some suffixes are read and written; None where there is no way.
+
+    perform: reads what was played, where a format knows more of it than the written notes say.
+    """
 
     suffixes: tuple[str, ...]
     parse: Callable[[bytes, str], Reading] | None = None
     render: Callable[[Score], bytes] | None = None
     max_bytes: int = MAX_BOOK_BYTES
+    perform: Callable[[bytes, str], Reading] | None = None
 
 
 def _parse_abc(data: bytes, source: str) -> Reading:
@@ -39,7 +44,7 @@ def _render_abc(score: Score) -> bytes:
 
 FORMATS: Final = (
     Format((".abc",), _parse_abc, _render_abc),
-    Format((".mid", ".midi"), midi.parse, midi.render, midi.MAX_BYTES),
+    Format((".mid", ".midi"), midi.parse, midi.render, midi.MAX_BYTES, midi.perform),
     Format((".musicxml", ".xml", ".mxl"), musicxml.parse, None, MAX_XML_BYTES),
     Format((".krn",), musicxml.parse_humdrum, None, MAX_XML_BYTES),
 )
@@ -50,9 +55,10 @@ READABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.par
 WRITABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.render)
 
 
-def read(path: str | Path, *, follow: bool = True) -> Reading:
+def read(path: str | Path, *, follow: bool = True, performed: bool = False) -> Reading:
     """Read all tunes of a file. A bad tune costs one tune, a bad file itself; both are refusals.
 
+    performed: as they sound, at 1,250 quarters a minute, where one step is one millisecond.
     Raises NotFound where there is no such file, InvalidValue for a suffix that no format has.
     """
     path = Path(path)
@@ -63,10 +69,10 @@ def read(path: str | Path, *, follow: bool = True) -> Reading:
         data = open_regular(path, limit=form.max_bytes, follow=follow)
     except Refusal as refusal:
         return (), (refusal,)
-    return form.parse(data, str(path))
+    return _parsed(form, data, str(path), performed=performed)
 
 
-def parse(data: bytes, suffix: str, source: str = "") -> Reading:
+def parse(data: bytes, suffix: str, source: str = "", *, performed: bool = False) -> Reading:
     """Read all tunes of a file's bytes, as `read` does. Raises InvalidValue for the suffix."""
     form = BY_SUFFIX.get(suffix.lower())
     if form is None or form.parse is None:
@@ -74,7 +80,17 @@ def parse(data: bytes, suffix: str, source: str = "") -> Reading:
     if len(data) > form.max_bytes:
         fault = f"it is larger than {form.max_bytes:,} bytes; the file was left out"
         return (), (Refusal(fault, source=source, code="too-large"),)
-    return form.parse(data, source)
+    return _parsed(form, data, source, performed=performed)
+
+
+def _parsed(form: Format, data: bytes, source: str, *, performed: bool) -> Reading:
+    assert form.parse is not None
+    if not performed:
+        return form.parse(data, source)
+    if form.perform is not None:
+        return form.perform(data, source)
+    scores, refusals = form.parse(data, source)
+    return tuple(map(as_performed, scores)), refusals
 
 
 def write(score: Score, path: str | Path, *, force: bool = False) -> None:

@@ -23,6 +23,7 @@ from mido import Message, MetaMessage, MidiFile, MidiTrack, bpm2tempo
 
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.grid import to_steps
+from musicgen.music.performed import performed
 from musicgen.music.score import (
     STEPS_PER_QUARTER,
     Mark,
@@ -77,6 +78,12 @@ def parse(data: bytes, source: str = "") -> tuple[tuple[Score, ...], tuple[Refus
         return (), (refusal.at(source),)
     except InvalidValue as fault:
         return (), (Refusal(f"{fault}; it was left out", source=source, code="damaged"),)
+
+
+def perform(data: bytes, source: str = "") -> tuple[tuple[Score, ...], tuple[Refusal, ...]]:
+    """Read what a MIDI file plays, at 1,250 quarters a minute: one step is one millisecond."""
+    scores, refusals = parse(data, source)
+    return tuple(map(performed, scores)), refusals
 
 
 def text_events(data: bytes) -> tuple[str, ...]:

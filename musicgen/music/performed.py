@@ -1,0 +1,62 @@
+"""A score as it sounds, in milliseconds: what the performance codec reads."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Final
+
+from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Mark, Note, Score
+
+PERFORMED_QPM: Final = 1_250.0  # at which one step is one millisecond
+MILLISECONDS_A_MINUTE: Final = 60_000
+
+
+class Clock:
+    """A tempo map: from units of written time to milliseconds, exact and rounded once."""
+
+    def __init__(self, tempos: Iterable[tuple[int, float]], units_per_quarter: int) -> None:
+        self.starts: list[int] = []
+        self.rates: list[Fraction] = []  # milliseconds a unit
+        self.passed: list[Fraction] = []  # milliseconds at each start
+        for start, qpm in [(0, DEFAULT_QPM), *sorted(tempos, key=lambda tempo: tempo[0])]:
+            # the digits as written: 66.6 is 333/5, whatever a float holds
+            rate = Fraction(MILLISECONDS_A_MINUTE, units_per_quarter) / Fraction(repr(qpm))
+            now = Fraction(0)
+            if self.starts:
+                now = self.passed[-1] + (start - self.starts[-1]) * self.rates[-1]
+            self.starts.append(start)
+            self.rates.append(rate)
+            self.passed.append(now)
+
+    def milliseconds(self, at: int) -> int:
+        """Return when a place sounds, halves upward."""
+        index = bisect_right(self.starts, at) - 1
+        exact = self.passed[index] + (at - self.starts[index]) * self.rates[index]
+        return (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+
+
+def performed(score: Score) -> Score:
+    """Play a score: repeats unfolded, tempo applied, at 1,250 quarters a minute.
+
+    One step of what comes back is one millisecond; it has no marks but its tempo.
+    """
+    played = score.unfolded()
+    tempos = [(mark.onset, float(mark.value)) for mark in played.of("tempo") if mark.value > 0]
+    return as_performance(played, played.notes, Clock(tempos, STEPS_PER_QUARTER))
+
+
+def as_performance(score: Score, notes: Sequence[Note], clock: Clock) -> Score:
+    """Return the notes at the times of a clock, with the parts and the names of a score."""
+    return replace(
+        score,
+        notes=tuple(_timed(note, clock) for note in notes),
+        marks=(Mark(0, "tempo", PERFORMED_QPM),),
+    )
+
+
+def _timed(note: Note, clock: Clock) -> Note:
+    onset = clock.milliseconds(note.onset)
+    return replace(note, onset=onset, duration=max(1, clock.milliseconds(note.end) - onset))
