@@ -1,14 +1,24 @@
-"""What every codec offers, and the list of them."""
+"""What every codec offers: pieces to ids and back, and which ids may come next.
+
+A piece is a `Score` for the codecs of notes, a `str` for those of text. `codecs.find` knows them by
+name.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+from musicgen import formats
+from musicgen.errors import Refusal
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key
+from musicgen.tokens.vocabulary import Vocabulary
+
+Piece = TypeVar("Piece", bound=Score | str)
+Pieces = tuple[tuple[Piece, ...], tuple[Refusal, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +51,97 @@ class Setting:
         return cls(**fields)
 
 
+PLAIN_SETTING: Final = Setting()
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tune as ids, and what they leave out."""
+    """A piece as ids, and what they leave out."""
 
     ids: tuple[int, ...]
     setting: Setting
+    lost: int = 0  # notes or characters that the ids cannot say
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """A tune from ids, and how many of them could not be used."""
+class Decoded(Generic[Piece]):
+    """A piece from ids, and how many of them could not be used."""
 
-    score: Score
+    piece: Piece
     dropped: int
 
+    @property
+    def score(self: Decoded[Score]) -> Score:
+        """The piece, where it is a score."""
+        return self.piece
 
-class Codec(Protocol):
-    """Score to ids and back. Decoding never fails."""
 
-    def encode(self, score: Score) -> Encoded:
-        """Write a canonical score as ids. Raises Refusal for what the table has no event for."""
+class Grammar(Protocol):
+    """One piece under way: `legal()` offers ids, `take(id)` follows one of them."""
+
+    done: bool
+
+    def legal(self) -> tuple[int, ...]:
+        """Return the ids that may come next; none once the piece is done."""
         ...
 
-    def decode(self, ids: Sequence[int], setting: Setting) -> Decoded:
-        """Read ids as a canonical score."""
+    def take(self, id_: int) -> None:
+        """Follow a legal id."""
         ...
+
+
+class Codec(Protocol[Piece]):
+    """Pieces to ids and back. Decoding never fails. It makes pieces canonical itself."""
+
+    @property
+    def name(self) -> str:
+        """What data sets, checkpoints and the command line call it."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its table of events; the first is `begin`."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of the files that it reads."""
+        ...
+
+    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Piece]:
+        """Read all pieces of a file's bytes. A bad piece costs one piece; it is a refusal."""
+        ...
+
+    def encode(self, piece: Piece) -> Encoded:
+        """Write a piece as ids. Raises Refusal for what the table has no event for."""
+        ...
+
+    def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Piece]:
+        """Read any ids at all as a piece; those that mean nothing where they stand are counted."""
+        ...
+
+    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Grammar:
+        """Start a piece. Strict is for sampling: without it, all that `encode` writes is legal."""
+        ...
+
+
+AnyCodec = Codec[Any]
+
+
+class ScoreCodec:
+    """What the codecs of notes share: they read every format of tunes."""
+
+    suffixes = formats.READABLE
+
+    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
+        """Read all tunes of a file's bytes, as `formats.parse` does."""
+        return formats.parse(data, suffix, source)
+
+
+def first_illegal(ids: Iterable[int], walk: Grammar) -> int | None:
+    """Return the place of the first id that a grammar does not allow, None if it allows all."""
+    for place, id_ in enumerate(ids):
+        if id_ not in walk.legal():
+            return place
+        walk.take(id_)
+    return None

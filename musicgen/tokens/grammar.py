@@ -14,6 +14,7 @@ from typing import Final
 
 from musicgen.music.grid import Tuplet
 from musicgen.music.theory import Meter
+from musicgen.tokens import codec
 from musicgen.tokens.form import RANKS, Form
 from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES
@@ -283,10 +284,5 @@ _IN_BAR: Final = frozenset(
 
 
 def first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
-    """Return the place of the first id that the grammar does not allow, None if it allows all."""
-    walk = Walk(rules)
-    for place, id_ in enumerate(ids):
-        if id_ not in walk.legal():
-            return place
-        walk.take(id_)
-    return None
+    """Return the place of the first id that the rules do not allow, None if they allow all."""
+    return codec.first_illegal(ids, Walk(rules))

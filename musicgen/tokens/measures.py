@@ -14,7 +14,9 @@ from musicgen.errors import Refusal
 from musicgen.music.grid import Bar, Chord, Tuplet, bars, pieces, voices
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.tokens.codec import Decoded, Encoded, Setting
+from musicgen.tokens.codec import PLAIN_SETTING, Decoded, Encoded, ScoreCodec, Setting
+from musicgen.tokens.grammar import Walk
+from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event
 
 _CHANGES = ("key", "meter", "chord")
@@ -39,7 +41,7 @@ def rhythm_event(rhythm: str) -> str:
     return name if name in RHYTHMS else "other"
 
 
-class MeasuresCodec:
+class MeasuresCodec(ScoreCodec):
     """Score to ids of MEASURES and back."""
 
     name = "measures"
@@ -56,12 +58,17 @@ class MeasuresCodec:
             ids.append(MEASURES.ids[event])
         return Encoded(tuple(ids), setting)
 
-    def decode(self, ids: Iterable[int], setting: Setting) -> Decoded:
+    def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
         reader = _Reader(setting)
         for id_ in ids:
             reader.take(MEASURES.events[id_])
         return reader.finish()
+
+    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Walk:
+        """Start a tune."""
+        drums = (number for number, part in enumerate(setting.parts) if part.is_drums)
+        return Walk(Rules(drum_parts=frozenset(drums)) if strict else Rules.reading(drums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +273,7 @@ class _Reader:
         if self.ended or method is None or not method(event.value):
             self.dropped += 1
 
-    def finish(self) -> Decoded:
+    def finish(self) -> Decoded[Score]:
         """Close what is open and return the score."""
         self.close_bar()
         self.close_ending()

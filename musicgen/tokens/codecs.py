@@ -1,0 +1,30 @@
+"""The codecs by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.measures import MeasuresCodec
+
+DEFAULT: Final = MeasuresCodec.name
+CODECS: Final[Mapping[str, AnyCodec]] = {codec.name: codec for codec in (MeasuresCodec(),)}
+
+
+def find(name: str) -> AnyCodec:
+    """Return the codec of a name. Raises InvalidValue for one that there is not."""
+    if name not in CODECS:
+        raise InvalidValue(f"codec {name!r} is unknown: choose one of {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def restored(name: str, names: Iterable[str], where: str) -> AnyCodec:
+    """Return the codec that a checkpoint or a data set was made with, by its vocabulary.
+
+    Raises InvalidValue for an unknown name, Mismatch where the table of events is another one.
+    """
+    codec = find(name)
+    codec.vocabulary.check(names, where)
+    return codec
