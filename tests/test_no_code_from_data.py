@@ -29,7 +29,13 @@ BANNED = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.p
           "os.fork", "os.forkpty", "os.spawn")
 
 
+# the child that reads files, which test_reading_runs_nothing watches in this process
+READER = [sys.executable, "-P", "-m", "musicgen.corpus.workers"]
+
+
 def hook(event, args):
+    if event == "subprocess.Popen" and args[:2] == (sys.executable, READER):
+        return
     if event in BANNED:
         stop(f"{event} {args}")
     if event == "exec" and not installed(args[0].co_filename):
@@ -86,6 +92,10 @@ def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
     [
         ("import pickle; pickle.loads(pickle.dumps(ValueError))", "AUDIT: pickle.find_class"),
         ("import subprocess; subprocess.run(['true'])", "AUDIT: subprocess.Popen"),
+        (
+            "import subprocess, sys; subprocess.run([sys.executable, '-P', '-m', 'this'])",
+            "AUDIT: subprocess.Popen",
+        ),
         ("import os; os.system('true')", "AUDIT: os.system"),
         ("exec('1 + 1')", "AUDIT: exec of <string>"),
         ("eval('1 + 1')", "AUDIT: exec of <string>"),
@@ -142,6 +152,29 @@ def test_a_build_runs_nothing(tmp_path: Path) -> None:
     write(Score(notes, title="cos\nsystem\n(S'true'\ntR."), folder / "tune.mid")
     assert_clean(watched(BUILD, folder, tmp_path / "data"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tunes"]
+
+
+READ = """
+import io, json, sys
+from musicgen.corpus.workers import Limits, serve
+from musicgen.tokens.measures import MeasuresCodec
+requests = [json.dumps({"path": path, "name": path, "named": False, "first": 0}).encode()
+            for path in sys.argv[1:]]
+told = io.BytesIO()
+serve(requests, told, MeasuresCodec(), Limits())
+answers = [json.loads(line) for line in told.getvalue().splitlines()]
+assert sum("done" in answer for answer in answers) == len(sys.argv) - 1
+assert sum("tune" in answer for answer in answers) == 2, answers
+"""
+
+
+def test_reading_runs_nothing(tmp_path: Path) -> None:
+    import pickle  # noqa: TID251 - only to put one in the way
+
+    (tmp_path / "evil.abc").write_text(EVIL)
+    (tmp_path / "evil.mid").write_bytes(pickle.dumps(ValueError))
+    assert_clean(watched(READ, tmp_path / "evil.abc", tmp_path / "evil.mid"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.abc", "evil.mid"]
 
 
 TRAIN = """

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from musicgen.corpus.archives import Part
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.split import grams
-from musicgen.errors import MusicgenError, Refusal
-from musicgen.formats import Reading
+from musicgen.errors import MusicgenError, NotFound, Refusal
+from musicgen.formats import Reading, parse
 from musicgen.music.runs import elements
 from musicgen.music.score import Score
 from musicgen.tokens.codec import Encoded
@@ -40,14 +41,55 @@ class Encoder(Protocol):
 
 
 def encode_file(
-    file: TuneFile, codec: Encoder, *, read: Callable[[TuneFile], Reading] = TuneFile.read
+    file: TuneFile,
+    codec: Encoder,
+    *,
+    read: Callable[[TuneFile], Reading] | None = None,
+    starting: Callable[[str, int], None] | None = None,
+    first: int = 0,
 ) -> Iterator[bytes]:
-    """Read and encode one file; yield {"tune": {...}} or {"refusal": {...}} for each tune."""
-    scores, refusals = read(file)
+    """Read and encode one file; yield {"tune": {...}} or {"refusal": {...}} for each tune.
+
+    Before each member of an archive (any other file is one) `starting` is told its name and
+    number; those before the first are passed over.
+    """
+    if read is not None:
+        yield from _answers(read(file), file.name, codec)
+        return
+    for part in file.parts():
+        if part.number >= first:
+            if starting is not None:
+                starting(part.name, part.number)
+            yield from _encode_part(part, codec)
+
+
+def _encode_part(part: Part, codec: Encoder) -> Iterator[bytes]:
+    """Answer for one part; memory that is short is the caller's to tell."""
+    try:
+        yield from _answers(_reading(part), part.name, codec)
+    except MemoryError:
+        raise
+    except Exception as fault:  # noqa: BLE001 - a reader's mistake costs the file, not the build
+        message = f"its reader failed ({fault!r:.80}); it was left out"
+        yield refused(Refusal(message, source=part.name, code="crashed"))
+
+
+def _reading(part: Part) -> Reading:
+    try:
+        data = part.read()
+    except NotFound as fault:
+        return (), (Refusal(str(fault), source=part.name, code="unreadable"),)
+    except Refusal as refusal:
+        return (), (refusal.at(part.name),)
+    return parse(data, part.suffix, part.name)
+
+
+def _answers(reading: Reading, name: str, codec: Encoder) -> Iterator[bytes]:
+    scores, refusals = reading
     for refusal in refusals:
         yield refused(refusal)
     for number, score in enumerate(scores, 1):
-        yield _encoded(score, file, number, codec)
+        yield _encoded(score, name, number, codec)
 
 
 def refused(refusal: Refusal) -> bytes:
@@ -56,20 +98,20 @@ def refused(refusal: Refusal) -> bytes:
     return json.dumps({"refusal": {name: getattr(refusal, name) for name in names}}).encode()
 
 
-def _encoded(score: Score, file: TuneFile, number: int, codec: Encoder) -> bytes:
+def _encoded(score: Score, name: str, number: int, codec: Encoder) -> bytes:
     try:
-        return json.dumps({"tune": _row(score.canonical(), file, codec)}).encode()
+        return json.dumps({"tune": _row(score.canonical(), name, codec)}).encode()
     except MusicgenError as fault:
-        return refused(_not_encoded(fault, file, number, score))
+        return refused(_not_encoded(fault, name, number, score))
 
 
-def _row(score: Score, file: TuneFile, codec: Encoder) -> dict[str, Any]:
+def _row(score: Score, name: str, codec: Encoder) -> dict[str, Any]:
     encoded = codec.encode(score)
     return {
         "ids": _packed(np.array(encoded.ids, dtype="<i2")),
         "notes": len(score.notes),
         "title": score.title,
-        "source": file.name,
+        "source": name,
         "group": _packed(grams(elements(score)).astype("<u8")),
         "key": str(score.key),
         "meter": str(score.meter),
@@ -82,8 +124,8 @@ def _packed(array: Any) -> str:
     return base64.b64encode(array.tobytes()).decode("ascii")
 
 
-def _not_encoded(fault: MusicgenError, file: TuneFile, number: int, score: Score) -> Refusal:
+def _not_encoded(fault: MusicgenError, name: str, number: int, score: Score) -> Refusal:
     code = fault.code if isinstance(fault, Refusal) else "no-event"
     message = fault.message if isinstance(fault, Refusal) else str(fault)
     place = f"tune {number} {score.title!r}"
-    return Refusal(message, source=file.name, place=place, code=code or "no-event")
+    return Refusal(message, source=name, place=place, code=code or "no-event")

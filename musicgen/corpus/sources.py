@@ -12,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from musicgen.corpus.archives import Part
 from musicgen.errors import InvalidValue, NotFound, Refusal
-from musicgen.formats import READABLE, Reading, read
+from musicgen.files import open_regular
+from musicgen.formats import BY_SUFFIX, READABLE, Reading, read
 from musicgen.music.score import Score
 
 _PACKAGE: Final = Path(__file__).parents[1]
@@ -43,6 +45,12 @@ class TuneFile:
     path: Path
     name: str
     named: bool = False  # by the user, who may name a link
+
+    def parts(self) -> Iterator[Part]:
+        """Yield what is read one by one: the file itself, or the members of an archive."""
+        form = BY_SUFFIX[self.path.suffix.lower()]
+        limit, follow = form.max_bytes, self.named
+        yield Part(self.name, 0, lambda: open_regular(self.path, limit=limit, follow=follow))
 
     def read(self) -> Reading:
         """Read its tunes; refusals say the name, that of a file that went away too."""
