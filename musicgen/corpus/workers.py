@@ -32,10 +32,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from musicgen.corpus.encode import Encoder, encode_file, refused
+from musicgen.corpus.encode import encode_file, refused
 from musicgen.corpus.sources import TuneFile
 from musicgen.errors import InvalidValue, MusicgenError, Refusal
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.codecs import DEFAULT, find
 
 try:
     import resource
@@ -85,7 +86,7 @@ class Limits:
 class Reader:
     """One child that reads files; a context manager, for one thread."""
 
-    def __init__(self, limits: Limits | None = None, codec: str = "measures") -> None:
+    def __init__(self, limits: Limits | None = None, codec: str = DEFAULT) -> None:
         self._limits = limits or Limits()
         self._codec = codec
         self._child: Child | None = None
@@ -334,7 +335,7 @@ def main() -> None:
     first = json.loads(requests.readline() or b"null")
     if first is None:
         return
-    codec, limits = MeasuresCodec(), Limits(**first["limits"])
+    codec, limits = find(first["codec"]), Limits(**first["limits"])
     _limit_memory(limits)
     _tell(answers, {"ready": True})
     with Path(os.devnull).open("wb") as nowhere:
@@ -348,7 +349,7 @@ def main() -> None:
         os._exit(_OUT_OF_MEMORY)
 
 
-def serve(requests: Iterable[bytes], answers: IO[bytes], codec: Encoder, limits: Limits) -> None:
+def serve(requests: Iterable[bytes], answers: IO[bytes], codec: AnyCodec, limits: Limits) -> None:
     """Read one file a line of the requests, each within the limits."""
     for line in requests:
         request = json.loads(line)
