@@ -7,6 +7,7 @@ name.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -136,6 +137,41 @@ class ScoreCodec:
     def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
         """Read all tunes of a file's bytes, as `formats.parse` does."""
         return formats.parse(data, suffix, source)
+
+
+def one_part(score: Score) -> Part:
+    """Return who plays, where all parts sound as one: the part with the most notes.
+
+    Raises Refusal for drums, which have no pitch to share with the others.
+    """
+    counts = Counter(note.part for note in score.notes)
+    if any(score.parts[number].is_drums for number in counts):
+        raise Refusal(
+            "its drums have no place among the pitches of one instrument; it was left out: take"
+            " them out, or use --codec measures",
+            code="no-event",
+        )
+    first = min(counts, key=lambda number: (-counts[number], number), default=0)
+    return score.parts[first]
+
+
+class PlainWalk:
+    """A grammar that counts: after so many ids it offers only what ends the piece."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most  # None: as many as there are, and an empty piece too; for reading
+        self.done = False
+        self.taken = 0
+
+    @property
+    def strict(self) -> bool:
+        """Whether this is for sampling."""
+        return self.most is not None
+
+    @property
+    def closing(self) -> bool:
+        """Whether the piece is long enough."""
+        return self.most is not None and self.taken >= self.most
 
 
 def first_illegal(ids: Iterable[int], walk: Grammar) -> int | None:

@@ -7,10 +7,18 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.frames import SIXTEENTH, FramesCodec
 from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.performance import PerformanceCodec
 
 DEFAULT: Final = MeasuresCodec.name
-CODECS: Final[Mapping[str, AnyCodec]] = {codec.name: codec for codec in (MeasuresCodec(),)}
+_ALL: Final[tuple[AnyCodec, ...]] = (
+    MeasuresCodec(),
+    PerformanceCodec(),
+    FramesCodec(),
+    FramesCodec("frames-16", SIXTEENTH),
+)
+CODECS: Final[Mapping[str, AnyCodec]] = {codec.name: codec for codec in _ALL}
 
 
 def find(name: str) -> AnyCodec:

@@ -62,7 +62,7 @@ class MeasuresCodec(ScoreCodec):
         """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
         reader = _Reader(setting)
         for id_ in ids:
-            reader.take(MEASURES.events[id_])
+            reader.take(MEASURES.event(id_))
         return reader.finish()
 
     def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Walk:

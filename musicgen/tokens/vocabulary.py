@@ -63,6 +63,9 @@ class Event:
         return self.kind if self.value is None else f"{self.kind}={self.value}"
 
 
+NOTHING: Final = Event("nothing")
+
+
 def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     passes = range(1, MAX_PLAYS + 1)
     yield "begin", (None,)
@@ -109,6 +112,10 @@ class Vocabulary:
     def id(self, kind: str, value: Value = None) -> int:
         """Return the id of an event. Raises KeyError where the table has none."""
         return self.ids[Event(kind, value)]
+
+    def event(self, id_: int) -> Event:
+        """Return the event of any number at all; of what is no id, one that means nothing."""
+        return self.events[id_] if 0 <= id_ < len(self.events) else NOTHING
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen import formats
+from musicgen.errors import Refusal
+from musicgen.music.performed import performed
+from musicgen.music.score import Mark, Note, Part, Score
+from musicgen.tokens.codec import Setting, first_illegal
+from musicgen.tokens.performance import (
+    BIN,
+    PERFORMANCE,
+    UNIT,
+    PerformanceCodec,
+    PerformanceWalk,
+    to_units,
+)
+from tests.strategies import scores
+from tests.wandering import wander
+
+CODEC = PerformanceCodec()
+MARKS = (Mark(0, "tempo", 1250.0),)
+
+
+def names(score: Score) -> list[str]:
+    return [PERFORMANCE.names[id_] for id_ in CODEC.encode(score).ids]
+
+
+def played(*notes: Note) -> Score:
+    return Score(notes, MARKS)
+
+
+@st.composite
+def performances(draw: st.DrawFn) -> Score:
+    """Notes at any millisecond; a pitch is struck again 10 ms later at the soonest."""
+    found: list[Note] = []
+    for pitch in draw(st.sets(st.integers(0, 127), max_size=12)):
+        at = 0
+        for _ in range(draw(st.integers(1, 6))):
+            at += draw(st.integers(0, 4000))
+            duration = draw(st.integers(1, 3000))
+            found.append(Note(at, pitch, duration, draw(st.integers(1, 127))))
+            at += max(UNIT, duration)
+    return Score(tuple(found), MARKS)
+
+
+def assert_near(before: Score, after: Score) -> None:
+    """Each note is there, within 5 ms and in its bin of velocity."""
+    assert len(after.notes) == len(before.notes)
+    by_pitch = [sorted(s.notes, key=lambda n: (n.pitch, n.onset)) for s in (before, after)]
+    for old, new in zip(*by_pitch, strict=True):
+        assert old.pitch == new.pitch
+        assert abs(old.onset - new.onset) <= 5
+        assert old.velocity // BIN == new.velocity // BIN
+        assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT
+
+
+@settings(max_examples=200)
+@given(performances())
+def test_onsets_stay_within_5_ms_and_velocities_in_their_bin(score: Score) -> None:
+    encoded = CODEC.encode(score)
+    assert encoded.lost == 0
+    decoded = CODEC.decode(encoded.ids, encoded.setting)
+    assert decoded.dropped == 0
+    assert_near(score, decoded.score)
+
+
+@settings(max_examples=150)
+@given(scores(drums=False))
+def test_encoding_what_was_decoded_gives_the_same_ids(score: Score) -> None:
+    encoded = CODEC.encode(score)
+    decoded = CODEC.decode(encoded.ids, encoded.setting)
+    assert decoded.dropped == 0
+    assert len(decoded.score.notes) + encoded.lost == len(performed(score).notes)
+    assert CODEC.encode(decoded.score) == replace(encoded, lost=0)
+
+
+@settings(max_examples=150)
+@given(scores(drums=False))
+def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
+    assert first_illegal(CODEC.encode(score).ids, CODEC.walk(strict=bool(score.notes))) is None
+
+
+def test_no_error_adds_up() -> None:
+    """1,000 notes 104 ms apart: rounded one by one, the last would come 4 seconds early."""
+    score = played(*(Note(number * 104, 60 + number % 12, 50) for number in range(1000)))
+    encoded = CODEC.encode(score)
+    assert_near(score, CODEC.decode(encoded.ids, encoded.setting).score)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, len(PERFORMANCE) - 1), max_size=200))
+def test_any_ids_decode(ids: list[int]) -> None:
+    decoded = CODEC.decode(ids, Setting())
+    assert 0 <= decoded.dropped <= len(ids)
+    again = CODEC.encode(decoded.score)
+    assert again.lost == 0
+    assert CODEC.decode(again.ids, again.setting).score.notes == decoded.score.notes
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**9), st.integers(1, 120))
+def test_every_walk_ends_in_a_piece_that_drops_nothing(seed: int, length: int) -> None:
+    ids = wander(CODEC, random.Random(seed), length)
+    decoded = CODEC.decode(ids, Setting())
+    assert decoded.dropped == 0
+    assert decoded.score.notes
+    assert list(CODEC.encode(decoded.score).ids) == ids
+
+
+def test_a_piece_reads_as_one_would_tell_it() -> None:
+    score = played(Note(52, 60, 1500, 80), Note(1000, 64, 552, 83), Note(1550, 60, 100, 90))
+    assert names(score) == [
+        "shift=5", "velocity=20", "on=60", "shift=95", "on=64",
+        "shift=55", "off=60", "off=64", "velocity=22", "on=60", "shift=10", "off=60", "end",
+    ]  # fmt: skip
+
+
+def test_a_pitch_struck_again_ends_the_note_before() -> None:
+    score = played(Note(0, 60, 1000, 80), Note(500, 60, 200, 80))
+    assert names(score) == [
+        "velocity=20", "on=60", "shift=50", "off=60", "on=60", "shift=20", "off=60", "end",
+    ]  # fmt: skip
+
+
+def test_a_note_within_a_unit_of_its_double_is_lost_and_counted() -> None:
+    encoded = CODEC.encode(played(Note(0, 60, 100), Note(3, 60, 300)))
+    assert encoded.lost == 1
+    (note,) = CODEC.decode(encoded.ids, encoded.setting).score.notes
+    assert (note.onset, note.duration) == (0, 300)
+
+
+def test_parts_sound_as_one_with_the_program_of_the_busiest() -> None:
+    parts = Part("left", 0), Part("right", 11)
+    notes = Note(0, 48, 96, 64, 0), Note(0, 72, 48, 64, 1), Note(48, 74, 48, 64, 1)
+    encoded = CODEC.encode(Score(notes, (Mark(0, "tempo", 60.0),), parts, "Two hands"))
+    score = CODEC.decode(encoded.ids, encoded.setting).score
+    assert score.parts == (Part("right", 11),)
+    assert [(note.onset, note.pitch) for note in score.notes] == [(0, 48), (0, 72), (1000, 74)]
+    assert (score.title, score.qpm) == ("Two hands", 1250)
+
+
+def test_drums_are_refused() -> None:
+    score = Score((Note(0, 38, 48),), (), (Part("kit", 0, is_drums=True),))
+    with pytest.raises(Refusal, match=r"drums have no place .* use --codec measures") as caught:
+        CODEC.encode(score)
+    assert caught.value.code == "no-event"
+
+
+def offered(*events: str) -> set[str]:
+    walk = PerformanceWalk(1000)
+    for name in events:
+        id_ = PERFORMANCE.names.index(name)
+        assert id_ in walk.legal(), name
+        walk.take(id_)
+    return {PERFORMANCE.names[i] for i in walk.legal()}
+
+
+def test_the_grammar_offers_what_can_be_played() -> None:
+    assert "on=60" not in offered()  # no velocity holds yet
+    assert "end" not in offered()
+    assert offered("velocity=9") == {f"on={pitch}" for pitch in range(128)}
+    struck = offered("velocity=9", "on=60")
+    assert {"on=59", "on=60", "off=60", "velocity=9", "end"} & struck == set()
+    later = offered("velocity=9", "on=60", "shift=7")
+    assert {"off=60", "on=61", "velocity=8"} <= later
+    assert {"on=60", "off=61", "shift=1", "end"} & later == set()
+    assert "shift=1" in offered("velocity=9", "on=60", "shift=100")
+    assert "end" in offered("velocity=9", "on=60", "shift=7", "off=60")
+    assert "end" not in offered("velocity=9", "on=60", "shift=7", "off=60", "shift=7")
+
+
+@pytest.mark.parametrize(("milliseconds", "units"), [(0, 0), (4, 0), (5, 1), (14, 1), (15, 2)])
+def test_times_are_rounded_to_the_nearest_unit(milliseconds: int, units: int) -> None:
+    assert to_units(milliseconds) == units
+
+
+def test_a_file_is_read_as_it_sounds() -> None:
+    score = Score((Note(0, 60, 48), Note(48, 62, 48)), (Mark(0, "tempo", 90.0),))
+    (read,), refusals = CODEC.read(formats.midi.render(score), ".mid")
+    assert not refusals
+    assert [note.onset for note in read.notes] == [0, 667]
