@@ -123,7 +123,7 @@ class FramesCodec(ScoreCodec):
         setting = Setting(
             title=played.title,
             rhythm=played.rhythm,
-            tempos=tuple((mark.onset, float(mark.value)) for mark in played.of("tempo")),
+            tempos=tuple((m.onset, float(m.value)) for m in played.of("tempo") if frames),
             parts=(part,),
             velocities=(max(sorted(set(velocities)), key=velocities.count),),
         )
