@@ -123,7 +123,11 @@ class FramesCodec(ScoreCodec):
         setting = Setting(
             title=played.title,
             rhythm=played.rhythm,
-            tempos=tuple((m.onset, float(m.value)) for m in played.of("tempo") if frames),
+            tempos=tuple(
+                (mark.onset, float(mark.value))
+                for mark in played.of("tempo")
+                if mark.onset < len(frames) * self.frame_steps
+            ),
             parts=(part,),
             velocities=(max(sorted(set(velocities)), key=velocities.count),),
         )
@@ -139,9 +143,10 @@ class FramesCodec(ScoreCodec):
 
     def _marks(self, frames: int, setting: Setting) -> Iterator[Mark]:
         """Yield the tempos, and the bar line that says how many frames there are."""
+        end = frames * self.frame_steps
+        yield from (Mark(step, "tempo", qpm) for step, qpm in setting.tempos if step < end)
         if frames:
-            yield from (Mark(step, "tempo", qpm) for step, qpm in setting.tempos)
-            yield Mark(frames * self.frame_steps, "bar")
+            yield Mark(end, "bar")
 
     def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> FramesWalk:
         """Start a piece."""
