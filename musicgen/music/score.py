@@ -154,6 +154,14 @@ class Score:
         ends = [note.end for note in self.notes] + [mark.onset for mark in self.marks]
         return max(ends + [mark.value.end for mark in self.of("ending")], default=0)
 
+    def pitch_weights(self) -> list[int]:
+        """Return for how many steps each pitch class sounds, from C up; drums have none."""
+        weights = [0] * 12
+        for note in self.notes:
+            if not self.parts[note.part].is_drums:
+                weights[note.pitch % 12] += note.duration
+        return weights
+
     def transposed(self, semitones: int) -> Score:
         """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
         notes = (

@@ -1,0 +1,33 @@
+"""Standard MIDI files: `render` writes one, `parse` reads one back equal in what is played."""
+
+from musicgen.formats.midi.quantise import Grid
+from musicgen.formats.midi.reader import Inspection, inspect, parse, perform, text_events
+from musicgen.formats.midi.survey import (
+    DRUM_CHANNEL,
+    MAX_BYTES,
+    MAX_EVENTS,
+    MAX_QUARTERS,
+    MAX_TRACKS,
+    REPAIRS,
+)
+from musicgen.formats.midi.words import MAX_STEPS
+from musicgen.formats.midi.writer import TICKS_PER_QUARTER, render, to_pretty_midi
+
+__all__ = [
+    "DRUM_CHANNEL",
+    "MAX_BYTES",
+    "MAX_EVENTS",
+    "MAX_QUARTERS",
+    "MAX_STEPS",
+    "MAX_TRACKS",
+    "REPAIRS",
+    "TICKS_PER_QUARTER",
+    "Grid",
+    "Inspection",
+    "inspect",
+    "parse",
+    "perform",
+    "render",
+    "text_events",
+    "to_pretty_midi",
+]

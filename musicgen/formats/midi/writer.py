@@ -1,0 +1,167 @@
+"""Scores to standard MIDI files, equal in what is played when they are read back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+from mido import Message, MetaMessage, MidiFile, MidiTrack, bpm2tempo
+
+from musicgen.errors import InvalidValue
+from musicgen.formats.midi.survey import DRUM_CHANNEL, MAX_QUARTERS, key_of_signature
+from musicgen.formats.midi.words import (
+    MAX_BARS,
+    MAX_STEPS,
+    NO_KEY,
+    OWN,
+    bar_lines,
+    has_pickup,
+    lengths_text,
+)
+from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Part, Score
+from musicgen.music.theory import Key, name_on_fifths
+
+if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
+TICKS_PER_QUARTER: Final = 480
+TICKS_PER_STEP: Final = TICKS_PER_QUARTER // STEPS_PER_QUARTER
+_CHANNELS: Final = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
+
+
+def render(score: Score, *, text_events: Sequence[str] = ()) -> bytes:
+    """Write a score as it is played, with further text events at its start.
+
+    Raises InvalidValue for a tempo that MIDI cannot say, and past MAX_QUARTERS.
+    """
+    played = score.unfolded()
+    if played.end > MAX_STEPS:
+        raise InvalidValue(f"the tune lasts over {MAX_QUARTERS:,} quarters; write a part of it")
+    file = MidiFile(type=1, ticks_per_beat=TICKS_PER_QUARTER)
+    file.tracks.append(_conductor(played, text_events))
+    for index, channel in enumerate(_channels(played.parts)):
+        file.tracks.append(_part_track(played, index, channel))
+    buffer = io.BytesIO()
+    file.save(file=buffer)
+    return buffer.getvalue()
+
+
+def to_pretty_midi(score: Score) -> PrettyMIDI:
+    """Return a score as the object that most MIDI tools in Python pass around."""
+    from pretty_midi import PrettyMIDI  # slow to import, and only wanted here
+
+    return PrettyMIDI(io.BytesIO(render(score)), charset="utf-8")
+
+
+# Writing
+
+
+def _conductor(score: Score, texts: Sequence[str]) -> MidiTrack:
+    """Build the first track: title, texts and marks."""
+    own = [*_texts_of(score), *texts]
+    start = [_name(score.title), *(_text(text) for text in own)]
+    events = [(0, message) for message in start if message is not None]
+    for mark in score.marks:
+        events += [(mark.onset, message) for message in _mark_messages(mark)]
+    return _track(events, score.end)
+
+
+def _part_track(score: Score, index: int, channel: int) -> MidiTrack:
+    part = score.parts[index]
+    first = [_name(part.name), Message("program_change", channel=channel, program=part.program)]
+    events = [(0, message) for message in first if message is not None]
+    for onset, is_on, pitch, velocity in sorted(_switches(score.notes, index)):
+        kind = "note_on" if is_on else "note_off"
+        events.append((onset, Message(kind, channel=channel, note=pitch, velocity=velocity)))
+    return _track(events, score.end)
+
+
+def _switches(notes: Iterable[Note], part: int) -> Iterator[tuple[int, bool, int, int]]:
+    """Yield (step, on or off, pitch, velocity); a sounding pitch that starts again ends first."""
+    mine = sorted((n for n in notes if n.part == part), key=lambda n: (n.pitch, n.onset, -n.end))
+    for _, same in groupby(mine, key=lambda n: n.pitch):
+        line = list({note.onset: note for note in reversed(list(same))}.values())[::-1]
+        for note, following in zip(line, [*line[1:], None], strict=True):
+            end = note.end if following is None else min(note.end, following.onset)
+            yield note.onset, True, note.pitch, note.velocity
+            yield end, False, note.pitch, 0
+
+
+def _track(events: list[tuple[int, Any]], end: int) -> MidiTrack:
+    """Turn steps from the start into ticks from the event before."""
+    track = MidiTrack()
+    now = 0
+    for onset, message in [*events, (max(end, now), MetaMessage("end_of_track"))]:
+        message.time = (onset - now) * TICKS_PER_STEP
+        track.append(message)
+        now = onset
+    return track
+
+
+def _channels(parts: Sequence[Part]) -> Iterator[int]:
+    """Yield a channel for each part; past fifteen they are shared."""
+    melodic = 0
+    for part in parts:
+        if part.is_drums:
+            yield DRUM_CHANNEL
+        else:
+            yield _CHANNELS[melodic % len(_CHANNELS)]
+            melodic += 1
+
+
+def _name(text: str) -> MetaMessage | None:
+    return MetaMessage("track_name", name=_as_latin1(text)) if text else None
+
+
+def _text(text: str) -> MetaMessage:
+    return MetaMessage("text", text=_as_latin1(text))
+
+
+def _as_latin1(text: str) -> str:
+    """Dress UTF-8 bytes as the Latin-1 that mido writes; other charsets hold for all threads."""
+    return text.encode("utf-8", "replace").decode("latin-1")
+
+
+def _texts_of(score: Score) -> Iterator[str]:
+    if score.rhythm:
+        yield f"{OWN}rhythm {score.rhythm}"
+    lines = [mark.onset for mark in score.of("bar")]
+    meters = [(mark.onset, mark.value) for mark in score.of("meter")]
+    end = max((note.end for note in score.notes), default=0)
+    as_found = lines == bar_lines(end, meters) and not has_pickup(meters)
+    if not as_found and len(lines) <= MAX_BARS:
+        yield f"{OWN}bars {lengths_text(lines)}".rstrip()
+    if not any(True for _ in score.of("key")):
+        yield f"{OWN}key {NO_KEY}"
+
+
+def _mark_messages(mark: Mark) -> Iterator[MetaMessage]:
+    match mark.kind:
+        case "tempo":
+            yield MetaMessage("set_tempo", tempo=_tempo(mark.value))
+        case "meter":
+            beats, unit = mark.value.beats, mark.value.unit
+            yield MetaMessage("time_signature", numerator=beats, denominator=unit)
+        case "key":
+            yield from _key_messages(mark.value)
+        case "chord":
+            yield _text(f"{OWN}chord {mark.value}")
+
+
+def _tempo(qpm: float) -> int:
+    microseconds = bpm2tempo(qpm) if qpm > 0 else 0
+    if not 1 <= microseconds < 2**24:
+        raise InvalidValue(f"tempo {qpm:g} is outside of 3.6 to 60,000,000 quarters a minute")
+    return int(microseconds)
+
+
+def _key_messages(key: Key) -> Iterator[MetaMessage]:
+    """Yield the signature, as near as MIDI can say it, and the key in words where it says less."""
+    written = key if abs(key.fifths) <= 7 else Key.of(key.pitch_class, key.mode)
+    is_minor = written.mode == "minor"
+    name = name_on_fifths(written.fifths + 3) + "m" if is_minor else name_on_fifths(written.fifths)
+    yield MetaMessage("key_signature", key=name)
+    if key != key_of_signature(written.fifths, is_minor=is_minor):
+        yield _text(f"{OWN}key {key}")
