@@ -9,8 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
-from typing import Final, Literal
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Final, Literal, NamedTuple
 
 from musicgen.music.score import Note, Score, jumps, passages
 from musicgen.music.theory import Meter
@@ -256,8 +257,7 @@ def heard_bars(score: Score) -> int:
     return max(count, 1) if order else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Chord:
+class Chord(NamedTuple):
     """Notes of one voice that start and end together; pitches from the highest down."""
 
     onset: int
@@ -270,20 +270,82 @@ class Chord:
         return self.onset + self.duration
 
 
+_GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
+
+
 def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
-    """Share the notes of one part out to voices in which nothing overlaps, higher notes first."""
-    together: dict[tuple[int, int], list[int]] = {}
-    for note in notes:
-        together.setdefault((note.onset, note.duration), []).append(note.pitch)
-    chords = [Chord(*at, tuple(sorted(p, reverse=True))) for at, p in together.items()]
-    found: list[list[Chord]] = []
-    for chord in sorted(chords, key=lambda c: (c.onset, -c.pitches[0], c.duration)):
-        free = next((voice for voice in found if voice[-1].end <= chord.onset), None)
-        if free is None:
-            found.append([chord])
-        else:
-            free.append(chord)
-    return tuple(tuple(voice) for voice in found)
+    """Share the notes of one part out to voices in which nothing overlaps.
+
+    There are no more voices than notes of different lengths sound at once. A chord goes to the
+    free voice whose last chord is nearest in pitch, one that has just ended before one that rests;
+    what finds none free opens a new voice, higher notes first.
+    """
+    found: list[_Line] = []
+    for together in _starting_together(notes):
+        free = [line for line in found if line.end <= together[0].onset]
+        if len(together) == 1 and len(free) == 1:
+            free[0].add(together[0])
+            continue
+        for chord, line in _nearest_pairs(together, free):
+            line.add(chord)
+            together.remove(chord)
+        for chord in together:
+            found.append(_Line())
+            found[-1].add(chord)
+    return tuple(tuple(line.chords) for line in found)
+
+
+class _Line:
+    """A voice so far."""
+
+    __slots__ = ("chords", "end")
+
+    def __init__(self) -> None:
+        self.chords: list[Chord] = []
+        self.end = 0
+
+    def add(self, chord: Chord) -> None:
+        self.chords.append(chord)
+        self.end = chord.onset + chord.duration
+
+    def cost(self, chord: Chord) -> int:
+        """Tell how ill a chord follows the last one: semitones, and a gap between them."""
+        last = self.chords[-1].pitches
+        away = abs(last[0] - chord.pitches[0]) + abs(last[-1] - chord.pitches[-1])
+        return away + (2 * _GAP_COST if self.end < chord.onset else 0)
+
+
+def _starting_together(notes: Iterable[Note]) -> Iterator[list[Chord]]:
+    """Yield the chords of each onset, the highest first."""
+    ordered = sorted([(note.onset, note.duration, -note.pitch) for note in notes])
+    together: list[Chord] = []
+    for (onset, duration), same in groupby(ordered, key=itemgetter(0, 1)):
+        if together and together[0].onset != onset:
+            yield sorted(together, key=_from_the_top)
+            together = []
+        together.append(Chord(onset, duration, tuple([-pitch for _, _, pitch in same])))
+    if together:
+        yield sorted(together, key=_from_the_top)
+
+
+def _from_the_top(chord: Chord) -> tuple[int, int]:
+    return -chord.pitches[0], chord.duration
+
+
+def _nearest_pairs(chords: Sequence[Chord], lines: Sequence[_Line]) -> list[tuple[Chord, _Line]]:
+    """Pair chords with voices, the nearest first; of equals the higher chord, the earlier voice."""
+    costs = sorted(
+        (line.cost(chord), i, j) for i, chord in enumerate(chords) for j, line in enumerate(lines)
+    )
+    taken_chords: set[int] = set()
+    taken_lines: set[int] = set()
+    pairs = []
+    for _, i, j in costs:
+        if i not in taken_chords and j not in taken_lines:
+            taken_chords.add(i)
+            taken_lines.add(j)
+            pairs.append((chords[i], lines[j]))
+    return pairs
 
 
 def to_steps(ticks: int, ticks_per_quarter: int, steps_per_quarter: int) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from musicgen.errors import InvalidValue
@@ -59,6 +60,9 @@ class Note:
     def end(self) -> int:
         """The first step at which the note no longer sounds."""
         return self.onset + self.duration
+
+
+_NOTE_ORDER: Final = attrgetter("onset", "pitch", "duration", "velocity", "part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,15 @@ class Score:
     parts: tuple[Part, ...] = field(default=(Part(),))
     title: str = ""
     rhythm: str = ""
+    # the notes that were sorted and checked last: a score that `replace` makes has them already
+    _checked: tuple[object, object] = field(default=(None, None), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", tuple(sorted(self.notes)))
         object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
+        if self._checked[0] is self.notes and self._checked[1] is self.parts:
+            return
+        object.__setattr__(self, "notes", tuple(sorted(self.notes, key=_NOTE_ORDER)))
+        object.__setattr__(self, "_checked", (self.notes, self.parts))
         for note in self.notes:
             if not 0 <= note.part < len(self.parts):
                 raise InvalidValue(f"{note}: the score has {len(self.parts)} parts")
@@ -187,9 +196,16 @@ class Score:
     @cached_property
     def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
-        notes = _one_velocity(_without_overlaps(_cut(score.notes, jumps(score))))
+        notes = score.notes
+        if steps := jumps(score):
+            notes = tuple(_cut(notes, steps))
+        if _has_overlaps(notes) or steps:
+            notes = tuple(_without_overlaps(notes))
+        velocities = {(note.part, note.velocity) for note in notes}
+        if len(velocities) > len({part for part, _ in velocities}):
+            notes = tuple(_one_velocity(notes))
         marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
-        found = replace(score, notes=tuple(notes), marks=_without_echoes(marks))
+        found = replace(score, notes=notes, marks=_without_echoes(marks))
         found.__dict__["_canonical"] = found  # known, so never asked again
         return found
 
@@ -427,6 +443,17 @@ def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:
             yield replace(note, onset=start, duration=stop - start)
 
 
+def _has_overlaps(notes: Iterable[Note]) -> bool:
+    """Tell whether a part plays a pitch that it sounds already; notes in order of onset."""
+    ends: dict[int, int] = {}
+    for note in notes:
+        onset, voice = note.onset, note.part << 7 | note.pitch
+        if ends.get(voice, 0) > onset:
+            return True
+        ends[voice] = onset + note.duration
+    return False
+
+
 def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
     """End a note where its part plays the pitch again; of doubled notes keep the longest."""
     kept: list[Note] = []
@@ -443,7 +470,7 @@ def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
     return kept
 
 
-def _one_velocity(notes: list[Note]) -> Iterator[Note]:
+def _one_velocity(notes: Iterable[Note]) -> Iterator[Note]:
     counts: dict[int, Counter[int]] = {}
     for note in notes:
         counts.setdefault(note.part, Counter())[note.velocity] += 1

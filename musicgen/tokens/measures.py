@@ -7,8 +7,10 @@ exact inverses on canonical scores; `decode` takes any ids at all and counts wha
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
 
 from musicgen.errors import Refusal
 from musicgen.music.grid import Bar, Chord, Tuplet, bars, pieces, voices
@@ -17,7 +19,7 @@ from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.tokens.codec import PLAIN_SETTING, Decoded, Encoded, ScoreCodec, Setting
 from musicgen.tokens.grammar import Walk
 from musicgen.tokens.rules import Rules
-from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event
+from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
 
 _CHANGES = ("key", "meter", "chord")
 
@@ -51,12 +53,7 @@ class MeasuresCodec(ScoreCodec):
         """Write a score, made canonical, as ids. Raises Refusal for what has no event."""
         score = score.canonical()
         setting = setting_of(score)
-        ids = []
-        for event in _Writer(score, setting.tonic_pitch).events():
-            if event not in MEASURES.ids:
-                raise Refusal(f"no event for {event}; the tune was left out", code="no-event")
-            ids.append(MEASURES.ids[event])
-        return Encoded(tuple(ids), setting)
+        return Encoded(tuple(_Writer(score, setting.tonic_pitch).ids()), setting)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
@@ -71,168 +68,223 @@ class MeasuresCodec(ScoreCodec):
         return Walk(Rules(drum_parts=frozenset(drums)) if strict else Rules.reading(drums))
 
 
+Ids = tuple[int, ...]
+_REST: Final = (MEASURES.id("rest"),)
+_HOLD: Final = (MEASURES.id("hold"),)
+
+
+def _id(kind: str, value: Value = None) -> int:
+    """Return the id of an event. Raises Refusal where the table has none."""
+    event = Event(kind, value)
+    if event not in MEASURES.ids:
+        raise Refusal(f"no event for {event}; the tune was left out", code="no-event")
+    return MEASURES.ids[event]
+
+
 @dataclass(frozen=True, slots=True)
 class _Voice:
-    """One voice of one part, its chords in order and without overlap."""
+    """One voice of one part: for each bar the chords that sound in it."""
 
     part: int
     number: int
-    chords: tuple[Chord, ...]
+    inside: dict[int, list[Chord]]
 
-    def inside(self, bar: Bar) -> tuple[Chord, ...]:
-        """Return the chords that sound in a bar."""
-        first = bisect_right(self.chords, bar.start, key=lambda chord: chord.end)
-        last = bisect_left(self.chords, bar.end, key=lambda chord: chord.onset)
-        return self.chords[first:last]
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A stretch of a bar in one voice: a chord that starts or goes on, or a rest."""
-
-    start: int
-    head: tuple[Event, ...]  # what follows its first duration
-    tail: Event  # what follows the durations of its further pieces
+    @classmethod
+    def of(cls, part: int, number: int, chords: Iterable[Chord], ends: Sequence[int]) -> _Voice:
+        """Share the chords, which are in order, out to the bars, of which the ends are given."""
+        inside: dict[int, list[Chord]] = {}
+        bar = 0
+        for chord in chords:
+            while ends[bar] <= chord.onset:
+                bar += 1
+            inside.setdefault(bar, []).append(chord)
+            last = bar
+            while ends[last] < chord.end:  # it goes on over a bar line
+                last += 1
+                inside.setdefault(last, []).append(chord)
+        return cls(part, number, inside)
 
 
 class _Writer:
-    """A canonical score as events."""
+    """A canonical score as ids."""
 
     def __init__(self, score: Score, tonic_pitch: int) -> None:
         self.score = score
         self.tonic_pitch = tonic_pitch
-        self.voices = _voices(score)
+        self.bars = bars(score)
+        self.voices = _voices(score, [bar.end for bar in self.bars])
         self.marks: dict[int, list[Mark]] = {}
         for mark in score.marks:
             self.marks.setdefault(mark.onset, []).append(mark)
         self.changing = sorted({m.onset for m in score.marks if m.kind in _CHANGES})
         self.ending_ends = {mark.value.end for mark in score.of("ending")}
 
-    def events(self) -> Iterator[Event]:
-        """Yield the events of the whole tune."""
-        yield Event("meter", str(self.score.meter))
-        yield Event("mode", self.score.key.mode)
-        yield Event("rhythm", rhythm_event(self.score.rhythm))
-        yield Event("parts", len(self.score.parts))
-        for bar in bars(self.score):
+    def ids(self) -> Iterator[int]:
+        """Yield the ids of the whole tune."""
+        yield _id("meter", str(self.score.meter))
+        yield _id("mode", self.score.key.mode)
+        yield _id("rhythm", rhythm_event(self.score.rhythm))
+        yield _id("parts", len(self.score.parts))
+        for index, bar in enumerate(self.bars):
             yield from self.opening(bar)
-            yield from self.lines(bar)
+            yield from self.lines(index, bar)
             yield from self.closing(bar)
-        yield Event("end")
+        yield _id("end")
 
-    def opening(self, bar: Bar) -> Iterator[Event]:
+    def opening(self, bar: Bar) -> Iterator[int]:
         """Yield what stands before a bar's first note."""
         for mark in self.marks.get(bar.start, ()):
             if mark.kind == "repeat_start":
-                yield Event("repeat_start")
+                yield _id("repeat_start")
             elif mark.kind == "ending":
-                yield Event("ending", "".join(map(str, mark.value.passes)))
+                yield _id("ending", "".join(map(str, mark.value.passes)))
         yield from self.changes(bar.start, ("key", "meter"))
         if bar.kind == "irregular":
-            yield Event("irregular")
-        yield Event("partial", bar.steps) if bar.kind == "partial" else Event("bar")
+            yield _id("irregular")
+        yield _id("partial", bar.steps) if bar.kind == "partial" else _id("bar")
         yield from self.changes(bar.start, ("chord",))
 
-    def changes(self, step: int, kinds: tuple[str, ...]) -> Iterator[Event]:
+    def changes(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
         """Yield the key, meter and chord symbol that change at a step."""
         for mark in self.marks.get(step, ()):
             if mark.kind == "chord" and "chord" in kinds:
-                yield from _chord_events(mark.value, self.tonic_pitch)
+                yield from _chord_ids(mark.value, self.tonic_pitch)
             elif mark.kind == "key" and "key" in kinds and step:
                 interval = (mark.value.pitch_class - self.tonic_pitch) % 12
-                yield Event("key", f"{interval} {mark.value.mode}")
+                yield _id("key", f"{interval} {mark.value.mode}")
             elif mark.kind == "meter" and "meter" in kinds and step:
-                yield Event("meter", str(mark.value))
+                yield _id("meter", str(mark.value))
 
-    def closing(self, bar: Bar) -> Iterator[Event]:
+    def closing(self, bar: Bar) -> Iterator[int]:
         """Yield what stands after a bar's last note."""
         repeats = [m.value for m in self.marks.get(bar.end, ()) if m.kind == "repeat_end"]
         if repeats:
-            yield Event("repeat_end", int(repeats[0]))
+            yield _id("repeat_end", int(repeats[0]))
         elif bar.end in self.ending_ends:
-            yield Event("ending_end")
+            yield _id("ending_end")
 
-    def lines(self, bar: Bar) -> Iterator[Event]:
-        """Yield a bar's notes: part 0's first voice always, others where they sound."""
+    def lines(self, index: int, bar: Bar) -> list[int]:
+        """Return a bar's notes: part 0's first voice always, others where they sound."""
+        found: list[int] = []
         part = 0
-        for index, voice in enumerate(self.voices):
-            chords = voice.inside(bar)
-            if index and not chords:
+        for place, voice in enumerate(self.voices):
+            chords = voice.inside.get(index)
+            if place and not chords:
                 continue
             if voice.part != part:
                 part = voice.part
-                yield Event("part", part)
+                found.append(_id("part", part))
             if voice.number:
-                yield Event("voice", voice.number)
-            cuts = self.cuts(bar) if index == 0 else []
-            yield from self.line(bar, list(self.segments(voice, chords, bar, cuts)), cuts)
+                found.append(_id("voice", voice.number))
+            cuts = self.cuts(bar) if place == 0 else []
+            self.line(found, bar, self.segments(part, chords or (), bar), cuts)
+        return found
 
     def cuts(self, bar: Bar) -> list[int]:
         """Return the steps inside a bar where a key, meter or chord symbol changes."""
         first = bisect_right(self.changing, bar.start)
         return self.changing[first : bisect_left(self.changing, bar.end)]
 
-    def segments(
-        self, voice: _Voice, chords: tuple[Chord, ...], bar: Bar, cuts: list[int]
-    ) -> Iterator[_Segment]:
-        """Cut a bar of one voice where its chords start and end, and at the cuts."""
-        edges = {bar.start, *cuts}
-        starts = {}
+    def segments(self, part: int, chords: Iterable[Chord], bar: Bar) -> list[tuple[int, Ids]]:
+        """Cut a bar of one voice where its chords start and end: each step, and the ids there."""
+        found: list[tuple[int, Ids]] = []
+        now = bar.start
         for chord in chords:
-            starts[max(chord.onset, bar.start)] = chord
-            edges |= {max(chord.onset, bar.start), min(chord.end, bar.end)}
-        sounding: Chord | None = None
-        for step in sorted(edges - {bar.end}):
-            sounding = starts.get(step, sounding)
-            if sounding is None or sounding.end <= step:
-                yield _Segment(step, (Event("rest"),), Event("rest"))
-            elif sounding.onset == step:
-                yield _Segment(step, self.pitches(voice.part, sounding), Event("hold"))
+            onset, duration, pitches = chord
+            if onset > now:
+                found.append((now, _REST))
+            if onset >= bar.start:
+                found.append((onset, self.pitches(part, pitches)))
             else:
-                yield _Segment(step, (Event("hold"),), Event("hold"))
+                found.append((bar.start, _HOLD))
+            now = onset + duration
+        if now < bar.end:
+            found.append((now, _REST))
+        return found
 
-    def pitches(self, part: int, chord: Chord) -> tuple[Event, ...]:
-        """Return the pitch events of a chord."""
-        if self.score.parts[part].is_drums:
-            return tuple(Event("drum", pitch) for pitch in chord.pitches)
-        return tuple(Event("pitch", pitch - self.tonic_pitch) for pitch in chord.pitches)
+    def pitches(self, part: int, pitches: Ids) -> Ids:
+        """Return the ids of a chord's pitches."""
+        kind, zero = ("drum", 0) if self.score.parts[part].is_drums else ("pitch", self.tonic_pitch)
+        return _pitch_ids(kind, zero, pitches)
 
-    def line(self, bar: Bar, segments: list[_Segment], cuts: list[int]) -> Iterator[Event]:
-        """Yield the durations and heads of segments that fill a bar, and what changes at cuts."""
-        offsets = (*(segment.start - bar.start for segment in segments), bar.steps)
+    def line(
+        self, found: list[int], bar: Bar, segments: list[tuple[int, Ids]], cuts: list[int]
+    ) -> None:
+        """Write the durations and heads of segments that fill a bar, and what changes at cuts."""
+        if cuts:
+            segments = list(_cut(segments, cuts))
+        start = bar.start
+        offsets = (*[step - start for step, _ in segments], bar.end - start)
         before = -1
-        for piece in pieces(offsets):
-            segment = segments[piece.segment]
-            fresh = piece.segment != before
-            if fresh and segment.start in cuts:
-                yield from self.changes(segment.start, _CHANGES)
-            if piece.opens:
-                yield Event("tuplet", f"{piece.opens.p} {piece.opens.q} {piece.opens.unit}")
-            yield Event("duration", piece.nominal)
-            yield from segment.head if fresh else (segment.tail,)
-            before = piece.segment
+        for number, values in _values(offsets):
+            step, head = segments[number]
+            if number == before:
+                head = _REST if head == _REST else _HOLD
+            elif step in cuts:
+                found += self.changes(step, _CHANGES)
+            found += values
+            found += head
+            before = number
 
 
-def _voices(score: Score) -> tuple[_Voice, ...]:
+def _cut(segments: Iterable[tuple[int, Ids]], cuts: Sequence[int]) -> Iterator[tuple[int, Ids]]:
+    """Cut segments where something changes while they last."""
+    rest = list(cuts)
+    last: Ids = _REST
+    for step, head in segments:
+        while rest and rest[0] < step:
+            yield rest.pop(0), _REST if last == _REST else _HOLD
+        if rest and rest[0] == step:
+            rest.pop(0)
+        yield step, head
+        last = head
+    yield from ((step, _REST if last == _REST else _HOLD) for step in rest)
+
+
+@lru_cache(maxsize=65536)
+def _values(offsets: tuple[int, ...]) -> tuple[tuple[int, Ids], ...]:
+    """Return the values that write segments: of which segment, and the ids before its head."""
+    return tuple(
+        (
+            piece.segment,
+            (
+                *((_tuplet_id(piece.opens),) if piece.opens else ()),
+                MEASURES.id("duration", piece.nominal),
+            ),
+        )
+        for piece in pieces(offsets)
+    )
+
+
+def _tuplet_id(tuplet: Tuplet) -> int:
+    return MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
+
+
+@lru_cache(maxsize=65536)
+def _pitch_ids(kind: str, zero: int, pitches: Ids) -> Ids:
+    return tuple(_id(kind, pitch - zero) for pitch in pitches)
+
+
+def _voices(score: Score, bar_ends: Sequence[int]) -> tuple[_Voice, ...]:
     """Separate the voices of a score; part 0 has at least one, empty perhaps."""
     notes: dict[int, list[Note]] = {0: []}
     for note in score.notes:
         notes.setdefault(note.part, []).append(note)
     return tuple(
-        _Voice(part, number, chords)
+        _Voice.of(part, number, chords, bar_ends)
         for part in sorted(notes)
         for number, chords in enumerate(voices(notes[part]) or ((),))
     )
 
 
-def _chord_events(symbol: str, tonic_pitch: int) -> Iterator[Event]:
+def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
     chord = ChordSymbol.parse(symbol)
     if chord is None:
-        yield Event("no_chord")
+        yield _id("no_chord")
         return
-    yield Event("chord", f"{(chord.root - tonic_pitch) % 12} {chord.quality}")
+    yield _id("chord", f"{(chord.root - tonic_pitch) % 12} {chord.quality}")
     if chord.bass is not None:
-        yield Event("bass", (chord.bass - tonic_pitch) % 12)
+        yield _id("bass", (chord.bass - tonic_pitch) % 12)
 
 
 @dataclass(slots=True)
