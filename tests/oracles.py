@@ -7,6 +7,8 @@ accidentals do not last the bar. Nothing here uses the project's own reader.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -46,12 +48,21 @@ def corpus_tunes() -> list[str]:
 
 
 def corpus_files() -> list[Path]:
-    """Return music21's books of tunes, without importing music21, which takes a second."""
+    """Return the files of O'Neill, Ryan and Aird."""
+    return [file for name in BOOKS for file in sorted((corpus_root() / name).glob("*.abc"))]
+
+
+def all_files() -> list[Path]:
+    """Return every ABC file in music21's corpus: also Essen, Josquin, Nottingham, miscFolk."""
+    return sorted(corpus_root().rglob("*.abc"))
+
+
+def corpus_root() -> Path:
+    """Return the folder of music21's corpus without importing music21, which takes a second."""
     found = find_spec("music21")
     assert found is not None
     assert found.origin is not None
-    root = Path(found.origin).parent / "corpus"
-    return [file for name in BOOKS for file in sorted((root / name).glob("*.abc"))]
+    return Path(found.origin).parent / "corpus"
 
 
 def decoded(file: Path) -> str:
@@ -72,7 +83,7 @@ def by_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
 def _run_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
     assert ABC2MIDI is not None
     with tempfile.TemporaryDirectory() as folder:
-        book = "\n\n".join(_for_abc2midi(tune, i) for i, tune in enumerate(tunes, 1))
+        book = "\n\n".join(for_abc2midi(tune, i) for i, tune in enumerate(tunes, 1))
         (Path(folder) / "t.abc").write_text(book + "\n")
         command = [ABC2MIDI, "t.abc", "-silent", "-NGRA", "-NFER", "-NFNP", "-NGUI"]
         subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False)
@@ -80,7 +91,8 @@ def _run_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
         return [_played(file) if file.exists() else None for file in files]
 
 
-def _for_abc2midi(tune: str, index: int) -> str:
+def for_abc2midi(tune: str, index: int = 1) -> str:
+    """Return what abc2midi is given: notes, lengths, bar lines, and the fields that they need."""
     lines = [f"X:{index}"]
     music = False
     for line in tune.replace("\t", " ").split("\n")[1:]:
@@ -131,13 +143,17 @@ def _played(file: Path) -> tuple[Heard, ...]:
     return tuple(sorted(notes))
 
 
+def for_music21(tune: str) -> str:
+    """Return what music21 is given: the version line, without which it keeps to older rules."""
+    return "%abc-2.1\n" + re.sub(r"^X:.*", "X:1", tune)
+
+
 def by_music21(tune: str) -> tuple[Heard, ...] | None:
     """Let music21 read a tune; None where it fails."""
     from music21 import converter, harmony
 
-    text = "%abc-2.1\n" + re.sub(r"^X:.*", "X:1", tune)
     try:
-        stream = converter.parse(text, format="abc", forceSource=True)
+        stream = converter.parse(for_music21(tune), format="abc", forceSource=True)
         stream = stream.stripTies()
     except Exception:  # noqa: BLE001 - whatever it raises, it has not read the tune
         return None
@@ -159,6 +175,40 @@ def cut(notes: Iterable[Heard], places: Sequence[Fraction]) -> list[Heard]:
         edges = [onset, *inside, onset + duration]
         found += [Heard(start, stop - start, pitch) for start, stop in pairwise(edges)]
     return sorted(found)
+
+
+class Remembered:
+    """What an oracle answered, one JSON line a tune, found again by the hash of what it was given.
+
+    None is an answer too: the oracle does not read that tune.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / f"{name}.jsonl"
+        self._answers: dict[str, tuple[Heard, ...] | None] = {}
+        for line in self._file.read_text().splitlines() if self._file.exists() else ():
+            key, notes = json.loads(line)
+            self._answers[key] = notes and tuple(
+                Heard(Fraction(onset), Fraction(length), pitch) for onset, length, pitch in notes
+            )
+
+    def __contains__(self, given: str) -> bool:
+        return _digest(given) in self._answers
+
+    def __getitem__(self, given: str) -> tuple[Heard, ...] | None:
+        return self._answers[_digest(given)]
+
+    def add(self, given: str, heard: tuple[Heard, ...] | None) -> None:
+        """Keep an answer, in memory and on the disk."""
+        self._answers[_digest(given)] = heard
+        notes = heard and [(str(n.onset), str(n.duration), n.pitch) for n in heard]
+        with self._file.open("a") as file:
+            file.write(json.dumps([_digest(given), notes]) + "\n")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _NEAR = Fraction(1, 48)  # one step, in quarters

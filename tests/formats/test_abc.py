@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.errors import NotFound
+from musicgen.errors import REASONS, NotFound
 from musicgen.formats import abc
 from musicgen.formats.abc.fields import parse_key, parse_tempo, without_comment
 from musicgen.music.score import Ending, Mark, Score
@@ -466,12 +466,12 @@ def test_read_opens_regular_files_only(tmp_path: Path) -> None:
         ("(10C", "tuplet", "2 to 9"),
         ("(3:11C", "tuplet", "2 to 9"),
         ("(3:2:100C", "tuplet", "2 to 9"),
-        ("[M:999999999/4]C", "meter", "M: '999999999/4'"),
-        ("[M:0/4]C", "meter", "0/4"),
-        ("[K:Q]C", "key", "K: 'Q'"),
-        ("[K:G#]C", "key", "8 sharps"),
-        ("[Q:1/4=0]C", "tempo", "outside of"),
-        ("[Q:1/4=999999999]C", "tempo", "outside of"),
+        ("[M:999999999/4]C", "field", "M: '999999999/4'"),
+        ("[M:0/4]C", "field", "0/4"),
+        ("[K:Q]C", "field", "K: 'Q'"),
+        ("[K:G#]C", "field", "8 sharps"),
+        ("[Q:1/4=0]C", "field", "outside of"),
+        ("[Q:1/4=999999999]C", "field", "outside of"),
         ("C[5 D", "ending", "pass 5"),
         ("C[1-999 D", "ending", "passes 1 to 4"),
         ("C|0 D", "ending", "pass 0"),
@@ -481,13 +481,13 @@ def test_read_opens_regular_files_only(tmp_path: Path) -> None:
         ("|> C", "syntax", "stands after no note"),
         ("C>>>>D", "syntax", "one to three"),
         ("C^ D", "syntax", "before no note"),
-        ("C&D", "overlay", "second voice"),
-        ("[V:1]C[V:2]E", "voices", "another voice"),
-        ("z8|", "no-notes", "no notes"),
-        ("Z999|" * 30, "too-long", "20000"),
-        ("C999" * 300, "too-long", "20000 quarters"),
-        ("C" * 20_000, "too-long", "the line has over"),
-        ("\n".join(["C" * 10_000] * 7), "too-long", "the tune has over"),
+        ("|".join(f"[V:{number}]C" for number in range(17)), "too-large", "over 16 voices"),
+        ("\n".join(["C" * 11_000] * 2), "too-large", "over 20000 notes"),
+        ("z8|", "empty", "no notes"),
+        ("Z999|" * 30, "too-large", "20000"),
+        ("C999" * 300, "too-large", "20000 quarters"),
+        ("C" * 20_000, "too-large", "the line has over"),
+        ("\n".join(["C" * 10_000] * 7), "too-large", "the tune has over"),
     ],
 )
 def test_refusals(music: str, code: str, words: str) -> None:
@@ -498,14 +498,10 @@ def test_refusals(music: str, code: str, words: str) -> None:
     assert message.endswith("; the tune was left out")
 
 
-def test_every_code_is_in_the_table() -> None:
-    assert len(abc.CODES) < 15
-
-
 @pytest.mark.parametrize("field", ["L:1/0", "M:x", "K:??", "Q:1/4=1"])
 def test_refused_headers(field: str) -> None:
     code, message = refusal(f"X:3\nT:x\n{field}\nK:C\nC|\n")
-    assert code in abc.CODES
+    assert code in REASONS
     assert "tune X:3, line 4" in message or "tune X:3, line 3" in message
 
 
@@ -538,7 +534,7 @@ FRAGMENTS = [
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join), st.booleans())
 def test_no_text_makes_the_reader_raise_and_all_it_keeps_is_sound(text: str, headed: bool) -> None:
     scores, refusals = abc.parse("X:1\nK:C\n" + text if headed else text)
-    assert all(fault.code in abc.CODES and str(fault).isprintable() for fault in refusals)
+    assert all(fault.code in REASONS and str(fault).isprintable() for fault in refusals)
     for score in scores:
         canonical = score.canonical()
         again, refused = abc.parse(abc.render(canonical))

@@ -1,4 +1,4 @@
-"""What the fields of a tune say: K:, M:, L:, Q:, T: and R:.
+"""What the fields of a tune say: K:, M:, L:, Q:, V:, T: and R:.
 
 Time is counted in ticks: the whole note has so many that every length which ABC can write inside
 a tuplet to 9, in broken rhythm, down to 1/512, is a whole number. Nothing is rounded while reading.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final, NoReturn
 
 from musicgen.errors import InvalidValue, Refusal
@@ -19,29 +20,14 @@ from musicgen.music.theory import Key, Meter, signature
 TICKS_PER_WHOLE: Final = 945 << 24  # 945 = 3 * 5 * 7 * 9
 TICKS_PER_STEP: Final = TICKS_PER_WHOLE // STEPS_PER_WHOLE
 
-CODES: Final = {
-    "too-long": "a line, a tune, its number of notes or its time is over the limit",
-    "no-key": "music comes before any K: field",
-    "no-notes": "the tune has no notes",
-    "key": "a K: field cannot be read",
-    "meter": "an M: field cannot be read",
-    "tempo": "a Q: field is outside of what is played",
-    "length": "a note, a rest or L: has no length, one that is absurd, or under a step",
-    "pitch": "a note is outside of MIDI's 0..127",
-    "tuplet": "a tuplet is not one of 2 to 9",
-    "ending": "an ending is for a pass that is never played",
-    "syntax": "a chord, grace notes or a text stay open, or ^ _ = < > stand at no note",
-    "voices": "the music is in several voices",
-    "overlay": "a bar is overlaid with a second voice by &",
-}  # code: meaning
-
 SLOWEST_QPM: Final = 5
 FASTEST_QPM: Final = 1250
 MAX_TEXT: Final = 500  # characters of a title that are kept
 
 _MODE: Final = r"(?:(?:maj|min|mix|dor|phr|lyd|loc|ion|aeo)[a-z]*|m)?"
 _KEY: Final = re.compile(rf"([A-Ga-g][#b♯♭]?)\s*({_MODE})(?![a-z])(.*)", re.IGNORECASE)
-_ALTERED: Final = re.compile(r"(?<!\S)(\^\^?|__?|=)([A-Ga-g])(?!\S)")
+_ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
+_ALL_ALTERED: Final = re.compile(r"(?:(?:\^\^?|__?|=)[A-Ga-g])+")
 _OCTAVE: Final = re.compile(r"octave=\s*([+-]?[0-9])(?![0-9])")
 _TRANSPOSE: Final = re.compile(r"(?:transpose|(?<!\S)t)=\s*([+-]?[0-9]{1,2})(?![0-9])")
 _CLEF_EIGHTH: Final = re.compile(r"[a-z][1-5]?([+-])8(?!\S)")
@@ -67,19 +53,23 @@ class Signature:
     shift: int = 0
 
 
+@lru_cache(maxsize=1024)
 def parse_key(text: str) -> Signature:
     """Read the text of a K: field: "D", "A mix", "D exp ^f", "HP", "none", "G octave=-1"."""
     key, alterations, rest = _tonic(text.strip())
-    for sign, letter in _ALTERED.findall(rest):
-        alterations[letter.upper()] = ALTERATIONS[sign] or 0
-    shift = _shift(rest)
+    for word in filter(_ALL_ALTERED.fullmatch, rest.split()):
+        for sign, letter in _ALTERED.findall(word):
+            alterations[letter.upper()] = ALTERATIONS[sign] or 0
+    shift = semitones(rest)
     return Signature(key.transposed(shift), alterations, shift)
 
 
 def _tonic(text: str) -> tuple[Key, dict[str, int], str]:
     """Return the key, its signature, and what the field says besides."""
     word, _, rest = text.partition(" ")
-    if word.lower() in ("", "none") or word.lower().partition("=")[0] in _KEY_SETTINGS:
+    if word.lower() in ("", "none", "exp") or word.lower().partition("=")[0] in _KEY_SETTINGS:
+        return Key("C"), signature(0), text
+    if _ALL_ALTERED.fullmatch(word):  # no tonic at all: "^f _b"
         return Key("C"), signature(0), text
     if word.lower() == "hp":
         return PIPES, signature(PIPES.fifths), rest
@@ -94,27 +84,33 @@ def _key(text: str) -> Key:
     try:
         key = Key.parse(text)
     except InvalidValue as error:
-        refuse("key", f"K: {_quoted(text)}: {error}")
+        refuse("field", f"K: {_quoted(text)}: {error}")
     if abs(key.fifths) > 7:
-        refuse("key", f"K:{key} has {abs(key.fifths)} sharps or flats; write a key of at most 7")
+        refuse("field", f"K:{key} has {abs(key.fifths)} sharps or flats; write a key of at most 7")
     return key
 
 
-def _shift(text: str) -> int:
+def semitones(text: str) -> int:
     """Return the semitones that octave=, transpose= and clefs such as treble-8 ask for."""
     octaves = sum(int(number) for number in _OCTAVE.findall(text))
     octaves += sum(int(sign + "1") for sign in _CLEF_EIGHTH.findall(text))
     return 12 * octaves + sum(int(number) for number in _TRANSPOSE.findall(text))
 
 
-def parse_meter(text: str) -> Meter | None:
-    """Read the text of an M: field; None where it says that there is no meter."""
-    if text.strip().lower() in ("", "none", "free"):
-        return None
+@lru_cache(maxsize=1024)
+def parse_meter(text: str) -> tuple[Meter, ...]:
+    """Read the text of an M: field: a meter, several that alternate ("3/4 2/4"), or none."""
+    text = text.strip()
+    if text.lower() in ("", "none") or text.lower().startswith("fre"):  # free, Essen's "FREI4/4"
+        return ()
     try:
-        return Meter.parse(text.strip())
+        return (Meter.parse(text),)
     except InvalidValue as error:
-        refuse("meter", f"M: {_quoted(text)}: {error}")
+        fault = str(error)
+    try:
+        return tuple(map(Meter.parse, text.split()))
+    except InvalidValue:
+        refuse("field", f"M: {_quoted(text)}: {fault}")
 
 
 def parse_unit(text: str) -> int:
@@ -126,12 +122,13 @@ def parse_unit(text: str) -> int:
     return over * TICKS_PER_WHOLE // under
 
 
-def default_unit(meter: Meter | None) -> int:
+def default_unit(meters: tuple[Meter, ...]) -> int:
     """Return the length that L: has where none is written; in ticks."""
-    short = meter is not None and 4 * meter.beats < 3 * meter.unit
+    short = bool(meters) and 4 * meters[0].beats < 3 * meters[0].unit
     return TICKS_PER_WHOLE // (16 if short else 8)
 
 
+@lru_cache(maxsize=1024)
 def parse_tempo(text: str, unit: int) -> float | None:
     """Read the text of a Q: field, in quarters a minute; None where it has only words.
 
@@ -145,7 +142,7 @@ def parse_tempo(text: str, unit: int) -> float | None:
         return None
     qpm = Fraction(match[0]) * length * 4
     if not SLOWEST_QPM <= qpm <= FASTEST_QPM:
-        refuse("tempo", f"Q: {_quoted(text)} is outside of {SLOWEST_QPM} to {FASTEST_QPM} quarters")
+        refuse("field", f"Q: {_quoted(text)} is outside of {SLOWEST_QPM} to {FASTEST_QPM} quarters")
     return float(qpm)
 
 
@@ -158,10 +155,36 @@ def _beat(text: str, unit: int) -> Fraction | None:
     return sum(lengths, Fraction()) if len(lengths) == len(matches) else None
 
 
+_VOICE: Final = re.compile(r"\s*(\S*)(.*)", re.DOTALL)
+_NAME: Final = re.compile(r"(?<!\S)(?:name|nm)=\s*(?:\"([^\"]{0,500})\"|([^\s\"]+))")
+_IN_QUOTES: Final = re.compile(r"\"[^\"]*\"?")
+
+
+@dataclass(frozen=True)
+class VoiceField:
+    """What a V: field says: which voice, its name if any, semitones that it sounds off."""
+
+    id: str
+    name: str
+    shift: int
+
+
+def parse_voice(text: str) -> VoiceField:
+    """Read the text of a V: field: "1", `T2 name="Tenor" clef=treble-8`."""
+    match = _VOICE.match(text)
+    assert match is not None
+    name = _NAME.search(match[2])
+    words = (name[1] or name[2] or "") if name else ""
+    shift = semitones(_IN_QUOTES.sub("", match[2]))
+    return VoiceField(match[1], plain_text(words.replace("&quot;", '"')), shift)
+
+
 def plain_text(text: str) -> str:
     r"""Return the text of a field without control characters, with \% and \\ resolved."""
-    kept = "".join(_visible(text))
-    return re.sub(r"\\([\\%])", r"\1", kept).strip()[:MAX_TEXT].rstrip()
+    kept = text if text.isprintable() else "".join(_visible(text))
+    if "\\" in kept:
+        kept = re.sub(r"\\([\\%])", r"\1", kept)
+    return kept.strip()[:MAX_TEXT].rstrip()
 
 
 def _visible(text: str) -> Iterator[str]:

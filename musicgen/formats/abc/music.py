@@ -1,4 +1,4 @@
-"""The music of one tune: tokens in, notes and marks out.
+"""The music of one voice: tokens in, notes and marks out.
 
 Every regular expression here reads a character a bounded number of times: no token is looked for
 beyond a place where another of its kind could start.
@@ -7,6 +7,8 @@ beyond a place where another of its kind could start.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -45,7 +47,7 @@ _TOKEN: Final = re.compile(
     | (?P<grace> {{ [^{{}}]* }}? )
     | ! [^!|"\[\]]{{0,40}} ! | \+ [^+|"\[\]]{{0,40}} \+ | y {_LENGTH}
     | (?P<measures> [ZX] [0-9]* )
-    | (?P<overlay> & )
+    | (?P<overlay> \(& | &\) | &+ )
     | (?P<accidental> [\^_=]+ )
     """,
     re.VERBOSE,
@@ -54,7 +56,7 @@ _NOTE: Final = re.compile(rf"([_=^]*)([A-Ga-g])([,']*)({_LENGTH})")
 _ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
 _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
-    r"[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
+    r"N\.?C\.?|[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
 )
 # What a mail program made of "=" and of blanks and breaks at line ends ("quoted-printable"):
 # no note can follow any of them.
@@ -101,11 +103,23 @@ def to_steps(ticks: int) -> int:
     return (ticks + TICKS_PER_STEP // 2) // TICKS_PER_STEP
 
 
-class Music:
-    """What has been read of a tune so far; `line` reads on."""
+@dataclass(frozen=True)
+class Settings:
+    """What holds where a voice starts; several meters alternate, no meter is a free one."""
 
-    def __init__(self, key: Signature, meter: Meter | None, unit: int, tempo: float | None) -> None:
-        self.unit = unit  # ticks
+    key: Signature
+    meters: tuple[Meter, ...]
+    unit: int  # ticks
+    tempo: float | None = None
+    shift: int = 0  # semitones that the voice sounds off
+
+
+class Voice:
+    """What has been read of a voice so far; `line` reads on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.unit = settings.unit  # ticks
+        self.shift = settings.shift  # semitones
         self.time = 0  # ticks
         self.onsets: list[int] = []  # of each note, in ticks
         self.ends: list[int] = []
@@ -113,85 +127,97 @@ class Music:
         self.marks: dict[tuple[int, MarkKind], Any] = {}
         self.bars = 0
         self._bar_from = 0  # steps
+        self._bar_starts = [0]  # ticks
         self._ending: tuple[int, tuple[int, ...]] | None = None  # the open one: from, passes
-        self._voice = "1"
+        self._overlay: Overlay | None = None
         self._chord: list[Head] | None = None
         self._chord_ties: list[int] = []
-        self._sounding: list[tuple[int, int, int]] = []  # natural, pitch, index
+        self._lines_in_chord = 0
+        self._sounding: Sequence[tuple[int, int, int]] = ()  # natural, pitch, index
         self._length = 0  # ticks of the note or rest that < and > would change
         self._lilt: tuple[int, int] | None = None  # what they do to the next one
         self._tuplet = (0, 1, 1)  # how many more notes, over, under
         self._tied_names: dict[int, int] = {}  # natural: pitch
         self._tied_pitches: dict[int, int] = {}  # pitch: index
-        self._read = {
+        self._overlaid_ties: tuple[dict[int, int], dict[int, int]] = {}, {}
+        self._read: dict[str | None, Callable[[str], None]] = {
             "note": self._note, "rest": self._rest, "bar": self._bar, "tie": self._tie,
             "broken": self._broken, "tuplet": self._open_tuplet, "ending": self._open_ending,
             "field": self._inline_field, "opening": self._open_chord, "closing": self._close_chord,
             "text": self._text, "grace": self._grace, "measures": self._measures,
-            "overlay": self._overlay, "accidental": self._accidental,
+            "overlay": self._overlap, "accidental": self._accidental, None: _nothing,
         }  # fmt: skip
-        self._change_key(key)
-        self._change_meter(meter)
-        self._change_tempo(tempo)
+        self._change_key(settings.key)
+        self._change_meters(settings.meters)
+        self._change_tempo(settings.tempo)
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether anything sounds or rests in it."""
+        return self.time > 0 or self._chord is not None
 
     def line(self, text: str) -> None:
         """Read one line of music."""
         if "=" in text:
             text = _MAIL_DAMAGE.sub(r"\1", text)
+        read = self._read
         for match in _TOKEN.finditer(text):
-            if match.lastgroup is not None:
-                self._read[match.lastgroup](match[0])
+            read[match.lastgroup](match[0])
         if self._chord is not None:
+            self._wait_for_chord()
+        if self.time > MAX_TICKS or self.bars > MAX_NOTES:
+            _too_long()
+
+    def _wait_for_chord(self) -> None:
+        """Let a chord go on in the next line, where some mail programs cut it, and no further."""
+        self._lines_in_chord += 1
+        if self._lines_in_chord > 1:
             refuse("syntax", "a chord is still open at the end of the line; close it with ]")
-        self._check_size()
 
     def field(self, name: str, text: str) -> None:
         """Read a field inside the tune; what does not change the notes is passed over."""
         if name == "K":
             self._change_key(parse_key(text))
         elif name == "M":
-            self._change_meter(parse_meter(text))
+            self._change_meters(parse_meter(text))
         elif name == "L":
             self.unit = parse_unit(text)
         elif name == "Q":
             self._change_tempo(parse_tempo(text, self.unit))
-        elif name == "V":
-            self._change_voice(text)
 
-    def finish(self) -> tuple[list[Note], list[Mark]]:
-        """End the tune and return its notes and marks, in steps."""
-        if not self.pitches:
-            refuse("no-notes", "the tune has no notes; write some after K:")
+    def finish(self, part: int, velocity: int) -> tuple[list[Note], list[Mark]]:
+        """End the voice and return its notes and marks, in steps."""
+        if self._chord is not None:
+            refuse("syntax", "a chord is still open at the end of the tune; close it with ]")
+        self._end_overlay()
         self._end_bar()
         self._close_ending()
-        notes = map(_note, map(to_steps, self.onsets), map(to_steps, self.ends), self.pitches)
-        return list(notes), [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
-
-    def _check_size(self) -> None:
-        if len(self.pitches) > MAX_NOTES or self.bars > MAX_NOTES or self.time > MAX_TICKS:
-            refuse("too-long", f"over {MAX_NOTES} notes, or 20000 quarters; split the tune")
+        half, step = TICKS_PER_STEP // 2, TICKS_PER_STEP
+        onsets = [(ticks + half) // step for ticks in self.onsets]
+        lengths = [(t + half) // step - o for t, o in zip(self.ends, onsets, strict=True)]
+        if lengths and min(lengths) < 1:
+            refuse("length", "a note is shorter than 1/384; write longer ones")
+        notes = [
+            Note(onset, pitch, length, velocity, part)
+            for onset, pitch, length in zip(onsets, self.pitches, lengths, strict=True)
+        ]
+        return notes, [Mark(step, kind, value) for (step, kind), value in self.marks.items()]
 
     # Fields
 
     def _change_key(self, key: Signature) -> None:
         self._signature = key
         self._alterations = dict(key.alterations)
-        self._mark("key", key.key)
+        self._mark("key", key.key.transposed(self.shift))
 
-    def _change_meter(self, meter: Meter | None) -> None:
-        self.meter = meter
-        if meter is not None:
-            self._mark("meter", meter)
+    def _change_meters(self, meters: tuple[Meter, ...]) -> None:
+        self.meters = meters
+        if meters:
+            self._mark("meter", meters[0])
 
     def _change_tempo(self, qpm: float | None) -> None:
         if qpm is not None:
             self._mark("tempo", qpm)
-
-    def _change_voice(self, text: str) -> None:
-        voice = (text.split() or [""])[0]
-        if self.time and voice != self._voice:
-            refuse("voices", "the music goes on in another voice; write one voice a tune")
-        self._voice = voice
 
     def _inline_field(self, text: str) -> None:
         self.field(text[1], text[3:-1])
@@ -203,10 +229,17 @@ class Music:
 
     def _note(self, text: str) -> None:
         head = read_head(text)
-        if self._chord is None:
-            self._sound([head], head.over, head.under)
-        else:
+        if self._chord is not None:
             self._chord.append(head)
+            return
+        onset = self.time
+        self._pass_time(head.over, head.under)
+        pitch = self._pitch(head)
+        tied = self._tied_pitches.get(pitch) if self._tied_pitches else None
+        index = self._start(onset, pitch) if tied is None else self._go_on(tied)
+        self._sounding = ((head.natural, pitch, index),)
+        if self._tied_names:
+            self._tied_names, self._tied_pitches = {}, {}
 
     def _rest(self, text: str) -> None:
         if self._chord is None:
@@ -215,24 +248,25 @@ class Music:
 
     def _measures(self, text: str) -> None:
         """Read bars of rest: a bar line ends each but the last, whose own is still to come."""
-        measure = TICKS_PER_STEP * self.meter.steps if self.meter else TICKS_PER_WHOLE
+        measure = TICKS_PER_STEP * self.meters[0].steps if self.meters else TICKS_PER_WHOLE
         count = read_length(text[1:])[0]
         for number in range(count):
             if number:
                 self._end_bar()
             self.time += measure
-            self._check_size()
+            if self.time > MAX_TICKS:
+                _too_long()
         self._length = 0
         self._silence()
 
     def _silence(self) -> None:
-        self._sounding = []
+        self._sounding = ()
         self._tied_names, self._tied_pitches = {}, {}
 
     def _open_chord(self, _: str) -> None:
         if self._chord is not None:
             refuse("syntax", "a chord opens inside a chord; close the first with ]")
-        self._chord, self._chord_ties = [], []
+        self._chord, self._chord_ties, self._lines_in_chord = [], [], 0
 
     def _close_chord(self, text: str) -> None:
         heads, self._chord = self._chord, None
@@ -246,34 +280,37 @@ class Music:
         """Let notes sound together: the first one's length is the chord's."""
         onset = self.time
         self._pass_time(over, under)
-        names, pitches = self._tied_names, self._tied_pitches
-        self._tied_names, self._tied_pitches = {}, {}
-        self._sounding = []
-        for head in heads:
-            pitch = self._pitch(head, names)
-            index = self._start(onset, pitch, pitches.pop(pitch, None))
-            self._sounding.append((head.natural, pitch, index))
+        pitches = [self._pitch(head) for head in heads]
+        tied, self._tied_names, self._tied_pitches = self._tied_pitches, {}, {}
+        sounding = []
+        for head, pitch in zip(heads, pitches, strict=True):
+            before = tied.pop(pitch, None)
+            index = self._start(onset, pitch) if before is None else self._go_on(before)
+            sounding.append((head.natural, pitch, index))
+        self._sounding = sounding
 
-    def _start(self, onset: int, pitch: int, tied: int | None) -> int:
-        """Start a note, or go on with the one that is tied to it; return its index."""
-        if tied is not None:
-            self.ends[tied] = self.time
-            return tied
+    def _start(self, onset: int, pitch: int) -> int:
+        """Start a note; return its index."""
         self.onsets.append(onset)
         self.ends.append(self.time)
         self.pitches.append(pitch)
         return len(self.pitches) - 1
 
-    def _pitch(self, head: Head, tied: dict[int, int]) -> int:
+    def _go_on(self, tied: int) -> int:
+        """Go on with the note that is tied to the one being read; return its index."""
+        self.ends[tied] = self.time
+        return tied
+
+    def _pitch(self, head: Head) -> int:
         """Return the pitch of a note: its own accidental, else the tie's, the bar's, the key's."""
         alteration = head.alteration
         if alteration is None:
-            if head.natural in tied:
-                return tied[head.natural]
+            if head.natural in self._tied_names:
+                return self._tied_names[head.natural]
             alteration = self._alterations[head.letter]
         else:
             self._alterations[head.letter] = alteration
-        pitch = head.natural + alteration + self._signature.shift
+        pitch = head.natural + alteration + self._signature.shift + self.shift
         if not 0 <= pitch <= 127:
             refuse("pitch", f"a note of MIDI number {pitch} is outside of 0..127; move it")
         return pitch
@@ -334,13 +371,17 @@ class Music:
         self._tuplet = count or each, times, each
 
     def _is_compound(self) -> bool:
-        return self.meter is not None and self.meter.beats in (6, 9, 12)
+        return bool(self.meters) and self.meters[0].beats in (6, 9, 12)
 
     # Bar lines
 
     def _bar(self, text: str) -> None:
         if text == ":":
             return  # a stray one: neither a bar line nor a repeat
+        if self._overlay is not None:
+            self._overlay.bars -= 1
+            if self._overlay.bars == 0:
+                self._end_overlay()
         self._end_bar()
         self._alterations = dict(self._signature.alterations)
         if ":" in text:
@@ -353,9 +394,18 @@ class Music:
         step = to_steps(self.time)
         if step > self._bar_from:
             self.bars += 1
+            if len(self.meters) > 1:
+                self._choose_meter(step - self._bar_from)
             self._bar_from = step
+            self._bar_starts.append(self.time)
             self.marks[step, "bar"] = None
         self._length = 0
+
+    def _choose_meter(self, steps: int) -> None:
+        """Mark which of the meters that alternate fills the bar that ends."""
+        fitting = next((meter for meter in self.meters if meter.steps == steps), None)
+        if fitting is not None:
+            self.marks[self._bar_from, "meter"] = fitting
 
     def _repeat(self, text: str) -> None:
         """Mark what the colons of a bar line say: before it an end, after it a start.
@@ -404,14 +454,60 @@ class Music:
     def _accidental(self, text: str) -> None:
         refuse("syntax", f"{text[:4]} stands before no note; write it before a letter")
 
-    def _overlay(self, _: str) -> None:
-        refuse("overlay", "a bar is overlaid with a second voice; write one voice a tune")
+    # Overlays
+
+    def _overlap(self, text: str) -> None:
+        """Go back a bar for each &, or to the (& that is open; what follows sounds with it."""
+        if text == "&)":
+            self._end_overlay()
+            return
+        bars = 0 if text == "(&" else len(text)
+        if self._overlay is None:
+            start = self._bar_starts[max(0, len(self._bar_starts) - bars)] if bars else self.time
+            self._overlay = Overlay(start, bars, self.time, (self._tied_names, self._tied_pitches))
+        else:
+            self._keep_overlaid_ties()
+        if bars:
+            self._go_back(self._overlay)
+
+    def _go_back(self, overlay: Overlay) -> None:
+        overlay.reach = max(overlay.reach, self.time)
+        self.time = overlay.start
+        self._sounding, self._length, self._lilt, self._tuplet = (), 0, None, (0, 1, 1)
+        self._alterations = dict(self._signature.alterations)
+        names, pitches = self._overlaid_ties
+        pitches = {p: index for p, index in pitches.items() if self.ends[index] == overlay.start}
+        self._tied_pitches = pitches
+        self._tied_names = {name: p for name, p in names.items() if p in pitches}
+
+    def _keep_overlaid_ties(self) -> None:
+        """Remember what is tied in an overlay: the next bar's may go on with it."""
+        names, pitches = self._overlaid_ties
+        names.update(self._tied_names)
+        pitches.update(self._tied_pitches)
+
+    def _end_overlay(self) -> None:
+        """Go on where the longest of the voices that lay over each other has come to."""
+        if self._overlay is not None:
+            self._keep_overlaid_ties()
+            self.time = max(self.time, self._overlay.reach)
+            self._sounding = ()
+            self._tied_names, self._tied_pitches = self._overlay.ties
+            self._overlay = None
 
 
-def _note(onset: int, end: int, pitch: int) -> Note:
-    if onset == end:
-        refuse("length", "a note is shorter than 1/384; write longer ones")
-    return Note(onset, pitch, end - onset)
+@dataclass(slots=True)
+class Overlay:
+    """Bars that are written once more, for what sounds together with them."""
+
+    start: int  # ticks
+    bars: int  # bar lines that are still to come before it is over; 0: it ends at "&)"
+    reach: int  # ticks: how far the music below it has come
+    ties: tuple[dict[int, int], dict[int, int]]  # those of the music below it
+
+
+def _nothing(_: str) -> None:
+    """Read what is no note: a decoration, a space."""
 
 
 def read_passes(text: str) -> tuple[int, ...]:
@@ -431,6 +527,10 @@ def _divided(ticks: int, by: int) -> int:
     if rest or not length:
         _too_small()
     return length
+
+
+def _too_long() -> NoReturn:
+    refuse("too-large", f"over {MAX_NOTES} bars, or 20000 quarters; split the tune")
 
 
 def _too_small() -> NoReturn:

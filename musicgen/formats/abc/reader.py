@@ -7,9 +7,9 @@ costs one tune.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from musicgen.errors import Refusal
 from musicgen.files import open_regular
@@ -23,7 +23,9 @@ from musicgen.formats.abc.fields import (
     refuse,
     without_comment,
 )
-from musicgen.formats.abc.music import Music
+from musicgen.formats.abc.macros import Macros
+from musicgen.formats.abc.music import Settings
+from musicgen.formats.abc.voices import Voices
 from musicgen.music.score import Score
 
 MAX_LINE: Final = 16 * 1024  # characters
@@ -31,7 +33,7 @@ MAX_TUNE: Final = 64 * 1024
 
 _HEADER_FIELD: Final = re.compile(r"([A-Za-z+]):(.*)", re.DOTALL)
 _FIELD: Final = re.compile(r"([A-Za-z+]):(?![|:])(.*)", re.DOTALL)  # "G:|" is music
-_BOOK_FIELDS: Final = "LMR"  # what a book may say once for all its tunes
+_BOOK_FIELDS: Final = "LMRm"  # what a book may say once for all its tunes
 
 Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
@@ -86,86 +88,152 @@ def tunes(lines: Iterable[str]) -> Iterator[Tune]:
         elif tune is not None:
             yield tune
             tune = None
-        elif line[:1] in _BOOK_FIELDS and line[1:2] == ":":
-            book[line[0]] = without_comment(line[2:])
+        elif line[1:2] == ":" and line[0] in _BOOK_FIELDS:
+            book[_book_key(line)] = line
     if tune is not None:
         yield tune
+
+
+def _book_key(line: str) -> str:
+    """Return what a later line of a book's header replaces: its field, of macros the name."""
+    return line[0] if line[0] != "m" else line.partition("=")[0]
 
 
 class Tune:
     """The lines of one tune, and how far they have been read."""
 
-    def __init__(self, number: str, line: int, book: dict[str, str]) -> None:
+    def __init__(self, number: str, line: int, book: Mapping[str, str]) -> None:
         match = re.match(r"\s*([0-9]{1,9})", number)
         self.name = f"tune X:{match[1] if match else '?'}"
         self.lines: list[tuple[int, str]] = []  # with their numbers in the book
         self._line = line
-        self._fields = dict(book)
-        self._music: Music | None = None
+        self._book = tuple(book.values())
+        self._fields: dict[str, str] = {}
+        self._last = ""  # the field that +: goes on with
+        self._no_key = 0  # the first line of music that no K: stands before
+        self._voices = Voices()
+        self._macros = Macros()
+        self._expanded = 0  # characters that macros stood for
+        self._breaks = False  # a ! ends a printed line, and opens no decoration
 
     @property
     def place(self) -> str:
         """Where the reading is: "tune X:42, line 9: bar 7"."""
-        bar = f": bar {self._music.bars + 1}" if self._music else ""
+        bar = f": bar {self._voices.bars + 1}" if self._voices.is_started else ""
         return f"{self.name}, line {self._line}{bar}"
 
     def score(self) -> Score:
         """Read the tune. Raises Refusal, without the place."""
         self._check_size()
-        for number, text in _without_directives(self.lines):
+        for line in self._book:
+            self._header_line(without_comment(line))
+        for number, text in _without_blocks(self.lines):
             self._line = number
             self._read_line(text)
-        notes, marks = self._body().finish()
+        if not self._voices.is_started:
+            self._line = self._no_key or self._line
+            refuse("no-key", "the tune has no K: before its music; write one such as K:D")
+        notes, marks, parts = self._voices.finish()
         return Score(
             tuple(notes),
             tuple(marks),
+            parts,
             title=plain_text(self._fields.get("T", "")),
             rhythm=plain_text(self._fields.get("R", "")).lower(),
         )
 
-    def _read_line(self, text: str) -> None:
-        match = (_FIELD if self._music else _HEADER_FIELD).match(text)
-        if match is None:
-            self._body().line(text)
-        elif self._music is None:
-            self._header_field(match[1], match[2])
-        else:
-            self._music.field(match[1], match[2])
-
     def _check_size(self) -> None:
         if sum(len(text) + 1 for _, text in self.lines) > MAX_TUNE:
-            refuse("too-long", f"the tune has over {MAX_TUNE} characters; split it")
+            refuse("too-large", f"the tune has over {MAX_TUNE} characters; split it")
         for number, text in self.lines:
             if len(text) > MAX_LINE:
                 self._line = number
-                refuse("too-long", f"the line has over {MAX_LINE} characters; break it")
+                _refuse_line()
+
+    def _read_line(self, line: str) -> None:
+        if line.startswith("%"):
+            self._directive(line[2:] if line.startswith("%%") else "")
+        elif self._voices.is_started:
+            self._body_line(without_comment(line) if "%" in line else line)
+        else:
+            self._header_line(without_comment(line))
+
+    def _directive(self, text: str) -> None:
+        if text.split() == ["linebreak", "!"]:
+            self._breaks = True
+        self._voices.direct(text)
+
+    # The header
+
+    def _header_line(self, text: str) -> None:
+        match = _HEADER_FIELD.match(text)
+        if match is None:
+            self._no_key = self._no_key or self._line
+        else:
+            self._header_field(match[1], match[2])
 
     def _header_field(self, name: str, text: str) -> None:
         """Keep a field; the first title and rhythm count, of the others the last."""
         if name == "K":
             self._start(text)
+        elif name == "V":
+            self._voices.choose(text)
+        elif name == "I":
+            self._directive(text.strip())
+        elif name == "m":
+            self._macros.define(text)
+        elif name == "+":
+            self._fields[self._last] = f"{self._fields.get(self._last, '')} {text.strip()}"
         elif name != "T" or not plain_text(self._fields.get("T", "")):
             self._fields[name] = text
+            self._last = name
+        else:
+            self._last = ""
 
     def _start(self, key: str) -> None:
         """Start the music: the key is the last field of the header."""
         fields = self._fields
-        meter = parse_meter(fields.get("M", ""))
-        unit = parse_unit(fields["L"]) if "L" in fields else default_unit(meter)
+        meters = parse_meter(fields.get("M", ""))
+        unit = parse_unit(fields["L"]) if "L" in fields else default_unit(meters)
         tempo = parse_tempo(fields.get("Q", ""), unit)
-        self._music = Music(parse_key(key), meter, unit, tempo)
+        self._voices.start(Settings(parse_key(key), meters, unit, tempo))
 
-    def _body(self) -> Music:
-        if self._music is None:
-            refuse("no-key", "the tune has no K: before its music; write one such as K:D")
-        return self._music
+    # The body
+
+    def _body_line(self, text: str) -> None:
+        match = _FIELD.match(text)
+        if match is None:
+            self._voices.line(self._music(text))
+        elif match[1] == "m":
+            self._macros.define(match[2])
+        elif match[1] == "I":
+            self._directive(match[2].strip())
+        else:
+            self._voices.field(match[1], match[2])
+
+    def _music(self, text: str) -> str:
+        """Return a line of music with its macros written out."""
+        if self._breaks:
+            text = text.replace("!", "")
+        music = self._macros.expand(text)
+        if music is not text:
+            self._expanded += len(music)
+            if len(music) > MAX_LINE or self._expanded > MAX_TUNE:
+                _refuse_line()
+        return music
 
 
-def _without_directives(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Yield the lines without comments, directives and blocks of typeset text."""
+def _refuse_line() -> NoReturn:
+    refuse("too-large", f"the line has over {MAX_LINE} characters; break it")
+
+
+def _without_blocks(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield the lines without blocks of typeset text."""
     inside = False
     for number, line in lines:
-        if line.startswith("%"):
-            inside = line.startswith("%%begin") or (inside and not line.startswith("%%end"))
+        if line.startswith("%%begin"):
+            inside = True
         elif not inside:
-            yield number, without_comment(line)
+            yield number, line
+        elif line.startswith("%%end"):
+            inside = False

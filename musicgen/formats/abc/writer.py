@@ -5,15 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.formats.abc.fields import MAX_TEXT
+from musicgen.formats.abc.fields import MAX_TEXT, TICKS_PER_STEP
+from musicgen.formats.abc.music import MAX_NOTES, MAX_TICKS
+from musicgen.formats.abc.reader import MAX_TUNE
+from musicgen.formats.abc.voices import MAX_VOICES
 from musicgen.music.grid import GRAIN, Piece, pieces
-from musicgen.music.score import STEPS_PER_WHOLE, Mark, Note, Score, jumps
+from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_WHOLE, Mark, Note, Score, jumps
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 
 UNIT: Final = 24  # steps of L:1/8
@@ -23,6 +26,8 @@ LINE_WIDTH: Final = 400  # characters; past them a line breaks earlier, inside a
 _IN_HEADER: Final = ("key", "meter", "tempo")
 _INLINE: Final = ("key", "meter", "tempo", "chord")
 _OPENING: Final = ("repeat_start", "ending")
+_OF_FIRST: Final = ("chord", "tempo")
+MIDDLE_C: Final = 60
 _CRUMB: Final = "(3:2:1"  # opens a group of one note, to write lengths of thirds
 _SIGNS: Final = {-2: "__", -1: "_", 0: "=", 1: "^", 2: "^^"}
 _MODES: Final = {
@@ -33,15 +38,33 @@ _BEATS: Final = tuple(Fraction(beat) for beat in ("1/4", "3/8", "1/2", "1/8", "3
 
 
 def render(score: Score, number: int = 1, *, directives: Sequence[str] = ()) -> str:
-    """Write a tune of one part as ABC text; directives are lines such as "%%recipe seed=7".
+    """Write a tune as ABC text; directives are lines such as "%%recipe seed=7".
 
-    Raises InvalidValue for several parts and for directives that open a block of text.
+    Raises InvalidValue for directives that open a block of text, and for what is over the limits
+    of the reader, which could not be read back.
     """
-    if len({note.part for note in score.notes}) > 1:
-        raise InvalidValue(f"{score.title!r} has several parts; write one part as ABC")
+    _check_limits(score)
     score = score.canonical()
-    lines = [*_header(score, number, directives), *_lines(score)]
-    return "".join(f"{line}\n" for line in lines)
+    head = list(_header(score, number, directives))
+    lines = [*head[:-1], *_voice_fields(score), head[-1], *_body(score)]
+    text = "".join(f"{line}\n" for line in lines)
+    if len(text) > MAX_TUNE:
+        raise InvalidValue(f"{score.title[:60]!r} has over {MAX_TUNE} characters of ABC; split it")
+    return text
+
+
+def _check_limits(score: Score) -> None:
+    sizes = (
+        (len(score.parts), MAX_VOICES, "parts"),
+        (len(score.notes), MAX_NOTES, "notes"),
+        (len(score.marks), MAX_NOTES, "marks"),
+        (score.end, MAX_TICKS // TICKS_PER_STEP, "steps"),
+    )
+    for size, most, name in sizes:
+        if size > most:
+            raise InvalidValue(
+                f"{score.title[:60]!r} has {size} {name}, ABC at most {most}; split it"
+            )
 
 
 # The header
@@ -59,6 +82,52 @@ def _header(score: Score, number: int, directives: Sequence[str]) -> Iterator[st
     if "tempo" in first:
         yield f"Q:{tempo_text(first['tempo'], score.meter)}"
     yield f"K:{key_text(first.get('key', Key('C')))}"
+
+
+def _voice_fields(score: Score) -> Iterator[str]:
+    """Yield the V: field of each part; a single part needs none, and no name beside its staff."""
+    if len(score.parts) == 1:
+        return
+    for number, part in enumerate(score.parts):
+        name = _field_text(part.name).replace('"', "&quot;")
+        yield f"V:{number + 1}{_clef(score, number)}" + (f' name="{name}"' if name else "")
+
+
+def _clef(score: Score, part: int) -> str:
+    """Return the clef on which most of a part lies; the treble clef goes without saying."""
+    pitches = sorted(note.pitch for note in score.notes if note.part == part)
+    return " clef=bass" if pitches and pitches[len(pitches) // 2] < MIDDLE_C else ""
+
+
+def _players(score: Score) -> Iterator[list[str]]:
+    """Yield for each part the directives that say who plays it, and how loud."""
+    loudness = {note.part: note.velocity for note in score.notes}
+    for number, part in enumerate(score.parts):
+        velocity = loudness.get(number, DEFAULT_VELOCITY)
+        named = part.name and len(score.parts) == 1
+        said = (
+            (f"%%player {_field_text(part.name)}", named),
+            ("%%MIDI channel 10", part.is_drums),
+            (f"%%MIDI program {part.program}", part.program != 0),
+            (f"%%MIDI beat {velocity} {velocity} {velocity} 1", velocity != DEFAULT_VELOCITY),
+        )
+        yield [line for line, is_said in said if is_said]
+
+
+def _body(score: Score) -> Iterator[str]:
+    """Yield the lines of music, part by part."""
+    for number, directives in enumerate(_players(score)):
+        if len(score.parts) > 1:
+            yield f"V:{number + 1}"
+        yield from directives
+        yield from _lines(_alone(score, number))
+
+
+def _alone(score: Score, part: int) -> Score:
+    """Return one part with the marks that it is written with: the first has them all."""
+    notes = tuple(note for note in score.notes if note.part == part)
+    marks = tuple(mark for mark in score.marks if part == 0 or mark.kind not in _OF_FIRST)
+    return replace(score, notes=notes, marks=marks)
 
 
 def _field_text(text: str) -> str:
