@@ -47,7 +47,21 @@ class MusicgenError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().split())
+        return printable(" ".join(super().__str__().split()))
+
+
+def printable(text: str) -> str:
+    r"""Write what could steer a terminal, or is no text, as \x1b; names come out of files."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Refusal(MusicgenError):

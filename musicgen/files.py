@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -53,11 +54,11 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     _refuse_one(path, force=force and path.is_dir())
     staging = _partial_beside(path)
     try:
-        with _explaining(path):
+        with explaining(path):
             staging.mkdir()
         with _locked(staging):
             yield staging
-            with _explaining(path):
+            with explaining(path):
                 _publish_folder(staging, path, force=force)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -84,6 +85,16 @@ def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True
 
     Raises NotFound where nothing is there, Refusal for what is no regular file or too large.
     """
+    with regular_handle(path, limit=limit, follow=follow) as handle:
+        data = _read(handle, limit + 1)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+@contextlib.contextmanager
+def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True) -> Iterator[int]:
+    """Open a regular file for a block, never waiting for one; it raises as `open_regular` does."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
@@ -92,14 +103,23 @@ def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True
         raise _not_opened(fault, path) from fault
     try:
         _check_regular(os.fstat(handle), path, limit)
-        data = _read(handle, limit + 1)
+        yield handle
     except OSError as fault:
         raise _not_opened(fault, path) from fault
     finally:
         os.close(handle)
-    if len(data) > limit:
-        raise _too_large(path, limit)
-    return data
+
+
+def hash_regular(path: Path, *, follow: bool = True) -> bytes:
+    """Return the SHA-256 of a regular file, b"" where there is none that can be read."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return hashlib.file_digest(file, "sha256").digest() if regular else b""
+    except OSError:
+        return b""
 
 
 def _refuse_one(path: Path, *, force: bool) -> None:
@@ -211,7 +231,8 @@ def _swept(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
+    """Turn what the system says of an output into one of our errors."""
     try:
         yield
     except OSError as fault:
@@ -249,10 +270,10 @@ def _not_opened(fault: OSError, path: Path) -> MusicgenError:
     return Refusal(f"{words}; it was left out", source=str(path), code="unreadable")
 
 
-def _check_regular(status: os.stat_result, path: Path, limit: int) -> None:
+def _check_regular(status: os.stat_result, path: Path, limit: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _not_regular(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
-    if status.st_size > limit:
+    if limit is not None and status.st_size > limit:
         raise _too_large(path, limit)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from musicgen.corpus.archives import Part
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.split import grams
-from musicgen.errors import MusicgenError, NotFound, Refusal
-from musicgen.formats import Reading, parse
+from musicgen.errors import MusicgenError, Refusal
+from musicgen.formats import Reading
 from musicgen.music.runs import elements
 from musicgen.music.score import Score
-from musicgen.tokens.codec import Encoded
+from musicgen.tokens.codec import Encoded, Pieces
 
 
 class Encoder(Protocol):
@@ -35,8 +35,17 @@ class Encoder(Protocol):
         """Its table of events."""
         ...
 
-    def encode(self, score: Score) -> Encoded:
-        """Write a score as ids."""
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of the files that it reads."""
+        ...
+
+    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Any]:
+        """Read all pieces of a file's bytes."""
+        ...
+
+    def encode(self, piece: Any) -> Encoded:
+        """Write a piece as ids."""
         ...
 
 
@@ -56,17 +65,17 @@ def encode_file(
     if read is not None:
         yield from _answers(read(file), file.name, codec)
         return
-    for part in file.parts():
-        if part.number >= first:
-            if starting is not None:
-                starting(part.name, part.number)
-            yield from _encode_part(part, codec)
+    for part, data in file.contents(codec.suffixes, starting=starting, first=first):
+        if isinstance(data, Refusal):
+            yield refused(data)
+        else:
+            yield from _encode_part(part, data, codec)
 
 
-def _encode_part(part: Part, codec: Encoder) -> Iterator[bytes]:
+def _encode_part(part: Part, data: bytes, codec: Encoder) -> Iterator[bytes]:
     """Answer for one part; memory that is short is the caller's to tell."""
     try:
-        yield from _answers(_reading(part), part.name, codec)
+        yield from _answers(codec.read(data, part.suffix, part.name), part.name, codec)
     except MemoryError:
         raise
     except Exception as fault:  # noqa: BLE001 - a reader's mistake costs the file, not the build
@@ -74,17 +83,7 @@ def _encode_part(part: Part, codec: Encoder) -> Iterator[bytes]:
         yield refused(Refusal(message, source=part.name, code="crashed"))
 
 
-def _reading(part: Part) -> Reading:
-    try:
-        data = part.read()
-    except NotFound as fault:
-        return (), (Refusal(str(fault), source=part.name, code="unreadable"),)
-    except Refusal as refusal:
-        return (), (refusal.at(part.name),)
-    return parse(data, part.suffix, part.name)
-
-
-def _answers(reading: Reading, name: str, codec: Encoder) -> Iterator[bytes]:
+def _answers(reading: Pieces[Any], name: str, codec: Encoder) -> Iterator[bytes]:
     scores, refusals = reading
     for refusal in refusals:
         yield refused(refusal)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import tomllib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as fields_of
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from musicgen.corpus.archives import Part
-from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
+from musicgen.corpus.download import Download, download, is_url
+from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 from musicgen.files import open_regular
-from musicgen.formats import BY_SUFFIX, READABLE, Reading, read
+from musicgen.formats import READABLE, Reading, max_bytes_of, parse
 from musicgen.music.score import Score
 
+MAX_CARD: Final = 2**20
 _PACKAGE: Final = Path(__file__).parents[1]
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
@@ -32,10 +36,23 @@ class Card:
     source: str = ""
     terms: str = ""
     in_short: str = ""  # the terms in a line
-    where: str = ""  # "music21:FOLDER", inside the corpus that music21 brings
-    files: str = "*"  # which names in that folder
+    where: str = ""  # a URL, or "music21:FOLDER", inside the corpus that music21 brings
+    files: str = "*"  # which names in that folder or archive
+    sha256: str = ""  # of the file at the URL
+    bytes: int = 0  # how long that is
     includes: tuple[str, ...] = ()  # other cards, of which this one is made
     ships: bool = False  # whether weights trained on it may be given away
+
+
+_CARD_KINDS: Final = {
+    field.name: str
+    if field.default is MISSING
+    else list
+    if field.default == ()
+    else type(field.default)
+    for field in fields_of(Card)
+    if field.name != "name"
+}  # what a card's file may say
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +62,63 @@ class TuneFile:
     path: Path
     name: str
     named: bool = False  # by the user, who may name a link
+    only: str = "*"  # which members of an archive
 
-    def parts(self) -> Iterator[Part]:
-        """Yield what is read one by one: the file itself, or the members of an archive."""
-        form = BY_SUFFIX[self.path.suffix.lower()]
-        limit, follow = form.max_bytes, self.named
+    def parts(self, suffixes: Collection[str] = READABLE) -> Iterator[Part]:
+        """Yield what is read one by one: the file itself, or the members of an archive.
+
+        Raises Refusal or NotFound for an archive that cannot be read, or not to its end.
+        """
+        if is_archive(self.path.name):
+            yield from members(self.path, self.name, suffixes, only=self.only, follow=self.named)
+            return
+        limit, follow = max_bytes_of(self.path.suffix), self.named
         yield Part(self.name, 0, lambda: open_regular(self.path, limit=limit, follow=follow))
 
-    def read(self) -> Reading:
-        """Read its tunes; refusals say the name, that of a file that went away too."""
+    def contents(
+        self,
+        suffixes: Collection[str] = READABLE,
+        *,
+        starting: Callable[[str, int], None] | None = None,
+        first: int = 0,
+    ) -> Iterator[tuple[Part, bytes | Refusal]]:
+        """Yield the bytes of each part, or why there are none; what is no tune is passed over.
+
+        Before each part `starting` is told its name and number; those before the first are
+        not read.
+        """
         try:
-            scores, refusals = read(self.path, follow=self.named)
+            for part in self.parts(suffixes):
+                if starting is not None:
+                    starting(part.name, part.number)
+                if part.read is not None and part.number >= first:
+                    yield part, _bytes_of(part)
         except NotFound as fault:
-            return (), (Refusal(str(fault), source=self.name, code="unreadable"),)
-        return scores, tuple(refusal.at(self.name) for refusal in refusals)
+            yield Part(self.name, 0, None), Refusal(str(fault), source=self.name, code="unreadable")
+        except Refusal as fault:
+            yield Part(self.name, 0, None), fault.at(self.name)
+
+    def read(self) -> Reading:
+        """Read its tunes here and now; refusals say the name, that of a file that went away too."""
+        scores: list[Score] = []
+        refusals: list[Refusal] = []
+        for part, data in self.contents():
+            if isinstance(data, Refusal):
+                refusals.append(data)
+            else:
+                read, refused = parse(data, part.suffix, part.name)
+                scores += read
+                refusals += refused
+        return tuple(scores), tuple(refusals)
+
+
+def _bytes_of(part: Part) -> bytes | Refusal:
+    try:
+        return part.read() if part.read is not None else b""
+    except NotFound as fault:
+        return Refusal(str(fault), source=part.name, code="unreadable")
+    except Refusal as fault:
+        return fault.at(part.name)
 
 
 def cards() -> tuple[Card, ...]:
@@ -81,22 +141,47 @@ def cards_of(sources: Iterable[str | Path]) -> list[Card]:
     return [one for card in named for one in ([known[n] for n in card.includes] or [card])]
 
 
-def files(source: str | Path) -> tuple[TuneFile, ...]:
-    """Return the tune files of a file, a folder or a card, in the order of their names.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source stands for."""
 
-    A card goes before a folder of its name, which is written ./NAME. Raises NotFound where a
-    source has none, InvalidValue for a file of an unknown suffix.
+    files: tuple[TuneFile, ...]
+    passed_over: int = 0  # other files, which are no tunes by their names
+
+
+def files(source: str | Path) -> tuple[TuneFile, ...]:
+    """Return the tune files of a source, as `find` does."""
+    return find(source).files
+
+
+def find(
+    source: str | Path,
+    *,
+    suffixes: Collection[str] = READABLE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    """Return the tune files of a file, folder, archive or card, in the order of their names.
+
+    A card goes before a folder of its name, which is written ./NAME; a card of one's own is named
+    by its path, which ends in .toml. A card's URL is downloaded; progress is told the bytes so far
+    and in all. Raises NotFound where a source has none, InvalidValue for a file of an unknown
+    suffix, MusicgenError where a download fails.
     """
     if isinstance(source, str) and source in {card.name for card in cards()}:
-        return tuple(_of_card(find_card(source)))
+        return _of_card(find_card(source), suffixes, progress)
     path = Path(source)
     if path.is_dir():
-        return _of_folder(path, path.resolve().name)
+        return _of_folder(path, path.resolve().name, "*", suffixes)
     if not os.path.lexists(path):
         find_card(str(source))
-    if not _is_readable(path):
-        raise InvalidValue(f"{path}: only {', '.join(READABLE)} and folders of them are read")
-    return (TuneFile(path, path.name, named=True),)
+    if path.suffix == ".toml":
+        return _of_card(_card(path), suffixes, progress)
+    if not _is_read(path, suffixes):
+        raise InvalidValue(
+            f"{path}: only {', '.join((*suffixes, *ARCHIVES))}, folders of them and corpus cards"
+            " (.toml) are read"
+        )
+    return Found((TuneFile(path, printable(path.name), named=True),))
 
 
 def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
@@ -108,9 +193,11 @@ def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
 
 
 def count_tunes(card: Card) -> int | None:
-    """Count the tunes of a card without reading them; None where it is not installed."""
+    """Count the tunes of a card without reading them; None where it is not on this machine."""
+    if is_url(card.where):
+        return None
     try:
-        return sum(_count(file.path) for file in _of_card(card))
+        return sum(_count(file.path) for file in _of_card(card).files)
     except NotFound:
         return None
 
@@ -121,30 +208,66 @@ def _count(path: Path) -> int:
     return sum(line.startswith(b"X:") for line in path.read_bytes().splitlines())
 
 
-def _is_readable(path: Path) -> bool:
-    return path.suffix.lower() in READABLE
+def _of_folder(folder: Path, name: str, pattern: str, suffixes: Collection[str]) -> Found:
+    lying, closed = _walk(folder)
+    read = [path for path in lying if fnmatch(path.name, pattern) and _is_read(path, suffixes)]
+    names = sorted(path.relative_to(folder).as_posix() for path in (*read, *closed))
+    if not names:
+        raise NotFound(f"{folder} holds no tunes; {', '.join(suffixes)} are read")
+    return Found(tuple(_inside(folder, name, path) for path in names), len(lying) - len(read))
 
 
-def _of_folder(folder: Path, name: str, pattern: str = "*") -> tuple[TuneFile, ...]:
-    inside = (path.relative_to(folder) for path in _walk(folder) if fnmatch(path.name, pattern))
-    found = sorted(path.as_posix() for path in inside if _is_readable(path))
-    if not found:
-        raise NotFound(f"{folder} holds no tunes; {', '.join(READABLE)} are read")
-    return tuple(TuneFile(folder / path, f"{name}/{path}") for path in found)
+def _inside(folder: Path, name: str, path: str) -> TuneFile:
+    return TuneFile(folder / path, printable(name if path == "." else f"{name}/{path}"))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield what lies in a folder and its folders; linked folders are not entered."""
-    for root, folders, names in os.walk(folder, followlinks=False):
-        linked = [name for name in folders if (Path(root) / name).is_symlink()]
-        yield from (Path(root) / name for name in (*names, *linked))
+def _is_read(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes or is_archive(path.name)
 
 
-def _of_card(card: Card) -> Iterator[TuneFile]:
-    if card.where:
-        yield from _of_folder(_located(card), card.name, card.files)
-    for name in card.includes:
-        yield from _of_card(find_card(name))
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return what lies in a folder and its folders, and the folders that cannot be entered.
+
+    Linked folders are not entered; they, and folders with a tune's suffix, count as files, which
+    reading refuses.
+    """
+    lying: list[Path] = []
+    closed: list[Path] = []
+
+    def no_entry(fault: OSError) -> None:
+        closed.append(Path(fault.filename))
+
+    for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
+        here = Path(root)
+        odd = [n for n in folders if (here / n).is_symlink() or _is_read(Path(n), READABLE)]
+        lying += [here / name for name in (*names, *odd)]
+    return lying, closed
+
+
+def _of_card(
+    card: Card,
+    suffixes: Collection[str] = READABLE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    own = _of_place(card, suffixes, progress) if card.where else Found(())
+    others = [_of_card(find_card(name), suffixes, progress) for name in card.includes]
+    everything = tuple(file for found in (own, *others) for file in found.files)
+    return Found(everything, sum(found.passed_over for found in (own, *others)))
+
+
+def _of_place(
+    card: Card, suffixes: Collection[str], progress: Callable[[int, int], None] | None
+) -> Found:
+    if not is_url(card.where):
+        return _of_folder(_located(card), card.name, card.files, suffixes)
+    path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
+    if not _is_read(path, suffixes):
+        raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
+    return Found((TuneFile(path, f"{card.name}/{_last(card.where)}", only=card.files),))
+
+
+def _last(url: str) -> str:
+    return printable(urlsplit(url).path.rpartition("/")[2])
 
 
 def _located(card: Card) -> Path:
@@ -168,6 +291,25 @@ def _card_folder() -> Path:
 
 @cache
 def _card(path: Path) -> Card:
-    fields: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    fields["includes"] = tuple(fields.get("includes", ()))
-    return Card(name=path.stem, **fields)
+    try:
+        fields: dict[str, Any] = tomllib.loads(open_regular(path, limit=MAX_CARD).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, Refusal) as fault:
+        raise InvalidValue(f"{path} is no corpus card: {fault}") from fault
+    return _checked_card(path, fields)
+
+
+def _checked_card(path: Path, fields: dict[str, Any]) -> Card:
+    for name, value in fields.items():
+        if name not in _CARD_KINDS:
+            known = ", ".join(_CARD_KINDS)
+            raise InvalidValue(f"{path}: a corpus card has no {name!r}; it has {known}")
+        if type(value) is not _CARD_KINDS[name]:
+            kind = _CARD_KINDS[name].__name__
+            raise InvalidValue(f"{path}: {name} = {value!r} should be of the kind {kind}")
+    missing = [name for name in ("title", "description") if name not in fields]
+    if missing or bool(fields.get("where")) == bool(fields.get("includes")):
+        lacking = ", ".join(missing) or "one of where and includes"
+        raise InvalidValue(f"{path}: the corpus card lacks {lacking}")
+    if is_url(fields.get("where", "")) and not {"sha256", "bytes"} <= fields.keys():
+        raise InvalidValue(f"{path}: a corpus card with a URL needs sha256 and bytes")
+    return Card(name=path.stem, **{**fields, "includes": tuple(fields.get("includes", ()))})

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -356,17 +357,21 @@ def serve(requests: Iterable[bytes], answers: IO[bytes], codec: AnyCodec, limits
         first = request.pop("first")
         file = TuneFile(**{**request, "path": Path(request["path"])})
         clock = _Clock(limits)
-
-        def starting(name: str, member: int, clock: _Clock = clock) -> None:
-            clock.start(name)
-            _tell(answers, {"at": {"name": name, "member": member}})
-
+        clock.start(file.name)
+        starting = partial(_start, answers, clock, first)
         for answer in encode_file(file, codec, starting=starting, first=first):
             answers.write(answer + b"\n")
             answers.flush()
             clock.tick()
         clock.stop()
         _tell(answers, {"done": True})
+
+
+def _start(answers: IO[bytes], clock: _Clock, first: int, name: str, member: int) -> None:
+    """Set the clock anew, and say what is read now."""
+    clock.start(name)
+    if member >= first:
+        _tell(answers, {"at": {"name": name, "member": member}})
 
 
 class _Clock:

@@ -93,6 +93,12 @@ def _parsed(form: Format, data: bytes, source: str, *, performed: bool) -> Readi
     return tuple(map(as_performed, scores)), refusals
 
 
+def max_bytes_of(suffix: str) -> int:
+    """Return how large a file of a suffix may be."""
+    form = BY_SUFFIX.get(suffix.lower())
+    return form.max_bytes if form else MAX_BOOK_BYTES
+
+
 def write(score: Score, path: str | Path, *, force: bool = False) -> None:
     """Write a score in the format of the suffix, whole or not at all."""
     path = Path(path)

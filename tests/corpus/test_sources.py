@@ -91,7 +91,7 @@ def test_a_corpus_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.M
 
 
 def test_cards_travel_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.toml").write_text('title = "Mine"\ndescription = "d"\n')
+    (tmp_path / "mine.toml").write_text('title = "Mine"\ndescription = "d"\nincludes = ["aird"]\n')
     monkeypatch.setattr(sources, "_CARD_FOLDERS", (tmp_path, Path("/nowhere")))
     assert [card.name for card in cards()] == ["mine"]
 
@@ -120,7 +120,7 @@ def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
     assert [name for what, name in found if isinstance(what, Score)] == ["tunes/a.abc"]
     refused = {name: what.code for what, name in found if isinstance(what, Refusal)}
     assert refused == dict.fromkeys(
-        ("tunes/link.abc", "tunes/linked.mid", "tunes/pipe.mid"), "not-regular"
+        ("tunes/folder.mid", "tunes/link.abc", "tunes/linked.mid", "tunes/pipe.mid"), "not-regular"
     )
 
 
@@ -140,7 +140,9 @@ def test_a_folder_without_tunes_is_refused_before_any_work(tmp_path: Path) -> No
 
 def test_a_file_of_an_unknown_kind_names_the_known(tmp_path: Path) -> None:
     (tmp_path / "tune.pdf").write_bytes(b"")
-    with pytest.raises(InvalidValue, match=r"only \.abc, .* and folders of them are read"):
+    with pytest.raises(
+        InvalidValue, match=r"only \.abc, .*\.zip, .* folders of them and corpus cards"
+    ):
         files(tmp_path / "tune.pdf")
 
 
