@@ -10,6 +10,8 @@ from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.frames import SIXTEENTH, FramesCodec
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.performance import PerformanceCodec
+from musicgen.tokens.text import ByteCodec
+from musicgen.tokens.text import restored as restored_text
 
 DEFAULT: Final = MeasuresCodec.name
 _ALL: Final[tuple[AnyCodec, ...]] = (
@@ -17,6 +19,8 @@ _ALL: Final[tuple[AnyCodec, ...]] = (
     PerformanceCodec(),
     FramesCodec(),
     FramesCodec("frames-16", SIXTEENTH),
+    ByteCodec("text", words=False),
+    ByteCodec("text-words", words=True),
 )
 CODECS: Final[Mapping[str, AnyCodec]] = {codec.name: codec for codec in _ALL}
 
@@ -34,5 +38,7 @@ def restored(name: str, names: Iterable[str], where: str) -> AnyCodec:
     Raises InvalidValue for an unknown name, Mismatch where the table of events is another one.
     """
     codec = find(name)
+    if isinstance(codec, ByteCodec):
+        return restored_text(name, names, words=codec.words)
     codec.vocabulary.check(names, where)
     return codec
