@@ -1,8 +1,13 @@
-"""How fast ABC is read: this project's reader, music21 and abc2midi on the same tunes in turn.
+"""How fast and how truly ABC is read: this project's reader beside others on the same tunes.
 
-python benchmarks/reading.py            500 tunes of O'Neill, Ryan and Aird; some minutes
+python benchmarks/reading.py            whole books in turn, with music21, pyabc2, abc2midi; minutes
 python benchmarks/reading.py --toy      a few tunes, for CI; seconds
-python benchmarks/reading.py --truth    all 4,248 tunes note for note; a quarter of an hour
+python benchmarks/reading.py --truth --cache FOLDER
+    all 12,978 tunes of music21's corpus note for note against music21 and abc2midi; their answers
+    are kept in the folder: an hour the first time, half a minute after
+
+pyabc2 is no dependency: python -m venv RIVALS && RIVALS/bin/pip install pyabc2, then
+--rivals RIVALS/bin/python. What is not installed is named and left out.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -23,39 +29,67 @@ sys.path.insert(0, str(ROOT))
 from musicgen.formats import abc  # noqa: E402
 from tests import oracles  # noqa: E402
 
-BAR = 40  # times faster than music21
+BARS = {"music21": 60, "pyabc2": 3}  # so many times as fast
+BOOKS = ("0001-0050.abc", "book2.abc", "altdeu10.abc", "northumbrianminstrelsyopus.abc")
+PYABC2 = """
+import sys, time
+import pyabc2
+tunes = sys.stdin.read().split("\\0")
+start = time.perf_counter()
+for tune in tunes:
+    try:
+        pyabc2.Tune(tune)
+    except Exception:
+        pass
+print(time.perf_counter() - start)
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--toy", action="store_true", help="a few tunes, for CI")
     parser.add_argument("--truth", action="store_true", help="compare every tune, note for note")
+    parser.add_argument("--cache", type=Path, help="a folder that keeps what the oracles answer")
+    parser.add_argument("--rivals", default="", help="a Python in which pyabc2 is installed")
     options = parser.parse_args()
-    tunes = oracles.corpus_tunes()
     if options.truth:
-        truth(tunes[::400] if options.toy else tunes)
+        with tempfile.TemporaryDirectory() as folder:
+            tunes = oracles.all_tunes()
+            truth(tunes[::1200] if options.toy else tunes, options.cache or Path(folder))
     else:
-        speed(tunes[:: 400 if options.toy else 42], rounds=2 if options.toy else 5)
+        books = [file for file in oracles.all_files() if file.name in BOOKS]
+        tunes = [tune for book in books for tune in oracles.tune_texts(oracles.decoded(book))]
+        speed(tunes[::60] if options.toy else tunes, options.rivals, 2 if options.toy else 5)
 
 
-def speed(tunes: Sequence[str], rounds: int) -> None:
-    """Print the medians of a few rounds, the three readers in turn."""
-    readers: dict[str, Callable[[], object]] = {
-        "musicgen": lambda: abc.parse("\n\n".join(tunes)),
-        "abc2midi": lambda: _abc2midi(tunes),
-        "music21": lambda: [oracles.by_music21(tune) for tune in tunes],
+# Speed
+
+
+def speed(tunes: Sequence[str], rivals: str, rounds: int) -> None:
+    """Print the medians of a few rounds, the readers in turn; music21 reads every tenth tune."""
+    seconds: dict[str, list[float]] = {}
+    few = tunes[::10]
+    book = "\n\n".join(tunes)
+    readers: dict[str, tuple[int, Callable[[], float | None]]] = {
+        "musicgen": (len(tunes), lambda: _timed(lambda: abc.parse(book))),
+        "music21": (len(few), lambda: _timed(lambda: [oracles.by_music21(tune) for tune in few])),
+        "pyabc2": (len(tunes), lambda: _pyabc2(tunes, rivals)),
+        "abc2midi": (len(tunes), lambda: _abc2midi(book)),
     }
-    readers["musicgen"]()
+    abc.parse(book)
     oracles.by_music21(tunes[0])  # its import is not its speed
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(rounds):
-        for name, reader in readers.items():
-            seconds[name].append(_timed(reader))
-    rates = {name: len(tunes) / median(times) for name, times in seconds.items()}
-    for name, rate in rates.items():
-        print(f"{name:10} {rate:10.1f} tunes a second (median of {rounds})")
-    print(f"ratio musicgen : music21 = {rates['musicgen'] / rates['music21']:.1f} (at least {BAR})")
-    print(f"ratio musicgen : abc2midi = {rates['musicgen'] / rates['abc2midi']:.2f}")
+        for name, (_, reader) in readers.items():
+            taken = reader()
+            if taken is not None:
+                seconds.setdefault(name, []).append(taken)
+    rates = {name: readers[name][0] / median(times) for name, times in seconds.items()}
+    for name in readers:
+        rate = f"{rates[name]:10.1f} tunes a second" if name in rates else "not installed"
+        print(f"{name:10} {rate} (median of {rounds})")
+    for name in [name for name in rates if name != "musicgen"]:
+        bar = f" (at least {BARS[name]})" if name in BARS else ""
+        print(f"ratio musicgen : {name} = {rates['musicgen'] / rates[name]:.2f}{bar}")
 
 
 def _timed(reader: Callable[[], object]) -> float:
@@ -64,38 +98,87 @@ def _timed(reader: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _abc2midi(tunes: Sequence[str]) -> None:
-    """Let abc2midi check the tunes without writing files."""
-    assert oracles.ABC2MIDI is not None
+def _pyabc2(tunes: Sequence[str], rivals: str) -> float | None:
+    """Let pyabc2 read the tunes in its own environment; its start is not counted."""
+    if not rivals:
+        return None
+    done = subprocess.run(
+        [rivals, "-c", PYABC2], input="\0".join(tunes), capture_output=True, text=True, check=False
+    )
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def _abc2midi(book: str) -> float | None:
+    """Let abc2midi check a copy of the tunes, without writing files."""
+    if oracles.ABC2MIDI is None:
+        return None
+    command = [oracles.ABC2MIDI, "t.abc", "-c", "-silent"]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "t.abc").write_text("\n\n".join(tunes))
-        command = [oracles.ABC2MIDI, "t.abc", "-c", "-silent"]
-        subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        (Path(folder) / "t.abc").write_text(book)
+        return _timed(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=False))
 
 
-def truth(tunes: Sequence[str]) -> None:
-    """Print how many tunes are read, and how many of them as an oracle reads them."""
-    heard = [
-        notes
-        for at in range(0, len(tunes), 50)
-        for notes in oracles.by_abc2midi(tunes[at : at + 50])
-    ]
+# Truth
+
+
+def truth(tunes: Sequence[str], cache: Path) -> None:
+    """Print how many tunes are read, how many of them as an oracle reads them, and the others."""
+    midi, music21 = fill(tunes, cache)
     outcomes: Counter[str] = Counter()
-    for tune, theirs in zip(tunes, heard, strict=True):
+    for tune in tunes:
         scores, refusals = abc.parse(tune)
-        if not scores:
-            outcomes["refused: " + ", ".join(refusal.code for refusal in refusals)] += 1
-            continue
-        score = scores[0].canonical()
-        named = [("abc2midi", theirs), ("music21", oracles.by_music21(tune))]
-        agreeing = [name for name, notes in named if oracles.agree(score, notes)]
-        outcomes["agrees with " + (" and ".join(agreeing) or "neither")] += 1
-        if not agreeing:
-            print(f"{tune.splitlines()[0]} {score.title}")
-            for name, notes in named:
-                print(f"    {name}: {oracles.first_difference(score, notes) if notes else 'fails'}")
+        outcome = f"refused: {refusals[0].code}" if refusals else ""
+        if scores:
+            score = scores[0].canonical()
+            heard = {
+                "abc2midi": midi[oracles.for_abc2midi(tune)],
+                "music21": music21[oracles.for_music21(tune)],
+            }
+            agreeing = [name for name, notes in heard.items() if oracles.agree(score, notes)]
+            outcome = "agrees with " + (" and ".join(agreeing) or "neither")
+            if not agreeing:
+                _print_differences(tune, score, heard)
+        elif refusals:
+            print(f"{_label(tune)}: {refusals[0]}")
+        outcomes[outcome] += 1
     for outcome, count in outcomes.most_common():
         print(f"{count:6} {outcome}")
+    read = sum(count for outcome, count in outcomes.items() if outcome.startswith("agrees"))
+    agreed = read - outcomes["agrees with neither"]
+    print(f"ratio read {read / len(tunes):.2%} (at least 99.5 %)")
+    print(f"ratio agreeing {agreed / max(read, 1):.2%} (at least 99 %)")
+
+
+def _print_differences(tune: str, score: object, heard: dict[str, object]) -> None:
+    print(_label(tune))
+    for name, notes in heard.items():
+        fault = oracles.first_difference(score, notes) if notes else "fails"  # type: ignore[arg-type]
+        print(f"    {name}: {fault}")
+
+
+def _label(tune: str) -> str:
+    lines = tune.splitlines()
+    title = next((line[2:].strip() for line in lines if line.startswith("T:")), "")
+    return f"{lines[0]} {title}"
+
+
+def fill(tunes: Sequence[str], cache: Path) -> tuple[oracles.Remembered, oracles.Remembered]:
+    """Ask the oracles about the tunes that they have not answered before."""
+    midi = oracles.Remembered(cache, "abc2midi")
+    music21 = oracles.Remembered(cache, "music21")
+    missing = iter([tune for tune in tunes if oracles.for_abc2midi(tune) not in midi])
+    for batch in _batches(missing, 50):
+        for tune, heard in zip(batch, oracles.by_abc2midi(batch), strict=True):
+            midi.add(oracles.for_abc2midi(tune), heard)
+    for tune in tunes:
+        if oracles.for_music21(tune) not in music21:
+            music21.add(oracles.for_music21(tune), oracles.by_music21(tune))
+    return midi, music21
+
+
+def _batches(tunes: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(islice(tunes, size)):
+        yield batch
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ def corpus_files() -> list[Path]:
     return [file for name in BOOKS for file in sorted((corpus_root() / name).glob("*.abc"))]
 
 
+def all_tunes() -> list[str]:
+    """Return the text of every ABC tune in music21's corpus."""
+    return [tune for file in all_files() for tune in tune_texts(decoded(file))]
+
+
 def all_files() -> list[Path]:
     """Return every ABC file in music21's corpus: also Essen, Josquin, Nottingham, miscFolk."""
     return sorted(corpus_root().rglob("*.abc"))
