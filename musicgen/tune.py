@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,14 +22,16 @@ from musicgen import formats
 from musicgen.checkpoint import Checkpoint
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound
+from musicgen.files import refuse_existing, write_whole
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.sampler import Sampler, Wishes
-from musicgen.tokens.codec import Setting
+from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.tokens.codecs import restored
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.vocabulary import MEASURES
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -37,6 +39,14 @@ if TYPE_CHECKING:
 RUNS: Final = Path("checkpoints")  # where `train` puts a user's own models
 _PACKAGE: Final = Path(__file__).parent
 _SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
+# What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
+WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "performance": (".mid", ".midi"),
+    "frames": (".mid", ".midi"),
+    "frames-16": (".mid", ".midi"),
+    "text": (".txt", ".abc"),
+    "text-words": (".txt", ".abc"),
+}
 _FEW: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
@@ -47,6 +57,8 @@ class Tune:
     score: Score
     seed: int
     number: int  # of the tunes of this seed, from 0
+    codec: str = "measures"
+    text: str | None = None  # what a model of text wrote; its score is empty
 
     @property
     def bars(self) -> int:
@@ -55,7 +67,11 @@ class Tune:
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Write it in the format of the suffix. Raises OutputExists, NotFound or WriteFailed."""
-        formats.write(self.score, path, force=force)
+        if self.text is None:
+            formats.write(self.score, path, force=force)
+            return
+        refuse_existing([Path(path)], force=force)
+        write_whole(Path(path), f"{self.text}\n".encode(), force=force)
 
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
         """Return what is played as a `pretty_midi` object."""
@@ -67,13 +83,22 @@ class Model:
     """A trained model, ready to write tunes."""
 
     checkpoint: Checkpoint
+    codec: AnyCodec = field(default_factory=MeasuresCodec)
 
     @cached_property
-    def sampler(self) -> Sampler:
+    def sampler(self) -> Sampler | PlainSampler:
         """The checkpoint's engine, and what it has learnt."""
         manifest = self.checkpoint.manifest
         drawable = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
-        return Sampler(NumpyEngine.of(self.checkpoint), drawable, manifest.corpus.get("tonics", {}))
+        engine = NumpyEngine.of(self.checkpoint)
+        if manifest.codec != MeasuresCodec.name:
+            return PlainSampler(engine, self.codec, drawable)
+        return Sampler(engine, drawable, manifest.corpus.get("tonics", {}))
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The suffixes of the files that its tunes can be written to."""
+        return WRITABLE.get(self.codec.name, formats.WRITABLE)
 
     def sample(self, *, seed: int | None = None, number: int = 0, **wishes: Any) -> Tune:
         """Write a tune; the wishes are those of `Wishes`, keys and meters also as text.
@@ -85,7 +110,14 @@ class Model:
 
     def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
         """Write tune `number` of a seed."""
-        return Tune(self.sampler.sample(wishes, Noise(seed, number)), seed, number)
+        return self.tune(self.sampler.encoded(wishes, Noise(seed, number)), seed, number)
+
+    def tune(self, encoded: Encoded, seed: int, number: int) -> Tune:
+        """Make the tune of what was drawn."""
+        piece = self.codec.decode(encoded.ids, encoded.setting).piece
+        if isinstance(piece, str):
+            return Tune(Score(), seed, number, self.codec.name, piece)
+        return Tune(piece, seed, number, self.codec.name)
 
 
 def find(model: str | Path) -> Path:
@@ -106,19 +138,19 @@ def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder. Raises NotFound, DamagedCheckpoint or Mismatch."""
     folder = find(model)
     checkpoint = load_checkpoint(folder)
-    MEASURES.check(checkpoint.vocabulary, str(folder))
-    return Model(checkpoint)
+    codec = restored(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
+    return Model(checkpoint, codec)
 
 
-def check_writable(files: Iterable[Path]) -> None:
-    """Raise InvalidValue for the first name whose suffix no format writes."""
+def check_writable(files: Iterable[Path], suffixes: Sequence[str] = formats.WRITABLE) -> None:
+    """Raise InvalidValue for the first name that has none of the suffixes."""
     for file in files:
-        if file.suffix.lower() not in formats.WRITABLE:
-            raise InvalidValue(f"{file}: write one of {', '.join(formats.WRITABLE)}")
+        if file.suffix.lower() not in suffixes:
+            raise InvalidValue(f"{file}: write one of {', '.join(suffixes)}")
 
 
 def sample_many(
-    model: str | Path, wishes: Wishes, *, seed: int, count: int, jobs: int | None = None
+    model: Model, wishes: Wishes, *, seed: int, count: int, jobs: int | None = None
 ) -> Iterator[Tune]:
     """Yield tunes 0..count-1 of a seed in order, drawn in processes where there are many.
 
@@ -126,14 +158,13 @@ def sample_many(
     """
     jobs = min(jobs or os.cpu_count() or 1, count)
     if jobs == 1 or count <= _FEW:
-        loaded = load(model)
-        yield from (loaded.draw(wishes, seed, number) for number in range(count))
+        yield from (model.draw(wishes, seed, number) for number in range(count))
         return
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each process has a core of its own
-    start = str(find(model).resolve()), wishes.to_json(), seed
+    start = str(model.checkpoint.folder.resolve()), wishes.to_json(), seed
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, start) as pool:
         for number, answer in enumerate(pool.map(_draw_in_worker, range(count), chunksize=4)):
-            yield Tune(_decoded(answer), seed, number)
+            yield model.tune(_drawn(answer), seed, number)
 
 
 _at_work: list[tuple[Model, Wishes, int]] = []  # what a worker process draws from
@@ -150,6 +181,6 @@ def _draw_in_worker(number: int) -> bytes:
     return json.dumps([encoded.ids, encoded.setting.to_json()]).encode()
 
 
-def _decoded(answer: bytes) -> Score:
+def _drawn(answer: bytes) -> Encoded:
     ids, setting = json.loads(answer)
-    return MeasuresCodec().decode(ids, Setting.from_json(setting)).score
+    return Encoded(tuple(ids), Setting.from_json(setting))

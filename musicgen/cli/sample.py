@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write; .mid or .abc. May be given several times. With --count: a"
-    " folder (tunes/) or a pattern (song-{n}.mid).",
+    help="Where to write; .mid or .abc (a model of text: .txt or .abc). May be given several"
+    " times. With --count: a folder (tunes/) or a pattern (song-{n}.mid).",
 )
 @click.option(
     "--count",
@@ -81,15 +81,17 @@ def sample(
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import refuse_existing
     from musicgen.sampling.sampler import Wishes
-    from musicgen.tune import check_writable, sample_many
+    from musicgen.tune import check_writable, load, sample_many
 
     asked = Wishes(**wishes)
-    names = [list(_names(out, count)) for out in outs]
+    loaded = load(model)
+    suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
+    names = [list(_names(out, count, suffix)) for out in outs]
     for files in names:
-        check_writable(files)
+        check_writable(files, loaded.writable)
         refuse_existing(files, force=force)
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    tunes = sample_many(model, asked, seed=drawn, count=count, jobs=jobs)
+    tunes = sample_many(loaded, asked, seed=drawn, count=count, jobs=jobs)
     for number, tune in enumerate(tunes):
         for files in names:
             tune.write(files[number], force=force)
@@ -99,12 +101,12 @@ def sample(
         click.echo(f"seed {drawn}: add --seed {drawn} to write the same again", err=True)
 
 
-def _names(out: str, count: int) -> Iterator[Path]:
+def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
     """Yield the files that one --out stands for."""
     path = Path(out)
     if out.endswith(("/", "\\")) or path.is_dir():
         path.mkdir(exist_ok=True)
-        yield from (path / f"tune-{number}.mid" for number in range(1, count + 1))
+        yield from (path / f"tune-{number}{suffix}" for number in range(1, count + 1))
     elif "{n}" in path.name:
         yield from (Path(out.replace("{n}", str(number))) for number in range(1, count + 1))
     elif count == 1:
@@ -117,5 +119,9 @@ def _names(out: str, count: int) -> Iterator[Path]:
 
 
 def _told(tune: Tune, files: list[str]) -> str:
-    score = tune.score
-    return f"{', '.join(files)}: {score.title}; {score.meter}, {tune.bars} bars"
+    score, names = tune.score, ", ".join(files)
+    if tune.text is not None:
+        return f"{names}: {len(tune.text):,} characters"
+    if tune.codec != "measures":
+        return f"{names}: {score.title}; {len(score.notes):,} notes"
+    return f"{names}: {score.title}; {score.meter}, {tune.bars} bars"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,14 @@ from musicgen.formats import abc
 from musicgen.model.evaluation import Held
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.codecs import restored
 
 SEEDS_SHOWN = 5
 BARS_SHOWN = 8
+CHARACTERS_SHOWN = 300
+EVENTS_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -130,17 +134,36 @@ def _scores(scores: Scores) -> Iterator[str]:
 
 
 def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
-    """Show the first bars of a few seeds, as the checkpoint will write them."""
+    """Show how a few seeds begin, as the checkpoint will write them."""
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine(manifest.settings, stored(weights))
-    sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+    codec = restored(manifest.codec, manifest.vocabulary, manifest.name)
+    if manifest.codec == "measures":
+        sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+        yield from _fenced(f"The first {BARS_SHOWN} bars", "abc", (
+            _first_bars(abc.render(sampler.sample(Wishes(), Noise(seed)), seed))
+            for seed in range(1, SEEDS_SHOWN + 1)
+        ))  # fmt: skip
+        return
+    plain = PlainSampler(engine, codec, seen)
+    drawn = (plain.encoded(Wishes(), Noise(seed)) for seed in range(1, SEEDS_SHOWN + 1))
+    if manifest.codec.startswith("text"):
+        pieces = (codec.decode(one.ids, one.setting).piece for one in drawn)
+        texts = (str(piece)[:CHARACTERS_SHOWN].replace("```", "` ` `") for piece in pieces)
+        yield from _fenced(f"The first {CHARACTERS_SHOWN} characters", "text", texts)
+        return
+    names = codec.vocabulary.names
+    events = (" ".join(names[id_] for id_ in one.ids[:EVENTS_SHOWN]) for one in drawn)
+    yield from _fenced(f"The first {EVENTS_SHOWN} events", "text", events)
+
+
+def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:
     yield ""
-    yield f"## The first {BARS_SHOWN} bars of {SEEDS_SHOWN} seeds"
-    for seed in range(1, SEEDS_SHOWN + 1):
-        score = sampler.sample(Wishes(), Noise(seed))
+    yield f"## {what} of {SEEDS_SHOWN} seeds"
+    for text in texts:
         yield ""
-        yield "```abc"
-        yield _first_bars(abc.render(score, seed))
+        yield f"```{language}"
+        yield text
         yield "```"
 
 

@@ -9,7 +9,7 @@ which draws from exactly that distribution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -77,10 +77,15 @@ def log_softmax(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
+def event_hashes(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Return a number for each event that follows from its name alone."""
+    digests = (blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+
+
 @lru_cache(maxsize=1)
 def _event_hashes() -> npt.NDArray[np.uint64]:
-    digests = (blake2b(name.encode(), digest_size=8).digest() for name in MEASURES.names)
-    return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
+    return event_hashes(MEASURES.names)
 
 
 _MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -95,11 +100,14 @@ class Noise:
 
     def gumbel(self, context: Context, ids: Sequence[int]) -> Floats:
         """Return standard Gumbel noise for events at a place: shape (ids,)."""
-        place = (self.seed, self.tune, context.voice, context.bar, context.position)
-        text = f"{'/'.join(map(str, place))}/{context.decision}"
-        digest = blake2b(text.encode(), digest_size=8).digest()
+        place = f"{context.voice}/{context.bar}/{context.position}/{context.decision}"
+        return self.at(place, _event_hashes()[list(ids)])
+
+    def at(self, place: str, hashes: npt.NDArray[np.uint64]) -> Floats:
+        """Return standard Gumbel noise for the hashes of events at a named place."""
+        digest = blake2b(f"{self.seed}/{self.tune}/{place}".encode(), digest_size=8).digest()
         key = np.uint64(int.from_bytes(digest, "little"))
-        uniform = (_splitmix(_event_hashes()[list(ids)] ^ key) >> np.uint64(11)).astype(np.float64)
+        uniform = (_splitmix(hashes ^ key) >> np.uint64(11)).astype(np.float64)
         return -np.log(-np.log((uniform + 0.5) * 2.0**-53))
 
 
@@ -118,9 +126,19 @@ def draw(
     context: Context,
 ) -> int:
     """Draw one of the ids: the model's logits over them, cut by the filters, decided by noise."""
+    return luckiest(logits, ids, filters, lambda: noise.gumbel(context, ids))
+
+
+def luckiest(
+    logits: npt.NDArray[np.floating],
+    ids: Sequence[int],
+    filters: Sequence[Filter],
+    luck: Callable[[], Floats],
+) -> int:
+    """Return the id whose log-probability, cut by the filters, and luck are the greatest sum."""
     if len(ids) == 1:
         return ids[0]
     logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(ids)])
     for cut in filters:
         logs = cut(logs)
-    return ids[int(np.argmax(logs + noise.gumbel(context, ids)))]
+    return ids[int(np.argmax(logs + luck()))]
