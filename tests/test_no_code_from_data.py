@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 from musicgen.corpus import store
 from musicgen.corpus.build import build
-dataset, report = build([sys.argv[1]])
+dataset, report = build([sys.argv[1]], jobs=0)  # here, where the hook sees it
 store.save(dataset, Path(sys.argv[2]))
 assert store.load(Path(sys.argv[2])) == dataset
 assert report.kept == 3, report.refusals
@@ -180,7 +180,7 @@ def test_reading_runs_nothing(tmp_path: Path) -> None:
 TRAIN = """
 import sys
 from pathlib import Path
-dataset, _ = build([sys.argv[1]])
+dataset, _ = build([sys.argv[1]], jobs=0)
 chosen = plan(dataset, Options(hidden=8, epochs=1, batch=2, bptt=16))
 run = Run(dataset, chosen, "evil", Path(sys.argv[2]))
 assert any(progress.is_last for progress in run.train())

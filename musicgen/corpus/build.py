@@ -1,122 +1,336 @@
-"""Many files to a data set: read, made canonical, encoded, grouped, split."""
+"""Many files to a data set: read, encoded, grouped, split, written in shards.
+
+What readers say goes to disk as it comes; what stays in memory is a few numbers a tune. All order
+follows from the content of tunes, so that equal corpora give equal bytes, whoever read them when.
+"""
 
 from __future__ import annotations
 
-import base64
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from functools import partial
+import shutil
+import tempfile
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from musicgen.corpus.doctor import Report, without_duplicates
-from musicgen.corpus.encode import Encoder, encode_file
+from musicgen.corpus.answers import take_answers, write_answers
+from musicgen.corpus.doctor import Report, duplicate
 from musicgen.corpus.sources import TuneFile, files
-from musicgen.corpus.split import SPLITS, Grams, groups, splits
-from musicgen.corpus.store import Dataset, EncodedTune
-from musicgen.errors import MusicgenError, Refusal
-from musicgen.formats import Reading
+from musicgen.corpus.split import (
+    EXACT,
+    PAIR,
+    RELATIONS,
+    SPLITS,
+    TRANSPOSED,
+    group_name,
+    joined,
+    named,
+    parts_of,
+    relations,
+)
+from musicgen.corpus.spool import Spools
+from musicgen.corpus.spread import Task, read_by_executor, read_here, read_in_children
+from musicgen.corpus.store import (
+    ANSWERS,
+    REFUSALS,
+    REPORT,
+    Dataset,
+    Fingerprint,
+    Shards,
+    digest,
+    is_dataset,
+    load,
+    read_manifest,
+    refusal_table,
+    refusals_in,
+    tune_of,
+    write_manifest,
+)
+from musicgen.corpus.workers import Limits
+from musicgen.errors import Mismatch, MusicgenError, Refusal
+from musicgen.files import explaining, new_folder, write_whole
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.codecs import CODECS
 from musicgen.tokens.measures import MeasuresCodec
 
-Progress = Callable[[int, int], None]  # files done, files in all
-Reader = Callable[[TuneFile], Reading]
+REFUSALS_HELD: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build has come."""
+
+    files: int
+    of_files: int
+    bytes: int
+    of_bytes: int
+    tunes: int  # about so many more than those of the files that are done
+
+
+Tell = Callable[[Progress], None]
 
 
 def build(
     sources: Iterable[str | Path],
+    out: Path | None = None,
     *,
-    codec: Encoder | None = None,
-    read: Reader = TuneFile.read,
+    codec: AnyCodec | None = None,
     jobs: int = 1,
+    limits: Limits | None = None,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
+    force: bool = False,
+    least: int = 1,
 ) -> tuple[Dataset, Report]:
-    """Make a data set of all tunes of the sources. Raises MusicgenError where none can be kept.
+    """Make a data set of all tunes of the sources. Raises MusicgenError for fewer than the least.
 
-    An executor, or as many processes as jobs, shares the files out; it changes nothing else.
+    It is written to a new folder, or to one that goes when the data set is no longer in use. With
+    force an existing one is replaced, and what was read of files that did not change is taken over.
+    Files are read by as many child processes as jobs, by an executor, or with jobs 0 right here;
+    that changes nothing else.
     """
-    codec = codec or MeasuresCodec()
     names = tuple(str(source) for source in sources)
     found = list(dict.fromkeys(file for source in names for file in files(source)))
-    work = partial(_whole_answer, codec=codec, read=read)
-    answers = _answers(found, work, jobs, executor, progress)
-    lines = [json.loads(line) for answer in answers for line in answer.splitlines()]
-    tunes = [_tune(line["tune"]) for line in lines if "tune" in line]
-    refusals = [Refusal(**line["refusal"]) for line in lines if "refusal" in line]
-    kept, duplicates = without_duplicates(_grouped(tunes))
-    report = Report(len(kept), (*refusals, *duplicates))
-    if not kept:
-        raise MusicgenError(_nothing_kept(names, report))
-    return _dataset(kept, codec, report, names), report
+    task = Task(found, codec or MeasuresCodec(), limits or Limits())
+    keep = None if out else _Scratch()
+    out = out or keep.folder / "data"  # type: ignore[union-attr]
+    with new_folder(out, force=force) as staging, explaining(out):
+        work = staging / "work"
+        work.mkdir()
+        spools = Spools(work, max(1, jobs))
+        try:
+            taken_over = _read(task, spools, out, _Teller(found, progress), executor, jobs)
+            spools.close()
+            report = _Writer(staging, task, spools, names).write(taken_over, least)
+        finally:
+            spools.end()
+        shutil.rmtree(work)
+    dataset = load(out, keep)
+    return dataset, report.over(refusals_in(out, keep))
 
 
-def _whole_answer(file: TuneFile, *, codec: Encoder, read: Reader) -> bytes:
-    """Answer a file in one piece, a line for each tune or refusal."""
-    return b"\n".join(encode_file(file, codec, read=read))
+class _Scratch:
+    """A temporary folder that goes when nobody holds it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="musicgen-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
-def _answers(
-    found: Sequence[TuneFile],
-    work: Callable[[TuneFile], bytes],
-    jobs: int,
-    executor: Executor | None,
-    progress: Progress | None,
-) -> Iterator[bytes]:
-    """Yield each file's answer, in the order of files."""
-    if executor is None and min(jobs, len(found)) > 1:
-        with ProcessPoolExecutor(min(jobs, len(found))) as pool:
-            yield from _answers(found, work, jobs, pool, progress)
-        return
-    tell = progress or _silent
-    if executor is None:
-        for done, file in enumerate(found, 1):
-            yield work(file)
-            tell(done, len(found))
-        return
-    waiting = [executor.submit(work, file) for file in found]
-    for done, _ in enumerate(as_completed(waiting), 1):
-        tell(done, len(found))
+class _Teller:
+    """Turns files that are done into progress."""
+
+    def __init__(self, found: Sequence[TuneFile], progress: Tell | None) -> None:
+        self.sizes = np.array([_size(file.path) for file in found], dtype=np.int64)
+        self._tell = progress
+        self._files = self._bytes = self._tunes = 0
+
+    def __call__(self, number: int | None) -> None:
+        """Take note of a file, or of some tunes."""
+        if number is None:
+            self._tunes += 1
+        else:
+            self._files += 1
+            self._bytes += int(self.sizes[number])
+        if self._tell:
+            of = int(self.sizes.sum())
+            self._tell(Progress(self._files, len(self.sizes), self._bytes, of, self._tunes))
+
+    def biggest_first(self, numbers: Iterable[int]) -> list[int]:
+        """Return files in the order in which they are best shared out."""
+        return sorted(numbers, key=lambda number: (-self.sizes[number], number))
+
+
+def _size(path: Path) -> int:
     try:
-        yield from (answer.result() for answer in waiting)
-    except BrokenExecutor as fault:
-        raise MusicgenError(
-            "a worker died while it read a file; read with --jobs 1 to see which, and leave it out"
-        ) from fault
+        return path.lstat().st_size
+    except OSError:
+        return 0
 
 
-def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
+def _read(
+    task: Task, spools: Spools, out: Path, tell: _Teller, executor: Executor | None, jobs: int
+) -> int:
+    """Read all files, those that did not change from the old data set; return how many."""
+    taken = _take_over(task, spools, out, tell)
+    todo = tell.biggest_first(set(range(len(task.files))) - taken)
+    if executor is not None:
+        read_by_executor(task, todo, spools.each[0], tell, executor)
+    elif jobs == 0 or CODECS.get(task.codec.name) is not task.codec:
+        read_here(task, todo, spools.each[0], tell)
+    else:
+        read_in_children(task, todo, spools.each[: max(1, len(todo))], tell)
+    return len(taken)
 
 
-def _tune(row: dict[str, Any]) -> tuple[EncodedTune, Grams]:
-    ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
-    shared = np.frombuffer(base64.b64decode(row["group"]), dtype="<u8").astype(np.uint64)
-    return EncodedTune(**{**row, "ids": ids, "group": ""}), shared
+def _take_over(task: Task, spools: Spools, out: Path, tell: _Teller) -> set[int]:
+    """Take from the data set that is replaced what it says of files that did not change."""
+    taken: set[int] = set()
+    if not _has_answers(out):
+        return taken
+    wanted = {task.key(number): number for number in range(len(task.files))}
+    for number, key, lines in take_answers(out / ANSWERS, wanted):
+        if key:
+            spools.each[0].take(number, key, lines)
+            taken.add(number)
+            tell(number)
+    return taken
 
 
-def _grouped(tunes: Sequence[tuple[EncodedTune, Grams]]) -> Iterator[EncodedTune]:
-    names = groups([shared for _, shared in tunes])
-    return (replace(tune, group=name) for (tune, _), name in zip(tunes, names, strict=True))
+def _has_answers(out: Path) -> bool:
+    """Tell whether a data set has answers that nobody changed."""
+    if not (is_dataset(out) and (out / ANSWERS).is_file()):
+        return False
+    try:
+        return bool(read_manifest(out)["sha256"].get(ANSWERS) == digest(out / ANSWERS))
+    except Mismatch:
+        return False
 
 
-def _dataset(
-    kept: Sequence[EncodedTune], codec: Encoder, report: Report, sources: tuple[str, ...]
-) -> Dataset:
-    chosen = splits(tune.group for tune in kept)
-    parts = {name: tuple(t for t in kept if chosen[t.group] == name) for name in SPLITS}
-    return Dataset(
-        **parts,
-        codec=codec.name,
-        vocabulary_size=len(codec.vocabulary),
-        refusals=report.codes,
-        sources=sources,
-    )
+class _Writer:
+    """Turns what was read into the files of a data set."""
+
+    def __init__(self, staging: Path, task: Task, spools: Spools, sources: Sequence[str]) -> None:
+        self.staging, self.task, self.spools, self.sources = staging, task, spools, sources
+        self.tunes = spools.tunes
+        self.kept, self.owner, self.left_out = _unique(spools)
+        self.codes: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
+
+    def write(self, taken_over: int, least: int) -> Report:
+        """Write all of it, the manifest last."""
+        self._refusals()
+        if len(self.kept) < least:
+            raise MusicgenError(self._nothing_kept())
+        fingerprint, counts = self._shards()
+        write_answers(self.staging / ANSWERS, self._answers())
+        report = Report(
+            kept=len(self.kept),
+            codes=_by_count(self.codes),
+            remarks=_by_count(self.remarks),
+            relations=self.related,
+            files=len(self.task.files),
+            taken_over=taken_over,
+        )
+        write_whole(self.staging / REPORT, report.to_json().encode())
+        write_manifest(
+            self.staging,
+            codec=self.task.codec.name,
+            vocabulary=self.task.codec.vocabulary.names,
+            fingerprint=fingerprint,
+            sources=self.sources,
+            tunes=counts,
+            refusals=self.codes,
+        )
+        return report
+
+    def _shards(self) -> tuple[str, dict[str, int]]:
+        roots = joined(len(self.kept), self._links())
+        least = np.full(len(self.kept), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(least, self.owner, self.tunes["least"])
+        numbers = named(roots, least)
+        parts = parts_of(numbers)
+        kinds, like = relations(roots, self.tunes[self.kept])
+        self.related = {
+            name: int(np.count_nonzero(kinds == kind))
+            for kind, name in enumerate(RELATIONS)
+            if name
+        }
+        fingerprint = Fingerprint(self.task.codec.name, len(self.task.codec.vocabulary))
+        with Shards(self.staging) as shards:
+            for place, tune in enumerate(self.kept.tolist()):
+                relation = RELATIONS[kinds[place]]
+                found = tune_of(
+                    self.spools.row(tune),
+                    group=group_name(numbers[place]),
+                    relation=relation,
+                    like=self._content(self.kept[like[place]]) if relation else "",
+                )
+                shards.add(SPLITS[parts[place]], found)
+                fingerprint.add(found.content, SPLITS[parts[place]], found.title)
+                self.remarks.update({remark.split(":")[0] for remark in found.remarks})
+        return fingerprint.hexdigest(), shards.counts
+
+    def _answers(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+        """Yield what was read of each file that would read the same again, by key."""
+        lasting = (file for file in self.spools.files if file["lasting"])
+        for file in sorted(lasting, key=lambda file: bytes(file["key"])):
+            yield bytes(file["key"]), self.spools.lines(file)
+
+    def _links(self) -> Iterator[NDArray[Any]]:
+        """Yield what makes tunes relatives: shared grams, and equal shapes."""
+        yield from self.spools.buckets(self.owner)
+        shapes = np.empty(len(self.kept), PAIR)
+        shapes["gram"] = self.tunes["shape"][self.kept]
+        shapes["tune"] = np.arange(len(self.kept))
+        yield shapes
+
+    def _content(self, tune: int) -> str:
+        return "".join(f"{number:016x}" for number in self.tunes["content"][tune].tolist())
+
+    def _refusals(self) -> None:
+        """Write all refusals: of reading by the file's name, then duplicates by content."""
+        import pyarrow.parquet as pq
+
+        schema = refusal_table([]).schema
+        every = itertools.chain(self._of_reading(), self._duplicates())
+        with pq.ParquetWriter(self.staging / REFUSALS, schema, compression="zstd") as writer:
+            while some := list(itertools.islice(every, REFUSALS_HELD)):
+                self.codes.update(refusal.code for refusal, _, _ in some)
+                writer.write_table(refusal_table(some))
+
+    def _of_reading(self) -> Iterator[tuple[Refusal, str, str]]:
+        for file in self.spools.sorted_files(lambda number: self.task.files[number].name):
+            if file["refused"]:
+                told = (json.loads(line) for line in self.spools.lines(file))
+                yield from ((Refusal(**t["refusal"]), "", "") for t in told if "refusal" in t)
+
+    def _duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
+        for tune in self.left_out.tolist():
+            first = int(self.kept[self.owner[tune]])
+            higher = int(self.tunes["pitch"][tune]) - int(self.tunes["pitch"][first])
+            refusal = duplicate(self.spools.row(tune), self.spools.row(first), higher)
+            yield refusal, RELATIONS[TRANSPOSED if higher else EXACT], self._content(first)
+
+    def _nothing_kept(self) -> str:
+        refusals = refusals_in(self.staging)
+        first = f"; the first: {refusals[0]}" if refusals else ""
+        names = ", ".join(self.sources)
+        return f"{names}: none of {len(refusals)} tunes could be kept{first}"
 
 
-def _nothing_kept(sources: Sequence[str], report: Report) -> str:
-    first = f"; the first: {report.refusals[0]}" if report.refusals else ""
-    return f"{', '.join(sources)}: none of {report.found} tunes could be kept{first}"
+Numbers = NDArray[np.int64]
+
+
+def _unique(spools: Spools) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the tunes to keep by content, each tune's place among them, and the others.
+
+    Of tunes with equal ids the first by title and file is kept.
+    """
+    contents = spools.tunes["content"]
+    order = np.lexsort(contents.T[::-1])
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = np.any(contents[order][1:] != contents[order][:-1], axis=1)
+    owner = np.empty(len(order), dtype=np.int64)
+    owner[order] = np.cumsum(fresh) - 1
+    edges = np.append(np.flatnonzero(fresh), len(order))
+    for run in np.flatnonzero(np.diff(edges) > 1).tolist():
+        equal = slice(edges[run], edges[run + 1])
+        order[equal] = sorted(order[equal], key=lambda n: _rank(spools.row(n)))
+    return order[fresh], owner, order[~fresh]
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["title"], row["source"], row["number"], row["setting"]
+
+
+def _by_count(counts: Counter[str]) -> Mapping[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from musicgen.corpus.store import EncodedTune
 from musicgen.errors import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """The account of a build: found = kept + refused."""
 
     kept: int
-    refusals: tuple[Refusal, ...]
+    codes: Mapping[str, int]  # how many were refused, by reason code, the most frequent first
+    remarks: Mapping[str, int]  # how many kept tunes have something odd, by its kind
+    relations: Mapping[str, int]  # how many kept tunes are like an earlier one, by how
+    files: int = 0
+    taken_over: int = 0  # files that did not change since the build that this one replaces
+    refusals: Sequence[Refusal] = field(default=(), compare=False)
+
+    @property
+    def refused(self) -> int:
+        """How many were left out, a file that cannot be read as one."""
+        return sum(self.codes.values())
 
     @property
     def found(self) -> int:
         """How many tunes the sources hold, those of a file that cannot be read as one."""
-        return self.kept + len(self.refusals)
+        return self.kept + self.refused
 
-    @property
-    def codes(self) -> Mapping[str, int]:
-        """How many were refused, by reason code, the most frequent first."""
-        counts = Counter(refusal.code or "other" for refusal in self.refusals)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    def over(self, refusals: Sequence[Refusal]) -> Report:
+        """Return the report with the refusals themselves."""
+        return replace(self, refusals=refusals)
 
-
-def without_duplicates(
-    tunes: Iterable[EncodedTune],
-) -> tuple[list[EncodedTune], list[Refusal]]:
-    """Keep one of the tunes with equal ids, the first by title and file; order by content."""
-    kept: dict[str, EncodedTune] = {}
-    refusals = []
-    for tune in sorted(tunes, key=lambda tune: (tune.title, tune.source, tune.setting)):
-        first = kept.setdefault(tune.content, tune)
-        if first is not tune:
-            refusals.append(_duplicate(tune, first))
-    return [kept[content] for content in sorted(kept)], refusals
+    def to_json(self) -> str:
+        """Write what a data set keeps of it: what follows from the tunes alone."""
+        told = {key: value for key, value in asdict(self).items() if key not in _OF_THE_RUN}
+        return json.dumps({"found": self.found, "refused": self.refused, **told}, indent=1)
 
 
-def _duplicate(tune: EncodedTune, first: EncodedTune) -> Refusal:
+_OF_THE_RUN = ("taken_over", "refusals")
+
+
+def duplicate(row: Mapping[str, Any], first: Mapping[str, Any], higher: int) -> Refusal:
+    """Refuse a tune whose ids are those of another, so many semitones higher than it."""
+    moved = f", {abs(higher)} semitones {'higher' if higher > 0 else 'lower'}" if higher else ""
     return Refusal(
-        f"its notes are those of {first.title!r} in {first.source}; it was left out",
-        source=tune.source,
-        place=f"tune {tune.title!r}",
+        f"its notes are those of {first['title']!r} in {first['source']}{moved}; it was left out",
+        source=row["source"],
+        place=place_of(row["number"], row["title"]),
         code="duplicate",
     )
+
+
+def place_of(number: int, title: str) -> str:
+    """Name a tune of a file."""
+    return f"tune {number} {title!r}"

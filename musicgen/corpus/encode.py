@@ -8,50 +8,24 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from musicgen.corpus.archives import Part
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.split import grams
+from musicgen.corpus.traits import described
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import Reading
-from musicgen.music.runs import elements
 from musicgen.music.score import Score
-from musicgen.tokens.codec import Encoded, Pieces
+from musicgen.tokens.codec import AnyCodec, Pieces
 
-
-class Encoder(Protocol):
-    """The part of a codec that a build needs."""
-
-    @property
-    def name(self) -> str:
-        """What a data set calls it."""
-        ...
-
-    @property
-    def vocabulary(self) -> Any:
-        """Its table of events."""
-        ...
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        """The suffixes of the files that it reads."""
-        ...
-
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Any]:
-        """Read all pieces of a file's bytes."""
-        ...
-
-    def encode(self, piece: Any) -> Encoded:
-        """Write a piece as ids."""
-        ...
+Piece = Score | str
 
 
 def encode_file(
     file: TuneFile,
-    codec: Encoder,
+    codec: AnyCodec,
     *,
     read: Callable[[TuneFile], Reading] | None = None,
     starting: Callable[[str, int], None] | None = None,
@@ -72,7 +46,7 @@ def encode_file(
             yield from _encode_part(part, data, codec)
 
 
-def _encode_part(part: Part, data: bytes, codec: Encoder) -> Iterator[bytes]:
+def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
     """Answer for one part; memory that is short is the caller's to tell."""
     try:
         yield from _answers(codec.read(data, part.suffix, part.name), part.name, codec)
@@ -83,12 +57,12 @@ def _encode_part(part: Part, data: bytes, codec: Encoder) -> Iterator[bytes]:
         yield refused(Refusal(message, source=part.name, code="crashed"))
 
 
-def _answers(reading: Pieces[Any], name: str, codec: Encoder) -> Iterator[bytes]:
-    scores, refusals = reading
+def _answers(reading: Pieces[Any], name: str, codec: AnyCodec) -> Iterator[bytes]:
+    pieces, refusals = reading
     for refusal in refusals:
         yield refused(refusal)
-    for number, score in enumerate(scores, 1):
-        yield _encoded(score, name, number, codec)
+    for number, piece in enumerate(pieces, 1):
+        yield _encoded(piece, name, number, codec)
 
 
 def refused(refusal: Refusal) -> bytes:
@@ -97,34 +71,25 @@ def refused(refusal: Refusal) -> bytes:
     return json.dumps({"refusal": {name: getattr(refusal, name) for name in names}}).encode()
 
 
-def _encoded(score: Score, name: str, number: int, codec: Encoder) -> bytes:
+def _encoded(piece: Piece, name: str, number: int, codec: AnyCodec) -> bytes:
     try:
-        return json.dumps({"tune": _row(score.canonical(), name, codec)}).encode()
+        row = _row(piece, codec)
     except MusicgenError as fault:
-        return refused(_not_encoded(fault, name, number, score))
+        return refused(_not_encoded(fault, name, number, piece))
+    return json.dumps({"tune": {**row, "source": name, "number": number}}).encode()
 
 
-def _row(score: Score, name: str, codec: Encoder) -> dict[str, Any]:
-    encoded = codec.encode(score)
-    return {
-        "ids": _packed(np.array(encoded.ids, dtype="<i2")),
-        "notes": len(score.notes),
-        "title": score.title,
-        "source": name,
-        "group": _packed(grams(elements(score)).astype("<u8")),
-        "key": str(score.key),
-        "meter": str(score.meter),
-        "rhythm": score.rhythm,
-        "setting": encoded.setting.to_json(),
-    }
+def _row(piece: Piece, codec: AnyCodec) -> dict[str, Any]:
+    encoded = codec.encode(piece)
+    row = described(piece)
+    if encoded.lost:
+        row["remarks"].append(f"lost: {encoded.lost} of {row['notes']} have no event")
+    ids = base64.b64encode(np.array(encoded.ids, dtype="<i2").tobytes()).decode("ascii")
+    return {**row, "ids": ids, "setting": encoded.setting.to_json()}
 
 
-def _packed(array: Any) -> str:
-    return base64.b64encode(array.tobytes()).decode("ascii")
-
-
-def _not_encoded(fault: MusicgenError, name: str, number: int, score: Score) -> Refusal:
+def _not_encoded(fault: MusicgenError, name: str, number: int, piece: Piece) -> Refusal:
     code = fault.code if isinstance(fault, Refusal) else "no-event"
     message = fault.message if isinstance(fault, Refusal) else str(fault)
-    place = f"tune {number} {score.title!r}"
-    return Refusal(message, source=name, place=place, code=code or "no-event")
+    title = piece.title if isinstance(piece, Score) else piece[:40]
+    return Refusal(message, source=name, place=f"tune {number} {title!r}", code=code or "no-event")

@@ -8,8 +8,9 @@ the order of files nor a later corpus moves a tune, unless that brings a relativ
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,15 @@ from musicgen.music.runs import Move
 SHARED_MOVES: Final = 20
 SplitName = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "valid", "test")
+_TRAIN, _VALID, _TEST = range(len(SPLITS))
 _VALID_FROM, _TEST_FROM = 0.85, 0.925
 _GROUPS_FOR_VALID, _GROUPS_FOR_TEST = 2, 5  # as few groups as may fill that part
 
+RELATIONS: Final = ("", "exact", "transposed", "rescaled", "variant")
+_, EXACT, TRANSPOSED, RESCALED, VARIANT = range(len(RELATIONS))
+
 Grams = NDArray[np.uint64]
+PAIR: Final = np.dtype([("gram", "<u8"), ("tune", "<u4")])
 
 
 def grams(moves: Sequence[Move], length: int = SHARED_MOVES) -> Grams:
@@ -41,46 +47,103 @@ def groups(tunes: Sequence[Grams]) -> list[str]:
 
     The name is the group's smallest hash, which a slightly different relative seldom changes.
     """
-    links = _Links(len(tunes))
+    pairs = np.zeros(sum(map(len, tunes)), PAIR)
     if tunes:
-        owners = np.repeat(np.arange(len(tunes)), [len(tune) for tune in tunes])
-        hashes = np.concatenate(tunes)
-        order = np.argsort(hashes, kind="stable")
-        equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-        for first, second in zip(owners[order][equal], owners[order][equal + 1], strict=True):
-            links.join(int(first), int(second))
-    smallest: dict[int, int] = {}
-    for index, tune in enumerate(tunes):
-        root = links.root(index)
-        smallest[root] = min(smallest.get(root, 2**64), int(tune[0]))
-    return [f"{smallest[links.root(index)]:016x}" for index in range(len(tunes))]
+        pairs["gram"] = np.concatenate(tunes)
+        pairs["tune"] = np.repeat(np.arange(len(tunes)), [len(tune) for tune in tunes])
+    smallest = np.array([tune[0] for tune in tunes], dtype=np.uint64)
+    return [group_name(name) for name in named(joined(len(tunes), [pairs]), smallest)]
+
+
+def group_name(number: int) -> str:
+    """Write a group's number as data sets do."""
+    return f"{int(number):016x}"
+
+
+def joined(count: int, chunks: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
+    """Return, for each of so many tunes, the one that stands for its group.
+
+    A chunk holds pairs of gram and tune; equal grams stand in the same chunk.
+    """
+    links = _Links(count)
+    for pairs in chunks:
+        order = np.lexsort((pairs["tune"], pairs["gram"]))
+        hashes, owners = pairs["gram"][order], pairs["tune"][order]
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        edges = np.unique(np.stack([owners[equal], owners[equal + 1]], axis=1), axis=0)
+        for first, second in edges.tolist():
+            links.join(first, second)
+    return np.array([links.root(index) for index in range(count)], dtype=np.int64)
+
+
+def named(roots: NDArray[np.int64], smallest: Grams) -> Grams:
+    """Number each tune's group by the smallest hash of any of its tunes."""
+    least = np.full(len(roots), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(least, roots, smallest)
+    return least[roots]
+
+
+def first_alike(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Return, for each tune, the first one whose keys are all equal to its own."""
+    order = np.lexsort(keys)  # stable: among equal ones the first comes first
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = order[fresh][np.cumsum(fresh) - 1]
+    return found
+
+
+def relations(
+    roots: NDArray[np.int64], lines: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Say how each tune is related to an earlier one of its group: places in RELATIONS, and which.
+
+    The first tune of a group is related to itself, by nothing.
+    """
+    own = np.arange(len(roots))
+    first = first_alike(roots)
+    same_shape, same_moves = (first_alike(lines[name], roots) for name in ("shape", "moves"))
+    kinds = np.where(lines["pitch"] == lines["pitch"][same_moves], EXACT, TRANSPOSED)
+    like = same_moves
+    for others, kind in ((same_shape, RESCALED), (first, VARIANT)):
+        kinds = np.where(like == own, kind, kinds)
+        like = np.where(like == own, others, like)
+    return np.where(like == own, 0, kinds), like
 
 
 def splits(names: Iterable[str]) -> Mapping[str, SplitName]:
     """Give each group its part by its name; a small corpus fills train first, then valid."""
-    places = {name: _hash(name.encode()) / 2**64 for name in set(names)}
-    ordered = sorted(places, key=lambda name: (places[name], name))
-    chosen = {name: _part(places[name]) for name in ordered}
-    taken = set(chosen.values())
-    if len(ordered) >= _GROUPS_FOR_TEST and "test" not in taken:
-        chosen[ordered[-1]] = "test"
-    if ordered and "train" not in chosen.values():
-        chosen[ordered[0]] = "train"
-    trained = [name for name in ordered if chosen[name] == "train"]
-    if len(trained) >= _GROUPS_FOR_VALID and "valid" not in chosen.values():
-        chosen[trained[-1]] = "valid"
-    return chosen
+    known = sorted(set(names))
+    return dict(zip(known, (SPLITS[code] for code in _parts(known)), strict=True))
 
 
-def _part(place: float) -> SplitName:
-    return "train" if place < _VALID_FROM else "valid" if place < _TEST_FROM else "test"
+def parts_of(groups: Grams) -> NDArray[np.int64]:
+    """Return each tune's place in SPLITS, by the number of its group."""
+    numbers, group = np.unique(groups, return_inverse=True)
+    codes: NDArray[np.int64] = _parts([group_name(number) for number in numbers.tolist()])[group]
+    return codes
+
+
+def _parts(names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place in SPLITS of groups in the order of their names."""
+    places = np.array([_hash(name.encode()) / 2**64 for name in names])
+    ordered = np.argsort(places, kind="stable")
+    codes: NDArray[np.int64] = np.digitize(places, (_VALID_FROM, _TEST_FROM))
+    if len(names) >= _GROUPS_FOR_TEST and not np.any(codes == _TEST):
+        codes[ordered[-1]] = _TEST
+    if len(names) and not np.any(codes == _TRAIN):
+        codes[ordered[0]] = _TRAIN
+    trained = ordered[codes[ordered] == _TRAIN]
+    if len(trained) >= _GROUPS_FOR_VALID and not np.any(codes == _VALID):
+        codes[trained[-1]] = _VALID
+    return codes
 
 
 class _Links:
     """Which tunes are joined: a forest whose roots stand for the groups."""
 
     def __init__(self, size: int) -> None:
-        self.parents = list(range(size))
+        self.parents = array("q", range(size))
 
     def root(self, index: int) -> int:
         while self.parents[index] != index:

@@ -1,25 +1,46 @@
-"""A data set on disk: one Parquet file of encoded tunes, and a manifest that vouches for it."""
+"""A data set on disk: Parquet shards of encoded tunes, and a manifest that vouches for them.
+
+    DATA/
+    ├── train-00000.parquet ...   a row a tune: ids, title, source, key, group, ...
+    ├── valid-00000.parquet ...
+    ├── test-00000.parquet ...
+    ├── refusals.parquet          a row for each tune or file that was left out, and why
+    ├── report.json               the account of the build
+    ├── answers.jsonl.zst         what was read of each file: a later build reads only what changed
+    └── manifest.json             codec, vocabulary, counts, SHA-256 of every file; written last
+
+The order of rows follows from their content alone, so equal corpora are equal bytes.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.corpus.rows import Rows
 from musicgen.corpus.split import SPLITS, SplitName
-from musicgen.errors import Mismatch, NotFound, OutputExists
-from musicgen.files import new_folder, open_regular, refuse_existing, write_whole
+from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
+from musicgen.files import explaining, new_folder, open_regular, refuse_existing, write_whole
 
-FORMAT: Final = 1
-_TUNES, _MANIFEST = "tunes.parquet", "manifest.json"
-_MAX_BYTES: Final = 8 * 2**30
+FORMAT: Final = 2
+MANIFEST: Final = "manifest.json"
+REFUSALS: Final = "refusals.parquet"
+REPORT: Final = "report.json"
+ANSWERS: Final = "answers.jsonl.zst"
+GROUP_TUNES, GROUP_IDS = 1024, 2**19  # a row group has at most as many
+SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
+_MAX_MANIFEST: Final = 64 * 2**20
+_OLD_TUNES: Final = "tunes.parquet"  # of format 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +56,10 @@ class EncodedTune:
     meter: str
     rhythm: str
     setting: str  # JSON: what the ids leave out
+    number: int = 0  # which of the file's tunes
+    remarks: tuple[str, ...] = ()  # what is odd in it
+    relation: str = ""  # to an earlier tune of its group: one of split.RELATIONS
+    like: str = ""  # the fingerprint of that tune
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedTune) and _comparable(self) == _comparable(other)
@@ -42,7 +67,7 @@ class EncodedTune:
     def __hash__(self) -> int:
         return hash(_comparable(self))
 
-    @property
+    @cached_property
     def content(self) -> str:
         """The hash of its ids."""
         return hashlib.sha256(self.ids.astype("<i2").tobytes()).hexdigest()
@@ -52,11 +77,11 @@ class EncodedTune:
 class Dataset:
     """Encoded tunes in three parts, and what they were made with."""
 
-    train: tuple[EncodedTune, ...]
-    valid: tuple[EncodedTune, ...]
-    test: tuple[EncodedTune, ...]
+    train: Sequence[EncodedTune]
+    valid: Sequence[EncodedTune]
+    test: Sequence[EncodedTune]
     codec: str
-    vocabulary_size: int
+    vocabulary: tuple[str, ...]  # every event, by id
     refusals: Mapping[str, int]  # how many tunes were left out, by reason code
     sources: tuple[str, ...] = ()
 
@@ -70,29 +95,224 @@ class Dataset:
         return len(self.train) + len(self.valid) + len(self.test)
 
     @property
+    def vocabulary_size(self) -> int:
+        """How many events there are."""
+        return len(self.vocabulary)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the codec and of every tune's ids, part and title, in no matter what order."""
-        lines = sorted(f"{tune.content} {name} {tune.title!r}" for name, tune in self)
-        text = "\n".join([f"{self.codec} {self.vocabulary_size}", *lines])
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        lines = sorted((tune.content, name, tune.title) for name, tune in self)
+        found = Fingerprint(self.codec, self.vocabulary_size)
+        for line in lines:
+            found.add(*line)
+        return found.hexdigest()
+
+
+class Fingerprint:
+    """The hash of a data set, from its tunes in the order of their content."""
+
+    def __init__(self, codec: str, vocabulary_size: int) -> None:
+        self._hash = hashlib.sha256(f"{codec} {vocabulary_size}".encode())
+
+    def add(self, content: str, part: str, title: str) -> None:
+        """Take a tune in."""
+        self._hash.update(f"\n{content} {part} {title!r}".encode("utf-8", "backslashreplace"))
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was added."""
+        return self._hash.hexdigest()
+
+
+def flat_ids(tunes: Sequence[EncodedTune]) -> Sequence[NDArray[np.int16]]:
+    """Return the ids of tunes; those of stored tunes stay on disk."""
+    return tunes.ids if isinstance(tunes, Rows) else [tune.ids for tune in tunes]
+
+
+def count_tokens(tunes: Sequence[EncodedTune]) -> int:
+    """Count the ids of all tunes."""
+    return sum(map(len, flat_ids(tunes)))
+
+
+class Shards:
+    """Writes tunes, each to its part's current shard; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._parts = {name: _Part(folder, name) for name in SPLITS}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for part in self._parts.values():
+            part.close(whole=error is None)
+
+    def add(self, part: SplitName, tune: EncodedTune) -> None:
+        """Write a tune."""
+        self._parts[part].add(tune)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tunes each part has."""
+        return {name: part.tunes for name, part in self._parts.items()}
+
+
+class _Part:
+    """The shards of one part; row groups and shards end where the tunes alone decide it."""
+
+    def __init__(self, folder: Path, name: SplitName) -> None:
+        self.tunes = 0
+        self._folder, self._name = folder, name
+        self._shard = 0
+        self._rows: list[EncodedTune] = []
+        self._group_ids = self._shard_tunes = self._shard_ids = 0
+        self._writer: Any = None
+
+    def add(self, tune: EncodedTune) -> None:
+        self._rows.append(tune)
+        self.tunes += 1
+        self._group_ids += len(tune.ids)
+        if len(self._rows) >= GROUP_TUNES or self._group_ids >= GROUP_IDS:
+            self._flush()
+        if self._shard_tunes >= SHARD_TUNES or self._shard_ids >= SHARD_IDS:
+            self._close_shard()
+
+    def close(self, *, whole: bool) -> None:
+        """Write what waits; a part without tunes has one empty shard, so that all parts exist."""
+        if whole and (self._rows or not self.tunes):
+            self._flush()
+        self._close_shard()
+
+    def _flush(self) -> None:
+        import pyarrow.parquet as pq
+
+        table = _table(self._name, self._rows)
+        if self._writer is None:
+            path = self._folder / f"{self._name}-{self._shard:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+        self._writer.write_table(table, row_group_size=max(1, len(self._rows)))
+        self._shard_tunes += len(self._rows)
+        self._shard_ids += self._group_ids
+        self._rows, self._group_ids = [], 0
+
+    def _close_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._shard += 1
+        self._shard_tunes = self._shard_ids = 0
+
+
+def _table(part: SplitName, tunes: Sequence[EncodedTune]) -> Any:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"split": pa.array([part] * len(tunes), pa.string())}
+    for name in _NAMES:
+        values = [getattr(tune, name) for tune in tunes]
+        if name == "ids":
+            columns[name] = _lists(values)
+        elif name in ("notes", "number"):
+            columns[name] = pa.array(values, pa.int32())
+        elif name == "remarks":
+            texts = [[plain(text) for text in texts] for texts in values]
+            columns[name] = pa.array(texts, pa.list_(pa.string()))
+        else:
+            columns[name] = pa.array(map(plain, values), pa.string())
+    columns["fingerprint"] = pa.array([tune.content for tune in tunes], pa.string())
+    return pa.table(columns)
+
+
+def _lists(arrays: Sequence[NDArray[np.int16]]) -> Any:
+    import pyarrow as pa
+
+    edges = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    flat = np.concatenate([np.zeros(0, np.int16), *arrays]).astype(np.int16)
+    return pa.ListArray.from_arrays(pa.array(edges), pa.array(flat))
+
+
+def plain(text: str) -> str:
+    """Return a text that can be written as UTF-8: a file's name need not be."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def refusal_table(refusals: Sequence[tuple[Refusal, str, str]]) -> Any:
+    """Make a table of refusals, each with its relation to a kept tune and that tune, or ""."""
+    import pyarrow as pa
+
+    rows: dict[str, list[str]] = {name: [] for name in _REFUSAL_NAMES}
+    for refusal, relation, like in refusals:
+        told = (refusal.source, refusal.place, refusal.code, refusal.message, relation, like)
+        for name, value in zip(_REFUSAL_NAMES, told, strict=True):
+            rows[name].append(plain(value))
+    return pa.table({name: pa.array(values, pa.string()) for name, values in rows.items()})
+
+
+def refusals_in(folder: Path, keep: object = None) -> Rows[Refusal]:
+    """Return the refusals of a data set, read when they are asked for."""
+    return Rows([folder / REFUSALS], _refusals, keep)
+
+
+def _refusals(batch: Any) -> list[Refusal]:
+    rows = batch.select(["message", "source", "place", "code"]).to_pylist()
+    return [Refusal(row.pop("message"), **row) for row in rows]
 
 
 def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
     """Write a data set as a new folder, which appears whole or not at all."""
-    data = _parquet(dataset)
-    manifest = {
+    with new_folder(folder, force=force) as staging, explaining(folder):
+        with Shards(staging) as shards:
+            for part, tune in dataset:
+                shards.add(part, tune)
+        write_manifest(
+            staging,
+            codec=dataset.codec,
+            vocabulary=dataset.vocabulary,
+            fingerprint=dataset.fingerprint,
+            sources=dataset.sources,
+            tunes=shards.counts,
+            refusals=dataset.refusals,
+        )
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    codec: str,
+    vocabulary: Iterable[str],
+    fingerprint: str,
+    sources: Iterable[str],
+    tunes: Mapping[str, int],
+    refusals: Mapping[str, int],
+) -> None:
+    """Say what the files of a folder are, and vouch for each; nothing is written after it."""
+    content = {
         "format": FORMAT,
-        "codec": dataset.codec,
-        "vocabulary_size": dataset.vocabulary_size,
-        "fingerprint": dataset.fingerprint,
-        "sources": list(dataset.sources),
-        "tunes": {name: len(getattr(dataset, name)) for name in SPLITS},
-        "refusals": dict(sorted(dataset.refusals.items())),
-        "sha256": {_TUNES: hashlib.sha256(data).hexdigest()},
+        "codec": codec,
+        "vocabulary": list(vocabulary),
+        "fingerprint": fingerprint,
+        "sources": [plain(source) for source in sources],
+        "tunes": dict(tunes),
+        "refusals": dict(sorted(refusals.items())),
+        "sha256": {p.name: digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
     }
-    with new_folder(folder, force=force) as staging:
-        write_whole(staging / _TUNES, data)
-        write_whole(staging / _MANIFEST, json.dumps(manifest, indent=2).encode())
+    content["check"] = _check(content)
+    write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, read a piece at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(content: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "check"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def check_out(folder: Path, *, force: bool = False) -> None:
@@ -103,82 +323,85 @@ def check_out(folder: Path, *, force: bool = False) -> None:
         refuse_existing([folder])
 
 
-def load(folder: Path) -> Dataset:
-    """Read a data set. Raises NotFound for none or half of one, Mismatch where bytes changed."""
-    manifest = _manifest(folder)
-    data = open_regular(folder / _TUNES, limit=_MAX_BYTES)
+def load(folder: Path, keep: object = None) -> Dataset:
+    """Open a data set; tunes are read when they are asked for, and until then `keep` is held.
+
+    Raises NotFound for none or half of one, Mismatch where its bytes changed or its format is old.
+    """
+    manifest = read_manifest(folder)
     try:
-        intact = hashlib.sha256(data).hexdigest() == manifest["sha256"][_TUNES]
-        dataset = _dataset(manifest, data if intact else b"")
-    except (KeyError, TypeError, ValueError) as fault:
+        hashes = manifest["sha256"]
+        shards = {part: _shards(folder, part, hashes) for part in SPLITS}
+        return Dataset(
+            **{part: Rows(paths, _tunes, keep) for part, paths in shards.items()},
+            codec=manifest["codec"],
+            vocabulary=tuple(manifest["vocabulary"]),
+            refusals=manifest["refusals"],
+            sources=tuple(manifest["sources"]),
+        )
+    except (KeyError, TypeError, ValueError, OSError) as fault:
         raise _changed(folder) from fault
-    if dataset.fingerprint != manifest["fingerprint"]:
-        raise _changed(folder)
-    return dataset
+
+
+def _shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Path]:
+    """Return the shards of a part. Raises ValueError where one changed."""
+    paths = [folder / name for name in sorted(hashes) if name.startswith(f"{part}-")]
+    for path in paths:
+        if not path.is_file() or digest(path) != hashes[path.name]:
+            raise ValueError(f"{path} changed")
+    return paths
 
 
 def is_dataset(folder: Path) -> bool:
-    """Tell whether a folder is a data set that `save` finished."""
-    return (folder / _MANIFEST).is_file() and (folder / _TUNES).is_file()
+    """Tell whether a folder is a data set that was finished."""
+    known = (f"train-{0:05d}.parquet", _OLD_TUNES)
+    return (folder / MANIFEST).is_file() and any((folder / name).is_file() for name in known)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what a data set says of itself. Raises NotFound or Mismatch, as `load` does."""
     if not is_dataset(folder):
         raise NotFound(f"{folder} is no data set; make one with musicgen corpus build")
     try:
-        manifest = json.loads(open_regular(folder / _MANIFEST, limit=2**20))
+        manifest = dict(json.loads(open_regular(folder / MANIFEST, limit=_MAX_MANIFEST)))
         theirs = manifest["format"]
+        intact = theirs != FORMAT or manifest["check"] == _check(manifest)
     except (KeyError, TypeError, ValueError) as fault:
         raise _changed(folder) from fault
     if theirs != FORMAT:
         raise Mismatch(
             f"{folder}: its format is {theirs!r}, this program reads {FORMAT}; build it again"
         )
-    return dict(manifest)
+    if not intact:
+        raise _changed(folder)
+    return manifest
 
 
 def _changed(folder: Path) -> Mismatch:
     return Mismatch(f"{folder}: its bytes changed since it was built; build it again")
 
 
-def _dataset(manifest: Mapping[str, Any], data: bytes) -> Dataset:
-    return Dataset(
-        **_parts(data),
-        codec=manifest["codec"],
-        vocabulary_size=manifest["vocabulary_size"],
-        refusals=manifest["refusals"],
-        sources=tuple(manifest["sources"]),
-    )
+def tune_of(row: Mapping[str, Any], **more: str) -> EncodedTune:
+    """Make a tune of a row that `encode_file` wrote."""
+    fields = {name: row[name] for name in _NAMES if name in row}
+    ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
+    return EncodedTune(**{**fields, "ids": ids, "remarks": tuple(row["remarks"]), **more})
 
 
-def _parquet(dataset: Dataset) -> bytes:
-    import pyarrow as pa  # 0.3 s
-    import pyarrow.parquet as pq
-
-    rows = list(dataset)
-    columns: dict[str, Any] = {"split": [name for name, _ in rows]}
-    for field in fields(EncodedTune):
-        columns[field.name] = [getattr(tune, field.name) for _, tune in rows]
-    columns["ids"] = pa.array(columns["ids"], type=pa.list_(pa.int16()))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _parts(data: bytes) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(pa.BufferReader(data))
-    ids = table.column("ids").combine_chunks()
+def _tunes(batch: Any) -> list[EncodedTune]:
+    ids = batch.column("ids")
     flat = ids.flatten().to_numpy()
     edges = np.concatenate([[0], np.cumsum(ids.value_lengths().to_numpy())]).astype(int)
-    found: dict[str, list[EncodedTune]] = {name: [] for name in SPLITS}
-    rest = table.drop_columns(["ids"]).to_pylist()
-    for row, start, stop in zip(rest, edges[:-1], edges[1:], strict=True):
-        found[row.pop("split")].append(EncodedTune(ids=flat[start:stop], **row))
-    return {name: tuple(tunes) for name, tunes in found.items()}
+    rest = batch.drop_columns(["ids", "split", "fingerprint"]).to_pylist()
+    return [
+        EncodedTune(**{**row, "ids": flat[start:stop], "remarks": tuple(row["remarks"])})
+        for row, start, stop in zip(rest, edges[:-1], edges[1:], strict=True)
+    ]
+
+
+_NAMES: Final = tuple(field.name for field in fields(EncodedTune))
+_REFUSAL_NAMES: Final = ("source", "place", "code", "message", "relation", "like")
 
 
 def _comparable(tune: EncodedTune) -> tuple[Any, ...]:
-    return tuple({**asdict(tune), "ids": tune.ids.tobytes()}.values())
+    return tuple(getattr(tune, name) for name in _NAMES if name != "ids"), tune.ids.tobytes()

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import torch
 
 from musicgen.checkpoint import Manifest, save, stored
 from musicgen.config import ModelSettings, TrainingSettings
-from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
 from musicgen.errors import MusicgenError
 from musicgen.model.card import Scores, model_card
 from musicgen.model.evaluation import Held, evaluate
@@ -66,7 +67,7 @@ class Plan:
 
 def plan(dataset: Dataset, options: Options) -> Plan:
     """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once."""
-    tokens = sum(len(tune.ids) for tune in dataset.train)
+    tokens = count_tokens(dataset.train)
     defaults = TrainingSettings(tokens=1)
     bptt = options.bptt or defaults.bptt
     lanes = options.batch or max(1, min(defaults.lanes, tokens // (bptt * UPDATES_AN_EPOCH)))
@@ -119,11 +120,7 @@ def _trainer(dataset: Dataset, found: Plan) -> Trainer:
     generator = torch.Generator().manual_seed(found.training.seed)
     model = LanguageModel(found.model, generator).to(found.device)
     valid = dataset.valid
-    return Trainer(model, _ids(dataset.train), _ids(valid), found.training, _notes(valid))
-
-
-def _ids(tunes: Sequence[EncodedTune]) -> list[np.ndarray]:
-    return [tune.ids for tune in tunes]
+    return Trainer(model, flat_ids(dataset.train), flat_ids(valid), found.training, _notes(valid))
 
 
 def _notes(tunes: Sequence[EncodedTune]) -> list[int]:
@@ -186,10 +183,10 @@ class Run:
         """Score the test part once, beside a 5-gram of the same tunes, and save that."""
         if not self.dataset.test:
             raise MusicgenError("the corpus is too small for a test part; nothing to score")
-        grams = KneserNey(_ids(self.dataset.train), self.dataset.vocabulary_size, order=5)
+        grams = KneserNey(flat_ids(self.dataset.train), self.dataset.vocabulary_size, order=5)
         test = self.dataset.test
         self.scores = self.scores.with_test(
-            self._measured(test), grams.score(_ids(test), _notes(test))
+            self._measured(test), grams.score(flat_ids(test), _notes(test))
         )
         self.save(force=True)
 
@@ -197,7 +194,7 @@ class Run:
         """Score the best weights as they are stored, in float16."""
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.put(stored(self.trainer.best.weights))
-        return evaluate(model, _ids(tunes), _notes(tunes))
+        return evaluate(model, flat_ids(tunes), _notes(tunes))
 
     def save(self, *, force: bool) -> None:
         """Write the checkpoint of the best weights so far."""
@@ -208,18 +205,23 @@ class Run:
         card = model_card(manifest, self.scores, weights)
         save(self.folder, weights, manifest, extra | {"MODEL_CARD.md": card.encode()}, force=force)
 
+    @cached_property
+    def tonics(self) -> dict[str, dict[str, int]]:
+        """How often each mode's tonics occur: read once, for all checkpoints."""
+        return tonics(self.dataset.train)
+
     def manifest(self) -> Manifest:
         """Say what the checkpoint is."""
         counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
-        for tune in self.dataset.train:
-            counts += np.bincount(tune.ids, minlength=len(counts))
+        for ids in flat_ids(self.dataset.train):
+            counts += np.bincount(ids, minlength=len(counts))
         corpus = self.corpus | {
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
             "tunes": {
                 part: len(getattr(self.dataset, part)) for part in ("train", "valid", "test")
             },
-            "tonics": tonics(self.dataset.train),
+            "tonics": self.tonics,
         }
         return Manifest(
             name=self.name,

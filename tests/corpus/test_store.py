@@ -12,6 +12,8 @@ import pytest
 from musicgen.corpus.store import Dataset, EncodedTune, check_out, is_dataset, load, save
 from musicgen.errors import Mismatch, NotFound, OutputExists, WriteFailed
 
+NAMES = tuple(map(str, range(700)))
+
 
 def encoded(number: int, title: str = "") -> EncodedTune:
     ids = np.arange(number, dtype=np.int16)
@@ -23,7 +25,7 @@ def encoded(number: int, title: str = "") -> EncodedTune:
 def dataset(*numbers: int) -> Dataset:
     tunes = [encoded(number) for number in numbers]
     return Dataset(
-        tuple(tunes[2:]), tuple(tunes[:1]), tuple(tunes[1:2]), "measures", 700, {"key": 3}, ("x",)
+        tuple(tunes[2:]), tuple(tunes[:1]), tuple(tunes[1:2]), "measures", NAMES, {"key": 3}, ("x",)
     )
 
 
@@ -52,7 +54,7 @@ def test_the_fingerprint_knows_content_and_not_order() -> None:
         replace(base, train=base.train[1:]),
         replace(base, train=base.valid, valid=base.train),
         replace(base, codec="frames"),
-        replace(base, vocabulary_size=1),
+        replace(base, vocabulary=NAMES[1:]),
         replace(base, test=(encoded(1, "another title"),)),
         replace(base, test=(encoded(20, "☘ 1"),)),
     ):
@@ -61,7 +63,7 @@ def test_the_fingerprint_knows_content_and_not_order() -> None:
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     save(dataset(1, 2, 3, 4), tmp_path / "data")
-    file = tmp_path / "data" / "tunes.parquet"
+    file = tmp_path / "data" / "train-00000.parquet"
     data = bytearray(file.read_bytes())
     data[100] ^= 1
     file.write_bytes(data)
@@ -77,7 +79,7 @@ def test_a_half_build_is_never_used(tmp_path: Path) -> None:
         load(tmp_path / "data")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 2}'])
 def test_another_manifest_is_refused(tmp_path: Path, text: str) -> None:
     save(dataset(1, 2, 3, 4), tmp_path / "data")
     (tmp_path / "data" / "manifest.json").write_text(text)

@@ -1,0 +1,208 @@
+"""Files shared out: read in this process, by child processes, or by an executor's workers.
+
+Whoever reads, the same lines come back, and they go to a spool as they come.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from musicgen.corpus.answers import key_of
+from musicgen.corpus.encode import encode_file, refused
+from musicgen.corpus.sources import TuneFile
+from musicgen.corpus.spool import Spool
+from musicgen.corpus.workers import Limits, Reader
+from musicgen.errors import InvalidValue, MusicgenError, Refusal
+from musicgen.tokens.codec import AnyCodec
+
+IN_FLIGHT: Final = 64  # files that an executor has at a time, unless it has more workers
+TOLD_EVERY: Final = 50  # tunes
+Lines = Iterator[bytes]
+Tell = Callable[[int | None], None]  # a file that is done, or None: some tunes are
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be read, and with what."""
+
+    files: Sequence[TuneFile]
+    codec: AnyCodec
+    limits: Limits
+
+    def key(self, number: int) -> bytes:
+        """Return the key of a file: of its bytes, and of what reads them."""
+        return key_of(self.files[number], self.codec.name, self.limits)
+
+
+def read_here(task: Task, todo: Sequence[int], spool: Spool, tell: Tell) -> None:
+    """Read files in this process, one after the other."""
+    for number in todo:
+        lines = encode_file(task.files[number], task.codec)
+        spool.take(number, task.key(number), _counted(lines, tell))
+        tell(number)
+
+
+def read_in_children(task: Task, todo: Sequence[int], spools: Sequence[Spool], tell: Tell) -> None:
+    """Read files in child processes, one for each spool; a thread waits for each."""
+    crew = _Crew(task, todo)
+    readers = [Reader(task.limits, task.codec.name) for _ in spools]
+    threads = [
+        threading.Thread(target=crew.read, args=pair, daemon=True)
+        for pair in zip(readers, spools, strict=True)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        crew.watch(len(todo), tell)
+    except BaseException:
+        crew.stopped.set()
+        for reader in readers:
+            reader.cancel()
+        raise
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+class _Crew:
+    """Threads that take the next file when they are done with one."""
+
+    def __init__(self, task: Task, todo: Sequence[int]) -> None:
+        self.stopped = threading.Event()
+        self._task = task
+        self._waiting = iter(todo)
+        self._turn = threading.Lock()
+        self._news: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+
+    def read(self, reader: Reader, spool: Spool) -> None:
+        """Read until no file waits."""
+        try:
+            with reader:
+                while (number := self._next()) is not None:
+                    lines = _counted(reader.encode(self._task.files[number]), self._news.put)
+                    spool.take(number, self._task.key(number), lines)
+                    self._news.put(number)
+        except BaseException as fault:  # noqa: BLE001 - the thread that waits raises it
+            self._news.put(fault)
+
+    def watch(self, count: int, tell: Tell) -> None:
+        """Pass on what is done, until all is."""
+        while count:
+            news = self._news.get()
+            if isinstance(news, BaseException):
+                raise news
+            tell(news)
+            count -= news is not None
+
+    def _next(self) -> int | None:
+        with self._turn:
+            return None if self.stopped.is_set() else next(self._waiting, None)
+
+
+def _counted(lines: Lines, tell: Tell) -> Lines:
+    """Pass lines on, and tell of every some."""
+    for count, line in enumerate(lines, 1):
+        yield line
+        if count % TOLD_EVERY == 0:
+            tell(None)
+
+
+def read_by_executor(
+    task: Task, todo: Sequence[int], spool: Spool, tell: Tell, executor: Executor
+) -> None:
+    """Read files with an executor's workers, a bounded number at a time."""
+    waiting = iter(todo)
+    room = getattr(executor, "in_flight", IN_FLIGHT)
+    flying = {_sent(task, number, executor): number for number in itertools.islice(waiting, room)}
+    try:
+        while flying:
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                number = flying.pop(future)
+                lines = iter(_result(future, task.files[number]).splitlines())
+                spool.take(number, task.key(number), _counted(lines, tell))
+                tell(number)
+                flying |= {_sent(task, n, executor): n for n in itertools.islice(waiting, 1)}
+    finally:
+        for future in flying:
+            future.cancel()
+
+
+def _sent(task: Task, number: int, executor: Executor) -> Future[bytes]:
+    fields = {**asdict(task.files[number]), "path": os.fspath(task.files[number].path)}
+    try:
+        return executor.submit(read_apart, fields, task.codec.name, asdict(task.limits))
+    except BrokenExecutor as fault:
+        raise _broken(task.files[number]) from fault
+
+
+def _result(future: Future[bytes], file: TuneFile) -> bytes:
+    """Return a file's lines; where it killed worker after worker, its refusal."""
+    try:
+        return future.result()
+    except BrokenExecutor as fault:
+        raise _broken(file) from fault
+    except Exception as fault:
+        if type(fault).__name__ != "KilledWorker":
+            raise
+        message = "the workers that read it died; it was left out"
+        return refused(Refusal(message, source=file.name, code="crashed"))
+
+
+def _broken(file: TuneFile) -> MusicgenError:
+    return MusicgenError(
+        f"the executor's workers died while they read {file.name} or a file beside it;"
+        " build with --jobs, which costs only the file"
+    )
+
+
+_OWN: Final = threading.local()
+
+
+class _Held:
+    """A worker thread's reader; it ends with the thread."""
+
+    def __init__(self, limits: dict[str, Any], codec: str) -> None:
+        self.kind = (limits, codec)
+        self.reader = Reader(Limits(**limits), codec)
+        weakref.finalize(self, self.reader.stop)
+
+
+def read_apart(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -> bytes:
+    """Read a file by its path, in a child of this worker thread; what an executor runs."""
+    held = getattr(_OWN, "held", None)
+    if held is None or held.kind != (limits, codec):
+        held = _OWN.held = _Held(limits, codec)
+    file = TuneFile(**{**fields, "path": Path(fields["path"])})
+    return b"\n".join(held.reader.encode(file))
+
+
+@contextmanager
+def dask(address: str) -> Iterator[Executor]:
+    """Yield a Dask cluster as an executor. Raises InvalidValue where none answers."""
+    try:
+        distributed: Any = import_module("distributed")
+    except ImportError as fault:
+        raise InvalidValue("--dask needs more: pip install musicgen[cluster]") from fault
+    try:
+        client = distributed.Client(address, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as fault:
+        raise InvalidValue(
+            f"no Dask scheduler answers at {address!r} ({fault!s:.60}); start one with"
+            " dask scheduler, and its workers with dask worker ADDRESS"
+        ) from fault
+    with client:
+        executor = client.get_executor(pure=False, retries=3)
+        executor.in_flight = max(IN_FLIGHT, 2 * sum(client.nthreads().values()))
+        yield executor
