@@ -154,7 +154,9 @@ def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _announce(dataset: Dataset, found: Plan, console: Console) -> None:
-    tokens = sum(len(tune.ids) for tune in dataset.train)
+    from musicgen.corpus.store import count_tokens
+
+    tokens = count_tokens(dataset.train)
     shape, settings = found.model, found.training
     console.print(
         f"{len(dataset.train):,} tunes ({tokens:,} tokens) to learn from,"
