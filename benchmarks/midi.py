@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -98,8 +98,9 @@ def truth(paths: Sequence[Path]) -> None:
         for score, grid in zip(found.scores, found.grids, strict=True):
             files[f"read on the grid {grid.name!r}"] += 1
             files[_encoded(score, path.name)] += 1
+            where = "in repaired files, " if found.repairs else ""
             seen = compared(score, path)
-            notes.update(seen)
+            notes.update({where + outcome: count for outcome, count in seen.items()})
             if set(seen) - {"within half a step"}:
                 print(f"{path.name}: {dict(seen)}, repairs {dict(found.repairs or {})}")
     for title, counts in (("files", files), ("notes", notes), ("repairs", repairs)):
@@ -133,16 +134,19 @@ def compared(score: Score, path: Path) -> Counter[str]:
     )
     ours = sorted((note.pitch, note.onset, note.end) for note in score.notes)
     seen: Counter[str] = Counter()
-    if len(ours) != len(theirs):
-        seen[f"{len(ours)} notes for {len(theirs)}"] += 1
-    for (pitch, onset, end), (pitch2, onset2, end2) in zip(ours, theirs, strict=False):
-        if pitch != pitch2 or abs(onset - onset2) > 0.5:
-            seen["elsewhere"] += 1
-        elif abs(end - end2) > 0.5 and end - onset > 1:
-            seen["ends elsewhere"] += 1
-        else:
-            seen["within half a step"] += 1
-    return seen
+    rest = deque(theirs)
+    for pitch, onset, end in ours:
+        while rest and rest[0] < (pitch, onset - 0.5, 0):
+            rest.popleft()
+            seen["only symusic's"] += 1
+        if not rest or (rest[0][0], abs(rest[0][1] - onset) <= 0.5) != (pitch, True):
+            seen["only ours"] += 1
+            continue
+        _, _, their_end = rest.popleft()
+        near = abs(end - their_end) <= 0.5 or end - onset == 1
+        seen["within half a step" if near else "ends elsewhere"] += 1
+    seen["only symusic's"] += len(rest)
+    return +seen
 
 
 def speed(paths: Sequence[Path], rival: str, rounds: int) -> None:

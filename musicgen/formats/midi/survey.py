@@ -226,6 +226,10 @@ class _Follower:
         self.repairs = repairs
         self.bases = [channel << _CHANNEL_BITS for channel in range(16)]  # and their programs
         self.waiting: dict[int, deque[int]] = {}  # further notes of a pitch that sounds
+        # A grace note of no ticks is written by some with its end before its start: a stray end,
+        # and a note that nothing ends. The next start of its pitch tells the two cases apart.
+        self.strays: dict[int, deque[int]] = {}  # channel and pitch to ticks of ends without notes
+        self.graces: dict[int, int] = {}  # and to the note that starts at that tick
         self.has_end = False
 
     def follow(self, at: int, stop: int, left: int) -> tuple[int, int]:
@@ -235,13 +239,18 @@ class _Follower:
         """
         data, bases, waiting = self.data, self.bases, self.waiting
         packed, ends = self.track.packed, self.track.ends
+        strays, graces = self.strays, self.graces
         sounding = [-1] * 2048  # channel and pitch to the note that sounds
         tick = status = 0
         while at < stop:
             delta = data[at]
             at += 1
             if delta > 0x7F:
-                delta, at = _number(data, at - 1)
+                if data[at] < 0x80:
+                    delta = (delta & 0x7F) << 7 | data[at]
+                    at += 1
+                else:
+                    delta, at = _number(data, at - 1)
             tick += delta
             left -= 1
             if left < 0:
@@ -267,17 +276,33 @@ class _Follower:
             if velocity and status > 0x8F:
                 if sounding[key] < 0:
                     sounding[key] = len(packed)
+                    if key in strays:
+                        self.note_grace(key, tick, len(packed))
+                elif graces and graces.pop(key, -1) == sounding[key]:
+                    ends[sounding[key]] = packed[sounding[key]] >> 25
+                    sounding[key] = len(packed)
+                    self.note_grace(key, tick, len(packed))
                 else:
                     waiting.setdefault(key, deque()).append(len(packed))
                 packed.append(tick << 25 | velocity << 18 | bases[status & 15] | byte)
                 ends.append(-1)
             elif sounding[key] < 0:
+                strays.setdefault(key, deque()).append(tick)
                 self.repairs["stray-off"] += 1
             else:
                 ends[sounding[key]] = tick
                 sounding[key] = self.next_waiting(key) if waiting else -1
         self.track.end = tick
         return at, left
+
+    def note_grace(self, key: int, tick: int, note: int) -> None:
+        """Remember a note that starts where an end came before it, one note for every such end."""
+        line = self.strays.get(key)
+        while line and line[0] < tick:
+            line.popleft()
+        if line:
+            line.popleft()
+            self.graces[key] = note
 
     def next_waiting(self, key: int) -> int:
         """Return the note that the next end of a pitch belongs to: the first that started."""
@@ -319,6 +344,9 @@ class _Follower:
     def finish(self) -> None:
         """Count what the track left open."""
         track = self.track
+        for note in self.graces.values():
+            if track.ends[note] < 0:
+                track.ends[note] = track.packed[note] >> _TICK_BITS
         hanging = [n for n, end in enumerate(track.ends) if end < 0]
         empty = sum(
             end == note >> _TICK_BITS for note, end in zip(track.packed, track.ends, strict=True)
