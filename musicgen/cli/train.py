@@ -28,6 +28,12 @@ PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no termina
 @click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
 @click.option("--name", default="mine", show_default=True, help="The run: checkpoints/NAME.")
 @click.option(
+    "--codec",
+    metavar="NAME",
+    help="How tunes become ids: measures (the default), performance, frames, frames-16, text,"
+    " text-words.",
+)
+@click.option(
     "--cell",
     type=click.Choice(CELLS),
     default="lstm",
@@ -72,7 +78,13 @@ PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no termina
 @click.option("--force", is_flag=True, help="Replace an existing run of that name.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def train(
-    sources: tuple[str, ...], name: str, score_test: bool, force: bool, quiet: bool, **options: Any
+    sources: tuple[str, ...],
+    name: str,
+    codec: str | None,
+    score_test: bool,
+    force: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
 
@@ -89,7 +101,7 @@ def train(
     if folder.exists() and not force:
         raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    dataset = _read(sources or (DEFAULT_SOURCE,), console)
+    dataset = _read(sources or (DEFAULT_SOURCE,), codec, console)
 
     from musicgen.model.run import Options, Run, plan
 
@@ -111,28 +123,37 @@ def _run_folder(runs: Path, name: str) -> Path:
     return runs / name
 
 
-def _read(sources: tuple[str, ...], console: Console) -> Dataset:
+def _read(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
     """Build the data set of the sources, or load the one that is named."""
-    from musicgen.corpus import store
-    from musicgen.corpus.build import build
-    from musicgen.tokens.vocabulary import MEASURES
+    from musicgen.tokens.codecs import DEFAULT, find
 
-    built = len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file()
-    if built:
-        dataset = store.load(Path(sources[0]))
-    else:
-        with console.status(f"reading {', '.join(sources)}"):
-            dataset, report = build(sources, jobs=os.cpu_count() or 1)
-        codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
-        console.print(
-            f"kept {report.kept:,} of {report.found:,} tunes"
-            + (f"; left out: {codes}" if codes else "")
-        )
-    if dataset.vocabulary_size != len(MEASURES):
+    found = find(codec or DEFAULT)
+    if len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file():
+        return _load(Path(sources[0]), codec)
+    from musicgen.corpus.build import build
+
+    with console.status(f"reading {', '.join(sources)}"):
+        dataset, report = build(sources, codec=found, jobs=os.cpu_count() or 1)
+    codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
+    console.print(
+        f"kept {report.kept:,} of {report.found:,} tunes"
+        + (f"; left out: {codes}" if codes else "")
+    )
+    return dataset
+
+
+def _load(folder: Path, codec: str | None) -> Dataset:
+    """Open a data set that was built. Raises Mismatch for another codec, or an older table."""
+    from musicgen.corpus import store
+    from musicgen.tokens.codecs import restored
+
+    dataset = store.load(folder)
+    if codec not in (None, dataset.codec):
         raise Mismatch(
-            f"{sources[0]}: built with {dataset.vocabulary_size} events, this program has"
-            f" {len(MEASURES)}; build it again with musicgen corpus build"
+            f"{folder}: built with --codec {dataset.codec}, not {codec}; leave --codec out, or"
+            " build it again with musicgen corpus build"
         )
+    restored(dataset.codec, dataset.vocabulary, str(folder))
     return dataset
 
 
@@ -180,6 +201,7 @@ class _watched:  # noqa: N801 - used as a with-block
         self.console = console
         self.planned = run.plan.training.tokens
         self.held = "not yet judged"
+        self.unit = _unit(run)
         self.spoke = self.began = time.monotonic()
         self.expected = False
         self.bar = Progress(
@@ -203,7 +225,7 @@ class _watched:  # noqa: N801 - used as a with-block
         if progress.step == 10:
             self._expect(progress)
         if progress.held is not None:
-            self.held = f"held-out {progress.held.bits_per_note:.3f} bits/note"
+            self.held = f"held-out {progress.held.bits_per_note:.3f} bits/{self.unit}"
         told = (
             f"epoch {progress.epoch:.1f}  loss {progress.loss:.3f}  {self.held}"
             f"  |g| {progress.norm:.2f}  {progress.rate:,.0f} tok/s"
@@ -238,9 +260,19 @@ def _conclude(run: Run, console: Console) -> None:
             row = table[part]
             low, high = row["interval_95"]
             console.print(
-                f"{part}: {row['bits_per_note']:.3f} bits a note"
+                f"{part}: {row['bits_per_note']:.3f} bits a {_unit(run)}"
                 f" (95 % interval {low:.3f} to {high:.3f}, {row['tunes']} tunes)"
             )
     console.print(
-        f"{run.folder}: done; hear it with musicgen sample --model {run.name} --out song.mid"
+        f"{run.folder}: done; {'read' if _is_text(run) else 'hear'} it with musicgen sample --model"
+        f" {run.name} --out song{'.txt' if _is_text(run) else '.mid'}"
     )
+
+
+def _is_text(run: Run) -> bool:
+    return run.dataset.codec.startswith("text")
+
+
+def _unit(run: Run) -> str:
+    """Name what bits are counted by: a text has no notes."""
+    return "character" if _is_text(run) else "note"

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from musicgen.corpus.answers import take_answers, write_answers
 from musicgen.corpus.doctor import Report, duplicate
+from musicgen.corpus.learning import rewritten, taught
 from musicgen.corpus.sources import TuneFile, files
 from musicgen.corpus.split import (
     EXACT,
@@ -30,6 +31,7 @@ from musicgen.corpus.split import (
     RELATIONS,
     SPLITS,
     TRANSPOSED,
+    Grams,
     group_name,
     joined,
     named,
@@ -43,6 +45,7 @@ from musicgen.corpus.store import (
     REFUSALS,
     REPORT,
     Dataset,
+    EncodedTune,
     Fingerprint,
     Shards,
     digest,
@@ -98,8 +101,9 @@ def build(
     that changes nothing else.
     """
     names = tuple(str(source) for source in sources)
-    found = list(dict.fromkeys(file for source in names for file in files(source)))
-    task = Task(found, codec or MeasuresCodec(), limits or Limits())
+    codec = codec or MeasuresCodec()
+    every = (file for source in names for file in files(source, suffixes=codec.suffixes))
+    task = Task(found := list(dict.fromkeys(every)), codec, limits or Limits())
     keep = None if out else _Scratch()
     out = out or keep.folder / "data"  # type: ignore[union-attr]
     with new_folder(out, force=force) as staging, explaining(out):
@@ -202,11 +206,13 @@ class _Writer:
         self.staging, self.task, self.spools, self.sources = staging, task, spools, sources
         self.tunes = spools.tunes
         self.kept, self.owner, self.left_out = _unique(spools)
+        self.codec = task.codec  # of the data set; `taught` may put another one here
         self.codes: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
 
     def write(self, taken_over: int, least: int) -> Report:
         """Write all of it, the manifest last."""
+        self.decided = self._decide()
         self._refusals()
         if len(self.kept) < least:
             raise MusicgenError(self._nothing_kept())
@@ -224,7 +230,7 @@ class _Writer:
         write_manifest(
             self.staging,
             codec=self.task.codec.name,
-            vocabulary=self.task.codec.vocabulary.names,
+            vocabulary=self.codec.vocabulary.names,
             fingerprint=fingerprint,
             sources=self.sources,
             tunes=counts,
@@ -232,24 +238,31 @@ class _Writer:
         )
         return report
 
-    def _shards(self) -> tuple[str, dict[str, int]]:
+    def _decide(self) -> tuple[Numbers, Grams, Numbers]:
+        """Return each kept tune's root, the number of its group, its part; teach the codec."""
         roots = joined(len(self.kept), self._links())
         least = np.full(len(self.kept), np.iinfo(np.uint64).max, dtype=np.uint64)
         np.minimum.at(least, self.owner, self.tunes["least"])
         numbers = named(roots, least)
         parts = parts_of(numbers)
+        training = self.kept[parts == SPLITS.index("train")]
+        self.codec = taught(self.task.codec, map(self.spools.row, training.tolist()))
+        return roots, numbers, parts
+
+    def _shards(self) -> tuple[str, dict[str, int]]:
+        roots, numbers, parts = self.decided
         kinds, like = relations(roots, self.tunes[self.kept])
         self.related = {
             name: int(np.count_nonzero(kinds == kind))
             for kind, name in enumerate(RELATIONS)
             if name
         }
-        fingerprint = Fingerprint(self.task.codec.name, len(self.task.codec.vocabulary))
+        fingerprint = Fingerprint(self.codec.name, len(self.codec.vocabulary))
         with Shards(self.staging) as shards:
-            for place, tune in enumerate(self.kept.tolist()):
+            for place in self._by_content():
                 relation = RELATIONS[kinds[place]]
-                found = tune_of(
-                    self.spools.row(tune),
+                found = self._tune(
+                    int(self.kept[place]),
                     group=group_name(numbers[place]),
                     relation=relation,
                     like=self._content(self.kept[like[place]]) if relation else "",
@@ -273,7 +286,19 @@ class _Writer:
         shapes["tune"] = np.arange(len(self.kept))
         yield shapes
 
+    def _tune(self, tune: int, **more: str) -> EncodedTune:
+        return rewritten(tune_of(self.spools.row(tune), **more), self.task.codec, self.codec)
+
+    def _by_content(self) -> Sequence[int]:
+        """Return the places of the kept tunes in the order of what is written."""
+        places = range(len(self.kept))
+        if self.codec is self.task.codec:
+            return places
+        return sorted(places, key=lambda place: self._content(int(self.kept[place])))
+
     def _content(self, tune: int) -> str:
+        if self.codec is not self.task.codec:
+            return str(self._tune(tune, group="").content)
         return "".join(f"{number:016x}" for number in self.tunes["content"][tune].tolist())
 
     def _refusals(self) -> None:

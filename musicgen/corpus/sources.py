@@ -149,9 +149,9 @@ class Found:
     passed_over: int = 0  # other files, which are no tunes by their names
 
 
-def files(source: str | Path) -> tuple[TuneFile, ...]:
+def files(source: str | Path, *, suffixes: Collection[str] = READABLE) -> tuple[TuneFile, ...]:
     """Return the tune files of a source, as `find` does."""
-    return find(source).files
+    return find(source, suffixes=suffixes).files
 
 
 def find(

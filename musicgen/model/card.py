@@ -69,7 +69,7 @@ def model_card(manifest: Manifest, scores: Scores, weights: Weights) -> str:
             [
                 *_shape(manifest, weights),
                 *_corpus(manifest),
-                *_scores(scores),
+                *_scores(scores, "character" if manifest.codec.startswith("text") else "note"),
                 *_tunes(manifest, weights),
             ]
         )
@@ -107,13 +107,13 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _scores(scores: Scores) -> Iterator[str]:
+def _scores(scores: Scores, unit: str) -> Iterator[str]:
     yield ""
     yield "## How well it predicts"
     yield ""
     yield "Whole held-out tunes, header, bars and end included, no mask; intervals by tune."
     yield ""
-    yield "| part | model | bits a note | 95 % interval | nats a token | tunes |"
+    yield f"| part | model | bits a {unit} | 95 % interval | nats a token | tunes |"
     yield "|---|---|---|---|---|---|"
     names = {
         "valid": ("valid", "this model"),

@@ -31,7 +31,7 @@ from musicgen.model.network import LanguageModel
 from musicgen.model.training import Progress, Trainer, choose_device
 from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.vocabulary import MEASURES
+from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
 
 DEFAULT_EPOCHS: Final = 10
 FEWEST_UPDATES: Final = 400  # of a run over a small corpus
@@ -208,7 +208,7 @@ class Run:
     @cached_property
     def tonics(self) -> dict[str, dict[str, int]]:
         """How often each mode's tonics occur: read once, for all checkpoints."""
-        return tonics(self.dataset.train)
+        return tonics(self.dataset.train) if self.dataset.codec == DEFAULT_CODEC else {}
 
     def manifest(self) -> Manifest:
         """Say what the checkpoint is."""
@@ -227,8 +227,9 @@ class Run:
             name=self.name,
             version=self.version,
             settings=self.plan.model,
-            vocabulary=MEASURES.names,
+            vocabulary=self.dataset.vocabulary,
             seen=tuple(int(count) for count in counts),
+            codec=self.dataset.codec,
             corpus=corpus,
             scores=self.scores.as_table(),
             training=asdict(self.plan.training)
