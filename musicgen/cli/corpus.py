@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from musicgen.corpus.workers import Limits
 
 ROWS_SHOWN = 20  # of a table, without -v
+HOW = {
+    "exact": "the same notes as",
+    "transposed": "transposed:",
+    "rescaled": "in other note values:",
+    "variant": "much like",
+}
 PLAIN_WIDTH = 160  # columns where there is no terminal
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -262,7 +268,7 @@ def _print(checkup: Checkup, most: int | None) -> None:
 def _relatives(groups: dict[str, list[Member]]) -> Iterator[tuple[str, ...]]:
     for number, members in enumerate(groups.values(), 1):
         for member in members:
-            how = f"{member.relation} of {member.like}" if member.relation else "the first"
+            how = f"{HOW[member.relation]} {member.like}" if member.relation else "the first"
             how += "" if member.part else "; refused"
             yield str(number), member.source, member.place, how
 

@@ -133,7 +133,8 @@ def _range(score: Score) -> Iterator[str]:
     lowest, highest = min(pitches), max(pitches)
     outside = sum(not _LOWEST <= pitch <= _HIGHEST for pitch in pitches)
     if outside:
-        yield f"range: {outside} notes are outside of a piano's keys, {_span(lowest, highest)}"
+        many = f"{outside} note{'s' * (outside > 1)}"
+        yield f"range: {many} outside of a piano's keys, {_span(lowest, highest)}"
     elif len(score.parts) == 1 and highest - lowest > _WIDEST:
         yield f"range: one part spans {highest - lowest} semitones, {_span(lowest, highest)}"
 
