@@ -139,3 +139,42 @@ def test_voices_hold_nothing_that_overlaps() -> None:
 @pytest.mark.parametrize(("ticks", "steps"), [(0, 0), (480, 48), (5, 1), (4, 0), (485, 49)])
 def test_ticks_round_to_the_nearest_step(ticks: int, steps: int) -> None:
     assert to_steps(ticks, 480, 48) == steps
+
+
+def voice_pitches(notes: list[Note]) -> list[list[int]]:
+    return [[chord.pitches[0] for chord in voice] for voice in voices(notes)]
+
+
+def test_a_bass_goes_on_in_its_voice_while_the_melody_leaps() -> None:
+    treble = [Note(0, 76, 24), Note(24, 79, 24), Note(48, 72, 48), Note(96, 74, 96)]
+    bass = [Note(0, 48, 36), Note(36, 50, 60), Note(96, 47, 48), Note(144, 43, 48)]
+    assert voice_pitches(treble + bass) == [[76, 79, 72, 74], [48, 50, 47, 43]]
+
+
+def test_a_melody_that_rests_comes_back_to_its_voice() -> None:
+    notes = [Note(0, 79, 48), Note(0, 55, 96), Note(96, 53, 48), Note(144, 52, 96),
+             Note(168, 77, 72)]  # fmt: skip
+    assert voice_pitches(notes) == [[79, 77], [55, 53, 52]]
+
+
+def test_one_line_is_one_voice_however_it_leaps_and_rests() -> None:
+    notes = [Note(30 * n, 30 + (37 * n) % 80, 24) for n in range(50)]
+    assert len(voices(notes)) == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(40, 80), st.integers(1, 30)), max_size=60)
+)
+def test_voices_share_all_notes_out_and_are_as_few_as_can_be(
+    drawn: list[tuple[int, int, int]],
+) -> None:
+    notes = [Note(onset, pitch, duration) for onset, pitch, duration in set(drawn)]
+    found = voices(notes)
+    back = [(c.onset, pitch, c.duration) for voice in found for c in voice for pitch in c.pitches]
+    assert sorted(back) == sorted((n.onset, n.pitch, n.duration) for n in notes)
+    for voice in found:
+        assert all(before.end <= after.onset for before, after in pairwise(voice))
+    sounding = ({(n.onset, n.duration) for n in notes if n.onset <= step < n.end}
+                for step in range(100))  # fmt: skip
+    assert len(found) == max(map(len, sounding))
+    assert voices(reversed(notes)) == found

@@ -10,6 +10,7 @@ from musicgen.music.theory import (
     ChordSymbol,
     Key,
     Meter,
+    find_key,
     plain_chord,
     signature,
     spell,
@@ -103,3 +104,38 @@ def test_chord_symbols_are_spelt_plainly_and_transposed() -> None:
     assert plain_chord("something") == "N.C."
     assert transpose_chord("F#m7/C#", 1) == "Gm7/D"
     assert ChordSymbol.parse("Bbmaj7") == ChordSymbol(10, "maj7")
+
+
+def scale_weights(key: Key) -> list[float]:
+    """Sound each degree of a key, the tonic and the fifth for longer."""
+    weights = [0.0] * 12
+    for pitch in key.scale:
+        weights[pitch] = 1.0
+    weights[key.pitch_class] += 1.5
+    weights[(key.pitch_class + 7) % 12] += 0.75
+    return weights
+
+
+@pytest.mark.parametrize("mode", ["major", "minor"])
+@pytest.mark.parametrize("tonic", range(12))
+def test_a_key_is_found_from_what_sounds(tonic: int, mode: str) -> None:
+    key = Key.of(tonic, mode)
+    assert find_key(scale_weights(key)) == key
+
+
+@pytest.mark.parametrize(
+    ("weights", "key"),
+    [
+        # J. S. Bach, Prelude in C minor BWV 847, first bar: Krumhansl's own kind of example
+        ([6, 0, 2, 6, 0, 1, 0, 4, 0, 0, 0, 1], Key("C", "minor")),
+        ([4, 0, 0, 0, 3, 0, 0, 3, 0, 0, 0, 0], Key("C", "major")),
+        ([0, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 5], Key("E", "major")),
+    ],
+)
+def test_a_key_of_few_notes_is_found(weights: list[float], key: Key) -> None:
+    assert find_key(weights) == key
+
+
+@pytest.mark.parametrize("weights", [[0.0] * 12, [2.0] * 12])
+def test_no_key_is_found_where_nothing_tells(weights: list[float]) -> None:
+    assert find_key(weights) is None
