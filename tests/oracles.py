@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import mido
 
 ABC2MIDI = shutil.which("abc2midi")
+ABCM2PS = shutil.which("abcm2ps")
 BOOKS = ("oneills1850", "ryansMammoth", "airdsAirs")
 KEPT_FIELDS = "XTMLKV"
 
@@ -102,12 +103,15 @@ def for_abc2midi(tune: str, index: int = 1) -> str:
     music = False
     for line in tune.replace("\t", " ").split("\n")[1:]:
         field = re.match(r"[A-Za-z]:(?![|:])", line) if music else re.match(r"[A-Za-z]:", line)
-        if field is None:
+        if field is None and line.startswith("%%MIDI transpose"):
+            lines.append(line)  # what it says sounds, and is no quirk
+        elif field is None:
             lines.append(_plain_music(line))
         elif line[0] in KEPT_FIELDS:
             lines.append(re.sub("%.*", "", line))
         if field and line[0] == "K" and not music:
             music = True
+        if field and line[0] in "KV" and music:
             lines.append("%%MIDI chordattack 0")
     return "\n".join(line for line in lines if line.strip()) + _REST
 
@@ -126,6 +130,29 @@ def _plain_music(line: str) -> str:
     inline = re.split(r"(\[[A-Z]:[^\]]*\])", line)
     inline[::2] = [re.sub(r"[H-WYh-wy~.\\$*'](?<![,a-gA-G']')", "", part) for part in inline[::2]]
     return "".join(inline)
+
+
+def faults_by_abc2midi(text: str) -> list[str]:
+    """Return the warnings and errors that abc2midi prints about a tune."""
+    return [line for line in _printed([str(ABC2MIDI), "t.abc", "-c"], text) if _FAULT.search(line)]
+
+
+def faults_by_abcm2ps(text: str) -> list[str]:
+    """Return the warnings and errors of abcm2ps, but for lines that do not fit the paper."""
+    printed = _printed([str(ABCM2PS), "t.abc", "-O", "t.ps"], text)
+    return [line for line in printed if _FAULT.search(line) and ": Line " not in line]
+
+
+_FAULT = re.compile("warning|error", re.IGNORECASE)
+
+
+def _printed(command: list[str], text: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "t.abc").write_text(text)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        )
+        return (done.stdout + done.stderr).splitlines()
 
 
 def _played(file: Path) -> tuple[Heard, ...]:

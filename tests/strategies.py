@@ -68,3 +68,43 @@ def scores(draw: st.DrawFn, most_parts: int = 3, *, drums: bool = True) -> Score
         title=draw(st.sampled_from(("", "A tune", "Ó Briain's"))),
         rhythm=draw(st.sampled_from(("", "jig", "slipjig", "unheard of"))),
     )
+
+
+@st.composite
+def bands(draw: st.DrawFn, most_parts: int = 5) -> Score:
+    """Draw what a band would play: full bars, chords, held notes below, rests, drums, repeats."""
+    meter = draw(st.sampled_from((Meter(4, 4), Meter(3, 4), Meter(6, 8), Meter(2, 2))))
+    count, bars = draw(st.integers(1, most_parts)), draw(st.integers(2, 6))
+    drums = draw(st.integers(1, 5))
+    parts = tuple(
+        Part(f"part {i}", draw(st.integers(0, 127)), is_drums=i == drums) for i in range(count)
+    )
+    found = [
+        note
+        for part in range(count)
+        for bar in range(bars)
+        for note in draw(_bar_of_notes(bar * meter.steps, meter.steps, part))
+    ]
+    marks = [Mark(0, "key", draw(keys())), Mark(0, "meter", meter), Mark(0, "tempo", 90.0)]
+    marks += [Mark(bar * meter.steps, "bar") for bar in range(1, bars + 1)]
+    if draw(st.booleans()):
+        marks.append(Mark(draw(st.integers(1, bars)) * meter.steps, "repeat_end", 2))
+    if draw(st.booleans()):
+        marks.append(Mark(0, "chord", draw(st.sampled_from(("Am", "G7", "F#m", "N.C.")))))
+    found.append(Note(0, 60, meter.steps))
+    return Score(tuple(found), tuple(marks), parts, draw(st.sampled_from(("", "A band"))))
+
+
+@st.composite
+def _bar_of_notes(draw: st.DrawFn, start: int, steps: int, part: int) -> list[Note]:
+    notes: list[Note] = []
+    onset = 0
+    velocity = 60 + part
+    if draw(st.booleans()):
+        notes.append(Note(start, draw(st.integers(36, 50)), steps, velocity, part))
+    while onset < steps:
+        length = min(draw(st.sampled_from((12, 16, 24, 36, 48, 72, 96))), steps - onset)
+        pitches = draw(st.sets(st.integers(51, 90), max_size=3))
+        notes += [Note(start + onset, pitch, length, velocity, part) for pitch in sorted(pitches)]
+        onset += length
+    return notes

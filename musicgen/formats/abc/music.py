@@ -56,7 +56,7 @@ _NOTE: Final = re.compile(rf"([_=^]*)([A-Ga-g])([,']*)({_LENGTH})")
 _ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
 _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
-    r"N\.?C\.?|[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
+    r"\^?N\.?C\.?|[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
 )
 # What a mail program made of "=" and of blanks and breaks at line ends ("quoted-printable"):
 # no note can follow any of them.
@@ -443,7 +443,7 @@ class Voice:
     def _text(self, text: str) -> None:
         symbol = text.strip('" ')
         if len(symbol) <= 24 and _CHORD_SYMBOL.fullmatch(symbol):
-            self._mark("chord", symbol.replace("♯", "#").replace("♭", "b"))
+            self._mark("chord", symbol.lstrip("^").replace("♯", "#").replace("♭", "b"))
 
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):

@@ -28,6 +28,7 @@ _INLINE: Final = ("key", "meter", "tempo", "chord")
 _OPENING: Final = ("repeat_start", "ending")
 _OF_FIRST: Final = ("chord", "tempo")
 MIDDLE_C: Final = 60
+_NO_CHORD: Final = '"^N.C."'  # written as an annotation, which no player takes for a chord
 _CRUMB: Final = "(3:2:1"  # opens a group of one note, to write lengths of thirds
 _SIGNS: Final = {-2: "__", -1: "_", 0: "=", 1: "^", 2: "^^"}
 _MODES: Final = {
@@ -88,6 +89,7 @@ def _voice_fields(score: Score) -> Iterator[str]:
     """Yield the V: field of each part; a single part needs none, and no name beside its staff."""
     if len(score.parts) == 1:
         return
+    yield "%%continueall 1"  # abcm2ps is to break the lines: a part's own would not fit all staves
     for number, part in enumerate(score.parts):
         name = _field_text(part.name).replace('"', "&quot;")
         yield f"V:{number + 1}{_clef(score, number)}" + (f' name="{name}"' if name else "")
@@ -186,7 +188,7 @@ class Pen:
     def mark(self, mark: Mark) -> str:
         """Write a mark that stands between notes, and heed it."""
         if mark.kind == "chord":
-            return f'"{mark.value}"'
+            return _NO_CHORD if mark.value == "N.C." else f'"{mark.value}"'
         if mark.kind == "tempo":
             return f"[Q:{tempo_text(mark.value, self.meter)}]"
         if mark.kind == "meter":
