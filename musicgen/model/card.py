@@ -15,12 +15,12 @@ from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.codecs import restored
 
 SEEDS_SHOWN = 5
 BARS_SHOWN = 8
-CHARACTERS_SHOWN = 300
-EVENTS_SHOWN = 40
+IDS_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,13 @@ def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
         ))  # fmt: skip
         return
     plain = PlainSampler(engine, codec, seen)
-    drawn = (plain.encoded(Wishes(), Noise(seed)) for seed in range(1, SEEDS_SHOWN + 1))
+    begun = [plain.draw_ids(Wishes(), Noise(seed), IDS_SHOWN) for seed in range(1, SEEDS_SHOWN + 1)]
     if manifest.codec.startswith("text"):
-        pieces = (codec.decode(one.ids, one.setting).piece for one in drawn)
-        texts = (str(piece)[:CHARACTERS_SHOWN].replace("```", "` ` `") for piece in pieces)
-        yield from _fenced(f"The first {CHARACTERS_SHOWN} characters", "text", texts)
-        return
-    names = codec.vocabulary.names
-    events = (" ".join(names[id_] for id_ in one.ids[:EVENTS_SHOWN]) for one in drawn)
-    yield from _fenced(f"The first {EVENTS_SHOWN} events", "text", events)
+        texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in begun]
+        fenced = (text.replace("```", "` ` `") for text in texts)
+    else:
+        fenced = (" ".join(codec.vocabulary.names[id_] for id_ in ids) for ids in begun)
+    yield from _fenced(f"The first {IDS_SHOWN} events", "text", fenced)
 
 
 def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:

@@ -52,12 +52,12 @@ class PlainSampler:
         )
         return Encoded(tuple(self.draw_ids(wishes, noise)), setting)
 
-    def draw_ids(self, wishes: Wishes, noise: Noise) -> list[int]:
-        """Draw the ids of one piece, to its end."""
+    def draw_ids(self, wishes: Wishes, noise: Noise, most: int | None = None) -> list[int]:
+        """Draw the ids of one piece, to its end, or only so many of them."""
         walk, state, filters = self.codec.walk(), self.engine.start(), wishes.filters
         ids, met = [BEGIN], list[int]()
         legal: tuple[int, ...] = ()
-        while not walk.done:
+        while not walk.done and (most is None or len(ids) <= most):
             logits, state = self.engine.step(ids[-1:], None, state)
             before, legal = legal, walk.legal()
             if legal is not before:  # a text offers the same thousands each time
