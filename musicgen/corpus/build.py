@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from musicgen.corpus.answers import take_answers, write_answers
 from musicgen.corpus.doctor import Report, duplicate
 from musicgen.corpus.learning import rewritten, taught
-from musicgen.corpus.sources import TuneFile, files
+from musicgen.corpus.sources import TuneFile, find
 from musicgen.corpus.split import (
     EXACT,
     PAIR,
@@ -61,8 +61,7 @@ from musicgen.corpus.workers import Limits
 from musicgen.errors import Mismatch, MusicgenError, Refusal
 from musicgen.files import explaining, new_folder, write_whole
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.codecs import CODECS
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.codecs import CODECS, DEFAULT
 
 REFUSALS_HELD: Final = 4096
 
@@ -101,9 +100,10 @@ def build(
     that changes nothing else.
     """
     names = tuple(str(source) for source in sources)
-    codec = codec or MeasuresCodec()
-    every = (file for source in names for file in files(source, suffixes=codec.suffixes))
-    task = Task(found := list(dict.fromkeys(every)), codec, limits or Limits())
+    codec = codec or CODECS[DEFAULT]
+    sought = [find(source, suffixes=codec.suffixes) for source in names]
+    found = list(dict.fromkeys(file for source in sought for file in source.files))
+    task = Task(found, codec, limits or Limits())
     keep = None if out else _Scratch()
     out = out or keep.folder / "data"  # type: ignore[union-attr]
     with new_folder(out, force=force) as staging, explaining(out):
@@ -114,6 +114,7 @@ def build(
             taken_over = _read(task, spools, out, _Teller(found, progress), executor, jobs)
             spools.close()
             report = _Writer(staging, task, spools, names).write(taken_over, least)
+            report = replace(report, passed_over=sum(source.passed_over for source in sought))
         finally:
             spools.end()
         shutil.rmtree(work)
@@ -168,7 +169,7 @@ def _read(
     todo = tell.biggest_first(set(range(len(task.files))) - taken)
     if executor is not None:
         read_by_executor(task, todo, spools.each[0], tell, executor)
-    elif jobs == 0 or CODECS.get(task.codec.name) is not task.codec:
+    elif jobs == 0 or type(CODECS.get(task.codec.name)) is not type(task.codec):
         read_here(task, todo, spools.each[0], tell)
     else:
         read_in_children(task, todo, spools.each[: max(1, len(todo))], tell)

@@ -19,6 +19,7 @@ class Report:
     remarks: Mapping[str, int]  # how many kept tunes have something odd, by its kind
     relations: Mapping[str, int]  # how many kept tunes are like an earlier one, by how
     files: int = 0
+    passed_over: int = 0  # other files, which are no tunes by their names
     taken_over: int = 0  # files that did not change since the build that this one replaces
     refusals: Sequence[Refusal] = field(default=(), compare=False)
 
@@ -42,7 +43,7 @@ class Report:
         return json.dumps({"found": self.found, "refused": self.refused, **told}, indent=1)
 
 
-_OF_THE_RUN = ("taken_over", "refusals")
+_OF_THE_RUN = ("passed_over", "taken_over", "refusals")
 
 
 def duplicate(row: Mapping[str, Any], first: Mapping[str, Any], higher: int) -> Refusal:
