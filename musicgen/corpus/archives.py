@@ -220,10 +220,15 @@ class _Counted:
     def __init__(self, file: Any, bound: _Bound) -> None:
         self._file = file
         self._bound = bound
+        self._ended = False
 
     def read(self, size: int) -> bytes:
-        """Read some bytes, no more than a piece at a time."""
-        return self._bound.take(self._file.read(min(size, _PIECE)))
+        """Read some bytes, no more than a piece at a time. Raises EOFError past the end."""
+        data = self._bound.take(self._file.read(min(size, _PIECE)))
+        if not data and self._ended:  # else a lying size is sought for hours
+            raise EOFError
+        self._ended = not data
+        return data
 
 
 @contextmanager

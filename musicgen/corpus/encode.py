@@ -61,6 +61,8 @@ def _answers(reading: Pieces[Any], name: str, codec: AnyCodec) -> Iterator[bytes
     pieces, refusals = reading
     for refusal in refusals:
         yield refused(refusal)
+    if not pieces and not refusals:
+        yield refused(Refusal("it holds no tune; it was left out", source=name, code="empty"))
     for number, piece in enumerate(pieces, 1):
         yield _encoded(piece, name, number, codec)
 

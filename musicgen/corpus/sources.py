@@ -87,12 +87,16 @@ class TuneFile:
         Before each part `starting` is told its name and number; those before the first are
         not read.
         """
+        holds_none = True
         try:
             for part in self.parts(suffixes):
                 if starting is not None:
                     starting(part.name, part.number)
+                holds_none = holds_none and part.read is None
                 if part.read is not None and part.number >= first:
                     yield part, _bytes_of(part)
+            if holds_none:
+                raise Refusal("it holds no file of tunes; it was left out", code="empty")
         except NotFound as fault:
             yield Part(self.name, 0, None), Refusal(str(fault), source=self.name, code="unreadable")
         except Refusal as fault:

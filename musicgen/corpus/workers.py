@@ -188,7 +188,7 @@ class _Reading:
         name, place = self._name, f"after {self._told} tunes" if self._told else ""
         rest = "the rest of it was left out" if self._told else "it was left out"
         self.is_over = name == self._file.name
-        self._move_on(name, self._member + 1)
+        self._move_on(self._file.name, self._member + 1)
         return Refusal(f"{death.why}; {rest}", source=name, place=place, code=death.code)
 
     def _move_on(self, name: str, member: int) -> None:
@@ -201,7 +201,6 @@ class Child:
     """The parent's end of one process."""
 
     def __init__(self, limits: Limits, codec: str) -> None:
-        self._limits = limits
         with tempfile.TemporaryFile() as complaints:
             self._process = _spawn(complaints)
             self._watch = _Watch(self._process.kill)
@@ -231,26 +230,21 @@ class Child:
         """End the process, whatever it does; another thread may call this."""
         self._process.kill()
 
-    def bury(self) -> tuple[int, int]:
-        """End it and wait; return the exit status, below 0 for a signal, and its most memory."""
+    def bury(self) -> int:
+        """End it and wait; return its exit status, below 0 for a signal."""
         self._watch.stop()
         self._process.kill()
-        most = 0
-        if hasattr(os, "wait4"):
-            with contextlib.suppress(ChildProcessError):  # who killed it may have waited for it
-                _, status, usage = os.wait4(self._process.pid, 0)
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                most = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        status = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 _open(pipe).close()
-        return self._process.wait(), most
+        return status
 
     def _death(self) -> _Died:
-        status, memory = self.bury()
+        status = self.bury()
         if self._watch.has_bitten or status in _OUT_OF_TIME:
             return _Died("too-slow", "reading took longer than its limit")
-        if status == _OUT_OF_MEMORY or memory > self._limits.memory_bytes // 2:
+        if status == _OUT_OF_MEMORY:
             return _Died("memory", "reading took more memory than its limit")
         return _Died("crashed", f"the program that reads it died ({_named(status)})")
 
