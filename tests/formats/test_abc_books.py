@@ -153,7 +153,7 @@ def test_parts_as_they_are_written() -> None:
     score = Score(notes, marks, parts, "Trio").canonical()
     assert comes_back(score)
     assert abc.render(score) == (
-        "X:1\nT:Trio\nM:4/4\nL:1/8\nQ:1/4=90\n"
+        "X:1\nT:Trio\nM:4/4\nL:1/8\nQ:1/4=90\n%%continueall 1\n"
         'V:1 name="Flute &quot;1&quot;"\nV:2 clef=bass name="Bass"\nV:3 clef=bass name="Kit"\nK:F\n'
         'V:1\n%%MIDI program 73\n|: "F"c4 d4 | [K:C]c8 :|\n'
         "V:2\n%%MIDI program 32\n%%MIDI beat 100 100 100 1\n|: [C,-G,]4 C,4 | [K:C]z8 :|\n"
@@ -167,10 +167,16 @@ def test_a_single_part_has_no_voice_field_and_keeps_its_name() -> None:
     assert comes_back(score)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(strategies.scores(4))
 def test_reading_undoes_writing_of_several_parts(score: Score) -> None:
     assume(score.notes)
+    assert comes_back(score.canonical())
+
+
+@settings(max_examples=40, deadline=None)
+@given(strategies.bands(16))
+def test_reading_undoes_writing_of_bands(score: Score) -> None:
     assert comes_back(score.canonical())
 
 
