@@ -83,7 +83,8 @@ class Spool:
             self._spill()
 
     def _spill(self) -> None:
-        pairs = np.sort(np.concatenate([np.zeros(0, PAIR), *self._pairs]), order="gram")
+        pairs = np.concatenate([np.zeros(0, PAIR), *self._pairs])
+        pairs = pairs[np.argsort(pairs["gram"])]
         edges = np.arange(BUCKETS, dtype=np.uint64) * np.uint64(2**64 // BUCKETS)
         starts = np.searchsorted(pairs["gram"], edges)
         for bucket, some in enumerate(np.split(pairs, starts[1:])):
