@@ -18,6 +18,7 @@ drums are refused. A score that came from frames loses nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from musicgen import formats
@@ -111,7 +112,7 @@ class FramesCodec(ScoreCodec):
     def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
         """Read all tunes of a file's bytes, repeats played out."""
         scores, refusals = formats.parse(data, suffix, source)
-        return tuple(score.unfolded() for score in scores), refusals
+        return tuple(map(_as_heard, scores)), refusals
 
     def encode(self, piece: Score) -> Encoded:
         """Write a score, played out, as ids. Raises Refusal for drums."""
@@ -152,6 +153,16 @@ class FramesCodec(ScoreCodec):
         """Start a piece."""
         del setting
         return FramesWalk(MOST_IDS if strict else None)
+
+
+def _as_heard(score: Score) -> Score:
+    """Play repeats out and leave out the bar lines, which a repeat may split: a roll has none."""
+    played = score.unfolded()
+    kept = [mark for mark in played.marks if mark.kind in ("key", "tempo")]
+    kept += [mark for mark in played.of("meter") if mark.onset == 0]
+    if played.end:
+        kept.append(Mark(played.end, "bar"))
+    return replace(played, marks=tuple(kept))
 
 
 class FramesWalk(PlainWalk):

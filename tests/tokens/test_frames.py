@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from musicgen import formats
 from musicgen.errors import Refusal
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.tokens.codec import Decoded, Setting, first_illegal
@@ -118,6 +119,16 @@ def test_a_shorter_frame_keeps_more() -> None:
 def test_repeats_are_played_out() -> None:
     score = Score((Note(0, 60, 24), Note(24, 62, 24)), (Mark(48, "repeat_end", 2),))
     assert names(score).count("frame") == 4
+
+
+def test_a_file_is_read_with_its_repeats_played_out() -> None:
+    book = b"X:1\nM:6/8\nL:1/8\nK:G\n|:D|GAB c2A|G3 G2:|\n"
+    (score,), refusals = CODEC.read(book, ".abc")
+    assert not refusals
+    assert len(score.notes) == 2 * 8
+    assert [mark.onset for mark in score.of("bar")] == [score.end]
+    (written,), _ = formats.parse(book, ".abc")
+    assert CODEC.encode(score).ids == CODEC.encode(written).ids
 
 
 def test_parts_sound_as_one_and_drums_are_refused() -> None:
