@@ -52,7 +52,7 @@ def main() -> None:
         if options.truth or not options.speed:
             truth(paths)
         if options.speed or not options.truth:
-            speed(paths, options.rival, rounds=2 if options.toy else 5)
+            speed(paths, options.rival, rounds=1 if options.toy else 3)
 
 
 def made(cache: Path, count: int | None) -> Iterator[Path]:

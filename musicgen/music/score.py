@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -160,7 +160,8 @@ class Score:
     @cached_property
     def end(self) -> int:
         """The step at which the written tune ends."""
-        ends = [note.end for note in self.notes] + [mark.onset for mark in self.marks]
+        ends = [note.onset + note.duration for note in self.notes]
+        ends += [mark.onset for mark in self.marks]
         return max(ends + [mark.value.end for mark in self.of("ending")], default=0)
 
     def pitch_weights(self) -> list[int]:
@@ -470,14 +471,16 @@ def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
     return kept
 
 
-def _one_velocity(notes: Iterable[Note]) -> Iterator[Note]:
+def _one_velocity(notes: Sequence[Note]) -> Iterator[Note]:
     counts: dict[int, Counter[int]] = {}
-    for note in notes:
-        counts.setdefault(note.part, Counter())[note.velocity] += 1
+    for (part, velocity), count in Counter([(n.part, n.velocity) for n in notes]).items():
+        counts.setdefault(part, Counter())[velocity] = count
     # of equally frequent velocities the lowest, so that the order of notes decides nothing
     chosen = {part: min(c, key=lambda v: (-c[v], v)) for part, c in counts.items()}
     return (
-        note if note.velocity == chosen[note.part] else replace(note, velocity=chosen[note.part])
+        note
+        if note.velocity == chosen[note.part]
+        else Note(note.onset, note.pitch, note.duration, chosen[note.part], note.part)
         for note in notes
     )
 

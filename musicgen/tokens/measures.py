@@ -73,6 +73,7 @@ _REST: Final = (MEASURES.id("rest"),)
 _HOLD: Final = (MEASURES.id("hold"),)
 
 
+@lru_cache(maxsize=4096)
 def _id(kind: str, value: Value = None) -> int:
     """Return the id of an event. Raises Refusal where the table has none."""
     event = Event(kind, value)
