@@ -97,6 +97,7 @@ FILES: dict[str, bytes | str] = {
     "silent.mid": midi(b"\x00\xc0\x05"),
     "damaged.mid": struct.pack(">4sIHHH", b"MThd", 6, 0, 1, 0) + b"MTrk\0\0\0\4\0\xff\x2f\0",
     "live.mid": live(),
+    "hanging.mid": midi(*(note(60 + n * n % 11, 0, 240) for n in range(64)), b"\x00\x90\x40\x50"),
     "broken.musicxml": b"<score-partwise><part></score-partwise>",
     "long-bar.abc": tune(120, music(120).replace("|", "A|", 3).replace("A|", "|", 2)),
     "short-bar.abc": tune(121, "|".join((music(121)[:6], music(121)[7:11], music(121)[14:]))),
@@ -134,6 +135,7 @@ DEFECTS = (
     Defect("wide.abc", "tune 1 ", "range", "spans 60 semitones, from C2 to C7", False),
     Defect("title.abc", "tune 1 ''", "title", "there is none", False),
     Defect("meter.abc", "tune 1 ", "meter", "4/4 was taken", False),
+    Defect("hanging.mid", "tune 1 ", "repaired", "1 x hanging-note", False),
     Defect("short.abc", "tune 1 ", "short", "it has 6 notes", False),
 )
 RELATIVES = {  # which are like which, and how

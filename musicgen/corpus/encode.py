@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from musicgen.corpus.archives import Part
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.traits import described
 from musicgen.errors import MusicgenError, Refusal
-from musicgen.formats import Reading
+from musicgen.formats import BY_SUFFIX, Reading, midi
 from musicgen.music.score import Score
-from musicgen.tokens.codec import AnyCodec, Pieces
+from musicgen.tokens.codec import AnyCodec, Pieces, ScoreCodec
 
 Piece = Score | str
 
@@ -49,7 +49,8 @@ def encode_file(
 def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
     """Answer for one part; memory that is short is the caller's to tell."""
     try:
-        yield from _answers(codec.read(data, part.suffix, part.name), part.name, codec)
+        reading, repairs = _read(data, part, codec)
+        yield from _answers(reading, part.name, codec, repairs)
     except MemoryError:
         raise
     except Exception as fault:  # noqa: BLE001 - a reader's mistake costs the file, not the build
@@ -57,14 +58,27 @@ def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
         yield refused(Refusal(message, source=part.name, code="crashed"))
 
 
-def _answers(reading: Pieces[Any], name: str, codec: AnyCodec) -> Iterator[bytes]:
+def _read(data: bytes, part: Part, codec: AnyCodec) -> tuple[Pieces[Any], list[str]]:
+    """Read a file's pieces, and say what had to be repaired in it."""
+    form = BY_SUFFIX.get(part.suffix.lower())
+    is_plain = getattr(type(codec), "read", None) is ScoreCodec.read
+    if form is None or form.parse is not midi.parse or not is_plain:
+        return codec.read(data, part.suffix, part.name), []
+    found = midi.inspect(data, part.name)
+    told = [f"repaired: {count} x {kind}" for kind, count in (found.repairs or {}).items()]
+    return (found.scores, found.refusals), sorted(told)
+
+
+def _answers(
+    reading: Pieces[Any], name: str, codec: AnyCodec, repairs: Sequence[str] = ()
+) -> Iterator[bytes]:
     pieces, refusals = reading
     for refusal in refusals:
         yield refused(refusal)
     if not pieces and not refusals:
         yield refused(Refusal("it holds no tune; it was left out", source=name, code="empty"))
     for number, piece in enumerate(pieces, 1):
-        yield _encoded(piece, name, number, codec)
+        yield _encoded(piece, name, number, codec, repairs if number == 1 else ())
 
 
 def refused(refusal: Refusal) -> bytes:
@@ -73,11 +87,14 @@ def refused(refusal: Refusal) -> bytes:
     return json.dumps({"refusal": {name: getattr(refusal, name) for name in names}}).encode()
 
 
-def _encoded(piece: Piece, name: str, number: int, codec: AnyCodec) -> bytes:
+def _encoded(
+    piece: Piece, name: str, number: int, codec: AnyCodec, repairs: Sequence[str]
+) -> bytes:
     try:
         row = _row(piece, codec)
     except MusicgenError as fault:
         return refused(_not_encoded(fault, name, number, piece))
+    row["remarks"] += repairs
     return json.dumps({"tune": {**row, "source": name, "number": number}}).encode()
 
 

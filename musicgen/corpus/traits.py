@@ -27,6 +27,7 @@ REMARKS: Final = {
     "key": "no key is given; C major was taken",
     "meter": "no meter is given; 4/4 was taken",
     "short": "it has fewer than eight notes",
+    "repaired": "a MIDI file needed repair: formats.midi.REPAIRS says of which kinds",
     "lost": "the codec has no event for some of it, which is left out",
 }
 SHARED_CHARACTERS: Final = 200  # consecutive ones that make two texts relatives
