@@ -8,9 +8,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import groupby, pairwise
-from operator import itemgetter
+from functools import cache, lru_cache, partial
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 from musicgen.music.score import Note, Score, jumps, passages
@@ -290,9 +289,12 @@ def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
     """
     found: list[_Line] = []
     for together in _starting_together(notes):
-        free = [line for line in found if line.end <= together[0].onset]
-        if len(together) == 1 and len(free) == 1:
-            free[0].add(together[0])
+        onset = together[0].onset
+        free = [line for line in found if line.end <= onset]
+        if len(together) == 1 and free:
+            chord = together[0]
+            line = free[0] if len(free) == 1 else min(free, key=partial(_Line.cost, chord=chord))
+            line.add(chord)
             continue
         for chord, line in _nearest_pairs(together, free):
             line.add(chord)
@@ -327,13 +329,20 @@ def _starting_together(notes: Iterable[Note]) -> Iterator[list[Chord]]:
     """Yield the chords of each onset, the highest first."""
     ordered = sorted([(note.onset, note.duration, -note.pitch) for note in notes])
     together: list[Chord] = []
-    for (onset, duration), same in groupby(ordered, key=itemgetter(0, 1)):
-        if together and together[0].onset != onset:
-            yield sorted(together, key=_from_the_top)
+    now = length = -1
+    pitches: list[int] = []
+    for onset, duration, pitch in ordered:
+        if onset == now and duration == length:
+            pitches.append(-pitch)
+            continue
+        if pitches:
+            together.append(Chord(now, length, tuple(pitches)))
+        if together and onset != now:
+            yield together if len(together) == 1 else sorted(together, key=_from_the_top)
             together = []
-        together.append(Chord(onset, duration, tuple([-pitch for _, _, pitch in same])))
-    if together:
-        yield sorted(together, key=_from_the_top)
+        now, length, pitches = onset, duration, [-pitch]
+    if pitches:
+        yield sorted([*together, Chord(now, length, tuple(pitches))], key=_from_the_top)
 
 
 def _from_the_top(chord: Chord) -> tuple[int, int]:
