@@ -486,13 +486,16 @@ def _one_velocity(notes: Sequence[Note]) -> Iterator[Note]:
 
 
 def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
-    """Drop marks that repeat the key, meter or tempo that already holds, and doubled marks."""
+    """Drop doubled marks, then those that repeat the key, meter or tempo that already holds."""
+    single = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
     holds: dict[MarkKind, Any] = {}
-    kept: dict[tuple[int, MarkKind], Mark] = {}
-    for mark in sorted(marks, key=lambda m: m.sort_key):
-        if mark.kind in ("key", "meter", "tempo"):
-            if holds.get(mark.kind) == mark.value:
-                continue
-            holds[mark.kind] = mark.value
-        kept[mark.onset, mark.kind] = mark
-    return tuple(kept.values())
+    return tuple(mark for mark in single.values() if not _echoes(mark, holds))
+
+
+def _echoes(mark: Mark, holds: dict[MarkKind, Any]) -> bool:
+    """Tell whether a mark says what holds, and keep what it says."""
+    if mark.kind not in ("key", "meter", "tempo"):
+        return False
+    known = mark.kind in holds and holds[mark.kind] == mark.value
+    holds[mark.kind] = mark.value
+    return known

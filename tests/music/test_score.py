@@ -95,6 +95,13 @@ def test_canonical_writes_what_was_silent() -> None:
     assert score.meter == Meter(4, 4)
 
 
+def test_canonical_drops_a_meter_that_is_taken_back_at_once() -> None:
+    meters = (Mark(0, "meter", Meter(8, 4)), *(Mark(96, "meter", Meter(n, 4)) for n in (14, 8)))
+    score = Score(line(60, 62, 64, 65), meters).canonical()
+    assert [mark.onset for mark in score.of("meter")] == [0]
+    assert score.canonical() == replace(score).canonical()
+
+
 def test_canonical_ends_a_note_where_its_pitch_starts_again() -> None:
     doubled = Score((Note(0, 60, 96), Note(48, 60, 48), Note(0, 60, 24, 90)))
     assert [(n.onset, n.duration) for n in doubled.canonical().notes] == [(0, 48), (48, 48)]
