@@ -29,6 +29,7 @@ from musicgen.formats import abc, midi
 
 SLOW: Final = 10.0  # seconds
 BAD: Final = ("crashed", "too-slow", "memory")
+MOST_ALIKE: Final = 5  # findings of one kind that are cut down and kept
 MOST: Final = 60_000  # bytes of a mutant's parent
 ABC_TOKENS: Final = (
     *"[1 [2 [3 :: | ( ) (3 (9 (3:2:4 { } {/ [ ] [CEG] ^ _ = ^^ __ ' , / // 0 - > <".split(),
@@ -153,11 +154,12 @@ def seeds(count: int, chance: random.Random) -> dict[str, list[bytes]]:
 class Fuzzer:
     """Reads mutants and keeps what is wrong with them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, out: Path = Path("fuzz-findings")) -> None:
         self.counts: Counter[str] = Counter()
         self.slowest = 0.0
         self.findings: list[Finding] = []
         self._path = folder
+        self._out = out
 
     def read(self, reader: Reader, data: bytes, suffix: str) -> str:
         """Return what is wrong with the reading of a mutant, "" if nothing."""
@@ -179,10 +181,14 @@ class Fuzzer:
     def try_one(self, reader: Reader, data: bytes, suffix: str) -> None:
         """Read a mutant; keep the least of it that still does what it does."""
         what = self.read(reader, data, suffix)
-        if what and what not in {finding.what for finding in self.findings}:
+        if what and self._alike(suffix, what) < MOST_ALIKE:
             least = self._least(reader, data, suffix, what)
             self.findings.append(Finding(least, suffix, what))
             print(f"found: {what} ({suffix}, {len(least)} of {len(data)} bytes)", flush=True)
+            keep(self.findings[-1], len(self.findings), self._out)
+
+    def _alike(self, suffix: str, what: str) -> int:
+        return sum((known.suffix, known.what) == (suffix, what) for known in self.findings)
 
     def _least(self, reader: Reader, data: bytes, suffix: str, what: str) -> bytes:
         """Leave out piece after piece, each time a smaller one."""
@@ -206,7 +212,7 @@ def run(options: argparse.Namespace) -> Fuzzer:
     parents = seeds(8 if options.toy else 300, chance)
     stop = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder, Reader(Limits()) as reader:
-        fuzzer = Fuzzer(Path(folder))
+        fuzzer = Fuzzer(Path(folder), options.out)
         for number in range(options.mutants or sys.maxsize):
             if time.monotonic() > stop:
                 break
@@ -215,13 +221,12 @@ def run(options: argparse.Namespace) -> Fuzzer:
     return fuzzer
 
 
-def keep(findings: Sequence[Finding], folder: Path) -> None:
-    """Write what was found, a file each."""
-    for number, finding in enumerate(findings):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"found-{number:03}{finding.suffix}"
-        path.write_bytes(finding.data)
-        print(f"{path}: {finding.what}")
+def keep(finding: Finding, number: int, folder: Path) -> None:
+    """Write what was found as a file, at once: a long run may be cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"found-{number:03}{finding.suffix}"
+    path.write_bytes(finding.data)
+    print(f"{path}: {finding.what}", flush=True)
 
 
 def main() -> None:
@@ -241,7 +246,6 @@ def main() -> None:
     print(f"{answers:,} answers in {took:.0f} s, the slowest file {fuzzer.slowest:.2f} s")
     print(f"ratio of answers that are kept: {fuzzer.counts['kept'] / max(1, answers):.2f}")
     print(", ".join(f"{count:,} {code}" for code, count in fuzzer.counts.most_common()))
-    keep(fuzzer.findings, options.out)
     raise SystemExit(bool(fuzzer.findings))
 
 
