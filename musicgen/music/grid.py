@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from itertools import pairwise
+from itertools import groupby, islice, pairwise
+from operator import add, itemgetter, le
 from typing import Final, Literal, NamedTuple
 
 from musicgen.music.score import Note, Score, jumps, passages
@@ -68,7 +69,7 @@ class Piece:
     closes: bool = False
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def pieces(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
     """Say how the segments between offsets (ascending, in steps) are written.
 
@@ -277,6 +278,7 @@ class Chord(NamedTuple):
         return self.onset + self.duration
 
 
+_ONSET: Final = itemgetter(0)
 _GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
 
 
@@ -287,8 +289,11 @@ def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
     free voice whose last chord is nearest in pitch, one that has just ended before one that rests;
     what finds none free opens a new voice, higher notes first.
     """
+    chords = _chords(list(notes))
+    if _one_after_another(chords):
+        return (tuple(chords),) if chords else ()
     found: list[_Line] = []
-    for together in _starting_together(notes):
+    for together in _starting_together(chords):
         onset = together[0].onset
         free = [line for line in found if line.end <= onset]
         if len(together) == 1 and free:
@@ -325,24 +330,37 @@ class _Line:
         return away + (2 * _GAP_COST if self.end < chord.onset else 0)
 
 
-def _starting_together(notes: Iterable[Note]) -> Iterator[list[Chord]]:
-    """Yield the chords of each onset, the highest first."""
-    ordered = sorted([(note.onset, note.duration, -note.pitch) for note in notes])
-    together: list[Chord] = []
+def _chords(notes: Sequence[Note]) -> Sequence[Chord]:
+    """Join the notes that start and end together; in order of onset, the shortest first."""
+    onsets = [note.onset for note in notes]
+    durations = [note.duration for note in notes]
+    if all(map(le, map(add, onsets, durations), islice(onsets, 1, None))):  # a single line
+        return list(map(Chord, onsets, durations, zip([note.pitch for note in notes])))
+    found: list[Chord] = []
     now = length = -1
     pitches: list[int] = []
-    for onset, duration, pitch in ordered:
+    falling = [-note.pitch for note in notes]
+    for onset, duration, pitch in sorted(zip(onsets, durations, falling, strict=True)):
         if onset == now and duration == length:
             pitches.append(-pitch)
             continue
         if pitches:
-            together.append(Chord(now, length, tuple(pitches)))
-        if together and onset != now:
-            yield together if len(together) == 1 else sorted(together, key=_from_the_top)
-            together = []
+            found.append(Chord(now, length, tuple(pitches)))
         now, length, pitches = onset, duration, [-pitch]
-    if pitches:
-        yield sorted([*together, Chord(now, length, tuple(pitches))], key=_from_the_top)
+    found.append(Chord(now, length, tuple(pitches)))
+    return found
+
+
+def _one_after_another(chords: Sequence[Chord]) -> bool:
+    """Tell whether no chord starts before the one before it has ended."""
+    return all(now + length <= after for (now, length, _), (after, _, _) in pairwise(chords))
+
+
+def _starting_together(chords: Iterable[Chord]) -> Iterator[list[Chord]]:
+    """Yield the chords of each onset, the highest first."""
+    for _, same in groupby(chords, key=_ONSET):
+        together = list(same)
+        yield together if len(together) == 1 else sorted(together, key=_from_the_top)
 
 
 def _from_the_top(chord: Chord) -> tuple[int, int]:

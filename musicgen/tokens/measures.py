@@ -94,15 +94,17 @@ class _Voice:
     def of(cls, part: int, number: int, chords: Iterable[Chord], ends: Sequence[int]) -> _Voice:
         """Share the chords, which are in order, out to the bars, of which the ends are given."""
         inside: dict[int, list[Chord]] = {}
-        bar = 0
+        bar = limit = 0
         for chord in chords:
-            while ends[bar] <= chord.onset:
-                bar += 1
-            inside.setdefault(bar, []).append(chord)
-            last = bar
-            while ends[last] < chord.end:  # it goes on over a bar line
-                last += 1
-                inside.setdefault(last, []).append(chord)
+            onset, duration, _ = chord
+            if onset >= limit or not inside:
+                bar = bisect_right(ends, onset)
+                limit = ends[bar]
+                here = inside.setdefault(bar, [])
+            here.append(chord)
+            if onset + duration > limit:  # it goes on over a bar line
+                for later in range(bar + 1, bisect_left(ends, onset + duration) + 1):
+                    inside.setdefault(later, []).append(chord)
         return cls(part, number, inside)
 
 
@@ -118,19 +120,23 @@ class _Writer:
         for mark in score.marks:
             self.marks.setdefault(mark.onset, []).append(mark)
         self.changing = sorted({m.onset for m in score.marks if m.kind in _CHANGES})
+        self.heads = [_Heads(part.is_drums, tonic_pitch) for part in score.parts]
         self.ending_ends = {mark.value.end for mark in score.of("ending")}
 
-    def ids(self) -> Iterator[int]:
-        """Yield the ids of the whole tune."""
-        yield _id("meter", str(self.score.meter))
-        yield _id("mode", self.score.key.mode)
-        yield _id("rhythm", rhythm_event(self.score.rhythm))
-        yield _id("parts", len(self.score.parts))
+    def ids(self) -> list[int]:
+        """Return the ids of the whole tune."""
+        found = [
+            _id("meter", str(self.score.meter)),
+            _id("mode", self.score.key.mode),
+            _id("rhythm", rhythm_event(self.score.rhythm)),
+            _id("parts", len(self.score.parts)),
+        ]
         for index, bar in enumerate(self.bars):
-            yield from self.opening(bar)
-            yield from self.lines(index, bar)
-            yield from self.closing(bar)
-        yield _id("end")
+            found += self.opening(bar)
+            self.lines(found, index, bar)
+            found += self.closing(bar)
+        found.append(_id("end"))
+        return found
 
     def opening(self, bar: Bar) -> Iterator[int]:
         """Yield what stands before a bar's first note."""
@@ -164,9 +170,8 @@ class _Writer:
         elif bar.end in self.ending_ends:
             yield _id("ending_end")
 
-    def lines(self, index: int, bar: Bar) -> list[int]:
-        """Return a bar's notes: part 0's first voice always, others where they sound."""
-        found: list[int] = []
+    def lines(self, found: list[int], index: int, bar: Bar) -> None:
+        """Write a bar's notes: part 0's first voice always, others where they sound."""
         part = 0
         for place, voice in enumerate(self.voices):
             chords = voice.inside.get(index)
@@ -179,7 +184,6 @@ class _Writer:
                 found.append(_id("voice", voice.number))
             cuts = self.cuts(bar) if place == 0 else []
             self.line(found, bar, self.segments(part, chords or (), bar), cuts)
-        return found
 
     def cuts(self, bar: Bar) -> list[int]:
         """Return the steps inside a bar where a key, meter or chord symbol changes."""
@@ -189,24 +193,16 @@ class _Writer:
     def segments(self, part: int, chords: Iterable[Chord], bar: Bar) -> list[tuple[int, Ids]]:
         """Cut a bar of one voice where its chords start and end: each step, and the ids there."""
         found: list[tuple[int, Ids]] = []
-        now = bar.start
-        for chord in chords:
-            onset, duration, pitches = chord
+        start = now = bar.start
+        heads = self.heads[part]
+        for onset, duration, pitches in chords:
             if onset > now:
                 found.append((now, _REST))
-            if onset >= bar.start:
-                found.append((onset, self.pitches(part, pitches)))
-            else:
-                found.append((bar.start, _HOLD))
+            found.append((onset, heads[pitches]) if onset >= start else (start, _HOLD))
             now = onset + duration
         if now < bar.end:
             found.append((now, _REST))
         return found
-
-    def pitches(self, part: int, pitches: Ids) -> Ids:
-        """Return the ids of a chord's pitches."""
-        kind, zero = ("drum", 0) if self.score.parts[part].is_drums else ("pitch", self.tonic_pitch)
-        return _pitch_ids(kind, zero, pitches)
 
     def line(
         self, found: list[int], bar: Bar, segments: list[tuple[int, Ids]], cuts: list[int]
@@ -242,7 +238,7 @@ def _cut(segments: Iterable[tuple[int, Ids]], cuts: Sequence[int]) -> Iterator[t
     yield from ((step, _REST if last == _REST else _HOLD) for step in rest)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def _values(offsets: tuple[int, ...]) -> tuple[tuple[int, Ids], ...]:
     """Return the values that write segments: of which segment, and the ids before its head."""
     return tuple(
@@ -261,9 +257,16 @@ def _tuplet_id(tuplet: Tuplet) -> int:
     return MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
 
 
-@lru_cache(maxsize=65536)
-def _pitch_ids(kind: str, zero: int, pitches: Ids) -> Ids:
-    return tuple(_id(kind, pitch - zero) for pitch in pitches)
+class _Heads(dict[Ids, Ids]):
+    """The ids of each chord's pitches in one part, made when they are asked for first."""
+
+    def __init__(self, is_drums: bool, tonic_pitch: int) -> None:
+        super().__init__()
+        self.kind, self.zero = ("drum", 0) if is_drums else ("pitch", tonic_pitch)
+
+    def __missing__(self, pitches: Ids) -> Ids:
+        self[pitches] = ids = tuple(_id(self.kind, pitch - self.zero) for pitch in pitches)
+        return ids
 
 
 def _voices(score: Score, bar_ends: Sequence[int]) -> tuple[_Voice, ...]:
