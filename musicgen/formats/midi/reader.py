@@ -27,7 +27,7 @@ from musicgen.formats.midi.words import (
 )
 from musicgen.music.grid import to_steps
 from musicgen.music.performed import PERFORMED_QPM
-from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Note, Part, Score
+from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Note, Part, Score, notes_of
 from musicgen.music.theory import find_key
 
 MAX_MILLISECONDS: Final = 6 * 3_600_000  # of a performance
@@ -182,10 +182,7 @@ def _quantised(
 
 def _notes(part: int, onsets: Any, durations: Any, notes: Notes) -> list[Note]:
     columns = (onsets, notes.pitches, durations, notes.velocities)
-    return [
-        Note(onset, pitch, duration, velocity, part)
-        for onset, pitch, duration, velocity in zip(*(c.tolist() for c in columns), strict=True)
-    ]
+    return list(notes_of([*(column.tolist() for column in columns), [part] * len(onsets)]))
 
 
 class _Marks:
