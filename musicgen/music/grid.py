@@ -57,6 +57,7 @@ TUPLETS: Final = tuple(
     for p, q in ((3, 2), (2, 3), (4, 3), (5, 4), (5, 3), (5, 6), (7, 4), (7, 6), (7, 8), (9, 8))
     for unit in (6, 12, 24, 48, 96)
 )
+_WIDEST: Final = max(tuplet.steps for tuplet in TUPLETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,67 +80,116 @@ def pieces(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
     lengths = [after - before for before, after in pairwise(offsets)]
     if all(length % GRAIN == 0 for length in lengths):
         return tuple(Piece(i, value) for i, length in enumerate(lengths) for value in split(length))
-    best: dict[int, tuple[int, tuple[Piece, ...], int]] = {offsets[0]: (0, (), -1)}
+    best: dict[int, tuple[int, int, Tuplet | None]] = {offsets[0]: (0, -1, None)}
+    places = _bits(offsets)
     for here in range(offsets[0], offsets[-1]):
         if here not in best:
             continue
-        for stop, cost, written in _next_pieces(offsets, here):
+        for stop, cost, tuplet in _next_pieces(offsets, here, _ahead(places, here - offsets[0])):
             total = best[here][0] + cost
             if stop not in best or total < best[stop][0]:
-                best[stop] = (total, written, here)
-    return _walk_back(best, offsets[-1])
+                best[stop] = (total, here, tuplet)
+    return tuple(_walk_back(offsets, {stop: (here, t) for stop, (_, here, t) in best.items()}))
 
 
-def _walk_back(best: dict[int, tuple[int, tuple[Piece, ...], int]], stop: int) -> tuple[Piece, ...]:
-    groups = []
-    while best[stop][2] >= 0:
-        _, written, start = best[stop]
-        groups.append(written)
-        stop = start
-    return tuple(piece for group in reversed(groups) for piece in group)
+def _bits(offsets: tuple[int, ...]) -> bytes:
+    """Return one bit a step, from the first offset on: whether an offset is there."""
+    bits = bytearray((offsets[-1] - offsets[0]) // 8 + 1)
+    for offset in offsets:
+        byte, bit = divmod(offset - offsets[0], 8)
+        bits[byte] |= 1 << bit
+    return bytes(bits)
+
+
+def _ahead(places: bytes, at: int) -> int:
+    """Return the bits from a step on, as far as a tuplet may reach; the first is bit 0."""
+    byte, bit = divmod(at, 8)
+    window = int.from_bytes(places[byte : byte + _WIDEST // 8 + 2], "little") >> bit
+    return window & ((1 << _WIDEST) - 1)
+
+
+def _walk_back(
+    offsets: tuple[int, ...], ways: dict[int, tuple[int, Tuplet | None]]
+) -> Iterator[Piece]:
+    """Yield the pieces of the way that leads to the last offset."""
+    stops = [offsets[-1]]
+    while stops[-1] != offsets[0]:
+        stops.append(ways[stops[-1]][0])
+    for here, stop in pairwise(reversed(stops)):
+        tuplet = ways[stop][1]
+        if tuplet is None:
+            yield Piece(bisect_right(offsets, here) - 1, stop - here)
+        else:
+            yield from _group(offsets, here, tuplet)
 
 
 def _next_pieces(
-    offsets: tuple[int, ...], here: int
-) -> Iterator[tuple[int, int, tuple[Piece, ...]]]:
-    """Yield (stop, cost, pieces) for each plain value and each tuplet that may start here.
+    offsets: tuple[int, ...], here: int, ahead: int
+) -> Iterator[tuple[int, int, Tuplet | None]]:
+    """Yield (stop, cost, tuplet) for each plain value and each tuplet that may start here.
 
     Of the plain values: the first of the segment's own split, and those that reach a half beat.
+    Of the tuplets: those that some offset ahead (bit n: n steps from here) needs and all allow.
     """
     segment = bisect_right(offsets, here) - 1
     room = offsets[segment + 1] - here
+    longest, into = split(room)[0], here - offsets[0]
     for value in PLAIN[: bisect_right(PLAIN, room)]:
-        if value == split(room)[0] or (here + value - offsets[0]) % 24 == 0:
+        if value == longest or (into + value) % 24 == 0:
             signs = _CRUMB_SIGNS if value < GRAIN else 1
-            yield here + value, _SIGN_COST * signs, (Piece(segment, value),)
-    for rank, tuplet in enumerate(TUPLETS):
-        if here + tuplet.steps <= offsets[-1] and (group := _group(offsets, here, tuplet)):
-            yield here + tuplet.steps, _SIGN_COST * (len(group) + 1) + rank, group
+            yield here + value, _SIGN_COST * signs, None
+    if not ahead & _off_grain(_WIDEST):
+        return
+    for rank, (tuplet, steps, needing, denying) in enumerate(_tuplet_masks()):
+        if ahead & needing and not ahead & denying and here + steps <= offsets[-1]:
+            inner = offsets[segment + 1 : bisect_left(offsets, here + steps)]
+            signs = 1 + sum(len(split(value)) for value in _values(inner, here, tuplet))
+            yield here + steps, _SIGN_COST * signs + rank, tuplet
 
 
-def _group(offsets: tuple[int, ...], here: int, tuplet: Tuplet) -> tuple[Piece, ...] | None:
-    """Write what lies in a tuplet that starts here, or None where none is needed or none fits."""
-    stop = here + tuplet.steps
-    inner = offsets[bisect_right(offsets, here) : bisect_left(offsets, stop)]
-    if all((offset - here) % GRAIN == 0 for offset in inner):
-        return None
-    edges = [0]
-    for offset in (*inner, stop):
-        nominal = tuplet.written(offset - here)
-        if nominal is None or nominal <= edges[-1]:
-            return None
-        edges.append(nominal)
+@cache
+def _off_grain(steps: int) -> int:
+    """Return the bits of the offsets that plain values do not reach."""
+    return sum(1 << step for step in range(1, steps) if step % GRAIN)
+
+
+@cache
+def _tuplet_masks() -> tuple[tuple[Tuplet, int, int, int], ...]:
+    """Return each tuplet, its steps, the offsets that need it, and those that it cannot write."""
+    return tuple(
+        (t, t.steps, _off_grain(t.steps), sum(1 << n for n, at in enumerate(_written(t)) if at < 0))
+        for t in TUPLETS
+    )
+
+
+@cache
+def _written(tuplet: Tuplet) -> tuple[int, ...]:
+    """Return the written offset for each step of a tuplet, -1 where there is none."""
+    found = map(tuplet.written, range(tuplet.steps))
+    return tuple(-1 if nominal is None else nominal for nominal in found)
+
+
+def _values(inner: Sequence[int], here: int, tuplet: Tuplet) -> Iterator[int]:
+    """Yield what is written between the offsets inside of a tuplet that starts here."""
+    written, before = _written(tuplet), 0
+    for offset in inner:
+        nominal = written[offset - here]
+        yield nominal - before
+        before = nominal
+    yield tuplet.nominal - before
+
+
+def _group(offsets: tuple[int, ...], here: int, tuplet: Tuplet) -> Iterator[Piece]:
+    """Write what lies in a tuplet that starts here, and that it can write."""
     first = bisect_right(offsets, here) - 1
+    inner = offsets[first + 1 : bisect_left(offsets, here + tuplet.steps)]
     values = [
         (first + index, value)
-        for index, (start, end) in enumerate(pairwise(edges))
-        for value in split(end - start)
+        for index, nominal in enumerate(_values(inner, here, tuplet))
+        for value in split(nominal)
     ]
-    last = len(values) - 1
-    return tuple(
-        Piece(segment, value, tuplet if i == 0 else None, i == last)
-        for i, (segment, value) in enumerate(values)
-    )
+    for index, (segment, value) in enumerate(values):
+        yield Piece(segment, value, None if index else tuplet, index == len(values) - 1)
 
 
 @lru_cache(maxsize=4096)
@@ -148,7 +198,6 @@ def split(steps: int) -> tuple[int, ...]:
     fewest = _fewest(GRAIN if steps % GRAIN == 0 else 1)
     whole, rest = divmod(steps, 768) if steps > 768 else (0, steps)
     return tuple([384] * (2 * whole) + sorted(fewest[rest], reverse=True))
-
 
 
 @cache

@@ -55,6 +55,11 @@ def test_pieces_sound_as_the_segments_that_they_write(offsets: set[int]) -> None
     check(tuple(sorted(offset - first for offset in offsets)))
 
 
+def test_a_bar_of_minutes_off_the_grid_is_written() -> None:
+    """A mutant of a MIDI file had such bars: each step looked at all of the bar again."""
+    check((5, 6, 20_000, 20_016, 40_001, 100_000))
+
+
 @pytest.mark.parametrize(
     ("offsets", "tuplet", "count"),
     [
