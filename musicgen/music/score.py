@@ -411,6 +411,8 @@ def _transposed_mark(mark: Mark, semitones: int) -> Mark:
 def _with_explicit_repeats(score: Score) -> Score:
     """Rewrite the repeat marks from the sections that they mean."""
     marks = [m for m in score.marks if m.kind not in ("repeat_start", "repeat_end", "ending")]
+    if len(marks) == len(score.marks):
+        return score  # nothing is repeated, and the score knows its end already
     for section in sections(score):
         marks.append(Mark(section.start, "repeat_start"))
         marks += section.endings

@@ -215,7 +215,7 @@ class _Marks:
     def written(self) -> Score:
         """Return the tune with its marks and its kind."""
         meters = self.all_of("meters")
-        notes_end = max(note.end for note in self.score.notes)
+        notes_end = self.score.end  # which has no marks yet
         lines = next((lines_of(v) for _, kind, v in self.words if kind == "bars"), None)
         if lines is None:
             _few_bars(notes_end, meters)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import repeat
+from operator import eq, rshift
 from typing import Any, Final
 
 import numpy as np
@@ -347,12 +349,9 @@ class _Follower:
         for note in self.graces.values():
             if track.ends[note] < 0:
                 track.ends[note] = track.packed[note] >> _TICK_BITS
-        hanging = [n for n, end in enumerate(track.ends) if end < 0]
-        empty = sum(
-            end == note >> _TICK_BITS for note, end in zip(track.packed, track.ends, strict=True)
-        )
-        self.repairs["hanging-note"] += len(hanging)
-        self.repairs["zero-length"] += empty
+        starts = map(rshift, track.packed, repeat(_TICK_BITS))
+        self.repairs["hanging-note"] += track.ends.count(-1)
+        self.repairs["zero-length"] += sum(map(eq, starts, track.ends))
         self.repairs["no-track-end"] += not self.has_end
 
 
