@@ -6,6 +6,7 @@ follows from the content of tunes, so that equal corpora give equal bytes, whoev
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -39,7 +40,7 @@ from musicgen.corpus.split import (
     relations,
 )
 from musicgen.corpus.spool import Spools
-from musicgen.corpus.spread import Task, read_by_executor, read_here, read_in_children
+from musicgen.corpus.spread import Files, Task, read_by_executor, read_here, read_in_children
 from musicgen.corpus.store import (
     ANSWERS,
     REFUSALS,
@@ -101,8 +102,7 @@ def build(
     """
     names = tuple(str(source) for source in sources)
     codec = codec or CODECS[DEFAULT]
-    sought = [find(source, suffixes=codec.suffixes) for source in names]
-    found = list(dict.fromkeys(file for source in sought for file in source.files))
+    found, passed_over = _found(names, codec)
     task = Task(found, codec, limits or Limits())
     keep = None if out else _Scratch()
     out = out or keep.folder / "data"  # type: ignore[union-attr]
@@ -113,13 +113,34 @@ def build(
         try:
             taken_over = _read(task, spools, out, _Teller(found, progress), executor, jobs)
             spools.close()
-            report = _Writer(staging, task, spools, names).write(taken_over, least)
-            report = replace(report, passed_over=sum(source.passed_over for source in sought))
+            with _arrow_that_gives_back():
+                report = _Writer(staging, task, spools, names).write(taken_over, least)
+            report = replace(report, passed_over=passed_over)
         finally:
             spools.end()
         shutil.rmtree(work)
     dataset = load(out, keep)
     return dataset, report.over(refusals_in(out, keep))
+
+
+def _found(names: Sequence[str], codec: AnyCodec) -> tuple[Files, int]:
+    """Return the files of all sources, each once, and how many others were passed over."""
+    sought = [find(source, suffixes=codec.suffixes) for source in names]
+    each = dict.fromkeys(file for source in sought for file in source.files)
+    return Files(each), sum(source.passed_over for source in sought)
+
+
+@contextlib.contextmanager
+def _arrow_that_gives_back() -> Iterator[None]:
+    """Have Arrow take memory from the system's own allocator: its others keep what was freed."""
+    import pyarrow as pa
+
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(usual)
 
 
 class _Scratch:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from musicgen.corpus.split import PAIR
 
 BUCKETS: Final = 64
-PAIRS_HELD: Final = 2**17  # before they are spilt
+PAIRS_HELD: Final = 2**15  # before they are spilt
 TUNE: Final = np.dtype([
     ("spool", "<u2"), ("file", "<u4"), ("start", "<u8"), ("size", "<u4"),
     ("content", "<u8", 4),  # the hash of its ids

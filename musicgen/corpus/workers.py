@@ -163,7 +163,13 @@ class _Reading:
 
     def request(self) -> dict[str, Any]:
         file = self._file
-        return {**asdict(file), "path": os.fspath(file.path), "first": self._member}
+        return {
+            "path": os.fspath(file.path),
+            "name": file.name,
+            "named": file.named,
+            "only": file.only,
+            "first": self._member,
+        }
 
     def answers(self, child: Child, limits: Limits) -> Iterator[bytes]:
         """Yield the child's answers. Raises _Died."""
