@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from musicgen.corpus.traits import described
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import BY_SUFFIX, Reading, midi
 from musicgen.music.score import Score
-from musicgen.tokens.codec import AnyCodec, Pieces, ScoreCodec
+from musicgen.tokens.codec import AnyCodec, ScoreCodec
 
 Piece = Score | str
 
@@ -37,7 +37,8 @@ def encode_file(
     number; those before the first are passed over.
     """
     if read is not None:
-        yield from _answers(read(file), file.name, codec)
+        scores, refusals = read(file)
+        yield from _answers((*refusals, *scores), file.name, codec)
         return
     for part, data in file.contents(codec.suffixes, starting=starting, first=first):
         if isinstance(data, Refusal):
@@ -47,10 +48,10 @@ def encode_file(
 
 
 def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
-    """Answer for one part; memory that is short is the caller's to tell."""
+    """Answer for one part, tune by tune; memory that is short is the caller's to tell."""
     try:
-        reading, repairs = _read(data, part, codec)
-        yield from _answers(reading, part.name, codec, repairs)
+        found, repairs = _read(data, part, codec)
+        yield from _answers(found, part.name, codec, repairs)
     except MemoryError:
         raise
     except Exception as fault:  # noqa: BLE001 - a reader's mistake costs the file, not the build
@@ -58,27 +59,30 @@ def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
         yield refused(Refusal(message, source=part.name, code="crashed"))
 
 
-def _read(data: bytes, part: Part, codec: AnyCodec) -> tuple[Pieces[Any], list[str]]:
-    """Read a file's pieces, and say what had to be repaired in it."""
+def _read(data: bytes, part: Part, codec: AnyCodec) -> tuple[Iterable[Piece | Refusal], list[str]]:
+    """Read a file's pieces as they are asked for, and say what had to be repaired in it."""
     form = BY_SUFFIX.get(part.suffix.lower())
-    is_plain = getattr(type(codec), "read", None) is ScoreCodec.read
+    is_plain = getattr(type(codec), "each", None) is ScoreCodec.each
     if form is None or form.parse is not midi.parse or not is_plain:
-        return codec.read(data, part.suffix, part.name), []
+        return codec.each(data, part.suffix, part.name), []
     found = midi.inspect(data, part.name)
     told = [f"repaired: {count} x {kind}" for kind, count in (found.repairs or {}).items()]
-    return (found.scores, found.refusals), sorted(told)
+    return (*found.refusals, *found.scores), sorted(told)
 
 
 def _answers(
-    reading: Pieces[Any], name: str, codec: AnyCodec, repairs: Sequence[str] = ()
+    found: Iterable[Piece | Refusal], name: str, codec: AnyCodec, repairs: Sequence[str] = ()
 ) -> Iterator[bytes]:
-    pieces, refusals = reading
-    for refusal in refusals:
-        yield refused(refusal)
-    if not pieces and not refusals:
+    number, is_empty = 0, True
+    for one in found:
+        is_empty = False
+        if isinstance(one, Refusal):
+            yield refused(one)
+        else:
+            number += 1
+            yield _encoded(one, name, number, codec, repairs if number == 1 else ())
+    if is_empty:
         yield refused(Refusal("it holds no tune; it was left out", source=name, code="empty"))
-    for number, piece in enumerate(pieces, 1):
-        yield _encoded(piece, name, number, codec, repairs if number == 1 else ())
 
 
 def refused(refusal: Refusal) -> bytes:

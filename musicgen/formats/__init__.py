@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ class Format:
     """How files of some suffixes are read and written; None where there is no way.
 
     perform: reads what was played, where a format knows more of it than the written notes say.
+    each: reads tune by tune, where a file may hold many.
     """
 
     suffixes: tuple[str, ...]
@@ -31,6 +32,7 @@ class Format:
     render: Callable[[Score], bytes] | None = None
     max_bytes: int = MAX_BOOK_BYTES
     perform: Callable[[bytes, str], Reading] | None = None
+    each: Callable[[bytes, str], Iterator[Score | Refusal]] | None = None
 
 
 def _parse_abc(data: bytes, source: str) -> Reading:
@@ -38,12 +40,16 @@ def _parse_abc(data: bytes, source: str) -> Reading:
     return tuple(scores), tuple(refusals)
 
 
+def _each_abc(data: bytes, source: str) -> Iterator[Score | Refusal]:
+    return abc.each(abc.decode_bytes(data), source)
+
+
 def _render_abc(score: Score) -> bytes:
     return abc.render(score).encode("utf-8")
 
 
 FORMATS: Final = (
-    Format((".abc",), _parse_abc, _render_abc),
+    Format((".abc",), _parse_abc, _render_abc, each=_each_abc),
     Format((".mid", ".midi"), midi.parse, midi.render, midi.MAX_BYTES, midi.perform),
     Format((".musicxml", ".xml", ".mxl"), musicxml.parse, None, MAX_XML_BYTES),
     Format((".krn",), musicxml.parse_humdrum, None, MAX_XML_BYTES),
@@ -81,6 +87,20 @@ def parse(data: bytes, suffix: str, source: str = "", *, performed: bool = False
         fault = f"it is larger than {form.max_bytes:,} bytes; the file was left out"
         return (), (Refusal(fault, source=source, code="too-large"),)
     return _parsed(form, data, source, performed=performed)
+
+
+def each(
+    data: bytes, suffix: str, source: str = "", *, performed: bool = False
+) -> Iterator[Score | Refusal]:
+    """Read a file's bytes tune by tune; of a book, each is parsed when it is asked for."""
+    form = BY_SUFFIX.get(suffix.lower())
+    if form is None or form.each is None or len(data) > form.max_bytes:
+        scores, refusals = parse(data, suffix, source, performed=performed)
+        yield from refusals
+        yield from scores
+        return
+    for one in form.each(data, source):
+        yield as_performed(one) if performed and isinstance(one, Score) else one
 
 
 def _parsed(form: Format, data: bytes, source: str, *, performed: bool) -> Reading:

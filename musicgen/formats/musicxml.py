@@ -43,6 +43,8 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
             score = _score(stream, PurePath(source).stem)
     except Refusal as refusal:
         return (), (refusal.at(source),)
+    except MemoryError:
+        raise
     except Exception as fault:  # noqa: BLE001 - music21 raises whatever its parts raise
         message = f"music21 cannot read it ({fault!r:.80}); the file was left out"
         return (), (Refusal(message, source=source, code="damaged"),)

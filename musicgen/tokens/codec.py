@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -113,6 +113,10 @@ class Codec(Protocol[Piece]):
         """Read all pieces of a file's bytes. A bad piece costs one piece; it is a refusal."""
         ...
 
+    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Piece | Refusal]:
+        """Read the same piece by piece, in the order of the file."""
+        ...
+
     def encode(self, piece: Piece) -> Encoded:
         """Write a piece as ids. Raises Refusal for what the table has no event for."""
         ...
@@ -129,6 +133,18 @@ class Codec(Protocol[Piece]):
 AnyCodec = Codec[Any]
 
 
+def gathered(found: Iterable[Piece | Refusal]) -> Pieces[Piece]:
+    """Part the pieces from the refusals."""
+    pieces: list[Piece] = []
+    refusals: list[Refusal] = []
+    for one in found:
+        if isinstance(one, Refusal):
+            refusals.append(one)
+        else:
+            pieces.append(one)
+    return tuple(pieces), tuple(refusals)
+
+
 class ScoreCodec:
     """What the codecs of notes share: they read every format of tunes."""
 
@@ -136,7 +152,11 @@ class ScoreCodec:
 
     def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
         """Read all tunes of a file's bytes, as `formats.parse` does."""
-        return formats.parse(data, suffix, source)
+        return gathered(self.each(data, suffix, source))
+
+    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+        """Read the same tune by tune, as `formats.each` does."""
+        return formats.each(data, suffix, source)
 
 
 def one_part(score: Score) -> Part:

@@ -22,12 +22,12 @@ from dataclasses import replace
 from typing import Final
 
 from musicgen import formats
+from musicgen.errors import Refusal
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    Pieces,
     PlainWalk,
     ScoreCodec,
     Setting,
@@ -109,10 +109,10 @@ class FramesCodec(ScoreCodec):
         self.name = name
         self.frame_steps = frame_steps
 
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
-        """Read all tunes of a file's bytes, repeats played out."""
-        scores, refusals = formats.parse(data, suffix, source)
-        return tuple(map(_as_heard, scores)), refusals
+    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+        """Read a file's tunes, repeats played out."""
+        for one in formats.each(data, suffix, source):
+            yield _as_heard(one) if isinstance(one, Score) else one
 
     def encode(self, piece: Score) -> Encoded:
         """Write a score, played out, as ids. Raises Refusal for drums."""

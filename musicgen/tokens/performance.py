@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from musicgen import formats
+from musicgen.errors import Refusal
 from musicgen.music.performed import PERFORMED_QPM, performed
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    Pieces,
     PlainWalk,
     ScoreCodec,
     Setting,
@@ -86,9 +86,9 @@ class PerformanceCodec(ScoreCodec):
     name = "performance"
     vocabulary = PERFORMANCE
 
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
-        """Read all tunes of a file's bytes as they sound, a step a millisecond."""
-        return formats.parse(data, suffix, source, performed=True)
+    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+        """Read a file's tunes as they sound, a step a millisecond."""
+        return formats.each(data, suffix, source, performed=True)
 
     def encode(self, piece: Score) -> Encoded:
         """Write a score, played out, as ids. Raises Refusal for drums."""

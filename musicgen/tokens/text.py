@@ -34,6 +34,7 @@ from musicgen.tokens.codec import (
     Pieces,
     PlainWalk,
     Setting,
+    gathered,
 )
 from musicgen.tokens.vocabulary import Event, Value, Vocabulary
 
@@ -59,18 +60,20 @@ class _Reading:
 
     def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[str]:
         """Read all paragraphs of a text, or all tunes of an ABC book, each as it stands."""
+        return gathered(self.each(data, suffix, source))
+
+    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[str | Refusal]:
+        """Read them one by one."""
         text = decode_bytes(data)
-        texts: list[str] = []
-        refusals: list[Refusal] = []
+        number = 0
         for number, piece in enumerate(_tunes(text) if suffix == ".abc" else _paragraphs(text), 1):
             fault = _fault(piece)
             if fault is None:
-                texts.append(self.join(self.tokens(piece)))
+                yield self.join(self.tokens(piece))
             else:
-                refusals.append(_refusal(*fault, source, number))
-        if not texts and not refusals:
-            refusals.append(Refusal("it holds no text", source=source, code="empty"))
-        return tuple(texts), tuple(refusals)
+                yield _refusal(*fault, source, number)
+        if not number:
+            yield Refusal("it holds no text", source=source, code="empty")
 
     def tokens(self, text: str) -> list[str]:
         """Cut a text into characters, or into words and ends of lines."""

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -362,3 +363,30 @@ def test_titles_steer_no_terminal(book: Any, tmp_path: Path) -> None:
     assert "evil" in result.stderr
     assert "\x1b" not in result.stderr
     assert "\x07" not in result.stderr
+
+
+BOOKS = [(300, 3), pytest.param(20_000, 200, marks=pytest.mark.promises)]
+
+
+@pytest.mark.parametrize(("tunes", "bad"), BOOKS)
+def test_a_large_book_loses_its_bad_tunes_only(tmp_path: Path, tunes: int, bad: int) -> None:
+    """Through the command, so under the limits of a tune, which a whole book would pass."""
+    every = tunes // bad
+    lines = [
+        f"X:{n}\nM:C\n" + ("DEF|" if n % every == 0 else f"L:1/8\nK:D\n{melody(n)}|")
+        for n in range(1, tunes + 1)
+    ]
+    (tmp_path / "book.abc").write_text("\n\n".join(lines), "utf-8")
+    out = tmp_path / "data"
+    command = ["build", str(tmp_path / "book.abc"), "--out", str(out), "--jobs", "1", "-v"]
+    done = CliRunner().invoke(corpus, command)
+    assert done.exit_code == 0, done.output
+    refused = re.findall(r"book\.abc: tune X:(\d+), line (\d+)", done.output)
+    numbers = range(every, tunes + 1, every)
+    assert sorted({int(number) for number, _ in refused}) == list(numbers)
+    assert f"kept {tunes - bad:,} of {tunes:,} tunes" in done.output
+
+
+def melody(number: int) -> str:
+    """Write a number in notes, so that no two tunes are one."""
+    return "".join("CDEFGABcde"[int(digit)] for digit in f"{number:08d}") * 2

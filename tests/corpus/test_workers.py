@@ -34,16 +34,16 @@ import ctypes, os, signal, sys, time
 from musicgen import formats
 from musicgen.corpus import encode
 
-real_parse = formats.parse
+real_each = formats.each
 real_answers = encode._encoded
 files_read = 0
 
-def parse(data, suffix, source="", **options):
+def each(data, suffix, source="", **options):
     global files_read
     files_read += 1
     word = data.rpartition(b"%die:")[2].split()[0].decode() if b"%die:" in data else ""
     die(word)
-    return real_parse(data, suffix, source, **options)
+    return real_each(data, suffix, source, **options)
 
 def encoded(score, *rest):
     if score.title.startswith("die:"):
@@ -70,7 +70,7 @@ def die(word):
 
 def die_deep(n): return die_deep(n + 1)
 
-formats.parse = encode.parse = parse
+formats.each = each
 encode._encoded = encoded
 """
 

@@ -63,15 +63,31 @@ def read(path: str | Path) -> Read:
 
 def parse(text: str, source: str = "") -> Read:
     """Read every tune of a book; return the scores, and why the other tunes were left out."""
-    scores: list[Score] = []
-    refusals: list[Refusal] = []
-    for tune in tunes(_with_line_feeds(text).split("\n")):
+    found = list(each(text, source))
+    scores = tuple(one for one in found if isinstance(one, Score))
+    return scores, tuple(one for one in found if isinstance(one, Refusal))
+
+
+def each(text: str, source: str = "") -> Iterator[Score | Refusal]:
+    """Read a book tune by tune, in its order: each is parsed when it is asked for.
+
+    A limit on the time of each tune limits the book's: a book has only so many bytes.
+    """
+    for tune in tunes(_lines(_with_line_feeds(text))):
         try:
-            scores.append(tune.score())
+            yield tune.score()
         except Refusal as fault:
             message = f"{fault.message}; the tune was left out"
-            refusals.append(Refusal(message, source=source, place=tune.place, code=fault.code))
-    return tuple(scores), tuple(refusals)
+            yield Refusal(message, source=source, place=tune.place, code=fault.code)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Cut a text at its line feeds, one line in memory at a time."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def tunes(lines: Iterable[str]) -> Iterator[Tune]:
