@@ -218,7 +218,13 @@ def _summary(dataset: Dataset, report: Report, out: Path) -> str:
         if report.taken_over
         else ""
     )
-    return f"{out}: kept {report.kept:,} of {report.found:,} tunes ({parts}){left_out}{taken}"
+    kept = f"kept {report.kept:,} of {report.found:,} tunes ({parts})"
+    return f"{out}: {kept}{left_out}{taken}{_passed_over(report)}"
+
+
+def _passed_over(report: Report) -> str:
+    many = report.passed_over
+    return f"; passed over: {many:,} other file{'s' * (many > 1)}" if many else ""
 
 
 @contextmanager
@@ -311,7 +317,7 @@ def _conclude(console: Console, report: Report, groups: dict[str, list[Member]])
         console.print(f"refused: {told(Counter(report.codes))}")
     console.print(
         f"found {report.found:,} tunes in {report.files:,} files:"
-        f" kept {report.kept:,}, refused {report.refused:,}"
+        f" kept {report.kept:,}, refused {report.refused:,}{_passed_over(report)}"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from musicgen.corpus.split import grams
 from musicgen.music.grid import Bar, bars
+from musicgen.music.performed import PERFORMED_QPM
 from musicgen.music.runs import Move, elements
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
@@ -93,12 +94,17 @@ def remarks(score: Score) -> Iterator[str]:
     yield from _range(score)
     if not score.title.strip():
         yield "title: there is none"
-    if not any(score.of("key")):
+    if not _is_performed(score) and not any(score.of("key")):
         yield "key: none is given; C major was taken"
-    if not any(score.of("meter")):
+    if not _is_performed(score) and not any(score.of("meter")):
         yield "meter: none is given; 4/4 was taken"
     if 0 < len(score.notes) < _FEW_NOTES:
         yield f"short: it has {len(score.notes)} notes"
+
+
+def _is_performed(score: Score) -> bool:
+    """Tell whether a step is a millisecond: a codec of performances wants no key or meter."""
+    return any(mark.value == PERFORMED_QPM for mark in score.of("tempo"))
 
 
 def _bar_sums(score: Score) -> Iterator[str]:

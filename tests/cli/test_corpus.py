@@ -43,6 +43,21 @@ def test_help_teaches_by_example(command: str) -> None:
     assert len([line for line in lines if line.startswith(f"musicgen corpus {command} ")]) >= 3
 
 
+def test_files_that_are_no_tunes_are_counted(tunes: Path) -> None:
+    (tunes / "cover.jpg").touch()
+    assert "passed over: 1 other file" in build(tunes).stderr
+    assert "passed over: 1 other file" in run("check", tunes, "--jobs", "1").stdout
+    (tunes / "words.txt").touch()
+    assert "passed over: 2 other files" in build(tunes, "--force").stderr
+
+
+def test_a_performance_is_not_asked_for_key_and_meter(tmp_path: Path) -> None:
+    (tmp_path / "plain.abc").write_text(made_up.tune(1))
+    found = run("check", tmp_path, "--jobs", "1", "--codec", "performance")
+    assert "kept 1, refused 0" in found.stdout
+    assert "none is given" not in found.stdout
+
+
 def test_a_rebuild_says_what_it_took_over(tunes: Path) -> None:
     assert "kept 20 of 20 tunes" in build(tunes).stderr
     refused = build(tunes)
