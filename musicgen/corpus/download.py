@@ -54,11 +54,6 @@ class Download:
         return f"{self.sha256[:16]}-{re.sub(r'[^A-Za-z0-9._-]', '_', last)[-60:].lstrip('.')}"
 
 
-def is_url(text: str) -> bool:
-    """Tell a URL from other places."""
-    return "://" in text
-
-
 def cache_folder() -> Path:
     """Return where downloads are kept."""
     if own := os.environ.get("MUSICGEN_CACHE"):

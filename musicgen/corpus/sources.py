@@ -15,7 +15,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
-from musicgen.corpus.download import Download, download, is_url
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 from musicgen.files import open_regular
 from musicgen.formats import READABLE, Reading, max_bytes_of, parse
@@ -259,11 +258,18 @@ def _of_card(
     return Found(everything, sum(found.passed_over for found in (own, *others)))
 
 
+def is_url(text: str) -> bool:
+    """Tell a URL from other places."""
+    return "://" in text
+
+
 def _of_place(
     card: Card, suffixes: Collection[str], progress: Callable[[int, int], None] | None
 ) -> Found:
     if not is_url(card.where):
         return _of_folder(_located(card), card.name, card.files, suffixes)
+    from musicgen.corpus.download import Download, download  # 0.1 s, and wanted by few
+
     path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
     if not _is_read(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")

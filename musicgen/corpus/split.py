@@ -70,9 +70,9 @@ def joined(count: int, chunks: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
         order = np.lexsort((pairs["tune"], pairs["gram"]))
         hashes, owners = pairs["gram"][order], pairs["tune"][order]
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-        edges = np.unique(np.stack([owners[equal], owners[equal + 1]], axis=1), axis=0)
-        for first, second in edges.tolist():
-            links.join(first, second)
+        edges = np.unique(owners[equal].astype(np.int64) * count + owners[equal + 1])
+        for edge in edges.tolist():
+            links.join(*divmod(edge, count))
     return np.array([links.root(index) for index in range(count)], dtype=np.int64)
 
 
