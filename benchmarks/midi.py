@@ -65,8 +65,13 @@ def made(cache: Path, count: int | None) -> Iterator[Path]:
         names = [name for name in names if name.stem in ("bwv10.7", "bwv101.7", "bwv108.6")]
     for name in names[:count]:
         target = cache / f"{name.parent.name}-{name.stem}.mid"
-        if target.exists() or _write(name, target):
+        if target.exists() or (not _failed(target).exists() and _write(name, target)):
             yield target
+
+
+def _failed(target: Path) -> Path:
+    """Return the file that remembers why music21 could not write another."""
+    return target.with_suffix(".failed")
 
 
 def _write(name: Path, target: Path) -> bool:
@@ -78,6 +83,7 @@ def _write(name: Path, target: Path) -> bool:
             warnings.simplefilter("ignore")
             converter.parse(name, forceSource=True).write("midi", fp=str(part))
     except Exception as fault:  # noqa: BLE001 - music21 raises whatever its parts raise
+        _failed(target).write_text(f"{fault!r:.90}\n", "utf-8")
         print(f"music21 cannot write {name.name}: {fault!r:.90}")
         return False
     part.rename(target)
