@@ -401,9 +401,9 @@ def _archives() -> Iterator[tuple[str, bytes]]:
         if tune[:3] in good
         else good[:60] + b"\x00\x00" + good[62:],
     )
-    yield "zip-encrypted.zip", _flagged(good)
+    yield "zip-encrypted.zip", flagged(good)
     yield "zip-overlapping.zip", _overlapping()
-    yield "zip-quine.zip", _flagged(zipped({"zip-quine.zip": good}), 0)
+    yield "zip-quine.zip", flagged(zipped({"zip-quine.zip": good}), 0)
     yield "zip-members-30000.zip", zipped({f"{n}.txt": b"" for n in range(3_000)})
     yield "tar-good.tar", tarred({"a.abc": tune.replace(b"DEFG", b"DDAA")})
     yield "tar-empty.tar", b""
@@ -435,7 +435,7 @@ def _lying_size(data: bytes) -> bytes:
     return data[:place] + struct.pack("<I", 5) + data[place + 4 :]
 
 
-def _flagged(data: bytes, flag: int = 1) -> bytes:
+def flagged(data: bytes, flag: int = 1) -> bytes:
     """Set the flags of the first member, in its header and in the directory."""
     place = data.index(b"PK\x01\x02") + 8
     return data[:6] + bytes([flag]) + data[7:place] + bytes([flag]) + data[place + 1 :]

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as fields_of
 from fnmatch import fnmatch
@@ -22,6 +23,7 @@ from musicgen.music.score import Score
 
 MAX_CARD: Final = 2**20
 _PACKAGE: Final = Path(__file__).parents[1]
+_HOW_TO_WRITE_ONE: Final = "one is TOML with title, description and where"
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
@@ -68,11 +70,16 @@ class TuneFile:
 
         Raises Refusal or NotFound for an archive that cannot be read, or not to its end.
         """
-        if is_archive(self.path.name):
-            yield from members(self.path, self.name, suffixes, only=self.only, follow=self.named)
+        if not is_archive(self.path.name):
+            yield Part(self.name, 0, self._whole)
             return
-        limit, follow = max_bytes_of(self.path.suffix), self.named
-        yield Part(self.name, 0, lambda: open_regular(self.path, limit=limit, follow=follow))
+        with _telling_of_folders(self.path):
+            yield from members(self.path, self.name, suffixes, only=self.only, follow=self.named)
+
+    def _whole(self) -> bytes:
+        with _telling_of_folders(self.path):
+            limit = max_bytes_of(self.path.suffix)
+            return open_regular(self.path, limit=limit, follow=self.named)
 
     def contents(
         self,
@@ -113,6 +120,18 @@ class TuneFile:
                 scores += read
                 refusals += refused
         return tuple(scores), tuple(refusals)
+
+
+@contextmanager
+def _telling_of_folders(path: Path) -> Iterator[None]:
+    """Where a folder with a tune's suffix is refused, say that its files are not."""
+    try:
+        yield
+    except Refusal as fault:
+        if fault.code != "not-regular" or path.is_symlink() or not path.is_dir():
+            raise
+        message = f"{fault.message}; what lies in it is read under its own names"
+        raise Refusal(message, source=fault.source, code=fault.code) from fault
 
 
 def _bytes_of(part: Part) -> bytes | Refusal:
@@ -173,10 +192,9 @@ def find(
     if isinstance(source, str) and source in {card.name for card in cards()}:
         return _of_card(find_card(source), suffixes, progress)
     path = Path(source)
+    _check_there(source, path)
     if path.is_dir():
         return _of_folder(path, path.resolve().name, "*", suffixes)
-    if not os.path.lexists(path):
-        find_card(str(source))
     if path.suffix == ".toml":
         return _of_card(_card(path), suffixes, progress)
     if not _is_read(path, suffixes):
@@ -185,6 +203,14 @@ def find(
             " (.toml) are read"
         )
     return Found((TuneFile(path, printable(path.name), named=True),))
+
+
+def _check_there(source: str | Path, path: Path) -> None:
+    """Refuse what does not exist; an empty word is no name of the folder that one is in."""
+    if source == "" or not os.path.lexists(path):
+        find_card(str(source))
+    elif not os.path.exists(path):  # noqa: PTH110 - Path.exists fails where a name is too long
+        raise NotFound(f"{path} is a link to nothing; see where it leads")
 
 
 def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
@@ -253,9 +279,16 @@ def _of_card(
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     own = _of_place(card, suffixes, progress) if card.where else Found(())
-    others = [_of_card(find_card(name), suffixes, progress) for name in card.includes]
+    others = [_of_card(one, suffixes, progress) for one in _included(card)]
     everything = tuple(file for found in (own, *others) for file in found.files)
     return Found(everything, sum(found.passed_over for found in (own, *others)))
+
+
+def _included(card: Card) -> list[Card]:
+    try:
+        return [find_card(name) for name in card.includes]
+    except NotFound as fault:
+        raise NotFound(f"corpus {card.name}: includes: {fault}") from fault
 
 
 def is_url(text: str) -> bool:
@@ -303,8 +336,9 @@ def _card_folder() -> Path:
 def _card(path: Path) -> Card:
     try:
         fields: dict[str, Any] = tomllib.loads(open_regular(path, limit=MAX_CARD).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, Refusal) as fault:
-        raise InvalidValue(f"{path} is no corpus card: {fault}") from fault
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, Refusal) as fault:
+        why = fault.message if isinstance(fault, Refusal) else fault
+        raise InvalidValue(f"{path} is no corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
     return _checked_card(path, fields)
 
 

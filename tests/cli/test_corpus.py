@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.corpus.store import load
-from tests import made_up
+from tests import hostile, made_up
+from tests.corpus.test_hostile import STEERING
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +95,88 @@ def test_a_wrong_option_is_one_line(tunes: Path, words: list[str], said: str) ->
     assert said in result.output
     assert "Traceback" not in result.output
     assert [path.name for path in tunes.parent.iterdir()] == ["tunes"]
+
+
+CARD = 'title = "T"\ndescription = "d"\n'
+ODD_SOURCES: dict[str, tuple[int, str]] = {
+    "missing": (2, "there is no file, folder or corpus 'missing'; known are"),
+    "": (2, "there is no file, folder or corpus ''; known are"),
+    "a" * 300 + ".abc": (2, "aaa.abc'; known are"),
+    "\udcff\x1b[31m": (2, r"corpus '\udcff\x1b[31m'; known are"),
+    "empty": (2, "empty holds no tunes; .abc, .mid,"),
+    "words": (2, "words holds no tunes; .abc, .mid,"),
+    "link.mid": (2, "link.mid is a link to nothing; see where it leads"),
+    "broken.toml": (2, "broken.toml is no corpus card: Expected '='"),
+    "deep.toml": (2, "deep.toml is no corpus card: maximum recursion depth exceeded; one is TOML"),
+    "pipe.toml": (2, "pipe.toml is no corpus card: it is a device or pipe; only regular files"),
+    "of-nothing.toml": (2, "corpus of-nothing: includes: there is no file, folder or corpus 'no'"),
+    "closed.toml": (1, "http://127.0.0.1:9/a.zip: the download stops at 0 of 5 bytes"),
+    "no.zip": (1, "no.zip: it is no such archive, or damaged (File is not a zip file)"),
+    "locked.zip": (1, "locked.zip/a.abc: it is encrypted: unpack it with its password"),
+    "pipe.mid": (1, "pipe.mid: it is a device or pipe; only regular files are read"),
+    "links": (1, "links/a.mid: it is a link; only regular files are read"),
+}
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to a folder of all that is no plain folder of tunes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("empty", "words", "links"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "words" / "a.txt").write_text("no tune")
+    for link in ("link.mid", "links/a.mid"):
+        (tmp_path / link).symlink_to("nowhere.mid")
+    for pipe in ("pipe.mid", "pipe.toml"):
+        os.mkfifo(pipe)
+    Path("broken.toml").write_text("this is = = no card")
+    Path("deep.toml").write_text("a = " + "[" * 5_000)
+    Path("of-nothing.toml").write_text(CARD + 'includes = ["no"]')
+    where = f'where = "http://127.0.0.1:9/a.zip"\nsha256 = "{"0" * 64}"\nbytes = 5'
+    Path("closed.toml").write_text(CARD + where)
+    Path("no.zip").write_text("no zip")
+    Path("locked.zip").write_bytes(hostile.flagged(hostile.zipped({"a.abc": b"X:1"})))
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ODD_SOURCES)
+def test_an_odd_source_is_one_line_and_makes_nothing(odd: Path, source: str) -> None:
+    status, said = ODD_SOURCES[source]
+    result = run("build", source, "--out", "data", "--jobs", "1")
+    assert (result.exit_code, result.stdout) == (status, ""), result.output
+    assert said in result.stderr
+    assert (result.stderr.count("\n"), result.stderr[-1]) == (1, "\n")
+    assert STEERING.search(result.stderr[:-1]) is None
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("source", ["missing", "broken.toml", "no.zip", "links"])
+def test_json_goes_to_stdout_and_words_do_not(odd: Path, source: str) -> None:
+    status, said = ODD_SOURCES[source]
+    result = run("check", source, "--json", "--jobs", "1")
+    assert result.exit_code == status
+    if status == 2:
+        assert result.stdout == ""
+        assert said in result.stderr
+    else:
+        (refused,) = json.loads(result.stdout)["refused"]
+        assert f"{refused['source']}: {refused['message']}".startswith(said)
+        assert result.stderr == ""
+
+
+def test_names_and_titles_are_printed_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "[red]tunes"
+    folder.mkdir()
+    named = made_up.tune(1).replace("T:", "T:[bold]\x1b[31m[/nothing]")
+    (folder / "\x1b[31m[blue].abc").write_text(named)
+    (folder / "[link=x].abc").write_text(made_up.tune(2, K=""))
+    for words in ([], ["-v"], ["--json"]):
+        result = run("check", folder, "--jobs", "1", *words)
+        assert result.exit_code == 0, result.output
+        assert STEERING.search(result.output.replace("\n", "")) is None
+        assert "[red]tunes/[link=x].abc" in result.stdout
+    assert json.loads(result.stdout)["kept"][0]["source"] == r"[red]tunes/\x1b[31m[blue].abc"
 
 
 def test_the_account_lies_beside_the_data(tunes: Path) -> None:

@@ -136,6 +136,17 @@ def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
     )
 
 
+@pytest.mark.parametrize("name", ["set.mid", "set.zip"])
+def test_what_lies_in_a_folder_named_like_a_file_is_read(book: Any, name: str) -> None:
+    folder = book("a.abc", 1, folder=f"tunes/{name}").parent
+    found = {where: getattr(what, "message", "kept") for what, where in tunes(folder)}
+    said = (
+        "it is a folder; only regular files are read; what lies in it is read under its own names"
+    )
+    assert found.pop(f"tunes/{name}") == said
+    assert found == {f"tunes/{name}/a.abc": "kept"}
+
+
 def test_a_link_that_the_user_names_is_followed(book: Any, tmp_path: Path) -> None:
     folder = book("a.abc", 1)
     (tmp_path / "link.abc").symlink_to(folder / "a.abc")
