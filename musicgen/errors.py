@@ -50,6 +50,13 @@ class MusicgenError(Exception):
         return printable(" ".join(super().__str__().split()))
 
 
+def is_short_of_memory(fault: BaseException | None) -> bool:
+    """Tell whether a fault is a MemoryError, or what a library made of one."""
+    while fault is not None and not isinstance(fault, MemoryError):
+        fault = fault.__cause__ or fault.__context__
+    return fault is not None
+
+
 def printable(text: str) -> str:
     r"""Write what could steer a terminal, or is no text, as \x1b; names come out of files."""
     if text.isprintable():

@@ -15,7 +15,7 @@ import numpy as np
 from musicgen.corpus.archives import Part
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.traits import described
-from musicgen.errors import MusicgenError, Refusal
+from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import BY_SUFFIX, Reading, midi
 from musicgen.music.score import Score
 from musicgen.tokens.codec import AnyCodec, ScoreCodec
@@ -52,9 +52,9 @@ def _encode_part(part: Part, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
     try:
         found, repairs = _read(data, part, codec)
         yield from _answers(found, part.name, codec, repairs)
-    except MemoryError:
-        raise
-    except Exception as fault:  # noqa: BLE001 - a reader's mistake costs the file, not the build
+    except Exception as fault:  # a reader's mistake costs the file, not the build
+        if is_short_of_memory(fault):
+            raise MemoryError from fault
         message = f"its reader failed ({fault!r:.80}); it was left out"
         yield refused(Refusal(message, source=part.name, code="crashed"))
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import PurePath
 from typing import Any, Final
 
-from musicgen.errors import InvalidValue, Refusal
+from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, MarkKind, Note, Part, Score
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, name_on_fifths
 
@@ -43,9 +43,9 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
             score = _score(stream, PurePath(source).stem)
     except Refusal as refusal:
         return (), (refusal.at(source),)
-    except MemoryError:
-        raise
-    except Exception as fault:  # noqa: BLE001 - music21 raises whatever its parts raise
+    except Exception as fault:  # music21 raises whatever its parts raise
+        if is_short_of_memory(fault):
+            raise MemoryError from fault
         message = f"music21 cannot read it ({fault!r:.80}); the file was left out"
         return (), (Refusal(message, source=source, code="damaged"),)
     return (score,), ()
