@@ -35,15 +35,36 @@ from musicgen.music.score import Score
 
 MEMORY_LIMIT, CORES_LIMIT = 1.15, 1.8
 BUILD = """
-import resource, sys, time
+import resource, sys, threading, time
 from pathlib import Path
 from musicgen.corpus.build import build
+
+def peaks():  # of the children; what rusage says of them counts the parent that they sprang from
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            status = Path("/proc", child, "status").read_text()
+            found = max(found, int(status.partition("VmHWM:")[2].split()[0]))
+    return found
+
+def watch():
+    global most
+    while not over.wait(0.2):
+        try:
+            most = max(most, peaks())
+        except (OSError, IndexError):  # one of them has just ended
+            pass
+
+most, over = 0, threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
 began = time.perf_counter()
-build([sys.argv[1]], Path(sys.argv[2]), jobs=int(sys.argv[3]))
-seconds = time.perf_counter() - began
-whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-most = (resource.getrusage(who).ru_maxrss for who in whose)
-print(seconds, *most)
+try:
+    build([sys.argv[1]], Path(sys.argv[2]), jobs=int(sys.argv[3]))
+finally:
+    over.set()
+    watcher.join()
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, most)
 """
 
 

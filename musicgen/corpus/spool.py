@@ -96,24 +96,17 @@ class Spool:
     def _bucket(self, bucket: int) -> Path:
         return self._folder / f"grams-{self.number}-{bucket}"
 
-    def close(self) -> None:
-        """Have all on disk; it can be read from now on."""
+    def close(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Have all on disk, to be read from now on; hand over the records of TUNE and of FILE."""
         self._spill()
         self._file.flush()
+        tables = np.frombuffer(self._tunes, TUNE), np.frombuffer(self._files, FILE)
+        self._tunes, self._files = bytearray(), bytearray()
+        return tables
 
     def end(self) -> None:
         """Close the file."""
         self._file.close()
-
-    @property
-    def tunes(self) -> NDArray[Any]:
-        """A record of TUNE for each tune."""
-        return np.frombuffer(bytes(self._tunes), TUNE)
-
-    @property
-    def files(self) -> NDArray[Any]:
-        """A record of FILE for each file."""
-        return np.frombuffer(bytes(self._files), FILE)
 
     def pairs(self, bucket: int) -> NDArray[Any]:
         """Return the grams of a bucket, each with the number of its tune in this spool."""
@@ -143,10 +136,10 @@ class Spools:
 
     def close(self) -> None:
         """Have all on disk, and put the tables together."""
-        for spool in self.each:
-            spool.close()
-        self.tunes = np.concatenate([spool.tunes for spool in self.each])
-        self.files = np.concatenate([spool.files for spool in self.each])
+        tables = [spool.close() for spool in self.each]
+        self._firsts = np.cumsum([0, *(len(tunes) for tunes, _ in tables)])
+        self.tunes = np.concatenate([tunes for tunes, _ in tables])
+        self.files = np.concatenate([files for _, files in tables])
 
     def end(self) -> None:
         """Close the files."""
@@ -155,10 +148,9 @@ class Spools:
 
     def buckets(self, owner: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
         """Yield grams, the tunes numbered as the owner of each says; equal grams come together."""
-        firsts = np.cumsum([0, *(len(spool.tunes) for spool in self.each)])
         for bucket in range(BUCKETS):
             found = [spool.pairs(bucket) for spool in self.each]
-            for pairs, first in zip(found, firsts, strict=False):
+            for pairs, first in zip(found, self._firsts, strict=False):
                 pairs["tune"] = owner[pairs["tune"] + first]
             yield np.concatenate(found)
 
