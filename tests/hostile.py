@@ -93,6 +93,17 @@ def _on_every_channel() -> bytes:
     return b"".join(bytes([0, 144 + c, 60, 9, 9, 128 + c, 60, 0]) for c in range(16))
 
 
+def _bar_of_tuplets() -> bytes:
+    """Write one bar of 30,096 steps: each long way to write it is to be weighed once."""
+    words = b"musicgen:bars 30096"
+    notes = b"".join(
+        bytes([0, 0x90, 60 + place, 80, steps, 0x80, 60 + place, 0])
+        for place, steps in enumerate((16, 16, 16, 36, 12, 36, 12))
+    )
+    meta = bytes([0, 0xFF, 1, len(words)]) + words
+    return midi(meta + END, notes * 209 + END, division=48)
+
+
 def _midi() -> Iterator[tuple[str, bytes]]:
     track = NOTE * 16 + END
     header = chunk(b"MThd", struct.pack(">HHH", 1, 1, 96))
@@ -158,6 +169,7 @@ def _midi() -> Iterator[tuple[str, bytes]]:
         "note-zero-length": midi(b"\x00\x90\x3c\x40\x00\x80\x3c\x00" * 50 + END),
         "note-stacked": midi(b"\x00\x90\x3c\x40" * 3000 + b"\x60\x80\x3c\x00" * 3000 + END),
         "chord-128": midi(b"".join(bytes([0, 0x90, p, 9]) for p in range(128)) * 2 + END),
+        "bar-of-tuplets": _bar_of_tuplets(),
         "channels-16": midi(_on_every_channel() + END),
         "no-end-of-track": midi(NOTE * 16),
         "end-in-the-middle": midi(NOTE * 4 + END + NOTE * 4 + END),
@@ -271,6 +283,8 @@ def _abc() -> Iterator[tuple[str, str]]:
         "rests-multi": HEAD + "Z999999999|C8|\n",
         "spacer-many": HEAD + "y" * 9000 + "C|\n",
         "notes-30000": HEAD + ("CDEFGABc|" * 400 + "\n") * 9,
+        "bar-of-tuplets": HEAD + "(3EFG A2 B>c d>e " * 208 + "|\n",
+        "bar-of-septuplets": HEAD + "(3EFG A2 (7CDEFGAB " * 208 + "|\n",
         "bars-30000": HEAD + ("|" * 9000 + "\n") * 3 + "C|\n",
         "directive-include": "%%abc-include /etc/passwd\n" + TUNE,
         "directive-in-tune": HEAD + "%%abc-include /etc/passwd\nI:abc-include /etc/hosts\nDEFG|\n",
