@@ -275,7 +275,8 @@ def first_difference(score: Any, theirs: Iterable[Heard]) -> tuple[Any, Any] | N
 
 def _in_order(notes: Iterable[Heard]) -> list[Heard]:
     """Sort notes by step; of doubled ones the longest stays."""
-    places = {(round(note.onset * 48), note.pitch): note for note in sorted(notes)}
+    longest_last = sorted(notes, key=lambda note: (note.duration, note))
+    places = {(round(note.onset * 48), note.pitch): note for note in longest_last}
     return [note for _, note in sorted(places.items())]
 
 

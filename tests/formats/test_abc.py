@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from musicgen.formats import abc
 from musicgen.formats.abc.fields import parse_key, parse_tempo, without_comment
 from musicgen.music.score import Ending, Mark, Score
 from musicgen.music.theory import Key, Meter
+from tests.clock import grows_linearly
 
 EIGHTH = 24
 C, D, E, F, G, A, B = 60, 62, 64, 65, 67, 69, 71
@@ -557,15 +557,7 @@ BAITS = [
 
 @pytest.mark.parametrize("bait", BAITS)
 def test_time_is_linear(bait: str) -> None:
-    """Four times the text takes under six times as long; the smaller is large enough to measure."""
+    def text(size: int) -> str:
+        return "X:1\nK:C\n" + "\n".join([bait * (3000 // len(bait))] * (size // 3000)) + "\n"
 
-    def seconds(size: int) -> float:
-        text = "X:1\nK:C\n" + "\n".join([bait * (3000 // len(bait))] * (size // 3000)) + "\n"
-        times = []
-        for _ in range(2):
-            start = time.process_time()
-            abc.parse(text)
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert seconds(24_000) < 6 * seconds(6_000) + 0.05
+    assert grows_linearly(abc.parse, text(6_000), text(24_000))

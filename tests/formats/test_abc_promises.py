@@ -16,6 +16,7 @@ from musicgen.formats import abc
 from musicgen.formats.abc import macros, music, reader, voices
 from musicgen.music.score import MAX_PLAYS, Note, Score
 from tests import oracles, strategies
+from tests.clock import grows_linearly
 
 NEEDS_ABC2MIDI = pytest.mark.skipif(oracles.ABC2MIDI is None, reason="abc2midi is not installed")
 NEEDS_ABCM2PS = pytest.mark.skipif(oracles.ABCM2PS is None, reason="abcm2ps is not installed")
@@ -71,22 +72,10 @@ BAITS = (
 HEAD = "X:1\nm:~G=GAG\nm:~n=nmn\nV:1\nV:2\nK:C\n"
 
 
-def seconds(bait: str, size: int) -> float:
-    """Return the shortest of some times that the reader takes on a bait repeated to a size."""
-    line = bait * (2500 // len(bait)) + "\n"
-    text = HEAD + line * (size // 2500)
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        abc.parse(text)
-        times.append(time.process_time() - start)
-    return min(times)
-
-
 @pytest.mark.parametrize("bait", BAITS)
 def test_time_is_linear(bait: str) -> None:
-    """Four times the text takes under six times as long, but for what no clock can tell."""
-    assert seconds(bait, 40_000) < 6 * seconds(bait, 10_000) + 0.02
+    line = bait * (2500 // len(bait)) + "\n"
+    assert grows_linearly(abc.parse, HEAD + line * 4, HEAD + line * 16)
 
 
 # Limits
