@@ -26,105 +26,12 @@ from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
 from musicgen.errors import MusicgenError
 from musicgen.model.card import Scores, model_card
 from musicgen.model.evaluation import Held, evaluate
-from musicgen.model.ladder import KneserNey
 from musicgen.model.network import LanguageModel
+from musicgen.model.ngram import KneserNey
 from musicgen.model.training import Progress, Trainer, choose_device
 from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
-
-DEFAULT_EPOCHS: Final = 10
-FEWEST_UPDATES: Final = 400  # of a run over a small corpus
-UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
-PROBE_UPDATES: Final = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user may choose; None is derived from the corpus."""
-
-    cell: str = "lstm"
-    layers: int = 2
-    hidden: int = 256
-    dropout: float | None = None
-    bptt: int | None = None
-    batch: int | None = None  # lanes
-    epochs: float | None = None
-    minutes: float | None = None
-    learning_rate: float | None = None
-    seed: int = 1
-    device: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is trained, and how."""
-
-    model: ModelSettings
-    training: TrainingSettings
-    device: str
-
-
-def plan(dataset: Dataset, options: Options) -> Plan:
-    """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once."""
-    tokens = count_tokens(dataset.train)
-    defaults = TrainingSettings(tokens=1)
-    bptt = options.bptt or defaults.bptt
-    lanes = options.batch or max(1, min(defaults.lanes, tokens // (bptt * UPDATES_AN_EPOCH)))
-    shape = _shape(dataset, options)
-    epochs = options.epochs or DEFAULT_EPOCHS
-    planned = max(int(epochs * tokens), 1 if options.epochs else FEWEST_UPDATES * lanes * bptt)
-    found = Plan(
-        shape,
-        TrainingSettings(
-            tokens=planned,
-            lanes=lanes,
-            bptt=bptt,
-            learning_rate=options.learning_rate or defaults.learning_rate,
-            seed=options.seed,
-        ),
-        str(choose_device(options.device)),
-    )
-    if options.minutes is None:
-        return found
-    rate = tokens_a_second(dataset, found)
-    return replace_tokens(found, max(lanes * bptt, int(rate * 60 * options.minutes)))
-
-
-def _shape(dataset: Dataset, options: Options) -> ModelSettings:
-    extra = {} if options.dropout is None else {"dropout": options.dropout}
-    return ModelSettings(
-        vocabulary_size=dataset.vocabulary_size,
-        cell=options.cell,
-        layers=options.layers,
-        hidden=options.hidden,
-        embedding=options.hidden,
-        **extra,  # type: ignore[arg-type]
-    )
-
-
-def replace_tokens(found: Plan, tokens: int) -> Plan:
-    """Return the plan with another number of tokens."""
-    settings = asdict(found.training) | {"tokens": tokens}
-    return Plan(found.model, TrainingSettings(**settings), found.device)
-
-
-def tokens_a_second(dataset: Dataset, found: Plan) -> float:
-    """Measure the speed of training on a model that is thrown away."""
-    trainer = _trainer(dataset, found)
-    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(PROBE_UPDATES)]
-    return float(np.median(rates[1:]))
-
-
-def _trainer(dataset: Dataset, found: Plan) -> Trainer:
-    generator = torch.Generator().manual_seed(found.training.seed)
-    model = LanguageModel(found.model, generator).to(found.device)
-    valid = dataset.valid
-    return Trainer(model, flat_ids(dataset.train), flat_ids(valid), found.training, _notes(valid))
-
-
-def _notes(tunes: Sequence[EncodedTune]) -> list[int]:
-    return [tune.notes for tune in tunes]
 
 
 @dataclass
@@ -143,7 +50,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.trainer = _trainer(self.dataset, self.plan)
+        self.trainer = new_trainer(self.dataset, self.plan)
 
     def train(self) -> Iterator[Progress]:
         """Train; save whenever the held-out score is better, so that a killed run keeps it."""
@@ -186,7 +93,7 @@ class Run:
         grams = KneserNey(flat_ids(self.dataset.train), self.dataset.vocabulary_size, order=5)
         test = self.dataset.test
         self.scores = self.scores.with_test(
-            self._measured(test), grams.score(flat_ids(test), _notes(test))
+            self._measured(test), grams.score(flat_ids(test), notes_of(test))
         )
         self.save(force=True)
 
@@ -194,7 +101,7 @@ class Run:
         """Score the best weights as they are stored, in float16."""
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.put(stored(self.trainer.best.weights))
-        return evaluate(model, flat_ids(tunes), _notes(tunes))
+        return evaluate(model, flat_ids(tunes), notes_of(tunes))
 
     def save(self, *, force: bool) -> None:
         """Write the checkpoint of the best weights so far."""

@@ -1,4 +1,4 @@
-"""The rungs below the recurrent network: what a window of fixed length can predict.
+"""The n-gram: what counting all windows of a few ids can predict.
 
 `KneserNey` is the interpolated, modified n-gram of Chen and Goodman (1999), here with ids packed
 into one integer a gram, so that counting is sorting and looking up is bisection.
