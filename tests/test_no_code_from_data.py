@@ -189,7 +189,8 @@ assert any(progress.is_last for progress in run.train())
 TRAINING_ROOMS = """
 import torch
 from musicgen.corpus.build import build
-from musicgen.model.run import Options, Run, plan
+from musicgen.model.plan import Options, plan
+from musicgen.model.run import Run
 torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
 """
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.corpus.store import Dataset
-    from musicgen.model.run import Plan, Run
+    from musicgen.model.plan import Plan
+    from musicgen.model.run import Run
     from musicgen.model.training import Progress
 
 DEFAULT_SOURCE = "dance-tunes"
@@ -103,7 +104,8 @@ def train(
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     dataset = _read(sources or (DEFAULT_SOURCE,), codec, console)
 
-    from musicgen.model.run import Options, Run, plan
+    from musicgen.model.plan import Options, plan
+    from musicgen.model.run import Run
 
     found = plan(dataset, Options(**options))
     RUNS.mkdir(exist_ok=True)

@@ -15,20 +15,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import torch
 
 from musicgen.checkpoint import Manifest, save, stored
-from musicgen.config import ModelSettings, TrainingSettings
-from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
 from musicgen.errors import MusicgenError
 from musicgen.model.card import Scores, model_card
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.ngram import KneserNey
-from musicgen.model.training import Progress, Trainer, choose_device
+from musicgen.model.plan import Plan, new_trainer, notes_of
+from musicgen.model.training import Progress, Trainer
 from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
