@@ -59,6 +59,7 @@ class TrainingSettings:
     clip: float = 1.0  # largest norm of the gradient
     evaluate_every: int = 0  # tokens between two evaluations; 0: once an epoch, or less often
     patience: int = 6  # evaluations without a better held-out loss before the run stops
+    precision: str = "fp32"  # in which products are taken: fp32 or bf16; weights are fp32
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -68,3 +69,5 @@ class TrainingSettings:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.precision not in ("fp32", "bf16"):
+            raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from musicgen.model.batches import IGNORED, whole_tunes
-from musicgen.model.network import LanguageModel
+from musicgen.model.network import SequenceModel
 
 Surprise = Callable[[np.ndarray], np.ndarray]  # the ids of a tune -> nats of each of them
 EVALUATION_LANES = 64
@@ -57,7 +57,7 @@ class Held:
 
 
 def evaluate(
-    model: LanguageModel, tunes: Sequence[np.ndarray], notes: Sequence[int] | None = None
+    model: SequenceModel, tunes: Sequence[np.ndarray], notes: Sequence[int] | None = None
 ) -> Held:
     """Score a network on whole tunes."""
     nats = np.zeros(len(tunes))
@@ -81,9 +81,9 @@ def held(nats: np.ndarray, tunes: Sequence[np.ndarray], notes: Sequence[int] | N
 
 
 @torch.no_grad()
-def batch_nats(model: LanguageModel, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def batch_nats(model: SequenceModel, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the nats of each row, in windows that bound the memory."""
-    device = model.head.bias.device
+    device = model.device
     total = np.zeros(len(inputs))
     state = model.start(len(inputs))
     for start in range(0, inputs.shape[1], EVALUATION_WINDOW):

@@ -8,7 +8,9 @@ next, and neither sees the other.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +36,49 @@ class Masks:
     def share(self, lanes: slice) -> Masks:
         """Return what belongs to some of the lanes."""
         return Masks(self.table, tuple(mask[lanes] for mask in self.outputs), self.recurrent)
+
+
+class Sizes(Protocol):
+    """What a trainer asks of a model's settings."""
+
+    @property
+    def hidden(self) -> int:
+        """The width of the model's widest layer."""
+
+
+class SequenceModel(Protocol):
+    """A model that a trainer trains: recurrent networks, and the rungs of the ladder below."""
+
+    @property
+    def settings(self) -> Sizes:
+        """The model's shape."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is computed."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Go through the weights, each once."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Go through the weights and their names, each once."""
+
+    def start(self, lanes: int) -> State:
+        """Return the state before a tune, lane first in each part."""
+
+    def draw_masks(self, lanes: int, generator: torch.Generator | None = None) -> Masks | None:
+        """Draw what dropout leaves for one window, for all lanes; None drops nothing."""
+
+    def __call__(
+        self, ids: Tensor, state: State | None = None, masks: Masks | None = None
+    ) -> tuple[Tensor, State]:
+        """Return logits (lane, window, vocabulary) and the state after the last id."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights, as float32 arrays."""
+
+    def put(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take weights."""
 
 
 class LanguageModel(nn.Module):
@@ -66,6 +111,11 @@ class LanguageModel(nn.Module):
             if linear is not None and linear.weight is not self.embedding.weight:
                 nn.init.normal_(linear.weight, 0, linear.in_features**-0.5, generator)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is computed."""
+        return self.head.bias.device
 
     def start(self, lanes: int) -> State:
         """Return the state before a tune: zero."""

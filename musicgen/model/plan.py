@@ -15,8 +15,9 @@ import torch
 
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
-from musicgen.model.training import Trainer, choose_device
+from musicgen.model.training import Trainer
 
 DEFAULT_EPOCHS: Final = 10
 FEWEST_UPDATES: Final = 400  # of a run over a small corpus

@@ -6,7 +6,8 @@
     trainer.best.weights    # of the lowest held-out loss, for a checkpoint
 
 Whatever the run depends on stands in the trainer: the weights, the optimiser, the lanes and their
-position, the recurrent states, the generators, the counts.
+position, the recurrent states, the generators, the counts. `state` copies all of it and `restore`
+takes it back: what follows is then the same, bit for bit, on the same machine.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from torch.nn import functional
 
 from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
+from musicgen.model import snapshot
 from musicgen.model.batches import Lanes, Window
 from musicgen.model.crew import Crew, added, choose_workers
+from musicgen.model.devices import autocast, memory, to_device
 from musicgen.model.evaluation import Held, evaluate
-from musicgen.model.network import LanguageModel, Masks, State, detach
+from musicgen.model.network import Masks, SequenceModel, State, detach
+from musicgen.model.snapshot import TrainerState
 
+LOOK_EVERY = 10  # updates between two looks at the loss on a GPU, which each look makes wait
 MOST_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
 
 
@@ -45,8 +50,10 @@ class Progress:
     epoch: float  # tokens over the tokens of the training part
     loss: float  # nats a token of this window, with dropout
     norm: float  # of the gradient, before clipping
+    clipped: float  # share of the updates so far whose gradient was clipped
     learning_rate: float
-    rate: float  # tokens a second of this update, evaluations left out
+    rate: float  # tokens a second since the last look, evaluations left out
+    memory: int  # bytes in use, of the device's own memory or of this program's
     held: Held | None = None  # the held-out score, at intervals
     is_best: bool = False
     is_last: bool = False
@@ -61,7 +68,7 @@ class Best:
     stale: int = 0  # evaluations since
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def offer(self, loss: float, tokens: int, model: LanguageModel) -> bool:
+    def offer(self, loss: float, tokens: int, model: SequenceModel) -> bool:
         """Keep the model's weights if their loss is lower."""
         if not loss < self.loss:
             self.stale += 1
@@ -75,7 +82,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: SequenceModel,
         train: Sequence[np.ndarray],
         valid: Sequence[np.ndarray],
         settings: TrainingSettings,
@@ -89,68 +96,100 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.optimizer = make_optimizer(model, settings)
         self.parameters = list(model.parameters())
-        device = model.head.bias.device
-        self.crew = Crew(choose_workers(device, settings.lanes, model.settings.hidden))
+        self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
+        self.crew = Crew(choose_workers(model.device, settings.lanes, model.settings.hidden))
         self.states: list[State | None] = [None] * self.crew.workers
         self.step = self.tokens = self.evaluated = 0
+        self.clipped = torch.zeros((), device=model.device)
+        self.seen, self.looked = 0, time.perf_counter()  # tokens and time at the last look
         self.best = Best()
 
     def run(self) -> Iterator[Progress]:
         """Train to the planned tokens, or until the held-out loss falls no more."""
+        self.looked = time.perf_counter()
         for window in self.lanes:
-            progress = self.update(window)
-            if self.is_due(progress):
+            measured = self.learn(window)
+            if self.step % self.look_every and not self.is_due():
+                continue
+            progress = self.look(measured)
+            if self.is_due():
                 progress = self.judged(progress)
             yield progress
             if progress.is_last:
                 return
+            self.looked = time.perf_counter()
 
     def update(self, window: Window) -> Progress:
-        """Learn from one window."""
-        started = time.perf_counter()
-        settings, planned = self.settings, self.settings.tokens
-        learning_rate = settings.learning_rate * schedule(self.tokens / planned, settings)
+        """Learn from one window and look at it."""
+        self.looked = time.perf_counter()
+        return self.look(self.learn(window))
+
+    def learn(self, window: Window) -> Tensor:
+        """Learn from one window; return its loss and the gradient's norm, (2,), unread."""
+        settings = self.settings
+        learning_rate = settings.learning_rate * schedule(self.tokens / settings.tokens, settings)
         loss = self.backward(window)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        self.refuse_nan(loss, float(norm))
+        measured = torch.stack([loss, norm])
+        if self.model.device.type == "cpu":
+            self.refuse_nan(measured)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
+        self.clipped += norm > settings.clip
         self.step += 1
         self.tokens += window.tokens
-        rate = window.tokens / (time.perf_counter() - started)
-        epoch = self.tokens / self.epoch_tokens
+        return measured
+
+    def look(self, measured: Tensor) -> Progress:
+        """Read what was measured, and say where the run stands."""
+        self.refuse_nan(measured)
+        loss, norm = measured.tolist()
+        settings, done = self.settings, self.tokens
+        rate = (done - self.seen) / (time.perf_counter() - self.looked)
+        self.seen = done
         return Progress(
-            self.step, self.tokens, planned, epoch, loss, float(norm), learning_rate, rate
+            step=self.step,
+            tokens=done,
+            planned=settings.tokens,
+            epoch=done / self.epoch_tokens,
+            loss=loss,
+            norm=norm,
+            clipped=float(self.clipped) / self.step,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            rate=rate,
+            memory=memory(self.model.device),
         )
 
-    def backward(self, window: Window) -> float:
+    def backward(self, window: Window) -> Tensor:
         """Run one window forward and backward; the state goes on, the gradient stops here."""
         masks = self.model.draw_masks(len(window.inputs), self.generator)
         shares = self.crew.each(lambda number: self.share(number, window, masks))
         for parameter, grad in zip(self.parameters, added([g for _, g in shares]), strict=True):
             parameter.grad = grad
-        return sum(float(loss) for loss, _ in shares)
+        return torch.stack([loss for loss, _ in shares]).sum()
 
     def share(
         self, number: int, window: Window, masks: Masks | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss and the gradients of one worker's lanes, as parts of the window's."""
-        device = self.model.head.bias.device
+        device = self.model.device
         lanes = slice(number, None, self.crew.workers)
-        inputs = torch.from_numpy(window.inputs[lanes]).to(device)  # (lane, window)
-        targets = torch.from_numpy(window.targets[lanes]).to(device)
+        inputs = to_device(window.inputs[lanes], device)  # (lane, window)
+        targets = to_device(window.targets[lanes], device)
         kept = masks and masks.share(lanes)
-        logits, state = self.model(inputs, self.states[number], kept)
-        loss = functional.cross_entropy(
-            logits.transpose(0, 1).flatten(0, 1), targets.t().flatten(), reduction="sum"
-        ).div(window.tokens)
+        with autocast(device, self.settings.precision):
+            logits, state = self.model(inputs, self.states[number], kept)
+            loss = functional.cross_entropy(
+                logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"
+            ).div(window.tokens)
         grads = torch.autograd.grad(loss, self.parameters)
         self.states[number] = detach(state)
         return loss.detach(), grads
 
-    def refuse_nan(self, loss: float, norm: float) -> None:
-        """Stop before a weight is touched by what is not a number."""
+    def refuse_nan(self, measured: Tensor) -> None:
+        """Stop before what is not a number is kept."""
+        loss, norm = measured.tolist()
         if not math.isfinite(loss + norm):
             raise Diverged(
                 f"update {self.step + 1}, after {self.tokens} tokens: loss {loss}, gradient norm "
@@ -158,12 +197,12 @@ class Trainer:
                 f"(now {self.settings.learning_rate:g}) and start again"
             )
 
-    def is_due(self, progress: Progress) -> bool:
+    def is_due(self) -> bool:
         """Tell whether the held-out tunes are to be judged now."""
         every = self.settings.evaluate_every or max(
             self.epoch_tokens, self.settings.tokens // MOST_EVALUATIONS
         )
-        return progress.tokens >= progress.planned or self.tokens >= self.evaluated + every
+        return self.tokens >= min(self.settings.tokens, self.evaluated + every)
 
     def judged(self, progress: Progress) -> Progress:
         """Add the held-out score, keep the weights if they are the best so far."""
@@ -174,8 +213,50 @@ class Trainer:
         over = progress.tokens >= progress.planned or self.best.stale >= self.settings.patience
         return replace(progress, held=held, is_best=is_best, is_last=over)
 
+    def state(self) -> TrainerState:
+        """Copy all that the rest of the run depends on."""
+        parts = {
+            "model": snapshot.weights(self.model),
+            "optimizer": snapshot.moments(self.optimizer, self.model),
+            "state": snapshot.joined(self.states),
+            "best": self.best.weights,
+        }
+        arrays = {"generator": self.generator.get_state().numpy()}
+        for prefix, found in parts.items():
+            arrays |= snapshot.named(prefix, found)
+        best = self.best
+        return TrainerState(
+            arrays,
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "evaluated": self.evaluated,
+                "clipped": float(self.clipped),
+                "lanes": self.lanes.position(),
+                "best": [best.loss if math.isfinite(best.loss) else None, best.tokens, best.stale],
+            },
+        )
 
-def make_optimizer(model: LanguageModel, settings: TrainingSettings) -> torch.optim.AdamW:
+    def restore(self, state: TrainerState) -> None:
+        """Go on from a copy. The model, the tunes and the settings must be the copy's own."""
+        arrays, values = state.arrays, state.values
+        snapshot.put_weights(self.model, snapshot.under("model", arrays))
+        snapshot.put_moments(self.optimizer, self.model, snapshot.under("optimizer", arrays))
+        recurrent = snapshot.under("state", arrays)
+        self.states = snapshot.parted(recurrent, self.crew.workers, self.model.device)
+        self.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
+        self.lanes.seek(values["lanes"])
+        self.step, self.tokens, self.evaluated = (
+            values[name] for name in ("step", "tokens", "evaluated")
+        )
+        self.seen = self.tokens
+        self.clipped.fill_(values["clipped"])
+        loss, tokens, stale = values["best"]
+        loss = math.inf if loss is None else loss
+        self.best = Best(loss, tokens, stale, snapshot.under("best", arrays))
+
+
+def make_optimizer(model: SequenceModel, settings: TrainingSettings) -> torch.optim.AdamW:
     """Make AdamW that decays matrices and leaves biases alone."""
     parameters = list(model.parameters())
     groups = [
@@ -192,12 +273,3 @@ def schedule(done: float, settings: TrainingSettings) -> float:
     turn = min(1.0, (done - settings.warmup) / (1 - settings.warmup))
     final = settings.final_rate
     return final + (1 - final) * (1 + math.cos(math.pi * turn)) / 2
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; auto is CUDA, else Apple's, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from musicgen.model.batches import Lanes, Window
 from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
+from musicgen.model.snapshot import TrainerState
 from musicgen.model.training import Diverged, Progress, Trainer, schedule
 
 
@@ -84,7 +86,7 @@ def test_a_loss_that_is_no_number_stops_with_one_line_and_leaves_the_weights() -
 
 def test_a_gradient_that_is_no_number_stops_too() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=10_000, lanes=2, bptt=8))
-    trainer.model.head.bias.register_hook(lambda grad: grad * np.inf)  # type: ignore[no-untyped-call]
+    trainer.parameters[-1].register_hook(lambda grad: grad * np.inf)  # type: ignore[no-untyped-call]
     with pytest.raises(Diverged, match=r"gradient norm (nan|inf)"):
         trainer.update(trainer.lanes.next())
 
@@ -171,3 +173,38 @@ def test_the_rate_rises_then_falls() -> None:
     settings = TrainingSettings(tokens=100, warmup=0.1, final_rate=0.1)
     rates = [schedule(done, settings) for done in (0, 0.05, 0.1, 0.55, 1)]
     assert rates == pytest.approx([0.01, 0.5, 1, 0.55, 0.1])
+
+
+def remade(state: TrainerState) -> TrainerState:
+    """Return a state as a disk gives it back: arrays, and values that went through JSON."""
+    arrays = {name: array.copy() for name, array in state.arrays.items()}
+    return TrainerState(arrays, json.loads(json.dumps(state.values)))
+
+
+@pytest.mark.parametrize("at", [0, 1, 7, 20])
+def test_goes_on_from_a_state_bit_for_bit(at: int) -> None:
+    settings = TrainingSettings(tokens=2_000, lanes=4, bptt=8, evaluate_every=160)
+
+    def trainer() -> Trainer:
+        shape = ModelSettings(12, layers=2, hidden=16, embedding=16, weight_dropout=0.2)
+        model = LanguageModel(shape, torch.Generator().manual_seed(2))
+        return Trainer(model, drawn(9), drawn(3), settings)
+
+    whole, cut, other = trainer(), trainer(), trainer()
+    expected = list(whole.run())
+    list(itertools.islice(cut.run(), at))
+    other.restore(remade(cut.state()))
+    rest = list(other.run())
+    assert [told(p) for p in rest] == [told(p) for p in expected[at:]]
+    assert_same(other.state(), whole.state())
+
+
+def told(progress: Progress) -> tuple[float, ...]:
+    held = progress.held.loss if progress.held else 0.0
+    return progress.step, progress.loss, progress.norm, progress.clipped, held, progress.is_best
+
+
+def assert_same(one: TrainerState, other: TrainerState) -> None:
+    assert one.values == other.values
+    assert one.arrays.keys() == other.arrays.keys()
+    assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
