@@ -5,12 +5,14 @@ A command's file is imported when it is used, so that `--help` and `sample` star
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from musicgen.errors import MusicgenError
+from musicgen.errors import MusicgenError, printable
 
 # command -> what it does, in one line; its file and function have its name
 COMMANDS: Final = {
@@ -27,6 +29,33 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn whatever is refused, or fails as foreseen, into one line and its exit code."""
+    try:
+        yield
+    except MusicgenError as error:
+        raise Failure(str(error), error.exit_code) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # it is the help itself
+    except click.UsageError as error:
+        raise Failure(_told(error), error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise Failure("interrupted", INTERRUPTED) from error
+    except MemoryError as error:
+        raise Failure("not enough memory; nothing was half-written", 1) from error
+
+
+def _told(error: click.UsageError) -> str:
+    """Say in one line what is wrong with the words that were typed, and where the right ones are.
+
+    Words come from scripts and file names too: what could steer a terminal is written out.
+    """
+    fault = " ".join(error.format_message().split()).removesuffix(".").replace(". (", " (")
+    command = error.ctx.command_path if error.ctx else "musicgen"
+    return printable(f"{fault}; see {command} --help")
 
 
 class Commands(click.Group):
@@ -49,16 +78,15 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the words before the command's name."""
+        with _one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command line."""
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except MusicgenError as error:
-            raise Failure(str(error), error.exit_code) from error
-        except KeyboardInterrupt as error:
-            raise Failure("interrupted", INTERRUPTED) from error
-        except MemoryError as error:
-            raise Failure("not enough memory; nothing was half-written", 1) from error
 
 
 @click.group(cls=Commands)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli.words import counted
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -71,12 +73,16 @@ def corpus() -> None:
 
 
 @corpus.command("list")
+@click.option("-q", "--quiet", is_flag=True, help="Print the names and nothing else.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the source and the terms in full.")
-def list_(verbose: bool) -> None:
+def list_(quiet: bool, verbose: bool) -> None:
     """List the corpora that have a card, with their terms."""
     from musicgen.corpus.sources import cards, count_tunes
 
     for card in cards():
+        if quiet:
+            click.echo(card.name)
+            continue
         count = count_tunes(card)
         click.echo(f"{card.name:12} {count or '?':>6} tunes  {card.title}: {card.description}")
         for text in (card.source, card.terms) if verbose else (card.in_short,):
@@ -213,18 +219,18 @@ def _summary(dataset: Dataset, report: Report, out: Path) -> str:
     )
     left_out = f"; left out {report.refused:,} ({codes})" if codes else ""
     taken = (
-        f"; read {report.files - report.taken_over:,} files,"
+        f"; read {counted(report.files - report.taken_over, 'file')},"
         f" took over {report.taken_over:,} that did not change"
         if report.taken_over
         else ""
     )
-    kept = f"kept {report.kept:,} of {report.found:,} tunes ({parts})"
+    kept = f"kept {report.kept:,} of {counted(report.found, 'tune')} ({parts})"
     return f"{out}: {kept}{left_out}{taken}{_passed_over(report)}"
 
 
 def _passed_over(report: Report) -> str:
     many = report.passed_over
-    return f"; passed over: {many:,} other file{'s' * (many > 1)}" if many else ""
+    return f"; passed over: {counted(many, 'other file')}" if many else ""
 
 
 @contextmanager
@@ -242,7 +248,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
             task,
             completed=now.bytes,
             total=now.of_bytes,
-            description=f"read {now.files:,} of {now.of_files:,} files",
+            description=f"read {now.files:,} of {counted(now.of_files, 'file')}",
         )
 
 
@@ -312,11 +318,11 @@ def _conclude(console: Console, report: Report, groups: dict[str, list[Member]])
         console.print(f"odd: {told(Counter(report.remarks))}")
     if groups:
         alike = Counter(m.relation for ms in groups.values() for m in ms if m.relation)
-        console.print(f"alike: {len(groups):,} groups ({told(alike)})")
+        console.print(f"alike: {counted(len(groups), 'group')} ({told(alike)})")
     if report.codes:
         console.print(f"refused: {told(Counter(report.codes))}")
     console.print(
-        f"found {report.found:,} tunes in {report.files:,} files:"
+        f"found {counted(report.found, 'tune')} in {counted(report.files, 'file')}:"
         f" kept {report.kept:,}, refused {report.refused:,}{_passed_over(report)}"
     )
 

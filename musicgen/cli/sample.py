@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from musicgen.cli.types import KEY, METER, PROGRAM
-from musicgen.errors import InvalidValue
+from musicgen.cli.words import counted
+from musicgen.errors import InvalidValue, printable
 
 if TYPE_CHECKING:
-    from musicgen.tune import Tune
+    from musicgen.tune import Model, Tune
 
 
 @click.command()
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the model and the seed of each tune too.")
 def sample(
     model: str,
     outs: tuple[str, ...],
@@ -69,6 +72,7 @@ def sample(
     seed: int | None,
     force: bool,
     quiet: bool,
+    verbose: bool,
     jobs: int | None,
     **wishes: Any,
 ) -> None:
@@ -91,14 +95,31 @@ def sample(
         check_writable(files, loaded.writable)
         refuse_existing(files, force=force)
     drawn = secrets.randbelow(2**31) if seed is None else seed
+    tell = _silent if quiet else partial(click.echo, err=True)
+    if verbose:
+        tell(_model_told(loaded))
     tunes = sample_many(loaded, asked, seed=drawn, count=count, jobs=jobs)
     for number, tune in enumerate(tunes):
         for files in names:
             tune.write(files[number], force=force)
-        if not quiet:
-            click.echo(_told(tune, [str(files[number]) for files in names]), err=True)
-    if seed is None and not quiet:
-        click.echo(f"seed {drawn}: add --seed {drawn} to write the same again", err=True)
+        place = f"; seed {drawn}, number {number + 1}" if verbose else ""
+        tell(f"{_told(tune, [str(files[number]) for files in names])}{place}")
+    if seed is None:
+        tell(f"seed {drawn}: add --seed {drawn} to write the same again")
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+def _model_told(model: Model) -> str:
+    manifest = model.checkpoint.manifest
+    shape = manifest.settings
+    return printable(
+        f"{model.checkpoint.folder}: {manifest.name} {manifest.version},"
+        f" {shape.layers} x {shape.hidden} {shape.cell}, codec {manifest.codec},"
+        f" {counted(shape.vocabulary_size, 'event')}"
+    )
 
 
 def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
@@ -121,7 +142,7 @@ def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
 def _told(tune: Tune, files: list[str]) -> str:
     score, names = tune.score, ", ".join(files)
     if tune.text is not None:
-        return f"{names}: {len(tune.text):,} characters"
+        return f"{names}: {counted(len(tune.text), 'character')}"
     if tune.codec != "measures":
-        return f"{names}: {score.title}; {len(score.notes):,} notes"
-    return f"{names}: {score.title}; {score.meter}, {tune.bars} bars"
+        return f"{names}: {score.title}; {counted(len(score.notes), 'note')}"
+    return f"{names}: {score.title}; {score.meter}, {counted(tune.bars, 'bar')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no termina
 )
 @click.option("--force", is_flag=True, help="Replace an existing run of that name.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the plan and the versions too.")
 def train(
     sources: tuple[str, ...],
     name: str,
@@ -85,6 +87,7 @@ def train(
     score_test: bool,
     force: bool,
     quiet: bool,
+    verbose: bool,
     **options: Any,
 ) -> None:
     """Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
@@ -111,6 +114,8 @@ def train(
     RUNS.mkdir(exist_ok=True)
     run = Run(dataset, found, name, folder, corpus=_cards(dataset.sources))
     _announce(dataset, found, console)
+    if verbose:
+        _tell_all(found, console)
     with _watched(run, console) as watched:
         for progress in run.train():
             watched(progress)
@@ -192,6 +197,15 @@ def _announce(dataset: Dataset, found: Plan, console: Console) -> None:
         f" {settings.lanes} lanes of {settings.bptt} ids,"
         f" at most {settings.tokens:,} tokens ({settings.tokens / tokens:.1f} epochs)"
     )
+
+
+def _tell_all(found: Plan, console: Console) -> None:
+    """Print every setting and the versions of the packages that decide the numbers."""
+    from musicgen.checkpoint import versions
+
+    for table in (asdict(found.model), asdict(found.training), versions()):
+        told = ", ".join(f"{name} {value}" for name, value in table.items())
+        console.print(told, markup=False)
 
 
 class _watched:  # noqa: N801 - used as a with-block

@@ -68,7 +68,7 @@ def test_a_rebuild_says_what_it_took_over(tunes: Path) -> None:
     again = build(tunes, "--force")
     assert again.exit_code == 0, again.output
     assert "kept 16 of 16 tunes" in again.stderr
-    assert "read 1 files, took over 3 that did not change" in again.stderr
+    assert "read 1 file, took over 3 that did not change" in again.stderr
 
 
 @pytest.mark.parametrize("codec", ["performance", "frames", "text", "text-words"])
