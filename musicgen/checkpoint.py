@@ -4,9 +4,11 @@
     ├── weights.safetensors    float16
     ├── manifest.json          all the rest, and the SHA-256 of every file; written last
     ├── MODEL_CARD.md
-    └── ...                    whatever else the run keeps: metrics.jsonl, the receipt's index
+    ├── ...                    whatever else the run keeps: metrics.jsonl, the receipt's index
+    └── best/STEP/             while it trains: the same files, of the best so far
 
-The folder gets its name once all of it is on disk. Reading checks every hash before it parses, the
+A folder gets its name once all of it is on disk; a run's own manifest comes when it is finished,
+and until then its newest best one is the model. Reading checks every hash before it parses, the
 manifest's own included, so that a changed byte anywhere is noticed.
 """
 
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -30,16 +33,17 @@ from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
     Mismatch,
-    MusicgenError,
     NotFound,
     Refusal,
 )
-from musicgen.files import new_folder, open_regular
+from musicgen.files import explaining, new_folder, open_regular, write_whole
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "MODEL_CARD.md"
+BEST: Final = "best"
+_NUMBER: Final = re.compile(r"\d{8,12}")
 MAX_BYTES: Final = 4 * 2**30
 WAY_OUT: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
@@ -106,37 +110,109 @@ def save(
 
     Raises InvalidValue for weights that are not finite in float16 or do not fit the settings.
     """
+    files = _files(weights, manifest, extra or {})
+    with new_folder(folder, force=force) as staging, explaining(folder):
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+
+
+def publish(
+    folder: Path, weights: Weights, manifest: Manifest, extra: Mapping[str, bytes] | None = None
+) -> None:
+    """Make an existing folder, such as a finished run's, a checkpoint; raises as `save` does.
+
+    Its manifest is the last to be there, and where there was one the first to go.
+    """
+    files = _files(weights, manifest, extra or {})
+    with explaining(folder / MANIFEST):
+        (folder / MANIFEST).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_whole(folder / name, data, force=True)
+
+
+def _files(weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a checkpoint's files and their bytes, the manifest last."""
     halves = {name: _half(array) for name, array in weights.items()}
     check_weights(halves, manifest.settings)
-    files = {WEIGHTS: render_weights(halves), CARD: model_card(manifest).encode()}
-    files |= extra or {}
+    files = {WEIGHTS: render_weights(halves), **extra}
     body = asdict(manifest) | {
         "format": FORMAT,
         "packages": dict(manifest.packages) or versions(),
-        "sha256": {name: _digest(data) for name, data in sorted(files.items())},
+        "sha256": {name: digest(data) for name, data in sorted(files.items())},
     }
-    with new_folder(folder, force=force) as staging:
-        for name, data in files.items():
-            (staging / name).write_bytes(data)
-        (staging / MANIFEST).write_bytes(render_manifest(body))
+    return files | {MANIFEST: render_manifest(body)}
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return the folders that are named by a number of updates, the oldest first."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in found if _NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
+
+
+def aside(folder: Path) -> Path:
+    """Return where a run is kept while its successor of the same name has saved nothing yet."""
+    return folder.parent / f".{folder.name}.old"
+
+
+def places(folder: Path) -> list[Path]:
+    """Return where the checkpoints of a model or run may stand, the one to take first."""
+    found: list[Path] = []
+    for run in (folder, aside(folder)):
+        if (run / MANIFEST).is_file():
+            found.append(run)
+        else:
+            found += reversed(numbered(run / BEST))
+    return found
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint; of a run under way, the newest of its best ones that is whole.
 
     Raises NotFound, DamagedCheckpoint where a file is missing or changed, Mismatch where a newer
     version wrote it.
     """
+    tried: list[tuple[Path, object]] = []
+    fault: DamagedCheckpoint | None = None
+    while (found := [(place, _stamp(place)) for place in places(folder)]) != tried:
+        fault, checkpoint = _first_whole([place for place, _ in found], folder)
+        if checkpoint:
+            return checkpoint
+        tried = found  # a run under way may have moved on meanwhile: look again
+    if fault:
+        raise fault
+    return load_one(folder)
+
+
+def _stamp(folder: Path) -> object:
+    """Return what changes when a folder's manifest is written again."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _first_whole(
+    found: Sequence[Path], folder: Path
+) -> tuple[DamagedCheckpoint | None, Checkpoint | None]:
+    """Return the first checkpoint that is whole, else the first fault; the folder's own decides."""
+    first: DamagedCheckpoint | None = None
+    for place in found:
+        try:
+            return None, load_one(place)
+        except (DamagedCheckpoint, NotFound) as fault:
+            first = first or (fault if isinstance(fault, DamagedCheckpoint) else None)
+            if place == folder:
+                break
+    return first, None
+
+
+def load_one(folder: Path) -> Checkpoint:
+    """Read the checkpoint that stands in this very folder; raises as `load` does."""
     if not folder.is_dir():
         raise NotFound(f"{folder}: there is no such model; see 'musicgen train --help'")
-    body = parse_manifest(_read(folder, MANIFEST), folder)
-    if body["format"] != FORMAT:
-        raise Mismatch(
-            f"{folder}: its format is {body['format']}, this musicgen reads format {FORMAT}; "
-            "update musicgen"
-        )
-    hashes = _hashes(body, folder)
-    contents = {name: _checked(folder, name, digest) for name, digest in hashes.items()}
+    body = read_manifest(folder, FORMAT)
+    contents = read_files(folder, body, WEIGHTS)
     try:
         manifest = _manifest(body)
         weights = {n: a.astype(np.float32) for n, a in parse_weights(contents[WEIGHTS]).items()}
@@ -149,8 +225,28 @@ def load(folder: Path) -> Checkpoint:
         TypeError,
         ValueError,
     ) as fault:
-        raise _damaged(folder, f"its contents do not fit ({fault})") from fault
+        raise damaged(folder, f"its contents do not fit ({fault})") from fault
     return Checkpoint(manifest, weights, folder)
+
+
+def read_manifest(folder: Path, known: int) -> dict[str, Any]:
+    """Read a folder's manifest; raise DamagedCheckpoint, or Mismatch for another format."""
+    body = parse_manifest(_read(folder, MANIFEST), folder)
+    if body["format"] != known:
+        raise Mismatch(
+            f"{folder}: its format is {body['format']}, this musicgen reads format {known}; "
+            "update musicgen"
+        )
+    return body
+
+
+def read_files(folder: Path, body: Mapping[str, Any], *needed: str) -> dict[str, bytes]:
+    """Read what a manifest vouches for. Raises DamagedCheckpoint unless all of it is unchanged."""
+    table = body.get("sha256")
+    plain = isinstance(table, dict) and all(Path(name).name == name for name in table)
+    if not plain or not set(needed) <= table.keys():  # type: ignore[union-attr]
+        raise damaged(folder / MANIFEST, "its table of files is not one")
+    return {name: _checked(folder, name, kept) for name, kept in table.items()}  # type: ignore[union-attr]
 
 
 def stored(weights: Weights) -> Weights:
@@ -200,31 +296,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def model_card(manifest: Manifest) -> str:
-    """Describe a model for people."""
-    shape = manifest.settings
-    lines = [
-        f"# {manifest.name} {manifest.version}",
-        "",
-        (
-            f"A recurrent language model of music: {shape.layers} {shape.cell} layers "
-            f"of {shape.hidden} units, {shape.vocabulary_size} events, codec `{manifest.codec}`."
-        ),
-    ]
-    for title, table in (
-        ("Corpus", manifest.corpus),
-        ("Scores", manifest.scores),
-        ("Training", manifest.training),
-    ):
-        if table:
-            lines += ["", f"## {title}", "", *(f"- {key}: {table[key]}" for key in sorted(table))]
-    return "\n".join([*lines, ""])
-
-
 def render_manifest(body: Mapping[str, Any]) -> bytes:
     """Write a manifest: sorted, readable, with a hash of itself."""
     content = {key: value for key, value in body.items() if key != "check"}
-    return _json(content | {"check": _digest(_json(content))})
+    return _json(content | {"check": digest(_json(content))})
 
 
 def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
@@ -235,7 +310,7 @@ def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         intact = False
     if not intact or not isinstance(body.get("format"), int):
-        raise _damaged(folder / MANIFEST, "its bytes changed since it was written")
+        raise damaged(folder / MANIFEST, "its bytes changed since it was written")
     return body  # type: ignore[no-any-return]
 
 
@@ -263,23 +338,15 @@ def _half(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float16)
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _hashes(body: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Return the table of hashes, once it names plain files and the weights among them."""
-    table = body.get("sha256")
-    plain = isinstance(table, dict) and all(Path(name).name == name for name in table)
-    if not plain or WEIGHTS not in table:  # type: ignore[operator]
-        raise _damaged(folder / MANIFEST, "its table of files is not one")
-    return table  # type: ignore[return-value]
-
-
-def _checked(folder: Path, name: str, digest: str) -> bytes:
+def _checked(folder: Path, name: str, kept: str) -> bytes:
     data = _read(folder, name)
-    if _digest(data) != digest:
-        raise _damaged(folder / name, "its bytes changed since it was written")
+    if digest(data) != kept:
+        raise damaged(folder / name, "its bytes changed since it was written")
     return data
 
 
@@ -287,10 +354,11 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return open_regular(folder / name, limit=MAX_BYTES)
     except NotFound as fault:
-        raise _damaged(folder / name, "it is missing") from fault
+        raise damaged(folder / name, "it is missing") from fault
     except Refusal as fault:
-        raise _damaged(folder / name, fault.message) from fault
+        raise damaged(folder / name, fault.message) from fault
 
 
-def _damaged(path: Path, what: str) -> MusicgenError:
+def damaged(path: Path, what: str) -> DamagedCheckpoint:
+    """Say what is wrong with a file or folder of a checkpoint."""
     return DamagedCheckpoint(f"{path}: {what}; {WAY_OUT}")

@@ -64,6 +64,23 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that its name never stands for a part of it."""
+    going = _partial_beside(folder)
+    with explaining(folder):
+        folder.rename(going)
+        _sync_folder(folder.parent)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def rename_folder(folder: Path, name: Path) -> None:
+    """Give a folder a name that nothing has, for good."""
+    with explaining(name):
+        refuse_existing([name])
+        folder.rename(name)
+        _sync_folder(name.parent)
+
+
 def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
     """Raise OutputExists or NotFound for the first output that cannot be written."""
     for path in paths:

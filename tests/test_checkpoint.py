@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import time
@@ -11,19 +12,32 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as render_weights
 
+from musicgen import checkpoint
 from musicgen.checkpoint import (
     FORMAT,
+    Checkpoint,
     Manifest,
     Weights,
+    aside,
     load,
-    model_card,
+    load_one,
+    places,
+    publish,
     render_manifest,
     save,
     shapes,
     stored,
 )
 from musicgen.config import CELLS, ModelSettings
-from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch, NotFound, OutputExists
+from musicgen.errors import (
+    DamagedCheckpoint,
+    InvalidValue,
+    Mismatch,
+    NotFound,
+    OutputExists,
+    WriteFailed,
+)
+from musicgen.files import remove_folder, write_whole
 
 SETTINGS = ModelSettings(vocabulary_size=9, layers=2, hidden=4, embedding=3)
 MANIFEST = Manifest(
@@ -35,6 +49,7 @@ MANIFEST = Manifest(
     corpus={"card": "dance-tunes", "fingerprint": "ab12"},
     scores={"valid_bits_per_note": 2.5},
 )
+EXTRA = {"MODEL_CARD.md": b"# small 1\n", "metrics.jsonl": b'{"step": 1}\n'}
 DAMAGES = 300
 Damage = Callable[[bytes, np.random.Generator], bytes]
 
@@ -50,7 +65,7 @@ def drawn(settings: ModelSettings = SETTINGS) -> Weights:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "small"
-    save(folder, drawn(), MANIFEST, {"metrics.jsonl": b'{"step": 1}\n'})
+    save(folder, drawn(), MANIFEST, EXTRA)
     return folder
 
 
@@ -71,14 +86,14 @@ def blank(data: bytes, generator: np.random.Generator) -> bytes:
 
 
 def test_what_is_saved_is_loaded(folder: Path) -> None:
-    checkpoint = load(folder)
-    assert replace(checkpoint.manifest, packages={}) == MANIFEST
-    assert checkpoint.manifest.packages["numpy"] == np.__version__
-    assert checkpoint.vocabulary == MANIFEST.vocabulary
-    assert checkpoint.extra("metrics.jsonl") == b'{"step": 1}\n'
+    loaded = load(folder)
+    assert replace(loaded.manifest, packages={}) == MANIFEST
+    assert loaded.manifest.packages["numpy"] == np.__version__
+    assert loaded.vocabulary == MANIFEST.vocabulary
+    assert loaded.extra("metrics.jsonl") == b'{"step": 1}\n'
     expected = stored(drawn())
-    assert checkpoint.weights.keys() == expected.keys()
-    for name, array in checkpoint.weights.items():
+    assert loaded.weights.keys() == expected.keys()
+    for name, array in loaded.weights.items():
         assert array.dtype == np.float32
         assert np.array_equal(array, expected[name])
     names = sorted(path.name for path in folder.iterdir())
@@ -202,11 +217,90 @@ def test_a_vocabulary_of_another_size_is_refused() -> None:
         replace(MANIFEST, vocabulary=MANIFEST.vocabulary[1:])
 
 
-def test_the_card_names_corpus_and_scores() -> None:
-    card = model_card(MANIFEST)
-    assert "2 lstm layers of 4 units" in card
-    assert "- card: dance-tunes" in card
-    assert "- valid_bits_per_note: 2.5" in card
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Return a run under way: two best ones so far, and no manifest of its own."""
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    save(run / "best" / "00000040", drawn(), replace(MANIFEST, version=4), EXTRA)
+    save(run / "best" / "00000120", drawn(), replace(MANIFEST, version=12), EXTRA)
+    return run
+
+
+def test_a_run_under_way_is_its_newest_best(run: Path) -> None:
+    assert load(run).manifest.version == 12
+    assert load(run).folder == run / "best" / "00000120"
+    assert [place.name for place in places(run)] == ["00000120", "00000040"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "MODEL_CARD.md"])
+def test_a_damaged_best_gives_way_to_the_one_before(run: Path, name: str) -> None:
+    (run / "best" / "00000120" / name).write_bytes(b"")
+    assert load(run).manifest.version == 4
+    (run / "best" / "00000040" / name).write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint, match=f"best/00000120/{name}: its bytes changed"):
+        load(run)
+
+
+def test_a_finished_run_is_its_own_manifest(run: Path) -> None:
+    publish(run, drawn(), MANIFEST, EXTRA)
+    assert load(run).folder == run
+    assert load(run).manifest.version == 1
+    (run / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint, match=r"run/weights\.safetensors: its bytes changed"):
+        load(run)
+    publish(run, drawn(), replace(MANIFEST, version=3), EXTRA)
+    assert load(run).manifest.version == 3
+
+
+def test_whatever_publishing_does_last_there_is_a_model(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(run, drawn(), MANIFEST, EXTRA)
+    for number in range(1, 6):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_whole", Failing(number))
+            with contextlib.suppress(WriteFailed):
+                publish(run, drawn(), replace(MANIFEST, version=2), EXTRA)
+        assert load(run).manifest.version == (12 if number <= 4 else 2)
+
+
+class Failing:
+    """Write files, but for the n-th."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, path: Path, data: bytes, *, force: bool) -> None:
+        self.left -= 1
+        if not self.left:
+            raise WriteFailed(f"{path} was not written")
+        write_whole(path, data, force=force)
+
+
+def test_a_run_that_waits_for_its_successor_is_still_the_model(run: Path) -> None:
+    run.rename(aside(run))
+    run.mkdir()
+    assert load(run).manifest.version == 12
+    (run / "best").mkdir()
+    save(run / "best" / "00000001", drawn(), replace(MANIFEST, version=1), EXTRA)
+    assert load(run).manifest.version == 1
+
+
+def test_one_that_goes_while_it_is_read_gives_way_to_the_next(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanishing(folder: Path) -> Checkpoint:
+        if folder.name == "00000040":
+            remove_folder(folder)
+            remove_folder(run / "best" / "00000120")
+            save(run / "best" / "00000200", drawn(), replace(MANIFEST, version=20), EXTRA)
+        if folder.name == "00000120":
+            raise DamagedCheckpoint("gone")
+        return load_one(folder)
+
+    monkeypatch.setattr(checkpoint, "load_one", vanishing)
+    assert load(run).manifest.version == 20
 
 
 @pytest.mark.parametrize("cell", CELLS)

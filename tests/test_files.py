@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 
 from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal, WriteFailed
-from musicgen.files import new_folder, open_regular, refuse_existing, sweep_partials, write_whole
+from musicgen.files import (
+    new_folder,
+    open_regular,
+    refuse_existing,
+    remove_folder,
+    rename_folder,
+    sweep_partials,
+    write_whole,
+)
 
 OLD, NEW = b"old" * 1000, b"new!" * 250_000
 CALLS = ("open", "write", "fsync", "link", "rename", "replace", "close")
@@ -298,6 +306,29 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(staging / "b", NEW)
     assert names(target) == ["b"]
     assert names(tmp_path) == ["data"]
+
+
+def test_a_folder_that_goes_is_never_there_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_folder(tmp_path / "data") as staging:
+        write_whole(staging / "a", OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if it was killed here
+        remove_folder(tmp_path / "data")
+    assert len(strays(tmp_path)) == len(names(tmp_path)) == 1
+    assert sweep_partials(tmp_path) == 1
+    with pytest.raises(NotFound):
+        remove_folder(tmp_path / "data")
+
+
+def test_a_folder_takes_no_name_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputExists):
+        rename_folder(tmp_path / "a", tmp_path / "b")
+    rename_folder(tmp_path / "a", tmp_path / "c")
+    assert names(tmp_path) == ["b", "c"]
 
 
 def test_a_new_folder_that_came_second_is_refused(tmp_path: Path) -> None:
