@@ -87,6 +87,11 @@ def memory(device: torch.device) -> int:
     """Return the bytes in use: of the device's own memory, or of this program's."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    return resident()
+
+
+def resident() -> int:
+    """Return the bytes of this program that are in memory."""
     if STATM.exists():
         return int(STATM.read_text().split()[1]) * resource.getpagesize()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the most so far, not the present
