@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli.watched import Seen, Watched
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue, Mismatch, OutputExists
 
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from musicgen.corpus.store import Dataset
     from musicgen.model.plan import Plan
     from musicgen.model.run import Run
-    from musicgen.model.training import Progress
 
 DEFAULT_SOURCE = "dance-tunes"
-PLAIN_EVERY = 20.0  # seconds between two plain lines, where there is no terminal
 
 
 @click.command()
@@ -116,7 +114,7 @@ def train(
     _announce(dataset, found, console)
     if verbose:
         _tell_all(found, console)
-    with _watched(run, console) as watched:
+    with Watched(console, name, _seen(run), verbose=verbose) as watched:
         for progress in run.train():
             watched(progress)
     if score_test:
@@ -208,67 +206,6 @@ def _tell_all(found: Plan, console: Console) -> None:
         console.print(told, markup=False)
 
 
-class _watched:  # noqa: N801 - used as a with-block
-    """Progress of a run: a live bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, run: Run, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = console
-        self.planned = run.plan.training.tokens
-        self.held = "not yet judged"
-        self.unit = _unit(run)
-        self.spoke = self.began = time.monotonic()
-        self.expected = False
-        self.bar = Progress(
-            TextColumn("{task.fields[told]}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=self.planned, told="starting")
-
-    def __enter__(self) -> _watched:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """Tell of one update."""
-        if progress.step == 10:
-            self._expect(progress)
-        if progress.held is not None:
-            self.held = f"held-out {progress.held.bits_per_note:.3f} bits/{self.unit}"
-        told = (
-            f"epoch {progress.epoch:.1f}  loss {progress.loss:.3f}  {self.held}"
-            f"  |g| {progress.norm:.2f}  {progress.rate:,.0f} tok/s"
-        )
-        self.bar.update(self.task, completed=progress.tokens, told=told)
-        now = time.monotonic()
-        if not self.console.is_terminal and (
-            now - self.spoke > PLAIN_EVERY or progress.held is not None
-        ):
-            self.spoke = now
-            self.console.print(f"{told}  {_minutes(self._left(progress))} left")
-
-    def _expect(self, progress: Progress) -> None:
-        self.console.print(
-            f"expected time: at most {_minutes(self._left(progress))};"
-            " it stops sooner where held-out tunes get no better"
-        )
-
-    def _left(self, progress: Progress) -> float:
-        spent = time.monotonic() - self.began
-        return spent * (self.planned - progress.tokens) / max(1, progress.tokens)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 def _conclude(run: Run, console: Console) -> None:
     table = run.scores.as_table()
     for part in ("valid", "test", "test_5gram"):
@@ -283,6 +220,14 @@ def _conclude(run: Run, console: Console) -> None:
         f"{run.folder}: done; {'read' if _is_text(run) else 'hear'} it with musicgen sample --model"
         f" {run.name} --out song{'.txt' if _is_text(run) else '.mid'}"
     )
+
+
+def _seen(run: Run) -> Seen:
+    """Start to count what is shown of a run."""
+    from musicgen.model.devices import resident
+
+    held = "not yet judged" if run.dataset.valid else "none"
+    return Seen(_unit(run), held=held, resident=None if run.plan.device == "cpu" else resident)
 
 
 def _is_text(run: Run) -> bool:

@@ -1,0 +1,221 @@
+"""What a person sees of a run: one live panel on a terminal, plain lines elsewhere.
+
+    with Watched(console, "mine") as watched:
+        for progress in run.train():
+            watched(progress)
+
+Panel and lines show the same cells, made of what `Seen` gathers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from musicgen.cli.words import size, span
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+
+    from musicgen.model.training import Progress
+
+Cells = list[tuple[str, str]]  # what is shown, and its value
+
+PLAIN_EVERY: Final = 20.0  # seconds between two lines that no evaluation asks for
+VERBOSE_EVERY: Final = 2.0
+SMOOTHED_OVER: Final = 50  # updates
+SURE_AFTER: Final = 10  # updates after which the time left is worth telling
+WIDE: Final = 76  # columns of a terminal on which two cells stand side by side
+
+
+@dataclass(slots=True)
+class Smooth:
+    """A mean that forgets: the last values count, about so many of them."""
+
+    over: int = SMOOTHED_OVER
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, amount: float, weight: float = 1.0) -> None:
+        """Add an amount, and what it is counted by: a loss by 1, tokens by their seconds."""
+        kept = 1 - 1 / self.over
+        self.total = kept * self.total + amount
+        self.weight = kept * self.weight + weight
+
+    @property
+    def value(self) -> float:
+        """The mean of late; 0 before the first."""
+        return self.total / self.weight if self.weight else 0.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """The numbers of a run: those that jump smoothed, the best kept, the time counted."""
+
+    unit: str = "note"  # what bits are counted by
+    clock: Callable[[], float] = time.monotonic
+    resident: Callable[[], int] | None = None  # this program's bytes, where a GPU has its own
+    began: float = field(init=False)
+    last: Progress | None = None
+    loss: Smooth = field(default_factory=Smooth)
+    norm: Smooth = field(default_factory=Smooth)
+    pace: Smooth = field(default_factory=Smooth)  # tokens a second
+    learnt: float = 0.0  # seconds that went into updates
+    held: str = "not yet judged"
+    best: str = ""
+    saved: float | None = None  # when
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def take(self, progress: Progress) -> None:
+        """Take in what an update says."""
+        tokens = progress.tokens - (self.last.tokens if self.last else 0)
+        if self.last is None:
+            tokens = progress.tokens // max(1, progress.step)  # a resumed run learnt more before
+        seconds = tokens / progress.rate if progress.rate > 0 else 0.0
+        self.loss.add(progress.loss)
+        self.norm.add(progress.norm)
+        self.pace.add(tokens, seconds)
+        self.learnt += seconds
+        self.last = progress
+        if progress.held is not None:
+            self.held = f"{progress.held.bits_per_note:.3f} bits a {self.unit}"
+            if progress.is_best:
+                self.best = f"{progress.held.bits_per_note:.3f} at epoch {progress.epoch:.1f}"
+
+    def note_save(self) -> None:
+        """Remember that a checkpoint was written just now."""
+        self.saved = self.clock()
+
+    @property
+    def done(self) -> float:
+        """The share of the plan that is learnt."""
+        return min(1.0, self.last.tokens / self.last.planned) if self.last else 0.0
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start of this session."""
+        return self.clock() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end of the plan at the pace of late, with what evaluations add to it."""
+        if self.last is None or not self.pace.value:
+            return None
+        overhead = max(1.0, self.spent / self.learnt)
+        return overhead * max(0, self.last.planned - self.last.tokens) / self.pace.value
+
+    def cells(self) -> Cells:
+        """Return everything that is shown, in order."""
+        if self.last is None:
+            return [("", "starting")]
+        return list(self._cells(self.last))
+
+    def _cells(self, last: Progress) -> Iterator[tuple[str, str]]:
+        epochs = last.planned / max(1, last.tokens) * last.epoch
+        yield "epoch", f"{last.epoch:.1f} of {epochs:.1f}"
+        yield "loss", f"{self.loss.value:.3f}"
+        yield "held-out", self.held
+        yield "best", self.best or "none yet"
+        yield "norm", f"{self.norm.value:.2f}"
+        yield "clipped", f"{100 * last.clipped:.0f} %"
+        yield "tokens/s", f"{self.pace.value:,.0f}"
+        yield "memory", self._memory(last)
+        yield "learning rate", f"{last.learning_rate:.2e}"
+        yield "saved", "not yet" if self.saved is None else f"{span(self.clock() - self.saved)} ago"
+        yield "spent", span(self.spent)
+        yield "left", "unknown" if self.left is None else f"at most {span(self.left)}"
+
+    def _memory(self, last: Progress) -> str:
+        if self.resident is None:
+            return size(last.memory)
+        return f"{size(last.memory)} on the GPU, {size(self.resident())} here"
+
+
+class Watched:
+    """Shows a run while it goes on; silent on a quiet console."""
+
+    def __init__(
+        self, console: Console, name: str, seen: Seen | None = None, *, verbose: bool = False
+    ) -> None:
+        self.console, self.name, self.verbose = console, name, verbose
+        self.seen = seen or Seen()
+        self.every = VERBOSE_EVERY if verbose else PLAIN_EVERY
+        self.spoke = self.seen.began
+        self.updates = 0
+        self.live: Live | None = None
+
+    def __enter__(self) -> Watched:
+        from rich.live import Live
+
+        if self.console.is_terminal and not self.console.quiet:
+            self.live = Live(console=self.console, get_renderable=self.panel, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell of one update."""
+        self.seen.take(progress)
+        self.updates += 1
+        if self.updates == SURE_AFTER:
+            self.console.print(f"expected time: {self._expected()}")
+        judged = progress.held is not None and self.live is None
+        if judged or (self._is_due() and (self.verbose or self.live is None)):
+            self.spoke = self.seen.clock()
+            self.console.print(self.line(), markup=False)
+
+    def line(self) -> str:
+        """Return the cells as one line."""
+        return "  ".join(f"{name} {value}" for name, value in self.seen.cells())
+
+    def panel(self) -> RenderableType:
+        """Return the cells as a panel under a bar."""
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        side_by_side = 2 if self.console.width >= WIDE else 1
+        shown = Group(_bar(self.seen.done), _grid(self.seen.cells(), side_by_side))
+        return Panel(shown, title=Text(self.name), title_align="left", width=WIDE)
+
+    def _is_due(self) -> bool:
+        return self.seen.clock() - self.spoke >= self.every
+
+    def _expected(self) -> str:
+        left = self.seen.left
+        told = "unknown" if left is None else f"at most {span(left)}"
+        return f"{told}; it stops sooner where held-out tunes get no better"
+
+
+def _bar(done: float) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    row = Table.grid(padding=(0, 2), expand=True)
+    row.add_column(ratio=1)
+    row.add_row(ProgressBar(total=1.0, completed=done), f"{done:4.0%}")
+    return row
+
+
+def _grid(cells: Cells, side_by_side: int) -> Table:
+    """Set cells in a grid, so many in a row, read line by line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2), expand=True)
+    for _ in range(side_by_side):
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, ratio=1)
+    texts = [Text(word) for cell in cells for word in cell]
+    for start in range(0, len(texts), 2 * side_by_side):
+        grid.add_row(*texts[start : start + 2 * side_by_side])
+    return grid
