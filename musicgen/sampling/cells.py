@@ -1,7 +1,7 @@
 """Recurrent cells, one step at a time, in NumPy.
 
 Every cell has torch's parameters and torch's order of gates; a test holds them equal. A step works
-in place and allocates nothing.
+in place and allocates nothing. Windows, batches and the way back through time: through_time.py.
 
     LSTM   i, f, o = sigmoid(z), g = tanh(z),  z = W x + U h + b
            c <- f c + i g,  h <- o tanh(c)                      (Hochreiter and Schmidhuber, 1997)
