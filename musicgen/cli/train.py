@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
 from musicgen.cli.watched import Seen, Watched
 from musicgen.config import CELLS
-from musicgen.errors import InvalidValue, Mismatch, OutputExists
+from musicgen.errors import InvalidValue, OutputExists
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from musicgen.corpus.store import Dataset
     from musicgen.model.plan import Plan
     from musicgen.model.run import Run
-
-DEFAULT_SOURCE = "dance-tunes"
 
 
 @click.command()
@@ -103,7 +101,7 @@ def train(
     if folder.exists() and not force:
         raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    dataset = _read(sources or (DEFAULT_SOURCE,), codec, console)
+    dataset = read_tunes(sources or (DEFAULT_SOURCE,), codec, console)
 
     from musicgen.model.plan import Options, plan
     from musicgen.model.run import Run
@@ -126,40 +124,6 @@ def _run_folder(runs: Path, name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
     return runs / name
-
-
-def _read(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
-    """Build the data set of the sources, or load the one that is named."""
-    from musicgen.tokens.codecs import DEFAULT, find
-
-    found = find(codec or DEFAULT)
-    if len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file():
-        return _load(Path(sources[0]), codec)
-    from musicgen.corpus.build import build
-
-    with console.status(f"reading {', '.join(sources)}"):
-        dataset, report = build(sources, codec=found, jobs=os.cpu_count() or 1)
-    codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
-    console.print(
-        f"kept {report.kept:,} of {report.found:,} tunes"
-        + (f"; left out: {codes}" if codes else "")
-    )
-    return dataset
-
-
-def _load(folder: Path, codec: str | None) -> Dataset:
-    """Open a data set that was built. Raises Mismatch for another codec, or an older table."""
-    from musicgen.corpus import store
-    from musicgen.tokens.codecs import restored
-
-    dataset = store.load(folder)
-    if codec not in (None, dataset.codec):
-        raise Mismatch(
-            f"{folder}: built with --codec {dataset.codec}, not {codec}; leave --codec out, or"
-            " build it again with musicgen corpus build"
-        )
-    restored(dataset.codec, dataset.vocabulary, str(folder))
-    return dataset
 
 
 def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
