@@ -1,0 +1,270 @@
+"""The ladder's rungs behind one interface: each learns within a budget and is scored.
+
+    rung = NetworkRung("lstm", dataset, parameters=500_000)
+    for point in rung.train(Budget(tokens=1_000_000)):
+        print(point.tokens, point.loss)
+    rung.score(dataset.valid).bits_per_note
+
+The networks read the same windows of the same tunes in the same order, have about as many weights,
+and differ in nothing else but their highest learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+
+from musicgen.config import CELLS, ModelSettings, TrainingSettings
+from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.errors import InvalidValue
+from musicgen.model.evaluation import Held, evaluate
+from musicgen.model.ladder import Bag, Shape, Window, choose_width, count_parameters
+from musicgen.model.network import LanguageModel, SequenceModel
+from musicgen.model.ngram import KneserNey
+from musicgen.model.plan import notes_of
+from musicgen.model.training import Diverged, Trainer
+
+SMALL: Final = 4  # ids that the two windows see
+LARGE: Final = 64
+NGRAM: Final = "n-gram"
+HIGHEST_ORDER: Final = 6
+LANES: Final = 32
+BPTT: Final = 64
+UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
+DROPOUT: Final = 0.1  # little: each id is learnt from a few times at most
+CURVE_TUNES: Final = 100  # held-out tunes that are scored along the way
+PROBE_SECONDS: Final = 1.5
+CLIP: Final = 1.0
+NEVER: Final = 1e30  # a norm that no gradient reaches: clipping is off
+
+Make = Callable[[int, int, torch.Generator | None], SequenceModel]  # vocabulary, hidden, chance
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A rung that is a network: what it is, how it is made, what training it takes."""
+
+    title: str
+    make: Make
+    learning_rate: float
+
+
+def _window(reach: int) -> Make:
+    return lambda size, hidden, chance: Window(Shape(size, hidden, reach, DROPOUT), chance)
+
+
+def _bag(size: int, hidden: int, chance: torch.Generator | None) -> SequenceModel:
+    return Bag(Shape(size, hidden, dropout=DROPOUT), chance)
+
+
+def _cell(cell: str) -> Make:
+    def make(size: int, hidden: int, chance: torch.Generator | None) -> SequenceModel:
+        shape = ModelSettings(
+            vocabulary_size=size,
+            cell=cell,
+            layers=1,
+            hidden=hidden,
+            embedding=hidden,
+            dropout=DROPOUT,
+            embedding_dropout=0.0,
+        )
+        return LanguageModel(shape, chance)
+
+    return make
+
+
+NETWORKS: Final = {
+    f"window-{SMALL}": Kind(f"fixed window: the last {SMALL} ids", _window(SMALL), 2e-3),
+    "bag": Kind("bag of words: all ids before, without their order", _bag, 2e-3),
+    f"window-{LARGE}": Kind(f"large window: the last {LARGE} ids", _window(LARGE), 2e-3),
+    "rnn": Kind("recurrent cell, tanh", _cell("rnn"), 1e-3),
+    "irnn": Kind("recurrent cell, ReLU, the identity to begin with", _cell("irnn"), 5e-4),
+    "gru": Kind("gated recurrent unit", _cell("gru"), 3e-3),
+    "lstm": Kind("long short-term memory", _cell("lstm"), 3e-3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a rung may spend."""
+
+    tokens: int  # ids to learn from; the n-gram counts each once, whatever this says
+    evaluations: int = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a rung stands while it learns."""
+
+    tokens: int  # ids learnt from
+    seconds: float  # spent on learning; evaluations are left out
+    loss: float | None = None  # nats an id of what was just learnt from
+    norm: float | None = None  # of the gradient, before clipping
+    held: Held | None = None  # on held-out tunes, at intervals
+
+
+class Rung(Protocol):
+    """Anything that learns from tunes and is scored on others."""
+
+    name: str
+    title: str
+    fault: str  # what ended its training before its time
+
+    @property
+    def width(self) -> int:
+        """Its hidden units; of the n-gram, the length of its grams."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it keeps."""
+
+    def train(self, budget: Budget) -> Iterator[Point]:
+        """Learn; the rung is then what it was when it did best on held-out tunes."""
+
+    def score(self, tunes: Sequence[EncodedTune]) -> Held:
+        """Score whole tunes."""
+
+
+class NetworkRung:
+    """A network, trained with truncated backpropagation through time."""
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Dataset,
+        parameters: int,
+        *,
+        seed: int = 1,
+        clip: float = CLIP,
+        device: torch.device | None = None,
+    ) -> None:
+        if name not in NETWORKS:
+            raise InvalidValue(f"rung {name!r} is unknown: choose one of {', '.join(NETWORKS)}")
+        kind = NETWORKS[name]
+        self.make, self.learning_rate = kind.make, kind.learning_rate
+        self.name = name if clip < NEVER else f"{name}, not clipped"
+        self.title = kind.title
+        self.cell = name if name in CELLS else None
+        self.dataset, self.seed, self.clip = dataset, seed, clip
+        self.device = device or torch.device("cpu")
+        self.width = choose_width(self._shaped, parameters)
+        self.model = self.fresh()
+        self.fault = ""
+
+    def _shaped(self, hidden: int) -> SequenceModel:
+        return self.make(self.dataset.vocabulary_size, hidden, None)
+
+    def fresh(self) -> SequenceModel:
+        """Make the model as it is before training."""
+        chance = torch.Generator().manual_seed(self.seed)
+        model = self.make(self.dataset.vocabulary_size, self.width, chance)
+        assert isinstance(model, torch.nn.Module)
+        return model.to(self.device)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights are learnt."""
+        return count_parameters(self.model)
+
+    def settings(self, budget: Budget) -> TrainingSettings:
+        """Say how it is trained."""
+        tokens = count_tokens(self.dataset.train)
+        return TrainingSettings(
+            tokens=budget.tokens,
+            lanes=max(1, min(LANES, tokens // (BPTT * UPDATES_AN_EPOCH))),
+            bptt=BPTT,
+            learning_rate=self.learning_rate,
+            clip=self.clip,
+            evaluate_every=math.ceil(budget.tokens / budget.evaluations),
+            patience=budget.evaluations + 1,  # never spent: equal budgets are spent in full
+            seed=self.seed,
+        )
+
+    def trainer(self, model: SequenceModel, budget: Budget) -> Trainer:
+        """Make what trains a model on this rung's tunes."""
+        sample = spread(self.dataset.valid, CURVE_TUNES)
+        train = flat_ids(self.dataset.train)
+        return Trainer(model, train, flat_ids(sample), self.settings(budget), notes_of(sample))
+
+    def tokens_a_second(self, seconds: float = PROBE_SECONDS) -> float:
+        """Measure the speed of training, on a model that is thrown away."""
+        trainer = self.trainer(self.fresh(), Budget(tokens=10**9))
+        rates: list[float] = []
+        until = time.monotonic() + min(seconds, PROBE_SECONDS)
+        while len(rates) < 4 or time.monotonic() < until:
+            rates.append(trainer.update(trainer.lanes.next()).rate)
+        return float(np.median(rates[1:]))
+
+    def train(self, budget: Budget) -> Iterator[Point]:
+        """Learn from the budget's ids, or until the loss is no number; keep the best weights."""
+        trainer = self.trainer(self.model, budget)
+        trainer.best.weights = self.model.arrays()  # should it diverge before the first score
+        tokens, seconds = 0, 0.0
+        try:
+            for progress in trainer.run():
+                seconds += (progress.tokens - tokens) / progress.rate
+                tokens = progress.tokens
+                yield Point(tokens, seconds, progress.loss, progress.norm, progress.held)
+        except Diverged as fault:
+            self.fault = str(fault)
+        self.model.put(trainer.best.weights)
+
+    def score(self, tunes: Sequence[EncodedTune]) -> Held:
+        """Score whole tunes."""
+        return evaluate(self.model, flat_ids(tunes), notes_of(tunes))
+
+
+class NgramRung:
+    """The n-gram of the length that does best on held-out tunes; its size is what it is."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.name, self.title, self.fault = NGRAM, "interpolated Kneser-Ney", ""
+        self.dataset = dataset
+        size = dataset.vocabulary_size
+        self.lengths = [n for n in range(1, HIGHEST_ORDER + 1) if size**n < 2**63]
+        self.model: KneserNey | None = None
+        self.by_length: dict[int, Held] = {}
+
+    @property
+    def width(self) -> int:
+        """The length of its grams."""
+        return self._counted().order
+
+    @property
+    def parameters(self) -> int:
+        """How many grams of all lengths it keeps, each with its count."""
+        return sum(len(order.grams) for order in self._counted().orders)
+
+    def _counted(self) -> KneserNey:
+        if self.model is None:
+            raise InvalidValue("the n-gram has counted nothing yet: train it first")
+        return self.model
+
+    def train(self, budget: Budget) -> Iterator[Point]:  # noqa: ARG002 - counting has one price
+        """Count grams of each length; keep the length with the lowest held-out loss."""
+        train = flat_ids(self.dataset.train)
+        tokens = count_tokens(self.dataset.train)
+        for length in self.lengths:
+            began = time.perf_counter()
+            model = KneserNey(train, self.dataset.vocabulary_size, length)
+            seconds = time.perf_counter() - began
+            held = model.score(flat_ids(self.dataset.valid), notes_of(self.dataset.valid))
+            if all(held.loss < other.loss for other in self.by_length.values()):
+                self.model = model
+            self.by_length[length] = held
+            yield Point(tokens, seconds, held=held)
+
+    def score(self, tunes: Sequence[EncodedTune]) -> Held:
+        """Score whole tunes."""
+        return self._counted().score(flat_ids(tunes), notes_of(tunes))
+
+
+def spread(tunes: Sequence[EncodedTune], most: int) -> list[EncodedTune]:
+    """Return at most so many tunes, evenly from the whole part."""
+    return list(tunes[:: max(1, math.ceil(len(tunes) / most))])
