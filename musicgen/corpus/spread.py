@@ -11,6 +11,7 @@ import queue
 import threading
 import weakref
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from musicgen.tokens.codec import AnyCodec
 
 IN_FLIGHT: Final = 64  # files that an executor has at a time, unless it has more workers
 TOLD_EVERY: Final = 50  # tunes
+RESENT: Final = 3  # times that a file is sent again, whose answer went lost
 Lines = Iterator[bytes]
 Tell = Callable[[int | None], None]  # a file that is done, or None: some tunes are
 
@@ -155,15 +157,21 @@ def read_by_executor(
     waiting = iter(todo)
     room = getattr(executor, "in_flight", IN_FLIGHT)
     flying = {_sent(task, number, executor): number for number in itertools.islice(waiting, room)}
+    lost: Counter[int] = Counter()
     try:
         while flying:
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
                 number = flying.pop(future)
-                lines = iter(_result(future, task.files[number]).splitlines())
-                spool.take(number, task.key(number), _counted(lines, tell))
-                tell(number)
-                flying |= {_sent(task, n, executor): n for n in itertools.islice(waiting, 1)}
+                if _is_lost(future) and lost[number] < RESENT:
+                    lost[number] += 1
+                    following = [number]
+                else:
+                    lines = iter(_result(future, task.files[number]).splitlines())
+                    spool.take(number, task.key(number), _counted(lines, tell))
+                    tell(number)
+                    following = list(itertools.islice(waiting, 1))
+                flying |= {_sent(task, n, executor): n for n in following}
     finally:
         for future in flying:
             future.cancel()
@@ -177,6 +185,19 @@ def _sent(task: Task, number: int, executor: Executor) -> Future[bytes]:
         raise _broken(task.files[number]) from fault
 
 
+def _is_lost(future: Future[bytes]) -> bool:
+    """Tell whether an answer went lost on its way, as with a worker that held it."""
+    if future.cancelled():
+        return True
+    fault = future.exception()
+    return fault is not None and not (isinstance(fault, BrokenExecutor) or _is_killer(fault))
+
+
+def _is_killer(fault: BaseException) -> bool:
+    """Tell whether Dask gave a file up because it killed worker after worker."""
+    return type(fault).__name__ == "KilledWorker"
+
+
 def _result(future: Future[bytes], file: TuneFile) -> bytes:
     """Return a file's lines; where it killed worker after worker, its refusal."""
     try:
@@ -184,7 +205,7 @@ def _result(future: Future[bytes], file: TuneFile) -> bytes:
     except BrokenExecutor as fault:
         raise _broken(file) from fault
     except Exception as fault:
-        if type(fault).__name__ != "KilledWorker":
+        if not _is_killer(fault):
             raise
         message = "the workers that read it died; it was left out"
         return refused(Refusal(message, source=file.name, code="crashed"))
@@ -218,6 +239,36 @@ def read_apart(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -> by
     return b"\n".join(held.reader.encode(file))
 
 
+class _DaskExecutor(Executor):
+    """A Dask client as an executor.
+
+    Dask's own drops what is asked of it where a worker dies between its answer and the asking:
+    whoever waits then waits for ever. Here each future ends, if need be with a fault.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.in_flight = max(IN_FLIGHT, 2 * sum(client.nthreads().values()))
+        self._held: dict[Future[Any], Any] = {}  # Dask forgets a task that nobody holds
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Send a call to the cluster."""
+        sent = self._client.submit(fn, *args, **kwargs, pure=False, retries=3)
+        answer: Future[Any] = Future()
+        self._held[answer] = sent
+        sent.add_done_callback(lambda done: self._answer(done, answer))
+        return answer
+
+    def _answer(self, done: Any, answer: Future[Any]) -> None:
+        self._held.pop(answer, None)
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            answer.set_result(done.result())
+        except BaseException as fault:  # noqa: BLE001 - whoever waits for the answer raises it
+            answer.set_exception(fault)
+
+
 @contextmanager
 def dask(address: str) -> Iterator[Executor]:
     """Yield a Dask cluster as an executor. Raises InvalidValue where none answers."""
@@ -233,6 +284,4 @@ def dask(address: str) -> Iterator[Executor]:
             " dask scheduler, and its workers with dask worker ADDRESS"
         ) from fault
     with client:
-        executor = client.get_executor(pure=False, retries=3)
-        executor.in_flight = max(IN_FLIGHT, 2 * sum(client.nthreads().values()))
-        yield executor
+        yield _DaskExecutor(client)

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,3 +95,28 @@ def test_an_address_where_nobody_answers_is_one_line() -> None:
         dask("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+class Forgetful(ThreadPoolExecutor):
+    """An executor whose first answers go lost, as many of each as it is told."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(2)
+        self.times, self.asked = times, Counter[str]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.asked[args[0]["path"]] += 1
+        if self.asked[args[0]["path"]] > self.times:
+            return super().submit(fn, *args, **kwargs)
+        lost: Future[Any] = Future()
+        lost.set_exception(ValueError("too many values to unpack"))
+        return lost
+
+
+def test_a_lost_answer_is_asked_for_again(book: Any, tmp_path: Path) -> None:
+    folder = book("one.abc", 1, 101)
+    with Forgetful(3) as executor:
+        assert build([folder], tmp_path / "a", executor=executor)[1].kept == 2
+    with Forgetful(4) as executor, pytest.raises(ValueError, match="too many"):
+        build([folder], tmp_path / "b", executor=executor)
+    assert not (tmp_path / "b").exists()
