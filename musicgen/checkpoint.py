@@ -111,7 +111,8 @@ def save(
     Raises InvalidValue for weights that are not finite in float16 or do not fit the settings.
     """
     files = _files(weights, manifest, extra or {})
-    with new_folder(folder, force=force) as staging, explaining(folder):
+    needed = sum(map(len, files.values()))
+    with new_folder(folder, force=force) as staging, explaining(folder, needed):
         for name, data in files.items():
             (staging / name).write_bytes(data)
 

@@ -4,9 +4,11 @@
     ├── Refusal              one tune or file cannot be used; the others can
     ├── DamagedCheckpoint    a checkpoint is incomplete or its bytes changed
     ├── WriteFailed          an output could not be written; nothing is left of it
+    ├── Interrupted          exit code 130: stopped as it was told to, with all of it saved
     └── UsageRefused         exit code 2: refused before any work
         ├── InvalidValue     a value outside its range: a note, a key, a meter, an option
         ├── OutputExists     an existing file would be overwritten
+        ├── InUse            somebody else is at work in that place
         ├── NotFound         a named file, folder, model or corpus does not exist
         └── Mismatch         two things do not belong together
 
@@ -97,6 +99,12 @@ class WriteFailed(MusicgenError):
     """An output could not be written; nothing is left under its name."""
 
 
+class Interrupted(MusicgenError):
+    """The work stopped as it was told to; what was done of it is saved."""
+
+    exit_code = 130
+
+
 class UsageRefused(MusicgenError):
     """Refused before any work was done."""
 
@@ -109,6 +117,10 @@ class InvalidValue(UsageRefused, ValueError):
 
 class OutputExists(UsageRefused):
     """An existing output would be overwritten."""
+
+
+class InUse(UsageRefused):
+    """Somebody else is at work in the place that was named."""
 
 
 class NotFound(UsageRefused):

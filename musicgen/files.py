@@ -127,14 +127,19 @@ def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True)
         os.close(handle)
 
 
-def hash_regular(path: Path, *, follow: bool = True) -> bytes:
-    """Return the SHA-256 of a regular file, b"" where there is none that can be read."""
+def hash_regular(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
+    """Return the SHA-256 of a regular file, b"" where there is none that can be read.
+
+    From the disk: what the system remembers of the file is not asked, where it can be told so.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return b""
+            if from_disk and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             found = hashlib.sha256()
             while piece := file.read(2**16):
                 found.update(piece)
@@ -252,12 +257,12 @@ def _swept(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explaining(path: Path) -> Iterator[None]:
-    """Turn what the system says of an output into one of our errors."""
+def explaining(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn what the system says of an output, of so many bytes, into one of our errors."""
     try:
         yield
     except OSError as fault:
-        raise _explained(fault, path, 0) from fault
+        raise _explained(fault, path, size) from fault
 
 
 def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:

@@ -1,0 +1,210 @@
+"""One run at a time in a folder, and the run before kept until its successor has saved something.
+
+    checkpoints/
+    ├── mine/         the run
+    ├── .mine.lock    who trains there, while somebody does
+    └── .mine.old/    what `mine` was, until the new one has saved its first checkpoint
+
+The lock is the system's own, on an open file: it goes with the process that holds it, however that
+one ends. Where a file system has no such locks, the process's number decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from musicgen.checkpoint import BEST, MANIFEST, aside, numbered
+from musicgen.errors import InUse, OutputExists
+from musicgen.files import explaining, remove_folder, rename_folder, sweep_partials
+from musicgen.model.keeping import PROGRESS, sweep
+
+try:
+    import fcntl
+except ImportError:  # an open file cannot be removed there, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a folder."""
+
+    pid: int
+    host: str
+    since: str
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this very process."""
+        return cls(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+
+
+@dataclass
+class Claim:
+    """A folder that is ours alone for a while."""
+
+    folder: Path
+    before: Holder | None = None  # who held it last and ended without a word
+    moved: bool = False  # whether the run before waits aside
+    made: bool = False
+
+    def begin(self, *, force: bool = False) -> None:
+        """Make the folder; with force the run that stands there waits aside."""
+        if force and self.folder.exists():
+            rename_folder(self.folder, aside(self.folder))
+            self.moved = True
+        self.made = not self.folder.exists()
+        with explaining(self.folder):
+            self.folder.mkdir(exist_ok=True)
+
+    def settle(self) -> None:
+        """Let the run before go: something of the new one is saved."""
+        if self.moved:
+            remove_folder(aside(self.folder))
+        self.moved = self.made = False
+
+    def give_up(self) -> None:
+        """Leave the place as it was found, unless something was saved."""
+        if self.made and not has_saved(self.folder):
+            remove_folder(self.folder)
+        put_back(self.folder)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, exists: bool = False) -> Iterator[Claim]:
+    """Hold a run's folder against all other runs, and put in order what killed ones left.
+
+    Raises InUse where another run is at work, OutputExists for one that stands there unless asked.
+    """
+    fresh = not folder.parent.exists()
+    with explaining(folder.parent):
+        folder.parent.mkdir(exist_ok=True)
+    try:
+        with _locked(folder) as before:
+            claim = Claim(folder, before)
+            sweep_partials(folder.parent)
+            put_back(folder)
+            sweep(folder)
+            if folder.exists() and not exists:
+                raise OutputExists(
+                    f"{folder} exists; choose another --name, go on with --resume,"
+                    " or replace it with --force"
+                )
+            try:
+                yield claim
+            finally:
+                claim.give_up()
+    finally:
+        if fresh:
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+
+
+def has_saved(run: Path) -> bool:
+    """Tell whether a run's folder holds anything worth keeping."""
+    kept = numbered(run / BEST) or numbered(run / PROGRESS)
+    return bool(kept) or (run / MANIFEST).is_file()
+
+
+def put_back(folder: Path) -> None:
+    """Decide between a run that waits aside and its successor."""
+    old = aside(folder)
+    if not old.is_dir():
+        return
+    if has_saved(folder):
+        remove_folder(old)
+        return
+    if folder.is_dir():
+        remove_folder(folder)
+    rename_folder(old, folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[Holder | None]:
+    path = folder.parent / f".{folder.name}.lock"
+    handle, before = _taken(path, folder)
+    try:
+        with explaining(path):
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps(asdict(Holder.here())).encode())
+        yield before
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _taken(path: Path, folder: Path) -> tuple[int, Holder | None]:
+    """Take the lock; return it open, and whoever ended without giving it back."""
+    while True:
+        before = _holder(path)
+        with explaining(path):
+            handle = os.open(path, _FLAGS, 0o666)
+        try:
+            alone = _alone(handle, before)
+            if alone and _same(handle, path):
+                return handle, before
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if not alone:
+            raise InUse(_told(folder, _holder(path)))
+
+
+def _alone(handle: int, before: Holder | None) -> bool:
+    """Take the system's lock, or where there is none go by the process that wrote the file."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return before is None or not _lives(before)
+
+
+def _lives(holder: Holder) -> bool:
+    """Tell whether a process may still be there; of another machine's, nobody here knows."""
+    if holder.host != socket.gethostname():
+        return True
+    if holder.pid == os.getpid() or not hasattr(os, "fork"):
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _same(handle: int, path: Path) -> bool:
+    """Tell whether the file still has its name: its last holder may just have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
+
+
+def _holder(path: Path) -> Holder | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return Holder(int(found["pid"]), str(found["host"]), str(found["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _told(folder: Path, holder: Holder | None) -> str:
+    who = f"process {holder.pid} on {holder.host}, since {holder.since}" if holder else "somebody"
+    return f"{folder}: another run is at work here ({who}); wait for it, or choose another --name"
