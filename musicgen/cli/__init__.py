@@ -18,6 +18,7 @@ from musicgen.errors import MusicgenError, printable
 COMMANDS: Final = {
     "sample": "Write new tunes.",
     "train": "Train a model on your tunes, or on the tunes that come with music21.",
+    "compare": "Measure the ladder of sequence models, from a fixed window to the LSTM.",
     "corpus": "Look at corpora, and build data sets from them.",
 }
 INTERRUPTED: Final = 130

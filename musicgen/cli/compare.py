@@ -1,0 +1,227 @@
+"""`musicgen compare`: the ladder from a fixed window to the LSTM, measured on tunes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
+from musicgen.cli.types import Parsed
+from musicgen.cli.words import counted, span
+from musicgen.config import CELLS
+from musicgen.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from musicgen.model.compare import Comparison, Told
+    from musicgen.model.evaluation import Held
+
+PLAIN_EVERY: Final = 20.0  # seconds between two plain lines, where there is no terminal
+
+
+def _cells(text: str) -> tuple[str, ...]:
+    """Read names of cells with commas between them."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in CELLS]
+    if unknown:
+        raise InvalidValue(f"cell {unknown[0]!r} is unknown: choose of {', '.join(CELLS)}")
+    return names
+
+
+@click.command()
+@click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="For learning, in all, shared out evenly; made numbers of tokens at the start.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    help="Let each network learn from so many tokens, instead of minutes: the same figures again.",
+)
+@click.option(
+    "--cells",
+    type=Parsed("NAME,NAME", _cells),
+    default="rnn,irnn,gru,lstm",
+    show_default=True,
+    help="The recurrent cells that are compared.",
+)
+@click.option(
+    "--parameters",
+    type=click.IntRange(10_000, 50_000_000),
+    default=500_000,
+    show_default=True,
+    help="Weights of each network, as near as a whole width comes to it.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA, then MPS, then the CPU.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("ladder.html"),
+    show_default=True,
+    help="The page with table, pictures and what they say.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write what was measured to stdout.")
+@click.option("--force", is_flag=True, help="Replace an existing page.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell each held-out score along the way.")
+def compare(
+    sources: tuple[str, ...],
+    minutes: float,
+    tokens: int | None,
+    cells: tuple[str, ...],
+    parameters: int,
+    seed: int,
+    device: str,
+    out: Path,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Measure the ladder of sequence models on SOURCEs, else on three books of dances.
+
+    Every rung learns from the same tunes, for the same time, with as many weights, and is asked
+    for each next event of tunes that none has seen:
+
+    \b
+    window-4     sees the last 4 events, and forgets what lies beyond
+    bag          counts all events before, and loses their order
+    window-64    sees far, but learns each place anew
+    n-gram       counts what followed the same few events (Kneser-Ney)
+    rnn, irnn    share their weights over time; their gradients vanish or explode
+    gru, lstm    decide by gates what is kept
+
+    Each cell learns a second time without clipping. The page shows the losses, how far back each
+    cell's gradient reaches, what clipping does, and for how many bars gates remember.
+
+    \b
+    musicgen compare                            under 30 minutes on two cores
+    musicgen compare mytunes/ --minutes 5 --out mine.html
+    musicgen compare --minutes 0.5              a toy, to look at the page
+    """  # noqa: D301 - click wants the character itself
+    from rich.console import Console
+
+    from musicgen.files import refuse_existing, write_whole
+
+    refuse_existing([out], force=force)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
+
+    from musicgen.model.compare import Comparison, Options
+    from musicgen.model.ladder_page import ladder_page
+
+    options = Options(minutes, tokens, cells, parameters, seed, device)
+    comparison = Comparison(dataset, options)
+    _announce(comparison, console)
+    _watch(comparison.run(), len(comparison.names()), console, verbose=verbose)
+    console.print(_table(comparison))
+    page = ladder_page(comparison, command=_command(sources, minutes, tokens, cells, seed))
+    write_whole(out, page.encode(), force=force)
+    console.print(f"{out}: open it in a browser", markup=False)
+    if as_json:
+        click.echo(json.dumps(comparison.table(), indent=2))
+
+
+def _command(
+    sources: tuple[str, ...], minutes: float, tokens: int | None, cells: tuple[str, ...], seed: int
+) -> str:
+    budget = f"--tokens {tokens}" if tokens else f"--minutes {minutes:g}"
+    named = "".join(f" {source}" for source in sources)
+    return f"musicgen compare{named} {budget} --cells {','.join(cells)} --seed {seed}"
+
+
+def _announce(comparison: Comparison, console: Console) -> None:
+    parts = comparison.dataset
+    console.print(
+        f"{counted(len(parts.train), 'tune')} to learn from, {len(parts.valid):,} held out,"
+        f" {len(parts.test):,} kept for the test"
+    )
+    if not parts.test:
+        console.print("too few tunes for a test part: the rungs are compared by the held-out ones")
+
+
+def _watch(steps: Iterable[Told], rungs: int, console: Console, *, verbose: bool) -> None:
+    """Show what goes on: a live line on a terminal, plain lines elsewhere."""
+    with console.status("") as status:
+        for line, is_news in _lines(steps, rungs, verbose=verbose):
+            if console.is_terminal:
+                status.update(line)
+            if is_news and (verbose or not console.is_terminal):
+                console.print(line, markup=False)
+
+
+def _lines(steps: Iterable[Told], rungs: int, *, verbose: bool) -> Iterator[tuple[str, bool]]:
+    """Yield each step as a line, and whether it is worth a line of its own."""
+    spoke, doing, seen, held = 0.0, "", [], ""
+    began = time.monotonic()
+    for told in steps:
+        if told.doing == "learning" and told.rung not in seen:
+            seen.append(told.rung)
+            held = ""
+        point = told.point
+        if point is not None and point.held is not None:
+            held = f"  held-out {point.held.loss:.3f} nats a token"
+        line = f"{len(seen)}/{rungs}  {told.rung}: {told.doing}"
+        if point is not None:
+            loss = f"  loss {point.loss:.3f}" if point.loss is not None else ""
+            line += f"  {100 * told.done:.0f} %{loss}{held}"
+        now = time.monotonic()
+        is_news = (told.rung + told.doing != doing or now - spoke > PLAIN_EVERY) or (
+            verbose and point is not None and point.held is not None
+        )
+        if is_news:
+            spoke, doing = now, told.rung + told.doing
+        yield f"{line}  ({span(now - began)})", is_news
+
+
+def _table(comparison: Comparison) -> Table:
+    """Set the results in a table that a terminal of 80 columns holds."""
+    from rich import box
+    from rich.table import Table
+
+    bits = f"bits a {comparison.unit},"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("rung")
+    for title in ("weights", "tokens a\nsecond", "learnt\nfrom", f"{bits}\nheld out",
+                  f"{bits}\ntest", "nats a\ntoken"):  # fmt: skip
+        table.add_column(title, justify="right")
+    for result in comparison.results:
+        table.add_row(
+            result.name.replace(", ", ",\n"),
+            f"{result.parameters:,}",
+            f"{result.rate:,.0f}",
+            f"{result.tokens:,}" + ("!" if result.fault else ""),
+            _bits(result.valid),
+            _bits(result.test),
+            f"{(result.test or result.valid).loss:.4f}",
+        )
+    if any(result.fault for result in comparison.results):
+        table.caption = "! broke down there: its best weights before that are scored"
+    return table
+
+
+def _bits(held: Held | None) -> str:
+    from musicgen.model.compare import interval
+
+    if held is None:
+        return "none"
+    low, high = interval(held)
+    return f"{held.bits_per_note:.3f}\n{low:.2f} to {high:.2f}"
