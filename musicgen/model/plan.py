@@ -15,7 +15,7 @@ import torch
 
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
-from musicgen.model.devices import choose_device
+from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer
 
@@ -40,6 +40,7 @@ class Options:
     learning_rate: float | None = None
     seed: int = 1
     device: str = "auto"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def plan(dataset: Dataset, options: Options) -> Plan:
     """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once."""
     tokens = count_tokens(dataset.train)
     defaults = TrainingSettings(tokens=1)
+    device = choose_device(options.device)
     bptt = options.bptt or defaults.bptt
     lanes = options.batch or max(1, min(defaults.lanes, tokens // (bptt * UPDATES_AN_EPOCH)))
     shape = _shape(dataset, options)
@@ -68,8 +70,9 @@ def plan(dataset: Dataset, options: Options) -> Plan:
             bptt=bptt,
             learning_rate=options.learning_rate or defaults.learning_rate,
             seed=options.seed,
+            precision=choose_precision(options.precision, device),
         ),
-        str(choose_device(options.device)),
+        str(device),
     )
     if options.minutes is None:
         return found
