@@ -62,15 +62,15 @@ def _score(held: Held) -> dict[str, Any]:
     }
 
 
-def model_card(manifest: Manifest, scores: Scores, weights: Weights) -> str:
-    """Render the card as Markdown."""
+def model_card(manifest: Manifest, scores: Scores, weights: Weights, *, heard: bool = True) -> str:
+    """Render the card as Markdown; with tunes to be heard, which take some seconds to draw."""
     return (
         "\n".join(
             [
                 *_shape(manifest, weights),
                 *_corpus(manifest),
                 *_scores(scores, "character" if manifest.codec.startswith("text") else "note"),
-                *_tunes(manifest, weights),
+                *(_tunes(manifest, weights) if heard else ()),
             ]
         )
         + "\n"

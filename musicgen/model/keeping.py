@@ -23,7 +23,6 @@ from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as render_arrays
 
 from musicgen.checkpoint import (
-    BEST,
     MANIFEST,
     damaged,
     digest,
@@ -65,7 +64,7 @@ def save(run: Path, step: int, arrays: Mapping[str, np.ndarray], values: Mapping
     with new_folder(folder) as staging, explaining(folder, needed):
         for name, data in files.items():
             (staging / name).write_bytes(data)
-    let_go(folder, KEPT)
+    let_go(folder, KEPT, FORMAT)
     return folder
 
 
@@ -89,9 +88,9 @@ def place(shelf: Path, step: int) -> Path:
     return folder
 
 
-def let_go(newest: Path, kept: int) -> None:
+def let_go(newest: Path, kept: int, known: int) -> None:
     """Remove all but the newest folders, once the newest of all was read back from the disk."""
-    verify(newest)
+    verify(newest, known)
     step = int(newest.name)
     others = [folder for folder in numbered(newest.parent) if folder != newest]
     before = [folder for folder in others if int(folder.name) < step]
@@ -101,10 +100,9 @@ def let_go(newest: Path, kept: int) -> None:
             remove_folder(folder)
 
 
-def verify(folder: Path) -> None:
+def verify(folder: Path, known: int) -> None:
     """Raise DamagedCheckpoint unless all files on the disk are what their manifest says."""
-    body = read_manifest(folder, FORMAT)
-    for name, kept in body["sha256"].items():
+    for name, kept in read_manifest(folder, known)["sha256"].items():
         if hash_regular(folder / name, from_disk=True).hex() != kept:
             raise damaged(folder / name, "what was written is not what is read back")
 
@@ -138,7 +136,8 @@ def latest(run: Path, read: Callable[[Path], Saved] = load) -> tuple[Saved | Non
 
 def sweep(run: Path) -> int:
     """Remove what killed writers left in a run's folders; return how many."""
-    return sum(sweep_partials(folder) for folder in (run, run / BEST, run / PROGRESS))
+    folders = [path for path in run.iterdir() if path.is_dir()] if run.is_dir() else []
+    return sum(sweep_partials(folder) for folder in (*folders, run))
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -1,41 +1,87 @@
-"""A whole training run: plan, train, and a checkpoint each time the held-out score is better.
+"""A whole training run: train, keep what a crash must not cost, and leave a checkpoint.
 
 run = Run(dataset, plan(dataset, Options()), name="mine", folder=Path("checkpoints/mine"))
 for progress in run.train():
     ...
 run.score_test()
+
+    checkpoints/mine/
+    ├── progress/STEP/    what resuming needs: the last three
+    ├── best/STEP/        the checkpoint of the best weights so far
+    ├── metrics.jsonl     a line for each tenth update and for each evaluation
+    └── weights.safetensors, MODEL_CARD.md and, last, manifest.json: once it is finished
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from musicgen.checkpoint import Manifest, save, stored
+from musicgen import checkpoint
+from musicgen.checkpoint import BEST, CARD, Manifest, stored
 from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
-from musicgen.errors import MusicgenError
+from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
+from musicgen.files import explaining, write_whole
+from musicgen.model import keeping
 from musicgen.model.card import Scores, model_card
+from musicgen.model.claim import Claim, claimed
+from musicgen.model.devices import choose_device
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.ngram import KneserNey
 from musicgen.model.plan import Plan, new_trainer, notes_of
-from musicgen.model.training import Progress, Trainer
+from musicgen.model.resuming import Found, describe, machine, vocabulary
+from musicgen.model.snapshot import TrainerState
+from musicgen.model.training import Diverged, Progress, Trainer
 from musicgen.music.theory import Key
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
 
+METRICS: Final = "metrics.jsonl"
+SAVE_EVERY: Final = 180.0  # seconds, where a save is cheap
+SAVE_AT_LEAST: Final = 540.0  # seconds, whatever it costs: at most ten minutes are ever lost
+DEAR: Final = 50  # a save may take one part in so many of a run's time
+
+
+@dataclass
+class Pace:
+    """When to save: after each evaluation and every few minutes, unless it costs too much."""
+
+    every: float | None = None  # seconds; None goes by what a save costs
+    saved: float = field(default_factory=time.monotonic)  # when, or when the run began
+    cost: float = 0.0  # seconds that the last save took
+    spent: float = 0.0  # seconds that all of them took
+
+    def is_due(self, *, judged: bool) -> bool:
+        """Tell whether to save now."""
+        since = time.monotonic() - self.saved
+        if self.every is not None:
+            return since >= self.every
+        cheap = min(SAVE_AT_LEAST, DEAR * self.cost)
+        return since >= (cheap if judged else max(SAVE_EVERY, cheap))
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what a save takes."""
+        began = time.monotonic()
+        yield
+        self.saved = time.monotonic()
+        self.cost = self.saved - began
+        self.spent += self.cost
+
 
 @dataclass
 class Run:
-    """A run under way, and the checkpoint folder that it fills."""
+    """A run under way, and the folder that it fills."""
 
     dataset: Dataset
     plan: Plan
@@ -43,26 +89,140 @@ class Run:
     folder: Path
     version: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)  # what the card says of the sources
+    asked: dict[str, Any] = field(default_factory=dict)  # what the command line said
+    force: bool = False  # replace what stands in the folder, once there is something better
+    writes: bool = True  # of several processes that train together, one writes
+    claim: Claim | None = None  # on the folder, where the caller has it already
+    pace: Pace = field(default_factory=Pace)
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scores: Scores = field(default_factory=Scores)
     started: float = field(default_factory=time.monotonic)
+    saved_step: int = -1  # the update whose state was saved last, by this process
+    best_step: int = 0
+    kept_best: int = -1  # the update whose weights are the checkpoint, as this process knows
+    over: bool = False  # whether the last update was done
+    stopping: bool = False
+    resumed: bool = False
+    notes: list[str] = field(default_factory=list)  # what is not as it was when it was saved
 
     def __post_init__(self) -> None:
-        self.trainer = new_trainer(self.dataset, self.plan)
+        with self.told():
+            self.trainer = new_trainer(self.dataset, self.plan)
+
+    @classmethod
+    def resume(
+        cls,
+        found: Found,
+        dataset: Dataset,
+        folder: Path,
+        *,
+        device: str | None = None,
+        learning_rate: float | None = None,
+        **more: Any,
+    ) -> Run:
+        """Go on where a run was saved. Raises Mismatch where the data set is not the run's own."""
+        found.refuse_other_corpus(dataset)
+        plan, notes = changed(found.plan(), device, learning_rate)
+        known = found.run
+        run = cls(
+            dataset,
+            plan,
+            known["name"],
+            folder,
+            known["version"],
+            dict(known["corpus"]),
+            dict(known["asked"]),
+            **more,
+        )
+        run.restore(found)
+        run.notes = [*found.notes, *notes, *found.differences(run.machine)]
+        return run
+
+    def restore(self, found: Found) -> None:
+        """Take back what was saved; what came after it never was."""
+        known = found.run
+        try:
+            self.trainer.restore(TrainerState(found.saved.arrays, found.saved.values["trainer"]))
+        except (KeyError, ValueError, TypeError, RuntimeError) as fault:
+            raise checkpoint.damaged(
+                found.saved.folder, f"its contents do not fit the plan ({fault})"
+            ) from fault
+        self.scores = Scores(dict(known["scores"]))
+        self.best_step, self.over = known["best_step"], known["over"]
+        self.pace.spent = known["saving_seconds"]
+        self.started = time.monotonic() - known["seconds"]
+        self.metrics = read_metrics(self.folder, found.step)
+        self.resumed = True
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What its bits depend on, plan and corpus left aside."""
+        return machine(self.plan.device, self.trainer.crew.workers)
+
+    def stop(self) -> None:
+        """Ask the run to finish its update, save, and end with Interrupted."""
+        self.stopping = True
 
     def train(self) -> Iterator[Progress]:
-        """Train; save whenever the held-out score is better, so that a killed run keeps it."""
-        saved = self.folder.exists()  # whoever asks for an existing folder wants it replaced
-        for progress in self.trainer.run():
-            self.note(progress)
-            if progress.is_best:
-                if progress.held is not None:
-                    self.scores = self.scores.with_valid(self._measured(self.dataset.valid))
-                self.save(force=saved)
-                saved = True
-            yield progress
-        self.save(force=saved)
+        """Train, and save every so often. Raises Interrupted after `stop`, once all is saved."""
+        with self._held() as claim, self.told():
+            self._begin(claim)
+            if self.over:  # only its own checkpoint was missing
+                self.finish()
+                return
+            for progress in self.trainer.run():
+                self._take(progress, claim)
+                if self.over:
+                    self.finish()
+                yield progress
+                if self.stopping and not self.over:
+                    self.save(claim)
+                    raise self._interrupted()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[Claim]:
+        if self.claim is not None or not self.writes:
+            yield self.claim or Claim(self.folder)
+            return
+        with claimed(self.folder, exists=self.force or self.resumed) as claim:
+            yield claim
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Say what short memory or a loss that is no number means for the run."""
+        try:
+            with foreseen(self.folder):
+                yield
+        except Diverged as fault:
+            lower = f"{self.plan.training.learning_rate / 2:g}"
+            raise Diverged(
+                f"{fault}; or go on from what was saved with --resume --learning-rate {lower}"
+            ) from fault
+
+    def _begin(self, claim: Claim) -> None:
+        """Make the folder; its metrics go on from here."""
+        if self.writes:
+            claim.begin(force=self.force)
+            write_whole(self.folder / METRICS, lines(self.metrics), force=True)
+
+    def _take(self, progress: Progress, claim: Claim) -> None:
+        """Note an update, and save if it is time."""
+        self.over = progress.is_last
+        if progress.is_best:
+            self.best_step = progress.step
+            if progress.held is not None:
+                self.scores = self.scores.with_valid(progress.held)
+        self.note(progress)
+        judged = progress.is_best or progress.held is not None
+        if self.over or self.pace.is_due(judged=judged):
+            self.save(claim)
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped after update {self.trainer.step}, all saved;"
+            f" musicgen train --name {self.name} --resume goes on"
+        )
 
     def note(self, progress: Progress) -> None:
         """Keep a line of metrics for each evaluation, and for every tenth update."""
@@ -73,6 +233,7 @@ class Run:
             "tokens": progress.tokens,
             "epoch": round(progress.epoch, 4),
             "seconds": round(time.monotonic() - self.started, 2),
+            "saving_seconds": round(self.pace.spent, 3),  # of them, so far
             "loss": round(progress.loss, 5),
             "norm": round(progress.norm, 5),
             "learning_rate": round(progress.learning_rate, 7),
@@ -84,6 +245,69 @@ class Run:
                 "held_bits_per_note": round(progress.held.bits_per_note, 5),
             }
         self.metrics.append(line)
+        if self.writes:
+            with explaining(self.folder / METRICS), (self.folder / METRICS).open("ab") as file:
+                file.write(lines([line]))
+
+    def save(self, claim: Claim) -> None:
+        """Save what resuming needs, and the best weights if they are new."""
+        if not self.writes or self.saved_step == self.trainer.step:
+            return
+        with self.pace.counted():
+            state = self.trainer.state()
+            values = {"trainer": state.values, "run": self.described()}
+            keeping.save(self.folder, self.trainer.step, state.arrays, values)
+            self.saved_step = self.trainer.step
+            claim.settle()
+            if self.kept_best != self.best_step:
+                self.save_best()
+                self.kept_best = self.best_step
+
+    def described(self) -> dict[str, Any]:
+        """Return what a resumed run must know beside the trainer's state."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "corpus": self.corpus,
+            "asked": self.asked,
+            "plan": describe(self.plan),
+            "machine": self.machine,
+            "codec": self.dataset.codec,
+            "vocabulary": vocabulary(self.dataset),
+            "fingerprint": self.dataset.fingerprint,
+            "scores": self.scores.as_table(),
+            "best_step": self.best_step,
+            "over": self.over,
+            "seconds": time.monotonic() - self.started,
+            "saving_seconds": self.pace.spent,
+        }
+
+    def save_best(self) -> None:
+        """Save the checkpoint of the best weights; the one before it goes after that."""
+        best, shelf = self.trainer.best, self.folder / BEST
+        folder = shelf / f"{self.best_step:08d}"
+        if not best.weights or holds(folder, best.weights):
+            return
+        manifest = self.manifest()
+        card = model_card(manifest, self.scores, best.weights, heard=False)
+        files = {CARD: card.encode()}
+        checkpoint.save(keeping.place(shelf, self.best_step), best.weights, manifest, files)
+        keeping.let_go(folder, 1, checkpoint.FORMAT)
+
+    def finish(self) -> None:
+        """Make the run's own folder the checkpoint of its best weights."""
+        if not self.writes:
+            return
+        if self.dataset.valid:
+            self.scores = self.scores.with_valid(self._measured(self.dataset.valid))
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the run's own checkpoint, in place of one that it had."""
+        manifest, weights = self.manifest(), self.trainer.best.weights
+        card = model_card(manifest, self.scores, weights)
+        files = {CARD: card.encode(), METRICS: lines(self.metrics)}
+        checkpoint.publish(self.folder, weights, manifest, files)
 
     def score_test(self) -> None:
         """Score the test part once, beside a 5-gram of the same tunes, and save that."""
@@ -94,7 +318,8 @@ class Run:
         self.scores = self.scores.with_test(
             self._measured(test), grams.score(flat_ids(test), notes_of(test))
         )
-        self.save(force=True)
+        if self.writes:
+            self.publish()
 
     def _measured(self, tunes: Sequence[EncodedTune]) -> Held:
         """Score the best weights as they are stored, in float16."""
@@ -102,25 +327,21 @@ class Run:
         model.put(stored(self.trainer.best.weights))
         return evaluate(model, flat_ids(tunes), notes_of(tunes))
 
-    def save(self, *, force: bool) -> None:
-        """Write the checkpoint of the best weights so far."""
-        manifest = self.manifest()
-        lines = "".join(json.dumps(line) + "\n" for line in self.metrics)
-        extra = {"metrics.jsonl": lines.encode()}
-        weights = self.trainer.best.weights
-        card = model_card(manifest, self.scores, weights)
-        save(self.folder, weights, manifest, extra | {"MODEL_CARD.md": card.encode()}, force=force)
-
     @cached_property
     def tonics(self) -> dict[str, dict[str, int]]:
         """How often each mode's tonics occur: read once, for all checkpoints."""
         return tonics(self.dataset.train) if self.dataset.codec == DEFAULT_CODEC else {}
 
-    def manifest(self) -> Manifest:
-        """Say what the checkpoint is."""
+    @cached_property
+    def seen(self) -> tuple[int, ...]:
+        """How often each event occurs in the training part: counted once, for all checkpoints."""
         counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
         for ids in flat_ids(self.dataset.train):
             counts += np.bincount(ids, minlength=len(counts))
+        return tuple(int(count) for count in counts)
+
+    def manifest(self) -> Manifest:
+        """Say what the checkpoint is."""
         corpus = self.corpus | {
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
@@ -134,7 +355,7 @@ class Run:
             version=self.version,
             settings=self.plan.model,
             vocabulary=self.dataset.vocabulary,
-            seen=tuple(int(count) for count in counts),
+            seen=self.seen,
             codec=self.dataset.codec,
             corpus=corpus,
             scores=self.scores.as_table(),
@@ -151,3 +372,74 @@ def tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
         mode = tune.key.split(" ")[1]
         counts.setdefault(mode, Counter())[Key(tonic, mode).tonic] += 1
     return {mode: dict(sorted(counter.items())) for mode, counter in sorted(counts.items())}
+
+
+def changed(plan: Plan, device: str | None, learning_rate: float | None) -> tuple[Plan, list[str]]:
+    """Return a plan with what may be changed when it is resumed, and a line for each change."""
+    notes = []
+    rate = plan.training.learning_rate
+    if learning_rate not in (None, rate):
+        notes.append(f"learning rate: {rate:g} so far, {learning_rate:g} from here on")
+        plan = replace(plan, training=replace(plan.training, learning_rate=learning_rate))
+    try:
+        where = str(choose_device(device or plan.device))
+    except MusicgenError:
+        if device is not None:
+            raise
+        where = str(choose_device("auto"))
+    return replace(plan, device=where), notes
+
+
+def holds(folder: Path, weights: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a checkpoint of just these weights stands there, whole."""
+    if not folder.exists():
+        return False
+    try:
+        kept = checkpoint.load_one(folder).weights
+    except DamagedCheckpoint:
+        return False
+    wanted = stored(dict(weights))
+    return kept.keys() == wanted.keys() and all(
+        np.array_equal(kept[name], array) for name, array in wanted.items()
+    )
+
+
+def lines(metrics: Sequence[Mapping[str, Any]]) -> bytes:
+    """Render metrics, one a line."""
+    return "".join(json.dumps(line) + "\n" for line in metrics).encode()
+
+
+def read_metrics(folder: Path, until: int) -> list[dict[str, Any]]:
+    """Read the lines of a run's metrics up to an update; half a line is none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    found: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if row["step"] <= until:
+                found.append(row)
+    return found
+
+
+@contextlib.contextmanager
+def foreseen(folder: Path) -> Iterator[None]:
+    """Say in one line that memory was short."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as fault:
+        if not is_short_of_memory(fault):
+            raise
+        raise MusicgenError(
+            f"{folder}: not enough memory; what was saved is whole. Free some and go on"
+            " with --resume, or train with a smaller --batch, --bptt or --hidden"
+        ) from fault
+
+
+def is_short_of_memory(fault: BaseException) -> bool:
+    """Tell whether a fault, of torch too, means that there was no memory left."""
+    words = str(fault).lower()
+    known = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc",
+             "cannot allocate memory", "can't start new thread")  # fmt: skip
+    return isinstance(fault, MemoryError) or any(word in words for word in known)

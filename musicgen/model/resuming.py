@@ -1,0 +1,155 @@
+"""What a saved run was, and whether what it is asked to go on with is still the same.
+
+found = find(Path("checkpoints/mine"))
+if found is not None:
+    found.refuse_other_flags({"hidden": 512})
+    found.refuse_other_corpus(dataset)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from musicgen.checkpoint import MANIFEST, load_one, versions
+from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.corpus.store import Dataset
+from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
+from musicgen.model.keeping import Saved, latest
+from musicgen.model.plan import Plan
+
+# Where the value of a flag stands in a plan, for those that a run's plan decides.
+IN_PLAN: Final = {
+    "cell": ("model", "cell"),
+    "layers": ("model", "layers"),
+    "hidden": ("model", "hidden"),
+    "dropout": ("model", "dropout"),
+    "bptt": ("training", "bptt"),
+    "batch": ("training", "lanes"),
+    "precision": ("training", "precision"),
+    "seed": ("training", "seed"),
+}
+FREE: Final = ("device", "learning_rate")  # what may change: spoken of, but not refused
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A run that was saved."""
+
+    saved: Saved
+    notes: Sequence[str] = ()  # a line for each later state that was damaged
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """What the run says of itself."""
+        return self.saved.values["run"]  # type: ignore[no-any-return]
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What was asked on the command line."""
+        return self.run["asked"]  # type: ignore[no-any-return]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last update was done."""
+        return bool(self.run["over"])
+
+    @property
+    def step(self) -> int:
+        """Updates so far."""
+        return int(self.saved.values["trainer"]["step"])
+
+    def plan(self) -> Plan:
+        """Return what was planned. Raises Mismatch where this version knows no such settings."""
+        values = dict(self.run["plan"])
+        try:
+            model = ModelSettings.read(values.pop("model"))
+            return Plan(model, TrainingSettings(**values.pop("training")), **values)
+        except (InvalidValue, TypeError, KeyError) as fault:
+            raise Mismatch(
+                f"{self.saved.folder}: its plan is another version's ({fault}); update musicgen"
+            ) from fault
+
+    def refuse_other_flags(self, given: Mapping[str, Any]) -> None:
+        """Raise Mismatch for the first flag that contradicts the run."""
+        plan = self.run["plan"]
+        for flag, value in given.items():
+            if flag in FREE:
+                continue
+            if flag in IN_PLAN:
+                table, name = IN_PLAN[flag]
+                known = plan[table].get(name)
+            else:
+                known = self.run["codec"] if flag == "codec" else self.asked.get(flag)
+            if known != value:
+                raise Mismatch(
+                    f"--{flag.replace('_', '-')} {value}: the run that is resumed has"
+                    f" {_or_none(known)}; leave the flag out, or train another --name"
+                )
+
+    def refuse_other_corpus(self, dataset: Dataset) -> None:
+        """Raise Mismatch unless a data set is the one that was learnt from."""
+        for what, known, now in (
+            ("codec", self.run["codec"], dataset.codec),
+            ("vocabulary", self.run["vocabulary"], vocabulary(dataset)),
+            ("corpus", self.run["fingerprint"][:16], dataset.fingerprint[:16]),
+        ):
+            if known != now:
+                raise Mismatch(
+                    f"{self.saved.folder}: its {what} was {known}, now it is {now};"
+                    " go on with the tunes that it began with, or train another --name"
+                )
+
+    def differences(self, now: Mapping[str, Any]) -> list[str]:
+        """Say in a line each what is not as it was: equal bits are promised where all of it is."""
+        before = self.run["machine"]
+        return [
+            f"{name} was {before.get(name)}, now it is {value}: the last bits may differ"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+
+
+def find(folder: Path) -> Found | None:
+    """Return the last state of a run that is whole, None where nothing was saved."""
+    saved, notes = latest(folder)
+    if saved is None:
+        return None
+    return Found(saved, [f"{note}; the one before it is taken" for note in notes])
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run has come to its end, with a whole checkpoint. Raises Mismatch."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        load_one(folder)
+    except DamagedCheckpoint:
+        return False
+    return True
+
+
+def vocabulary(dataset: Dataset) -> str:
+    """Name a vocabulary by its size and content."""
+    content = json.dumps(dataset.vocabulary).encode()
+    return f"{dataset.vocabulary_size} events ({hashlib.sha256(content).hexdigest()[:16]})"
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON's own types."""
+    return json.loads(json.dumps(asdict(plan)))  # type: ignore[no-any-return]
+
+
+def machine(device: str, workers: int) -> dict[str, Any]:
+    """Return what the bits of a run depend on, its plan and corpus left aside."""
+    packages = {name: v for name, v in versions().items() if name in ("numpy", "torch")}
+    return packages | {"processor": platform.machine(), "device": device, "threads": workers}
+
+
+def _or_none(value: Any) -> str:
+    return "none" if value is None else str(value)
