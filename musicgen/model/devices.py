@@ -69,12 +69,17 @@ def product_dtype(values: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device; to CUDA from pinned memory, without waiting for it."""
+def staged(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor of the CPU, in memory from which the device can fetch it."""
     tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, without waiting where its memory is pinned."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def use_tensor_cores() -> None:

@@ -88,7 +88,7 @@ def batch_nats(model: SequenceModel, inputs: np.ndarray, targets: np.ndarray) ->
     state = model.start(len(inputs))
     for start in range(0, inputs.shape[1], EVALUATION_WINDOW):
         window = slice(start, start + EVALUATION_WINDOW)
-        logits, state = model(torch.from_numpy(inputs[:, window]).to(device), state)
+        logits, state = model(torch.from_numpy(inputs[:, window]), state)
         wanted = torch.from_numpy(targets[:, window]).to(device)
         losses = functional.cross_entropy(
             logits.flatten(0, 1).float(), wanted.flatten(), reduction="none", ignore_index=IGNORED

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.config import BEGIN
+from musicgen.model.devices import send
 from musicgen.model.network import Masks, SequenceModel, State, keep
 
 PLACE: Final = 32  # width of an id's embedding in a window
@@ -75,7 +76,7 @@ class FeedForward(nn.Module):
         self, ids: Tensor, state: State | None = None, masks: Masks | None = None
     ) -> tuple[Tensor, State]:
         """Return logits (lane, window, vocabulary) and the state after the last id."""
-        known, after = self.features(ids, state or self.start(len(ids)))
+        known, after = self.features(send(ids, self.device), state or self.start(len(ids)))
         hidden = self.second(self.first(known).relu()).relu()
         if masks is not None:
             hidden = hidden * masks.outputs[0].unsqueeze(1)

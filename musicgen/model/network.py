@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from musicgen.config import BEGIN, ModelSettings
+from musicgen.model.devices import send
+from musicgen.model.segments import Segments, cut, run_segments
 from musicgen.model.through_time import lstm_window, project
 
 State = tuple[tuple[Tensor, ...], ...]  # for each layer: h, and c for an LSTM, (lane, hidden)
@@ -145,28 +146,42 @@ class LanguageModel(nn.Module):
         """Return logits (lane, window, vocabulary) and the state after the last id.
 
         Args:
-            ids: (lane, window) int64; the state is zero before each begin event.
+            ids: (lane, window) int64, best on the CPU: where tunes start is then known without
+                waiting for a GPU. The state is zero before each begin event.
             state: what the window before returned; None is zero.
             masks: from `draw_masks` in training; None drops nothing.
         """
-        outputs, state = self.hidden_states(ids.t(), state or self.start(len(ids)), masks)
+        outputs, state = self.hidden_states(ids, state or self.start(len(ids)), masks)
         return self.logits(outputs.transpose(1, 2)).transpose(0, 1), state
 
     def hidden_states(self, ids: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
-        """Return what the last layer says, (window, hidden, lane), from ids (window, lane)."""
-        starts = ids == BEGIN
+        """Return what the last layer says, (window, hidden, lane), from ids (lane, window)."""
+        own = self.runs_own_loop(masks)
+        cuts = None if own else cut(ids.cpu()).to(self.device)
+        values = send(ids, self.device).t()
+        starts = values == BEGIN
         table = self.embedding.weight
         if masks is not None and masks.table is not None:
             table = table * masks.table
         after: list[tuple[Tensor, ...]] = []
-        values = ids
         for number, layer in enumerate(self.layers):
             recurrent = masks.recurrent[number] if masks and masks.recurrent else None
-            values, last = run_layer(layer, values, table, state[number], starts, recurrent)
+            if cuts is None:
+                values, last = run_lstm(layer, values, table, state[number], starts, recurrent)
+            else:
+                values, last = run_layer(layer, values, table, state[number], cuts)
             after.append(last)
             if masks is not None:
                 values = values * masks.outputs[number].t().contiguous()
         return values, tuple(after)
+
+    def runs_own_loop(self, masks: Masks | None) -> bool:
+        """Tell whether the loop written out here runs: it is the faster one, but on CUDA.
+
+        Dropout of the recurrent weights is for an LSTM only, and needs it everywhere.
+        """
+        masked = masks is not None and bool(masks.recurrent)
+        return self.settings.cell == "lstm" and (masked or self.device.type != "cuda")
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Return the logits from what the last layer says."""
@@ -220,7 +235,7 @@ def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generato
         nn.init.uniform_(weight, -bound, bound, generator)
 
 
-def run_layer(
+def run_lstm(
     layer: nn.Module,
     values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
     table: Tensor,  # (vocabulary, embedding)
@@ -228,46 +243,25 @@ def run_layer(
     starts: Tensor,  # (window, lane), bool
     recurrent: Tensor | None,  # what is kept of the recurrent weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one layer over a window, to (window, hidden, lane); zero its state where a tune starts.
-
-    Dropout of the recurrent weights is the LSTM's only.
-    """
-    first = values.dim() == 2
-    if isinstance(layer, nn.LSTM) and (values.device.type == "cpu" or recurrent is not None):
-        weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
-        bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
-        if first:  # each event is projected once, not each time that it occurs
-            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
-            projected = projected.transpose(1, 2).contiguous()
-        else:
-            projected = project(values, weight_in, bias)
-        kept = weight if recurrent is None else weight * recurrent
-        h, c = (part.t().contiguous() for part in state)
-        outputs, last = lstm_window(projected, kept, (h, c), starts)
-        return outputs, tuple(part.t() for part in last)
-    inputs = functional.embedding(values, table) if first else values.transpose(1, 2)
-    outputs, after = run_segments(layer, inputs, state, starts)
-    return outputs.transpose(1, 2), after
+    """Run an LSTM layer over a window, to (window, hidden, lane); zero its state at each start."""
+    weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
+    bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
+    if values.dim() == 2:  # each event is projected once, not each time that it occurs
+        projected = functional.embedding(values, functional.linear(table, weight_in, bias))
+        projected = projected.transpose(1, 2).contiguous()
+    else:
+        projected = project(values, weight_in, bias)
+    kept = weight if recurrent is None else weight * recurrent
+    h, c = (part.t().contiguous() for part in state)
+    outputs, last = lstm_window(projected, kept, (h, c), starts)
+    return outputs, tuple(part.t() for part in last)
 
 
-def run_segments(
-    layer: nn.Module, inputs: Tensor, state: tuple[Tensor, ...], starts: Tensor
+def run_layer(
+    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], cuts: Segments
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run torch's own layer over a window, cut where tunes start: each segment is a packed row."""
-    cuts = starts.t().clone()  # (lane, window)
-    cuts[:, 0] = True
-    lane, begin = cuts.nonzero().unbind(1)  # (segment,)
-    flat = lane * cuts.shape[1] + begin
-    lengths = torch.diff(flat, append=flat.new_tensor([cuts.numel()]))
-    carried = (begin == 0) & ~starts[0, lane]
-    first = [part[lane] * carried.unsqueeze(1) for part in state]
-    step = torch.arange(int(lengths.max()), device=lane.device).unsqueeze(1)
-    real = step < lengths  # (step, segment)
-    rows = inputs.transpose(0, 1).flatten(0, 1)[(flat + step).clamp(max=cuts.numel() - 1)]
-    packed = pack_padded_sequence(rows, lengths.cpu(), enforce_sorted=False)
-    before = tuple(part.unsqueeze(0) for part in first)
-    output, after = layer(packed, before if len(before) > 1 else before[0])
-    padded = pad_packed_sequence(output)[0].transpose(0, 1)[real.t()]  # (lane x window, hidden)
-    last = torch.cat([lane[1:] != lane[:-1], lane.new_ones(1, dtype=torch.bool)])
-    outputs = padded.view(*cuts.shape, -1).transpose(0, 1)
-    return outputs, tuple(part[0, last] for part in (after if len(before) > 1 else (after,)))
+    """Run one of torch's own layers over a window, with the shapes of `run_lstm`."""
+    first = values.dim() == 2
+    inputs = functional.embedding(values, table) if first else values.transpose(1, 2)
+    outputs, after = run_segments(layer, inputs, state, cuts)
+    return outputs.transpose(1, 2), after

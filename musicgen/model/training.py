@@ -27,7 +27,7 @@ from musicgen.errors import MusicgenError
 from musicgen.model import snapshot
 from musicgen.model.batches import Lanes, Window
 from musicgen.model.crew import Crew, added, choose_workers
-from musicgen.model.devices import autocast, memory, to_device
+from musicgen.model.devices import autocast, memory, send, staged
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import Masks, SequenceModel, State, detach
 from musicgen.model.snapshot import TrainerState
@@ -175,8 +175,8 @@ class Trainer:
         """Return the loss and the gradients of one worker's lanes, as parts of the window's."""
         device = self.model.device
         lanes = slice(number, None, self.crew.workers)
-        inputs = to_device(window.inputs[lanes], device)  # (lane, window)
-        targets = to_device(window.targets[lanes], device)
+        inputs = staged(window.inputs[lanes], device)  # (lane, window)
+        targets = send(staged(window.targets[lanes], device), device)
         kept = masks and masks.share(lanes)
         with autocast(device, self.settings.precision):
             logits, state = self.model(inputs, self.states[number], kept)
