@@ -26,8 +26,7 @@ from musicgen.files import refuse_existing, write_whole
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
-from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.plain import PlainSampler
+from musicgen.sampling.plain import PlainSampler, sampler_of
 from musicgen.sampling.sampler import Sampler, Wishes
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.codecs import restored
@@ -88,12 +87,7 @@ class Model:
     @cached_property
     def sampler(self) -> Sampler | PlainSampler:
         """The checkpoint's engine, and what it has learnt."""
-        manifest = self.checkpoint.manifest
-        drawable = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
-        engine = NumpyEngine.of(self.checkpoint)
-        if manifest.codec != MeasuresCodec.name:
-            return PlainSampler(engine, self.codec, drawable)
-        return Sampler(engine, drawable, manifest.corpus.get("tonics", {}))
+        return sampler_of(self.checkpoint, self.codec)
 
     @property
     def writable(self) -> tuple[str, ...]:

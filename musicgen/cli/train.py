@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from musicgen.cli.grouped import Grouped
+from musicgen.cli.settings import config_option, render_settings
+from musicgen.cli.told import announce, conclude, derived, tell_all, unit_of
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
+from musicgen.cli.types import FRACTION, POSITIVE
 from musicgen.cli.watched import Seen, Watched
 from musicgen.config import CELLS
-from musicgen.errors import InvalidValue, OutputExists
+from musicgen.errors import InvalidValue, NotFound, OutputExists
+from musicgen.files import refuse_existing, write_whole
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from musicgen.corpus.store import Dataset
     from musicgen.model.plan import Plan
     from musicgen.model.run import Run
 
+GROUPS: Final = {
+    "What is learnt from": ("codec",),
+    "The model": ("cell", "layers", "hidden", "dropout"),
+    "How it learns": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
+    "Where": ("device", "precision"),
+    "The run": ("name", "force", "score-test", "config", "save-config"),
+    "What is shown and kept": ("no-heard", "tensorboard", "quiet", "verbose", "help"),
+}
+FILE = click.Path(path_type=Path)
 
-@click.command()
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
-@click.option("--name", default="mine", show_default=True, help="The run: checkpoints/NAME.")
 @click.option(
     "--codec",
     metavar="NAME",
@@ -47,22 +59,24 @@ if TYPE_CHECKING:
     help="Units of a layer.",
 )
 @click.option("--dropout", type=click.FloatRange(0, 0.95), help="Share of units left out.")
+@click.option("--epochs", type=POSITIVE, help="Times through the corpus, at the most.")
 @click.option(
-    "--bptt", type=click.IntRange(1, 4096), help="Ids through which a gradient goes back."
+    "--minutes",
+    type=POSITIVE,
+    help="Made a number of tokens at the start, by the speed measured there.",
 )
 @click.option("--batch", type=click.IntRange(1, 4096), help="Lanes that are trained side by side.")
 @click.option(
-    "--epochs",
-    type=click.FloatRange(0, min_open=True),
-    help="Times through the corpus, at the most.",
+    "--bptt", type=click.IntRange(1, 4096), help="Ids through which a gradient goes back."
 )
+@click.option("--learning-rate", type=FRACTION, help="The highest; it rises to it and falls.")
 @click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    help="Made a number of tokens at the start, by the speed measured there.",
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=1,
+    show_default=True,
+    help="The same seed and tunes on the same machine: the same model.",
 )
-@click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -71,17 +85,43 @@ if TYPE_CHECKING:
     help="auto takes CUDA, then MPS, then the CPU.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of products; auto takes bf16 where the device has instructions for it.",
+)
+@click.option("--name", default="mine", show_default=True, help="The run: checkpoints/NAME.")
+@click.option("--force", is_flag=True, help="Replace an existing run of that name.")
+@click.option(
     "--score-test", is_flag=True, help="At the end score the test part, once, beside a 5-gram."
 )
-@click.option("--force", is_flag=True, help="Replace an existing run of that name.")
+@click.option(
+    "--config",
+    type=FILE,
+    metavar="FILE.toml",
+    is_eager=True,
+    callback=config_option,
+    help="Take options from a file; flags go before it.",
+)
+@click.option("--save-config", type=FILE, metavar="FILE.toml", help="Write the options to a file.")
+@click.option("--no-heard", is_flag=True, help="Write no tune at each evaluation.")
+@click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard too.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the plan and the versions too.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more: settings, versions, more lines.")
+@click.pass_context
 def train(
+    ctx: click.Context,
+    /,
     sources: tuple[str, ...],
     name: str,
     codec: str | None,
     score_test: bool,
     force: bool,
+    config: Path | None,
+    save_config: Path | None,
+    no_heard: bool,
+    tensorboard: bool,
     quiet: bool,
     verbose: bool,
     **options: Any,
@@ -91,39 +131,76 @@ def train(
     \b
     musicgen train                          dance-tunes, under 30 minutes on two cores
     musicgen train mytunes/ --name mine     your own files: .abc, .mid
+    musicgen train mytunes/ --minutes 10    by the clock
+    musicgen train ryan aird --hidden 512 --device cuda --save-config big.toml
+    musicgen train --config big.toml --name again --seed 2
     musicgen sample --model mine --out song.mid
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
     from musicgen.tune import RUNS
 
-    folder = _run_folder(RUNS, name)
-    if folder.exists() and not force:
-        raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    dataset = read_tunes(sources or (DEFAULT_SOURCE,), codec, console)
+    del config  # its values are the options' defaults by now
+    folder = _run_folder(RUNS, name, force=force)
+    _refuse(tensorboard=tensorboard, save_config=save_config, force=force)
 
+    from musicgen.model.devices import choose_device
     from musicgen.model.plan import Options, plan
+    from musicgen.model.record import Note, Record, observers_of
     from musicgen.model.run import Run
 
+    choose_device(options["device"])
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    dataset = read_tunes(sources or (DEFAULT_SOURCE,), codec, console)
     found = plan(dataset, Options(**options))
+    settings = _settings(ctx, dataset, found)
+    if save_config:
+        write_whole(save_config, settings, force=force)
     RUNS.mkdir(exist_ok=True)
-    run = Run(dataset, found, name, folder, corpus=_cards(dataset.sources))
-    _announce(dataset, found, console)
+    run = Run(dataset, found, name, folder, corpus=_cards(dataset.sources), force=force)
+    announce(dataset, found, console)
     if verbose:
-        _tell_all(found, console)
-    with Watched(console, name, _seen(run), verbose=verbose) as watched:
+        tell_all(found, console)
+    observers = observers_of(run, heard=not no_heard, tensorboard=tensorboard)
+    observers.append(Note(folder / "config.toml", settings))
+    with (
+        Watched(console, name, _seen(run), verbose=verbose) as watched,
+        Record(observers, console.print) as record,
+    ):
         for progress in run.train():
             watched(progress)
+            record(progress)
     if score_test:
         run.score_test()
-    _conclude(run, console)
+    conclude(run, console)
 
 
-def _run_folder(runs: Path, name: str) -> Path:
+def _run_folder(runs: Path, name: str, *, force: bool) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
-    return runs / name
+    folder = runs / name
+    if folder.exists() and not force:
+        raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
+    return folder
+
+
+def _refuse(*, tensorboard: bool, save_config: Path | None, force: bool) -> None:
+    """Refuse before any work what could only fail after it."""
+    if tensorboard and find_spec("tensorboard") is None:
+        raise NotFound(
+            "--tensorboard: the package tensorboard is not installed;"
+            " pip install 'musicgen[tensorboard]', or leave the option out"
+        )
+    if save_config:
+        refuse_existing([save_config], force=force)
+
+
+def _settings(ctx: click.Context, dataset: Dataset, found: Plan) -> bytes:
+    """Return the options as a file that `--config` takes; minutes as the epochs they became."""
+    values, open_ones = dict(ctx.params), derived(dataset, found)
+    if values["minutes"] is not None:
+        values |= {"epochs": open_ones["epochs"], "minutes": None}
+    return render_settings(values, ctx.command.params, open_ones).encode()
 
 
 def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
@@ -143,61 +220,10 @@ def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _announce(dataset: Dataset, found: Plan, console: Console) -> None:
-    from musicgen.corpus.store import count_tokens
-
-    tokens = count_tokens(dataset.train)
-    shape, settings = found.model, found.training
-    console.print(
-        f"{len(dataset.train):,} tunes ({tokens:,} tokens) to learn from,"
-        f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"
-    )
-    if not dataset.valid:
-        console.print("too few tunes to hold any out: trained to the end of the plan, unjudged")
-    console.print(
-        f"{shape.layers} x {shape.hidden} {shape.cell} on {found.device},"
-        f" {settings.lanes} lanes of {settings.bptt} ids,"
-        f" at most {settings.tokens:,} tokens ({settings.tokens / tokens:.1f} epochs)"
-    )
-
-
-def _tell_all(found: Plan, console: Console) -> None:
-    """Print every setting and the versions of the packages that decide the numbers."""
-    from musicgen.checkpoint import versions
-
-    for table in (asdict(found.model), asdict(found.training), versions()):
-        told = ", ".join(f"{name} {value}" for name, value in table.items())
-        console.print(told, markup=False)
-
-
-def _conclude(run: Run, console: Console) -> None:
-    table = run.scores.as_table()
-    for part in ("valid", "test", "test_5gram"):
-        if part in table:
-            row = table[part]
-            low, high = row["interval_95"]
-            console.print(
-                f"{part}: {row['bits_per_note']:.3f} bits a {_unit(run)}"
-                f" (95 % interval {low:.3f} to {high:.3f}, {row['tunes']} tunes)"
-            )
-    console.print(
-        f"{run.folder}: done; {'read' if _is_text(run) else 'hear'} it with musicgen sample --model"
-        f" {run.name} --out song{'.txt' if _is_text(run) else '.mid'}"
-    )
-
-
 def _seen(run: Run) -> Seen:
     """Start to count what is shown of a run."""
     from musicgen.model.devices import resident
 
     held = "not yet judged" if run.dataset.valid else "none"
-    return Seen(_unit(run), held=held, resident=None if run.plan.device == "cpu" else resident)
-
-
-def _is_text(run: Run) -> bool:
-    return run.dataset.codec.startswith("text")
-
-
-def _unit(run: Run) -> str:
-    """Name what bits are counted by: a text has no notes."""
-    return "character" if _is_text(run) else "note"
+    on_gpu = run.plan.device.startswith("cuda")
+    return Seen(unit_of(run), held=held, resident=resident if on_gpu else None)

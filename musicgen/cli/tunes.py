@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from musicgen.errors import Mismatch
+from musicgen.cli.words import counted
+from musicgen.errors import Mismatch, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from musicgen.corpus.store import Dataset
 
@@ -25,14 +27,21 @@ def read_tunes(sources: tuple[str, ...], codec: str | None, console: Console) ->
         return _load(Path(sources[0]), codec)
     from musicgen.corpus.build import build
 
-    with console.status(f"reading {', '.join(sources)}"):
+    with console.status(_told(sources)):
         dataset, report = build(sources, codec=found, jobs=os.cpu_count() or 1)
     codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
     console.print(
-        f"kept {report.kept:,} of {report.found:,} tunes"
+        f"kept {report.kept:,} of {counted(report.found, 'tune')}"
         + (f"; left out: {codes}" if codes else "")
     )
     return dataset
+
+
+def _told(sources: tuple[str, ...]) -> Text:
+    """Say what is read; a name is no markup, and steers no terminal."""
+    from rich.text import Text
+
+    return Text(printable(f"reading {', '.join(sources)}"))
 
 
 def _load(folder: Path, codec: str | None) -> Dataset:

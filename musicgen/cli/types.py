@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,21 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class Finite(click.FloatRange):
+    """A number in a range; infinity and what is no number lie in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number."""
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{found} is no finite number", param, ctx)
+        return found
+
+
+POSITIVE = Finite(0, min_open=True)
+FRACTION = Finite(0, 1, min_open=True)
 KEY = Parsed("KEY", Key.parse)
 METER = Parsed("METER", Meter.parse)
 PROGRAM = Parsed("NAME|N", program)

@@ -13,13 +13,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from musicgen.checkpoint import Checkpoint
 from musicgen.config import BEGIN
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
 from musicgen.sampling.draw import Noise, event_hashes, luckiest
-from musicgen.sampling.engine import Engine
-from musicgen.sampling.sampler import Wishes
+from musicgen.sampling.engine import Engine, NumpyEngine
+from musicgen.sampling.sampler import Sampler, Wishes
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.tokens.measures import MeasuresCodec
 
 EVERY: Final = ("temperature", "top_k", "top_p", "min_p")  # what all codecs understand
 ALSO: Final = {"performance": ("program",), "frames": ("program", "tempo"),
@@ -41,8 +43,8 @@ class PlainSampler:
         piece: Score | str = self.codec.decode(encoded.ids, encoded.setting).piece
         return piece
 
-    def encoded(self, wishes: Wishes, noise: Noise) -> Encoded:
-        """Draw one piece as ids and their setting."""
+    def encoded(self, wishes: Wishes, noise: Noise, most: int | None = None) -> Encoded:
+        """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
         refuse_others(wishes, self.codec.name)
         name = self.codec.name.split("-")[0].capitalize()
         setting = Setting(
@@ -50,7 +52,7 @@ class PlainSampler:
             tempos=((0, float(wishes.tempo or DEFAULT_QPM)),),
             parts=(Part("", wishes.program),),
         )
-        return Encoded(tuple(self.draw_ids(wishes, noise)), setting)
+        return Encoded(tuple(self.draw_ids(wishes, noise, most)), setting)
 
     def draw_ids(self, wishes: Wishes, noise: Noise, most: int | None = None) -> list[int]:
         """Draw the ids of one piece, to its end, or only so many of them."""
@@ -70,6 +72,16 @@ class PlainSampler:
     @cached_property
     def _hashes(self) -> npt.NDArray[np.uint64]:
         return event_hashes(self.codec.vocabulary.names)
+
+
+def sampler_of(checkpoint: Checkpoint, codec: AnyCodec) -> Sampler | PlainSampler:
+    """Return what writes the tunes of a checkpoint: its engine, and what it has learnt."""
+    manifest = checkpoint.manifest
+    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    engine = NumpyEngine.of(checkpoint)
+    if manifest.codec == MeasuresCodec.name:
+        return Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+    return PlainSampler(engine, codec, seen)
 
 
 def refuse_others(wishes: Wishes, codec: str) -> None:
