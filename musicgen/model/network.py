@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.config import BEGIN, ModelSettings
-from musicgen.model.devices import send
+from musicgen.model.devices import product_dtype, send
 from musicgen.model.segments import Segments, cut, run_segments
 from musicgen.model.through_time import lstm_window, project
 
@@ -244,16 +244,18 @@ def run_lstm(
     recurrent: Tensor | None,  # what is kept of the recurrent weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run an LSTM layer over a window, to (window, hidden, lane); zero its state at each start."""
+    kind = product_dtype(table)
     weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
     bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
-    if values.dim() == 2:  # each event is projected once, not each time that it occurs
-        projected = functional.embedding(values, functional.linear(table, weight_in, bias))
-        projected = projected.transpose(1, 2).contiguous()
-    else:
-        projected = project(values, weight_in, bias)
-    kept = weight if recurrent is None else weight * recurrent
-    h, c = (part.t().contiguous() for part in state)
-    outputs, last = lstm_window(projected, kept, (h, c), starts)
+    kept = (weight if recurrent is None else weight * recurrent).to(kind)
+    with torch.autocast(table.device.type, enabled=False):
+        if values.dim() == 2:  # each event is projected once, not each time that it occurs
+            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
+            projected = projected.transpose(1, 2).contiguous()
+        else:
+            projected = project(values, weight_in.to(kind), bias)
+        h, c = (part.t().contiguous() for part in state)
+        outputs, last = lstm_window(projected, kept, (h, c), starts)
     return outputs, tuple(part.t() for part in last)
 
 

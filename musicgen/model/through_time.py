@@ -8,6 +8,8 @@ a block of lanes is the product that one core does best.
 
     z_t = projected_t + U h_{t-1}                  i, f, o = sigmoid(z), g = tanh(z)
     c_t = f c_{t-1} + i g                          h_t = o tanh(c_t)
+
+Products are taken in the type of the weights, which may be bf16; gates and states keep their own.
 """
 
 from __future__ import annotations
@@ -46,14 +48,18 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return torch.baddbmm(bias.view(1, -1, 1), weight.expand(len(inputs), -1, -1), inputs)
+        many = weight.expand(len(inputs), -1, -1)
+        if weight.dtype == inputs.dtype:
+            return torch.baddbmm(bias.view(1, -1, 1), many, inputs)
+        return torch.bmm(many, inputs.to(weight.dtype)) + bias.view(1, -1, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inputs, weight = ctx.saved_tensors
+        many = weight.t().contiguous().expand(len(inputs), -1, -1)
+        back = torch.bmm(many, grads[0].to(weight.dtype)).to(inputs.dtype)
         folded = _folded(grads[0])
-        back = torch.bmm(weight.t().contiguous().expand(len(inputs), -1, -1), grads[0])
-        return back, folded @ _folded(inputs).t(), folded.sum(1)
+        return back, _outer(folded, _folded(inputs), weight.dtype), folded.sum(1)
 
 
 class _Window(torch.autograd.Function):
@@ -77,12 +83,17 @@ class _Window(torch.autograd.Function):
         entering = states[0, :-1]
         if ctx.resets:
             entering = entering.masked_fill(starts.unsqueeze(1), 0)
-        return gates, _folded(gates) @ _folded(entering).t(), dh, dc, None
+        return gates, _outer(_folded(gates), _folded(entering), weight.dtype), dh, dc, None
 
 
 def _folded(values: Tensor) -> Tensor:
     """Lay the steps beside each other: (window, rows, lane) to (rows, window x lane)."""
     return values.transpose(0, 1).reshape(values.shape[1], -1)
+
+
+def _outer(rows: Tensor, columns: Tensor, kind: torch.dtype) -> Tensor:
+    """Return the gradient of a matrix: one product for all steps."""
+    return rows.to(kind) @ columns.to(kind).t()
 
 
 def _resets(starts: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
@@ -97,12 +108,16 @@ def _forward(gates: Tensor, weight: Tensor, states: Tensor, resets: dict[int, Te
     both = gates[:, : 2 * half].unbind(0)
     i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
     hs, cs, tanhs = (part.unbind(0) for part in states)
+    same = weight.dtype == gates.dtype
     for t, step in enumerate(gates.unbind(0)):
         h = hs[t]
         if t in resets:
             h = h * resets[t]
             cs[t].mul_(resets[t])
-        step.addmm_(weight, h)
+        if same:
+            step.addmm_(weight, h)
+        else:
+            step.add_(torch.mm(weight, h.to(weight.dtype)))
         both[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
@@ -126,6 +141,7 @@ def _backward(
     i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
     cs, tanhs = states[1].unbind(0), states[2].unbind(0)
     upstream = grads[0].unbind(0)
+    same = transposed.dtype == gates.dtype
     dh, dc = grads[1].clone(), grads[2].clone()
     scratch, room = torch.empty_like(dc), torch.empty_like(steps[0])
     d_both = room[: 2 * half]
@@ -142,7 +158,10 @@ def _backward(
         sigmoid_backward(d_both, both[t], grad_input=both[t])
         tanh_backward(d_g, g[t], grad_input=g[t])
         sigmoid_backward(d_o, o[t], grad_input=o[t])
-        torch.mm(transposed, steps[t], out=dh)
+        if same:
+            torch.mm(transposed, steps[t], out=dh)
+        else:
+            dh.copy_(torch.mm(transposed, steps[t].to(transposed.dtype)))
         if t in resets:
             dh.mul_(resets[t])
             dc.mul_(resets[t])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,3 +209,14 @@ def assert_same(one: TrainerState, other: TrainerState) -> None:
     assert one.values == other.values
     assert one.arrays.keys() == other.arrays.keys()
     assert all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+
+
+def test_products_in_bf16_learn_nearly_the_same() -> None:
+    settings = TrainingSettings(tokens=2_000, lanes=8, bptt=16)
+    full, half = make(drawn(9), settings), make(drawn(9), replace(settings, precision="bf16"))
+    for _ in range(5):
+        one, other = full.update(full.lanes.next()), half.update(half.lanes.next())
+        assert other.loss != one.loss
+        assert other.loss == pytest.approx(one.loss, rel=0.01)
+        assert other.norm == pytest.approx(one.norm, rel=0.05)
+    assert all(weight.dtype == np.float32 for weight in half.model.arrays().values())
