@@ -55,6 +55,7 @@ class Progress:
     rate: float  # tokens a second since the last look, evaluations left out
     memory: int  # bytes in use, of the device's own memory or of this program's
     held: Held | None = None  # the held-out score, at intervals
+    copied: float | None = None  # share of what it writes that stands in the tunes, where judged
     is_best: bool = False
     is_last: bool = False
 
@@ -208,7 +209,7 @@ class Trainer:
         """Add the held-out score, keep the weights if they are the best so far."""
         self.evaluated = self.tokens
         held = evaluate(self.model, self.valid, self.valid_notes) if self.valid else None
-        loss = held.loss if held else progress.loss
+        loss = held.loss if held else -float(self.tokens)  # unjudged, what learnt more is better
         is_best = self.best.offer(loss, self.tokens, self.model)
         over = progress.tokens >= progress.planned or self.best.stale >= self.settings.patience
         return replace(progress, held=held, is_best=is_best, is_last=over)
