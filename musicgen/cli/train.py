@@ -226,4 +226,9 @@ def _seen(run: Run) -> Seen:
 
     held = "not yet judged" if run.dataset.valid else "none"
     on_gpu = run.plan.device.startswith("cuda")
-    return Seen(unit_of(run), held=held, resident=resident if on_gpu else None)
+    return Seen(
+        unit_of(run),
+        resident=resident if on_gpu else None,
+        saved=lambda: run.pace.saved if run.saved_step >= 0 else None,
+        held=held,
+    )

@@ -59,6 +59,7 @@ class Seen:
     unit: str = "note"  # what bits are counted by
     clock: Callable[[], float] = time.monotonic
     resident: Callable[[], int] | None = None  # this program's bytes, where a GPU has its own
+    saved: Callable[[], float | None] = lambda: None  # when, by the same clock
     began: float = field(init=False)
     last: Progress | None = None
     loss: Smooth = field(default_factory=Smooth)
@@ -67,7 +68,6 @@ class Seen:
     learnt: float = 0.0  # seconds that went into updates
     held: str = "not yet judged"
     best: str = ""
-    saved: float | None = None  # when
 
     def __post_init__(self) -> None:
         self.began = self.clock()
@@ -87,10 +87,6 @@ class Seen:
             self.held = f"{progress.held.bits_per_note:.3f} bits a {self.unit}"
             if progress.is_best:
                 self.best = f"{progress.held.bits_per_note:.3f} at epoch {progress.epoch:.1f}"
-
-    def note_save(self) -> None:
-        """Remember that a checkpoint was written just now."""
-        self.saved = self.clock()
 
     @property
     def done(self) -> float:
@@ -127,7 +123,8 @@ class Seen:
         yield "tokens/s", f"{self.pace.value:,.0f}"
         yield "memory", self._memory(last)
         yield "learning rate", f"{last.learning_rate:.2e}"
-        yield "saved", "not yet" if self.saved is None else f"{span(self.clock() - self.saved)} ago"
+        saved = self.saved()
+        yield "saved", "not yet" if saved is None else f"{span(self.clock() - saved)} ago"
         yield "spent", span(self.spent)
         yield "left", "unknown" if self.left is None else f"at most {span(self.left)}"
 

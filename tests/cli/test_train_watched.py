@@ -205,9 +205,9 @@ def test_before_the_first_update_and_without_held_out_tunes() -> None:
 
 def test_a_save_and_a_gpu_are_told() -> None:
     clock = Hand()
-    seen = Seen(clock=clock, resident=lambda: 3 * 2**29)
+    saved = clock.now
+    seen = Seen(clock=clock, resident=lambda: 3 * 2**29, saved=lambda: saved)
     seen.take(at(1))
-    seen.note_save()
     clock.now += 200
     told = dict(seen.cells())
     assert told["saved"] == "3 min ago"
