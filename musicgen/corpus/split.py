@@ -117,6 +117,11 @@ def splits(names: Iterable[str]) -> Mapping[str, SplitName]:
     return dict(zip(known, (SPLITS[code] for code in _parts(known)), strict=True))
 
 
+def place(name: str) -> float:
+    """Return where a group stands between 0 and 1: by that its part is decided."""
+    return _hash(name.encode()) / 2**64
+
+
 def parts_of(groups: Grams) -> NDArray[np.int64]:
     """Return each tune's place in SPLITS, by the number of its group."""
     numbers, group = np.unique(groups, return_inverse=True)
@@ -126,7 +131,7 @@ def parts_of(groups: Grams) -> NDArray[np.int64]:
 
 def _parts(names: Sequence[str]) -> NDArray[np.int64]:
     """Return the place in SPLITS of groups in the order of their names."""
-    places = np.array([_hash(name.encode()) / 2**64 for name in names])
+    places = np.array([place(name) for name in names])
     ordered = np.argsort(places, kind="stable")
     codes: NDArray[np.int64] = np.digitize(places, (_VALID_FROM, _TEST_FROM))
     if len(names) >= _GROUPS_FOR_TEST and not np.any(codes == _TEST):
