@@ -39,6 +39,7 @@ from musicgen.model.rungs import (
     NgramRung,
     Point,
     Rung,
+    spread,
 )
 
 LADDER: Final = (f"window-{SMALL}", "bag", f"window-{LARGE}", NGRAM)  # then the cells
@@ -48,6 +49,7 @@ TOKENS_A_SCORE: Final = 100_000  # learnt from between two scores along the way
 MOST_SCORES: Final = 12
 FURTHEST: Final = 200  # ids back that a gradient is followed
 POSITIONS: Final = 48
+GATE_TUNES: Final = 32  # whose gates are averaged
 BARS_BEGIN: Final = ("bar", "|")  # the events that start bars, in codecs that have them
 
 
@@ -121,8 +123,9 @@ class Result:
 
     @cached_property
     def norms(self) -> np.ndarray:
-        """The gradient's norm at each update."""
-        return np.array([point.norm for point in self.points if point.norm is not None])
+        """The gradient's norm at each update; infinite at last where the training broke down."""
+        found = [point.norm for point in self.points if point.norm is not None]
+        return np.array([*found, np.inf] if self.fault else found)
 
     def table(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -184,6 +187,11 @@ class Comparison:
             )
         self.device = choose_device(self.options.device)
         self.budgets: dict[str, int] = {}
+
+    @property
+    def unit(self) -> str:
+        """What bits are counted by: a text has no notes."""
+        return "character" if self.dataset.codec.startswith("text") else "note"
 
     def names(self) -> list[str]:
         """Name all that learns, in the order of the ladder; what is not clipped comes last."""
@@ -284,7 +292,8 @@ class Comparison:
         assert isinstance(rung.model, LanguageModel)
         names = self.dataset.vocabulary
         bars = [names.index(name) for name in BARS_BEGIN if name in names]
-        return half_lives(rung.model, flat_ids(self.dataset.valid), bars)
+        tunes = spread(self.dataset.valid, GATE_TUNES)
+        return half_lives(rung.model, flat_ids(tunes), bars)
 
     def table(self) -> dict[str, Any]:
         """Return the whole comparison as plain values."""
@@ -303,13 +312,11 @@ class Comparison:
     def clipping(self) -> dict[str, Norms]:
         """Return, for each cell, the norms of its two runs, with clipping and without."""
         by_name = {result.name: result for result in self.results}
-        return {
-            cell: Norms(CLIP, by_name[cell].norms, by_name[f"{cell}, not clipped"].norms)
+        pairs = {
+            cell: (by_name[cell], by_name[f"{cell}, not clipped"])
             for cell in CELLS_CLIMBED
             if f"{cell}, not clipped" in by_name
         }
-
-
-def best(results: Sequence[Result]) -> Result:
-    """Return the rung with the fewest bits a note on held-out tunes."""
-    return min(results, key=lambda result: result.valid.bits_per_note)
+        return {
+            cell: Norms(CLIP, clipped.norms, free.norms) for cell, (clipped, free) in pairs.items()
+        }

@@ -20,6 +20,7 @@ from musicgen.model.rungs import LARGE, NGRAM, SMALL
 
 DRAWS: Final = 2000
 LEFT: Final = 0.1  # of a gradient: where it is called faded
+GROWN: Final = 2  # times: where it is called grown
 LONG_BARS: Final = 8  # a part of a dance tune
 
 
@@ -197,11 +198,10 @@ class Words:
 
 def reach(fade: Fade) -> str:
     """Say where a gradient has faded to a tenth, or grown."""
-    mean = fade.mean[-1]
-    below = np.flatnonzero(mean < LEFT)
-    grown = f", after growing to {mean.max():.2g} times" if mean.max() > 2 else ""
-    if len(below):
-        return f"has a tenth left {int(fade.distances[below[0]])} ids back{grown}"
+    mean, faded = fade.mean[-1], fade.reach(LEFT)
+    grown = f", after growing to {mean.max():.2g} times" if mean.max() > GROWN else ""
+    if faded is not None:
+        return f"has a tenth left {faded} ids back{grown}"
     return f"has {share(float(mean[-1]))} left {int(fade.distances[-1])} ids back{grown}"
 
 
