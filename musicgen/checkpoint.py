@@ -36,7 +36,7 @@ from musicgen.errors import (
     NotFound,
     Refusal,
 )
-from musicgen.files import explaining, new_folder, open_regular, write_whole
+from musicgen.files import explaining, new_folder, open_regular, write_new, write_whole
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -114,7 +114,7 @@ def save(
     needed = sum(map(len, files.values()))
     with new_folder(folder, force=force) as staging, explaining(folder, needed):
         for name, data in files.items():
-            (staging / name).write_bytes(data)
+            write_new(staging / name, data)
 
 
 def publish(

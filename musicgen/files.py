@@ -35,7 +35,7 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
     refuse_existing([path], force=force)
     partial = _partial_beside(path)
     try:
-        _write_partial(partial, data)
+        write_new(partial, data)
         _publish(partial, path, force=force)
         _sync_folder(path.parent)
     except OSError as fault:
@@ -124,7 +124,8 @@ def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True)
     except OSError as fault:
         raise _not_opened(fault, path) from fault
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):  # it was only read
+            os.close(handle)
 
 
 def hash_regular(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
@@ -159,10 +160,9 @@ def _partial_beside(path: Path) -> Path:
     return path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.partial"
 
 
-def _write_partial(partial: Path, data: bytes) -> None:
-    handle = os.open(
-        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-    )
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet, such as one of a new folder's; raises OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         _lock(handle)
         view = memoryview(data)
@@ -231,12 +231,14 @@ def _locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    with explaining(folder):
+        handle = os.open(folder, os.O_RDONLY)
     try:
         _lock(handle)
         yield
     finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):  # nothing was written through it
+            os.close(handle)
 
 
 def _swept(path: Path) -> bool:

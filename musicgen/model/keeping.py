@@ -11,8 +11,9 @@ bytes changed since is noticed, and the one before it is taken.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from safetensors.numpy import save as render_arrays
 
 from musicgen.checkpoint import (
     MANIFEST,
+    WAY_OUT,
     damaged,
     digest,
     numbered,
@@ -31,8 +33,15 @@ from musicgen.checkpoint import (
     read_manifest,
     render_manifest,
 )
-from musicgen.errors import DamagedCheckpoint, MusicgenError
-from musicgen.files import explaining, hash_regular, new_folder, remove_folder, sweep_partials
+from musicgen.errors import DamagedCheckpoint, MusicgenError, WriteFailed
+from musicgen.files import (
+    explaining,
+    hash_regular,
+    new_folder,
+    remove_folder,
+    sweep_partials,
+    write_new,
+)
 
 FORMAT: Final = 1
 KEPT: Final = 3
@@ -63,7 +72,7 @@ def save(run: Path, step: int, arrays: Mapping[str, np.ndarray], values: Mapping
     needed = sum(map(len, files.values()))
     with new_folder(folder) as staging, explaining(folder, needed):
         for name, data in files.items():
-            (staging / name).write_bytes(data)
+            write_new(staging / name, data)
     let_go(folder, KEPT, FORMAT)
     return folder
 
@@ -101,10 +110,16 @@ def let_go(newest: Path, kept: int, known: int) -> None:
 
 
 def verify(folder: Path, known: int) -> None:
-    """Raise DamagedCheckpoint unless all files on the disk are what their manifest says."""
-    for name, kept in read_manifest(folder, known)["sha256"].items():
-        if hash_regular(folder / name, from_disk=True).hex() != kept:
-            raise damaged(folder / name, "what was written is not what is read back")
+    """Raise WriteFailed unless all files on the disk are what their manifest says."""
+    hashes: dict[str, str] = {}
+    with contextlib.suppress(DamagedCheckpoint):
+        hashes = read_manifest(folder, known)["sha256"]
+    kept = (hash_regular(folder / name, from_disk=True).hex() == hashes[name] for name in hashes)
+    if not hashes or not all(kept):
+        raise WriteFailed(
+            f"{folder}: what was written is not what is read back; what was saved before is whole."
+            " The disk may be failing: copy the run to another one and go on there with --resume"
+        )
 
 
 def load(folder: Path) -> Saved:
@@ -118,19 +133,21 @@ def load(folder: Path) -> Saved:
         raise damaged(folder, f"its contents do not fit ({fault})") from fault
 
 
-def latest(run: Path, read: Callable[[Path], Saved] = load) -> tuple[Saved | None, Sequence[str]]:
-    """Return what was saved last and is whole, and a line for each that is not.
+def latest(run: Path) -> tuple[Saved | None, list[str]]:
+    """Return what was saved last and is whole, and a line for each later one that is not.
 
     Raises DamagedCheckpoint where nothing that was saved is whole, Mismatch for another format.
     """
-    faults: list[DamagedCheckpoint] = []
+    faults: list[str] = []
     for folder in reversed(numbered(run / PROGRESS)):
         try:
-            return read(folder), [str(fault) for fault in faults]
+            return load(folder), faults
         except DamagedCheckpoint as fault:
-            faults.append(fault)
+            faults.append(str(fault).removesuffix(f"; {WAY_OUT}"))
     if faults:
-        raise faults[0]
+        raise DamagedCheckpoint(
+            f"{faults[0]}; nothing else that was saved is whole: begin again with --force"
+        )
     return None, []
 
 
