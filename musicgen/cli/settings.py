@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from musicgen.cli.grouped import long_name
 from musicgen.errors import InvalidValue, NotFound, Refusal
@@ -35,6 +36,11 @@ def config_option(ctx: click.Context, param: click.Parameter, path: Path | None)
     if path is not None:
         ctx.default_map = {**(ctx.default_map or {}), **read_settings(path, ctx)}
     return path
+
+
+def is_typed(ctx: click.Context, name: str) -> bool:
+    """Tell whether a parameter's value was typed, not taken from a file or left open."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def read_settings(path: Path, ctx: click.Context) -> dict[str, Any]:

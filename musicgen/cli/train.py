@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.grouped import Grouped
-from musicgen.cli.settings import config_option, render_settings
+from musicgen.cli.settings import config_option, is_typed, render_settings
 from musicgen.cli.told import announce, conclude, derived, tell_all, unit_of
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
 from musicgen.cli.types import FRACTION, POSITIVE
@@ -141,6 +141,8 @@ def train(
     from musicgen.tune import RUNS
 
     del config  # its values are the options' defaults by now
+    if is_typed(ctx, "epochs") and not is_typed(ctx, "minutes"):
+        options["minutes"] = ctx.params["minutes"] = None  # a flag goes before a file
     folder = _run_folder(RUNS, name, force=force)
     _refuse(tensorboard=tensorboard, save_config=save_config, force=force)
 
