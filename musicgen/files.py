@@ -70,7 +70,8 @@ def remove_folder(folder: Path) -> None:
     with explaining(folder):
         folder.rename(going)
         _sync_folder(folder.parent)
-    shutil.rmtree(going, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what is left of it is swept at the next start
+        shutil.rmtree(going)
 
 
 def rename_folder(folder: Path, name: Path) -> None:
