@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,10 +94,15 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield "## What it learnt from"
     yield ""
-    for card in corpus.get("cards", ()):
-        yield f"- **{card['title']}** (`{card['name']}`). {card['source']}. {card['terms']}"
+    yield from _cards(corpus)
     if not corpus.get("cards"):
         yield f"- {', '.join(corpus.get('sources', ())) or 'an unnamed corpus'}"
+    base = corpus.get("adapted_from")
+    if base:
+        yield ""
+        yield f"It went on from the weights of {base['name']} {base['version']}, which learnt from:"
+        yield ""
+        yield from _cards(base)
     parts = corpus.get("tunes", {})
     yield ""
     yield (
@@ -105,6 +110,11 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
         f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
         f" `{corpus.get('fingerprint', '')[:16]}`."
     )
+
+
+def _cards(corpus: Mapping[str, Any]) -> Iterator[str]:
+    for card in corpus.get("cards", ()):
+        yield f"- **{card['title']}** (`{card['name']}`). {card['source']}. {card['terms']}"
 
 
 def _scores(scores: Scores, unit: str) -> Iterator[str]:

@@ -1,37 +1,51 @@
 """What is to be trained, and how: what a user leaves open is derived from the corpus.
 
-found = plan(dataset, Options(minutes=5))
-trainer = new_trainer(dataset, found)
+    dataset = divided(dataset)      # a small corpus holds out what it can
+    found = plan(dataset, Options(minutes=5))
+    trainer = new_trainer(dataset, found)
+
+A corpus of fewer than SMALL groups of tunes has no test part: a score on so few would say nothing,
+and each tune that is held out is missed. With fewer than FEWEST_HELD all are learnt from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
 
+from musicgen.checkpoint import Checkpoint
 from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.corpus.split import place
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.model import adapt
 from musicgen.model.devices import choose_device, choose_precision
+from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer
 
-DEFAULT_EPOCHS: Final = 10
-FEWEST_UPDATES: Final = 400  # of a run over a small corpus
-UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
 PROBE_UPDATES: Final = 6
+FEWEST_HELD: Final = 8  # groups, of which some may be held out
+SMALL: Final = 50  # groups, with which there is a test part
+LARGE: Final = 2000  # tunes whose parts are never looked at again
+HELD: Final = 0.15  # of a small corpus' groups are held out
+LEAST_VALID: Final = 4  # groups to stop by, of a corpus with a test part
+EVALUATIONS: Final = 12  # of a small run: what each costs shows
+LANES: Final = 8  # at the most, where an epoch has few updates
+UPDATES: Final = 20  # an epoch, at the least, with more lanes
+FEW_UPDATES: Final = 4  # an epoch, at the least
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a user may choose; None is derived from the corpus."""
 
-    cell: str = "lstm"
-    layers: int = 2
-    hidden: int = 256
+    cell: str | None = None
+    layers: int | None = None
+    hidden: int | None = None
     dropout: float | None = None
     bptt: int | None = None
     batch: int | None = None  # lanes
@@ -44,73 +58,204 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Recipe:
+    """What suits a corpus of a size."""
+
+    below: float  # tokens to learn from
+    layers: int = 2
+    hidden: int = 256
+    dropout: float = 0.3
+    embedding_dropout: float = 0.1
+    learning_rate: float = 3e-3
+    epochs: float = 10
+    updates: int = 400  # at the least
+
+
+FRESH: Final = (
+    Recipe(8_000, 1, 128, 0.5, 0.2, epochs=40),
+    Recipe(50_000, 1, 192, 0.5, 0.2, epochs=30),
+    Recipe(250_000, 2, 256, 0.4, 0.1, epochs=20),
+    Recipe(float("inf")),
+)
+ADAPTED: Final = (
+    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=2e-3, epochs=40, updates=100),
+    Recipe(float("inf"), learning_rate=1e-3),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is trained, and how."""
 
     model: ModelSettings
     training: TrainingSettings
     device: str
+    origin: str = ""  # the model that it goes on from
+    guarded: bool = False  # whether it stops when it copies more than people do
+    lines: tuple[str, ...] = ()  # what was decided, for people
 
 
-def plan(dataset: Dataset, options: Options) -> Plan:
-    """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once."""
+def divided(dataset: Dataset) -> Dataset:
+    """Return the data set with as much held out as its size allows; a large one as it is.
+
+    Held out are the groups that stand last in the order that decides parts: no new chance is
+    drawn, and a tune more seldom changes it.
+    """
+    if len(dataset) >= LARGE:
+        return dataset
+    groups = sorted({tune.group for _, tune in dataset}, key=lambda name: (place(name), name))
+    tested = {tune.group for tune in dataset.test} if len(groups) >= SMALL else set()
+    judged = [name for name in groups if name not in tested]
+    held = set(judged[len(judged) - _held(len(groups), dataset) :])
+    if tested and held == {tune.group for tune in dataset.valid}:
+        return dataset
+    tunes = [tune for _, tune in dataset]
+    return replace(
+        dataset,
+        train=[tune for tune in tunes if tune.group not in held | tested],
+        valid=[tune for tune in tunes if tune.group in held],
+        test=[tune for tune in tunes if tune.group in tested],
+    )
+
+
+def _held(groups: int, dataset: Dataset) -> int:
+    """Return how many groups stop the run."""
+    if groups < FEWEST_HELD:
+        return 0
+    if groups < SMALL:
+        return max(2, round(HELD * groups))
+    return max(LEAST_VALID, len({tune.group for tune in dataset.valid}))
+
+
+def plan(dataset: Dataset, options: Options, start: Checkpoint | None = None) -> Plan:
+    """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once.
+
+    Raises Mismatch where the options ask for another shape than that of the model to start from.
+    """
     tokens = count_tokens(dataset.train)
-    defaults = TrainingSettings(tokens=1)
+    recipe = next(one for one in (ADAPTED if start else FRESH) if tokens < one.below)
     device = choose_device(options.device)
-    bptt = options.bptt or defaults.bptt
-    lanes = options.batch or max(1, min(defaults.lanes, tokens // (bptt * UPDATES_AN_EPOCH)))
-    shape = _shape(dataset, options)
-    epochs = options.epochs or DEFAULT_EPOCHS
-    planned = max(int(epochs * tokens), 1 if options.epochs else FEWEST_UPDATES * lanes * bptt)
+    lanes, bptt = _window(tokens, options)
+    epochs = options.epochs or recipe.epochs
+    least = 1 if options.epochs else recipe.updates * lanes * bptt
+    shape = _adapted(start, recipe, dataset, options) if start else _fresh(recipe, dataset, options)
+    is_small = not dataset.test or start is not None
     found = Plan(
         shape,
         TrainingSettings(
-            tokens=planned,
+            tokens=max(int(epochs * tokens), least),
             lanes=lanes,
             bptt=bptt,
-            learning_rate=options.learning_rate or defaults.learning_rate,
+            learning_rate=options.learning_rate or recipe.learning_rate,
             seed=options.seed,
             precision=choose_precision(options.precision, device),
         ),
         str(device),
+        f"{start.manifest.name} {start.manifest.version}" if start else "",
+        guarded=is_small and len(dataset.train) < LARGE and not dataset.codec.startswith("text"),
     )
-    if options.minutes is None:
-        return found
-    rate = tokens_a_second(dataset, found)
-    return replace_tokens(found, max(lanes * bptt, int(rate * 60 * options.minutes)))
+    if options.minutes is not None:
+        found = _in_time(dataset, found, options.minutes, start, at_most=is_small)
+    if is_small:
+        found = _seldom_judged(found, tokens)
+    return replace(found, lines=tuple(_reasons(dataset, found)))
 
 
-def _shape(dataset: Dataset, options: Options) -> ModelSettings:
-    extra = {} if options.dropout is None else {"dropout": options.dropout}
+def _window(tokens: int, options: Options) -> tuple[int, int]:
+    """Return lanes and bptt: fewer lanes for a small corpus, so that an epoch has updates."""
+    defaults = TrainingSettings(tokens=1)
+    bptt = options.bptt or defaults.bptt
+    most = tokens // bptt
+    lanes = max(1, min(LANES, most // FEW_UPDATES), min(defaults.lanes, most // UPDATES))
+    return options.batch or lanes, bptt
+
+
+def _fresh(recipe: Recipe, dataset: Dataset, options: Options) -> ModelSettings:
+    hidden = options.hidden or recipe.hidden
     return ModelSettings(
         vocabulary_size=dataset.vocabulary_size,
-        cell=options.cell,
-        layers=options.layers,
-        hidden=options.hidden,
-        embedding=options.hidden,
-        **extra,  # type: ignore[arg-type]
+        cell=options.cell or "lstm",
+        layers=options.layers or recipe.layers,
+        hidden=hidden,
+        embedding=hidden,
+        dropout=recipe.dropout if options.dropout is None else options.dropout,
+        embedding_dropout=recipe.embedding_dropout,
     )
+
+
+def _adapted(
+    start: Checkpoint, recipe: Recipe, dataset: Dataset, options: Options
+) -> ModelSettings:
+    wished = {name: getattr(options, name) for name in ("cell", "layers", "hidden")}
+    return replace(
+        adapt.shape_of(start, dataset.vocabulary_size, wished),
+        dropout=recipe.dropout if options.dropout is None else options.dropout,
+        embedding_dropout=recipe.embedding_dropout,
+    )
+
+
+def _in_time(
+    dataset: Dataset, found: Plan, minutes: float, start: Checkpoint | None, *, at_most: bool
+) -> Plan:
+    """Return the plan for so many minutes; a small corpus may be learnt in fewer."""
+    settings = found.training
+    rate = tokens_a_second(dataset, found, start)
+    tokens = max(settings.lanes * settings.bptt, int(rate * 60 * minutes))
+    return replace_tokens(found, min(tokens, settings.tokens) if at_most else tokens)
+
+
+def _seldom_judged(found: Plan, tokens: int) -> Plan:
+    every = max(tokens, found.training.tokens // EVALUATIONS)
+    return replace(found, training=replace(found.training, evaluate_every=every))
+
+
+def _reasons(dataset: Dataset, found: Plan) -> list[str]:
+    """Say what was decided for a corpus of this size, and why."""
+    count, shape = len(dataset), found.model
+    lines = []
+    if not dataset.valid:
+        lines.append(
+            f"{count} {'tune is' if count == 1 else 'tunes are'} too few to hold any out: all are"
+            " learnt from, for a fixed number of updates under strong dropout"
+        )
+    elif not dataset.test:
+        lines.append(
+            f"{count} tunes: {len(dataset.valid)} are held out to stop by; there is no test part,"
+            f" for with fewer than {SMALL} different tunes its score would say nothing"
+        )
+    if found.origin:
+        lines.append(
+            f"goes on from {found.origin}: its shape and weights; new are dropout"
+            f" {shape.dropout:g} and a learning rate of {found.training.learning_rate:g}"
+        )
+    if found.guarded:
+        lines.append("stops when what it writes copies more of these tunes than they share")
+    return lines
 
 
 def replace_tokens(found: Plan, tokens: int) -> Plan:
     """Return the plan with another number of tokens."""
-    settings = asdict(found.training) | {"tokens": tokens}
-    return Plan(found.model, TrainingSettings(**settings), found.device)
+    return replace(found, training=replace(found.training, tokens=tokens))
 
 
-def tokens_a_second(dataset: Dataset, found: Plan) -> float:
+def tokens_a_second(dataset: Dataset, found: Plan, start: Checkpoint | None = None) -> float:
     """Measure the speed of training on a model that is thrown away."""
-    trainer = new_trainer(dataset, found)
+    trainer = new_trainer(dataset, found, start)
     rates = [trainer.update(trainer.lanes.next()).rate for _ in range(PROBE_UPDATES)]
     return float(np.median(rates[1:]))
 
 
-def new_trainer(dataset: Dataset, found: Plan) -> Trainer:
-    """Make the trainer of a plan, at its first step."""
+def new_trainer(dataset: Dataset, found: Plan, start: Checkpoint | None = None) -> Trainer:
+    """Make the trainer of a plan, at its first step; the weights may be those of a model."""
     generator = torch.Generator().manual_seed(found.training.seed)
     model = LanguageModel(found.model, generator).to(found.device)
-    valid = dataset.valid
-    return Trainer(model, flat_ids(dataset.train), flat_ids(valid), found.training, notes_of(valid))
+    if start is not None:
+        model.put(adapt.grown(start, dataset.vocabulary_size, found.training.seed))
+    valid, notes = flat_ids(dataset.valid), notes_of(dataset.valid)
+    trainer = Trainer(model, flat_ids(dataset.train), valid, found.training, notes)
+    if start is not None:  # what it adds must be better than nothing
+        trainer.best.offer(evaluate(model, valid).loss if valid else 0.0, 0, model)
+    return trainer
 
 
 def notes_of(tunes: Sequence[EncodedTune]) -> list[int]:

@@ -27,13 +27,14 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen import checkpoint
-from musicgen.checkpoint import BEST, CARD, Manifest, stored
+from musicgen.checkpoint import BEST, CARD, Checkpoint, Manifest, stored
 from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
 from musicgen.files import explaining, write_whole
-from musicgen.model import keeping
+from musicgen.model import adapt, keeping
 from musicgen.model.card import Scores, model_card
 from musicgen.model.claim import Claim, claimed
+from musicgen.model.copying import Judge, guarded
 from musicgen.model.devices import choose_device
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
@@ -93,6 +94,7 @@ class Run:
     force: bool = False  # replace what stands in the folder, once there is something better
     writes: bool = True  # of several processes that train together, one writes
     claim: Claim | None = None  # on the folder, where the caller has it already
+    start: Checkpoint | None = None  # the model that it goes on from
     pace: Pace = field(default_factory=Pace)
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +110,9 @@ class Run:
 
     def __post_init__(self) -> None:
         with self.told():
-            self.trainer = new_trainer(self.dataset, self.plan)
+            self.trainer = new_trainer(self.dataset, self.plan, self.start)
+        if self.start is not None:
+            self.corpus = {**self.corpus, "adapted_from": adapt.origin(self.start)}
 
     @classmethod
     def resume(
@@ -171,7 +175,7 @@ class Run:
             if self.over:  # only its own checkpoint was missing
                 self.finish()
                 return
-            for progress in self.trainer.run():
+            for progress in self._learning():
                 self._take(progress, claim)
                 if self.over:
                     self.finish()
@@ -179,6 +183,16 @@ class Run:
                 if self.stopping and not self.over:
                     self.save(claim)
                     raise self._interrupted()
+
+    def _learning(self) -> Iterator[Progress]:
+        if self.judge is None:
+            return self.trainer.run()
+        return guarded(self.trainer, self.judge)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """Who stops the run when it copies too much; none where tunes are many."""
+        return Judge.of(self.dataset, self.seen) if self.plan.guarded else None
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[Claim]:
@@ -244,6 +258,8 @@ class Run:
                 "held_loss": round(progress.held.loss, 5),
                 "held_bits_per_note": round(progress.held.bits_per_note, 5),
             }
+        if progress.copied is not None:
+            line["copied"] = round(progress.copied, 5)
         self.metrics.append(line)
         if self.writes:
             with explaining(self.folder / METRICS), (self.folder / METRICS).open("ab") as file:
@@ -330,7 +346,10 @@ class Run:
     @cached_property
     def tonics(self) -> dict[str, dict[str, int]]:
         """How often each mode's tonics occur: read once, for all checkpoints."""
-        return tonics(self.dataset.train) if self.dataset.codec == DEFAULT_CODEC else {}
+        if self.dataset.codec != DEFAULT_CODEC:
+            return {}
+        counted = tonics(self.dataset.train)
+        return adapt.tonics(self.start, counted) if self.start else counted
 
     @cached_property
     def seen(self) -> tuple[int, ...]:
@@ -338,7 +357,7 @@ class Run:
         counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
         for ids in flat_ids(self.dataset.train):
             counts += np.bincount(ids, minlength=len(counts))
-        return tuple(int(count) for count in counts)
+        return adapt.met(self.start, counts.tolist()) if self.start else tuple(counts.tolist())
 
     def manifest(self) -> Manifest:
         """Say what the checkpoint is."""
