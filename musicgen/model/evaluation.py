@@ -11,6 +11,7 @@ Both are micro averages. The interval is the 95 % percentile bootstrap over tune
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch.nn import functional
 
 from musicgen.model.batches import IGNORED, whole_tunes
+from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.network import SequenceModel
 
 Surprise = Callable[[np.ndarray], np.ndarray]  # the ids of a tune -> nats of each of them
@@ -57,13 +59,17 @@ class Held:
 
 
 def evaluate(
-    model: SequenceModel, tunes: Sequence[np.ndarray], notes: Sequence[int] | None = None
+    model: SequenceModel,
+    tunes: Sequence[np.ndarray],
+    notes: Sequence[int] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Held:
-    """Score a network on whole tunes."""
+    """Score a network on whole tunes; several processes share them out."""
     nats = np.zeros(len(tunes))
-    for chosen, inputs, targets in whole_tunes(tunes, EVALUATION_LANES):
+    batches = whole_tunes(tunes, EVALUATION_LANES)
+    for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world):
         nats[chosen] = batch_nats(model, inputs, targets)
-    return held(nats, tunes, notes)
+    return held(ranks.sum_array(nats), tunes, notes)
 
 
 def evaluate_by(

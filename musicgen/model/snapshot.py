@@ -115,12 +115,10 @@ def interleaved(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def parted(
-    arrays: Mapping[str, np.ndarray], shares: int, device: torch.device
+    arrays: Mapping[str, np.ndarray], shares: Sequence[slice], device: torch.device
 ) -> list[Nested | None]:
-    """Deal a joined state out to shares again."""
-    if not arrays:
-        return [None] * shares
-    return [nested(arrays, slice(number, None, shares), device) for number in range(shares)]
+    """Deal a joined state out to shares of the lanes again."""
+    return [nested(arrays, lanes, device) if arrays else None for lanes in shares]
 
 
 def nested(arrays: Mapping[str, np.ndarray], lanes: slice, device: torch.device) -> Nested:

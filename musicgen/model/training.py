@@ -28,6 +28,7 @@ from musicgen.model import snapshot
 from musicgen.model.batches import Lanes, Window
 from musicgen.model.crew import Crew, added, choose_workers
 from musicgen.model.devices import autocast, memory, send, staged
+from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import Masks, SequenceModel, State, detach
 from musicgen.model.snapshot import TrainerState
@@ -88,8 +89,11 @@ class Trainer:
         valid: Sequence[np.ndarray],
         settings: TrainingSettings,
         valid_notes: Sequence[int] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.settings = model, settings
+        ranks.refuse_odd_lanes(settings.lanes)
+        self.model, self.settings, self.ranks = model, settings, ranks
+        self.joined = ranks.wrap(model)  # what runs forward; its passes back add up over processes
         self.valid, self.valid_notes = valid, valid_notes
         self.epoch_tokens = sum(len(ids) for ids in train)
         shuffled = np.random.default_rng(settings.seed)
@@ -98,12 +102,16 @@ class Trainer:
         self.optimizer = make_optimizer(model, settings)
         self.parameters = list(model.parameters())
         self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
-        self.crew = Crew(choose_workers(model.device, settings.lanes, model.settings.hidden))
+        self.crew = Crew(1 if ranks.world > 1 else self.workers())
         self.states: list[State | None] = [None] * self.crew.workers
         self.step = self.tokens = self.evaluated = 0
         self.clipped = torch.zeros((), device=model.device)
         self.seen, self.looked = 0, time.perf_counter()  # tokens and time at the last look
         self.best = Best()
+
+    def workers(self) -> int:
+        """Return how many threads share a batch where one process has all of it."""
+        return choose_workers(self.model.device, self.settings.lanes, self.model.settings.hidden)
 
     def run(self) -> Iterator[Progress]:
         """Train to the planned tokens, or until the held-out loss falls no more."""
@@ -165,28 +173,41 @@ class Trainer:
     def backward(self, window: Window) -> Tensor:
         """Run one window forward and backward; the state goes on, the gradient stops here."""
         masks = self.model.draw_masks(len(window.inputs), self.generator)
+        if self.ranks.world > 1:
+            return self.backward_joined(window, masks)
         shares = self.crew.each(lambda number: self.share(number, window, masks))
         for parameter, grad in zip(self.parameters, added([g for _, g in shares]), strict=True):
             parameter.grad = grad
         return torch.stack([loss for loss, _ in shares]).sum()
 
+    def backward_joined(self, window: Window, masks: Masks | None) -> Tensor:
+        """Do the same for this process's lanes; the gradients are averaged as they are found."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.forward(0, window, masks)
+        (loss * self.ranks.world).backward()  # type: ignore[no-untyped-call]
+        return self.ranks.total(loss.detach())
+
     def share(
         self, number: int, window: Window, masks: Masks | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss and the gradients of one worker's lanes, as parts of the window's."""
+        loss = self.forward(number, window, masks)
+        return loss.detach(), torch.autograd.grad(loss, self.parameters)
+
+    def forward(self, number: int, window: Window, masks: Masks | None) -> Tensor:
+        """Return the loss of one worker's lanes, as a part of the window's; its state goes on."""
         device = self.model.device
-        lanes = slice(number, None, self.crew.workers)
+        lanes = self.ranks.lanes(number, self.crew.workers)
         inputs = staged(window.inputs[lanes], device)  # (lane, window)
         targets = send(staged(window.targets[lanes], device), device)
         kept = masks and masks.share(lanes)
         with autocast(device, self.settings.precision):
-            logits, state = self.model(inputs, self.states[number], kept)
+            logits, state = self.joined(inputs, self.states[number], kept)
             loss = functional.cross_entropy(
                 logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"
-            ).div(window.tokens)
-        grads = torch.autograd.grad(loss, self.parameters)
+            )
         self.states[number] = detach(state)
-        return loss.detach(), grads
+        return loss / window.tokens
 
     def refuse_nan(self, measured: Tensor) -> None:
         """Stop before what is not a number is kept."""
@@ -208,18 +229,31 @@ class Trainer:
     def judged(self, progress: Progress) -> Progress:
         """Add the held-out score, keep the weights if they are the best so far."""
         self.evaluated = self.tokens
-        held = evaluate(self.model, self.valid, self.valid_notes) if self.valid else None
+        held = None
+        if self.valid:
+            held = evaluate(self.model, self.valid, self.valid_notes, self.ranks)
         loss = held.loss if held else -float(self.tokens)  # unjudged, what learnt more is better
         is_best = self.best.offer(loss, self.tokens, self.model)
         over = progress.tokens >= progress.planned or self.best.stale >= self.settings.patience
         return replace(progress, held=held, is_best=is_best, is_last=over)
 
+    def every_state(self) -> Sequence[State | None]:
+        """Return the recurrent states of all lanes: those of other processes too."""
+        own = self.states[0]
+        if self.ranks.world == 1 or own is None:
+            return self.states
+        found = [[self.ranks.every(part) for part in layer] for layer in own]
+        return [
+            tuple(tuple(part[rank] for part in layer) for layer in found)
+            for rank in range(self.ranks.world)
+        ]
+
     def state(self) -> TrainerState:
-        """Copy all that the rest of the run depends on."""
+        """Copy all that the rest of the run depends on; several processes do it together."""
         parts = {
             "model": snapshot.weights(self.model),
             "optimizer": snapshot.moments(self.optimizer, self.model),
-            "state": snapshot.joined(self.states),
+            "state": snapshot.joined(self.every_state()),
             "best": self.best.weights,
         }
         arrays = {"generator": self.generator.get_state().numpy()}
@@ -244,7 +278,8 @@ class Trainer:
         snapshot.put_weights(self.model, snapshot.under("model", arrays))
         snapshot.put_moments(self.optimizer, self.model, snapshot.under("optimizer", arrays))
         recurrent = snapshot.under("state", arrays)
-        self.states = snapshot.parted(recurrent, self.crew.workers, self.model.device)
+        shares = [self.ranks.lanes(n, self.crew.workers) for n in range(self.crew.workers)]
+        self.states = snapshot.parted(recurrent, shares, self.model.device)
         self.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
         self.lanes.seek(values["lanes"])
         self.step, self.tokens, self.evaluated = (

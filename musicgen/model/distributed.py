@@ -1,0 +1,141 @@
+"""Several processes that train one model, each with its share of the lanes.
+
+    torchrun --nproc-per-node 2 -m musicgen train
+
+torchrun starts the processes and says to each, in its environment, which one it is. Every process
+reads the corpus and cuts the same windows; DistributedDataParallel adds the gradients, so that the
+weights stay equal; the first process alone writes. A run of several processes is the run of one
+with the same lanes, but for the order in which gradients are added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from musicgen.errors import InvalidValue, MusicgenError
+
+PATIENCE: Final = timedelta(minutes=30)  # for a process that reads, evaluates or saves
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device is a constant
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def lanes(self, worker: int, workers: int) -> slice:
+        """Return the lanes of one of this process's workers."""
+        return slice(worker * self.world + self.rank, None, workers * self.world)
+
+    def wrap(self, model: Any) -> Any:
+        """Return the model, its gradients averaged over the processes after each pass back."""
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add values up over the processes."""
+        if self.world == 1:
+            return values
+        moved = values.to(self.device)
+        distributed.all_reduce(moved)
+        return moved.to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether any process says so."""
+        return bool(self.total(torch.tensor(float(flag)))) if self.world > 1 else flag
+
+    def first(self, value: float) -> float:
+        """Return what the first process says."""
+        own = torch.tensor(value if self.rank == 0 else 0.0, dtype=torch.float64)
+        return float(self.total(own))
+
+    def every(self, values: Tensor) -> list[Tensor]:
+        """Return the values of all processes; their shapes are equal."""
+        if self.world == 1:
+            return [values]
+        own = values.contiguous().to(self.device)
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        distributed.all_gather(found, own)
+        return found
+
+    def sum_array(self, values: np.ndarray) -> np.ndarray:
+        """Add arrays up over the processes."""
+        return self.total(torch.from_numpy(values)).numpy() if self.world > 1 else values
+
+    def refuse_odd_lanes(self, lanes: int) -> None:
+        """Raise InvalidValue unless every process gets as many lanes."""
+        if lanes % self.world:
+            raise InvalidValue(
+                f"--batch {lanes}: {self.world} processes cannot share it evenly;"
+                f" choose a multiple of {self.world}"
+            )
+
+
+ALONE: Final = Ranks()
+
+
+def is_several() -> bool:
+    """Tell whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; alone, nothing is joined.
+
+    Args:
+        device: auto, cpu or cuda; each process of a machine takes a CUDA device of its own.
+
+    Raises MusicgenError where another process ended while this one waited for it.
+    """
+    if not is_several():
+        yield ALONE
+        return
+    place = own_device(device)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), place)
+    except (RuntimeError, distributed.DistBackendError) as fault:
+        if not is_lost_peer(fault):
+            raise
+        raise MusicgenError(
+            "another process of this run has ended; what was saved is whole. Start all of them"
+            " again with --resume"
+        ) from fault
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device(device: str) -> torch.device:
+    """Return the device of this process."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(place)
+    return place
+
+
+def is_lost_peer(fault: BaseException) -> bool:
+    """Tell whether a fault means that another process is gone."""
+    words = str(fault).lower()
+    known = ("connection closed by peer", "connection reset", "broken pipe", "timed out", "nccl",
+             "socket", "gloo", "remote process exited")  # fmt: skip
+    return any(word in words for word in known)
