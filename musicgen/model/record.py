@@ -26,9 +26,8 @@ import numpy as np
 
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, Manifest, Weights, stored
-from musicgen.errors import NotFound
+from musicgen.errors import NotFound, printable
 from musicgen.files import open_regular, write_whole
-from musicgen.model.pictures import Line, loss_curves
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.plain import PlainSampler, sampler_of
@@ -39,6 +38,7 @@ from musicgen.tokens.codecs import restored
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from musicgen.model.pictures import Line
     from musicgen.model.run import Run
     from musicgen.model.training import Progress
 
@@ -104,8 +104,8 @@ class Record:
                 act(observer)
             except Exception as fault:  # noqa: BLE001 - no ornament may end hours of training
                 self.observers.remove(observer)
-                what = type(observer).__name__.lower()
-                self.tell(f"{what}: {fault or type(fault).__name__}; left out from here on")
+                what, why = type(observer).__name__.lower(), str(fault) or type(fault).__name__
+                self.tell(printable(f"{what}: {' '.join(why.split())}; left out from here on"))
 
 
 @dataclass
@@ -210,6 +210,8 @@ class Curve:
 
 def draw_losses(folder: Path) -> Path:
     """Draw the loss curve of a run from its metrics.jsonl, and return the picture's path."""
+    from musicgen.model.pictures import loss_curves  # matplotlib takes a second to import
+
     rows = read_metrics(folder)
     picture = loss_curves(curves(rows), title=f"Loss of {folder.name}")
     write_whole(folder / CURVE, picture.png(), force=True)
@@ -235,6 +237,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def curves(rows: Sequence[dict[str, Any]]) -> list[Line]:
     """Return what is drawn: the training loss, smoothed, the held-out one, and where it is best."""
+    from musicgen.model.pictures import Line
+
     tokens, losses = _column(rows, "loss")
     found = [
         Line("each update", tokens, losses, faint=True),

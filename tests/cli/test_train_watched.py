@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from musicgen.cli.watched import SMOOTHED_OVER, Seen, Smooth, Watched
-from musicgen.model.evaluation import Held
 from musicgen.model.training import Progress
+from tests.progress import Hand, at
 
-TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # of an update; of the plan; of the training part
 LABELS = ("epoch", "loss", "held-out", "best", "norm", "clipped", "tokens/s", "memory",
           "learning rate", "saved", "spent", "left")  # fmt: skip
-
-
-class Hand:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def held(bits: float) -> Held:
-    return Held(np.array([bits * np.log(2)]), np.array([1]), np.array([1]))
-
-
-def at(step: int, **changes: object) -> Progress:
-    """Return what update number `step` says: half a second for 2,000 tokens."""
-    plain = Progress(
-        step=step, tokens=TOKENS * step, planned=TOKENS * STEPS, epoch=TOKENS * step / EPOCH,
-        loss=1.5, norm=0.25, clipped=0.125, learning_rate=0.003, rate=2 * TOKENS,
-        memory=640 * 2**20,
-    )  # fmt: skip
-    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def updates(count: int, judged: dict[int, tuple[float, bool]]) -> Iterator[Progress]:
     for step in range(1, count + 1):
         bits, best = judged.get(step, (None, False))
-        yield at(step, held=None if bits is None else held(bits), is_best=best)
+        yield at(step, bits, is_best=best)
 
 
 class Screen:
