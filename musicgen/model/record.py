@@ -187,14 +187,17 @@ class Curve:
 
     folder: Path
     clock: Callable[[], float] = time.monotonic
-    drawn: float | None = None
+    drawn: float = field(init=False)  # when, or when the run began
     stale: bool = False
+
+    def __post_init__(self) -> None:
+        self.drawn = self.clock()
 
     def __call__(self, progress: Progress) -> None:
         """Draw if there is a new score and the last picture is old."""
         self.stale = True
         judged = progress.held is not None or progress.is_best
-        if judged and (self.drawn is None or self.clock() - self.drawn >= REDRAWN_EVERY):
+        if judged and self.clock() - self.drawn >= REDRAWN_EVERY:
             self.draw()
 
     def draw(self) -> None:
