@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musicgen.model.compare import Comparison, Told
+    from musicgen.model.compare import Comparison, Result, Told
     from musicgen.model.evaluation import Held
 
 PLAIN_EVERY: Final = 20.0  # seconds between two plain lines, where there is no terminal
@@ -197,31 +197,36 @@ def _table(comparison: Comparison) -> Table:
     from rich import box
     from rich.table import Table
 
-    bits = f"bits a {comparison.unit},"
+    unit = comparison.unit
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("rung")
-    for title in ("weights", "tokens a\nsecond", "learnt\nfrom", f"{bits}\nheld out",
-                  f"{bits}\ntest", "nats a\ntoken"):  # fmt: skip
-        table.add_column(title, justify="right")
+    table.add_column("rung", no_wrap=True)
+    for title in ("weights", "tokens/s", "learnt\nfrom", f"bits a {unit}\nheld out",
+                  f"bits a {unit}\ntest", "nats a\ntoken"):  # fmt: skip
+        table.add_column(title, justify="right", no_wrap=True)
     for result in comparison.results:
-        table.add_row(
-            result.name.replace(", ", ",\n"),
-            f"{result.parameters:,}",
-            f"{result.rate:,.0f}",
-            f"{result.tokens:,}" + ("!" if result.fault else ""),
-            _bits(result.valid),
-            _bits(result.test),
-            f"{(result.test or result.valid).loss:.4f}",
-        )
+        table.add_row(*_row(result))
     if any(result.fault for result in comparison.results):
         table.caption = "! broke down there: its best weights before that are scored"
     return table
 
 
+def _row(result: Result) -> Iterator[str]:
+    from musicgen.model.ladder_words import bits, judged
+
+    yield result.name
+    yield f"{result.parameters:,}"
+    yield f"{result.rate:,.0f}" if result.rate < 1e6 else f"{result.rate / 1e6:.1f} M"
+    yield f"{result.tokens:,}{'!' if result.fault else ''}"
+    yield _bits(result.valid)
+    yield _bits(result.test)
+    yield bits(judged(result).loss)
+
+
 def _bits(held: Held | None) -> str:
     from musicgen.model.compare import interval
+    from musicgen.model.ladder_words import bits
 
     if held is None:
         return "none"
     low, high = interval(held)
-    return f"{held.bits_per_note:.3f}\n{low:.2f} to {high:.2f}"
+    return f"{bits(held.bits_per_note)}\n{bits(low, 2)} to {bits(high, 2)}"

@@ -29,6 +29,7 @@ from musicgen.model.network import LanguageModel
 from musicgen.model.rungs import (
     BPTT,
     CLIP,
+    FREE,
     LANES,
     LARGE,
     NEVER,
@@ -196,19 +197,18 @@ class Comparison:
     def names(self) -> list[str]:
         """Name all that learns, in the order of the ladder; what is not clipped comes last."""
         cells = [cell for cell in CELLS_CLIMBED if cell in self.options.cells]
-        return [*LADDER, *cells, *(f"{cell}, not clipped" for cell in cells)]
+        return [*LADDER, *cells, *(f"{cell}{FREE}" for cell in cells)]
 
     def make(self, name: str) -> Rung:
         """Make one rung, untrained."""
         if name == NGRAM:
             return NgramRung(self.dataset)
-        kind, _, free = name.partition(", ")
         return NetworkRung(
-            kind,
+            name.removesuffix(FREE),
             self.dataset,
             self.options.parameters,
             seed=self.options.seed,
-            clip=NEVER if free else CLIP,
+            clip=NEVER if name.endswith(FREE) else CLIP,
             device=self.device,
         )
 
@@ -231,7 +231,7 @@ class Comparison:
         names = [name for name in self.names() if name != NGRAM]
         seconds = 60 * self.options.minutes / len(names)
         for name in names:
-            kind = name.partition(", ")[0]
+            kind = name.removesuffix(FREE)
             if self.options.tokens is not None:
                 self.budgets[name] = self.options.tokens
             elif kind in self.budgets:
@@ -313,9 +313,9 @@ class Comparison:
         """Return, for each cell, the norms of its two runs, with clipping and without."""
         by_name = {result.name: result for result in self.results}
         pairs = {
-            cell: (by_name[cell], by_name[f"{cell}, not clipped"])
+            cell: (by_name[cell], by_name[f"{cell}{FREE}"])
             for cell in CELLS_CLIMBED
-            if f"{cell}, not clipped" in by_name
+            if f"{cell}{FREE}" in by_name
         }
         return {
             cell: Norms(CLIP, clipped.norms, free.norms) for cell, (clipped, free) in pairs.items()

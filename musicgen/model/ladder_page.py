@@ -9,7 +9,7 @@ from typing import Final
 from musicgen.model import pictures
 from musicgen.model.compare import Comparison, Result, interval
 from musicgen.model.evaluation import Held
-from musicgen.model.ladder_words import Words
+from musicgen.model.ladder_words import Words, bits
 from musicgen.model.rungs import NGRAM
 
 STYLE: Final = """
@@ -125,7 +125,7 @@ def _row(result: Result, *, is_best: bool) -> str:
         f"<td>{result.tokens:,}{'; broke down' if result.fault else ''}</td>",
         f"<td>{_bits(result.valid)}</td>",
         f"<td>{_bits(result.test)}</td>",
-        f"<td>{(result.test or result.valid).loss:.4f}</td>",
+        f"<td>{bits((result.test or result.valid).loss)}</td>",
     ]
     return f"<tr{_kind('best' if is_best else '')}>{''.join(cells)}</tr>"
 
@@ -134,7 +134,7 @@ def _bits(held: Held | None) -> str:
     if held is None:
         return "none"
     low, high = interval(held)
-    return f"{held.bits_per_note:.3f} <small>[{low:.2f}, {high:.2f}]</small>"
+    return f"{bits(held.bits_per_note)} <small>[{bits(low, 2)}, {bits(high, 2)}]</small>"
 
 
 def _pictures(comparison: Comparison, words: Words) -> Iterator[str]:
@@ -186,7 +186,7 @@ def fading(comparison: Comparison) -> pictures.Picture:
     panels = {
         "before training": [result.fresh for result in comparison.results],
         "after training": [result.fade for result in comparison.results if result.clip],
-        "after training, not clipped": [
+        "after training, unclipped": [
             result.fade for result in comparison.results if not result.clip
         ],
     }

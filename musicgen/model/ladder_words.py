@@ -16,10 +16,11 @@ import numpy as np
 from musicgen.model.compare import GATED, Comparison, Result
 from musicgen.model.diagnostics import Fade, HalfLives
 from musicgen.model.evaluation import Held
-from musicgen.model.rungs import LARGE, NGRAM, SMALL
+from musicgen.model.rungs import FREE, LARGE, NGRAM, SMALL
 
 DRAWS: Final = 2000
 LEFT: Final = 0.1  # of a gradient: where it is called faded
+ABSURD: Final = 1000  # bits a note: what a network says that has blown up
 GROWN: Final = 2  # times: where it is called grown
 LONG_BARS: Final = 8  # a part of a dance tune
 
@@ -47,6 +48,11 @@ def gap(one: Held, other: Held) -> Gap:
     return Gap(one.bits_per_note - other.bits_per_note, float(low), float(high))
 
 
+def bits(value: float, digits: int = 3) -> str:
+    """Write bits so that a column of them can be read, absurd ones too."""
+    return f"{value:.{digits}f}" if value < ABSURD else f"{value:.0e}"
+
+
 def judged(result: Result) -> Held:
     """Return the score that counts: on the test tunes where there are any."""
     return result.test or result.valid
@@ -70,8 +76,8 @@ class Words:
         way = "more" if found.bits > 0 else "fewer"
         low, high = sorted((abs(found.low), abs(found.high)))
         return (
-            f"{name} needs {abs(found.bits):.2f} bits a {self.unit} {way} than {other}"
-            f" (95 % interval {low:.2f} to {high:.2f})."
+            f"{name} needs {bits(abs(found.bits))} bits a {self.unit} {way} than {other}"
+            f" (95 % interval {bits(low)} to {bits(high)})."
         )
 
     def ladder(self) -> Iterator[str]:
@@ -108,13 +114,13 @@ class Words:
             f"{n}: {held.bits_per_note:.2f}" for n, (_, held) in enumerate(found.scored, start=1)
         ]
         return (
-            f"Of the n-grams the one of {found.width} ids did best on the held-out tunes"
-            f" (bits a {self.unit} by length: {', '.join(lengths)})."
+            f"Of the n-grams the one of {found.width} ids did best on the held-out tunes that are"
+            f" scored along the way (bits a {self.unit} by length: {', '.join(lengths)})."
         )
 
     def clipped(self) -> list[Result]:
         """Return the rungs, without the runs that differ in clipping alone."""
-        return [result for result in self.comparison.results if "not clipped" not in result.name]
+        return [result for result in self.comparison.results if not result.name.endswith(FREE)]
 
     def curves(self) -> Iterator[str]:
         """Say who learns most from an id, and who from a second."""
@@ -157,19 +163,21 @@ class Words:
             return ""
         furthest = int(min(fade.distances[-1] for fade in pair if fade is not None))
         left = [float(np.interp(furthest, fade.distances, fade.mean[-1])) for fade in pair if fade]
-        shares = f"{share(left[0])} in {name} and {share(left[1])} in {other}"
         verdict = (
-            "the gated cell's curve is the flatter one, as the lecture says"
+            f"the curve of {name} is the flatter one, as the lecture says"
             if left[0] > left[1]
-            else "here the gated cell's curve is not the flatter one"
+            else f"here the curve of {name} is not the flatter one"
         )
-        return f"{furthest} ids back there is left {shares}: {verdict}."
+        return (
+            f"{furthest} ids back, {name} has {share(left[0])} left and {other} has"
+            f" {share(left[1])}: {verdict}."
+        )
 
     def clipping(self) -> Iterator[str]:
         """Say what clipping does to each cell."""
         for cell, norms in self.comparison.clipping().items():
             cut = 100 * float(np.mean(norms.clipped > norms.clip)) if len(norms.clipped) else 0.0
-            free = self.by_name[f"{cell}, not clipped"]
+            free = self.by_name[f"{cell}{FREE}"]
             told = f"{cell}: {cut:.0f} % of the updates were clipped; without clipping "
             if free.fault:
                 yield f"{told}the training broke down after {free.tokens:,} ids."
@@ -206,8 +214,10 @@ def reach(fade: Fade) -> str:
 
 
 def share(value: float) -> str:
-    """Write what is left, from several times down to a millionth."""
-    return f"{100 * value:.2g} %" if value >= 0.0001 else f"{value:.0e} of it"
+    """Write what is left of a gradient, from many times of it down to next to nothing."""
+    if value >= 1:
+        return f"{value:.2g} times of it"
+    return f"{100 * value:.2g} % of it" if value >= 0.0001 else f"{value:.0e} of it"
 
 
 def lifetimes(memory: HalfLives) -> str:

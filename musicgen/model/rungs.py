@@ -23,7 +23,7 @@ import torch
 from musicgen.config import CELLS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
 from musicgen.errors import InvalidValue
-from musicgen.model.evaluation import Held, evaluate
+from musicgen.model.evaluation import Held, evaluate, evaluate_by
 from musicgen.model.ladder import Bag, Shape, Window, choose_width, count_parameters
 from musicgen.model.network import LanguageModel, SequenceModel
 from musicgen.model.ngram import KneserNey
@@ -33,7 +33,8 @@ from musicgen.model.training import Diverged, Trainer
 SMALL: Final = 4  # ids that the two windows see
 LARGE: Final = 64
 NGRAM: Final = "n-gram"
-HIGHEST_ORDER: Final = 6
+LONGEST: Final = 12  # grams; fewer where they do not fit an integer
+FREE: Final = " unclipped"  # ends the names of runs whose gradients are left as they come
 LANES: Final = 32
 BPTT: Final = 64
 UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
@@ -148,7 +149,7 @@ class NetworkRung:
             raise InvalidValue(f"rung {name!r} is unknown: choose one of {', '.join(NETWORKS)}")
         kind = NETWORKS[name]
         self.make, self.learning_rate = kind.make, kind.learning_rate
-        self.name = name if clip < NEVER else f"{name}, not clipped"
+        self.name = name if clip < NEVER else f"{name}{FREE}"
         self.title = kind.title
         self.cell = name if name in CELLS else None
         self.dataset, self.seed, self.clip = dataset, seed, clip
@@ -221,15 +222,24 @@ class NetworkRung:
 
 
 class NgramRung:
-    """The n-gram of the length that does best on held-out tunes; its size is what it is."""
+    """The n-gram of the length that does best on held-out tunes; its size is what it is.
+
+    It counts the events that the tunes have, of a vocabulary that is mostly unused, so that longer
+    grams fit an integer; those that were never met share what is left for one event, evenly.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.title, self.fault = NGRAM, "interpolated Kneser-Ney", ""
         self.dataset = dataset
-        size = dataset.vocabulary_size
-        self.lengths = [n for n in range(1, HIGHEST_ORDER + 1) if size**n < 2**63]
+        train = flat_ids(dataset.train)
+        seen = np.zeros(dataset.vocabulary_size, bool)
+        for ids in train:
+            seen[ids] = True
+        self.unmet = dataset.vocabulary_size - 1 - int(seen.sum())
+        self.met = np.where(seen, np.cumsum(seen), seen.sum() + 1)  # 1, 2 ...; then the unmet
+        self.tunes = [self.met[ids] for ids in train]
+        self.size = int(seen.sum()) + 2
         self.model: KneserNey | None = None
-        self.by_length: dict[int, Held] = {}
 
     @property
     def width(self) -> int:
@@ -247,22 +257,32 @@ class NgramRung:
         return self.model
 
     def train(self, budget: Budget) -> Iterator[Point]:  # noqa: ARG002 - counting has one price
-        """Count grams of each length; keep the length with the lowest held-out loss."""
-        train = flat_ids(self.dataset.train)
-        tokens = count_tokens(self.dataset.train)
-        for length in self.lengths:
-            began = time.perf_counter()
-            model = KneserNey(train, self.dataset.vocabulary_size, length)
+        """Count longer and longer grams, as long as the held-out loss falls; keep the best."""
+        sample = spread(self.dataset.valid, CURVE_TUNES)
+        tokens, lowest = sum(map(len, self.tunes)), math.inf
+        for length in range(1, LONGEST + 1):
+            if self.size**length >= 2**63:
+                return
+            began, before = time.perf_counter(), self.model
+            self.model = KneserNey(self.tunes, self.size, length)
             seconds = time.perf_counter() - began
-            held = model.score(flat_ids(self.dataset.valid), notes_of(self.dataset.valid))
-            if all(held.loss < other.loss for other in self.by_length.values()):
-                self.model = model
-            self.by_length[length] = held
+            held = self.score(sample)
             yield Point(tokens, seconds, held=held)
+            if held.loss >= lowest:
+                self.model = before
+                return
+            lowest = held.loss
+
+    def surprise(self, ids: np.ndarray) -> np.ndarray:
+        """Return the nats of each id of a tune."""
+        met = self.met[ids]
+        rare = np.where(met == self.size - 1, math.log(max(1, self.unmet)), 0.0)
+        nats: np.ndarray = self._counted().surprise(met) + rare
+        return nats
 
     def score(self, tunes: Sequence[EncodedTune]) -> Held:
         """Score whole tunes."""
-        return self._counted().score(flat_ids(tunes), notes_of(tunes))
+        return evaluate_by(self.surprise, flat_ids(tunes), notes_of(tunes))
 
 
 def spread(tunes: Sequence[EncodedTune], most: int) -> list[EncodedTune]:
