@@ -209,7 +209,7 @@ def detach(state: State) -> State:
 def keep(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
     """Draw a mask: 0 with the probability `dropout`, else what keeps the mean."""
     mask = torch.empty(like.shape, dtype=like.dtype)  # drawn on the CPU: the same on each device
-    return mask.bernoulli_(1 - dropout, generator=generator).div_(1 - dropout).to(like.device)
+    return send(mask.bernoulli_(1 - dropout, generator=generator).div_(1 - dropout), like.device)
 
 
 def recurrent_layer(cell: str, inputs: int, hidden: int) -> nn.RNNBase:
