@@ -51,6 +51,7 @@ IDS_HEARD: Final = 600  # of a codec without bars
 HEARD_AS: Final = {"measures": (".mid", ".abc"), "text": (".txt",), "text-words": (".txt",)}
 REDRAWN_EVERY: Final = 60.0  # seconds; a picture takes about half of one
 SMOOTHED_OVER: Final = 0.02  # of a run: the span over which its training loss is averaged
+DROP: Final = 0.1  # of the picture's height, under the lowest point
 MARKED_EVERY: Final = 10  # updates between two points of TensorBoard's curves
 
 
@@ -250,10 +251,16 @@ def curves(rows: Sequence[dict[str, Any]]) -> list[Line]:
     judged, held = _column(rows, "held_loss")
     if not len(held):
         return found
-    best = int(np.argmin(held))
-    floor = float(min(held.min(), smooth(losses).min()))
-    mark = Line(f"best, {held[best]:.3f}", [judged[best]] * 2, [floor, held[best]])
-    return [*found, Line("held-out", judged, held), mark]
+    return [*found, Line("held-out", judged, held), _plumb(judged, held, smooth(losses))]
+
+
+def _plumb(judged: np.ndarray, held: np.ndarray, losses: np.ndarray) -> Line:
+    """Return the line that marks the best score: from its point to under all that is drawn."""
+    from musicgen.model.pictures import Line
+
+    best, every = int(np.argmin(held)), np.concatenate([held, losses])
+    floor = every.min() - DROP * max(float(np.ptp(every)), DROP)
+    return Line(f"best, {held[best]:.3f}", [judged[best]] * 2, [held[best], floor])
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
