@@ -24,7 +24,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from musicgen.errors import printable
 
@@ -55,10 +62,14 @@ LOOK: Final[Style] = {
     "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
     "xtick.color": "#444444", "ytick.color": "#444444", "svg.fonttype": "path",
 }  # fmt: skip
+FAINT: Final[Style] = {"color": GREY, "linewidth": 0.6, "alpha": 0.6, "zorder": 1.5}
 WIDTH, HEIGHT = 6.6, 3.9  # inches: a column of text
 METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versions; title, again
 FAINTEST_DRAWN: Final = 1e-9
-LONGEST_DRAWN: Final = 256  # bars, or this many times the mean ids of a bar
+LEGEND_COLUMNS: Final = 4
+BELOW: Final = "outside lower center"
+STRETCHES: Final = 40  # of a noisy curve, of which the medians are drawn
+LONGEST_BARS, LONGEST_IDS = 256, 4096  # longer than any tune of the books
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +157,9 @@ def loss_curves(
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for line, style in zip(lines, styles([line.name for line in lines]), strict=True):
-            if line.faint:
-                style |= {"linewidth": 0.6, "alpha": 0.35, "zorder": 1.5, "linestyle": "-"}
+        strong = iter(styles([line.name for line in lines if not line.faint]))
+        for line in lines:
+            style = FAINT if line.faint else next(strong)
             axes.plot(line.x, line.y, label=plain(line.name), **style)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set(xlabel=plain(across), ylabel=plain(up))
@@ -179,6 +190,7 @@ def fading(
             for fade, style in zip(fades, styles([fade.cell for fade in fades]), strict=True):
                 draw_fade(axes, fade, layer, style)
             axes.set(xlabel="distance, in ids", yscale="log", xmargin=0)
+            axes.xaxis.set_major_locator(MaxNLocator(max(8 // len(shown), 2), integer=True))
         share_scale(figure, [fade for fades in shown.values() for fade in fades], layer)
         add_legend(figure, *figure.axes)
 
@@ -221,7 +233,7 @@ def half_lives(
                 axes.plot(percentiles(len(lives)), lives, label=label, **style | dash)
         axes.set(xlabel="units, from the shortest memory to the longest (%)", xlim=(0, 100))
         axes.set_ylabel(f"half-life, in {'bars' if in_bars else 'ids'}")
-        scale_by_doubling(axes)
+        scale_by_doubling(axes, LONGEST_BARS if in_bars else LONGEST_IDS)
         add_legend(figure, axes)
 
     return Picture(title, draw)
@@ -232,11 +244,11 @@ def percentiles(count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) / count * 100
 
 
-def scale_by_doubling(axes: Axes) -> None:
+def scale_by_doubling(axes: Axes, longest: int) -> None:
     """Scale a half-life's axis by powers of two, up to what no tune is long enough to show."""
     axes.set_yscale("log", base=2)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, LONGEST_DRAWN))
+    axes.set_ylim(low, min(high, longest))
     axes.yaxis.set_major_locator(LogLocator(base=2, numticks=9))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_two(value)))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -257,10 +269,9 @@ def norms(
             axes.set_title(plain(name), loc="left")
             draw_norms(axes, run)
         for axes in figure.axes:
-            axes.set(yscale="log", xmargin=0)
+            axes.set(yscale="log", xmargin=0, xlabel="updates")
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.label_outer()
-        figure.supxlabel("updates", fontsize=LOOK["axes.labelsize"])
         figure.supylabel("norm of the gradient", fontsize=LOOK["axes.labelsize"])
         add_legend(figure, *figure.axes)
 
@@ -271,12 +282,23 @@ def draw_norms(axes: Axes, run: Norms) -> None:
     """Draw both runs' norms and the threshold; a cross where the run without it ended."""
     free = run.free[np.isfinite(run.free)]
     for values, name, color in ((free, "not clipped", RED), (run.clipped, "clipped", BLUE)):
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, color=color, lw=1)
+        axes.plot(np.arange(1, len(values) + 1), values, color=color, lw=0.6, alpha=0.35)
+        axes.plot(*medians(values), label=name, color=color)
     axes.axhline(run.clip, color=BLACK, lw=1, ls=(0, (4, 2)), label="threshold", zorder=3)
     if 0 < len(free) < len(run.free):
         axes.plot(
             len(free), free[-1], "X", color=RED, mec="white", ms=9, label="diverged", zorder=4
         )
+
+
+def medians(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where stretches of the updates have their middles, and the medians of their values."""
+    updates = np.arange(1, len(values) + 1)
+    count = min(len(values), STRETCHES) or 1
+    pairs = zip(np.array_split(updates, count), np.array_split(values, count), strict=True)
+    found = [(np.mean(where), np.median(part)) for where, part in pairs if len(part)]
+    middles, halves = np.array(found, float).reshape(-1, 2).T
+    return middles, halves
 
 
 def bars(
@@ -340,7 +362,7 @@ def add_legend(figure: Figure, *panels: Axes) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        figure.legend(
-            list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 4)
-        )
+    columns = min(len(found), LEGEND_COLUMNS)
+    labels = [label for column in range(columns) for label in list(found)[column::columns]]
+    if found:  # matplotlib fills columns; it is read by rows
+        figure.legend([found[label] for label in labels], labels, loc=BELOW, ncols=columns)
