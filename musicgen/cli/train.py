@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.grouped import Grouped
+from musicgen.cli.resumed import asked, is_done, resumed
 from musicgen.cli.settings import config_option, is_typed, render_settings
+from musicgen.cli.stopping import Stopping
 from musicgen.cli.told import announce, conclude, derived, tell_all, unit_of
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
 from musicgen.cli.types import FRACTION, POSITIVE
 from musicgen.cli.watched import Seen, Watched
 from musicgen.config import CELLS
-from musicgen.errors import InvalidValue, NotFound, OutputExists
+from musicgen.errors import InvalidValue, NotFound
 from musicgen.files import refuse_existing, write_whole
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ GROUPS: Final = {
     "The model": ("cell", "layers", "hidden", "dropout"),
     "How it learns": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
     "Where": ("device", "precision"),
-    "The run": ("name", "force", "score-test", "config", "save-config"),
+    "The run": ("name", "resume", "force", "score-test", "config", "save-config"),
     "What is shown and kept": ("no-heard", "tensorboard", "quiet", "verbose", "help"),
 }
 FILE = click.Path(path_type=Path)
@@ -50,7 +52,13 @@ FILE = click.Path(path_type=Path)
     show_default=True,
     help="The recurrent cell.",
 )
-@click.option("--layers", type=click.IntRange(1, 8), default=2, show_default=True)
+@click.option(
+    "--layers",
+    type=click.IntRange(1, 8),
+    default=2,
+    show_default=True,
+    help="Recurrent layers, one upon the other.",
+)
 @click.option(
     "--hidden",
     type=click.IntRange(1, 4096),
@@ -92,6 +100,7 @@ FILE = click.Path(path_type=Path)
     help="Of products; auto takes bf16 where the device has instructions for it.",
 )
 @click.option("--name", default="mine", show_default=True, help="The run: checkpoints/NAME.")
+@click.option("--resume", is_flag=True, help="Go on with the run of that name, as it was saved.")
 @click.option("--force", is_flag=True, help="Replace an existing run of that name.")
 @click.option(
     "--score-test", is_flag=True, help="At the end score the test part, once, beside a 5-gram."
@@ -117,6 +126,7 @@ def train(
     name: str,
     codec: str | None,
     score_test: bool,
+    resume: bool,
     force: bool,
     config: Path | None,
     save_config: Path | None,
@@ -134,60 +144,87 @@ def train(
     musicgen train mytunes/ --minutes 10    by the clock
     musicgen train ryan aird --hidden 512 --device cuda --save-config big.toml
     musicgen train --config big.toml --name again --seed 2
+    musicgen train --name again --resume    after Ctrl-C, or after a crash
     musicgen sample --model mine --out song.mid
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
+    from musicgen.model.claim import claimed
     from musicgen.tune import RUNS
 
     del config  # its values are the options' defaults by now
     if is_typed(ctx, "epochs") and not is_typed(ctx, "minutes"):
         options["minutes"] = ctx.params["minutes"] = None  # a flag goes before a file
-    folder = _run_folder(RUNS, name, force=force)
-    _refuse(tensorboard=tensorboard, save_config=save_config, force=force)
-
-    from musicgen.model.devices import choose_device
-    from musicgen.model.plan import Options, plan
-    from musicgen.model.record import Note, Record, observers_of
-    from musicgen.model.run import Run
-
-    choose_device(options["device"])
+    folder = _run_folder(RUNS, name)
+    _refuse(tensorboard=tensorboard, save_config=save_config, resume=resume, force=force)
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    dataset = read_tunes(sources or (DEFAULT_SOURCE,), codec, console)
-    found = plan(dataset, Options(**options))
-    settings = _settings(ctx, dataset, found)
-    if save_config:
-        write_whole(save_config, settings, force=force)
-    RUNS.mkdir(exist_ok=True)
-    run = Run(dataset, found, name, folder, corpus=_cards(dataset.sources), force=force)
-    announce(dataset, found, console)
-    if verbose:
-        tell_all(found, console)
-    observers = observers_of(run, heard=not no_heard, tensorboard=tensorboard)
-    observers.append(Note(folder / "config.toml", settings))
-    with (
-        Watched(console, name, _seen(run), verbose=verbose) as watched,
-        Record(observers, console.print) as record,
-    ):
-        for progress in run.train():
-            watched(progress)
-            record(progress)
-    if score_test:
-        run.score_test()
-    conclude(run, console)
+    with Stopping() as stopping, claimed(folder, exists=resume or force) as claim:
+        if resume and is_done(folder, score_test=score_test):
+            console.print(f"{folder}: the run is finished, there is nothing left to do")
+            return
+
+        from musicgen.model.devices import choose_device
+        from musicgen.model.plan import Options, plan
+        from musicgen.model.record import Note, Record, observers_of
+        from musicgen.model.run import Run, foreseen
+
+        choose_device(options["device"])
+        run = (
+            resumed(ctx, claim, lambda at, codec: read_tunes(at, codec, console), console)
+            if resume
+            else None
+        )
+        is_new = run is None
+        if run is None:
+            sources = sources or (DEFAULT_SOURCE,)
+            dataset = read_tunes(sources, codec, console)
+            with foreseen(folder):
+                found = plan(dataset, Options(**options))
+            run = Run(
+                dataset,
+                found,
+                name,
+                folder,
+                corpus=_cards(dataset.sources),
+                asked=asked(ctx, sources),
+                force=force,
+                claim=claim,
+            )
+        settings = _settings(ctx, run.dataset, run.plan)
+        if save_config:
+            write_whole(save_config, settings, force=force)
+        announce(run.dataset, run.plan, console)
+        if verbose:
+            tell_all(run.plan, console)
+        observers = observers_of(run, heard=not no_heard, tensorboard=tensorboard)
+        if is_new:
+            observers.append(Note(folder / "config.toml", settings))
+        stopping.ask = run.stop
+        with (
+            Watched(console, name, _seen(run), verbose=verbose) as watched,
+            Record(observers, console.print) as record,
+        ):
+            for progress in run.train():
+                watched(progress)
+                record(progress)
+        stopping.ask = None
+        if score_test:
+            run.score_test()
+        conclude(run, console)
 
 
-def _run_folder(runs: Path, name: str, *, force: bool) -> Path:
+def _run_folder(runs: Path, name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
-    folder = runs / name
-    if folder.exists() and not force:
-        raise OutputExists(f"{folder} exists; choose another --name, or replace it with --force")
-    return folder
+    return runs / name
 
 
-def _refuse(*, tensorboard: bool, save_config: Path | None, force: bool) -> None:
+def _refuse(*, tensorboard: bool, save_config: Path | None, resume: bool, force: bool) -> None:
     """Refuse before any work what could only fail after it."""
+    if resume and force:
+        raise InvalidValue("--resume goes on, --force begins again: leave one of them out")
+    if resume and save_config:
+        raise InvalidValue("--save-config: a resumed run has its settings; leave it out")
     if tensorboard and find_spec("tensorboard") is None:
         raise NotFound(
             "--tensorboard: the package tensorboard is not installed;"

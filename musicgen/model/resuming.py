@@ -34,7 +34,7 @@ IN_PLAN: Final = {
     "precision": ("training", "precision"),
     "seed": ("training", "seed"),
 }
-FREE: Final = ("device", "learning_rate")  # what may change: spoken of, but not refused
+MAY_CHANGE: Final = ("device", "learning_rate")  # what may change: spoken of, but not refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Found:
         """Raise Mismatch for the first flag that contradicts the run."""
         plan = self.run["plan"]
         for flag, value in given.items():
-            if flag in FREE:
+            if flag in MAY_CHANGE:
                 continue
             if flag in IN_PLAN:
                 table, name = IN_PLAN[flag]

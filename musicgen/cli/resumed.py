@@ -1,0 +1,78 @@
+"""`musicgen train --resume`: the run of that name, as it was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from musicgen.cli.settings import is_typed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from musicgen.corpus.store import Dataset
+    from musicgen.model.claim import Claim
+    from musicgen.model.run import Run
+
+# What decides no number of a run; all else must be as it was.
+BESIDE: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
+                 "no_heard", "tensorboard", "quiet", "verbose")  # fmt: skip
+
+Read = Callable[[tuple[str, ...], str | None], "Dataset"]
+
+
+def asked(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:
+    """Return what was asked of a run, to be saved with it; files and folders by their full names.
+
+    Args:
+        ctx: of the command.
+        sources: where the tunes are, a default included.
+    """
+    options = {name: _plain(value) for name, value in ctx.params.items() if name not in BESIDE}
+    return options | {"sources": [_full(source) for source in sources]}
+
+
+def resumed(ctx: click.Context, claim: Claim, read: Read, console: Console) -> Run | None:
+    """Go on with the run in a folder; None where nothing of it was saved.
+
+    Raises Mismatch for flags, tunes or files that are not those of the run.
+    """
+    from musicgen.model.resuming import MAY_CHANGE, find
+
+    found = find(claim.folder)
+    if found is None:
+        console.print(f"{claim.folder}: nothing was saved here yet; the run starts")
+        return None
+    given = {name: _plain(v) for name, v in ctx.params.items() if is_typed(ctx, name)}
+    found.refuse_other_flags({name: v for name, v in given.items() if name not in BESIDE})
+    sources = ctx.params["sources"] or tuple(found.asked["sources"])
+    dataset = read(sources, found.run["codec"])
+    from musicgen.model.run import Run
+
+    changes = {name: given[name] for name in MAY_CHANGE if name in given}
+    run = Run.resume(found, dataset, claim.folder, claim=claim, **changes)
+    console.print(f"{claim.folder}: goes on after update {found.step:,}")
+    for note in run.notes:
+        console.print(note)
+    return run
+
+
+def is_done(folder: Path, *, score_test: bool) -> bool:
+    """Tell whether a run has come to its end, its test part scored if that is asked for."""
+    from musicgen.checkpoint import load_one
+    from musicgen.model.resuming import is_finished
+
+    return is_finished(folder) and not (
+        score_test and "test" not in load_one(folder).manifest.scores
+    )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _full(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else source
