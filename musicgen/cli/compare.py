@@ -198,7 +198,7 @@ def _table(comparison: Comparison) -> Table:
     from rich.table import Table
 
     unit = comparison.unit
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("rung", no_wrap=True)
     for title in ("weights", "tokens/s", "learnt\nfrom", f"bits a {unit}\nheld out",
                   f"bits a {unit}\ntest", "nats a\ntoken"):  # fmt: skip

@@ -50,7 +50,9 @@ def gap(one: Held, other: Held) -> Gap:
 
 def bits(value: float, digits: int = 3) -> str:
     """Write bits so that a column of them can be read, absurd ones too."""
-    return f"{value:.{digits}f}" if value < ABSURD else f"{value:.0e}"
+    if value >= ABSURD:
+        return f"{value:.0e}"
+    return f"{value:.{digits if value < 10 else digits - 1}f}"
 
 
 def judged(result: Result) -> Held:

@@ -85,7 +85,7 @@ NETWORKS: Final = {
     "bag": Kind("bag of words: all ids before, without their order", _bag, 2e-3),
     f"window-{LARGE}": Kind(f"large window: the last {LARGE} ids", _window(LARGE), 2e-3),
     "rnn": Kind("recurrent cell, tanh", _cell("rnn"), 1e-3),
-    "irnn": Kind("recurrent cell, ReLU, the identity to begin with", _cell("irnn"), 5e-4),
+    "irnn": Kind("recurrent cell, ReLU, the identity to begin with", _cell("irnn"), 2e-4),
     "gru": Kind("gated recurrent unit", _cell("gru"), 3e-3),
     "lstm": Kind("long short-term memory", _cell("lstm"), 3e-3),
 }
