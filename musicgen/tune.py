@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint
+from musicgen.checkpoint import Checkpoint, places
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.files import refuse_existing, write_whole
@@ -117,13 +117,15 @@ class Model:
 def find(model: str | Path) -> Path:
     """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
     named = Path(model)
-    places = [named, RUNS / named, *(place / named for place in _SHIPPED)]
-    for place in places:
-        if (place / "manifest.json").is_file():
-            return place
+    for folder in (named, RUNS / named, *(place / named for place in _SHIPPED)):
+        if places(folder):
+            return folder
+    if (RUNS / named / "progress").is_dir():
+        raise NotFound(f"{model}: the run has no checkpoint yet; wait until it has judged one")
     if named.is_dir() or (RUNS / named).is_dir():
         raise NotFound(f"{model}: the folder has no manifest.json: it is no complete checkpoint")
-    known = sorted({p.parent.name for at in (RUNS, *_SHIPPED) for p in at.glob("*/manifest.json")})
+    known = sorted({found.name for at in (RUNS, *_SHIPPED) for found in at.glob("[!.]*")
+                    if places(found)})  # fmt: skip
     raise NotFound(f"model {str(model)!r} is unknown: there are {', '.join(known) or 'none'};"
                    " or name the folder of a run")  # fmt: skip
 

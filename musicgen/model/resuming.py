@@ -77,20 +77,23 @@ class Found:
 
     def refuse_other_flags(self, given: Mapping[str, Any]) -> None:
         """Raise Mismatch for the first flag that contradicts the run."""
-        plan = self.run["plan"]
         for flag, value in given.items():
-            if flag in MAY_CHANGE:
-                continue
-            if flag in IN_PLAN:
-                table, name = IN_PLAN[flag]
-                known = plan[table].get(name)
-            else:
-                known = self.run["codec"] if flag == "codec" else self.asked.get(flag)
-            if known != value:
+            known = self.known(flag)
+            if flag not in MAY_CHANGE and value not in (known, self.asked.get(flag)):
                 raise Mismatch(
                     f"--{flag.replace('_', '-')} {value}: the run that is resumed has"
-                    f" {_or_none(known)}; leave the flag out, or train another --name"
+                    f" {'none' if known is None else known}; leave the flag out, or train another"
+                    " --name"
                 )
+
+    def known(self, flag: str) -> Any:
+        """Return the value that the run has for a flag, which it may have derived."""
+        if flag == "codec":
+            return self.run["codec"]
+        if flag in IN_PLAN:
+            table, name = IN_PLAN[flag]
+            return self.run["plan"][table][name]
+        return self.asked.get(flag)
 
     def refuse_other_corpus(self, dataset: Dataset) -> None:
         """Raise Mismatch unless a data set is the one that was learnt from."""
@@ -149,7 +152,3 @@ def machine(device: str, workers: int) -> dict[str, Any]:
     """Return what the bits of a run depend on, its plan and corpus left aside."""
     packages = {name: v for name, v in versions().items() if name in ("numpy", "torch")}
     return packages | {"processor": platform.machine(), "device": device, "threads": workers}
-
-
-def _or_none(value: Any) -> str:
-    return "none" if value is None else str(value)

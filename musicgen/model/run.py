@@ -92,7 +92,6 @@ class Run:
     corpus: dict[str, Any] = field(default_factory=dict)  # what the card says of the sources
     asked: dict[str, Any] = field(default_factory=dict)  # what the command line said
     force: bool = False  # replace what stands in the folder, once there is something better
-    writes: bool = True  # of several processes that train together, one writes
     claim: Claim | None = None  # on the folder, where the caller has it already
     start: Checkpoint | None = None  # the model that it goes on from
     pace: Pace = field(default_factory=Pace)
@@ -157,7 +156,13 @@ class Run:
         self.pace.spent = known["saving_seconds"]
         self.started = time.monotonic() - known["seconds"]
         self.metrics = read_metrics(self.folder, found.step)
+        self.seen, self.tonics = tuple(known["seen"]), dict(known["tonics"])
         self.resumed = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: of several that train together, one does."""
+        return self.trainer.ranks.writes
 
     @cached_property
     def machine(self) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class Run:
                 if self.over:
                     self.finish()
                 yield progress
-                if self.stopping and not self.over:
+                if not self.over and self.trainer.ranks.any(self.stopping):
                     self.save(claim)
                     raise self._interrupted()
 
@@ -229,7 +234,8 @@ class Run:
                 self.scores = self.scores.with_valid(progress.held)
         self.note(progress)
         judged = progress.is_best or progress.held is not None
-        if self.over or self.pace.is_due(judged=judged):
+        is_due = self.writes and self.pace.is_due(judged=judged)
+        if self.over or self.trainer.ranks.any(is_due):
             self.save(claim)
 
     def _interrupted(self) -> Interrupted:
@@ -267,13 +273,15 @@ class Run:
 
     def save(self, claim: Claim) -> None:
         """Save what resuming needs, and the best weights if they are new."""
-        if not self.writes or self.saved_step == self.trainer.step:
+        if self.saved_step == self.trainer.step:
             return
         with self.pace.counted():
-            state = self.trainer.state()
+            state = self.trainer.state()  # all processes together
+            self.saved_step = self.trainer.step
+            if not self.writes:
+                return
             values = {"trainer": state.values, "run": self.described()}
             keeping.save(self.folder, self.trainer.step, state.arrays, values)
-            self.saved_step = self.trainer.step
             claim.settle()
             if self.kept_best != self.best_step:
                 self.save_best()
@@ -291,6 +299,8 @@ class Run:
             "codec": self.dataset.codec,
             "vocabulary": vocabulary(self.dataset),
             "fingerprint": self.dataset.fingerprint,
+            "seen": self.seen,
+            "tonics": self.tonics,
             "scores": self.scores.as_table(),
             "best_step": self.best_step,
             "over": self.over,
