@@ -9,7 +9,7 @@ from typing import Final
 from musicgen.model import pictures
 from musicgen.model.compare import Comparison, Result, interval
 from musicgen.model.evaluation import Held
-from musicgen.model.ladder_words import Words, bits
+from musicgen.model.ladder_words import ABSURD, Words, bits, judged
 from musicgen.model.rungs import NGRAM
 
 STYLE: Final = """
@@ -37,8 +37,8 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
 tr.best td { background: var(--best) }
 tr:last-child td { border-bottom: 0 }
 td small { color: var(--soft) }
-figure { margin: 0.8rem 0; padding: 0.4rem }
-figure svg { display: block; width: 100%; height: auto }
+figure { margin: 0.8rem 0; padding: 0.4rem; overflow-x: auto }
+figure svg { display: block; width: 100%; min-width: 34rem; height: auto }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 0.8rem }
 code { font-size: 0.92em }
 """.strip()
@@ -114,7 +114,7 @@ def _table(comparison: Comparison, words: Words) -> Iterator[str]:
         f" The {NGRAM}'s parameters are the grams that it keeps.",
         "soft",
     )
-    yield from map(_paragraph, filter(None, words.ladder()))
+    yield from _section("", [ladder(comparison)], words.ladder())
 
 
 def _row(result: Result, *, is_best: bool) -> str:
@@ -125,7 +125,7 @@ def _row(result: Result, *, is_best: bool) -> str:
         f"<td>{result.tokens:,}{'; broke down' if result.fault else ''}</td>",
         f"<td>{_bits(result.valid)}</td>",
         f"<td>{_bits(result.test)}</td>",
-        f"<td>{bits((result.test or result.valid).loss)}</td>",
+        f"<td>{bits(judged(result).loss)}</td>",
     ]
     return f"<tr{_kind('best' if is_best else '')}>{''.join(cells)}</tr>"
 
@@ -151,10 +151,26 @@ def _pictures(comparison: Comparison, words: Words) -> Iterator[str]:
 def _section(
     title: str, drawn: Iterable[pictures.Picture], sentences: Iterable[str]
 ) -> Iterator[str]:
-    yield f"<h2>{escape(title)}</h2>"
+    if title:
+        yield f"<h2>{escape(title)}</h2>"
     for picture in drawn:
         yield f"<figure>{picture.svg()}</figure>"
     yield from map(_paragraph, filter(None, sentences))
+
+
+def ladder(comparison: Comparison) -> pictures.Picture:
+    """Draw the score that counts of each rung; what has blown up is left out."""
+    scored = [(result.name, judged(result)) for result in comparison.results]
+    tunes = "test" if comparison.dataset.test else "held-out"
+    return pictures.bars(
+        [
+            pictures.Bar(name, held.bits_per_note, *interval(held))
+            for name, held in scored
+            if held.bits_per_note < ABSURD
+        ],
+        title=f"The ladder, on {tunes} tunes",
+        across=f"bits a {comparison.unit}, with 95 % intervals",
+    )
 
 
 def learning(comparison: Comparison) -> Iterator[pictures.Picture]:

@@ -155,7 +155,7 @@ def test_the_page_stands_alone(done: Comparison) -> None:
     assert "@import" not in text
     assert "url(http" not in text
     assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert all(f">{name}</td>" in text for name in NAMES)
 
 
@@ -173,7 +173,7 @@ def test_equal_results_are_equal_pages(done: Comparison) -> None:
 def test_a_page_without_cells_has_no_pictures_of_them() -> None:
     comparison, _ = run(replace(TOY, cells=()))
     page = Page(ladder_page(comparison))
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
 
 
 def held(*nats: float) -> Held:
