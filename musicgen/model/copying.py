@@ -31,7 +31,8 @@ from musicgen.tokens.codecs import DEFAULT, restored
 
 NOTES: Final = 8
 TUNES: Final = 6  # that a model writes to be judged by
-MOST_IDS: Final = 400  # of each, where it has no bars
+BARS: Final = 8  # of each: so many notes say enough, and cost a small share of the training
+MOST_IDS: Final = 200  # of each, where it has no bars
 
 Stretch = tuple[int, ...]  # the first duration, then an interval and a duration for each other note
 Stretches = tuple[Stretch, ...]  # of one tune
@@ -123,18 +124,18 @@ class Judge:
             frozenset(id_ for id_, count in enumerate(seen) if count),
         )
 
-    def judged(self, model: SequenceModel, tunes: int = TUNES) -> Copied:
+    def judged(self, model: SequenceModel) -> Copied:
         """Let a model write some tunes, always from the same noise, and compare them."""
         settings = model.settings
         if not isinstance(settings, ModelSettings):
             return Copied((), ())
         engine = NumpyEngine(settings, model.arrays())
-        return copied((self._written(engine, number) for number in range(tunes)), self.known)
+        return copied((self._written(engine, number) for number in range(TUNES)), self.known)
 
     def _written(self, engine: NumpyEngine, number: int) -> Stretches:
         noise = Noise(0, number)
         if self.codec.name == DEFAULT:
-            return stretches(Sampler(engine, self.drawable).sample(Wishes(), noise))
+            return stretches(Sampler(engine, self.drawable).sample(Wishes(bars=BARS), noise))
         sampler = PlainSampler(engine, self.codec, self.drawable)
         piece = self.codec.decode(sampler.draw_ids(Wishes(), noise, MOST_IDS), PLAIN_SETTING).piece
         return stretches(piece)

@@ -33,7 +33,8 @@ SMALL: Final = 50  # groups, with which there is a test part
 LARGE: Final = 2000  # tunes whose parts are never looked at again
 HELD: Final = 0.15  # of a small corpus' groups are held out
 LEAST_VALID: Final = 4  # groups to stop by, of a corpus with a test part
-EVALUATIONS: Final = 12  # of a small run: what each costs shows
+EVALUATIONS: Final = 8  # of a small run: what each costs shows
+PATIENCE: Final = 3  # of them, without a better one
 LANES: Final = 8  # at the most, where an epoch has few updates
 UPDATES: Final = 20  # an epoch, at the least, with more lanes
 FEW_UPDATES: Final = 4  # an epoch, at the least
@@ -206,7 +207,7 @@ def _in_time(
 
 def _seldom_judged(found: Plan, tokens: int) -> Plan:
     every = max(tokens, found.training.tokens // EVALUATIONS)
-    return replace(found, training=replace(found.training, evaluate_every=every))
+    return replace(found, training=replace(found.training, evaluate_every=every, patience=PATIENCE))
 
 
 def _reasons(dataset: Dataset, found: Plan) -> list[str]:
