@@ -5,28 +5,30 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from musicgen.cli.words import counted
+from musicgen.cli.words import counted, span
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from musicgen.cli.watched import Seen
     from musicgen.corpus.store import Dataset
     from musicgen.model.plan import Plan
     from musicgen.model.run import Run
 
 
-def announce(dataset: Dataset, found: Plan, console: Console) -> None:
-    """Say what there is to learn from, and what will learn it."""
+def announce(run: Run, console: Console) -> None:
+    """Say what there is to learn from, what was decided for it, and what will learn it."""
     from musicgen.corpus.store import count_tokens
 
+    dataset, found = run.dataset, run.plan
     tokens = count_tokens(dataset.train)
     shape, settings = found.model, found.training
     console.print(
         f"{counted(len(dataset.train), 'tune')} ({counted(tokens, 'token')}) to learn from,"
         f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"
     )
-    if not dataset.valid:
-        console.print("too few tunes to hold any out: trained to the end of the plan, unjudged")
+    for line in found.lines:
+        console.print(line)
     console.print(
         f"{shape.layers} x {shape.hidden} {shape.cell} on {found.device} in {settings.precision},"
         f" {counted(settings.lanes, 'lane')} of {counted(settings.bptt, 'id')},"
@@ -50,6 +52,9 @@ def tell_all(found: Plan, console: Console) -> None:
 def derived(dataset: Dataset, found: Plan) -> dict[str, Any]:
     """Return what the plan made of the options that were left open, by their keys in a file."""
     return {
+        "cell": found.model.cell,
+        "layers": found.model.layers,
+        "hidden": found.model.hidden,
         "dropout": found.model.dropout,
         "bptt": found.training.bptt,
         "batch": found.training.lanes,
@@ -67,6 +72,20 @@ def epochs_of(dataset: Dataset, found: Plan) -> float:
     tokens = count_tokens(dataset.train)
     epochs = found.training.tokens / tokens
     return epochs if int(epochs * tokens) >= found.training.tokens else nextafter(epochs, inf)
+
+
+def tell_times(seen: Seen, saving: float, keeping: float, console: Console) -> None:
+    """Say what share of the time went where."""
+    total = max(seen.spent, 1e-9)
+    rest = max(0.0, total - seen.learnt - saving - keeping)
+    shares = (
+        ("updates", seen.learnt),
+        ("saving", saving),
+        ("tunes and pictures", keeping),
+        ("evaluation and the rest", rest),
+    )
+    told = ", ".join(f"{what} {100 * part / total:.1f} %" for what, part in shares)
+    console.print(f"time: {span(total)}, of it {told}")
 
 
 def conclude(run: Run, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.grouped import Grouped
-from musicgen.cli.resumed import asked, is_done, resumed
-from musicgen.cli.settings import config_option, is_typed, render_settings
+from musicgen.cli.resumed import is_done
+from musicgen.cli.settings import config_option, is_typed
+from musicgen.cli.started import settings_of_run, start
 from musicgen.cli.stopping import Stopping
-from musicgen.cli.told import announce, conclude, derived, tell_all, unit_of
-from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
+from musicgen.cli.told import announce, conclude, tell_all, tell_times, unit_of
 from musicgen.cli.types import FRACTION, POSITIVE
 from musicgen.cli.watched import Seen, Watched
 from musicgen.config import CELLS
@@ -22,8 +23,8 @@ from musicgen.errors import InvalidValue, NotFound
 from musicgen.files import refuse_existing, write_whole
 
 if TYPE_CHECKING:
-    from musicgen.corpus.store import Dataset
-    from musicgen.model.plan import Plan
+    from rich.console import Console
+
     from musicgen.model.run import Run
 
 GROUPS: Final = {
@@ -48,22 +49,19 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--cell",
     type=click.Choice(CELLS),
-    default="lstm",
-    show_default=True,
+    show_default="lstm",
     help="The recurrent cell.",
 )
 @click.option(
     "--layers",
     type=click.IntRange(1, 8),
-    default=2,
-    show_default=True,
+    show_default="1 or 2, by the corpus",
     help="Recurrent layers, one upon the other.",
 )
 @click.option(
     "--hidden",
     type=click.IntRange(1, 4096),
-    default=256,
-    show_default=True,
+    show_default="128 to 256, by the corpus",
     help="Units of a layer.",
 )
 @click.option("--dropout", type=click.FloatRange(0, 0.95), help="Share of units left out.")
@@ -119,23 +117,7 @@ FILE = click.Path(path_type=Path)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more: settings, versions, more lines.")
 @click.pass_context
-def train(
-    ctx: click.Context,
-    /,
-    sources: tuple[str, ...],
-    name: str,
-    codec: str | None,
-    score_test: bool,
-    resume: bool,
-    force: bool,
-    config: Path | None,
-    save_config: Path | None,
-    no_heard: bool,
-    tensorboard: bool,
-    quiet: bool,
-    verbose: bool,
-    **options: Any,
-) -> None:
+def train(ctx: click.Context, /, **chosen: Any) -> None:
     """Train a model: on SOURCEs (files, folders, corpora by name), else on three books of dances.
 
     \b
@@ -150,82 +132,53 @@ def train(
     from rich.console import Console
 
     from musicgen.model.claim import claimed
-    from musicgen.tune import RUNS
 
-    del config  # its values are the options' defaults by now
-    if is_typed(ctx, "epochs") and not is_typed(ctx, "minutes"):
-        options["minutes"] = ctx.params["minutes"] = None  # a flag goes before a file
-    folder = _run_folder(RUNS, name)
-    _refuse(tensorboard=tensorboard, save_config=save_config, resume=resume, force=force)
+    _prefer_typed(ctx)
+    folder = _run_folder(chosen["name"])
+    _refuse(chosen)
+    quiet, resume = chosen["quiet"], chosen["resume"]
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    with Stopping() as stopping, claimed(folder, exists=resume or force) as claim:
-        if resume and is_done(folder, score_test=score_test):
+    with Stopping() as stopping, claimed(folder, exists=resume or chosen["force"]) as claim:
+        if resume and is_done(folder, score_test=chosen["score_test"]):
             console.print(f"{folder}: the run is finished, there is nothing left to do")
             return
-
-        from musicgen.model.devices import choose_device
-        from musicgen.model.plan import Options, plan
-        from musicgen.model.record import Note, Record, observers_of
-        from musicgen.model.run import Run, foreseen
-
-        choose_device(options["device"])
-        run = (
-            resumed(ctx, claim, lambda at, codec: read_tunes(at, codec, console), console)
-            if resume
-            else None
-        )
-        is_new = run is None
-        if run is None:
-            sources = sources or (DEFAULT_SOURCE,)
-            dataset = read_tunes(sources, codec, console)
-            with foreseen(folder):
-                found = plan(dataset, Options(**options))
-            run = Run(
-                dataset,
-                found,
-                name,
-                folder,
-                corpus=_cards(dataset.sources),
-                asked=asked(ctx, sources),
-                force=force,
-                claim=claim,
-            )
-        settings = _settings(ctx, run.dataset, run.plan)
-        if save_config:
-            write_whole(save_config, settings, force=force)
-        announce(run.dataset, run.plan, console)
-        if verbose:
+        run = start(ctx, claim, console)
+        settings = settings_of_run(ctx, run)
+        if chosen["save_config"]:
+            write_whole(chosen["save_config"], settings, force=chosen["force"])
+        announce(run, console)
+        if chosen["verbose"]:
             tell_all(run.plan, console)
-        observers = observers_of(run, heard=not no_heard, tensorboard=tensorboard)
-        if is_new:
-            observers.append(Note(folder / "config.toml", settings))
         stopping.ask = run.stop
-        with (
-            Watched(console, name, _seen(run), verbose=verbose) as watched,
-            Record(observers, console.print) as record,
-        ):
-            for progress in run.train():
-                watched(progress)
-                record(progress)
+        _follow(run, settings, chosen, console)
         stopping.ask = None
-        if score_test:
+        if chosen["score_test"]:
             run.score_test()
         conclude(run, console)
 
 
-def _run_folder(runs: Path, name: str) -> Path:
+def _prefer_typed(ctx: click.Context) -> None:
+    """Let epochs that are typed go before minutes of a file."""
+    if is_typed(ctx, "epochs") and not is_typed(ctx, "minutes"):
+        ctx.params["minutes"] = None
+
+
+def _run_folder(name: str) -> Path:
+    from musicgen.tune import RUNS
+
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
-    return runs / name
+    return RUNS / name
 
 
-def _refuse(*, tensorboard: bool, save_config: Path | None, resume: bool, force: bool) -> None:
+def _refuse(chosen: Mapping[str, Any]) -> None:
     """Refuse before any work what could only fail after it."""
+    resume, force, save_config = (chosen[name] for name in ("resume", "force", "save_config"))
     if resume and force:
         raise InvalidValue("--resume goes on, --force begins again: leave one of them out")
     if resume and save_config:
         raise InvalidValue("--save-config: a resumed run has its settings; leave it out")
-    if tensorboard and find_spec("tensorboard") is None:
+    if chosen["tensorboard"] and find_spec("tensorboard") is None:
         raise NotFound(
             "--tensorboard: the package tensorboard is not installed;"
             " pip install 'musicgen[tensorboard]', or leave the option out"
@@ -234,40 +187,32 @@ def _refuse(*, tensorboard: bool, save_config: Path | None, resume: bool, force:
         refuse_existing([save_config], force=force)
 
 
-def _settings(ctx: click.Context, dataset: Dataset, found: Plan) -> bytes:
-    """Return the options as a file that `--config` takes; minutes as the epochs they became."""
-    values, open_ones = dict(ctx.params), derived(dataset, found)
-    if values["minutes"] is not None:
-        values |= {"epochs": open_ones["epochs"], "minutes": None}
-    return render_settings(values, ctx.command.params, open_ones).encode()
+def _follow(run: Run, settings: bytes, chosen: Mapping[str, Any], console: Console) -> None:
+    """Train, while it is shown and what can be heard and seen of it is kept."""
+    from musicgen.model.record import Note, Record, observers_of
 
-
-def _cards(sources: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the corpus cards of the sources say, for the model card."""
-    from musicgen.corpus.sources import cards_of
-
-    return {
-        "cards": [
-            {
-                "name": card.name,
-                "title": card.title,
-                "source": card.source,
-                "terms": " ".join(card.terms.split()),
-            }
-            for card in cards_of(sources)
-        ]
-    }
+    observers = observers_of(run, heard=not chosen["no_heard"], tensorboard=chosen["tensorboard"])
+    if not run.resumed:
+        observers.append(Note(run.folder / "config.toml", settings))
+    with (
+        Watched(console, run.name, _seen(run), verbose=chosen["verbose"]) as watched,
+        Record(observers, console.print) as record,
+    ):
+        for progress in run.train():
+            watched(progress)
+            record(progress)
+    if chosen["verbose"]:
+        tell_times(watched.seen, run.pace.spent, record.spent, console)
 
 
 def _seen(run: Run) -> Seen:
     """Start to count what is shown of a run."""
     from musicgen.model.devices import resident
 
-    held = "not yet judged" if run.dataset.valid else "none"
     on_gpu = run.plan.device.startswith("cuda")
     return Seen(
         unit_of(run),
         resident=resident if on_gpu else None,
         saved=lambda: run.pace.saved if run.saved_step >= 0 else None,
-        held=held,
+        held="not yet judged" if run.dataset.valid else "none",
     )

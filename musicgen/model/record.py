@@ -88,6 +88,7 @@ class Record:
 
     observers: list[Observer]
     tell: Callable[[str], None]
+    spent: float = 0.0  # seconds that all of them took
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +101,7 @@ class Record:
         self._each(lambda observer: observer(progress))
 
     def _each(self, act: Callable[[Observer], None]) -> None:
+        began = time.monotonic()
         for observer in list(self.observers):
             try:
                 act(observer)
@@ -107,6 +109,7 @@ class Record:
                 self.observers.remove(observer)
                 what, why = type(observer).__name__.lower(), str(fault) or type(fault).__name__
                 self.tell(printable(f"{what}: {' '.join(why.split())}; left out from here on"))
+        self.spent += time.monotonic() - began
 
 
 @dataclass

@@ -55,8 +55,8 @@ def metrics(done: Done) -> list[dict[str, float]]:
 def test_a_run_says_what_it_does(done: Done) -> None:
     assert (done.result.exit_code, done.result.stdout) == (0, "")
     told = done.result.stderr.splitlines()
-    parts = ("kept 20 of 20 tunes", " tunes (", "2 x 16 lstm on ", "model: ", "training: ",
-             "versions: ", "epoch ", "valid: ", "checkpoints/tiny: done; hear it with")  # fmt: skip
+    parts = ("kept 20 of 20 tunes", " tunes (", "1 x 16 lstm on ", "model: ", "training: ",
+             "versions: ", "epoch ", "time: ", "valid: ", "tiny: done; hear it with")  # fmt: skip
     places = [next(n for n, line in enumerate(told) if part in line) for part in parts]
     assert places == sorted(places)
     assert "in fp32" in done.result.stderr

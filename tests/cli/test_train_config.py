@@ -69,7 +69,7 @@ def test_flags_go_before_a_file_and_a_file_before_the_defaults(tmp_path: Path) -
     file.write_text('hidden = 12\nlearning_rate = 1e-3\nname = "filed"\nsources = "a.abc"')
     found = values("--config", file, "--hidden", "24")
     assert (found["hidden"], found["learning_rate"], found["name"]) == (24, 0.001, "filed")
-    assert (found["layers"], found["sources"]) == (2, ["a.abc"])
+    assert (found["seed"], found["sources"]) == (1, ["a.abc"])
     assert values("b.abc", "--config", file)["sources"] == ["b.abc"]
     assert values("--hidden", "24", "--config", file)["hidden"] == 24
 

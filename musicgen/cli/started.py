@@ -1,0 +1,88 @@
+"""From the words of `musicgen train` to a run: tunes read, sizes planned, what is decided told."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from musicgen.cli.resumed import Read, asked, resumed
+from musicgen.cli.settings import render_settings
+from musicgen.cli.told import derived
+from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from musicgen.corpus.store import Dataset
+    from musicgen.model.claim import Claim
+    from musicgen.model.plan import Options
+    from musicgen.model.run import Run
+
+
+def start(ctx: click.Context, claim: Claim, console: Console) -> Run:
+    """Go on with the run in a folder if that is asked for, else begin one."""
+    from musicgen.model.devices import choose_device
+    from musicgen.model.plan import divided
+
+    def read(sources: tuple[str, ...], codec: str | None) -> Dataset:
+        return divided(read_tunes(sources, codec, console))
+
+    choose_device(ctx.params["device"])  # before anything is read
+    run = resumed(ctx, claim, read, console) if ctx.params["resume"] else None
+    return begun(ctx, claim, read) if run is None else run
+
+
+def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
+    """Read the tunes and plan a run on them."""
+    from musicgen.model.plan import plan
+    from musicgen.model.run import Run, foreseen
+
+    params = ctx.params
+    sources = params["sources"] or (DEFAULT_SOURCE,)
+    dataset = read(sources, params["codec"])
+    with foreseen(claim.folder):
+        found = plan(dataset, options_of(ctx))
+    return Run(
+        dataset,
+        found,
+        params["name"],
+        claim.folder,
+        corpus=cards(dataset.sources),
+        asked=asked(ctx, sources),
+        force=params["force"],
+        claim=claim,
+    )
+
+
+def options_of(ctx: click.Context) -> Options:
+    """Return what a user chose of a plan."""
+    from musicgen.model.plan import Options
+
+    return Options(**{entry.name: ctx.params[entry.name] for entry in fields(Options)})
+
+
+def settings_of_run(ctx: click.Context, run: Run) -> bytes:
+    """Return the options as a file that `--config` takes; minutes as the epochs they became."""
+    values, open_ones = dict(ctx.params), derived(run.dataset, run.plan)
+    if values["minutes"] is not None:
+        values |= {"epochs": open_ones["epochs"], "minutes": None}
+    return render_settings(values, ctx.command.params, open_ones).encode()
+
+
+def cards(sources: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the corpus cards of the sources say, for the model card."""
+    from musicgen.corpus.sources import cards_of
+
+    return {
+        "cards": [
+            {
+                "name": card.name,
+                "title": card.title,
+                "source": card.source,
+                "terms": " ".join(card.terms.split()),
+            }
+            for card in cards_of(sources)
+        ]
+    }
