@@ -66,7 +66,7 @@ class Found:
 
     def plan(self) -> Plan:
         """Return what was planned. Raises Mismatch where this version knows no such settings."""
-        values = dict(self.run["plan"])
+        values = {n: tuple(v) if isinstance(v, list) else v for n, v in self.run["plan"].items()}
         try:
             model = ModelSettings.read(values.pop("model"))
             return Plan(model, TrainingSettings(**values.pop("training")), **values)
