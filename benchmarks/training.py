@@ -7,7 +7,8 @@ The rival: `torch.nn.LSTM` in fp32, 8 lanes of one endless stream of ids in wind
 all cores. Ours: the trainer as it stands, with its resets, dropout, clipping and schedule. Both
 have the same model size and the same tunes, and take turns; medians of tokens a second are printed,
 their ratio, and what share of the measured matrix-multiply peak each model's arithmetic comes to.
-Then both learn from the same number of tokens and are scored on the same held-out tunes.
+Then the rival learns until its held-out loss falls no more, and ours gets half of the minutes that
+the rival's best took.
 
 The tunes are drawn from a small grammar of bars and repeats; with --data they are those of a data
 set, learnt from in its training part and scored on its validation part.
@@ -18,7 +19,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ from musicgen.tokens.vocabulary import MEASURES
 VOCABULARY = len(MEASURES)
 OFTEN = 150  # ids that do occur
 RIVAL_LANES, RIVAL_WINDOW, RIVAL_RATE = 8, 100, 2e-3
+RIVAL_PATIENCE = 4  # evaluations without a better held-out loss
 
 
 def draw_tunes(count: int, seed: int) -> list[np.ndarray]:
@@ -112,10 +115,17 @@ class Rival:
         return model
 
 
-def make_trainer(tunes: list[np.ndarray], hidden: int, tokens: int, **changes: float) -> Trainer:
-    shape = ModelSettings(VOCABULARY, hidden=hidden, embedding=hidden, **changes)  # type: ignore[arg-type]
+def make_trainer(
+    tunes: list[np.ndarray],
+    hidden: int,
+    tokens: int,
+    held: Sequence[np.ndarray] = (),
+    every: int = 0,
+) -> Trainer:
+    shape = ModelSettings(VOCABULARY, hidden=hidden, embedding=hidden)
     model = LanguageModel(shape, torch.Generator().manual_seed(1))
-    return Trainer(model, tunes, [], TrainingSettings(tokens=tokens))
+    settings = TrainingSettings(tokens=tokens, evaluate_every=every, patience=10**6)
+    return Trainer(model, tunes, held, settings)
 
 
 def flops(hidden: int) -> float:
@@ -165,19 +175,68 @@ def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int) -> None:
     )
 
 
-def report_loss(hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], tokens: int) -> None:
-    """Let both learn from as many tokens; print both held-out losses."""
-    trainer = make_trainer(tunes, hidden, tokens, dropout=0.1)
-    for _ in trainer.run():
-        pass
+@dataclass(frozen=True)
+class Reached:
+    """A held-out loss, and the seconds of training that it took."""
+
+    loss: float
+    seconds: float
+    tokens: int
+
+
+def train_rival(
+    hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], every: int, most: int
+) -> Reached:
+    """Let the rival learn until its held-out loss falls no more; return its best."""
     torch.set_num_threads(count_cores())
-    rival, learnt = Rival(tunes, hidden), 0
-    while learnt < tokens:
-        learnt += rival.update()
-    ours, theirs = evaluate(trainer.model, held).loss, evaluate(rival.as_model(), held).loss
+    rival, best = Rival(tunes, hidden), Reached(float("inf"), 0.0, 0)
+    seconds, tokens, stale = 0.0, 0, 0
+    while stale < RIVAL_PATIENCE and tokens < most:
+        updates = -(-every // (RIVAL_LANES * RIVAL_WINDOW))
+        seconds += timed(rival_updates(rival, updates))
+        tokens += updates * RIVAL_LANES * RIVAL_WINDOW
+        loss = evaluate(rival.as_model(), held).loss
+        stale += 1
+        if loss < best.loss:
+            best, stale = Reached(loss, seconds, tokens), 0
+    return best
+
+
+def train_ours(
+    hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], seconds: float, goal: float
+) -> tuple[Reached, Reached | None]:
+    """Let ours learn for so many seconds; return its best, and where it first passed the goal."""
+    trainer = make_trainer(tunes, hidden, 10**9)
+    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(8)]
+    tokens = int(seconds * statistics.median(rates[2:]))
+    trainer = make_trainer(tunes, hidden, tokens, held=held, every=tokens // 20)
+    spent, passed = 0.0, None
+    best = Reached(float("inf"), 0.0, 0)
+    began = time.perf_counter()
+    for progress in trainer.run():
+        spent = time.perf_counter() - began  # evaluations included
+        if progress.held and progress.held.loss < best.loss:
+            best = Reached(progress.held.loss, spent, progress.tokens)
+            passed = passed or (best if best.loss <= goal else None)
+    return best, passed
+
+
+def report_race(
+    hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], every: int, most: int
+) -> None:
+    """Let the rival reach its best held-out loss; give ours half of its time."""
+    theirs = train_rival(hidden, tunes, held, every, most)
+    ours, passed = train_ours(hidden, tunes, held, theirs.seconds / 2, theirs.loss)
     print(
-        f"2 x {hidden}: held-out nats a token after {tokens} tokens: {ours:.3f}, rival {theirs:.3f}"
+        f"2 x {hidden}: the rival's best held-out loss {theirs.loss:.4f} nats a token after"
+        f" {theirs.seconds / 60:.2f} min, {theirs.tokens:,} tokens; ours in half of the time"
+        f" {ours.loss:.4f}, {ours.tokens:,} tokens"
     )
+    if passed:
+        print(
+            f"2 x {hidden}: ours passed it after {passed.seconds / 60:.2f} min, ratio"
+            f" {passed.seconds / theirs.seconds:.2f}"
+        )
 
 
 def main() -> None:
@@ -185,21 +244,25 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tokens", type=int, default=600_000, help="of the comparison of losses")
+    parser.add_argument("--every", type=int, default=150_000, help="tokens between evaluations")
+    parser.add_argument("--no-race", action="store_true", help="speed alone")
     parser.add_argument("--data", type=Path, help="a folder of musicgen corpus build")
     arguments = parser.parse_args()
-    sizes = [64] if arguments.toy else arguments.hidden
-    rounds, tokens = (2, 30_000) if arguments.toy else (arguments.rounds, arguments.tokens)
+    sizes = [32] if arguments.toy else arguments.hidden
+    rounds, every = (2, 5_000) if arguments.toy else (arguments.rounds, arguments.every)
     if arguments.data:
         dataset = load(arguments.data)
         tunes, held = [tune.ids for tune in dataset.train], [tune.ids for tune in dataset.valid]
     else:
-        tunes, held = draw_tunes(100 if arguments.toy else 1500, 1), draw_tunes(60, 2)
+        tunes, held = (
+            draw_tunes(40 if arguments.toy else 1500, 1),
+            draw_tunes(10 if arguments.toy else 60, 2),
+        )
     print(f"torch {torch.__version__}, {count_cores()} cores, fp32, vocabulary {VOCABULARY}")
     for hidden in sizes:
         report_speed(hidden, tunes, rounds)
-    if tokens:
-        report_loss(sizes[0], tunes, held, tokens)
+    if not arguments.no_race:
+        report_race(sizes[0], tunes, held, every, 2 * every if arguments.toy else 10**9)
 
 
 if __name__ == "__main__":
