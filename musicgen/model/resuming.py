@@ -66,7 +66,8 @@ class Found:
 
     def plan(self) -> Plan:
         """Return what was planned. Raises Mismatch where this version knows no such settings."""
-        values = {n: tuple(v) if isinstance(v, list) else v for n, v in self.run["plan"].items()}
+        values: dict[str, Any] = dict(self.run["plan"])
+        values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         try:
             model = ModelSettings.read(values.pop("model"))
             return Plan(model, TrainingSettings(**values.pop("training")), **values)
