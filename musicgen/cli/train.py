@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from musicgen.model.run import Run
 
 GROUPS: Final = {
-    "What is learnt from": ("codec",),
+    "What is learnt from": ("from", "codec"),
     "The model": ("cell", "layers", "hidden", "dropout"),
     "How it learns": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
     "Where": ("device", "precision"),
@@ -40,6 +40,11 @@ FILE = click.Path(path_type=Path)
 
 @click.command(cls=Grouped, groups=GROUPS)
 @click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
+@click.option(
+    "--from",
+    metavar="MODEL",
+    help="Go on from a trained model, by its name or folder: twenty tunes are enough.",
+)
 @click.option(
     "--codec",
     metavar="NAME",
@@ -124,6 +129,7 @@ def train(ctx: click.Context, /, **chosen: Any) -> None:
     musicgen train                          dance-tunes, under 30 minutes on two cores
     musicgen train mytunes/ --name mine     your own files: .abc, .mid
     musicgen train mytunes/ --minutes 10    by the clock
+    musicgen train mytunes/ --from folk     what folk knows, in the style of yours
     musicgen train ryan aird --hidden 512 --device cuda --save-config big.toml
     musicgen train --config big.toml --name again --seed 2
     musicgen train --name again --resume    after Ctrl-C, or after a crash
@@ -191,8 +197,9 @@ def _follow(run: Run, settings: bytes, chosen: Mapping[str, Any], console: Conso
     """Train, while it is shown and what can be heard and seen of it is kept."""
     from musicgen.model.record import Note, Record, observers_of
 
-    observers = observers_of(run, heard=not chosen["no_heard"], tensorboard=chosen["tensorboard"])
-    if not run.resumed:
+    heard, tensorboard = not chosen["no_heard"], chosen["tensorboard"]
+    observers = observers_of(run, heard=heard, tensorboard=tensorboard) if run.writes else []
+    if run.writes and not run.resumed:
         observers.append(Note(run.folder / "config.toml", settings))
     with (
         Watched(console, run.name, _seen(run), verbose=chosen["verbose"]) as watched,

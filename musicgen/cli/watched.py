@@ -165,8 +165,10 @@ class Watched:
         self.updates += 1
         if self.updates == SURE_AFTER:
             self.console.print(f"expected time: {self._expected()}")
-        judged = progress.held is not None and self.live is None
-        if judged or (self._is_due() and (self.verbose or self.live is None)):
+        judged = progress.held is not None or progress.is_last
+        if (judged and self.live is None) or (
+            self._is_due() and (self.verbose or self.live is None)
+        ):
             self.spoke = self.seen.clock()
             self.console.print(self.line(), markup=False)
 

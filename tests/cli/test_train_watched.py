@@ -109,6 +109,11 @@ def test_lines_come_at_evaluations_and_every_20_seconds_at_most() -> None:
     assert told == ["7 s", "27 s", "47 s", "67 s", "87 s"]
 
 
+def test_the_last_update_is_told_on_a_line_of_its_own() -> None:
+    screen = Screen(terminal=False).feed([*updates(3, {}), at(4, is_last=True)])
+    assert [cells_of(line)["spent"] for line in screen.lines] == ["2 s"]
+
+
 def test_verbose_lines_come_more_often_on_a_terminal_too() -> None:
     for terminal in (False, True):
         screen = Screen(terminal=terminal, verbose=True)
