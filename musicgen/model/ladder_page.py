@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Final
@@ -174,9 +175,10 @@ def ladder(comparison: Comparison) -> pictures.Picture:
 
 
 def learning(comparison: Comparison) -> Iterator[pictures.Picture]:
-    """Draw the held-out loss by ids learnt from, and by seconds."""
+    """Draw the held-out loss by ids learnt from, and by seconds; what is far above is left out."""
+    words = Words(comparison)
     for axis, across in (("tokens", "ids learnt from"), ("seconds", "seconds of learning")):
-        lines = [_line(result, axis) for result in Words(comparison).clipped()]
+        lines = [_line(result, axis, words.ceiling) for result in words.clipped()]
         ends = [x for line in lines for x in line.x]
         yield pictures.loss_curves(
             [line if len(line.x) > 1 else _level(line, ends) for line in lines],
@@ -185,16 +187,18 @@ def learning(comparison: Comparison) -> Iterator[pictures.Picture]:
         )
 
 
-def _line(result: Result, axis: str) -> pictures.Line:
+def _line(result: Result, axis: str, ceiling: float) -> pictures.Line:
     scored = result.scored
     if result.name == NGRAM:  # the best of its lengths
         scored = scored[result.width - 1 : result.width]
     x = [float(getattr(point, axis)) for point, _ in scored]
-    return pictures.Line(result.name, x, [held.loss for _, held in scored])
+    y = [held.loss if held.loss <= ceiling else math.nan for _, held in scored]
+    return pictures.Line(result.name, x, y)
 
 
 def _level(line: pictures.Line, ends: list[float]) -> pictures.Line:
-    return pictures.Line(line.name, [min(ends), max(ends)], [line.y[0], line.y[0]])
+    """Draw a single score as a level line, so that curves can be seen to cross it."""
+    return pictures.Line(line.name, [min(ends), max(ends)], [*line.y] * 2)
 
 
 def fading(comparison: Comparison) -> pictures.Picture:
