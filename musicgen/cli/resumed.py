@@ -13,6 +13,7 @@ from musicgen.cli.settings import is_typed
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.model.claim import Claim
     from musicgen.model.run import Run
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 BESIDE: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
                  "no_heard", "tensorboard", "quiet", "verbose")  # fmt: skip
 
-Read = Callable[[tuple[str, ...], str | None], "Dataset"]
+Read = Callable[[tuple[str, ...], str | None, "Checkpoint | None"], "Dataset"]
 
 
 def asked(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:
@@ -49,15 +50,25 @@ def resumed(ctx: click.Context, claim: Claim, read: Read, console: Console) -> R
     given = {name: _plain(v) for name, v in ctx.params.items() if is_typed(ctx, name)}
     found.refuse_other_flags({name: v for name, v in given.items() if name not in BESIDE})
     sources = ctx.params["sources"] or tuple(found.asked["sources"])
-    dataset = read(sources, found.run["codec"])
+    origin = origin_of(found.asked.get("from"))
+    dataset = read(sources, found.run["codec"], origin)
     from musicgen.model.run import Run
 
     changes = {name: given[name] for name in MAY_CHANGE if name in given}
-    run = Run.resume(found, dataset, claim.folder, claim=claim, **changes)
+    run = Run.resume(found, dataset, claim.folder, claim=claim, start=origin, **changes)
     console.print(f"{claim.folder}: goes on after update {found.step:,}")
     for note in run.notes:
         console.print(note)
     return run
+
+
+def origin_of(name: str | None) -> Checkpoint | None:
+    """Load the model that a run goes on from. Raises NotFound, DamagedCheckpoint or Mismatch."""
+    if name is None:
+        return None
+    from musicgen.tune import load
+
+    return load(name).checkpoint
 
 
 def is_done(folder: Path, *, score_test: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.resumed import Read, asked, resumed
+from musicgen.cli.resumed import Read, asked, origin_of, resumed
 from musicgen.cli.settings import render_settings
 from musicgen.cli.told import derived
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
@@ -15,6 +15,7 @@ from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.model.claim import Claim
     from musicgen.model.plan import Options
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 def start(ctx: click.Context, claim: Claim, console: Console) -> Run:
     """Go on with the run in a folder if that is asked for, else begin one."""
     from musicgen.model.devices import choose_device
-    from musicgen.model.plan import divided
 
-    def read(sources: tuple[str, ...], codec: str | None) -> Dataset:
-        return divided(read_tunes(sources, codec, console))
+    def read(sources: tuple[str, ...], codec: str | None, origin: Checkpoint | None) -> Dataset:
+        return suited(read_tunes(sources, codec or codec_of(origin), console), origin)
 
     choose_device(ctx.params["device"])  # before anything is read
     run = resumed(ctx, claim, read, console) if ctx.params["resume"] else None
@@ -41,9 +41,10 @@ def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
 
     params = ctx.params
     sources = params["sources"] or (DEFAULT_SOURCE,)
-    dataset = read(sources, params["codec"])
+    origin = origin_of(params["from"])
+    dataset = read(sources, params["codec"], origin)
     with foreseen(claim.folder):
-        found = plan(dataset, options_of(ctx))
+        found = plan(dataset, options_of(ctx), origin)
     return Run(
         dataset,
         found,
@@ -53,7 +54,21 @@ def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
         asked=asked(ctx, sources),
         force=params["force"],
         claim=claim,
+        start=origin,
     )
+
+
+def suited(dataset: Dataset, origin: Checkpoint | None) -> Dataset:
+    """Hold out what the size allows, in the events of the model that is gone on from."""
+    from musicgen.model.adapt import fitted
+    from musicgen.model.plan import divided
+
+    return divided(dataset if origin is None else fitted(dataset, origin))
+
+
+def codec_of(origin: Checkpoint | None) -> str | None:
+    """Return the codec that tunes are to be encoded with for a model."""
+    return None if origin is None else origin.manifest.codec
 
 
 def options_of(ctx: click.Context) -> Options:

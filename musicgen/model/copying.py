@@ -30,7 +30,7 @@ from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting
 from musicgen.tokens.codecs import DEFAULT, restored
 
 NOTES: Final = 8
-TUNES: Final = 6  # that a model writes to be judged by
+TUNES: Final = 4  # that a model writes to be judged by
 BARS: Final = 8  # of each: so many notes say enough, and cost a small share of the training
 MOST_IDS: Final = 200  # of each, where it has no bars
 
