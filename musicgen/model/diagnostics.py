@@ -116,6 +116,7 @@ def gradient_by_distance(
         positions: how many losses are followed back.
         hidden_only: of an LSTM's state, h alone.
     """
+    refuse_nothing(tunes)
     reach = min(furthest, max(len(ids) for ids in tunes) - 1)
     chosen = draw_positions([len(ids) for ids in tunes], reach, positions, generator)
     exact = copy.deepcopy(model).to("cpu", torch.float64).requires_grad_(False)
@@ -126,6 +127,12 @@ def gradient_by_distance(
     low, high = np.quantile(shares, TENTHS, axis=2)
     mean = np.exp(np.log(shares).mean(2))
     return Fade(model.settings.cell, np.arange(reach + 1), mean, low, high)
+
+
+def refuse_nothing(tunes: Sequence[np.ndarray]) -> None:
+    """Refuse a list of tunes without a tune."""
+    if not tunes:
+        raise InvalidValue("no tune was given to look into the network with: give one at least")
 
 
 def draw_positions(
@@ -216,6 +223,7 @@ def half_lives(
     """
     if model.settings.cell not in BLOCKS:
         raise InvalidValue(f"cell {model.settings.cell!r} has no gate: choose lstm or gru")
+    refuse_nothing(tunes)
     kept = np.minimum(mean_gates(model, tunes), NEAREST_TO_ONE)  # (layer, unit)
     found = np.sort(math.log(0.5) / np.log(np.maximum(kept, FAINTEST)), axis=1)
     bars = sum(int(np.isin(ids, list(bar_ids)).sum()) for ids in tunes)
@@ -273,8 +281,8 @@ def gradient_norms(
 def norms_of(trainer: Trainer, updates: int) -> Iterator[float]:
     """Yield the gradient's norm at each update; inf, and no more, where the run diverges."""
     try:
-        for progress in islice(trainer.run(), updates):
-            yield progress.norm
+        for window in islice(trainer.lanes, updates):
+            yield trainer.update(window).norm
     except Diverged:
         yield math.inf
 

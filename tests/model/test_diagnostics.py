@@ -159,6 +159,13 @@ def test_a_walk_ends_in_the_models_own_state(cell: str) -> None:
             torch.testing.assert_close(part.detach(), expected, rtol=0, atol=1e-12)
 
 
+def test_nothing_is_measured_on_no_tune() -> None:
+    with pytest.raises(InvalidValue, match=r"no tune was given .* give one at least"):
+        gradient_by_distance(make(), [], luck())
+    with pytest.raises(InvalidValue, match="no tune was given"):
+        half_lives(make(), [])
+
+
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = make()
     before = model.arrays()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from musicgen.config import BEGIN, CELLS, ModelSettings
+from musicgen.config import BEGIN, CELLS, ModelSettings, TrainingSettings
 from musicgen.model.network import LanguageModel, State
+from musicgen.model.training import Trainer
 from musicgen.sampling.by_hand import Learnt, clip, learn, learn_truncated
 from musicgen.sampling.through_time import Array
 
@@ -150,6 +152,25 @@ def test_truncated_gradients_equal_those_of_torch_in_windows(bptt: int) -> None:
         for name, gradient in gradients.items():
             total[name] += gradient * inputs[:, cut].shape[1] / 8
     compare(learn_truncated(SHAPE, named(model), inputs, targets, bptt).gradients, total, 1e-10)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_trainers_own_gradients_are_those_by_hand(cell: str) -> None:
+    """Over three windows of lanes in which tunes end and start, the states handed on."""
+    shape = replace(SHAPE, cell=cell)
+    model = make(shape, dtype=torch.float32)
+    luck = np.random.default_rng(4)
+    tunes = [luck.integers(1, SIZE, length) for length in (9, 30, 14)]
+    trainer = Trainer(model, tunes, [], TrainingSettings(tokens=1000, lanes=3, bptt=11))
+    states = None
+    for window in islice(trainer.lanes, 3):
+        loss = trainer.backward(window)
+        learnt = learn(shape, named(model), window.inputs, window.targets, states)
+        assert learnt.loss == pytest.approx(float(loss), rel=1e-6)
+        states = learnt.states
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        found = {name: grad.numpy() for name, grad in gradients.items() if grad is not None}
+        compare(learnt.gradients, found, 1e-5)
 
 
 @pytest.mark.parametrize("largest", [1e-3, 0.5, 1e6])

@@ -143,6 +143,20 @@ def test_outputs_and_every_gradient_equal_torchs(
     compare(draw(cell, layers, window, lanes, inputs, hidden, seed, dtype), tolerance, least=1)
 
 
+@pytest.mark.promises
+@settings(max_examples=500)
+@given(
+    st.sampled_from(CELLS), st.sampled_from(PRECISIONS), st.integers(1, 3), st.integers(1, 40),
+    st.integers(1, 9), st.integers(1, 20), st.integers(1, 30), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_five_hundred_networks_equal_torchs(
+    cell: str, precision: tuple[type[np.floating], float], layers: int, window: int, lanes: int,
+    inputs: int, hidden: int, seed: int,
+) -> None:  # fmt: skip
+    dtype, tolerance = precision
+    compare(draw(cell, layers, window, lanes, inputs, hidden, seed, dtype), tolerance, least=1)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_size_that_is_trained_with_equals_torchs(
