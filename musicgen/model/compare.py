@@ -12,6 +12,7 @@ way and the recurrent cells looked into; the test tunes are read once, when all 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -150,13 +151,16 @@ class Result:
                     "bits_per_note": round(held.bits_per_note, 5),
                 }
                 for point, held in self.scored
+                if is_number(held)
             ],
             "fault": self.fault or None,
         }
 
 
-def score_table(held: Held) -> dict[str, Any]:
-    """Return a score as plain values."""
+def score_table(held: Held) -> dict[str, Any] | None:
+    """Return a score as plain values; None where it is no number."""
+    if not is_number(held):
+        return None
     low, high = interval(held)
     return {
         "bits_per_note": round(held.bits_per_note, 4),
@@ -166,8 +170,15 @@ def score_table(held: Held) -> dict[str, Any]:
     }
 
 
+def is_number(held: Held) -> bool:
+    """Tell whether a score is one: a network that has blown up says infinite nats."""
+    return bool(np.isfinite(held.nats).all())
+
+
 def interval(held: Held) -> tuple[float, float]:
     """Return the 95 % interval of bits a note, the same each time."""
+    if not is_number(held):
+        return math.inf, math.inf
     return held.interval(np.random.default_rng(0))
 
 

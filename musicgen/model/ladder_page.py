@@ -10,7 +10,7 @@ from typing import Final
 from musicgen.model import pictures
 from musicgen.model.compare import Comparison, Result, interval
 from musicgen.model.evaluation import Held
-from musicgen.model.ladder_words import ABSURD, Words, bits, judged
+from musicgen.model.ladder_words import ABSURD, Words, bits, in_order, judged
 from musicgen.model.rungs import NGRAM
 
 STYLE: Final = """
@@ -99,7 +99,7 @@ def _head(comparison: Comparison) -> Iterator[str]:
 
 def _table(comparison: Comparison, words: Words) -> Iterator[str]:
     unit = escape(comparison.unit)
-    first = min(words.clipped(), key=lambda result: result.valid.bits_per_note)
+    first = min(words.clipped(), key=in_order)
     yield "<h2>Rung by rung</h2>"
     yield '<div class="wide"><table>'
     yield (

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from musicgen.model.compare import GATED, Comparison, Result
+from musicgen.model.compare import GATED, Comparison, Result, is_number
 from musicgen.model.diagnostics import Fade, HalfLives
 from musicgen.model.evaluation import Held
 from musicgen.model.rungs import FREE, LARGE, NGRAM, SMALL
@@ -61,6 +61,12 @@ def judged(result: Result) -> Held:
     return result.test or result.valid
 
 
+def in_order(result: Result) -> float:
+    """Return what rungs are ordered by: bits a note; what is no number comes last."""
+    held = judged(result)
+    return held.bits_per_note if is_number(held) else math.inf
+
+
 class Words:
     """The sentences under each picture of one comparison."""
 
@@ -73,7 +79,11 @@ class Words:
         """Compare two rungs; empty where one of them is missing."""
         if name not in self.by_name or other not in self.by_name:
             return ""
-        found = gap(judged(self.by_name[name]), judged(self.by_name[other]))
+        scores = [judged(self.by_name[each]) for each in (name, other)]
+        if not all(map(is_number, scores)):
+            blown = other if is_number(scores[0]) else name
+            return f"{blown} has blown up: on some tune its bits are no number."
+        found = gap(*scores)
         if not found.is_told:
             return f"{name} and {other} cannot be told apart on these tunes."
         way = "more" if found.bits > 0 else "fewer"
@@ -86,7 +96,7 @@ class Words:
     def ladder(self) -> Iterator[str]:
         """Say what the table shows, rung by rung."""
         small, large = f"window-{SMALL}", f"window-{LARGE}"
-        order = sorted(self.clipped(), key=lambda result: judged(result).bits_per_note)
+        order = sorted(self.clipped(), key=in_order)
         names = ", ".join(result.name for result in order)
         yield f"From the fewest bits a {self.unit} to the most: {names}."
         yield self.because(

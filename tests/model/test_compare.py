@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -313,3 +314,15 @@ def test_a_loss_far_above_the_others_is_left_out_and_said_to_be(done: Comparison
     drawn = list(learning(done))
     assert len(drawn) == 2
     assert "nan" not in drawn[0].svg()
+
+
+@pytest.mark.parametrize("nats", [math.inf, math.nan])
+def test_a_rung_that_blew_up_is_no_number_and_comes_last(done: Comparison, nats: float) -> None:
+    count = len(done.dataset.test)
+    blown = Held(np.array([5.0, nats] + [5.0] * (count - 2)), np.full(count, 9), np.full(count, 5))
+    words = with_scores(done, rnn=blown)
+    assert words.versus("lstm", "rnn") == ("rnn has blown up: on some tune its bits are no number.")
+    assert next(words.ladder()).endswith(", rnn.")
+    assert done.table()["rungs"][4]["test"] is None
+    json.dumps(done.table(), allow_nan=False)
+    assert "rnn" in ladder_page(done)
