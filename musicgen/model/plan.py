@@ -79,7 +79,7 @@ FRESH: Final = (
     Recipe(float("inf")),
 )
 ADAPTED: Final = (
-    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=2e-3, epochs=40, updates=100),
+    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=1e-3, epochs=40, updates=100),
     Recipe(float("inf"), learning_rate=1e-3),
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made_up
 import numpy as np
 import pytest
 
@@ -21,6 +20,7 @@ from musicgen.model.run import Run
 from musicgen.tokens.text import TextCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import load
+from tests import made_up
 
 KNOWN = TextCodec("text", "abc", words=False)
 OTHER = TextCodec("text", "dacx", words=False)

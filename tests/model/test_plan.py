@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,11 +24,10 @@ def a_dataset(count: int, *, codec: str = "measures", length: int = 100) -> Data
     """Make a data set whose parts are decided as a build decides them."""
     tunes = [a_tune(number, length) for number in range(count)]
     parts = splits(tune.group for tune in tunes)
-    found = {
-        part: [tune for tune in tunes if parts[tune.group] == part]
-        for part in ("train", "valid", "test")
-    }
-    return Dataset(codec=codec, vocabulary=NAMES, refusals={}, **found)
+    train, valid, test = (
+        [tune for tune in tunes if parts[tune.group] == part] for part in ("train", "valid", "test")
+    )
+    return Dataset(train, valid, test, codec, NAMES, {})
 
 
 def sizes(dataset: Dataset) -> tuple[int, int, int]:
@@ -84,7 +83,7 @@ def test_one_more_tune_seldom_moves_another() -> None:
         {t.title for t in divided(Dataset(tunes[:n], [], [], "measures", NAMES, {})).valid}
         for n in range(20, 41)
     ]
-    left = [len(before - after) for before, after in itertools.pairwise(parts)]
+    left = [len(before - after) for before, after in pairwise(parts)]
     assert max(left) <= 1
 
 

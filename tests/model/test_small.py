@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import made_up
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +14,7 @@ from musicgen.cli import commands
 from musicgen.music.grid import heard_bars
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import load
+from tests import made_up
 
 SAID = {
     1: "1 tune is too few to hold any out: all are learnt from",
