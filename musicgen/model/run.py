@@ -256,8 +256,10 @@ class Run:
             "saving_seconds": round(self.pace.spent, 3),  # of them, so far
             "loss": round(progress.loss, 5),
             "norm": round(progress.norm, 5),
+            "clipped": round(progress.clipped, 4),
             "learning_rate": round(progress.learning_rate, 7),
             "tokens_a_second": round(progress.rate, 1),
+            "memory": progress.memory,
         }
         if progress.held is not None:
             line |= {
