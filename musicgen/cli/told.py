@@ -99,9 +99,26 @@ def conclude(run: Run, console: Console) -> None:
                 f"{part}: {row['bits_per_note']:.3f} bits a {unit_of(run)}"
                 f" (95 % interval {low:.3f} to {high:.3f}, {counted(row['tunes'], 'tune')})"
             )
+    told = copies(run)
+    if told:
+        console.print(told)
     verb, suffix = ("read", ".txt") if is_text(run) else ("hear", ".mid")
     console.print(
         f"{run.folder}: done; {verb} it with musicgen sample --model {run.name} --out song{suffix}"
+    )
+
+
+def copies(run: Run) -> str:
+    """Say how much of what the model writes stands in the tunes; "" where that was not judged."""
+    judged = [line for line in run.metrics if "copied" in line]
+    if not judged or run.judge is None:
+        return ""
+    last, human = judged[-1], run.judge.human.rate
+    stopped = last["step"] > run.best_step
+    return (
+        f"{'stopped' if stopped else 'copies'}: {last['copied']:.1%} of the 8-note runs that it"
+        f" {'wrote' if stopped else 'writes'} stand in the tunes; they share {human:.1%} of theirs"
+        f" with each other{'; the weights before are kept' if stopped else ''}"
     )
 
 

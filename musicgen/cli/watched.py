@@ -68,6 +68,7 @@ class Seen:
     learnt: float = 0.0  # seconds that went into updates
     held: str = "not yet judged"
     best: str = ""
+    copied: str = ""  # where that is judged
 
     def __post_init__(self) -> None:
         self.began = self.clock()
@@ -83,6 +84,8 @@ class Seen:
         self.pace.add(tokens, seconds)
         self.learnt += seconds
         self.last = progress
+        if progress.copied is not None:
+            self.copied = f"{progress.copied:.1%} of 8-note runs"
         if progress.held is not None:
             self.held = f"{progress.held.bits_per_note:.3f} bits a {self.unit}"
             if progress.is_best:
@@ -118,6 +121,8 @@ class Seen:
         yield "loss", f"{self.loss.value:.3f}"
         yield "held-out", self.held
         yield "best", self.best or "none yet"
+        if self.copied:
+            yield "copied", self.copied
         yield "norm", f"{self.norm.value:.2f}"
         yield "clipped", f"{100 * last.clipped:.0f} %"
         yield "tokens/s", f"{self.pace.value:,.0f}"
