@@ -37,14 +37,13 @@ def start(ctx: click.Context, claim: Claim, console: Console) -> Run:
 def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
     """Read the tunes and plan a run on them."""
     from musicgen.model.plan import plan
-    from musicgen.model.run import Run, foreseen
+    from musicgen.model.run import Run
 
     params = ctx.params
     sources = params["sources"] or (DEFAULT_SOURCE,)
     origin = origin_of(params["from"])
     dataset = read(sources, params["codec"], origin)
-    with foreseen(claim.folder):
-        found = plan(dataset, options_of(ctx), origin)
+    found = plan(dataset, options_of(ctx), origin)
     return Run(
         dataset,
         found,

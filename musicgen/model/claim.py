@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.checkpoint import BEST, MANIFEST, aside, numbered
-from musicgen.errors import InUse, OutputExists
+from musicgen.errors import InUse, MusicgenError, OutputExists
 from musicgen.files import explaining, remove_folder, rename_folder, sweep_partials
 from musicgen.model.keeping import PROGRESS, sweep
 
@@ -100,13 +100,36 @@ def claimed(folder: Path, *, exists: bool = False) -> Iterator[Claim]:
                     " or replace it with --force"
                 )
             try:
-                yield claim
+                with foreseen(folder):
+                    yield claim
             finally:
                 claim.give_up()
     finally:
         if fresh:
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
+
+
+@contextlib.contextmanager
+def foreseen(folder: Path) -> Iterator[None]:
+    """Say in one line that memory was short, whoever noticed it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, ImportError, OSError) as fault:
+        if not is_short_of_memory(fault):
+            raise
+        raise MusicgenError(
+            f"{folder}: not enough memory; what was saved is whole. Free some and go on"
+            " with --resume, or train with a smaller --batch, --bptt or --hidden"
+        ) from fault
+
+
+def is_short_of_memory(fault: BaseException) -> bool:
+    """Tell whether a fault, of torch or of the system too, means that there was no memory left."""
+    words = str(fault).lower()
+    known = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+             "not enough memory", "can't start new thread", "failed to map segment")  # fmt: skip
+    return isinstance(fault, MemoryError) or any(word in words for word in known)
 
 
 def has_saved(run: Path) -> bool:

@@ -33,7 +33,7 @@ from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
 from musicgen.files import explaining, write_whole
 from musicgen.model import adapt, keeping
 from musicgen.model.card import Scores, model_card
-from musicgen.model.claim import Claim, claimed
+from musicgen.model.claim import Claim, claimed, foreseen
 from musicgen.model.copying import Judge, guarded
 from musicgen.model.devices import choose_device
 from musicgen.model.evaluation import Held, evaluate
@@ -452,25 +452,3 @@ def read_metrics(folder: Path, until: int) -> list[dict[str, Any]]:
             if row["step"] <= until:
                 found.append(row)
     return found
-
-
-@contextlib.contextmanager
-def foreseen(folder: Path) -> Iterator[None]:
-    """Say in one line that memory was short."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as fault:
-        if not is_short_of_memory(fault):
-            raise
-        raise MusicgenError(
-            f"{folder}: not enough memory; what was saved is whole. Free some and go on"
-            " with --resume, or train with a smaller --batch, --bptt or --hidden"
-        ) from fault
-
-
-def is_short_of_memory(fault: BaseException) -> bool:
-    """Tell whether a fault, of torch too, means that there was no memory left."""
-    words = str(fault).lower()
-    known = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc",
-             "cannot allocate memory", "can't start new thread")  # fmt: skip
-    return isinstance(fault, MemoryError) or any(word in words for word in known)

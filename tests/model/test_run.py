@@ -26,10 +26,10 @@ from musicgen.errors import (
 )
 from musicgen.model import keeping
 from musicgen.model.batches import Window
-from musicgen.model.claim import claimed
+from musicgen.model.claim import claimed, is_short_of_memory
 from musicgen.model.keeping import Saved
 from musicgen.model.resuming import Found, find, is_finished
-from musicgen.model.run import Pace, Run, is_short_of_memory, read_metrics
+from musicgen.model.run import Pace, Run, read_metrics
 from musicgen.model.training import Diverged, Progress
 from musicgen.tune import find as find_model
 from tests.runs import names, small_dataset, small_plan, small_run, steps, weights_of
