@@ -68,6 +68,7 @@ METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versi
 FAINTEST_DRAWN: Final = 1e-9
 LEGEND_COLUMNS: Final = 4
 BELOW: Final = "outside lower center"
+MOST_HEIGHTS: Final = 4  # of what three quarters of the losses lie in
 STRETCHES: Final = 40  # of a noisy curve, of which the medians are drawn
 LONGEST_BARS, LONGEST_IDS = 256, 4096  # longer than any tune of the books
 
@@ -161,11 +162,23 @@ def loss_curves(
         for line in lines:
             style = FAINT if line.faint else next(strong)
             axes.plot(line.x, line.y, label=plain(line.name), **style)
+        axes.set_ylim(top=ceiling([line.y for line in lines if not line.faint]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set(xlabel=plain(across), ylabel=plain(up))
         add_legend(figure, axes)
 
     return Picture(title, draw)
+
+
+def ceiling(curves: Sequence[Values]) -> float | None:
+    """Return where to cut off what is high at first only, for the rest to be seen; or None."""
+    values = np.concatenate([[], *curves])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    lowest, usual = float(values.min()), float(np.quantile(values, 0.75))
+    highest = lowest + MOST_HEIGHTS * (usual - lowest)
+    return highest if lowest < highest < values.max() else None
 
 
 def fading(

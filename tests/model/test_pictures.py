@@ -188,6 +188,15 @@ def test_losses_are_drawn_as_given_and_what_is_noisy_is_faint() -> None:
     assert noisy.get_zorder() < line.get_zorder()
 
 
+def test_what_is_high_at_first_only_does_not_press_the_rest_flat() -> None:
+    steep = Line("steep", range(9), [100, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1])
+    (axes,) = drawn(loss_curves([steep]))
+    assert axes.get_ylim()[1] == pytest.approx(1 + 4 * 1.5)
+    for gentle in ([2, 1.5, 1], [1, 1, 1], [1], [np.nan, 2, 1], []):
+        (axes,) = drawn(loss_curves([Line("gentle", range(len(gentle)), gentle)]))
+        assert axes.get_ylim()[1] > np.nanmax([*gentle, 0])
+
+
 def test_each_panel_has_its_fades_on_one_logarithmic_scale() -> None:
     picture = fading({"before": [fade("rnn", 0.5)], "none": [], "after": [fade("rnn", 1.05)]})
     before, after = drawn(picture)
