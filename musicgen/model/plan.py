@@ -69,18 +69,18 @@ class Recipe:
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
     epochs: float = 10
-    updates: int = 400  # at the least
+    least: int = 800_000  # tokens, however few there are to learn from
 
 
 FRESH: Final = (
-    Recipe(8_000, 1, 128, 0.5, 0.2, epochs=40),
-    Recipe(50_000, 1, 192, 0.5, 0.2, epochs=30),
+    Recipe(8_000, 1, 128, 0.5, 0.2, epochs=40, least=60_000),
+    Recipe(50_000, 1, 192, 0.5, 0.2, epochs=30, least=200_000),
     Recipe(250_000, 2, 256, 0.4, 0.1, epochs=20),
     Recipe(float("inf")),
 )
 ADAPTED: Final = (
-    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=1e-3, epochs=40, updates=100),
-    Recipe(float("inf"), learning_rate=1e-3),
+    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=1e-3, epochs=40, least=25_000),
+    Recipe(float("inf"), learning_rate=1e-3, least=25_000),
 )
 
 
@@ -138,7 +138,7 @@ def plan(dataset: Dataset, options: Options, start: Checkpoint | None = None) ->
     device = choose_device(options.device)
     lanes, bptt = _window(tokens, options)
     epochs = options.epochs or recipe.epochs
-    least = 1 if options.epochs else recipe.updates * lanes * bptt
+    least = 1 if options.epochs else recipe.least
     shape = _adapted(start, recipe, dataset, options) if start else _fresh(recipe, dataset, options)
     is_small = not dataset.test or start is not None
     found = Plan(
@@ -230,7 +230,8 @@ def _reasons(dataset: Dataset, found: Plan) -> list[str]:
             f" {shape.dropout:g} and a learning rate of {found.training.learning_rate:g}"
         )
     if found.guarded:
-        lines.append("stops when what it writes copies more of these tunes than they share")
+        few = "this tune" if count == 1 else "these tunes than they share"
+        lines.append(f"stops when what it writes copies {'' if count == 1 else 'more of '}{few}")
     return lines
 
 
