@@ -17,7 +17,7 @@ from musicgen.cli.started import settings_of_run, start
 from musicgen.cli.stopping import Stopping
 from musicgen.cli.told import announce, conclude, tell_all, tell_times, unit_of
 from musicgen.cli.types import FRACTION, POSITIVE
-from musicgen.cli.watched import Seen, Watched
+from musicgen.cli.watched import Seen, Watched, best_told
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.files import refuse_existing, write_whole
@@ -222,4 +222,12 @@ def _seen(run: Run) -> Seen:
         resident=resident if on_gpu else None,
         saved=lambda: run.pace.saved if run.saved_step >= 0 else None,
         held="not yet judged" if run.dataset.valid else "none",
+        best=_best_so_far(run),
     )
+
+
+def _best_so_far(run: Run) -> str:
+    """Say what a resumed run brings along."""
+    valid = run.scores.as_table().get("valid")
+    epoch = run.trainer.best.tokens / run.trainer.epoch_tokens
+    return best_told(valid["bits_per_note"], epoch) if valid else ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from musicgen.cli.words import size, span
 
@@ -89,7 +89,7 @@ class Seen:
         if progress.held is not None:
             self.held = f"{progress.held.bits_per_note:.3f} bits a {self.unit}"
             if progress.is_best:
-                self.best = f"{progress.held.bits_per_note:.3f} at epoch {progress.epoch:.1f}"
+                self.best = best_told(progress.held.bits_per_note, progress.epoch)
 
     @property
     def done(self) -> float:
@@ -139,6 +139,11 @@ class Seen:
         return f"{size(last.memory)} on the GPU, {size(self.resident())} here"
 
 
+def best_told(bits: float, epoch: float) -> str:
+    """Say the best score, and when it was."""
+    return f"{bits:.3f} at epoch {epoch:.1f}"
+
+
 class Watched:
     """Shows a run while it goes on; silent on a quiet console."""
 
@@ -152,7 +157,7 @@ class Watched:
         self.updates = 0
         self.live: Live | None = None
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> Self:
         from rich.live import Live
 
         if self.console.is_terminal and not self.console.quiet:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
 import click
 import pytest
@@ -15,6 +17,8 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint, formats
 from musicgen.cli import commands
 from musicgen.cli.train import train
+from musicgen.cli.watched import Watched
+from musicgen.model.training import Progress
 from tests import made_up
 
 ABSENT = "cuda" if sys.platform == "darwin" else "mps"  # a device that no machine of this kind has
@@ -115,6 +119,38 @@ def test_a_terminal_shows_one_panel(here: Path) -> None:
     assert "╭─ tiny" in result.stderr
     assert "\nepoch " not in result.stderr
     assert not (here / "checkpoints" / "tiny" / "heard").exists()
+
+
+class Stopped(Watched):
+    """Raises the signal of Ctrl-C at the second evaluation; remembers the best of the start."""
+
+    judged = 0
+    began_with: ClassVar[list[str]] = []
+
+    def __enter__(self) -> Self:
+        self.began_with.append(self.seen.best)
+        super().__enter__()
+        return self
+
+    def __call__(self, progress: Progress) -> None:
+        super().__call__(progress)
+        self.judged += progress.held is not None
+        if self.judged == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_resumed_run_brings_its_best_and_keeps_its_settings(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("musicgen.cli.train.Watched", Stopped)
+    first = run(*"train tunes --name tiny --hidden 8 --epochs 9 --no-heard".split())
+    assert first.exit_code == 130, first.output
+    settings = (here / "checkpoints" / "tiny" / "config.toml").read_bytes()
+    assert run(*"train --name tiny --resume --no-heard".split()).exit_code == 130
+    best = [line for line in first.stderr.splitlines() if line.startswith("epoch ")][-1]
+    assert Stopped.began_with[0] == ""
+    assert f"  best {Stopped.began_with[1]}  " in best
+    assert (here / "checkpoints" / "tiny" / "config.toml").read_bytes() == settings
 
 
 def test_quiet_is_silent_and_leaves_the_same(here: Path) -> None:
