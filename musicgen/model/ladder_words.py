@@ -108,12 +108,20 @@ class Words:
             " but not what has just come: a bag has lost the order."
         )  # fmt: skip
         yield self.grams()
-        for cell, reason in (
-            ("rnn", "One matrix serves all places, and its state may keep what a window drops."),
-            ("lstm", "Its gates decide what is kept."),
-        ):
-            yield self.because(cell, large if cell == "rnn" else "rnn", reason)
+        yield self.because(
+            "rnn", large, "One matrix serves all places, and its state may keep what a window drops"
+            f"{self.unless_paid('rnn', large)}."
+        )  # fmt: skip
+        yield self.because(
+            "lstm", "rnn", f"Its gates decide what is kept{self.unless_paid('lstm', 'rnn')}."
+        )
         yield self.versus("lstm", NGRAM)
+
+    def unless_paid(self, name: str, other: str) -> str:
+        """Return what is added to a reason that would be expected to help, where it did not."""
+        if name not in self.by_name or in_order(self.by_name[name]) < in_order(self.by_name[other]):
+            return ""
+        return ", which has not paid within this budget"
 
     def because(self, name: str, other: str, reason: str) -> str:
         """Compare two rungs, and say what the first of them has that the other has not."""
@@ -231,7 +239,7 @@ def reach(fade: Fade) -> str:
     mean, faded = fade.mean[-1], fade.reach(LEFT)
     grown = f", after growing to {mean.max():.2g} times" if mean.max() > GROWN else ""
     if faded is not None:
-        return f"has a tenth left {faded} ids back{grown}"
+        return f"has a tenth left {faded} {'id' if faded == 1 else 'ids'} back{grown}"
     return f"has {share(float(mean[-1]))} left {int(fade.distances[-1])} ids back{grown}"
 
 

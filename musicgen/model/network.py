@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from musicgen.config import BEGIN, ModelSettings
 from musicgen.model.devices import product_dtype, send
+from musicgen.model.gru_through_time import gru_window
 from musicgen.model.segments import Segments, cut, run_segments
 from musicgen.model.through_time import lstm_window, project
 
@@ -167,7 +168,8 @@ class LanguageModel(nn.Module):
         for number, layer in enumerate(self.layers):
             recurrent = masks.recurrent[number] if masks and masks.recurrent else None
             if cuts is None:
-                values, last = run_lstm(layer, values, table, state[number], starts, recurrent)
+                run = run_gru if isinstance(layer, nn.GRU) else run_lstm
+                values, last = run(layer, values, table, state[number], starts, recurrent)
             else:
                 values, last = run_layer(layer, values, table, state[number], cuts)
             after.append(last)
@@ -181,6 +183,8 @@ class LanguageModel(nn.Module):
         Dropout of the recurrent weights is for an LSTM only, and needs it everywhere.
         """
         masked = masks is not None and bool(masks.recurrent)
+        if self.settings.cell == "gru":
+            return self.device.type == "cpu"
         return self.settings.cell == "lstm" and (masked or self.device.type != "cuda")
 
     def logits(self, outputs: Tensor) -> Tensor:
@@ -257,6 +261,31 @@ def run_lstm(
         h, c = (part.t().contiguous() for part in state)
         outputs, last = lstm_window(projected, kept, (h, c), starts)
     return outputs, tuple(part.t() for part in last)
+
+
+def run_gru(
+    layer: nn.Module,
+    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
+    table: Tensor,  # (vocabulary, embedding)
+    state: tuple[Tensor, ...],
+    starts: Tensor,  # (window, lane), bool
+    _: Tensor | None,  # no recurrent weights are dropped
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a GRU layer over a window, with the shapes of `run_lstm`."""
+    kind = product_dtype(table)
+    weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
+    own = layer.get_parameter("bias_hh_l0")
+    inside = 2 * weight.shape[1]  # what follows stands inside the reset gate
+    bias = layer.get_parameter("bias_ih_l0") + functional.pad(own[:inside], (0, inside // 2))
+    with torch.autocast(table.device.type, enabled=False):
+        if values.dim() == 2:
+            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
+            projected = projected.transpose(1, 2).contiguous()
+        else:
+            projected = project(values, weight_in.to(kind), bias)
+        before = state[0].t().contiguous()
+        outputs, last = gru_window(projected, weight.to(kind), own[inside:], before, starts)
+    return outputs, (last.t(),)
 
 
 def run_layer(
