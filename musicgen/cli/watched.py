@@ -27,6 +27,7 @@ Cells = list[tuple[str, str]]  # what is shown, and its value
 
 PLAIN_EVERY: Final = 20.0  # seconds between two lines that no evaluation asks for
 VERBOSE_EVERY: Final = 2.0
+DRAWN_A_SECOND: Final = 2  # panels; each takes some milliseconds from the training
 SMOOTHED_OVER: Final = 50  # updates
 SURE_AFTER: Final = 10  # updates after which the time left is worth telling
 WIDE: Final = 76  # columns of a terminal on which two cells stand side by side
@@ -161,7 +162,9 @@ class Watched:
         from rich.live import Live
 
         if self.console.is_terminal and not self.console.quiet:
-            self.live = Live(console=self.console, get_renderable=self.panel, refresh_per_second=4)
+            self.live = Live(
+                console=self.console, get_renderable=self.panel, refresh_per_second=DRAWN_A_SECOND
+            )
             self.live.start()
         return self
 
