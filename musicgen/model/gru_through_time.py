@@ -41,7 +41,7 @@ class _Window(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         entering = gates.new_empty(len(gates), *before.shape)  # h before each step, zero at starts
         leaving, own = torch.empty_like(entering), torch.empty_like(entering)
-        kept = _kept(starts, gates.dtype)
+        kept = kept_at(starts, gates.dtype)
         h = before
         for t, (step, inside) in enumerate(zip(gates.unbind(0), own.unbind(0), strict=True)):
             entering[t] = h * kept[t] if t in kept else h
@@ -67,7 +67,7 @@ class _Window(torch.autograd.Function):
         return gates, folded.to(weight.dtype) @ states.t(), own.sum((0, 2)), dh, None
 
 
-def _kept(starts: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
+def kept_at(starts: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
     """Return, for each step at which a tune starts, 0 in the lanes where it does, else 1."""
     steps = starts.any(1).nonzero().flatten().tolist()
     return {step: (~starts[step]).to(dtype) for step in steps}  # (lane,)

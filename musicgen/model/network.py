@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 from musicgen.config import BEGIN, ModelSettings
 from musicgen.model.devices import product_dtype, send
 from musicgen.model.gru_through_time import gru_window
+from musicgen.model.rnn_through_time import rnn_window
 from musicgen.model.segments import Segments, cut, run_segments
 from musicgen.model.through_time import lstm_window, project
 
@@ -168,7 +169,7 @@ class LanguageModel(nn.Module):
         for number, layer in enumerate(self.layers):
             recurrent = masks.recurrent[number] if masks and masks.recurrent else None
             if cuts is None:
-                run = run_gru if isinstance(layer, nn.GRU) else run_lstm
+                run = OWN_LOOPS[self.settings.cell]
                 values, last = run(layer, values, table, state[number], starts, recurrent)
             else:
                 values, last = run_layer(layer, values, table, state[number], cuts)
@@ -183,9 +184,9 @@ class LanguageModel(nn.Module):
         Dropout of the recurrent weights is for an LSTM only, and needs it everywhere.
         """
         masked = masks is not None and bool(masks.recurrent)
-        if self.settings.cell == "gru":
-            return self.device.type == "cpu"
-        return self.settings.cell == "lstm" and (masked or self.device.type != "cuda")
+        if self.settings.cell == "lstm":
+            return masked or self.device.type != "cuda"
+        return self.device.type == "cpu"
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Return the logits from what the last layer says."""
@@ -286,6 +287,33 @@ def run_gru(
         before = state[0].t().contiguous()
         outputs, last = gru_window(projected, weight.to(kind), own[inside:], before, starts)
     return outputs, (last.t(),)
+
+
+def run_rnn(
+    layer: nn.Module,
+    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
+    table: Tensor,  # (vocabulary, embedding)
+    state: tuple[Tensor, ...],
+    starts: Tensor,  # (window, lane), bool
+    _: Tensor | None,  # no recurrent weights are dropped
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a plain layer over a window, with the shapes of `run_lstm`."""
+    kind = product_dtype(table)
+    weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
+    bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
+    assert isinstance(layer, nn.RNN)
+    with torch.autocast(table.device.type, enabled=False):
+        if values.dim() == 2:
+            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
+            projected = projected.transpose(1, 2).contiguous()
+        else:
+            projected = project(values, weight_in.to(kind), bias)
+        before, relu = state[0].t().contiguous(), layer.nonlinearity == "relu"
+        outputs, last = rnn_window(projected, weight.to(kind), before, starts, relu)
+    return outputs, (last.t(),)
+
+
+OWN_LOOPS: Final = {"lstm": run_lstm, "gru": run_gru, "rnn": run_rnn, "irnn": run_rnn}
 
 
 def run_layer(

@@ -1,4 +1,4 @@
-"""The GRU's written-out window against torch's own layer, in outputs and in every gradient."""
+"""The windows of GRU and plain cells, written out, against torch's own layers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from musicgen.model.gru_through_time import gru_window
+from musicgen.model.rnn_through_time import rnn_window
 
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 WINDOW, LANES, HIDDEN, INPUTS = 7, 3, 5, 4
@@ -18,7 +19,7 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
 
 
 def by_torch(
-    layer: nn.GRU, inputs: Tensor, before: Tensor, starts: Tensor
+    layer: nn.RNNBase, inputs: Tensor, before: Tensor, starts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Step torch's layer, its state put to zero where a tune starts."""
     h, found = before, []
@@ -30,8 +31,16 @@ def by_torch(
     return torch.stack(found), h
 
 
-def by_hand(layer: nn.GRU, inputs: Tensor, before: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def by_hand(
+    layer: nn.RNNBase, inputs: Tensor, before: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor]:
     weight_in, weight, bias_in, own = (layer.get_parameter(name) for name in NAMES)
+    if isinstance(layer, nn.RNN):
+        projected = (inputs @ weight_in.t() + bias_in + own).transpose(1, 2)
+        outputs, last = rnn_window(
+            projected, weight, before.t(), starts, layer.nonlinearity == "relu"
+        )
+        return outputs.transpose(1, 2), last.t()
     inside = 2 * HIDDEN
     bias = bias_in + torch.cat([own[:inside], torch.zeros_like(own[inside:])])
     projected = (inputs @ weight_in.t() + bias).transpose(1, 2).contiguous()
@@ -39,10 +48,17 @@ def by_hand(layer: nn.GRU, inputs: Tensor, before: Tensor, starts: Tensor) -> tu
     return outputs.transpose(1, 2), last.t()
 
 
+CELLS = {
+    "gru": nn.GRU(INPUTS, HIDDEN),
+    "rnn": nn.RNN(INPUTS, HIDDEN),
+    "irnn": nn.RNN(INPUTS, HIDDEN, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("starting", [[], [(0, 0)], [(0, 1), (3, 1), (3, 2), (6, 0)]])
-def test_outputs_and_gradients_are_torchs(starting: list[tuple[int, int]]) -> None:
-    torch.manual_seed(3)
-    layer = nn.GRU(INPUTS, HIDDEN).double()
+def test_outputs_and_gradients_are_torchs(cell: str, starting: list[tuple[int, int]]) -> None:
+    layer = CELLS[cell].double()
     starts = torch.zeros(WINDOW, LANES, dtype=torch.bool)
     for step, lane in starting:
         starts[step, lane] = True
