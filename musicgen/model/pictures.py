@@ -162,7 +162,8 @@ def loss_curves(
         for line in lines:
             style = FAINT if line.faint else next(strong)
             axes.plot(line.x, line.y, label=plain(line.name), **style)
-        axes.set_ylim(top=ceiling([line.y for line in lines if not line.faint]))
+        if scale := cut_scale(lines):
+            axes.set_ylim(*scale)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set(xlabel=plain(across), ylabel=plain(up))
         add_legend(figure, axes)
@@ -170,15 +171,23 @@ def loss_curves(
     return Picture(title, draw)
 
 
-def ceiling(curves: Sequence[Values]) -> float | None:
-    """Return where to cut off what is high at first only, for the rest to be seen; or None."""
-    values = np.concatenate([[], *curves])
-    values = values[np.isfinite(values)]
-    if not len(values):
+def cut_scale(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """Return a scale that cuts off what is high at first only, for the rest to be seen; or None."""
+    strong = finite([line.y for line in lines if not line.faint])
+    if not len(strong):
         return None
-    lowest, usual = float(values.min()), float(np.quantile(values, 0.75))
+    lowest, usual = float(strong.min()), float(np.quantile(strong, 0.75))
     highest = lowest + MOST_HEIGHTS * (usual - lowest)
-    return highest if lowest < highest < values.max() else None
+    bottom = float(finite([line.y for line in lines]).min())
+    margin = 0.05 * (highest - bottom)
+    return (bottom - margin, highest) if lowest < highest < strong.max() else None
+
+
+def finite(curves: Sequence[Values]) -> np.ndarray:
+    """Lay the curves' values end to end, but for those that are no numbers."""
+    values = np.concatenate([[], *curves])
+    kept: np.ndarray = values[np.isfinite(values)]
+    return kept
 
 
 def fading(

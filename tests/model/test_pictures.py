@@ -190,8 +190,11 @@ def test_losses_are_drawn_as_given_and_what_is_noisy_is_faint() -> None:
 
 def test_what_is_high_at_first_only_does_not_press_the_rest_flat() -> None:
     steep = Line("steep", range(9), [100, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1])
-    (axes,) = drawn(loss_curves([steep]))
-    assert axes.get_ylim()[1] == pytest.approx(1 + 4 * 1.5)
+    noise = Line("noise", [0, 1], [200, 0.5], faint=True)
+    (axes,) = drawn(loss_curves([steep, noise]))
+    low, high = axes.get_ylim()
+    assert high == pytest.approx(1 + 4 * 1.5)
+    assert 0 < low < 0.5
     for gentle in ([2, 1.5, 1], [1, 1, 1], [1], [np.nan, 2, 1], []):
         (axes,) = drawn(loss_curves([Line("gentle", range(len(gentle)), gentle)]))
         assert axes.get_ylim()[1] > np.nanmax([*gentle, 0])
