@@ -12,10 +12,11 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.config import ModelSettings
 from musicgen.corpus.build import build
 from musicgen.corpus.store import Dataset, EncodedTune
-from musicgen.errors import Mismatch
+from musicgen.errors import Interrupted, Mismatch
 from musicgen.model.adapt import fitted, grown, joined, met, shape_of, tonics
 from musicgen.model.network import LanguageModel
 from musicgen.model.plan import Options, divided, new_trainer, plan
+from musicgen.model.resuming import find
 from musicgen.model.run import Run
 from musicgen.tokens.text import TextCodec
 from musicgen.tokens.vocabulary import MEASURES
@@ -171,6 +172,33 @@ def test_where_nothing_is_better_the_model_stays_as_it_was(tmp_path: Path, tunes
     assert np.array_equal(
         load(tmp_path / "mine").checkpoint.weights["head.bias"], start.weights["head.bias"]
     )
+
+
+def stop_after(run: Run, step: int) -> None:
+    for progress in run.train():
+        if progress.step == step:
+            run.stop()
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, tunes: Dataset) -> None:
+    start = a_model(tmp_path / "m", MEASURES.names, "measures")
+    found = plan(tunes, Options(epochs=2, bptt=64, batch=2), start)
+    whole = Run(tunes, found, "whole", tmp_path / "whole", start=start)
+    for _ in whole.train():
+        pass
+    cut = Run(tunes, found, "cut", tmp_path / "cut", start=start)
+    with pytest.raises(Interrupted):
+        stop_after(cut, 4)
+    saved = find(tmp_path / "cut")
+    assert saved is not None
+    again = Run.resume(saved, tunes, tmp_path / "cut", start=start)
+    assert again.plan.guarded
+    for _ in again.train():
+        pass
+    one, other = (load(tmp_path / name).checkpoint for name in ("whole", "cut"))
+    assert all(np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
+    assert one.manifest.seen == other.manifest.seen
+    assert one.manifest.corpus == other.manifest.corpus
 
 
 def test_a_shape_that_is_asked_for_is_refused_before_any_work(
