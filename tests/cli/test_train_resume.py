@@ -1,0 +1,181 @@
+"""`train --resume`, and what stops a run: signals, other flags, other tunes, another run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from musicgen import checkpoint
+from musicgen.checkpoint import render_manifest
+from musicgen.cli import commands
+from musicgen.cli.stopping import Stopping
+from musicgen.cli.watched import Watched
+from musicgen.model.claim import claimed
+from musicgen.model.resuming import find
+from musicgen.model.training import Progress
+
+TUNES = "".join(f"X:{n}\nT:{n}\nL:1/8\nM:2/4\nK:C\nCDEF|{'CDEFGAB'[n % 7]}4|\n\n" for n in range(9))
+WORDS = ("tunes.abc", "--codec", "text", "--hidden", "8", "--layers", "1", "--batch", "2",
+         "--bptt", "16", "--epochs", "4", "--no-heard")  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tunes.abc").write_text(TUNES)
+    return tmp_path
+
+
+def train(*words: str, name: str = "mine") -> Result:
+    return CliRunner().invoke(commands, ["train", *words, "--name", name])
+
+
+def at_update(
+    monkeypatch: pytest.MonkeyPatch, step: int, *numbers: signal.Signals
+) -> pytest.MonkeyPatch:
+    """Send this process signals at an update."""
+    watch = Watched.__call__
+
+    def watched(self: Watched, progress: Progress) -> None:
+        watch(self, progress)
+        if progress.step == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Watched, "__call__", watched)
+    return monkeypatch
+
+
+def refused(result: Result, code: int, words: str) -> None:
+    assert result.exit_code == code, result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
+
+
+@pytest.fixture
+def stopped(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a run that was stopped at its seventh update."""
+    with monkeypatch.context() as patch:
+        result = train(*WORDS, name=at_update(patch, 7, signal.SIGINT) and "mine")
+    refused(result, 130, "stopped after update 7, all saved; musicgen train --name mine --resume")
+    return here / "checkpoints" / "mine"
+
+
+def weights(name: str) -> bytes:
+    return Path("checkpoints", name, "weights.safetensors").read_bytes()
+
+
+def test_stopped_and_resumed_without_a_flag_it_ends_as_if_never_stopped(stopped: Path) -> None:
+    assert train(*WORDS, name="whole").exit_code == 0
+    result = train("--resume")
+    assert result.exit_code == 0, result.output
+    assert "checkpoints/mine: goes on after update 7" in result.output
+    assert weights("mine") == weights("whole")
+    again = train("--resume")
+    assert (again.exit_code, "the run is finished" in again.output) == (0, True)
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "whole"]
+
+
+def test_a_polite_kill_saves_too_and_a_second_signal_ends_at_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_update(patch, 5, signal.SIGTERM)
+        refused(train(*WORDS), 130, "stopped after update 5")
+    with monkeypatch.context() as patch:
+        at_update(patch, 9, signal.SIGINT, signal.SIGINT)
+        refused(train("--resume"), 130, "interrupted")
+    found = find(here / "checkpoints" / "mine")
+    assert found is not None
+    assert 5 <= found.step <= 9
+    assert train("--resume").exit_code == 0
+
+
+def test_before_there_is_anything_to_save_a_signal_ends_at_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    asked: list[str] = []
+    with pytest.raises(KeyboardInterrupt), Stopping():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with Stopping() as stopping:
+        stopping.ask = lambda: asked.append("stop")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked == ["stop"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--hidden", "16"], "--hidden 16: the run that is resumed has 8"),
+        (["--epochs", "9"], "--epochs 9.0: the run that is resumed has 4.0"),
+        (["--codec", "measures"], "--codec measures: the run that is resumed has text"),
+        (["--force"], "--resume goes on, --force begins again"),
+    ],
+)
+def test_other_flags_are_refused_by_name(stopped: Path, words: list[str], said: str) -> None:
+    refused(train("--resume", *words), 2, said)
+
+
+def test_the_same_flags_are_not_refused(stopped: Path) -> None:
+    assert train("--resume", *WORDS).exit_code == 0
+
+
+def test_other_tunes_are_refused(stopped: Path, here: Path) -> None:
+    (here / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
+    result = train("--resume")
+    refused(result, 2, "go on with the tunes that it began with")
+    assert "now it is" in result.output
+
+
+def test_another_format_is_refused(stopped: Path) -> None:
+    (folder,) = checkpoint.numbered(stopped / "progress")
+    body = json.loads((folder / "manifest.json").read_bytes()) | {"format": 7}
+    (folder / "manifest.json").write_bytes(render_manifest(body))
+    refused(train("--resume"), 2, "its format is 7, this musicgen reads format 1")
+
+
+def test_a_lower_rate_may_be_asked_for_and_is_spoken_of(stopped: Path) -> None:
+    result = train("--resume", "--learning-rate", "1e-4")
+    assert result.exit_code == 0
+    assert "0.0001 from here on" in result.output
+
+
+def test_a_run_under_way_keeps_others_out_before_any_work(stopped: Path) -> None:
+    with claimed(stopped, exists=True):
+        for words in (["--resume"], ["--force", *WORDS], WORDS):
+            refused(train(*words), 2, f"another run is at work here (process {os.getpid()} on ")
+
+
+def test_a_run_that_saved_nothing_is_begun(here: Path) -> None:
+    result = train("--resume", *WORDS)
+    assert result.exit_code == 0, result.output
+    assert "nothing was saved here yet" in result.output
+
+
+def test_a_stopped_run_stands_in_the_way_of_a_new_one(stopped: Path) -> None:
+    refused(train(*WORDS), 2, "go on with --resume, or replace it with --force")
+    assert train("--force", *WORDS).exit_code == 0
+
+
+def test_there_is_nothing_to_sample_from_before_a_model_was_judged(stopped: Path) -> None:
+    words = ["sample", "--model", "mine", "--out", "song.txt", "--seed", "1"]
+    refused(CliRunner().invoke(commands, words), 2, "the run has no checkpoint yet")
+    assert train("--resume").exit_code == 0
+    assert CliRunner().invoke(commands, words).exit_code == 0
+
+
+def test_a_damaged_state_is_spoken_of(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        at_update(patch, 11, signal.SIGINT)
+        assert train("--resume").exit_code == 130
+    newest = checkpoint.numbered(stopped / "progress")[-1] / "values.json"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    result = train("--resume")
+    assert result.exit_code == 0, result.output
+    assert "values.json: its bytes changed since it was written; the one before" in result.output
