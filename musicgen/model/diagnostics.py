@@ -31,7 +31,7 @@ from musicgen.model.batches import IGNORED, fed, whole_tunes
 from musicgen.model.network import LanguageModel, State
 from musicgen.model.training import Diverged, Trainer
 from musicgen.sampling.by_hand import run_layers
-from musicgen.sampling.through_time import GRUStep, LSTMStep, Step
+from musicgen.sampling.through_time import GRUStep, LSTMStep, Step, Window
 
 FAINTEST = 1e-30  # a smaller share counts as this: the mean of logarithms knows no zero
 TENTHS = (0.1, 0.9)
@@ -233,19 +233,29 @@ def half_lives(
 
 def mean_gates(model: LanguageModel, tunes: Sequence[np.ndarray]) -> np.ndarray:
     """Return the mean of each unit's keeping gate over all ids of the tunes, (layer, unit)."""
+    total = np.zeros((model.settings.layers, model.settings.hidden))
+    for windows, real in run_by_hand(model, tunes):
+        for layer, window in enumerate(windows):
+            gates = np.stack([keeping_gate(taken) for taken in window.steps])
+            total[layer] += gates[real].sum(0, dtype=np.float64)
+    return total / sum(len(ids) for ids in tunes)
+
+
+def run_by_hand(
+    model: LanguageModel, tunes: Sequence[np.ndarray]
+) -> Iterator[tuple[list[Window], np.ndarray]]:
+    """Run the NumPy cells, which keep their gates, over whole tunes.
+
+    Yields each window's layers, and which of its (window, lane) are ids and no padding.
+    """
     settings, weights = model.settings, model.arrays()
-    total = np.zeros((settings.layers, settings.hidden))
     for _, inputs, targets in whole_tunes(tunes, GATE_LANES):
         states = None
         for begin in range(0, inputs.shape[1], GATE_WINDOW):
             cut = slice(begin, begin + GATE_WINDOW)
             windows = run_layers(settings, weights, inputs[:, cut].T, states)
+            yield windows, targets[:, cut].T != IGNORED
             states = tuple(window.state for window in windows)
-            real = targets[:, cut].T != IGNORED  # (window, lane)
-            for layer, window in enumerate(windows):
-                gates = np.stack([keeping_gate(taken) for taken in window.steps])
-                total[layer] += gates[real].sum(0, dtype=np.float64)
-    return total / sum(len(ids) for ids in tunes)
 
 
 def keeping_gate(taken: Step) -> np.ndarray:
