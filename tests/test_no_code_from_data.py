@@ -190,8 +190,27 @@ TRAINING_ROOMS = """
 import torch
 from musicgen.corpus.build import build
 from musicgen.model.plan import Options, plan
+from musicgen.errors import Interrupted
+from musicgen.model.resuming import find, is_finished
 from musicgen.model.run import Run
 torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+"""
+
+RESUME = """
+import sys
+from pathlib import Path
+dataset, _ = build([sys.argv[1]], jobs=0)
+folder = Path(sys.argv[2])
+run = Run(dataset, plan(dataset, Options(hidden=8, epochs=2, batch=2, bptt=16)), "evil", folder)
+try:
+    for progress in run.train():
+        run.stop()
+except Interrupted:
+    found = find(folder)
+    assert found is not None
+    assert found.step == 1
+    assert [progress.is_last for progress in Run.resume(found, dataset, folder).train()][-1]
+assert is_finished(folder)
 """
 
 SAMPLE = """
@@ -210,8 +229,9 @@ def test_training_and_sampling_run_nothing(tmp_path: Path) -> None:
     (folder / "evil.abc").write_text(EVIL)
     model = tmp_path / "model"
     assert_clean(watched(TRAIN, folder, model, before=TRAINING_ROOMS))
+    assert_clean(watched(RESUME, folder, tmp_path / "resumed", before=TRAINING_ROOMS))
     assert_clean(watched(SAMPLE, model, tmp_path / "song.mid"))
     assert_clean(watched(SAMPLE, model, tmp_path / "song.abc"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "model", "song.abc", "song.mid", "tunes",
+        "model", "resumed", "song.abc", "song.mid", "tunes",
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from musicgen.model.keeping import PROGRESS, sweep
 
 try:
     import fcntl
-except ImportError:  # an open file cannot be removed there, which serves as the lock
+except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
@@ -169,6 +169,9 @@ def _locked(folder: Path) -> Iterator[Holder | None]:
 def _taken(path: Path, folder: Path) -> tuple[int, Holder | None]:
     """Take the lock; return it open, and whoever ended without giving it back."""
     while True:
+        if fcntl is None:  # there an open file cannot be removed: one that can be is nobody's
+            with contextlib.suppress(OSError):
+                path.unlink()
         before = _holder(path)
         with explaining(path):
             handle = os.open(path, _FLAGS, 0o666)
