@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Final
@@ -175,10 +174,9 @@ def ladder(comparison: Comparison) -> pictures.Picture:
 
 
 def learning(comparison: Comparison) -> Iterator[pictures.Picture]:
-    """Draw the held-out loss by ids learnt from, and by seconds; what is far above is left out."""
-    words = Words(comparison)
+    """Draw the held-out loss by ids learnt from, and by seconds."""
     for axis, across in (("tokens", "ids learnt from"), ("seconds", "seconds of learning")):
-        lines = [_line(result, axis, words.ceiling) for result in words.clipped()]
+        lines = [_line(result, axis) for result in Words(comparison).clipped()]
         ends = [x for line in lines for x in line.x]
         yield pictures.loss_curves(
             [line if len(line.x) > 1 else _level(line, ends) for line in lines],
@@ -187,13 +185,12 @@ def learning(comparison: Comparison) -> Iterator[pictures.Picture]:
         )
 
 
-def _line(result: Result, axis: str, ceiling: float) -> pictures.Line:
+def _line(result: Result, axis: str) -> pictures.Line:
     scored = result.scored
     if result.name == NGRAM:  # the best of its lengths
         scored = scored[result.width - 1 : result.width]
     x = [float(getattr(point, axis)) for point, _ in scored]
-    y = [held.loss if held.loss <= ceiling else math.nan for _, held in scored]
-    return pictures.Line(result.name, x, y)
+    return pictures.Line(result.name, x, [held.loss for _, held in scored])
 
 
 def _level(line: pictures.Line, ends: list[float]) -> pictures.Line:

@@ -22,7 +22,6 @@ DRAWS: Final = 2000
 LEFT: Final = 0.1  # of a gradient: where it is called faded
 ABSURD: Final = 1000  # bits a note: what a network says that has blown up
 GROWN: Final = 2  # times: where it is called grown
-DRAWN_TO: Final = 1.6  # times the last loss of the rung in the middle
 LONG_BARS: Final = 8  # a part of a dance tune
 
 
@@ -143,12 +142,6 @@ class Words:
         """Return the rungs, without the runs that differ in clipping alone."""
         return [result for result in self.comparison.results if not result.name.endswith(FREE)]
 
-    @property
-    def ceiling(self) -> float:
-        """The loss above which no curve is drawn, so that the others can be told apart."""
-        last = [result.scored[-1][1].loss for result in self.clipped() if result.scored]
-        return DRAWN_TO * float(np.median(last))
-
     def curves(self) -> Iterator[str]:
         """Say who learns most from an id, and who from a second."""
         networks = [result for result in self.clipped() if result.name != NGRAM and result.tokens]
@@ -166,9 +159,6 @@ class Words:
             "The upper picture asks what a network makes of the same tunes, the lower what it makes"
             " of the same time; the n-gram counts each tune once and is a level line."
         )
-        losses = [held.loss for result in networks for _, held in result.scored]
-        if max(losses) > self.ceiling:
-            yield f"What is above {self.ceiling:.2g} nats is not drawn."
 
     def fading(self) -> Iterator[str]:
         """Say how far back an error is felt in each cell."""

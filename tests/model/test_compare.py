@@ -15,7 +15,7 @@ from musicgen.model import rungs
 from musicgen.model.compare import Comparison, Options, Result
 from musicgen.model.diagnostics import Fade, HalfLives
 from musicgen.model.evaluation import Held
-from musicgen.model.ladder_page import ladder_page, learning
+from musicgen.model.ladder_page import ladder_page
 from musicgen.model.ladder_words import Words, bits, gap, lifetimes, reach
 from musicgen.model.rungs import NetworkRung, Point
 from tests.loops import corpus
@@ -299,21 +299,6 @@ def test_curves_name_the_quick_and_the_thrifty(done: Comparison) -> None:
     told = next(Words(done).curves())
     assert told.startswith("After 200 ids, the most that every network has read, lstm has")
     assert told.endswith("after 10 seconds, lstm.")
-
-
-def test_a_loss_far_above_the_others_is_left_out_and_said_to_be(done: Comparison) -> None:
-    assert "is not drawn" not in " ".join(Words(done).curves())
-    score = Held(np.array([900.0]), np.array([10]), np.array([5]))
-    done.results = [
-        replace(result, points=(Point(64, 1, held=score), *result.points))
-        if result.name == "rnn"
-        else result
-        for result in done.results
-    ]
-    assert "nats is not drawn" in " ".join(Words(done).curves())
-    drawn = list(learning(done))
-    assert len(drawn) == 2
-    assert "nan" not in drawn[0].svg()
 
 
 @pytest.mark.parametrize("nats", [math.inf, math.nan])
