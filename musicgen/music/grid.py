@@ -8,12 +8,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
-from itertools import groupby, islice, pairwise
-from operator import add, itemgetter, le
-from typing import Final, Literal, NamedTuple
+from functools import cache, lru_cache
+from itertools import groupby, pairwise
+from typing import Any, Final, Literal, NamedTuple
 
-from musicgen.music.score import Note, Score, jumps, passages
+import numpy as np
+
+from musicgen.music.notes import Columns, Note, Notes
+from musicgen.music.score import Score, jumps, passages
 from musicgen.music.theory import Meter
 
 # Note values that one sign writes: 1/64 to the breve, dotted, doubly dotted; 1 and 2 are crumbs
@@ -327,109 +329,116 @@ class Chord(NamedTuple):
         return self.onset + self.duration
 
 
-_ONSET: Final = itemgetter(0)
-_GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
+@dataclass(frozen=True, eq=False)
+class Chords:
+    """The chords of a tune as columns: by part, then in order of onset, the shortest first."""
+
+    parts: Any
+    onsets: Any
+    ends: Any
+    pitches: Any  # of all notes, those of a chord from the highest down
+    firsts: Any  # where each chord's pitches start; one more, where the last chord's stop
+
+    @classmethod
+    def of(cls, columns: Columns) -> Chords:
+        """Join the notes of a part that start and end together."""
+        onsets, pitches, durations, _, parts = columns
+        order = np.lexsort((durations << 7 | 127 - pitches, onsets, parts))
+        same = np.stack([parts, onsets, durations])[:, order]
+        begins = np.append(True, (np.diff(same) != 0).any(axis=0))[: len(order)]
+        firsts = np.flatnonzero(begins)
+        parts, onsets, durations = same[:, firsts]
+        stops = np.append(firsts, len(order))
+        return cls(parts, onsets, onsets + durations, pitches[order], stops)
+
+    def voices(self) -> Any:
+        """Return the number of each chord's voice in its part: in a voice nothing overlaps.
+
+        There are no more voices than notes of different lengths sound at once. A chord goes to the
+        free voice whose last chord is nearest in pitch, one that has just ended before one that
+        rests; what finds none free opens a new voice, higher notes first.
+        """
+        numbers = np.zeros(len(self.parts), dtype=np.int64)
+        overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
+        for part in np.unique(self.parts[1:][overlaps]).tolist():
+            here = slice(*np.searchsorted(self.parts, [part, part + 1]))
+            numbers[here] = _voices_of_part(
+                self.onsets[here].tolist(),
+                self.ends[here].tolist(),
+                self.pitches[self.firsts[:-1][here]].tolist(),
+                self.pitches[self.firsts[1:][here] - 1].tolist(),
+            )
+        return numbers
 
 
 def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
-    """Share the notes of one part out to voices in which nothing overlaps.
-
-    There are no more voices than notes of different lengths sound at once. A chord goes to the
-    free voice whose last chord is nearest in pitch, one that has just ended before one that rests;
-    what finds none free opens a new voice, higher notes first.
-    """
-    chords = _chords(list(notes))
-    if _one_after_another(chords):
-        return (tuple(chords),) if chords else ()
-    found: list[_Line] = []
-    for together in _starting_together(chords):
-        onset = together[0].onset
-        free = [line for line in found if line.end <= onset]
-        if len(together) == 1 and free:
-            chord = together[0]
-            line = free[0] if len(free) == 1 else min(free, key=partial(_Line.cost, chord=chord))
-            line.add(chord)
-            continue
-        for chord, line in _nearest_pairs(together, free):
-            line.add(chord)
-            together.remove(chord)
-        for chord in together:
-            found.append(_Line())
-            found[-1].add(chord)
-    return tuple(tuple(line.chords) for line in found)
+    """Share the notes of one part out to voices, see Chords.voices."""
+    chords = Chords.of(Notes.of(notes).columns)
+    numbers = chords.voices().tolist()
+    found: list[list[Chord]] = [[] for _ in range(max(numbers, default=-1) + 1)]
+    pitches, firsts = chords.pitches.tolist(), chords.firsts.tolist()
+    durations = (chords.ends - chords.onsets).tolist()
+    for number, onset, duration, (start, stop) in zip(
+        numbers, chords.onsets.tolist(), durations, pairwise(firsts), strict=True
+    ):
+        found[number].append(Chord(onset, duration, tuple(pitches[start:stop])))
+    return tuple(map(tuple, found))
 
 
-class _Line:
-    """A voice so far."""
+_GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
 
-    __slots__ = ("chords", "end")
 
-    def __init__(self) -> None:
-        self.chords: list[Chord] = []
-        self.end = 0
+class _Voice:
+    """What a voice sounded last."""
 
-    def add(self, chord: Chord) -> None:
-        self.chords.append(chord)
-        self.end = chord.onset + chord.duration
+    __slots__ = ("bottom", "end", "number", "top")
 
-    def cost(self, chord: Chord) -> int:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.end = self.top = self.bottom = 0
+
+    def cost(self, onset: int, top: int, bottom: int) -> int:
         """Tell how ill a chord follows the last one: semitones, and a gap between them."""
-        last = self.chords[-1].pitches
-        away = abs(last[0] - chord.pitches[0]) + abs(last[-1] - chord.pitches[-1])
-        return away + (2 * _GAP_COST if self.end < chord.onset else 0)
+        away = abs(self.top - top) + abs(self.bottom - bottom)
+        return away + (2 * _GAP_COST if self.end < onset else 0)
 
 
-def _chords(notes: Sequence[Note]) -> Sequence[Chord]:
-    """Join the notes that start and end together; in order of onset, the shortest first."""
-    onsets = [note.onset for note in notes]
-    durations = [note.duration for note in notes]
-    if all(map(le, map(add, onsets, durations), islice(onsets, 1, None))):  # a single line
-        return list(map(Chord, onsets, durations, zip([note.pitch for note in notes])))
-    found: list[Chord] = []
-    now = length = -1
-    pitches: list[int] = []
-    falling = [-note.pitch for note in notes]
-    for onset, duration, pitch in sorted(zip(onsets, durations, falling, strict=True)):
-        if onset == now and duration == length:
-            pitches.append(-pitch)
-            continue
-        if pitches:
-            found.append(Chord(now, length, tuple(pitches)))
-        now, length, pitches = onset, duration, [-pitch]
-    found.append(Chord(now, length, tuple(pitches)))
-    return found
-
-
-def _one_after_another(chords: Sequence[Chord]) -> bool:
-    """Tell whether no chord starts before the one before it has ended."""
-    return all(now + length <= after for (now, length, _), (after, _, _) in pairwise(chords))
-
-
-def _starting_together(chords: Iterable[Chord]) -> Iterator[list[Chord]]:
-    """Yield the chords of each onset, the highest first."""
-    for _, same in groupby(chords, key=_ONSET):
+def _voices_of_part(
+    onsets: Sequence[int], ends: Sequence[int], tops: Sequence[int], bottoms: Sequence[int]
+) -> list[int]:
+    """Return the number of each chord's voice; the chords are given by column."""
+    numbers = [0] * len(onsets)
+    found: list[_Voice] = []
+    for onset, same in groupby(range(len(onsets)), key=onsets.__getitem__):
         together = list(same)
-        yield together if len(together) == 1 else sorted(together, key=_from_the_top)
+        free = [voice for voice in found if voice.end <= onset]
+        chosen: Sequence[_Voice | None] = free
+        if not len(together) == len(free) == 1:
+            together.sort(key=lambda chord: (-tops[chord], ends[chord]))
+            chosen = _nearest([(onset, tops[chord], bottoms[chord]) for chord in together], free)
+        for chord, known in zip(together, chosen, strict=True):
+            voice = known or _Voice(len(found))
+            if known is None:
+                found.append(voice)
+            numbers[chord] = voice.number
+            voice.end, voice.top, voice.bottom = ends[chord], tops[chord], bottoms[chord]
+    return numbers
 
 
-def _from_the_top(chord: Chord) -> tuple[int, int]:
-    return -chord.pitches[0], chord.duration
-
-
-def _nearest_pairs(chords: Sequence[Chord], lines: Sequence[_Line]) -> list[tuple[Chord, _Line]]:
+def _nearest(
+    chords: Sequence[tuple[int, int, int]], free: Sequence[_Voice]
+) -> Sequence[_Voice | None]:
     """Pair chords with voices, the nearest first; of equals the higher chord, the earlier voice."""
     costs = sorted(
-        (line.cost(chord), i, j) for i, chord in enumerate(chords) for j, line in enumerate(lines)
+        (voice.cost(*chord), i, j) for i, chord in enumerate(chords) for j, voice in enumerate(free)
     )
-    taken_chords: set[int] = set()
-    taken_lines: set[int] = set()
-    pairs = []
+    pairs: dict[int, _Voice] = {}
+    taken: set[int] = set()
     for _, i, j in costs:
-        if i not in taken_chords and j not in taken_lines:
-            taken_chords.add(i)
-            taken_lines.add(j)
-            pairs.append((chords[i], lines[j]))
-    return pairs
+        if i not in pairs and j not in taken:
+            pairs[i] = free[j]
+            taken.add(j)
+    return list(map(pairs.get, range(len(chords))))
 
 
 def to_steps(ticks: int, ticks_per_quarter: int, steps_per_quarter: int) -> int:

@@ -5,21 +5,21 @@ A `Score` is the *written* form: repeats and endings are marks. `Score.unfolded(
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise, repeat
-from operator import attrgetter
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from musicgen.errors import InvalidValue
+from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY  # where all look for it
+from musicgen.music.notes import Columns, Notes, cut, sliced, with_one_velocity, without_overlaps
+from musicgen.music.notes import Note as Note  # and for this
 from musicgen.music.theory import Key, Meter, plain_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
 STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
-DEFAULT_VELOCITY: Final = 80
 DEFAULT_QPM: Final = 120.0
 MAX_PLAYS: Final = 4  # a repeat is played at most so often
 
@@ -36,57 +36,6 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
     "tempo": 6,
     "chord": 7,
 }
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Note:
-    """One sounding note on the step grid; ties are joined."""
-
-    onset: int  # steps from the start of the tune
-    pitch: int  # MIDI note number; 60 is middle C
-    duration: int  # steps, at least 1
-    velocity: int = DEFAULT_VELOCITY  # 1..127
-    part: int = 0  # index into Score.parts
-
-    def __post_init__(self) -> None:
-        if self.onset < 0 or self.duration < 1:
-            raise InvalidValue(f"{self}: a note starts at step 0 or later and lasts a step or more")
-        if not 0 <= self.pitch <= 127:
-            raise InvalidValue(f"{self}: pitch is outside 0..127")
-        if not 1 <= self.velocity <= 127:
-            raise InvalidValue(f"{self}: velocity is outside 1..127")
-
-    @property
-    def end(self) -> int:
-        """The first step at which the note no longer sounds."""
-        return self.onset + self.duration
-
-
-_NOTE_ORDER: Final = attrgetter("onset", "pitch", "duration", "velocity", "part")
-_PART: Final = attrgetter("part")
-_DYNAMICS: Final = attrgetter("part", "velocity")
-_NOTE_SETTERS: Final = tuple(
-    getattr(Note, name).__set__ for name in ("onset", "pitch", "duration", "velocity", "part")
-)
-
-
-def notes_of(columns: Sequence[Sequence[int]]) -> tuple[Note, ...]:
-    """Make many notes from columns in the order of Note's fields, in half the time.
-
-    The columns are checked, not each note; at a fault all are made singly, and Note says which.
-    """
-    onsets, pitches, durations, velocities, parts = columns
-    if onsets and not (
-        min(onsets) >= 0
-        and min(durations) >= 1
-        and 0 <= min(pitches) <= max(pitches) <= 127
-        and 1 <= min(velocities) <= max(velocities) <= 127
-    ):
-        return tuple(map(Note, onsets, pitches, durations, velocities, parts))
-    notes = tuple(map(object.__new__, repeat(Note, len(onsets))))
-    for setter, column in zip(_NOTE_SETTERS, columns, strict=True):
-        deque(map(setter, notes, column), maxlen=0)  # past the check, and past being frozen
-    return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +89,26 @@ class Score:
     Notes and marks are sorted when made. The tune ends at its last bar line, note end or mark.
     """
 
-    notes: tuple[Note, ...] = ()
+    notes: Sequence[Note] = ()
     marks: tuple[Mark, ...] = ()
     parts: tuple[Part, ...] = field(default=(Part(),))
     title: str = ""
     rhythm: str = ""
-    # the notes that were sorted and checked last: a score that `replace` makes has them already
-    _checked: tuple[object, object] = field(default=(None, None), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
-        if self._checked[0] is self.notes and self._checked[1] is self.parts:
-            return
-        object.__setattr__(self, "notes", tuple(sorted(self.notes, key=_NOTE_ORDER)))
-        object.__setattr__(self, "_checked", (self.notes, self.parts))
-        if all(map(range(len(self.parts)).__contains__, map(_PART, self.notes))):
-            return
-        stray = next(note for note in self.notes if not 0 <= note.part < len(self.parts))
-        raise InvalidValue(f"{stray}: the score has {len(self.parts)} parts")
+        if not isinstance(self.notes, Notes):
+            object.__setattr__(self, "notes", Notes.of(self.notes))
+        parts = self.columns[4]
+        if parts.size and not 0 <= parts.min() <= parts.max() < len(self.parts):
+            stray = next(note for note in self.notes if not 0 <= note.part < len(self.parts))
+            raise InvalidValue(f"{stray}: the score has {len(self.parts)} parts")
+
+    @property
+    def columns(self) -> Columns:
+        """The notes as columns, in the order of Note's fields."""
+        assert isinstance(self.notes, Notes)
+        return self.notes.columns
 
     def of(self, kind: MarkKind) -> Iterator[Mark]:
         """Iterate over the marks of one kind, in order."""
@@ -185,30 +136,27 @@ class Score:
     @cached_property
     def end(self) -> int:
         """The step at which the written tune ends."""
-        ends = [note.onset + note.duration for note in self.notes]
+        ends: list[int] = [int((self.columns[0] + self.columns[2]).max(initial=0))]
         ends += [mark.onset for mark in self.marks]
-        return max(ends + [mark.value.end for mark in self.of("ending")], default=0)
+        ends += [mark.value.end for mark in self.of("ending")]
+        return max(ends)
 
     def pitch_weights(self) -> list[int]:
         """Return for how many steps each pitch class sounds, from C up; drums have none."""
-        weights = [0] * 12
-        drums = {index for index, part in enumerate(self.parts) if part.is_drums}
-        for note in self.notes:
-            if note.part not in drums:
-                weights[note.pitch % 12] += note.duration
-        return weights
+        durations = self.columns[2] * self._is_pitched
+        return list(map(int, np.bincount(self.columns[1] % 12, durations, minlength=12)))
+
+    @property
+    def _is_pitched(self) -> Any:
+        """Tell of each note whether no drum plays it."""
+        return np.array([not part.is_drums for part in self.parts], dtype=bool)[self.columns[4]]
 
     def transposed(self, semitones: int) -> Score:
         """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
-        notes = (
-            note if self.parts[note.part].is_drums else replace(note, pitch=note.pitch + semitones)
-            for note in self.notes
-        )
-        return replace(
-            self,
-            notes=tuple(notes),
-            marks=tuple(_transposed_mark(mark, semitones) for mark in self.marks),
-        )
+        columns = self.columns.copy()
+        columns[1] += semitones * self._is_pitched
+        marks = tuple(_transposed_mark(mark, semitones) for mark in self.marks)
+        return replace(self, notes=Notes(columns), marks=marks)
 
     def canonical(self) -> Score:
         """Return the one form that all equal tunes share.
@@ -223,14 +171,8 @@ class Score:
     @cached_property
     def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
-        notes = score.notes
-        if steps := jumps(score):
-            notes = tuple(_cut(notes, steps))
-        if _has_overlaps(notes) or steps:
-            notes = tuple(_without_overlaps(notes))
-        velocities = set(map(_DYNAMICS, notes))
-        if len(velocities) > len({part for part, _ in velocities}):
-            notes = tuple(_one_velocity(notes))
+        columns = with_one_velocity(without_overlaps(cut(score.columns, jumps(score))))
+        notes = score.notes if columns is score.columns else Notes(columns)
         marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
         found = replace(score, notes=notes, marks=_without_echoes(marks))
         found.__dict__["_canonical"] = found  # known, so never asked again
@@ -238,16 +180,17 @@ class Score:
 
     def unfolded(self) -> Score:
         """Play the repeats and endings out: the same tune without repeat marks."""
-        notes: list[Note] = []
+        notes = [np.empty((5, 0), dtype=np.int64)]
         marks: list[Mark] = []
         played = 0
-        written = tuple(_cut(self.notes, jumps(self)))
+        written = cut(self.columns, jumps(self))
         for start, stop in passages(self):
             shift = played - start
-            notes += _slice_notes(written, start, stop, shift)
+            notes.append(sliced(written, start, stop, shift))
             marks += _slice_marks(self.marks, start, stop, shift)
             played += stop - start
-        return replace(self, notes=tuple(notes), marks=_without_echoes(marks))
+        unfolded = Notes(np.concatenate(notes, axis=1))
+        return replace(self, notes=unfolded, marks=_without_echoes(marks))
 
 
 def jumps(score: Score) -> tuple[int, ...]:
@@ -378,14 +321,6 @@ def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
         yield cursor, section.stop
 
 
-def _slice_notes(notes: Iterable[Note], start: int, stop: int, shift: int) -> Iterator[Note]:
-    """Yield what sounds of the notes in start..stop, moved by shift."""
-    for note in notes:
-        if start <= note.onset < stop:
-            duration = min(note.end, stop) - note.onset
-            yield replace(note, onset=note.onset + shift, duration=duration)
-
-
 def _slice_marks(marks: Iterable[Mark], start: int, stop: int, shift: int) -> Iterator[Mark]:
     """Yield the marks of a stretch that is played, without repeats; its own end bar line stays."""
     last: dict[MarkKind, Mark] = {}
@@ -457,57 +392,6 @@ def _matters(mark: Mark, end: int) -> bool:
 def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
     yield from (mark for mark in marks if _matters(mark, score.end))
     yield from (Mark(step, "bar") for step in (*jumps(score), score.end) if step > 0)
-
-
-def _cut(notes: Iterable[Note], steps: tuple[int, ...]) -> Iterator[Note]:
-    """Split notes at the steps."""
-    for note in notes:
-        first = bisect_right(steps, note.onset)
-        if first == len(steps) or steps[first] >= note.end:
-            yield note
-            continue
-        inner = steps[first : bisect_left(steps, note.end)]
-        edges = (note.onset, *inner, note.end)
-        for start, stop in pairwise(edges):
-            yield replace(note, onset=start, duration=stop - start)
-
-
-def _has_overlaps(notes: Iterable[Note]) -> bool:
-    """Tell whether a part plays a pitch that it sounds already; notes in order of onset."""
-    ends: dict[int, int] = {}
-    for note in notes:
-        onset, voice = note.onset, note.part << 7 | note.pitch
-        if ends.get(voice, 0) > onset:
-            return True
-        ends[voice] = onset + note.duration
-    return False
-
-
-def _without_overlaps(notes: Iterable[Note]) -> list[Note]:
-    """End a note where its part plays the pitch again; of doubled notes keep the longest."""
-    kept: list[Note] = []
-    latest: dict[tuple[int, int], int] = {}
-    for note in sorted(notes, key=lambda n: (n.onset, n.pitch, n.part, -n.duration)):
-        voice = note.part, note.pitch
-        index = latest.get(voice)
-        if index is not None and kept[index].end > note.onset:
-            if kept[index].onset == note.onset:
-                continue
-            kept[index] = replace(kept[index], duration=note.onset - kept[index].onset)
-        latest[voice] = len(kept)
-        kept.append(note)
-    return kept
-
-
-def _one_velocity(notes: Sequence[Note]) -> Iterable[Note]:
-    counts: dict[int, Counter[int]] = {}
-    for (part, velocity), count in Counter(map(_DYNAMICS, notes)).items():
-        counts.setdefault(part, Counter())[velocity] = count
-    # of equally frequent velocities the lowest, so that the order of notes decides nothing
-    chosen = {part: min(c, key=lambda v: (-c[v], v)) for part, c in counts.items()}
-    columns = [list(column) for column in zip(*map(_NOTE_ORDER, notes), strict=True)]
-    columns[3] = [chosen[part] for part in columns[4]]
-    return notes_of(columns)
 
 
 def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter, mul
 from typing import Final
 
 from musicgen.errors import InvalidValue
@@ -193,21 +195,32 @@ def find_key(weights: Sequence[float]) -> Key | None:
     """
     if len(set(weights)) == 1:
         return None
-    candidates = [
-        (_correlation(weights, [profile[(pitch - tonic) % 12] for pitch in range(12)]), mode, tonic)
-        for mode, profile in KEY_PROFILES.items()
-        for tonic in range(12)
-    ]
-    _, mode, tonic = max(candidates, key=lambda found: found[0])
+    away, spread = _spread(weights)
+    _, mode, tonic = max(
+        (
+            (sum(map(mul, away, other)) / (spread * others) ** 0.5, mode, tonic)
+            for mode, tonic, (other, others) in _profiles()
+        ),
+        key=itemgetter(0),
+    )  # Pearson's coefficient
     return Key.of(tonic, mode)
 
 
-def _correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Pearson's coefficient of two rows of twelve."""
-    mean_a, mean_b = sum(a) / 12, sum(b) / 12
-    shared = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
-    spread = sum((x - mean_a) ** 2 for x in a) * sum((y - mean_b) ** 2 for y in b)
-    return float(shared / spread**0.5)
+@cache
+def _profiles() -> list[tuple[str, int, tuple[list[float], float]]]:
+    """Return for each mode and tonic how its profile lies about its mean."""
+    return [
+        (mode, tonic, _spread([profile[(pitch - tonic) % 12] for pitch in range(12)]))
+        for mode, profile in KEY_PROFILES.items()
+        for tonic in range(12)
+    ]
+
+
+def _spread(row: Sequence[float]) -> tuple[list[float], float]:
+    """Return how far each of twelve lies from their mean, and the sum of the squares of that."""
+    mean = sum(row) / 12
+    away = [value - mean for value in row]
+    return away, sum(value**2 for value in away)
 
 
 # The qualities of chord symbols that are told apart; the longest that a symbol starts with counts.

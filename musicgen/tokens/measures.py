@@ -6,18 +6,21 @@ exact inverses on canonical scores; `decode` takes any ids at all and counts wha
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from musicgen.errors import Refusal
-from musicgen.music.grid import Bar, Chord, Tuplet, bars, pieces, voices
+from musicgen.music.columns import counted
+from musicgen.music.grid import GRAIN, PLAIN, Bar, Chords, Tuplet, bars, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.tokens.codec import PLAIN_SETTING, Decoded, Encoded, ScoreCodec, Setting
 from musicgen.tokens.grammar import Walk
+from musicgen.tokens.lines import Lines, Segments, cut
 from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
 
@@ -26,14 +29,15 @@ _CHANGES = ("key", "meter", "chord")
 
 def setting_of(score: Score) -> Setting:
     """Collect what the ids of a canonical score leave out."""
-    velocities = {note.part: note.velocity for note in score.notes}
+    velocities = np.full(len(score.parts), DEFAULT_VELOCITY)
+    velocities[score.columns[4]] = score.columns[3]
     return Setting(
         tonic=score.key.tonic,
         title=score.title,
         rhythm=score.rhythm,
         tempos=tuple((mark.onset, float(mark.value)) for mark in score.of("tempo")),
         parts=score.parts,
-        velocities=tuple(velocities.get(i, DEFAULT_VELOCITY) for i in range(len(score.parts))),
+        velocities=tuple(velocities.tolist()),
     )
 
 
@@ -69,8 +73,6 @@ class MeasuresCodec(ScoreCodec):
 
 
 Ids = tuple[int, ...]
-_REST: Final = (MEASURES.id("rest"),)
-_HOLD: Final = (MEASURES.id("hold"),)
 
 
 @lru_cache(maxsize=4096)
@@ -82,30 +84,14 @@ def _id(kind: str, value: Value = None) -> int:
     return MEASURES.ids[event]
 
 
-@dataclass(frozen=True, slots=True)
-class _Voice:
-    """One voice of one part: for each bar the chords that sound in it."""
-
-    part: int
-    number: int
-    inside: dict[int, list[Chord]]
-
-    @classmethod
-    def of(cls, part: int, number: int, chords: Iterable[Chord], ends: Sequence[int]) -> _Voice:
-        """Share the chords, which are in order, out to the bars, of which the ends are given."""
-        inside: dict[int, list[Chord]] = {}
-        bar = limit = 0
-        for chord in chords:
-            onset, duration, _ = chord
-            if onset >= limit or not inside:
-                bar = bisect_right(ends, onset)
-                limit = ends[bar]
-                here = inside.setdefault(bar, [])
-            here.append(chord)
-            if onset + duration > limit:  # it goes on over a bar line
-                for later in range(bar + 1, bisect_left(ends, onset + duration) + 1):
-                    inside.setdefault(later, []).append(chord)
-        return cls(part, number, inside)
+_BAR: Final = _id("bar")
+_REST: Final = _id("rest")
+_HOLD: Final = _id("hold")
+_LONGEST: Final = PLAIN[-1]
+# The id of each length that one sign writes and that needs no tuplet; 0 for others, longer ones too
+_SIGNS: Final = np.array(
+    [_id("duration", n) if n in PLAIN and n % GRAIN == 0 else 0 for n in range(_LONGEST + 2)]
+)
 
 
 class _Writer:
@@ -115,12 +101,10 @@ class _Writer:
         self.score = score
         self.tonic_pitch = tonic_pitch
         self.bars = bars(score)
-        self.voices = _voices(score, [bar.end for bar in self.bars])
-        self.marks: dict[int, list[Mark]] = {}
+        self.marks: dict[int, list[Mark]] = {}  # but bar lines
         for mark in score.marks:
-            self.marks.setdefault(mark.onset, []).append(mark)
-        self.changing = sorted({m.onset for m in score.marks if m.kind in _CHANGES})
-        self.heads = [_Heads(part.is_drums, tonic_pitch) for part in score.parts]
+            if mark.kind != "bar":
+                self.marks.setdefault(mark.onset, []).append(mark)
         self.ending_ends = {mark.value.end for mark in score.of("ending")}
 
     def ids(self) -> list[int]:
@@ -131,12 +115,87 @@ class _Writer:
             _id("rhythm", rhythm_event(self.score.rhythm)),
             _id("parts", len(self.score.parts)),
         ]
-        for index, bar in enumerate(self.bars):
-            found += self.opening(bar)
-            self.lines(found, index, bar)
-            found += self.closing(bar)
+        if self.bars:
+            self.music(found)
         found.append(_id("end"))
         return found
+
+    def music(self, found: list[int]) -> None:
+        """Write all bars: part 0's first voice always, others where they sound."""
+        chords = Chords.of(self.score.columns)
+        changes = [n for n, m in self.marks.items() if n < self.score.end and _is_change(m)]
+        lines, segments = cut(chords, self.bars, changes)
+        plain = self.plainly(chords, segments)
+        odd = self.oddly(lines, segments, plain, changes)
+        ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
+        now = 0
+        for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
+            if not part and not voice:
+                self.bar_line(found, bar)
+                now = 0
+            if part != now:
+                now = part
+                found.append(_id("part", part))
+            if voice:
+                found.append(_id("voice", voice))
+            found += odd[line] if line in odd else ids[firsts[first] : firsts[stop]]
+        found += self.closing(self.bars[-1])
+
+    def plainly(self, chords: Chords, segments: Segments) -> _Plain:
+        """Write each segment as one duration and its head."""
+        zeros = [_id("drum", 0) if part.is_drums else _id("pitch", 0) - self.tonic_pitch
+                 for part in self.score.parts]  # fmt: skip
+        sizes = np.append(np.diff(chords.firsts), [1, 1])  # at REST and HOLD stand the two last
+        firsts = np.append(chords.firsts, len(chords.pitches) + 1)
+        pitches = chords.pitches + np.repeat(np.array(zeros)[chords.parts], sizes[:-2])
+        return _Plain.of(
+            _SIGNS[np.minimum(segments.lengths, _LONGEST + 1)],
+            np.append(pitches, [_REST, _HOLD]),
+            firsts[segments.sounds],
+            sizes[segments.sounds],
+        )
+
+    def oddly(
+        self, lines: Lines, segments: Segments, plain: _Plain, steps: Sequence[int]
+    ) -> dict[int, list[int]]:
+        """Write the lines that need ties or tuplets, or in which something changes at a step."""
+        at = np.searchsorted(segments.starts, steps).tolist()
+        # at the start of a bar its opening says what changes
+        changing = {n: step for n, step in zip(at, steps, strict=True) if segments.offsets[n]}
+        is_odd = plain.signs == 0
+        is_odd[list(changing)] = True
+        odd = np.append(0, np.cumsum(is_odd))
+        found = {}
+        for line in np.flatnonzero(odd[lines.stops] > odd[lines.firsts]).tolist():
+            first, stop = int(lines.firsts[line]), int(lines.stops[line])
+            offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
+            found[line] = list(self.fitted(offsets, first, plain, changing))
+        return found
+
+    def fitted(
+        self, offsets: Ids, first: int, plain: _Plain, changing: Mapping[int, int]
+    ) -> Iterator[int]:
+        """Yield the ids of segments that fill a bar; what is tied is held."""
+        before = -1
+        for number, values in _values(offsets):
+            head = plain.head(first + number)
+            if number == before and head != [_REST]:
+                head = [_HOLD]
+            elif number != before and first + number in changing:
+                yield from self.changes(changing[first + number], _CHANGES)
+            yield from values
+            yield from head
+            before = number
+
+    def bar_line(self, found: list[int], number: int) -> None:
+        """Write what stands between a bar and the one before it."""
+        if number:
+            found += self.closing(self.bars[number - 1])
+        bar = self.bars[number]
+        if bar.kind == "full" and bar.start not in self.marks:
+            found.append(_BAR)
+        else:
+            found += self.opening(bar)
 
     def opening(self, bar: Bar) -> Iterator[int]:
         """Yield what stands before a bar's first note."""
@@ -148,7 +207,7 @@ class _Writer:
         yield from self.changes(bar.start, ("key", "meter"))
         if bar.kind == "irregular":
             yield _id("irregular")
-        yield _id("partial", bar.steps) if bar.kind == "partial" else _id("bar")
+        yield _id("partial", bar.steps) if bar.kind == "partial" else _BAR
         yield from self.changes(bar.start, ("chord",))
 
     def changes(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
@@ -170,72 +229,34 @@ class _Writer:
         elif bar.end in self.ending_ends:
             yield _id("ending_end")
 
-    def lines(self, found: list[int], index: int, bar: Bar) -> None:
-        """Write a bar's notes: part 0's first voice always, others where they sound."""
-        part = 0
-        for place, voice in enumerate(self.voices):
-            chords = voice.inside.get(index)
-            if place and not chords:
-                continue
-            if voice.part != part:
-                part = voice.part
-                found.append(_id("part", part))
-            if voice.number:
-                found.append(_id("voice", voice.number))
-            cuts = self.cuts(bar) if place == 0 else []
-            self.line(found, bar, self.segments(part, chords or (), bar), cuts)
 
-    def cuts(self, bar: Bar) -> list[int]:
-        """Return the steps inside a bar where a key, meter or chord symbol changes."""
-        first = bisect_right(self.changing, bar.start)
-        return self.changing[first : bisect_left(self.changing, bar.end)]
+def _is_change(marks: Iterable[Mark]) -> bool:
+    return any(mark.kind in _CHANGES for mark in marks)
 
-    def segments(self, part: int, chords: Iterable[Chord], bar: Bar) -> list[tuple[int, Ids]]:
-        """Cut a bar of one voice where its chords start and end: each step, and the ids there."""
-        found: list[tuple[int, Ids]] = []
-        start = now = bar.start
-        heads = self.heads[part]
-        for onset, duration, pitches in chords:
-            if onset > now:
-                found.append((now, _REST))
-            found.append((onset, heads[pitches]) if onset >= start else (start, _HOLD))
-            now = onset + duration
-        if now < bar.end:
-            found.append((now, _REST))
+
+@dataclass(frozen=True, eq=False)
+class _Plain:
+    """Segments as ids: a duration each, or 0 where one will not do, then what sounds."""
+
+    signs: Any
+    ids: Any
+    firsts: Any  # where the ids of each segment start; one more, where those of the last stop
+
+    @classmethod
+    def of(cls, signs: Any, heads: Any, sources: Any, sizes: Any) -> _Plain:
+        """Write durations, and after each the heads from a source on, as many as its size."""
+        firsts = np.append(0, np.cumsum(sizes + 1))
+        ids = np.empty(firsts[-1], dtype=np.int64)
+        is_head = np.ones(len(ids), dtype=bool)
+        is_head[firsts[:-1]] = False
+        ids[firsts[:-1]] = signs
+        ids[is_head] = heads[np.repeat(sources, sizes) + counted(sizes)]
+        return cls(signs, ids, firsts)
+
+    def head(self, segment: int) -> list[int]:
+        """Return the ids of what sounds in a segment."""
+        found: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
         return found
-
-    def line(
-        self, found: list[int], bar: Bar, segments: list[tuple[int, Ids]], cuts: list[int]
-    ) -> None:
-        """Write the durations and heads of segments that fill a bar, and what changes at cuts."""
-        if cuts:
-            segments = list(_cut(segments, cuts))
-        start = bar.start
-        offsets = (*[step - start for step, _ in segments], bar.end - start)
-        before = -1
-        for number, values in _values(offsets):
-            step, head = segments[number]
-            if number == before:
-                head = _REST if head == _REST else _HOLD
-            elif step in cuts:
-                found += self.changes(step, _CHANGES)
-            found += values
-            found += head
-            before = number
-
-
-def _cut(segments: Iterable[tuple[int, Ids]], cuts: Sequence[int]) -> Iterator[tuple[int, Ids]]:
-    """Cut segments where something changes while they last."""
-    rest = list(cuts)
-    last: Ids = _REST
-    for step, head in segments:
-        while rest and rest[0] < step:
-            yield rest.pop(0), _REST if last == _REST else _HOLD
-        if rest and rest[0] == step:
-            rest.pop(0)
-        yield step, head
-        last = head
-    yield from ((step, _REST if last == _REST else _HOLD) for step in rest)
 
 
 @lru_cache(maxsize=4096)
@@ -255,30 +276,6 @@ def _values(offsets: tuple[int, ...]) -> tuple[tuple[int, Ids], ...]:
 
 def _tuplet_id(tuplet: Tuplet) -> int:
     return MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
-
-
-class _Heads(dict[Ids, Ids]):
-    """The ids of each chord's pitches in one part, made when they are asked for first."""
-
-    def __init__(self, is_drums: bool, tonic_pitch: int) -> None:
-        super().__init__()
-        self.kind, self.zero = ("drum", 0) if is_drums else ("pitch", tonic_pitch)
-
-    def __missing__(self, pitches: Ids) -> Ids:
-        self[pitches] = ids = tuple(_id(self.kind, pitch - self.zero) for pitch in pitches)
-        return ids
-
-
-def _voices(score: Score, bar_ends: Sequence[int]) -> tuple[_Voice, ...]:
-    """Separate the voices of a score; part 0 has at least one, empty perhaps."""
-    notes: dict[int, list[Note]] = {0: []}
-    for note in score.notes:
-        notes.setdefault(note.part, []).append(note)
-    return tuple(
-        _Voice.of(part, number, chords, bar_ends)
-        for part in sorted(notes)
-        for number, chords in enumerate(voices(notes[part]) or ((),))
-    )
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:

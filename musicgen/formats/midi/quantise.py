@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import Refusal
+from musicgen.music.columns import each_once
 from musicgen.music.score import STEPS_PER_QUARTER
 
 _QUARTER: Final = STEPS_PER_QUARTER
@@ -72,7 +73,7 @@ _CANDIDATES: Final = (
 
 def choose(onsets: Any, ticks_per_quarter: int) -> Grid:
     """Find the grid of a file's onsets, in ticks. Raises Refusal where there is none."""
-    distinct = np.unique(onsets)
+    distinct = each_once(onsets)
     if _all_on_steps(distinct, ticks_per_quarter):
         return Grid("exact")
     made = _share_on_values(distinct, ticks_per_quarter)
@@ -179,12 +180,12 @@ class Quantiser:
     def of(cls, onsets: Any, ends: Any, ticks_per_quarter: int) -> Quantiser:
         """Choose the grid of a tune from all of its notes. Raises Refusal."""
         grid = choose(onsets, ticks_per_quarter)
-        distinct = np.unique(ends)
+        distinct = each_once(ends)
         as_written = grid.name in ("exact", "steps") and (
             not (distinct * _QUARTER % ticks_per_quarter).any()
             or _share_on_values(distinct, ticks_per_quarter) >= _MADE
         )
-        return cls(grid, ticks_per_quarter, as_written, np.unique(onsets))
+        return cls(grid, ticks_per_quarter, as_written, each_once(onsets))
 
     @cached_property
     def beats_in_threes(self) -> frozenset[int]:
@@ -232,7 +233,7 @@ def _written_ends(
     starts: Sequence[int], exact: Sequence[float], places: Sequence[int], shortest: int
 ) -> Iterator[int]:
     """Yield where each note of a part ends as one would write it."""
-    onsets = np.unique(starts)
+    onsets = each_once(np.array(starts))
     following = np.append(onsets, onsets[-1] + 10**9)[
         np.searchsorted(onsets, starts, side="right")
     ].tolist()

@@ -13,7 +13,7 @@ from mido import bpm2tempo
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.formats.midi.clock import Clock
 from musicgen.formats.midi.quantise import Grid, Quantiser
-from musicgen.formats.midi.survey import DRUM_CHANNEL, MAX_QUARTERS, Notes, Survey, survey
+from musicgen.formats.midi.survey import DRUM_CHANNEL, MAX_QUARTERS, Played, Survey, survey
 from musicgen.formats.midi.words import (
     MAX_BARS,
     NO_KEY,
@@ -25,9 +25,11 @@ from musicgen.formats.midi.words import (
     lines_of,
     without_pickup_meter,
 )
+from musicgen.music.columns import each_once
 from musicgen.music.grid import to_steps
+from musicgen.music.notes import Columns, Notes
 from musicgen.music.performed import PERFORMED_QPM
-from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Note, Part, Score, notes_of
+from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Part, Score
 from musicgen.music.theory import find_key
 
 MAX_MILLISECONDS: Final = 6 * 3_600_000  # of a performance
@@ -112,7 +114,7 @@ class _Line:
 
     part: Part
     channel: int
-    notes: Notes | None  # None: it is named and has none
+    notes: Played | None  # None: it is named and has none
 
 
 def _lines(file: Survey) -> Iterator[_Line]:
@@ -129,14 +131,14 @@ def _lines(file: Survey) -> Iterator[_Line]:
             yield _Line(Part(track.name, program, channel == DRUM_CHANNEL), channel, None)
 
 
-def _chosen(notes: Notes, instrument: int, *, alone: bool) -> Notes:
+def _chosen(notes: Played, instrument: int, *, alone: bool) -> Played:
     if alone:
         return notes
     mask = notes.instruments == instrument
-    return Notes(*(getattr(notes, name)[mask] for name in Notes.__dataclass_fields__))
+    return Played(*(getattr(notes, name)[mask] for name in Played.__dataclass_fields__))
 
 
-def _sounding(lines: Sequence[_Line]) -> Iterator[tuple[int, _Line, Notes]]:
+def _sounding(lines: Sequence[_Line]) -> Iterator[tuple[int, _Line, Played]]:
     for index, line in enumerate(lines):
         if line.notes is not None:
             yield index, line, line.notes
@@ -161,28 +163,33 @@ def _score(file: Survey, repairs: Counter[str]) -> tuple[Score, Grid]:
         fault = f"it lasts over {MAX_QUARTERS:,} quarters; it was left out"
         raise Refusal(fault, code="too-large")
     quantiser = Quantiser.of(onsets, ends, file.ticks_per_quarter)
-    found: list[Note] = []
-    for index, notes, starts, stops in times:
-        found += _quantised(quantiser, index, notes, starts, stops, repairs)
+    columns = [
+        _quantised(quantiser, index, notes, starts, stops, repairs)
+        for index, notes, starts, stops in times
+    ]
     title = file.tracks[0].name
-    score = Score(tuple(found), parts=tuple(line.part for line in lines), title=title)
+    score = Score(_joined(columns), parts=tuple(line.part for line in lines), title=title)
     return _Marks(file, clock, score).written(), quantiser.grid
 
 
 def _quantised(
-    quantiser: Quantiser, part: int, notes: Notes, starts: Any, stops: Any, repairs: Counter[str]
-) -> list[Note]:
+    quantiser: Quantiser, part: int, notes: Played, starts: Any, stops: Any, repairs: Counter[str]
+) -> Columns:
     onsets, durations, moved = quantiser.moved(starts, stops)
     repairs["moved-end"] += moved
     if quantiser.grid.name != "exact":
-        together = np.unique(onsets * 128 + notes.pitches)
+        together = each_once(onsets * 128 + notes.pitches)
         repairs["doubled"] += len(onsets) - len(together)
-    return _notes(part, onsets, durations, notes)
+    return _columns(part, onsets, durations, notes)
 
 
-def _notes(part: int, onsets: Any, durations: Any, notes: Notes) -> list[Note]:
-    columns = (onsets, notes.pitches, durations, notes.velocities)
-    return list(notes_of([*(column.tolist() for column in columns), [part] * len(onsets)]))
+def _columns(part: int, onsets: Any, durations: Any, notes: Played) -> Columns:
+    parts = np.full(len(onsets), part)
+    return np.stack([onsets, notes.pitches, durations, notes.velocities, parts])
+
+
+def _joined(columns: Sequence[Columns]) -> Notes:
+    return Notes(np.concatenate(columns, axis=1))
 
 
 class _Marks:
@@ -274,19 +281,19 @@ def _performance(file: Survey, _: Counter[str]) -> tuple[Score, Grid]:
     clock = Clock(file)
     lines = list(_lines(file))
     pedals = _Pedals(file)
-    found: list[Note] = []
+    found: list[Columns] = []
     for index, line, notes in _sounding(lines):
         onsets = clock.milliseconds(notes.onsets)
         ends = clock.milliseconds(pedals.held(line.channel, notes))
         if ends.max() > MAX_MILLISECONDS:
             raise Refusal("it lasts over six hours; it was left out", code="too-large")
-        found += _notes(index, onsets, np.maximum(ends - onsets, 1), notes)
+        found.append(_columns(index, onsets, np.maximum(ends - onsets, 1), notes))
     if not found:
         raise _no_notes()
     marks = (Mark(0, "tempo", PERFORMED_QPM),)
     title = file.tracks[0].name
     parts = tuple(line.part for line in lines)
-    return Score(tuple(found), marks, parts, title), Grid("milliseconds")
+    return Score(_joined(found), marks, parts, title), Grid("milliseconds")
 
 
 class _Pedals:
@@ -307,7 +314,7 @@ class _Pedals:
             if len(self.downs[channel]) > len(ups):
                 ups.append(last)
 
-    def held(self, channel: int, notes: Notes) -> Any:
+    def held(self, channel: int, notes: Played) -> Any:
         """Return the ends of notes: held by the pedal until it is up or the pitch comes again."""
         if not self.downs.get(channel):
             return notes.ends
@@ -322,7 +329,7 @@ def _by_tick(pedal: tuple[int, int, bool]) -> int:
     return pedal[0]
 
 
-def _next_of_pitch(notes: Notes) -> Any:
+def _next_of_pitch(notes: Played) -> Any:
     """Return for each note the next onset of its pitch; far away where there is none."""
     order = np.lexsort((notes.onsets, notes.pitches))
     onsets, pitches = notes.onsets[order], notes.pitches[order]

@@ -70,13 +70,13 @@ class Track:
     tempos: list[Timed] = field(default_factory=list)  # microseconds a quarter
 
     @cached_property
-    def notes(self) -> Notes:
+    def notes(self) -> Played:
         """The notes that last, as arrays."""
-        return Notes.of(self.packed, self.ends, self.end)
+        return Played.of(self.packed, self.ends, self.end)
 
 
 @dataclass(frozen=True)
-class Notes:
+class Played:
     """The notes of a track as arrays of one length, in the order of their onsets."""
 
     onsets: Any
@@ -86,7 +86,7 @@ class Notes:
     instruments: Any  # channel * 128 + program
 
     @classmethod
-    def of(cls, packed: list[int], ends: list[int], last: int) -> Notes:
+    def of(cls, packed: list[int], ends: list[int], last: int) -> Played:
         """Unpack a walk's notes; what nothing ends lasts to the last tick."""
         found = np.array(packed, dtype=np.int64)
         stops = np.array(ends, dtype=np.int64)
