@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.model.claim import Claim
+    from musicgen.model.distributed import Ranks
     from musicgen.model.run import Run
 
 # What decides no number of a run; all else must be as it was.
@@ -36,7 +37,9 @@ def asked(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:
     return options | {"sources": [_full(source) for source in sources]}
 
 
-def resumed(ctx: click.Context, claim: Claim, read: Read, console: Console) -> Run | None:
+def resumed(
+    ctx: click.Context, claim: Claim, read: Read, console: Console, ranks: Ranks
+) -> Run | None:
     """Go on with the run in a folder; None where nothing of it was saved.
 
     Raises Mismatch for flags, tunes or files that are not those of the run.
@@ -55,7 +58,9 @@ def resumed(ctx: click.Context, claim: Claim, read: Read, console: Console) -> R
     from musicgen.model.run import Run
 
     changes = {name: given[name] for name in MAY_CHANGE if name in given}
-    run = Run.resume(found, dataset, claim.folder, claim=claim, start=origin, **changes)
+    run = Run.resume(
+        found, dataset, claim.folder, claim=claim, start=origin, ranks=ranks, **changes
+    )
     console.print(f"{claim.folder}: goes on after update {found.step:,}")
     for note in run.notes:
         console.print(note)

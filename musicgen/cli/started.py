@@ -18,23 +18,27 @@ if TYPE_CHECKING:
     from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.model.claim import Claim
+    from musicgen.model.distributed import Ranks
     from musicgen.model.plan import Options
     from musicgen.model.run import Run
 
 
-def start(ctx: click.Context, claim: Claim, console: Console) -> Run:
+def start(ctx: click.Context, claim: Claim, console: Console, several: Ranks | None = None) -> Run:
     """Go on with the run in a folder if that is asked for, else begin one."""
+    from musicgen.model.distributed import ALONE
+
+    ranks = several or ALONE
     from musicgen.model.devices import choose_device
 
     def read(sources: tuple[str, ...], codec: str | None, origin: Checkpoint | None) -> Dataset:
         return suited(read_tunes(sources, codec or codec_of(origin), console), origin)
 
     choose_device(ctx.params["device"])  # before anything is read
-    run = resumed(ctx, claim, read, console) if ctx.params["resume"] else None
-    return begun(ctx, claim, read) if run is None else run
+    run = resumed(ctx, claim, read, console, ranks) if ctx.params["resume"] else None
+    return begun(ctx, claim, read, ranks) if run is None else run
 
 
-def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
+def begun(ctx: click.Context, claim: Claim, read: Read, ranks: Ranks) -> Run:
     """Read the tunes and plan a run on them."""
     from musicgen.model.plan import plan
     from musicgen.model.run import Run
@@ -43,7 +47,7 @@ def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
     sources = params["sources"] or (DEFAULT_SOURCE,)
     origin = origin_of(params["from"])
     dataset = read(sources, params["codec"], origin)
-    found = plan(dataset, options_of(ctx), origin)
+    found = plan(dataset, options_of(ctx), origin, ranks)
     return Run(
         dataset,
         found,
@@ -54,6 +58,7 @@ def begun(ctx: click.Context, claim: Claim, read: Read) -> Run:
         force=params["force"],
         claim=claim,
         start=origin,
+        ranks=ranks,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.grouped import Grouped
+from musicgen.cli.processes import held, is_first, several
 from musicgen.cli.resumed import is_done
 from musicgen.cli.settings import config_option, is_typed
 from musicgen.cli.started import settings_of_run, start
@@ -133,24 +134,27 @@ def train(ctx: click.Context, /, **chosen: Any) -> None:
     musicgen train ryan aird --hidden 512 --device cuda --save-config big.toml
     musicgen train --config big.toml --name again --seed 2
     musicgen train --name again --resume    after Ctrl-C, or after a crash
+    torchrun --nproc-per-node 2 -m musicgen train     on two GPUs
     musicgen sample --model mine --out song.mid
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
-    from musicgen.model.claim import claimed
-
     _prefer_typed(ctx)
     folder = _run_folder(chosen["name"])
     _refuse(chosen)
-    quiet, resume = chosen["quiet"], chosen["resume"]
+    quiet, resume = chosen["quiet"] or not is_first(), chosen["resume"]
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    with Stopping() as stopping, claimed(folder, exists=resume or chosen["force"]) as claim:
+    with (
+        Stopping() as stopping,
+        several(chosen["device"]) as ranks,
+        held(folder, exists=resume or chosen["force"]) as claim,
+    ):
         if resume and is_done(folder, score_test=chosen["score_test"]):
             console.print(f"{folder}: the run is finished, there is nothing left to do")
             return
-        run = start(ctx, claim, console)
+        run = start(ctx, claim, console, ranks)
         settings = settings_of_run(ctx, run)
-        if chosen["save_config"]:
+        if chosen["save_config"] and run.writes:
             write_whole(chosen["save_config"], settings, force=chosen["force"])
         announce(run, console)
         if chosen["verbose"]:

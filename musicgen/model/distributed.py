@@ -92,11 +92,6 @@ class Ranks:
 ALONE: Final = Ranks()
 
 
-def is_several() -> bool:
-    """Tell whether torchrun started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone, nothing is joined.
@@ -106,7 +101,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
     Raises MusicgenError where another process ended while this one waited for it.
     """
-    if not is_several():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield ALONE
         return
     place = own_device(device)

@@ -23,6 +23,7 @@ from musicgen.corpus.split import place
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
 from musicgen.model import adapt
 from musicgen.model.devices import choose_device, choose_precision
+from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer
@@ -128,15 +129,19 @@ def _held(groups: int, dataset: Dataset) -> int:
     return max(LEAST_VALID, len({tune.group for tune in dataset.valid}))
 
 
-def plan(dataset: Dataset, options: Options, start: Checkpoint | None = None) -> Plan:
+def plan(
+    dataset: Dataset, options: Options, start: Checkpoint | None = None, ranks: Ranks = ALONE
+) -> Plan:
     """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once.
+
+    Several processes plan the same: their lanes can be shared evenly, the first one's clock counts.
 
     Raises Mismatch where the options ask for another shape than that of the model to start from.
     """
     tokens = count_tokens(dataset.train)
     recipe = next(one for one in (ADAPTED if start else FRESH) if tokens < one.below)
     device = choose_device(options.device)
-    lanes, bptt = _window(tokens, options)
+    lanes, bptt = _window(tokens, options, ranks)
     epochs = options.epochs or recipe.epochs
     least = 1 if options.epochs else recipe.least
     shape = _adapted(start, recipe, dataset, options) if start else _fresh(recipe, dataset, options)
@@ -156,19 +161,19 @@ def plan(dataset: Dataset, options: Options, start: Checkpoint | None = None) ->
         guarded=is_small and len(dataset.train) < LARGE and not dataset.codec.startswith("text"),
     )
     if options.minutes is not None:
-        found = _in_time(dataset, found, options.minutes, start, at_most=is_small)
+        found = _in_time(dataset, found, options.minutes, start, ranks, at_most=is_small)
     if is_small:
         found = _seldom_judged(found, tokens)
     return replace(found, lines=tuple(_reasons(dataset, found)))
 
 
-def _window(tokens: int, options: Options) -> tuple[int, int]:
+def _window(tokens: int, options: Options, ranks: Ranks) -> tuple[int, int]:
     """Return lanes and bptt: fewer lanes for a small corpus, so that an epoch has updates."""
     defaults = TrainingSettings(tokens=1)
     bptt = options.bptt or defaults.bptt
     most = tokens // bptt
     lanes = max(1, min(LANES, most // FEW_UPDATES), min(defaults.lanes, most // UPDATES))
-    return options.batch or lanes, bptt
+    return options.batch or -(-lanes // ranks.world) * ranks.world, bptt
 
 
 def _fresh(recipe: Recipe, dataset: Dataset, options: Options) -> ModelSettings:
@@ -196,11 +201,17 @@ def _adapted(
 
 
 def _in_time(
-    dataset: Dataset, found: Plan, minutes: float, start: Checkpoint | None, *, at_most: bool
+    dataset: Dataset,
+    found: Plan,
+    minutes: float,
+    start: Checkpoint | None,
+    ranks: Ranks,
+    *,
+    at_most: bool,
 ) -> Plan:
     """Return the plan for so many minutes; a small corpus may be learnt in fewer."""
     settings = found.training
-    rate = tokens_a_second(dataset, found, start)
+    rate = tokens_a_second(dataset, found, start, ranks)
     tokens = max(settings.lanes * settings.bptt, int(rate * 60 * minutes))
     return replace_tokens(found, min(tokens, settings.tokens) if at_most else tokens)
 
@@ -240,21 +251,25 @@ def replace_tokens(found: Plan, tokens: int) -> Plan:
     return replace(found, training=replace(found.training, tokens=tokens))
 
 
-def tokens_a_second(dataset: Dataset, found: Plan, start: Checkpoint | None = None) -> float:
+def tokens_a_second(
+    dataset: Dataset, found: Plan, start: Checkpoint | None = None, ranks: Ranks = ALONE
+) -> float:
     """Measure the speed of training on a model that is thrown away."""
-    trainer = new_trainer(dataset, found, start)
+    trainer = new_trainer(dataset, found, start, ranks)
     rates = [trainer.update(trainer.lanes.next()).rate for _ in range(PROBE_UPDATES)]
-    return float(np.median(rates[1:]))
+    return ranks.first(float(np.median(rates[1:])))
 
 
-def new_trainer(dataset: Dataset, found: Plan, start: Checkpoint | None = None) -> Trainer:
+def new_trainer(
+    dataset: Dataset, found: Plan, start: Checkpoint | None = None, ranks: Ranks = ALONE
+) -> Trainer:
     """Make the trainer of a plan, at its first step; the weights may be those of a model."""
     generator = torch.Generator().manual_seed(found.training.seed)
     model = LanguageModel(found.model, generator).to(found.device)
     if start is not None:
         model.put(adapt.grown(start, dataset.vocabulary_size, found.training.seed))
     valid, notes = flat_ids(dataset.valid), notes_of(dataset.valid)
-    trainer = Trainer(model, flat_ids(dataset.train), valid, found.training, notes)
+    trainer = Trainer(model, flat_ids(dataset.train), valid, found.training, notes, ranks)
     if start is not None:  # what it adds must be better than nothing
         trainer.best.offer(evaluate(model, valid).loss if valid else 0.0, 0, model)
     return trainer

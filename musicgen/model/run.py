@@ -36,6 +36,7 @@ from musicgen.model.card import Scores, model_card
 from musicgen.model.claim import Claim, claimed, foreseen
 from musicgen.model.copying import Judge, guarded
 from musicgen.model.devices import choose_device
+from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.ngram import KneserNey
@@ -94,6 +95,7 @@ class Run:
     force: bool = False  # replace what stands in the folder, once there is something better
     claim: Claim | None = None  # on the folder, where the caller has it already
     start: Checkpoint | None = None  # the model that it goes on from
+    ranks: Ranks = ALONE  # of several processes that train together, this one
     pace: Pace = field(default_factory=Pace)
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -109,7 +111,7 @@ class Run:
 
     def __post_init__(self) -> None:
         with self.told():
-            self.trainer = new_trainer(self.dataset, self.plan, self.start)
+            self.trainer = new_trainer(self.dataset, self.plan, self.start, self.ranks)
         if self.start is not None:
             self.corpus = {**self.corpus, "adapted_from": adapt.origin(self.start)}
 
@@ -162,12 +164,12 @@ class Run:
     @property
     def writes(self) -> bool:
         """Whether this process writes: of several that train together, one does."""
-        return self.trainer.ranks.writes
+        return self.ranks.writes
 
     @cached_property
     def machine(self) -> dict[str, Any]:
         """What its bits depend on, plan and corpus left aside."""
-        return machine(self.plan.device, self.trainer.crew.workers)
+        return machine(self.plan.device, self.ranks.world * self.trainer.crew.workers)
 
     def stop(self) -> None:
         """Ask the run to finish its update, save, and end with Interrupted."""
@@ -185,7 +187,7 @@ class Run:
                 if self.over:
                     self.finish()
                 yield progress
-                if not self.over and self.trainer.ranks.any(self.stopping):
+                if not self.over and self.ranks.any(self.stopping):
                     self.save(claim)
                     raise self._interrupted()
 
@@ -235,7 +237,7 @@ class Run:
         self.note(progress)
         judged = progress.is_best or progress.held is not None
         is_due = self.writes and self.pace.is_due(judged=judged)
-        if self.over or self.trainer.ranks.any(is_due):
+        if self.over or self.ranks.any(is_due):
             self.save(claim)
 
     def _interrupted(self) -> Interrupted:
