@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,33 @@ def test_a_damaged_state_is_spoken_of(stopped: Path, monkeypatch: pytest.MonkeyP
     result = train("--resume")
     assert result.exit_code == 0, result.output
     assert "values.json: its bytes changed since it was written; the one before" in result.output
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", "musicgen", "train", *words, "--name", "mine", "-v"],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def killed(words: tuple[str, ...], lines: int) -> bool:
+    """Train in a process of its own; kill it when it has said so many lines, if it still lives."""
+    with command(*words) as child:
+        assert child.stderr
+        for _ in range(lines):
+            child.stderr.readline()
+        child.kill()
+    return child.returncode == -signal.SIGKILL
+
+
+@pytest.mark.promises
+def test_the_command_itself_is_killed_and_resumed(here: Path) -> None:
+    """From the first line it says to its last: wherever it dies, --resume ends in the same bits."""
+    assert train(*WORDS, name="whole").exit_code == 0
+    kills = sum(killed((*WORDS, "--resume"), lines) for lines in range(1, 9))
+    assert kills >= 3
+    with command("--resume", *WORDS) as child:
+        assert child.wait() == 0
+    assert weights("mine") == weights("whole")
