@@ -118,7 +118,8 @@ class Words:
 
     def unless_paid(self, name: str, other: str) -> str:
         """Return what is added to a reason that would be expected to help, where it did not."""
-        if name not in self.by_name or in_order(self.by_name[name]) < in_order(self.by_name[other]):
+        pair = [self.by_name[each] for each in (name, other) if each in self.by_name]
+        if len(pair) < 2 or in_order(pair[0]) < in_order(pair[1]):
             return ""
         return ", which has not paid within this budget"
 

@@ -211,7 +211,18 @@ def test_words_follow_the_scores(done: Comparison) -> None:
     )
 
 
+def test_a_reason_is_given_up_where_it_did_not_pay(done: Comparison) -> None:
+    names = [result.name for result in done.results if result.name not in ("rnn", "lstm")]
+    others = {name: held(9, 9, 9) for name in names}
+    paid = " ".join(with_scores(done, **others, rnn=held(5, 6, 7), lstm=held(4, 5, 6)).ladder())
+    assert "Its gates decide what is kept." in paid
+    unpaid = " ".join(with_scores(done, rnn=held(4, 5, 6), lstm=held(5, 6, 7)).ladder())
+    assert "what is kept, which has not paid within this budget." in unpaid
+
+
 def test_words_of_what_is_missing_are_none(done: Comparison) -> None:
+    alone = replace(done, results=[r for r in done.results if not r.name.startswith("rnn")])
+    assert "rnn" not in " ".join(Words(alone).ladder())
     assert Words(done).versus("lstm", "gru") == ""
     assert Words(done).flatter("gru", "rnn") == ""
 
