@@ -14,3 +14,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples for every commit, and fresh ones where the promises are tested."""
     promised = config.getoption("markexpr") == "promises"
     settings.load_profile("fresh" if promised else "repeatable")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    wanting = [item for item in items if item.get_closest_marker("cuda")]
+    if wanting and not has_cuda():
+        config.hook.pytest_deselected(items=wanting)
+        items[:] = [item for item in items if item not in wanting]
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
