@@ -67,7 +67,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--hidden",
     type=click.IntRange(1, 4096),
-    show_default="128 to 256, by the corpus",
+    show_default="256",
     help="Units of a layer.",
 )
 @click.option("--dropout", type=click.FloatRange(0, 0.95), help="Share of units left out.")

@@ -74,13 +74,13 @@ class Recipe:
 
 
 FRESH: Final = (
-    Recipe(8_000, 1, 128, 0.5, 0.2, epochs=40, least=60_000),
-    Recipe(50_000, 1, 192, 0.5, 0.2, epochs=30, least=200_000),
+    Recipe(8_000, 1, 256, 0.5, 0.2, epochs=60, least=60_000),
+    Recipe(50_000, 1, 256, 0.5, 0.2, epochs=30, least=200_000),
     Recipe(250_000, 2, 256, 0.4, 0.1, epochs=20),
     Recipe(float("inf")),
 )
 ADAPTED: Final = (
-    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=1e-3, epochs=40, least=25_000),
+    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=5e-4, epochs=60, least=25_000),
     Recipe(float("inf"), learning_rate=1e-3, least=25_000),
 )
 

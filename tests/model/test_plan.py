@@ -96,11 +96,13 @@ def test_what_is_held_out_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "lanes", "size"), [(1, 1, 128), (5, 1, 128), (20, 6, 128), (400, 25, 192)]
+    ("count", "lanes", "epochs"), [(1, 1, 600), (5, 1, 120), (20, 6, 60), (400, 25, 30)]
 )
-def test_sizes_follow_the_corpus(count: int, lanes: int, size: int) -> None:
-    found = plan(divided(a_dataset(count)), Options())
-    assert (found.training.lanes, found.model.hidden) == (lanes, size)
+def test_sizes_follow_the_corpus(count: int, lanes: int, epochs: int) -> None:
+    dataset = divided(a_dataset(count))
+    found = plan(dataset, Options())
+    assert (found.model.layers, found.training.lanes) == (1, lanes)
+    assert found.training.tokens == epochs * 100 * len(dataset.train)
 
 
 def test_a_large_corpus_gets_the_default_model() -> None:
