@@ -149,6 +149,7 @@ VARIANTS = (
     Variant("learning rate 6e-3", training={"learning_rate": 6e-3}),
     Variant("16 lanes", training={"lanes": 16}),
     Variant("64 lanes", training={"lanes": 64}),
+    Variant("64 lanes, rate 4e-3", training={"lanes": 64, "learning_rate": 4e-3}),
     Variant("windows of 32 ids", training={"bptt": 32, "lanes": 64}),
     Variant("windows of 128 ids", training={"bptt": 128, "lanes": 16}),
 )

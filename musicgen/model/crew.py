@@ -52,7 +52,9 @@ class Crew:
 
 def added(shares: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Add up the shares' gradients, parameter by parameter, in the order of the shares."""
-    total = [grad.clone() for grad in shares[0]]  # two parameters may share one gradient
-    for share in shares[1:]:
+    if len(shares) == 1:
+        return [grad.clone() for grad in shares[0]]  # two parameters may share one gradient
+    total = list(torch._foreach_add(list(shares[0]), list(shares[1])))
+    for share in shares[2:]:
         torch._foreach_add_(total, list(share))
     return total

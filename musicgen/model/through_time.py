@@ -10,17 +10,21 @@ a block of lanes is the product that one core does best.
     c_t = f c_{t-1} + i g                          h_t = o tanh(c_t)
 
 Products are taken in the type of the weights, which may be bf16; gates and states keep their own.
+
+The loops over the steps are torch's own programs (TorchScript): a step is eight small operations
+forward and fourteen backward, and threads that share a batch would wait for Python's lock at each.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-tanh_backward = torch.ops.aten.tanh_backward.grad_input
+Loop = TypeVar("Loop", bound=Callable[..., None])
 
 
 def project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -71,18 +75,20 @@ class _Window(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         states = gates.new_empty(3, len(gates) + 1, *h.shape)  # h, c, tanh c
         states[0, 0], states[1, 0] = h, c
-        ctx.resets = _resets(starts, gates.dtype)
-        _forward(gates, weight, states, ctx.resets)
-        ctx.save_for_backward(gates, weight, states, starts)
+        kept, cut = (~starts).to(gates.dtype), starts.any(1).tolist()
+        _forward(gates, weight, states, kept, cut)
+        ctx.cut = cut
+        ctx.save_for_backward(gates, weight, states, kept)
         return states[0, 1:], states[0, -1].clone(), states[1, -1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        gates, weight, states, starts = ctx.saved_tensors
-        dh, dc = _backward(gates, weight.t().contiguous(), states, ctx.resets, grads)
+        gates, weight, states, kept = ctx.saved_tensors
+        upstream, dh, dc = grads[0].contiguous(), grads[1].clone(), grads[2].clone()
+        _backward(gates, weight.t().contiguous(), states, kept, ctx.cut, upstream, dh, dc)
         entering = states[0, :-1]
-        if ctx.resets:
-            entering = entering.masked_fill(starts.unsqueeze(1), 0)
+        if any(ctx.cut):
+            entering = entering * kept.unsqueeze(1)
         return gates, _outer(_folded(gates), _folded(entering), weight.dtype), dh, dc, None
 
 
@@ -96,24 +102,32 @@ def _outer(rows: Tensor, columns: Tensor, kind: torch.dtype) -> Tensor:
     return rows.to(kind) @ columns.to(kind).t()
 
 
-def _resets(starts: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
-    """Return, for each step at which a tune starts, 0 in the lanes where it does, else 1."""
-    steps = starts.any(1).nonzero().flatten().tolist()
-    return {step: (~starts[step]).to(dtype) for step in steps}  # (lane,)
+def _program(function: Loop) -> Loop:
+    """Return a loop as a program of torch's, which runs without Python."""
+    with warnings.catch_warnings():  # torch would rather compile, which takes a C++ compiler
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(function)  # type: ignore[no-any-return]
 
 
-def _forward(gates: Tensor, weight: Tensor, states: Tensor, resets: dict[int, Tensor]) -> None:
+@_program
+def _forward(
+    gates: Tensor,  # (window, 4 hidden, lane)
+    weight: Tensor,
+    states: Tensor,  # (3, window + 1, hidden, lane): h, c, tanh c
+    kept: Tensor,  # (window, lane): 0 where a tune starts, else 1
+    cut: list[bool],  # whether a tune starts at a step, in any lane
+) -> None:
     """Fill in the gates and the states, step by step, in place."""
-    half = states.shape[2]
-    both = gates[:, : 2 * half].unbind(0)
-    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
-    hs, cs, tanhs = (part.unbind(0) for part in states)
+    half = states.size(2)
     same = weight.dtype == gates.dtype
+    both = gates[:, : 2 * half].unbind(0)
+    i, f, g, o = [part.unbind(0) for part in gates.chunk(4, 1)]
+    hs, cs, tanhs = [part.unbind(0) for part in states.unbind(0)]
     for t, step in enumerate(gates.unbind(0)):
         h = hs[t]
-        if t in resets:
-            h = h * resets[t]
-            cs[t].mul_(resets[t])
+        if cut[t]:
+            h = h * kept[t]
+            cs[t].mul_(kept[t])
         if same:
             step.addmm_(weight, h)
         else:
@@ -121,48 +135,51 @@ def _forward(gates: Tensor, weight: Tensor, states: Tensor, resets: dict[int, Te
         both[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
-        c = torch.mul(f[t], cs[t], out=cs[t + 1])
-        c.addcmul_(i[t], g[t])
-        torch.tanh(c, out=tanhs[t])
+        torch.mul(f[t], cs[t], out=cs[t + 1])
+        cs[t + 1].addcmul_(i[t], g[t])
+        torch.tanh(cs[t + 1], out=tanhs[t])
         torch.mul(o[t], tanhs[t], out=hs[t + 1])
 
 
+@_program
 def _backward(
     gates: Tensor,
     transposed: Tensor,  # (hidden, 4 hidden): the recurrent weights
     states: Tensor,
-    resets: dict[int, Tensor],
-    grads: tuple[Tensor, ...],  # of the hidden states, of the last h, of the last c
-) -> tuple[Tensor, Tensor]:
-    """Replace the gates by their gradients; return the gradients of the state before the window."""
-    half = states.shape[2]
-    steps = gates.unbind(0)
-    both = gates[:, : 2 * half].unbind(0)
-    i, f, g, o = (part.unbind(0) for part in gates.chunk(4, 1))
-    cs, tanhs = states[1].unbind(0), states[2].unbind(0)
-    upstream = grads[0].unbind(0)
+    kept: Tensor,
+    cut: list[bool],
+    upstream: Tensor,  # (window, hidden, lane): the gradient of the hidden states
+    dh: Tensor,  # of the state after the window; becomes that of the state before it
+    dc: Tensor,
+) -> None:
+    """Replace the gates by their gradients, and the state's gradient by that before the window."""
+    half = states.size(2)
     same = transposed.dtype == gates.dtype
-    dh, dc = grads[1].clone(), grads[2].clone()
+    both = gates[:, : 2 * half].unbind(0)
+    steps = gates.unbind(0)
+    i, f, g, o = [part.unbind(0) for part in gates.chunk(4, 1)]
+    cs, tanhs = states[1].unbind(0), states[2].unbind(0)
     scratch, room = torch.empty_like(dc), torch.empty_like(steps[0])
     d_both = room[: 2 * half]
     d_i, d_f, d_g, d_o = room.chunk(4, 0)
-    for t in range(len(steps) - 1, -1, -1):
+    for back in range(len(steps)):
+        t = len(steps) - 1 - back
         dh.add_(upstream[t])
         torch.mul(dh, o[t], out=scratch)
-        dc.add_(tanh_backward(scratch, tanhs[t], grad_input=scratch))
+        torch.ops.aten.tanh_backward(scratch, tanhs[t], grad_input=scratch)
+        dc.add_(scratch)
         torch.mul(dc, g[t], out=d_i)
         torch.mul(dc, cs[t], out=d_f)
         torch.mul(dc, i[t], out=d_g)
         torch.mul(dh, tanhs[t], out=d_o)
         dc.mul_(f[t])
-        sigmoid_backward(d_both, both[t], grad_input=both[t])
-        tanh_backward(d_g, g[t], grad_input=g[t])
-        sigmoid_backward(d_o, o[t], grad_input=o[t])
+        torch.ops.aten.sigmoid_backward(d_both, both[t], grad_input=both[t])
+        torch.ops.aten.tanh_backward(d_g, g[t], grad_input=g[t])
+        torch.ops.aten.sigmoid_backward(d_o, o[t], grad_input=o[t])
         if same:
             torch.mm(transposed, steps[t], out=dh)
         else:
             dh.copy_(torch.mm(transposed, steps[t].to(transposed.dtype)))
-        if t in resets:
-            dh.mul_(resets[t])
-            dc.mul_(resets[t])
-    return dh, dc
+        if cut[t]:
+            dh.mul_(kept[t])
+            dc.mul_(kept[t])
