@@ -40,6 +40,7 @@ from musicgen.tokens.vocabulary import MEASURES
 VOCABULARY = len(MEASURES)
 OFTEN = 150  # ids that do occur
 RIVAL_LANES, RIVAL_WINDOW, RIVAL_RATE = 8, 100, 2e-3
+UPDATES = 3  # of ours in a round
 RIVAL_PATIENCE = 4  # evaluations without a better held-out loss
 
 
@@ -122,10 +123,14 @@ def make_trainer(
     tokens: int,
     held: Sequence[np.ndarray] = (),
     every: int = 0,
+    lanes: int = TrainingSettings(tokens=1).lanes,
+    bptt: int = TrainingSettings(tokens=1).bptt,
 ) -> Trainer:
     shape = ModelSettings(VOCABULARY, hidden=hidden, embedding=hidden)
     model = LanguageModel(shape, torch.Generator().manual_seed(1))
-    settings = TrainingSettings(tokens=tokens, evaluate_every=every, patience=10**6)
+    settings = TrainingSettings(
+        tokens=tokens, lanes=lanes, bptt=bptt, evaluate_every=every, patience=10**6
+    )
     return Trainer(model, tunes, held, settings)
 
 
@@ -147,32 +152,52 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def rates(trainer: Trainer, rival: Rival, rounds: int) -> tuple[list[float], list[float]]:
-    """Return tokens a second of both, in turns; the first round warms up."""
-    ours, theirs = [], []
+@dataclass(frozen=True)
+class Round:
+    """Tokens a second of both, and the peak, one right after the other."""
+
+    ours: float
+    rival: float
+    peak: float  # operations a second
+
+
+def rounds_of(trainer: Trainer, rival: Rival, rounds: int) -> list[Round]:
+    """Let both and the peak take turns; the first round warms up."""
+    found = []
     for _ in range(rounds + 1):
         torch.set_num_threads(1)
-        ours.append(trainer.update(trainer.lanes.next()).rate)
+        tokens = UPDATES * trainer.settings.lanes * trainer.settings.bptt
+        mine = tokens / timed(our_updates(trainer, UPDATES))
         torch.set_num_threads(count_cores())
-        updates = max(1, round(trainer.settings.lanes * trainer.settings.bptt / 800))
-        tokens = updates * RIVAL_LANES * RIVAL_WINDOW
-        theirs.append(tokens / timed(rival_updates(rival, updates)))
-    return ours[1:], theirs[1:]
+        updates = max(1, round(tokens / (RIVAL_LANES * RIVAL_WINDOW)))
+        theirs = updates * RIVAL_LANES * RIVAL_WINDOW / timed(rival_updates(rival, updates))
+        found.append(Round(mine, theirs, measure_peak(times=3)))
+    return found[1:]
+
+
+def our_updates(trainer: Trainer, count: int) -> Callable[[], object]:
+    return lambda: [trainer.update(trainer.lanes.next()) for _ in range(count)]
 
 
 def rival_updates(rival: Rival, count: int) -> Callable[[], object]:
     return lambda: [rival.update() for _ in range(count)]
 
 
-def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int) -> None:
-    peaks = [measure_peak()]
-    ours, theirs = rates(make_trainer(tunes, hidden, 10**9), Rival(tunes, hidden), rounds)
-    peaks.append(measure_peak())
-    mine, naive, peak = statistics.median(ours), statistics.median(theirs), max(peaks)
+def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, bptt: int) -> None:
+    """Print medians over rounds: of what each did, and of its ratios within a round."""
+    found = rounds_of(
+        make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt), Rival(tunes, hidden), rounds
+    )
+
+    def middle(value: Callable[[Round], float]) -> float:
+        return statistics.median(map(value, found))
+
     print(
-        f"2 x {hidden}: ours {mine:8.0f} tokens/s, rival {naive:8.0f}, ratio {mine / naive:.2f}; "
-        f"of the peak {peak / 1e9:.0f} GFLOP/s: ours {mine * flops(hidden) / peak:.0%}, "
-        f"rival {naive * flops(hidden) / peak:.0%}"
+        f"2 x {hidden}: ours {middle(lambda r: r.ours):8.0f} tokens/s, rival"
+        f" {middle(lambda r: r.rival):8.0f}, ratio {middle(lambda r: r.ours / r.rival):.2f}; of the"
+        f" peak {middle(lambda r: r.peak) / 1e9:.0f} GFLOP/s: ours"
+        f" {middle(lambda r: r.ours * flops(hidden) / r.peak):.0%}, rival"
+        f" {middle(lambda r: r.rival * flops(hidden) / r.peak):.0%}"
     )
 
 
@@ -246,6 +271,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--every", type=int, default=150_000, help="tokens between evaluations")
+    parser.add_argument("--lanes", type=int, default=TrainingSettings(tokens=1).lanes)
+    parser.add_argument("--bptt", type=int, default=TrainingSettings(tokens=1).bptt)
     parser.add_argument("--no-race", action="store_true", help="speed alone")
     parser.add_argument("--data", type=Path, help="a folder of musicgen corpus build")
     arguments = parser.parse_args()
@@ -263,7 +290,7 @@ def main() -> None:
         )
     print(f"torch {torch.__version__}, {count_cores()} cores, fp32, vocabulary {VOCABULARY}")
     for hidden in sizes:
-        report_speed(hidden, tunes, rounds)
+        report_speed(hidden, tunes, rounds, arguments.lanes, arguments.bptt)
     if not arguments.no_race:
         report_race(sizes[0], tunes, held, every, 2 * every if arguments.toy else 10**9)
 
