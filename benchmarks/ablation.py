@@ -151,6 +151,10 @@ VARIANTS = (
     Variant("64 lanes", training={"lanes": 64}),
     Variant("64 lanes, rate 4e-3", training={"lanes": 64, "learning_rate": 4e-3}),
     Variant("windows of 32 ids", training={"bptt": 32, "lanes": 64}),
+    Variant("32 lanes of 32 ids", training={"bptt": 32}),
+    Variant(
+        "64 lanes of 32 ids, rate 6e-3", training={"bptt": 32, "lanes": 64, "learning_rate": 6e-3}
+    ),
     Variant("windows of 128 ids", training={"bptt": 128, "lanes": 16}),
 )
 
