@@ -240,6 +240,19 @@ def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generato
         nn.init.uniform_(weight, -bound, bound, generator)
 
 
+def project_inputs(
+    values: Tensor, table: Tensor, weight: Tensor, bias: Tensor, kind: torch.dtype
+) -> Tensor:
+    """Return the input's part of each step, (window, rows, lane), of ids or of a layer's outputs.
+
+    Each event is projected once, not each time that it occurs.
+    """
+    if values.dim() > 2:
+        return project(values, weight.to(kind), bias)
+    rows = functional.linear(table, weight, bias)
+    return functional.embedding(values, rows).transpose(1, 2).contiguous()
+
+
 def run_lstm(
     layer: nn.Module,
     values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
@@ -254,11 +267,7 @@ def run_lstm(
     bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
     kept = (weight if recurrent is None else weight * recurrent).to(kind)
     with torch.autocast(table.device.type, enabled=False):
-        if values.dim() == 2:  # each event is projected once, not each time that it occurs
-            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
-            projected = projected.transpose(1, 2).contiguous()
-        else:
-            projected = project(values, weight_in.to(kind), bias)
+        projected = project_inputs(values, table, weight_in, bias, kind)
         h, c = (part.t().contiguous() for part in state)
         outputs, last = lstm_window(projected, kept, (h, c), starts)
     return outputs, tuple(part.t() for part in last)
@@ -279,11 +288,7 @@ def run_gru(
     inside = 2 * weight.shape[1]  # what follows stands inside the reset gate
     bias = layer.get_parameter("bias_ih_l0") + functional.pad(own[:inside], (0, inside // 2))
     with torch.autocast(table.device.type, enabled=False):
-        if values.dim() == 2:
-            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
-            projected = projected.transpose(1, 2).contiguous()
-        else:
-            projected = project(values, weight_in.to(kind), bias)
+        projected = project_inputs(values, table, weight_in, bias, kind)
         before = state[0].t().contiguous()
         outputs, last = gru_window(projected, weight.to(kind), own[inside:], before, starts)
     return outputs, (last.t(),)
@@ -303,11 +308,7 @@ def run_rnn(
     bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
     assert isinstance(layer, nn.RNN)
     with torch.autocast(table.device.type, enabled=False):
-        if values.dim() == 2:
-            projected = functional.embedding(values, functional.linear(table, weight_in, bias))
-            projected = projected.transpose(1, 2).contiguous()
-        else:
-            projected = project(values, weight_in.to(kind), bias)
+        projected = project_inputs(values, table, weight_in, bias, kind)
         before, relu = state[0].t().contiguous(), layer.nonlinearity == "relu"
         outputs, last = rnn_window(projected, weight.to(kind), before, starts, relu)
     return outputs, (last.t(),)
