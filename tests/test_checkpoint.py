@@ -171,10 +171,10 @@ def swap_weights(folder: Path, data: bytes) -> None:
 )
 def test_weights_that_lie_are_refused_at_once(folder: Path, data: bytes) -> None:
     swap_weights(folder, data)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DamagedCheckpoint, match="small: its contents do not fit"):
         load(folder)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_name_with_a_path_is_refused(folder: Path) -> None:

@@ -560,4 +560,4 @@ def test_time_is_linear(bait: str) -> None:
     def text(size: int) -> str:
         return "X:1\nK:C\n" + "\n".join([bait * (3000 // len(bait))] * (size // 3000)) + "\n"
 
-    assert grows_linearly(abc.parse, text(6_000), text(24_000))
+    assert grows_linearly(abc.parse, text(3_000), text(24_000))
