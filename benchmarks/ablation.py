@@ -31,6 +31,7 @@ from musicgen.corpus.store import load
 from musicgen.model.batches import Window
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
+from musicgen.model.plan import FRESH
 from musicgen.model.training import Trainer
 
 
@@ -129,9 +130,10 @@ class Variant:
 VARIANTS = (
     Variant("default"),
     Variant("no dropout at all", {"dropout": 0.0, "embedding_dropout": 0.0}),
-    Variant("dropout 0.15", {"dropout": 0.15}),
-    Variant("dropout 0.45", {"dropout": 0.45}),
-    Variant("no embedding dropout", {"embedding_dropout": 0.0}),
+    Variant("dropout 0.1", {"dropout": 0.1}),
+    Variant("dropout 0.3", {"dropout": 0.3}),
+    Variant("no dropout of events", {"embedding_dropout": 0.0}),
+    Variant("dropout of events 0.1", {"embedding_dropout": 0.1}),
     Variant("weight drop 0.2", {"weight_dropout": 0.2}),
     Variant("weight drop 0.4", {"weight_dropout": 0.4}),
     Variant("head and embedding not tied", {"tied": False}),
@@ -145,17 +147,12 @@ VARIANTS = (
     Variant("constant rate, average", training={"final_rate": 1.0}, trainer=Averaged),
     Variant("clip at 0.25", training={"clip": 0.25}),
     Variant("no clipping", training={"clip": 1e9}),
-    Variant("learning rate 1.5e-3", training={"learning_rate": 1.5e-3}),
-    Variant("learning rate 6e-3", training={"learning_rate": 6e-3}),
-    Variant("16 lanes", training={"lanes": 16}),
-    Variant("64 lanes", training={"lanes": 64}),
-    Variant("64 lanes, rate 4e-3", training={"lanes": 64, "learning_rate": 4e-3}),
-    Variant("windows of 32 ids", training={"bptt": 32, "lanes": 64}),
-    Variant("32 lanes of 32 ids", training={"bptt": 32}),
-    Variant(
-        "64 lanes of 32 ids, rate 6e-3", training={"bptt": 32, "lanes": 64, "learning_rate": 6e-3}
-    ),
-    Variant("windows of 128 ids", training={"bptt": 128, "lanes": 16}),
+    Variant("half the rate", training={"learning_rate": 3.5e-3}),
+    Variant("twice the rate", training={"learning_rate": 1.4e-2}),
+    Variant("32 lanes", training={"lanes": 32}),
+    Variant("windows of 32 ids throughout", training={"first_bptt": 0}),
+    Variant("windows of 16 ids throughout", training={"first_bptt": 0, "bptt": 16}),
+    Variant("windows from 8 to 64 ids", training={"bptt": 64}),
 )
 
 
@@ -244,7 +241,9 @@ def main() -> None:
             if (variant.name, seed) in {(row["variant"], row["seed"]) for row in known}:
                 continue
             shape = ModelSettings(data.vocabulary, hidden=hidden, embedding=hidden)
-            plan = TrainingSettings(tokens=tokens, seed=seed, patience=10**6)
+            plan = TrainingSettings(
+                tokens=tokens, seed=seed, first_bptt=FRESH[-1].first_bptt, patience=10**6
+            )
             known.append(run(variant, data, shape, plan))
             print(variant.name, seed, known[-1]["bits_per_note"], known[-1]["seconds"], flush=True)
             if arguments.out:

@@ -74,7 +74,7 @@ def child(folder: Path, updates: int, hidden: int) -> None:
     found = plan(dataset, Options(hidden=hidden, layers=2))
     found = replace(found, training=TrainingSettings(tokens=10**12))
     trainer = new_trainer(dataset, found)
-    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(updates + WARM)]
+    rates = [trainer.update(trainer.next()).rate for _ in range(updates + WARM)]
     print(json.dumps([statistics.median(rates[WARM:]), private_bytes()]))
 
 

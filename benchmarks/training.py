@@ -34,13 +34,15 @@ from musicgen.corpus.store import load
 from musicgen.model.crew import count_cores
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.training import Trainer
+from musicgen.model.plan import FRESH
+from musicgen.model.training import Trainer, levelled
 from musicgen.tokens.vocabulary import MEASURES
 
 VOCABULARY = len(MEASURES)
 OFTEN = 150  # ids that do occur
+RECIPE = FRESH[-1]  # of a large corpus: what plain `musicgen train` does
 RIVAL_LANES, RIVAL_WINDOW, RIVAL_RATE = 8, 100, 2e-3
-UPDATES = 3  # of ours in a round
+UPDATES = 6  # of ours in a round
 RIVAL_PATIENCE = 4  # evaluations without a better held-out loss
 
 
@@ -123,13 +125,25 @@ def make_trainer(
     tokens: int,
     held: Sequence[np.ndarray] = (),
     every: int = 0,
-    lanes: int = TrainingSettings(tokens=1).lanes,
-    bptt: int = TrainingSettings(tokens=1).bptt,
+    lanes: int = RECIPE.lanes,
+    bptt: int = RECIPE.bptt,
 ) -> Trainer:
-    shape = ModelSettings(VOCABULARY, hidden=hidden, embedding=hidden)
+    shape = ModelSettings(
+        VOCABULARY,
+        hidden=hidden,
+        embedding=hidden,
+        dropout=RECIPE.dropout,
+        embedding_dropout=RECIPE.embedding_dropout,
+    )
     model = LanguageModel(shape, torch.Generator().manual_seed(1))
     settings = TrainingSettings(
-        tokens=tokens, lanes=lanes, bptt=bptt, evaluate_every=every, patience=10**6
+        tokens=tokens,
+        lanes=lanes,
+        bptt=bptt,
+        first_bptt=min(RECIPE.first_bptt, bptt),
+        learning_rate=RECIPE.learning_rate,
+        evaluate_every=every,
+        patience=10**6,
     )
     return Trainer(model, tunes, held, settings)
 
@@ -176,7 +190,7 @@ def rounds_of(trainer: Trainer, rival: Rival, rounds: int) -> list[Round]:
 
 
 def our_updates(trainer: Trainer, count: int) -> Callable[[], object]:
-    return lambda: [trainer.update(trainer.lanes.next()) for _ in range(count)]
+    return lambda: [trainer.update(trainer.next()) for _ in range(count)]
 
 
 def rival_updates(rival: Rival, count: int) -> Callable[[], object]:
@@ -185,9 +199,9 @@ def rival_updates(rival: Rival, count: int) -> Callable[[], object]:
 
 def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, bptt: int) -> None:
     """Print medians over rounds: of what each did, and of its ratios within a round."""
-    found = rounds_of(
-        make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt), Rival(tunes, hidden), rounds
-    )
+    growing = make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt)
+    even = Trainer(growing.model, tunes, (), levelled(growing.settings))
+    found = rounds_of(even, Rival(tunes, hidden), rounds)
 
     def middle(value: Callable[[Round], float]) -> float:
         return statistics.median(map(value, found))
@@ -232,8 +246,9 @@ def train_ours(
     hidden: int, tunes: list[np.ndarray], held: list[np.ndarray], seconds: float, goal: float
 ) -> tuple[Reached, Reached | None]:
     """Let ours learn for so many seconds; return its best, and where it first passed the goal."""
-    trainer = make_trainer(tunes, hidden, 10**9)
-    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(8)]
+    growing = make_trainer(tunes, hidden, 10**9)
+    trainer = Trainer(growing.model, tunes, (), levelled(growing.settings))
+    rates = [trainer.update(trainer.next()).rate for _ in range(12)]
     tokens = int(seconds * statistics.median(rates[2:]))
     trainer = make_trainer(tunes, hidden, tokens, held=held, every=tokens // 20)
     spent, passed = 0.0, None
@@ -271,8 +286,8 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--every", type=int, default=150_000, help="tokens between evaluations")
-    parser.add_argument("--lanes", type=int, default=TrainingSettings(tokens=1).lanes)
-    parser.add_argument("--bptt", type=int, default=TrainingSettings(tokens=1).bptt)
+    parser.add_argument("--lanes", type=int, default=RECIPE.lanes)
+    parser.add_argument("--bptt", type=int, default=RECIPE.bptt)
     parser.add_argument("--no-race", action="store_true", help="speed alone")
     parser.add_argument("--data", type=Path, help="a folder of musicgen corpus build")
     arguments = parser.parse_args()

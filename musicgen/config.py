@@ -21,8 +21,8 @@ class ModelSettings:
     hidden: int = 256
     embedding: int = 256
     tied: bool = True  # the head reads the embedding's own weights
-    dropout: float = 0.3  # between layers and before the head
-    embedding_dropout: float = 0.1  # on the embedding's table
+    dropout: float = 0.2  # between layers and before the head
+    embedding_dropout: float = 0.05  # on whole events
     weight_dropout: float = 0.0  # on the recurrent weights
 
     def __post_init__(self) -> None:
@@ -50,9 +50,10 @@ class TrainingSettings:
     """How a model is trained."""
 
     tokens: int  # planned training tokens; the learning rate falls to its end over them
-    lanes: int = 32  # rows of a batch
-    bptt: int = 64  # ids of one truncated step
-    learning_rate: float = 3e-3  # the highest; reached after the warm-up
+    lanes: int = 64  # rows of a batch
+    bptt: int = 32  # ids of one truncated step, in the end
+    first_bptt: int = 0  # ids of the first steps, which grow evenly to bptt; 0: all have bptt
+    learning_rate: float = 7e-3  # the highest; reached after the warm-up
     final_rate: float = 0.02  # of the highest, at the end
     warmup: float = 0.03  # share of the planned tokens
     weight_decay: float = 0.02
@@ -66,6 +67,8 @@ class TrainingSettings:
         for name in ("tokens", "lanes", "bptt", "patience"):
             if getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if not 0 <= self.first_bptt <= self.bptt:
+            raise InvalidValue(f"first_bptt is {self.first_bptt}: it must be in 0..{self.bptt}")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be above 0")

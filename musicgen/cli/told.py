@@ -23,6 +23,7 @@ def announce(run: Run, console: Console) -> None:
     dataset, found = run.dataset, run.plan
     tokens = count_tokens(dataset.train)
     shape, settings = found.model, found.training
+    grown = f"{settings.first_bptt} to " if settings.first_bptt else ""
     console.print(
         f"{counted(len(dataset.train), 'tune')} ({counted(tokens, 'token')}) to learn from,"
         f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"
@@ -31,7 +32,7 @@ def announce(run: Run, console: Console) -> None:
         console.print(line)
     console.print(
         f"{shape.layers} x {shape.hidden} {shape.cell} on {found.device} in {settings.precision},"
-        f" {counted(settings.lanes, 'lane')} of {counted(settings.bptt, 'id')},"
+        f" {counted(settings.lanes, 'lane')} of {grown}{counted(settings.bptt, 'id')},"
         f" at most {settings.tokens:,} tokens ({settings.tokens / tokens:.1f} epochs)"
     )
 

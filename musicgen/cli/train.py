@@ -79,7 +79,9 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--batch", type=click.IntRange(1, 4096), help="Lanes that are trained side by side.")
 @click.option(
-    "--bptt", type=click.IntRange(1, 4096), help="Ids through which a gradient goes back."
+    "--bptt",
+    type=click.IntRange(1, 4096),
+    help="Ids through which a gradient goes back, in the end.",
 )
 @click.option("--learning-rate", type=FRACTION, help="The highest; it rises to it and falls.")
 @click.option(

@@ -47,10 +47,6 @@ class Lanes:
         self.queue: list[int] = []  # tunes still to come in this epoch, the next one last
         self.at = [(-1, 0)] * lanes  # for each lane: its tune, and the ids of it already read
 
-    def __iter__(self) -> Iterator[Window]:
-        while True:
-            yield self.next()
-
     def next(self) -> Window:
         """Cut the next window and move on."""
         inputs = np.empty((len(self.at), self.window), np.int64)

@@ -43,11 +43,11 @@ class Crew:
         torch.set_num_threads(1)
         self.pool = ThreadPoolExecutor(workers, "share", torch.set_num_threads, (1,))
 
-    def each(self, work: Callable[[int], Result]) -> list[Result]:
-        """Do work(0), work(1), ... at once; return what they return, in order."""
+    def each(self, work: Callable[[int], Result], count: int | None = None) -> list[Result]:
+        """Do work(0), work(1), ... at once, `count` or one for each; return all."""
         if self.workers == 1:
-            return [work(0)]
-        return list(self.pool.map(work, range(self.workers)))
+            return [work(number) for number in range(count or 1)]
+        return list(self.pool.map(work, range(count or self.workers)))
 
 
 def added(shares: Sequence[Sequence[Tensor]]) -> list[Tensor]:

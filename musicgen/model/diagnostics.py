@@ -18,7 +18,6 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 import torch
@@ -291,8 +290,8 @@ def gradient_norms(
 def norms_of(trainer: Trainer, updates: int) -> Iterator[float]:
     """Yield the gradient's norm at each update; inf, and no more, where the run diverges."""
     try:
-        for window in islice(trainer.lanes, updates):
-            yield trainer.update(window).norm
+        for _ in range(updates):
+            yield trainer.update(trainer.next()).norm
     except Diverged:
         yield math.inf
 

@@ -15,14 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.config import BEGIN
 from musicgen.model.devices import send
-from musicgen.model.network import Masks, SequenceModel, State, keep
+from musicgen.model.network import Masks, SequenceModel, State, Storable, keep
 
 PLACE: Final = 32  # width of an id's embedding in a window
 
@@ -37,7 +36,7 @@ class Shape:
     dropout: float = 0.0
 
 
-class FeedForward(nn.Module):
+class FeedForward(Storable):
     """Two hidden layers and a head over what is known at each place of the past."""
 
     def __init__(
@@ -82,19 +81,6 @@ class FeedForward(nn.Module):
             hidden = hidden * masks.outputs[0].unsqueeze(1)
         logits: Tensor = self.head(hidden)
         return logits, after
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return a copy of the weights, as float32 arrays."""
-        return {
-            name: weight.detach().to("cpu", torch.float32).numpy().copy()
-            for name, weight in self.named_parameters()
-        }
-
-    @torch.no_grad()
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the weights of `arrays`; the names must be the model's own."""
-        for name, weight in self.named_parameters():
-            weight.copy_(torch.from_numpy(np.asarray(arrays[name], np.float32)))
 
 
 class Window(FeedForward):

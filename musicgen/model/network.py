@@ -32,7 +32,7 @@ FORGET_BIAS = 1.0
 class Masks:
     """What dropout leaves of one window: the same units at each of its steps (Gal, 2016)."""
 
-    table: Tensor | None  # (vocabulary, embedding)
+    table: Tensor | None  # (vocabulary, 1): whole events
     outputs: tuple[Tensor, ...]  # for each layer (lane, hidden)
     recurrent: tuple[Tensor, ...]  # for each layer like its recurrent weights; or none
 
@@ -84,7 +84,24 @@ class SequenceModel(Protocol):
         """Take weights."""
 
 
-class LanguageModel(nn.Module):
+class Storable(nn.Module):
+    """A module whose weights go out, and come back, as arrays."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return a copy of the weights, as float32 arrays, for a checkpoint."""
+        return {
+            name: weight.detach().to("cpu", torch.float32).numpy().copy()
+            for name, weight in self.named_parameters()
+        }
+
+    @torch.no_grad()
+    def put(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the weights of `arrays`; the names must be the model's own."""
+        for name, weight in self.named_parameters():
+            weight.copy_(torch.from_numpy(np.asarray(arrays[name], np.float32)))
+
+
+class LanguageModel(Storable):
     """Logits for the next id, from the ids so far."""
 
     def __init__(self, settings: ModelSettings, generator: torch.Generator | None = None) -> None:
@@ -133,7 +150,7 @@ class LanguageModel(nn.Module):
             return None
         unit = self.head.bias.new_empty(lanes, settings.hidden)
         return Masks(
-            keep(self.embedding.weight, settings.embedding_dropout, generator),
+            keep(self.embedding.weight[:, :1], settings.embedding_dropout, generator),
             tuple(keep(unit, settings.dropout, generator) for _ in self.layers),
             tuple(
                 keep(layer.get_parameter("weight_hh_l0"), settings.weight_dropout, generator)
@@ -162,9 +179,8 @@ class LanguageModel(nn.Module):
         cuts = None if own else cut(ids.cpu()).to(self.device)
         values = send(ids, self.device).t()
         starts = values == BEGIN
-        table = self.embedding.weight
-        if masks is not None and masks.table is not None:
-            table = table * masks.table
+        compact = own and self.device.type == "cpu"
+        table, values = self.embedded(values, masks.table if masks else None, compact)
         after: list[tuple[Tensor, ...]] = []
         for number, layer in enumerate(self.layers):
             recurrent = masks.recurrent[number] if masks and masks.recurrent else None
@@ -177,6 +193,15 @@ class LanguageModel(nn.Module):
             if masks is not None:
                 values = values * masks.outputs[number].t().contiguous()
         return values, tuple(after)
+
+    def embedded(self, ids: Tensor, mask: Tensor | None, compact: bool) -> tuple[Tensor, Tensor]:
+        """Return a table of embeddings, and for each id its row; a compact one has no other."""
+        table = self.embedding.weight
+        if compact:  # a window holds few of the vocabulary's events
+            found, ids = torch.unique(ids, return_inverse=True)
+            table = functional.embedding(found, table)
+            mask = None if mask is None else mask[found]
+        return table if mask is None else table * mask, ids
 
     def runs_own_loop(self, masks: Masks | None) -> bool:
         """Tell whether the loop written out here runs: it is the faster one, but on CUDA.
@@ -191,19 +216,6 @@ class LanguageModel(nn.Module):
     def logits(self, outputs: Tensor) -> Tensor:
         """Return the logits from what the last layer says."""
         return self.head(outputs if self.narrow is None else self.narrow(outputs))  # type: ignore[no-any-return]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return a copy of the weights, as float32 arrays, for a checkpoint."""
-        return {
-            name: weight.detach().to("cpu", torch.float32).numpy().copy()
-            for name, weight in self.named_parameters()
-        }
-
-    @torch.no_grad()
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the weights of `arrays`; the names must be the model's own."""
-        for name, weight in self.named_parameters():
-            weight.copy_(torch.from_numpy(np.asarray(arrays[name], np.float32)))
 
 
 def detach(state: State) -> State:

@@ -26,7 +26,7 @@ from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.training import Trainer
+from musicgen.model.training import Trainer, levelled
 
 PROBE_UPDATES: Final = 6
 FEWEST_HELD: Final = 8  # groups, of which some may be held out
@@ -69,6 +69,9 @@ class Recipe:
     dropout: float = 0.3
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
+    lanes: int = 32  # at the most
+    bptt: int = 64
+    first_bptt: int = 0
     epochs: float = 10
     least: int = 800_000  # tokens, however few there are to learn from
 
@@ -77,7 +80,7 @@ FRESH: Final = (
     Recipe(8_000, 1, 256, 0.5, 0.2, epochs=60, least=60_000),
     Recipe(50_000, 1, 256, 0.5, 0.2, epochs=30, least=200_000),
     Recipe(250_000, 2, 256, 0.4, 0.1, epochs=20),
-    Recipe(float("inf")),
+    Recipe(float("inf"), 2, 256, 0.2, 0.05, 7e-3, lanes=64, bptt=32, first_bptt=8),
 )
 ADAPTED: Final = (
     Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=5e-4, epochs=60, least=25_000),
@@ -141,7 +144,7 @@ def plan(
     tokens = count_tokens(dataset.train)
     recipe = next(one for one in (ADAPTED if start else FRESH) if tokens < one.below)
     device = choose_device(options.device)
-    lanes, bptt = _window(tokens, options, ranks)
+    lanes, bptt = _window(tokens, recipe, options, ranks)
     epochs = options.epochs or recipe.epochs
     least = 1 if options.epochs else recipe.least
     shape = _adapted(start, recipe, dataset, options) if start else _fresh(recipe, dataset, options)
@@ -152,6 +155,7 @@ def plan(
             tokens=max(int(epochs * tokens), least),
             lanes=lanes,
             bptt=bptt,
+            first_bptt=min(recipe.first_bptt, bptt),
             learning_rate=options.learning_rate or recipe.learning_rate,
             seed=options.seed,
             precision=choose_precision(options.precision, device),
@@ -167,12 +171,11 @@ def plan(
     return replace(found, lines=tuple(_reasons(dataset, found)))
 
 
-def _window(tokens: int, options: Options, ranks: Ranks) -> tuple[int, int]:
+def _window(tokens: int, recipe: Recipe, options: Options, ranks: Ranks) -> tuple[int, int]:
     """Return lanes and bptt: fewer lanes for a small corpus, so that an epoch has updates."""
-    defaults = TrainingSettings(tokens=1)
-    bptt = options.bptt or defaults.bptt
+    bptt = options.bptt or recipe.bptt
     most = tokens // bptt
-    lanes = max(1, min(LANES, most // FEW_UPDATES), min(defaults.lanes, most // UPDATES))
+    lanes = max(1, min(LANES, most // FEW_UPDATES), min(recipe.lanes, most // UPDATES))
     return options.batch or -(-lanes // ranks.world) * ranks.world, bptt
 
 
@@ -255,8 +258,9 @@ def tokens_a_second(
     dataset: Dataset, found: Plan, start: Checkpoint | None = None, ranks: Ranks = ALONE
 ) -> float:
     """Measure the speed of training on a model that is thrown away."""
+    found = replace(found, training=levelled(found.training))
     trainer = new_trainer(dataset, found, start, ranks)
-    rates = [trainer.update(trainer.lanes.next()).rate for _ in range(PROBE_UPDATES)]
+    rates = [trainer.update(trainer.next()).rate for _ in range(PROBE_UPDATES)]
     return ranks.first(float(np.median(rates[1:])))
 
 

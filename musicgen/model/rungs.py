@@ -28,7 +28,7 @@ from musicgen.model.ladder import Bag, Shape, Window, choose_width, count_parame
 from musicgen.model.network import LanguageModel, SequenceModel
 from musicgen.model.ngram import KneserNey
 from musicgen.model.plan import notes_of
-from musicgen.model.training import Diverged, Trainer
+from musicgen.model.training import Diverged, Trainer, levelled
 
 SMALL: Final = 4  # ids that the two windows see
 LARGE: Final = 64
@@ -37,6 +37,7 @@ LONGEST: Final = 12  # grams; fewer where they do not fit an integer
 FREE: Final = " unclipped"  # ends the names of runs whose gradients are left as they come
 LANES: Final = 32
 BPTT: Final = 64
+FIRST_BPTT: Final = 8
 UPDATES_AN_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
 DROPOUT: Final = 0.1  # little: each id is learnt from a few times at most
 CURVE_TUNES: Final = 100  # held-out tunes that are scored along the way
@@ -180,6 +181,7 @@ class NetworkRung:
             tokens=budget.tokens,
             lanes=max(1, min(LANES, tokens // (BPTT * UPDATES_AN_EPOCH))),
             bptt=BPTT,
+            first_bptt=FIRST_BPTT,
             learning_rate=self.learning_rate,
             clip=self.clip,
             evaluate_every=math.ceil(budget.tokens / budget.evaluations),
@@ -187,24 +189,24 @@ class NetworkRung:
             seed=self.seed,
         )
 
-    def trainer(self, model: SequenceModel, budget: Budget) -> Trainer:
+    def trainer(self, model: SequenceModel, settings: TrainingSettings) -> Trainer:
         """Make what trains a model on this rung's tunes."""
         sample = spread(self.dataset.valid, CURVE_TUNES)
         train = flat_ids(self.dataset.train)
-        return Trainer(model, train, flat_ids(sample), self.settings(budget), notes_of(sample))
+        return Trainer(model, train, flat_ids(sample), settings, notes_of(sample))
 
     def tokens_a_second(self, seconds: float = PROBE_SECONDS) -> float:
         """Measure the speed of training, on a model that is thrown away."""
-        trainer = self.trainer(self.fresh(), Budget(tokens=10**9))
+        trainer = self.trainer(self.fresh(), levelled(self.settings(Budget(tokens=10**9))))
         rates: list[float] = []
         until = time.monotonic() + min(seconds, PROBE_SECONDS)
         while len(rates) < 4 or time.monotonic() < until:
-            rates.append(trainer.update(trainer.lanes.next()).rate)
+            rates.append(trainer.update(trainer.next()).rate)
         return float(np.median(rates[1:]))
 
     def train(self, budget: Budget) -> Iterator[Point]:
         """Learn from the budget's ids, or until the loss is no number; keep the best weights."""
-        trainer = self.trainer(self.model, budget)
+        trainer = self.trainer(self.model, self.settings(budget))
         trainer.best.weights = self.model.arrays()  # should it diverge before the first score
         tokens, seconds = 0, 0.0
         try:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from musicgen.model.descent import Descent
+
 Arrays = dict[str, np.ndarray]
 Nested = tuple[tuple[Tensor, ...], ...]  # a recurrent state: for each layer its parts, lane first
 
@@ -66,26 +68,25 @@ def put_weights(module: Named, arrays: Mapping[str, np.ndarray]) -> None:
         put(parameter, arrays[name])
 
 
-def moments(optimizer: torch.optim.Optimizer, module: Named) -> Arrays:
+def moments(descent: Descent, module: Named) -> Arrays:
     """Copy what an optimiser remembers of each parameter."""
+    known = dict(descent.moments())
     return {
         f"{name}/{moment}": array(value)
         for name, parameter in module.named_parameters()
-        for moment, value in optimizer.state.get(parameter, {}).items()
+        for moment, value in known[parameter].items()
     }
 
 
-def put_moments(
-    optimizer: torch.optim.Optimizer, module: Named, arrays: Mapping[str, np.ndarray]
-) -> None:
+def put_moments(descent: Descent, module: Named, arrays: Mapping[str, np.ndarray]) -> None:
     """Take back what an optimiser remembered; what it has learnt since is forgotten."""
-    optimizer.state.clear()
-    parameters = dict(module.named_parameters())
+    known, parameters = dict(descent.moments()), dict(module.named_parameters())
+    for remembered in known.values():
+        remembered.clear()
     for key, values in arrays.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        kept = torch.from_numpy(values.copy()).to(parameter.device)
-        optimizer.state[parameter][moment] = kept
+        known[parameter][moment] = torch.from_numpy(values.copy()).to(parameter.device)
 
 
 def joined(shares: Sequence[Nested | None]) -> Arrays:

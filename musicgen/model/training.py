@@ -26,7 +26,8 @@ from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
 from musicgen.model import snapshot
 from musicgen.model.batches import Lanes, Window
-from musicgen.model.crew import Crew, added, choose_workers
+from musicgen.model.crew import Crew, choose_workers
+from musicgen.model.descent import Descent
 from musicgen.model.devices import autocast, memory, send, staged
 from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import Held, evaluate
@@ -34,6 +35,7 @@ from musicgen.model.network import Masks, SequenceModel, State, detach
 from musicgen.model.snapshot import TrainerState
 
 LOOK_EVERY = 10  # updates between two looks at the loss on a GPU, which each look makes wait
+GROWTH = 1.0  # of the planned tokens: over them windows grow to their full length
 MOST_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
 
 
@@ -99,15 +101,18 @@ class Trainer:
         shuffled = np.random.default_rng(settings.seed)
         self.lanes = Lanes(train, settings.lanes, settings.bptt, shuffled)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.optimizer = make_optimizer(model, settings)
         self.parameters = list(model.parameters())
         self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
-        self.crew = Crew(1 if ranks.world > 1 else self.workers())
-        self.states: list[State | None] = [None] * self.crew.workers
+        self.share_out(Crew(1 if ranks.world > 1 else self.workers()))
         self.step = self.tokens = self.evaluated = 0
         self.clipped = torch.zeros((), device=model.device)
         self.seen, self.looked = 0, time.perf_counter()  # tokens and time at the last look
         self.best = Best()
+
+    def share_out(self, crew: Crew) -> None:
+        """Let a crew do the work, from the beginning of a run."""
+        self.crew, self.descent = crew, Descent(self.parameters, self.settings, crew)
+        self.states: list[State | None] = [None] * crew.workers
 
     def workers(self) -> int:
         """Return how many threads share a batch where one process has all of it."""
@@ -116,8 +121,8 @@ class Trainer:
     def run(self) -> Iterator[Progress]:
         """Train to the planned tokens, or until the held-out loss falls no more."""
         self.looked = time.perf_counter()
-        for window in self.lanes:
-            measured = self.learn(window)
+        while True:
+            measured = self.learn(self.next())
             if self.step % self.look_every and not self.is_due():
                 continue
             progress = self.look(measured)
@@ -127,6 +132,11 @@ class Trainer:
             if progress.is_last:
                 return
             self.looked = time.perf_counter()
+
+    def next(self) -> Window:
+        """Cut the next window; windows grow with what was learnt."""
+        self.lanes.window = window_length(self.tokens / self.settings.tokens, self.settings)
+        return self.lanes.next()
 
     def update(self, window: Window) -> Progress:
         """Learn from one window and look at it."""
@@ -138,13 +148,11 @@ class Trainer:
         settings = self.settings
         learning_rate = settings.learning_rate * schedule(self.tokens / settings.tokens, settings)
         loss = self.backward(window)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        norm = self.descent.norm()
         measured = torch.stack([loss, norm])
         if self.model.device.type == "cpu":
             self.refuse_nan(measured)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.descent.step(learning_rate, norm)
         self.clipped += norm > settings.clip
         self.step += 1
         self.tokens += window.tokens
@@ -165,7 +173,7 @@ class Trainer:
             loss=loss,
             norm=norm,
             clipped=float(self.clipped) / self.step,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.descent.learning_rate,
             rate=rate,
             memory=memory(self.model.device),
         )
@@ -176,13 +184,12 @@ class Trainer:
         if self.ranks.world > 1:
             return self.backward_joined(window, masks)
         shares = self.crew.each(lambda number: self.share(number, window, masks))
-        for parameter, grad in zip(self.parameters, added([g for _, g in shares]), strict=True):
-            parameter.grad = grad
+        self.descent.gather([grads for _, grads in shares])
         return torch.stack([loss for loss, _ in shares]).sum()
 
     def backward_joined(self, window: Window, masks: Masks | None) -> Tensor:
         """Do the same for this process's lanes; the gradients are averaged as they are found."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.descent.clear()
         loss = self.forward(0, window, masks)
         (loss * self.ranks.world).backward()  # type: ignore[no-untyped-call]
         return self.ranks.total(loss.detach())
@@ -252,7 +259,7 @@ class Trainer:
         """Copy all that the rest of the run depends on; several processes do it together."""
         parts = {
             "model": snapshot.weights(self.model),
-            "optimizer": snapshot.moments(self.optimizer, self.model),
+            "optimizer": snapshot.moments(self.descent, self.model),
             "state": snapshot.joined(self.every_state()),
             "best": self.best.weights,
         }
@@ -276,7 +283,7 @@ class Trainer:
         """Go on from a copy. The model, the tunes and the settings must be the copy's own."""
         arrays, values = state.arrays, state.values
         snapshot.put_weights(self.model, snapshot.under("model", arrays))
-        snapshot.put_moments(self.optimizer, self.model, snapshot.under("optimizer", arrays))
+        snapshot.put_moments(self.descent, self.model, snapshot.under("optimizer", arrays))
         recurrent = snapshot.under("state", arrays)
         shares = [self.ranks.lanes(n, self.crew.workers) for n in range(self.crew.workers)]
         self.states = snapshot.parted(recurrent, shares, self.model.device)
@@ -292,16 +299,6 @@ class Trainer:
         self.best = Best(loss, tokens, stale, snapshot.under("best", arrays))
 
 
-def make_optimizer(model: SequenceModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Make AdamW that decays matrices and leaves biases alone."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.99), fused=True)
-
-
 def schedule(done: float, settings: TrainingSettings) -> float:
     """Return the share of the highest rate: linear warm-up, then half a cosine."""
     if done < settings.warmup:
@@ -309,3 +306,23 @@ def schedule(done: float, settings: TrainingSettings) -> float:
     turn = min(1.0, (done - settings.warmup) / (1 - settings.warmup))
     final = settings.final_rate
     return final + (1 - final) * (1 + math.cos(math.pi * turn)) / 2
+
+
+def window_length(done: float, settings: TrainingSettings) -> int:
+    """Return how many ids a window holds after a share of the planned tokens.
+
+    Early on the loss falls with each update, whatever it learns from: short windows make many.
+    What depends on more than they hold is learnt later, from long ones.
+    """
+    first, last = settings.first_bptt or settings.bptt, settings.bptt
+    return first + int((last - first) * min(1.0, done / GROWTH))
+
+
+def levelled(settings: TrainingSettings) -> TrainingSettings:
+    """Return settings whose windows are all as long as makes a run cost what it costs with these.
+
+    An update costs so much for itself and so much for each id: the mean of 1 / length counts.
+    """
+    lengths = [window_length((k + 0.5) / 1000, settings) for k in range(1000)]
+    typical = round(1000 / sum(1 / length for length in lengths))
+    return replace(settings, bptt=typical, first_bptt=0)

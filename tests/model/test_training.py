@@ -16,7 +16,14 @@ from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.snapshot import TrainerState
-from musicgen.model.training import Diverged, Progress, Trainer, schedule
+from musicgen.model.training import (
+    Diverged,
+    Progress,
+    Trainer,
+    levelled,
+    schedule,
+    window_length,
+)
 
 
 def make(
@@ -121,7 +128,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 def test_shares_of_the_lanes_make_the_same_update() -> None:
     settings = TrainingSettings(tokens=1000, lanes=6, bptt=8)
     one, three = make(drawn(9), settings), make(drawn(9), settings)
-    three.crew, three.states = Crew(3), [None] * 3
+    three.share_out(Crew(3))
     for _ in range(4):
         mine, theirs = one.update(one.lanes.next()), three.update(three.lanes.next())
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-5)
@@ -176,6 +183,33 @@ def test_the_rate_rises_then_falls() -> None:
     assert rates == pytest.approx([0.01, 0.5, 1, 0.55, 0.1])
 
 
+def test_windows_grow_evenly_to_their_full_length() -> None:
+    settings = TrainingSettings(tokens=100, bptt=64, first_bptt=8)
+    lengths = [window_length(done, settings) for done in (0, 0.25, 0.5, 1, 1.2)]
+    assert lengths == [8, 22, 36, 64, 64]
+    assert window_length(0, replace(settings, first_bptt=0)) == 64
+
+
+def test_a_run_costs_what_its_typical_windows_cost() -> None:
+    settings = TrainingSettings(tokens=40_000, lanes=4, bptt=48, first_bptt=6)
+    growing, even = make(drawn(9), settings), make(drawn(9), levelled(settings))
+    updates = [sum(1 for _ in trainer.run()) for trainer in (growing, even)]
+    assert updates[1] == pytest.approx(updates[0], rel=0.05)
+    assert levelled(replace(settings, first_bptt=0)).bptt == 48
+
+
+def test_growing_windows_miss_no_id() -> None:
+    tunes = [np.array([tune * 20 + place for place in range(1, 18)]) for tune in range(1, 6)]
+    settings = TrainingSettings(tokens=17 * 5, lanes=1, bptt=12, first_bptt=2)
+    trainer = Trainer(LanguageModel(ModelSettings(200, hidden=8, embedding=8)), tunes, [], settings)
+    seen: list[int] = []
+    while trainer.tokens < 17 * 5:
+        window = trainer.next()
+        seen += window.targets[0].tolist()
+        trainer.learn(window)
+    assert sorted(seen[: 17 * 5]) == sorted(np.concatenate(tunes).tolist())
+
+
 def remade(state: TrainerState) -> TrainerState:
     """Return a state as a disk gives it back: arrays, and values that went through JSON."""
     arrays = {name: array.copy() for name, array in state.arrays.items()}
@@ -184,7 +218,7 @@ def remade(state: TrainerState) -> TrainerState:
 
 @pytest.mark.parametrize("at", [0, 1, 7, 20])
 def test_goes_on_from_a_state_bit_for_bit(at: int) -> None:
-    settings = TrainingSettings(tokens=2_000, lanes=4, bptt=8, evaluate_every=160)
+    settings = TrainingSettings(tokens=2_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160)
 
     def trainer() -> Trainer:
         shape = ModelSettings(12, layers=2, hidden=16, embedding=16, weight_dropout=0.2)
