@@ -177,6 +177,6 @@ def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:
 
 def _first_bars(text: str) -> str:
     """Keep the header and the first two lines of music, of four bars each."""
-    lines = text.strip().split("\n")
+    lines = [line for line in text.strip().split("\n") if not line.startswith("%%")]
     music = next(i for i, line in enumerate(lines) if line.startswith("K:")) + 1
     return "\n".join(lines[: music + BARS_SHOWN // 4])

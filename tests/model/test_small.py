@@ -96,7 +96,7 @@ def test_the_last_weights_are_kept_where_nothing_judges(tmp_path: Path) -> None:
 def test_folk_is_adapted_to_five_tunes(tmp_path: Path) -> None:
     write_tunes(tmp_path / "tunes", 5, ".abc")
     said = trained("--from", "folk", "--epochs", "0.3")
-    assert "goes on from folk 1: its shape and weights" in said
+    assert "goes on from folk 2: its shape and weights" in said
     assert "2 x 256 lstm" in said
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     assert manifest.corpus["adapted_from"]["name"] == "folk"
