@@ -61,6 +61,7 @@ class TrainingSettings:
     evaluate_every: int = 0  # tokens between two evaluations; 0: once an epoch, or less often
     patience: int = 6  # evaluations without a better held-out loss before the run stops
     precision: str = "fp32"  # in which products are taken: fp32 or bf16; weights are fp32
+    transposed: bool = False  # tunes are moved by semitones; for codecs that do not normalise keys
     seed: int = 1
 
     def __post_init__(self) -> None:

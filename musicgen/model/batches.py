@@ -15,6 +15,7 @@ import numpy as np
 from musicgen.config import BEGIN
 
 IGNORED = -100  # a target that is no target: padding behind a held-out tune
+LOWEST, HIGHEST = -5, 6  # semitones by which a tune may be moved: each of the twelve keys once
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,27 @@ def fed(ids: np.ndarray) -> np.ndarray:
 
 
 class Lanes:
-    """An endless stream of windows over shuffled tunes; its position is explicit and small."""
+    """An endless stream of windows over shuffled tunes; its position is explicit and small.
+
+    Where `pitches` says which ids are pitches, from low to high (several ranges: of notes on, notes
+    off), each tune is moved by some semitones, drawn anew each time that it comes.
+    """
 
     def __init__(
-        self, tunes: Sequence[np.ndarray], lanes: int, window: int, generator: np.random.Generator
+        self,
+        tunes: Sequence[np.ndarray],
+        lanes: int,
+        window: int,
+        generator: np.random.Generator,
+        pitches: Sequence[range] = (),
     ) -> None:
         self.tunes = tunes
         self.window = window
         self.generator = generator
+        self.pitches = pitches
         self.queue: list[int] = []  # tunes still to come in this epoch, the next one last
-        self.at = [(-1, 0)] * lanes  # for each lane: its tune, and the ids of it already read
+        # for each lane: its tune, the semitones it is moved by, and the ids of it already read
+        self.at = [(-1, 0, 0)] * lanes
 
     def next(self) -> Window:
         """Cut the next window and move on."""
@@ -58,16 +70,23 @@ class Lanes:
     def _fill(self, lane: int, inputs: np.ndarray, targets: np.ndarray) -> None:
         done = 0
         while done < self.window:
-            tune, read = self.at[lane]
+            tune, semitones, read = self.at[lane]
             if tune < 0 or read == len(self.tunes[tune]):
                 tune, read = self._draw(), 0
-            ids = self.tunes[tune]
+                semitones = self._move(self.tunes[tune])
+            ids = moved(self.tunes[tune], self.pitches, semitones)
             count = min(self.window - done, len(ids) - read)
             targets[done : done + count] = ids[read : read + count]
             inputs[done] = ids[read - 1] if read else BEGIN
             inputs[done + 1 : done + count] = ids[read : read + count - 1]
-            self.at[lane] = tune, read + count
+            self.at[lane] = tune, semitones, read + count
             done += count
+
+    def _move(self, ids: np.ndarray) -> int:
+        if not self.pitches:
+            return 0
+        room = room_of(ids, self.pitches)
+        return int(self.generator.integers(room.start, room.stop))
 
     def _draw(self) -> int:
         if not self.queue:
@@ -82,8 +101,29 @@ class Lanes:
     def seek(self, position: dict[str, Any]) -> None:
         """Go back to a position."""
         self.queue = list(position["queue"])
-        self.at = [(int(tune), int(read)) for tune, read in position["at"]]
+        self.at = [(int(tune), int(by), int(read)) for tune, by, read in position["at"]]
         self.generator.bit_generator.state = position["generator"]
+
+
+def room_of(ids: np.ndarray, pitches: Sequence[range]) -> range:
+    """Return the semitones by which a tune can be moved so that all its pitches stay pitches."""
+    low, high = LOWEST, HIGHEST
+    for place in pitches:
+        own = ids[(ids >= place.start) & (ids < place.stop)]
+        if own.size:
+            low = max(low, place.start - int(own.min()))
+            high = min(high, place.stop - 1 - int(own.max()))
+    return range(low, high + 1)
+
+
+def moved(ids: np.ndarray, pitches: Sequence[range], semitones: int) -> np.ndarray:
+    """Return a tune's ids with each pitch moved by so many semitones."""
+    if not semitones:
+        return ids
+    found = ids.copy()
+    for place in pitches:
+        found[(ids >= place.start) & (ids < place.stop)] += semitones
+    return found
 
 
 def whole_tunes(

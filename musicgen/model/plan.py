@@ -27,6 +27,9 @@ from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer, levelled
+from musicgen.tokens.codecs import CODECS
+from musicgen.tokens.frames import FramesCodec
+from musicgen.tokens.performance import PerformanceCodec
 
 PROBE_UPDATES: Final = 6
 FEWEST_HELD: Final = 8  # groups, of which some may be held out
@@ -157,6 +160,7 @@ def plan(
             bptt=bptt,
             first_bptt=min(recipe.first_bptt, bptt),
             learning_rate=options.learning_rate or recipe.learning_rate,
+            transposed=bool(pitches_of(dataset.codec)),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
         ),
@@ -273,10 +277,20 @@ def new_trainer(
     if start is not None:
         model.put(adapt.grown(start, dataset.vocabulary_size, found.training.seed))
     valid, notes = flat_ids(dataset.valid), notes_of(dataset.valid)
-    trainer = Trainer(model, flat_ids(dataset.train), valid, found.training, notes, ranks)
+    train, pitches = flat_ids(dataset.train), pitches_of(dataset.codec)
+    trainer = Trainer(model, train, valid, found.training, notes, ranks, pitches)
     if start is not None:  # what it adds must be better than nothing
         trainer.best.offer(evaluate(model, valid).loss if valid else 0.0, 0, model)
     return trainer
+
+
+def pitches_of(codec: str) -> tuple[range, ...]:
+    """Return the ids of pitches in a codec that leaves tunes in their keys; none for others."""
+    found = CODECS.get(codec)
+    if not isinstance(found, PerformanceCodec | FramesCodec):
+        return ()
+    ranges = found.vocabulary.ranges
+    return tuple(ranges[kind] for kind in ("on", "off", "pitch") if kind in ranges)
 
 
 def notes_of(tunes: Sequence[EncodedTune]) -> list[int]:

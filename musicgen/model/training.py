@@ -92,6 +92,7 @@ class Trainer:
         settings: TrainingSettings,
         valid_notes: Sequence[int] | None = None,
         ranks: Ranks = ALONE,
+        pitches: Sequence[range] = (),
     ) -> None:
         ranks.refuse_odd_lanes(settings.lanes)
         self.model, self.settings, self.ranks = model, settings, ranks
@@ -99,7 +100,8 @@ class Trainer:
         self.valid, self.valid_notes = valid, valid_notes
         self.epoch_tokens = sum(len(ids) for ids in train)
         shuffled = np.random.default_rng(settings.seed)
-        self.lanes = Lanes(train, settings.lanes, settings.bptt, shuffled)
+        moving = pitches if settings.transposed else ()
+        self.lanes = Lanes(train, settings.lanes, settings.bptt, shuffled, moving)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
         self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
@@ -238,7 +240,7 @@ class Trainer:
         self.evaluated = self.tokens
         held = None
         if self.valid:
-            held = evaluate(self.model, self.valid, self.valid_notes, self.ranks)
+            held = evaluate(self.model, self.valid, self.valid_notes, self.ranks, self.crew)
         loss = held.loss if held else -float(self.tokens)  # unjudged, what learnt more is better
         is_best = self.best.offer(loss, self.tokens, self.model)
         over = progress.tokens >= progress.planned or self.best.stale >= self.settings.patience

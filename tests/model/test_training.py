@@ -254,3 +254,11 @@ def test_products_in_bf16_learn_nearly_the_same() -> None:
         assert other.loss == pytest.approx(one.loss, rel=0.01)
         assert other.norm == pytest.approx(one.norm, rel=0.05)
     assert all(weight.dtype == np.float32 for weight in half.model.arrays().values())
+
+
+def test_a_crew_scores_as_one_does() -> None:
+    tunes = [ids[: 3 + 7 * place % 40] for place, ids in enumerate(drawn(90))]
+    trainer = make(drawn(4), TrainingSettings(tokens=100, lanes=4, bptt=8))
+    one, three = (evaluate(trainer.model, tunes, crew=crew) for crew in (None, Crew(3)))
+    assert (one.nats > 0).all()
+    assert np.array_equal(one.nats, three.nats)
