@@ -68,11 +68,13 @@ def base(data: Path | None, count: int) -> list[EncodedTune]:
 
 def child(folder: Path, updates: int, hidden: int) -> None:
     """Train for some updates; print tokens a second and private bytes."""
-    from musicgen.model.plan import Options, new_trainer, plan
+    from musicgen.model.plan import FRESH, Options, new_trainer, plan
+    from musicgen.model.training import levelled
 
     dataset = load(folder)
     found = plan(dataset, Options(hidden=hidden, layers=2))
-    found = replace(found, training=TrainingSettings(tokens=10**12))
+    large = TrainingSettings(tokens=10**12, first_bptt=FRESH[-1].first_bptt)
+    found = replace(found, training=levelled(large))
     trainer = new_trainer(dataset, found)
     rates = [trainer.update(trainer.next()).rate for _ in range(updates + WARM)]
     print(json.dumps([statistics.median(rates[WARM:]), private_bytes()]))

@@ -127,6 +127,7 @@ def make_trainer(
     every: int = 0,
     lanes: int = RECIPE.lanes,
     bptt: int = RECIPE.bptt,
+    first: int = RECIPE.first_bptt,
 ) -> Trainer:
     shape = ModelSettings(
         VOCABULARY,
@@ -140,7 +141,7 @@ def make_trainer(
         tokens=tokens,
         lanes=lanes,
         bptt=bptt,
-        first_bptt=min(RECIPE.first_bptt, bptt),
+        first_bptt=min(first, bptt),
         learning_rate=RECIPE.learning_rate,
         evaluate_every=every,
         patience=10**6,
@@ -197,9 +198,11 @@ def rival_updates(rival: Rival, count: int) -> Callable[[], object]:
     return lambda: [rival.update() for _ in range(count)]
 
 
-def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, bptt: int) -> None:
+def report_speed(
+    hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, bptt: int, first: int
+) -> None:
     """Print medians over rounds: of what each did, and of its ratios within a round."""
-    growing = make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt)
+    growing = make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt, first=first)
     even = Trainer(growing.model, tunes, (), levelled(growing.settings))
     found = rounds_of(even, Rival(tunes, hidden), rounds)
 
@@ -207,7 +210,8 @@ def report_speed(hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, 
         return statistics.median(map(value, found))
 
     print(
-        f"2 x {hidden}: ours {middle(lambda r: r.ours):8.0f} tokens/s, rival"
+        f"2 x {hidden}, {lanes} lanes x {even.settings.bptt} ids:"
+        f" ours {middle(lambda r: r.ours):8.0f} tokens/s, rival"
         f" {middle(lambda r: r.rival):8.0f}, ratio {middle(lambda r: r.ours / r.rival):.2f}; of the"
         f" peak {middle(lambda r: r.peak) / 1e9:.0f} GFLOP/s: ours"
         f" {middle(lambda r: r.ours * flops(hidden) / r.peak):.0%}, rival"
@@ -288,6 +292,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=150_000, help="tokens between evaluations")
     parser.add_argument("--lanes", type=int, default=RECIPE.lanes)
     parser.add_argument("--bptt", type=int, default=RECIPE.bptt)
+    parser.add_argument("--first-bptt", type=int, default=RECIPE.first_bptt, help="0: no growth")
     parser.add_argument("--no-race", action="store_true", help="speed alone")
     parser.add_argument("--data", type=Path, help="a folder of musicgen corpus build")
     arguments = parser.parse_args()
@@ -305,7 +310,7 @@ def main() -> None:
         )
     print(f"torch {torch.__version__}, {count_cores()} cores, fp32, vocabulary {VOCABULARY}")
     for hidden in sizes:
-        report_speed(hidden, tunes, rounds, arguments.lanes, arguments.bptt)
+        report_speed(hidden, tunes, rounds, arguments.lanes, arguments.bptt, arguments.first_bptt)
     if not arguments.no_race:
         report_race(sizes[0], tunes, held, every, 2 * every if arguments.toy else 10**9)
 

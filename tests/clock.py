@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 ROUNDS = 10
-MOST = 24  # times as long, for eight times the size: a line is 8, a square 64
+MOST = 18  # times as long, for eight times the size: a line is 8, a square 64
 
 
 def grows_linearly(work: Callable[[str], object], small: str, large: str) -> bool:
-    """Tell whether work on a text of eight times the size takes under 24 times as long.
+    """Tell whether work on a text of eight times the size takes under 18 times as long.
 
     Other programs only ever lengthen a time, so the shortest of several counts; the two sizes take
     turns, and what is slow by nature is as slow in each round.

@@ -23,7 +23,7 @@ def announce(run: Run, console: Console) -> None:
     dataset, found = run.dataset, run.plan
     tokens = count_tokens(dataset.train)
     shape, settings = found.model, found.training
-    grown = f"{settings.first_bptt} to " if settings.first_bptt else ""
+    grown = f"{settings.first_bptt} to " if 0 < settings.first_bptt < settings.bptt else ""
     console.print(
         f"{counted(len(dataset.train), 'tune')} ({counted(tokens, 'token')}) to learn from,"
         f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"

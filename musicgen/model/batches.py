@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,14 @@ def fed(ids: np.ndarray) -> np.ndarray:
     return np.concatenate([[BEGIN], ids[:-1]])
 
 
+class Place(NamedTuple):
+    """Where a lane stands."""
+
+    tune: int  # -1 before the first
+    semitones: int  # that it is moved by
+    read: int  # ids of it
+
+
 class Lanes:
     """An endless stream of windows over shuffled tunes; its position is explicit and small.
 
@@ -47,21 +55,18 @@ class Lanes:
         self,
         tunes: Sequence[np.ndarray],
         lanes: int,
-        window: int,
         generator: np.random.Generator,
         pitches: Sequence[range] = (),
     ) -> None:
         self.tunes = tunes
-        self.window = window
         self.generator = generator
         self.pitches = pitches
         self.queue: list[int] = []  # tunes still to come in this epoch, the next one last
-        # for each lane: its tune, the semitones it is moved by, and the ids of it already read
-        self.at = [(-1, 0, 0)] * lanes
+        self.at = [Place(-1, 0, 0)] * lanes
 
-    def next(self) -> Window:
-        """Cut the next window and move on."""
-        inputs = np.empty((len(self.at), self.window), np.int64)
+    def next(self, length: int) -> Window:
+        """Cut the next window, of so many ids, and move on."""
+        inputs = np.empty((len(self.at), length), np.int64)
         targets = np.empty_like(inputs)
         for lane in range(len(self.at)):
             self._fill(lane, inputs[lane], targets[lane])
@@ -69,17 +74,19 @@ class Lanes:
 
     def _fill(self, lane: int, inputs: np.ndarray, targets: np.ndarray) -> None:
         done = 0
-        while done < self.window:
+        while done < len(inputs):
             tune, semitones, read = self.at[lane]
             if tune < 0 or read == len(self.tunes[tune]):
                 tune, read = self._draw(), 0
                 semitones = self._move(self.tunes[tune])
-            ids = moved(self.tunes[tune], self.pitches, semitones)
-            count = min(self.window - done, len(ids) - read)
-            targets[done : done + count] = ids[read : read + count]
-            inputs[done] = ids[read - 1] if read else BEGIN
-            inputs[done + 1 : done + count] = ids[read : read + count - 1]
-            self.at[lane] = tune, semitones, read + count
+            ids = self.tunes[tune]
+            count = min(len(inputs) - done, len(ids) - read)
+            piece = moved(ids[read : read + count], self.pitches, semitones)
+            targets[done : done + count] = piece
+            before = moved(ids[read - 1 : read], self.pitches, semitones)
+            inputs[done] = before[0] if read else BEGIN
+            inputs[done + 1 : done + count] = piece[:-1]
+            self.at[lane] = Place(tune, semitones, read + count)
             done += count
 
     def _move(self, ids: np.ndarray) -> int:
@@ -101,7 +108,7 @@ class Lanes:
     def seek(self, position: dict[str, Any]) -> None:
         """Go back to a position."""
         self.queue = list(position["queue"])
-        self.at = [(int(tune), int(by), int(read)) for tune, by, read in position["at"]]
+        self.at = [Place(*map(int, at)) for at in position["at"]]
         self.generator.bit_generator.state = position["generator"]
 
 

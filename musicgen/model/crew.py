@@ -44,10 +44,16 @@ class Crew:
         self.pool = ThreadPoolExecutor(workers, "share", torch.set_num_threads, (1,))
 
     def each(self, work: Callable[[int], Result], count: int | None = None) -> list[Result]:
-        """Do work(0), work(1), ... at once, `count` or one for each; return all."""
+        """Do work(0), work(1), ... at once; return what they return, in order.
+
+        Args:
+            work: gets its number.
+            count: how many; as many as there are workers where it is None.
+        """
+        numbers = range(self.workers if count is None else count)
         if self.workers == 1:
-            return [work(number) for number in range(count or 1)]
-        return list(self.pool.map(work, range(count or self.workers)))
+            return [work(number) for number in numbers]
+        return list(self.pool.map(work, numbers))
 
 
 def added(shares: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -88,7 +88,8 @@ def dealt(sizes: Sequence[int], parts: int) -> list[list[int]]:
     """Deal places out to at most so many parts of about equal size, none of them empty."""
     owned: list[list[int]] = [[] for _ in range(min(parts, len(sizes)))]
     for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
-        min(owned, key=lambda part: sum(sizes[own] for own in part)).append(place)
+        least = min(owned, key=lambda part: (sum(sizes[own] for own in part), len(part)))
+        least.append(place)
     return [sorted(places) for places in owned]
 
 

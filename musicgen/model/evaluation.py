@@ -11,6 +11,7 @@ Both are micro averages. The interval is the 95 % percentile bootstrap over tune
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from musicgen.model.distributed import ALONE, Ranks
 from musicgen.model.network import SequenceModel
 
 Surprise = Callable[[np.ndarray], np.ndarray]  # the ids of a tune -> nats of each of them
-EVALUATION_LANES = 32  # with this window, what a step needs stays in a core's cache
-EVALUATION_WINDOW = 64
+LANES, WINDOW = 64, 128  # of a batch, on a GPU
+CPU_LANES, CPU_WINDOW = 32, 64  # what a window needs stays in a core's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,16 @@ def evaluate(
 ) -> Held:
     """Score a network on whole tunes; several processes, and a crew's threads, share them out."""
     nats = np.zeros(len(tunes))
-    batches = list(whole_tunes(tunes, EVALUATION_LANES))[ranks.rank :: ranks.world]
+    on_cpu = model.device.type == "cpu"
+    lanes, window = (CPU_LANES, CPU_WINDOW) if on_cpu else (LANES, WINDOW)
     workers = crew.workers if crew else 1
 
     def score(worker: int) -> None:
-        for chosen, inputs, targets in batches[worker::workers]:
-            nats[chosen] = batch_nats(model, inputs, targets)
+        first, step = ranks.rank + ranks.world * worker, ranks.world * workers
+        for chosen, inputs, targets in itertools.islice(
+            whole_tunes(tunes, lanes), first, None, step
+        ):
+            nats[chosen] = batch_nats(model, inputs, targets, window)
 
     if crew:
         crew.each(score)
@@ -96,13 +101,15 @@ def held(nats: np.ndarray, tunes: Sequence[np.ndarray], notes: Sequence[int] | N
 
 
 @torch.no_grad()
-def batch_nats(model: SequenceModel, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the nats of each row, in windows that bound the memory."""
+def batch_nats(
+    model: SequenceModel, inputs: np.ndarray, targets: np.ndarray, length: int
+) -> np.ndarray:
+    """Return the nats of each row, in windows of a length that bounds the memory."""
     device = model.device
     total = np.zeros(len(inputs))
     state = model.start(len(inputs))
-    for start in range(0, inputs.shape[1], EVALUATION_WINDOW):
-        window = slice(start, start + EVALUATION_WINDOW)
+    for start in range(0, inputs.shape[1], length):
+        window = slice(start, start + length)
         logits, state = model(torch.from_numpy(inputs[:, window]), state)
         wanted = torch.from_numpy(targets[:, window]).to(device)
         losses = functional.cross_entropy(

@@ -43,7 +43,7 @@ from musicgen.files import (
     write_new,
 )
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 KEPT: Final = 3
 PROGRESS: Final = "progress"
 ARRAYS: Final = "arrays.safetensors"

@@ -195,7 +195,10 @@ class LanguageModel(Storable):
         return values, tuple(after)
 
     def embedded(self, ids: Tensor, mask: Tensor | None, compact: bool) -> tuple[Tensor, Tensor]:
-        """Return a table of embeddings, and for each id its row; a compact one has no other."""
+        """Return a table (rows, embedding), and the row of each id, in the ids' own shape.
+
+        A compact table has no other rows than those of the ids. `mask` is (vocabulary, 1).
+        """
         table = self.embedding.weight
         if compact:  # a window holds few of the vocabulary's events
             found, ids = torch.unique(ids, return_inverse=True)
@@ -255,7 +258,7 @@ def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generato
 def project_inputs(
     values: Tensor, table: Tensor, weight: Tensor, bias: Tensor, kind: torch.dtype
 ) -> Tensor:
-    """Return the input's part of each step, (window, rows, lane), of ids or of a layer's outputs.
+    """Return the input's part of each step, (window, rows, lane), of rows or of a layer's outputs.
 
     Each event is projected once, not each time that it occurs.
     """
@@ -267,8 +270,8 @@ def project_inputs(
 
 def run_lstm(
     layer: nn.Module,
-    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
-    table: Tensor,  # (vocabulary, embedding)
+    values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
+    table: Tensor,  # (rows, embedding)
     state: tuple[Tensor, ...],
     starts: Tensor,  # (window, lane), bool
     recurrent: Tensor | None,  # what is kept of the recurrent weights
@@ -287,8 +290,8 @@ def run_lstm(
 
 def run_gru(
     layer: nn.Module,
-    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
-    table: Tensor,  # (vocabulary, embedding)
+    values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
+    table: Tensor,  # (rows, embedding)
     state: tuple[Tensor, ...],
     starts: Tensor,  # (window, lane), bool
     _: Tensor | None,  # no recurrent weights are dropped
@@ -308,8 +311,8 @@ def run_gru(
 
 def run_rnn(
     layer: nn.Module,
-    values: Tensor,  # (window, lane): ids, for the first layer; else (window, hidden, lane)
-    table: Tensor,  # (vocabulary, embedding)
+    values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
+    table: Tensor,  # (rows, embedding)
     state: tuple[Tensor, ...],
     starts: Tensor,  # (window, lane), bool
     _: Tensor | None,  # no recurrent weights are dropped

@@ -10,6 +10,7 @@ and each tune that is held out is missed. With fewer than FEWEST_HELD all are le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -41,6 +42,8 @@ EVALUATIONS: Final = 6  # of a small run: what each costs shows
 PATIENCE: Final = 3  # of them, without a better one
 LANES: Final = 8  # at the most, where an epoch has few updates
 UPDATES: Final = 20  # an epoch, at the least, with more lanes
+WIDE: Final = 256  # units, above which the rate falls as the width grows (Yang and others, 2022)
+MOST_RATE: Final = {"rnn": 1e-3, "irnn": 2e-4}  # without gates a larger one is soon too large
 FEW_UPDATES: Final = 4  # an epoch, at the least
 
 
@@ -159,7 +162,7 @@ def plan(
             lanes=lanes,
             bptt=bptt,
             first_bptt=min(recipe.first_bptt, bptt),
-            learning_rate=options.learning_rate or recipe.learning_rate,
+            learning_rate=options.learning_rate or _rate(recipe, shape),
             transposed=bool(pitches_of(dataset.codec)),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
@@ -181,6 +184,12 @@ def _window(tokens: int, recipe: Recipe, options: Options, ranks: Ranks) -> tupl
     most = tokens // bptt
     lanes = max(1, min(LANES, most // FEW_UPDATES), min(recipe.lanes, most // UPDATES))
     return options.batch or -(-lanes // ranks.world) * ranks.world, bptt
+
+
+def _rate(recipe: Recipe, shape: ModelSettings) -> float:
+    """Return the recipe's rate, less for wide models, and what a plain cell can take."""
+    wide = min(1.0, WIDE / shape.hidden)
+    return min(recipe.learning_rate * wide, MOST_RATE.get(shape.cell, math.inf))
 
 
 def _fresh(recipe: Recipe, dataset: Dataset, options: Options) -> ModelSettings:
@@ -280,7 +289,8 @@ def new_trainer(
     train, pitches = flat_ids(dataset.train), pitches_of(dataset.codec)
     trainer = Trainer(model, train, valid, found.training, notes, ranks, pitches)
     if start is not None:  # what it adds must be better than nothing
-        trainer.best.offer(evaluate(model, valid).loss if valid else 0.0, 0, model)
+        loss = evaluate(model, valid, crew=trainer.crew).loss if valid else 0.0
+        trainer.best.offer(loss, 0, model)
     return trainer
 
 

@@ -32,6 +32,7 @@ from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
 from musicgen.files import explaining, write_whole
 from musicgen.model import adapt, keeping
+from musicgen.model.batches import moved, room_of
 from musicgen.model.card import Scores, model_card
 from musicgen.model.claim import Claim, claimed, foreseen
 from musicgen.model.copying import Judge, guarded
@@ -355,7 +356,7 @@ class Run:
         """Score the best weights as they are stored, in float16."""
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.put(stored(self.trainer.best.weights))
-        return evaluate(model, flat_ids(tunes), notes_of(tunes))
+        return evaluate(model, flat_ids(tunes), notes_of(tunes), crew=self.trainer.crew)
 
     @cached_property
     def tonics(self) -> dict[str, dict[str, int]]:
@@ -367,10 +368,15 @@ class Run:
 
     @cached_property
     def seen(self) -> tuple[int, ...]:
-        """How often each event occurs in the training part: counted once, for all checkpoints."""
+        """How often each event occurs in the training part: counted once, for all checkpoints.
+
+        A tune that is moved counts in each of its keys.
+        """
         counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
+        pitches = self.trainer.lanes.pitches
         for ids in flat_ids(self.dataset.train):
-            counts += np.bincount(ids, minlength=len(counts))
+            for semitones in room_of(ids, pitches) if pitches else (0,):
+                counts += np.bincount(moved(ids, pitches, semitones), minlength=len(counts))
         return adapt.met(self.start, counts.tolist()) if self.start else tuple(counts.tolist())
 
     def manifest(self) -> Manifest:

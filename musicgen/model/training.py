@@ -35,7 +35,6 @@ from musicgen.model.network import Masks, SequenceModel, State, detach
 from musicgen.model.snapshot import TrainerState
 
 LOOK_EVERY = 10  # updates between two looks at the loss on a GPU, which each look makes wait
-GROWTH = 1.0  # of the planned tokens: over them windows grow to their full length
 MOST_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
 
 
@@ -101,7 +100,7 @@ class Trainer:
         self.epoch_tokens = sum(len(ids) for ids in train)
         shuffled = np.random.default_rng(settings.seed)
         moving = pitches if settings.transposed else ()
-        self.lanes = Lanes(train, settings.lanes, settings.bptt, shuffled, moving)
+        self.lanes = Lanes(train, settings.lanes, shuffled, moving)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
         self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
@@ -137,8 +136,7 @@ class Trainer:
 
     def next(self) -> Window:
         """Cut the next window; windows grow with what was learnt."""
-        self.lanes.window = window_length(self.tokens / self.settings.tokens, self.settings)
-        return self.lanes.next()
+        return self.lanes.next(window_length(self.tokens / self.settings.tokens, self.settings))
 
     def update(self, window: Window) -> Progress:
         """Learn from one window and look at it."""
@@ -317,7 +315,7 @@ def window_length(done: float, settings: TrainingSettings) -> int:
     What depends on more than they hold is learnt later, from long ones.
     """
     first, last = settings.first_bptt or settings.bptt, settings.bptt
-    return first + int((last - first) * min(1.0, done / GROWTH))
+    return min(last, first + int((last - first + 1) * done))
 
 
 def levelled(settings: TrainingSettings) -> TrainingSettings:

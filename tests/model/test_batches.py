@@ -13,8 +13,10 @@ from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats import musicxml
 from musicgen.model.batches import HIGHEST, LOWEST, Lanes, moved, room_of
 from musicgen.model.plan import Options, new_trainer, pitches_of, plan
+from musicgen.model.run import Run
 from musicgen.music.score import Score
 from musicgen.tokens.codecs import find
+from musicgen.tokens.frames import encode_frames
 
 CHORALE = Path(music21.__file__).parent / "corpus" / "bach" / "bwv66.6.mxl"
 KEYED = ("performance", "frames", "frames-16")
@@ -59,8 +61,8 @@ def test_tunes_whose_keys_are_normalised_and_texts_stay_as_they_are(name: str) -
 
 def test_each_key_comes_as_often_and_a_tune_keeps_its_own() -> None:
     ids, pitches = np.array([40, 44, 47, 52, 1]), range(3, 131)
-    lanes = Lanes([ids], 1, 7, np.random.default_rng(0), [pitches])
-    read = np.concatenate([lanes.next().targets[0] for _ in range(1700)])
+    lanes = Lanes([ids], 1, np.random.default_rng(0), [pitches])
+    read = np.concatenate([lanes.next(7).targets[0] for _ in range(1700)])
     tunes = read[: len(read) // 5 * 5].reshape(-1, 5)
     by = tunes[:, 0] - 40
     assert np.array_equal(tunes, np.column_stack([*(ids[:4, None] + by), np.ones_like(by)]))
@@ -72,12 +74,12 @@ def test_each_key_comes_as_often_and_a_tune_keeps_its_own() -> None:
 def test_the_stream_goes_on_in_the_key_that_it_was_cut_in() -> None:
     tunes = [np.arange(40 + tune, 49 + tune) for tune in range(5)]
     lanes, other = (
-        Lanes(tunes, 3, 7, np.random.default_rng(seed), [range(3, 131)]) for seed in (0, 1)
+        Lanes(tunes, 3, np.random.default_rng(seed), [range(3, 131)]) for seed in (0, 1)
     )
-    lanes.next()
+    lanes.next(7)
     other.seek(lanes.position())
     for _ in range(20):
-        assert np.array_equal(lanes.next().targets, other.next().targets)
+        assert np.array_equal(lanes.next(7).targets, other.next(7).targets)
 
 
 @pytest.mark.parametrize("name", KEYED)
@@ -89,5 +91,21 @@ def test_a_run_moves_its_tunes(name: str, chorale: Score) -> None:
     found = plan(dataset, Options(hidden=8, layers=1, device="cpu"))
     assert found.training.transposed
     trainer = new_trainer(dataset, found)
-    keys = {trainer.lanes.at[0][1] for _ in range(60) if trainer.next()}
+    keys = set()
+    for _ in range(60):
+        trainer.next()
+        keys.add(trainer.lanes.at[0].semitones)
     assert len(keys) > 1
+
+
+def test_a_pitch_that_is_only_met_when_moved_can_be_drawn() -> None:
+    codec = find("frames")
+    white = [60, 62, 64, 65, 67]
+    ids = np.array(encode_frames([{pitch} for pitch in white]), np.int16)
+    tune = EncodedTune(ids, 5, "T", "x", "g", "C", "4/4", "", "{}")
+    dataset = Dataset([tune], [], [], "frames", codec.vocabulary.names, {})
+    run = Run(dataset, plan(dataset, Options(hidden=8, layers=1, device="cpu")), "new", Path("new"))
+    (pitches,) = pitches_of("frames")
+    assert run.seen[pitches[66]] > 0
+    assert run.seen[pitches[60]] > 0
+    assert run.seen[pitches[60 + HIGHEST + 8]] == 0

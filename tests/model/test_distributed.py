@@ -24,7 +24,7 @@ from musicgen.model.training import Trainer
 
 ROOT = Path(__file__).parents[2]
 UPDATES = 50
-SETTINGS = TrainingSettings(tokens=20_000, lanes=4, bptt=10, evaluate_every=600)
+SETTINGS = TrainingSettings(tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=600)
 
 
 def make(ranks: Ranks = ALONE) -> Trainer:

@@ -105,3 +105,22 @@ def test_the_same_generator_gives_the_same_weights() -> None:
 def test_an_irnn_begins_as_the_identity() -> None:
     weight = make(replace(SMALL, cell="irnn")).arrays()["layers.0.weight_hh_l0"]
     assert np.array_equal(weight, np.eye(6))
+
+
+def test_a_compact_table_is_read_as_the_whole_one() -> None:
+    model = make(replace(SMALL, embedding_dropout=0.5))
+    masks = model.draw_masks(3, torch.Generator().manual_seed(3))
+    assert masks is not None
+    assert masks.table is not None
+    ids = torch.tensor([[5, 0, 5, 2], [7, 7, 1, 3]])
+    read = []
+    for compact in (False, True):
+        table, rows = model.embedded(ids, masks.table, compact)
+        assert rows.shape == ids.shape
+        read.append(table[rows])
+    assert torch.equal(*read)
+    assert len(model.embedded(ids, masks.table, compact=True)[0]) == 6
+    dropped = masks.table[ids].squeeze(2) == 0
+    assert dropped.any()
+    assert not dropped.all()
+    assert torch.equal((read[0] == 0).all(2), dropped)

@@ -66,7 +66,7 @@ def test_loss_over_windows_is_the_loss_in_one_pass() -> None:
 
 def test_the_gradient_stops_at_the_edge_and_the_state_does_not() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=1000, lanes=2, bptt=8))
-    trainer.update(trainer.lanes.next())
+    trainer.update(trainer.next())
     state = trainer.states[0]
     assert state is not None
     assert not any(part.requires_grad for layer in state for part in layer)
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_no_number_stops_too() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=10_000, lanes=2, bptt=8))
     trainer.parameters[-1].register_hook(lambda grad: grad * np.inf)  # type: ignore[no-untyped-call]
     with pytest.raises(Diverged, match=r"gradient norm (nan|inf)"):
-        trainer.update(trainer.lanes.next())
+        trainer.update(trainer.next())
 
 
 def test_stops_early_and_keeps_the_best() -> None:
@@ -130,7 +130,7 @@ def test_shares_of_the_lanes_make_the_same_update() -> None:
     one, three = make(drawn(9), settings), make(drawn(9), settings)
     three.share_out(Crew(3))
     for _ in range(4):
-        mine, theirs = one.update(one.lanes.next()), three.update(three.lanes.next())
+        mine, theirs = one.update(one.next()), three.update(three.next())
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-5)
         assert mine.norm == pytest.approx(theirs.norm, abs=1e-5)
 
@@ -148,9 +148,9 @@ def test_small_work_is_not_shared(
 
 def test_every_id_of_every_tune_is_a_target_once_an_epoch() -> None:
     tunes = [np.full(5 + number, number, np.int16) for number in range(1, 12)]
-    lanes = Lanes(tunes, 1, 11, np.random.default_rng(0))
+    lanes = Lanes(tunes, 1, np.random.default_rng(0))
     total = sum(len(tune) for tune in tunes)
-    windows = [lanes.next() for _ in range(-(-total // 11))]
+    windows = [lanes.next(11) for _ in range(-(-total // 11))]
     targets = np.concatenate([window.targets[0] for window in windows])[:total]
     assert np.array_equal(np.bincount(targets)[1:], [len(tune) for tune in tunes])
     inputs = np.concatenate([window.inputs[0] for window in windows])[:total]
@@ -158,8 +158,8 @@ def test_every_id_of_every_tune_is_a_target_once_an_epoch() -> None:
 
 
 def test_inputs_are_the_targets_one_step_late() -> None:
-    lanes = Lanes(drawn(5), 3, 7, np.random.default_rng(0))
-    windows = [lanes.next() for _ in range(9)]
+    lanes = Lanes(drawn(5), 3, np.random.default_rng(0))
+    windows = [lanes.next(7) for _ in range(9)]
     inputs = np.concatenate([window.inputs for window in windows], 1)
     targets = np.concatenate([window.targets for window in windows], 1)
     begins = inputs[:, 1:] == 0
@@ -167,12 +167,12 @@ def test_inputs_are_the_targets_one_step_late() -> None:
 
 
 def test_the_stream_goes_on_from_a_position() -> None:
-    lanes, other = (Lanes(drawn(5), 3, 7, np.random.default_rng(seed)) for seed in (0, 1))
+    lanes, other = (Lanes(drawn(5), 3, np.random.default_rng(seed)) for seed in (0, 1))
     for _ in range(4):
-        lanes.next()
+        lanes.next(7)
     other.seek(lanes.position())
     for _ in range(20):
-        mine, theirs = lanes.next(), other.next()
+        mine, theirs = lanes.next(7), other.next(7)
         assert np.array_equal(mine.inputs, theirs.inputs)
         assert np.array_equal(mine.targets, theirs.targets)
 
@@ -185,7 +185,7 @@ def test_the_rate_rises_then_falls() -> None:
 
 def test_windows_grow_evenly_to_their_full_length() -> None:
     settings = TrainingSettings(tokens=100, bptt=64, first_bptt=8)
-    lengths = [window_length(done, settings) for done in (0, 0.25, 0.5, 1, 1.2)]
+    lengths = [window_length(done, settings) for done in (0, 0.25, 0.5, 0.999, 1.2)]
     assert lengths == [8, 22, 36, 64, 64]
     assert window_length(0, replace(settings, first_bptt=0)) == 64
 
@@ -216,14 +216,19 @@ def remade(state: TrainerState) -> TrainerState:
     return TrainerState(arrays, json.loads(json.dumps(state.values)))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("at", [0, 1, 7, 20])
-def test_goes_on_from_a_state_bit_for_bit(at: int) -> None:
-    settings = TrainingSettings(tokens=2_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160)
+def test_goes_on_from_a_state_bit_for_bit(at: int, workers: int) -> None:
+    settings = TrainingSettings(
+        tokens=2_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160, transposed=True
+    )
 
     def trainer() -> Trainer:
         shape = ModelSettings(12, layers=2, hidden=16, embedding=16, weight_dropout=0.2)
         model = LanguageModel(shape, torch.Generator().manual_seed(2))
-        return Trainer(model, drawn(9), drawn(3), settings)
+        trainer = Trainer(model, drawn(9), drawn(3), settings, pitches=[range(4, 11)])
+        trainer.share_out(Crew(workers))
+        return trainer
 
     whole, cut, other = trainer(), trainer(), trainer()
     expected = list(whole.run())
@@ -249,7 +254,7 @@ def test_products_in_bf16_learn_nearly_the_same() -> None:
     settings = TrainingSettings(tokens=2_000, lanes=8, bptt=16)
     full, half = make(drawn(9), settings), make(drawn(9), replace(settings, precision="bf16"))
     for _ in range(5):
-        one, other = full.update(full.lanes.next()), half.update(half.lanes.next())
+        one, other = full.update(full.next()), half.update(half.next())
         assert other.loss != one.loss
         assert other.loss == pytest.approx(one.loss, rel=0.01)
         assert other.norm == pytest.approx(one.norm, rel=0.05)
