@@ -139,7 +139,7 @@ def test_another_format_is_refused(stopped: Path) -> None:
     (folder,) = checkpoint.numbered(stopped / "progress")
     body = json.loads((folder / "manifest.json").read_bytes()) | {"format": 7}
     (folder / "manifest.json").write_bytes(render_manifest(body))
-    refused(train("--resume"), 2, "its format is 7, this musicgen reads format 1")
+    refused(train("--resume"), 2, "its format is 7, this musicgen reads format 2")
 
 
 def test_a_lower_rate_may_be_asked_for_and_is_spoken_of(stopped: Path) -> None:

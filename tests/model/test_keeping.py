@@ -173,9 +173,9 @@ def test_where_all_are_damaged_nothing_is_guessed(run: Path) -> None:
 
 def test_another_format_is_refused_not_passed_over(run: Path) -> None:
     manifest = run / "progress" / "00000024" / "manifest.json"
-    body = json.loads(manifest.read_bytes()) | {"format": 2}
+    body = json.loads(manifest.read_bytes()) | {"format": 3}
     manifest.write_bytes(render_manifest(body))
-    with pytest.raises(Mismatch, match="its format is 2, this musicgen reads format 1") as told:
+    with pytest.raises(Mismatch, match="its format is 3, this musicgen reads format 2") as told:
         latest(run)
     assert told.value.exit_code == 2
 

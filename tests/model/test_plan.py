@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,9 +108,28 @@ def test_sizes_follow_the_corpus(count: int, lanes: int, epochs: int) -> None:
 
 def test_a_large_corpus_gets_the_default_model() -> None:
     found = plan(a_dataset(100, length=4000), Options())
-    assert (found.model.layers, found.model.hidden, found.training.lanes) == (2, 256, 32)
+    assert (found.model.layers, found.model.hidden, found.training.lanes) == (2, 256, 64)
+    assert (found.training.first_bptt, found.training.bptt) == (8, 32)
     assert not found.guarded
     assert found.training.evaluate_every == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "rate"),
+    [
+        ({}, 7e-3), ({"hidden": 128}, 7e-3), ({"hidden": 512}, 3.5e-3), ({"cell": "gru"}, 7e-3),
+        ({"cell": "rnn"}, 1e-3), ({"cell": "irnn"}, 2e-4),
+        ({"cell": "irnn", "learning_rate": 0.01}, 0.01),
+    ],
+)  # fmt: skip
+def test_wide_models_and_plain_cells_learn_more_slowly(asked: dict[str, Any], rate: float) -> None:
+    found = plan(a_dataset(100, length=4000), Options(**asked))
+    assert found.training.learning_rate == pytest.approx(rate)
+
+
+def test_windows_asked_for_never_begin_longer_than_they_end() -> None:
+    found = plan(a_dataset(100, length=4000), Options(bptt=4))
+    assert (found.training.first_bptt, found.training.bptt) == (4, 4)
 
 
 def test_what_is_asked_for_is_done() -> None:
