@@ -57,7 +57,7 @@ def test_two_processes_make_the_run_of_one(place: Path) -> None:
 
 @pytest.mark.promises
 def test_a_run_whose_process_was_killed_goes_on(place: Path) -> None:
-    run = start(place, 2, "--name", "cut", "--epochs", "100000")
+    run = start(place, 2, "--name", "cut", "--epochs", "1200")
     best = place / "checkpoints" / "cut" / "best"
     until = time.monotonic() + 200
     while not (best.exists() and any(best.iterdir())):
