@@ -31,7 +31,7 @@ from musicgen.corpus.store import load
 from musicgen.model.batches import Window
 from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.plan import FRESH
+from musicgen.model.plan import FRESH, pitches_of
 from musicgen.model.training import Trainer
 
 
@@ -153,6 +153,7 @@ VARIANTS = (
     Variant("windows of 32 ids throughout", training={"first_bptt": 0}),
     Variant("windows of 16 ids throughout", training={"first_bptt": 0, "bptt": 16}),
     Variant("windows from 8 to 64 ids", training={"bptt": 64}),
+    Variant("in its own key", training={"transposed": False}),  # for performances and rolls
 )
 
 
@@ -164,6 +165,7 @@ class Data:
     valid: list[np.ndarray]
     notes: list[int] | None
     vocabulary: int
+    pitches: tuple[range, ...] = ()  # ids that are moved, where keys are left as they are
 
 
 def run(
@@ -173,7 +175,9 @@ def run(
     began = time.perf_counter()
     model = variant.model(replace(shape, **variant.shape), torch.Generator().manual_seed(plan.seed))
     settings = replace(plan, **variant.training)
-    trainer = variant.trainer(model, data.train, data.valid, settings, data.notes)
+    trainer = variant.trainer(
+        model, data.train, data.valid, settings, data.notes, pitches=data.pitches
+    )
     last = [progress for progress in trainer.run() if progress.held][-1]
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -242,7 +246,11 @@ def main() -> None:
                 continue
             shape = ModelSettings(data.vocabulary, hidden=hidden, embedding=hidden)
             plan = TrainingSettings(
-                tokens=tokens, seed=seed, first_bptt=FRESH[-1].first_bptt, patience=10**6
+                tokens=tokens,
+                seed=seed,
+                first_bptt=FRESH[-1].first_bptt,
+                patience=10**6,
+                transposed=bool(data.pitches),
             )
             known.append(run(variant, data, shape, plan))
             print(variant.name, seed, known[-1]["bits_per_note"], known[-1]["seconds"], flush=True)
@@ -273,6 +281,7 @@ def read(arguments: argparse.Namespace) -> tuple[Data, int, int]:
         [tune.ids for tune in valid],
         [tune.notes for tune in valid],
         dataset.vocabulary_size,
+        pitches_of(dataset.codec),
     )
     return data, arguments.hidden, arguments.tokens
 
