@@ -163,7 +163,6 @@ def plan(
             bptt=bptt,
             first_bptt=min(recipe.first_bptt, bptt),
             learning_rate=options.learning_rate or _rate(recipe, shape),
-            transposed=bool(pitches_of(dataset.codec)),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
         ),
