@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from musicgen.music.score import MAX_PLAYS
+from musicgen.tokens.layout import Layout, Stretch
 from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
 
@@ -62,6 +63,11 @@ class Form:
     opened_short: bool = False  # the last bar is a pickup
     first_short: int = 0  # steps of the pickup that opens the tune
     section: Section | None = field(default=None)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing may be held into the bar under way, the first of a part."""
+        return False
 
     def legal(self) -> list[int]:
         """Return the ids that may come next between two bars."""
@@ -150,7 +156,7 @@ class Form:
             return
         if self._must_open_ending():
             return
-        if not self.owed:
+        if not self.owed and (self.started or not rules.pickup):
             yield from self._feasible("bar", [MEASURES.id("bar")])
         yield from self._feasible("partial", [MEASURES.id("partial", n) for n in self._shorts()])
         if self._may_end() and rules.fewest <= self.heard <= rules.most:
@@ -175,6 +181,21 @@ class Form:
     def _may_end(self) -> bool:
         whole = not self.owed or self.owed == self.first_short
         return self.section is None and self.heard > 0 and not self.opened_short and whole
+
+    def goes_on(self) -> bool:
+        """Tell whether another bar may follow."""
+        return any(map(self.leads_on, self.legal()))
+
+    def leads_on(self, id_: int) -> bool:
+        """Tell whether another bar may follow a legal event, or opens with it."""
+        event = MEASURES.events[id_]
+        if event.kind in ("bar", "partial"):
+            return True
+        if event.kind in ("end", "key"):  # a key changes only where a bar may follow
+            return event.kind == "key"
+        after = copy(self)
+        after.take(event.kind, event.value)
+        return after.goes_on()
 
     # Following
 
@@ -283,3 +304,96 @@ class Form:
     def _extra(self, owed: int | None) -> int:
         """Return how many more bars a tune needs that ends a section owing some steps."""
         return 0 if not owed or owed == self.first_short else 1
+
+
+@dataclass(slots=True)
+class LaidOut(Form):
+    """The form of a tune whose parts are laid out: at most its pickup is free."""
+
+    place: int = 0  # of the stretch under way
+    filled: int = 0  # its bars so far
+    opened: bool = False  # whether it has begun
+
+    @property
+    def stretch(self) -> Stretch:
+        """The stretch under way."""
+        return self.layout.stretches[self.place]
+
+    @property
+    def layout(self) -> Layout:
+        """What the rules ask for."""
+        assert self.rules.layout is not None
+        return self.rules.layout
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the bar under way is the first of its stretch, or the pickup before it."""
+        return self.filled <= 1
+
+    @property
+    def coming(self) -> Stretch | None:
+        """The stretch that opens next; None inside of one, and after the last."""
+        if self.section is not None or (self.opened and self.filled < self.stretch.bars):
+            return None
+        place = self.place + self.opened
+        return self.layout.stretches[place] if place < len(self.layout.stretches) else None
+
+    def _closings(self) -> Iterator[int]:
+        is_full = self.section is not None and self.filled == self.stretch.bars
+        if self.rank == CLOSING and is_full:
+            yield MEASURES.id("repeat_end", self.stretch.plays)
+
+    def _openings(self) -> Iterator[int]:
+        if self.rank < SECTION and self.coming is not None and self.coming.plays > 1:
+            yield MEASURES.id("repeat_start")
+
+    def _bars(self) -> Iterator[int]:
+        coming = self.coming
+        if coming is not None and coming.plays == 1:
+            yield from self._next_bar(coming, 0)
+        elif self.opened and self.filled < self.stretch.bars:
+            yield from self._next_bar(self.stretch, self.filled)
+        elif coming is None and self.section is None:
+            yield MEASURES.id("end")
+
+    def _next_bar(self, stretch: Stretch, filled: int) -> Iterator[int]:
+        """Yield the kinds of bar that a stretch may go on with."""
+        ends_short = filled == stretch.bars - 1 and stretch.ends_short and self.first_short > 0
+        if self.owed:
+            yield MEASURES.id("partial", self.owed)
+        elif not self.started:
+            yield from (MEASURES.id("partial", n) for n in self.rules.pickups(self.meter_steps))
+            if not self.rules.pickup:
+                yield MEASURES.id("bar")
+        elif ends_short:
+            yield MEASURES.id("partial", self.meter_steps - self.first_short)
+        else:
+            yield MEASURES.id("bar")
+
+    def _advance(self) -> None:
+        """Go on to the next stretch where the one under way is full."""
+        if self.opened and self.filled == self.stretch.bars:
+            self.place, self.filled = self.place + 1, 0
+        self.opened = True
+
+    def _open_bar(self, short: int | None) -> None:
+        if self.section is None:
+            self._advance()
+        Form._open_bar(self, short)
+
+    def _count(self, bars: int) -> None:
+        Form._count(self, bars)
+        self.filled += bars
+
+    def _take_repeat_start(self, _: None) -> None:
+        self._advance()
+        Form._take_repeat_start(self, None)
+
+    def _take_repeat_end(self, plays: int) -> None:
+        Form._take_repeat_end(self, plays)
+        self.place, self.filled, self.opened = self.place + 1, 0, False
+
+
+def form_of(rules: Rules, meter_steps: int) -> Form:
+    """Start the form of a tune."""
+    return Form(rules, meter_steps) if rules.layout is None else LaidOut(rules, meter_steps)

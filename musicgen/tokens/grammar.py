@@ -15,9 +15,9 @@ from typing import Final
 from musicgen.music.grid import Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens import codec
-from musicgen.tokens.form import RANKS, Form
+from musicgen.tokens.form import RANKS, Form, form_of
 from musicgen.tokens.rules import Rules
-from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES
+from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 
 HEADER: Final = ("meter", "mode", "rhythm", "parts")
 
@@ -43,7 +43,7 @@ class Walk:
         self.done = False
         self.header = 0  # header events read
         self.parts = 1
-        self.form = Form(rules, 0)
+        self.form: Form = form_of(rules, 0)
         self.in_bar = False
         self.length: int | None = None  # of the bar; None: irregular, and its first voice is open
         self.cursor = 0  # steps from the start of the bar, in the voice under way
@@ -53,6 +53,8 @@ class Walk:
         self.duration: int | None = None  # read, and still without its head
         self.lowest: int | None = None  # the id that further pitches of a chord must stay under
         self.sounded = False
+        self.last: int | None = None  # the id of the last note of the first voice
+        self.landing: frozenset[int] | None = None  # pitch ids that the bar under way must end in
         self.sounding: dict[tuple[int, int], tuple[int, int]] = {}  # voice to bar and step reached
 
     @property
@@ -93,14 +95,21 @@ class Walk:
             kind = HEADER[self.header]
             return self.rules.meters if kind == "meter" else self.rules.ids(kind)
         if not self.in_bar:
-            return tuple(self.form.legal())
+            return self._between()
         if self.duration is not None:
             return self._heads()
         if self._line_done():
-            return (*self._tones(), *self._lines(), *self.form.legal(), *self._more())
+            return (*self._tones(), *self._lines(), *self._between(), *self._more())
         fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
         lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
         return self._tones() + self._values() + lines
+
+    def _between(self) -> tuple[int, ...]:
+        """Return what may stand between two bars; where the tune may not end yet, what leads on."""
+        found = tuple(self.form.legal())
+        if not self.rules.closing or self.last in self.rules.closing:
+            return found
+        return tuple(id_ for id_ in found if self.form.leads_on(id_))
 
     def _line_done(self) -> bool:
         if self.tuplet is not None or self.cursor == 0:
@@ -121,7 +130,33 @@ class Walk:
             found += rules.ids("rest")
         if self.sounding.get(self.voice) == (self.form.written, self.cursor):
             found += rules.ids("hold")
-        return found
+        return self._landed(found) if rules.closing or self.landing else found
+
+    def _landed(self, heads: tuple[int, ...]) -> tuple[int, ...]:
+        """Leave of the heads what ends the bar, or the tune, where it is to end."""
+        if self.voice != (0, 0) or self._after_duration() != self.length:
+            return heads
+        if self.landing:
+            kept = self.landing | set(self.rules.ids("hold") if self.last in self.landing else ())
+        elif self.form.goes_on():
+            return heads
+        else:
+            is_there = self.last in self.rules.closing
+            kept = self.rules.closing | set(self._silent if is_there else ())
+        return tuple(id_ for id_ in heads if id_ in kept)
+
+    @property
+    def _silent(self) -> tuple[int, ...]:
+        """The heads that sound no new note."""
+        return self.rules.ids("rest") + self.rules.ids("hold")
+
+    def _after_duration(self) -> int:
+        """Return the step of the bar at which the duration that was read ends."""
+        nominal = self.duration or 0
+        if self.tuplet is None:
+            return self.cursor + nominal
+        group, start, written = self.tuplet
+        return start + group.sounding(written + nominal)
 
     def _tones(self) -> tuple[int, ...]:
         """Return the further pitches that a chord may have, from the highest down."""
@@ -173,10 +208,14 @@ class Walk:
     def _inside(self) -> bool:
         return self.in_bar and not (self.length is not None and self._line_done())
 
+    def narrow(self, rules: Rules) -> None:
+        """Go on under rules that allow less, once the header is read."""
+        self.rules = self.form.rules = rules
+
     def _take_header(self, kind: str, value: int | str | None) -> None:
         self.header += 1
         if kind == "meter":
-            self.form = Form(self.rules, Meter.parse(str(value)).steps)
+            self.form = form_of(self.rules, Meter.parse(str(value)).steps)
         elif kind == "parts" and isinstance(value, int):
             self.parts = value
 
@@ -194,7 +233,8 @@ class Walk:
             self.in_bar = True
             full = value if isinstance(value, int) else self.form.meter_steps
             self.length = None if irregular else full
-            self.sounding = dict.fromkeys(self.sounding, (self.form.written, 0))
+            held = () if self.form.is_fresh else self.sounding
+            self.sounding = dict.fromkeys(held, (self.form.written, 0))
 
     def _leave_bar(self) -> None:
         """End the bar under way; what sounds at its end can be held."""
@@ -246,9 +286,11 @@ class Walk:
         self._advance()
         self.sounding[self.voice] = (self.form.written, self.cursor)
 
-    def _take_pitch(self, _: int) -> None:
+    def _take_pitch(self, value: int) -> None:
         if self.duration is not None:
             self._advance()
+            if self.voice == (0, 0):
+                self.last = MEASURES.ids.get(Event("pitch", value))
         self.sounded = True
         self.sounding[self.voice] = (self.form.written, self.cursor)
 
@@ -256,14 +298,12 @@ class Walk:
 
     def _advance(self) -> None:
         """Spend the duration that was read."""
+        self.cursor = self._after_duration()
         nominal, self.duration, self.changed = self.duration or 0, None, 0
-        if self.tuplet is None:
-            self.cursor += nominal
-            return
-        group, start, written = self.tuplet
-        written += nominal
-        self.tuplet = None if written >= group.nominal else (group, start, written)
-        self.cursor = start + group.sounding(written)
+        if self.tuplet is not None:
+            group, start, written = self.tuplet
+            written += nominal
+            self.tuplet = None if written >= group.nominal else (group, start, written)
 
 
 _IN_BAR: Final = frozenset(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN, PARTIALS, PLAIN, TUPLETS, Tuplet
 from musicgen.music.theory import Meter
+from musicgen.tokens.layout import Layout
 from musicgen.tokens.vocabulary import MEASURES, Event, Value
 
 DEFAULT_LIMIT: Final = 64  # bars heard, where no number is asked for
@@ -24,6 +25,8 @@ class Rules:
 
     strict: for sampling. No irregular bars, no change of meter, no rest before the first note.
     Without it every canonical tune that the codec can write is legal.
+    layout, pickup, closing: what else is asked of a tune that is sampled. With a layout there are
+    no variant endings and no changes of key.
     """
 
     allowed: frozenset[int] = frozenset(range(len(MEASURES)))
@@ -31,6 +34,9 @@ class Rules:
     most: int = DEFAULT_LIMIT
     strict: bool = True
     drum_parts: frozenset[int] = frozenset()
+    layout: Layout | None = None
+    pickup: int | None = None  # steps; 0: none; None: as it comes
+    closing: frozenset[int] = frozenset()  # pitch ids that the tune may end on; none: any
     _values: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
     _pickups: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -38,6 +44,11 @@ class Rules:
         if not 1 <= self.fewest <= self.most:
             raise InvalidValue(f"bars {self.fewest}..{self.most}: ask for 1 bar or more")
         missing = [kind for kind in _NEEDED if not self.ids(kind)]
+        if not missing and not self.meters and self.pickup:
+            raise InvalidValue(
+                f"pickup of {self.pickup} steps: the model has none such; it knows"
+                f" {', '.join(map(str, self.known_pickups)) or 'no pickups'} (48 to the quarter)"
+            )
         if missing or not self.meters:
             what = f"no event {missing[0]!r}" if missing else "no meter that can be filled"
             raise InvalidValue(f"the model knows {what}; train it on whole tunes")
@@ -75,7 +86,7 @@ class Rules:
     @cached_property
     def longest(self) -> int:
         """The longest gap that is asked about: a bar of the longest meter, or a tuplet."""
-        meters = (Meter.parse(str(MEASURES.events[i].value)).steps for i in self.ids("meter"))
+        meters = map(_bar_steps, self.ids("meter"))
         return max(_LONGEST_TUPLET, *meters, 0)
 
     @cached_property
@@ -98,11 +109,17 @@ class Rules:
 
     @cached_property
     def meters(self) -> tuple[int, ...]:
-        """The ids of the meters whose bars can be filled."""
+        """The ids of the meters whose bars can be filled, and that have the pickup asked for."""
         return tuple(
             i for i in self.ids("meter")
-            if self.fill[Meter.parse(str(MEASURES.events[i].value)).steps]
+            if self.fill[_bar_steps(i)] and (not self.pickup or self.pickups(_bar_steps(i)))
         )  # fmt: skip
+
+    @property
+    def known_pickups(self) -> tuple[int, ...]:
+        """The pickups that would do in some allowed meter."""
+        free = replace(self, pickup=None, _values={}, _pickups={})
+        return tuple(sorted({n for i in free.meters for n in free.pickups(_bar_steps(i))}))
 
     def values(self, room: int | None) -> tuple[int, ...]:
         """Return durations and tuplets after which a gap can be filled; None: any will do."""
@@ -131,7 +148,9 @@ class Rules:
     def pickups(self, bar_steps: int) -> tuple[int, ...]:
         """Return the lengths of pickups that have a partner, both allowed and fillable."""
         if bar_steps not in self._pickups:
-            lengths = (n for n in PARTIALS if n < bar_steps)
+            asked = PARTIALS if self.pickup is None else (self.pickup,)
+            free = self.layout is None or self.layout.takes_pickup
+            lengths = (n for n in asked if free and n in PARTIALS and n < bar_steps)
             self._pickups[bar_steps] = tuple(
                 n for n in lengths if self._short(n) and self._short(bar_steps - n)
             )
@@ -139,6 +158,10 @@ class Rules:
 
     def _short(self, steps: int) -> bool:
         return self.has("partial", steps) and self.fill[steps]
+
+
+def _bar_steps(id_: int) -> int:
+    return Meter.parse(str(MEASURES.events[id_].value)).steps
 
 
 def _fill(values: Sequence[int], longest: int) -> list[bool]:

@@ -1,0 +1,110 @@
+"""The form of a tune by letters: AABB, ABAC, through.
+
+A letter is a part of a tune, so many bars of it. The same letter twice in a row is written once,
+between repeat signs; one that returns later has its bars written again, note for note.
+
+A pickup stands before the first bar. Where a repeated part starts or ends, the bar before it is
+short, so that it is balanced whichever way the playing goes on; between parts without repeat signs
+bars stay whole. A part that returns where its last bar would have to be of the other kind makes a
+pickup impossible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.music.score import MAX_PLAYS
+
+THROUGH: Final = "through"
+BARS_A_LETTER: Final = 8  # where no number of bars is asked for
+_MOST_LETTERS: Final = 16
+_WAY_OUT: Final = f"write letters such as AABB or ABAC, at most {_MOST_LETTERS}, or {THROUGH}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The bars of one letter, as they are written."""
+
+    bars: int
+    plays: int = 1  # over 1: between repeat signs
+    source: int | None = None  # the earlier stretch whose bars it has again
+    picks_up: bool = False  # where the tune has a pickup, it has one too
+    ends_short: bool = False  # and its last bar is short
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a tune is made of, in the order in which it is written."""
+
+    stretches: tuple[Stretch, ...]
+
+    @classmethod
+    def of(cls, form: str, bars: int | None) -> Layout:
+        """Lay a checked form out. Raises InvalidValue for bars that it does not divide."""
+        if form == THROUGH:
+            return cls((Stretch(bars or BARS_A_LETTER, picks_up=True, ends_short=True),))
+        each, rest = divmod(bars or BARS_A_LETTER * len(form), len(form))
+        if rest:
+            raise InvalidValue(
+                f"bars {bars}: the form {form} has {len(form)} parts of equal length; ask for a"
+                f" multiple of {len(form)}, such as {len(form) * max(1, each)}"
+            )
+        return cls(tuple(_with_borders(list(_stretches(form, each)))))
+
+    @property
+    def repeats(self) -> frozenset[int]:
+        """How often its repeated parts are played."""
+        return frozenset(one.plays for one in self.stretches if one.plays > 1)
+
+    @property
+    def takes_pickup(self) -> bool:
+        """Whether a tune of this form may have a pickup."""
+        return all(map(self._is_balanced, self.stretches))
+
+    def _is_balanced(self, stretch: Stretch) -> bool:
+        """Tell whether a stretch has room for its short bars, and ends as the one it repeats."""
+        least = 2 if stretch.picks_up and stretch.ends_short else 1
+        source = stretch if stretch.source is None else self.stretches[stretch.source]
+        return stretch.bars >= least and stretch.ends_short == source.ends_short
+
+
+def check_form(text: str) -> str:
+    """Return a form as it is kept: upper-case letters, or `through`. Raises InvalidValue."""
+    plain = text.strip()
+    if plain.lower() == THROUGH:
+        return THROUGH
+    if not re.fullmatch(rf"[A-Za-z]{{1,{_MOST_LETTERS}}}", plain):
+        raise InvalidValue(f"form {text[:40]!r} is unknown: {_WAY_OUT}")
+    form = plain.upper()
+    for letter, same in groupby(form):
+        if (count := len(list(same))) > MAX_PLAYS:
+            raise InvalidValue(
+                f"form {form}: {letter} stands {count} times in a row; a part is repeated at most"
+                f" {MAX_PLAYS} times"
+            )
+    return form
+
+
+def _stretches(form: str, bars: int) -> Iterator[Stretch]:
+    """Yield a stretch for each run of equal letters."""
+    known: dict[str, int] = {}
+    for place, (letter, same) in enumerate(groupby(form)):
+        yield Stretch(bars, len(list(same)), known.get(letter))
+        known.setdefault(letter, place)
+
+
+def _with_borders(stretches: Sequence[Stretch]) -> Iterator[Stretch]:
+    """Say of each stretch how it begins and ends where the tune has a pickup."""
+    splits = [a.plays > 1 or b.plays > 1 for a, b in pairwise(stretches)]
+    ends: list[bool] = []
+    for place, stretch in enumerate(stretches):
+        is_last = place == len(splits)
+        free = is_last and stretch.plays == 1 and stretch.source is not None
+        ends.append(ends[stretch.source or 0] if free else is_last or splits[place])
+        begins = place == 0 or splits[place - 1]
+        yield replace(stretch, picks_up=begins, ends_short=ends[-1])
