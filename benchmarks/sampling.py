@@ -30,7 +30,8 @@ from musicgen.config import ModelSettings
 from musicgen.music.theory import Meter
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 
 VOCABULARY = len(MEASURES)

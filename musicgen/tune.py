@@ -27,7 +27,8 @@ from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.codecs import restored
 from musicgen.tokens.measures import MeasuresCodec

@@ -84,7 +84,7 @@ def sample(
     musicgen sample --out tunes/ --count 20 --seed 1
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import refuse_existing
-    from musicgen.sampling.sampler import Wishes
+    from musicgen.sampling.wishes import Wishes
     from musicgen.tune import check_writable, load, sample_many
 
     asked = Wishes(**wishes)

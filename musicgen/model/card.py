@@ -14,7 +14,8 @@ from musicgen.model.evaluation import Held
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.codecs import restored
 

@@ -25,7 +25,8 @@ from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting
 from musicgen.tokens.codecs import DEFAULT, restored
 

@@ -31,7 +31,7 @@ from musicgen.files import open_regular, write_whole
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.sampler import Wishes
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.codecs import restored
 

@@ -146,6 +146,41 @@ class SpelledPitch:
         return 12 * (self.octave + 1) + LETTER_SEMITONES[self.letter] + self.alteration
 
 
+_PITCH_TEXT: Final = r"([A-Ga-g])([#b♯♭]?)(-?\d{1,2})|(\d{1,3})"
+_RANGE_TEXT: Final = re.compile(rf"({_PITCH_TEXT})\s*(?:-|\u2013|\.\.)\s*({_PITCH_TEXT})")
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """Read "D4-B5", or MIDI numbers "62-83": the lowest and the highest pitch.
+
+    Raises InvalidValue for what is no range, or is outside of 0..127.
+    """
+    match = _RANGE_TEXT.fullmatch(text.strip())
+    if match is not None:
+        lowest, highest = (_pitch_of(match, first) for first in (2, 7))
+        if 0 <= lowest <= highest <= 127:
+            return lowest, highest
+    raise InvalidValue(
+        f"range {text[:40]!r} is unknown: write its lowest and highest note, such as D4-B5"
+    )
+
+
+def _pitch_of(match: re.Match[str], first: int) -> int:
+    """Return the MIDI number of a pitch in a match, whose groups start at a number."""
+    letter, accidental, octave, number = match.group(first, first + 1, first + 2, first + 3)
+    if number:
+        return int(number)
+    alteration = {"": 0, "#": 1, "♯": 1}.get(accidental, -1)
+    return 12 * (int(octave) + 1) + LETTER_SEMITONES[letter.upper()] + alteration
+
+
+def pitch_name(pitch: int) -> str:
+    """Name a MIDI number as `parse_range` reads it: 62 is "D4"."""
+    spelled = spell(pitch, Key("C"))
+    sign = {-1: "b", 1: "#"}.get(spelled.alteration, "")
+    return f"{spelled.letter}{sign}{spelled.octave}"
+
+
 def tonic_fifths(name: str) -> int:
     """Return the place of a note name on the line of fifths."""
     return LETTER_FIFTHS[name[0]] + 7 * (name.count("#") - name.count("b"))

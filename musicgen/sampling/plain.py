@@ -19,7 +19,8 @@ from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
 from musicgen.sampling.draw import Noise, event_hashes, luckiest
 from musicgen.sampling.engine import Engine, NumpyEngine
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.measures import MeasuresCodec
 

@@ -2,222 +2,245 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
-from musicgen.music.programs import program as program_number
 from musicgen.music.score import Part, Score
-from musicgen.music.theory import Key, Meter
-from musicgen.sampling.draw import (
-    Filter,
-    Noise,
-    draw,
-    log_softmax,
-    min_p,
-    temperature,
-    top_k,
-    top_p,
-)
-from musicgen.sampling.engine import Engine, State
+from musicgen.music.theory import Key
+from musicgen.sampling.customs import TONICS, usual_qpm
+from musicgen.sampling.draft import Copies, Draft, Header, Script
+from musicgen.sampling.draw import Noise
+from musicgen.sampling.engine import Engine
+from musicgen.sampling.veto import CopyVeto, Guard
+from musicgen.sampling.wishes import Wishes, range_text
 from musicgen.tokens.codec import Encoded, Setting
 from musicgen.tokens.grammar import HEADER, Context, Walk
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
-MOST_BARS: Final = 512
-
-# Quarters a minute at which a tune is played where none is asked for: by dance, else by meter.
-RHYTHM_QPM: Final[Mapping[str, float]] = {
-    "air": 80, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
-    "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
-    "slip jig": 174, "strathspey": 136, "waltz": 150,
-}  # fmt: skip
-METER_QPM: Final[Mapping[str, float]] = {
-    "2/2": 180, "2/4": 112, "3/2": 140, "3/4": 132, "4/4": 150, "6/4": 150,
-    "3/8": 132, "6/8": 165, "9/8": 165, "12/8": 165,
-}  # fmt: skip
-# Tonics as tunebooks use them, for models that do not say what they learnt from.
-_TONICS: Final[Mapping[str, Mapping[str, int]]] = {
-    "major": {"D": 4, "G": 4, "A": 2, "C": 1, "F": 1, "Bb": 1},
-    "minor": {"A": 3, "E": 2, "D": 2, "G": 2, "B": 1},
-    "dorian": {"D": 2, "E": 2, "A": 2, "G": 1},
-    "mixolydian": {"D": 2, "A": 2, "G": 1},
-    "lydian": {"G": 1, "F": 1}, "phrygian": {"E": 1, "A": 1}, "locrian": {"B": 1, "E": 1},
-}  # fmt: skip
+_REPEATS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is asked of a tune; None leaves it to the model."""
+class Start:
+    """What a tune starts from, besides the wishes."""
 
-    key: Key | None = None
-    meter: Meter | None = None
-    rhythm: str | None = None
-    bars: int | None = None  # as heard
-    tempo: float | None = None  # quarters a minute
-    program: int = 0  # General MIDI, 0..127
-    temperature: float = 0.8  # 1 is the model as it is
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
-            raise InvalidValue(f"bars {self.bars}: ask for 1 to {MOST_BARS} bars")
-        if self.tempo is not None and not 10 <= self.tempo <= 1000:
-            raise InvalidValue(f"tempo {self.tempo}: choose 10 to 1000 quarters a minute")
-        if not 0 <= self.program <= 127:
-            raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
-
-    def to_json(self) -> str:
-        """Write them as text, for another process."""
-        texts = {"key": str(self.key or ""), "meter": str(self.meter or "")}
-        return json.dumps(asdict(self) | {name: text or None for name, text in texts.items()})
-
-    @classmethod
-    def from_json(cls, text: str) -> Wishes:
-        """Read what `to_json` wrote."""
-        return cls.read(**json.loads(text))
-
-    @classmethod
-    def read(cls, **wishes: Any) -> Wishes:
-        """Make wishes from values as a person writes them: key="Dmix", meter="6/8"."""
-        readers = {"key": Key.parse, "meter": Meter.parse, "program": program_number}
-        for name, reader in readers.items():
-            if isinstance(wishes.get(name), str):
-                wishes[name] = reader(wishes[name])
-        return cls(**wishes)
-
-    @property
-    def filters(self) -> tuple[Filter, ...]:
-        """What is done to the distribution before the noise. Raises InvalidValue."""
-        found = [temperature(self.temperature)]
-        if self.top_k is not None:
-            found.append(top_k(self.top_k))
-        if self.top_p is not None:
-            found.append(top_p(self.top_p))
-        if self.min_p is not None:
-            found.append(min_p(self.min_p))
-        return tuple(found)
+    header: tuple[int, ...] = ()  # events to hold on to
+    tonic: str | None = None
+    tempo: float | None = None  # where none is asked for
+    title: str = ""
+    scripts: tuple[Script, ...] = ()  # what else is given
 
 
-@dataclass(frozen=True, slots=True)
+PLAIN_START: Final = Start()
+
+
+@dataclass(frozen=True)
 class Sampler:
     """An engine with what its model has learnt: which events, and which tonics of a mode."""
 
     engine: Engine
     seen: Collection[int]  # ids of the events that occurred in training
-    tonics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: _TONICS)
+    tonics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: TONICS)
+    guards: Callable[[int], Guard] | None = None  # what knows its training tunes, for a limit
 
     def sample(self, wishes: Wishes, noise: Noise, title: str = "") -> Score:
         """Draw one tune. Raises InvalidValue for a wish that the model has no event for."""
-        encoded = self.encoded(wishes, noise, title)
+        encoded = self.encoded(wishes, noise, Start(title=title))
         return MeasuresCodec().decode(encoded.ids, encoded.setting).score
-
-    def encoded(self, wishes: Wishes, noise: Noise, title: str = "") -> Encoded:
-        """Draw one tune as ids and their setting."""
-        ids = self.draw_ids(wishes, noise)
-        return Encoded(tuple(ids), self._setting(ids, wishes, noise, title))
 
     def draw_ids(self, wishes: Wishes, noise: Noise) -> list[int]:
         """Draw the ids of one tune, from the first header event to the end."""
-        rules, filters = self._rules(wishes), wishes.filters
-        walk, state = Walk(rules), self.engine.start()
-        ids: list[int] = [MEASURES.id("begin")]
-        while not walk.done:
-            context = walk.context
-            logits, state = self.engine.step(ids[-1:], context, state)
-            if walk.header < len(HEADER):
-                logits = self._leading(logits, state, walk)
-            chosen = draw(logits, walk.legal(), filters, noise, context)
-            walk.take(chosen)
-            ids.append(chosen)
-        return ids[1:]
+        return list(self.encoded(wishes, noise).ids)
 
-    def _leading(self, logits: np.ndarray, state: State, walk: Walk) -> np.ndarray:
-        """Weigh header events by how likely what is asked of the later ones is after each.
+    def encoded(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Encoded:
+        """Draw one tune as ids and their setting."""
+        draft = self.begun(wishes, noise, start)
+        while not draft.walk.done:
+            draft.step()
+        return self.finished(draft, wishes, start)
 
-        So a reel that is asked for gets the meter of a reel, although the meter is drawn first.
-        """
-        if not self._narrowed(walk.rules, walk.header + 1):
-            return logits
-        weighed = np.array(logits, dtype=np.float64)
-        for id_ in walk.legal():
-            weighed[id_] += self._promise(id_, state, walk.header + 1, walk)
-        return weighed
+    def begun(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Draft:
+        """Start a tune: its header is drawn, and what follows from its key is settled."""
+        rules = self.rules(wishes)
+        scripts: list[Script] = [Header(start.header), *start.scripts]
+        scripts += [Copies()] if rules.layout else []
+        draft = Draft(self.engine, Walk(rules), self.engine.start(), noise, wishes.filters,
+                      self._met, scripts, self._veto(wishes))  # fmt: skip
+        while draft.walk.header < len(HEADER):
+            draft.step()
+        if wishes.range is not None or wishes.end != "any":
+            key = Key(self._tonic(draft.ids[1:], wishes, noise, start), _header(draft.ids[1:])[1])
+            draft.walk.narrow(self._in_key(rules, wishes, key))
+        return draft
 
-    def _promise(self, id_: int, state: State, place: int, walk: Walk) -> float:
-        """Return the log-probability that the header goes on as asked after an event."""
-        if not self._narrowed(walk.rules, place):
-            return 0.0
-        logits, state = self.engine.step([id_], walk.context, state)
-        logs = log_softmax(np.asarray(logits, dtype=np.float64))
-        allowed = walk.rules.ids(HEADER[place])
-        ways = [logs[i] + self._promise(i, state, place + 1, walk) for i in allowed]
-        return float(np.logaddexp.reduce(ways))
-
-    def _narrowed(self, rules: Rules, place: int) -> bool:
-        """Tell whether, from a place of the header on, less is allowed than the model has met."""
-        return any(
-            len(rules.ids(kind)) < sum(i in self.seen for i in MEASURES.ranges[kind])
-            for kind in HEADER[place:]
+    def finished(self, draft: Draft, wishes: Wishes, start: Start = PLAIN_START) -> Encoded:
+        """Return what a draft that is done says, with the setting that belongs to it."""
+        ids = tuple(draft.ids[1:])
+        meter, mode, rhythm, _ = _header(ids)
+        tonic = self._tonic(ids, wishes, draft.noise, start)
+        setting = Setting(
+            tonic=tonic,
+            title=start.title or _title(rhythm, Key(tonic, mode), draft.noise),
+            tempos=((0, float(wishes.tempo or start.tempo or usual_qpm(rhythm, meter))),),
+            parts=_parts(ids, wishes.program),
         )
+        return Encoded(ids, setting)
 
-    def _rules(self, wishes: Wishes) -> Rules:
-        allowed = {id_ for id_ in self.seen if _may_draw(MEASURES.events[id_])}
+    def rules(self, wishes: Wishes) -> Rules:
+        """Return what a tune may hold. Raises InvalidValue for what the model has never met."""
+        allowed = self._drawable - self._unwanted(wishes)
+        allowed |= (
+            {MEASURES.id("rest")} if wishes.max_copy is not None else frozenset()
+        )  # breaks a copy
         asked = {
             "meter": None if wishes.meter is None else str(wishes.meter),
             "mode": None if wishes.key is None else wishes.key.mode,
             "rhythm": None if wishes.rhythm is None else _known_rhythm(wishes.rhythm),
-            "parts": 1,
+            "parts": 1 if MEASURES.id("parts", 1) in allowed else None,
         }
         for kind in HEADER:
-            allowed -= self._unasked(kind, asked[kind], allowed)
-        fewest, most = (wishes.bars,) * 2 if wishes.bars else (1, DEFAULT_LIMIT)
-        return Rules(allowed=frozenset(allowed), fewest=fewest, most=most)
+            allowed -= _unasked(kind, asked[kind], allowed)
+        allowed -= self._out_of_reach(wishes, allowed)
+        fewest, most = (wishes.heard,) * 2 if wishes.heard else (1, DEFAULT_LIMIT)
+        layout = wishes.layout
+        self._check_repeats(wishes, allowed)
+        return Rules(frozenset(allowed), fewest, most, layout=layout, pickup=wishes.pickup)
 
-    def _unasked(self, kind: str, value: str | int | None, allowed: set[int]) -> set[int]:
-        """Return the events of a kind that are not the one that was asked for."""
-        known = {i for i in MEASURES.ranges[kind] if i in allowed}
-        chosen = MEASURES.ids.get(Event(kind, value))
-        if value is None:
-            return set()
-        if chosen not in known:
-            names = sorted(str(MEASURES.events[i].value) or "(none)" for i in known)
-            raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
-                               f" {', '.join(names)}")  # fmt: skip
-        return known - {chosen}
+    @cached_property
+    def _drawable(self) -> frozenset[int]:
+        return frozenset(id_ for id_ in self.seen if _may_draw(MEASURES.events[id_]))
 
-    def _setting(self, ids: Iterable[int], wishes: Wishes, noise: Noise, title: str) -> Setting:
-        header = {MEASURES.events[id_].kind: str(MEASURES.events[id_].value) for id_ in _head(ids)}
-        mode, rhythm = header["mode"], header["rhythm"]
-        tonic = wishes.key.tonic if wishes.key else self._tonic(mode, noise)
-        tempo = wishes.tempo or RHYTHM_QPM.get(rhythm) or METER_QPM.get(header["meter"], 120.0)
-        return Setting(
-            tonic=tonic,
-            title=title or _title(rhythm, Key(tonic, mode), noise),
-            tempos=((0, float(tempo)),),
-            parts=(Part("melody", wishes.program),),
+    @cached_property
+    def _met(self) -> dict[str, int]:
+        """How many events of each kind of the header the model has met."""
+        return {kind: sum(i in self.seen for i in MEASURES.ranges[kind]) for kind in HEADER}
+
+    def _veto(self, wishes: Wishes) -> CopyVeto | None:
+        if wishes.max_copy is None:
+            return None
+        if self.guards is None:
+            raise InvalidValue(
+                f"max-copy {wishes.max_copy}: the model has no index of its training tunes; train"
+                " it again without --no-index, or leave --max-copy out"
+            )
+        return CopyVeto(self.guards(wishes.max_copy))
+
+    def _unwanted(self, wishes: Wishes) -> set[int]:
+        """Return the events that a wish leaves out."""
+        kinds: list[str] = []
+        if wishes.form is not None:
+            kinds += ["ending", "ending_end", "key"]
+            kinds += _REPEATS if wishes.layout is None else ()
+        if wishes.max_copy is not None:
+            kinds += ["voice", "part"]
+        return {id_ for kind in kinds for id_ in MEASURES.ranges[kind]}
+
+    def _check_repeats(self, wishes: Wishes, allowed: Collection[int]) -> None:
+        """Raise InvalidValue for a form with repeats that the model has never met."""
+        for plays in sorted(wishes.layout.repeats if wishes.layout else ()):
+            needed = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", plays)
+            if not all(id_ in allowed for id_ in needed):
+                raise InvalidValue(
+                    f"form {wishes.form}: the model has never met a part that is played {plays}"
+                    " times; write letters that do not follow themselves, such as ABAC"
+                )
+
+    # What follows from the key
+
+    def _in_key(self, rules: Rules, wishes: Wishes, key: Key) -> Rules:
+        """Narrow the rules to the pitches that are asked for in a key."""
+        pitches = self._pitches(wishes, key)
+        allowed = rules.allowed - set(MEASURES.ranges["pitch"]) | pitches
+        closing = _tonics_of(pitches) if wishes.end == "tonic" else frozenset[int]()
+        return replace(rules, allowed=allowed, closing=closing, _values={}, _pickups={})
+
+    def _pitches(self, wishes: Wishes, key: Key) -> frozenset[int]:
+        """Return the pitches that the model knows in a key, as far as the range goes."""
+        lowest, highest = wishes.range or (0, 127)
+        zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
+        known = self._drawable & set(MEASURES.ranges["pitch"])
+        return frozenset(id_ for id_ in known if lowest <= id_ - zero <= highest)
+
+    def _reaches(self, wishes: Wishes, key: Key) -> bool:
+        """Tell whether a key has a pitch in the range, and a tonic if the tune ends on one."""
+        pitches = self._pitches(wishes, key)
+        return bool(_tonics_of(pitches) if wishes.end == "tonic" else pitches)
+
+    def _out_of_reach(self, wishes: Wishes, allowed: Collection[int]) -> set[int]:
+        """Return the modes without a key in reach. Raises InvalidValue where none has one."""
+        modes = [id_ for id_ in MEASURES.ranges["mode"] if id_ in allowed]
+        far = {id_ for id_ in modes if not self._keys_in_reach(wishes, str(_value(id_)))}
+        if far != set(modes):
+            return far
+        keys = [wishes.key] if wishes.key else [
+            Key(tonic, str(_value(id_))) for id_ in modes for tonic in self._tonics(_value(id_))
+        ]  # fmt: skip
+        every = replace(wishes, range=None)
+        zeros = [Setting(key.tonic).tonic_pitch - MEASURES.id("pitch", 0) for key in keys]
+        pitches = sorted(
+            id_ + zero
+            for key, zero in zip(keys, zeros, strict=True)
+            for id_ in self._pitches(every, key)
+        )
+        where = f"in {wishes.key} the model's notes" if wishes.key else "the model's notes"
+        tonic = ", and a tonic to end on must be among them" if wishes.end == "tonic" else ""
+        raise InvalidValue(
+            f"range {range_text(wishes.range or (0, 127))}: {where} reach from"
+            f" {range_text((pitches[0], pitches[-1]))}{tonic}"
         )
 
-    def _tonic(self, mode: str, noise: Noise) -> str:
-        """Draw a tonic as often as the training tunes of the mode have it."""
-        counts = dict(self.tonics.get(mode) or _TONICS[mode])
+    def _keys_in_reach(self, wishes: Wishes, mode: str) -> dict[str, int]:
+        """Return the tonics of a mode that will do, and how often the training tunes have them."""
+        if wishes.key is not None:
+            counts: Mapping[str, int] = {wishes.key.tonic: 1}
+        else:
+            counts = self._tonics(mode)
+        return {t: n for t, n in counts.items() if self._reaches(wishes, Key(t, mode))}
+
+    def _tonics(self, mode: str) -> Mapping[str, int]:
+        return self.tonics.get(mode) or TONICS[mode]
+
+    def _tonic(self, ids: Sequence[int], wishes: Wishes, noise: Noise, start: Start) -> str:
+        """Return the tonic, or draw one as often as the training tunes of the mode have it."""
+        if wishes.key is not None:
+            return wishes.key.tonic
+        counts = self._keys_in_reach(wishes, _header(ids)[1])
+        if start.tonic in counts or not counts:
+            return start.tonic or "C"
         names = sorted(counts)
         place = Context(0, 0, 0, 0, 0, None, decision="tonic")
         luck = noise.gumbel(place, range(len(names)))
         return names[int(np.argmax(np.log([counts[name] for name in names]) + luck))]
 
 
-def _head(ids: Iterable[int]) -> Iterable[int]:
-    return [id_ for _, id_ in zip(HEADER, ids, strict=False)]
+def _value(id_: int) -> str:
+    return str(MEASURES.events[id_].value)
+
+
+def _header(ids: Sequence[int]) -> tuple[str, str, str, str]:
+    """Return meter, mode, rhythm and number of parts."""
+    meter, mode, rhythm, parts = map(_value, ids[: len(HEADER)])
+    return meter, mode, rhythm, parts
+
+
+def _tonics_of(pitches: Collection[int]) -> frozenset[int]:
+    return frozenset(id_ for id_ in pitches if (id_ - MEASURES.id("pitch", 0)) % 12 == 0)
+
+
+def _parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
+    """Return who plays: one melody, or as many voices as the model has drawn."""
+    count = int(_header(ids)[3])
+    if count == 1:
+        return (Part("melody", program),)
+    return tuple(Part(f"voice {number}", program) for number in range(1, count + 1))
 
 
 def _may_draw(event: Event) -> bool:
@@ -227,6 +250,19 @@ def _may_draw(event: Event) -> bool:
     if event.kind == "pitch":
         return -57 <= int(event.value or 0) <= 59
     return event.kind not in ("begin", "irregular")
+
+
+def _unasked(kind: str, value: str | int | None, allowed: Collection[int]) -> set[int]:
+    """Return the events of a kind that are not the one that was asked for."""
+    known = {i for i in MEASURES.ranges[kind] if i in allowed}
+    chosen = MEASURES.ids.get(Event(kind, value))
+    if value is None:
+        return set()
+    if chosen not in known:
+        names = sorted(str(MEASURES.events[i].value) or "(none)" for i in known)
+        raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
+                           f" {', '.join(names)}")  # fmt: skip
+    return known - {chosen}
 
 
 def _known_rhythm(name: str) -> str:

@@ -9,6 +9,7 @@ bars has room for. So no dead end is reached, and nothing is ever drawn twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,6 +86,12 @@ class Walk:
             return "done"
         return f"value {self.changed}" if self.tuplet is None else "tuplet"
 
+    def copy(self) -> Walk:
+        """Return a walk that goes on from here alone."""
+        other = copy(self)
+        other.form, other.sounding = copy(self.form), dict(self.sounding)
+        return other
+
     # What may come next
 
     def legal(self) -> tuple[int, ...]:
@@ -130,25 +137,33 @@ class Walk:
             found += rules.ids("rest")
         if self.sounding.get(self.voice) == (self.form.written, self.cursor):
             found += rules.ids("hold")
-        return self._landed(found) if rules.closing or self.landing else found
+        return self._landed(found)
 
     def _landed(self, heads: tuple[int, ...]) -> tuple[int, ...]:
         """Leave of the heads what ends the bar, or the tune, where it is to end."""
-        if self.voice != (0, 0) or self._after_duration() != self.length:
+        if not self.completes or not self.must_land:
             return heads
-        if self.landing:
-            kept = self.landing | set(self.rules.ids("hold") if self.last in self.landing else ())
-        elif self.form.goes_on():
-            return heads
-        else:
-            is_there = self.last in self.rules.closing
-            kept = self.rules.closing | set(self._silent if is_there else ())
+        rules, wanted = self.rules, self.landing or self.rules.closing
+        silent = rules.ids("hold") + (() if self.landing else rules.ids("rest"))
+        kept = wanted | set(silent if self.last in wanted else ())
         return tuple(id_ for id_ in heads if id_ in kept)
 
     @property
-    def _silent(self) -> tuple[int, ...]:
-        """The heads that sound no new note."""
-        return self.rules.ids("rest") + self.rules.ids("hold")
+    def must_land(self) -> bool:
+        """Whether the bar under way must end on certain notes: given ones, or the tune's last."""
+        if not self.in_bar or self.voice != (0, 0):
+            return False
+        return bool(self.landing) or (bool(self.rules.closing) and not self.form.goes_on())
+
+    @property
+    def completes(self) -> bool:
+        """Whether the duration that was read fills the bar, in its first voice."""
+        return self.voice == (0, 0) and self._after_duration() == self.length
+
+    @property
+    def spent(self) -> int:
+        """Steps for which the duration that was read sounds."""
+        return self._after_duration() - self.cursor
 
     def _after_duration(self) -> int:
         """Return the step of the bar at which the duration that was read ends."""

@@ -19,7 +19,7 @@ from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer
 from musicgen.sampling.draw import Noise
-from musicgen.sampling.sampler import Wishes
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codecs import CODECS, find
 from musicgen.tune import Model, load, sample_many
 

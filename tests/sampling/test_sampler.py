@@ -10,7 +10,8 @@ from musicgen.errors import InvalidValue
 from musicgen.music.grid import heard_bars
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.draw import Noise
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from tests.models import SEEN_IDS, FixedEngine, RandomEngine
 
@@ -56,7 +57,10 @@ def test_what_the_model_never_met_is_refused_with_what_it_knows(wishes: Wishes, 
 
 
 def test_wishes_are_written_and_read() -> None:
-    wishes = Wishes(Key("F#", "minor"), Meter(3, 4), "waltz", 8, 90.0, 12, 0.7, 5, 0.9, 0.1)
+    wishes = Wishes(
+        Key("F#", "minor"), Meter(3, 4), "waltz", 8, "AABB", 24, (62, 83), "tonic", 90.0, 12,
+        0.7, 5, 0.9, 0.1, 6,
+    )  # fmt: skip
     assert Wishes.from_json(wishes.to_json()) == wishes
     assert Wishes.from_json(Wishes().to_json()) == Wishes()
 

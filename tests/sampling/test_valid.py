@@ -25,7 +25,8 @@ from musicgen.formats import abc, midi
 from musicgen.music.score import Score
 from musicgen.music.theory import Meter
 from musicgen.sampling.draw import Noise
-from musicgen.sampling.sampler import Sampler, Wishes
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from tests.models import SEEN_IDS, RandomEngine, untrained
 

@@ -1,0 +1,162 @@
+"""What is asked of a tune: every control, checked once, as a person writes it and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Final
+
+from musicgen.errors import InvalidValue
+from musicgen.music.programs import program as program_number
+from musicgen.music.score import STEPS_PER_WHOLE
+from musicgen.music.theory import Key, Meter, parse_range, pitch_name
+from musicgen.sampling.draw import Filter, min_p, temperature, top_k, top_p
+from musicgen.tokens.layout import THROUGH, Layout, check_form
+
+MOST_BARS: Final = 512
+ENDS: Final = ("any", "tonic")
+LEAST_COPY: Final = 4  # notes; every tune shares three with some other
+
+
+def parse_pickup(text: str) -> int:
+    """Read "none", steps ("24", 48 to the quarter) or a note value ("1/8")."""
+    plain = text.strip().lower()
+    try:
+        steps = Fraction(0 if plain == "none" else plain)
+    except (ValueError, ZeroDivisionError):
+        steps = Fraction(-1)
+    steps *= STEPS_PER_WHOLE if "/" in plain else 1
+    if steps < 0 or steps.denominator > 1:
+        raise InvalidValue(
+            f"pickup {text[:40]!r} is unknown: write none, a note value such as 1/8, or steps,"
+            " 48 to the quarter"
+        )
+    return int(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a tune; None leaves it to the model."""
+
+    key: Key | None = None
+    meter: Meter | None = None
+    rhythm: str | None = None
+    bars: int | None = None  # as heard
+    form: str | None = None  # letters, or "through"
+    pickup: int | None = None  # steps; 0: none
+    range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI numbers
+    end: str = "any"  # on which note: one of ENDS
+    tempo: float | None = None  # quarters a minute
+    program: int = 0  # General MIDI, 0..127
+    temperature: float = 0.8  # 1 is the model as it is
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_copy: int | None = None  # notes in a row that a training tune may have too
+
+    def __post_init__(self) -> None:
+        if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
+            raise InvalidValue(f"bars {self.bars}: ask for 1 to {MOST_BARS} bars")
+        if self.tempo is not None and not 10 <= self.tempo <= 1000:
+            raise InvalidValue(f"tempo {self.tempo}: choose 10 to 1000 quarters a minute")
+        if not 0 <= self.program <= 127:
+            raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
+        if self.end not in ENDS:
+            raise InvalidValue(f"end {self.end!r}: choose {' or '.join(ENDS)}")
+        if self.max_copy is not None and self.max_copy < LEAST_COPY:
+            raise InvalidValue(
+                f"max-copy {self.max_copy}: every tune shares three notes with some other; ask for"
+                f" {LEAST_COPY} or more"
+            )
+        self._check_form()
+        _ = self.filters
+
+    def _check_form(self) -> None:
+        if self.form is None:
+            return
+        object.__setattr__(self, "form", check_form(self.form))
+        layout = self.layout
+        if self.pickup and layout is not None and not layout.takes_pickup:
+            raise InvalidValue(
+                f"pickup: the form {self.form} in {self.heard} bars has none, for a part that"
+                " returns would end in another bar; ask for more bars, or leave one of them out"
+            )
+
+    @property
+    def layout(self) -> Layout | None:
+        """The form laid out; None where bars and repeats are free."""
+        if self.form is None or (self.form == THROUGH and self.bars is None):
+            return None
+        return Layout.of(self.form, self.bars)
+
+    @property
+    def heard(self) -> int | None:
+        """The bars that are to be heard, where their number is fixed."""
+        layout = self.layout
+        return sum(one.bars * one.plays for one in layout.stretches) if layout else self.bars
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """What is done to the distribution before the noise. Raises InvalidValue."""
+        found = [temperature(self.temperature)]
+        if self.top_k is not None:
+            found.append(top_k(self.top_k))
+        if self.top_p is not None:
+            found.append(top_p(self.top_p))
+        if self.min_p is not None:
+            found.append(min_p(self.min_p))
+        return tuple(found)
+
+    @classmethod
+    def read(cls, **wishes: Any) -> Wishes:
+        """Make wishes from values as a person writes them: key="Dmix", range="D4-B5"."""
+        unknown = sorted(wishes.keys() - {entry.name for entry in fields(cls)})
+        if unknown:
+            known = ", ".join(entry.name for entry in fields(cls))
+            raise InvalidValue(f"{unknown[0]!r} cannot be asked for: choose from {known}")
+        for name, reader in _READERS.items():
+            if isinstance(wishes.get(name), str):
+                wishes[name] = reader(wishes[name])
+        return cls(**wishes)
+
+    def to_json(self) -> str:
+        """Write them as text: those that are not the plain ones, as a person would."""
+        return json.dumps(self.said(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Wishes:
+        """Read what `to_json` wrote."""
+        return cls.read(**json.loads(text))
+
+    def said(self) -> dict[str, Any]:
+        """Return what differs from the plain wishes, as values that JSON has."""
+        plain = asdict(Wishes())
+        told = {name: getattr(self, name) for name in plain if getattr(self, name) != plain[name]}
+        return {name: _WRITERS.get(name, _as_it_is)(value) for name, value in told.items()}
+
+
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "key": Key.parse,
+    "meter": Meter.parse,
+    "program": program_number,
+    "pickup": parse_pickup,
+    "range": parse_range,
+}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def range_text(lowest_and_highest: tuple[int, int]) -> str:
+    """Write a range as it is read: "D4-B5"."""
+    return "-".join(map(pitch_name, lowest_and_highest))
+
+
+_WRITERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "key": str,
+    "meter": str,
+    "range": range_text,
+}
