@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -75,13 +76,23 @@ class Manifest:
                 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory."""
 
     manifest: Manifest
     weights: Weights  # float32
     folder: Path
+    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each of its files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells models apart: weights, settings, and which events and tonics it has met."""
+        said = self.manifest
+        body = [self.hashes.get(WEIGHTS), asdict(said.settings), said.codec, said.vocabulary,
+                [id_ for id_, count in enumerate(said.seen) if count],
+                said.corpus.get("tonics", {})]  # fmt: skip
+        return digest(json.dumps(body, sort_keys=True).encode())[:16]
 
     @property
     def settings(self) -> ModelSettings:
@@ -227,7 +238,7 @@ def load_one(folder: Path) -> Checkpoint:
         ValueError,
     ) as fault:
         raise damaged(folder, f"its contents do not fit ({fault})") from fault
-    return Checkpoint(manifest, weights, folder)
+    return Checkpoint(manifest, weights, folder, dict(body["sha256"]))
 
 
 def read_manifest(folder: Path, known: int) -> dict[str, Any]:
@@ -288,13 +299,15 @@ def check_weights(weights: Weights, settings: ModelSettings) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a model's numbers."""
-    found = {}
-    for package in ("musicgen", "numpy", "safetensors", "torch"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {name: version_of(name) for name in ("musicgen", "numpy", "safetensors", "torch")}
+
+
+def version_of(package: str) -> str:
+    """Return the version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def render_manifest(body: Mapping[str, Any]) -> bytes:

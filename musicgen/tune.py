@@ -12,24 +12,37 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint, places
+from musicgen.checkpoint import Checkpoint, places, version_of
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound
-from musicgen.files import refuse_existing, write_whole
+from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
+from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
 from musicgen.sampling.plain import PlainSampler, sampler_of
+from musicgen.sampling.recipe import (
+    Drawn,
+    ModelName,
+    Order,
+    Recipe,
+    found_in,
+    hash_of,
+    hash_of_text,
+    varied,
+)
 from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.wishes import Wishes
-from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.sampling.writing import Written, fit
+from musicgen.sampling.writing import write as carry_out
+from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.codecs import restored
 from musicgen.tokens.measures import MeasuresCodec
 
@@ -47,18 +60,35 @@ WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "text": (".txt", ".abc"),
     "text-words": (".txt", ".abc"),
 }
+MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
+MAX_TEXT: Final = 2**24  # of a text
 _FEW: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
 @dataclass(frozen=True)
 class Tune:
-    """A tune that a model wrote."""
+    """A tune that a model wrote, and how it came to be."""
 
     score: Score
-    seed: int
-    number: int  # of the tunes of this seed, from 0
-    codec: str = "measures"
+    recipe: Recipe
+    model: Model = field(repr=False, compare=False)
     text: str | None = None  # what a model of text wrote; its score is empty
+    told: tuple[str, ...] = ()  # what was changed of a primer, what candidates were worth
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was drawn with."""
+        return self.recipe.order.seed
+
+    @property
+    def number(self) -> int:
+        """Which of the tunes of its seed it is, from 0."""
+        return self.recipe.order.number
+
+    @property
+    def codec(self) -> str:
+        """The codec of its model."""
+        return self.model.codec.name
 
     @property
     def bars(self) -> int:
@@ -66,16 +96,39 @@ class Tune:
         return heard_bars(self.score)
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
-        """Write it in the format of the suffix. Raises OutputExists, NotFound or WriteFailed."""
+        """Write it, with its recipe, in the format of the suffix.
+
+        Where the format has no room for a recipe, it stands beside it, in `PATH.recipe.json`.
+        Raises OutputExists, NotFound, InvalidValue or WriteFailed.
+        """
+        path = Path(path)
+        beside = () if formats.has_room(path.suffix) else (beside_of(path),)
+        refuse_existing([path, *beside], force=force)
         if self.text is None:
-            formats.write(self.score, path, force=force)
-            return
-        refuse_existing([Path(path)], force=force)
-        write_whole(Path(path), f"{self.text}\n".encode(), force=force)
+            formats.write(self.score, path, force=force, remarks=tuple(self.recipe.remarks()))
+        else:
+            write_whole(path, f"{self.text}\n".encode(), force=force)
+        for other in beside:
+            write_whole(other, f"{self.recipe.to_text()}\n".encode(), force=force)
+
+    def tweak(
+        self, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
+    ) -> Tune:
+        """Write a near variant: what is not named stays; nothing named gives the same tune.
+
+        keep: bars that stay, such as "1-8,13-16", as they are written; the others are drawn anew,
+        chosen from so many candidates. The changes are wishes, and `seed`.
+        """
+        return self.model.variant(self.recipe.order, keep=keep, candidates=candidates, **changes)
 
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
         """Return what is played as a `pretty_midi` object."""
         return formats.midi.to_pretty_midi(self.score)
+
+
+def beside_of(path: Path) -> Path:
+    """Return where the recipe of a file stands whose format has no room for one."""
+    return path.with_name(f"{path.name}.recipe.json")
 
 
 @dataclass(frozen=True)
@@ -90,29 +143,171 @@ class Model:
         """The checkpoint's engine, and what it has learnt."""
         return sampler_of(self.checkpoint, self.codec)
 
+    @cached_property
+    def name(self) -> ModelName:
+        """What recipes call it."""
+        return ModelName.of(self.checkpoint)
+
     @property
     def writable(self) -> tuple[str, ...]:
         """The suffixes of the files that its tunes can be written to."""
         return WRITABLE.get(self.codec.name, formats.WRITABLE)
 
-    def sample(self, *, seed: int | None = None, number: int = 0, **wishes: Any) -> Tune:
-        """Write a tune; the wishes are those of `Wishes`, keys and meters also as text.
+    def sample(
+        self,
+        *,
+        seed: int | None = None,
+        number: int = 0,
+        primer: str | Path | Score | None = None,
+        no_primer: bool = False,
+        **wishes: Any,
+    ) -> Tune:
+        """Write a tune.
 
-        Raises InvalidValue for a wish that is out of range or that the model has never met.
+        The wishes are those of `Wishes`, as values or as text: key="Dmix", meter="6/8",
+        range="D4-B5". A primer is what the tune starts from, a file or a score; `no_primer` leaves
+        it out of what is written. Raises InvalidValue for a wish that is out of range or that the
+        model has never met.
         """
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        return self.draw(Wishes.read(**wishes), chosen, number)
+        order = Order(Wishes.read(**wishes), chosen, number, writes_primer=not no_primer)
+        told: tuple[str, ...] = ()
+        if primer is not None:
+            order = self.primed(order, primer)
+            told = order.primer.changes if order.primer else ()
+        return self.written(order, told)
+
+    def primed(self, order: Order, primer: str | Path | Score) -> Order:
+        """Return an order that starts from the notes of a file or a score, fitted to the model."""
+        name = "primer" if isinstance(primer, Score) else str(primer)
+        score = primer if isinstance(primer, Score) else read_one(Path(primer))
+        return replace(order, primer=fit(score, self._measures("a primer"), order.wishes, name))
+
+    def written(self, order: Order, told: tuple[str, ...] = ()) -> Tune:
+        """Carry an order out."""
+        found = self.carried_out(order)
+        return self.tune(order, replace(found, told=(*told, *found.told)))
 
     def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
         """Write tune `number` of a seed."""
-        return self.tune(self.sampler.encoded(wishes, Noise(seed, number)), seed, number)
+        return self.written(Order(wishes, seed, number))
 
-    def tune(self, encoded: Encoded, seed: int, number: int) -> Tune:
-        """Make the tune of what was drawn."""
-        piece = self.codec.decode(encoded.ids, encoded.setting).piece
-        if isinstance(piece, str):
-            return Tune(Score(), seed, number, self.codec.name, piece)
-        return Tune(piece, seed, number, self.codec.name)
+    def carried_out(self, order: Order) -> Written:
+        """Draw what an order asks for."""
+        sampler = self.sampler
+        if isinstance(sampler, PlainSampler):
+            return Written(sampler.encoded(order.wishes, Noise(order.seed, order.number)))
+        return carry_out(sampler, order)
+
+    def tune(self, order: Order, found: Written) -> Tune:
+        """Make the tune of what was drawn for an order."""
+        encoded, text = found.encoded, None
+        if self.codec.name == MeasuresCodec.name:
+            order, score = replace(order, drawn=Drawn.of(encoded)), found.score
+        else:
+            piece = self.codec.decode(encoded.ids, encoded.setting).piece
+            score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
+        notes = hash_of(score) if text is None else hash_of_text(text)
+        program = version_of("musicgen")
+        return Tune(score, Recipe(order, self.name, program, notes), self, text, found.told)
+
+    def variant(
+        self, order: Order, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
+    ) -> Tune:
+        """Carry an order out with some changes, as `Tune.tweak` does."""
+        seed = changes.pop("seed", None)
+        kept = None
+        if keep is not None:
+            bars = parse_bars(keep)
+            base = carry_out(self._measures("keep"), order).encoded
+            kept = Keep(base.ids, bars, candidates)
+        order = varied(order, Wishes.changes(**changes), kept)
+        return self.written(order if seed is None else replace(order, seed=seed))
+
+    def _measures(self, what: str) -> Sampler:
+        sampler = self.sampler
+        if isinstance(sampler, PlainSampler):
+            raise InvalidValue(
+                f"{what}: a model of codec {self.codec.name} has no bars to hold on to"
+            )
+        return sampler
+
+
+def read_one(path: Path) -> Score:
+    """Read the first tune of a file. Raises what was wrong with it where there is none."""
+    scores, refusals = formats.read(path)
+    if scores:
+        return scores[0]
+    raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
+
+
+def tweak(
+    file: str | Path,
+    model: str | Path | None = None,
+    *,
+    keep: str | None = None,
+    candidates: int = CANDIDATES,
+    **changes: Any,
+) -> Tune:
+    """Write a near variant of a file that musicgen wrote; without changes, the same tune.
+
+    A file that was edited since is taken as a primer, and a file of others where bars are kept.
+    Raises InvalidValue for one without a recipe, Mismatch where another model made it.
+    """
+    path = Path(file)
+    text = recipe_text(path)
+    if text is None and keep is None:
+        raise InvalidValue(
+            f"{path}: it holds no recipe, so musicgen did not write it; start from its notes with"
+            " musicgen sample --primer, or keep some of its bars with --keep"
+        )
+    recipe = None if text is None else Recipe.from_text(text)
+    loaded = load(model or (recipe.model.name if recipe else "folk"))
+    if recipe is not None:
+        recipe.check(loaded.name, str(path))
+        if not _is_edited(path, recipe):
+            return loaded.variant(recipe.order, keep=keep, candidates=candidates, **changes)
+    return _from_notes(loaded, path, recipe, keep, candidates, changes)
+
+
+def _from_notes(
+    model: Model,
+    path: Path,
+    recipe: Recipe | None,
+    keep: str | None,
+    candidates: int,
+    changes: dict[str, Any],
+) -> Tune:
+    """Take a file's notes as a primer, or as the tune of which bars are kept."""
+    said = "its notes were edited since it was written" if recipe else "musicgen did not write it"
+    order = recipe.order if recipe else Order(Wishes(), 0)
+    free = replace(
+        order.wishes, form=None, pickup=None, bars=None, range=None, meter=None, key=None
+    )
+    primed = model.primed(replace(order, wishes=free, drawn=None, keep=None), path)
+    count, changed = (primed.primer.count, primed.primer.changes) if primed.primer else (0, ())
+    primed = replace(primed, wishes=replace(free, bars=max(count, order.wishes.heard or 0)))
+    tune = model.variant(primed, keep=keep, candidates=candidates, **changes)
+    told = f"{path}: {said}; they are taken as a primer"
+    return replace(tune, told=(told, *changed, *tune.told))
+
+
+def recipe_text(path: Path) -> str | None:
+    """Return the recipe of a file as text: its own, or the one beside it; None without one."""
+    beside = beside_of(path)
+    if not formats.has_room(path.suffix) or beside.is_file():
+        if beside.is_file():
+            return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
+        return None
+    return found_in(formats.remarks(path))
+
+
+def _is_edited(path: Path, recipe: Recipe) -> bool:
+    """Tell whether a file's notes are others than those that its recipe made."""
+    if path.suffix.lower() not in formats.READABLE or beside_of(path).is_file():
+        text = open_regular(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
+        return hash_of_text(text) != recipe.notes
+    return hash_of(read_one(path)) != recipe.notes
 
 
 def find(model: str | Path) -> Path:
@@ -147,37 +342,31 @@ def check_writable(files: Iterable[Path], suffixes: Sequence[str] = formats.WRIT
 
 
 def sample_many(
-    model: Model, wishes: Wishes, *, seed: int, count: int, jobs: int | None = None
+    model: Model, order: Order, *, count: int, jobs: int | None = None
 ) -> Iterator[Tune]:
-    """Yield tunes 0..count-1 of a seed in order, drawn in processes where there are many.
+    """Yield tunes 0..count-1 of an order in turn, drawn in processes where there are many.
 
     Tune k is the same, whatever the count and the number of processes.
     """
     jobs = min(jobs or os.cpu_count() or 1, count)
     if jobs == 1 or count <= _FEW:
-        yield from (model.draw(wishes, seed, number) for number in range(count))
+        yield from (model.written(replace(order, number=number)) for number in range(count))
         return
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each process has a core of its own
-    start = str(model.checkpoint.folder.resolve()), wishes.to_json(), seed
+    start = str(model.checkpoint.folder.resolve()), json.dumps(order.to_json())
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, start) as pool:
         for number, answer in enumerate(pool.map(_draw_in_worker, range(count), chunksize=4)):
-            yield model.tune(_drawn(answer), seed, number)
+            yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
 
 
-_at_work: list[tuple[Model, Wishes, int]] = []  # what a worker process draws from
+_at_work: list[tuple[Model, Order]] = []  # what a worker process draws from
 
 
-def _start_worker(folder: str, wishes: str, seed: int) -> None:
-    _at_work[:] = [(load(folder), Wishes.from_json(wishes), seed)]
+def _start_worker(folder: str, order: str) -> None:
+    _at_work[:] = [(load(folder), Order.from_json(json.loads(order)))]
 
 
 def _draw_in_worker(number: int) -> bytes:
     """Draw one tune in a worker; text goes back, for no objects go between processes."""
-    model, wishes, seed = _at_work[0]
-    encoded = model.sampler.encoded(wishes, Noise(seed, number))
-    return json.dumps([encoded.ids, encoded.setting.to_json()]).encode()
-
-
-def _drawn(answer: bytes) -> Encoded:
-    ids, setting = json.loads(answer)
-    return Encoded(tuple(ids), Setting.from_json(setting))
+    model, order = _at_work[0]
+    return model.carried_out(replace(order, number=number)).to_json().encode()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from musicgen.cli.types import KEY, METER, PROGRAM
-from musicgen.cli.words import counted
+from musicgen.cli.controls import controls, given
+from musicgen.cli.outputs import files_of, model_told, silent, write_tune
 from musicgen.errors import InvalidValue, printable
-
-if TYPE_CHECKING:
-    from musicgen.tune import Model, Tune
 
 
 @click.command()
@@ -39,24 +35,13 @@ if TYPE_CHECKING:
     help="How many tunes. Tune k is the same however many are asked for.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed, the same tune.")
+@controls
 @click.option(
-    "--temperature",
-    type=float,
-    default=0.8,
-    show_default=True,
-    help="1 is the model as it is; lower is likelier, higher more surprising.",
+    "--primer",
+    type=click.Path(path_type=Path),
+    help="Start from the notes of a file (.mid, .abc, .musicxml), fitted to the model.",
 )
-@click.option("--top-k", type=int, help="Draw from the K likeliest events only.")
-@click.option("--top-p", type=float, help="Draw from the likeliest events that hold a mass of P.")
-@click.option("--min-p", type=float, help="Leave out what is under P times as likely as the best.")
-@click.option("--key", type=KEY, help="Tonic and mode: D, Am, Edor, Dmix, Bb minor.")
-@click.option("--meter", type=METER, help="Such as 6/8.")
-@click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ...")
-@click.option("--bars", type=int, help="Exactly so many bars, as heard: repeats are counted.")
-@click.option("--tempo", type=float, metavar="QPM", help="Quarters a minute.")
-@click.option(
-    "--program", type=PROGRAM, default=0, help="The instrument: 0..127, or a name (flute)."
-)
+@click.option("--no-primer", is_flag=True, help="Write only what comes after the primer.")
 @click.option(
     "--jobs",
     type=click.IntRange(1, 256),
@@ -74,75 +59,39 @@ def sample(
     quiet: bool,
     verbose: bool,
     jobs: int | None,
+    primer: Path | None,
+    no_primer: bool,
     **wishes: Any,
 ) -> None:
     """Write new tunes.
 
     \b
     musicgen sample --out song.mid
-    musicgen sample --out song.mid --out song.abc --key Edor --meter 6/8 --rhythm jig --bars 32
+    musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
+    musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out tunes/ --count 20 --seed 1
     """  # noqa: D301 - click wants the character itself
-    from musicgen.files import refuse_existing
+    from musicgen.sampling.recipe import Order
     from musicgen.sampling.wishes import Wishes
-    from musicgen.tune import check_writable, load, sample_many
+    from musicgen.tune import load, sample_many
 
-    asked = Wishes(**wishes)
+    asked = Wishes(**given(wishes))
+    if no_primer and primer is None:
+        raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
     loaded = load(model)
     suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
-    names = [list(_names(out, count, suffix)) for out in outs]
-    for files in names:
-        check_writable(files, loaded.writable)
-        refuse_existing(files, force=force)
+    names = files_of(outs, loaded, count=count, suffix=suffix, force=force)
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    tell = _silent if quiet else partial(click.echo, err=True)
+    tell = silent if quiet else partial(click.echo, err=True)
     if verbose:
-        tell(_model_told(loaded))
-    tunes = sample_many(loaded, asked, seed=drawn, count=count, jobs=jobs)
-    for number, tune in enumerate(tunes):
-        for files in names:
-            tune.write(files[number], force=force)
+        tell(model_told(loaded))
+    order = Order(asked, drawn, writes_primer=not no_primer)
+    if primer is not None:
+        order = loaded.primed(order, primer)
+        for change in order.primer.changes if order.primer else ():
+            tell(printable(f"{primer}: {change}"))
+    for number, tune in enumerate(sample_many(loaded, order, count=count, jobs=jobs)):
         place = f"; seed {drawn}, number {number + 1}" if verbose else ""
-        tell(f"{_told(tune, [str(files[number]) for files in names])}{place}")
+        write_tune(tune, [files[number] for files in names], force=force, tell=tell, place=place)
     if seed is None:
         tell(f"seed {drawn}: add --seed {drawn} to write the same again")
-
-
-def _silent(_: str) -> None:
-    """Say nothing."""
-
-
-def _model_told(model: Model) -> str:
-    manifest = model.checkpoint.manifest
-    shape = manifest.settings
-    return printable(
-        f"{model.checkpoint.folder}: {manifest.name} {manifest.version},"
-        f" {shape.layers} x {shape.hidden} {shape.cell}, codec {manifest.codec},"
-        f" {counted(shape.vocabulary_size, 'event')}"
-    )
-
-
-def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
-    """Yield the files that one --out stands for."""
-    path = Path(out)
-    if out.endswith(("/", "\\")) or path.is_dir():
-        path.mkdir(exist_ok=True)
-        yield from (path / f"tune-{number}{suffix}" for number in range(1, count + 1))
-    elif "{n}" in path.name:
-        yield from (Path(out.replace("{n}", str(number))) for number in range(1, count + 1))
-    elif count == 1:
-        yield path
-    else:
-        raise InvalidValue(
-            f"--out {out}: for {count} tunes name a folder ({out}/) or a pattern"
-            f" ({path.stem}-{{n}}{path.suffix})"
-        )
-
-
-def _told(tune: Tune, files: list[str]) -> str:
-    score, names = tune.score, ", ".join(files)
-    if tune.text is not None:
-        return f"{names}: {counted(len(tune.text), 'character')}"
-    if tune.codec != "measures":
-        return f"{names}: {score.title}; {counted(len(score.notes), 'note')}"
-    return f"{names}: {score.title}; {score.meter}, {counted(tune.bars, 'bar')}"

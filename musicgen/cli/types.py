@@ -10,7 +10,9 @@ import click
 
 from musicgen.errors import InvalidValue
 from musicgen.music.programs import program
-from musicgen.music.theory import Key, Meter
+from musicgen.music.theory import Key, Meter, parse_range
+from musicgen.sampling.wishes import parse_pickup
+from musicgen.tokens.layout import check_form
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
@@ -47,4 +49,7 @@ POSITIVE = Finite(0, min_open=True)
 FRACTION = Finite(0, 1, min_open=True)
 KEY = Parsed("KEY", Key.parse)
 METER = Parsed("METER", Meter.parse)
+FORM = Parsed("LETTERS", check_form)
+PICKUP = Parsed("none|1/8|STEPS", parse_pickup)
+RANGE = Parsed("LOW-HIGH", parse_range)
 PROGRAM = Parsed("NAME|N", program)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,14 +25,16 @@ class Format:
 
     perform: reads what was played, where a format knows more of it than the written notes say.
     each: reads tune by tune, where a file may hold many.
+    remarks: the texts that travel with the notes, as `render` was given them; None: it has no room.
     """
 
     suffixes: tuple[str, ...]
     parse: Callable[[bytes, str], Reading] | None = None
-    render: Callable[[Score], bytes] | None = None
+    render: Callable[[Score, Sequence[str]], bytes] | None = None
     max_bytes: int = MAX_BOOK_BYTES
     perform: Callable[[bytes, str], Reading] | None = None
     each: Callable[[bytes, str], Iterator[Score | Refusal]] | None = None
+    remarks: Callable[[bytes], tuple[str, ...]] | None = None
 
 
 def _parse_abc(data: bytes, source: str) -> Reading:
@@ -44,13 +46,29 @@ def _each_abc(data: bytes, source: str) -> Iterator[Score | Refusal]:
     return abc.each(abc.decode_bytes(data), source)
 
 
-def _render_abc(score: Score) -> bytes:
-    return abc.render(score).encode("utf-8")
+def _render_abc(score: Score, remarks: Sequence[str]) -> bytes:
+    return abc.render(score, directives=[f"%%{text}" for text in remarks]).encode("utf-8")
+
+
+def _remarks_of_abc(data: bytes) -> tuple[str, ...]:
+    lines = abc.decode_bytes(data).splitlines()
+    return tuple(line[2:] for line in lines if line.startswith("%%"))
+
+
+def _render_midi(score: Score, remarks: Sequence[str]) -> bytes:
+    return midi.render(score, text_events=remarks)
 
 
 FORMATS: Final = (
-    Format((".abc",), _parse_abc, _render_abc, each=_each_abc),
-    Format((".mid", ".midi"), midi.parse, midi.render, midi.MAX_BYTES, midi.perform),
+    Format((".abc",), _parse_abc, _render_abc, each=_each_abc, remarks=_remarks_of_abc),
+    Format(
+        (".mid", ".midi"),
+        midi.parse,
+        _render_midi,
+        midi.MAX_BYTES,
+        midi.perform,
+        remarks=midi.text_events,
+    ),
     Format((".musicxml", ".xml", ".mxl"), musicxml.parse, None, MAX_XML_BYTES),
     Format((".krn",), musicxml.parse_humdrum, None, MAX_XML_BYTES),
 )
@@ -119,14 +137,37 @@ def max_bytes_of(suffix: str) -> int:
     return form.max_bytes if form else MAX_BOOK_BYTES
 
 
-def write(score: Score, path: str | Path, *, force: bool = False) -> None:
-    """Write a score in the format of the suffix, whole or not at all."""
+def write(
+    score: Score, path: str | Path, *, force: bool = False, remarks: Sequence[str] = ()
+) -> None:
+    """Write a score in the format of the suffix, whole or not at all.
+
+    remarks: texts of one line each that are to travel with it, where the format has room for them.
+    """
     path = Path(path)
     form = BY_SUFFIX.get(path.suffix.lower())
     if form is None or form.render is None:
         raise _unknown(path, WRITABLE, "written")
     refuse_existing([path], force=force)
-    write_whole(path, form.render(score), force=force)
+    write_whole(path, form.render(score, remarks), force=force)
+
+
+def remarks(path: str | Path) -> tuple[str, ...]:
+    """Return the texts that travel with the notes of a file, in order; none where it has no room.
+
+    Raises NotFound, or Refusal for a file that cannot be read.
+    """
+    path = Path(path)
+    form = BY_SUFFIX.get(path.suffix.lower())
+    if form is None or form.remarks is None:
+        return ()
+    return form.remarks(open_regular(path, limit=form.max_bytes))
+
+
+def has_room(suffix: str) -> bool:
+    """Tell whether files of a suffix carry remarks."""
+    form = BY_SUFFIX.get(suffix.lower())
+    return form is not None and form.remarks is not None
 
 
 def _unknown(path: Path, suffixes: tuple[str, ...], verb: str) -> InvalidValue | NotFound:

@@ -180,17 +180,29 @@ class Score:
 
     def unfolded(self) -> Score:
         """Play the repeats and endings out: the same tune without repeat marks."""
+        return self.assembled(passages(self))
+
+    def assembled(self, stretches: Iterable[tuple[int, int]]) -> Score:
+        """Put stretches (start, stop) of the tune one after another, without repeat marks."""
         notes = [np.empty((5, 0), dtype=np.int64)]
         marks: list[Mark] = []
         played = 0
         written = cut(self.columns, jumps(self))
-        for start, stop in passages(self):
+        for start, stop in stretches:
             shift = played - start
             notes.append(sliced(written, start, stop, shift))
-            marks += _slice_marks(self.marks, start, stop, shift)
+            marks += slice_marks(self.marks, start, stop, shift)
             played += stop - start
-        unfolded = Notes(np.concatenate(notes, axis=1))
-        return replace(self, notes=unfolded, marks=_without_echoes(marks))
+        found = Notes(np.concatenate(notes, axis=1))
+        return replace(self, notes=found, marks=_without_echoes(marks))
+
+    def heard_from(self, step: int) -> Score:
+        """Return what is still to be heard when a written step is reached for the first time."""
+        left: list[tuple[int, int]] = []
+        for start, stop in passages(self):
+            if left or step < stop:
+                left.append((start if left else max(start, step), stop))
+        return self.assembled(left)
 
 
 def jumps(score: Score) -> tuple[int, ...]:
@@ -321,7 +333,7 @@ def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
         yield cursor, section.stop
 
 
-def _slice_marks(marks: Iterable[Mark], start: int, stop: int, shift: int) -> Iterator[Mark]:
+def slice_marks(marks: Iterable[Mark], start: int, stop: int, shift: int) -> Iterator[Mark]:
     """Yield the marks of a stretch that is played, without repeats; its own end bar line stays."""
     last: dict[MarkKind, Mark] = {}
     for mark in marks:

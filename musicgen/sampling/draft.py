@@ -12,10 +12,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from musicgen.errors import InvalidValue
 from musicgen.sampling.draw import Filter, Noise, draw, log_softmax
 from musicgen.sampling.engine import Engine, State
-from musicgen.sampling.veto import CopyVeto, Line, Note
-from musicgen.tokens.form import LaidOut
+from musicgen.sampling.veto import CopyVeto, Note
 from musicgen.tokens.grammar import HEADER, Walk
 from musicgen.tokens.vocabulary import MEASURES
 
@@ -51,6 +51,7 @@ class Draft:
     ids: list[int] = field(default_factory=lambda: [BEGIN])
     likelihood: float = 0.0  # nats of what was given, under what the grammar allows
     was_given: bool = False  # whether the last id was
+    opened: int = 1 + len(HEADER)  # ids up to the opening of the bar under way, and with it
 
     def copy(self) -> Draft:
         """Return a draft that goes on from here alone; an engine's state is never changed."""
@@ -70,6 +71,11 @@ class Draft:
         if chosen is None:
             offered = self.offered(legal)
             chosen = draw(self.led(logits, offered), offered, self.filters, self.noise, context)
+        elif chosen not in legal:
+            raise InvalidValue(
+                f"bar {self.walk.form.written}: {MEASURES.events[chosen]} is kept there, and what"
+                " is asked for leaves it out; ask for less, or keep fewer bars"
+            )
         elif len(legal) > 1:
             logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(legal)])
             self.likelihood += float(logs[legal.index(chosen)])
@@ -123,85 +129,12 @@ class Draft:
             self.veto.follow(self.walk, id_)
         self.walk.take(id_)
         self.ids.append(id_)
+        if MEASURES.events[id_].kind in OPENERS:
+            self.opened = len(self.ids)
+            self.walk.landing = None
 
-
-@dataclass(slots=True)
-class Header:
-    """Holds on to header events that were drawn before."""
-
-    ids: tuple[int, ...]
-
-    def given(self, draft: Draft) -> int | None:
-        """Return the header event of this place."""
-        place = draft.walk.header
-        return self.ids[place] if place < len(self.ids) else None
-
-    def ahead(self, draft: Draft) -> Sequence[Note]:
-        """Return nothing: a header has no notes."""
-        del draft
-        return ()
-
-    def copy(self) -> Header:
-        """Return itself: it changes nothing."""
-        return self
-
-
-@dataclass(slots=True)
-class Copies:
-    """Writes again the bars of a letter that returns."""
-
-    pickups: dict[int, int] = field(default_factory=dict)  # stretch to where its pickup's ids start
-    bars: dict[int, int] = field(default_factory=dict)  # to where those of its first whole bar do
-    stops: dict[int, int] = field(default_factory=dict)  # to where those of its last bar stop
-    queue: tuple[int, ...] = ()
-
-    def copy(self) -> Copies:
-        """Return one that goes on from here alone."""
-        return Copies(dict(self.pickups), dict(self.bars), dict(self.stops), self.queue)
-
-    def given(self, draft: Draft) -> int | None:
-        """Return the next id of the bars that are written again."""
-        form = draft.walk.form
-        if not self.queue and isinstance(form, LaidOut) and draft.walk.in_bar:
-            self._note(draft, form)
-            if MEASURES.events[draft.ids[-1]].kind in OPENERS:
-                first, stop = self._again(form.place, form.opened_short, form)
-                self.queue = tuple(draft.ids[first:stop])
-        if not self.queue:
-            return None
-        first, self.queue = self.queue[0], self.queue[1:]
-        return first
-
-    def ahead(self, draft: Draft) -> Sequence[Note]:
-        """Return the notes that are written again right after the bar under way."""
-        line = draft.veto.line if draft.veto else Line()
-        return line.between(*(place - 1 for place in self._next(draft)))
-
-    def _next(self, draft: Draft) -> tuple[int, int]:
-        """Return which ids are written again right after the bar under way; (0, 0): none."""
-        form = draft.walk.form
-        if not isinstance(form, LaidOut) or not form.opened:
-            return 0, 0
-        if form.filled == 0:  # a pickup, which may be new
-            return self._again(form.place, False, form)
-        if form.filled < form.stretch.bars or form.place + 1 == len(form.layout.stretches):
-            return 0, 0
-        with_pickup = form.first_short > 0 and form.layout.stretches[form.place + 1].picks_up
-        return self._again(form.place + 1, with_pickup, form)
-
-    def _note(self, draft: Draft, form: LaidOut) -> None:
-        """Keep where the ids of the stretch under way start and stop."""
-        here = len(draft.ids)
-        if MEASURES.events[draft.ids[-1]].kind in OPENERS and form.filled <= 1:
-            starts = self.pickups if form.opened_short else self.bars
-            starts[form.place] = here
-        if form.filled == form.stretch.bars:
-            self.stops[form.place] = here
-
-    def _again(self, place: int, with_pickup: bool, form: LaidOut) -> tuple[int, int]:
-        """Return which ids a stretch has again, with its pickup or from its first whole bar on."""
-        source = form.layout.stretches[place].source
-        starts = self.pickups if with_pickup else self.bars
-        if source is None or source not in starts or source not in self.stops:
-            return 0, 0
-        return starts[source], self.stops[source]
+    @property
+    def at_border(self) -> bool:
+        """Whether what stands between two bars may come next."""
+        walk = self.walk
+        return not walk.in_bar or (walk.duration is None and walk.is_full)

@@ -14,9 +14,10 @@ from musicgen.music.grid import GRAIN
 from musicgen.music.score import Part, Score
 from musicgen.music.theory import Key
 from musicgen.sampling.customs import TONICS, usual_qpm
-from musicgen.sampling.draft import Copies, Draft, Header, Script
+from musicgen.sampling.draft import Draft, Script
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import Engine
+from musicgen.sampling.scripts import Copies, Header
 from musicgen.sampling.veto import CopyVeto, Guard
 from musicgen.sampling.wishes import Wishes, range_text
 from musicgen.tokens.codec import Encoded, Setting
@@ -32,7 +33,7 @@ _REPEATS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 class Start:
     """What a tune starts from, besides the wishes."""
 
-    header: tuple[int, ...] = ()  # events to hold on to
+    header: tuple[int | None, ...] = ()  # events to hold on to; None: drawn
     tonic: str | None = None
     tempo: float | None = None  # where none is asked for
     title: str = ""
@@ -70,8 +71,8 @@ class Sampler:
     def begun(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Draft:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
         rules = self.rules(wishes)
-        scripts: list[Script] = [Header(start.header), *start.scripts]
-        scripts += [Copies()] if rules.layout else []
+        copies: list[Script] = [Copies()] if rules.layout else []
+        scripts = [Header(start.header), *copies, *start.scripts]  # copies look at every id
         draft = Draft(self.engine, Walk(rules), self.engine.start(), noise, wishes.filters,
                       self._met, scripts, self._veto(wishes))  # fmt: skip
         while draft.walk.header < len(HEADER):

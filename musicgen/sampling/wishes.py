@@ -112,6 +112,11 @@ class Wishes:
     @classmethod
     def read(cls, **wishes: Any) -> Wishes:
         """Make wishes from values as a person writes them: key="Dmix", range="D4-B5"."""
+        return cls(**cls.changes(**wishes))
+
+    @classmethod
+    def changes(cls, **wishes: Any) -> dict[str, Any]:
+        """Read some wishes, by their names. Raises InvalidValue for one that there is none of."""
         unknown = sorted(wishes.keys() - {entry.name for entry in fields(cls)})
         if unknown:
             known = ", ".join(entry.name for entry in fields(cls))
@@ -119,7 +124,7 @@ class Wishes:
         for name, reader in _READERS.items():
             if isinstance(wishes.get(name), str):
                 wishes[name] = reader(wishes[name])
-        return cls(**wishes)
+        return wishes
 
     def to_json(self) -> str:
         """Write them as text: those that are not the plain ones, as a person would."""

@@ -10,7 +10,7 @@ from musicgen.tokens.form import RANKS
 from musicgen.tokens.grammar import HEADER
 from musicgen.tokens.vocabulary import MEASURES
 
-_BETWEEN: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ranges[kind])
+BETWEEN: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ranges[kind])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Written:
         content: list[int] = []
         numbers = _Numbers()
         for id_ in rest:
-            if id_ not in _BETWEEN:
+            if id_ not in BETWEEN:
                 content.append(id_)
                 continue
             if opening and _opens_bar(opening[-1]):

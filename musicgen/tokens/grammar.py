@@ -82,7 +82,7 @@ class Walk:
             return f"between {self.form.rank}"
         if self.duration is not None:
             return "head"
-        if self._line_done():
+        if self.is_full:
             return "done"
         return f"value {self.changed}" if self.tuplet is None else "tuplet"
 
@@ -105,7 +105,7 @@ class Walk:
             return self._between()
         if self.duration is not None:
             return self._heads()
-        if self._line_done():
+        if self.is_full:
             return (*self._tones(), *self._lines(), *self._between(), *self._more())
         fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
         lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
@@ -118,7 +118,9 @@ class Walk:
             return found
         return tuple(id_ for id_ in found if self.form.leads_on(id_))
 
-    def _line_done(self) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether the voice under way fills its bar; of an irregular one, whether it may end."""
         if self.tuplet is not None or self.cursor == 0:
             return False
         return self.length is None or self.cursor == self.length
@@ -221,7 +223,7 @@ class Walk:
             self._take_between(kind, value)
 
     def _inside(self) -> bool:
-        return self.in_bar and not (self.length is not None and self._line_done())
+        return self.in_bar and not (self.length is not None and self.is_full)
 
     def narrow(self, rules: Rules) -> None:
         """Go on under rules that allow less, once the header is read."""

@@ -19,6 +19,7 @@ from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.model.training import Trainer
 from musicgen.sampling.draw import Noise
+from musicgen.sampling.recipe import Order
 from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codecs import CODECS, find
 from musicgen.tune import Model, load, sample_many
@@ -121,7 +122,7 @@ def test_what_the_codec_cannot_write_is_refused(folder: Path, codec: str, name: 
 def test_tune_k_is_the_same_however_many_are_asked_for(folder: Path, codec: str) -> None:
     model = trained(folder, codec)
     wishes = Wishes(temperature=3)
-    many = list(sample_many(model, wishes, seed=4, count=3))
+    many = list(sample_many(model, Order(wishes, 4), count=3))
     assert many[2] == model.draw(wishes, 4, 2)
     assert many[1] != many[2]
     with pytest.raises(InvalidValue, match="top-k 0"):
@@ -131,7 +132,7 @@ def test_tune_k_is_the_same_however_many_are_asked_for(folder: Path, codec: str)
 def test_processes_draw_the_same_texts(folder: Path) -> None:
     model = trained(folder, "text")
     wishes = Wishes(temperature=1.2)
-    apart = list(sample_many(model, wishes, seed=4, count=9, jobs=2))
+    apart = list(sample_many(model, Order(wishes, 4), count=9, jobs=2))
     assert apart == [model.draw(wishes, 4, number) for number in range(9)]
 
 

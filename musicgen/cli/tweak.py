@@ -1,0 +1,75 @@
+"""`musicgen tweak`: a near variant of a tune that musicgen wrote."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from musicgen.cli.controls import controls, given
+from musicgen.cli.outputs import files_of, model_told, silent, write_tune
+
+
+@click.command()
+@click.argument("song", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "outs",
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="Where to write; may be given several times.",
+)
+@click.option("--model", help="The model that made it, where it is not found by its name.")
+@click.option(
+    "--keep",
+    metavar="BARS",
+    help="Keep these bars and draw the others so that they lead into what follows: 1-8,13-16, as"
+    " the bars are written (a repeated part once, a pickup with the bar after it).",
+)
+@click.option(
+    "--candidates",
+    type=int,
+    default=24,
+    show_default=True,
+    help="With --keep: how many are drawn for each stretch, to choose from.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Another tune of the same kind.")
+@controls
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the model and the seed too.")
+def tweak(
+    song: Path,
+    outs: tuple[str, ...],
+    model: str | None,
+    keep: str | None,
+    candidates: int,
+    seed: int | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    **wishes: Any,
+) -> None:
+    """Write a near variant of a tune that musicgen wrote.
+
+    What is not named stays. Without any option the same bytes are written again; --key in the same
+    mode moves the tune; a small change of --temperature is a small change of the tune.
+
+    \b
+    musicgen tweak song.mid --out again.mid
+    musicgen tweak song.mid --out higher.mid --key G
+    musicgen tweak song.mid --out other.mid --keep 1-8,13-16
+    """  # noqa: D301 - click wants the character itself
+    from musicgen.tune import tweak as tweaked
+
+    changes = given(wishes) | ({} if seed is None else {"seed": seed})
+    tune = tweaked(song, model, keep=keep, candidates=candidates, **changes)
+    names = files_of(outs, tune.model, count=1, suffix=song.suffix, force=force)
+    tell = silent if quiet else partial(click.echo, err=True)
+    if verbose:
+        tell(model_told(tune.model))
+    place = f"; seed {tune.seed}, number {tune.number + 1}" if verbose else ""
+    write_tune(tune, [files[0] for files in names], force=force, tell=tell, place=place)

@@ -1,0 +1,260 @@
+"""The notes that a tune starts from: any score, fitted to what a model can write.
+
+A primer is one line of notes in the model's key and grid. Whatever had to be changed is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.grid import bars
+from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
+from musicgen.music.theory import Key, Meter
+from musicgen.tokens.bars import Written
+from musicgen.tokens.codec import Setting
+from musicgen.tokens.measures import MeasuresCodec, rhythm_event
+from musicgen.tokens.rules import Rules
+from musicgen.tokens.vocabulary import MEASURES
+
+MOST_BARS: Final = 128
+SIXTEENTH: Final = 12  # steps
+Contents = tuple[tuple[int, tuple[int, ...]], ...]  # of each bar what opens it, and what it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Primer:
+    """The first bars of a tune, the last of them perhaps not whole."""
+
+    meter: Meter
+    key: Key
+    rhythm: str  # one of RHYTHMS
+    tempo: float
+    bars: Contents
+    end: int  # the step at which its last note ends
+    changes: tuple[str, ...] = ()  # what is not as it was, for people
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return {
+            "meter": str(self.meter), "key": str(self.key), "rhythm": self.rhythm,
+            "tempo": self.tempo, "end": self.end,
+            "bars": [[MEASURES.names[opener], *ids] for opener, ids in self.bars],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Primer:
+        """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
+        contents = tuple(
+            (MEASURES.names.index(opener), tuple(int(id_) for id_ in ids))
+            for opener, *ids in found["bars"]
+        )
+        if any(not 0 <= id_ < len(MEASURES) for _, ids in contents for id_ in ids):
+            raise InvalidValue("a primer holds an event that there is none of")
+        return cls(Meter.parse(found["meter"]), Key.parse(found["key"]), str(found["rhythm"]),
+                   float(found["tempo"]), contents, int(found["end"]))  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """Bars that it fills or begins; a pickup is none."""
+        return len(self.bars) - (MEASURES.events[self.bars[0][0]].kind == "partial")
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What a primer is fitted to."""
+
+    rules: Rules  # what the model may write
+    meter: Meter | None = None  # None: the primer's own
+    key: Key | None = None
+    lowest: int = 0  # MIDI numbers
+    highest: int = 127
+
+
+def fitted(score: Score, fitting: Fitting, name: str = "primer") -> Primer:
+    """Fit the notes of a score. Raises InvalidValue where it has none, or too many."""
+    changes: list[str] = []
+    line = _melody(score, changes)
+    if not line:
+        raise InvalidValue(f"{name}: it has no notes; a primer needs one or more")
+    meter = fitting.meter or score.meter
+    _check_meter(meter, fitting.rules, name)
+    if meter != score.meter:
+        changes.append(f"its bars are cut anew, in {meter} instead of {score.meter}")
+    key = _key(score, fitting, name, changes)
+    line = _moved(line, score.key, key, fitting, changes)
+    line, pickup = _begun(line, _pickup(score, meter), meter, fitting.rules, changes)
+    if (count := -(-(line[-1].end - pickup) // meter.steps)) > MOST_BARS:
+        raise InvalidValue(
+            f"{name}: it lasts {count} bars; a primer has at most {MOST_BARS}, so cut it"
+        )
+    contents = _contents(line, pickup, meter, key, fitting.rules, changes)
+    return Primer(meter, key, rhythm_event(score.rhythm), score.qpm, contents,
+                  line[-1].end, tuple(changes))  # fmt: skip
+
+
+def _melody(score: Score, changes: list[str]) -> list[Note]:
+    """Return the highest line of the highest part, as it is heard at first, without repeats."""
+    played = score.assembled(_once(score)) if any(score.of("repeat_end")) else score
+    if played is not score:
+        changes.append("its repeat signs are left out")
+    sounding = [n for n in played.notes if not score.parts[n.part].is_drums]
+    by_part = {n.part: [m.pitch for m in sounding if m.part == n.part] for n in sounding}
+    if not by_part:
+        return []
+    chosen = max(by_part, key=lambda part: (sum(by_part[part]) / len(by_part[part]), -part))
+    if len(by_part) > 1:
+        changes.append(f"of its {len(by_part)} parts the highest is taken")
+    notes = [n for n in sounding if n.part == chosen]
+    line = list(_skyline(notes))
+    if len(line) < len(notes):
+        changes.append("of chords and voices the highest notes are taken")
+    return line
+
+
+def _once(score: Score) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a score that are heard in a first pass."""
+    at = 0
+    for mark in score.of("ending"):
+        if 1 not in mark.value.passes:
+            yield at, mark.onset
+            at = mark.value.end
+    yield at, score.end
+
+
+def _skyline(notes: Sequence[Note]) -> Iterator[Note]:
+    """Yield the highest note of each onset, cut where the next one starts."""
+    onsets = sorted({note.onset for note in notes})
+    highest = {onset: max((n for n in notes if n.onset == onset), key=lambda n: n.pitch)
+               for onset in onsets}  # fmt: skip
+    for onset, following in zip(onsets, [*onsets[1:], None], strict=True):
+        note = highest[onset]
+        end = note.end if following is None else min(note.end, following)
+        yield Note(onset, note.pitch, end - onset)
+
+
+def _check_meter(meter: Meter, rules: Rules, name: str) -> None:
+    known = {str(MEASURES.events[id_].value) for id_ in rules.meters}
+    if str(meter) not in known:
+        raise InvalidValue(
+            f"{name}: its meter is {meter}, and the model knows {', '.join(sorted(known))}; add"
+            " --meter to cut its bars anew"
+        )
+
+
+def _key(score: Score, fitting: Fitting, name: str, changes: list[str]) -> Key:
+    """Return the key in which the primer is written."""
+    key = fitting.key or score.key
+    known = {str(MEASURES.events[id_].value) for id_ in fitting.rules.ids("mode")}
+    if key.mode not in known:
+        raise InvalidValue(
+            f"{name}: its key is {key}, and the model knows {', '.join(sorted(known))}; add --key"
+        )
+    if fitting.key is not None and fitting.key != score.key:
+        changes.append(f"it is moved from {score.key} to {key}")
+    return key
+
+
+def _moved(
+    line: Sequence[Note], old: Key, new: Key, fitting: Fitting, changes: list[str]
+) -> list[Note]:
+    """Move notes to a key, and to the octave in which the model has most of them."""
+    zero = Setting(new.tonic).tonic_pitch
+    known = {zero + int(MEASURES.events[id_].value or 0) for id_ in fitting.rules.ids("pitch")}
+    known = {pitch for pitch in known if fitting.lowest <= pitch <= fitting.highest}
+    by = (new.pitch_class - old.pitch_class + 6) % 12 - 6
+    shifts = sorted((by + 12 * octave for octave in range(-6, 7)), key=abs)
+    best = max(shifts, key=lambda shift: sum(note.pitch + shift in known for note in line))
+    if best != by:
+        changes.append(f"it is moved by {(best - by) // 12:+d} octaves")
+    found = [replace(note, pitch=_nearest(note.pitch + best, known)) for note in line]
+    odd = sum(a.pitch + best != b.pitch for a, b in zip(line, found, strict=True))
+    if odd:
+        changes.append(f"{odd} notes that the model cannot write are moved")
+    return found
+
+
+def _nearest(pitch: int, known: Collection[int]) -> int:
+    """Return a pitch that is known: itself, in another octave, or the nearest."""
+    octaves = [other for other in known if (other - pitch) % 12 == 0]
+    return min(octaves or known, key=lambda other: (abs(other - pitch), other))
+
+
+def _pickup(score: Score, meter: Meter) -> int:
+    """Return the steps before the first whole bar."""
+    first = next(iter(bars(score)), None)
+    if first is None or first.steps >= meter.steps or first.kind == "irregular":
+        return 0
+    return first.steps
+
+
+def _begun(
+    line: Sequence[Note], pickup: int, meter: Meter, rules: Rules, changes: list[str]
+) -> tuple[list[Note], int]:
+    """Let the first note open the tune: as a pickup where the model knows such, else on the beat.
+
+    Returns the line from step 0 and the steps of its pickup.
+    """
+    onset = line[0].onset
+    lead = (pickup - onset) % meter.steps  # from the first note to the next bar line
+    wanted = lead if lead in rules.pickups(meter.steps) else 0
+    if lead and not wanted:
+        changes.append("it begins on the first beat of a bar")
+    elif onset:
+        changes.append("its opening rest is left out")
+    return [replace(note, onset=note.onset - onset) for note in line], wanted
+
+
+def _contents(
+    line: Sequence[Note], pickup: int, meter: Meter, key: Key, rules: Rules, changes: list[str]
+) -> Contents:
+    """Write a line as the ids of its bars, on the grid of sixteenths where it must."""
+    exact = _written(line, pickup, meter, key)
+    if exact is not None and _is_known(exact, rules):
+        return exact
+    coarse = list(_snapped(line))
+    changes.append("its times are moved to sixteenths")
+    found = _written(coarse, pickup // SIXTEENTH * SIXTEENTH, meter, key)
+    return found or ()
+
+
+def _snapped(line: Sequence[Note]) -> Iterator[Note]:
+    """Move onsets and ends to the nearest sixteenth; of those that meet the first stays."""
+    edges = [(round(n.onset / SIXTEENTH), round(n.end / SIXTEENTH)) for n in line]
+    taken = -1
+    for place, (note, (start, stop)) in enumerate(zip(line, edges, strict=True)):
+        if start <= taken:
+            continue
+        taken = start
+        later = (other for other, _ in edges[place + 1 :] if other > start)
+        end = min(max(stop, start + 1), next(later, stop + 1))
+        yield Note(start * SIXTEENTH, note.pitch, (end - start) * SIXTEENTH)
+
+
+def _is_known(contents: Contents, rules: Rules) -> bool:
+    return all(id_ in rules.allowed for _, ids in contents for id_ in ids)
+
+
+def _written(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> Contents | None:
+    """Return the bars of a line, up to its last note; None where they cannot be written."""
+    end = line[-1].end
+    lines = [*([pickup] if pickup else []), *range(pickup + meter.steps, end, meter.steps)]
+    last = pickup + -(-max(1, end - pickup) // meter.steps) * meter.steps
+    marks = (Mark(0, "key", key), Mark(0, "meter", meter),
+             *(Mark(step, "bar") for step in {*lines, last}))  # fmt: skip
+    notes = tuple(Note(n.onset, n.pitch, n.duration, DEFAULT_VELOCITY) for n in line)
+    try:
+        ids = MeasuresCodec().encode(Score(notes, marks, (Part(),))).ids
+    except Refusal:
+        return None
+    found = tuple((bar.opening[-1], bar.content) for bar in Written.of(ids).bars)
+    return (*found[:-1], (found[-1][0], _without_rests(found[-1][1])))
+
+
+def _without_rests(content: tuple[int, ...]) -> tuple[int, ...]:
+    """Leave out the rests after the last note."""
+    sounds = [place for place, id_ in enumerate(content)
+              if MEASURES.events[id_].kind in ("pitch", "hold")]  # fmt: skip
+    return content[: sounds[-1] + 1] if sounds else ()

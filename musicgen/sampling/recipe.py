@@ -1,0 +1,225 @@
+"""What made a tune: its model, seed and every option, as it travels inside of the file.
+
+A recipe is one JSON object. With it and the model the same tune is drawn again, to the byte; its
+hash of the notes tells whether the file was edited since.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from musicgen.checkpoint import Checkpoint
+from musicgen.errors import InvalidValue, Mismatch
+from musicgen.music.score import Score
+from musicgen.sampling.keep import Keep
+from musicgen.sampling.primer import Primer
+from musicgen.sampling.wishes import Wishes
+from musicgen.tokens.codec import Encoded
+from musicgen.tokens.grammar import HEADER
+from musicgen.tokens.vocabulary import MEASURES
+
+MARK: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
+MOST_BYTES: Final = 2**20  # of a recipe's JSON
+_PIECE: Final = 3000  # characters of one remark
+_PACKED: Final = "z:"  # a recipe that is compressed, where it is long
+_LONG: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """Which model it was."""
+
+    name: str
+    version: int
+    fingerprint: str  # of weights, settings and events
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> ModelName:
+        """Name a checkpoint."""
+        manifest = checkpoint.manifest
+        return cls(manifest.name, manifest.version, checkpoint.fingerprint)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.fingerprint})"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn, or asked, of a tune before its first bar; None: it is to be drawn anew."""
+
+    meter: str | None
+    mode: str | None
+    rhythm: str | None
+    parts: int | None
+    tonic: str | None
+    qpm: float | None
+
+    @classmethod
+    def of(cls, encoded: Encoded) -> Drawn:
+        """Say what was drawn of a tune."""
+        events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER)]]
+        meter, mode, rhythm, parts = events
+        setting = encoded.setting
+        return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
+                   setting.tempos[0][1])  # fmt: skip
+
+    @property
+    def header(self) -> tuple[int | None, ...]:
+        """The events of the header. Raises KeyError for one that there is none of."""
+        values = (self.meter, self.mode, self.rhythm, self.parts)
+        pairs = zip(HEADER, values, strict=True)
+        return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All that decides a tune of one model."""
+
+    wishes: Wishes
+    seed: int
+    number: int = 0  # of the tunes of this seed, from 0
+    drawn: Drawn | None = None  # what a variant holds on to
+    primer: Primer | None = None
+    writes_primer: bool = True
+    keep: Keep | None = None
+    engine: str = "numpy"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values that JSON has; what is plain is left out."""
+        found: dict[str, Any] = {"seed": self.seed, "number": self.number}
+        found |= {"wishes": self.wishes.said()}
+        if self.engine != "numpy":
+            found["engine"] = self.engine
+        if self.drawn:
+            found["drawn"] = {name: getattr(self.drawn, name) for name in Drawn.__slots__}
+        if self.primer:
+            found |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
+        if self.keep:
+            found["keep"] = self.keep.to_json()
+        return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Order:
+        """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
+        return cls(
+            Wishes.read(**found["wishes"]),
+            int(found["seed"]),
+            int(found["number"]),
+            Drawn(**found["drawn"]) if "drawn" in found else None,
+            Primer.from_json(found["primer"]) if "primer" in found else None,
+            bool(found.get("writes_primer", True)),
+            Keep.from_json(found["keep"]) if "keep" in found else None,
+            str(found.get("engine", "numpy")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A tune's order, the model that it went to, and the notes that came of it."""
+
+    order: Order
+    model: ModelName
+    program: str  # version of musicgen
+    notes: str  # their hash
+
+    def to_text(self) -> str:
+        """Write it on one line of ASCII."""
+        body = {
+            "musicgen": self.program,
+            "model": {name: getattr(self.model, name) for name in ModelName.__slots__},
+            "notes": self.notes,
+            **self.order.to_json(),
+        }
+        text = json.dumps(body, separators=(",", ":"))
+        if len(text) <= _LONG:
+            return text
+        return _PACKED + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Recipe:
+        """Read what `to_text` wrote. Raises InvalidValue for anything else."""
+        try:
+            found = json.loads(_unpacked(text))
+            model = found["model"]
+            return cls(
+                Order.from_json(found),
+                ModelName(str(model["name"]), int(model["version"]), str(model["fingerprint"])),
+                str(found["musicgen"]),
+                str(found["notes"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as fault:
+            raise InvalidValue(
+                f"its recipe cannot be read ({type(fault).__name__}); it was damaged, or a newer"
+                " musicgen wrote it"
+            ) from fault
+
+    def check(self, model: ModelName, file: str) -> None:
+        """Raise Mismatch unless a model is the one that made the file."""
+        if model.fingerprint != self.model.fingerprint:
+            raise Mismatch(
+                f"{file}: it was made by {self.model}, and this model is {model}; name the one"
+                " that made it with --model, or start from its notes with sample --primer"
+            )
+
+    def remarks(self) -> Iterator[str]:
+        """Yield it as remarks that travel with a file."""
+        text = self.to_text()
+        for start in range(0, len(text), _PIECE):
+            yield f"{MARK}{text[start : start + _PIECE]}"
+
+
+def _unpacked(text: str) -> str:
+    if not text.startswith(_PACKED):
+        return text
+    packed = base64.b64decode(text[len(_PACKED) :], validate=True)
+    inflater = zlib.decompressobj()
+    try:
+        body = inflater.decompress(packed, MOST_BYTES)
+    except zlib.error as fault:
+        raise ValueError(str(fault)) from fault
+    if not inflater.eof:
+        raise ValueError("it is too long")
+    return body.decode()
+
+
+def found_in(remarks: Iterable[str]) -> str | None:
+    """Return the recipe among a file's remarks; None where there is none."""
+    return "".join(text[len(MARK) :] for text in remarks if text.startswith(MARK)) or None
+
+
+def hash_of(score: Score) -> str:
+    """Return a hash of what is played: onsets, pitches, durations."""
+    rows = sorted(zip(*score.unfolded().columns[:3].tolist(), strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+
+
+def hash_of_text(text: str) -> str:
+    """Return a hash of what a model of text wrote."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def varied(order: Order, changes: Mapping[str, Any], keep: Keep | None = None) -> Order:
+    """Return the order of a variant: what is not changed stays as it was drawn.
+
+    changes: wishes by their names. Where the meter or the rhythm changes, the other is drawn anew.
+    Raises InvalidValue for a change that what is kept, or the primer, does not allow.
+    """
+    wishes = replace(order.wishes, **changes)
+    before = order.wishes
+    fixed = "its primer" if order.primer else "what is kept of it" if keep or order.keep else ""
+    bound = ("meter", "bars", "form", "pickup") if keep or order.keep else ("meter",)
+    for name in bound if fixed else ():
+        if getattr(wishes, name) != getattr(before, name):
+            raise InvalidValue(f"{name}: {fixed} does not allow another; sample a new tune instead")
+    drawn = order.drawn
+    if drawn and (wishes.meter, wishes.rhythm) != (before.meter, before.rhythm):
+        drawn = replace(drawn, meter=None, rhythm=None, qpm=None)
+    if drawn and wishes.key is not None and wishes.key.mode != drawn.mode:
+        drawn = replace(drawn, mode=None)
+    return replace(order, wishes=wishes, drawn=drawn, keep=keep or order.keep)
