@@ -12,7 +12,7 @@ import numpy as np
 from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
 from musicgen.music.score import Part, Score
-from musicgen.music.theory import Key
+from musicgen.music.theory import Key, pitch_name
 from musicgen.sampling.customs import TONICS, usual_qpm
 from musicgen.sampling.draft import Draft, Script
 from musicgen.sampling.draw import Noise
@@ -195,7 +195,7 @@ class Sampler:
         tonic = ", and a tonic to end on must be among them" if wishes.end == "tonic" else ""
         raise InvalidValue(
             f"range {range_text(wishes.range or (0, 127))}: {where} reach from"
-            f" {range_text((pitches[0], pitches[-1]))}{tonic}"
+            f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"
         )
 
     def _keys_in_reach(self, wishes: Wishes, mode: str) -> dict[str, int]:

@@ -69,6 +69,11 @@ class Form:
         """Whether nothing may be held into the bar under way, the first of a part."""
         return False
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the bar under way is the last, or will be written again as the last."""
+        return not self.goes_on()
+
     def legal(self) -> list[int]:
         """Return the ids that may come next between two bars."""
         found = [*self._closings(), *self._openings(), *self._bars()]
@@ -289,12 +294,13 @@ class Form:
             return heard + body + 1
         settled = not self.opened_short and section.fits(self.owed)
         if section.last_pass == 0:
-            opening = section.opening if section.started else self.owed
+            coming = self.owed if self.started else self.rules.pickup
+            opening = section.opening if section.started else coming
             if opening and (self.opened_short or not section.started):
                 body += 2  # after its pickup a full bar, and the one that closes
             else:
                 body += not (body and settled and section.started)
-            return heard + 2 * body + self._extra(opening)
+            return heard + 2 * body + (self._extra(opening) if self.started else 0)
         if section.last_pass == 1:
             ending = section.ending + (not (section.ending and settled))
             return heard + body + ending + body + 1
@@ -329,6 +335,13 @@ class LaidOut(Form):
     def is_fresh(self) -> bool:
         """Whether the bar under way is the first of its stretch, or the pickup before it."""
         return self.filled <= 1
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the bar under way is the last, or will be written again as the last."""
+        last = len(self.layout.stretches) - 1
+        ends = (last, self.layout.stretches[last].source)
+        return self.place in ends and self.filled == self.stretch.bars
 
     @property
     def coming(self) -> Stretch | None:

@@ -155,7 +155,7 @@ class Walk:
         """Whether the bar under way must end on certain notes: given ones, or the tune's last."""
         if not self.in_bar or self.voice != (0, 0):
             return False
-        return bool(self.landing) or (bool(self.rules.closing) and not self.form.goes_on())
+        return bool(self.landing) or (bool(self.rules.closing) and self.form.is_last)
 
     @property
     def completes(self) -> bool:
