@@ -221,6 +221,7 @@ class Model:
             bars = parse_bars(keep)
             base = carry_out(self._measures("keep"), order).encoded
             kept = Keep(base.ids, bars, candidates)
+            order = replace(order, drawn=Drawn.of(base), primer=None)
         order = varied(order, Wishes.changes(**changes), kept)
         return self.written(order if seed is None else replace(order, seed=seed))
 

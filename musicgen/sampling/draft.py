@@ -65,8 +65,8 @@ class Draft:
         """Add one id."""
         context = self.walk.context
         logits, self.state = self.engine.step(self.ids[-1:], context, self.state)
+        chosen = self.given()  # which may say what holds from here
         legal = self.walk.legal()
-        chosen = self.given()
         self.was_given = chosen is not None
         if chosen is None:
             offered = self.offered(legal)

@@ -107,7 +107,8 @@ def regenerated(
     told = []
     given = kept | _again(written, wishes.layout).keys()
     gaps = list(_gaps(len(written.bars), given))
-    for gap, stop in zip(gaps, [*(first for first, _ in gaps[1:]), None], strict=True):
+    stops: list[int | None] = [first for first, _ in gaps[1:]]
+    for gap, stop in zip(gaps, [*stops, None], strict=False):  # all bars may be kept
         while not _reached(draft, script, gap[0]):
             draft.step()
         count = keep.candidates if gap[1] < len(written.bars) else 1  # nothing to lead into

@@ -126,12 +126,14 @@ class Opening:
         wanted = self._next(draft)
         if wanted is None:
             self.followed = len(draft.ids)
+            draft.walk.lowest = None  # no further note joins the primer's last
             return None
         legal = draft.walk.legal()
         if wanted in legal:
             return wanted
-        if draft.at_border and (repeats := [id_ for id_ in legal if _is_repeat(id_)]):
-            return repeats[0]
+        between = [id_ for id_ in legal if id_ in BETWEEN]
+        if draft.at_border and len(between) == 1 and _leads_on(between[0]):
+            return between[0]  # a repeat sign, or the short bar before one
         self.stopped, self.followed = wanted, len(draft.ids)
         return None
 
@@ -147,8 +149,8 @@ class Opening:
         return self.bars[number][0] if number < len(self.bars) else None
 
 
-def _is_repeat(id_: int) -> bool:
-    return MEASURES.events[id_].kind in ("repeat_start", "repeat_end")
+def _leads_on(id_: int) -> bool:
+    return MEASURES.events[id_].kind in (*OPENERS, "repeat_start", "repeat_end")
 
 
 @dataclass(slots=True)

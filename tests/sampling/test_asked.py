@@ -111,8 +111,7 @@ def check_many(sampler: Sampler, first: int, count: int) -> int:
         try:
             wishes = Wishes.read(**some_wishes(luck, known["meter"], rhythms))
             score = sampler.sample(wishes, Noise(3, number))
-        except InvalidValue as refusal:
-            assert str(refusal).count("\n") == 0
+        except InvalidValue:
             refused += 1
             continue
         check_asked(score, wishes)

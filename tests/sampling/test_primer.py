@@ -1,0 +1,138 @@
+"""Primers: any notes, in any key, meter or tempo, of any length, fitted and followed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen import Key, Mark, Meter, Model, Note, Part, Score, load
+from musicgen.errors import InvalidValue, MusicgenError
+from musicgen.formats import abc
+from musicgen.music.grid import heard_bars
+from musicgen.sampling.primer import Primer
+from tests.models import untrained
+
+IDEA = "X:1\nT:idea\nM:6/8\nL:1/8\nQ:3/8=100\nR:jig\nK:Em\nB|EBB ABd|BAG FED|EBB ABd|ef"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(untrained(tmp_path_factory.mktemp("models") / "untrained"))
+
+
+def idea(text: str = IDEA) -> Score:
+    (score,), _ = abc.parse(text)
+    return score
+
+
+def begins(score: Score, notes: list[tuple[int, int, int]]) -> bool:
+    found = [(n.onset, n.pitch, n.duration) for n in score.notes[: len(notes)]]
+    # the last note may be held on
+    return found[:-1] == notes[:-1] and found[-1][:2] == notes[-1][:2]
+
+
+def notes_of(score: Score) -> list[tuple[int, int, int]]:
+    return [(note.onset, note.pitch, note.duration) for note in score.notes]
+
+
+def test_a_tune_goes_on_from_inside_a_bar(model: Model) -> None:
+    tune = model.sample(primer=idea(), bars=8, seed=1)
+    assert begins(tune.score, notes_of(idea()))
+    assert (tune.score.key, tune.score.meter) == (Key("E", "minor"), Meter(6, 8))
+    assert (tune.score.qpm, tune.score.rhythm, tune.bars) == (150, "jig", 8)
+    assert tune.told == ()
+
+
+def test_a_primer_is_moved_to_the_key_that_is_asked_for(model: Model) -> None:
+    tune = model.sample(primer=idea(), bars=8, key="Am", seed=1)
+    moved = [(onset, pitch + 5, duration) for onset, pitch, duration in notes_of(idea())]
+    assert begins(tune.score, moved)
+    assert tune.told == ("it is moved from E minor to A minor",)
+
+
+def test_a_primer_is_cut_anew_in_another_meter(model: Model) -> None:
+    tune = model.sample(primer=idea(), bars=8, meter="4/4", seed=1)
+    assert begins(tune.score, notes_of(idea()))
+    assert tune.score.meter == Meter(4, 4)
+    assert tune.told == ("its bars are cut anew, in 4/4 instead of 6/8",)
+
+
+def test_a_primer_fills_the_first_part_of_a_form(model: Model) -> None:
+    tune = model.sample(primer=idea(), form="AABB", bars=16, seed=1)
+    assert begins(tune.score, notes_of(idea()))
+    assert tune.bars == 16
+
+
+def test_without_the_primer_only_what_is_new_is_written(model: Model) -> None:
+    whole = model.sample(primer=idea(), bars=8, seed=1)
+    rest = model.sample(primer=idea(), bars=8, seed=1, no_primer=True)
+    assert not begins(rest.score, notes_of(idea()))
+    played = whole.score.unfolded()
+    start = idea().end
+    expected = [(n.onset - start, n.pitch, n.duration) for n in played.notes if n.onset >= start]
+    assert notes_of(rest.score) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 900), st.integers(0, 127), st.integers(1, 200)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(0, 5),
+)
+def test_any_notes_are_fitted_or_refused(
+    model: Model, rows: list[tuple[int, int, int]], seed: int
+) -> None:
+    noise = Score(tuple(Note(*row) for row in rows))
+    tune = model.sample(primer=noise, bars=24, seed=seed)
+    assert tune.bars == heard_bars(tune.score) == 24
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (Score(), "primer: it has no notes"),
+        (Score((Note(0, 40, 48),), parts=(Part(is_drums=True),)), "primer: it has no notes"),
+        (
+            Score(tuple(Note(48 * n, 60, 48) for n in range(4 * 200))),
+            "it lasts 200 bars; a primer has at most 128",
+        ),
+        (
+            Score((Note(0, 60, 48),), (Mark(0, "meter", Meter(17, 16)),)),
+            "its meter is 17/16, and the model knows .* add --meter",
+        ),
+    ],
+)
+def test_primers_that_cannot_be_are_refused(model: Model, score: Score, said: str) -> None:
+    with pytest.raises(InvalidValue, match=said):
+        model.sample(primer=score, seed=1)
+
+
+def test_a_primer_longer_than_the_tune_is_refused(model: Model) -> None:
+    with pytest.raises(InvalidValue, match="bars 2: the primer has 4; ask for as many or more"):
+        model.sample(primer=idea(), bars=2, seed=1)
+
+
+def test_of_several_voices_the_highest_is_taken(model: Model) -> None:
+    notes = (*(Note(48 * n, 72 + n, 48, part=1) for n in range(4)), Note(0, 48, 192))
+    tune = model.sample(primer=Score(notes, parts=(Part(), Part())), bars=4, seed=1)
+    assert begins(tune.score, [(48 * n, 72 + n, 48) for n in range(4)])
+    assert tune.told == ("of its 2 parts the highest is taken",)
+
+
+def test_a_file_that_is_no_music_is_refused(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "junk.mid").write_bytes(b"junk")
+    with pytest.raises(MusicgenError, match="MThd is missing"):
+        model.sample(primer=tmp_path / "junk.mid", seed=1)
+
+
+def test_a_primer_is_written_and_read(model: Model) -> None:
+    primer = model.sample(primer=idea(), bars=8, seed=1).recipe.order.primer
+    assert primer is not None
+    assert Primer.from_json(primer.to_json()) == replace(primer, changes=())
