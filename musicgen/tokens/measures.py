@@ -303,6 +303,7 @@ class _Reader:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        self.tonic_pitch = setting.tonic_pitch
         self.marks = [Mark(step, "tempo", qpm) for step, qpm in setting.tempos]
         self.mode = "major"
         self.chords: list[_Sounding] = []
@@ -498,7 +499,7 @@ class _Reader:
 
     def take_pitch(self, value: int) -> bool:
         is_drums = self.setting.parts[self.voice[0]].is_drums
-        return not is_drums and self.sound(self.setting.tonic_pitch + value)
+        return not is_drums and self.sound(self.tonic_pitch + value)
 
     def take_drum(self, value: int) -> bool:
         return self.setting.parts[self.voice[0]].is_drums and self.sound(value)
