@@ -7,15 +7,17 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
 
+from musicgen.checkpoint import FORMAT, WEIGHTS, load_one, publish, read_manifest
 from musicgen.corpus.sources import cards
 from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
-from musicgen.sampling.known import MAX_BYTES, MOST_NOTES, Known, Label, TuneNotes, notes_of
+from musicgen.sampling.known import MAX_BYTES, MOST_NOTES, NAME, Known, Label, TuneNotes, notes_of
 from musicgen.sampling.receipt import Index, Receipt
 from musicgen.tokens.codec import AnyCodec, Setting
 from musicgen.tokens.codecs import restored
@@ -46,6 +48,28 @@ def index_of(dataset: Dataset, *, before: Index | None = None, jobs: int = 0) ->
     receipts = list(_of_real_tunes(index, dataset, codec, numbers))
     longest = [receipt.longest.notes if receipt.longest else 0 for receipt in receipts]
     return Index(known.beside(longest, [receipt.share for receipt in receipts]))
+
+
+def add_index(folder: Path, dataset: Dataset) -> int:
+    """Put an index beside the weights of a checkpoint that has none; return its bytes.
+
+    Raises Mismatch for a data set that is not the one that was learnt from.
+    """
+    known = load_one(folder)
+    theirs = known.manifest.corpus.get("fingerprint", "")
+    if theirs != dataset.fingerprint:
+        raise Mismatch(
+            f"{folder}: it learnt from a corpus of fingerprint {theirs[:16]}, this one has"
+            f" {dataset.fingerprint[:16]}; build the data set that it was trained on"
+        )
+    index = index_of(dataset)
+    if index is None:
+        raise InvalidValue(f"{folder}: its tunes have no notes, or too many, for an index")
+    names = read_manifest(folder, FORMAT)["sha256"].keys() - {WEIGHTS}
+    files = {name: known.extra(name) for name in names}  # noqa: S610 - a file's name
+    files[NAME] = index.known.render()
+    publish(folder, known.weights, known.manifest, files)
+    return len(files[NAME])
 
 
 def _earlier(before: Index | None, groups: int) -> Iterator[tuple[TuneNotes, Label]]:

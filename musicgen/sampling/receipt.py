@@ -18,12 +18,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from musicgen.checkpoint import Checkpoint
 from musicgen.errors import printable
 from musicgen.music.columns import each_once
 from musicgen.music.runs import RunColumns, bar_numbers
 from musicgen.music.score import Score
 from musicgen.sampling.guard import CopyGuard
-from musicgen.sampling.known import Known, Label
+from musicgen.sampling.known import NAME, Known, Label
 from musicgen.sampling.rolled import Rolled, among, equal
 
 NOTES: Final = 8  # of the runs that are counted, and of the shortest that is listed
@@ -120,6 +121,14 @@ def _bars(bars: tuple[int, int]) -> str:
 
 def _than(what: str, share: float | None) -> str:
     return "" if share is None else f", {what} than in {share:.0%} of real tunes"
+
+
+def index_beside(checkpoint: Checkpoint) -> Index | None:
+    """Read the index of a checkpoint, None where it has none. Raises DamagedCheckpoint."""
+    path = checkpoint.folder / NAME
+    if not path.is_file():
+        return None
+    return Index.parse(checkpoint.extra(NAME), str(path))  # noqa: S610 - a file's name
 
 
 @dataclass(frozen=True, eq=False)
