@@ -53,7 +53,7 @@ def index_of(dataset: Dataset, *, before: Index | None = None, jobs: int = 0) ->
 def add_index(folder: Path, dataset: Dataset) -> int:
     """Put an index beside the weights of a checkpoint that has none; return its bytes.
 
-    Raises Mismatch for a data set that is not the one that was learnt from.
+    Raises Mismatch for a data set that is not, part for part, what it learnt from.
     """
     known = load_one(folder)
     theirs = known.manifest.corpus.get("fingerprint", "")
