@@ -108,7 +108,7 @@ def test_the_surprise_of_each_note_is_told(here: Path) -> None:
     assert told["longest_run"] == 72
 
 
-def test_a_model_without_an_index_says_so_and_still_knows_surprise(here: Path) -> None:
+def test_a_model_without_an_index_says_so(here: Path) -> None:
     untrained(here / "bare")
     refused(run("origin", "book.abc", "--model", "bare"), 2, "bare: the model has no index")
 
