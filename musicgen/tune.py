@@ -26,8 +26,10 @@ from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
+from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
 from musicgen.sampling.plain import PlainSampler, sampler_of
+from musicgen.sampling.receipt import Index, Receipt, index_beside
 from musicgen.sampling.recipe import (
     Drawn,
     ModelName,
@@ -39,6 +41,7 @@ from musicgen.sampling.recipe import (
     varied,
 )
 from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.surprise import Surprise, surprise
 from musicgen.sampling.wishes import Wishes
 from musicgen.sampling.writing import Written, fit
 from musicgen.sampling.writing import write as carry_out
@@ -147,6 +150,32 @@ class Model:
     def name(self) -> ModelName:
         """What recipes call it."""
         return ModelName.of(self.checkpoint)
+
+    @cached_property
+    def index(self) -> Index:
+        """The notes of the tunes that it learnt from. Raises NotFound where it has no index."""
+        found = index_beside(self.checkpoint)
+        if found is None:
+            raise NotFound(
+                f"{self.checkpoint.folder}: the model has no index of the tunes that it learnt"
+                " from, which receipts are told by; train it without --no-index, or ask another"
+                " --model"
+            )
+        return found
+
+    def receipt(self, score: Score) -> Receipt:
+        """Compare a score, as the codec writes it, with the tunes that the model learnt from.
+
+        Raises NotFound for a model without an index, Refusal for what the codec cannot write.
+        """
+        if self.codec.name == MeasuresCodec.name:
+            return self.index.receipt(score)
+        encoded = self.codec.encode(score)
+        return self.index.receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
+
+    def surprise(self, piece: Score | str) -> Surprise:
+        """Return the bits of each note. Raises Refusal for what the codec cannot write."""
+        return surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
 
     @property
     def writable(self) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ def begun(ctx: click.Context, claim: Claim, read: Read, ranks: Ranks) -> Run:
         claim=claim,
         start=origin,
         ranks=ranks,
+        no_index=params["no_index"],
     )
 
 

@@ -35,6 +35,18 @@ def announce(run: Run, console: Console) -> None:
         f" {counted(settings.lanes, 'lane')} of {grown}{counted(settings.bptt, 'id')},"
         f" at most {settings.tokens:,} tokens ({settings.tokens / tokens:.1f} epochs)"
     )
+    if not run.no_index and not is_text(run) and _is_own(run):
+        console.print(
+            "the model will hold an index of these tunes, titles and notes, to tell copies by:"
+            " whoever gets the model can read them; --no-index leaves it out"
+        )
+
+
+def _is_own(run: Run) -> bool:
+    """Tell whether some tunes are the user's own, not those of a corpus that has a card."""
+    from musicgen.corpus.sources import cards
+
+    return not set(run.dataset.sources) <= {card.name for card in cards()}
 
 
 def tell_all(found: Plan, console: Console) -> None:

@@ -34,7 +34,8 @@ GROUPS: Final = {
     "How it learns": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
     "Where": ("device", "precision"),
     "The run": ("name", "resume", "force", "score-test", "config", "save-config"),
-    "What is shown and kept": ("no-heard", "tensorboard", "quiet", "verbose", "help"),
+    "What is kept": ("no-heard", "no-index", "tensorboard"),
+    "What is shown": ("quiet", "verbose", "help"),
 }
 FILE = click.Path(path_type=Path)
 
@@ -121,6 +122,9 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--save-config", type=FILE, metavar="FILE.toml", help="Write the options to a file.")
 @click.option("--no-heard", is_flag=True, help="Write no tune at each evaluation.")
+@click.option(
+    "--no-index", is_flag=True, help="Keep no index of the tunes, which 'musicgen origin' asks."
+)
 @click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard too.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more: settings, versions, more lines.")

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from musicgen.music.columns import mixed
 from musicgen.music.runs import Move
 
 SHARED_MOVES: Final = 20
@@ -36,10 +37,10 @@ def grams(moves: Sequence[Move], length: int = SHARED_MOVES) -> Grams:
     if len(moves) < length:
         return np.array([_hash(repr(list(moves)).encode())], dtype=np.uint64)
     table = np.array(moves, dtype=np.int64).astype(np.uint64)
-    values = _mixed(table[:, 0] * np.uint64(1 << 32) + table[:, 1])
-    weights = _mixed(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
+    values = mixed(table[:, 0] * np.uint64(1 << 32) + table[:, 1])
+    weights = mixed(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
     windows = np.lib.stride_tricks.sliding_window_view(values, length)
-    return np.unique(_mixed((windows * weights).sum(axis=1, dtype=np.uint64)))
+    return np.unique(mixed((windows * weights).sum(axis=1, dtype=np.uint64)))
 
 
 def groups(tunes: Sequence[Grams]) -> list[str]:
@@ -162,10 +163,3 @@ class _Links:
 
 def _hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def _mixed(values: Grams) -> Grams:
-    """Scatter numbers evenly over 64 bits (the finaliser of splitmix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

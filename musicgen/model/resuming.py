@@ -34,7 +34,8 @@ IN_PLAN: Final = {
     "precision": ("training", "precision"),
     "seed": ("training", "seed"),
 }
-MAY_CHANGE: Final = ("device", "learning_rate")  # what may change: spoken of, but not refused
+# What may change: spoken of, but not refused.
+MAY_CHANGE: Final = ("device", "learning_rate", "no_index")
 
 
 @dataclass(frozen=True, eq=False)

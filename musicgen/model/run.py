@@ -9,7 +9,7 @@ run.score_test()
     ├── progress/STEP/    what resuming needs: the last three
     ├── best/STEP/        the checkpoint of the best weights so far
     ├── metrics.jsonl     a line for each tenth update and for each evaluation
-    └── weights.safetensors, MODEL_CARD.md and, last, manifest.json: once it is finished
+    └── weights.safetensors, receipt.bin, MODEL_CARD.md and, last, manifest.json: once it is done
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ from musicgen.model.resuming import Found, describe, machine, vocabulary
 from musicgen.model.snapshot import TrainerState
 from musicgen.model.training import Diverged, Progress, Trainer
 from musicgen.music.theory import Key
+from musicgen.sampling.indexing import index_of
+from musicgen.sampling.known import NAME as INDEX
+from musicgen.sampling.receipt import index_beside
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
 
@@ -97,6 +100,7 @@ class Run:
     claim: Claim | None = None  # on the folder, where the caller has it already
     start: Checkpoint | None = None  # the model that it goes on from
     ranks: Ranks = ALONE  # of several processes that train together, this one
+    no_index: bool = False  # leave out the index of the tunes that receipts are told by
     pace: Pace = field(default_factory=Pace)
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -131,6 +135,7 @@ class Run:
         found.refuse_other_corpus(dataset)
         plan, notes = changed(found.plan(), device, learning_rate)
         known = found.run
+        more.setdefault("no_index", bool(known["asked"].get("no_index")))
         run = cls(
             dataset,
             plan,
@@ -338,6 +343,8 @@ class Run:
         manifest, weights = self.manifest(), self.trainer.best.weights
         card = model_card(manifest, self.scores, weights)
         files = {CARD: card.encode(), METRICS: lines(self.metrics)}
+        if self.index is not None:
+            files[INDEX] = self.index
         checkpoint.publish(self.folder, weights, manifest, files)
 
     def score_test(self) -> None:
@@ -357,6 +364,15 @@ class Run:
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.put(stored(self.trainer.best.weights))
         return evaluate(model, flat_ids(tunes), notes_of(tunes), crew=self.trainer.crew)
+
+    @cached_property
+    def index(self) -> bytes | None:
+        """The index of the tunes that it learnt from, and of those its start did; once a run."""
+        if self.no_index:
+            return None
+        before = index_beside(self.start) if self.start else None
+        found = index_of(self.dataset, before=before)
+        return found.known.render() if found else None
 
     @cached_property
     def tonics(self) -> dict[str, dict[str, int]]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from musicgen.music.columns import each_once
 from musicgen.music.notes import Columns, Note, Notes
 from musicgen.music.score import Score, jumps, passages
 from musicgen.music.theory import Meter
@@ -360,7 +361,7 @@ class Chords:
         """
         numbers = np.zeros(len(self.parts), dtype=np.int64)
         overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
-        for part in np.unique(self.parts[1:][overlaps]).tolist():
+        for part in each_once(self.parts[1:][overlaps]).tolist():
             here = slice(*np.searchsorted(self.parts, [part, part + 1]))
             numbers[here] = _voices_of_part(
                 self.onsets[here].tolist(),

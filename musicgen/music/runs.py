@@ -7,11 +7,13 @@ duration of the note that it leads to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from musicgen.music.grid import Chord, voices
+import numpy as np
+
+from musicgen.music.grid import Chords, bars, voices
 from musicgen.music.score import Score
 
 Move = tuple[int, int]  # semitones from the note before, duration in steps
@@ -29,33 +31,54 @@ class Run:
         return len(self.moves) + 1
 
 
+@dataclass(frozen=True, eq=False)
+class RunColumns:
+    """The notes of a tune's runs as columns, run after run; of a chord the highest counts."""
+
+    onsets: Any
+    durations: Any
+    pitches: Any
+    starts: Any  # whether a run starts with the note
+
+    @classmethod
+    def of(cls, score: Score) -> RunColumns:
+        """Find the runs of a score, voice by voice; drums have none."""
+        chords = Chords.of(score.columns)
+        numbers = chords.voices()
+        drums = [number for number, part in enumerate(score.parts) if part.is_drums]
+        order = np.lexsort((numbers, chords.parts))
+        order = order[~np.isin(chords.parts[order], drums)] if drums else order
+        onsets, ends = chords.onsets[order], chords.ends[order]
+        voice = chords.parts[order] << 32 | numbers[order]
+        starts = np.ones(len(order), dtype=bool)
+        starts[1:] = (voice[1:] != voice[:-1]) | (onsets[1:] != ends[:-1])
+        return cls(onsets, ends - onsets, chords.pitches[chords.firsts[:-1]][order], starts)
+
+    @property
+    def intervals(self) -> Any:
+        """Semitones from the note before; 0 where a run starts."""
+        return np.diff(self.pitches, prepend=0) * ~self.starts
+
+
+def bar_numbers(score: Score, steps: Any) -> Any:
+    """Return the numbers of the written bars in which steps lie, from 1; a pickup is bar 0."""
+    found = bars(score)
+    first = 0 if found and found[0].kind == "partial" else 1
+    edges = np.array([bar.start for bar in found], dtype=np.int64)
+    return np.maximum(np.searchsorted(edges, steps, side="right") - 1, 0) + first
+
+
 def runs(score: Score) -> tuple[Run, ...]:
     """Find the runs of a score, voice by voice; of a chord the highest note counts."""
-    found: list[Run] = []
-    for index, part in enumerate(score.parts):
-        if part.is_drums:
-            continue
-        for voice in voices(note for note in score.notes if note.part == index):
-            found += _runs_of(voice)
-    return tuple(found)
-
-
-def _runs_of(voice: Iterable[Chord]) -> Iterator[Run]:
-    line: list[Chord] = []
-    for chord in voice:
-        if line and line[-1].end != chord.onset:
-            yield _run(line)
-            line = []
-        line.append(chord)
-    if line:
-        yield _run(line)
-
-
-def _run(line: list[Chord]) -> Run:
-    moves = [
-        (after.pitches[0] - before.pitches[0], after.duration) for before, after in pairwise(line)
-    ]
-    return Run(line[0].onset, line[0].duration, tuple(moves))
+    columns = RunColumns.of(score)
+    durations = columns.durations.tolist()
+    moves = list(zip(columns.intervals.tolist(), durations, strict=True))
+    edges = [*np.flatnonzero(columns.starts).tolist(), len(durations)]
+    onsets = columns.onsets.tolist()
+    return tuple(
+        Run(onsets[start], durations[start], tuple(moves[start + 1 : stop]))
+        for start, stop in pairwise(edges)
+    )
 
 
 def elements(score: Score) -> list[Move]:

@@ -289,7 +289,7 @@ def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
 
 
 @dataclass(slots=True)
-class _Sounding:
+class Sounding:
     """A chord as it is read: a hold lengthens it, a further pitch joins it."""
 
     part: int
@@ -298,14 +298,25 @@ class _Sounding:
     pitches: list[int]
 
 
+def followed(ids: Iterable[int], setting: Setting) -> Iterator[tuple[Event, Sounding | None]]:
+    """Yield each id's event, and the chord that it starts, adds a pitch to or holds."""
+    reader = _Reader(setting)
+    for id_ in ids:
+        event, dropped = MEASURES.event(id_), reader.dropped
+        reader.take(event)
+        sounds = event.kind in ("pitch", "drum", "hold") and reader.dropped == dropped
+        yield event, reader.sounding.get(reader.voice) if sounds else None
+
+
 class _Reader:
     """Events as a score: one method a kind of event, which tells whether it could be used."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        self.tonic_pitch = setting.tonic_pitch
         self.marks = [Mark(step, "tempo", qpm) for step, qpm in setting.tempos]
         self.mode = "major"
-        self.chords: list[_Sounding] = []
+        self.chords: list[Sounding] = []
         self.rhythm = setting.rhythm
         self.dropped = 0
         self.ended = False
@@ -316,8 +327,8 @@ class _Reader:
         self.voice = (0, 0)  # part and number
         self.duration: int | None = None  # read, and still without its head
         self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
-        self.last: _Sounding | None = None  # what further pitches join
-        self.sounding: dict[tuple[int, int], _Sounding] = {}  # the last chord of each voice
+        self.last: Sounding | None = None  # what further pitches join
+        self.sounding: dict[tuple[int, int], Sounding] = {}  # the last chord of each voice
         self.ending: tuple[int, tuple[int, ...]] | None = None  # its start and passes
 
     def take(self, event: Event) -> None:
@@ -498,7 +509,7 @@ class _Reader:
 
     def take_pitch(self, value: int) -> bool:
         is_drums = self.setting.parts[self.voice[0]].is_drums
-        return not is_drums and self.sound(self.setting.tonic_pitch + value)
+        return not is_drums and self.sound(self.tonic_pitch + value)
 
     def take_drum(self, value: int) -> bool:
         return self.setting.parts[self.voice[0]].is_drums and self.sound(value)
@@ -515,7 +526,7 @@ class _Reader:
         span = self.advance()
         if span is None:
             return False
-        self.last = _Sounding(self.voice[0], *span, [pitch])
+        self.last = Sounding(self.voice[0], *span, [pitch])
         self.sounding[self.voice] = self.last
         self.chords.append(self.last)
         return True
