@@ -27,7 +27,9 @@ from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.guard import CopyGuard
 from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
+from musicgen.sampling.known import NAME as INDEX
 from musicgen.sampling.plain import PlainSampler, sampler_of
 from musicgen.sampling.receipt import Index, Receipt, index_beside
 from musicgen.sampling.recipe import (
@@ -114,6 +116,28 @@ class Tune:
         for other in beside:
             write_whole(other, f"{self.recipe.to_text()}\n".encode(), force=force)
 
+    @cached_property
+    def receipt(self) -> Receipt | None:
+        """What it shares with the tunes that its model learnt from; None without an index."""
+        if self.text is not None or not self.model.has_index:
+            return None
+        return self.model.receipt(self.score)
+
+    @cached_property
+    def surprise(self) -> Surprise:
+        """The bits of each of its notes under the model."""
+        return self.model.surprise(self.score if self.text is None else self.text)
+
+    def check_copies(self) -> None:
+        """Raise InvalidValue where what was given copies more than the tune may."""
+        limit = self.recipe.order.wishes.max_copy
+        longest = self.receipt.longest if limit is not None and self.receipt else None
+        if longest is not None and limit is not None and longest.notes > limit:
+            raise InvalidValue(
+                f"max-copy {limit}: what is kept of a tune, or its primer, shares {longest.notes}"
+                f" notes with {longest.label}; ask for as many, or keep less"
+            )
+
     def tweak(
         self, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
     ) -> Tune:
@@ -140,16 +164,28 @@ class Model:
 
     checkpoint: Checkpoint
     codec: AnyCodec = field(default_factory=MeasuresCodec)
+    _guards: dict[int, CopyGuard] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def sampler(self) -> Sampler | PlainSampler:
         """The checkpoint's engine, and what it has learnt."""
-        return sampler_of(self.checkpoint, self.codec)
+        return sampler_of(self.checkpoint, self.codec, self._guard)
+
+    def _guard(self, limit: int) -> CopyGuard:
+        """Return what knows the training tunes' runs of more notes than a limit."""
+        if limit not in self._guards:
+            self._guards[limit] = self.index.guard(limit)
+        return self._guards[limit]
 
     @cached_property
     def name(self) -> ModelName:
         """What recipes call it."""
         return ModelName.of(self.checkpoint)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether it knows the tunes that it learnt from."""
+        return (self.checkpoint.folder / INDEX).is_file()
 
     @cached_property
     def index(self) -> Index:
@@ -237,8 +273,10 @@ class Model:
             piece = self.codec.decode(encoded.ids, encoded.setting).piece
             score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
         notes = hash_of(score) if text is None else hash_of_text(text)
-        program = version_of("musicgen")
-        return Tune(score, Recipe(order, self.name, program, notes), self, text, found.told)
+        recipe = Recipe(order, self.name, version_of("musicgen"), notes)
+        tune = Tune(score, recipe, self, text, found.told)
+        tune.check_copies()
+        return tune
 
     def variant(
         self, order: Order, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any

@@ -42,6 +42,8 @@ def write_tune(
     for line in tune.told:
         tell(printable(line))
     tell(f"{_told(tune, [str(file) for file in files])}{place}")
+    if tell is not silent and tune.receipt is not None:
+        tell(f"  {tune.receipt.line()}")
 
 
 def model_told(model: Model) -> str:

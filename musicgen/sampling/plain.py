@@ -5,7 +5,7 @@ The noise of an id belongs to the seed, the piece and how many ids stand before 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from musicgen.music.score import Part, Score
 from musicgen.sampling.draw import Noise, event_hashes, luckiest
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.veto import Guard
 from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.measures import MeasuresCodec
@@ -75,13 +76,18 @@ class PlainSampler:
         return event_hashes(self.codec.vocabulary.names)
 
 
-def sampler_of(checkpoint: Checkpoint, codec: AnyCodec) -> Sampler | PlainSampler:
-    """Return what writes the tunes of a checkpoint: its engine, and what it has learnt."""
+def sampler_of(
+    checkpoint: Checkpoint, codec: AnyCodec, guards: Callable[[int], Guard] | None = None
+) -> Sampler | PlainSampler:
+    """Return what writes the tunes of a checkpoint: its engine, and what it has learnt.
+
+    guards: what knows its training tunes' runs, for a limit in notes.
+    """
     manifest = checkpoint.manifest
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
     if manifest.codec == MeasuresCodec.name:
-        return Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+        return Sampler(engine, seen, manifest.corpus.get("tonics", {}), guards)
     return PlainSampler(engine, codec, seen)
 
 

@@ -144,7 +144,7 @@ def test_tweak_refuses_in_one_line(
         (("--form", "AABB", "--bars", "30"), "ask for a multiple of 4"),
         (("--pickup", "x"), "write none, a note value such as 1/8, or steps"),
         (("--max-copy", "3"), "every tune shares three notes with some other"),
-        (("--max-copy", "8"), "the model has no index of its training tunes"),
+        (("--max-copy", "8"), "the model has no index of the tunes that it learnt from"),
         (("--primer", "none.mid"), "none.mid does not exist"),
         (("--end", "never"), "is not one of 'any', 'tonic'"),
     ],
