@@ -1,7 +1,7 @@
 """How near a variant is, how well what is redrawn fits in, and whether tunes are what was asked.
 
     python benchmarks/variants.py smooth          one knob moved a little: how many bars stay
-    python benchmarks/variants.py keep            bits a note where bars are redrawn, and of free tunes
+    python benchmarks/variants.py keep            bits a note where bars are redrawn, and without
     python benchmarks/variants.py controls DATA   scale and dance, against the tunes of a data set
     python benchmarks/variants.py --toy           one tune of each, seconds
 
