@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,9 +55,11 @@ class Scores:
 
 def _score(held: Held) -> dict[str, Any]:
     low, high = held.interval(np.random.default_rng(0))
+    by_tune = held.nats / math.log(2) / np.maximum(1, held.notes)
     return {
         "bits_per_note": round(held.bits_per_note, 4),
         "interval_95": [round(low, 4), round(high, 4)],
+        "middle_90": [round(float(bits), 4) for bits in np.quantile(by_tune, (0.05, 0.95))],
         "nats_per_token": round(held.loss, 5),
         "tunes": len(held.nats),
         "notes": int(held.notes.sum()),
