@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from musicgen.cli.words import counted
 from musicgen.errors import InvalidValue, printable
 
 if TYPE_CHECKING:
+    from musicgen.sampling.recipe import Order
     from musicgen.tune import Model, Tune
 
 Tell = Callable[[str], object]
@@ -42,6 +45,51 @@ def write_tune(
     for line in tune.told:
         tell(printable(line))
     tell(f"{_told(tune, [str(file) for file in files])}{place}")
+
+
+def write_tunes(
+    model: Model,
+    order: Order,
+    names: Sequence[Sequence[str]],
+    *,
+    force: bool,
+    engine: str = "numpy",
+    jobs: int | None = None,
+) -> Iterator[list[str]]:
+    """Write tunes 0, 1, ... of an order, each to its files, and yield what there is to tell of it.
+
+    Many are drawn and written in processes, each of which writes what it has drawn.
+    """
+    from musicgen.sampling.processes import in_order
+    from musicgen.tune import processes_for, sample_many, start_of
+
+    count = len(names)
+    jobs = processes_for(count, jobs)
+    if jobs == 1:
+        tunes = sample_many(model, order, count=count, jobs=1, engine=engine)
+        yield from (_written(t, files, force=force) for t, files in zip(tunes, names, strict=True))
+        return
+    start = (*start_of(model, order, engine), json.dumps([names, force]))
+    for told in in_order(_write_some, start, count, jobs):
+        yield json.loads(told)
+
+
+def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+    """Draw and write tunes in a process of its own."""
+    from musicgen.tune import started
+
+    model, order, engine = started(*start[:-1])
+    names, force = json.loads(start[-1])
+    for number, found in model.carried_out_many(order, numbers, engine):
+        tune = model.tune(replace(order, number=number), found)
+        yield number, json.dumps(_written(tune, names[number], force=force)).encode()
+
+
+def _written(tune: Tune, files: Sequence[str], *, force: bool) -> list[str]:
+    """Write a tune; return what there is to tell of it."""
+    told: list[str] = []
+    write_tune(tune, [Path(file) for file in files], force=force, tell=told.append)
+    return told
 
 
 def model_told(model: Model) -> str:

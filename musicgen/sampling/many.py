@@ -11,16 +11,22 @@ a model in which rounding grows too far has its tunes drawn one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from musicgen.sampling.course import Begun, Course
-from musicgen.sampling.draw import Floats, Ids, Keys, chains, gumbels
-from musicgen.sampling.lanes import Lanes
+from musicgen.sampling.draft import Draft
+from musicgen.sampling.draw import Floats, Ids, Keys, Noise, chains, gumbels
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.lanes import Lanes, NumpyLanes
+from musicgen.sampling.recipe import Order
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.writing import Written, write
 from musicgen.tokens.automaton import Place
 
 LANES: Final = 64
@@ -44,11 +50,12 @@ class Stream:
     make_lanes: Callable[[int], Lanes]
     temperature: float
     exact: bool = True  # with the bytes of the one-tune engine
+    width: int = LANES
 
-    def draw(self, numbers: Iterable[int], width: int = LANES) -> Iterator[Drawn]:
+    def draw(self, numbers: Iterable[int]) -> Iterator[Drawn]:
         """Yield the tunes of some numbers as they are finished."""
         waiting = iter(numbers)
-        if first := list(islice(waiting, width)):
+        if first := list(islice(waiting, self.width)):
             side_by_side = _SideBySide(self, first, waiting)
             try:
                 yield from side_by_side.finished()
@@ -201,3 +208,58 @@ class _SideBySide:
         self.begun = [self.begun[lane] for lane in kept.tolist()]
         for name in ("numbers", "steps", "ids", "last", "inner", "outer", "border", "bar", "keys"):
             setattr(self, name, getattr(self, name)[kept])
+
+
+def write_many(
+    sampler: Sampler,
+    order: Order,
+    numbers: Iterable[int],
+    make_lanes: Callable[[NumpyEngine, int], Lanes] | None = None,
+    width: int = LANES,
+) -> Iterator[tuple[int, Written]]:
+    """Carry an order out for some numbers of tunes, and yield them as they are finished.
+
+    Without lanes of another engine each has the bytes that it has alone. What is given or left out
+    along the way, and filters, are for one tune at a time.
+    """
+    waiting = iter(numbers)
+    for number in waiting:
+        if not _goes_in_lanes(sampler, order, number):
+            yield number, write(sampler, replace(order, number=number))
+            continue
+        course, drafts = sampler.course(order.wishes), _Drafts(sampler, order)
+        lanes = partial(make_lanes or NumpyLanes, cast(NumpyEngine, course.answers))
+        stream = Stream(
+            course, drafts.begin, lanes, order.wishes.temperature, make_lanes is None, width
+        )
+        for done, ids in stream.draw(chain((number,), waiting)):
+            yield done, drafts.finished(done, ids)
+
+
+def _goes_in_lanes(sampler: Sampler, order: Order, number: int) -> bool:
+    """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
+    if order.keep or order.primer or order.drawn or len(order.wishes.filters) > 1:
+        return False
+    known = isinstance(sampler.engine, NumpyEngine)
+    return known and sampler.begun(order.wishes, Noise(order.seed, number)).is_free
+
+
+@dataclass
+class _Drafts:
+    """The headers of the tunes that are under way."""
+
+    sampler: Sampler
+    order: Order
+    drafts: dict[int, Draft] = field(default_factory=dict)
+
+    def begin(self, number: int) -> Begun:
+        """Draw the header of a tune."""
+        draft = self.sampler.begun(self.order.wishes, Noise(self.order.seed, number))
+        self.drafts[number] = draft
+        return self.sampler.course(self.order.wishes).begun(draft)
+
+    def finished(self, number: int, ids: list[int]) -> Written:
+        """Return a tune that is whole."""
+        draft = self.drafts.pop(number)
+        draft.ids = ids
+        return Written(self.sampler.finished(draft, self.order.wishes))

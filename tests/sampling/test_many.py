@@ -43,13 +43,14 @@ def random_engine(
     })  # fmt: skip
 
 
-def stream(sampler: Sampler, wishes: Wishes) -> Stream:
+def stream(sampler: Sampler, wishes: Wishes, width: int = 64) -> Stream:
     course = sampler.course(wishes)
     return Stream(
         course,
         lambda number: course.begun(sampler.begun(wishes, Noise(3, number))),
         lambda lanes: NumpyLanes(engine_of(course), lanes),
         wishes.temperature,
+        width=width,
     )
 
 
@@ -86,13 +87,13 @@ def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
 def test_the_tunes_of_folk_are_those_drawn_alone(wishes: Wishes) -> None:
     sampler = load("folk").sampler
     assert isinstance(sampler, Sampler)
-    assert dict(stream(sampler, wishes).draw(range(9), width=4)) == one_by_one(sampler, wishes, 9)
+    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str) -> None:
     sampler, wishes = Sampler(random_engine(cell), SEEN_IDS), Wishes(bars=4)
-    assert dict(stream(sampler, wishes).draw(range(9), width=4)) == one_by_one(sampler, wishes, 9)
+    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
 
 
 def off_by(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +137,6 @@ def test_tunes_are_drawn_one_by_one_where_logits_are_too_far_off(
 def test_a_tune_does_not_depend_on_the_others() -> None:
     sampler, wishes = Sampler(random_engine("gru"), SEEN_IDS), Wishes(bars=2)
     alone = dict(stream(sampler, wishes).draw([8]))
-    among = dict(stream(sampler, wishes).draw(range(10), width=3))
+    among = dict(stream(sampler, wishes, 3).draw(range(10)))
     assert alone[8] == among[8]
-    assert dict(islice(stream(sampler, wishes).draw(iter(range(10**9)), width=3), 2))
+    assert dict(islice(stream(sampler, wishes, 3).draw(iter(range(10**9))), 2))
