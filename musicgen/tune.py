@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +28,10 @@ from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.guard import CopyGuard
 from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
 from musicgen.sampling.known import NAME as INDEX
+from musicgen.sampling.lanes import Lanes
+from musicgen.sampling.many import write_many
 from musicgen.sampling.plain import PlainSampler, sampler_of
+from musicgen.sampling.processes import in_order
 from musicgen.sampling.receipt import Index, Receipt, index_beside
 from musicgen.sampling.recipe import (
     Drawn,
@@ -67,6 +68,7 @@ WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
 }
 MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
 MAX_TEXT: Final = 2**24  # of a text
+ENGINES: Final = ("numpy", "torch")
 _FEW: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
@@ -264,6 +266,22 @@ class Model:
             return Written(sampler.encoded(order.wishes, Noise(order.seed, order.number)))
         return carry_out(sampler, order)
 
+    def carried_out_many(
+        self, order: Order, numbers: Iterable[int], engine: str = "numpy"
+    ) -> Iterator[tuple[int, Written]]:
+        """Draw tunes of an order by their numbers, side by side, and yield them as they are done.
+
+        Those of the NumPy engine are what `carried_out` draws; those of torch are its own.
+        """
+        if not isinstance(self.sampler, PlainSampler):
+            yield from write_many(self.sampler, order, numbers, lanes_of(engine))
+            return
+        if engine != "numpy":
+            raise InvalidValue(f"engine {engine}: it writes bars, and codec {self.codec.name} has"
+                               " none; leave --engine out")  # fmt: skip
+        for number in numbers:
+            yield number, self.carried_out(replace(order, number=number))
+
     def tune(self, order: Order, found: Written) -> Tune:
         """Make the tune of what was drawn for an order."""
         encoded, text = found.encoded, None
@@ -409,32 +427,60 @@ def check_writable(files: Iterable[Path], suffixes: Sequence[str] = formats.WRIT
             raise InvalidValue(f"{file}: write one of {', '.join(suffixes)}")
 
 
+def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
+    """Return what makes the lanes of an engine by its name; None for those of the one-tune one."""
+    if engine == "numpy":
+        return None
+    if engine != "torch":
+        raise InvalidValue(f"engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}")
+    from musicgen.model.engine import TorchLanes  # slow to import
+
+    return TorchLanes
+
+
 def sample_many(
-    model: Model, order: Order, *, count: int, jobs: int | None = None
+    model: Model, order: Order, *, count: int, jobs: int | None = None, engine: str = "numpy"
 ) -> Iterator[Tune]:
     """Yield tunes 0..count-1 of an order in turn, drawn in processes where there are many.
 
     Tune k is the same, whatever the count and the number of processes.
     """
-    jobs = min(jobs or os.cpu_count() or 1, count)
-    if jobs == 1 or count <= _FEW:
-        yield from (model.written(replace(order, number=number)) for number in range(count))
+    jobs = processes_for(count, jobs)
+    if jobs == 1:
+        yield from _ready(model, order, count, engine)
         return
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each process has a core of its own
-    start = str(model.checkpoint.folder.resolve()), json.dumps(order.to_json())
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, start) as pool:
-        for number, answer in enumerate(pool.map(_draw_in_worker, range(count), chunksize=4)):
-            yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
+    for number, answer in enumerate(in_order(_draw, start_of(model, order, engine), count, jobs)):
+        yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
 
 
-_at_work: list[tuple[Model, Order]] = []  # what a worker process draws from
+def processes_for(count: int, jobs: int | None) -> int:
+    """Return in how many processes so many tunes are drawn: in this one, or in others."""
+    return 1 if count <= _FEW else min(jobs or os.cpu_count() or 1, count)
 
 
-def _start_worker(folder: str, order: str) -> None:
-    _at_work[:] = [(load(folder), Order.from_json(json.loads(order)))]
+def start_of(model: Model, order: Order, engine: str) -> tuple[str, ...]:
+    """Return what a process of its own needs to draw an order's tunes, as text."""
+    return str(model.checkpoint.folder.resolve()), json.dumps(order.to_json()), engine
 
 
-def _draw_in_worker(number: int) -> bytes:
-    """Draw one tune in a worker; text goes back, for no objects go between processes."""
-    model, order = _at_work[0]
-    return model.carried_out(replace(order, number=number)).to_json().encode()
+def started(folder: str, order: str, engine: str) -> tuple[Model, Order, str]:
+    """Read what `start_of` wrote."""
+    return load(folder), Order.from_json(json.loads(order)), engine
+
+
+def _ready(model: Model, order: Order, count: int, engine: str) -> Iterator[Tune]:
+    """Yield tunes in turn, drawn in this process."""
+    early: dict[int, Written] = {}
+    many = model.carried_out_many(order, range(count), engine)
+    for number in range(count):
+        while number not in early:
+            done, found = next(many)
+            early[done] = found
+        yield model.tune(replace(order, number=number), early.pop(number))
+
+
+def _draw(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+    """Draw tunes in a process of its own; text goes back, for no objects go between processes."""
+    model, order, engine = started(*start)
+    for number, found in model.carried_out_many(order, numbers, engine):
+        yield number, found.to_json().encode()

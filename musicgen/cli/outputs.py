@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +12,20 @@ from musicgen.cli.words import counted
 from musicgen.errors import InvalidValue, printable
 
 if TYPE_CHECKING:
+    from musicgen.sampling.recipe import Order
     from musicgen.tune import Model, Tune
 
 Tell = Callable[[str], object]
+QUIET, PLAIN, VERBOSE = range(3)  # how much is told
 
 
 def silent(_: str) -> None:
     """Say nothing."""
+
+
+def loudness(*, quiet: bool, verbose: bool) -> int:
+    """Return how much is told."""
+    return QUIET if quiet else VERBOSE if verbose else PLAIN
 
 
 def files_of(
@@ -33,17 +42,56 @@ def files_of(
     return names
 
 
-def write_tune(
-    tune: Tune, files: Sequence[Path], *, force: bool, tell: Tell, place: str = ""
-) -> None:
-    """Write a tune to its files, and tell what it is."""
+def write_tune(tune: Tune, files: Sequence[Path], *, force: bool, loud: int) -> list[str]:
+    """Write a tune to its files; return what there is to tell of it."""
     for file in files:
         tune.write(file, force=force)
-    for line in tune.told:
-        tell(printable(line))
-    tell(f"{_told(tune, [str(file) for file in files])}{place}")
-    if tell is not silent and tune.receipt is not None:
-        tell(f"  {tune.receipt.line()}")
+    if loud == QUIET:
+        return []
+    place = f"; seed {tune.seed}, number {tune.number + 1}" if loud == VERBOSE else ""
+    told = [*map(printable, tune.told), _told(tune, [str(file) for file in files]) + place]
+    return told if tune.receipt is None else [*told, f"  {tune.receipt.line()}"]
+
+
+def write_tunes(
+    model: Model,
+    order: Order,
+    names: Sequence[Sequence[str]],
+    *,
+    force: bool,
+    loud: int,
+    engine: str = "numpy",
+    jobs: int | None = None,
+) -> Iterator[list[str]]:
+    """Write tunes 0, 1, ... of an order, each to its files, and yield what there is to tell of it.
+
+    Many are drawn and written in processes, each of which writes what it has drawn.
+    """
+    from musicgen.sampling.processes import in_order
+    from musicgen.tune import processes_for, sample_many, start_of
+
+    count = len(names)
+    jobs = processes_for(count, jobs)
+    if jobs == 1:
+        tunes = sample_many(model, order, count=count, jobs=1, engine=engine)
+        for tune, files in zip(tunes, names, strict=True):
+            yield write_tune(tune, list(map(Path, files)), force=force, loud=loud)
+        return
+    start = (*start_of(model, order, engine), json.dumps([names, force, loud]))
+    for told in in_order(_write_some, start, count, jobs):
+        yield json.loads(told)
+
+
+def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+    """Draw and write tunes in a process of its own."""
+    from musicgen.tune import started
+
+    model, order, engine = started(*start[:-1])
+    names, force, loud = json.loads(start[-1])
+    for number, found in model.carried_out_many(order, numbers, engine):
+        tune = model.tune(replace(order, number=number), found)
+        told = write_tune(tune, list(map(Path, names[number])), force=force, loud=loud)
+        yield number, json.dumps(told).encode()
 
 
 def model_told(model: Model) -> str:

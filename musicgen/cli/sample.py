@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from musicgen.cli.controls import controls, given
-from musicgen.cli.outputs import files_of, model_told, silent, write_tune
+from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tunes
 from musicgen.errors import InvalidValue, printable
 
 
@@ -43,6 +43,13 @@ from musicgen.errors import InvalidValue, printable
 )
 @click.option("--no-primer", is_flag=True, help="Write only what comes after the primer.")
 @click.option(
+    "--engine",
+    type=click.Choice(["numpy", "torch"]),
+    default="numpy",
+    show_default=True,
+    help="What draws many tunes; torch, on CUDA where there is one, has tunes of its own.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1, 256),
     help="Processes for many tunes; else as many as there are cores.",
@@ -58,6 +65,7 @@ def sample(
     force: bool,
     quiet: bool,
     verbose: bool,
+    engine: str,
     jobs: int | None,
     primer: Path | None,
     no_primer: bool,
@@ -73,7 +81,7 @@ def sample(
     """  # noqa: D301 - click wants the character itself
     from musicgen.sampling.recipe import Order
     from musicgen.sampling.wishes import Wishes
-    from musicgen.tune import load, sample_many
+    from musicgen.tune import load
 
     asked = Wishes(**given(wishes))
     if no_primer and primer is None:
@@ -90,8 +98,10 @@ def sample(
         order = loaded.primed(order, primer)
         for change in order.primer.changes if order.primer else ():
             tell(printable(f"{primer}: {change}"))
-    for number, tune in enumerate(sample_many(loaded, order, count=count, jobs=jobs)):
-        place = f"; seed {drawn}, number {number + 1}" if verbose else ""
-        write_tune(tune, [files[number] for files in names], force=force, tell=tell, place=place)
+    each = [list(map(str, files)) for files in zip(*names, strict=True)]
+    loud = loudness(quiet=quiet, verbose=verbose)
+    for lines in write_tunes(loaded, order, each, force=force, loud=loud, engine=engine, jobs=jobs):
+        for line in lines:
+            tell(line)
     if seed is None:
         tell(f"seed {drawn}: add --seed {drawn} to write the same again")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from musicgen.cli.controls import controls, given
-from musicgen.cli.outputs import files_of, model_told, silent, write_tune
+from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tune
 
 
 @click.command()
@@ -71,5 +71,6 @@ def tweak(
     tell = silent if quiet else partial(click.echo, err=True)
     if verbose:
         tell(model_told(tune.model))
-    place = f"; seed {tune.seed}, number {tune.number + 1}" if verbose else ""
-    write_tune(tune, [files[0] for files in names], force=force, tell=tell, place=place)
+    loud = loudness(quiet=quiet, verbose=verbose)
+    for line in write_tune(tune, [files[0] for files in names], force=force, loud=loud):
+        tell(line)

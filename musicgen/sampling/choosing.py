@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -121,7 +122,7 @@ def _each(known: Known) -> Iterator[dict[str, float]]:
     starts[:1] = True
     runs = np.append(0, np.cumsum(known.lengths, dtype=np.int64))
     edges = runs[np.append(0, np.cumsum(known.runs, dtype=np.int64))].tolist()
-    for first, stop in zip(edges, edges[1:], strict=False):
+    for first, stop in pairwise(edges):
         here = slice(first, stop)
         yield _figures(durations[here], known.intervals[here], starts[here])[0]
 

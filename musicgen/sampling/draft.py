@@ -32,8 +32,19 @@ class Script(Protocol):
     def ahead(self, draft: Draft) -> Sequence[Note]:
         """Return the notes that it gives right after the bar under way."""
 
+    def is_over(self, draft: Draft) -> bool:
+        """Tell whether it has nothing more to say."""
+
     def copy(self) -> Script:
         """Return one that goes on from here alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an engine says at the headers of some wishes' tunes, which many of them share."""
+
+    said: dict[tuple[int, ...], tuple[np.ndarray, State]] = field(default_factory=dict)
+    led: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -52,6 +63,7 @@ class Draft:
     likelihood: float = 0.0  # nats of what was given, under what the grammar allows
     was_given: bool = False  # whether the last id was
     opened: int = 1 + len(HEADER)  # ids up to the opening of the bar under way, and with it
+    known: Known = field(default_factory=Known)
 
     def copy(self) -> Draft:
         """Return a draft that goes on from here alone; an engine's state is never changed."""
@@ -64,7 +76,7 @@ class Draft:
     def step(self) -> None:
         """Add one id."""
         context = self.walk.context
-        logits, self.state = self.engine.step(self.ids[-1:], context, self.state)
+        logits, self.state = self._said()
         chosen = self.given()  # which may say what holds from here
         legal = self.walk.legal()
         self.was_given = chosen is not None
@@ -81,6 +93,23 @@ class Draft:
             self.likelihood += float(logs[legal.index(chosen)])
         self.take(chosen)
 
+    def _said(self) -> tuple[np.ndarray, State]:
+        """Feed the last id; in a header only where that was never done."""
+        context = self.walk.context
+        if self.walk.header == len(HEADER):
+            return self.engine.step(self.ids[-1:], context, self.state)
+        ids = tuple(self.ids)
+        if ids not in self.known.said:
+            self.known.said[ids] = self.engine.step(ids[-1:], context, self.state)
+        return self.known.said[ids]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all that follows the header is drawn, and nothing that is legal left out."""
+        if self.veto is not None or self.walk.header < len(HEADER):
+            return False
+        return all(script.is_over(self) for script in self.scripts)
+
     def offered(self, legal: tuple[int, ...]) -> tuple[int, ...]:
         """Leave of the legal ids those that copy no more than is allowed."""
         if self.veto is None:
@@ -96,10 +125,13 @@ class Draft:
         place = self.walk.header + 1
         if place > len(HEADER) or len(legal) == 1 or not self._narrows(place):
             return logits
-        weighed = np.array(logits, dtype=np.float64)
-        for id_ in legal:
-            weighed[id_] += self._promise(id_, self.state, place)
-        return weighed
+        ids = tuple(self.ids)
+        if ids not in self.known.led:
+            weighed = np.array(logits, dtype=np.float64)
+            for id_ in legal:
+                weighed[id_] += self._promise(id_, self.state, place)
+            self.known.led[ids] = weighed
+        return self.known.led[ids]
 
     def _promise(self, id_: int, state: State, place: int) -> float:
         """Return the log-probability that the header goes on as asked after an event."""
@@ -114,7 +146,10 @@ class Draft:
     def _narrows(self, place: int) -> bool:
         """Tell whether, from a place of the header on, less is allowed than the model has met."""
         rules = self.walk.rules
-        return any(len(rules.ids(kind)) < self.met[kind] for kind in HEADER[place:])
+        # The number of parts, which nobody asks for, is weighed one event ahead and no more: looked
+        # at from the first event on, it would cost more steps of the model than the tune.
+        kinds = HEADER[place:-1] or HEADER[place:]
+        return any(len(rules.ids(kind)) < self.met[kind] for kind in kinds)
 
     def given(self) -> int | None:
         """Return the id that the first script with a say gives."""

@@ -4,7 +4,12 @@ The noise belongs to a place in the music and to an event, not to a count of dra
 gives the same event the same luck at the same beat of the same bar, whatever came before it. So a
 small change of a setting makes a small change of the tune. An event is drawn by adding a Gumbel
 number to each log-probability and taking the greatest sum (Gumbel 1954; Maddison and others 2014),
-which draws from exactly that distribution.
+which draws from exactly that distribution. The sum may leave out what all events share, so that
+log-probabilities stand for themselves up to a constant.
+
+The generator counts nothing: a chain of splitmix64 steps (Steele and others 2014) over the seed,
+the tune and the place, and one more for the event. `chain` is its form for one place, `chains` for
+many at once, with equal bits.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from musicgen.tokens.grammar import Context
 from musicgen.tokens.vocabulary import MEASURES
 
 Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 Filter = Callable[[Floats], Floats]  # log-probabilities, cut ones become -inf
 
 
@@ -30,7 +37,7 @@ def temperature(value: float) -> Filter:
     """Divide log-probabilities by a temperature: under 1 likelier, over 1 more surprising."""
     if not 0.01 <= value <= 10:
         raise InvalidValue(f"temperature {value}: choose 0.01 to 10; 1 is the model as it is")
-    return lambda logs: log_softmax(logs / value)
+    return lambda logs: logs / value
 
 
 def top_k(count: int) -> Filter:
@@ -77,18 +84,69 @@ def log_softmax(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
-def event_hashes(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+def event_hashes(names: Iterable[str]) -> Keys:
     """Return a number for each event that follows from its name alone."""
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
 
 
 @lru_cache(maxsize=1)
-def _event_hashes() -> npt.NDArray[np.uint64]:
+def measures_hashes() -> Keys:
+    """Return the hashes of the events of `measures`, by their ids."""
     return event_hashes(MEASURES.names)
 
 
-_MIX: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+@lru_cache(maxsize=256)
+def _decision_hash(decision: str) -> int:
+    return int(event_hashes([decision])[0])
+
+
+_WORD: Final = 2**64 - 1
+_STEP: Final = 0x9E3779B97F4A7C15
+_MIX: Final = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def chain(key: int, *numbers: int) -> int:
+    """Mix numbers into a key, one after the other; all are of 64 bits."""
+    for number in numbers:
+        key = (key + number + _STEP) & _WORD
+        key = ((key ^ (key >> 30)) * _MIX[0]) & _WORD
+        key = ((key ^ (key >> 27)) * _MIX[1]) & _WORD
+        key ^= key >> 31
+    return key
+
+
+def chains(keys: Keys, numbers: Keys) -> Keys:
+    """Mix a number into each key, as `chain` does."""
+    return _mixed(keys + numbers + np.uint64(_STEP))
+
+
+def _mixed(keys: Keys) -> Keys:
+    """Mix 64 bits, in place, so that each bit that goes in moves each that comes out."""
+    keys ^= keys >> np.uint64(30)
+    keys *= np.uint64(_MIX[0])
+    keys ^= keys >> np.uint64(27)
+    keys *= np.uint64(_MIX[1])
+    keys ^= keys >> np.uint64(31)
+    return keys
+
+
+def spot(context: Context) -> int:
+    """Return the number of a place in its bar: voice, step, and what is decided there."""
+    return chain(0, context.voice, context.position, _decision_hash(context.decision))
+
+
+def gumbels(keys: Keys, hashes: Keys) -> Floats:
+    """Return standard Gumbel noise for places and events, whose shapes are broadcast."""
+    bits = _mixed(keys ^ hashes)
+    bits >>= np.uint64(11)
+    luck = bits.astype(np.float64)
+    luck += 0.5
+    luck *= 2.0**-53
+    for _ in range(2):
+        np.log(luck, out=luck)
+        np.negative(luck, out=luck)
+    return luck
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +156,23 @@ class Noise:
     seed: int
     tune: int = 0
 
-    def gumbel(self, context: Context, ids: Sequence[int]) -> Floats:
+    @property
+    def key(self) -> int:
+        """The number of the tune, of all seeds."""
+        return chain(0, self.seed, self.tune)
+
+    def gumbel(self, context: Context, ids: Sequence[int] | Ids) -> Floats:
         """Return standard Gumbel noise for events at a place: shape (ids,)."""
-        place = f"{context.voice}/{context.bar}/{context.position}/{context.decision}"
-        return self.at(place, _event_hashes()[list(ids)])
+        return self.at(context.bar, spot(context), measures_hashes()[np.asarray(ids)])
 
-    def at(self, place: str, hashes: npt.NDArray[np.uint64]) -> Floats:
-        """Return standard Gumbel noise for the hashes of events at a named place."""
-        digest = blake2b(f"{self.seed}/{self.tune}/{place}".encode(), digest_size=8).digest()
-        key = np.uint64(int.from_bytes(digest, "little"))
-        uniform = (_splitmix(hashes ^ key) >> np.uint64(11)).astype(np.float64)
-        return -np.log(-np.log((uniform + 0.5) * 2.0**-53))
-
-
-def _splitmix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Mix 64 bits so that each input bit moves each output bit (Steele and others 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    return values ^ (values >> np.uint64(31))
+    def at(self, bar: int, place: int, hashes: Keys) -> Floats:
+        """Return standard Gumbel noise for the hashes of events at a place of a bar."""
+        return gumbels(np.array(chain(self.key, bar, place), np.uint64), hashes)
 
 
 def draw(
     logits: npt.NDArray[np.floating],
-    ids: Sequence[int],
+    ids: Sequence[int] | Ids,
     filters: Sequence[Filter],
     noise: Noise,
     context: Context,
@@ -131,14 +183,14 @@ def draw(
 
 def luckiest(
     logits: npt.NDArray[np.floating],
-    ids: Sequence[int],
+    ids: Sequence[int] | Ids,
     filters: Sequence[Filter],
     luck: Callable[[], Floats],
 ) -> int:
     """Return the id whose log-probability, cut by the filters, and luck are the greatest sum."""
     if len(ids) == 1:
-        return ids[0]
-    logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(ids)])
+        return int(ids[0])
+    logs = logits[np.asarray(ids)].astype(np.float64)
     for cut in filters:
         logs = cut(logs)
-    return ids[int(np.argmax(logs + luck()))]
+    return int(ids[(logs + luck()).argmax()])

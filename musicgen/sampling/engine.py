@@ -7,6 +7,7 @@ part of the first layer is a row of a table, filled in when an event first occur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,7 +74,13 @@ class NumpyEngine:
         state = state.copy()
         for number in ids:
             self.advance(number, state)
-        return self.logits(state[-1, 0]), state
+        return self.logits_of(state[-1, 0]), state
+
+    def over(self, ids: Sequence[int] | np.ndarray) -> NumpyEngine:
+        """Return an engine that answers for some ids alone, in their order."""
+        engine = copy(self)
+        engine.head, engine.head_bias = self.head[ids], self.head_bias[ids]
+        return engine
 
     def advance(self, number: int, state: np.ndarray) -> None:
         """Feed one id: replace the state by the next."""
@@ -93,10 +100,38 @@ class NumpyEngine:
             self.known[number] = True
         return self.table[number]  # type: ignore[no-any-return]
 
-    def logits(self, output: np.ndarray) -> np.ndarray:
-        """Return the logits from what the last layer says."""
+    @property
+    def whole_table(self) -> np.ndarray:
+        """What the first layer gets from each event, (vocabulary, rows)."""
+        for number in np.flatnonzero(~np.array(self.known)):
+            self.row(int(number))
+        return self.table
+
+    def logits_of(self, output: np.ndarray) -> np.ndarray:
+        """Return the logits from what the last layer says: (hidden,), or (lane, hidden)."""
         if self.narrow is not None:
-            output = self.narrow @ output
-        logits = self.head @ output
+            output = output @ self.narrow.T
+        logits = output @ self.head.T
         logits += self.head_bias
         return logits  # type: ignore[no-any-return]
+
+
+class Selected:
+    """Any engine, asked for some ids alone."""
+
+    def __init__(self, engine: Engine, ids: Sequence[int] | np.ndarray) -> None:
+        self.engine, self.ids = engine, np.asarray(ids)
+
+    def start(self) -> State:
+        """Return the state before a tune."""
+        return self.engine.start()
+
+    def step(self, ids: Sequence[int], context: object, state: State) -> tuple[np.ndarray, State]:
+        """Feed the ids; return the logits of those that are asked for, and the new state."""
+        logits, state = self.engine.step(ids, context, state)
+        return logits[self.ids], state
+
+
+def over(engine: Engine, ids: Sequence[int] | np.ndarray) -> Engine:
+    """Return an engine that answers for some ids alone, in their order."""
+    return engine.over(ids) if isinstance(engine, NumpyEngine) else Selected(engine, ids)

@@ -66,7 +66,7 @@ class PlainSampler:
             before, legal = legal, walk.legal()
             if legal is not before:  # a text offers the same thousands each time
                 met = [id_ for id_ in legal if id_ in self.seen] or list(legal)
-            luck = partial(noise.at, str(len(ids)), self._hashes[met])
+            luck = partial(noise.at, 0, len(ids), self._hashes[met])
             ids.append(luckiest(logits, met, filters, luck))
             walk.take(ids[-1])
         return ids[1:]

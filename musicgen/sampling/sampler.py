@@ -13,6 +13,7 @@ from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
 from musicgen.music.score import Part, Score
 from musicgen.music.theory import Key, pitch_name
+from musicgen.sampling.course import Course
 from musicgen.sampling.customs import TONICS, usual_qpm
 from musicgen.sampling.draft import Draft, Script
 from musicgen.sampling.draw import Noise
@@ -26,6 +27,7 @@ from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
+_COURSES: Final = 4  # of the last wishes
 _REPEATS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
@@ -64,22 +66,45 @@ class Sampler:
     def encoded(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Encoded:
         """Draw one tune as ids and their setting."""
         draft = self.begun(wishes, noise, start)
+        if draft.is_free:
+            course = self.course(wishes)
+            draft.ids = course.finish(course.begun(draft))
+            return self.finished(draft, wishes, start)
         while not draft.walk.done:
             draft.step()
         return self.finished(draft, wishes, start)
 
+    def course(self, wishes: Wishes) -> Course:
+        """Return what draws the tunes of some wishes; what it has learnt of them is kept a while.
+
+        Raises InvalidValue for what the model has never met.
+        """
+        if wishes not in self._courses:
+            course = Course(self.engine, self.rules(wishes), wishes.filters)
+            while len(self._courses) >= _COURSES:
+                del self._courses[next(iter(self._courses))]
+            self._courses[wishes] = course
+        return self._courses[wishes]
+
+    @cached_property
+    def _courses(self) -> dict[Wishes, Course]:
+        return {}
+
     def begun(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Draft:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
-        rules = self.rules(wishes)
+        course = self.course(wishes)
+        rules = course.rules
         copies: list[Script] = [Copies()] if rules.layout else []
         scripts = [Header(start.header), *copies, *start.scripts]  # copies look at every id
         draft = Draft(self.engine, Walk(rules), self.engine.start(), noise, wishes.filters,
-                      self._met, scripts, self._veto(wishes))  # fmt: skip
+                      self._met, scripts, self._veto(wishes), known=course.known)  # fmt: skip
         while draft.walk.header < len(HEADER):
             draft.step()
         if wishes.range is not None or wishes.end != "any":
             key = Key(self._tonic(draft.ids[1:], wishes, noise, start), _header(draft.ids[1:])[1])
-            draft.walk.narrow(self._in_key(rules, wishes, key))
+            if key not in course.narrowed:
+                course.narrowed[key] = self._in_key(rules, wishes, key)
+            draft.walk.narrow(course.narrowed[key])
         return draft
 
     def finished(self, draft: Draft, wishes: Wishes, start: Start = PLAIN_START) -> Encoded:

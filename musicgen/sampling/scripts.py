@@ -36,6 +36,10 @@ class Header:
         del draft
         return ()
 
+    def is_over(self, draft: Draft) -> bool:
+        """Tell whether the header is read."""
+        return draft.walk.header == len(HEADER)
+
     def copy(self) -> Header:
         """Return itself: it changes nothing."""
         return self
@@ -71,6 +75,11 @@ class Copies:
         """Return the notes that are written again right after the bar under way."""
         line = draft.veto.line if draft.veto else Line()
         return line.between(*(place - 1 for place in self._next(draft)))
+
+    def is_over(self, draft: Draft) -> bool:
+        """Tell whether no letter returns."""
+        layout = draft.walk.rules.layout
+        return layout is None or all(one.source is None for one in layout.stretches)
 
     def _next(self, draft: Draft) -> tuple[int, int]:
         """Return which ids are written again right after the bar under way; (0, 0): none."""
@@ -118,6 +127,11 @@ class Opening:
         """Return nothing: what is drawn comes after a primer."""
         del draft
         return ()
+
+    def is_over(self, draft: Draft) -> bool:
+        """Tell whether the primer is."""
+        del draft
+        return self.followed > 0
 
     def given(self, draft: Draft) -> int | None:
         """Return the next id of the primer, or what must stand before its next bar."""
@@ -173,6 +187,11 @@ class Kept:
             found += self.notes[place]
             place += 1
         return found
+
+    def is_over(self, draft: Draft) -> bool:
+        """Tell that it is not: it has its say between all bars."""
+        del draft
+        return False
 
     def given(self, draft: Draft) -> int | None:
         """Return the next id of what is kept."""

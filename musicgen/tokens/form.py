@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 from musicgen.music.score import MAX_PLAYS
@@ -73,6 +73,11 @@ class Form:
     def is_last(self) -> bool:
         """Whether the bar under way is the last, or will be written again as the last."""
         return not self.goes_on()
+
+    def key(self) -> tuple[object, ...]:
+        """Return what tells this form so far from others: all of it, but how many bars it took."""
+        names = (one.name for one in fields(self) if one.name not in ("rules", "written"))
+        return tuple(getattr(self, name) for name in names)
 
     def legal(self) -> list[int]:
         """Return the ids that may come next between two bars."""

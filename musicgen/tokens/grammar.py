@@ -92,6 +92,45 @@ class Walk:
         other.form, other.sounding = copy(self.form), dict(self.sounding)
         return other
 
+    # What the compiled grammar asks
+
+    @property
+    def at_border(self) -> bool:
+        """Whether the bar may be left here, or no bar is under way."""
+        if self.done or self.header < len(HEADER):
+            return False
+        return not self.in_bar or (self.duration is None and self.is_full)
+
+    def key(self) -> tuple[object, ...]:
+        """Return what tells this place in a bar from others; all but the form, in which it is.
+
+        Every attribute counts, so that a new one is never forgotten; the exceptions stand here.
+        """
+        closing = self.rules.closing
+        told = vars(self) | {
+            "form": self.form.is_last if closing and self.in_bar else None,
+            "last": (self.last in closing, self.last in (self.landing or ())),
+            "sounding": frozenset(
+                (voice, self.form.written - bar, step)
+                for voice, (bar, step) in self.sounding.items()
+            ),
+        }
+        return tuple(told.values())
+
+    def left(self) -> Walk:
+        """Return a walk that has left the bar under way, and so stands where any such bar ends."""
+        other = self.copy()
+        other._leave_bar()
+        return other
+
+    def joined(self, form: Form) -> Walk:
+        """Return a walk at the same place of a bar, in another form."""
+        other, ahead = self.copy(), form.written - self.form.written
+        other.form = copy(form)
+        other.form.rules = self.rules
+        other.sounding = {voice: (bar + ahead, at) for voice, (bar, at) in self.sounding.items()}
+        return other
+
     # What may come next
 
     def legal(self) -> tuple[int, ...]:
@@ -216,11 +255,18 @@ class Walk:
         kind, value = event.kind, event.value
         if self.header < len(HEADER):
             self._take_header(kind, value)
-        elif kind in _IN_BAR or (kind in ("key", "meter") and self._inside()):
+        elif not self.crosses(id_):
             getattr(self, "_take_" + kind)(value)
             self.lowest = id_ if kind in ("pitch", "drum") else None
         else:
             self._take_between(kind, value)
+
+    def crosses(self, id_: int) -> bool:
+        """Tell whether a legal id changes the form: the header's meter, and all between bars."""
+        kind = MEASURES.events[id_].kind
+        if self.header < len(HEADER):
+            return kind == "meter"
+        return not (kind in _IN_BAR or (kind in ("key", "meter") and self._inside()))
 
     def _inside(self) -> bool:
         return self.in_bar and not (self.length is not None and self.is_full)

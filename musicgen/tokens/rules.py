@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Final
 
@@ -52,6 +52,11 @@ class Rules:
         if missing or not self.meters:
             what = f"no event {missing[0]!r}" if missing else "no meter that can be filled"
             raise InvalidValue(f"the model knows {what}; train it on whole tunes")
+
+    @cached_property
+    def key(self) -> tuple[object, ...]:
+        """What tells these rules from others: everything that they were given."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.repr)
 
     @classmethod
     def reading(cls, drum_parts: Iterable[int] = ()) -> Rules:

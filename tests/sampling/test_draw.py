@@ -44,7 +44,7 @@ def test_min_p_keeps_what_is_a_share_of_the_best(share: float, left: list[int]) 
 
 
 def test_temperature_sharpens_and_flattens() -> None:
-    cold, hot = (np.exp(temperature(t)(LOGITS)) for t in (0.5, 2.0))
+    cold, hot = (np.exp(log_softmax(temperature(t)(LOGITS))) for t in (0.5, 2.0))
     assert cold[0] > 0.5 > hot[0]
     assert cold.sum() == pytest.approx(1)
     assert hot.sum() == pytest.approx(1)

