@@ -41,6 +41,13 @@ from musicgen.errors import InvalidValue, printable
     type=click.Path(path_type=Path),
     help="Start from the notes of a file (.mid, .abc, .musicxml), fitted to the model.",
 )
+@click.option(
+    "--best",
+    type=click.IntRange(1, 10_000),
+    metavar="K",
+    help="Of --count tunes write the K that are most like real ones and unlike each other, and a"
+    " table (index.tsv) of what was chosen and why.",
+)
 @click.option("--no-primer", is_flag=True, help="Write only what comes after the primer.")
 @click.option(
     "--engine",
@@ -69,6 +76,7 @@ def sample(
     jobs: int | None,
     primer: Path | None,
     no_primer: bool,
+    best: int | None,
     **wishes: Any,
 ) -> None:
     """Write new tunes.
@@ -77,8 +85,10 @@ def sample(
     musicgen sample --out song.mid
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
-    musicgen sample --out tunes/ --count 20 --seed 1
+    musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click wants the character itself
+    from musicgen.cli.best import table_of, write_best
+    from musicgen.files import refuse_existing
     from musicgen.sampling.recipe import Order
     from musicgen.sampling.wishes import Wishes
     from musicgen.tune import load
@@ -88,7 +98,9 @@ def sample(
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
     loaded = load(model)
     suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
-    names = files_of(outs, loaded, count=count, suffix=suffix, force=force)
+    if best is not None and best > count:
+        raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")
+    names = files_of(outs, loaded, count=best or count, suffix=suffix, force=force)
     drawn = secrets.randbelow(2**31) if seed is None else seed
     tell = silent if quiet else partial(click.echo, err=True)
     if verbose:
@@ -98,8 +110,13 @@ def sample(
         order = loaded.primed(order, primer)
         for change in order.primer.changes if order.primer else ():
             tell(printable(f"{primer}: {change}"))
-    each = [list(map(str, files)) for files in zip(*names, strict=True)]
     loud = loudness(quiet=quiet, verbose=verbose)
+    if best is not None:
+        table = table_of(outs[0], names[0])
+        refuse_existing([table] if table else [], force=force)
+        write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
+                   force=force, loud=loud, tell=tell)  # fmt: skip
+    each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]
     for lines in write_tunes(loaded, order, each, force=force, loud=loud, engine=engine, jobs=jobs):
         for line in lines:
             tell(line)

@@ -1,9 +1,10 @@
 """`--best K`: which of many tunes to keep, and why.
 
 Each tune is measured by a few figures that real tunes have too. What counts against one is how far
-it lies outside the middle nine tenths of the real tunes, in widths of that range. The best is taken
-first; each further one may also be unlike those that were taken: what it shares with the most alike
-of them counts against it (maximal marginal relevance, Carbonell and Goldstein 1998).
+it lies outside the middle nine tenths of the real tunes, in widths of that range; inside of it the
+likelier tune comes first. The best is taken first; each further one is also to be unlike those that
+were taken: what it shares with the most alike of them counts against it (maximal marginal
+relevance, Carbonell and Goldstein 1998).
 
 ====================  =====================================================
 figure                what it is
@@ -33,6 +34,7 @@ from musicgen.sampling.known import Known
 NOTES: Final = 4  # of the runs by which tunes are alike
 MIDDLE: Final = (0.05, 0.95)
 ALIKE_COSTS: Final = 2.0  # what a tune costs that has all of its runs in one that was taken
+RARE_COSTS: Final = 0.25  # what the least likely tune costs that is still as likely as real ones
 Ranges = Mapping[str, tuple[float, float]]
 Pieces = frozenset[tuple[int, ...]]
 
@@ -87,9 +89,16 @@ def choose(tunes: Sequence[Measured], count: int, ranges: Ranges) -> Iterator[Ch
 
 
 def cost(tune: Measured, ranges: Ranges) -> float:
-    """Return how far a tune lies outside of real tunes, all figures added."""
-    return sum(_distance(tune.figures[name], span) for name, span in ranges.items()
-               if name in tune.figures)  # fmt: skip
+    """Return how far a tune lies outside of real tunes, all figures added, and how rare it is."""
+    known = [name for name in ranges if name in tune.figures]
+    outside = sum(_distance(tune.figures[name], ranges[name]) for name in known)
+    return outside + (RARE_COSTS * _rarity(tune.figures, ranges) if "bits" in known else 0.0)
+
+
+def _rarity(figures: Mapping[str, float], ranges: Ranges) -> float:
+    """Return how unlikely a tune is, from 0 to 1 within the range of real ones."""
+    low, high = ranges["bits"]
+    return min(1.0, max(0.0, (figures["bits"] - low) / max(high - low, 1e-9)))
 
 
 def _distance(value: float, span: tuple[float, float]) -> float:
