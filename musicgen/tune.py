@@ -447,7 +447,9 @@ def sample_many(
     """
     jobs = processes_for(count, jobs)
     if jobs == 1:
-        yield from _ready(model, order, count, engine)
+        few = engine == "numpy" and count <= _FEW
+        orders = (replace(order, number=number) for number in range(count))
+        yield from map(model.written, orders) if few else _ready(model, order, count, engine)
         return
     for number, answer in enumerate(in_order(_draw, start_of(model, order, engine), count, jobs)):
         yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))

@@ -25,9 +25,7 @@ from musicgen.sampling.cells import GRU, LSTM, RNN, Cell
 from musicgen.sampling.draw import Ids
 from musicgen.sampling.engine import NumpyEngine
 
-Step = Callable[
-    [Tensor, Tensor, Tensor], None
-]  # gates, h and c, all (lane, ...); h, c are replaced
+Step = Callable[[Tensor, Tensor, Tensor], None]  # gates, h and c; the last two are replaced
 
 
 class TorchLanes:
@@ -119,12 +117,7 @@ class TorchLanes:
             weight, bias = self._packed(cell.recurrent), self._floats(cell.own_bias)
             return lambda z, h, _: _gru_step(z, self._sum(bias, h, weight), h)
         assert isinstance(cell, RNN)
-        squash: Any = torch.relu if cell.relu else torch.tanh
-        return partial(_plain_step, squash)
-
-
-def _plain_step(squash: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: Tensor) -> None:
-    h.copy_(squash(z))
+        return partial(_rnn_step, torch.relu if cell.relu else torch.tanh)
 
 
 def _lstm_step(z: Tensor, h: Tensor, c: Tensor) -> None:
@@ -134,6 +127,10 @@ def _lstm_step(z: Tensor, h: Tensor, c: Tensor) -> None:
     o.sigmoid_()
     c.mul_(f).addcmul_(i, g)
     torch.mul(o, c.tanh(), out=h)
+
+
+def _rnn_step(squash: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: Tensor) -> None:
+    h.copy_(squash(z))
 
 
 def _gru_step(z: Tensor, own: Tensor, h: Tensor) -> None:

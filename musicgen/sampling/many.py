@@ -30,7 +30,7 @@ from musicgen.sampling.writing import Written, write
 from musicgen.tokens.automaton import Place
 
 LANES: Final = 64
-TOLERANCE: Final = 4e-4  # of a logit; `folk` stays under a fortieth of it
+TOLERANCE: Final = 1e-4  # of a logit; those of `folk` are off by a tenth of it at most
 CHECKED: Final = 64  # one in so many tunes is gone over by the one-tune engine
 _ROOM: Final = 256  # ids that a lane has room for at first
 
@@ -151,7 +151,7 @@ class _SideBySide:
         """Return the one-tune engine's logits in a lane; raise where the lane's are too far off."""
         ids = self.ids[lane, : self.steps[lane]].tolist()
         exact = self.course.replay(self.begun[lane], ids)
-        if not np.abs(exact - logits).max() <= TOLERANCE / 4:
+        if not np.abs(exact - logits).max() <= TOLERANCE / 2:
             raise _Unstable
         return exact
 

@@ -596,3 +596,12 @@ def test_a_real_file_gives_the_notes_that_symusic_reads_and_survives(path: Path)
     assert away <= (0.5 if grid.name in ("exact", "steps") else grid.max_error)
     canonical = score.canonical()
     assert parse(render(canonical))[0] == (canonical.unfolded(),)
+
+
+@settings(max_examples=60)
+@given(scores())
+def test_the_bytes_are_those_that_mido_writes(score: Score) -> None:
+    data = midi.render(score, text_events=["a remark"])
+    again = io.BytesIO()
+    mido.MidiFile(file=io.BytesIO(data)).save(file=again)
+    assert again.getvalue() == data
