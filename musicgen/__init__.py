@@ -4,6 +4,7 @@ import musicgen
 
 tune = musicgen.load("folk").sample(key="Dmix", bars=32, seed=7)
 tune.write("song.mid")
+tune.tweak(temperature=0.85).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 
@@ -11,7 +12,7 @@ from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import read, write
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.tune import Model, Tune, load
+from musicgen.tune import Model, Tune, load, tweak
 
 __all__ = [
     "STEPS_PER_QUARTER",
@@ -28,5 +29,6 @@ __all__ = [
     "Tune",
     "load",
     "read",
+    "tweak",
     "write",
 ]

@@ -264,21 +264,25 @@ class Model:
         sampler = self.sampler
         if isinstance(sampler, PlainSampler):
             return Written(sampler.encoded(order.wishes, Noise(order.seed, order.number)))
+        if order.engine != "numpy":
+            return next(found for _, found in self.carried_out_many(order, [order.number]))
         return carry_out(sampler, order)
 
     def carried_out_many(
-        self, order: Order, numbers: Iterable[int], engine: str = "numpy"
+        self, order: Order, numbers: Iterable[int]
     ) -> Iterator[tuple[int, Written]]:
         """Draw tunes of an order by their numbers, side by side, and yield them as they are done.
 
         Those of the NumPy engine are what `carried_out` draws; those of torch are its own.
         """
         if not isinstance(self.sampler, PlainSampler):
-            yield from write_many(self.sampler, order, numbers, lanes_of(engine))
+            yield from write_many(self.sampler, order, numbers, lanes_of(order.engine))
             return
-        if engine != "numpy":
-            raise InvalidValue(f"engine {engine}: it writes bars, and codec {self.codec.name} has"
-                               " none; leave --engine out")  # fmt: skip
+        if order.engine != "numpy":
+            raise InvalidValue(
+                f"engine {order.engine}: it writes bars, and codec {self.codec.name} has none;"
+                " leave --engine out"
+            )
         for number in numbers:
             yield number, self.carried_out(replace(order, number=number))
 
@@ -439,7 +443,7 @@ def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
 
 
 def sample_many(
-    model: Model, order: Order, *, count: int, jobs: int | None = None, engine: str = "numpy"
+    model: Model, order: Order, *, count: int, jobs: int | None = None
 ) -> Iterator[Tune]:
     """Yield tunes 0..count-1 of an order in turn, drawn in processes where there are many.
 
@@ -447,11 +451,11 @@ def sample_many(
     """
     jobs = processes_for(count, jobs)
     if jobs == 1:
-        few = engine == "numpy" and count <= _FEW
+        few = order.engine == "numpy" and count <= _FEW
         orders = (replace(order, number=number) for number in range(count))
-        yield from map(model.written, orders) if few else _ready(model, order, count, engine)
+        yield from map(model.written, orders) if few else _ready(model, order, count)
         return
-    for number, answer in enumerate(in_order(_draw, start_of(model, order, engine), count, jobs)):
+    for number, answer in enumerate(in_order(_draw, start_of(model, order), count, jobs)):
         yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
 
 
@@ -460,20 +464,20 @@ def processes_for(count: int, jobs: int | None) -> int:
     return 1 if count <= _FEW else min(jobs or os.cpu_count() or 1, count)
 
 
-def start_of(model: Model, order: Order, engine: str) -> tuple[str, ...]:
+def start_of(model: Model, order: Order) -> tuple[str, ...]:
     """Return what a process of its own needs to draw an order's tunes, as text."""
-    return str(model.checkpoint.folder.resolve()), json.dumps(order.to_json()), engine
+    return str(model.checkpoint.folder.resolve()), json.dumps(order.to_json())
 
 
-def started(folder: str, order: str, engine: str) -> tuple[Model, Order, str]:
+def started(folder: str, order: str) -> tuple[Model, Order]:
     """Read what `start_of` wrote."""
-    return load(folder), Order.from_json(json.loads(order)), engine
+    return load(folder), Order.from_json(json.loads(order))
 
 
-def _ready(model: Model, order: Order, count: int, engine: str) -> Iterator[Tune]:
+def _ready(model: Model, order: Order, count: int) -> Iterator[Tune]:
     """Yield tunes in turn, drawn in this process."""
     early: dict[int, Written] = {}
-    many = model.carried_out_many(order, range(count), engine)
+    many = model.carried_out_many(order, range(count))
     for number in range(count):
         while number not in early:
             done, found = next(many)
@@ -483,6 +487,6 @@ def _ready(model: Model, order: Order, count: int, engine: str) -> Iterator[Tune
 
 def _draw(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw tunes in a process of its own; text goes back, for no objects go between processes."""
-    model, order, engine = started(*start)
-    for number, found in model.carried_out_many(order, numbers, engine):
+    model, order = started(*start)
+    for number, found in model.carried_out_many(order, numbers):
         yield number, found.to_json().encode()

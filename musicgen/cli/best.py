@@ -71,7 +71,7 @@ def _drawn(
     from musicgen.tune import processes_for, start_of
 
     jobs = processes_for(count, jobs)
-    start = start_of(model, order, "numpy")
+    start = start_of(model, order)
     answers = in_order(_draw_some, start, count, jobs) if jobs > 1 else (
         answer for _, answer in sorted(_draw_some(range(count), *start))
     )  # fmt: skip
@@ -85,8 +85,8 @@ def _draw_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes
     """Draw and measure tunes in a process of its own."""
     from musicgen.tune import started
 
-    model, order, engine = started(*start)
-    for number, found in model.carried_out_many(order, numbers, engine):
+    model, order = started(*start)
+    for number, found in model.carried_out_many(order, numbers):
         receipt = model.receipt(found.score)
         figures = {
             "bits": model.surprise(found.score).bits_per_note,

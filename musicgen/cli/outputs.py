@@ -60,7 +60,6 @@ def write_tunes(
     *,
     force: bool,
     loud: int,
-    engine: str = "numpy",
     jobs: int | None = None,
 ) -> Iterator[list[str]]:
     """Write tunes 0, 1, ... of an order, each to its files, and yield what there is to tell of it.
@@ -73,11 +72,11 @@ def write_tunes(
     count = len(names)
     jobs = processes_for(count, jobs)
     if jobs == 1:
-        tunes = sample_many(model, order, count=count, jobs=1, engine=engine)
+        tunes = sample_many(model, order, count=count, jobs=1)
         for tune, files in zip(tunes, names, strict=True):
             yield write_tune(tune, list(map(Path, files)), force=force, loud=loud)
         return
-    start = (*start_of(model, order, engine), json.dumps([names, force, loud]))
+    start = (*start_of(model, order), json.dumps([names, force, loud]))
     for told in in_order(_write_some, start, count, jobs):
         yield json.loads(told)
 
@@ -86,9 +85,9 @@ def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, byte
     """Draw and write tunes in a process of its own."""
     from musicgen.tune import started
 
-    model, order, engine = started(*start[:-1])
+    model, order = started(*start[:-1])
     names, force, loud = json.loads(start[-1])
-    for number, found in model.carried_out_many(order, numbers, engine):
+    for number, found in model.carried_out_many(order, numbers):
         tune = model.tune(replace(order, number=number), found)
         told = write_tune(tune, list(map(Path, names[number])), force=force, loud=loud)
         yield number, json.dumps(told).encode()

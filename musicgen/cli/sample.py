@@ -105,7 +105,7 @@ def sample(
     tell = silent if quiet else partial(click.echo, err=True)
     if verbose:
         tell(model_told(loaded))
-    order = Order(asked, drawn, writes_primer=not no_primer)
+    order = Order(asked, drawn, writes_primer=not no_primer, engine=engine)
     if primer is not None:
         order = loaded.primed(order, primer)
         for change in order.primer.changes if order.primer else ():
@@ -117,7 +117,7 @@ def sample(
         write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
                    force=force, loud=loud, tell=tell)  # fmt: skip
     each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]
-    for lines in write_tunes(loaded, order, each, force=force, loud=loud, engine=engine, jobs=jobs):
+    for lines in write_tunes(loaded, order, each, force=force, loud=loud, jobs=jobs):
         for line in lines:
             tell(line)
     if seed is None:

@@ -26,7 +26,7 @@ from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.lanes import Lanes, NumpyLanes
 from musicgen.sampling.recipe import Order
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.writing import Written, write
+from musicgen.sampling.writing import Written, held_on_to, write
 from musicgen.tokens.automaton import Place
 
 LANES: Final = 64
@@ -238,10 +238,11 @@ def write_many(
 
 def _goes_in_lanes(sampler: Sampler, order: Order, number: int) -> bool:
     """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
-    if order.keep or order.primer or order.drawn or len(order.wishes.filters) > 1:
+    if order.keep or order.primer or len(order.wishes.filters) > 1:
         return False
     known = isinstance(sampler.engine, NumpyEngine)
-    return known and sampler.begun(order.wishes, Noise(order.seed, number)).is_free
+    noise = Noise(order.seed, number)
+    return known and sampler.begun(order.wishes, noise, held_on_to(order)).is_free
 
 
 @dataclass
@@ -254,7 +255,8 @@ class _Drafts:
 
     def begin(self, number: int) -> Begun:
         """Draw the header of a tune."""
-        draft = self.sampler.begun(self.order.wishes, Noise(self.order.seed, number))
+        noise, start = Noise(self.order.seed, number), held_on_to(self.order)
+        draft = self.sampler.begun(self.order.wishes, noise, start)
         self.drafts[number] = draft
         return self.sampler.course(self.order.wishes).begun(draft)
 
@@ -262,4 +264,5 @@ class _Drafts:
         """Return a tune that is whole."""
         draft = self.drafts.pop(number)
         draft.ids = ids
-        return Written(self.sampler.finished(draft, self.order.wishes))
+        wishes, start = self.order.wishes, held_on_to(self.order)
+        return Written(self.sampler.finished(draft, wishes, start))

@@ -50,9 +50,7 @@ class Written:
 def write(sampler: Sampler, order: Order) -> Written:
     """Carry an order out. Raises InvalidValue for what cannot be met."""
     noise = Noise(order.seed, order.number)
-    start = Start()
-    if order.drawn is not None:
-        start = Start(order.drawn.header, order.drawn.tonic, order.drawn.qpm)
+    start = held_on_to(order)
     if order.keep is not None:
         encoded, stretches = regenerated(sampler, order.wishes, noise, start, order.keep)
         return Written(encoded, told=tuple(map(str, stretches)))
@@ -65,6 +63,12 @@ def write(sampler: Sampler, order: Order) -> Written:
     if not found.score.notes:
         raise InvalidValue("no-primer: nothing comes after the primer; ask for more bars")
     return found
+
+
+def held_on_to(order: Order) -> Start:
+    """Return what a variant holds on to of the tune that it varies."""
+    drawn = order.drawn
+    return Start(drawn.header, drawn.tonic, drawn.qpm) if drawn else Start()
 
 
 def _from_primer(

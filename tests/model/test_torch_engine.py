@@ -61,12 +61,11 @@ def test_lanes_on_cuda_have_the_logits_of_one_tune(cell: str) -> None:
     "wishes", [Wishes(bars=8), Wishes.read(form="AABB", bars=16, end="tonic", temperature=1.2)]
 )
 def test_its_tunes_are_whole_and_the_same_each_time(wishes: Wishes) -> None:
-    model, order = load("folk"), Order(wishes, 2)
-    first, again = (
-        list(sample_many(model, order, count=7, jobs=1, engine="torch")) for _ in range(2)
-    )
+    model, order = load("folk"), Order(wishes, 2, engine="torch")
+    first, again = (list(sample_many(model, order, count=7, jobs=1)) for _ in range(2))
     assert [tune.recipe.notes for tune in first] == [tune.recipe.notes for tune in again]
     assert [tune.number for tune in first] == list(range(7))
+    assert first[0].recipe.order.engine == "torch"
     for tune in first:
         check_form(tune.score, replace(wishes, bars=wishes.heard))
 
