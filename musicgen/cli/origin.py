@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli.outputs import model_told
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     "--surprise", is_flag=True, help="Tell the bits of each note under the model too, bar by bar."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-def origin(file: Path, model: str, surprise: bool, as_json: bool) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors, and the JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the model, and every copied run.")
+def origin(
+    file: Path, model: str, surprise: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Say what the tunes of a file share with those that a model learnt from.
 
     \b
@@ -40,7 +45,9 @@ def origin(file: Path, model: str, surprise: bool, as_json: bool) -> None:
 
     loaded = load(model)
     found = _pieces(file, loaded)
-    told = [_asked(piece, loaded, surprise=surprise) for piece in found]
+    if verbose:
+        click.echo(model_told(loaded), err=True)
+    told = [_asked(piece, loaded, surprise=surprise, every=verbose) for piece in found]
     good = [one for one in told if not isinstance(one, Refusal)]
     if not good:
         raise next(one for one in told if isinstance(one, Refusal))
@@ -51,7 +58,7 @@ def origin(file: Path, model: str, surprise: bool, as_json: bool) -> None:
         rows = [one[0] for one in good]
         click.echo(json.dumps(rows[0] if len(told) == 1 else rows, ensure_ascii=False))
         return
-    for number, (row, lines) in enumerate(good, 1):
+    for number, (row, lines) in enumerate([] if quiet else good, 1):
         place = f"{file}: " if len(told) == 1 else f"{number}. {row['title']}: "
         click.echo(printable(f"{place}{lines[0]}"))
         for line in lines[1:]:
@@ -78,7 +85,7 @@ def _pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
 
 
 def _asked(
-    piece: Score | str | Refusal, model: Model, *, surprise: bool
+    piece: Score | str | Refusal, model: Model, *, surprise: bool, every: bool
 ) -> tuple[dict[str, Any], list[str]] | Refusal:
     """Return what is told of a piece, as JSON and as lines; a refusal where it cannot be."""
     if isinstance(piece, Refusal):
@@ -89,7 +96,7 @@ def _asked(
         if not isinstance(piece, str):
             receipt = model.receipt(piece)
             row |= receipt.to_json()
-            lines.append(receipt.line())
+            lines += [receipt.line(), *(map(str, receipt.runs) if every else ())]
         elif not surprise:
             raise NotFound(
                 f"{model.checkpoint.folder}: a model of text keeps no notes to compare with; ask"

@@ -42,6 +42,9 @@ class Shared:
     label: Label  # of the training tune
     their_bars: tuple[int, int]  # in the training tune
 
+    def __str__(self) -> str:
+        return f"{_notes(self.notes)}, {_bars(self.bars)}: {self.label}, {_bars(self.their_bars)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON's own types."""
         return {
