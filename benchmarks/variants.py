@@ -100,10 +100,18 @@ def shares(
     sampler: Sampler, name: str, value: float, luck: Callable[[int], Any], seed: int
 ) -> list[float]:
     """Return the share of bars that stay, for each step."""
-    base = sampler.sample(Wishes.read(bars=16, **{name: value}), luck(seed))
-    others = (sampler.sample(Wishes.read(bars=16, **moved(name, value, step)), luck(seed))
-              for step in STEPS)  # fmt: skip
-    return [same_share(base, other) for other in others]
+    base = drawn(sampler, Wishes.read(bars=16, **{name: value}), luck(seed))
+    others = (Wishes.read(bars=16, **moved(name, value, step)) for step in STEPS)
+    return [same_share(base, drawn(sampler, other, luck(seed))) for other in others]
+
+
+def drawn(sampler: Sampler, wishes: Wishes, luck: Any) -> Score:
+    """Draw a tune id by id, whatever kind of luck it has."""
+    draft = sampler.begun(wishes, luck)
+    while not draft.walk.done:
+        draft.step()
+    encoded = sampler.finished(draft, wishes)
+    return MeasuresCodec().decode(encoded.ids, encoded.setting).score
 
 
 def keep(model: Model, count: int, candidates: Sequence[int] = (1, 8, 24)) -> None:
