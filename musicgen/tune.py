@@ -29,7 +29,7 @@ from musicgen.sampling.guard import CopyGuard
 from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
 from musicgen.sampling.known import NAME as INDEX
 from musicgen.sampling.lanes import Lanes
-from musicgen.sampling.many import write_many
+from musicgen.sampling.many import LANES, write_many
 from musicgen.sampling.plain import PlainSampler, sampler_of
 from musicgen.sampling.processes import in_order
 from musicgen.sampling.receipt import Index, Receipt, index_beside
@@ -276,7 +276,9 @@ class Model:
         Those of the NumPy engine are what `carried_out` draws; those of torch are its own.
         """
         if not isinstance(self.sampler, PlainSampler):
-            yield from write_many(self.sampler, order, numbers, lanes_of(order.engine))
+            width = LANES if order.engine == "numpy" else 2 * LANES
+            make_lanes = lanes_of(order.engine)
+            yield from write_many(self.sampler, order, numbers, make_lanes, width)
             return
         if order.engine != "numpy":
             raise InvalidValue(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from musicgen.cli.words import counted
 from musicgen.errors import InvalidValue, printable
 
 if TYPE_CHECKING:
     from musicgen.sampling.recipe import Order
+    from musicgen.sampling.writing import Written
     from musicgen.tune import Model, Tune
 
 Tell = Callable[[str], object]
 QUIET, PLAIN, VERBOSE = range(3)  # how much is told
+_WAITING: Final = 64  # tunes that are drawn and not yet written
 
 
 def silent(_: str) -> None:
@@ -82,15 +86,25 @@ def write_tunes(
 
 
 def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
-    """Draw and write tunes in a process of its own."""
+    """Draw and write tunes in a process of its own; while the disk is waited for, it draws."""
     from musicgen.tune import started
 
     model, order = started(*start[:-1])
     names, force, loud = json.loads(start[-1])
-    for number, found in model.carried_out_many(order, numbers):
+
+    def written(number: int, found: Written) -> tuple[int, bytes]:
         tune = model.tune(replace(order, number=number), found)
         told = write_tune(tune, list(map(Path, names[number])), force=force, loud=loud)
-        yield number, json.dumps(told).encode()
+        return number, json.dumps(told).encode()
+
+    under_way: deque[Future[tuple[int, bytes]]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for number, found in model.carried_out_many(order, numbers):
+            under_way.append(writer.submit(written, number, found))
+            while under_way and (under_way[0].done() or len(under_way) > _WAITING):
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def model_told(model: Model) -> str:

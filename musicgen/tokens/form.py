@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 from musicgen.music.score import MAX_PLAYS
 from musicgen.tokens.layout import Layout, Stretch
@@ -76,8 +76,15 @@ class Form:
 
     def key(self) -> tuple[object, ...]:
         """Return what tells this form so far from others: all of it, but how many bars it took."""
-        names = (one.name for one in fields(self) if one.name not in ("rules", "written"))
-        return tuple(getattr(self, name) for name in names)
+        names = (one for one in self.__dataclass_fields__ if one not in ("rules", "written"))
+        return tuple([getattr(self, name) for name in names])
+
+    def __copy__(self) -> Self:
+        """Return a form that goes on from here alone; copy's own way takes ten times as long."""
+        other = object.__new__(type(self))
+        for name in self.__dataclass_fields__:
+            setattr(other, name, getattr(self, name))
+        return other
 
     def legal(self) -> list[int]:
         """Return the ids that may come next between two bars."""

@@ -88,7 +88,8 @@ class Walk:
 
     def copy(self) -> Walk:
         """Return a walk that goes on from here alone."""
-        other = copy(self)
+        other = object.__new__(Walk)
+        vars(other).update(vars(self))
         other.form, other.sounding = copy(self.form), dict(self.sounding)
         return other
 
