@@ -64,12 +64,12 @@ class Course:
         return measures_hashes()[self.automaton.live]
 
     @cached_property
-    def _legal(self) -> dict[tuple[int, int], tuple[Ids, Keys]]:
+    def _legal(self) -> dict[tuple[int, int, int], tuple[Ids, Keys]]:
         return {}
 
     def legal(self, place: Place) -> tuple[Ids, Keys]:
         """Return the columns that may come next, and their hashes."""
-        key = place.inner, place.border
+        key = place.inner, place.border, place.tones
         if key not in self._legal:
             columns = self.automaton.legal(place)
             self._legal[key] = columns, self.hashes[columns]

@@ -32,6 +32,8 @@ from musicgen.tokens.automaton import Place
 LANES: Final = 64
 TOLERANCE: Final = 1e-4  # of a logit; those of `folk` are off by a tenth of it at most
 CHECKED: Final = 64  # one in so many tunes is gone over by the one-tune engine
+_PER_LANE: Final = ("numbers", "steps", "ids", "last", "inner", "outer", "border", "tones", "bar",
+                    "keys")  # fmt: skip
 _ROOM: Final = 256  # ids that a lane has room for at first
 
 Drawn = tuple[int, list[int]]  # the number of a tune and its ids, from the begin event on
@@ -83,7 +85,7 @@ class _SideBySide:
         self.steps: Ids = np.zeros(count, np.int64)  # ids since `begun`
         self.ids: Ids = np.zeros((count, _ROOM), np.int64)  # those
         self.last: Ids = np.zeros(count, np.int64)
-        self.inner, self.outer, self.border, self.bar = np.zeros((4, count), np.int64)
+        self.inner, self.outer, self.border, self.tones, self.bar = np.zeros((5, count), np.int64)
         self.keys: Keys = np.zeros(count, np.uint64)
         self.done = 0
         self.tolerance = 2 * TOLERANCE / self.stream.temperature
@@ -95,7 +97,8 @@ class _SideBySide:
         place = begun.place
         self.begun[lane], self.steps[lane], self.last[lane] = begun, 0, begun.ids[-1]
         self.inner[lane], self.outer[lane] = place.inner, place.outer
-        self.border[lane], self.bar[lane] = place.border, place.bar
+        self.border[lane], self.tones[lane] = place.border, place.tones
+        self.bar[lane] = place.bar
         self.keys[lane] = begun.key
         self.lanes.put(lane, begun.state)
 
@@ -116,6 +119,7 @@ class _SideBySide:
         automaton = self.automaton
         masks = automaton.masks.array[self.inner]
         masks |= automaton.border_masks.array[self.border]
+        masks |= automaton.tones.array[self.tones]
         flat = np.flatnonzero(masks)
         lane, column = np.divmod(flat, masks.shape[1])
         luck = gumbels(self._places()[lane], self.course.hashes[column])
@@ -156,7 +160,8 @@ class _SideBySide:
         return exact
 
     def _place(self, lane: int) -> Place:
-        return Place(*(int(part[lane]) for part in (self.inner, self.outer, self.border, self.bar)))
+        parts = self.inner, self.outer, self.border, self.tones, self.bar
+        return Place(*(int(part[lane]) for part in parts))
 
     # Going on
 
@@ -168,6 +173,7 @@ class _SideBySide:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
         self.ids[np.arange(len(self.steps)), self.steps] = self.last
         self.steps += 1
+        self.tones = automaton.tones_after.array[automaton.rules_of.array[before, 0], columns]
         self.inner = automaton.next.array[before, columns].astype(np.int64)
         for lane in np.flatnonzero(self.inner < 0).tolist():
             inner, outer, bars = automaton.step(
@@ -206,7 +212,7 @@ class _SideBySide:
         """Go on with some of the lanes."""
         self.lanes.keep(kept)
         self.begun = [self.begun[lane] for lane in kept.tolist()]
-        for name in ("numbers", "steps", "ids", "last", "inner", "outer", "border", "bar", "keys"):
+        for name in _PER_LANE:
             setattr(self, name, getattr(self, name)[kept])
 
 

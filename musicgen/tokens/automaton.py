@@ -1,12 +1,13 @@
 """The grammar as arrays: a number for each place that a tune can stand at, and what may follow it.
 
 A `Walk` stays the one definition of the grammar. What it offers at a place, and where an event
-leads, is asked of it once and then looked up, for one tune or for many at once. Three tables:
+leads, is asked of it once and then looked up, for one tune or for many at once. Four tables:
 
 =======  ===========================================================================================
 inner    places inside of a bar (and in the header), whichever bar of whichever form it is
 outer    forms so far: what stands between bars, and the number of bars
 border   an inner place at which the bar may be left, in a form
+tones    what a chord may still have, by the last of its notes, besides what its place offers
 =======  ===========================================================================================
 
 So a bar's places are compiled once for all bars, and only its borders know of the form.
@@ -57,6 +58,7 @@ class Place:
     inner: int
     outer: int
     border: int  # 0 where the bar may not be left
+    tones: int  # 0 but after a note
     bar: int  # written so far
 
 
@@ -73,6 +75,10 @@ class Automaton:
         self.spots = Rows(1, np.uint64, 0)
         self.next = Rows(len(self.live), np.int32, _UNKNOWN)  # inner places, or _CROSSES
         self.flags = Rows(3, bool, False)  # at a border, between bars, done
+        self.rules_of = Rows(1, np.int64, 0)  # the number of the rules of each inner place
+        self.tones = Rows(len(self.live), bool, False)
+        self.tones.add(False)  # number 0
+        self.tones_after = Rows(len(self.live), np.int64, 0)  # by the rules' number and an event
         self.border_masks = Rows(len(self.live), bool, False)
         self.border_spots = Rows(1, np.uint64, 0)
         self.walks: list[Walk] = []  # one that stands at each inner place
@@ -83,7 +89,7 @@ class Automaton:
         self._outer: dict[object, int] = {}
         self._borders: dict[int, int] = {}
         self._crossings: dict[int, tuple[int, int, int]] = {}
-        self._rules: dict[object, Rules] = {}
+        self._rules: dict[object, tuple[int, Rules]] = {}
         self._add_border(Walk(rules), np.zeros(len(self.live), bool))  # number 0: no border
 
     @cached_property
@@ -94,7 +100,12 @@ class Automaton:
     def place(self, walk: Walk) -> Place:
         """Return where a walk stands. Its rules may be narrower, and only those of sampling."""
         inner, outer = self._inner_of(walk), self._outer_of(walk.form)
-        return Place(inner, outer, self.border(inner, outer), walk.form.written)
+        tones = 0 if walk.lowest is None else self.tones_at(inner, int(self.column[walk.lowest]))
+        return Place(inner, outer, self.border(inner, outer), tones, walk.form.written)
+
+    def tones_at(self, inner: int, column: int) -> int:
+        """Return the number of the tones that may follow an event at a place."""
+        return int(self.tones_after.array[self.rules_of.array[inner, 0], column])
 
     def border(self, inner: int, outer: int) -> int:
         """Return the number of a border, 0 where the bar may not be left."""
@@ -109,7 +120,8 @@ class Automaton:
     def follow(self, place: Place, column: int) -> Place:
         """Return where an event leads."""
         inner, outer, bars = self.step(place.inner, place.outer, place.border, column)
-        return Place(inner, outer, self.border(inner, outer), place.bar + bars)
+        tones = self.tones_at(place.inner, column)
+        return Place(inner, outer, self.border(inner, outer), tones, place.bar + bars)
 
     def is_done(self, place: Place) -> bool:
         """Tell whether the tune is whole."""
@@ -155,6 +167,8 @@ class Automaton:
         mask = self.masks.array[place.inner]
         if place.border:
             mask = mask | self.border_masks.array[place.border]
+        if place.tones:
+            mask = mask | self.tones.array[place.tones]
         return np.flatnonzero(mask)
 
     def context(self, place: Place) -> Context:
@@ -167,26 +181,44 @@ class Automaton:
     # Numbers for what is met
 
     def _inner_of(self, walk: Walk) -> int:
-        walk.rules = walk.form.rules = self._known(walk.rules)
+        number, rules = self._known(walk.rules)
+        walk.rules = walk.form.rules = rules
         key = walk.key()
         if key not in self._inner:
-            number = self._inner[key] = len(self._inner)
-            self._add_inner(walk.copy())
-            left = number if not walk.in_bar or not walk.at_border else self._inner_of(walk.left())
-            self.leaving[number] = left
+            here = self._inner[key] = len(self._inner)
+            self._add_inner(walk.copy(), number)
+            left = here if not walk.in_bar or not walk.at_border else self._inner_of(walk.left())
+            self.leaving[here] = left
         return self._inner[key]
 
-    def _known(self, rules: Rules) -> Rules:
-        """Return the first rules that said the same."""
-        return self._rules.setdefault(rules.key, rules)
+    def _known(self, rules: Rules) -> tuple[int, Rules]:
+        """Return the first rules that said the same, and their number."""
+        if rules.key not in self._rules:
+            self._rules[rules.key] = len(self._rules), rules
+            self.tones_after.add(self._tones_under(rules))
+        return self._rules[rules.key]
 
-    def _add_inner(self, walk: Walk) -> None:
+    def _tones_under(self, rules: Rules) -> npt.NDArray[np.int64]:
+        """Return the number of the tones after each event, under some rules."""
+        numbers = np.zeros(len(self.live), np.int64)
+        walk = Walk(rules)
+        for id_ in (*rules.ids("pitch"), *rules.ids("drum")):
+            walk.lowest = id_
+            mask = np.zeros(len(self.live), bool)
+            mask[self.column[list(walk.tones())]] = True
+            numbers[self.column[id_]] = self.tones.count
+            self.tones.add(mask)
+        return numbers
+
+    def _add_inner(self, walk: Walk, rules: int) -> None:
+        walk.lowest = None
         mask = self._mask(walk)
         is_between = walk.at_border and not walk.in_bar
         if walk.at_border:  # what the form offers is the border's
             mask &= ~self._mask(walk.left())
         self.walks.append(walk)
         self.leaving.append(len(self.leaving))
+        self.rules_of.add(rules)
         self.masks.add(mask)
         self.next.add(_UNKNOWN)
         self.spots.add(0 if is_between else self.spot(walk.context))

@@ -105,11 +105,13 @@ class Walk:
     def key(self) -> tuple[object, ...]:
         """Return what tells this place in a bar from others; all but the form, in which it is.
 
-        Every attribute counts, so that a new one is never forgotten; the exceptions stand here.
+        Every attribute counts, so that a new one is never forgotten; the exceptions stand here. The
+        tones that a chord may still have go beside any place, and do not tell it from others.
         """
         closing = self.rules.closing
         told = vars(self) | {
             "form": self.form.is_last if closing and self.in_bar else None,
+            "lowest": None,
             "last": (self.last in closing, self.last in (self.landing or ())),
             "sounding": frozenset(
                 (voice, self.form.written - bar, step)
@@ -146,10 +148,10 @@ class Walk:
         if self.duration is not None:
             return self._heads()
         if self.is_full:
-            return (*self._tones(), *self._lines(), *self._between(), *self._more())
+            return (*self.tones(), *self._lines(), *self._between(), *self._more())
         fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
         lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
-        return self._tones() + self._values() + lines
+        return self.tones() + self._values() + lines
 
     def _between(self) -> tuple[int, ...]:
         """Return what may stand between two bars; where the tune may not end yet, what leads on."""
@@ -215,7 +217,7 @@ class Walk:
         group, start, written = self.tuplet
         return start + group.sounding(written + nominal)
 
-    def _tones(self) -> tuple[int, ...]:
+    def tones(self) -> tuple[int, ...]:
         """Return the further pitches that a chord may have, from the highest down."""
         if self.lowest is None:
             return ()
