@@ -204,6 +204,11 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def heed_interrupts() -> None:
+    """Let a child be interrupted, also where a shell in the background lets nothing be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_ends_in_130_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
@@ -212,7 +217,8 @@ def test_an_interrupt_ends_in_130_and_leaves_nothing(tmp_path: Path) -> None:
         (folder / f"{number}.abc").write_text(book)
     words = [sys.executable, "-m", "musicgen", "corpus", "build", str(folder), "--out",
              str(tmp_path / "data"), "--jobs", "2"]  # fmt: skip
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=heed_interrupts)  # fmt: skip
     workers: list[int] = []
     while len(workers) < 2 and process.poll() is None:
         workers = children_of(process.pid)
