@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from musicgen.errors import InvalidValue
 from musicgen.sampling.draw import (
     Noise,
+    chain,
+    chains,
     draw,
+    gumbels,
     log_softmax,
     min_p,
     temperature,
@@ -94,3 +97,27 @@ def test_what_is_cut_is_never_drawn() -> None:
 
 def test_one_choice_needs_no_model() -> None:
     assert draw(np.array([np.nan]), (5,), (), Noise(1), HERE) == 5
+
+
+WORDS = st.integers(0, 2**64 - 1)
+
+
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=9))
+def test_keys_are_mixed_alike_one_by_one_and_together(key: int, numbers: list[int]) -> None:
+    together = chains(np.full(len(numbers), key, np.uint64), np.array(numbers, np.uint64))
+    assert together.tolist() == [chain(key, number) for number in numbers]
+
+
+def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
+    bars = np.arange(200, dtype=np.uint64)[:, None]
+    keys = chains(np.array([chain(0, seed) for seed in range(10)], np.uint64), bars)
+    luck = np.sort(gumbels(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
+    share = np.exp(-np.exp(-luck))  # uniform, if the luck is Gumbel's (inverse transform)
+    expected = (np.arange(len(luck)) + 0.5) / len(luck)
+    assert np.abs(share - expected).max() < 1.95 / len(luck) ** 0.5  # Kolmogorov, p = 0.001
+
+
+def test_luck_of_neighbouring_bars_is_unrelated() -> None:
+    events = np.arange(4000, dtype=np.uint64)
+    one, other = (gumbels(np.array(chain(5, bar), np.uint64), events) for bar in (1, 2))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 3.3 / 4000**0.5  # p = 0.001
