@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from musicgen import formats
-from musicgen.cli import COMMANDS, commands
+from musicgen.cli import COMMANDS
 from musicgen.music.score import Mark, Note, Score
 from musicgen.music.theory import Key, Meter
 from tests.models import untrained
+from tests.running import refused, run
 
 
 @pytest.fixture
@@ -24,17 +24,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
     return tmp_path
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(commands, list(words))
-
-
-def refused(result: Result, code: int, words: str) -> None:
-    assert result.exit_code == code, result.output
-    assert words in result.output
-    assert "Traceback" not in result.output
-    assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], *([name, "--help"] for name in COMMANDS)])

@@ -9,7 +9,8 @@ import pytest
 
 from musicgen import checkpoint
 from musicgen.tune import find
-from tests.cli.test_tweak import IDEA, done
+from tests.cli.test_tweak import IDEA
+from tests.running import done
 
 ORDERS = (
     (),

@@ -10,27 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from musicgen import checkpoint, formats
-from musicgen.cli import commands
 from musicgen.sampling.known import NAME
 from tests import made_up
 from tests.known_tunes import indexed
 from tests.models import untrained
+from tests.running import refused, run
 
 BOOK = "".join(made_up.tune(number) for number in range(1, 6))
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(commands, list(words))
-
-
-def refused(result: Result, code: int, words: str) -> None:
-    assert result.exit_code == code, result.output
-    assert words in result.stderr
-    assert "Traceback" not in result.output
-    assert len(result.stderr.strip().splitlines()) == 1
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from musicgen import checkpoint, formats
-from musicgen.cli import commands
-from tests.cli.test_commands import refused
 from tests.models import untrained
+from tests.running import done, refused, run
 
 
 @pytest.fixture
@@ -19,16 +17,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
     return tmp_path
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(commands, list(words))
-
-
-def done(*words: str) -> str:
-    result = run(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 SAMPLE = ("sample", "--model", "model", "--seed", "5")

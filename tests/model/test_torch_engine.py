@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from musicgen.sampling.recipe import Order
 from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.wishes import Wishes
 from musicgen.tune import lanes_of, load, sample_many
+from tests.lanes import LANES, LIVE, check_lanes
 from tests.sampling.test_many import CELLS, random_engine
 from tests.sampling.test_valid import check_form
 
@@ -24,21 +24,8 @@ CPU = torch.device("cpu")
 def compare(
     cell: str, layers: int, device: torch.device, dtype: torch.dtype, tolerance: float
 ) -> None:
-    engine = random_engine(cell, layers).over([3, 40, 500, 7])
-    lanes, luck = TorchLanes(engine, 5, device, dtype), np.random.default_rng(1)
-    states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, 5)]
-    for lane, state in enumerate(states):
-        lanes.put(lane, state)
-    for turn in range(12):
-        if turn == 8:
-            lanes.keep(np.array([0, 3]))
-            states = [states[0], states[3]]
-        ids = luck.integers(1, 800, len(states))
-        logits = lanes.step(ids)
-        for lane, id_ in enumerate(ids.tolist()):
-            expected, states[lane] = engine.step([id_], None, states[lane])
-            most = tolerance * (1 + np.abs(expected).max())
-            np.testing.assert_allclose(logits[lane], expected, rtol=0, atol=most)
+    engine = random_engine(cell, layers).over(LIVE)
+    check_lanes(TorchLanes(engine, LANES, device, dtype), engine, tolerance)
 
 
 @pytest.mark.parametrize("layers", [1, 3])

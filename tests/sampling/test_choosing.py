@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from musicgen import Note, Score, load
 from musicgen.cli import commands
 from musicgen.sampling.choosing import Measured, choose, cost, measured, real_ranges
-from tests.cli.test_commands import refused
 from tests.models import untrained
+from tests.running import refused
 
 RANGES = {"bits": (2.0, 4.0), "longest": (0.0, 16.0)}
 

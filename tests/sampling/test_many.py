@@ -22,6 +22,7 @@ from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import load
+from tests.lanes import LANES, LIVE, check_lanes
 from tests.models import SEEN_IDS
 
 CELLS = ("lstm", "gru", "rnn", "irnn")
@@ -66,21 +67,8 @@ def one_by_one(sampler: Sampler, wishes: Wishes, count: int) -> dict[int, list[i
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
-    engine = random_engine(cell, layers).over([3, 40, 500, 7])
-    lanes, luck = NumpyLanes(engine, 5), np.random.default_rng(1)
-    states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, 5)]
-    for lane, state in enumerate(states):
-        lanes.put(lane, state)
-    for turn in range(30):
-        if turn == 20:
-            lanes.keep(np.array([0, 3]))
-            states = [states[0], states[3]]
-        ids = luck.integers(1, 800, len(states))
-        logits = lanes.step(ids)
-        for lane, id_ in enumerate(ids.tolist()):
-            expected, states[lane] = engine.step([id_], None, states[lane])
-            most = 1e-5 * (1 + np.abs(expected).max())
-            np.testing.assert_allclose(logits[lane], expected, rtol=0, atol=most)
+    engine = random_engine(cell, layers).over(LIVE)
+    check_lanes(NumpyLanes(engine, LANES), engine, 1e-5)
 
 
 @pytest.mark.parametrize("wishes", ASKED, ids=range(len(ASKED)))
