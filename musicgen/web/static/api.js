@@ -19,7 +19,13 @@ export const keep = (id) => call(`/api/shelf/${encodeURIComponent(id)}`, { metho
 export const drop = (id) => call(`/api/shelf/${encodeURIComponent(id)}`, { method: "DELETE" });
 export const training = () => call("/api/training");
 export const trainingTune = (run) => call(`/api/training/${encodeURIComponent(run)}/tune`);
-export const fileOf = (id, suffix) => `/api/tunes/${encodeURIComponent(id)}/file/${suffix}`;
+
+/** Fetch a tune's file: its content, and the name that the server gives it. */
+export async function file(id, suffix) {
+  const response = await answered(`/api/tunes/${encodeURIComponent(id)}/file/${suffix}`, {});
+  const named = /filename="?([^";]+)"?/.exec(response.headers.get("Content-Disposition") ?? "");
+  return { content: await response.blob(), name: named?.[1] ?? `tune.${suffix}` };
+}
 
 /**
  * Ask for a tune and wait until it is there.
@@ -68,6 +74,11 @@ function lost(end, reject) {
 }
 
 async function call(path, options = {}) {
+  const response = await answered(path, options);
+  return response.status === 204 ? null : response.json();
+}
+
+async function answered(path, options) {
   const headers = options.body ? { "Content-Type": "application/json" } : {};
   let response;
   try {
@@ -76,7 +87,7 @@ async function call(path, options = {}) {
     throw new Refused("the playground does not answer: is musicgen serve still running?");
   }
   if (!response.ok) throw new Refused(await reason(response), response.status);
-  return response.status === 204 ? null : response.json();
+  return response;
 }
 
 async function reason(response) {

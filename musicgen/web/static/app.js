@@ -29,15 +29,17 @@ class Playground {
   constructor() {
     this.knobs = new Knobs(part("knobs"), part("more"), (settled) => this.#turned(settled));
     this.strip = new BarStrip(part("bars"), (locked) => this.#locked(locked));
-    this.stage = new Stage((measure) => this.#barClicked(measure));
+    this.stage = new Stage((measure, through) => this.#barClicked(measure, through));
     this.transport = new Transport({
       onNote: (note, on) => this.stage.light(this.#sounding, note, on),
       onBar: (measure) => this.#barSounds(measure),
+      onPlace: (seconds) => this.stage.at(this.#sounding, seconds),
     });
+    this.stage.onSeek = (seconds) => this.transport.seek(seconds);
     this.primer = new Primer(complain);
     this.shelf = new Shelf(tellFault);
     this.takes = new Takes((take) => this.#goTo(take));
-    this.training = new Training((run) => this.#hearTraining(run));
+    this.training = new Training((run, home) => this.#hearTraining(run, home));
     this.writer = new Writer((state) => this.#progress(state));
     this.#listen();
   }
@@ -200,7 +202,7 @@ class Playground {
     const take = this.current;
     if (!take) return;
     part("empty").hidden = true;
-    part("board").hidden = false;
+    for (const id of ["board", "looks"]) part(id).hidden = false;
     this.knobs.show(take.tune.wishes, take.tune.seed);
     this.#markMoved();
     this.stage.show("b", take);
@@ -259,12 +261,13 @@ class Playground {
     this.#drawLocked();
   }
 
-  #barClicked(measure, through = false) {
+  #barClicked(measure, through) {
     const take = this.current;
     if (take) this.strip.toggle(numbersOf(take.tune)[measure], through);
   }
 
   #barSounds(measure) {
+    this.stage.follow(this.#sounding, measure);
     const tune = this.#sounding === "a" ? this.#other?.tune : this.current?.tune;
     this.strip.light(tune && measure !== null ? numbersOf(tune)[measure] : null);
   }
@@ -318,7 +321,7 @@ class Playground {
     const take = which === "a" ? this.#other : this.current;
     if (!take) return;
     const changes = which !== this.#sounding;
-    if (changes) this.stage.dark(this.#sounding);
+    if (changes) this.#barSounds(null);
     this.#sounding = which;
     part("hear-a").setAttribute("aria-pressed", String(which === "a"));
     part("hear-b").setAttribute("aria-pressed", String(which === "b"));
@@ -363,10 +366,13 @@ class Playground {
     return undefined;
   }
 
-  async #hearTraining(run) {
+  /** Show and play the latest tune of a training; the tune on the stage stays where it is. */
+  async #hearTraining(run, home) {
     try {
       const tune = await api.trainingTune(run);
-      this.stage.showTraining(run, tune);
+      this.transport.stop();
+      this.stage.showTraining(tune, home);
+      this.#sounding = "t";
       this.transport.show(tune);
       await this.transport.playFrom(0);
     } catch (fault) {
@@ -388,7 +394,7 @@ class Playground {
   }
 
   #progress(state) {
-    part("cancel").hidden = state === null;
+    part("cancel").hidden = part("progress-told").hidden = state === null;
     part("stage").classList.toggle("busy", state !== null);
     part("stage").setAttribute("aria-busy", String(state !== null));
     if (state === null) return this.strip.rest();

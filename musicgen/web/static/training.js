@@ -8,9 +8,9 @@ const PAUSE = 4000; // milliseconds between two questions
 
 export class Training {
   #timer = 0;
-  #shown = "";
+  #cards = /** @type {Map<string, any>} */ (new Map());
 
-  /** @param {(run: string) => void} onHear told whose latest tune is to be heard */
+  /** @param {(run: string, home: HTMLElement) => void} onHear told whose latest tune is to be heard */
   constructor(onHear) {
     this.onHear = onHear;
     this.home = part("training");
@@ -32,29 +32,48 @@ export class Training {
   }
 
   #show(runs) {
-    const text = JSON.stringify(runs);
-    if (text === this.#shown) return; // what is read or heard is left in peace
-    this.#shown = text;
     part("training-empty").hidden = runs.length > 0;
-    part("training-list").replaceChildren(...runs.map((run) => this.#card(run)));
+    const cards = runs.map((run) => this.#card(run));
+    if (cards.some((card, at) => part("training-list").children[at] !== card)) {
+      part("training-list").replaceChildren(...cards);
+    }
   }
 
+  /** Return the card of a run; what is heard from it stays while its curve grows. */
   #card(run) {
-    const [learnt, held] = [pointsOf(run.loss), pointsOf(run.held_bits_per_note)];
-    const facts = factsOf(run, learnt);
-    const hear = el("button", { type: "button", text: "Hear its latest tune", onclick: () => this.onHear(run.run) });
-    return el("article", { class: "run" },
-      el("header", {}, el("h3", { text: run.run }),
-        el("span", { class: run.finished ? "state" : "state live", text: run.finished ? "finished" : "running" })),
-      el("p", { class: "facts", text: facts }),
-      curvePicture([
-        { points: learnt, className: "loss", side: "left" },
-        { points: held, className: "held", side: "right" },
-      ], `${run.run}: ${facts}`),
-      el("p", { class: "legend" }, el("span", { class: "loss", text: "loss, nats a token" }),
-        el("span", { class: "held", text: "held out, bits a note" })),
-      run.has_model ? hear : null);
+    const known = this.#cards.get(run.run) ?? this.#newCard(run.run);
+    this.#cards.set(run.run, known);
+    const text = JSON.stringify(run);
+    if (known.text !== text) known.figures.replaceChildren(...figuresOf(run));
+    known.text = text;
+    known.hear.hidden = !run.has_model;
+    return known.card;
   }
+
+  #newCard(name) {
+    const figures = el("div");
+    const home = el("div", { class: "latest" });
+    const hear = el("button", { type: "button", text: "Hear its latest tune",
+      onclick: () => this.onHear(name, home) });
+    const card = el("article", { class: "run", "data-run": name }, figures, hear, home);
+    return { card, figures, hear, text: "" };
+  }
+}
+
+function figuresOf(run) {
+  const [learnt, held] = [pointsOf(run.loss), pointsOf(run.held_bits_per_note)];
+  const facts = factsOf(run, learnt);
+  return [
+    el("header", {}, el("h3", { text: run.run }),
+      el("span", { class: run.finished ? "state" : "state live", text: run.finished ? "finished" : "running" })),
+    el("p", { class: "facts", text: facts }),
+    curvePicture([
+      { points: learnt, className: "loss", side: "left" },
+      { points: held, className: "held", side: "right" },
+    ], `${run.run}: ${facts}`),
+    el("p", { class: "legend" }, el("span", { class: "loss", text: "loss, nats a token" }),
+      el("span", { class: "held", text: "held out, bits a note" })),
+  ];
 }
 
 function pointsOf({ steps, values }) {

@@ -6,18 +6,22 @@ import { part } from "./dom.js";
 export class Transport {
   #tune = /** @type {any} */ (null);
 
-  /** @param {{onNote: (note: number, on: boolean) => void, onBar: (bar: number | null) => void}} told */
-  constructor({ onNote, onBar }) {
+  /**
+   * @param {{onNote: (note: number, on: boolean) => void, onBar: (measure: number | null) => void,
+   *   onPlace: (seconds: number) => void}} told of what sounds
+   */
+  constructor({ onNote, onBar, onPlace }) {
     const player = new Player();
     this.player = player;
+    this.onPlace = onPlace;
     player.onNote = onNote;
     player.onBar = (bar) => onBar(bar);
     player.onState = (state) => this.#drawn(state, onBar);
     part("play").addEventListener("click", () => this.toggle());
-    part("to-start").addEventListener("click", () => (player.seek(0), this.#draw()));
-    part("place").addEventListener("input", () => player.seek(Number(part("place").value)));
+    part("to-start").addEventListener("click", () => this.seek(0));
+    part("place").addEventListener("input", () => this.seek(Number(part("place").value)));
     part("pace").addEventListener("input", () => this.#paced());
-    window.setInterval(() => player.state === "playing" && this.#draw(), 200);
+    this.#follow();
   }
 
   get isPlaying() {
@@ -50,6 +54,16 @@ export class Transport {
     this.#draw();
   }
 
+  seek(seconds) {
+    this.player.seek(seconds);
+    this.#draw();
+  }
+
+  #follow() {
+    if (this.isPlaying) this.#draw();
+    requestAnimationFrame(() => this.#follow());
+  }
+
   #paced() {
     const percent = Number(part("pace").value);
     this.player.tempo = percent / 100;
@@ -70,6 +84,7 @@ export class Transport {
     part("place").value = String(at);
     part("place").setAttribute("aria-valuetext", `${clock(at)} of ${clock(of)}`);
     part("clock").textContent = `${clock(at)} / ${clock(of)}`;
+    this.onPlace(at);
   }
 }
 
