@@ -412,10 +412,19 @@ def find(model: str | Path) -> Path:
         raise NotFound(f"{model}: the run has no checkpoint yet; wait until it has judged one")
     if named.is_dir() or (RUNS / named).is_dir():
         raise NotFound(f"{model}: the folder has no manifest.json: it is no complete checkpoint")
-    known = sorted({found.name for at in (RUNS, *_SHIPPED) for found in at.glob("[!.]*")
-                    if places(found)})  # fmt: skip
-    raise NotFound(f"model {str(model)!r} is unknown: there are {', '.join(known) or 'none'};"
+    names = ", ".join(sorted(known())) or "none"
+    raise NotFound(f"model {str(model)!r} is unknown: there are {names};"
                    " or name the folder of a run")  # fmt: skip
+
+
+def known(runs: Path = RUNS) -> dict[str, Path]:
+    """Return the folders of the models that have a name: one's own runs, then those shipped."""
+    found: dict[str, Path] = {}
+    for place in (runs, *_SHIPPED):
+        for folder in sorted(place.glob("[!.]*")):
+            if places(folder):
+                found.setdefault(folder.name, folder)
+    return found
 
 
 def load(model: str | Path = "folk") -> Model:
