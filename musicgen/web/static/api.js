@@ -1,5 +1,6 @@
 /** What the server offers, one function each. */
 
+const CLIENT = crypto.randomUUID(); // this page's turn among others
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
 /** What went wrong, in one line for a person. */
@@ -79,7 +80,7 @@ async function call(path, options = {}) {
 }
 
 async function answered(path, options) {
-  const headers = options.body ? { "Content-Type": "application/json" } : {};
+  const headers = { "X-Client": CLIENT, ...(options.body ? { "Content-Type": "application/json" } : {}) };
   let response;
   try {
     response = await fetch(path, { ...options, headers });

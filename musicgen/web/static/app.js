@@ -128,7 +128,7 @@ class Playground {
   }
 
   #variant(take) {
-    return { do: "tweak", model: modelOf(take.tune) ?? part("model").value, of: take.tune.id };
+    return { do: "tweak", of: take.tune.id };
   }
 
   /** Write what is asked and show it; what stood stays until then. */
@@ -150,7 +150,8 @@ class Playground {
     take.locked = new Set([...take.locked].filter((bar) => bar <= count));
     this.#show();
     if (take.from) await this.#markChanges(take);
-    else say(`${nameOf(take.tune)}: here it is.`);
+    else say(`${take.label}: ${nameOf(take.tune)}.`);
+    bringIntoSight();
     this.#hearAtOnce(take);
   }
 
@@ -171,6 +172,7 @@ class Playground {
 
   #hearAtOnce(take) {
     if (!part("at-once").checked || this.transport.isPlaying) return;
+    if (take !== this.current) return;
     const first = take.changed?.measures.length ? Math.min(...take.changed.measures) : 0;
     this.transport.playFrom(Math.max(0, first - 1)).catch(() => {}); // a browser may want a click first
   }
@@ -202,7 +204,8 @@ class Playground {
     const take = this.current;
     if (!take) return;
     part("empty").hidden = true;
-    for (const id of ["board", "looks"]) part(id).hidden = false;
+    for (const id of ["board", "acts", "looks"]) part(id).hidden = false;
+    this.#follow(take.tune);
     this.knobs.show(take.tune.wishes, take.tune.seed);
     this.#markMoved();
     this.stage.show("b", take);
@@ -230,10 +233,9 @@ class Playground {
   #drawLocked() {
     const locked = this.current?.locked ?? new Set();
     part("redraw").textContent = locked.size ? "Redraw the rest" : "Another like it";
-    part("bars-told").hidden = !this.current;
     part("bars-told").textContent = locked.size
-      ? `Locked: ${barsText(locked)}. Redraw the rest, or turn a knob: they stay.`
-      : "Click bars, here or in the score, to lock them; with Shift, a stretch of them.";
+      ? `${barsText(locked)} locked: what you do next leaves them as they are`
+      : "Click bars, here or in the score, to lock them; with Shift, a stretch";
   }
 
   #drawSteps() {
@@ -380,6 +382,14 @@ class Playground {
     }
   }
 
+  /** Let the model be the one that made a tune. */
+  #follow(tune) {
+    const name = modelOf(tune);
+    if (name === part("model").value || !this.models.some((model) => model.name === name)) return;
+    part("model").value = name;
+    this.#offer();
+  }
+
   #offer() {
     const model = this.models.find(({ name }) => name === part("model").value);
     if (model) this.knobs.offer(model);
@@ -429,9 +439,19 @@ function progressText({ state, ahead, bars, of }) {
   return of ? `Writing: bar ${bars} of ${of}` : `Writing: bar ${bars}`;
 }
 
-function show(section) {
+/** On a narrow page, scroll from the knobs to the tune where it is out of sight. */
+function bringIntoSight() {
+  const stage = part("stage");
+  if (stage.getBoundingClientRect().top > innerHeight * 0.6) scrollTo(stage);
+}
+
+function scrollTo(section) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   section.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
+
+function show(section) {
+  scrollTo(section);
   (section.querySelector("summary") ?? section).focus({ preventScroll: true });
 }
 

@@ -24,6 +24,7 @@ export class Stage {
     const { tune } = take;
     if (this.#shown[pane] === tune) return;
     part(`pane-${pane}`).hidden = false;
+    if (pane === "b") part("label-b").textContent = `${take.number}: ${take.label}`;
     this.#shown[pane] = tune;
     this.#views[pane] = this.#view(pane, tune, pane === "b" ? this.onBar : undefined);
     part(`title-${pane}`).textContent = nameOf(tune);
