@@ -78,12 +78,14 @@ class Playground {
     on("to-shelf", () => show(part("shelf")));
     on("to-training", () => ((part("training").open = true), show(part("training"))));
     on("shelf-list", () => this.#drawKept(), "dropped");
+    on("panel", (event) => this.#entered(event), "keydown");
     document.addEventListener("keydown", (event) => this.#key(event));
     window.addEventListener("hashchange", () => this.#fromAddress().catch(tellFault));
   }
 
   /** Write a new tune with the knobs as they stand. */
   async sample(wishes = this.knobs.wishes) {
+    clearTimeout(this.#timer);
     const primer = this.primer.value;
     const asked = { do: "sample", model: part("model").value, ...wishes, ...(primer ? { primer } : {}) };
     const label = primer ? `New tune from ${primer.name}` : "New tune";
@@ -133,7 +135,7 @@ class Playground {
 
   /** Write what is asked and show it; what stood stays until then. */
   async #write(asked, from, label, onFault = (/** @type {unknown} */ fault) => tellFault(fault)) {
-    complain("");
+    say("");
     try {
       const tune = await this.#held(from, (id) => this.writer.write(id ? { ...asked, of: id } : asked));
       const take = { number: 0, tune, label, asked, from, locked: new Set(from?.locked), changed: null };
@@ -209,6 +211,7 @@ class Playground {
     this.knobs.show(take.tune.wishes, take.tune.seed);
     this.#markMoved();
     this.stage.show("b", take);
+    if (this.#sounding === "t") this.#sounding = "b";
     this.transport.show(this.#sounding === "a" && this.#other ? this.#other.tune : take.tune);
     tellTune(take.tune, (suffix) => this.#download(suffix));
     this.takes.show(this.history.all, take);
@@ -270,8 +273,9 @@ class Playground {
 
   #barSounds(measure) {
     this.stage.follow(this.#sounding, measure);
-    const tune = this.#sounding === "a" ? this.#other?.tune : this.current?.tune;
-    this.strip.light(tune && measure !== null ? numbersOf(tune)[measure] : null);
+    if (measure === null && this.#sounding === "t") return this.#hear("b"); // it is over
+    const tune = { a: this.#other, b: this.current }[this.#sounding]?.tune;
+    return this.strip.light(tune && measure !== null ? numbersOf(tune)[measure] : null);
   }
 
   #step(way) {
@@ -323,7 +327,7 @@ class Playground {
     const take = which === "a" ? this.#other : this.current;
     if (!take) return;
     const changes = which !== this.#sounding;
-    if (changes) this.#barSounds(null);
+    if (changes) this.stage.follow(this.#sounding, null);
     this.#sounding = which;
     part("hear-a").setAttribute("aria-pressed", String(which === "a"));
     part("hear-b").setAttribute("aria-pressed", String(which === "b"));
@@ -373,6 +377,7 @@ class Playground {
     try {
       const tune = await api.trainingTune(run);
       this.transport.stop();
+      part("board").hidden = false;
       this.stage.showTraining(tune, home);
       this.#sounding = "t";
       this.transport.show(tune);
@@ -408,17 +413,30 @@ class Playground {
     part("stage").classList.toggle("busy", state !== null);
     part("stage").setAttribute("aria-busy", String(state !== null));
     if (state === null) return this.strip.rest();
-    this.strip.fill(state.bars, state.of);
-    part("progress-told").textContent = progressText(state);
-    return undefined;
+    const told = part("progress-told");
+    told.textContent = progressText(state);
+    told.setAttribute("aria-valuetext", told.textContent);
+    return this.strip.fill(state.bars, state.of);
+  }
+
+  /** Let Enter turn a knob of the tune that is there, rather than ask for another tune. */
+  #entered(event) {
+    if (event.key !== "Enter" || !this.current || !event.target.matches("input, select")) return;
+    event.preventDefault();
+    event.target.blur(); // which tells that it has changed
+    event.target.focus();
   }
 
   #key(event) {
     if (event.target.matches?.("input:not([type=range], [type=checkbox], [type=file]), textarea")) return;
     const key = event.key.toLowerCase();
+    const bar = event.target.closest?.("#view-b [data-bar]");
     if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y")) {
       event.preventDefault();
       this.#step(key === "y" || event.shiftKey ? "redo" : "undo");
+    } else if (key === " " && bar) {
+      event.preventDefault();
+      this.#barClicked(Number(bar.dataset.bar), event.shiftKey);
     } else if (key === " " && !event.target.matches?.("button, a, summary, select, input")) {
       event.preventDefault();
       this.transport.toggle();
