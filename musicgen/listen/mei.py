@@ -12,7 +12,7 @@ from typing import Final
 
 from musicgen.formats.markup import escaped
 from musicgen.music.programs import PROGRAMS
-from musicgen.music.score import STEPS_PER_WHOLE, Mark
+from musicgen.music.score import STEPS_PER_QUARTER, STEPS_PER_WHOLE, Mark
 from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
 from musicgen.music.staves import PERCUSSION, Clef
 from musicgen.music.theory import Key, Meter
@@ -20,6 +20,9 @@ from musicgen.music.values import VALUES, NoteValue
 
 _SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}
+_METRONOME_NOTES: Final = {1 << n: chr(code) for n, code in enumerate(range(0xECA3, 0xECB0, 2), 1)}
+_METRONOME_NOTES[1] = "\ueca2"
+_METRONOME_DOT: Final = "\uecb7"
 MAX_SYMBOL: Final = 24  # characters of a chord symbol that are shown
 
 
@@ -108,6 +111,8 @@ def _section(measures: Sequence[Measure]) -> Iterator[str]:
         if inside and measure.closes:
             yield "</ending>"
             inside = False
+        if measure.ends_line:
+            yield "<sb/>"
 
 
 def _heads_by_note(measures: Iterable[Measure]) -> dict[tuple[int, int], Head]:
@@ -136,7 +141,7 @@ def _measure(index: int, measure: Measure, heads: dict[tuple[int, int], Head]) -
     yield from (_above(mark, measure) for mark in measure.marks)
     if measure.plays > 2:
         yield f'<dir tstamp="{_tstamp(measure.bar.steps, measure)}" staff="1" place="above">'
-        yield f"{measure.plays}×</dir>"
+        yield f"{measure.plays}x</dir>"
     yield "</measure>"
 
 
@@ -160,13 +165,18 @@ def _above(mark: Mark, measure: Measure) -> str:
     """Write a chord symbol or a tempo; a key that changes inside stands in the layers."""
     place = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
     if mark.kind == "chord":
-        return f"<harm {place}>{escaped(mark.value[:MAX_SYMBOL])}</harm>"
+        return f"<harm {place}>{escaped(mark.value, MAX_SYMBOL)}</harm>"
     if mark.kind == "tempo":
-        beat = VALUES.get(measure.bar.meter.beat_steps, NoteValue(4))
-        pace = mark.value * 48 * 8 / beat.eighths_of_steps
-        unit = f'mm.unit="{beat.denominator}"' + (' mm.dots="1"' if beat.dots else "")
-        return f'<tempo {place} place="above" mm="{pace:.4g}" {unit} midi.bpm="{mark.value!r}"/>'
+        return f'<tempo {place} midi.bpm="{mark.value!r}">{_pace(mark.value, measure)}</tempo>'
     return ""
+
+
+def _pace(qpm: float, measure: Measure) -> str:
+    """Write a tempo in the meter's beats, with the note that they are counted in."""
+    beat = VALUES.get(measure.bar.meter.beat_steps, NoteValue(4))
+    note = _METRONOME_NOTES[beat.denominator] + _METRONOME_DOT * beat.dots
+    pace = qpm * 8 * STEPS_PER_QUARTER / beat.eighths_of_steps
+    return f'<rend glyph.auth="smufl">{note}</rend> = {pace:.4g}'
 
 
 # One layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ from musicgen.music.staves import PERCUSSION, Clef, clef_of, drum_of
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 from musicgen.music.values import NoteValue, Written, beams, written
 
+BARS_A_LINE: Final = 4
 MOST_FIFTHS: Final = 7  # signs in a key signature
 
 Line = Literal["single", "double", "final"]
@@ -80,6 +81,7 @@ class Measure:
 
     number: as players count, the pickup 0. key, meter: where they change, else None.
     marks: chords, tempi, and keys that change inside. opens: passes of the ending that starts here.
+    ends_line: four measures of a part of the tune end here.
     """
 
     bar: Bar
@@ -93,6 +95,7 @@ class Measure:
     plays: int = 0  # a repeat ends here, so often played
     opens: tuple[int, ...] = ()
     closes: bool = False  # an ending
+    ends_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,12 @@ class Sheet:
 
 
 def sheet(score: Score) -> Sheet:
-    """Work out how a score is written, its notes numbered as in score.notes."""
+    """Work out how a score is written, its notes numbered as in score.notes.
+
+    An empty score is a measure of rest.
+    """
+    if score.end == 0:
+        score = replace(score, marks=(*score.marks, Mark(score.meter.steps, "bar")))
     pitches: list[list[int]] = [[] for _ in score.parts]
     for note in score.notes:
         pitches[note.part].append(note.pitch)
@@ -150,10 +158,15 @@ def _measures(score: Score) -> Iterator[Measure]:
     lines, inside = _Lines(score, found), _marks_by_bar(score, found)
     staves = [_StaffOf(score, part, found, keys) for part in range(len(score.parts))]
     number, key, meter = 0, None, None
+    part = 0  # the number of the measure before the part of the tune under way
     for index, (bar, is_pickup) in enumerate(zip(found, pickups, strict=True)):
         number += not is_pickup
         lead = bar.meter.steps - bar.steps if is_pickup else 0
         here = keys.at(bar.start)
+        line = lines.kind(index, keys, pickups)
+        ends_part = line != "single" or bar.end in lines.plays
+        goes_on = pickups[index + 1 : index + 2] == [True] or bar.end in lines.opens
+        ends_line = ends_part or (number > part and (number - part) % BARS_A_LINE == 0)
         yield Measure(
             bar=bar,
             number=number,
@@ -161,13 +174,15 @@ def _measures(score: Score) -> Iterator[Measure]:
             meter=bar.meter if bar.meter != meter else None,
             marks=tuple(inside[index]),
             staves=tuple(staff.layers(index, lead) for staff in staves),
-            line=lines.kind(index, keys, pickups),
+            line=line,
             repeats=bar.start in lines.starts,
             plays=lines.plays.get(bar.end, 0),
             opens=lines.opens.get(bar.start, ()),
             closes=bar.end in lines.closes,
+            ends_line=ends_line and (ends_part or not goes_on),
         )
         key, meter = here, bar.meter
+        part = number if ends_part else part
 
 
 def _pickups(found: Sequence[Bar]) -> list[bool]:
@@ -240,7 +255,7 @@ class _StaffOf:
     """Writes the layers of one part, measure after measure."""
 
     def __init__(self, score: Score, part: int, found: Sequence[Bar], keys: Keys) -> None:
-        self.pitches = score.columns[1].tolist()
+        self.pitches: list[int] = score.columns[1].tolist()
         self.is_drums = score.parts[part].is_drums
         self.bars, self.keys = found, keys
         self.voices = _voices_by_bar(score, part, found)
@@ -347,12 +362,12 @@ class _Draft:
         self.segments: list[_Sounding | None] = []
         offsets = [0]
         for chord in chords:
-            start, stop = max(chord.onset, bar.start) - bar.start, min(chord.end, bar.end) - bar.start
+            start = max(chord.onset - bar.start, 0)
             if start > offsets[-1]:
                 self.segments.append(None)
                 offsets.append(start)
             self.segments.append(chord)
-            offsets.append(stop)
+            offsets.append(min(chord.end - bar.start, bar.steps))
         if offsets[-1] < bar.steps:
             self.segments.append(None)
             offsets.append(bar.steps)

@@ -166,7 +166,8 @@ def _plain_or_grouped(
         segment = first + one.segment
         if one.opens:
             count = next(n for n, piece in enumerate(found, 1) if piece.closes)
-            yield from _group(one.opens, [(first + p.segment, p.nominal) for p in found[:count]], here)
+            signs = [(first + piece.segment, piece.nominal) for piece in found[:count]]
+            yield from _group(one.opens, signs, here)
             here += one.opens.steps
         else:
             count = _alike(found)
@@ -264,9 +265,7 @@ def _spans(
     return spans
 
 
-def _keep_to_tuplets(
-    signs: Sequence[Written], rests: frozenset[int], spans: list[object]
-) -> None:
+def _keep_to_tuplets(signs: Sequence[Written], rests: frozenset[int], spans: list[object]) -> None:
     """Give a tuplet a span of its own, unless one beam may join it all, and more."""
     opened = 0
     for index, sign in enumerate(signs):
