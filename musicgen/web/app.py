@@ -133,7 +133,18 @@ def create_app(
     _add_shelf(app, place)
     _add_training(app, place)
     _add_pages(app, place)
+    _describe_faults(app)
     return app
+
+
+def _describe_faults(app: FastAPI) -> None:
+    """Leave out of /openapi.json what FastAPI would answer to a bad request: here it is a 400."""
+    described = app.openapi()
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
 
 
 def client_of(request: Request, token: str) -> str:

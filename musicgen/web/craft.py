@@ -122,10 +122,10 @@ class Craft:
 
     def heard(self, _: bytes, run: str) -> Answer:
         """Write the tune that a run's best model so far is heard by."""
-        folder = self.runs / run
-        if run not in (path.name for path in self.runs.iterdir()) or not places(folder):
+        folders = {path.name: path for path in self.runs.glob("[!.]*")}
+        if run not in folders or not places(folders[run]):
             raise NotFound("the run has no model yet: wait until it has judged one")
-        model = self._loaded(folder)
+        model = self._loaded(folders[run])
         wishes = Wishes(bars=HEARD_BARS if model.codec.name == "measures" else None)
         return self.show(model.draw(wishes, HEARD_SEED))
 

@@ -167,7 +167,7 @@ class Crew:
         else:
             if not job.is_over:
                 self.done(job, answer)
-            job.move("done", answer=answer, tune=answer.head.get("id"))
+            job.move("done", answer=answer, tune=answer.head.get("id"), bars=job.of or job.bars)
         finally:
             self.held.give_back(len(payload))
         if number not in self._workers:
