@@ -26,6 +26,7 @@ from musicgen.web.assets import PAGE, Asset, read_assets
 from musicgen.web.crew import Crew
 from musicgen.web.gate import LOOPBACK, Gate
 from musicgen.web.job import Job
+from musicgen.web.known import Models
 from musicgen.web.limits import Limits
 from musicgen.web.shelf import Shelf
 from musicgen.web.training import Runs
@@ -67,6 +68,7 @@ class Playground:
         self.crew = Crew(runs, limits, self._made)
         self.tunes = Tunes(limits.tunes_bytes)
         self.shelf = Shelf(folder, self._describe)
+        self.models = Models(runs)
         self.runs = Runs(runs)
         self.assets = read_assets()
 
@@ -131,7 +133,18 @@ def create_app(
     _add_shelf(app, place)
     _add_training(app, place)
     _add_pages(app, place)
+    _describe_faults(app)
     return app
+
+
+def _describe_faults(app: FastAPI) -> None:
+    """Leave out of /openapi.json what FastAPI would answer to a bad request: here it is a 400."""
+    described = app.openapi()
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
 
 
 def client_of(request: Request, token: str) -> str:
@@ -147,9 +160,9 @@ def _add_jobs(app: FastAPI, place: Playground) -> None:
     crew = place.crew
 
     @app.get("/api/models", response_model=list[ModelAbout])
-    async def models(request: Request, token: Token = "") -> Any:
+    async def models() -> Any:
         """List the models that can be asked for tunes."""
-        return (await crew.ask(client_of(request, token), do="models")).head["models"]
+        return await asyncio.to_thread(place.models.told)
 
     @app.post("/api/jobs", status_code=202, response_model=JobId)
     async def submit(ask: Ask, request: Request, token: Token = "") -> Any:

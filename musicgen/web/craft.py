@@ -21,9 +21,9 @@ from musicgen.sampling.recipe import Order, Recipe, found_in, hash_of
 from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, Tune, load
+from musicgen.tune import Model, Tune, known, load
 from musicgen.web.differences import differences
-from musicgen.web.known import about, known_models, tune_id
+from musicgen.web.known import stamp_of, tune_id
 from musicgen.web.shown import file_of, shown
 from musicgen.web.work import Answer, Tell, guarded
 
@@ -74,7 +74,7 @@ class Craft:
     def answer(self, request: dict[str, Any], payload: bytes) -> Answer:
         """Do what a request names. Raises MusicgenError."""
         todo: dict[str, Callable[..., Answer]] = {
-            "warm": self.warm, "models": self.models, "sample": self.sample, "tweak": self.tweak,
+            "warm": self.warm, "sample": self.sample, "tweak": self.tweak,
             "recall": self.recall, "file": self.file, "differences": self.differences,
             "describe": self.describe, "heard": self.heard,
         }  # fmt: skip
@@ -84,11 +84,6 @@ class Craft:
         """Get ready for what is asked first."""
         self.show(self.model(model).sample(bars=2, seed=1))
         return Answer({})
-
-    def models(self, _: bytes) -> Answer:
-        """Say what models there are."""
-        found = [about(name, folder) for name, folder in known_models(self.runs).items()]
-        return Answer({"models": [one for one in found if one is not None]})
 
     # Writing
 
@@ -127,10 +122,10 @@ class Craft:
 
     def heard(self, _: bytes, run: str) -> Answer:
         """Write the tune that a run's best model so far is heard by."""
-        folder = self.runs / run
-        if run not in (path.name for path in self.runs.iterdir()) or not places(folder):
+        folders = {path.name: path for path in self.runs.glob("[!.]*")}
+        if run not in folders or not places(folders[run]):
             raise NotFound("the run has no model yet: wait until it has judged one")
-        model = self._loaded(folder)
+        model = self._loaded(folders[run])
         wishes = Wishes(bars=HEARD_BARS if model.codec.name == "measures" else None)
         return self.show(model.draw(wishes, HEARD_SEED))
 
@@ -188,14 +183,13 @@ class Craft:
 
     def model(self, name: str) -> Model:
         """Return a model by a name out of the list. Raises NotFound for any other."""
-        known = known_models(self.runs)
-        if name not in known:
-            raise NotFound(f"model {name[:60]!r} is unknown: there are {', '.join(known)}")
-        return self._loaded(known[name])
+        found = known(self.runs)
+        if name not in found:
+            raise NotFound(f"model {name[:60]!r} is unknown: there are {', '.join(found)}")
+        return self._loaded(found[name])
 
     def _loaded(self, folder: Path) -> Model:
-        stamp = [(str(place), (place / "manifest.json").stat().st_mtime_ns)
-                 for place in places(folder)[:1]]  # fmt: skip
+        stamp = stamp_of(folder)
         if self._models.get(folder, (None,))[0] != stamp:
             self._models[folder] = stamp, _watched(load(folder), self.tell)
         self._models.move_to_end(folder)

@@ -52,6 +52,7 @@ class Crew:
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _hands: list[asyncio.Task[None]] = field(default_factory=list)
     _workers: dict[int, Worker] = field(default_factory=dict)
+    _warming: asyncio.Lock = field(default_factory=asyncio.Lock)  # the first is there the sooner
 
     def __post_init__(self) -> None:
         self.held = Held(self.limits.held_bytes)
@@ -129,18 +130,19 @@ class Crew:
 
     async def _warm(self, number: int) -> Worker:
         """Return the worker, started and warm. Raises Died."""
-        if number not in self._workers:
-            self._workers[number] = await Worker.started(self.runs, self.limits.start_seconds)
+        if number in self._workers:
+            return self._workers[number]
+        async with self._warming:
+            worker = await Worker.started(self.runs, self.limits.start_seconds)
+            self._workers[number] = worker
             try:
-                await self._workers[number].ask(
-                    WARM, b"", self.limits.start_seconds, lambda _: None
-                )
+                await worker.ask(WARM, b"", self.limits.start_seconds, lambda _: None)
             except Died:
                 del self._workers[number]
                 raise
             except Refused:
                 pass  # a job that needs the model will say why
-        return self._workers[number]
+        return worker
 
     async def _next(self) -> Job:
         while (job := self.turns.take()) is None:
@@ -165,7 +167,7 @@ class Crew:
         else:
             if not job.is_over:
                 self.done(job, answer)
-            job.move("done", answer=answer, tune=answer.head.get("id"))
+            job.move("done", answer=answer, tune=answer.head.get("id"), bars=job.of or job.bars)
         finally:
             self.held.give_back(len(payload))
         if number not in self._workers:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from musicgen.checkpoint import FORMAT, places, read_manifest
+from musicgen.checkpoint import FORMAT, MANIFEST, places, read_manifest
 from musicgen.errors import MusicgenError
 from musicgen.music.theory import Key
 from musicgen.sampling.customs import TONICS
@@ -15,6 +16,7 @@ from musicgen.sampling.wishes import MOST_BARS
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import known
 
+FIRST: Final = "folk"
 FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through")
 
 
@@ -23,9 +25,30 @@ def tune_id(recipe: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
-def known_models(runs: Path) -> dict[str, Path]:
-    """Return the folders of the models that write bars, by name."""
-    return known(runs)
+@dataclass
+class Models:
+    """The models that write bars; a manifest is read again only once it has changed."""
+
+    runs: Path
+    _read: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Say what can be asked of each; `folk` comes first."""
+        found = known(self.runs)
+        self._read = {folder: self._one(name, folder) for name, folder in found.items()}
+        told = [about for _, about in self._read.values() if about is not None]
+        return sorted(told, key=lambda about: (about["name"] != FIRST, about["name"]))
+
+    def _one(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
+        stamp = stamp_of(folder)
+        before = self._read.get(folder)
+        return before if before and before[0] == stamp else (stamp, about(name, folder))
+
+
+def stamp_of(folder: Path) -> object:
+    """Return what changes when a model is trained on, or replaced."""
+    return [(str(place), (place / MANIFEST).stat().st_mtime_ns)
+            for place in places(folder)[:1] if (place / MANIFEST).is_file()]  # fmt: skip
 
 
 def about(name: str, folder: Path) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ class JobState(Wire):
     state: Literal["waiting", "working", "done", "failed", "cancelled"]
     ahead: int = Field(description="jobs that come before it")
     bars: int = Field(description="bars written so far")
-    of: int | None = Field(description="bars that are to be written, where that is known")
+    of: int | None = Field(description="bars to write, at the most, where that is known")
     tune: str | None = Field(description="the tune's id, once it is done")
     error: str | None
 
