@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import Refusal
-from musicgen.listen.soundfont import Region, general_midi
+from musicgen.listen.soundfont import Region, instrument
 from musicgen.listen.timeline import Sound, duration, timeline
-from musicgen.listen.voice import RATE, Voice
+from musicgen.listen.tuning import mistuning
+from musicgen.listen.voice import LONGEST_RELEASE, RATE, Voice
 from musicgen.music.grid import bars
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
@@ -114,23 +115,30 @@ def _by_key(
 def _mixed(groups: dict[tuple[int, bool, int], list[Sound]], seconds: float) -> Stereo:
     """Sum up what all keys play."""
     stop = max((s.start + s.length for sounds in groups.values() for s in sounds), default=0.0)
-    found = np.zeros((2, round((max(seconds, stop) + 5) * RATE)), dtype=np.float32)
+    found = np.zeros((2, round((max(seconds, stop) + LONGEST_RELEASE) * RATE)), dtype=np.float32)
     for (program, is_drums, key), sounds in groups.items():
-        for region, mine in _regions(program, is_drums, key, sounds):
-            voice = Voice.of(region, key, max(sound.length for sound in mine))
+        regions = _nearest(instrument(program, is_drums=is_drums), key)
+        cents = 0.0 if is_drums else -mistuning(regions, key)
+        for region, mine in _shared(regions, sounds):
+            voice = Voice.of(region, key, max(sound.length for sound in mine), cents)
             for sound in mine:
                 _add(found, voice, sound)
     return found
 
 
-def _regions(
-    program: int, is_drums: bool, key: int, sounds: Sequence[Sound]
+def _nearest(regions: Sequence[Region], key: int) -> tuple[Region, ...]:
+    """Return the regions that play a key, else those that are nearest to it: nothing is silent."""
+    away = [max(region.keys[0] - key, key - region.keys[1], 0) for region in regions]
+    return tuple(r for r, far in zip(regions, away, strict=True) if far == min(away))
+
+
+def _shared(
+    regions: Sequence[Region], sounds: Sequence[Sound]
 ) -> Iterator[tuple[Region, list[Sound]]]:
-    """Yield the regions that a key plays, each with the notes that are as loud as it wants."""
-    for region in general_midi().regions(program, is_drums=is_drums):
+    """Yield the regions, each with the notes that are as loud as it wants."""
+    for region in regions:
         low, high = region.velocities
-        mine = [sound for sound in sounds if low <= sound.velocity <= high]
-        if mine and region.keys[0] <= key <= region.keys[1]:
+        if mine := [sound for sound in sounds if low <= sound.velocity <= high]:
             yield region, mine
 
 
