@@ -285,8 +285,8 @@ def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path
     idea = [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18]
     assert idea == [67, 69, 71, 74, 71, 67, 69, 71, 72, 74, 71, 67, 67, 69, 71, 74, 71, 67]
 
-    score = musicgen.parse_abc(IDEA)
-    musicgen.write(score, tmp_path / "idea.mid")
+    (tmp_path / "idea.abc").write_text(IDEA)
+    musicgen.write(musicgen.read(tmp_path / "idea.abc")[0][0], tmp_path / "idea.mid")
     page.locator("#primer-file").set_input_files(tmp_path / "idea.mid")
     expect(page.locator("#primer-text")).to_have_value("")
     expect(page.locator("#primer-name")).to_have_text("idea.mid")

@@ -14,7 +14,7 @@ import { Takes } from "./takes.js";
 import { changesText, nameOf, tellTune } from "./told.js";
 import { Training } from "./training.js";
 import { Transport } from "./transport.js";
-import { Writer } from "./writer.js";
+import { Cancelled, Writer } from "./writer.js";
 
 const PATIENCE = 220; // milliseconds that a knob is still before it is asked for
 const PLAYING_ONLY = new Set(["tempo", "program"]); // knobs that redraw nothing
@@ -89,7 +89,7 @@ class Playground {
     const primer = this.primer.value;
     const asked = { do: "sample", model: part("model").value, ...wishes, ...(primer ? { primer } : {}) };
     const label = primer ? `New tune from ${primer.name}` : "New tune";
-    await this.#write(asked, null, label, () => {});
+    await this.#write(asked, null, label);
   }
 
   /** Draw the bars that are not locked anew; with none locked, another tune of the kind. */
@@ -141,8 +141,7 @@ class Playground {
       const take = { number: 0, tune, label, asked, from, locked: new Set(from?.locked), changed: null };
       await this.#arrived(take);
     } catch (fault) {
-      onFault(fault);
-      if (!from) tellFault(fault);
+      if (!(fault instanceof Cancelled)) onFault(fault);
     }
   }
 
@@ -326,12 +325,13 @@ class Playground {
   #hear(which) {
     const take = which === "a" ? this.#other : this.current;
     if (!take) return;
-    const changes = which !== this.#sounding;
-    if (changes) this.stage.follow(this.#sounding, null);
-    this.#sounding = which;
+    if (which !== this.#sounding) {
+      this.stage.follow(this.#sounding, null);
+      this.transport.show(take.tune); // which puts the lights out where they are lit
+      this.#sounding = which;
+    }
     part("hear-a").setAttribute("aria-pressed", String(which === "a"));
     part("hear-b").setAttribute("aria-pressed", String(which === "b"));
-    if (changes) this.transport.show(take.tune);
   }
 
   async #keepOrDrop() {
@@ -379,8 +379,8 @@ class Playground {
       this.transport.stop();
       part("board").hidden = false;
       this.stage.showTraining(tune, home);
-      this.#sounding = "t";
       this.transport.show(tune);
+      this.#sounding = "t";
       await this.transport.playFrom(0);
     } catch (fault) {
       tellFault(fault);
