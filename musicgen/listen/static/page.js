@@ -1,3 +1,4 @@
+import { Instrument } from "./instrument.js";
 import { Player } from "./player.js";
 import { Transport, SHORTCUTS } from "./transport.js";
 import { TuneView, html } from "./view.js";
@@ -27,7 +28,7 @@ for (const button of document.querySelectorAll("[data-download]")) {
 const isOn = document.getElementById("shortcuts");
 isOn.addEventListener("change", () => (transport.hasShortcuts = isOn.checked));
 document.getElementById("keys").append(
-  ...SHORTCUTS.flatMap(([keys, what]) => [html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))), html("dd", {}, what)]),
+  ...SHORTCUTS.map(([keys, what]) => html("div", {}, html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))), html("dd", {}, what))),
 );
 
-globalThis.musicgen = { player, view, transport }; // for the console, and for tests
+globalThis.musicgen = { player, view, transport, Instrument }; // for the console, and for tests

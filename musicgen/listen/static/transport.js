@@ -127,7 +127,7 @@ export class Transport {
     this.from = html("input", { type: "number", "aria-label": "First bar of the loop", inputmode: "numeric" });
     this.to = html("input", { type: "number", "aria-label": "Last bar of the loop", inputmode: "numeric" });
     this.tempo = html("input", { type: "range", min: TEMPO.min * 100, max: TEMPO.max * 100, step: TEMPO_STEP, value: 100, id: `${this.id}-tempo` });
-    this.tempoTold = html("output", { for: `${this.id}-tempo` });
+    this.tempoTold = html("span", { class: "told", "aria-hidden": "true" });
     this.volume = html("input", { type: "range", min: 0, max: 100, step: 5, value: 80, id: `${this.id}-volume` });
     this.status = html("p", { role: "status", class: "unseen" });
     this.countIn = check();
