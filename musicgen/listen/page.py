@@ -17,7 +17,7 @@ from string import Template
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, printable
-from musicgen.listen.view import view
+from musicgen.listen.view import drawn, view
 from musicgen.music.programs import PROGRAMS
 from musicgen.music.score import Score
 from musicgen.sampling.receipt import Receipt
@@ -27,6 +27,7 @@ from musicgen.sampling.surprise import Surprise
 STATIC: Final = Path(__file__).parent / "static"
 SCRIPTS: Final = ("instrument.js", "player.js", "view.js", "transport.js", "page.js")  # in order
 STYLES: Final = ("view.css", "transport.css", "page.css")
+NARROW: Final = 420  # pixels of a line of the score on a phone
 UNTITLED: Final = "Untitled"
 _IMPORT: Final = re.compile(r"^import .*\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export ", re.MULTILINE)
@@ -44,6 +45,7 @@ def page(
     """Return the page of a tune as HTML; what is not given is not shown."""
     shown = view(score, recipe=recipe, receipt=receipt, surprise=surprise)
     svg = str(shown.pop("svg"))
+    shown["narrow"] = drawn(score, width=NARROW)
     style, script = _joined(STYLES), _script()
     return Template(_text("page.html")).substitute(
         policy=_policy([style, *_STYLE.findall(svg)], script),

@@ -55,7 +55,7 @@ def view(
         "first_bar": _first_bar(score),
         "count_in": _count_in(score),
         "names": list(_names(score)),
-        "svg": engrave(replace(score, title="", rhythm="")),  # they stand above it
+        "svg": drawn(score),
         "sounds": sounds,
         "heard": [[*map(_rounded, times), bar] for *times, bar in bars_heard(score)],
         "programs": programs,
@@ -65,6 +65,11 @@ def view(
         "abc": abc.render(score, directives=[f"%%{text}" for text in remarks]),
         "midi": base64.b64encode(midi.render(score, text_events=remarks)).decode(),
     }
+
+
+def drawn(score: Score, *, width: int | None = None) -> str:
+    """Return the sheet music alone, for the page has a title of its own."""
+    return engrave(replace(score, title="", rhythm=""), width=width)
 
 
 def _rounded(seconds: float) -> float:

@@ -6,9 +6,28 @@ import { TuneView, html } from "./view.js";
 /** The one-file page: everything it shows stands in the file. */
 
 const tune = JSON.parse(document.getElementById("tune").textContent);
+const wide = document.querySelector(".tune-score > svg");
 const player = new Player();
-const view = new TuneView(document.getElementById("view"), tune);
+const view = new TuneView(document.getElementById("view"));
+const isNarrow = matchMedia("(max-width: 40rem)");
+
+/** Show the score that fits: a phone has lines of its own, paper has those of a wide screen. */
+function show(hasLittleRoom) {
+  if (hasLittleRoom) view.show({ ...tune, svg: tune.narrow });
+  else view.show(tune, wide.cloneNode(true));
+}
+
+show(isNarrow.matches);
 const transport = new Transport(document.getElementById("player"), player, view);
+
+function showAgain(hasLittleRoom) {
+  show(hasLittleRoom);
+  transport.refresh();
+}
+
+isNarrow.addEventListener("change", () => showAgain(isNarrow.matches));
+window.addEventListener("beforeprint", () => isNarrow.matches && showAgain(false));
+window.addEventListener("afterprint", () => isNarrow.matches && showAgain(true));
 
 /** Hand out a file that the page has inside. */
 function download(suffix) {

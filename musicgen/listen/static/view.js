@@ -77,12 +77,16 @@ export class TuneView {
     if (view) this.show(view);
   }
 
-  /** Show a tune in place of the last one. */
-  show(view) {
+  /**
+   * Show a tune in place of the last one.
+   * @param {object} view
+   * @param {?SVGElement} score where it is drawn already
+   */
+  show(view, score = null) {
     this.view = view;
     this.notes = new Map(); // index to the elements of its symbols, in score and roll
     this.bars = new Map(); // index to the rectangle that is clicked
-    const written = this.element.querySelector(".tune-score > svg") ?? drawing(view.svg);
+    const written = score ?? (view.svg ? drawing(view.svg) : this.element.querySelector(".tune-score > svg"));
     this.score = html("div", { class: "tune-score" }, written);
     this.legend = this.#makeLegend();
     this.copies = this.#makeCopies();
