@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import Refusal
-from musicgen.listen.soundfont import Region, general_midi
+from musicgen.listen.playing import with_program
+from musicgen.listen.soundfont import Region, instrument
 from musicgen.listen.timeline import Sound, duration, timeline
-from musicgen.listen.voice import RATE, Voice
+from musicgen.listen.tuning import mistuning
+from musicgen.listen.voice import LONGEST_RELEASE, RATE, Voice
 from musicgen.music.grid import bars
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
@@ -42,9 +44,9 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     clicks, shift = _count_in(score) if count_in else ([], 0.0)
     length = shift + duration(score)
     _check(score, length)
-    groups = _by_key([replace(s, start=s.start + shift) for s in timeline(score)],
-                     _players(score, program))  # fmt: skip
-    found = _mixed(groups, length)
+    sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
+    players = (score if program is None else with_program(score, program)).parts
+    found = _mixed(_by_key(sounds, players), length)
     clicked = _mixed(_by_key(clicks, [Part(is_drums=True)]), length) if clicks else None
     found = _levelled(found)
     if clicked is not None:
@@ -77,14 +79,6 @@ def _check(score: Score, seconds: float) -> None:
         )
 
 
-def _players(score: Score, program: int | None) -> list[Part]:
-    """Return the parts as they are to sound."""
-    return [
-        part if program is None or part.is_drums else replace(part, program=program)
-        for part in score.parts
-    ]
-
-
 def _count_in(score: Score) -> tuple[list[Sound], float]:
     """Return the clicks before a score, and how long they last."""
     found = bars(score)
@@ -114,23 +108,30 @@ def _by_key(
 def _mixed(groups: dict[tuple[int, bool, int], list[Sound]], seconds: float) -> Stereo:
     """Sum up what all keys play."""
     stop = max((s.start + s.length for sounds in groups.values() for s in sounds), default=0.0)
-    found = np.zeros((2, round((max(seconds, stop) + 5) * RATE)), dtype=np.float32)
+    found = np.zeros((2, round((max(seconds, stop) + LONGEST_RELEASE) * RATE)), dtype=np.float32)
     for (program, is_drums, key), sounds in groups.items():
-        for region, mine in _regions(program, is_drums, key, sounds):
-            voice = Voice.of(region, key, max(sound.length for sound in mine))
+        regions = _nearest(instrument(program, is_drums=is_drums), key)
+        cents = 0.0 if is_drums else -mistuning(regions, key)
+        for region, mine in _shared(regions, sounds):
+            voice = Voice.of(region, key, max(sound.length for sound in mine), cents)
             for sound in mine:
                 _add(found, voice, sound)
     return found
 
 
-def _regions(
-    program: int, is_drums: bool, key: int, sounds: Sequence[Sound]
+def _nearest(regions: Sequence[Region], key: int) -> tuple[Region, ...]:
+    """Return the regions that play a key, else those that are nearest to it: nothing is silent."""
+    away = [max(region.keys[0] - key, key - region.keys[1], 0) for region in regions]
+    return tuple(r for r, far in zip(regions, away, strict=True) if far == min(away))
+
+
+def _shared(
+    regions: Sequence[Region], sounds: Sequence[Sound]
 ) -> Iterator[tuple[Region, list[Sound]]]:
-    """Yield the regions that a key plays, each with the notes that are as loud as it wants."""
-    for region in general_midi().regions(program, is_drums=is_drums):
+    """Yield the regions, each with the notes that are as loud as it wants."""
+    for region in regions:
         low, high = region.velocities
-        mine = [sound for sound in sounds if low <= sound.velocity <= high]
-        if mine and region.keys[0] <= key <= region.keys[1]:
+        if mine := [sound for sound in sounds if low <= sound.velocity <= high]:
             yield region, mine
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,10 +73,11 @@ _RECORDS: Final = {  # of the lists in the chunk "pdta"
              ("loop_end", "<u4"), ("rate", "<u4"), ("pitch", "u1"), ("correction", "i1"),
              ("", "S4")],
 }  # fmt: skip
+_ROOTS: Final = {b"whistle": 79}  # where the font names another key than its sample has
 Zone = dict[int, int]  # generator -> amount
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Region:
     """One sample, the keys and velocities that play it, and how; amounts are the font's own."""
 
@@ -85,7 +87,7 @@ class Region:
     rate: int  # samples a second
     loop: tuple[int, int] | None  # where it goes round, from the sample's start
     root: int  # the key at which it sounds as it was recorded
-    correction: int  # cents
+    cents: int  # by which it is moved for all keys
     amounts: dict[str, int]
 
 
@@ -103,11 +105,10 @@ class SoundFont:
         except (KeyError, ValueError, struct.error) as fault:
             raise Refusal("it is no SoundFont 2 file", source=source, code="format") from fault
 
-    def regions(self, program: int, *, is_drums: bool = False) -> tuple[Region, ...]:
-        """Return the regions of a General MIDI program, or of the drum kit."""
+    def regions(self, program: int, *, bank: int = 0) -> tuple[Region, ...]:
+        """Return the regions of a program; none where the font does not have it."""
         headers = self._lists["phdr"]
-        bank, number = (DRUM_BANK, 0) if is_drums else (0, program)
-        found = np.flatnonzero((headers["bank"] == bank) & (headers["program"] == number))[:1]
+        found = np.flatnonzero((headers["bank"] == bank) & (headers["program"] == program))[:1]
         return tuple(region for place in found.tolist() for region in self._preset(place))
 
     def _preset(self, place: int) -> Iterator[Region]:
@@ -122,7 +123,7 @@ class SoundFont:
         first, stop = self._lists[of]["zone"][place : place + 2].tolist()
         edges = self._lists[bags]["generator"][first : stop + 1].tolist()
         found: list[Zone] = []
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             found.append(dict(self._lists[generators][start:end].tolist()))
         common = found[0] if found and needed not in found[0] else {}
         return [common | zone for zone in found if needed in zone]
@@ -134,24 +135,29 @@ class SoundFont:
         }
         header = self._lists["shdr"][inner[_SAMPLE]]
         start, end = int(header["start"]) + amounts["start"], int(header["end"]) + amounts["end"]
-        loop = tuple(
-            int(header[edge]) + amounts[edge] - start for edge in ("loop_start", "loop_end")
-        )
-        goes_round = amounts["loops"] in (1, 3) and 0 <= loop[0] < loop[1] <= end - start
+        root = amounts["root"] if amounts["root"] >= 0 else int(header["pitch"])
+        first, last = (int(header[at]) + amounts[at] - start for at in ("loop_start", "loop_end"))
+        goes_round = amounts["loops"] in (1, 3) and 0 <= first < last <= end - start
         return Region(
             keys=_both(_span(inner, _KEYS), _span(outer, _KEYS)),
             velocities=_both(_span(inner, _VELOCITIES), _span(outer, _VELOCITIES)),
             sample=self._samples[start:end],
             rate=int(header["rate"]),
-            loop=(loop[0], loop[1]) if goes_round else None,
-            root=amounts["root"] if amounts["root"] >= 0 else int(header["pitch"]),
-            correction=int(header["correction"]),
+            loop=(first, last) if goes_round else None,
+            root=_ROOTS.get(bytes(header["name"]), root),
+            cents=int(header["correction"]) + 100 * amounts["semitones"] + amounts["cents"],
             amounts=amounts,
         )
 
 
+@lru_cache(maxsize=32)
+def instrument(program: int, *, is_drums: bool = False) -> tuple[Region, ...]:
+    """Return the regions of a General MIDI program, or of the drum kit."""
+    return _general_midi().regions(0 if is_drums else program, bank=DRUM_BANK if is_drums else 0)
+
+
 @cache
-def general_midi() -> SoundFont:
+def _general_midi() -> SoundFont:
     """Return the font that comes with pretty_midi. Raises NotFound where it did not."""
     found = find_spec("pretty_midi")  # which does not import it: that takes a second
     if found is None or found.origin is None:

@@ -1,4 +1,4 @@
-"""The sound of one key of an instrument: sample, filter and envelopes (SoundFont 2.04, chapter 9)."""
+"""One key of an instrument: sample, filter and envelopes (SoundFont 2.04, chapter 9)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _SILENT: Final = 80  # decibels down, where nothing is heard
 _RANGE: Final = 100  # decibels, over which the font's decay and release times are told
 _EMU: Final = 0.4  # of the attenuation that fonts write is meant: as the EMU8000 took it
 _BLOCK: Final = 1024  # samples that are filtered at once; half of them overlap
+_SMEARED: Final = 1536  # over which filtering spreads a block
 _OPEN: Final = 13_500  # cents from which on the filter is open
 _LOW_C: Final = 8.176  # hertz of key 0, from which cents count
 
@@ -32,14 +33,14 @@ class Voice:
     gains: tuple[float, float]  # left, right, at velocity 127
 
     @classmethod
-    def of(cls, region: Region, key: int, seconds: float) -> Voice:
-        """Sound a key that is held for so many seconds at most, and let go."""
+    def of(cls, region: Region, key: int, seconds: float, cents: float = 0.0) -> Voice:
+        """Sound a key, so many cents off, that is held for so long at most, and let go."""
         amounts = region.amounts
         release = _release(_seconds(amounts["release"]))
         count = round(seconds * RATE) + len(release) + 1
         times = np.arange(count, dtype=np.float32) / RATE
         sweep = _sweep(amounts, times)
-        raw = _filtered(_sampled(region, key, times, sweep), amounts, times, sweep)
+        raw = _filtered(_sampled(region, key + cents / 100, times, sweep), amounts, times, sweep)
         return cls(raw, _envelope(amounts, key, times), release, _gains(amounts))
 
     def note(self, seconds: float) -> Wave:
@@ -50,6 +51,12 @@ class Voice:
         tail = found[held:]
         tail *= self.release[: len(tail)] * self.envelope[held]
         return found
+
+
+def speed(region: Region, key: float) -> float:
+    """Return how many samples of a region a key reads in the time of one of ours."""
+    cents = (key - region.root) * region.amounts["cents_a_key"] + region.cents
+    return float(region.rate / RATE * 2 ** (cents / 1200))
 
 
 def _seconds(timecents: float) -> float:
@@ -105,7 +112,7 @@ def _wobble(amounts: dict[str, int], which: str, times: Wave) -> Wave:
     return (1 - np.abs((turns + 0.75) % 1 * 4 - 2)).astype(np.float32)
 
 
-def _sampled(region: Region, key: int, times: Wave, sweep: Wave | None) -> Wave:
+def _sampled(region: Region, key: float, times: Wave, sweep: Wave | None) -> Wave:
     """Read the sample as fast as the key wants, round its loop; between samples by cubics."""
     places = _places(region, key, times, sweep)
     if region.loop is not None:
@@ -120,16 +127,12 @@ def _sampled(region: Region, key: int, times: Wave, sweep: Wave | None) -> Wave:
     return found
 
 
-def _places(region: Region, key: int, times: Wave, sweep: Wave | None) -> Any:
+def _places(region: Region, key: float, times: Wave, sweep: Wave | None) -> Any:
     """Return where in the sample each moment reads."""
-    amounts = region.amounts
-    cents = (key - region.root) * amounts["cents_a_key"] + region.correction
-    cents += 100 * amounts["semitones"] + amounts["cents"]
-    speed = region.rate / RATE * 2 ** (cents / 1200)
-    bent = _bent(amounts, times, sweep)
+    pace, bent = speed(region, key), _bent(region.amounts, times, sweep)
     if bent is None:
-        return np.arange(len(times)) * speed
-    return np.cumsum(speed * 2 ** (bent.astype(np.float64) / 1200)) - speed
+        return np.arange(len(times)) * pace
+    return np.cumsum(pace * 2 ** (bent.astype(np.float64) / 1200)) - pace
 
 
 def _bent(amounts: dict[str, int], times: Wave, sweep: Wave | None) -> Wave | None:
@@ -183,17 +186,17 @@ def _filtered(raw: Wave, amounts: dict[str, int], times: Wave, sweep: Wave | Non
 
 def _overlapped(padded: Wave, cents: Wave, resonance: int) -> Wave:
     """Filter blocks by their cutoffs; the padding of each takes up what the filter smears."""
-    half = _BLOCK // 2
+    half, margin = _BLOCK // 2, (_SMEARED - _BLOCK) // 2
     blocks = np.lib.stride_tricks.sliding_window_view(padded, _BLOCK)[::half]
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_BLOCK) / _BLOCK)).astype(np.float32)
-    spectra = np.fft.rfft(blocks * window, 2 * _BLOCK)
-    hertz = np.arange(_BLOCK + 1) * (RATE / (2 * _BLOCK))
+    spectra = np.fft.rfft(blocks * window, _SMEARED)
+    hertz = np.arange(_SMEARED // 2 + 1, dtype=np.float32) * (RATE / _SMEARED)
     spectra *= _response(hertz / _hertz(np.clip(cents, 1500, _OPEN))[:, None], resonance)
-    pieces = np.fft.irfft(spectra, 2 * _BLOCK).astype(np.float32)
-    found = np.zeros(len(padded) + 2 * _BLOCK, dtype=np.float32)
-    for place, piece in enumerate(np.roll(pieces, half, axis=1)):
-        found[place * half : place * half + 2 * _BLOCK] += piece
-    return found[half:]
+    pieces = np.fft.irfft(spectra, _SMEARED).astype(np.float32)
+    found = np.zeros(len(padded) + _SMEARED, dtype=np.float32)
+    for place, piece in enumerate(np.roll(pieces, margin, axis=1)):
+        found[place * half : place * half + _SMEARED] += piece
+    return found[margin:]
 
 
 def _response(ratio: Any, resonance: int) -> Any:
