@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import Refusal
+from musicgen.listen.playing import with_program
 from musicgen.listen.soundfont import Region, instrument
 from musicgen.listen.timeline import Sound, duration, timeline
 from musicgen.listen.tuning import mistuning
@@ -43,9 +44,9 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     clicks, shift = _count_in(score) if count_in else ([], 0.0)
     length = shift + duration(score)
     _check(score, length)
-    groups = _by_key([replace(s, start=s.start + shift) for s in timeline(score)],
-                     _players(score, program))  # fmt: skip
-    found = _mixed(groups, length)
+    sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
+    players = (score if program is None else with_program(score, program)).parts
+    found = _mixed(_by_key(sounds, players), length)
     clicked = _mixed(_by_key(clicks, [Part(is_drums=True)]), length) if clicks else None
     found = _levelled(found)
     if clicked is not None:
@@ -76,14 +77,6 @@ def _check(score: Score, seconds: float) -> None:
             f" {MAX_SECONDS / 60:.0f} at most; write a part of it, or .mid",
             code="too-large",
         )
-
-
-def _players(score: Score, program: int | None) -> list[Part]:
-    """Return the parts as they are to sound."""
-    return [
-        part if program is None or part.is_drums else replace(part, program=program)
-        for part in score.parts
-    ]
 
 
 def _count_in(score: Score) -> tuple[list[Sound], float]:

@@ -19,7 +19,6 @@ WIDTH: Final = 840  # pixels; a line of four bars of eighths
 MARGIN: Final = 20
 _UNITS_A_PIXEL: Final = 2.5  # verovio's own size is for print
 _TALLEST: Final = 60_000  # verovio's limit; what is longer is put below it
-_SCALE: Final = 10  # verovio draws in tenths of its units
 _WIDTHS: Final = (240, 4000)
 _PAPER: Final = (2100, 2970)  # A4
 PNG_ZOOM: Final = 2.0
@@ -108,6 +107,8 @@ _OPTIONS: Final = {
     "pageMarginLeft": 50,
     "pageMarginRight": 50,
     "pageMarginTop": 50,
+    "staffLineWidth": 0.18,
+    "stemWidth": 0.22,
     "smuflTextFont": "none",
     "svgFormatRaw": True,
     "svgRemoveXlink": True,
@@ -134,8 +135,10 @@ _STYLE: Final = re.compile(r"<style.*?</style>", re.DOTALL)
 _DESC: Final = re.compile(r"<desc>.*?</desc>", re.DOTALL)
 _SPARE_ID: Final = re.compile(r' id="(?!n\d+(?:-\d+)?"|m\d+"|[EF][0-9A-F]{3}-)[^"]*"')
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
-_INNER: Final = re.compile(r'<svg class="definition-scale"')
-_COLOURED: Final = 'fill="currentColor" stroke="currentColor"'
+_INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
+_COLOURED: Final = (
+    '<g transform="scale(0.1)" font-family="Times, serif" fill="currentColor" stroke="currentColor">'
+)  # verovio draws in tenths
 _BOLD: Final = re.compile(r'class="(?:ending|tempo)[^"]*"')
 _ITALIC: Final = re.compile(r'class="(?:dir|mNum)[^"]*"')
 _MARKER: Final = re.compile(r'<g class="[^"]*placeholder[^"]*"><ellipse[^>]*/></g>')
@@ -154,10 +157,9 @@ def _picture(found: Sheet, drawn: list[str]) -> str:
     for page in drawn:
         match = _ROOT.search(page)
         assert match is not None
-        width = max(width, int(match[1]))
         inside = _tidied(page[match.end() :].rpartition("</svg>")[0])
-        pages.append(f'<svg y="{height}" width="{match[1]}" height="{match[2]}">{inside}</svg>')
-        height += int(match[2])
+        pages.append(f'<g transform="translate(0,{height})">{inside}</g>')
+        width, height = max(width, int(match[1])), height + int(match[2])
     across, down = (round(units / _UNITS_A_PIXEL) for units in (width, height))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sheet" role="img"'
@@ -179,7 +181,8 @@ def _words(found: Sheet) -> str:
 def _tidied(page: str) -> str:
     """Leave out what nobody asks for; take colours and styles from where the picture stands."""
     page = _EMPTY.sub("", _SPARE_ID.sub("", _DESC.sub("", _STYLE.sub("", page))))
-    page = _INNER.sub(rf"\g<0> {_COLOURED}", page).replace(' color="black"', "")
+    page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
+    page = page.replace('<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"')
     page = _BOLD.sub(r'\g<0> font-weight="bold"', page)
     page = _ITALIC.sub(r'\g<0> font-style="italic"', page)
     page = _MUSIC_TEXT.sub(_with_note, _MARKER.sub("", _SPACE.sub("><", page)))

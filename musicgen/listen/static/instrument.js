@@ -132,7 +132,7 @@ export class Instrument {
     const frequency = frequencyOf(pitch);
     const loud = timbre.level * loudness(velocity, pitch);
     const end = when + Math.max(length, 0.06);
-    const through = new BiquadFilterNode(this.context, { type: "lowpass", Q: 0.3, frequency: Math.min(11000, frequency * (timbre.open ?? 10) + 900) });
+    const through = this.#filter({ type: "lowpass", Q: 0.3, frequency: frequency * (timbre.open ?? 10) + 900 });
     through.connect(into);
     const wave = this.#wave(familyOf(program), timbre);
     const voices = timbre.reeds ? [-timbre.reeds / 2, timbre.reeds / 2] : [0];
@@ -161,7 +161,7 @@ export class Instrument {
   }
 
   #breath(into, frequency, loud, when, end, timbre) {
-    const { source, level } = this.#noise(into, { type: "bandpass", frequency: Math.min(9000, frequency * 3), Q: 0.8 }, when);
+    const { source, level } = this.#noise(into, { type: "bandpass", frequency: frequency * 3, Q: 0.8 }, when);
     swell(level.gain, loud * timbre.breath * 4, when, end, { ...timbre, attack: 0.02 });
     source.stop(end + timbre.release * 6);
     return source;
@@ -198,9 +198,13 @@ export class Instrument {
     this.hiss ??= noiseBuffer(this.context, 1, () => 1);
     const source = new AudioBufferSourceNode(this.context, { buffer: this.hiss, loop: true });
     const level = new GainNode(this.context, { gain: 0 });
-    source.connect(new BiquadFilterNode(this.context, filter)).connect(level).connect(into);
+    source.connect(this.#filter(filter)).connect(level).connect(into);
     source.start(when);
     return { source, level };
+  }
+
+  #filter(options) {
+    return new BiquadFilterNode(this.context, { ...options, frequency: Math.min(options.frequency, this.context.sampleRate / 4) });
   }
 
   /** The wave of a family; of one that is struck, "low" and "high" are its two layers. */

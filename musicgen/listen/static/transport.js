@@ -67,8 +67,14 @@ export class Transport {
     this.anchor = 0;
     this.surprise.parentElement.hidden = !tune.surprise;
     this.copies.parentElement.hidden = !tune.receipt?.runs.length;
-    for (const box of [this.surprise, this.copies, this.roll]) box.dispatchEvent(new Event("change"));
     this.#showTempo();
+    this.refresh();
+  }
+
+  /** Mark again what is chosen, where the view has drawn the same tune anew. */
+  refresh() {
+    for (const box of [this.surprise, this.copies, this.roll]) box.dispatchEvent(new Event("change"));
+    this.view.markBars(this.#chosen() ?? [], "looped");
     this.#showPosition();
   }
 
@@ -80,9 +86,8 @@ export class Transport {
   /** Choose the bars that are looped, [first, last] as indices; null: none. */
   choose(range) {
     this.range = range;
-    const bars = range ? new Set(Array.from({ length: range[1] - range[0] + 1 }, (_, i) => range[0] + i)) : null;
-    this.player.loop(bars);
-    this.view.markBars(bars ?? [], "looped");
+    this.player.loop(this.#chosen());
+    this.view.markBars(this.#chosen() ?? [], "looped");
     this.loop.setAttribute("aria-pressed", String(Boolean(range)));
     const [first, last] = range ?? [0, this.#count() - 1];
     this.from.value = String(this.view.barNumber(first));
@@ -102,6 +107,12 @@ export class Transport {
     }
     this.#showPosition();
     return this.player.play();
+  }
+
+  #chosen() {
+    if (!this.range) return null;
+    const [first, last] = this.range;
+    return new Set(Array.from({ length: last - first + 1 }, (_, i) => first + i));
   }
 
   #count() {
@@ -127,7 +138,7 @@ export class Transport {
     this.from = html("input", { type: "number", "aria-label": "First bar of the loop", inputmode: "numeric" });
     this.to = html("input", { type: "number", "aria-label": "Last bar of the loop", inputmode: "numeric" });
     this.tempo = html("input", { type: "range", min: TEMPO.min * 100, max: TEMPO.max * 100, step: TEMPO_STEP, value: 100, id: `${this.id}-tempo` });
-    this.tempoTold = html("output", { for: `${this.id}-tempo` });
+    this.tempoTold = html("span", { class: "told", "aria-hidden": "true" });
     this.volume = html("input", { type: "range", min: 0, max: 100, step: 5, value: 80, id: `${this.id}-volume` });
     this.status = html("p", { role: "status", class: "unseen" });
     this.countIn = check();

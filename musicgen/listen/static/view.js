@@ -6,7 +6,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 /** Bits at which a note is one class more surprising; the classes are `s0`, `s1`, ... */
 export const SURPRISE_STEPS = [0.5, 1, 2, 4, 6];
-const ROLL = { height: 180, pad: 6, secondsWide: 24 };
+const ROLL = { height: 180, pad: 6, secondsWide: 28 };
 const ALLOWED = new Set(
   "svg g path use defs symbol polygon polyline rect ellipse circle line text tspan title desc style".split(" "),
 );
@@ -77,12 +77,16 @@ export class TuneView {
     if (view) this.show(view);
   }
 
-  /** Show a tune in place of the last one. */
-  show(view) {
+  /**
+   * Show a tune in place of the last one.
+   * @param {object} view
+   * @param {?SVGElement} score where it is drawn already
+   */
+  show(view, score = null) {
     this.view = view;
     this.notes = new Map(); // index to the elements of its symbols, in score and roll
     this.bars = new Map(); // index to the rectangle that is clicked
-    const written = this.element.querySelector(".tune-score > svg") ?? drawing(view.svg);
+    const written = score ?? (view.svg ? drawing(view.svg) : this.element.querySelector(".tune-score > svg"));
     this.score = html("div", { class: "tune-score" }, written);
     this.legend = this.#makeLegend();
     this.copies = this.#makeCopies();
@@ -172,6 +176,7 @@ export class TuneView {
   }
 
   #prepare(root) {
+    root.querySelector(":scope > title")?.remove(); // it would be shown wherever the pointer rests
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", `Score of ${this.view.title || "the tune"}. Arrow keys go from bar to bar, Enter plays from a bar, Shift and Enter loops up to it.`);
     for (const element of root.querySelectorAll("[id]")) this.#adopt(element);
