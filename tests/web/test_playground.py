@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 import musicgen
-from tests.browser import chromium, opened, serious
+from tests.browser import WAIT, chromium, opened, serious
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
@@ -68,6 +68,7 @@ class Serve:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT)
     with chromium() as found:
         yield found
 
@@ -255,8 +256,8 @@ def test_what_is_kept_comes_back(
     assert (id_of(page), drawn(page)) == (kept, scores)
     generate(page)
     page.locator("#shelf-list a").click()
-    expect(status(page)).to_contain_text("Brought back")
-    assert drawn(page) == scores
+    expect(status(page)).to_contain_text("Back to tune 1")
+    assert (id_of(page), drawn(page)) == (kept, scores)
 
     starts = {"mid": b"MThd", "abc": b"X:", "musicxml": b"<?xml", "wav": b"RIFF", "svg": b"<svg",
               "png": b"\x89PNG", "html": b"<!doctype html>"}  # fmt: skip
