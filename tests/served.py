@@ -50,17 +50,18 @@ class Served:
         """Ask for a tune, and return what is shown of it."""
         end = self.end_of(self.ask(**body))
         assert end["state"] == "done", end
-        return self.get(f"/api/tunes/{end['tune']}")
+        shown: dict[str, Any] = self.get(f"/api/tunes/{end['tune']}")
+        return shown
 
     def get(self, path: str) -> Any:
         """Return what a path answers."""
         answer = self.client.get(path)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 200, answer.text[:300]
         return answer.json()
 
     def refused(self, answer: httpx.Response, status: int, words: str) -> None:
         """Check that an answer is one line of why not."""
-        assert answer.status_code == status, answer.text
+        assert answer.status_code == status, answer.text[:300]
         told = answer.json()
         assert list(told) == ["error"]
         assert words in told["error"]

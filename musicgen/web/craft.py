@@ -160,10 +160,10 @@ class Craft:
 
     def tune(self, recipe: str) -> Tune:
         """Return the tune of a recipe, drawn again if need be."""
-        id_ = tune_id(recipe)
+        id_, made = tune_id(recipe), Recipe.from_text(recipe)
+        maker = self._maker(made)
         if id_ not in self._tunes:
-            made = Recipe.from_text(recipe)
-            self._hold(id_, self._maker(made).written(made.order))
+            self._hold(id_, maker.written(made.order))
         self._tunes.move_to_end(id_)
         return self._tunes[id_]
 

@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from musicgen.web.crew import Held
@@ -43,15 +44,15 @@ HEADERS: Final = tuple(
         "Cross-Origin-Resource-Policy": "same-origin",
     }.items()
 )
+CLOSE: Final = (b"connection", b"close")
 PAGE: Final = "/"  # may be opened by a link from anywhere
 
 
-class TooMuch(Exception):
-    """A body is refused while it comes in."""
+class TooMuch(HTTPException):
+    """A body is refused while it comes in; of this kind, since the app lets no other through."""
 
     def __init__(self, refused: Refused) -> None:
-        super().__init__(str(refused))
-        self.refused = refused
+        super().__init__(refused.status, str(refused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,12 @@ class Gate:
         if scope["type"] != "http":
             return
         body = _Body(self, receive)
-        answer = _Answer(send)
+        answer = _Answer(send, body)
         try:
             self._check(scope)
             await self.app(scope, body.receive, answer.send)
         except Refused as fault:
             await answer.refuse(fault)
-        except TooMuch as fault:
-            await answer.refuse(fault.refused)
         finally:
             self.held.give_back(body.taken)
 
@@ -139,6 +138,7 @@ class _Body:
 
     def __init__(self, gate: Gate, receive: Receive) -> None:
         self.taken = 0
+        self.is_refused = False  # so that the rest of it is not read
         self._gate = gate
         self._receive = receive
         self._deadline = asyncio.get_running_loop().time() + gate.limits.body_seconds
@@ -148,37 +148,55 @@ class _Body:
         """Receive what comes next. Raises TooMuch."""
         if self._is_whole:
             return await self._receive()  # that the client is gone
+        message = await self._next()
+        count = len(message.get("body", b""))
+        if self.taken + count > self._gate.limits.body_bytes:
+            raise self._refusal(_too_large(self._gate.limits))
+        try:
+            self._gate.held.take(count)
+        except Refused as fault:
+            message.clear()
+            await self._drop_rest(count)
+            raise self._refusal(fault) from fault
+        self.taken += count
+        return message
+
+    async def _next(self) -> Message:
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as fault:
-            raise TooMuch(Refused(408, "the request took too long to come in")) from fault
-        self._take(len(message.get("body", b"")))
+            late = Refused(408, "the request took too long to come in")
+            raise self._refusal(late) from fault
         self._is_whole = not message.get("more_body", False)
         return message
 
-    def _take(self, count: int) -> None:
-        try:
-            if self.taken + count > self._gate.limits.body_bytes:
-                raise _too_large(self._gate.limits)
-            self._gate.held.take(count)
-        except Refused as fault:
-            raise TooMuch(fault) from fault
-        self.taken += count
+    async def _drop_rest(self, count: int) -> None:
+        """Read the rest and hold none of it: whoever is still sending hears no answer."""
+        self._gate.held.give_back(self.taken)
+        count, self.taken = self.taken + count, 0
+        while not self._is_whole and count <= self._gate.limits.body_bytes:
+            count += len((await self._next()).get("body", b""))
+
+    def _refusal(self, fault: Refused) -> TooMuch:
+        self.is_refused = True
+        return TooMuch(fault)
 
 
 class _Answer:
     """The answer to a request, with the headers that every one has."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, body: _Body) -> None:
         self._send = send
+        self._body = body
         self._is_begun = False
 
     async def send(self, message: Message) -> None:
         """Send what comes next."""
         if message["type"] == "http.response.start":
             self._is_begun = True
-            message["headers"] = [*message.get("headers", ()), *HEADERS]
+            closing = [CLOSE] if self._body.is_refused else []
+            message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
         await self._send(message)
 
     async def refuse(self, fault: Refused) -> None:
@@ -186,8 +204,9 @@ class _Answer:
         if self._is_begun:
             raise fault
         body = json.dumps({"error": str(fault)}).encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close"),
+        headers = [(b"content-type", b"application/json"),
                    (b"content-length", str(len(body)).encode())]  # fmt: skip
+        self._body.is_refused = True
         start = {"type": "http.response.start", "status": fault.status, "headers": headers}
         await self.send(start)
         await self.send({"type": "http.response.body", "body": body})

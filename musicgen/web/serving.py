@@ -118,8 +118,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = _resolved(host, port)
         found = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as fault:
-        raise InvalidValue(f"host {host!r}: {fault.strerror}; 127.0.0.1 is this machine") from fault
+    except (OSError, UnicodeError) as fault:
+        words = "there is no such address here; 127.0.0.1 is this machine"
+        raise InvalidValue(f"host {host[:60]!r}: {words}") from fault
     try:
         if os.name == "posix":  # a port that was in use a moment ago may be taken again
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

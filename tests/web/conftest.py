@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,10 +24,10 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield found
 
 
-@pytest.fixture
-def idle(tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(scope="session")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve without workers: whatever needs one waits."""
-    limits = Limits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5,
-                    waiting_all=100, held_bytes=4 * 2**20)  # fmt: skip
+    tmp_path = tmp_path_factory.mktemp("idle")
+    limits = Limits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
     with served(tmp_path / "tunes", tmp_path / "checkpoints", limits) as found:
         yield found

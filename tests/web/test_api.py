@@ -187,11 +187,10 @@ def commands() -> list[list[str]]:
 def test_the_examples_of_the_document_work(playground: Served) -> None:
     tune = playground.tune_of(**ASKED)["id"]
     job = playground.ask(**ASKED)
+    names = {"JOB": job, "TUNE": tune, "OTHER": tune, "RUN": "mine"}
     assert len(commands()) >= 8
     for words in commands():
-        answer = carried_out(
-            playground, words, {"JOB": job, "TUNE": tune, "OTHER": tune, "RUN": "mine"}
-        )
+        answer = carried_out(playground, words, names)
         assert answer.status_code in (200, 202), (words, answer.text)
 
 
