@@ -19,6 +19,7 @@ from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.recipe import Order, Recipe, found_in, hash_of
 from musicgen.sampling.sampler import Sampler
+from musicgen.sampling.surprise import Surprise, surprise
 from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, Tune, known, load
@@ -60,6 +61,14 @@ class WatchedModel(Model):
         assert isinstance(engine, CountingEngine)
         engine.tell = self.tell if self.codec.name == "measures" else None
         return replace(super().sampler, engine=engine)
+
+    @cached_property
+    def _listener(self) -> NumpyEngine:
+        return NumpyEngine.of(self.checkpoint)
+
+    def surprise(self, piece: Score | str) -> Surprise:
+        """Return the bits of each note, from an engine that has heard tunes before."""
+        return surprise(self._listener, self.codec, piece)
 
 
 @dataclass

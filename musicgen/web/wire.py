@@ -103,8 +103,11 @@ class TuneShown(BaseModel):
     meter: str
     qpm: float
     seconds: float
-    bars: int
-    svg: str
+    bars: int = Field(description="as heard")
+    first_bar: int = Field(description="the number of the first bar: 0 for a pickup")
+    count_in: dict[str, float] = Field(description="beats before it begins, and seconds of each")
+    names: list[str] = Field(description="the name of each note, as its key spells it")
+    svg: str = Field(description="the score: note i has the id n{i}, written bar k has m{k}")
     sounds: list[list[float]] = Field(
         description="start and length in seconds, pitch, velocity, part, note, bar"
     )

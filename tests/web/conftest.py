@@ -14,7 +14,7 @@ from tests.served import Served, served
 
 @pytest.fixture(scope="session")
 def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve with one worker, for tests that leave nothing behind but tunes."""
+    """Serve with one worker, for tests that leave nothing behind."""
     folder = tmp_path_factory.mktemp("playground")
     (folder / "checkpoints").mkdir()
     untrained(folder / "checkpoints" / "mine")
