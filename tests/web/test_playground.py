@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import musicgen
 from musicgen import formats
@@ -342,13 +342,9 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     expect(page.locator("#shelf-list .name")).to_have_text(HOSTILE)
     page.locator("#to-training").click()
     expect(page.locator(".run h3").filter(has_text="onerror")).to_have_text(HOSTILE)
-    (tmp_path / "idea.abc").write_text(IDEA.replace("Idea", HOSTILE))
-    file = {
-        "name": f"{HOSTILE}.abc",
-        "mimeType": "",
-        "buffer": (tmp_path / "idea.abc").read_bytes(),
-    }
-    page.locator("#primer-file").set_input_files(file)  # type: ignore[arg-type]
+    idea = IDEA.replace("Idea", HOSTILE).encode()
+    file = FilePayload(name=f"{HOSTILE}.abc", mimeType="", buffer=idea)
+    page.locator("#primer-file").set_input_files(file)
     expect(page.locator("#primer-name")).to_contain_text("onerror")
     page.locator("#shelf-list a").click()
     expect(status(page)).to_contain_text("Brought back")
