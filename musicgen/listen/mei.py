@@ -12,17 +12,18 @@ from typing import Final
 
 from musicgen.formats.markup import escaped
 from musicgen.music.programs import PROGRAMS
-from musicgen.music.score import STEPS_PER_QUARTER, STEPS_PER_WHOLE, Mark
+from musicgen.music.score import STEPS_PER_WHOLE, Mark
 from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
 from musicgen.music.staves import PERCUSSION, Clef
 from musicgen.music.theory import Key, Meter
-from musicgen.music.values import VALUES, NoteValue
+from musicgen.music.values import VALUES, NoteValue, counted
 
 _SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}
 _METRONOME_NOTES: Final = {1 << n: chr(code) for n, code in enumerate(range(0xECA3, 0xECB0, 2), 1)}
 _METRONOME_NOTES[1] = "\ueca2"
 _METRONOME_DOT: Final = "\uecb7"
+_SHAPES: Final = {"circle-x": "circle", "triangle": "isotriangle"}
 MAX_SYMBOL: Final = 24  # characters of a chord symbol that are shown
 
 
@@ -173,10 +174,10 @@ def _above(mark: Mark, measure: Measure) -> str:
 
 def _pace(qpm: float, measure: Measure) -> str:
     """Write a tempo in the meter's beats, with the note that they are counted in."""
-    beat = VALUES.get(measure.bar.meter.beat_steps, NoteValue(4))
+    steps, pace = counted(qpm, measure.bar.meter)
+    beat = VALUES[steps]
     note = _METRONOME_NOTES[beat.denominator] + _METRONOME_DOT * beat.dots
-    pace = qpm * 8 * STEPS_PER_QUARTER / beat.eighths_of_steps
-    return f'<rend glyph.auth="smufl">{note}</rend> = {pace:.4g}'
+    return f'<rend glyph.auth="smufl">{note}</rend> = {float(pace):.4g}'
 
 
 # One layer
@@ -247,8 +248,10 @@ def _head(head: Head) -> str:
     """Write where a head stands, what it sounds, and what is before it."""
     place = head.place
     text = f' xml:id="{head.name}" pname="{place.letter.lower()}" oct="{place.octave}"'
-    if place.pitch != head.pitch:
-        return f'{text} pnum="{head.pitch}"' + (' head.shape="x"' if head.is_cross else "")
+    if head.shape != "normal":
+        text += f' head.shape="{_SHAPES.get(head.shape, head.shape)}"'
+    if head.is_drum:
+        return f'{text} pnum="{head.pitch}"'
     if place.alteration:
         text += f' accid.ges="{_SIGNS[place.alteration]}"'
     return text if head.sign is None else f'{text} accid="{_SIGNS[head.sign]}"'

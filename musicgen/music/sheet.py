@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from musicgen.music.grid import Bar, Chords, Tuplet, bars
 from musicgen.music.score import Mark, Part, Score, sections
-from musicgen.music.staves import PERCUSSION, Clef, clef_of, drum_of
+from musicgen.music.staves import DRUMS, PERCUSSION, Clef, Drum, HeadShape, clef_of
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 from musicgen.music.values import NoteValue, Written, beams, written
 
@@ -29,7 +29,8 @@ Line = Literal["single", "double", "final"]
 class Head:
     """A note head: the symbol-th of the score's note number `note`.
 
-    place: its line or space; for drums, as if in the treble clef.
+    place: its line or space; for drums, as if in the treble clef, and a shape of their own. A drum
+    that has no place there is written by its pitch.
     sign: the alteration that stands before it, None where it goes without saying.
     """
 
@@ -39,7 +40,8 @@ class Head:
     place: SpelledPitch
     sign: int | None = None
     is_tied: bool = False  # to the next head of its note
-    is_cross: bool = False
+    shape: HeadShape = "normal"
+    is_drum: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ class Measure:
     repeats: bool = False  # from here
     plays: int = 0  # a repeat ends here, so often played
     opens: tuple[int, ...] = ()
-    closes: bool = False  # an ending
+    closes: tuple[int, ...] = ()  # passes of the ending that stops here
+    is_counted: bool = True
     ends_line: bool = False
 
 
@@ -178,7 +181,8 @@ def _measures(score: Score) -> Iterator[Measure]:
             repeats=bar.start in lines.starts,
             plays=lines.plays.get(bar.end, 0),
             opens=lines.opens.get(bar.start, ()),
-            closes=bar.end in lines.closes,
+            closes=lines.closes.get(bar.end, ()),
+            is_counted=not is_pickup,
             ends_line=ends_line and (ends_part or not goes_on),
         )
         key, meter = here, bar.meter
@@ -224,13 +228,13 @@ class _Lines:
         self.starts: set[int] = set()
         self.plays: dict[int, int] = {}
         self.opens: dict[int, tuple[int, ...]] = {}
-        self.closes: set[int] = set()
+        self.closes: dict[int, tuple[int, ...]] = {}
         for section in sections(score):
             self.starts |= {section.start} - {0}
             ends = [mark.value.end for mark in section.endings]
             self.plays.update(dict.fromkeys(ends[:-1] or ends, 2) or {section.stop: section.plays})
             self.opens.update({mark.onset: mark.value.passes for mark in section.endings})
-            self.closes.update(ends)
+            self.closes.update({mark.value.end: mark.value.passes for mark in section.endings})
 
     def kind(self, index: int, keys: Keys, pickups: Sequence[bool]) -> Line:
         """Tell how the line looks that ends a bar: double where a part of the tune ends."""
@@ -299,8 +303,8 @@ class _StaffOf:
         pitch, symbol, is_tied = self.pitches[note], self.symbols[note], stop < chord.end
         self.symbols[note] += 1
         if self.is_drums:
-            drum = drum_of(pitch)
-            return Head(note, symbol, pitch, drum.place, None, is_tied, drum.is_cross)
+            drum = DRUMS.get(pitch, Drum(spell(pitch, Key("C")), "x"))
+            return Head(note, symbol, pitch, drum.place, None, is_tied, drum.shape, pitch in DRUMS)
         place = spell(pitch, self.keys.at(chord.onset))
         return Head(note, symbol, pitch, place, None if symbol else signs.sign(place), is_tied)
 
