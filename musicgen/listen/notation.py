@@ -136,9 +136,7 @@ _DESC: Final = re.compile(r"<desc>.*?</desc>", re.DOTALL)
 _SPARE_ID: Final = re.compile(r' id="(?!n\d+(?:-\d+)?"|m\d+"|[EF][0-9A-F]{3}-)[^"]*"')
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
 _INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
-_COLOURED: Final = (
-    '<g transform="scale(0.1)" font-family="Times, serif" fill="currentColor" stroke="currentColor">'
-)  # verovio draws in tenths
+_COLOURED: Final = '<g transform="scale(0.1)" font-family="Times, serif" fill="currentColor" stroke="currentColor">'  # verovio draws in tenths
 _BOLD: Final = re.compile(r'class="(?:ending|tempo)[^"]*"')
 _ITALIC: Final = re.compile(r'class="(?:dir|mNum)[^"]*"')
 _MARKER: Final = re.compile(r'<g class="[^"]*placeholder[^"]*"><ellipse[^>]*/></g>')
@@ -182,7 +180,9 @@ def _tidied(page: str) -> str:
     """Leave out what nobody asks for; take colours and styles from where the picture stands."""
     page = _EMPTY.sub("", _SPARE_ID.sub("", _DESC.sub("", _STYLE.sub("", page))))
     page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
-    page = page.replace('<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"')
+    page = page.replace(
+        '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'
+    )
     page = _BOLD.sub(r'\g<0> font-weight="bold"', page)
     page = _ITALIC.sub(r'\g<0> font-style="italic"', page)
     page = _MUSIC_TEXT.sub(_with_note, _MARKER.sub("", _SPACE.sub("><", page)))

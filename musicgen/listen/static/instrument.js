@@ -77,7 +77,7 @@ export function room(context) {
   const wet = new GainNode(context, { gain: 0.16 });
   input.connect(limit);
   input.connect(new BiquadFilterNode(context, { type: "lowpass", frequency: 4200 })).connect(echo).connect(wet).connect(limit);
-  limit.connect(context.destination);
+  limit.connect(new GainNode(context, { gain: 0.7 })).connect(context.destination); // eight loud notes fit
   return input;
 }
 

@@ -19,10 +19,11 @@ export const TEMPO = { min: 0.25, max: 2 };
 export class Course {
   /** @param {{sounds: Sound[], heard: Heard[], seconds: number}} tune @param {?Set<number>} bars */
   constructor(tune, bars = null) {
-    this.isLoop = bars !== null;
+    const chosen = bars ? stretchesOf(tune.heard, bars) : [];
+    this.isLoop = chosen.length > 0;
     this.stretches = [];
     this.length = 0;
-    for (const [start, end] of bars ? stretchesOf(tune.heard, bars) : [[0, tune.seconds]]) {
+    for (const [start, end] of this.isLoop ? chosen : [[0, tune.seconds]]) {
       this.stretches.push({ start, end, at: this.length });
       this.length += end - start;
     }
@@ -170,7 +171,7 @@ export class Player {
     const seconds = this.position;
     const wasPlaying = this.#state === "playing";
     if (wasPlaying) this.#silence();
-    this.#course = new Course(this.#tune, bars && bars.size ? bars : null);
+    this.#course = new Course(this.#tune, bars?.size ? bars : null);
     this.#resting = this.#inside(seconds);
     if (wasPlaying) this.#start();
   }

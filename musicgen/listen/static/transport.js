@@ -85,11 +85,12 @@ export class Transport {
 
   /** Choose the bars that are looped, [first, last] as indices; null: none. */
   choose(range) {
-    this.range = range;
+    const inside = (bar) => Math.min(this.#count() - 1, Math.max(0, bar));
+    this.range = range && range.map(inside);
     this.player.loop(this.#chosen());
     this.view.markBars(this.#chosen() ?? [], "looped");
     this.loop.setAttribute("aria-pressed", String(Boolean(range)));
-    const [first, last] = range ?? [0, this.#count() - 1];
+    const [first, last] = this.range ?? [0, this.#count() - 1];
     this.from.value = String(this.view.barNumber(first));
     this.to.value = String(this.view.barNumber(last));
     this.#showPosition();
@@ -250,11 +251,12 @@ export class Transport {
   #showPosition() {
     const seconds = this.player.position;
     this.position.value = String(seconds);
-    const told = `${clock(seconds)} / ${clock(this.tune.seconds)}`;
+    const whole = clock(Math.round(this.tune.seconds));
+    const told = `${clock(seconds)} / ${whole}`;
     if (this.time.textContent !== told) {
       this.time.textContent = told;
       const bar = this.view.barNumber(this.#barAt(seconds));
-      this.position.setAttribute("aria-valuetext", `${clock(seconds)} of ${clock(this.tune.seconds)}, bar ${bar}`);
+      this.position.setAttribute("aria-valuetext", `${clock(seconds)} of ${whole}, bar ${bar}`);
     }
     this.view.setPosition(seconds);
   }
