@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS: Final = ("--autoplay-policy=no-user-gesture-required", "--force-color-profile=srgb")
@@ -97,9 +97,15 @@ def until(page: Page, condition: str, given: Any = None) -> None:
     )
 
 
-def serious(context: BrowserContext) -> list[str]:
-    """Audit the only page of a context made with bypass_csp; return what axe calls grave."""
-    found = Axe().run(context.pages[0]).response["violations"]
+def serious(page: Page, *rules: str) -> list[str]:
+    """Return what axe calls serious or critical; the page's context is one with bypass_csp.
+
+    rules: those that are asked, where not all are.
+    """
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = list(rules)
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
         for fault in found
