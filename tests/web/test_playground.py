@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 import pytest
@@ -339,14 +339,15 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     shelved = serve.tunes / "bad.mid"
     formats.write(replace(tune.score, title=HOSTILE), shelved, remarks=tuple(tune.recipe.remarks()))
     page.reload()
-    expect(page.locator("#shelf-list .name")).to_have_text(HOSTILE)
+    shelf = page.locator("#shelf-list a").filter(has_text="onerror")
+    expect(shelf.locator(".name")).to_have_text(HOSTILE)
     page.locator("#to-training").click()
     expect(page.locator(".run h3").filter(has_text="onerror")).to_have_text(HOSTILE)
     idea = IDEA.replace("Idea", HOSTILE).encode()
     file = FilePayload(name=f"{HOSTILE}.abc", mimeType="", buffer=idea)
     page.locator("#primer-file").set_input_files(file)
     expect(page.locator("#primer-name")).to_contain_text("onerror")
-    page.locator("#shelf-list a").click()
+    shelf.click()
     expect(status(page)).to_contain_text("Brought back")
     generate(page, bars="8")
     expect(page.locator("#takes li").last).to_contain_text("onerror")
@@ -412,10 +413,8 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(page.locator("#play")).to_have_accessible_name("Play")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve, scheme: Any) -> None:
-    options = {"color_scheme": scheme, "bypass_csp": True, "reduced_motion": "reduce"}
-    with opened(browser, serve.address, **options) as page:
+def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> None:
+    with opened(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
         expect(page.locator("#model option")).not_to_have_count(0)
         generate(page, bars="8")
         warmer(page)
@@ -427,14 +426,9 @@ def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve, schem
         page.locator("#compare").click()
         expect(page.locator(".run")).to_have_count(3)
         expect(status(page)).to_contain_text("A and B")
-        assert serious(page.context) == []
-
-
-def test_a_telephone_is_wide_enough(browser: Browser, serve: Serve) -> None:
-    with opened(browser, serve.address, viewport={"width": 390, "height": 844}) as page:
-        expect(page.locator("#model option")).not_to_have_count(0)
-        generate(page, bars="16")
-        warmer(page)
-        page.locator("#compare").click()
-        expect(status(page)).to_contain_text("A and B")
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme)
+            assert serious(page) == []
+        page.set_viewport_size({"width": 390, "height": 844})  # a telephone
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
