@@ -191,7 +191,7 @@ def pictures(browser: Any, address: str) -> Iterator[tuple[str, bytes]]:
     phone = opened(browser, address, viewport={"width": 390, "height": 844})
     phone.goto(page.url)
     phone.locator("#view-b .tune-score > svg").wait_for()
-    phone.locator("#board").scroll_into_view_if_needed()
+    phone.locator("#stage").evaluate("(stage) => stage.scrollIntoView()")
     yield "phone", phone.screenshot()
 
 

@@ -314,7 +314,9 @@ class Playground {
       if (other !== this.#other || take !== this.current) return undefined;
       this.stage.differ("a", found.notes_a);
       this.stage.differ("b", found.notes_b);
-      say(`A and B differ in ${found.bars.length} of their bars.`);
+      const numbers = numbersOf(take.tune);
+      const bars = new Set(found.bars.map((measure) => numbers[measure] ?? numbersOf(other.tune)[measure]));
+      say(bars.size ? `A and B differ in ${barsText(bars)}.` : "A and B are the same.");
     } catch (fault) {
       tellFault(fault);
     }
@@ -367,7 +369,7 @@ class Playground {
     const known = this.history.all.find(({ tune }) => tune.id === id);
     if (known) return this.#goTo(known);
     const tune = await api.tune(id);
-    await this.#arrived({ number: 0, tune, label: `Brought back: ${nameOf(tune)}`, asked: null, from: null,
+    await this.#arrived({ number: 0, tune, label: "Brought back", asked: null, from: null,
       locked: new Set(), changed: null });
     return undefined;
   }

@@ -59,6 +59,7 @@ export class BarStrip {
   }
 
   #resize(count) {
+    this.home.style.setProperty("--across", String(Math.min(16, Math.max(8, count))));
     while (this.#cells.length > count) this.#cells.pop()?.remove();
     while (this.#cells.length < count) {
       const number = this.#cells.length + 1;
