@@ -312,6 +312,10 @@ DROP: Final = """(bytes) => {
 
 
 def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
+    page.clock.install()
+    page.reload()
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if r.url.endswith("/training") else None)
     page.locator("#to-training").click()
     expect(page.locator(".run")).to_have_count(3)
     young = page.locator("[data-run=young]")
@@ -321,16 +325,32 @@ def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
     lines = (FOLK / "metrics.jsonl").read_text().splitlines(keepends=True)
     with (serve.folder / "checkpoints" / "young" / "metrics.jsonl").open("a") as file:
         file.writelines(lines[100:200])
+    page.clock.run_for(5_000)
     expect(young.locator("path.loss")).not_to_have_attribute("d", str(before))
+    assert len(asked) == 2
+
+    page.evaluate(HIDDEN, True)
+    page.clock.run_for(60_000)
+    assert len(asked) == 2  # nobody looks
+    page.evaluate(HIDDEN, False)
+    assert len(asked) == 3
+    page.locator("#training > summary").click()
+    page.clock.run_for(60_000)
+    assert len(asked) == 3  # it is closed
+
+    page.locator("#training > summary").click()
+    page.clock.resume()
     mine = page.locator("[data-run=mine]")
     expect(mine.locator(".state")).to_have_text("finished")
     expect(mine.locator("path.held")).to_have_count(1)
     mine.get_by_role("button", name="Hear its latest tune").click()
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.locator("#training summary").click()  # closed: nothing more is asked
-    page.wait_for_function("() => !document.getElementById('training').open")
+
+
+HIDDEN: Final = """(isHidden) => {
+  Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
@@ -359,6 +379,13 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
 def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> None:
     with bold(browser, serve.address) as page:
         first = generate(page, bars="8")
+        page.locator("#knob-bars").evaluate("(knob) => (knob.value = 512)")
+        page.locator("#generate").click()
+        expect(page.locator("#progress-told")).to_contain_text("of 512")
+        assert page.locator("#view-b .note").count() > 0  # the old tune stays
+        page.locator("#cancel").click()
+        expect(status(page)).to_have_text("Cancelled.")
+        expect(page.locator("#knob-bars")).to_have_value("8")
         page.locator("#more-knobs summary").click()
         page.locator("#knob-range").fill("C1-C2")
         page.keyboard.press("Enter")

@@ -236,7 +236,7 @@ class Playground {
     const locked = this.current?.locked ?? new Set();
     part("redraw").textContent = locked.size ? "Redraw the rest" : "Another like it";
     part("bars-told").textContent = locked.size
-      ? `${barsText(locked)} locked: what you do next leaves them as they are`
+      ? `${barsText(locked)} locked: what you do next leaves ${locked.size > 1 ? "them" : "it"} alone`
       : "Click bars, here or in the score, to lock them; with Shift, a stretch";
   }
 

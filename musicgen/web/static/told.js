@@ -31,7 +31,7 @@ function receiptOf(receipt) {
 
 /** Say how much of a tune changed. */
 export function changesText(label, changed, count) {
-  if (!changed.size) return `${label}: nothing changed.`;
+  if (!changed.size) return `${label}: no bar was redrawn.`;
   if (changed.size === count) return `${label}: every bar changed.`;
   return `${label}: ${changed.size} of ${count} bars changed (${barsText(changed)}).`;
 }
