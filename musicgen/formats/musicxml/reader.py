@@ -100,7 +100,7 @@ def _score(stream: Any, name: str) -> Score:
     streams = list(getattr(stream, "parts", ())) or [stream]
     for index, part in enumerate(streams):
         parts.append(_part(part))
-        notes += _notes(part, index)
+        notes += _notes(part, index, is_drums=parts[-1].is_drums)
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
     title, rhythm = _words(stream.metadata)
@@ -113,7 +113,7 @@ def _words(metadata: Any) -> tuple[str, str]:
         return "", ""
     rhythm = next(map(str, metadata.getCustom(RHYTHM)), "")
     titles = [str(text) for name in ("title", "movementName") for text in metadata[name]]
-    return next(filter(None, titles), ""), rhythm
+    return next((title for title in titles if title), ""), rhythm
 
 
 def _part(part: Any) -> Part:
@@ -123,26 +123,37 @@ def _part(part: Any) -> Part:
     return Part(name or "", instrument.midiProgram or 0, is_drums)
 
 
-def _notes(part: Any, index: int) -> Iterator[Note]:
-    """Yield the sounding notes; grace notes and what has no pitch are none."""
-    for element in part.stripTies().flatten().notes:
+def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
+    """Yield the sounding notes, ties joined; grace notes and what has no pitch are none."""
+    tied: dict[tuple[int, int], Note] = {}  # by where they end, and their pitch
+    for element in part.flatten().notes:
         if element.duration.isGrace or "Harmony" in element.classes:
             continue
         onset = _steps(element.offset)
-        duration = max(1, _steps(element.offset + element.quarterLength) - onset)
+        end = max(onset + 1, _steps(element.offset + element.quarterLength))
         for note in getattr(element, "notes", (element,)):
-            pitch = _drum(note) if "Unpitched" in note.classes else note.pitch.midi
-            if pitch is not None:
-                yield Note(onset, pitch, duration, _velocity(note), index)
+            pitch = _pitch(note, is_drums=is_drums)
+            if pitch is None:
+                continue
+            tie = (note.tie or element.tie).type if note.tie or element.tie else ""
+            before = tied.pop((onset, pitch), None) if tie in ("stop", "continue") else None
+            start, loud = (before.onset, before.velocity) if before else (onset, _velocity(note))
+            found = Note(start, pitch, end - start, loud, index)
+            if tie in ("start", "continue") and (end, pitch) not in tied:
+                tied[end, pitch] = found
+            else:
+                yield found
+    yield from tied.values()  # tied to nothing
 
 
-def _drum(note: Any) -> int | None:
-    """Return the drum of General MIDI that our own writer puts at a place, else None."""
+def _pitch(note: Any, *, is_drums: bool) -> int | None:
+    """Return the pitch; for a place of the drums the one that General MIDI gives to the drum."""
+    if "Unpitched" not in note.classes:
+        return int(note.pitch.midi)
+    if not is_drums:
+        return None
     place = SpelledPitch(note.displayStep, 0, note.displayOctave)
-    return next(
-        (pitch for drum, pitch in DRUMS_BY_PLACE.items() if drum == Drum(place, note.notehead)),
-        None,
-    )
+    return DRUMS_BY_PLACE.get(Drum(place, note.notehead))
 
 
 def _velocity(note: Any) -> int:
@@ -174,8 +185,9 @@ def _figure(element: Any) -> str:
     quality = _QUALITIES.get(getattr(element, "chordKind", None) or "")
     if quality is None or not element.root():
         return str(element.figure or "").replace("-", "b")
-    root, bass = (pitch.name.replace("-", "b") for pitch in (element.root(), element.bass()))
-    return root + quality + (f"/{bass}" if bass != root else "")
+    names = (pitch.name.replace("-", "b") for pitch in (element.root(), element.bass()))
+    root, bass = map(str, names)
+    return f"{root}{quality}" + (f"/{bass}" if bass != root else "")
 
 
 def _repeats(measure: Any) -> Iterator[Mark]:
