@@ -124,7 +124,7 @@ def _file_name(score: Score) -> str:
 
 def _facts(shown: Mapping[str, Any]) -> str:
     """Say what a tune is; how long it is does not stand on paper."""
-    minutes, seconds = divmod(round(shown["seconds"]), 60)
+    minutes, seconds = divmod(int(shown["seconds"] + 0.5), 60)
     bars = f"{shown['bars']} bar{'' if shown['bars'] == 1 else 's'} as heard"
     kind = [printable(shown["rhythm"]), _with_signs(shown["key"]), shown["meter"]]
     told = escape(_JOINT.join(filter(None, kind)))

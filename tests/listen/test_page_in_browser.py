@@ -161,6 +161,9 @@ def test_the_tempo_changes_the_speed_and_not_the_pitch(
     tempos = np.array([told["tempo"] for told in planned])
     assert gaps[tempos[1:] == 0.5] == pytest.approx(2, abs=0.02)
     assert gaps[tempos[:-1] == 2] == pytest.approx(0.5, abs=0.02)
+    assert 0.48 < gaps.min() < gaps.max() < 2.02  # nothing is skipped or said twice in between
+    lengths = np.array([sound.length for sound in timeline(jig)][: len(planned)])
+    assert [told["length"] for told in planned] == pytest.approx(lengths / tempos, abs=1e-3)
     assert [told["pitch"] for told in planned] == [s.pitch for s in timeline(jig)][: len(planned)]
     frequencies = [440 * 2 ** ((told["pitch"] - 69) / 12) for told in planned]
     assert [told["frequency"] for told in planned] == pytest.approx(frequencies)

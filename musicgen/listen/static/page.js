@@ -58,7 +58,9 @@ function putPaperAway() {
   if (isNarrow.matches) showAgain(true);
 }
 
-isNarrow.addEventListener("change", () => showAgain(isNarrow.matches));
+isNarrow.addEventListener("change", () => {
+  if (!view.score.querySelector(".piece")) showAgain(isNarrow.matches); // paper has a width too
+});
 window.addEventListener("beforeprint", preparePaper);
 window.addEventListener("afterprint", putPaperAway);
 
