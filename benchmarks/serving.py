@@ -10,10 +10,10 @@
 load: each client asks for tunes, follows them, fetches what is shown of them and their files,
 varies some, and asks again at once; whoever is told to wait (429) waits. A tune is *wrong* if it
 has not the bars, key or seed that were asked for, or if one that was asked for twice came out in
-two ways; some are drawn once more in this process and compared. A job is *lost* if it was accepted and
-did not end as a tune. Beside them one client sends its requests a byte at a time and is as slow to
-read, one sends rubbish, one hangs up in mid-request. The memory of the server and of its workers is
-read from /proc, sixty times.
+two ways; some are drawn once more in this process and compared. A job is *lost* if it was accepted
+and did not end as a tune. Beside them one client sends its requests a byte at a time and is as slow
+to read, one sends rubbish, one hangs up in mid-request. The memory of the server and of its workers
+is read from /proc, sixty times.
 
 latency: from the request until all that a page shows has arrived: the score as SVG, the sounds, the
 receipt, the bits of each note. What a browser then does with it is measured with the page.
@@ -330,7 +330,7 @@ def latency(server: Server, times: int, bars: int) -> None:
     found = sorted(seconds_of(server, body) for body in bodies)
     print(
         f"{times} tunes of {bars} bars, from asked to all that a page shows: median"
-        f" {statistics.median(found):.2f} s, 95 % under {found[int(0.95 * (times - 1))]:.2f} s"
+        f" {statistics.median(found):.2f} s, 95 % under {found[-(-95 * times // 100) - 1]:.2f} s"
     )
 
 
