@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS: Final = ("--autoplay-policy=no-user-gesture-required", "--force-color-profile=srgb")
@@ -36,18 +36,25 @@ def chromium() -> Iterator[Browser]:
 
 
 @dataclass
-class Seen:
-    """What a page said and asked for."""
+class Reader:
+    """A page, and what it said and asked for."""
 
     page: Page
     faults: list[str] = field(default_factory=list)  # errors and warnings of the console
     left: list[str] = field(default_factory=list)  # requests to elsewhere
 
-    def watch(self) -> None:
-        """Listen from now on."""
+    def __post_init__(self) -> None:
         self.page.on("console", lambda message: self._told(message.type, message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.context.on("request", lambda request: self._asked(request.url))
+
+    @contextmanager
+    def reads(self, where: str | Path) -> Iterator[Page]:
+        """Open a file or an address; fail for what the page complains of or asks for elsewhere."""
+        self.page.goto(where.resolve().as_uri() if isinstance(where, Path) else where)
+        yield self.page
+        assert self.faults == []
+        assert self.left == []
 
     def _told(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
@@ -59,23 +66,22 @@ class Seen:
 
 
 @contextmanager
-def opened(browser: Browser, where: str | Path, **options: Any) -> Iterator[Page]:
-    """Open a file or an address without a network; fail for what it complains of or asks for.
-
-    options: of `Browser.new_context`, such as color_scheme and viewport.
-    """
-    address = where.resolve().as_uri() if isinstance(where, Path) else where
-    context = browser.new_context(offline=isinstance(where, Path), **options)
+def reader(browser: Browser, *, offline: bool = True, **options: Any) -> Iterator[Reader]:
+    """Sit down at the browser; options: of `Browser.new_context`, such as color_scheme."""
+    context = browser.new_context(offline=offline, **options)
     context.set_default_timeout(WAIT)
-    seen = Seen(context.new_page())
-    seen.watch()
     try:
-        seen.page.goto(address)
-        yield seen.page
-        assert seen.faults == []
-        assert seen.left == []
+        yield Reader(context.new_page())
     finally:
         context.close()
+
+
+@contextmanager
+def opened(browser: Browser, where: str | Path, **options: Any) -> Iterator[Page]:
+    """Open a file without a network, or an address of this machine, and close it after."""
+    offline = isinstance(where, Path)
+    with reader(browser, offline=offline, **options) as one, one.reads(where) as page:
+        yield page
 
 
 def until(page: Page, condition: str, given: Any = None) -> None:
@@ -91,9 +97,15 @@ def until(page: Page, condition: str, given: Any = None) -> None:
     )
 
 
-def serious(context: BrowserContext) -> list[str]:
-    """Audit the only page of a context made with bypass_csp; return what axe calls grave."""
-    found = Axe().run(context.pages[0]).response["violations"]
+def serious(page: Page, *rules: str) -> list[str]:
+    """Return what axe calls serious or critical; the page's context is one with bypass_csp.
+
+    rules: those that are asked, where not all are.
+    """
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = list(rules)
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"
         for fault in found

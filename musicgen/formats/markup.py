@@ -10,6 +10,6 @@ MAX_TEXT: Final = 200  # characters of a title or a name that are shown
 
 def escaped(text: str, most: int = MAX_TEXT) -> str:
     """Return what is visible of a text, on one line: no control byte, no markup."""
-    words = " ".join(text[: 4 * most].split())
-    visible = "".join(char for char in words if char.isprintable())
+    spaced = (" " if char.isspace() else char for char in text[: 4 * most])
+    visible = "".join(char for char in spaced if char.isprintable()).strip()
     return escape(visible[:most], {'"': "&quot;"})

@@ -52,7 +52,7 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     if clicked is not None:
         clicked = _levelled(clicked)
         found[:, : clicked.shape[1]] += clicked[:, : found.shape[1]]
-        found *= min(1.0, PEAK / float(np.abs(found).max()))
+        found *= min(1.0, PEAK / _peak(found))
     return _without_silence(found, round(length * RATE))
 
 
@@ -64,7 +64,7 @@ def wav(score: Score, *, program: int | None = None, count_in: bool = False) -> 
         writer.setnchannels(2)
         writer.setsampwidth(2)
         writer.setframerate(RATE)
-        writer.writeframes(np.rint(sound.T * 32_767).astype("<i2").tobytes())
+        writer.writeframes(np.rint(sound * 32_767).astype("<i2").T.tobytes())
     return file.getvalue()
 
 
@@ -146,16 +146,20 @@ def _add(mix: Stereo, voice: Voice, sound: Sound) -> None:
 
 def _levelled(mix: Stereo) -> Stereo:
     """Bring what is loud to the same level, as far as the peak allows."""
-    squares = (mix * mix).mean(axis=0)
-    blocks = np.add.reduceat(squares, np.arange(0, len(squares), _BLOCK)) / _BLOCK
-    loud = blocks[blocks >= blocks.max() * _QUIET**2]
-    peak = float(np.abs(mix).max())
-    if not peak:
-        raise Refusal("its notes are outside of what the instruments play", code="empty")
-    return mix * min(LOUDNESS / float(np.sqrt(loud.mean())), PEAK / peak)
+    whole = mix.shape[1] // _BLOCK
+    blocks = mix[:, : whole * _BLOCK].reshape(2, whole, _BLOCK)
+    squares = np.einsum("cbs,cbs->b", blocks, blocks) / (2 * _BLOCK)
+    loud = squares[squares >= squares.max() * _QUIET**2]
+    mix *= min(LOUDNESS / float(np.sqrt(loud.mean())), PEAK / _peak(mix))
+    return mix
+
+
+def _peak(sound: Stereo) -> float:
+    return float(max(sound.max(), -sound.min(), 1e-9))
 
 
 def _without_silence(sound: Stereo, least: int) -> Stereo:
     """Cut it where its tail has died away, not before it ends."""
-    heard = np.flatnonzero(np.abs(sound).max(axis=0) > _SILENCE * np.abs(sound).max())
-    return sound[:, : max(least, int(heard[-1]) + 1)]
+    tail = np.abs(sound[:, least:]).max(axis=0)
+    heard = np.flatnonzero(tail > _SILENCE * _peak(sound))
+    return sound[:, : least + (int(heard[-1]) + 1 if heard.size else 0)]

@@ -18,6 +18,7 @@ from musicgen.music.sheet import Sheet, sheet
 WIDTH: Final = 840  # pixels; a line of four bars of eighths
 MARGIN: Final = 20
 _UNITS_A_PIXEL: Final = 2.5  # verovio's own size is for print
+_TITLE_LETTER: Final = 14  # pixels
 _TALLEST: Final = 60_000  # verovio's limit; what is longer is put below it
 _WIDTHS: Final = (240, 4000)
 _PAPER: Final = (2100, 2970)  # A4
@@ -43,15 +44,15 @@ def engrave(score: Score, *, width: int | None = None) -> str:
     if not _WIDTHS[0] <= width <= _WIDTHS[1]:
         least, most = _WIDTHS
         raise InvalidValue(f"width {width} is no page's: write {least} to {most} pixels")
-    found = sheet(score)
+    found = sheet(score, as_strokes=True)
     page = {"pageWidth": round(width * _UNITS_A_PIXEL), "pageHeight": _TALLEST}
-    drawn = _drawn(mei.render(found), page | {"adjustPageHeight": True})
+    drawn = _drawn(mei.render(found, width // _TITLE_LETTER), page | {"adjustPageHeight": True})
     return _picture(found, drawn)
 
 
 def engrave_pages(score: Score) -> tuple[str, ...]:
     """Draw a tune on pages of A4, one SVG each, for print."""
-    found = sheet(score)
+    found = sheet(score, as_strokes=True)
     drawn = _drawn(mei.render(found), {"pageWidth": _PAPER[0], "pageHeight": _PAPER[1]})
     return tuple(_picture(found, [page]) for page in drawn)
 
@@ -136,9 +137,10 @@ _DESC: Final = re.compile(r"<desc>.*?</desc>", re.DOTALL)
 _SPARE_ID: Final = re.compile(r' id="(?!n\d+(?:-\d+)?"|m\d+"|[EF][0-9A-F]{3}-)[^"]*"')
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
 _INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
-_COLOURED: Final = (
-    '<g transform="scale(0.1)" font-family="Times, serif" fill="currentColor" stroke="currentColor">'
-)  # verovio draws in tenths
+_COLOURED: Final = (  # verovio draws in tenths
+    '<g transform="scale(0.1)" font-family="Times, serif"'
+    ' fill="currentColor" stroke="currentColor">'
+)
 _BOLD: Final = re.compile(r'class="(?:ending|tempo)[^"]*"')
 _ITALIC: Final = re.compile(r'class="(?:dir|mNum)[^"]*"')
 _MARKER: Final = re.compile(r'<g class="[^"]*placeholder[^"]*"><ellipse[^>]*/></g>')
@@ -182,7 +184,9 @@ def _tidied(page: str) -> str:
     """Leave out what nobody asks for; take colours and styles from where the picture stands."""
     page = _EMPTY.sub("", _SPARE_ID.sub("", _DESC.sub("", _STYLE.sub("", page))))
     page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
-    page = page.replace('<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"')
+    page = page.replace(
+        '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'
+    )
     page = _BOLD.sub(r'\g<0> font-weight="bold"', page)
     page = _ITALIC.sub(r'\g<0> font-style="italic"', page)
     page = _MUSIC_TEXT.sub(_with_note, _MARKER.sub("", _SPACE.sub("><", page)))

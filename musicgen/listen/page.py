@@ -29,6 +29,8 @@ SCRIPTS: Final = ("instrument.js", "player.js", "view.js", "transport.js", "page
 STYLES: Final = ("view.css", "transport.css", "page.css")
 NARROW: Final = 420  # pixels of a line of the score on a phone
 UNTITLED: Final = "Untitled"
+_ABC: Final = '<button type="button" data-download="abc">ABC</button>'
+_JOINT: Final = " · "
 _IMPORT: Final = re.compile(r"^import .*\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export ", re.MULTILINE)
 _STYLE: Final = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL)
@@ -54,9 +56,9 @@ def page(
         svg=svg,
         title=escape(_title(score)),
         name=escape(_file_name(score)),
-        facts=escape(" · ".join(_facts(shown))),
+        facts=_facts(shown),
         sections="\n".join(_sections(shown)),
-        abc_button='<button type="button" data-download="abc">ABC</button>',
+        abc=_ABC if shown["abc"] else "",
         recipe=_as_data(recipe.to_text() if recipe else None),
         data=_as_data(shown),
     )
@@ -120,14 +122,19 @@ def _file_name(score: Score) -> str:
     return re.sub(r"[^a-z0-9]+", "-", _title(score).lower()).strip("-")[:60] or "tune"
 
 
-def _facts(shown: Mapping[str, Any]) -> Iterator[str]:
-    if shown["rhythm"]:
-        yield printable(shown["rhythm"])
-    yield shown["key"]
-    yield shown["meter"]
-    yield f"{shown['bars']} bar{'' if shown['bars'] == 1 else 's'} as heard"
-    minutes, seconds = divmod(round(shown["seconds"]), 60)
-    yield f"{minutes}:{seconds:02d}"
+def _facts(shown: Mapping[str, Any]) -> str:
+    """Say what a tune is; how long it is does not stand on paper."""
+    minutes, seconds = divmod(int(shown["seconds"] + 0.5), 60)
+    bars = f"{shown['bars']} bar{'' if shown['bars'] == 1 else 's'} as heard"
+    kind = [printable(shown["rhythm"]), _with_signs(shown["key"]), shown["meter"]]
+    told = escape(_JOINT.join(filter(None, kind)))
+    return f'{told}<span class="length">{_JOINT}{bars}{_JOINT}{minutes}:{seconds:02d}</span>'
+
+
+def _with_signs(key: str) -> str:
+    """Write a key with the signs of music: F♯ minor, B♭ major."""
+    tonic, _, mode = key.partition(" ")
+    return f"{tonic[:1]}{tonic[1:].replace('#', '♯').replace('b', '♭')} {mode}".strip()
 
 
 def _sections(shown: Mapping[str, Any]) -> Iterator[str]:

@@ -158,12 +158,16 @@ def instrument(program: int, *, is_drums: bool = False) -> tuple[Region, ...]:
 
 @cache
 def _general_midi() -> SoundFont:
+    path = general_midi_path()
+    return SoundFont(open_regular(path), str(path))
+
+
+def general_midi_path() -> Path:
     """Return the font that comes with pretty_midi. Raises NotFound where it did not."""
     found = find_spec("pretty_midi")  # which does not import it: that takes a second
     if found is None or found.origin is None:
         raise NotFound("the instruments come with pretty_midi, which is not there; install it")
-    path = Path(found.origin).with_name(NAME)
-    return SoundFont(open_regular(path), str(path))
+    return Path(found.origin).with_name(NAME)
 
 
 def _chunks(data: bytes, start: int, end: int) -> Iterator[tuple[str, memoryview]]:

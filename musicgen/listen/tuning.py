@@ -1,4 +1,4 @@
-"""How far the samples of a font are out of tune: some were recorded up to 15 cents off."""
+"""How far the samples of a font are out of tune: its accordion by over half a semitone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from musicgen.listen.soundfont import Region
 from musicgen.listen.voice import RATE, speed
 
-FARTHEST: Final = 48.0  # cents; what is farther off is nearer to another key
+FARTHEST: Final = 75.0  # cents; what is farther off was meant to be
 _SKIPPED: Final = 0.1  # seconds of a note's attack
 _HEARD: Final = 1.0  # seconds that are looked at
 _LINES: Final = 2**17  # of the spectrum, both halves
@@ -19,34 +19,43 @@ _FAINT: Final = 0.1  # of the loudest partial: a fainter fundamental tells no pi
 
 
 def mistuning(regions: Sequence[Region], key: int) -> float:
-    """Return by how many cents the regions that sound together at a key are sharp, on average.
+    """Return by how many cents the loudest of the regions that a key plays is sharp.
 
-    They are moved together, by their loudness: reeds that are tuned apart stay so. Beside a tone
-    that lasts, what does not is the noise of its attack.
+    All are to be moved by it: reeds that are tuned apart stay so. Beside a tone that lasts, what
+    does not is the noise of its attack.
     """
     lasting = [region for region in regions if region.loop is not None] or regions
-    found = [(10 ** (-r.amounts["attenuation"] / 500), _of_one(r, key)) for r in lasting]
-    known = [(weight, cents) for weight, cents in found if cents is not None]
-    return sum(w * c for w, c in known) / sum(w for w, _ in known) if known else 0.0
+    return max((_of_one(region, key) for region in lasting), default=(0.0, 0.0))[1]
 
 
 @lru_cache(maxsize=1024)
-def _of_one(region: Region, key: int) -> float | None:
-    """Return by how many cents a region is sharp at a key; None where its sound does not tell."""
-    if region.amounts["cents_a_key"] != 100 or region.amounts["sweep_pitch"]:
-        return None
+def _of_one(region: Region, key: int) -> tuple[float, float]:
+    """Return how loud a region's fundamental is at a key, and by how many cents it is sharp.
+
+    It is neither where the fundamental tells no pitch.
+    """
+    if _is_bent(region):
+        return 0.0, 0.0
     pace = speed(region, key)
     heard = _heard(region, pace)
-    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard)), _LINES))
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard)), _LINES)) / len(heard)
     semitones = round(region.cents / 100)  # a fifth or an octave between layers is meant
     place = 440 * 2 ** ((key + semitones - 69) / 12) / (RATE * pace) * _LINES
     low, high = (round(place * 2 ** (cents / 1200)) for cents in (-FARTHEST, FARTHEST))
     if low < 8 or high + 2 > len(spectrum):
-        return None
+        return 0.0, 0.0
     peak = low + int(spectrum[low : high + 1].argmax())
     if not low < peak < high or spectrum[peak] < _FAINT * spectrum.max():
-        return None
-    return float(1200 * np.log2(peak / place))
+        return 0.0, 0.0
+    loud = spectrum[peak] * 10 ** (-region.amounts["attenuation"] / 500)
+    return float(loud), float(1200 * np.log2(peak / place))
+
+
+def _is_bent(region: Region) -> bool:
+    """Tell whether the font itself moves a region's pitch away, or does not tune it by keys."""
+    amounts = region.amounts
+    away = amounts["sweep_pitch"] != 0 and amounts["sweep_sustain"] < 1000
+    return away or amounts["cents_a_key"] != 100
 
 
 def _heard(region: Region, pace: float) -> Any:

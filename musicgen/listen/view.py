@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
+from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
 from musicgen.listen.notation import engrave
 from musicgen.listen.timeline import bars_heard, duration, timeline
@@ -62,7 +63,7 @@ def view(
         "recipe": recipe.to_json() if recipe else None,
         "receipt": _receipt(score, receipt) if receipt else None,
         "surprise": _surprise(score, surprise) if surprise else None,
-        "abc": abc.render(score, directives=[f"%%{text}" for text in remarks]),
+        "abc": _abc(score, remarks),
         "midi": base64.b64encode(midi.render(score, text_events=remarks)).decode(),
     }
 
@@ -70,6 +71,14 @@ def view(
 def drawn(score: Score, *, width: int | None = None) -> str:
     """Return the sheet music alone, for the page has a title of its own."""
     return engrave(replace(score, title="", rhythm=""), width=width)
+
+
+def _abc(score: Score, remarks: Sequence[str]) -> str | None:
+    """Return the tune as ABC; None where it is more than our own reader takes."""
+    try:
+        return abc.render(score, directives=[f"%%{text}" for text in remarks])
+    except InvalidValue:
+        return None
 
 
 def _rounded(seconds: float) -> float:

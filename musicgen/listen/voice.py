@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ _SILENT: Final = 80  # decibels down, where nothing is heard
 _RANGE: Final = 100  # decibels, over which the font's decay and release times are told
 _EMU: Final = 0.4  # of the attenuation that fonts write is meant: as the EMU8000 took it
 _BLOCK: Final = 1024  # samples that are filtered at once; half of them overlap
-_SMEARED: Final = 1536  # over which filtering spreads a block
+_SMEARED: Final = 1280  # over which filtering spreads a block
 _OPEN: Final = 13_500  # cents from which on the filter is open
 _LOW_C: Final = 8.176  # hertz of key 0, from which cents count
 
@@ -74,6 +75,7 @@ def _gains(amounts: dict[str, int]) -> tuple[float, float]:
     return float(level * np.cos(angle)), float(level * np.sin(angle))
 
 
+@lru_cache(maxsize=64)
 def _release(seconds: float) -> Wave:
     last = min(max(seconds, _FADE), LONGEST_RELEASE * _RANGE / _SILENT)
     count = round(last * _SILENT / _RANGE * RATE)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from musicgen.music.grid import Bar, Chords, Tuplet, bars
 from musicgen.music.score import Mark, Part, Score, sections
-from musicgen.music.staves import PERCUSSION, Clef, clef_of, drum_of
+from musicgen.music.staves import DRUMS, PERCUSSION, Clef, Drum, HeadShape, clef_of
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 from musicgen.music.values import NoteValue, Written, beams, written
 
@@ -29,7 +29,8 @@ Line = Literal["single", "double", "final"]
 class Head:
     """A note head: the symbol-th of the score's note number `note`.
 
-    place: its line or space; for drums, as if in the treble clef.
+    place: its line or space; for drums, as if in the treble clef, and a shape of their own. A drum
+    that has no place there is written by its pitch.
     sign: the alteration that stands before it, None where it goes without saying.
     """
 
@@ -39,7 +40,8 @@ class Head:
     place: SpelledPitch
     sign: int | None = None
     is_tied: bool = False  # to the next head of its note
-    is_cross: bool = False
+    shape: HeadShape = "normal"
+    is_drum: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ class Measure:
     repeats: bool = False  # from here
     plays: int = 0  # a repeat ends here, so often played
     opens: tuple[int, ...] = ()
-    closes: bool = False  # an ending
+    closes: tuple[int, ...] = ()  # passes of the ending that stops here
+    is_counted: bool = True
     ends_line: bool = False
 
 
@@ -116,10 +119,11 @@ class Sheet:
     measures: tuple[Measure, ...]
 
 
-def sheet(score: Score) -> Sheet:
+def sheet(score: Score, *, as_strokes: bool = False) -> Sheet:
     """Work out how a score is written, its notes numbered as in score.notes.
 
-    An empty score is a measure of rest.
+    An empty score is a measure of rest. as_strokes: drums are written as drummers read them, each
+    stroke to the next one or to the end of its beat, for nobody hears how long they last.
     """
     if score.end == 0:
         score = replace(score, marks=(*score.marks, Mark(score.meter.steps, "bar")))
@@ -130,7 +134,7 @@ def sheet(score: Score) -> Sheet:
         Staff(part, PERCUSSION if part.is_drums else clef_of(sounding))
         for part, sounding in zip(score.parts, pitches, strict=True)
     )
-    return Sheet(score.title, score.rhythm, staves, tuple(_measures(score)))
+    return Sheet(score.title, score.rhythm, staves, tuple(_measures(score, as_strokes)))
 
 
 def written_key(key: Key) -> Key:
@@ -152,11 +156,18 @@ class Keys:
         return self.keys[bisect_right(self.steps, step) - 1]
 
 
-def _measures(score: Score) -> Iterator[Measure]:
+def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
     found, keys = bars(score), Keys(score)
     pickups = _pickups(found)
     lines, inside = _Lines(score, found), _marks_by_bar(score, found)
-    staves = [_StaffOf(score, part, found, keys) for part in range(len(score.parts))]
+    chords = list(_chords(score))
+    staves = [
+        _StaffOf(score, part, found, keys, [chord for chord in chords if chord.part == part])
+        for part in range(len(score.parts))
+    ]
+    for staff in staves:
+        if as_strokes and staff.is_drums:
+            staff.write_strokes()
     number, key, meter = 0, None, None
     part = 0  # the number of the measure before the part of the tune under way
     for index, (bar, is_pickup) in enumerate(zip(found, pickups, strict=True)):
@@ -165,7 +176,7 @@ def _measures(score: Score) -> Iterator[Measure]:
         here = keys.at(bar.start)
         line = lines.kind(index, keys, pickups)
         ends_part = line != "single" or bar.end in lines.plays
-        goes_on = pickups[index + 1 : index + 2] == [True] or bar.end in lines.opens
+        goes_on = pickups[index + 1 : index + 2] == [True] or lines.is_short_ending(index + 1)
         ends_line = ends_part or (number > part and (number - part) % BARS_A_LINE == 0)
         yield Measure(
             bar=bar,
@@ -178,7 +189,8 @@ def _measures(score: Score) -> Iterator[Measure]:
             repeats=bar.start in lines.starts,
             plays=lines.plays.get(bar.end, 0),
             opens=lines.opens.get(bar.start, ()),
-            closes=bar.end in lines.closes,
+            closes=lines.closes.get(bar.end, ()),
+            is_counted=not is_pickup,
             ends_line=ends_line and (ends_part or not goes_on),
         )
         key, meter = here, bar.meter
@@ -224,13 +236,18 @@ class _Lines:
         self.starts: set[int] = set()
         self.plays: dict[int, int] = {}
         self.opens: dict[int, tuple[int, ...]] = {}
-        self.closes: set[int] = set()
+        self.closes: dict[int, tuple[int, ...]] = {}
         for section in sections(score):
             self.starts |= {section.start} - {0}
             ends = [mark.value.end for mark in section.endings]
             self.plays.update(dict.fromkeys(ends[:-1] or ends, 2) or {section.stop: section.plays})
             self.opens.update({mark.onset: mark.value.passes for mark in section.endings})
-            self.closes.update(ends)
+            self.closes.update({mark.value.end: mark.value.passes for mark in section.endings})
+
+    def is_short_ending(self, index: int) -> bool:
+        """Tell whether an ending of one bar stands at a place."""
+        bar = self.bars[index] if index < len(self.bars) else None
+        return bar is not None and bar.start in self.opens and bar.end in self.closes
 
     def kind(self, index: int, keys: Keys, pickups: Sequence[bool]) -> Line:
         """Tell how the line looks that ends a bar: double where a part of the tune ends."""
@@ -246,6 +263,8 @@ class _Lines:
 class _Sounding:
     """The notes of a voice that start and end together, by their numbers in the score."""
 
+    part: int
+    voice: int
     onset: int
     end: int
     notes: tuple[int, ...]
@@ -254,12 +273,36 @@ class _Sounding:
 class _StaffOf:
     """Writes the layers of one part, measure after measure."""
 
-    def __init__(self, score: Score, part: int, found: Sequence[Bar], keys: Keys) -> None:
+    def __init__(
+        self,
+        score: Score,
+        part: int,
+        found: Sequence[Bar],
+        keys: Keys,
+        chords: Sequence[_Sounding],
+    ) -> None:
         self.pitches: list[int] = score.columns[1].tolist()
         self.is_drums = score.parts[part].is_drums
-        self.bars, self.keys = found, keys
-        self.voices = _voices_by_bar(score, part, found)
+        self.bars, self.keys, self.chords = found, keys, chords
+        self.voices = _voices_by_bar(chords, found)
         self.symbols: defaultdict[int, int] = defaultdict(int)  # of each note, so far
+
+    def write_strokes(self) -> None:
+        """Join what is struck together, to the next stroke or the end of the beat."""
+        together: defaultdict[int, list[int]] = defaultdict(list)
+        for chord in self.chords:
+            together[chord.onset] += chord.notes
+        onsets = sorted(together)
+        starts = [bar.start for bar in self.bars]
+        strokes = []
+        for onset, following in zip(onsets, [*onsets[1:], self.bars[-1].end], strict=True):
+            bar = self.bars[bisect_right(starts, onset) - 1]
+            beat = bar.meter.beat_steps
+            edge = onset + beat - (onset - bar.start) % beat
+            notes = sorted(together[onset], key=lambda note: -self.pitches[note])
+            end = min(following, edge, bar.end)
+            strokes.append(_Sounding(self.chords[0].part, 0, onset, end, tuple(notes)))
+        self.voices = _voices_by_bar(strokes, self.bars)
 
     def layers(self, index: int, lead: int) -> tuple[Layer, ...]:
         """Write a measure: the voices that sound in it, the highest first."""
@@ -299,29 +342,27 @@ class _StaffOf:
         pitch, symbol, is_tied = self.pitches[note], self.symbols[note], stop < chord.end
         self.symbols[note] += 1
         if self.is_drums:
-            drum = drum_of(pitch)
-            return Head(note, symbol, pitch, drum.place, None, is_tied, drum.is_cross)
+            drum = DRUMS.get(pitch, Drum(spell(pitch, Key("C")), "x"))
+            return Head(note, symbol, pitch, drum.place, None, is_tied, drum.shape, pitch in DRUMS)
         place = spell(pitch, self.keys.at(chord.onset))
         return Head(note, symbol, pitch, place, None if symbol else signs.sign(place), is_tied)
 
 
 def _voices_by_bar(
-    score: Score, part: int, found: Sequence[Bar]
+    chords: Sequence[_Sounding], found: Sequence[Bar]
 ) -> list[dict[int, list[_Sounding]]]:
     """Return for each bar the voices that sound in it, and their chords in order."""
-    chords = _chords(score)
     starts = [bar.start for bar in found]
     voices: list[dict[int, list[_Sounding]]] = [{} for _ in found]
-    for owner, voice, sounding in chords:
-        if owner == part:
-            first = bisect_right(starts, sounding.onset) - 1
-            for index in range(first, bisect_left(starts, sounding.end)):
-                voices[index].setdefault(voice, []).append(sounding)
+    for chord in chords:
+        first = bisect_right(starts, chord.onset) - 1
+        for index in range(first, bisect_left(starts, chord.end)):
+            voices[index].setdefault(chord.voice, []).append(chord)
     return voices
 
 
-def _chords(score: Score) -> Iterator[tuple[int, int, _Sounding]]:
-    """Yield (part, voice, chord) in order of part and onset."""
+def _chords(score: Score) -> Iterator[_Sounding]:
+    """Yield the chords in order of part and onset."""
     chords = Chords.of(score.columns)
     firsts, places = chords.firsts.tolist(), chords.places.tolist()
     rows = zip(
@@ -329,7 +370,7 @@ def _chords(score: Score) -> Iterator[tuple[int, int, _Sounding]]:
         chords.ends.tolist(), pairwise(firsts), strict=True,
     )  # fmt: skip
     for part, voice, onset, end, (start, stop) in rows:
-        yield part, voice, _Sounding(onset, end, tuple(places[start:stop]))
+        yield _Sounding(part, voice, onset, end, tuple(places[start:stop]))
 
 
 def _sounding(bar: Bar, chords: Sequence[_Sounding]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from musicgen.music.theory import SpelledPitch
 
@@ -51,32 +51,35 @@ def clef_of(pitches: Iterable[int]) -> Clef:
     return min(_RANGES, key=cost)[0]
 
 
+HeadShape = Literal["normal", "x", "circle-x", "diamond", "triangle", "square"]
+
+
 @dataclass(frozen=True, slots=True)
 class Drum:
-    """Where a drum is written, as if in the treble clef, and whether its head is a cross."""
+    """Where a drum is written, as if in the treble clef, and the shape of its head."""
 
     place: SpelledPitch
-    is_cross: bool = False
+    shape: HeadShape
 
 
 def _drums(text: str) -> dict[int, Drum]:
-    """Read lines of a place, with x for a cross, and the drums that stand there."""
+    """Read lines of a shape, then places and the drums that stand there: "F4=36"."""
     found = {}
-    for line in text.split(";"):
-        place, *numbers = line.split()
-        pitch = SpelledPitch(place[0], 0, int(place[1]))
-        found.update({int(number): Drum(pitch, place.endswith("x")) for number in numbers})
+    for shape, line in zip(get_args(HeadShape), text.strip().split(";"), strict=True):
+        for word in line.split():
+            place, _, number = word.partition("=")
+            found[int(number)] = Drum(SpelledPitch(place[0], 0, int(place[1])), shape)
     return found
 
 
-# General MIDI's drums, as the Percussive Arts Society's guide and drum books place them.
-DRUMS: Final = _drums(
-    "F4 35 36; C5 38 40; C5x 37 39; A4 43; F4x 64; G4 41; B4 45; D5 47; E5 48; F5 50;"
-    "D4x 44; G5x 42 46; A5x 49 52 57; F5x 51 53 59; B5x 55; E5x 56; D5x 54; C5x 75 76 77"
-)
-_ELSEWHERE: Final = Drum(SpelledPitch("E", 0, 5), is_cross=True)
-
-
-def drum_of(pitch: int) -> Drum:
-    """Return where a drum of General MIDI is written; what it does not name is a cross above."""
-    return DRUMS.get(pitch, _ELSEWHERE)
+# General MIDI's drums where drummers look for them; no two share a place and a shape, so that what
+# is read is what was written.
+DRUMS: Final = _drums("""
+    E4=35 F4=36 C5=38 G4=41 A4=43 B4=45 D5=47 E5=48 F5=50;
+    D4=44 C5=37 G5=42 A5=49 B5=57 F5=51 D5=54 E5=75;
+    G5=46 F5=59 A5=58;
+    C5=40 A5=52 B5=55 F5=53 D5=65 B4=66 E5=62 A4=64 G4=63;
+    C5=39 E5=56 D5=60 B4=61 G5=67 A4=68 A5=81 B5=80 F5=70;
+    C5=76 A4=77 G5=69 E5=73 D5=74 F5=71 B5=72
+""")
+DRUMS_BY_PLACE: Final = {drum: pitch for pitch, drum in DRUMS.items()}

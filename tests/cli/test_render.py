@@ -37,7 +37,7 @@ def refused(words: str, *given: str, code: int = 2) -> None:
 
 def seconds(path: Path) -> float:
     with wave.open(str(path)) as file:
-        return file.getnframes() / file.getframerate()
+        return float(file.getnframes() / file.getframerate())
 
 
 @pytest.fixture

@@ -42,6 +42,11 @@ def test_a_note_has_its_pitch(program: int, pitch: int) -> None:
     assert abs(cents_off(synthesise(held(pitch, program)), pitch)) < 5
 
 
+@pytest.mark.parametrize("pitch", [74, 83, 91])
+def test_an_instrument_that_its_font_has_half_a_semitone_flat_is_in_tune(pitch: int) -> None:
+    assert abs(cents_off(synthesise(held(pitch, 21)), pitch)) < 5
+
+
 def test_it_lasts_as_long_as_the_tune_and_a_tail_that_dies_away() -> None:
     sound = synthesise(scale())
     tail = sound.shape[1] / RATE - duration(scale())

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from musicgen.errors import InvalidValue
 from musicgen.listen.page import SCRIPTS, STATIC, page, recipe_in
 from musicgen.listen.view import view
 from musicgen.music.score import Part, Score
-from musicgen.tune import Tune, load
+from musicgen.tune import Tune, load, tweak
 from tests.known_tunes import indexed, line
 
 JIG = """X:1
@@ -154,7 +155,7 @@ def test_nothing_of_a_page_stands_elsewhere() -> None:
         for name in ("src", "href", "xlink:href", "action"):
             assert (attributes.get(name) or "#").startswith("#")
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-    assert set(re.findall(r"\w+://[^\s\"'<>)]+", whole())) <= namespaces
+    assert set(re.findall(r"\w+://[^\s\"'<>)\\]+", whole())) <= namespaces
 
 
 def test_the_modules_are_one_script() -> None:
@@ -173,6 +174,15 @@ def _source(name: str) -> str:
 def test_a_page_knows_its_recipe() -> None:
     assert recipe_in(whole().encode()) == tune().recipe.to_text()
     assert recipe_in(page(abc()).encode()) is None
+
+
+def test_a_page_is_tweaked_as_any_file_of_ours(tmp_path: Path) -> None:
+    tune().write(tmp_path / "song.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["song.html"]
+    assert (tmp_path / "song.html").read_text("utf-8") == whole()
+    again = tweak(tmp_path / "song.html")
+    assert again.recipe.to_text() == tune().recipe.to_text()
+    assert tweak(tmp_path / "song.html", temperature=0.9).recipe.order.wishes.temperature == 0.9
 
 
 @given(st.binary(max_size=200))

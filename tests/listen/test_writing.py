@@ -56,7 +56,7 @@ def test_a_count_in_and_an_instrument_are_heard(tmp_path: Path) -> None:
     def frames(**wanted: bool | int) -> bytes:
         write(TUNE, tmp_path / "tune.wav", force=True, **wanted)  # type: ignore[arg-type]
         with wave.open(io.BytesIO((tmp_path / "tune.wav").read_bytes())) as file:
-            return file.readframes(file.getnframes())
+            return bytes(file.readframes(file.getnframes()))
 
     assert len(frames(count_in=True)) > len(frames()) + 4 * 44_100
     assert frames(program=40) != frames()

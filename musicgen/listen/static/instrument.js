@@ -17,25 +17,121 @@
 
 /** @type {Record<string, Timbre>} */
 const TIMBRES = {
-  piano: { partials: (n) => n ** -1.25 * (n % 8 ? 1 : 0.3), count: 22, level: 0.5, decay: 0.9, bright: 3.2, release: 0.11 },
-  bells: { partials: (n) => [1, 0, 0, 0.34, 0, 0.04, 0, 0, 0, 0.1][n - 1] ?? 0, count: 10, level: 0.42, decay: 0.6, bright: 5, release: 0.3 },
-  plucked: { partials: (n) => Math.abs(Math.sin(n * 0.7)) * n ** -1.05, count: 24, level: 0.55, decay: 0.6, bright: 4.5, release: 0.09 },
+  piano: {
+    partials: (n) => n ** -1.25 * (n % 8 ? 1 : 0.3),
+    count: 22,
+    level: 0.5,
+    decay: 0.9,
+    bright: 3.2,
+    release: 0.11,
+  },
+  bells: {
+    partials: (n) => [1, 0, 0, 0.34, 0, 0.04, 0, 0, 0, 0.1][n - 1] ?? 0,
+    count: 10,
+    level: 0.42,
+    decay: 0.6,
+    bright: 5,
+    release: 0.3,
+  },
+  plucked: {
+    partials: (n) => Math.abs(Math.sin(n * 0.7)) * n ** -1.05,
+    count: 24,
+    level: 0.55,
+    decay: 0.6,
+    bright: 4.5,
+    release: 0.09,
+  },
   bass: { partials: (n) => n ** -1.7, count: 12, level: 0.7, decay: 0.9, bright: 3, release: 0.08 },
-  organ: { partials: (n) => [1, 0.62, 0.3, 0.36, 0, 0.16, 0, 0.2][n - 1] ?? 0, count: 8, level: 0.22, attack: 0.02, release: 0.07 },
-  reeds: { partials: (n) => n ** -1.05 * (n % 2 ? 1 : 0.62), count: 20, level: 0.2, attack: 0.035, release: 0.08, reeds: 9, open: 9 },
-  bowed: { partials: (n) => n ** -1.15 * [1, 1, 0.8, 0.95, 0.55, 0.6, 0.35, 0.45][(n - 1) % 8], count: 24, level: 0.26, attack: 0.06, release: 0.13, vibrato: 11, open: 7, breath: 0.006 },
-  choir: { partials: (n) => n ** -1.6, count: 14, level: 0.3, attack: 0.13, release: 0.22, vibrato: 9, reeds: 7, open: 5 },
-  brass: { partials: (n) => n ** -0.9 * Math.exp(-n / 9), count: 18, level: 0.24, attack: 0.045, release: 0.09, vibrato: 5, open: 8 },
-  woodwind: { partials: (n) => (n % 2 ? n ** -1.1 : 0.28 * n ** -1.1), count: 16, level: 0.27, attack: 0.04, release: 0.08, vibrato: 6, open: 8, breath: 0.008 },
-  flute: { partials: (n) => [1, 0.32, 0.12, 0.035, 0.016, 0.008][n - 1] ?? 0, count: 6, level: 0.4, attack: 0.05, release: 0.09, vibrato: 12, breath: 0.035 },
+  organ: {
+    partials: (n) => [1, 0.62, 0.3, 0.36, 0, 0.16, 0, 0.2][n - 1] ?? 0,
+    count: 8,
+    level: 0.22,
+    attack: 0.02,
+    release: 0.07,
+  },
+  reeds: {
+    partials: (n) => n ** -1.05 * (n % 2 ? 1 : 0.62),
+    count: 20,
+    level: 0.2,
+    attack: 0.035,
+    release: 0.08,
+    reeds: 9,
+    open: 9,
+  },
+  bowed: {
+    partials: (n) => n ** -1.15 * [1, 1, 0.8, 0.95, 0.55, 0.6, 0.35, 0.45][(n - 1) % 8],
+    count: 24,
+    level: 0.26,
+    attack: 0.06,
+    release: 0.13,
+    vibrato: 11,
+    open: 7,
+    breath: 0.006,
+  },
+  choir: {
+    partials: (n) => n ** -1.6,
+    count: 14,
+    level: 0.3,
+    attack: 0.13,
+    release: 0.22,
+    vibrato: 9,
+    reeds: 7,
+    open: 5,
+  },
+  brass: {
+    partials: (n) => n ** -0.9 * Math.exp(-n / 9),
+    count: 18,
+    level: 0.24,
+    attack: 0.045,
+    release: 0.09,
+    vibrato: 5,
+    open: 8,
+  },
+  woodwind: {
+    partials: (n) => (n % 2 ? n ** -1.1 : 0.28 * n ** -1.1),
+    count: 16,
+    level: 0.27,
+    attack: 0.04,
+    release: 0.08,
+    vibrato: 6,
+    open: 8,
+    breath: 0.008,
+  },
+  flute: {
+    partials: (n) => [1, 0.32, 0.12, 0.035, 0.016, 0.008][n - 1] ?? 0,
+    count: 6,
+    level: 0.4,
+    attack: 0.05,
+    release: 0.09,
+    vibrato: 12,
+    breath: 0.035,
+  },
 };
 
 /** Which family a General MIDI program is of: [the first program, family], in order. */
 const FAMILIES = [
-  [0, "piano"], [8, "bells"], [16, "organ"], [20, "reeds"], [24, "plucked"], [32, "bass"], [40, "bowed"],
-  [45, "plucked"], [48, "bowed"], [52, "choir"], [55, "brass"], [64, "woodwind"], [72, "flute"],
-  [80, "woodwind"], [88, "choir"], [96, "organ"], [104, "plucked"], [108, "bells"], [109, "reeds"],
-  [110, "bowed"], [111, "woodwind"], [112, "bells"],
+  [0, "piano"],
+  [8, "bells"],
+  [16, "organ"],
+  [20, "reeds"],
+  [24, "plucked"],
+  [32, "bass"],
+  [40, "bowed"],
+  [45, "plucked"],
+  [48, "bowed"],
+  [52, "choir"],
+  [55, "brass"],
+  [64, "woodwind"],
+  [72, "flute"],
+  [80, "woodwind"],
+  [88, "choir"],
+  [96, "organ"],
+  [104, "plucked"],
+  [108, "bells"],
+  [109, "reeds"],
+  [110, "bowed"],
+  [111, "woodwind"],
+  [112, "bells"],
 ];
 
 export const DRUMS = -1; // in place of a program
@@ -71,13 +167,23 @@ function noiseBuffer(context, seconds, shape, channels = 1) {
 /** A small room: what the mix goes through, dry and with its echo. */
 export function room(context) {
   const input = context.createGain();
-  const limit = new DynamicsCompressorNode(context, { threshold: -14, knee: 12, ratio: 5, attack: 0.004, release: 0.16 });
+  const limit = new DynamicsCompressorNode(context, {
+    threshold: -14,
+    knee: 12,
+    ratio: 5,
+    attack: 0.004,
+    release: 0.16,
+  });
   const echo = context.createConvolver();
   echo.buffer = noiseBuffer(context, 1.3, (t) => (t < 0.012 ? 0 : Math.exp(-t * 5.2)), 2);
   const wet = new GainNode(context, { gain: 0.16 });
   input.connect(limit);
-  input.connect(new BiquadFilterNode(context, { type: "lowpass", frequency: 4200 })).connect(echo).connect(wet).connect(limit);
-  limit.connect(context.destination);
+  input
+    .connect(new BiquadFilterNode(context, { type: "lowpass", frequency: 4200 }))
+    .connect(echo)
+    .connect(wet)
+    .connect(limit);
+  limit.connect(new GainNode(context, { gain: 0.7 })).connect(context.destination); // eight loud notes fit
   return input;
 }
 
@@ -116,7 +222,10 @@ export class Instrument {
     const frequency = frequencyOf(pitch);
     const loud = timbre.level * loudness(velocity, pitch);
     const ringing = timbre.decay * 2 ** ((60 - pitch) / 20);
-    const layers = [[`${family} low`, 1, ringing, -1], [`${family} high`, 0.8, ringing / timbre.bright, 1.5]];
+    const layers = [
+      [`${family} low`, 1, ringing, -1],
+      [`${family} high`, 0.8, ringing / timbre.bright, 1.5],
+    ];
     return layers.map(([name, share, decay, cents]) => {
       const { tone, level } = this.#tone(into, frequency, when, this.#wave(name, timbre), cents);
       level.gain.setValueAtTime(0, when);
@@ -132,7 +241,11 @@ export class Instrument {
     const frequency = frequencyOf(pitch);
     const loud = timbre.level * loudness(velocity, pitch);
     const end = when + Math.max(length, 0.06);
-    const through = this.#filter({ type: "lowpass", Q: 0.3, frequency: frequency * (timbre.open ?? 10) + 900 });
+    const through = this.#filter({
+      type: "lowpass",
+      Q: 0.3,
+      frequency: frequency * (timbre.open ?? 10) + 900,
+    });
     through.connect(into);
     const wave = this.#wave(familyOf(program), timbre);
     const voices = timbre.reeds ? [-timbre.reeds / 2, timbre.reeds / 2] : [0];
@@ -161,7 +274,11 @@ export class Instrument {
   }
 
   #breath(into, frequency, loud, when, end, timbre) {
-    const { source, level } = this.#noise(into, { type: "bandpass", frequency: frequency * 3, Q: 0.8 }, when);
+    const { source, level } = this.#noise(
+      into,
+      { type: "bandpass", frequency: frequency * 3, Q: 0.8 },
+      when,
+    );
     swell(level.gain, loud * timbre.breath * 4, when, end, { ...timbre, attack: 0.02 });
     source.stop(end + timbre.release * 6);
     return source;
@@ -172,7 +289,11 @@ export class Instrument {
     const isLow = pitch < 38 || (pitch > 40 && pitch < 51 && pitch % 2);
     const loud = 0.5 * loudness(velocity, 60);
     const kind = isLow ? "lowpass" : pitch > 41 ? "highpass" : "bandpass";
-    const { source, level } = this.#noise(into, { type: kind, frequency: isLow ? 400 : pitch > 41 ? 6000 : 1900 }, when);
+    const { source, level } = this.#noise(
+      into,
+      { type: kind, frequency: isLow ? 400 : pitch > 41 ? 6000 : 1900 },
+      when,
+    );
     level.gain.setValueAtTime(loud, when);
     level.gain.setTargetAtTime(0, when, pitch > 48 ? 0.12 : 0.045);
     source.stop(when + 0.8);
@@ -204,7 +325,10 @@ export class Instrument {
   }
 
   #filter(options) {
-    return new BiquadFilterNode(this.context, { ...options, frequency: Math.min(options.frequency, this.context.sampleRate / 4) });
+    return new BiquadFilterNode(this.context, {
+      ...options,
+      frequency: Math.min(options.frequency, this.context.sampleRate / 4),
+    });
   }
 
   /** The wave of a family; of one that is struck, "low" and "high" are its two layers. */
@@ -212,7 +336,12 @@ export class Instrument {
     if (!this.waves.has(name)) {
       const partials = Array.from({ length: timbre.count }, (_, i) => partial(timbre, name, i + 1));
       const imag = Float32Array.from([0, ...partials]);
-      this.waves.set(name, this.context.createPeriodicWave(new Float32Array(imag.length), imag, { disableNormalization: true }));
+      this.waves.set(
+        name,
+        this.context.createPeriodicWave(new Float32Array(imag.length), imag, {
+          disableNormalization: true,
+        }),
+      );
     }
     return this.waves.get(name);
   }

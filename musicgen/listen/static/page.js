@@ -25,15 +25,51 @@ function showAgain(hasLittleRoom) {
   transport.refresh();
 }
 
-isNarrow.addEventListener("change", () => showAgain(isNarrow.matches));
-window.addEventListener("beforeprint", () => isNarrow.matches && showAgain(false));
-window.addEventListener("afterprint", () => isNarrow.matches && showAgain(true));
+/** One drawing a system, so that a page of paper ends between two of them. */
+function* systemsApart(root) {
+  const { x, y, width, height } = root.viewBox.baseVal;
+  const box = root.getBoundingClientRect();
+  const scale = height / box.height;
+  const edges = [...root.querySelectorAll(".system")]
+    .map((system) => system.getBoundingClientRect())
+    .filter((system) => system.height)
+    .map(({ top, bottom }) => [(top - box.top) * scale, (bottom - box.top) * scale]);
+  const cuts = edges.slice(1).map(([top], index) => (edges[index][1] + top) / 2);
+  const borders = [y, ...cuts, y + height];
+  for (const [index, start] of borders.slice(0, -1).entries()) {
+    const piece = root.cloneNode(true);
+    piece.setAttribute("viewBox", `${x} ${start} ${width} ${borders[index + 1] - start}`);
+    piece.setAttribute("class", "piece");
+    for (const name of ["width", "height"]) piece.removeAttribute(name); // the box alone says its shape
+    yield piece;
+  }
+}
+
+function preparePaper() {
+  if (isNarrow.matches) showAgain(false);
+  const root = view.score.querySelector("svg");
+  view.score.append(...systemsApart(root));
+  root.classList.add("whole");
+}
+
+function putPaperAway() {
+  for (const piece of view.score.querySelectorAll(".piece")) piece.remove();
+  view.score.querySelector("svg").classList.remove("whole");
+  if (isNarrow.matches) showAgain(true);
+}
+
+isNarrow.addEventListener("change", () => {
+  if (!view.score.querySelector(".piece")) showAgain(isNarrow.matches); // paper has a width too
+});
+window.addEventListener("beforeprint", preparePaper);
+window.addEventListener("afterprint", putPaperAway);
 
 /** Hand out a file that the page has inside. */
 function download(suffix) {
-  const [bytes, type] = suffix === "mid"
-    ? [Uint8Array.from(atob(tune.midi), (c) => c.charCodeAt(0)), "audio/midi"]
-    : [tune.abc, "text/vnd.abc;charset=utf-8"];
+  const [bytes, type] =
+    suffix === "mid"
+      ? [Uint8Array.from(atob(tune.midi), (c) => c.charCodeAt(0)), "audio/midi"]
+      : [tune.abc, "text/vnd.abc;charset=utf-8"];
   const url = URL.createObjectURL(new Blob([bytes], { type }));
   const link = html("a", { href: url, download: `${document.body.dataset.name}.${suffix}` });
   link.click();
@@ -46,8 +82,17 @@ for (const button of document.querySelectorAll("[data-download]")) {
 
 const isOn = document.getElementById("shortcuts");
 isOn.addEventListener("change", () => (transport.hasShortcuts = isOn.checked));
-document.getElementById("keys").append(
-  ...SHORTCUTS.map(([keys, what]) => html("div", {}, html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))), html("dd", {}, what))),
-);
+document
+  .getElementById("keys")
+  .append(
+    ...SHORTCUTS.map(([keys, what]) =>
+      html(
+        "div",
+        {},
+        html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))),
+        html("dd", {}, what),
+      ),
+    ),
+  );
 
 globalThis.musicgen = { player, view, transport, Instrument }; // for the console, and for tests

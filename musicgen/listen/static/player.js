@@ -19,21 +19,30 @@ export const TEMPO = { min: 0.25, max: 2 };
 export class Course {
   /** @param {{sounds: Sound[], heard: Heard[], seconds: number}} tune @param {?Set<number>} bars */
   constructor(tune, bars = null) {
-    this.isLoop = bars !== null;
+    const chosen = bars ? stretchesOf(tune.heard, bars) : [];
+    this.isLoop = chosen.length > 0;
     this.stretches = [];
     this.length = 0;
-    for (const [start, end] of bars ? stretchesOf(tune.heard, bars) : [[0, tune.seconds]]) {
+    for (const [start, end] of this.isLoop ? chosen : [[0, tune.seconds]]) {
       this.stretches.push({ start, end, at: this.length });
       this.length += end - start;
     }
-    this.stops = [...this.#notes(tune.sounds), ...this.#bars(tune.heard)].sort((a, b) => a.at - b.at);
+    this.stops = [...this.#notes(tune.sounds), ...this.#bars(tune.heard)].sort(
+      (a, b) => a.at - b.at,
+    );
     this.stops.push({ at: this.length, kind: "end" });
   }
 
   *#notes(sounds) {
     for (const sound of sounds) {
       const found = this.#stretch(sound[0]);
-      if (found) yield { at: found.at + sound[0] - found.start, kind: "note", sound, length: Math.min(sound[1], found.end - sound[0]) };
+      if (found)
+        yield {
+          at: found.at + sound[0] - found.start,
+          kind: "note",
+          sound,
+          length: Math.min(sound[1], found.end - sound[0]),
+        };
     }
   }
 
@@ -68,7 +77,8 @@ function stretchesOf(heard, bars) {
   let from = -1;
   for (const [index, [, , bar]] of heard.entries()) {
     if (bar === first) from = index;
-    if (bar === last && from >= 0 && (!best || index - from < best[1] - best[0])) best = [from, index];
+    if (bar === last && from >= 0 && (!best || index - from < best[1] - best[0]))
+      best = [from, index];
   }
   const chosen = best ? heard.slice(best[0], best[1] + 1) : heard;
   return joined(chosen.filter(([, , bar]) => bars.has(bar)));
@@ -90,7 +100,13 @@ function joined(measures) {
  * onSchedule({time, place, frequency, pitch, note, bar, length}) as each sound is planned.
  */
 export class Player {
-  #tune = { sounds: [], heard: [], seconds: 0, programs: [0], count_in: { beats: 4, seconds: 0.5 } };
+  #tune = {
+    sounds: [],
+    heard: [],
+    seconds: 0,
+    programs: [0],
+    count_in: { beats: 4, seconds: 0.5 },
+  };
   #course = new Course(this.#tune);
   #context = null;
   #output = null; // volume, then the room
@@ -170,7 +186,7 @@ export class Player {
     const seconds = this.position;
     const wasPlaying = this.#state === "playing";
     if (wasPlaying) this.#silence();
-    this.#course = new Course(this.#tune, bars && bars.size ? bars : null);
+    this.#course = new Course(this.#tune, bars?.size ? bars : null);
     this.#resting = this.#inside(seconds);
     if (wasPlaying) this.#start();
   }
@@ -280,7 +296,9 @@ export class Player {
   #placeNow() {
     const place = this.#placeAt(this.#heardNow());
     const { length, isLoop } = this.#course;
-    return isLoop && length ? Math.max(place, this.#from) % length : Math.min(Math.max(place, this.#from), length);
+    return isLoop && length
+      ? Math.max(place, this.#from) % length
+      : Math.min(Math.max(place, this.#from), length);
   }
 
   /** The time of the audio clock whose sound reaches the ear now. */
@@ -298,7 +316,8 @@ export class Player {
       if (time >= soon) break;
       this.#next += 1;
       if (stop.kind === "note") this.#sound(stop, time, place);
-      else if (stop.kind === "bar") this.#cues.push({ time, rank: 1, run: () => this.onBar(stop.bar, stop.heard) });
+      else if (stop.kind === "bar")
+        this.#cues.push({ time, rank: 1, run: () => this.onBar(stop.bar, stop.heard) });
       else if (!this.#turn(time)) break;
     }
     this.#planned = Math.max(this.#planned, soon);
@@ -325,7 +344,15 @@ export class Player {
     this.#keep(this.#instrument.play(this.#bus, { program, pitch, velocity, when, length: lasts }));
     this.#cues.push({ time, rank: 2, run: () => this.#light(note, true) });
     this.#cues.push({ time: time + lasts, rank: 0, run: () => this.#light(note, false) });
-    this.onSchedule({ time, place, frequency: frequencyOf(pitch), pitch, note, bar, length: lasts });
+    this.onSchedule({
+      time,
+      place,
+      frequency: frequencyOf(pitch),
+      pitch,
+      note,
+      bar,
+      length: lasts,
+    });
   }
 
   #keep(sources) {
@@ -338,7 +365,9 @@ export class Player {
   /** Show what is heard now: as many frames as there are, in the order of time. */
   #show() {
     const now = this.#heardNow();
-    const due = this.#cues.filter((cue) => cue.time <= now).sort((a, b) => a.time - b.time || a.rank - b.rank);
+    const due = this.#cues
+      .filter((cue) => cue.time <= now)
+      .sort((a, b) => a.time - b.time || a.rank - b.rank);
     this.#cues = this.#cues.filter((cue) => cue.time > now);
     this.#frame = requestAnimationFrame(() => this.#show());
     for (const cue of due) cue.run();

@@ -32,7 +32,11 @@ export function clock(seconds) {
 }
 
 function icon(name) {
-  return svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true", class: "icon" }, svg("path", { d: ICONS[name] }));
+  return svg(
+    "svg",
+    { viewBox: "0 0 24 24", "aria-hidden": "true", class: "icon" },
+    svg("path", { d: ICONS[name] }),
+  );
 }
 
 let made = 0; // so that ids differ where a page has two toolbars
@@ -62,7 +66,8 @@ export class Transport {
     this.player.load(tune);
     this.position.max = String(tune.seconds);
     const last = this.#lastNumber();
-    for (const field of [this.from, this.to]) Object.assign(field, { min: String(tune.first_bar), max: String(last) });
+    for (const field of [this.from, this.to])
+      Object.assign(field, { min: String(tune.first_bar), max: String(last) });
     this.choose(null);
     this.anchor = 0;
     this.surprise.parentElement.hidden = !tune.surprise;
@@ -73,7 +78,8 @@ export class Transport {
 
   /** Mark again what is chosen, where the view has drawn the same tune anew. */
   refresh() {
-    for (const box of [this.surprise, this.copies, this.roll]) box.dispatchEvent(new Event("change"));
+    for (const box of [this.surprise, this.copies, this.roll])
+      box.dispatchEvent(new Event("change"));
     this.view.markBars(this.#chosen() ?? [], "looped");
     this.#showPosition();
   }
@@ -85,11 +91,12 @@ export class Transport {
 
   /** Choose the bars that are looped, [first, last] as indices; null: none. */
   choose(range) {
-    this.range = range;
+    const inside = (bar) => Math.min(this.#count() - 1, Math.max(0, bar));
+    this.range = range && range.map(inside);
     this.player.loop(this.#chosen());
     this.view.markBars(this.#chosen() ?? [], "looped");
     this.loop.setAttribute("aria-pressed", String(Boolean(range)));
-    const [first, last] = range ?? [0, this.#count() - 1];
+    const [first, last] = this.range ?? [0, this.#count() - 1];
     this.from.value = String(this.view.barNumber(first));
     this.to.value = String(this.view.barNumber(last));
     this.#showPosition();
@@ -130,16 +137,63 @@ export class Transport {
   }
 
   #make(element) {
-    this.playButton = html("button", { type: "button", class: "play", "aria-label": "Play", title: "Play (space)" }, icon("play"));
-    this.startButton = html("button", { type: "button", "aria-label": "Back to the start", title: "Back to the start (Home)" }, icon("start"));
-    this.position = html("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0, class: "position", "aria-label": "Position" });
+    this.playButton = html(
+      "button",
+      { type: "button", class: "play", "aria-label": "Play", title: "Play (space)" },
+      icon("play"),
+    );
+    this.startButton = html(
+      "button",
+      { type: "button", "aria-label": "Back to the start", title: "Back to the start (Home)" },
+      icon("start"),
+    );
+    this.position = html("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.05,
+      value: 0,
+      class: "position",
+      "aria-label": "Position",
+    });
     this.time = html("span", { class: "time", "aria-hidden": "true" });
-    this.loop = html("button", { type: "button", "aria-pressed": "false", "aria-label": "Loop", title: "Loop the chosen bars (L)" }, icon("loop"));
-    this.from = html("input", { type: "number", "aria-label": "First bar of the loop", inputmode: "numeric" });
-    this.to = html("input", { type: "number", "aria-label": "Last bar of the loop", inputmode: "numeric" });
-    this.tempo = html("input", { type: "range", min: TEMPO.min * 100, max: TEMPO.max * 100, step: TEMPO_STEP, value: 100, id: `${this.id}-tempo` });
+    this.loop = html(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": "false",
+        "aria-label": "Loop",
+        title: "Loop the chosen bars (L)",
+      },
+      icon("loop"),
+    );
+    this.from = html("input", {
+      type: "number",
+      "aria-label": "First bar of the loop",
+      inputmode: "numeric",
+    });
+    this.to = html("input", {
+      type: "number",
+      "aria-label": "Last bar of the loop",
+      inputmode: "numeric",
+    });
+    this.tempo = html("input", {
+      type: "range",
+      min: TEMPO.min * 100,
+      max: TEMPO.max * 100,
+      step: TEMPO_STEP,
+      value: 100,
+      id: `${this.id}-tempo`,
+    });
     this.tempoTold = html("span", { class: "told", "aria-hidden": "true" });
-    this.volume = html("input", { type: "range", min: 0, max: 100, step: 5, value: 80, id: `${this.id}-volume` });
+    this.volume = html("input", {
+      type: "range",
+      min: 0,
+      max: 100,
+      step: 5,
+      value: 80,
+      id: `${this.id}-volume`,
+    });
     this.status = html("p", { role: "status", class: "unseen" });
     this.countIn = check();
     this.surprise = check();
@@ -149,11 +203,41 @@ export class Transport {
     element.setAttribute("role", "group");
     element.setAttribute("aria-label", "Player");
     element.replaceChildren(
-      html("div", { class: "group main" }, this.startButton, this.playButton, this.position, this.time),
-      html("div", { class: "group" }, this.loop, html("span", { class: "bars" }, "bars ", this.from, "–", this.to)),
-      html("div", { class: "group" }, html("label", { for: this.tempo.id }, "Tempo"), this.tempo, this.tempoTold),
-      html("div", { class: "group" }, html("label", { for: this.volume.id }, "Volume"), this.volume),
-      html("div", { class: "group checks" }, named("Count-in", this.countIn), named("Surprise", this.surprise), named("Copies", this.copies), named("Piano roll", this.roll)),
+      html(
+        "div",
+        { class: "group main" },
+        this.startButton,
+        this.playButton,
+        this.position,
+        this.time,
+      ),
+      html(
+        "div",
+        { class: "group" },
+        this.loop,
+        html("span", { class: "bars" }, "bars ", this.from, "–", this.to),
+      ),
+      html(
+        "div",
+        { class: "group" },
+        html("label", { for: this.tempo.id }, "Tempo"),
+        this.tempo,
+        this.tempoTold,
+      ),
+      html(
+        "div",
+        { class: "group" },
+        html("label", { for: this.volume.id }, "Volume"),
+        this.volume,
+      ),
+      html(
+        "div",
+        { class: "group checks" },
+        named("Count-in", this.countIn),
+        named("Surprise", this.surprise),
+        named("Copies", this.copies),
+        named("Piano roll", this.roll),
+      ),
       this.status,
     );
   }
@@ -171,7 +255,8 @@ export class Transport {
     this.position.addEventListener("input", () => this.#seek(Number(this.position.value)));
     this.position.addEventListener("keydown", (event) => this.#step(event));
     this.loop.addEventListener("click", () => this.toggleLoop());
-    for (const field of [this.from, this.to]) field.addEventListener("change", () => this.#readRange());
+    for (const field of [this.from, this.to])
+      field.addEventListener("change", () => this.#readRange());
     this.tempo.addEventListener("input", () => this.setTempo(Number(this.tempo.value)));
     this.volume.addEventListener("input", () => (player.volume = this.volume.value / 100));
     this.countIn.addEventListener("change", () => (player.countsIn = this.countIn.checked));
@@ -228,7 +313,10 @@ export class Transport {
   }
 
   #barAt(seconds) {
-    return (this.tune.heard.findLast(([start]) => start <= seconds + 1e-6) ?? this.tune.heard[0])?.[2] ?? 0;
+    return (
+      (this.tune.heard.findLast(([start]) => start <= seconds + 1e-6) ?? this.tune.heard[0])?.[2] ??
+      0
+    );
   }
 
   #showState(state) {
@@ -236,7 +324,13 @@ export class Transport {
     this.playButton.setAttribute("aria-label", isPlaying ? "Pause" : "Play");
     this.playButton.title = isPlaying ? "Pause (space)" : "Play (space)";
     this.playButton.replaceChildren(icon(isPlaying ? "pause" : "play"));
-    this.say(isPlaying ? "Playing" : state === "paused" ? `Paused in bar ${this.view.barNumber(this.#barAt(this.player.position))}` : "Stopped");
+    this.say(
+      isPlaying
+        ? "Playing"
+        : state === "paused"
+          ? `Paused in bar ${this.view.barNumber(this.#barAt(this.player.position))}`
+          : "Stopped",
+    );
     if (state === "stopped") this.view.setBar(null);
     if (isPlaying) this.#follow();
     else this.#showPosition();
@@ -250,11 +344,12 @@ export class Transport {
   #showPosition() {
     const seconds = this.player.position;
     this.position.value = String(seconds);
-    const told = `${clock(seconds)} / ${clock(this.tune.seconds)}`;
+    const whole = clock(Math.round(this.tune.seconds));
+    const told = `${clock(seconds)} / ${whole}`;
     if (this.time.textContent !== told) {
       this.time.textContent = told;
       const bar = this.view.barNumber(this.#barAt(seconds));
-      this.position.setAttribute("aria-valuetext", `${clock(seconds)} of ${clock(this.tune.seconds)}, bar ${bar}`);
+      this.position.setAttribute("aria-valuetext", `${clock(seconds)} of ${whole}, bar ${bar}`);
     }
     this.view.setPosition(seconds);
   }
@@ -263,13 +358,29 @@ export class Transport {
     const qpm = Math.round(this.tune.qpm * this.player.tempo);
     this.tempoTold.textContent = `${this.tempo.value} %`;
     this.tempoTold.title = `${qpm} quarters a minute`;
-    this.tempo.setAttribute("aria-valuetext", `${this.tempo.value} per cent, ${qpm} quarters a minute`);
+    this.tempo.setAttribute(
+      "aria-valuetext",
+      `${this.tempo.value} per cent, ${qpm} quarters a minute`,
+    );
   }
 
   #pressed(event) {
-    if (!this.hasShortcuts || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]")) return;
-    const isOwnKey = event.target.closest("button, a, summary, [type=checkbox]") && event.key === " ";
+    if (
+      !this.hasShortcuts ||
+      event.defaultPrevented ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey
+    )
+      return;
+    if (
+      event.target.closest(
+        "input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]",
+      )
+    )
+      return;
+    const isOwnKey =
+      event.target.closest("button, a, summary, [type=checkbox]") && event.key === " ";
     const action = isOwnKey ? null : this.#action(event);
     if (!action) return;
     event.preventDefault();

@@ -8,7 +8,9 @@ const SVG = "http://www.w3.org/2000/svg";
 export const SURPRISE_STEPS = [0.5, 1, 2, 4, 6];
 const ROLL = { height: 180, pad: 6, secondsWide: 28 };
 const ALLOWED = new Set(
-  "svg g path use defs symbol polygon polyline rect ellipse circle line text tspan title desc style".split(" "),
+  "svg g path use defs symbol polygon polyline rect ellipse circle line text tspan title desc style".split(
+    " ",
+  ),
 );
 
 /** @param {number} bits @returns {number} the class of a surprise, 0..SURPRISE_STEPS.length */
@@ -67,7 +69,11 @@ export class TuneView {
    *   onSeek?: (seconds: number) => void, onCopyClick?: (run: object) => void}} options
    *   prefix: of the ids in the score, where a page shows two.
    */
-  constructor(element, view = null, { prefix = "", roll = true, onBarClick, onSeek, onCopyClick } = {}) {
+  constructor(
+    element,
+    view = null,
+    { prefix = "", roll = true, onBarClick, onSeek, onCopyClick } = {},
+  ) {
     this.element = element;
     this.prefix = prefix;
     this.hasRoll = roll;
@@ -86,11 +92,18 @@ export class TuneView {
     this.view = view;
     this.notes = new Map(); // index to the elements of its symbols, in score and roll
     this.bars = new Map(); // index to the rectangle that is clicked
-    const written = score ?? (view.svg ? drawing(view.svg) : this.element.querySelector(".tune-score > svg"));
+    this.played = null; // the rectangle of the bar that is played
+    const written =
+      score ?? (view.svg ? drawing(view.svg) : this.element.querySelector(".tune-score > svg"));
     this.score = html("div", { class: "tune-score" }, written);
     this.legend = this.#makeLegend();
     this.copies = this.#makeCopies();
-    this.roll = html("div", { class: "tune-roll", tabindex: "0", role: "region", "aria-label": "Piano roll" });
+    this.roll = html("div", {
+      class: "tune-roll",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Piano roll",
+    });
     this.element.classList.add("tune");
     this.element.replaceChildren(this.score, ...[this.legend, this.copies].filter(Boolean));
     if (this.hasRoll) this.element.append(this.roll);
@@ -115,11 +128,13 @@ export class TuneView {
     for (const element of this.notes.get(note) ?? []) element.classList.toggle("sounding", isOn);
   }
 
-  /** Mark the bar that is played, and bring it into sight; null: none is. */
+  /** Mark the bar that is played; null: none is. Who looks on as it is played goes on to see it. */
   setBar(bar) {
+    const looksOn = !this.played || isInSight(this.played);
     this.#mark([bar], "playing");
-    const element = this.bars.get(bar);
-    if (element && !isInSight(element)) element.scrollIntoView({ block: "center", behavior: motion() });
+    this.played = this.bars.get(bar) ?? null;
+    if (!this.played || !looksOn || isInSight(this.played)) return;
+    this.played.scrollIntoView({ block: "center", behavior: motion() });
   }
 
   /** Move the playhead of the piano roll to a second of the tune. */
@@ -166,7 +181,8 @@ export class TuneView {
   focusBar(bar) {
     const wanted = this.bars.get(bar);
     if (!wanted) return;
-    for (const element of this.bars.values()) element.setAttribute("tabindex", element === wanted ? "0" : "-1");
+    for (const element of this.bars.values())
+      element.setAttribute("tabindex", element === wanted ? "0" : "-1");
     wanted.focus();
   }
 
@@ -178,11 +194,15 @@ export class TuneView {
   #prepare(root) {
     root.querySelector(":scope > title")?.remove(); // it would be shown wherever the pointer rests
     root.setAttribute("role", "group");
-    root.setAttribute("aria-label", `Score of ${this.view.title || "the tune"}. Arrow keys go from bar to bar, Enter plays from a bar, Shift and Enter loops up to it.`);
+    root.setAttribute(
+      "aria-label",
+      `Score of ${this.view.title || "the tune"}. Arrow keys go from bar to bar, Enter plays from a bar, Shift and Enter loops up to it.`,
+    );
     for (const element of root.querySelectorAll("[id]")) this.#adopt(element);
     const first = this.bars.keys().next().value;
     this.bars.get(first)?.setAttribute("tabindex", "0");
     root.addEventListener("click", (event) => this.#clicked(event));
+    this.#listenForDrags(root);
     root.addEventListener("keydown", (event) => this.#pressed(event));
   }
 
@@ -213,29 +233,52 @@ export class TuneView {
     const box = union(staves.length ? staves : [measure.getBBox()]);
     const pad = Math.min(box.height, staves[0].width ? unitOf(staves) * 3 : box.height) || 0;
     const cover = svg("rect", {
-      class: "bar-cover", x: box.x, y: box.y - pad, width: box.width, height: box.height + 2 * pad,
-      tabindex: "-1", role: "button", "aria-label": `Bar ${this.barNumber(bar)}`, "data-bar": bar,
+      class: "bar-cover",
+      x: box.x,
+      y: box.y - pad,
+      width: box.width,
+      height: box.height + 2 * pad,
+      tabindex: "-1",
+      role: "button",
+      "aria-label": `Bar ${this.barNumber(bar)}`,
+      "data-bar": bar,
     });
     measure.prepend(cover);
     return cover;
   }
 
+  /** A mouse that is drawn over some bars chooses them, as a click and one with Shift do. */
+  #listenForDrags(root) {
+    let from = null;
+    root.addEventListener(
+      "pointerdown",
+      (event) => (from = event.pointerType === "mouse" ? barAt(event) : null),
+    );
+    root.addEventListener("pointerup", (event) => {
+      const to = barAt(event);
+      if (from === null || to === null || from === to) return;
+      this.onBarClick(from, false);
+      this.onBarClick(to, true);
+    });
+  }
+
   #clicked(event) {
-    const found = event.target.closest("[data-bar]");
-    if (!found) return;
-    const bar = Number(found.dataset.bar);
+    const bar = barAt(event);
+    if (bar === null) return;
     this.focusBar(bar);
     this.onBarClick(bar, event.shiftKey);
   }
 
   #pressed(event) {
-    const bar = Number(event.target.dataset?.bar ?? NaN);
-    if (Number.isNaN(bar)) return;
+    const bar = barAt(event);
+    if (bar === null) return;
     const order = [...this.bars.keys()];
     const place = order.indexOf(bar);
     const moves = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: order.length - 1 };
-    if (event.key in moves) this.focusBar(order[Math.max(0, Math.min(order.length - 1, moves[event.key]))]);
-    else if (event.key === "ArrowDown" || event.key === "ArrowUp") this.focusBar(this.#above(bar, event.key === "ArrowUp"));
+    if (event.key in moves)
+      this.focusBar(order[Math.max(0, Math.min(order.length - 1, moves[event.key]))]);
+    else if (event.key === "ArrowDown" || event.key === "ArrowUp")
+      this.focusBar(this.#above(bar, event.key === "ArrowUp"));
     else if (event.key === "Enter") this.onBarClick(bar, event.shiftKey);
     else return;
     event.preventDefault();
@@ -246,27 +289,41 @@ export class TuneView {
   #above(bar, isAbove) {
     const here = this.bars.get(bar).getBoundingClientRect();
     const middle = here.x + here.width / 2;
-    const ahead = [...this.bars].map(([other, element]) => [other, element.getBoundingClientRect()])
+    const ahead = [...this.bars]
+      .map(([other, element]) => [other, element.getBoundingClientRect()])
       .filter(([, box]) => (isAbove ? box.bottom <= here.top + 1 : box.top >= here.bottom - 1));
-    const distance = (box) => Math.abs(box.y - here.y) * 100 + Math.abs(box.x + box.width / 2 - middle);
-    return ahead.reduce((best, one) => (!best || distance(one[1]) < distance(best[1]) ? one : best), null)?.[0] ?? bar;
+    const distance = (box) =>
+      Math.abs(box.y - here.y) * 100 + Math.abs(box.x + box.width / 2 - middle);
+    return (
+      ahead.reduce(
+        (best, one) => (!best || distance(one[1]) < distance(best[1]) ? one : best),
+        null,
+      )?.[0] ?? bar
+    );
   }
 
   #colourNotes() {
     for (const [note, bits] of (this.view.surprise?.notes ?? []).entries()) {
       if (bits === null) continue;
-      for (const element of this.notes.get(note) ?? []) element.classList.add(`s${surpriseClass(bits)}`);
+      for (const element of this.notes.get(note) ?? [])
+        element.classList.add(`s${surpriseClass(bits)}`);
     }
   }
 
   /** Say what each note is when it is pointed at. */
   #nameNotes() {
     const copies = new Map();
-    for (const run of this.view.receipt?.runs ?? []) for (const note of run.marked) copies.set(note, copyWords(run));
+    for (const run of this.view.receipt?.runs ?? [])
+      for (const note of run.marked) copies.set(note, copyWords(run));
     for (const [note, elements] of this.notes) {
       const bits = this.view.surprise?.notes[note];
-      const told = [this.view.names[note], bits == null ? null : `${bits.toFixed(1)} bits`, copies.get(note)];
-      for (const element of elements) element.prepend(svg("title", {}, told.filter(Boolean).join(" · ")));
+      const told = [
+        this.view.names[note],
+        bits == null ? null : `${bits.toFixed(1)} bits`,
+        copies.get(note),
+      ];
+      for (const element of elements)
+        element.prepend(svg("title", {}, told.filter(Boolean).join(" · ")));
     }
   }
 
@@ -276,12 +333,24 @@ export class TuneView {
     const classes = edges.map((from, index) => {
       const to = edges[index + 1];
       const label = to === undefined ? `${from} and more` : `${from}–${to}`;
-      return html("li", { class: `s${index}` }, svg("svg", { viewBox: "0 0 20 14", "aria-hidden": "true" },
-        svg("ellipse", { cx: 10, cy: 7, rx: 7.5, ry: 5.2, transform: "rotate(-20 10 7)" })), label);
+      return html(
+        "li",
+        { class: `s${index}` },
+        svg(
+          "svg",
+          { viewBox: "0 0 20 14", "aria-hidden": "true" },
+          svg("ellipse", { cx: 10, cy: 7, rx: 7.5, ry: 5.2, transform: "rotate(-20 10 7)" }),
+        ),
+        label,
+      );
     });
     const each = this.view.surprise.bits_per_note.toFixed(2);
-    return html("div", { class: "tune-legend", hidden: true },
-      html("p", {}, `Surprise of each note in bits; the tune's mean is ${each} a note`), html("ul", {}, ...classes));
+    return html(
+      "div",
+      { class: "tune-legend", hidden: true },
+      html("p", {}, `Surprise of each note in bits; the tune's mean is ${each} a note`),
+      html("ul", {}, ...classes),
+    );
   }
 
   #makeCopies() {
@@ -292,7 +361,12 @@ export class TuneView {
       button.addEventListener("click", () => this.onCopyClick(run));
       return html("li", {}, button);
     });
-    return html("div", { class: "tune-copies", hidden: true }, html("p", {}, "Runs of notes that stand in tunes the model learnt from"), html("ol", {}, ...items));
+    return html(
+      "div",
+      { class: "tune-copies", hidden: true },
+      html("p", {}, "Runs of notes that stand in tunes the model learnt from"),
+      html("ol", {}, ...items),
+    );
   }
 
   #layer(className, isBehind) {
@@ -305,7 +379,9 @@ export class TuneView {
   }
 
   #heads(notes) {
-    return notes.flatMap((note) => (this.notes.get(note) ?? []).filter((element) => element.closest(".tune-score")));
+    return notes.flatMap((note) =>
+      (this.notes.get(note) ?? []).filter((element) => element.closest(".tune-score")),
+    );
   }
 
   /** Draw a band behind each copied run, one piece a system, with the number of the run. */
@@ -318,9 +394,25 @@ export class TuneView {
         const boxes = elements.map(headBox);
         const box = union(boxes);
         const pad = boxes[0].height * 0.7;
-        bands.append(svg("rect", { x: box.x - pad, y: box.y - pad, width: box.width + 2 * pad, height: box.height + 2 * pad, rx: pad, "data-run": index }));
+        bands.append(
+          svg("rect", {
+            x: box.x - pad,
+            y: box.y - pad,
+            width: box.width + 2 * pad,
+            height: box.height + 2 * pad,
+            rx: pad,
+            "data-run": index,
+          }),
+        );
         if (at) continue;
-        numbers.append(svg("text", { x: box.x - pad, y: box.y - pad * 1.6, "font-size": pad * 3.2, "data-run": index }, svg("title", {}, copyWords(run)), String(index + 1)));
+        numbers.append(
+          svg(
+            "text",
+            { x: box.x - pad, y: box.y - pad * 1.6, "font-size": pad * 3.2, "data-run": index },
+            svg("title", {}, copyWords(run)),
+            String(index + 1),
+          ),
+        );
       }
     }
   }
@@ -329,7 +421,14 @@ export class TuneView {
     const rings = this.#layer("difference-rings", false);
     for (const element of this.#heads([...chosen])) {
       const { x, y, width, height } = headBox(element);
-      rings.append(svg("ellipse", { cx: x + width / 2, cy: y + height / 2, rx: width * 0.95, ry: height * 1.15 }));
+      rings.append(
+        svg("ellipse", {
+          cx: x + width / 2,
+          cy: y + height / 2,
+          rx: width * 0.95,
+          ry: height * 1.15,
+        }),
+      );
     }
   }
 
@@ -341,22 +440,61 @@ export class TuneView {
     this.scale = 100;
     const width = Math.max(1, seconds * this.scale);
     const y = (pitch) => ROLL.pad + (high - pitch) * row;
-    this.playhead = svg("g", { class: "playhead" }, svg("line", { y1: 0, y2: ROLL.height, "vector-effect": "non-scaling-stroke" }));
-    const lines = heard.map(([start, , bar]) => svg("line", { class: "roll-bar", "data-bar": bar, x1: start * this.scale, x2: start * this.scale, y1: 0, y2: ROLL.height, "vector-effect": "non-scaling-stroke" }));
+    this.playhead = svg(
+      "g",
+      { class: "playhead" },
+      svg("line", { y1: 0, y2: ROLL.height, "vector-effect": "non-scaling-stroke" }),
+    );
+    const lines = heard.map(([start, , bar]) =>
+      svg("line", {
+        class: "roll-bar",
+        "data-bar": bar,
+        x1: start * this.scale,
+        x2: start * this.scale,
+        y1: 0,
+        y2: ROLL.height,
+        "vector-effect": "non-scaling-stroke",
+      }),
+    );
     const blacks = [];
     for (let pitch = low; pitch <= high; pitch++) {
-      if ([1, 3, 6, 8, 10].includes(pitch % 12)) blacks.push(svg("rect", { class: "roll-black", x: 0, y: y(pitch), width, height: row }));
+      if ([1, 3, 6, 8, 10].includes(pitch % 12))
+        blacks.push(svg("rect", { class: "roll-black", x: 0, y: y(pitch), width, height: row }));
     }
     const drawn = sounds.map((sound) => this.#rollNote(sound, y(sound[2]), row));
-    const root = svg("svg", { viewBox: `0 0 ${width} ${ROLL.height}`, preserveAspectRatio: "none", role: "img", "aria-label": `Piano roll: ${sounds.length} notes in ${Math.round(seconds)} seconds` }, ...blacks, ...lines, ...drawn, this.playhead);
-    root.addEventListener("click", (event) => this.onSeek((event.clientX - root.getBoundingClientRect().x) / root.getBoundingClientRect().width * seconds));
+    const root = svg(
+      "svg",
+      {
+        viewBox: `0 0 ${width} ${ROLL.height}`,
+        preserveAspectRatio: "none",
+        role: "img",
+        "aria-label": `Piano roll: ${sounds.length} notes in ${Math.round(seconds)} seconds`,
+      },
+      ...blacks,
+      ...lines,
+      ...drawn,
+      this.playhead,
+    );
+    root.addEventListener("click", (event) =>
+      this.onSeek(
+        ((event.clientX - root.getBoundingClientRect().x) / root.getBoundingClientRect().width) *
+          seconds,
+      ),
+    );
     root.style.minWidth = `${Math.round(seconds * ROLL.secondsWide)}px`;
     this.roll.replaceChildren(root);
   }
 
   #rollNote([start, length, , , part, note], y, row) {
     const gap = Math.min(0.02, length * 0.15);
-    const element = svg("rect", { class: `roll-note part-${part % 6}`, x: start * this.scale, y: y + row * 0.08, width: (length - gap) * this.scale, height: row * 0.84, "data-note": note });
+    const element = svg("rect", {
+      class: `roll-note part-${part % 6}`,
+      x: start * this.scale,
+      y: y + row * 0.08,
+      width: (length - gap) * this.scale,
+      height: row * 0.84,
+      "data-note": note,
+    });
     this.#addNote(note, element);
     return element;
   }
@@ -364,6 +502,12 @@ export class TuneView {
   #rollFactor() {
     return this.roll.scrollWidth / Math.max(1, this.view.seconds * this.scale);
   }
+}
+
+/** The bar that an event is about; null: none. */
+function barAt(event) {
+  const found = event.target.closest("[data-bar]");
+  return found ? Number(found.dataset.bar) : null;
 }
 
 function bySystem(elements) {
