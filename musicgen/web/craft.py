@@ -25,7 +25,7 @@ from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, Tune, known, load
 from musicgen.web.differences import differences
 from musicgen.web.known import stamp_of, tune_id
-from musicgen.web.shown import file_of, shown
+from musicgen.web.shown import file_name, file_of, shown
 from musicgen.web.work import Answer, Tell, guarded
 
 MODELS_WARM: Final = 3
@@ -154,8 +154,9 @@ class Craft:
     # What is made of tunes
 
     def file(self, _: bytes, recipe: str, suffix: str) -> Answer:
-        """Return the bytes of a tune's file."""
-        return Answer({}, file_of(self.tune(recipe), suffix))
+        """Return the bytes of a tune's file, and a name for it."""
+        tune = self.tune(recipe)
+        return Answer({"name": file_name(tune.score.title)}, file_of(tune, suffix))
 
     def differences(self, _: bytes, recipe_a: str, recipe_b: str) -> Answer:
         """Say where two tunes differ."""

@@ -91,7 +91,7 @@ class Crew:
 
     async def ask(self, client: str, payload: bytes = b"", **request: Any) -> Answer:
         """Submit a job, wait for it and forget it. Raises Refused."""
-        job = self.submit(Job(client, request, payload))
+        job = self.submit(Job(client, request, payload, awaited=True))
         try:
             return await job.over()
         finally:
@@ -167,7 +167,8 @@ class Crew:
         else:
             if not job.is_over:
                 self.done(job, answer)
-            job.move("done", answer=answer, tune=answer.head.get("id"), bars=job.of or job.bars)
+            held = answer if job.awaited else None
+            job.move("done", answer=held, tune=answer.head.get("id"), bars=job.of or job.bars)
         finally:
             self.held.give_back(len(payload))
         if number not in self._workers:

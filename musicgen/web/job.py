@@ -22,6 +22,7 @@ class Job:
     request: dict[str, Any]
     payload: bytes = b""
     of: int | None = None  # bars that are to be written
+    awaited: bool = False  # whether somebody waits for its answer; else only the tune's id is held
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: State = "waiting"
     bars: int = 0
@@ -62,6 +63,6 @@ class Job:
         """Wait for its end. Raises Refused."""
         while not self.is_over:
             await self._moved.wait()
-        if self.answer is None:
+        if self.answer is None:  # it failed, or was cancelled
             raise self.fault or Refused(400, "the job was cancelled")
         return self.answer

@@ -6,6 +6,7 @@ a tune becomes a path. Files that `musicgen sample` wrote into the folder are on
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
@@ -51,16 +52,21 @@ class Shelf:
     folder: Path
     describe: Describe  # what tunes some files hold, asked where files may be hostile
     _known: dict[tuple[str, _Stamp], Entry | None] = field(default_factory=dict)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)  # new files are read once
 
     async def entries(self) -> list[Entry]:
         """Return the tunes on the shelf, the latest first; only new files are read."""
+        async with self._looking:
+            await self._look()
+        found = sorted(filter(None, self._known.values()), key=lambda entry: -entry.when)
+        return list({entry.id: entry for entry in reversed(found)}.values())[::-1]
+
+    async def _look(self) -> None:
         present = dict(islice(self._files(), MAX_FILES))
         self._known = {key: told for key, told in self._known.items() if key in present.items()}
         new = [key for key in present.items() if key not in self._known]
         for start in range(0, len(new), AT_ONCE):
             await self._look_at(new[start : start + AT_ONCE])
-        found = sorted(filter(None, self._known.values()), key=lambda entry: -entry.when)
-        return list({entry.id: entry for entry in reversed(found)}.values())[::-1]
 
     def has(self, id_: str) -> bool:
         """Tell whether a tune was on the shelf when it was looked at last, and still is."""

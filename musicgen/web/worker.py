@@ -18,7 +18,6 @@ from musicgen.web.work import OUT_OF_MEMORY, Answer
 
 COMMAND: Final = ("-P", "-m", "musicgen.web.child")  # what this Python runs as the child
 MAX_LINE: Final = 8 * 2**20
-MAX_BODY: Final = 256 * 2**20
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES: Final = Path(__file__).parents[2]
 _OUT_OF_TIME: Final = tuple(

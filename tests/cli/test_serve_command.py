@@ -114,3 +114,11 @@ def test_an_interrupt_ends_it_and_its_workers(tmp_path: Path) -> None:
         assert child.wait(60) == 0
         assert child.stderr.read() == ""
         assert child.stdout.read() == ""  # which its workers would hold open
+
+
+def test_its_help_imports_no_server() -> None:
+    code = "from musicgen.cli import commands; commands(['serve', '--help'], standalone_mode=False)"
+    heavy = "print([m for m in ('fastapi', 'uvicorn', 'verovio', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; {heavy}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.strip().endswith("[]")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from musicgen.web.assets import Asset
+from musicgen.web.crew import Held
+from musicgen.web.gate import Gate
 from musicgen.web.limits import PRIMER_BYTES, Limits
 from tests.hostile import make
 from tests.served import PATIENCE, Served, read_all, served, until
@@ -226,6 +232,41 @@ def test_rubbish_is_refused(idle: Served, rubbish: bytes) -> None:
     assert idle.get("/api/models")
 
 
+def test_a_client_that_does_not_take_its_answer_is_given_up(tmp_path: Path) -> None:
+    limits = Limits(workers=0, unread_seconds=0.3)
+    with served(tmp_path, tmp_path, limits) as found:
+        found.playground.assets["big.js"] = Asset(bytes(32 * 2**20), "text/javascript", '"big"')
+        with found.connection() as connection:
+            host = f"Host: 127.0.0.1:{found.port}\r\n\r\n"
+            connection.sendall(b"GET /static/big.js HTTP/1.1\r\n" + host.encode())
+            until(lambda: bool(found.server.server_state.total_requests))
+            until(lambda: not found.server.server_state.connections)
+
+
+@pytest.mark.parametrize(
+    ("host", "known"), [("192.168.1.7:80", True), ("[fe80::1]:80", True), ("10.0.0.1", True),
+                        ("evil.example:80", False), ("10.0.0.1:81", False), ("1.2.3:80", False)],
+)  # fmt: skip
+def test_a_server_that_is_open_to_others_goes_by_no_foreign_name(host: str, known: bool) -> None:
+    """An address in numbers cannot be rebound; a name can."""
+    answers: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http",
+             "server": ("0.0.0.0", 80), "headers": [(b"host", host.encode())]}  # fmt: skip
+    gate = Gate(app, Limits(), Held(0), any_address=True)
+    asyncio.run(gate(scope, receive, send))
+    assert answers[0]["status"] == (200 if known else 403)
+
+
 def test_nobody_holds_more_connections_than_there_are(tmp_path: Path) -> None:
     limits = Limits(workers=0, connections=5)
     with served(tmp_path, tmp_path, limits) as found:
@@ -324,7 +365,8 @@ def test_a_hostile_title_is_text(playground: Served, title: str) -> None:
     primer = {"name": f"{title}.abc"[:100], "text": text}
     tune = playground.tune_of(do="sample", seed=1, bars=4, primer=primer)
     answer = playground.client.get(f"/api/tunes/{tune['id']}/file/mid")
-    assert answer.headers["content-disposition"] == f'attachment; filename="{tune["id"]}.mid"'
+    named = answer.headers["content-disposition"]
+    assert re.fullmatch(r'attachment; filename="[a-z0-9-]{1,60}\.mid"', named)
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "x-evil" not in answer.headers
     playground.refused(
