@@ -21,6 +21,7 @@ from musicgen.checkpoint import Checkpoint, places, version_of
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.files import open_regular, refuse_existing, write_whole
+from musicgen.listen import writing
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
@@ -60,9 +61,9 @@ _PACKAGE: Final = Path(__file__).parent
 _SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
 # What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
 WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "performance": (".mid", ".midi"),
-    "frames": (".mid", ".midi"),
-    "frames-16": (".mid", ".midi"),
+    "performance": (".mid", ".midi", ".wav"),
+    "frames": (".mid", ".midi", ".wav"),
+    "frames-16": (".mid", ".midi", ".wav"),
     "text": (".txt", ".abc"),
     "text-words": (".txt", ".abc"),
 }
@@ -105,14 +106,24 @@ class Tune:
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Write it, with its recipe, in the format of the suffix.
 
-        Where the format has no room for a recipe, it stands beside it, in `PATH.recipe.json`.
-        Raises OutputExists, NotFound, InvalidValue or WriteFailed.
+        Where the format has no room for a recipe, it stands beside it, in `PATH.recipe.json`; a
+        page shows the receipt and the surprise of each note too.
+        Raises OutputExists, NotFound, InvalidValue, Refusal or WriteFailed.
         """
         path = Path(path)
-        beside = () if formats.has_room(path.suffix) else (beside_of(path),)
+        beside = () if has_room(path.suffix) else (beside_of(path),)
         refuse_existing([path, *beside], force=force)
         if self.text is None:
-            formats.write(self.score, path, force=force, remarks=tuple(self.recipe.remarks()))
+            is_page = path.suffix.lower() in writing.PAGES
+            writing.write(
+                self.score,
+                path,
+                force=force,
+                remarks=tuple(self.recipe.remarks()),
+                recipe=self.recipe,
+                receipt=self.receipt if is_page else None,
+                surprise=self.surprise if is_page else None,
+            )
         else:
             write_whole(path, f"{self.text}\n".encode(), force=force)
         for other in beside:
@@ -153,6 +164,11 @@ class Tune:
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
         """Return what is played as a `pretty_midi` object."""
         return formats.midi.to_pretty_midi(self.score)
+
+
+def has_room(suffix: str) -> bool:
+    """Tell whether files of a suffix have their recipe inside."""
+    return formats.has_room(suffix) or suffix.lower() in writing.PAGES
 
 
 def beside_of(path: Path) -> Path:
@@ -218,7 +234,7 @@ class Model:
     @property
     def writable(self) -> tuple[str, ...]:
         """The suffixes of the files that its tunes can be written to."""
-        return WRITABLE.get(self.codec.name, formats.WRITABLE)
+        return WRITABLE.get(self.codec.name, writing.WRITABLE)
 
     def sample(
         self,
@@ -387,19 +403,29 @@ def _from_notes(
 def recipe_text(path: Path) -> str | None:
     """Return the recipe of a file as text: its own, or the one beside it; None without one."""
     beside = beside_of(path)
-    if not formats.has_room(path.suffix) or beside.is_file():
-        if beside.is_file():
-            return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
-        return None
+    if beside.is_file():
+        return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
+    if path.suffix.lower() in writing.PAGES:
+        from musicgen.listen.page import recipe_in  # slow to import
+
+        return recipe_in(open_regular(path))
     return found_in(formats.remarks(path))
 
 
 def _is_edited(path: Path, recipe: Recipe) -> bool:
     """Tell whether a file's notes are others than those that its recipe made."""
-    if path.suffix.lower() not in formats.READABLE or beside_of(path).is_file():
+    suffix = path.suffix.lower()
+    if suffix in writing.RENDERED:
+        return False  # nobody edits a sound or a picture
+    if suffix not in formats.READABLE or _is_text(suffix, path):
         text = open_regular(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
         return hash_of_text(text) != recipe.notes
     return hash_of(read_one(path)) != recipe.notes
+
+
+def _is_text(suffix: str, path: Path) -> bool:
+    """Tell whether a model of text wrote a file: its recipe stands beside what has room for one."""
+    return formats.has_room(suffix) and beside_of(path).is_file()
 
 
 def find(model: str | Path) -> Path:
@@ -412,10 +438,19 @@ def find(model: str | Path) -> Path:
         raise NotFound(f"{model}: the run has no checkpoint yet; wait until it has judged one")
     if named.is_dir() or (RUNS / named).is_dir():
         raise NotFound(f"{model}: the folder has no manifest.json: it is no complete checkpoint")
-    known = sorted({found.name for at in (RUNS, *_SHIPPED) for found in at.glob("[!.]*")
-                    if places(found)})  # fmt: skip
-    raise NotFound(f"model {str(model)!r} is unknown: there are {', '.join(known) or 'none'};"
+    names = ", ".join(sorted(known())) or "none"
+    raise NotFound(f"model {str(model)!r} is unknown: there are {names};"
                    " or name the folder of a run")  # fmt: skip
+
+
+def known(runs: Path = RUNS) -> dict[str, Path]:
+    """Return the folders of the models that have a name: one's own runs, then those shipped."""
+    found: dict[str, Path] = {}
+    for place in (runs, *_SHIPPED):
+        for folder in sorted(place.glob("[!.]*")):
+            if places(folder):
+                found.setdefault(folder.name, folder)
+    return found
 
 
 def load(model: str | Path = "folk") -> Model:
@@ -426,11 +461,10 @@ def load(model: str | Path = "folk") -> Model:
     return Model(checkpoint, codec)
 
 
-def check_writable(files: Iterable[Path], suffixes: Sequence[str] = formats.WRITABLE) -> None:
+def check_writable(files: Iterable[Path], suffixes: Sequence[str] = writing.WRITABLE) -> None:
     """Raise InvalidValue for the first name that has none of the suffixes."""
     for file in files:
-        if file.suffix.lower() not in suffixes:
-            raise InvalidValue(f"{file}: write one of {', '.join(suffixes)}")
+        writing.check_suffix(file, suffixes)
 
 
 def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:

@@ -18,6 +18,8 @@ from musicgen.errors import MusicgenError, printable
 COMMANDS: Final = {
     "sample": "Write new tunes.",
     "tweak": "Write a near variant of a tune that it wrote.",
+    "render": "Turn a tune into sound, sheet music, a piano roll, a page or another file.",
+    "serve": "Open the playground in a browser.",
     "origin": "Say what a tune shares with the tunes that a model learnt from.",
     "train": "Train a model on your tunes, or on the tunes that come with music21.",
     "compare": "Measure the ladder of sequence models, from a fixed window to the LSTM.",

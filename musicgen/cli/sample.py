@@ -24,8 +24,9 @@ from musicgen.errors import InvalidValue, printable
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write; .mid or .abc (a model of text: .txt or .abc). May be given several"
-    " times. With --count: a folder (tunes/) or a pattern (song-{n}.mid).",
+    help="Where to write; .mid .abc .musicxml, sound (.wav), sheet music (.svg .png), a page to"
+    " play (.html); a model of text: .txt or .abc. May be given several times. With --count: a"
+    " folder (tunes/) or a pattern (song-{n}.mid).",
 )
 @click.option(
     "--count",

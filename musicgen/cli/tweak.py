@@ -20,7 +20,7 @@ from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_t
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write; may be given several times.",
+    help="Where to write, as for sample; may be given several times.",
 )
 @click.option("--model", help="The model that made it, where it is not found by its name.")
 @click.option(

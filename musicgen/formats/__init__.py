@@ -59,6 +59,10 @@ def _render_midi(score: Score, remarks: Sequence[str]) -> bytes:
     return midi.render(score, text_events=remarks)
 
 
+def _render_musicxml(score: Score, remarks: Sequence[str]) -> bytes:
+    return musicxml.render(score, remarks=remarks)
+
+
 FORMATS: Final = (
     Format((".abc",), _parse_abc, _render_abc, each=_each_abc, remarks=_remarks_of_abc),
     Format(
@@ -69,7 +73,14 @@ FORMATS: Final = (
         midi.perform,
         remarks=midi.text_events,
     ),
-    Format((".musicxml", ".xml", ".mxl"), musicxml.parse, None, MAX_XML_BYTES),
+    Format(
+        (".musicxml", ".xml"),
+        musicxml.parse,
+        _render_musicxml,
+        MAX_XML_BYTES,
+        remarks=musicxml.remarks,
+    ),
+    Format((".mxl",), musicxml.parse, None, MAX_XML_BYTES, remarks=musicxml.remarks),
     Format((".krn",), musicxml.parse_humdrum, None, MAX_XML_BYTES),
 )
 BY_SUFFIX: Final[Mapping[str, Format]] = {

@@ -339,6 +339,7 @@ class Chords:
     ends: Any
     pitches: Any  # of all notes, those of a chord from the highest down
     firsts: Any  # where each chord's pitches start; one more, where the last chord's stop
+    places: Any  # where in the columns the note of each pitch stands
 
     @classmethod
     def of(cls, columns: Columns) -> Chords:
@@ -350,7 +351,7 @@ class Chords:
         firsts = np.flatnonzero(begins)
         parts, onsets, durations = same[:, firsts]
         stops = np.append(firsts, len(order))
-        return cls(parts, onsets, onsets + durations, pitches[order], stops)
+        return cls(parts, onsets, onsets + durations, pitches[order], stops, order)
 
     def voices(self) -> Any:
         """Return the number of each chord's voice in its part: in a voice nothing overlaps.

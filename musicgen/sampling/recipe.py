@@ -128,15 +128,18 @@ class Recipe:
     program: str  # version of musicgen
     notes: str  # their hash
 
-    def to_text(self) -> str:
-        """Write it on one line of ASCII."""
-        body = {
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values that JSON has."""
+        return {
             "musicgen": self.program,
             "model": {name: getattr(self.model, name) for name in ModelName.__slots__},
             "notes": self.notes,
             **self.order.to_json(),
         }
-        text = json.dumps(body, separators=(",", ":"))
+
+    def to_text(self) -> str:
+        """Write it on one line of ASCII."""
+        text = json.dumps(self.to_json(), separators=(",", ":"))
         if len(text) <= _LONG:
             return text
         return _PACKED + base64.b64encode(zlib.compress(text.encode(), 9)).decode()

@@ -37,7 +37,7 @@ def test_reading_undoes_writing(tmp_path: Path, suffix: str) -> None:
 
 def test_the_suffixes_are_these() -> None:
     assert READABLE == (".abc", ".mid", ".midi", ".musicxml", ".xml", ".mxl", ".krn")
-    assert WRITABLE == (".abc", ".mid", ".midi")
+    assert WRITABLE == (".abc", ".mid", ".midi", ".musicxml", ".xml")
 
 
 def test_an_unknown_suffix_names_the_known(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from musicgen.formats.abc.voices import MAX_VOICES
 from musicgen.music.grid import GRAIN, Piece, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_WHOLE, Mark, Note, Score, jumps
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
+from musicgen.music.values import counted
 
 UNIT: Final = 24  # steps of L:1/8
 BARS_A_LINE: Final = 4
@@ -35,7 +36,6 @@ _MODES: Final = {
     "major": "", "minor": "m", "dorian": "dor", "mixolydian": "mix",
     "lydian": "lyd", "phrygian": "phr", "locrian": "loc",
 }  # fmt: skip
-_BEATS: Final = tuple(Fraction(beat) for beat in ("1/4", "3/8", "1/2", "1/8", "3/4", "1/16"))
 
 
 def render(score: Score, number: int = 1, *, directives: Sequence[str] = ()) -> str:
@@ -151,12 +151,10 @@ def key_text(key: Key) -> str:
 
 def tempo_text(qpm: float, meter: Meter) -> str:
     """Write a tempo as Q: holds it: in the meter's beats, or others if that is a whole number."""
-    exact = Fraction(qpm)
-    for beat in (Fraction(meter.beat_steps, STEPS_PER_WHOLE), *_BEATS):
-        pace = exact / (4 * beat)
-        if pace.denominator == 1:
-            return f"{beat.numerator}/{beat.denominator}={pace}"
-    return f"1/4={qpm!r}"
+    steps, pace = counted(qpm, meter)
+    beat = Fraction(steps, STEPS_PER_WHOLE)
+    shown = pace if pace.denominator == 1 else repr(qpm)
+    return f"{beat.numerator}/{beat.denominator}={shown}"
 
 
 # The bars

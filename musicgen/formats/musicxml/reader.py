@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import PurePath
 from typing import Any, Final
+from xml.sax.saxutils import unescape
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
-from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, MarkKind, Note, Part, Score
-from musicgen.music.theory import MODE_ALIASES, Key, Meter, name_on_fifths
+from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
+from musicgen.music.score import (
+    DEFAULT_VELOCITY,
+    STEPS_PER_QUARTER,
+    Ending,
+    Mark,
+    MarkKind,
+    Note,
+    Part,
+    Score,
+)
+from musicgen.music.staves import DRUMS_BY_PLACE, Drum
+from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
 
 MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
+_REMARKS: Final = re.compile(
+    rf'<miscellaneous-field name="{REMARK}">([^<>]*)</miscellaneous-field>'.encode()
+)
+_QUALITIES: Final = {kind: quality for quality, kind in KINDS.items()}
+_QUOTES: Final = {"&quot;": '"'}
 _CONTAINER: Final = "META-INF/"
 Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
@@ -31,6 +49,14 @@ def parse(data: bytes, source: str = "") -> Read:
 def parse_humdrum(data: bytes, source: str = "") -> Read:
     """Read a Humdrum **kern file."""
     return _parse(data.decode("utf-8", "replace"), "humdrum", source)
+
+
+def remarks(data: bytes) -> tuple[str, ...]:
+    """Return the remarks that `render` was given. Raises Refusal for what cannot be unpacked."""
+    text = _unpacked(data) if data[:2] == b"PK" else data
+    return tuple(
+        unescape(found.decode("utf-8", "replace"), _QUOTES) for found in _REMARKS.findall(text)
+    )
 
 
 def _parse(data: bytes | str, form: str, source: str) -> Read:
@@ -74,28 +100,66 @@ def _score(stream: Any, name: str) -> Score:
     streams = list(getattr(stream, "parts", ())) or [stream]
     for index, part in enumerate(streams):
         parts.append(_part(part))
-        notes += _notes(part, index)
+        notes += _notes(part, index, is_drums=parts[-1].is_drums)
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
-    title = (stream.metadata.title or stream.metadata.movementName) if stream.metadata else None
-    return Score(tuple(notes), tuple(_marks(stream, streams[0])), tuple(parts), title or name)
+    title, rhythm = _words(stream.metadata)
+    return Score(notes, tuple(_marks(stream, streams[0])), tuple(parts), title or name, rhythm)
+
+
+def _words(metadata: Any) -> tuple[str, str]:
+    """Return the title, and the rhythm where our own writer has told it."""
+    if metadata is None:
+        return "", ""
+    rhythm = next(map(str, metadata.getCustom(RHYTHM)), "")
+    titles = [str(text) for name in ("title", "movementName") for text in metadata[name]]
+    return next((title for title in titles if title), ""), rhythm
 
 
 def _part(part: Any) -> Part:
     instrument = part.getInstrument(returnDefault=True)
     is_drums = instrument.midiChannel == 9
-    return Part(part.partName or "", instrument.midiProgram or 0, is_drums)
+    name = "" if instrument.partName is None else part.partName  # else it would be the program's
+    return Part(name or "", instrument.midiProgram or 0, is_drums)
 
 
-def _notes(part: Any, index: int) -> Iterator[Note]:
-    """Yield the sounding notes; grace notes and what has no pitch are none."""
-    for element in part.stripTies().flatten().notes:
+def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
+    """Yield the sounding notes, ties joined; grace notes and what has no pitch are none."""
+    tied: dict[tuple[int, int], Note] = {}  # by where they end, and their pitch
+    for element in part.flatten().notes:
         if element.duration.isGrace or "Harmony" in element.classes:
             continue
         onset = _steps(element.offset)
-        duration = max(1, _steps(element.offset + element.quarterLength) - onset)
-        for pitch in element.pitches:
-            yield Note(onset, pitch.midi, duration, part=index)
+        end = max(onset + 1, _steps(element.offset + element.quarterLength))
+        for note in getattr(element, "notes", (element,)):
+            pitch = _pitch(note, is_drums=is_drums)
+            if pitch is None:
+                continue
+            tie = (note.tie or element.tie).type if note.tie or element.tie else ""
+            before = tied.pop((onset, pitch), None) if tie in ("stop", "continue") else None
+            start, loud = (before.onset, before.velocity) if before else (onset, _velocity(note))
+            found = Note(start, pitch, end - start, loud, index)
+            if tie in ("start", "continue") and (end, pitch) not in tied:
+                tied[end, pitch] = found
+            else:
+                yield found
+    yield from tied.values()  # tied to nothing
+
+
+def _pitch(note: Any, *, is_drums: bool) -> int | None:
+    """Return the pitch; for a place of the drums the one that General MIDI gives to the drum."""
+    if "Unpitched" not in note.classes:
+        return int(note.pitch.midi)
+    if not is_drums:
+        return None
+    place = SpelledPitch(note.displayStep, 0, note.displayOctave)
+    return DRUMS_BY_PLACE.get(Drum(place, note.notehead))
+
+
+def _velocity(note: Any) -> int:
+    """Return how loud a note is told to be."""
+    told = note.volume.velocity if note.hasVolumeInformation() else None
+    return DEFAULT_VELOCITY if told is None else min(max(int(told), 1), 127)
 
 
 def _steps(quarters: float | Fraction) -> int:
@@ -112,8 +176,18 @@ def _marks(stream: Any, part: Any) -> Iterator[Mark]:
     for element in part.flatten():
         yield from _mark(element)
     for element in stream.flatten().getElementsByClass("Harmony"):
-        if figure := (element.figure or "").replace("-", "b"):
+        if figure := _figure(element):
             yield Mark(_steps(element.offset), "chord", figure)
+
+
+def _figure(element: Any) -> str:
+    """Return a chord symbol as we write it, else as music21 does."""
+    quality = _QUALITIES.get(getattr(element, "chordKind", None) or "")
+    if quality is None or not element.root():
+        return str(element.figure or "").replace("-", "b")
+    names = (pitch.name.replace("-", "b") for pitch in (element.root(), element.bass()))
+    root, bass = map(str, names)
+    return f"{root}{quality}" + (f"/{bass}" if bass != root else "")
 
 
 def _repeats(measure: Any) -> Iterator[Mark]:
@@ -143,11 +217,17 @@ def _mark(element: Any) -> Iterator[Mark]:
     elif "TimeSignature" in element.classes:
         kind, value = "meter", _meter(element)
     elif "MetronomeMark" in element.classes:
-        kind, value = "tempo", element.getQuarterBPM()
+        kind, value = "tempo", _tempo(element)
     else:
         return
     if value is not None:
         yield Mark(_steps(element.offset), kind, value)
+
+
+def _tempo(element: Any) -> float | None:
+    """Return quarters a minute, without what multiplying by a beat's length has added."""
+    qpm = element.getQuarterBPM()
+    return None if qpm is None else round(qpm, 9)
 
 
 def _key(element: Any) -> Key | None:

@@ -1,0 +1,161 @@
+"""`musicgen render`: a tune of any make as sound, sheet music, piano roll, page or another file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from musicgen.cli.outputs import silent
+from musicgen.cli.types import POSITIVE, PROGRAM
+from musicgen.cli.words import counted, span
+from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
+
+if TYPE_CHECKING:
+    from musicgen.music.score import Score
+    from musicgen.sampling.recipe import Recipe
+
+_NAMED: Final = 12  # tunes of a book that are named
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "outs",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    multiple=True,
+    required=True,
+    help="Where to write; .wav .svg .png .html .musicxml .mid or .abc. May be given several times.",
+)
+@click.option(
+    "--view",
+    type=click.Choice(["score", "roll"]),
+    help="What .svg and .png show: sheet music, or a piano roll.  [default: score]",
+)
+@click.option("--program", type=PROGRAM, help="The instrument: 0..127, or a name (flute).")
+@click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarters a minute.")
+@click.option("--count-in", is_flag=True, help="A bar of clicks first, in .wav.")
+@click.option(
+    "--tune", "number", type=click.IntRange(1), metavar="N", help="Which tune of a book: 1, 2, ..."
+)
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell what was read and what was left out too.")
+def render(
+    file: Path,
+    outs: tuple[Path, ...],
+    view: str | None,
+    program: int | None,
+    tempo: float | None,
+    count_in: bool,
+    number: int | None,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Turn a tune (.mid .abc .musicxml .krn) into sound, sheet music, a page, or another file.
+
+    \b
+    musicgen render song.mid --out song.wav --program violin
+    musicgen render song.abc --out song.svg --out song.png --out song.html
+    musicgen render song.mid --out roll.png --view roll
+    musicgen render book.abc --tune 3 --out third.wav --count-in
+    """  # noqa: D301 - click wants the character itself
+    from musicgen.files import refuse_existing
+    from musicgen.listen.playing import at_tempo
+    from musicgen.listen.timeline import duration
+    from musicgen.listen.writing import check_suffix, write
+
+    for out in outs:
+        check_suffix(out)
+    _check(outs, view=view, count_in=count_in)
+    refuse_existing(outs, force=force)
+    tell = silent if quiet else partial(click.echo, err=True)
+    score, refusals = _read(file, number)
+    for refusal in refusals if verbose else ():
+        tell(str(refusal))
+    score = score if tempo is None else at_tempo(score, tempo)
+    remarks, shown = _kept(file, outs) if number is None else ((), {})
+    wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
+    for out in outs:
+        write(score, out, force=force, remarks=remarks, **wished, **shown)
+    names = ", ".join(map(str, outs))
+    tell(printable(f"{names}: {_named(score)}; {_size(score)}, {span(duration(score))}"))
+
+
+def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
+    """Raise InvalidValue for an option that none of the files can show."""
+    from musicgen.listen.writing import PICTURES, SOUNDS
+
+    suffixes = {out.suffix.lower() for out in outs}
+    if view is not None and not suffixes & set(PICTURES):
+        raise InvalidValue(f"--view {view}: it is of pictures; add --out FILE{PICTURES[0]}")
+    if count_in and not suffixes & set(SOUNDS):
+        raise InvalidValue(f"--count-in: it is of sound; add --out FILE{SOUNDS[0]}")
+
+
+def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
+    """Read the tune that is asked for, and what was refused of its file."""
+    from musicgen.formats import read
+
+    scores, refusals = read(file)
+    if not scores:
+        raise refusals[0] if refusals else InvalidValue(f"{file}: it holds no tune")
+    if number is None and len(scores) > 1:
+        listed = [f"{place} {_named(score)}" for place, score in enumerate(scores[:_NAMED], 1)]
+        more = f" and {len(scores) - _NAMED:,} more" if len(scores) > _NAMED else ""
+        raise InvalidValue(
+            f"{file}: it holds {len(scores):,} tunes; choose one with --tune N:"
+            f" {', '.join(listed)}{more}"
+        )
+    if number is not None and number > len(scores):
+        raise InvalidValue(f"--tune {number}: {file} holds {counted(len(scores), 'tune')}")
+    return scores[(number or 1) - 1], refusals
+
+
+def _kept(file: Path, outs: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the recipe of a file as remarks, and what a page shows of it."""
+    from musicgen.listen.writing import PAGES
+    from musicgen.sampling.recipe import Recipe
+    from musicgen.tune import recipe_text
+
+    try:
+        text = recipe_text(file)
+        recipe = None if text is None else Recipe.from_text(text)
+    except MusicgenError:
+        return (), {}  # a tune with a damaged recipe is a tune
+    if recipe is None:
+        return (), {}
+    shown: dict[str, Any] = {"recipe": recipe}
+    if any(out.suffix.lower() in PAGES for out in outs):
+        shown |= _known(file, recipe)
+    return tuple(recipe.remarks()), shown
+
+
+def _known(file: Path, recipe: Recipe) -> dict[str, Any]:
+    """Return what the model of a recipe knows of its tune; nothing where it is not here."""
+    from musicgen.tune import load, read_one
+
+    try:
+        model = load(recipe.model.name)
+        recipe.check(model.name, str(file))
+        score = read_one(file)
+        receipt = model.receipt(score) if model.has_index else None
+        return {"receipt": receipt, "surprise": model.surprise(score)}
+    except MusicgenError:
+        return {}
+
+
+def _named(score: Score) -> str:
+    return score.title or "untitled"
+
+
+def _size(score: Score) -> str:
+    from musicgen.music.grid import heard_bars
+
+    return f"{score.meter}, {counted(heard_bars(score), 'bar')}"

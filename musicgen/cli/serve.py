@@ -1,0 +1,84 @@
+"""`musicgen serve`: the playground, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from musicgen.errors import printable
+
+PORT: Final = 8383
+LOOPBACK: Final = "127.0.0.1"
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT,
+    show_default=True,
+    help="Where it listens; 0: wherever is free.",
+)
+@click.option(
+    "--host",
+    default=LOOPBACK,
+    show_default=True,
+    help="The address to listen on. Any but this machine's own lets others in.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("tunes"),
+    show_default=True,
+    help="Where the tunes that you keep are written, and found again.",
+)
+@click.option("--no-open", is_flag=True, help="Open no browser.")
+def serve(port: int, host: str, folder: Path, no_open: bool) -> None:
+    """Open the playground: make tunes, change them, see and hear them, in a browser.
+
+    Nothing is loaded from elsewhere, and nobody else can reach it. Ctrl-C ends it.
+
+    \b
+    musicgen serve
+    musicgen serve --folder mytunes/ --port 9000
+    """  # noqa: D301 - click wants the character itself
+    from musicgen.web.app import create_app
+    from musicgen.web.gate import LOOPBACK as HERE
+    from musicgen.web.serving import address_of, listening, run
+
+    found = listening(host, port)
+    address = address_of(found, host)
+    is_here = _is_loopback(found.getsockname()[0])
+    hosts = (*HERE, address.removeprefix("http://").rpartition(":")[0].lower())
+    if not is_here:
+        click.echo(f"warning: {printable(host)} is open to others: whoever can reach this machine"
+                   " can use it, and read the tunes in the folder", err=True)  # fmt: skip
+    app = create_app(folder, hosts=hosts, any_address=not is_here)
+
+    def ready() -> None:
+        click.echo(f"{printable(address)} is open; Ctrl-C ends it")
+        if not no_open:
+            _open(address)
+
+    run(app, found, ready)
+
+
+def _is_loopback(address: str) -> bool:
+    from ipaddress import ip_address
+
+    return ip_address(address.partition("%")[0]).is_loopback
+
+
+def _open(address: str) -> None:
+    """Open a browser beside the server; say so where there is none that has windows."""
+    import webbrowser
+
+    try:
+        browser = webbrowser.get()
+        opened = type(browser) is not webbrowser.GenericBrowser and browser.open(address)
+    except (webbrowser.Error, OSError):
+        opened = False
+    if not opened:
+        click.echo(f"no browser was found here: open {printable(address)} in one", err=True)

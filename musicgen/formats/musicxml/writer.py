@@ -1,0 +1,292 @@
+"""A Score to MusicXML: the sheet, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.formats.markup import escaped
+from musicgen.formats.musicxml.words import (
+    ACCIDENTALS,
+    FORTE,
+    KINDS,
+    NO_CHORD,
+    REMARK,
+    RHYTHM,
+    TYPES,
+)
+from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
+from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, sheet, written_key
+from musicgen.music.staves import Clef
+from musicgen.music.theory import ChordSymbol, Key, Meter
+from musicgen.music.values import VALUES, counted
+
+MAX_REMARK: Final = 8192
+_DRUM_CHANNEL: Final = 10
+_BAR_STYLES: Final = {"double": "light-light", "final": "light-heavy"}
+_HEAD: Final = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" \
+"http://www.musicxml.org/dtds/partwise.dtd">
+<score-partwise version="4.0">"""
+
+
+def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
+    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
+    page = sheet(score)
+    velocities = score.columns[3].tolist()
+    lines = chain(
+        _identification(page, remarks),
+        ["<part-list>"],
+        *(_score_part(number, staff) for number, staff in enumerate(page.staves, 1)),
+        ["</part-list>"],
+        *(_part(page, number, velocities) for number in range(len(page.staves))),
+    )
+    return "\n".join([_HEAD, *lines, "</score-partwise>", ""]).encode("utf-8")
+
+
+def _identification(page: Sheet, remarks: Sequence[str]) -> Iterator[str]:
+    yield f"<work><work-title>{escaped(page.title)}</work-title></work>"
+    yield "<identification><encoding><software>musicgen</software></encoding><miscellaneous>"
+    if page.rhythm:
+        yield _field(RHYTHM, escaped(page.rhythm))
+    for remark in remarks:
+        if not remark.isprintable() or len(remark) > MAX_REMARK:
+            raise InvalidValue(f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK}")
+        yield _field(REMARK, escaped(remark, MAX_REMARK))
+    yield "</miscellaneous></identification>"
+
+
+def _field(name: str, text: str) -> str:
+    return f'<miscellaneous-field name="{name}">{text}</miscellaneous-field>'
+
+
+def _score_part(number: int, staff: Staff) -> Iterator[str]:
+    part, one = staff.part, f"P{number}-I1"
+    yield f'<score-part id="P{number}"><part-name>{escaped(part.name)}</part-name>'
+    yield f'<score-instrument id="{one}"><instrument-name/></score-instrument>'
+    channel = _DRUM_CHANNEL if part.is_drums else _channel(number)
+    yield f'<midi-instrument id="{one}"><midi-channel>{channel}</midi-channel>'
+    yield f"<midi-program>{part.program + 1}</midi-program></midi-instrument></score-part>"
+
+
+def _channel(number: int) -> int:
+    """Return the MIDI channel of a part, counted from 1: any but that of the drums."""
+    channels = [channel for channel in range(1, 17) if channel != _DRUM_CHANNEL]
+    return channels[(number - 1) % len(channels)]
+
+
+def _part(page: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
+    yield f'<part id="P{number + 1}">'
+    for index, measure in enumerate(page.measures):
+        yield _measure_start(index, measure)
+        yield from _left(measure)
+        yield _attributes(index, measure, page.staves[number].clef)
+        if number == 0:
+            yield from (_above(mark, measure) for mark in measure.marks)
+        yield from _inner_keys(measure)
+        for place, layer in enumerate(measure.staves[number]):
+            if place:
+                yield f"<backup><duration>{measure.bar.steps}</duration></backup>"
+            yield from _layer(layer, velocities)
+        yield from _right(measure)
+        yield "</measure>"
+    yield "</part>"
+
+
+def _measure_start(index: int, measure: Measure) -> str:
+    if measure.is_counted:
+        return f'<measure number="{measure.number}">'
+    number = f"X{index}" if index else "0"
+    return f'<measure number="{number}" implicit="yes">'
+
+
+def _left(measure: Measure) -> Iterator[str]:
+    if not (measure.repeats or measure.opens):
+        return
+    yield '<barline location="left">' + "<bar-style>heavy-light</bar-style>" * measure.repeats
+    yield _ending(measure.opens, "start") if measure.opens else ""
+    yield '<repeat direction="forward"/>' * measure.repeats + "</barline>"
+
+
+def _right(measure: Measure) -> Iterator[str]:
+    style = "light-heavy" if measure.plays else _BAR_STYLES.get(measure.line)
+    if style is None and not measure.closes:
+        return
+    yield '<barline location="right">' + (f"<bar-style>{style}</bar-style>" if style else "")
+    if measure.closes:
+        yield _ending(measure.closes, "stop" if measure.plays else "discontinue")
+    if measure.plays:
+        times = f' times="{measure.plays}"' if measure.plays > 2 else ""
+        yield f'<repeat direction="backward"{times}/>'
+    yield "</barline>"
+
+
+def _ending(passes: Sequence[int], kind: str) -> str:
+    numbers = ",".join(map(str, passes))
+    shown = f">{', '.join(map(str, passes))}.</ending>" if kind == "start" else "/>"
+    return f'<ending number="{numbers}" type="{kind}"{shown}'
+
+
+def _attributes(index: int, measure: Measure, clef: Clef) -> str:
+    divisions = f"<divisions>{STEPS_PER_QUARTER}</divisions>" if index == 0 else ""
+    found = (
+        divisions + _key(measure.key) + _time(measure.meter) + (_clef(clef) if not index else "")
+    )
+    return f"<attributes>{found}</attributes>" if found else ""
+
+
+def _key(key: Key | None) -> str:
+    if key is None:
+        return ""
+    return f"<key><fifths>{key.fifths}</fifths><mode>{key.mode}</mode></key>"
+
+
+def _time(meter: Meter | None) -> str:
+    if meter is None:
+        return ""
+    return f"<time><beats>{meter.beats}</beats><beat-type>{meter.unit}</beat-type></time>"
+
+
+def _clef(clef: Clef) -> str:
+    if clef.sign == "percussion":
+        return "<clef><sign>percussion</sign></clef>"
+    change = f"<clef-octave-change>{clef.octave}</clef-octave-change>" if clef.octave else ""
+    return f"<clef><sign>{clef.sign}</sign><line>{clef.line}</line>{change}</clef>"
+
+
+def _inner_keys(measure: Measure) -> Iterator[str]:
+    """Write the keys that change inside of a measure: go there, and back to its start."""
+    for mark in measure.marks:
+        if mark.kind == "key":
+            steps = mark.onset - measure.bar.start
+            yield f"<forward><duration>{steps}</duration></forward>"
+            yield f"<attributes>{_key(written_key(mark.value))}</attributes>"
+            yield f"<backup><duration>{steps}</duration></backup>"
+
+
+# What stands above
+
+
+def _above(mark: Mark, measure: Measure) -> str:
+    offset = f"<offset>{mark.onset - measure.bar.start}</offset>"
+    if mark.kind == "chord":
+        return _harmony(ChordSymbol.parse(mark.value), offset)
+    if mark.kind == "tempo":
+        return _tempo(mark.value, measure.bar.meter, offset)
+    return ""
+
+
+def _harmony(chord: ChordSymbol | None, offset: str) -> str:
+    if chord is None:
+        root = '<root><root-step text="">C</root-step></root>'
+        return f'<harmony>{root}<kind text="N.C.">{NO_CHORD}</kind>{offset}</harmony>'
+    kind = f'<kind text="{chord.quality}">{KINDS[chord.quality]}</kind>'
+    bass = "" if chord.bass is None else _degree("bass", chord.bass)
+    return f"<harmony>{_degree('root', chord.root)}{kind}{bass}{offset}</harmony>"
+
+
+def _degree(name: str, pitch_class: int) -> str:
+    """Write a root or a bass by the name that ChordSymbol gives it."""
+    tonic = Key.of(pitch_class, "major").tonic
+    alter = tonic.count("#") - tonic.count("b")
+    altered = f"<{name}-alter>{alter}</{name}-alter>" if alter else ""
+    return f"<{name}><{name}-step>{tonic[0]}</{name}-step>{altered}</{name}>"
+
+
+def _tempo(qpm: float, meter: Meter, offset: str) -> str:
+    steps, pace = counted(qpm, meter)
+    beat = VALUES[steps]
+    shown = pace if pace.denominator == 1 else repr(qpm)
+    unit = f"<beat-unit>{TYPES[beat.denominator]}</beat-unit>" + "<beat-unit-dot/>" * beat.dots
+    metronome = f"<metronome>{unit}<per-minute>{shown}</per-minute></metronome>"
+    kind = f"<direction-type>{metronome}</direction-type>"
+    return f'<direction placement="above">{kind}{offset}<sound tempo="{qpm!r}"/></direction>'
+
+
+# The notes
+
+
+def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
+    beams = list(_beams(layer.symbols))
+    for symbol, beam in zip(layer.symbols, beams, strict=True):
+        if not symbol.heads:
+            yield _rest(symbol, layer.voice)
+        for place, head in enumerate(symbol.heads):
+            shown = "" if place else beam
+            yield _note(symbol, head, layer.voice, velocities[head.note], place > 0, shown)
+
+
+def _rest(symbol: Symbol, voice: int) -> str:
+    hidden = "" if symbol.is_shown else ' print-object="no"'
+    if symbol.is_whole:
+        what, written = '<rest measure="yes"/>', ""
+    else:
+        what, written = "<rest/>", _value(symbol)
+    length = f"<duration>{symbol.stop - symbol.start}</duration><voice>{voice + 1}</voice>"
+    return f"<note{hidden}>{what}{length}{written}{_notations(symbol, '')}</note>"
+
+
+def _note(symbol: Symbol, head: Head, voice: int, velocity: int, in_chord: bool, beam: str) -> str:
+    loud = "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE:.2f}"'
+    ends = ["stop"] * (head.symbol > 0) + ["start"] * head.is_tied
+    sign = f"<accidental>{ACCIDENTALS[head.sign]}</accidental>" if head.sign is not None else ""
+    shape = "" if head.shape == "normal" else f"<notehead>{head.shape}</notehead>"
+    return (
+        f"<note{loud}>{'<chord/>' * in_chord}{_pitch(head)}"
+        f"<duration>{symbol.stop - symbol.start}</duration>"
+        + "".join(f'<tie type="{end}"/>' for end in ends)
+        + f"<voice>{voice + 1}</voice>{_value(symbol, sign)}{shape}{beam}"
+        + _notations(symbol, "".join(f'<tied type="{end}"/>' for end in ends), in_chord=in_chord)
+        + "</note>"
+    )
+
+
+def _pitch(head: Head) -> str:
+    place = head.place
+    if head.is_drum:
+        where = f"<display-step>{place.letter}</display-step>"
+        where += f"<display-octave>{place.octave}</display-octave>"
+        return f"<unpitched>{where}</unpitched>"
+    alter = f"<alter>{place.alteration}</alter>" if place.alteration else ""
+    return f"<pitch><step>{place.letter}</step>{alter}<octave>{place.octave}</octave></pitch>"
+
+
+def _value(symbol: Symbol, sign: str = "") -> str:
+    """Write the sign of a length, an accidental, and the tuplet that it is in."""
+    tuplet = symbol.tuplet
+    within = ""
+    if tuplet is not None:
+        within = f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
+        within = f"<time-modification>{within}</time-modification>"
+    name, dots = TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
+    return f"<type>{name}</type>{dots}{sign}{within}"
+
+
+def _notations(symbol: Symbol, ties: str, *, in_chord: bool = False) -> str:
+    opens = '<tuplet type="start"/>' * (symbol.opens and not in_chord)
+    closes = '<tuplet type="stop"/>' * (symbol.closes and not in_chord)
+    found = ties + opens + closes
+    return f"<notations>{found}</notations>" if found else ""
+
+
+def _beams(symbols: Sequence[Symbol]) -> Iterator[str]:
+    """Yield the beams of each symbol: at each level it begins, goes on, ends, or is a hook."""
+    for number, run in groupby(symbols, key=lambda symbol: symbol.beam):
+        flags = [symbol.value.flags if number else 0 for symbol in run]
+        for place, count in enumerate(flags):
+            before = flags[place - 1] if place else 0
+            after = flags[place + 1] if place + 1 < len(flags) else 0
+            yield "".join(_beam_levels(count, before, after))
+
+
+def _beam_levels(count: int, before: int, after: int) -> Iterator[str]:
+    for level in range(1, count + 1):
+        if before >= level:
+            kind = "continue" if after >= level else "end"
+        elif after >= level:
+            kind = "begin"
+        else:
+            kind = "backward hook" if before else "forward hook"
+        yield f'<beam number="{level}">{kind}</beam>'

@@ -1,0 +1,1 @@
+"""Score to what a person hears and sees: sound, score, piano roll, page."""

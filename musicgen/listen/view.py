@@ -1,0 +1,151 @@
+"""Everything that a page shows of one tune, as JSON's own types.
+
+The playground's server sends it, and the one-file page has it inside; `static/view.js` shows it.
+Titles and names in it are plain text: whoever shows them escapes them.
+"""
+
+from __future__ import annotations
+
+import base64
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from musicgen.errors import InvalidValue
+from musicgen.formats import abc, midi
+from musicgen.listen.notation import engrave
+from musicgen.listen.timeline import bars_heard, duration, timeline
+from musicgen.music.grid import bars, heard_bars
+from musicgen.music.runs import RunColumns
+from musicgen.music.score import STEPS_PER_QUARTER, Score
+from musicgen.music.theory import spell
+from musicgen.sampling.receipt import Receipt, Shared
+from musicgen.sampling.recipe import Recipe
+from musicgen.sampling.surprise import Surprise
+
+DRUMS: Final = -1  # in place of the program of a part that is a drum kit
+_SIGNS: Final = {-2: "𝄫", -1: "♭", 0: "", 1: "♯", 2: "𝄪"}
+_DIGITS: Final = 4  # of a second
+
+
+def view(
+    score: Score,
+    *,
+    recipe: Recipe | None = None,
+    receipt: Receipt | None = None,
+    surprise: Surprise | None = None,
+) -> dict[str, Any]:
+    """Return what there is to show of a tune.
+
+    Indices of notes are those of `score.notes`, indices of bars those of `grid.bars(score)`.
+    """
+    remarks = tuple(recipe.remarks()) if recipe else ()
+    sounds, programs = _heard(score)
+    return {
+        "title": score.title,
+        "rhythm": score.rhythm,
+        "key": str(score.key),
+        "meter": str(score.meter),
+        "qpm": score.qpm,
+        "seconds": round(duration(score), _DIGITS),
+        "bars": heard_bars(score),
+        "first_bar": _first_bar(score),
+        "count_in": _count_in(score),
+        "names": list(_names(score)),
+        "svg": drawn(score),
+        "sounds": sounds,
+        "heard": [[*map(_rounded, times), bar] for *times, bar in bars_heard(score)],
+        "programs": programs,
+        "recipe": recipe.to_json() if recipe else None,
+        "receipt": _receipt(score, receipt) if receipt else None,
+        "surprise": _surprise(score, surprise) if surprise else None,
+        "abc": _abc(score, remarks),
+        "midi": base64.b64encode(midi.render(score, text_events=remarks)).decode(),
+    }
+
+
+def drawn(score: Score, *, width: int | None = None) -> str:
+    """Return the sheet music alone, for the page has a title of its own."""
+    return engrave(replace(score, title="", rhythm=""), width=width)
+
+
+def _abc(score: Score, remarks: Sequence[str]) -> str | None:
+    """Return the tune as ABC; None where it is more than our own reader takes."""
+    try:
+        return abc.render(score, directives=[f"%%{text}" for text in remarks])
+    except InvalidValue:
+        return None
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, _DIGITS)
+
+
+def _heard(score: Score) -> tuple[list[list[float]], list[int]]:
+    """Return the sounds and each part's program."""
+    sounds = [
+        [_rounded(s.start), _rounded(s.length), s.pitch, s.velocity, s.part, s.note, s.bar]
+        for s in timeline(score)
+    ]
+    return sounds, [DRUMS if part.is_drums else part.program for part in score.parts]
+
+
+def _first_bar(score: Score) -> int:
+    """Return the number that a musician gives to the first bar: 0 for a pickup."""
+    found = bars(score)
+    return 0 if found and found[0].kind == "partial" else 1
+
+
+def _count_in(score: Score) -> dict[str, float]:
+    """Say how many beats are clicked before the tune, and the seconds from one to the next."""
+    meter = score.meter
+    beats = max(1, meter.steps // meter.beat_steps)
+    seconds = meter.beat_steps / STEPS_PER_QUARTER * 60 / score.qpm
+    return {"beats": beats if beats > 2 else 2 * beats, "seconds": _rounded(seconds)}
+
+
+def _names(score: Score) -> Iterator[str]:
+    """Yield the name of each note, as its key spells it."""
+    keys = [(mark.onset, mark.value) for mark in score.of("key")] or [(0, score.key)]
+    onsets = [onset for onset, _ in keys]
+    for note in score.notes:
+        name = spell(note.pitch, keys[max(0, bisect_right(onsets, note.onset) - 1)][1])
+        yield f"{name.letter}{_SIGNS.get(name.alteration, '')}{name.octave}"
+
+
+def _receipt(score: Score, receipt: Receipt) -> dict[str, Any]:
+    """Return a receipt, in words too; each run with the notes that it covers."""
+    columns = RunColumns.of(score.canonical())
+    found = receipt.to_json() | {"words": receipt.line()}
+    for told, run in zip(found["runs"], receipt.runs, strict=True):
+        told["marked"] = _covered(score, columns, run)
+    return found
+
+
+def _covered(score: Score, columns: RunColumns, run: Shared) -> list[int]:
+    """Return the indices of the notes of a run, in order; of a chord the highest is in it."""
+    places = defaultdict(list)
+    for index, note in enumerate(score.notes):
+        places[note.onset, note.pitch].append(index)
+    for first in np.flatnonzero(columns.onsets == run.onset).tolist():
+        last = first + run.notes - 1
+        fits = last < len(columns.onsets) and not columns.starts[first + 1 : last + 1].any()
+        if fits and columns.onsets[last] + columns.durations[last] == run.end:
+            here = slice(first, last + 1)
+            keys = zip(columns.onsets[here].tolist(), columns.pitches[here].tolist(), strict=True)
+            return sorted({index for key in keys for index in places[key]})
+    return []
+
+
+def _surprise(score: Score, surprise: Surprise) -> dict[str, Any]:
+    """Return the bits of each note of the score; None for what the model's codec has left out."""
+    bits = {(note.onset, note.pitch, note.part): note.bits for note in surprise.notes}
+    told = (bits.get((note.onset, note.pitch, note.part)) for note in score.notes)
+    return {
+        "notes": [None if value is None else round(value, 2) for value in told],
+        "bits_per_note": round(surprise.bits_per_note, 4),
+    }

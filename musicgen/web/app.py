@@ -1,0 +1,328 @@
+"""The playground's API and its page.
+
+Nothing is computed here: what takes time, or reads what others wrote, is a job of the `Crew`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from musicgen.checkpoint import version_of
+from musicgen.errors import MusicgenError, printable
+from musicgen.tune import RUNS
+from musicgen.web.asked import sample_job, tweak_job
+from musicgen.web.assets import PAGE, Asset, read_assets
+from musicgen.web.crew import Crew
+from musicgen.web.gate import LOOPBACK, Gate
+from musicgen.web.job import Job
+from musicgen.web.known import Models
+from musicgen.web.limits import Limits
+from musicgen.web.shelf import Shelf
+from musicgen.web.training import Runs
+from musicgen.web.tunes import Made, Tunes
+from musicgen.web.wire import (
+    Ask,
+    Differences,
+    Fault,
+    JobId,
+    JobState,
+    Kept,
+    ModelAbout,
+    Training,
+    TuneShown,
+)
+from musicgen.web.work import Answer
+from musicgen.web.worker import Refused
+
+KINDS: Final = {
+    "mid": "audio/midi", "abc": "text/vnd.abc; charset=utf-8", "wav": "audio/wav",
+    "musicxml": "application/vnd.recordare.musicxml+xml", "svg": "image/svg+xml",
+    "png": "image/png", "html": "text/html; charset=utf-8",
+}  # fmt: skip
+HEARTBEAT: Final = 10.0  # seconds between two words to a client that follows a job
+OWN: Final = "own"  # the client of what the server asks for itself
+FAULTS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Fault} for status in (400, 403, 404, 413, 429)
+}
+GONE: Final = (
+    "the tune is not at hand any more: only the last ones are, and those kept on the shelf"
+)
+
+
+class Playground:
+    """What the routes share."""
+
+    def __init__(self, folder: Path, runs: Path, limits: Limits) -> None:
+        self.limits = limits
+        self.crew = Crew(runs, limits, self._made)
+        self.tunes = Tunes(limits.tunes_bytes)
+        self.shelf = Shelf(folder, self._describe)
+        self.models = Models(runs)
+        self.runs = Runs(runs)
+        self.assets = read_assets()
+
+    def _made(self, _: Job, answer: Answer) -> None:
+        if "recipe" in answer.head:
+            self.tunes.add(Made.of(answer))
+
+    async def _describe(self, files: list[bytes]) -> list[dict[str, Any] | None]:
+        answer = await self.crew.ask(OWN, b"".join(files), do="describe", sizes=[*map(len, files)])
+        found: list[dict[str, Any] | None] = answer.head["files"]
+        return found
+
+    async def tune(self, id_: str, client: str) -> Made:
+        """Return a tune that is at hand, or on the shelf. Raises Refused."""
+        made = self.tunes.find(id_)
+        if made is not None:
+            return made
+        data = await self.shelf.read(id_)
+        if data is None:
+            raise Refused(404, GONE)
+        answer = await self.crew.ask(client, data, do="recall")
+        return Made.of(answer)
+
+    def shown(self, made: Made) -> Response:
+        """Return everything that a page shows of a tune."""
+        body = made.body(kept=self.shelf.has(made.id))
+        return Response(body, media_type="application/json")
+
+
+def create_app(
+    folder: Path,
+    *,
+    runs: Path = RUNS,
+    limits: Limits | None = None,
+    hosts: Collection[str] = LOOPBACK,
+    any_address: bool = False,
+) -> FastAPI:
+    """Make the server's app: tunes are kept in a folder, models and runs are found in another.
+
+    hosts: the names by which it may be called, besides addresses in numbers where those may.
+    """
+    place = Playground(folder, runs, limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        place.crew.start()
+        yield
+        await place.crew.stop()
+
+    app = FastAPI(
+        title="musicgen", version=version_of("musicgen"), docs_url=None, redoc_url=None,
+        lifespan=lifespan, responses=FAULTS,
+    )  # fmt: skip
+    app.state.playground = place
+    app.add_middleware(Gate, limits=place.limits, held=place.crew.held, hosts=hosts,
+                       any_address=any_address)  # fmt: skip
+    app.add_exception_handler(Exception, _unforeseen)
+    for kind in (MusicgenError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _refused)
+    _add_jobs(app, place)
+    _add_tunes(app, place)
+    _add_shelf(app, place)
+    _add_training(app, place)
+    _add_pages(app, place)
+    _describe_faults(app)
+    return app
+
+
+def _describe_faults(app: FastAPI) -> None:
+    """Leave out of /openapi.json what FastAPI would answer to a bad request: here it is a 400."""
+    described = app.openapi()
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(name, None)
+
+
+def client_of(request: Request, token: str) -> str:
+    """Tell clients apart: by their address, and the token that a page chose for itself."""
+    host = request.client.host if request.client else ""
+    return f"{host} {token[:64]}"
+
+
+Token = Annotated[str, Header(alias="X-Client", description="whose turn it is: any word")]
+
+
+def _add_jobs(app: FastAPI, place: Playground) -> None:
+    crew = place.crew
+
+    @app.get("/api/models", response_model=list[ModelAbout])
+    async def models() -> Any:
+        """List the models that can be asked for tunes."""
+        return await asyncio.to_thread(place.models.told)
+
+    @app.post("/api/jobs", status_code=202, response_model=JobId)
+    async def submit(ask: Ask, request: Request, token: Token = "") -> Any:
+        """Ask for a tune, or a near variant of one."""
+        client = client_of(request, token)
+        if ask.do == "sample":
+            return {"id": crew.submit(sample_job(ask, client)).id}
+        if ask.of is None:
+            raise Refused(400, "of: name the tune that is to be varied")
+        made = await place.tune(ask.of, client)
+        return {"id": crew.submit(tweak_job(ask, client, made.recipe)).id}
+
+    @app.get("/api/jobs/{id}", response_model=JobState)
+    async def job(id: str) -> Any:  # noqa: A002 - the name in the path
+        """Say how a job stands."""
+        return _state(crew, crew.find(id))
+
+    @app.get("/api/jobs/{id}/events", response_model=None)
+    async def events(id: str) -> Response:  # noqa: A002 - the name in the path
+        """Follow a job until it ends, as server-sent events of the same JSON."""
+        found = crew.find(id)
+        return StreamingResponse(
+            _events(crew, found), media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
+
+    @app.delete("/api/jobs/{id}", response_model=JobState)
+    async def cancel(id: str) -> Any:  # noqa: A002 - the name in the path
+        """Want a job no longer."""
+        crew.cancel(crew.find(id))
+        return _state(crew, crew.find(id))
+
+
+def _state(crew: Crew, job: Job) -> dict[str, Any]:
+    return {
+        "state": job.state, "ahead": crew.turns.ahead(job), "bars": job.bars, "of": job.of,
+        "tune": job.tune, "error": str(job.fault) if job.fault else None,
+    }  # fmt: skip
+
+
+async def _events(crew: Crew, job: Job) -> AsyncIterator[str]:
+    """Yield what there is to say of a job whenever that changes, or it was quiet for a while."""
+    said = ""
+    while True:
+        is_over = job.is_over
+        told = json.dumps(_state(crew, job))
+        yield f"data: {told}\n\n" if told != said else ": still here\n\n"
+        said = told
+        if is_over:
+            return
+        await job.next(HEARTBEAT if job.state == "working" else 1.0)
+
+
+def _add_tunes(app: FastAPI, place: Playground) -> None:
+    @app.get("/api/tunes/{id}", response_model=TuneShown)
+    async def tune(id: str, request: Request, token: Token = "") -> Any:  # noqa: A002
+        """Return everything that a page shows of a tune."""
+        return place.shown(await place.tune(id, client_of(request, token)))
+
+    @app.get("/api/tunes/{id}/file/{suffix}", response_class=Response)
+    async def file(id: str, suffix: str, request: Request, token: Token = "") -> Response:  # noqa: A002
+        """Download a tune: mid, abc, musicxml, wav, svg, png or html."""
+        if suffix not in KINDS:
+            raise Refused(404, f"a tune has no file of that kind; there are {', '.join(KINDS)}")
+        client = client_of(request, token)
+        made = await place.tune(id, client)
+        answer = await place.crew.ask(client, do="file", recipe=made.recipe, suffix=suffix)
+        name = f"{answer.head.get('name') or made.id}.{suffix}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(answer.body, media_type=KINDS[suffix], headers=headers)
+
+    @app.get("/api/tunes/{a}/differences/{b}", response_model=Differences)
+    async def compare(a: str, b: str, request: Request, token: Token = "") -> Any:
+        """Say where two tunes differ."""
+        client = client_of(request, token)
+        one, other = await place.tune(a, client), await place.tune(b, client)
+        answer = await place.crew.ask(
+            client, do="differences", recipe_a=one.recipe, recipe_b=other.recipe
+        )
+        return answer.head
+
+
+def _add_shelf(app: FastAPI, place: Playground) -> None:
+    @app.get("/api/shelf", response_model=list[Kept])
+    async def shelf() -> Any:
+        """List the tunes that are kept, the latest first."""
+        return [entry.to_json() for entry in await place.shelf.entries()]
+
+    @app.put("/api/shelf/{id}", response_model=list[Kept])
+    async def keep(id: str, request: Request, token: Token = "") -> Any:  # noqa: A002
+        """Keep a tune, as a MIDI file with its recipe; return the shelf."""
+        client = client_of(request, token)
+        made = await place.tune(id, client)
+        answer = await place.crew.ask(client, do="file", recipe=made.recipe, suffix="mid")
+        await place.shelf.keep(made.id, answer.body)
+        return await shelf()
+
+    @app.delete("/api/shelf/{id}", response_model=list[Kept])
+    async def drop(id: str) -> Any:  # noqa: A002
+        """Take a tune off the shelf: its file is removed; return the shelf."""
+        await place.shelf.entries()
+        place.shelf.remove(id)
+        return await shelf()
+
+
+def _add_training(app: FastAPI, place: Playground) -> None:
+    @app.get("/api/training", response_model=list[Training])
+    async def training() -> Any:
+        """List the runs in ./checkpoints with their curves, the newest first."""
+        return await asyncio.to_thread(place.runs.told)
+
+    @app.get("/api/training/{run}/tune", response_model=TuneShown)
+    async def heard(run: str, request: Request, token: Token = "") -> Any:
+        """Return a tune of a run's best model so far."""
+        answer = await place.crew.ask(client_of(request, token), do="heard", run=run[:200])
+        return place.shown(Made.of(answer))
+
+
+def _add_pages(app: FastAPI, place: Playground) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return _asset(place.assets.get(PAGE), request)
+
+    @app.get("/static/{name:path}", include_in_schema=False)
+    async def static(name: str, request: Request) -> Response:
+        return _asset(place.assets.get(name), request)
+
+
+def _asset(asset: Asset | None, request: Request) -> Response:
+    if asset is None:
+        raise Refused(404, "there is nothing of that name")
+    headers = {"ETag": asset.tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == asset.tag:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.data, media_type=asset.kind, headers=headers)
+
+
+# Faults
+
+
+async def _refused(_: Request, fault: Exception) -> Response:
+    """Answer with why not, in one line."""
+    status, words = 400, str(fault)
+    if isinstance(fault, Refused):
+        status = fault.status
+    elif isinstance(fault, HTTPException):
+        status, words = fault.status_code, str(fault.detail)
+    elif isinstance(fault, RequestValidationError):
+        words = _first_fault(fault)
+    return JSONResponse({"error": printable(words)}, status)
+
+
+async def _unforeseen(_: Request, fault: Exception) -> Response:
+    """Tell that it is our fault; what it was stands on the terminal."""
+    return JSONResponse({"error": f"the server failed at it ({type(fault).__name__})"}, 500)
+
+
+def _first_fault(fault: RequestValidationError) -> str:
+    """Say in one line what is wrong with a request first."""
+    first = fault.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int))
+    words = re.sub(r"\s+", " ", str(first["msg"]))
+    return f"{where[:60] or 'the request'}: {words[:200]}"

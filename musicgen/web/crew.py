@@ -1,0 +1,205 @@
+"""The workers, and the jobs that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from musicgen.web.job import Job
+from musicgen.web.limits import Limits
+from musicgen.web.turns import Turns
+from musicgen.web.work import Answer
+from musicgen.web.worker import Died, Refused, Worker
+
+WARM: dict[str, Any] = {"do": "warm", "model": "folk"}
+CANCEL_SECONDS = 2.0  # a job that is no longer wanted may still finish in
+STOPPING = "the server is stopping"
+
+
+@dataclass
+class Held:
+    """The bytes of uploads that are read or wait; there is room for so many."""
+
+    room: int
+    taken: int = 0
+
+    def take(self, count: int) -> None:
+        """Hold some bytes. Raises Refused where there is no room."""
+        if self.taken + count > self.room:
+            raise Refused(429, "too many uploads at once; try again in a moment")
+        self.taken += count
+
+    def give_back(self, count: int) -> None:
+        """Hold them no longer."""
+        self.taken -= count
+
+
+@dataclass
+class Crew:
+    """Long-lived workers that take one job after the other, from each client in turn."""
+
+    runs: Path
+    limits: Limits
+    done: Callable[[Job, Answer], None] = lambda *_: None  # told of each answer, before the job is
+    held: Held = field(init=False)
+    turns: Turns = field(init=False)
+    _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _hands: list[asyncio.Task[None]] = field(default_factory=list)
+    _workers: dict[int, Worker] = field(default_factory=dict)
+    _warming: asyncio.Lock = field(default_factory=asyncio.Lock)  # the first is there the sooner
+
+    def __post_init__(self) -> None:
+        self.held = Held(self.limits.held_bytes)
+        self.turns = Turns(self.limits)
+
+    def start(self) -> None:
+        """Start the workers; they are warm a second or two later."""
+        self._hands = [asyncio.create_task(self._hand(n)) for n in range(self.limits.workers)]
+
+    async def stop(self) -> None:
+        """End the workers; what waits or is at work fails."""
+        for hand in self._hands:
+            hand.cancel()
+        await asyncio.gather(*self._hands, return_exceptions=True)
+        self._hands = []
+        for job in list(self._jobs.values()):
+            job.move("failed", fault=Refused(503, STOPPING))
+
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes."""
+        return [worker.pid for worker in self._workers.values()]
+
+    def submit(self, job: Job) -> Job:
+        """Let a job wait for its turn. Raises Refused."""
+        self.held.take(len(job.payload))
+        try:
+            self.turns.add(job)
+        except Refused:
+            self.held.give_back(len(job.payload))
+            raise
+        self._jobs[job.id] = job
+        self._forget()
+        self._asked.set()
+        return job
+
+    async def ask(self, client: str, payload: bytes = b"", **request: Any) -> Answer:
+        """Submit a job, wait for it and forget it. Raises Refused."""
+        job = self.submit(Job(client, request, payload, awaited=True))
+        try:
+            return await job.over()
+        finally:
+            self.cancel(job)
+            del self._jobs[job.id]
+
+    def find(self, id_: str) -> Job:
+        """Return a job. Raises Refused where it is not known, or no longer."""
+        if id_ not in self._jobs:
+            raise Refused(404, "there is no such job, or it ended long ago")
+        return self._jobs[id_]
+
+    def cancel(self, job: Job) -> None:
+        """Want a job no longer."""
+        if job.state == "waiting":
+            self.turns.remove(job)
+            self.held.give_back(len(job.payload))
+        job.move("cancelled")
+
+    def _forget(self) -> None:
+        """Drop the oldest jobs that are over, where there are too many."""
+        spare = len(self._jobs) - self.limits.jobs_known
+        for id_ in [id_ for id_, job in self._jobs.items() if job.is_over][: max(0, spare)]:
+            del self._jobs[id_]
+
+    async def _hand(self, number: int) -> None:
+        """Keep one worker at work."""
+        try:
+            with contextlib.suppress(Refused):  # the next job starts it again, and tells
+                await self._warm(number)
+            while True:
+                await self._work(number, await self._next())
+        finally:
+            if number in self._workers:
+                await self._workers.pop(number).stop()
+
+    async def _warm(self, number: int) -> Worker:
+        """Return the worker, started and warm. Raises Died."""
+        if number in self._workers:
+            return self._workers[number]
+        async with self._warming:
+            worker = await Worker.started(self.runs, self.limits.start_seconds)
+            self._workers[number] = worker
+            try:
+                await worker.ask(WARM, b"", self.limits.start_seconds, lambda _: None)
+            except Died:
+                del self._workers[number]
+                raise
+            except Refused:
+                pass  # a job that needs the model will say why
+        return worker
+
+    async def _next(self) -> Job:
+        while (job := self.turns.take()) is None:
+            self._asked.clear()
+            await self._asked.wait()
+        return job
+
+    async def _work(self, number: int, job: Job) -> None:
+        """Let a worker do a job; whatever comes of it is noted there."""
+        request, payload = job.request, job.payload
+        job.move("working")
+        try:
+            worker = await self._warm(number)
+            answer = await self._asked_of(worker, job, request, payload)
+        except Refused as fault:
+            if isinstance(fault, Died):
+                self._workers.pop(number, None)
+            job.move("failed", fault=fault)
+        except asyncio.CancelledError:
+            job.move("failed", fault=Refused(503, STOPPING))
+            raise
+        else:
+            if not job.is_over:
+                self.done(job, answer)
+            held = answer if job.awaited else None
+            job.move("done", answer=held, tune=answer.head.get("id"), bars=job.of or job.bars)
+        finally:
+            self.held.give_back(len(payload))
+        if number not in self._workers:
+            with contextlib.suppress(Refused):
+                await self._warm(number)
+
+    async def _asked_of(
+        self, worker: Worker, job: Job, request: dict[str, Any], payload: bytes
+    ) -> Answer:
+        """Ask a worker; a job that is cancelled meanwhile has a moment more, for it may be done."""
+        asking = asyncio.create_task(
+            worker.ask(request, payload, self.limits.job_seconds, job.wrote)
+        )
+        leaving = asyncio.create_task(_left(job))
+        try:
+            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                await asyncio.wait((asking,), timeout=CANCEL_SECONDS)
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait((asking,))
+                raise Died(400, "the job was cancelled")
+            return asking.result()
+        finally:
+            leaving.cancel()
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait((asking,))
+
+
+async def _left(job: Job) -> None:
+    """Wait until a job is wanted no longer."""
+    while not job.is_over:
+        await job.next(60)

@@ -1,0 +1,156 @@
+"""The server itself: a socket, uvicorn, and connections that neither come nor go too slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from musicgen.errors import InUse, InvalidValue
+from musicgen.web.limits import Limits
+
+MAX_HEADERS = 32 * 2**10
+KEEP_ALIVE = 15  # seconds that a connection may wait for its next request
+GRACE = 2  # seconds in which answers under way may finish at the end
+
+
+class Connection(H11Protocol):
+    """A connection that is given up where its client keeps it waiting."""
+
+    limits: ClassVar[Limits] = Limits()
+    _late: asyncio.TimerHandle | None = None  # until a request's headers are there
+    _stuck: asyncio.TimerHandle | None = None  # until the client takes what was sent
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.abort()
+            return
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        self._stuck = _cancelled(self._stuck)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; headers that are not whole have some seconds more."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._late is None:
+            self._await_headers()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what was sent, but not for ever."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.limits.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stuck = _cancelled(self._stuck)
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in the words of the API."""
+        body = json.dumps({"error": msg}).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-length: {len(body)}\r\n"
+        kind = "content-type: application/json\r\nconnection: close\r\n\r\n"
+        self.transport.write(f"{head}{kind}".encode() + body)
+        self.transport.close()
+
+    def _await_headers(self) -> None:
+        self._late = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        self._late = _cancelled(self._late)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Cancel a timer; return what stands in its place."""
+    if timer is not None:
+        timer.cancel()
+    return None
+
+
+class Server(uvicorn.Server):
+    """A server that says when it is there, and lets jobs go before it waits for its clients."""
+
+    def __init__(self, app: FastAPI, ready: Callable[[], None] = lambda: None) -> None:
+        self._app = app
+        self._ready = ready
+        limits = app.state.playground.limits
+        kind = type("Connection", (Connection,), {"limits": limits})
+        super().__init__(
+            uvicorn.Config(
+                app, http=kind, ws="none", loop="asyncio", lifespan="on", log_config=None,
+                access_log=False, log_level="error", server_header=False,
+                h11_max_incomplete_event_size=MAX_HEADERS, timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=GRACE, proxy_headers=False,
+            )
+        )  # fmt: skip
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Fail what is under way, so that nobody waits for it; then end."""
+        await self._app.state.playground.crew.stop()
+        await super().shutdown(sockets)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises InUse for a port that is taken, InvalidValue."""
+    try:
+        family, *_, address = _resolved(host, port)
+        found = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as fault:
+        words = "there is no such address here; 127.0.0.1 is this machine"
+        raise InvalidValue(f"host {host[:60]!r}: {words}") from fault
+    try:
+        if os.name == "posix":  # a port that was in use a moment ago may be taken again
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(128)
+    except OSError as fault:
+        found.close()
+        raise _not_bound(fault, host, port) from fault
+    return found
+
+
+def _resolved(host: str, port: int) -> Any:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+
+def _not_bound(fault: OSError, host: str, port: int) -> InUse | InvalidValue:
+    if fault.errno == errno.EADDRINUSE:
+        return InUse(f"port {port} is in use, perhaps by another musicgen serve; choose another"
+                     " with --port, or --port 0 for one that is free")  # fmt: skip
+    words = os.strerror(fault.errno or 0)
+    return InvalidValue(f"{host}, port {port}: {words}; choose another --host or --port")
+
+
+def address_of(found: socket.socket, host: str) -> str:
+    """Return the address of the page."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{found.getsockname()[1]}/"
+
+
+def run(app: FastAPI, found: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until the program is told to stop."""
+    with suppress(KeyboardInterrupt), found:
+        Server(app, ready).run(sockets=[found])

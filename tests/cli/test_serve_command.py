@@ -1,0 +1,124 @@
+"""`musicgen serve`: what it says, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from musicgen.cli import commands
+from musicgen.web import serving
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Let the command run up to where it would serve, and note what a browser would open."""
+    found: list[str] = []
+
+    class Browser:
+        def open(self, address: str) -> bool:
+            found.append(address)
+            return True
+
+    def start(_: Any, listens: socket.socket, ready: Any) -> None:
+        with listens:
+            ready()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serving, "run", start)
+    monkeypatch.setattr(webbrowser, "get", Browser)
+    return found
+
+
+def serve(*words: str) -> Result:
+    return CliRunner().invoke(commands, ["serve", "--port", "0", *words])
+
+
+def test_it_opens_the_page(opened: list[str]) -> None:
+    result = serve()
+    assert result.exit_code == 0, result.output
+    (address,) = opened
+    assert result.output == f"{address} is open; Ctrl-C ends it\n"
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_it_opens_no_page_if_told_so(opened: list[str]) -> None:
+    assert "is open" in serve("--no-open").output
+    assert opened == []
+
+
+@pytest.mark.parametrize("kind", ["none", "text"])
+def test_no_browser_is_one_line(
+    opened: list[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def get() -> webbrowser.BaseBrowser:
+        if kind == "none":
+            raise webbrowser.Error("could not locate runnable browser")
+        return webbrowser.GenericBrowser("true")  # one in the terminal would hide what is said
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    result = serve()
+    assert result.exit_code == 0
+    assert result.output.count("\n") == 2
+    assert "no browser was found here: open http://127.0.0.1:" in result.output
+
+
+def test_a_host_that_lets_others_in_is_warned_of(opened: list[str]) -> None:
+    result = serve("--host", "0.0.0.0")
+    assert result.output.splitlines()[0].startswith("warning: 0.0.0.0 is open to others")
+    assert "warning" not in serve("--host", "localhost").output
+
+
+def test_a_port_in_use_is_one_line(opened: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(commands, ["serve", "--port", port])
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert f"port {port} is in use" in result.output
+    assert "--port 0 for one that is free" in result.output
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.7", "x" * 300, "\x1b[31m"])
+def test_a_host_that_is_not_ours_is_one_line(opened: list[str], host: str) -> None:
+    result = serve("--host", host)
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert "\x1b" not in result.output
+
+
+def test_a_folder_that_is_a_file_is_refused(opened: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert serve("--folder", "file").exit_code == 2
+
+
+def test_an_interrupt_ends_it_and_its_workers(tmp_path: Path) -> None:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    words = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", "0"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, env=os.environ | {"PYTHONPATH": path}) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert child.stderr is not None
+        address = child.stdout.readline().split()[0]
+        assert httpx.get(f"{address}api/models").json()[0]["name"] == "folk"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 0
+        assert child.stderr.read() == ""
+        assert child.stdout.read() == ""  # which its workers would hold open
+
+
+def test_its_help_imports_no_server() -> None:
+    code = "from musicgen.cli import commands; commands(['serve', '--help'], standalone_mode=False)"
+    heavy = "print([m for m in ('fastapi', 'uvicorn', 'verovio', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; {heavy}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.strip().endswith("[]")

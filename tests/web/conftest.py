@@ -1,0 +1,33 @@
+"""Playgrounds that the tests of this room share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from musicgen.web.limits import Limits
+from tests.models import untrained
+from tests.served import Served, served
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve with one worker, for tests that leave nothing behind."""
+    folder = tmp_path_factory.mktemp("playground")
+    (folder / "checkpoints").mkdir()
+    untrained(folder / "checkpoints" / "mine")
+    lines = (json.dumps({"step": n, "tokens": 9 * n, "loss": 7 / n}) for n in range(1, 1001))
+    (folder / "checkpoints" / "mine" / "metrics.jsonl").write_text("\n".join(lines))
+    with served(folder / "tunes", folder / "checkpoints", Limits(workers=1)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve without workers: whatever needs one waits."""
+    tmp_path = tmp_path_factory.mktemp("idle")
+    limits = Limits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
+    with served(tmp_path / "tunes", tmp_path / "checkpoints", limits) as found:
+        yield found

@@ -1,0 +1,219 @@
+"""The API as a client uses it: every answer is what /openapi.json says."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import TypeAdapter
+
+from musicgen import formats, load
+from musicgen.formats import midi
+from musicgen.web.wire import Differences, JobState, ModelAbout, TuneShown
+from tests.served import Served
+
+DOCS = Path(__file__).parents[2] / "docs" / "api.md"
+PRIMER = "X:1\nT:Mine\nM:6/8\nL:1/8\nR:jig\nK:D\nDFA dAF|GBd gdB|A"
+ASKED: dict[str, Any] = {
+    "do": "sample", "seed": 7, "bars": 8, "form": "through", "key": "Edor", "meter": "6/8",
+}  # fmt: skip
+
+
+def test_models_say_what_can_be_asked(playground: Served) -> None:
+    folk, mine = TypeAdapter(list[ModelAbout]).validate_python(playground.get("/api/models"))
+    assert (folk.name, folk.has_index) == ("folk", True)
+    assert (mine.name, mine.has_index) == ("mine", False)
+    assert folk.keys[:2] == ["G major", "D major"]
+    assert {"6/8", "4/4"} <= set(folk.meters)
+    assert {"jig", "reel"} <= set(folk.rhythms)
+
+
+def test_a_tune_is_followed_while_it_is_written(playground: Served) -> None:
+    states = [JobState(**told) for told in playground.events(playground.ask(**ASKED))]
+    assert [state.state for state in states if state.state == "done"] == ["done"]
+    bars = [state.bars for state in states]
+    assert bars == sorted(bars)
+    assert (bars[-1], states[-1].of) == (8, 8)
+    shown = TuneShown(**playground.get(f"/api/tunes/{states[-1].tune}"))
+    assert (shown.key, shown.meter, shown.bars, shown.seed) == ("E dorian", "6/8", 8, 7)
+    assert shown.wishes == {"bars": 8, "form": "through", "key": "E dorian", "meter": "6/8"}
+    assert not shown.kept
+
+
+def test_a_tune_has_the_bytes_that_the_command_writes(playground: Served, tmp_path: Path) -> None:
+    id_ = playground.tune_of(**ASKED)["id"]
+    tune = load("folk").sample(seed=7, bars=8, form="through", key="Edor", meter="6/8")
+    for suffix in ("mid", "abc"):
+        tune.write(tmp_path / f"song.{suffix}")
+        answer = playground.client.get(f"/api/tunes/{id_}/file/{suffix}")
+        assert answer.content == (tmp_path / f"song.{suffix}").read_bytes()
+        assert f'.{suffix}"' in answer.headers["content-disposition"]
+
+
+def test_a_tweak_without_changes_is_the_same_tune(playground: Served) -> None:
+    first = playground.tune_of(**ASKED)
+    assert playground.tune_of(do="tweak", of=first["id"])["id"] == first["id"]
+
+
+def test_a_tweak_keeps_bars_and_frees_wishes(playground: Served) -> None:
+    first = playground.tune_of(**ASKED)
+    kept = playground.tune_of(do="tweak", of=first["id"], keep="1-4", seed=9)
+    told = Differences(**playground.get(f"/api/tunes/{first['id']}/differences/{kept['id']}"))
+    assert told.bars
+    assert min(told.bars) >= 4
+    assert {first["sounds"][0][5]}.isdisjoint(told.notes_a)
+    freed = playground.tune_of(do="tweak", of=first["id"], key=None, temperature=0.9)
+    assert freed["wishes"] == {"bars": 8, "form": "through", "meter": "6/8", "temperature": 0.9}
+    assert freed["key"] == "E dorian"
+
+
+def test_a_tune_that_is_moved_differs_nowhere(playground: Served) -> None:
+    first = playground.tune_of(**ASKED)
+    moved = playground.tune_of(do="tweak", of=first["id"], key="Ador")
+    told = playground.get(f"/api/tunes/{first['id']}/differences/{moved['id']}")
+    assert told == {"notes_a": [], "notes_b": [], "bars": []}
+
+
+@pytest.mark.parametrize("kind", ["text", "abc", "mid"])
+def test_a_primer_is_text_or_a_file(playground: Served, kind: str, tmp_path: Path) -> None:
+    primer: dict[str, str] = {"name": f"mine.{kind}", "text": PRIMER}
+    if kind != "text":
+        (tmp_path / "mine.abc").write_text(PRIMER)
+        (score,), _ = formats.read(tmp_path / "mine.abc")
+        formats.write(score, tmp_path / "mine.mid")
+        data = (tmp_path / f"mine.{kind}").read_bytes()
+        primer = {"name": f"mine.{kind}", "base64": base64.b64encode(data).decode()}
+    tune = playground.tune_of(do="sample", seed=1, bars=8, primer=primer)
+    (score,), _ = midi.parse(base64.b64decode(tune["midi"]), "tune.mid")
+    assert [note.pitch for note in score.notes][:6] == [62, 66, 69, 74, 69, 66]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"do": "sing"}, "do: Input should be 'sample' or 'tweak'"),
+        ({"do": "sample", "bars": 0}, "bars 0: ask for 1 to 512"),
+        ({"do": "sample", "bars": "many"}, "bars: Input should be a valid integer"),
+        ({"do": "sample", "key": "H"}, "write a tonic and a mode"),
+        ({"do": "sample", "key": "x" * 101}, "key: String should have at most 100"),
+        ({"do": "sample", "temperature": 0}, "temperature 0"),
+        ({"do": "sample", "seed": -1}, "seed: Input should be greater"),
+        ({"do": "sample", "sed": 1}, "sed: Extra inputs are not permitted"),
+        ({"do": "sample", "keep": "1-8"}, "these belong to a tweak"),
+        ({"do": "sample", "primer": {"name": "x.abc"}}, "either its text or its bytes"),
+        ({"do": "sample", "primer": {"base64": "???"}}, "base64 cannot be read"),
+        ({"do": "sample", "primer": {"name": "x.exe", "base64": "AAAA"}}, "send one of .abc, .mid"),
+        ({"do": "tweak"}, "of: name the tune"),
+        ({"do": "tweak", "of": "../../etc/passwd"}, "of: String should match"),
+        ([], "the request"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(
+    playground: Served, body: Any, words: str
+) -> None:
+    playground.refused(playground.client.post("/api/jobs", json=body), 400, words)
+
+
+def test_infinity_is_no_number(playground: Served) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = '{"do": "sample", "temperature": Infinity}'
+    answer = playground.client.post("/api/jobs", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["error"]
+
+
+def test_what_the_model_cannot_meet_fails_in_one_line(playground: Served) -> None:
+    for wish, words in (
+        ({"rhythm": "tango"}, "rhythm 'tango' is unknown"),
+        ({"model": "../folk"}, "model '../folk' is unknown: there are mine, folk"),
+        ({"primer": {"text": "no music"}}, "primer"),
+    ):
+        end = playground.end_of(playground.ask(do="sample", **wish))
+        assert end["state"] == "failed"
+        assert words in end["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/api/jobs/nobody", "there is no such job"),
+        ("/api/jobs/nobody/events", "there is no such job"),
+        ("/api/tunes/0123456789abcdef", "not at hand any more"),
+        ("/api/tunes/0123456789abcdef/file/mid", "not at hand any more"),
+        ("/api/tunes/0123456789abcdef/file/exe", "no file of that kind"),
+        ("/api/training/nobody/tune", "the run has no model"),
+        ("/api/nothing", "Not Found"),
+        ("/static/nothing.js", "nothing of that name"),
+    ],
+)
+def test_what_is_not_there_is_said(playground: Served, path: str, words: str) -> None:
+    playground.refused(playground.client.get(path), 404, words)
+
+
+def test_the_description_names_every_path_with_its_types(playground: Served) -> None:
+    told = playground.get("/openapi.json")
+    assert set(told["paths"]) == {
+        "/api/models", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/api/tunes/{id}",
+        "/api/tunes/{id}/file/{suffix}", "/api/tunes/{a}/differences/{b}", "/api/shelf",
+        "/api/shelf/{id}", "/api/training", "/api/training/{run}/tune",
+    }  # fmt: skip
+    refs = set(re.findall(r"#/components/schemas/(\w+)", str(told)))
+    assert refs <= told["components"]["schemas"].keys()
+    assert {"Ask", "JobState", "TuneShown", "Differences", "Kept", "Training", "Fault"} <= refs
+    operations = [one for path in told["paths"].values() for one in path.values()]
+    assert all(one["description"] and "429" in one["responses"] for one in operations)
+    assert "422" not in str(operations)
+
+
+def test_no_page_of_documentation_loads_from_elsewhere(playground: Served) -> None:
+    assert playground.client.get("/docs").status_code == 404
+    assert playground.client.get("/redoc").status_code == 404
+
+
+# The examples of docs/api.md
+
+
+def commands() -> list[list[str]]:
+    """Return the words of each curl command in the document."""
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.startswith("curl ")]
+
+
+def test_the_examples_of_the_document_work(playground: Served) -> None:
+    tune = playground.tune_of(**ASKED)["id"]
+    job = playground.ask(**ASKED)
+    names = {"JOB": job, "TUNE": tune, "OTHER": tune, "RUN": "mine"}
+    assert len(commands()) >= 8
+    for words in commands():
+        answer = carried_out(playground, words, names)
+        assert answer.status_code in (200, 202), (words, answer.text)
+
+
+def carried_out(playground: Served, words: list[str], names: dict[str, str]) -> httpx.Response:
+    """Do what a curl command would."""
+    method, body, headers, url = "GET", None, {}, ""
+    rest = iter(words[1:])
+    for word in rest:
+        match word:
+            case "-X":
+                method = next(rest)
+            case "-H":
+                name, _, value = next(rest).partition(": ")
+                headers[name] = value
+            case "-d":
+                method, body = ("POST" if method == "GET" else method), next(rest)
+            case "-o":
+                next(rest)
+            case "-s" | "-N":
+                pass
+            case _:
+                url = word
+    for name, value in names.items():
+        url, body = url.replace(f"${name}", value), body and body.replace(f"${name}", value)
+    path = url.removeprefix("http://127.0.0.1:8383")
+    return playground.client.request(method, path, content=body, headers=headers)

@@ -1,0 +1,89 @@
+"""Workers: what takes too long is stopped, what dies is replaced, and nobody else notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from musicgen.web.limits import Limits
+from musicgen.web.tunes import Made, Tunes
+from tests.served import Served, served, until
+
+LONG = {"do": "sample", "bars": 512, "form": "through", "seed": 1}
+
+
+def test_a_job_that_takes_too_long_is_stopped(
+    playground: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    playground.tune_of(do="sample", bars=2)  # it is warm
+    monkeypatch.setattr(playground.playground.crew, "limits", Limits(workers=1, job_seconds=0.5))
+    end = playground.end_of(playground.ask(**LONG))
+    assert end["state"] == "failed"
+    assert end["error"] == "it took longer than 0.5 s and was stopped; ask for fewer bars"
+    assert 0 < end["bars"] < 512
+    monkeypatch.undo()
+    assert playground.tune_of(do="sample", bars=2)["bars"] == 2
+
+
+def test_a_worker_that_dies_is_replaced(playground: Served) -> None:
+    job = playground.ask(**LONG)
+    until(lambda: playground.get(f"/api/jobs/{job}")["bars"] > 0)
+    (pid,) = playground.playground.crew.pids
+    os.kill(pid, signal.SIGKILL)
+    end = playground.end_of(job)
+    assert end["state"] == "failed"
+    assert end["error"].startswith("the process that worked on it died (SIGKILL)")
+    assert playground.tune_of(do="sample", bars=2)["bars"] == 2
+    assert playground.playground.crew.pids != [pid]
+
+
+def test_a_job_that_waits_is_cancelled(idle: Served) -> None:
+    before = len(idle.playground.crew.turns)
+    job = idle.ask(do="sample")
+    assert len(idle.playground.crew.turns) == before + 1
+    assert idle.client.delete(f"/api/jobs/{job}").json()["state"] == "cancelled"
+    assert idle.end_of(job)["state"] == "cancelled"
+    assert len(idle.playground.crew.turns) == before
+
+
+def test_a_job_at_work_is_cancelled(playground: Served) -> None:
+    job = playground.ask(**LONG)
+    until(lambda: playground.get(f"/api/jobs/{job}")["bars"] > 0)
+    assert playground.client.delete(f"/api/jobs/{job}").json()["state"] == "cancelled"
+    assert playground.end_of(job)["tune"] is None
+    assert playground.tune_of(do="sample", bars=2)["bars"] == 2
+
+
+def test_what_is_over_is_forgotten_in_time(tmp_path: Path) -> None:
+    with served(tmp_path, tmp_path, Limits(workers=0, jobs_known=3)) as found:
+        jobs = []
+        for _ in range(6):
+            jobs.append(found.ask(do="sample"))
+            found.client.delete(f"/api/jobs/{jobs[-1]}")
+        known = [found.client.get(f"/api/jobs/{job}").status_code for job in jobs]
+    assert known == [404, 404, 404, 200, 200, 200] or known == [404, 404, 200, 200, 200, 200]
+
+
+def test_the_oldest_tunes_make_room() -> None:
+    tunes = Tunes(30)
+    for number in range(5):
+        tunes.add(Made(f"tune {number}", "recipe", bytes(8)))
+    tunes.add(Made("tune 3", "recipe", bytes(9)))
+    assert [tunes.find(f"tune {number}") is not None for number in range(5)] == [0, 0, 0, 1, 1]
+    assert tunes.taken == 14 + 15
+    assert tunes.find("tune 4")
+    tunes.add(Made("large", "recipe", bytes(1000)))
+    assert (len(tunes), tunes.taken) == (1, 1006)
+
+
+def test_whoever_waits_is_told_that_the_server_stops(tmp_path: Path) -> None:
+    with served(tmp_path, tmp_path, Limits(workers=0)) as found:
+        job = found.ask(do="sample")
+        with found.client.stream("GET", f"/api/jobs/{job}/events") as lines:
+            told = (line for line in lines.iter_lines() if line.startswith("data: "))
+            assert '"waiting"' in next(told)
+            found.server.should_exit = True
+            assert "the server is stopping" in list(told)[-1]
