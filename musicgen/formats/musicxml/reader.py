@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import PurePath
 from typing import Any, Final
-from xml.sax.saxutils import unescape
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
 from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
@@ -53,6 +52,8 @@ def parse_humdrum(data: bytes, source: str = "") -> Read:
 
 def remarks(data: bytes) -> tuple[str, ...]:
     """Return the remarks that `render` was given. Raises Refusal for what cannot be unpacked."""
+    from xml.sax.saxutils import unescape  # takes the network's modules along
+
     text = _unpacked(data) if data[:2] == b"PK" else data
     return tuple(
         unescape(found.decode("utf-8", "replace"), _QUOTES) for found in _REMARKS.findall(text)
