@@ -47,10 +47,9 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
     players = (score if program is None else with_program(score, program)).parts
     found = _mixed(_by_key(sounds, players), length)
-    clicked = _mixed(_by_key(clicks, [Part(is_drums=True)]), length) if clicks else None
     found = _levelled(found)
-    if clicked is not None:
-        clicked = _levelled(clicked)
+    if clicks:
+        clicked = _levelled(_mixed(_by_key(clicks, [Part(is_drums=True)]), shift))
         found[:, : clicked.shape[1]] += clicked[:, : found.shape[1]]
         found *= min(1.0, PEAK / _peak(found))
     return _without_silence(found, round(length * RATE))
@@ -64,7 +63,9 @@ def wav(score: Score, *, program: int | None = None, count_in: bool = False) -> 
         writer.setnchannels(2)
         writer.setsampwidth(2)
         writer.setframerate(RATE)
-        writer.writeframes(np.rint(sound * 32_767).astype("<i2").T.tobytes())
+        for start in range(0, sound.shape[1], _BLOCK):  # a whole copy is half a gigabyte
+            piece = sound[:, start : start + _BLOCK]
+            writer.writeframes(np.rint(piece * 32_767).astype("<i2").T.tobytes())
     return file.getvalue()
 
 

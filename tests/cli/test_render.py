@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from musicgen.cli import commands
 from musicgen.listen.writing import WRITABLE
 from tests.models import untrained
 
+ROOT = Path(__file__).parents[2]
 FIRST = "X:1\nT:First\nM:6/8\nL:1/8\nQ:3/8=120\nK:D\n|:DEF AGF|EFG A3:|\n"
 SECOND = "X:2\nT:Second\nM:4/4\nL:1/4\nK:G\nGABc|d4|\n"
 KERN = "**kern\n*M4/4\n4c\n4d\n4e\n4f\n=\n1g\n==\n*-\n"
@@ -182,6 +187,21 @@ def test_what_was_sampled_is_tweaked_from_any_of_its_files(sampled: Path, suffix
     )
     assert result.exit_code == 0, result.output
     assert Path("same.mid").read_bytes() == Path("a.mid").read_bytes()
+
+
+def test_a_midi_file_is_written_without_what_draws_and_plays(sampled: Path) -> None:
+    slow = "('torch', 'music21', 'pretty_midi', 'symusic', 'verovio', 'resvg_py', 'matplotlib')"
+    code = (
+        "import sys; from musicgen.cli import commands;"
+        "commands(['sample', '--model', 'model', '--out', 'z.mid', '-q'], standalone_mode=False);"
+        f"print([m for m in sys.modules if m.startswith('musicgen.listen') or m in {slow}])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    light = ["musicgen.listen", "musicgen.listen.playing", "musicgen.listen.writing"]
+    assert sorted(ast.literal_eval(found.stdout.strip())) == light
 
 
 def test_a_damaged_recipe_stops_no_one_from_listening(sampled: Path) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from musicgen.errors import NotFound, Refusal
-from musicgen.listen import audio, soundfont
+from musicgen.listen import audio, soundfont, voice
 from musicgen.listen.audio import LOUDNESS, MAX_SECONDS, PEAK, synthesise, wav
 from musicgen.listen.soundfont import SoundFont, instrument
-from musicgen.listen.timeline import duration
+from musicgen.listen.timeline import duration, timeline
 from musicgen.listen.voice import RATE
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Meter
+from musicgen.tune import load
 from tests.listen.pitches import cents_off
 
 PIANO, GUITAR, VIOLIN, FLUTE = 0, 24, 40, 73
@@ -155,3 +156,26 @@ def test_without_the_font_it_is_said_where_it_comes_from(monkeypatch: pytest.Mon
     with pytest.raises(NotFound, match="come with pretty_midi, which is not there"):
         audio.synthesise(scale())
     soundfont.instrument.cache_clear()
+
+
+def test_filtering_in_blocks_is_filtering_at_once() -> None:
+    noise = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
+    amounts = {"cutoff": 7000, "sweep_cutoff": 0, "wobble_cutoff": 0, "resonance": 60}
+    found = voice._filtered(noise, amounts, np.arange(RATE) / RATE, None)
+    ratio = np.arange(RATE + 1) / 2 / voice._hertz(7000)
+    whole = np.fft.irfft(np.fft.rfft(noise, 2 * RATE) * voice._response(ratio, 60))[:RATE]
+    error = (found - whole)[voice.RATE // 20 : -voice.RATE // 20]
+    assert np.std(error) < 0.001 * np.std(whole)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.promises)])
+def test_sampled_tunes_are_heard_whole(count: int) -> None:
+    model = load("folk")
+    for seed in range(count):
+        score = model.sample(seed=seed).score
+        sound, length = synthesise(score), duration(score)
+        assert -0.05 < sound.shape[1] / RATE - length < 4
+        assert np.abs(sound).max() <= PEAK + 1e-6
+        assert LOUDNESS / 2 < level(sound, 0, length) < 1.2 * LOUDNESS
+        first = float(np.argmax(np.abs(sound).max(axis=0) > 0.01)) / RATE
+        assert abs(first - timeline(score)[0].start) < 0.05
