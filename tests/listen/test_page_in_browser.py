@@ -439,6 +439,26 @@ def test_names_are_shown_as_text_and_never_run(
         assert page.locator("img").count() == 0
 
 
+def test_a_screen_that_is_turned_goes_on_playing_and_showing(
+    browser: Browser, tune_file: Path
+) -> None:
+    with opened(browser, tune_file, viewport={"width": 900, "height": 400}) as page:
+        page.get_by_role("checkbox", name="Surprise").check()
+        page.evaluate("musicgen.transport.choose([0, 1])")
+        button(page, "Play").click()
+        page.wait_for_selector(".bar-cover.playing")
+        wide = page.locator(".tune-score > svg").get_attribute("viewBox")
+        page.set_viewport_size({"width": 400, "height": 900})
+        until(
+            page,
+            f"document.querySelector('.tune-score > svg').getAttribute('viewBox') !== '{wide}'",
+        )
+        assert page.locator(".bar-cover.playing").count() == 1
+        assert page.locator(".bar-cover.looped").count() == 2
+        assert page.locator(".tune-legend").is_visible()
+        assert page.evaluate("musicgen.player.state") == "playing"
+
+
 def test_a_phone_has_no_sideways_scrolling(browser: Browser, tune_file: Path) -> None:
     with opened(browser, tune_file, viewport={"width": 360, "height": 740}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

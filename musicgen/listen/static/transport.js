@@ -81,6 +81,7 @@ export class Transport {
     for (const box of [this.surprise, this.copies, this.roll])
       box.dispatchEvent(new Event("change"));
     this.view.markBars(this.#chosen() ?? [], "looped");
+    if (this.player.state === "playing") this.view.setBar(this.#barAt(this.player.position));
     this.#showPosition();
   }
 
