@@ -57,7 +57,7 @@ def test_a_tune_becomes_files_of_every_kind(here: Path) -> None:
     assert 4 < seconds(here / "out.wav") < 6
 
 
-@pytest.mark.parametrize("name", ["again.mid", "again.abc", "scale.krn"])
+@pytest.mark.parametrize("name", ["again.mid", "again.abc", "again.musicxml", "scale.krn"])
 def test_each_format_is_read(here: Path, name: str) -> None:
     if name.startswith("again"):
         done("one.abc", "--out", name)
@@ -155,9 +155,11 @@ def test_names_in_a_file_steer_no_terminal(here: Path) -> None:
 @pytest.fixture
 def sampled(here: Path) -> Path:
     untrained(here / "model")
-    words = ("--out", "a.mid", "--out", "a.wav", "--out", "a.svg", "--out", "a.html", "--out")
-    result = CliRunner().invoke(commands, ["sample", "--model", "model", "--seed", "5", "--bars",
-                                           "4", *words, "a.abc"])  # fmt: skip
+    outs = [f"a{suffix}" for suffix in (".mid", ".abc", ".wav", ".svg", ".html", ".musicxml")]
+    words = (word for out in outs for word in ("--out", out))
+    result = CliRunner().invoke(
+        commands, ["sample", "--model", "model", "--seed", "5", "--bars", "4", *words]
+    )
     assert result.exit_code == 0, result.output
     return here
 
@@ -172,9 +174,9 @@ def test_a_recipe_goes_from_file_to_file(sampled: Path) -> None:
         assert Path("same.mid").read_bytes() == Path("a.mid").read_bytes()
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".svg", ".html"])
+@pytest.mark.parametrize("suffix", [".wav", ".svg", ".html", ".musicxml"])
 def test_what_was_sampled_is_tweaked_from_any_of_its_files(sampled: Path, suffix: str) -> None:
-    assert Path(f"a{suffix}.recipe.json").is_file() == (suffix != ".html")
+    assert Path(f"a{suffix}.recipe.json").is_file() == (suffix in (".wav", ".svg"))
     result = CliRunner().invoke(
         commands, ["tweak", f"a{suffix}", "--model", "model", "--out", "same.mid"]
     )

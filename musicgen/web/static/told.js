@@ -1,0 +1,48 @@
+/** What is told beside a tune: its receipt, its surprise, how it came to be, its files. */
+
+import { barsText } from "./ranges.js";
+import { el, part } from "./dom.js";
+
+const FILES = [["mid", "MIDI"], ["abc", "ABC"], ["musicxml", "MusicXML"], ["wav", "WAV"],
+  ["svg", "SVG"], ["png", "PNG"], ["html", "Page"]];
+
+/** Tell it of a tune. `onFile` is asked for a file by its suffix. */
+export function tellTune(tune, onFile) {
+  part("told").hidden = false;
+  part("receipt").replaceChildren(...receiptOf(tune.receipt));
+  part("surprise").textContent = tune.surprise
+    ? `Surprise: ${tune.surprise.bits_per_note.toFixed(2)} bits a note under the model.` : "";
+  part("told-list").replaceChildren(...tune.told.map((line) => el("li", { text: line })));
+  part("files").replaceChildren(...FILES.map(([suffix, name]) =>
+    el("button", { type: "button", class: "file", text: name, "data-file": suffix, onclick: () => onFile(suffix) })));
+}
+
+function receiptOf(receipt) {
+  if (!receipt) return ["The model has no index of its training tunes: no copy receipt."];
+  if (!receipt.tune) return ["Copies nothing: no run is shared with a training tune."];
+  const where = receipt.bars[0] === receipt.bars[1] ? `bar ${receipt.bars[0]}` : `bars ${receipt.bars.join("–")}`;
+  const share = Math.round(receipt.share * 100);
+  return [
+    `Longest run shared with a training tune: ${receipt.longest_run} of ${receipt.notes} notes, ${where}, from “`,
+    el("cite", { text: receipt.tune }),
+    `”; ${share} % of its 8-note runs are copied.`,
+  ];
+}
+
+/** Say how much of a tune changed. */
+export function changesText(label, changed, count) {
+  if (!changed.size) return `${label}: no bar was redrawn.`;
+  if (changed.size === count) return `${label}: every bar changed.`;
+  return `${label}: ${changed.size} of ${count} bars changed (${barsText(changed)}).`;
+}
+
+/** Name a tune that may have no title. */
+export function nameOf(tune) {
+  if (tune.title) return tune.title;
+  const dance = tune.rhythm && tune.rhythm !== "other" ? tune.rhythm : "tune";
+  return `${dance[0].toUpperCase()}${dance.slice(1)} in ${tune.key}`;
+}
+
+export function factsOf(tune) {
+  return [tune.key, tune.meter, `${tune.bars} bars`, `seed ${tune.seed}`].filter(Boolean).join(" · ");
+}

@@ -1,0 +1,466 @@
+"""The playground as a person meets it: a real server, a real model, and a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+
+import musicgen
+from musicgen import formats
+from tests.browser import WAIT, chromium, opened, serious
+
+FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
+HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
+IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
+REFUSED: Final = re.compile(r"Failed to load resource")
+
+
+@dataclass
+class Serve:
+    """`musicgen serve` as a process, which can be stopped and started again."""
+
+    folder: Path
+    port: int = 0
+    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def tunes(self) -> Path:
+        return self.folder / "tunes"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        told = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
+        assert found is not None, told
+        self.port = int(found[1])
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=30)
+
+    def tune(self, id_: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.address}/api/tunes/{id_}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT)
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Serve in a folder that has a finished training, one under way, and one with a bad name."""
+    folder = tmp_path_factory.mktemp("playground")
+    shutil.copytree(FOLK, folder / "checkpoints" / "mine")
+    lines = (FOLK / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for name in ("young", HOSTILE):
+        (folder / "checkpoints" / name).mkdir()
+        (folder / "checkpoints" / name / "metrics.jsonl").write_text("".join(lines[:100]))
+    found = Serve(folder)
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def page(browser: Browser, serve: Serve) -> Iterator[Page]:
+    """Open the playground; what it complains of, or asks of others, fails the test."""
+    with opened(browser, serve.address, viewport={"width": 1280, "height": 900}) as found:
+        expect(found.locator("#model option")).not_to_have_count(0)
+        yield found
+
+
+@contextlib.contextmanager
+def bold(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+    """Open a page that is going to be refused something, which the browser's console tells."""
+    context = browser.new_context(**options)
+    found = context.new_page()
+    faults: list[str] = []
+    found.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
+    found.on("pageerror", lambda fault: faults.append(str(fault)))
+    found.goto(address)
+    expect(found.locator("#model option")).not_to_have_count(0)
+    yield found
+    assert [fault for fault in faults if not REFUSED.search(fault)] == []
+    context.close()
+
+
+def status(page: Page) -> Locator:
+    return page.locator("#status")
+
+
+def id_of(page: Page) -> str:
+    """Return the id of the tune that is shown: the address names it."""
+    found = re.search(r"#tune=([0-9a-f]+)$", page.url)
+    assert found is not None, page.url
+    return found[1]
+
+
+def generate(page: Page, seed: int = 7, **wishes: str) -> str:
+    """Ask for a tune, and return its id once it is shown."""
+    page.locator("#at-once").uncheck()
+    page.locator("#knob-seed").evaluate("(knob, seed) => (knob.value = seed)", seed)
+    for name, value in wishes.items():
+        knob = page.locator(f"#knob-{name}")
+        knob.select_option(value) if name in ("key", "meter", "rhythm") else knob.fill(value)
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune")
+    return id_of(page)
+
+
+def warmer(page: Page, presses: int = 2) -> str:
+    """Turn the temperature up by the keyboard, and return the id of what comes."""
+    before = id_of(page)
+    page.locator("#knob-temperature").focus()
+    for _ in range(presses):
+        page.keyboard.press("ArrowRight")
+    value = page.locator("#knob-temperature").input_value()
+    expect(status(page)).to_contain_text(f"→ {float(value):.2f}: ")
+    assert id_of(page) != before
+    return id_of(page)
+
+
+def bars_of(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
+    """Return the sounds of each written measure as it is first heard, from its start."""
+    first: dict[int, tuple[float, float]] = {}
+    for start, end, bar in tune["heard"]:
+        first.setdefault(bar, (start, end))
+    found: dict[int, list[tuple[float, ...]]] = {bar: [] for bar in first}
+    for start, length, pitch, _, _, _, bar in tune["sounds"]:
+        begin, end = first[bar]
+        if begin - 1e-6 <= start < end - 1e-6:
+            found[bar].append((round(start - begin, 2), pitch, round(length, 2)))
+    return [sorted(found[bar]) for bar in sorted(found)]
+
+
+def drawn(page: Page, pane: str = "b") -> list[str]:
+    """Return how each measure of a score is drawn, by the places of its note heads."""
+    heads = f"#view-{pane} .tune-score .note .notehead"
+    found: list[str] = page.locator(heads).evaluate_all("all => all.map((one) => one.innerHTML)")
+    return found
+
+
+def download(page: Page, suffix: str, to: Path) -> Path:
+    """Press a button below the score, and return the file that comes."""
+    with page.expect_download() as coming:
+        page.locator(f"[data-file={suffix}]").click()
+    path = to / coming.value.suggested_filename
+    coming.value.save_as(path)
+    return path
+
+
+def test_the_tweak_loop(page: Page, serve: Serve) -> None:
+    page.locator("#more-knobs summary").click()
+    first = generate(page, bars="32", form="AABB", rhythm="jig", key="D major", pickup="1/8")
+    tune = serve.tune(first)
+    assert (tune["bars"], tune["rhythm"], tune["key"]) == (32, "jig", "D major")
+    assert page.locator("#bars .cell").count() == 16
+    assert page.locator("#view-b .note").count() == len({sound[5] for sound in tune["sounds"]})
+
+    # one knob
+    near = warmer(page)
+    found = httpx.get(f"{serve.address}/api/tunes/{first}/differences/{near}").json()
+    assert serve.tune(near)["wishes"]["temperature"] == pytest.approx(0.9)
+    assert bool(page.locator("#bars .cell.changed").count()) == bool(found["bars"])
+    assert page.locator("#view-b .difference-rings ellipse").count() >= len(found["notes_b"]) > 0
+
+    # lock, by the strip and in the score, and redraw
+    page.locator("#bars .cell").first.click()
+    page.locator("#bars .cell").nth(6).click(modifiers=["Shift"])
+    page.locator("#view-b [data-bar='8']").first.click()
+    assert page.locator("#bars .cell[aria-pressed=true]").count() == 8
+    assert page.locator("#view-b .bar-cover.locked").count() == 9  # and the pickup
+    expect(page.locator("#bars-told")).to_contain_text(re.compile("bars 1.8 locked"))
+    page.get_by_role("button", name="Redraw the rest").click()
+    expect(status(page)).to_contain_text(re.compile("Redrawn but for bars 1.8"))
+    redrawn = id_of(page)
+    before, after = bars_of(serve.tune(near)), bars_of(serve.tune(redrawn))
+    assert after[:9] == before[:9]
+    assert after[9:] != before[9:]
+    changed = page.locator("#bars .cell.changed")
+    assert changed.count() > 0
+    assert all(int(number) > 8 for number in changed.all_inner_texts())
+
+    # undo, redo
+    page.keyboard.press("Control+z")
+    expect(status(page)).to_have_text("Undone: this is tune 2.")
+    assert id_of(page) == near
+    expect(page.locator("#knob-temperature")).to_have_value("0.9")
+    page.keyboard.press("Control+z")
+    assert id_of(page) == first
+    expect(page.locator("#knob-temperature")).to_have_value("0.8")
+    expect(page.locator("#undo")).to_be_disabled()
+    for _ in range(2):
+        page.keyboard.press("Control+Shift+z")
+    assert id_of(page) == redrawn
+    expect(page.locator("#redo")).to_be_disabled()
+
+    # side by side, and A or B
+    page.get_by_role("button", name="Compare").click()
+    expect(status(page)).to_contain_text("A and B differ")
+    assert page.locator("#choose-a").input_value() == "2"
+    assert page.locator("#view-a .difference-rings ellipse").count() > 0
+    assert page.locator("#view-b .difference-rings ellipse").count() > 0
+    page.locator("#play").click()
+    expect(page.locator("#view-b .note.sounding")).not_to_have_count(0)
+    page.locator("#hear-a").click()
+    expect(page.locator("#view-a .note.sounding")).not_to_have_count(0)
+    assert page.locator("#view-b .note.sounding").count() == 0
+    page.locator("#play").click()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pane-a")).to_be_hidden()
+
+
+def test_what_is_kept_comes_back(
+    page: Page, browser: Browser, serve: Serve, tmp_path: Path
+) -> None:
+    generate(page, bars="16")
+    kept = warmer(page)
+    page.get_by_role("button", name="Keep").click()
+    expect(page.locator("#keep-told")).to_have_text("Kept")
+    expect(page.locator("#shelf-list li")).to_have_count(1)
+    assert len(list(serve.tunes.glob("*.mid"))) == 1
+    scores = drawn(page)
+
+    page.reload()
+    expect(page.locator("#knob-temperature")).to_have_value("0.9")
+    expect(page.locator("#knob-bars")).to_have_value("16")
+    expect(page.locator("#keep-told")).to_have_text("Kept")
+    assert (id_of(page), drawn(page)) == (kept, scores)
+    assert generate(page, seed=8) != kept
+    page.locator("#shelf-list a").click()
+    expect(status(page)).to_contain_text("Back to tune 1")
+    assert (id_of(page), drawn(page)) == (kept, scores)
+
+    for suffix in ("mid", "abc"):
+        file, again = download(page, suffix, tmp_path), tmp_path / f"again.{suffix}"
+        musicgen.tweak(file).write(again)
+        assert again.read_bytes() == file.read_bytes()
+
+    page.locator("#shelf-list button").click()
+    expect(page.locator("#shelf-list li")).to_have_count(0)
+    expect(page.locator("#keep-told")).to_have_text("Keep")
+    assert list(serve.tunes.glob("*.mid")) == []
+
+
+@pytest.mark.promises
+def test_every_format_can_be_taken_along(page: Page, tmp_path: Path) -> None:
+    starts = {"mid": b"MThd", "abc": b"X:", "musicxml": b"<?xml", "wav": b"RIFF", "svg": b"<svg",
+              "png": b"\x89PNG", "html": b"<!doctype html>"}  # fmt: skip
+    generate(page, bars="16")
+    assert page.locator("#files button").count() == len(starts)
+    for suffix, start in starts.items():
+        file = download(page, suffix, tmp_path)
+        assert file.suffix == f".{suffix}"
+        assert file.read_bytes()[: len(start)].lower() == start.lower()
+
+
+def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path) -> None:
+    page.locator("#primer summary").click()
+    page.locator("#primer-text").fill(IDEA)
+    page.locator("#at-once").uncheck()
+    page.locator("#knob-bars").fill("8")
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune from pasted.abc")
+    idea = [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18]
+    assert idea == [67, 69, 71, 74, 71, 67, 69, 71, 72, 74, 71, 67, 67, 69, 71, 74, 71, 67]
+
+    (tmp_path / "idea.abc").write_text(IDEA)
+    musicgen.write(musicgen.read(tmp_path / "idea.abc")[0][0], tmp_path / "idea.mid")
+    page.locator("#primer-file").set_input_files(tmp_path / "idea.mid")
+    expect(page.locator("#primer-text")).to_have_value("")
+    expect(page.locator("#primer-name")).to_have_text("idea.mid")
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune from idea.mid")
+    assert [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18] == idea
+    page.get_by_role("button", name="Take it away").click()
+    expect(page.locator("#primer-name")).to_have_text("")
+
+    data = (tmp_path / "idea.mid").read_bytes()
+    page.evaluate(DROP, list(data))
+    expect(page.locator("#primer-name")).to_have_text("dropped.mid")
+    expect(page.locator("#drop")).to_be_hidden()
+
+
+DROP: Final = """(bytes) => {
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([new Uint8Array(bytes)], "dropped.mid"));
+  const options = { dataTransfer, bubbles: true, cancelable: true };
+  for (const name of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(name, options));
+  }
+}"""
+
+
+def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
+    page.clock.install()
+    page.reload()
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if r.url.endswith("/training") else None)
+    page.locator("#to-training").click()
+    expect(page.locator(".run")).to_have_count(3)
+    young = page.locator("[data-run=young]")
+    expect(young.locator(".state")).to_have_text("running")
+    expect(young.locator("button")).to_be_hidden()
+    before = young.locator("path.loss").get_attribute("d")
+    lines = (FOLK / "metrics.jsonl").read_text().splitlines(keepends=True)
+    with (serve.folder / "checkpoints" / "young" / "metrics.jsonl").open("a") as file:
+        file.writelines(lines[100:200])
+    page.clock.run_for(5_000)
+    expect(young.locator("path.loss")).not_to_have_attribute("d", str(before))
+    assert len(asked) == 2
+
+    page.evaluate(HIDDEN, True)
+    page.clock.run_for(60_000)
+    assert len(asked) == 2  # nobody looks
+    page.evaluate(HIDDEN, False)
+    assert len(asked) == 3
+    page.locator("#training > summary").click()
+    page.clock.run_for(60_000)
+    assert len(asked) == 3  # it is closed
+
+    page.locator("#training > summary").click()
+    page.clock.resume()
+    mine = page.locator("[data-run=mine]")
+    expect(mine.locator(".state")).to_have_text("finished")
+    expect(mine.locator("path.held")).to_have_count(1)
+    mine.get_by_role("button", name="Hear its latest tune").click()
+    expect(mine.locator(".note.sounding")).not_to_have_count(0)
+
+
+HIDDEN: Final = """(isHidden) => {
+  Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
+    tune = musicgen.load("folk").sample(bars=4, seed=3)
+    serve.tunes.mkdir(exist_ok=True)
+    shelved = serve.tunes / "bad.mid"
+    formats.write(replace(tune.score, title=HOSTILE), shelved, remarks=tuple(tune.recipe.remarks()))
+    page.reload()
+    shelf = page.locator("#shelf-list a").filter(has_text="onerror")
+    expect(shelf.locator(".name")).to_have_text(HOSTILE)
+    page.locator("#to-training").click()
+    expect(page.locator(".run h3").filter(has_text="onerror")).to_have_text(HOSTILE)
+    idea = IDEA.replace("Idea", HOSTILE).encode()
+    file = FilePayload(name=f"{HOSTILE}.abc", mimeType="", buffer=idea)
+    page.locator("#primer-file").set_input_files(file)
+    expect(page.locator("#primer-name")).to_contain_text("onerror")
+    shelf.click()
+    expect(status(page)).to_contain_text("Brought back")
+    generate(page, bars="8")
+    expect(page.locator("#takes li").last).to_contain_text("onerror")
+    assert page.locator("img").count() == 0
+    assert "gone" not in page.title()
+    shelved.unlink()
+
+
+def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> None:
+    with bold(browser, serve.address) as page:
+        first = generate(page, bars="8")
+        page.locator("#knob-bars").evaluate("(knob) => (knob.value = 512)")
+        page.locator("#generate").click()
+        expect(page.locator("#progress-told")).to_contain_text("of 512")
+        assert page.locator("#view-b .note").count() > 0  # the old tune stays
+        page.locator("#cancel").click()
+        expect(status(page)).to_have_text("Cancelled.")
+        expect(page.locator("#knob-bars")).to_have_value("8")
+        page.locator("#more-knobs summary").click()
+        page.locator("#knob-range").fill("C1-C2")
+        page.keyboard.press("Enter")
+        expect(page.locator("#alert")).to_contain_text("range C1-C2")
+        expect(page.locator("#knob-range")).to_have_value("")
+        assert id_of(page) == first
+        page.locator("#bars .cell").first.click()
+        page.get_by_role("button", name="Redraw the rest").click()
+        expect(status(page)).to_contain_text("Redrawn")
+        page.locator("#knob-bars").fill("12")
+        page.keyboard.press("Enter")
+        expect(page.locator("#alert")).to_contain_text("does not allow another")
+        page.get_by_role("button", name="New tune with it").click()
+        expect(status(page)).to_contain_text("New tune")
+        assert serve.tune(id_of(page))["bars"] == 12
+        page.goto(f"{serve.address}/#tune=0123456789abcdef")
+        expect(page.locator("#alert")).to_contain_text("not at hand any more")
+
+
+def test_a_restart_in_the_middle_loses_nothing(browser: Browser, serve: Serve) -> None:
+    with bold(browser, serve.address) as page:
+        generate(page, bars="16", form="AABB")
+        near = warmer(page)
+        serve.stop()
+        page.get_by_role("button", name="Another like it").click()
+        expect(page.locator("#alert")).to_contain_text("is musicgen serve still running?")
+        page.locator("#play").click()  # what is there can still be heard
+        expect(page.locator("#view-b .note.sounding")).not_to_have_count(0)
+        page.locator("#play").click()
+        serve.start()
+        page.locator("#bars .cell").first.click()
+        page.get_by_role("button", name="Redraw the rest").click()
+        expect(status(page)).to_contain_text("Redrawn but for bar 1")
+        assert bars_of(serve.tune(id_of(page)))[0] == bars_of(serve.tune(near))[0]
+
+
+def test_the_keyboard_reaches_everything(page: Page) -> None:
+    generate(page, bars="8", form="AB")
+    page.locator("#bars .cell").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    expect(page.locator("#bars .cell").nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#bars .cell").nth(1)).to_have_accessible_name("Bar 2, locked")
+    page.locator("#view-b .bar-cover[tabindex='0']").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    expect(page.locator("#bars .cell").last).to_have_attribute("aria-pressed", "true")
+    page.locator("#stage").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#play")).to_have_accessible_name("Pause")
+    page.keyboard.press("Space")
+    expect(page.locator("#play")).to_have_accessible_name("Play")
+
+
+def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> None:
+    with opened(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
+        expect(page.locator("#model option")).not_to_have_count(0)
+        generate(page, bars="8")
+        warmer(page)
+        page.locator("#bars .cell").first.click()
+        for box in ("#surprise-on", "#copies-on"):
+            page.locator(box).check()
+        for fold in ("#more-knobs", "#primer", "#training"):
+            page.locator(f"{fold} > summary").click()
+        page.locator("#compare").click()
+        expect(page.locator(".run")).to_have_count(3)
+        expect(status(page)).to_contain_text("A and B")
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme)
+            assert serious(page) == []
+        page.set_viewport_size({"width": 390, "height": 844})  # a telephone
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
