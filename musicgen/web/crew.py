@@ -160,7 +160,7 @@ class Crew:
         except Refused as fault:
             if isinstance(fault, Died):
                 self._workers.pop(number, None)
-            job.move("failed", fault=fault)
+            job.move("failed", fault=Refused(fault.status, str(fault)))  # no frames with it
         except asyncio.CancelledError:
             job.move("failed", fault=Refused(503, STOPPING))
             raise

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from musicgen import formats, load
 from musicgen.formats import midi
+from musicgen.web.app import KINDS
 from musicgen.web.wire import Differences, JobState, ModelAbout, TuneShown
 from tests.served import Served
 
@@ -53,6 +54,23 @@ def test_a_tune_has_the_bytes_that_the_command_writes(playground: Served, tmp_pa
         answer = playground.client.get(f"/api/tunes/{id_}/file/{suffix}")
         assert answer.content == (tmp_path / f"song.{suffix}").read_bytes()
         assert f'.{suffix}"' in answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("mid", b"MThd"), ("abc", b"X:1"), ("musicxml", b"<?xml"),
+                          ("wav", b"RIFF"), ("svg", b"<svg"), ("png", b"\x89PNG"),
+                          ("html", b"<!doctype html>")],
+)  # fmt: skip
+def test_every_kind_of_file_can_be_downloaded(
+    playground: Served, suffix: str, start: bytes
+) -> None:
+    tune = playground.tune_of(**ASKED | {"bars": 2})
+    answer = playground.client.get(f"/api/tunes/{tune['id']}/file/{suffix}")
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.content.lower().startswith(start.lower())
+    named = f'attachment; filename="tune-in-e-dorian-no-7-1.{suffix}"'
+    assert answer.headers["content-disposition"] == named
+    assert answer.headers["content-type"].startswith(KINDS[suffix].partition(";")[0])
 
 
 def test_a_tweak_without_changes_is_the_same_tune(playground: Served) -> None:

@@ -40,6 +40,17 @@ def test_a_worker_that_dies_is_replaced(playground: Served) -> None:
     assert playground.playground.crew.pids != [pid]
 
 
+def test_a_job_that_is_over_holds_nothing_of_what_was_sent(playground: Served) -> None:
+    """Nor does its fault, whose frames would: a refused upload is as large as others."""
+    id_ = playground.ask(do="sample", primer={"text": "no music"})
+    assert playground.end_of(id_)["state"] == "failed"
+    job = playground.playground.crew.find(id_)
+    assert (job.payload, job.request, job.answer) == (b"", {}, None)
+    assert job.fault is not None
+    assert (job.fault.__traceback__, job.fault.__context__) == (None, None)
+    assert playground.playground.crew.held.taken == 0
+
+
 def test_a_job_that_waits_is_cancelled(idle: Served) -> None:
     before = len(idle.playground.crew.turns)
     job = idle.ask(do="sample")
