@@ -89,6 +89,7 @@ def _strongest_inside(parts: Sequence[int], start: int, stop: int) -> int:
     return len(parts)
 
 
+@lru_cache(maxsize=65536)
 def _is_customary(meter: Meter, start: int, steps: int, is_rest: bool) -> bool:
     """Tell whether one sign may stand at a place of a bar without hiding its beats."""
     parts, stop = levels(meter), start + steps
@@ -114,6 +115,12 @@ def customary(meter: Meter, start: int, steps: int, is_rest: bool) -> tuple[int,
     """Cut a length that starts at a step of a bar into the signs that show the meter."""
     if steps % GRAIN or start % GRAIN:
         return split(steps)
+    start, room = start % meter.steps, meter.steps - start % meter.steps
+    if steps > room:  # a measure longer than its meter
+        whole, rest = divmod(steps - room, meter.steps)
+        first = customary(meter, start, room, is_rest)
+        last = customary(meter, 0, rest, is_rest) if rest else ()
+        return first + whole * customary(meter, 0, meter.steps, is_rest) + last
     parts, stop = levels(meter), start + steps
     least = int(start % meter.beat_steps == 0)  # a tie goes to the longer sign first, on a beat
     best: dict[int, tuple[int, tuple[int, ...]]] = {start: (0, ())}
