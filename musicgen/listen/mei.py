@@ -12,12 +12,13 @@ from textwrap import wrap
 from typing import Final
 
 from musicgen.formats.markup import MAX_TEXT, escaped
+from musicgen.music.grid import counted
 from musicgen.music.programs import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE, Mark
 from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
 from musicgen.music.staves import PERCUSSION, Clef
 from musicgen.music.theory import Key, Meter
-from musicgen.music.values import VALUES, NoteValue, counted
+from musicgen.music.values import VALUES, NoteValue
 
 _SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}

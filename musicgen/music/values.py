@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Final
 
@@ -15,7 +14,6 @@ QUARTER: Final = 48
 _DOTTED: Final = 1  # of two ways with as many signs, the one with fewer dots
 _CUT: Final = 4  # and above all the one that is cut at the stronger place
 _SIGN: Final = 100
-_BEATS: Final = (48, 72, 96, 24, 144, 12)  # in which a tempo may be counted
 _UNEVEN: Final = {5: (3, 2), 7: (3, 2, 2)}  # how beams part the eighths of such bars
 _CRUMB: Final = Tuplet(3, 2, GRAIN)  # a bracket about one note, for lengths of thirds
 
@@ -297,21 +295,6 @@ def _beat(meter: Meter, place: int) -> int:
         return place // 72
     compound = meter.beat_steps % 9 == 0
     return place // (meter.beat_steps if compound else QUARTER)
-
-
-# Tempo
-
-
-def counted(qpm: float, meter: Meter) -> tuple[int, Fraction]:
-    """Return a beat in steps, and how many a minute has: the meter's, or one that is whole.
-
-    A quarter where none is.
-    """
-    exact = Fraction(qpm) * QUARTER
-    for steps in (meter.beat_steps, *_BEATS):
-        if (exact / steps).denominator == 1 and steps in VALUES:
-            return steps, exact / steps
-    return QUARTER, Fraction(qpm)
 
 
 def _sums(numbers: Iterable[int]) -> list[int]:

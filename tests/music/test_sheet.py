@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from musicgen import formats
-from musicgen.music.grid import bars
+from musicgen.music.grid import bars, counted
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.sheet import Measure, sheet
 from musicgen.music.staves import (
@@ -19,7 +19,7 @@ from musicgen.music.staves import (
     clef_of,
 )
 from musicgen.music.theory import Key, Meter
-from musicgen.music.values import NoteValue, counted, customary
+from musicgen.music.values import NoteValue, customary
 from tests.strategies import bands, scores
 
 
