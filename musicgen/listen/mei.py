@@ -12,12 +12,13 @@ from textwrap import wrap
 from typing import Final
 
 from musicgen.formats.markup import MAX_TEXT, escaped
+from musicgen.music.grid import counted
 from musicgen.music.programs import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE, Mark
 from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
 from musicgen.music.staves import PERCUSSION, Clef
 from musicgen.music.theory import Key, Meter
-from musicgen.music.values import VALUES, NoteValue, counted
+from musicgen.music.values import VALUES, NoteValue
 
 _SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}
@@ -114,11 +115,11 @@ def _section(sheet: Sheet) -> Iterator[str]:
             yield f'<ending n="{name}" label="{name}.">'
             inside = True
         yield from _measure(index, measure, sheet.staves, heads)
+        if measure.ends_line and index + 1 < len(sheet.measures):
+            yield "<sb/>"  # inside of an ending, behind which verovio would not break
         if inside and measure.closes:
             yield "</ending>"
             inside = False
-        if measure.ends_line:
-            yield "<sb/>"
 
 
 def _changes(sheet: Sheet, measure: Measure) -> str:
@@ -272,7 +273,7 @@ def _head(head: Head) -> str:
     text = f' xml:id="{head.name}" pname="{place.letter.lower()}" oct="{place.octave}"'
     if head.shape != "normal":
         text += f' head.shape="{_SHAPES.get(head.shape, head.shape)}"'
-    if head.is_drum:
+    if head.is_drum or head.shape != "normal":
         return f'{text} pnum="{head.pitch}"'
     if place.alteration:
         text += f' accid.ges="{_SIGNS[place.alteration]}"'

@@ -101,7 +101,7 @@ def _toolkit() -> Any:
 _OPTIONS: Final = {
     "adjustPageHeight": False,
     "breaks": "smart",
-    "breaksSmartSb": 0.5,
+    "breaksSmartSb": 0.4,
     "footer": "none",
     "header": "encoded",
     "pageMarginBottom": 50,

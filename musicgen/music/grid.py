@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import groupby, pairwise
 from typing import Any, Final, Literal, NamedTuple
@@ -16,13 +17,14 @@ import numpy as np
 
 from musicgen.music.columns import each_once
 from musicgen.music.notes import Columns, Note, Notes
-from musicgen.music.score import Score, jumps, passages
+from musicgen.music.score import STEPS_PER_QUARTER, Score, jumps, passages
 from musicgen.music.theory import Meter
 
 # Note values that one sign writes: 1/64 to the breve, dotted, doubly dotted; 1 and 2 are crumbs
 # that only an odd remainder needs.
 PLAIN: Final = (1, 2, 3, 6, 9, 12, 18, 21, 24, 36, 42, 48, 72, 84, 96, 144, 168, 192, 288, 384)
 GRAIN: Final = 3  # a 1/64 note; inside a tuplet every value is a multiple of it
+_BEATS: Final = (48, 72, 96, 24, 144, 12)  # in which a tempo may be counted
 _SIGN_COST: Final = 100  # a written value, or a tuplet's bracket
 _CRUMB_SIGNS: Final = 20  # a crumb counts as so many
 
@@ -441,6 +443,18 @@ def _nearest(
             pairs[i] = free[j]
             taken.add(j)
     return list(map(pairs.get, range(len(chords))))
+
+
+def counted(qpm: float, meter: Meter) -> tuple[int, Fraction]:
+    """Return a beat in steps, and how many a minute has: the meter's, or one that is whole.
+
+    A quarter where none is.
+    """
+    exact = Fraction(qpm) * STEPS_PER_QUARTER
+    for steps in (meter.beat_steps, *_BEATS):
+        if steps in PLAIN and (exact / steps).denominator == 1:
+            return steps, exact / steps
+    return STEPS_PER_QUARTER, Fraction(qpm)
 
 
 def to_steps(ticks: int, ticks_per_quarter: int, steps_per_quarter: int) -> int:

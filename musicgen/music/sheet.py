@@ -175,9 +175,9 @@ def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
         lead = bar.meter.steps - bar.steps if is_pickup else 0
         here = keys.at(bar.start)
         line = lines.kind(index, keys, pickups)
-        ends_part = line != "single" or bar.end in lines.plays
-        goes_on = pickups[index + 1 : index + 2] == [True] or lines.is_short_ending(index + 1)
-        ends_line = ends_part or (number > part and (number - part) % BARS_A_LINE == 0)
+        ends_part = number > 0 and (line != "single" or bar.end in lines.plays)
+        is_fourth = number > part and (number - part) % BARS_A_LINE == 0
+        ends_line = ends_part or (is_fourth and pickups[index + 1 : index + 2] != [True])
         yield Measure(
             bar=bar,
             number=number,
@@ -191,7 +191,7 @@ def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
             opens=lines.opens.get(bar.start, ()),
             closes=lines.closes.get(bar.end, ()),
             is_counted=not is_pickup,
-            ends_line=ends_line and (ends_part or not goes_on),
+            ends_line=ends_line and not lines.is_short_ending(index + 1),
         )
         key, meter = here, bar.meter
         part = number if ends_part else part
@@ -207,7 +207,8 @@ def _pickups(found: Sequence[Bar]) -> list[bool]:
             and not pickups[-1]
             and before.steps + bar.steps == bar.meter.steps
         )
-        pickups.append(bar.kind == "partial" and ends)
+        is_short = bar.kind == "partial" or (before is None and bar.steps < bar.meter.steps)
+        pickups.append(is_short and ends)
     return pickups
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Final
 
@@ -15,7 +14,6 @@ QUARTER: Final = 48
 _DOTTED: Final = 1  # of two ways with as many signs, the one with fewer dots
 _CUT: Final = 4  # and above all the one that is cut at the stronger place
 _SIGN: Final = 100
-_BEATS: Final = (48, 72, 96, 24, 144, 12)  # in which a tempo may be counted
 _UNEVEN: Final = {5: (3, 2), 7: (3, 2, 2)}  # how beams part the eighths of such bars
 _CRUMB: Final = Tuplet(3, 2, GRAIN)  # a bracket about one note, for lengths of thirds
 
@@ -89,6 +87,7 @@ def _strongest_inside(parts: Sequence[int], start: int, stop: int) -> int:
     return len(parts)
 
 
+@lru_cache(maxsize=65536)
 def _is_customary(meter: Meter, start: int, steps: int, is_rest: bool) -> bool:
     """Tell whether one sign may stand at a place of a bar without hiding its beats."""
     parts, stop = levels(meter), start + steps
@@ -114,6 +113,12 @@ def customary(meter: Meter, start: int, steps: int, is_rest: bool) -> tuple[int,
     """Cut a length that starts at a step of a bar into the signs that show the meter."""
     if steps % GRAIN or start % GRAIN:
         return split(steps)
+    start, room = start % meter.steps, meter.steps - start % meter.steps
+    if steps > room:  # a measure longer than its meter
+        whole, rest = divmod(steps - room, meter.steps)
+        first = customary(meter, start, room, is_rest)
+        last = customary(meter, 0, rest, is_rest) if rest else ()
+        return first + whole * customary(meter, 0, meter.steps, is_rest) + last
     parts, stop = levels(meter), start + steps
     least = int(start % meter.beat_steps == 0)  # a tie goes to the longer sign first, on a beat
     best: dict[int, tuple[int, tuple[int, ...]]] = {start: (0, ())}
@@ -290,21 +295,6 @@ def _beat(meter: Meter, place: int) -> int:
         return place // 72
     compound = meter.beat_steps % 9 == 0
     return place // (meter.beat_steps if compound else QUARTER)
-
-
-# Tempo
-
-
-def counted(qpm: float, meter: Meter) -> tuple[int, Fraction]:
-    """Return a beat in steps, and how many a minute has: the meter's, or one that is whole.
-
-    A quarter where none is.
-    """
-    exact = Fraction(qpm) * QUARTER
-    for steps in (meter.beat_steps, *_BEATS):
-        if (exact / steps).denominator == 1 and steps in VALUES:
-            return steps, exact / steps
-    return QUARTER, Fraction(qpm)
 
 
 def _sums(numbers: Iterable[int]) -> list[int]:

@@ -253,11 +253,10 @@ def _described(data: bytes) -> dict[str, Any] | None:
     return {
         "id": tune_id(text or ""), "title": score.title,
         "key": str(score.key), "meter": str(drawn.meter if drawn and drawn.meter else score.meter),
-        "bars": _bars_of(score),
+        "bars": made.order.wishes.heard or _bars_of(score),
     }  # fmt: skip
 
 
 def _bars_of(score: Score) -> int:
-    from musicgen.music.grid import heard_bars
-
-    return heard_bars(score)
+    """Return the bars heard of a tune as MIDI has it, where pickups and partners are no more."""
+    return round(score.end / score.meter.steps)

@@ -11,7 +11,7 @@ __all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "remarks", "render"]
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
-    """Write MusicXML, as `writer.render` does."""
-    from musicgen.formats.musicxml import writer  # no other format needs a sheet
+    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
+    from musicgen.formats.musicxml import writer  # with the whole sheet: not for every start
 
     return writer.render(score, remarks=remarks)

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
+from musicgen.formats.markup import unescaped
 from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
@@ -30,8 +31,9 @@ MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
 _REMARKS: Final = re.compile(
     rf'<miscellaneous-field name="{REMARK}">([^<>]*)</miscellaneous-field>'.encode()
 )
-_QUALITIES: Final = {kind: quality for quality, kind in KINDS.items()}
-_QUOTES: Final = {"&quot;": '"'}
+_QUALITIES: Final = {kind: quality for quality, kind in KINDS.items()} | {
+    "dominant-seventh": "7", "half-diminished-seventh": "m7b5",
+}  # fmt: skip  # which are music21's own names
 _CONTAINER: Final = "META-INF/"
 Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
@@ -55,9 +57,7 @@ def remarks(data: bytes) -> tuple[str, ...]:
     from xml.sax.saxutils import unescape  # takes the network's modules along
 
     text = _unpacked(data) if data[:2] == b"PK" else data
-    return tuple(
-        unescape(found.decode("utf-8", "replace"), _QUOTES) for found in _REMARKS.findall(text)
-    )
+    return tuple(unescaped(found.decode("utf-8", "replace")) for found in _REMARKS.findall(text))
 
 
 def _parse(data: bytes | str, form: str, source: str) -> Read:

@@ -17,11 +17,12 @@ from musicgen.formats.musicxml.words import (
     RHYTHM,
     TYPES,
 )
+from musicgen.music.grid import counted
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
 from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, sheet, written_key
 from musicgen.music.staves import Clef
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.values import VALUES, counted
+from musicgen.music.values import VALUES
 
 MAX_REMARK: Final = 8192
 _DRUM_CHANNEL: Final = 10
