@@ -19,7 +19,7 @@ from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
 from musicgen.listen.notation import engrave
 from musicgen.listen.timeline import bars_heard, duration, timeline
-from musicgen.music.grid import bars, heard_bars
+from musicgen.music.grid import bars, heard_bars, numbers, picked_up
 from musicgen.music.runs import RunColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import spell
@@ -45,6 +45,7 @@ def view(
     """
     remarks = tuple(recipe.remarks()) if recipe else ()
     sounds, programs = _heard(score)
+    found = bars(score)
     return {
         "title": score.title,
         "rhythm": score.rhythm,
@@ -53,7 +54,8 @@ def view(
         "qpm": score.qpm,
         "seconds": round(duration(score), _DIGITS),
         "bars": heard_bars(score),
-        "first_bar": _first_bar(score),
+        "numbers": numbers(found),
+        "keep_numbers": [n + p for n, p in zip(numbers(found), picked_up(found), strict=True)],
         "count_in": _count_in(score),
         "names": list(_names(score)),
         "svg": drawn(score),
@@ -92,12 +94,6 @@ def _heard(score: Score) -> tuple[list[list[float]], list[int]]:
         for s in timeline(score)
     ]
     return sounds, [DRUMS if part.is_drums else part.program for part in score.parts]
-
-
-def _first_bar(score: Score) -> int:
-    """Return the number that a musician gives to the first bar: 0 for a pickup."""
-    found = bars(score)
-    return 0 if found and found[0].kind == "partial" else 1
 
 
 def _count_in(score: Score) -> dict[str, float]:

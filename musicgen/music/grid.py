@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -300,6 +300,26 @@ def _heard(score: Score, found: Sequence[Bar]) -> Iterator[int]:
     starts = [bar.start for bar in found]
     for start, stop in passages(score):
         yield from range(bisect_left(starts, start), bisect_left(starts, stop))
+
+
+def picked_up(found: Sequence[Bar]) -> list[bool]:
+    """Tell of each bar whether it ends a full one: the first, or the second of two halves."""
+    pickups: list[bool] = []
+    for index, bar in enumerate(found):
+        before = found[index - 1] if index else None
+        ends = before is None or (
+            before.kind == "partial"
+            and not pickups[-1]
+            and before.steps + bar.steps == bar.meter.steps
+        )
+        is_short = bar.kind == "partial" or (before is None and bar.steps < bar.meter.steps)
+        pickups.append(is_short and ends)
+    return pickups
+
+
+def numbers(found: Sequence[Bar]) -> list[int]:
+    """Number bars as players count: from 1; a pickup is bar 0, or goes with its partner before."""
+    return list(accumulate(int(not is_pickup) for is_pickup in picked_up(found)))
 
 
 def heard_bars(score: Score) -> int:

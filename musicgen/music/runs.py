@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from musicgen.music.grid import Chords, bars, voices
+from musicgen.music.grid import Chords, bars, numbers, voices
 from musicgen.music.score import Score
 
 Move = tuple[int, int]  # semitones from the note before, duration in steps
@@ -61,11 +61,11 @@ class RunColumns:
 
 
 def bar_numbers(score: Score, steps: Any) -> Any:
-    """Return the numbers of the written bars in which steps lie, from 1; a pickup is bar 0."""
+    """Return the numbers of the written bars in which steps lie, as `grid.numbers` has them."""
     found = bars(score)
-    first = 0 if found and found[0].kind == "partial" else 1
     edges = np.array([bar.start for bar in found], dtype=np.int64)
-    return np.maximum(np.searchsorted(edges, steps, side="right") - 1, 0) + first
+    named = np.array(numbers(found) or [1], dtype=np.int64)
+    return named[np.maximum(np.searchsorted(edges, steps, side="right") - 1, 0)]
 
 
 def runs(score: Score) -> tuple[Run, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
-from musicgen.music.grid import Bar, Chords, Tuplet, bars
+from musicgen.music.grid import Bar, Chords, Tuplet, bars, numbers, picked_up
 from musicgen.music.score import Mark, Part, Score, sections
 from musicgen.music.staves import DRUMS, PERCUSSION, Clef, Drum, HeadShape, clef_of
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
@@ -158,7 +158,7 @@ class Keys:
 
 def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
     found, keys = bars(score), Keys(score)
-    pickups = _pickups(found)
+    pickups = picked_up(found)
     lines, inside = _Lines(score, found), _marks_by_bar(score, found)
     chords = list(_chords(score))
     staves = [
@@ -168,10 +168,11 @@ def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
     for staff in staves:
         if as_strokes and staff.is_drums:
             staff.write_strokes()
-    number, key, meter = 0, None, None
+    key: Key | None = None
+    meter: Meter | None = None
     part = 0  # the number of the measure before the part of the tune under way
-    for index, (bar, is_pickup) in enumerate(zip(found, pickups, strict=True)):
-        number += not is_pickup
+    for index, (bar, number) in enumerate(zip(found, numbers(found), strict=True)):
+        is_pickup = pickups[index]
         lead = bar.meter.steps - bar.steps if is_pickup else 0
         here = keys.at(bar.start)
         line = lines.kind(index, keys, pickups)
@@ -195,21 +196,6 @@ def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
         )
         key, meter = here, bar.meter
         part = number if ends_part else part
-
-
-def _pickups(found: Sequence[Bar]) -> list[bool]:
-    """Tell of each bar whether it ends a full one: the first, or the second of two halves."""
-    pickups: list[bool] = []
-    for index, bar in enumerate(found):
-        before = found[index - 1] if index else None
-        ends = before is None or (
-            before.kind == "partial"
-            and not pickups[-1]
-            and before.steps + bar.steps == bar.meter.steps
-        )
-        is_short = bar.kind == "partial" or (before is None and bar.steps < bar.meter.steps)
-        pickups.append(is_short and ends)
-    return pickups
 
 
 def _marks_by_bar(score: Score, found: Sequence[Bar]) -> list[list[Mark]]:

@@ -104,7 +104,8 @@ class TuneShown(BaseModel):
     qpm: float
     seconds: float
     bars: int = Field(description="as heard")
-    first_bar: int = Field(description="the number of the first bar: 0 for a pickup")
+    numbers: list[int] = Field(description="of measures, as they are printed: a pickup is 0")
+    keep_numbers: list[int] = Field(description="of measures, as `keep` names them")
     count_in: dict[str, float] = Field(description="beats before it begins, and seconds of each")
     names: list[str] = Field(description="the name of each note, as its key spells it")
     svg: str = Field(description="the score: note i has the id n{i}, written bar k has m{k}")

@@ -54,8 +54,6 @@ def parse_humdrum(data: bytes, source: str = "") -> Read:
 
 def remarks(data: bytes) -> tuple[str, ...]:
     """Return the remarks that `render` was given. Raises Refusal for what cannot be unpacked."""
-    from xml.sax.saxutils import unescape  # takes the network's modules along
-
     text = _unpacked(data) if data[:2] == b"PK" else data
     return tuple(unescaped(found.decode("utf-8", "replace")) for found in _REMARKS.findall(text))
 

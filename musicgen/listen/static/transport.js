@@ -65,9 +65,9 @@ export class Transport {
     this.tune = tune;
     this.player.load(tune);
     this.position.max = String(tune.seconds);
-    const last = this.#lastNumber();
+    const [first, last] = [tune.numbers.at(0) ?? 1, tune.numbers.at(-1) ?? 1];
     for (const field of [this.from, this.to])
-      Object.assign(field, { min: String(tune.first_bar), max: String(last) });
+      Object.assign(field, { min: String(first), max: String(last) });
     this.choose(null);
     this.anchor = 0;
     this.surprise.parentElement.hidden = !tune.surprise;
@@ -125,10 +125,6 @@ export class Transport {
 
   #count() {
     return Math.max(1, ...this.tune.heard.map(([, , bar]) => bar + 1));
-  }
-
-  #lastNumber() {
-    return this.#count() - 1 + this.tune.first_bar;
   }
 
   #loopWords() {
@@ -282,14 +278,11 @@ export class Transport {
   }
 
   #readRange() {
-    const bars = [this.from, this.to].map((field) => this.#barOf(field)).sort((a, b) => a - b);
-    this.choose(bars);
-  }
-
-  #barOf(field) {
-    const number = Number.parseInt(field.value, 10);
-    const bar = Number.isNaN(number) ? 0 : number - this.tune.first_bar;
-    return Math.min(this.#count() - 1, Math.max(0, bar));
+    const given = [this.from, this.to].map((field) => Number.parseInt(field.value, 10) || 0);
+    const [from, to] = given.sort((a, b) => a - b);
+    const last = Math.max(0, this.tune.numbers.findLastIndex((number) => number <= to));
+    const first = this.tune.numbers.findIndex((number) => number >= from);
+    this.choose([first < 0 ? last : Math.min(first, last), last]);
   }
 
   #seek(seconds) {

@@ -116,7 +116,7 @@ export class TuneView {
 
   /** The number that a musician gives to a bar. */
   barNumber(bar) {
-    return bar + this.view.first_bar;
+    return this.view.numbers[bar] ?? bar + 1;
   }
 
   barOfNote(note) {

@@ -18,29 +18,7 @@ export function barsText(numbers) {
   return `${numbers.size === 1 ? "bar" : "bars"} ${told}`;
 }
 
-/**
- * Number the measures from 1; a pickup has the number of the bar after it.
- *
- * A short measure opens the tune, or completes one that closed short; else it closes.
- */
+/** The number of each measure; a pickup has the number of the bar after it. */
 export function numbersOf(tune) {
-  if (tune.numbers) return tune.numbers;
-  let [count, owed] = [0, true];
-  return shortOnes(tune.heard).map((short) => {
-    if (short && owed) {
-      owed = false;
-      return count + 1;
-    }
-    owed = short;
-    count += 1;
-    return count;
-  });
-}
-
-/** Tell which measures last clearly less than most do. */
-function shortOnes(heard) {
-  const lengths = [];
-  for (const [start, end, measure] of heard) lengths[measure] ??= end - start;
-  const usual = [...lengths].sort((a, b) => a - b)[lengths.length >> 1] ?? 0;
-  return Array.from(lengths, (length) => (length ?? usual) < 0.97 * usual);
+  return tune.keep_numbers;
 }
