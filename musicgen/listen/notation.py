@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import zlib
+from collections.abc import Container, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,7 +136,8 @@ _SIZE: Final = re.compile(r'<svg[^>]* width="(\d+)" height="(\d+)"')
 _ROOT: Final = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"[^>]*>')
 _STYLE: Final = re.compile(r"<style.*?</style>", re.DOTALL)
 _DESC: Final = re.compile(r"<desc>.*?</desc>", re.DOTALL)
-_SPARE_ID: Final = re.compile(r' id="(?!n\d+(?:-\d+)?"|m\d+"|[EF][0-9A-F]{3}-)[^"]*"')
+_ID: Final = re.compile(r' id="([^"]*)"')
+_GLYPH_ID: Final = re.compile(r"[EF][0-9A-F]{3}-.*")
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
 _INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
 _COLOURED: Final = (  # verovio draws in tenths
@@ -154,12 +157,13 @@ _GLYPH: Final = re.compile(r'<g c="([0-9A-F]+)"[^>]* h-a-x="(\d+)"')
 
 def _picture(found: Sheet, drawn: list[str]) -> str:
     """Put pages one below the other into one picture."""
+    names = set(_names(found))
     width = height = 0
     pages = []
     for page in drawn:
         match = _ROOT.search(page)
         assert match is not None
-        inside = _tidied(page[match.end() :].rpartition("</svg>")[0])
+        inside = _tidied(page[match.end() :].rpartition("</svg>")[0], names)
         pages.append(f'<g transform="translate(0,{height})">{inside}</g>')
         width, height = max(width, int(match[1])), height + int(match[2])
     across, down = (round(units / _UNITS_A_PIXEL) for units in (width, height))
@@ -180,9 +184,22 @@ def _words(found: Sheet) -> str:
     return f"<title>{name}</title><desc>{told}</desc>"
 
 
-def _tidied(page: str) -> str:
+def _names(found: Sheet) -> Iterator[str]:
+    """Yield the ids of notes and measures; verovio gives one to everything else too."""
+    for index, measure in enumerate(found.measures):
+        yield f"m{index}"
+        for layer in chain.from_iterable(measure.staves):
+            for symbol in layer.symbols:
+                yield from (head.name for head in symbol.heads)
+
+
+def _tidied(page: str, names: Container[str]) -> str:
     """Leave out what nobody asks for; take colours and styles from where the picture stands."""
-    page = _EMPTY.sub("", _SPARE_ID.sub("", _DESC.sub("", _STYLE.sub("", page))))
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if match[1] in names or _GLYPH_ID.fullmatch(match[1]) else ""
+
+    page = _EMPTY.sub("", _ID.sub(kept, _DESC.sub("", _STYLE.sub("", page))))
     page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
     page = page.replace(
         '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'

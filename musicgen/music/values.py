@@ -67,8 +67,9 @@ def levels(meter: Meter) -> tuple[int, ...]:
     found = [meter.steps]
     while found[-1] % (2 * meter.beat_steps) == 0:
         found.append(found[-1] // 2)
-    unit = meter.steps // meter.beats
-    found += [steps for steps in (meter.beat_steps, unit) if steps < found[-1]]
+    for steps in (meter.beat_steps, meter.steps // meter.beats):
+        if steps < found[-1]:
+            found.append(steps)
     while found[-1] % (2 * GRAIN) == 0:
         found.append(found[-1] // 2)
     return tuple(found)
