@@ -35,7 +35,9 @@ LOOPBACK: Final = "127.0.0.1"
     help="Where the tunes that you keep are written, and found again.",
 )
 @click.option("--no-open", is_flag=True, help="Open no browser.")
-def serve(port: int, host: str, folder: Path, no_open: bool) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the models and the folder too.")
+def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbose: bool) -> None:
     """Open the playground: make tunes, change them, see and hear them, in a browser.
 
     Nothing is loaded from elsewhere, and nobody else can reach it. Ctrl-C ends it.
@@ -44,6 +46,7 @@ def serve(port: int, host: str, folder: Path, no_open: bool) -> None:
     musicgen serve
     musicgen serve --folder mytunes/ --port 9000
     """  # noqa: D301 - click wants the character itself
+    from musicgen.tune import known
     from musicgen.web.app import create_app
     from musicgen.web.gate import LOOPBACK as HERE
     from musicgen.web.serving import address_of, listening, run
@@ -58,7 +61,11 @@ def serve(port: int, host: str, folder: Path, no_open: bool) -> None:
     app = create_app(folder, hosts=hosts, any_address=not is_here)
 
     def ready() -> None:
-        click.echo(f"{printable(address)} is open; Ctrl-C ends it")
+        if not quiet:
+            click.echo(f"{printable(address)} is open; Ctrl-C ends it")
+        if verbose:
+            click.echo(f"models: {printable(', '.join(known()))}; tunes are kept in"
+                       f" {printable(str(folder.resolve()))}")  # fmt: skip
         if not no_open:
             _open(address)
 
