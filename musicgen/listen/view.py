@@ -19,7 +19,7 @@ from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
 from musicgen.listen.notation import engrave
 from musicgen.listen.timeline import bars_heard, duration, timeline
-from musicgen.music.grid import bars, heard_bars, numbers, picked_up
+from musicgen.music.grid import bars, heard_bars, numbers
 from musicgen.music.runs import RunColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import spell
@@ -55,7 +55,7 @@ def view(
         "seconds": round(duration(score), _DIGITS),
         "bars": heard_bars(score),
         "numbers": numbers(found),
-        "keep_numbers": [n + p for n, p in zip(numbers(found), picked_up(found), strict=True)],
+        "keep_numbers": [max(1, number) for number in numbers(found)],
         "count_in": _count_in(score),
         "names": list(_names(score)),
         "svg": drawn(score),

@@ -318,8 +318,10 @@ def picked_up(found: Sequence[Bar]) -> list[bool]:
 
 
 def numbers(found: Sequence[Bar]) -> list[int]:
-    """Number bars as players count: from 1; a pickup is bar 0, or goes with its partner before."""
-    return list(accumulate(int(not is_pickup) for is_pickup in picked_up(found)))
+    """Number bars as players count, from 1: a pickup goes with the bar after it, the first is 0."""
+    pickups = picked_up(found)
+    counts = accumulate(int(not is_pickup) for is_pickup in pickups)
+    return [n + (n > 0 and is_pickup) for n, is_pickup in zip(counts, pickups, strict=True)]
 
 
 def heard_bars(score: Score) -> int:

@@ -218,9 +218,9 @@ def test_notes_have_the_names_of_their_key() -> None:
     assert view(score)["names"] == ["E♭4", "A♭4", "B♭4", "B4", "E4", "G♯4", "D♯5"]
 
 
-def test_a_pickup_is_bar_nought_and_another_goes_with_its_partner() -> None:
+def test_a_pickup_is_bar_nought_and_a_later_one_goes_with_the_bar_after_it() -> None:
     shown = view(abc("X:1\nM:2/4\nL:1/4\nK:C\nC|DE|F:|G|AB|c|]\n"))
-    assert shown["numbers"] == [0, 1, 2, 2, 3, 4]
+    assert shown["numbers"] == [0, 1, 2, 3, 3, 4]
     assert shown["keep_numbers"] == [1, 1, 2, 3, 3, 4]
     assert view(abc("X:1\nM:4/4\nL:1/4\nK:C\nCCCC|]\n"))["numbers"] == [1]
 

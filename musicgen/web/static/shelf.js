@@ -30,8 +30,23 @@ export class Shelf {
     const link = el("a", { href: `#tune=${encodeURIComponent(id)}` },
       el("span", { class: "name", text: title || "Untitled" }), el("span", { class: "facts", text: facts }));
     const away = el("button", { type: "button", class: "quiet", text: "Remove",
-      "aria-label": `Remove ${title || "the tune"} from the shelf`, onclick: () => this.#drop(id) });
+      "aria-label": `Remove ${title || "the tune"} from the shelf`, onclick: () => this.#ask(away, id) });
     return el("li", {}, link, away);
+  }
+
+  /** Ask once more, for the file goes for good; whoever looks elsewhere has thought better of it. */
+  #ask(button, id) {
+    if (button.dataset.asked) return this.#drop(id);
+    const before = button.getAttribute("aria-label");
+    button.dataset.asked = "yes";
+    button.textContent = "Delete the file?";
+    button.setAttribute("aria-label", "Delete the file for good?");
+    button.addEventListener("blur", () => {
+      delete button.dataset.asked;
+      button.textContent = "Remove";
+      button.setAttribute("aria-label", before);
+    }, { once: true });
+    return null;
   }
 
   async #drop(id) {
