@@ -147,7 +147,9 @@ def controls(model: Model, data: Path | None, count: int) -> None:
               f" (real tunes: 5th centile {np.quantile(real, 0.05):.3f})")  # fmt: skip
     dances = ("jig", "reel", "hornpipe", "slip jig", "march", "polka", "waltz", "strathspey")
     known = [(s, s.rhythm) for s in scores(dataset.train) if s.rhythm in dances]
-    rhythms = [name for name in dances if sum(other == name for _, other in known) >= 20]
+    held = [s.rhythm for s in scores(dataset.valid)]
+    learnt = [name for _, name in known]
+    rhythms = [name for name in dances if learnt.count(name) >= 20 and held.count(name) >= 10]
     classifier = Nearest([pair for pair in known if pair[1] in rhythms])
     print("share heard as the dance that was asked for: sampled, real (valid part)")
     for name in rhythms:

@@ -84,7 +84,11 @@ def rename_folder(folder: Path, name: Path) -> None:
 
 def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
     """Raise OutputExists or NotFound for the first output that cannot be written."""
+    named: set[Path] = set()
     for path in paths:
+        if path in named:
+            raise OutputExists(f"{path} is named twice; choose another name for one of them")
+        named.add(path)
         if force and path.is_dir():
             raise OutputExists(f"{path} is a folder; choose another name")
         _refuse_one(path, force=force)

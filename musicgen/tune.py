@@ -448,7 +448,7 @@ def known(runs: Path = RUNS) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in (runs, *_SHIPPED):
         for folder in sorted(place.glob("[!.]*")):
-            if places(folder):
+            if folder.name.isprintable() and places(folder):
                 found.setdefault(folder.name, folder)
     return found
 

@@ -84,6 +84,11 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_file_is_written_once(tmp_path: Path) -> None:
+    with pytest.raises(OutputExists, match=r"a\.mid is named twice"):
+        refuse_existing([tmp_path / "a.mid", tmp_path / "b.mid", tmp_path / "a.mid"], force=True)
+
+
 def test_refuse_existing_looks_at_every_path(tmp_path: Path) -> None:
     (tmp_path / "b.mid").write_bytes(OLD)
     refuse_existing([tmp_path / "a.mid"])

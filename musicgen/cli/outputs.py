@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,7 +43,7 @@ def files_of(
     names = [list(_names(out, count, suffix)) for out in outs]
     for files in names:
         check_writable(files, model.writable)
-        refuse_existing(files, force=force)
+    refuse_existing(chain.from_iterable(names), force=force)
     return names
 
 

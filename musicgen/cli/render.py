@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from musicgen.sampling.recipe import Recipe
 
 _NAMED: Final = 12  # tunes of a book that are named
+_TITLE: Final = 80  # characters of a title that are told
 
 
 @click.command()
@@ -70,6 +71,7 @@ def render(
     from musicgen.listen.playing import at_tempo
     from musicgen.listen.timeline import duration
     from musicgen.listen.writing import check_suffix, write
+    from musicgen.tune import beside_of, has_room
 
     for out in outs:
         check_suffix(out)
@@ -84,6 +86,8 @@ def render(
     wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
     for out in outs:
         write(score, out, force=force, remarks=remarks, **wished, **shown)
+        if force and not has_room(out.suffix):  # the recipe of what stood there before
+            beside_of(out).unlink(missing_ok=True)
     names = ", ".join(map(str, outs))
     tell(printable(f"{names}: {_named(score)}; {_size(score)}, {span(duration(score))}"))
 
@@ -152,7 +156,7 @@ def _known(file: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def _named(score: Score) -> str:
-    return score.title or "untitled"
+    return score.title[:_TITLE] or "untitled"
 
 
 def _size(score: Score) -> str:

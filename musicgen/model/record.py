@@ -235,7 +235,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             rows[int(row["step"])] = row
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     if not rows:
         raise NotFound(f"{folder / METRICS} holds no line yet; train for some updates first")

@@ -18,6 +18,7 @@ from musicgen.tokens.layout import THROUGH, Layout, check_form
 MOST_BARS: Final = 512
 ENDS: Final = ("any", "tonic")
 LEAST_COPY: Final = 4  # notes; every tune shares three with some other
+MOST_COPY: Final = 1000  # more than any tune has
 
 
 def parse_pickup(text: str) -> int:
@@ -65,10 +66,10 @@ class Wishes:
             raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
         if self.end not in ENDS:
             raise InvalidValue(f"end {self.end!r}: choose {' or '.join(ENDS)}")
-        if self.max_copy is not None and self.max_copy < LEAST_COPY:
+        if self.max_copy is not None and not LEAST_COPY <= self.max_copy <= MOST_COPY:
             raise InvalidValue(
                 f"max-copy {self.max_copy}: every tune shares three notes with some other; ask for"
-                f" {LEAST_COPY} or more"
+                f" {LEAST_COPY} or more, up to {MOST_COPY:,}"
             )
         self._check_form()
         _ = self.filters

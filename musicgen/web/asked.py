@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import secrets
 from base64 import b64decode
 from dataclasses import fields
@@ -80,5 +79,5 @@ def primer(sent: PrimerSent) -> tuple[bytes, str]:
 def _bytes(sent: PrimerSent) -> bytes:
     try:
         return b64decode(sent.base64 or "", validate=True)
-    except binascii.Error as fault:
+    except ValueError as fault:
         raise Refused(400, "primer: its base64 cannot be read") from fault

@@ -42,10 +42,10 @@ class Runs:
 
     def _metrics(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
-            names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
+            found = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
         except OSError:
             return
-        for name in names:
+        for name in filter(str.isprintable, found):
             try:
                 yield name, (self.folder / name / METRICS).stat()
             except OSError:
@@ -58,12 +58,11 @@ def _curves(folder: Path) -> dict[str, Any]:
         rows = read_metrics(folder)
         held = {name: _curve(_column(rows, name)) for name in _HELD}
         loss = _curve(_column(rows, "loss"))
-    except (MusicgenError, TypeError, ValueError):
+        best = min(held["held_bits_per_note"]["values"], default=None)
+        step, tokens = int(rows[-1]["step"]), int(rows[-1].get("tokens", 0))
+    except (MusicgenError, TypeError, ValueError, OverflowError):
         return {}
-    return {
-        "step": int(rows[-1]["step"]), "tokens": int(rows[-1].get("tokens", 0)),
-        "best": min(held["held_bits_per_note"]["values"], default=None), "loss": loss, **held,
-    }  # fmt: skip
+    return {"step": step, "tokens": tokens, "best": best, "loss": loss, **held}
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:

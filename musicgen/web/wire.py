@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from musicgen.web.limits import BODY_BYTES
 
@@ -17,6 +17,14 @@ class Wire(BaseModel):
     """A body that holds nothing but what it names."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_no_crowd(cls, body: Any) -> Any:
+        """Refuse a body of more names than there are; a fault for each would take seconds."""
+        if isinstance(body, dict) and len(body) > len(cls.model_fields):
+            raise ValueError(f"it has {len(body):,} names; {len(cls.model_fields)} are known")
+        return body
 
 
 class Fault(Wire):
@@ -48,6 +56,8 @@ class PrimerSent(Wire):
 
 class Ask(Wire):
     """A tune that is wished for; every wish has the name of its option of `musicgen sample`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     do: Literal["sample", "tweak"]
     model: Words = "folk"

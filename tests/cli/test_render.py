@@ -119,6 +119,7 @@ def test_quiet_says_nothing_and_verbose_what_was_left_out(here: Path) -> None:
         (("one.abc", "--out", "a.mp3"), "a.mp3: write one of .abc, .mid", 2),
         (("one.abc", "--out", "a"), "a: write one of", 2),
         (("one.abc", "--out", "one.abc"), "one.abc exists; choose another name or add --force", 2),
+        (("one.abc", "--out", "a.wav", "--out", "a.wav"), "a.wav is named twice", 2),
         (("one.abc", "--out", "no/a.wav"), "there is no folder no", 2),
         (("one.txt", "--out", "a.wav"), "the suffix '.txt' cannot be read", 2),
         (("none.abc", "--out", "a.wav"), "none.abc does not exist", 2),
@@ -187,6 +188,16 @@ def test_what_was_sampled_is_tweaked_from_any_of_its_files(sampled: Path, suffix
     )
     assert result.exit_code == 0, result.output
     assert Path("same.mid").read_bytes() == Path("a.mid").read_bytes()
+
+
+def test_no_recipe_stays_beside_the_sound_of_another_tune(sampled: Path) -> None:
+    Path("other.abc").write_text(SECOND)
+    done("other.abc", "--out", "a.wav", "--force")
+    result = CliRunner().invoke(
+        commands, ["tweak", "a.wav", "--model", "model", "--out", "same.mid"]
+    )
+    assert result.exit_code == 2
+    assert "a.wav: it holds no recipe" in result.stderr
 
 
 def test_a_midi_file_is_written_without_what_draws_and_plays(sampled: Path) -> None:

@@ -119,9 +119,9 @@ def test_signs_are_those_that_key_and_measure_demand() -> None:
 
 def test_measures_are_counted_as_players_count() -> None:
     found = measures("A|:d2e fed|B2A AFA|1 e3 e2d:|2 e3 e2||c|d2e fed|", "6/8")
-    assert [measure.number for measure in found] == [0, 1, 2, 3, 4, 4, 5]
+    assert [measure.number for measure in found] == [0, 1, 2, 3, 4, 5, 5]
     found = measures("A|d2e fed|B2A A2:|:d|f2e def|e3 e2:|", "6/8")
-    assert [measure.number for measure in found] == [0, 1, 2, 2, 3, 4]
+    assert [measure.number for measure in found] == [0, 1, 2, 3, 3, 4]
     assert [measure.plays for measure in found] == [0, 0, 2, 0, 0, 2]
     assert [measure.repeats for measure in found] == [False, False, False, True, False, False]
 

@@ -262,6 +262,11 @@ def test_what_is_kept_comes_back(
         assert again.read_bytes() == file.read_bytes()
 
     page.locator("#shelf-list button").click()
+    expect(page.locator("#shelf-list button")).to_have_text("Delete the file?")
+    page.locator("#knob-bars").focus()  # whoever looks elsewhere has thought better of it
+    expect(page.locator("#shelf-list button")).to_have_text("Remove")
+    page.locator("#shelf-list button").click()
+    page.locator("#shelf-list button").click()
     expect(page.locator("#shelf-list li")).to_have_count(0)
     expect(page.locator("#keep-told")).to_have_text("Keep")
     assert list(serve.tunes.glob("*.mid")) == []

@@ -61,7 +61,8 @@ def test_a_long_curve_is_thinned_by_means(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rows", [["no row"], [{"step": 1}], [{"step": 1, "loss": "high"}], [{"step": 1, "loss": None}],
-             [{"step": 1, "loss": float("nan")}], [[]], [{"loss": 1}]],
+             [{"step": 1, "loss": float("nan")}], [[]], [{"loss": 1}],
+             [{"step": float("inf"), "loss": 1}], [{"step": 1, "loss": 1, "tokens": None}]],
 )  # fmt: skip
 def test_lines_that_are_no_metrics_cost_only_their_run(tmp_path: Path, rows: list[object]) -> None:
     write(tmp_path / "odd", *rows)

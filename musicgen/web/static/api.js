@@ -1,6 +1,7 @@
 /** What the server offers, one function each. */
 
-const CLIENT = crypto.randomUUID(); // this page's turn among others
+// this page's turn among others; randomUUID is there only for pages of this machine and of HTTPS
+const CLIENT = crypto.getRandomValues(new Uint32Array(4)).join("-");
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
 /** What went wrong, in one line for a person. */
