@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import webbrowser
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +140,12 @@ serving.GRACE, serving.LAST_SECONDS = 0.2, {60 if hangs == "an answer" else 1}
 commands(["serve", "--no-open", "--port", "0"])
 """
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True,
-                          env=os.environ | {"PYTHONPATH": path}) as child:  # fmt: skip
+    start = partial(
+        subprocess.Popen[str], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    own = os.environ | {"PYTHONPATH": path}
+    with start([sys.executable, "-c", code], cwd=tmp_path, env=own) as child, ExitStack() as end:
+        end.callback(child.kill)  # lest a failure wait for it
         assert child.stdout is not None
         assert child.stderr is not None
         port = int(child.stdout.readline().split()[0].rstrip("/").rpartition(":")[2])
