@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ MOST_BYTES: Final = 2**20  # of a recipe's JSON
 _PIECE: Final = 3000  # characters of one remark
 _PACKED: Final = "z:"  # a recipe that is compressed, where it is long
 _LONG: Final = 1500
+_KINDS: Final[Mapping[type, tuple[str, ...]]] = {
+    str: ("key", "meter", "range", "rhythm"),
+    int: ("bars", "top_k", "max_copy", "pickup", "program"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,13 @@ class Drawn:
         return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
                    setting.tempos[0][1])  # fmt: skip
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Drawn:
+        """Read what was drawn. Raises InvalidValue, KeyError, TypeError or OverflowError."""
+        drawn = cls(**found)
+        _ = drawn.header, None if drawn.qpm is None else float(drawn.qpm)
+        return drawn
+
     @property
     def header(self) -> tuple[int | None, ...]:
         """The events of the header. Raises KeyError for one that there is none of."""
@@ -108,10 +120,10 @@ class Order:
     def from_json(cls, found: Mapping[str, Any]) -> Order:
         """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
         return cls(
-            Wishes.read(**found["wishes"]),
+            Wishes.read(**_of_their_kinds(found["wishes"])),
             int(found["seed"]),
             int(found["number"]),
-            Drawn(**found["drawn"]) if "drawn" in found else None,
+            Drawn.from_json(found["drawn"]) if "drawn" in found else None,
             Primer.from_json(found["primer"]) if "primer" in found else None,
             bool(found.get("writes_primer", True)),
             Keep.from_json(found["keep"]) if "keep" in found else None,
@@ -148,7 +160,7 @@ class Recipe:
     def from_text(cls, text: str) -> Recipe:
         """Read what `to_text` wrote. Raises InvalidValue for anything else."""
         try:
-            found = json.loads(_unpacked(text))
+            found = json.loads(_unpacked(text), parse_float=_number, parse_constant=_number)
             model = found["model"]
             return cls(
                 Order.from_json(found),
@@ -156,7 +168,8 @@ class Recipe:
                 str(found["musicgen"]),
                 str(found["notes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as fault:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+                RecursionError) as fault:  # fmt: skip
             raise InvalidValue(
                 f"its recipe cannot be read ({type(fault).__name__}); it was damaged, or a newer"
                 " musicgen wrote it"
@@ -175,6 +188,23 @@ class Recipe:
         text = self.to_text()
         for start in range(0, len(text), _PIECE):
             yield f"{MARK}{text[start : start + _PIECE]}"
+
+
+def _of_their_kinds(wishes: dict[str, Any]) -> dict[str, Any]:
+    """Return wishes out of JSON. Raises TypeError where one has a value of another kind."""
+    for kind, names in _KINDS.items():
+        for name in names:
+            if not isinstance(wishes.get(name), kind | None):
+                raise TypeError(f"{name} has a value of another kind")
+    return wishes
+
+
+def _number(text: str) -> float:
+    """Read a number of JSON, or what Python takes for one. Raises ValueError for no finite one."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number")
+    return value
 
 
 def _unpacked(text: str) -> str:

@@ -246,6 +246,10 @@ def _add_tunes(app: FastAPI, place: Playground) -> None:
 
 
 def _add_shelf(app: FastAPI, place: Playground) -> None:
+    def listed() -> list[dict[str, Any]]:
+        """List what is known already: what was done stays done, whoever can look again or not."""
+        return [entry.to_json() for entry in place.shelf.listed()]
+
     @app.get("/api/shelf", response_model=list[Kept])
     async def shelf() -> Any:
         """List the tunes that are kept, the latest first."""
@@ -258,14 +262,14 @@ def _add_shelf(app: FastAPI, place: Playground) -> None:
         made = await place.tune(id, client)
         answer = await place.crew.ask(client, do="file", recipe=made.recipe, suffix="mid")
         await place.shelf.keep(made.id, answer.body)
-        return await shelf()
+        return listed()
 
     @app.delete("/api/shelf/{id}", response_model=list[Kept])
     async def drop(id: str) -> Any:  # noqa: A002
         """Take a tune off the shelf: its file is removed; return the shelf."""
         await place.shelf.entries()
         place.shelf.remove(id)
-        return await shelf()
+        return listed()
 
 
 def _add_training(app: FastAPI, place: Playground) -> None:

@@ -30,6 +30,7 @@ from musicgen.web.work import Answer, Tell, guarded
 
 MODELS_WARM: Final = 3
 TUNES_WARM: Final = 64
+MOST_WORDS: Final = 200  # characters of what a file says of itself, on the shelf
 HEARD_BARS: Final = 16
 HEARD_SEED: Final = 1
 PRIMERS: Final = (".abc", ".mid", ".midi")
@@ -251,10 +252,15 @@ def _described(data: bytes) -> dict[str, Any] | None:
         return None
     drawn = made.order.drawn
     return {
-        "id": tune_id(text or ""), "title": score.title,
-        "key": str(score.key), "meter": str(drawn.meter if drawn and drawn.meter else score.meter),
+        "id": tune_id(text or ""), "title": _cut(score.title), "key": _cut(str(score.key)),
+        "meter": _cut(str(drawn.meter if drawn and drawn.meter else score.meter)),
         "bars": made.order.wishes.heard or _bars_of(score),
     }  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of what a file says, as text that can be sent."""
+    return text[:MOST_WORDS].encode("utf-8", "replace").decode()
 
 
 def _bars_of(score: Score) -> int:

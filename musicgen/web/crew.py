@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +14,14 @@ from musicgen.web.job import Job
 from musicgen.web.limits import Limits
 from musicgen.web.turns import Turns
 from musicgen.web.work import Answer
-from musicgen.web.worker import Died, Refused, Worker
+from musicgen.web.worker import Away, Died, Refused, Worker
 
 WARM: dict[str, Any] = {"do": "warm", "model": "folk"}
 CANCEL_SECONDS = 2.0  # a job that is no longer wanted may still finish in
+REST_SECONDS = 1.0  # after what nobody foresaw, lest it be met without a pause
 STOPPING = "the server is stopping"
+UNFORESEEN = "the server failed at it ({}); ask again, or for something else"
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Crew:
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _hands: list[asyncio.Task[None]] = field(default_factory=list)
     _workers: dict[int, Worker] = field(default_factory=dict)
+    _is_stopped: bool = False
     _warming: asyncio.Lock = field(default_factory=asyncio.Lock)  # the first is there the sooner
 
     def __post_init__(self) -> None:
@@ -60,16 +64,18 @@ class Crew:
 
     def start(self) -> None:
         """Start the workers; they are warm a second or two later."""
+        self._is_stopped = False
         self._hands = [asyncio.create_task(self._hand(n)) for n in range(self.limits.workers)]
 
     async def stop(self) -> None:
-        """End the workers; what waits or is at work fails."""
+        """End the workers; what waits or is at work fails, and so does what is asked later."""
+        self._is_stopped = True
         for hand in self._hands:
             hand.cancel()
         await asyncio.gather(*self._hands, return_exceptions=True)
         self._hands = []
         for job in list(self._jobs.values()):
-            job.move("failed", fault=Refused(503, STOPPING))
+            job.move("failed", fault=Away(503, STOPPING))
 
     @property
     def pids(self) -> list[int]:
@@ -78,6 +84,8 @@ class Crew:
 
     def submit(self, job: Job) -> Job:
         """Let a job wait for its turn. Raises Refused."""
+        if self._is_stopped:
+            raise Away(503, STOPPING)
         self.held.take(len(job.payload))
         try:
             self.turns.add(job)
@@ -120,13 +128,41 @@ class Crew:
     async def _hand(self, number: int) -> None:
         """Keep one worker at work."""
         try:
-            with contextlib.suppress(Refused):  # the next job starts it again, and tells
-                await self._warm(number)
+            await self._get_ready(number)
             while True:
-                await self._work(number, await self._next())
+                await self._round(number, await self._next())
+                if number not in self._workers:
+                    await self._get_ready(number)
         finally:
-            if number in self._workers:
-                await self._workers.pop(number).stop()
+            await self._drop(number)
+
+    async def _round(self, number: int, job: Job) -> None:
+        """Do one job; whatever comes of it, the next is done too."""
+        try:
+            await self._work(number, job)
+        except Exception:
+            LOG.exception("a worker, or what was made of its answer, failed")
+            await self._recover(number)
+
+    async def _get_ready(self, number: int) -> None:
+        """Have a worker warm before it is asked; where that fails the next job tries, and tells."""
+        try:
+            await self._warm(number)
+        except Refused:
+            return
+        except Exception:
+            LOG.exception("a worker did not get ready")
+            await self._recover(number)
+
+    async def _recover(self, number: int) -> None:
+        """Do without a worker of which nobody foresaw what came, and rest; the next is another."""
+        await self._drop(number)
+        await asyncio.sleep(REST_SECONDS)
+
+    async def _drop(self, number: int) -> None:
+        """End a worker, if there is one."""
+        if number in self._workers:
+            await self._workers.pop(number).stop()
 
     async def _warm(self, number: int) -> Worker:
         """Return the worker, started and warm. Raises Died."""
@@ -137,9 +173,9 @@ class Crew:
             self._workers[number] = worker
             try:
                 await worker.ask(WARM, b"", self.limits.start_seconds, lambda _: None)
-            except Died:
+            except Died as fault:
                 del self._workers[number]
-                raise
+                raise Away(fault.status, str(fault)) from fault
             except Refused:
                 pass  # a job that needs the model will say why
         return worker
@@ -156,24 +192,27 @@ class Crew:
         job.move("working")
         try:
             worker = await self._warm(number)
-            answer = await self._asked_of(worker, job, request, payload)
+            self._note(job, await self._asked_of(worker, job, request, payload))
         except Refused as fault:
             if isinstance(fault, Died):
                 self._workers.pop(number, None)
-            job.move("failed", fault=Refused(fault.status, str(fault)))  # no frames with it
+            kind = Away if isinstance(fault, Away) else Refused
+            job.move("failed", fault=kind(fault.status, str(fault)))  # no frames with it
         except asyncio.CancelledError:
-            job.move("failed", fault=Refused(503, STOPPING))
+            job.move("failed", fault=Away(503, STOPPING))
             raise
-        else:
-            if not job.is_over:
-                self.done(job, answer)
-            held = answer if job.awaited else None
-            job.move("done", answer=held, tune=answer.head.get("id"), bars=job.of or job.bars)
+        except Exception as fault:
+            job.move("failed", fault=Refused(503, UNFORESEEN.format(type(fault).__name__)))
+            raise
         finally:
             self.held.give_back(len(payload))
-        if number not in self._workers:
-            with contextlib.suppress(Refused):
-                await self._warm(number)
+
+    def _note(self, job: Job, answer: Answer) -> None:
+        """Note that a job is done."""
+        if not job.is_over:
+            self.done(job, answer)
+        held = answer if job.awaited else None
+        job.move("done", answer=held, tune=answer.head.get("id"), bars=job.of or job.bars)
 
     async def _asked_of(
         self, worker: Worker, job: Job, request: dict[str, Any], payload: bytes

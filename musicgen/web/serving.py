@@ -6,13 +6,17 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from musicgen.errors import InUse, InvalidValue
@@ -20,7 +24,8 @@ from musicgen.web.limits import Limits
 
 MAX_HEADERS = 32 * 2**10
 KEEP_ALIVE = 15  # seconds that a connection may wait for its next request
-GRACE = 2  # seconds in which answers under way may finish at the end
+GRACE = 1.5  # seconds in which answers under way may finish at the end
+LAST_SECONDS = 4.0  # after a signal, before the process ends whatever hangs
 
 
 class Connection(H11Protocol):
@@ -84,8 +89,22 @@ def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
     return None
 
 
+class _Ending:
+    """An app whose requests may be given up at the end, which is no fault to tell of."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        with suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
+
+
 class Server(uvicorn.Server):
     """A server that says when it is there, and lets jobs go before it waits for its clients."""
+
+    _last: threading.Timer | None = None  # which ends the process, once a signal has come
 
     def __init__(self, app: FastAPI, ready: Callable[[], None] = lambda: None) -> None:
         self._app = app
@@ -94,10 +113,10 @@ class Server(uvicorn.Server):
         kind = type("Connection", (Connection,), {"limits": limits})
         super().__init__(
             uvicorn.Config(
-                app, http=kind, ws="none", loop="asyncio", lifespan="on", log_config=None,
+                _Ending(app), http=kind, ws="none", loop="asyncio", lifespan="on", log_config=None,
                 access_log=False, log_level="error", server_header=False,
                 h11_max_incomplete_event_size=MAX_HEADERS, timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=GRACE, proxy_headers=False,
+                timeout_graceful_shutdown=round(GRACE) + 1, proxy_headers=False,
             )
         )  # fmt: skip
 
@@ -109,8 +128,39 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Fail what is under way, so that nobody waits for it; then end."""
+        asyncio.get_running_loop().call_later(GRACE, self._let_go)
         await self._app.state.playground.crew.stop()
         await super().shutdown(sockets)
+
+    def _let_go(self) -> None:
+        """Give up what has not finished."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; a thread, or a loop, that hangs keeps the process for some seconds only."""
+        if self._last is None:
+            self._last = threading.Timer(LAST_SECONDS, self._exit, (sig,))
+            self._last.daemon = True
+            self._last.start()
+        super().handle_exit(sig, frame)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        try:
+            super().run(sockets)
+        finally:
+            if self._last is not None:
+                self._last.cancel()
+
+    def _exit(self, sig: int) -> None:
+        """End at once, and the workers too."""
+        for pid in self._app.state.playground.crew.pids:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        os._exit(0 if sig == signal.SIGINT else 128 + sig)
 
 
 def listening(host: str, port: int) -> socket.socket:

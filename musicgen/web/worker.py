@@ -25,6 +25,7 @@ _OUT_OF_TIME: Final = tuple(
 )
 SLOW: Final = "reading took longer than its limit; a shorter piece of it will do"
 LARGE: Final = "it took more memory than there is for it; ask for less, or send a shorter piece"
+AWAY: Final = "the process that writes tunes does not start; try again"
 DIED: Final = "the process that worked on it died ({}); ask again, or for something else"
 
 
@@ -40,6 +41,10 @@ class Died(Refused):
     """The worker is gone; the next request needs another."""
 
 
+class Away(Died):
+    """There is no worker to ask, which says nothing of what was to be asked."""
+
+
 class Worker:
     """One process, asked one thing at a time."""
 
@@ -48,18 +53,21 @@ class Worker:
 
     @classmethod
     async def started(cls, runs: Path, seconds: float) -> Worker:
-        """Start a process and wait until it is there. Raises Died."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *COMMAND, str(runs.resolve()), stdin=PIPE, stdout=PIPE,
-            stderr=DEVNULL, start_new_session=True, env=_environment(), limit=MAX_LINE,
-        )  # fmt: skip
+        """Start a process and wait until it is there. Raises Away."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *COMMAND, str(runs.resolve()), stdin=PIPE, stdout=PIPE,
+                stderr=DEVNULL, start_new_session=True, env=_environment(), limit=MAX_LINE,
+            )  # fmt: skip
+        except (OSError, ValueError) as fault:  # too many files or processes, no memory
+            raise Away(503, AWAY) from fault
         worker = cls(process)
         try:
             async with asyncio.timeout(seconds):
                 await worker._answer(lambda _: None)
-        except TimeoutError as fault:
+        except (TimeoutError, Died) as fault:
             await worker.stop()
-            raise Died(503, "the process that writes tunes does not start; try again") from fault
+            raise Away(503, AWAY) from fault
         except BaseException:
             await worker.stop()
             raise
@@ -92,6 +100,10 @@ class Worker:
         """End the process; return its exit status, below 0 for a signal."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        if self._process.stdout is not None:  # while some of it is unread, its end is not seen
+            with contextlib.suppress(OSError):
+                while await self._process.stdout.read(2**16):
+                    pass
         status = await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -106,11 +118,21 @@ class Worker:
         pipe = self._process.stdin
         assert pipe is not None
         line = json.dumps(request | {"bytes": len(payload)}).encode()
-        with contextlib.suppress(ConnectionError):  # the wait for its answer will tell
+        with contextlib.suppress(OSError):  # the wait for its answer will tell
             pipe.write(line + b"\n" + payload)
             await pipe.drain()
 
     async def _answer(self, told: Callable[[int], None]) -> Answer:
+        """Wait for the answer; a process that says what cannot be read is ended."""
+        try:
+            return await self._read_answer(told)
+        except TimeoutError:  # an OSError too, but the caller's
+            raise
+        except (OSError, ValueError) as fault:
+            await self.stop()
+            raise Died(503, DIED.format("its answer cannot be read")) from fault
+
+    async def _read_answer(self, told: Callable[[int], None]) -> Answer:
         pipe = self._process.stdout
         assert pipe is not None
         while True:

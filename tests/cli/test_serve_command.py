@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import webbrowser
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,45 @@ def test_an_interrupt_ends_it_and_its_workers(tmp_path: Path) -> None:
         assert child.wait(60) == 0
         assert child.stderr.read() == ""
         assert child.stdout.read() == ""  # which its workers would hold open
+
+
+HANGS = {
+    "an answer": "async def entries(self): hung(); await asyncio.Event().wait()",
+    "a loop": "async def entries(self): hung(); threading.Event().wait()",
+    "a thread": "async def entries(self): await asyncio.to_thread(lambda: (hung(),"
+    " threading.Event().wait()))",
+}
+
+
+@pytest.mark.parametrize("hangs", HANGS)
+def test_an_interrupt_ends_it_whatever_hangs(tmp_path: Path, hangs: str) -> None:
+    code = f"""
+import asyncio, sys, threading
+from musicgen.cli import commands
+from musicgen.web import crew, serving, shelf
+hung = lambda: print("hung", flush=True)
+{HANGS[hangs]}
+shelf.Shelf.entries = entries
+crew.Crew.start = lambda self: None
+serving.GRACE, serving.LAST_SECONDS = 0.2, {60 if hangs == "an answer" else 1}
+commands(["serve", "--no-open", "--port", "0"])
+"""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    start = partial(
+        subprocess.Popen[str], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    own = os.environ | {"PYTHONPATH": path}
+    with start([sys.executable, "-c", code], cwd=tmp_path, env=own) as child, ExitStack() as end:
+        end.callback(child.kill)  # lest a failure wait for it
+        assert child.stdout is not None
+        assert child.stderr is not None
+        port = int(child.stdout.readline().split()[0].rstrip("/").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /api/shelf HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n" % port)
+            assert child.stdout.readline() == "hung\n"
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 0
+        assert child.stderr.read() == ""
 
 
 def test_its_help_imports_no_server() -> None:

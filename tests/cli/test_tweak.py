@@ -113,6 +113,7 @@ def test_another_model_is_refused_by_name(here: Path) -> None:
         (("tweak", "a.mid", "--key", "H"), 2, "write a tonic and a mode"),
         (("tweak", "a.mid", "--range", "D4"), 2, "write its lowest and highest note"),
         (("tweak", "broken.abc"), 2, "its recipe cannot be read"),
+        (("tweak", "endless.abc"), 2, "its recipe cannot be read"),
     ],
 )
 def test_tweak_refuses_in_one_line(
@@ -121,6 +122,9 @@ def test_tweak_refuses_in_one_line(
     done(*SAMPLE, "--out", "a.mid", "--bars", "4", "--form", "through")
     (here / "plain.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|]\n")
     (here / "broken.abc").write_text("X:1\nT:t\n%%musicgen:recipe {}\nK:C\nCDEF|]\n")
+    done(*SAMPLE, "--out", "a.abc", "--bars", "4", "--form", "through")
+    endless = (here / "a.abc").read_text().replace('"seed":5,', '"seed":1e999,')
+    (here / "endless.abc").write_text(endless)
     refused(run(*words, "--model", "model", "--out", "b.mid"), code, said)
     assert not (here / "b.mid").exists()
 

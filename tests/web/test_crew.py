@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from musicgen.web import crew
 from musicgen.web.limits import Limits
 from musicgen.web.tunes import Made, Tunes
+from musicgen.web.work import Answer
+from musicgen.web.worker import Refused
 from tests.served import Served, served, until
 
 LONG = {"do": "sample", "bars": 512, "form": "through", "seed": 1}
@@ -38,6 +43,58 @@ def test_a_worker_that_dies_is_replaced(playground: Served) -> None:
     assert end["error"].startswith("the process that worked on it died (SIGKILL)")
     assert playground.tune_of(do="sample", bars=2)["bars"] == 2
     assert playground.playground.crew.pids != [pid]
+
+
+class Clumsy:
+    """A worker that does what nobody foresaw, at first."""
+
+    pid = 0
+    faults: ClassVar[list[Exception]] = []
+    stopped: ClassVar[list[bool]] = []
+
+    @classmethod
+    async def started(cls, *_: object) -> Clumsy:
+        """Start, or fail at it."""
+        if cls.faults and isinstance(cls.faults[0], OSError):
+            raise cls.faults.pop(0)
+        return cls()
+
+    async def ask(self, request: dict[str, Any], *_: object) -> Answer:
+        """Answer all but what cannot be answered."""
+        if request["do"] != "warm" and self.faults:
+            raise self.faults.pop(0)
+        return Answer({})
+
+    async def stop(self) -> None:
+        """End."""
+        self.stopped.append(True)
+
+
+@pytest.mark.parametrize("faults", [[RuntimeError("x")], [OSError(24, "x"), KeyError("x")]])
+def test_what_nobody_foresaw_ends_a_worker_and_not_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Exception]
+) -> None:
+    monkeypatch.setattr(crew, "Worker", Clumsy)
+    monkeypatch.setattr(crew, "REST_SECONDS", 0)
+    monkeypatch.setattr(Clumsy, "faults", faults)
+    monkeypatch.setattr(Clumsy, "stopped", [])
+
+    async def whole() -> None:
+        some = crew.Crew(tmp_path, Limits(workers=1))
+        some.start()
+        async with asyncio.timeout(10):
+            with pytest.raises(
+                Refused, match=r"the server failed at it \((Runtime|Key)Error\)"
+            ) as told:
+                await some.ask("a", b"bytes", do="x")
+            assert (told.value.status, some.held.taken) == (503, 0)
+            assert await some.ask("a", do="x") == Answer({})
+        assert Clumsy.stopped == [True]
+        await some.stop()
+        with pytest.raises(Refused, match="the server is stopping"):
+            await some.ask("a", do="x")
+
+    asyncio.run(whole())
 
 
 def test_a_job_that_is_over_holds_nothing_of_what_was_sent(playground: Served) -> None:

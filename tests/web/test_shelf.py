@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -11,10 +13,14 @@ import pytest
 
 from musicgen import formats, load
 from musicgen.music.score import Note, Score
+from musicgen.sampling.recipe import Drawn, ModelName, Order, Recipe, hash_of
+from musicgen.sampling.wishes import Wishes
+from musicgen.web.craft import _cut, _described
 from musicgen.web.limits import Limits
 from musicgen.web.shelf import Shelf
 from musicgen.web.tunes import Tunes
 from musicgen.web.wire import Kept
+from musicgen.web.worker import Away, Refused
 from tests.hostile import make
 from tests.models import untrained
 from tests.served import Served, served
@@ -137,3 +143,96 @@ def test_a_folder_that_cannot_be_written_is_said(shelf: Served, tmp_path: Path) 
 @pytest.mark.parametrize("id_", ["0123456789abcdef", "..", "%2e%2e", "x" * 3000])
 def test_what_is_not_on_the_shelf_cannot_be_taken_off(idle: Served, id_: str) -> None:
     assert idle.client.delete(f"/api/shelf/{id_}").status_code in (404, 405)
+
+
+# A shelf by itself, with files that spoil what is asked of them
+
+
+async def told(files: list[bytes]) -> list[dict[str, Any] | None]:
+    """Say of a file that its tune is its first letter; die of one that is bad."""
+    if b"bad" in files:
+        raise Refused(503, "the process that worked on it died")
+    plain = {"title": "", "key": "C", "meter": "4/4", "bars": 1}
+    return [plain | {"id": data[:1].decode()} for data in files]
+
+
+def ids(shelf: Shelf) -> list[str]:
+    return sorted(entry.id for entry in asyncio.run(shelf.entries()))
+
+
+def laid(folder: Path, **files: bytes) -> Path:
+    for name, data in files.items():
+        (folder / f"{name}.mid").write_bytes(data)
+    return folder
+
+
+def test_a_file_that_kills_a_worker_hides_no_other(tmp_path: Path) -> None:
+    asked: list[list[bytes]] = []
+
+    async def noted(files: list[bytes]) -> list[dict[str, Any] | None]:
+        asked.append(files)
+        return await told(files)
+
+    shelf = Shelf(laid(tmp_path, x=b"x", y=b"bad", z=b"z"), noted)
+    assert ids(shelf) == ["x", "z"]
+    asked.clear()
+    assert (ids(shelf), asked) == (["x", "z"], [])
+    laid(tmp_path, y=b"y, mended")
+    assert ids(shelf) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("fault", [Away(503, "the server is stopping"), Refused(429, "wait")])
+def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: Refused) -> None:
+    faults = [fault]
+
+    async def away(files: list[bytes]) -> list[dict[str, Any] | None]:
+        if faults:
+            raise faults.pop()
+        return await told(files)
+
+    shelf = Shelf(laid(tmp_path, x=b"x"), away)
+    with pytest.raises(Refused):
+        ids(shelf)
+    assert ids(shelf) == ["x"]
+
+
+def test_what_is_kept_is_kept_though_nobody_can_look_at_it(tmp_path: Path) -> None:
+    async def away(_: list[bytes]) -> list[dict[str, Any] | None]:
+        raise Away(503, "the server is stopping")
+
+    asyncio.run(Shelf(tmp_path, away).keep("x", b"data"))
+    assert (tmp_path / "x.mid").read_bytes() == b"data"
+
+
+def test_a_file_that_goes_while_the_folder_is_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid(tmp_path, x=b"x")
+    with os.scandir(tmp_path) as entries:
+        found = list(entries)
+    laid(tmp_path, y=b"y")
+    with os.scandir(tmp_path) as entries:
+        found += [entry for entry in entries if entry.name == "y.mid"]
+    (tmp_path / "x.mid").unlink()
+    monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext(found))
+    assert ids(Shelf(tmp_path, told)) == ["y"]
+
+
+def test_every_file_of_a_tune_is_taken_off(tmp_path: Path) -> None:
+    shelf = Shelf(laid(tmp_path, a=b"x", b=b"x", c=b"z"), told)
+    assert ids(shelf) == ["x", "z"]
+    shelf.remove("x")
+    assert [entry.id for entry in shelf.listed()] == ["z"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.mid"]
+
+
+def test_what_a_file_says_of_itself_is_cut(tmp_path: Path) -> None:
+    score = Score((Note(0, 60, 48),), title="t" * 5000)
+    drawn = Drawn(None, None, None, None, None, None)
+    model = ModelName("folk", 1, "")
+    recipe = Recipe(Order(Wishes(), 1, drawn=drawn), model, "1", hash_of(score))
+    formats.write(score, tmp_path / "a.mid", remarks=tuple(recipe.remarks()))
+    about = _described((tmp_path / "a.mid").read_bytes())
+    assert about is not None
+    assert about["title"] == "t" * 200
+    assert _cut("\ud800" + "m" * 300) == "?" + "m" * 199

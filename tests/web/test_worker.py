@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from musicgen.web import worker
-from musicgen.web.worker import Died, Refused, Worker
+from musicgen.web.worker import Away, Died, Refused, Worker
 
 READY = 'import os, signal, sys, time; print(\'{"done": {}, "bytes": 0}\', flush=True);'
 ROOT = Path(__file__).parents[2]
@@ -53,11 +53,14 @@ sys.stdin.read()
         ('print(\'{"done": {}, "bytes": 9}\\nhalf\', flush=True)', 503, "died"),
         ("os.close(1); time.sleep(600)", 503, "died"),
         ("print('{\"bars\": 1', end='', flush=True)", 503, "died"),
+        ("print('no JSON', flush=True); time.sleep(600)", 503, "its answer cannot be read"),
+        ("print('x' * 10**5, flush=True); time.sleep(600)", 503, "its answer cannot be read"),
     ],
 )
 def test_a_child_that_dies_is_explained(
     monkeypatch: pytest.MonkeyPatch, code: str, status: int, words: str
 ) -> None:
+    monkeypatch.setattr(worker, "MAX_LINE", 2**14)
     with pytest.raises(Died, match=words) as told:
         ask(code, monkeypatch)
     assert told.value.status == status
@@ -80,6 +83,16 @@ def test_a_child_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, co
     monkeypatch.setattr(worker, "COMMAND", ("-c", code))
     with pytest.raises(Died):
         asyncio.run(Worker.started(Path(), 0.5))
+
+
+def test_a_process_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", none)
+    with pytest.raises(Away, match="does not start") as told:
+        asyncio.run(Worker.started(Path(), 1))
+    assert told.value.status == 503
 
 
 # The limits on what others wrote, which the child sets itself

@@ -1,0 +1,61 @@
+"""Recipes that others wrote: whatever number stands in them, they are read or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from musicgen.errors import InvalidValue
+from musicgen.sampling.recipe import Recipe
+
+FOUND: dict[str, Any] = {
+    "musicgen": "1", "model": {"name": "folk", "version": 1, "fingerprint": "f"}, "notes": "n",
+    "seed": 1, "number": 0, "wishes": {"bars": 8, "key": "Edor"},
+    "drawn": {"meter": "4/4", "mode": "dorian", "rhythm": "reel", "parts": 1, "tonic": "E",
+              "qpm": 100.0},
+    "primer": {"meter": "4/4", "key": "D", "rhythm": "reel", "tempo": 90, "end": 0, "bars": []},
+    "keep": {"ids": [1], "bars": [[1, 1]], "candidates": 2},
+}  # fmt: skip
+HUGE = "1" + "0" * 400
+PLACES = (
+    "seed", "number", "model.version", "wishes.bars", "wishes.tempo", "wishes.key", "drawn.qpm",
+    "drawn.parts", "drawn.meter", "primer.tempo", "primer.end", "keep.candidates",
+)  # fmt: skip
+
+
+def text_with(place: str, value: str) -> str:
+    """Return a recipe with some JSON in one place."""
+    found = json.loads(json.dumps(FOUND))
+    *folders, name = place.split(".")
+    inner = found
+    for folder in folders:
+        inner = inner[folder]
+    inner[name] = "HERE"
+    return json.dumps(found).replace('"HERE"', value)
+
+
+def test_a_recipe_is_read() -> None:
+    recipe = Recipe.from_text(json.dumps(FOUND))
+    assert Recipe.from_text(recipe.to_text()) == recipe
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity", "[]", "1" * 5000])
+def test_what_is_no_number_is_refused(place: str, value: str) -> None:
+    with pytest.raises(InvalidValue, match="its recipe cannot be read"):
+        Recipe.from_text(text_with(place, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("drawn.qpm", HUGE), ("drawn.qpm", '"x"'), ("drawn.parts", "2.5"), ("drawn.meter", "4"),
+        ("primer.tempo", HUGE), ("wishes.bars", "2.5"), ("wishes.key", "4"),
+        ("wishes.tempo", HUGE), ("keep.candidates", HUGE),
+    ],
+)  # fmt: skip
+def test_a_number_that_fits_nowhere_is_refused(place: str, value: str) -> None:
+    with pytest.raises(InvalidValue, match="its recipe cannot be read"):
+        Recipe.from_text(text_with(place, value))
