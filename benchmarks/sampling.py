@@ -235,12 +235,15 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
     parser.add_argument("--tunes", type=int, default=1000)
+    parser.add_argument("--many", type=int, nargs="*", default=[256, 512], help="sizes for many")
+    parser.add_argument("--rounds", type=int, default=3, help="of many tunes")
     arguments = parser.parse_args()
     sizes, rounds, length = ([256], 1, 20) if arguments.toy else (arguments.hidden, 9, 200)
     for hidden in sizes:
         report(hidden, rounds, length)
-    for hidden in (256,) if arguments.toy else (256, 512):
-        many(hidden, 9 if arguments.toy else arguments.tunes, 1 if arguments.toy else 3)
+    for hidden in (256,) if arguments.toy else arguments.many:
+        many(hidden, 9 if arguments.toy else arguments.tunes,
+             1 if arguments.toy else arguments.rounds)  # fmt: skip
     cold_start(1 if arguments.toy else 7)
 
 
