@@ -100,7 +100,7 @@ def main() -> None:
     if arguments.child:
         child(arguments.child, arguments.updates, arguments.hidden)
         return
-    tunes = base(arguments.data, 30 if arguments.toy else 1000)
+    tunes = base(arguments.data, 6 if arguments.toy else 1000)
     with tempfile.TemporaryDirectory() as place:
         measure(tunes, Path(place), arguments)
 

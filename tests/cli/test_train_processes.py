@@ -44,7 +44,7 @@ def metrics(place: Path, name: str) -> list[dict[str, float]]:
 
 def test_two_processes_make_the_run_of_one(place: Path) -> None:
     for processes in (1, 2):
-        run = start(place, processes, "--name", f"by-{processes}", "--epochs", "12")
+        run = start(place, processes, "--name", f"by-{processes}", "--epochs", "6")
         told, _ = run.communicate(timeout=300)
         assert run.returncode == 0, told
         assert told.count("done; hear it") == 1, "one process speaks"
