@@ -1,0 +1,87 @@
+"""Numbers that arrive as text: matched against a pattern with bounds before they are converted.
+
+`Fraction("1e-9999999")` computes for seconds, `int("²")` and `int("9" * 5000)` raise errors of
+their own, `float("nan")` is accepted. Options, request fields, recipes, TOML values and corpus
+cards that are text therefore go through these functions.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Final
+
+from musicgen.errors import InvalidValue
+
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_DECIMAL: Final = re.compile(
+    r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?"
+)
+_FRACTION: Final = re.compile(r"[+-]?[0-9]{1,9}(?:/[0-9]{1,9}|\.[0-9]{1,9})?")
+_SHOWN: Final = 40  # characters of a wrong value that an error repeats
+
+
+def parse_integer(text: str, name: str, low: int, high: int) -> int:
+    """Convert ASCII digits to an integer.
+
+    Args:
+        text: what was written; blanks around it are ignored.
+        name: the option or field, for the error message.
+        low: the smallest value accepted.
+        high: the largest value accepted.
+
+    Raises:
+        InvalidValue: the text is not an integer of at most 18 digits, or is out of range.
+    """
+    plain = text.strip()
+    if _INTEGER.fullmatch(plain) and low <= (value := int(plain)) <= high:
+        return value
+    raise InvalidValue(f"{name} {shorten(text)!r}: write a whole number from {low} to {high}")
+
+
+def parse_decimal(text: str, name: str, low: float, high: float) -> float:
+    """Convert a decimal number, with an exponent of at most two digits, to a float.
+
+    Args:
+        text: what was written; blanks around it are ignored.
+        name: the option or field, for the error message.
+        low: the smallest value accepted.
+        high: the largest value accepted.
+
+    Raises:
+        InvalidValue: the text is not such a number (`nan` and `inf` are not), or is out of range.
+    """
+    plain = text.strip()
+    if _DECIMAL.fullmatch(plain) and low <= (value := float(plain)) <= high:
+        return value
+    raise InvalidValue(f"{name} {shorten(text)!r}: write a number from {low:g} to {high:g}")
+
+
+def parse_fraction(text: str, name: str, low: Fraction | int, high: Fraction | int) -> Fraction:
+    """Convert "3", "3/8" or "0.375" to an exact fraction.
+
+    Args:
+        text: what was written; blanks around it are ignored.
+        name: the option or field, for the error message.
+        low: the smallest value accepted.
+        high: the largest value accepted.
+
+    Raises:
+        InvalidValue: the text is not such a number, has a zero denominator or more than nine
+            digits on a side, or is out of range.
+    """
+    plain = text.strip()
+    if _FRACTION.fullmatch(plain):
+        over, _, under = plain.partition("/")
+        if not under or int(under):
+            value = Fraction(over) / int(under or 1)
+            if low <= value <= high:
+                return value
+    raise InvalidValue(
+        f"{name} {shorten(text)!r}: write a number or a fraction from {low} to {high}"
+    )
+
+
+def shorten(text: str) -> str:
+    """Cut a value to the first characters, as error messages repeat it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,62 @@
+"""Data from files and requests, read through typed schemas (msgspec).
+
+A schema is a `msgspec.Struct`, or any annotation that msgspec knows, with bounds in
+`msgspec.Meta`. What does not fit is one `InvalidValue` that names the place and the fault.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+
+from musicgen.errors import InvalidValue
+
+T = TypeVar("T")
+_PLACE: Final = re.compile(r" - at `(?:key in )?\$?\.?(.*)`$", re.DOTALL)
+
+
+def decode_json(data: bytes | str, schema: type[T], source: str) -> T:
+    """Parse JSON and check it against a schema.
+
+    Args:
+        data: UTF-8 bytes or text.
+        schema: the type to return; unknown fields are refused where it forbids them.
+        source: the file or field, for the error message.
+
+    Raises:
+        InvalidValue: the data is not JSON, nests too deeply, or does not fit the schema.
+    """
+    try:
+        return msgspec.json.decode(data, type=schema)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as fault:
+        raise InvalidValue(f"{source}{describe_fault(fault)}") from fault
+
+
+def check_schema(value: object, schema: type[T], source: str) -> T:
+    """Check parsed values (of TOML, say) against a schema.
+
+    Args:
+        value: what a parser returned: dicts, lists, text, numbers, None.
+        schema: the type to return.
+        source: the file or field, for the error message.
+
+    Raises:
+        InvalidValue: the value does not fit the schema.
+    """
+    try:
+        return msgspec.convert(value, type=schema)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as fault:
+        raise InvalidValue(f"{source}{describe_fault(fault)}") from fault
+
+
+def describe_fault(fault: Exception) -> str:
+    """Return ", PLACE: FAULT" for an error of msgspec, with no place where it names none."""
+    if isinstance(fault, RecursionError):
+        return ": nested too deeply"
+    text = str(fault)
+    place = _PLACE.search(text)
+    said = (text[: place.start()] if place else text).replace("`", "")
+    said = said[:1].lower() + said[1:]
+    return f", {place[1]}: {said}" if place and place[1] else f": {said}"

@@ -1,0 +1,58 @@
+"""Schemas: every misfit is one line with its place."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.typed_data import check_schema, decode_json
+
+
+class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bars: Annotated[int, msgspec.Meta(ge=1, le=10)]
+    share: float = 0.5
+
+
+class Book(msgspec.Struct, frozen=True):
+    sizes: tuple[Size, ...]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ('{"sizes": [{"bars": 256.0}]}', r"f.json, sizes\[0\].bars: expected int, got float"),
+        ('{"sizes": [{"bars": true}]}', "expected int, got bool"),
+        ('{"sizes": [{"bars": 11}]}', "expected int <= 10"),
+        ('{"sizes": [{"bars": 1, "share": 1e999}]}', r"sizes\[0\].share: number out of range"),
+        ('{"sizes": [{"bars": 1, "share": NaN}]}', "malformed"),
+        ('{"sizes": [{"bars": 1, "odd": 1}]}', "unknown field odd"),
+        ('{"sizes": [{"bars": 1' + "0" * 5000 + "}]}", "out of range"),
+        ("{}", "missing required field sizes"),
+        ("[" * 100_000, "f.json: "),
+    ],
+)
+def test_a_misfit_names_its_place(data: str, words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        decode_json(data, Book, "f.json")
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="nested too deeply"):
+        decode_json("[" * 100_000, object, "f.json")
+
+
+def test_parsed_values_are_checked_alike() -> None:
+    assert check_schema({"sizes": [{"bars": 3}]}, Book, "f.toml") == Book((Size(3),))
+    with pytest.raises(InvalidValue, match=r"f.toml, sizes\[0\].bars: expected int, got str"):
+        check_schema({"sizes": [{"bars": "3"}]}, Book, "f.toml")
+
+
+@given(st.binary())
+def test_any_bytes_are_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(InvalidValue, match=r"^f\.json"):
+        decode_json(data, Book, "f.json")
