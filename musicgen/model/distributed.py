@@ -11,10 +11,12 @@ with the same lanes, but for the order in which gradients are added.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +24,24 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from musicgen.errors import InvalidValue, MusicgenError
+from musicgen.errors import Interrupted, InvalidValue, MusicgenError
 
 PATIENCE: Final = timedelta(minutes=30)  # for a process that reads, evaluates or saves
+
+
+class AveragedModel:
+    """A model whose gradients are averaged over the processes after each pass back."""
+
+    def __init__(self, model: Any) -> None:
+        self.model: Any = DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the model forward."""
+        return self.model(*inputs)
+
+    def release(self) -> None:
+        """Let go of the process group, which lives as long as the wrapper does."""
+        self.model = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device is a constant
+    models: list[AveragedModel] = field(default_factory=list, compare=False)
 
     @property
     def writes(self) -> bool:
@@ -48,7 +66,8 @@ class Ranks:
         """Return the model, its gradients averaged over the processes after each pass back."""
         if self.world == 1:
             return model
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self.models.append(AveragedModel(model))
+        return self.models[-1]
 
     def total(self, values: Tensor) -> Tensor:
         """Add values up over the processes."""
@@ -105,9 +124,14 @@ def joined(device: str) -> Iterator[Ranks]:
         yield ALONE
         return
     place = own_device(device)
+    # Its functions take the process group of the moment of import as a default, and hold it for
+    # good: DistributedDataParallel imports it, and then no group is ever destroyed.
+    import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    ranks = Ranks(distributed.get_rank(), distributed.get_world_size(), place)
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), place)
+        with _leaving_together():
+            yield ranks
     except (RuntimeError, distributed.DistBackendError) as fault:
         if not is_lost_peer(fault):
             raise
@@ -116,7 +140,33 @@ def joined(device: str) -> Iterator[Ranks]:
             " again with --resume"
         ) from fault
     finally:
-        distributed.destroy_process_group()
+        leave(ranks)
+
+
+@contextlib.contextmanager
+def _leaving_together() -> Iterator[None]:
+    """Wait for the other processes at the end, and where all of them were told to stop.
+
+    torchrun ends all processes as soon as one has failed: none may leave while the first one saves.
+    """
+    try:
+        yield
+    except Interrupted:
+        distributed.barrier()
+        raise
+    distributed.barrier()
+
+
+def leave(ranks: Ranks) -> None:
+    """Destroy the process group, and the threads that work for it.
+
+    They end with the last reference to the group. A thread that is still there when the interpreter
+    ends, and then lets go of a tensor that Python knows, aborts the process.
+    """
+    for model in ranks.models:
+        model.release()
+    gc.collect()  # the wrapper and its hooks refer to each other
+    distributed.destroy_process_group()
 
 
 def own_device(device: str) -> torch.device:

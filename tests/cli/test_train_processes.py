@@ -17,7 +17,7 @@ from tests.made_up import tune
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("train", "tunes", "--hidden", "16", "--layers", "1", "--batch", "4", "--bptt", "16",
-         "--no-heard", "--device", "cpu")  # fmt: skip
+         "--no-heard", "--device", "cpu", "--precision", "fp32")  # fmt: skip
 
 
 @pytest.fixture
