@@ -38,6 +38,7 @@ from musicgen.errors import (
     Refusal,
 )
 from musicgen.files import explaining, new_folder, open_regular, write_new, write_whole
+from musicgen.folder_contents import is_listed
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -123,7 +124,8 @@ def save(
     """
     files = _files(weights, manifest, extra or {})
     needed = sum(map(len, files.values()))
-    with new_folder(folder, force=force) as staging, explaining(folder, needed):
+    replaces = is_listed if force else None
+    with new_folder(folder, replaces=replaces) as staging, explaining(folder, needed):
         for name, data in files.items():
             write_new(staging / name, data)
 

@@ -10,7 +10,8 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,10 @@ except ImportError:  # an open file cannot be removed there, which serves as the
     fcntl = None  # type: ignore[assignment]
 
 MAX_FILE_BYTES: Final = 256 * 2**20
-_PARTIAL: Final = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_PARTIAL: Final = re.compile(
+    r"\.(?P<name>.+)\.(?P<nonce>[0-9a-f]{8})(?P<seal>[0-9a-f]{8})\.partial"
+)
+_UNLOCKED: Final = 2.0  # seconds that a new partial file may wait for its lock at most
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
@@ -33,10 +37,10 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
     Raises OutputExists without force, NotFound for a missing folder, WriteFailed for the rest.
     """
     refuse_existing([path], force=force)
-    partial = _partial_beside(path)
+    partial = partial_beside(path)
     try:
-        write_new(partial, data)
-        _publish(partial, path, force=force)
+        with _new_file(partial, data):  # locked until it has its name
+            _publish(partial, path, force=force)
         _sync_folder(path.parent)
     except OSError as fault:
         raise _explained(fault, path, len(data)) from fault
@@ -46,27 +50,32 @@ def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield an empty folder to fill; it gets its name when the block ends well, else it goes.
 
-    With force an existing folder of that name is replaced, once the new one is complete.
+    Args:
+        path: the name.
+        replaces: whether a folder that has the name may go, once the new one is complete; None
+            where no folder may.
+
+    Raises OutputExists for anything else that has the name.
     """
-    _refuse_one(path, force=force and path.is_dir())
-    staging = _partial_beside(path)
+    _refuse_one(path, force=replaces is not None and replaces(path))
+    staging = partial_beside(path)
     try:
         with explaining(path):
             staging.mkdir()
-        with _locked(staging):
+        with locked_folder(staging):
             yield staging
             with explaining(path):
-                _publish_folder(staging, path, force=force)
+                _publish_folder(staging, path, force=replaces is not None and replaces(path))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that its name never stands for a part of it."""
-    going = _partial_beside(folder)
+    going = partial_beside(folder)
     with explaining(folder):
         folder.rename(going)
         _sync_folder(folder.parent)
@@ -94,12 +103,30 @@ def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
         _refuse_one(path, force=force)
 
 
+def prepare_outputs(paths: Iterable[Path], *, force: bool = False) -> None:
+    """Refuse outputs as `refuse_existing` does; sweep what killed writers left beside them."""
+    outputs = list(paths)
+    refuse_existing(outputs, force=force)
+    for folder in dict.fromkeys(path.parent for path in outputs):
+        sweep_partials(folder)
+
+
 def sweep_partials(folder: Path) -> int:
     """Remove what killed writers left in a folder, and return how many; what is in use stays."""
     if not folder.is_dir():
         return 0
-    strays = [path for path in sorted(folder.iterdir()) if _PARTIAL.fullmatch(path.name)]
-    return sum(_swept(path) for path in strays)
+    try:
+        with os.scandir(folder) as entries:
+            strays = sorted(entry.name for entry in entries if is_partial(entry.name))
+    except OSError:
+        return 0
+    return sum(sweep_unlocked(folder / name) for name in strays)
+
+
+def is_partial(name: str) -> bool:
+    """Tell whether a name is one that `partial_beside` makes."""
+    match = _PARTIAL.fullmatch(name)
+    return match is not None and match[3] == _seal(match[1], match[2])
 
 
 def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
@@ -161,12 +188,29 @@ def _refuse_one(path: Path, *, force: bool) -> None:
         raise OutputExists(f"{path} exists; choose another name or add --force")
 
 
-def _partial_beside(path: Path) -> Path:
-    return path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.partial"
+def partial_beside(path: Path) -> Path:
+    """Return a name for an output that is not complete.
+
+    Half of its number is a hash of the rest, so that a file of somebody else's has no such name.
+    """
+    name, nonce = path.name[:40], secrets.token_hex(4)
+    return path.parent / f".{name}.{nonce}{_seal(name, nonce)}.partial"
+
+
+def _seal(name: str, nonce: str) -> str:
+    text = f"musicgen\0{name}\0{nonce}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:8]
 
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that is not there yet, such as one of a new folder's; raises OSError."""
+    with _new_file(path, data):
+        pass
+
+
+@contextlib.contextmanager
+def _new_file(path: Path, data: bytes) -> Iterator[None]:
+    """Write a file that is not there yet, and hold its lock for a block."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         _lock(handle)
@@ -174,8 +218,13 @@ def write_new(path: Path, data: bytes) -> None:
         while view:
             view = view[os.write(handle, view) :]
         os.fsync(handle)
+        if fcntl is None:  # an open file gets no other name there
+            os.close(handle)
+            handle = -1
+        yield
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
 
 
 def _publish(partial: Path, path: Path, *, force: bool) -> None:
@@ -197,7 +246,7 @@ def _publish_folder(staging: Path, path: Path, *, force: bool) -> None:
         _sync(file)
     _sync_folder(staging)
     if force and path.is_dir():
-        old = _partial_beside(path)
+        old = partial_beside(path)
         path.rename(old)
         staging.rename(path)
         shutil.rmtree(old, ignore_errors=True)
@@ -232,7 +281,8 @@ def _lock(handle: int) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Show other programs for a block that a folder is in use."""
     if fcntl is None:
         yield
         return
@@ -246,21 +296,30 @@ def _locked(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _swept(path: Path) -> bool:
-    """Remove a stray unless somebody holds it."""
+def sweep_unlocked(path: Path) -> bool:
+    """Remove a stray file or folder unless somebody holds it; tell whether it is gone."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(path, flags)
     except OSError:
         return False
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_just_made(os.fstat(handle), path):
+            return False
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:
         return False
     finally:
         os.close(handle)
     return True
+
+
+def _is_just_made(status: os.stat_result, path: Path) -> bool:
+    """Tell whether a writer may not have come to lock what it made."""
+    is_empty = not any(path.iterdir()) if stat.S_ISDIR(status.st_mode) else not status.st_size
+    return is_empty and 0 <= time.time() - status.st_mtime < _UNLOCKED
 
 
 @contextlib.contextmanager

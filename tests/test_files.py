@@ -19,6 +19,7 @@ from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal, Writ
 from musicgen.files import (
     new_folder,
     open_regular,
+    partial_beside,
     refuse_existing,
     remove_folder,
     rename_folder,
@@ -282,12 +283,18 @@ def test_200_killed_writers_leave_a_whole_file(song: Path) -> None:
 
 def test_the_sweep_leaves_what_is_in_use_and_what_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "notes.partial").write_text("mine")
-    (tmp_path / ".old.mid.0123abcd.partial").write_text("stray")
-    (tmp_path / ".old.0123abcd.partial").mkdir()
+    (tmp_path / ".mine.mid.0123abcd01234567.partial").write_text("no writer gave it this name")
+    partial_beside(tmp_path / "old.mid").write_text("stray")
+    stray = partial_beside(tmp_path / "old")
+    stray.mkdir()
+    (stray / "half").write_bytes(OLD)
+    partial_beside(tmp_path / "link").symlink_to(tmp_path / "notes.partial")
+    partial_beside(tmp_path / "new.mid").touch()  # its writer may be about to lock it
     with new_folder(tmp_path / "data") as staging:
         assert sweep_partials(tmp_path) == 2
         assert staging.is_dir()
-    assert names(tmp_path) == ["data", "notes.partial"]
+    left = sorted(path.name.strip(".").split(".")[0] for path in tmp_path.iterdir())
+    assert left == ["data", "link", "mine", "new", "notes"]
     assert sweep_partials(tmp_path / "nowhere") == 0
 
 
@@ -307,7 +314,9 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (target / "a").read_bytes() == OLD
     with pytest.raises(OutputExists, match="data exists"), new_folder(target):
         pytest.fail("there is a folder of that name")
-    with new_folder(target, force=True) as staging:
+    with pytest.raises(OutputExists), new_folder(target, replaces=lambda _: False):
+        pytest.fail("it may not be replaced")
+    with new_folder(target, replaces=lambda folder: folder == target) as staging:
         write_whole(staging / "b", NEW)
     assert names(target) == ["b"]
     assert names(tmp_path) == ["data"]

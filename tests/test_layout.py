@@ -12,7 +12,7 @@ import pytest
 import musicgen
 
 PACKAGE = Path(musicgen.__file__).parent
-ROOMS = ("errors", "number_parsing", "typed_data", "files", "config", "music", "formats",
+ROOMS = ("errors", "number_parsing", "typed_data", "files", "folder_contents", "config", "music", "formats",
          "tokens", "corpus", "checkpoint", "sampling", "listen", "model", "tune",
          "web", "cli")  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")

@@ -31,12 +31,12 @@ def several(device: str) -> Iterator[Ranks | None]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, exists: bool) -> Iterator[Claim]:
+def held(folder: Path, *, exists: bool, force: bool = False) -> Iterator[Claim]:
     """Hold a run's folder; of several processes the first holds it for all."""
     from musicgen.model.claim import Claim, claimed
 
     if not is_first():
         yield Claim(folder)
         return
-    with claimed(folder, exists=exists) as claim:
+    with claimed(folder, exists=exists, force=force) as claim:
         yield claim

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.settings import is_typed
+from musicgen.cli.settings import is_typed, read_settings
+from musicgen.errors import Mismatch, NotFound
+from musicgen.folder_contents import CONFIG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +27,69 @@ if TYPE_CHECKING:
 BESIDE: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
                  "no_heard", "tensorboard", "quiet", "verbose")  # fmt: skip
 
+_MOST_NAMED: Final = 12
+
 Read = Callable[[tuple[str, ...], str | None, "Checkpoint | None"], "Dataset"]
+
+
+def take_config(ctx: click.Context, folder: Path) -> None:
+    """Take the options of a run that was begun and saved nothing from its config.toml.
+
+    Raises NotFound where there is no run and nothing says what to train on, Mismatch for a flag
+    that contradicts the run's own.
+    """
+    from musicgen.checkpoint import aside, numbered
+    from musicgen.model.claim import has_saved
+    from musicgen.model.keeping import PROGRESS
+
+    if has_saved(folder) or has_saved(aside(folder)) or numbered(folder / PROGRESS):
+        return
+    config = folder / CONFIG
+    if config.is_file():
+        _take(ctx, config)
+    elif not ctx.params["sources"]:
+        raise NotFound(_no_run(folder))
+
+
+def _take(ctx: click.Context, config: Path) -> None:
+    from musicgen.model.resuming import MAY_CHANGE
+
+    values = {"sources": (), **read_settings(config, ctx), "minutes": None}  # made epochs there
+    values["sources"] = tuple(values["sources"])
+    for name, value in values.items():
+        stays = name in MAY_CHANGE or (name in BESIDE and name != "sources")
+        if is_typed(ctx, name) and stays:
+            continue
+        if is_typed(ctx, name) and ctx.params[name] != value and name != "minutes":
+            flag = "SOURCE" if name == "sources" else f"--{name.replace('_', '-')}"
+            raise Mismatch(
+                f"{flag} {_shown(ctx.params[name])}: the run that is resumed has {_shown(value)};"
+                f" leave it out, or train another --name (its options are in {config})"
+            )
+        if name != "name":
+            ctx.params[name] = value
+
+
+def _shown(value: Any) -> str:
+    shown = " ".join(value) if isinstance(value, tuple) else "none" if value is None else str(value)
+    return shown or "no source"
+
+
+def _no_run(folder: Path) -> str:
+    """Say that there is no such run, and which has a name like it."""
+    from musicgen.folder_contents import is_run
+
+    if os.path.lexists(folder):
+        return (
+            f"--resume: {folder} holds no saved state and no {CONFIG}; name the SOURCEs to begin"
+            " again, or choose another --name"
+        )
+    runs = sorted(path.name for path in folder.parent.glob("[!.]*") if is_run(path))
+    near = get_close_matches(folder.name, runs, n=3)
+    listed = f"did you mean {' or '.join(near)}?" if near else (
+        f"there are {', '.join(runs[:_MOST_NAMED])}" if runs else "there is none at all"
+    )  # fmt: skip
+    return f"--resume: there is no run {folder.name!r} in {folder.parent}; {listed}"
 
 
 def asked(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:

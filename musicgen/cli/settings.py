@@ -23,6 +23,7 @@ from click.core import ParameterSource
 from musicgen.cli.grouped import long_name
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import open_regular
+from musicgen.folder_contents import CONFIG_HEAD
 
 MOST_BYTES: Final = 2**20
 # Options that are no settings: they say what to do with a run, or how much to tell of it.
@@ -70,7 +71,7 @@ def render_settings(
 
     What was left open is a remark with the value that was derived for it.
     """
-    lines = ["# musicgen train --config THIS_FILE trains in the same way", ""]
+    lines = [CONFIG_HEAD, ""]
     for param in settings_of(params):
         lines.extend(_rendered(long_name(param), values.get(str(param.name)), derived))
     return "\n".join([*lines, ""])

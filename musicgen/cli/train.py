@@ -12,7 +12,7 @@ import click
 
 from musicgen.cli.grouped import Grouped
 from musicgen.cli.processes import held, is_first, several
-from musicgen.cli.resumed import is_done
+from musicgen.cli.resumed import is_done, take_config
 from musicgen.cli.settings import config_option, is_typed
 from musicgen.cli.started import settings_of_run, start
 from musicgen.cli.stopping import Stopping
@@ -20,7 +20,7 @@ from musicgen.cli.told import announce, conclude, tell_all, tell_times, unit_of
 from musicgen.cli.types import FRACTION, POSITIVE
 from musicgen.cli.watched import Seen, Watched, best_told
 from musicgen.config import CELLS
-from musicgen.errors import InvalidValue, NotFound
+from musicgen.errors import Interrupted, InvalidValue, NotFound
 from musicgen.files import refuse_existing, write_whole
 
 if TYPE_CHECKING:
@@ -145,28 +145,31 @@ def train(ctx: click.Context, /, **chosen: Any) -> None:
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
-    _prefer_typed(ctx)
     folder = _run_folder(chosen["name"])
+    if chosen["resume"]:
+        take_config(ctx, folder)
+    _prefer_typed(ctx)
+    chosen = dict(ctx.params)
     _refuse(chosen)
     quiet, resume = chosen["quiet"] or not is_first(), chosen["resume"]
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     with (
         Stopping() as stopping,
         several(chosen["device"]) as ranks,
-        held(folder, exists=resume or chosen["force"]) as claim,
+        held(folder, exists=resume, force=chosen["force"]) as claim,
     ):
         if resume and is_done(folder, score_test=chosen["score_test"]):
             console.print(f"{folder}: the run is finished, there is nothing left to do")
             return
         run = start(ctx, claim, console, ranks)
-        settings = settings_of_run(ctx, run)
+        run.config = settings_of_run(ctx, run)
         if chosen["save_config"] and run.writes:
-            write_whole(chosen["save_config"], settings, force=chosen["force"])
+            write_whole(chosen["save_config"], run.config, force=chosen["force"])
         announce(run, console)
         if chosen["verbose"]:
             tell_all(run.plan, console)
-        stopping.ask = run.stop
-        _follow(run, settings, chosen, console)
+        stopping.ask, stopping.tell = run.stop, console.print
+        _follow(run, chosen, console)
         stopping.ask = None
         if chosen["score_test"]:
             run.score_test()
@@ -203,23 +206,35 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
         refuse_existing([save_config], force=force)
 
 
-def _follow(run: Run, settings: bytes, chosen: Mapping[str, Any], console: Console) -> None:
+def _follow(run: Run, chosen: Mapping[str, Any], console: Console) -> None:
     """Train, while it is shown and what can be heard and seen of it is kept."""
-    from musicgen.model.record import Note, Record, observers_of
+    from musicgen.model.record import Record, observers_of
 
     heard, tensorboard = not chosen["no_heard"], chosen["tensorboard"]
     observers = observers_of(run, heard=heard, tensorboard=tensorboard) if run.writes else []
-    if run.writes and not run.resumed:
-        observers.append(Note(run.folder / "config.toml", settings))
-    with (
-        Watched(console, run.name, _seen(run), verbose=chosen["verbose"]) as watched,
-        Record(observers, console.print) as record,
-    ):
-        for progress in run.train():
-            watched(progress)
-            record(progress)
+    try:
+        with (
+            Watched(console, run.name, _seen(run), verbose=chosen["verbose"]) as watched,
+            Record(observers, console.print) as record,
+        ):
+            for progress in run.train():
+                watched(progress)
+                record(progress)
+    except KeyboardInterrupt:
+        raise Interrupted(_cut_off(run)) from None
     if chosen["verbose"]:
         tell_times(watched.seen, run.pace.spent, record.spent, console)
+
+
+def _cut_off(run: Run) -> str:
+    """Say what is left of a run that was ended at once."""
+    if run.saved_step < 0 and not run.resumed:
+        return "interrupted; nothing was saved yet"
+    step = f" at update {run.saved_step}" if run.saved_step >= 0 else ""
+    return (
+        f"interrupted; what was saved last{step} is whole:"
+        f" musicgen train --name {run.name} --resume goes on from there"
+    )
 
 
 def _seen(run: Run) -> Seen:

@@ -51,6 +51,7 @@ from musicgen.corpus.store import (
     Shards,
     digest,
     is_dataset,
+    is_own,
     load,
     read_manifest,
     refusal_table,
@@ -106,7 +107,7 @@ def build(
     task = Task(found, codec, limits or Limits())
     keep = None if out else _Scratch()
     out = out or keep.folder / "data"  # type: ignore[union-attr]
-    with new_folder(out, force=force) as staging, explaining(out):
+    with new_folder(out, replaces=is_own if force else None) as staging, explaining(out):
         work = staging / "work"
         work.mkdir()
         spools = Spools(work, max(1, jobs))

@@ -31,6 +31,7 @@ from musicgen.corpus.rows import Rows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
 from musicgen.files import explaining, new_folder, open_regular, refuse_existing, write_whole
+from musicgen.folder_contents import is_listed
 
 FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
@@ -41,6 +42,7 @@ GROUP_TUNES, GROUP_IDS = 256, 2**17  # a row group has at most as many
 SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
 _MAX_MANIFEST: Final = 64 * 2**20
 _OLD_TUNES: Final = "tunes.parquet"  # of format 1
+_OLD_FILES: Final = frozenset((_OLD_TUNES, MANIFEST, REFUSALS, REPORT))
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +266,7 @@ def _refusals(batch: Any) -> list[Refusal]:
 
 def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
     """Write a data set as a new folder, which appears whole or not at all."""
-    with new_folder(folder, force=force) as staging, explaining(folder):
+    with new_folder(folder, replaces=is_own if force else None) as staging, explaining(folder):
         with Shards(staging) as shards:
             for part, tune in dataset:
                 shards.add(part, tune)
@@ -317,10 +319,21 @@ def _check(content: Mapping[str, Any]) -> str:
 
 def check_out(folder: Path, *, force: bool = False) -> None:
     """Raise OutputExists, before any work, for a folder that may not become this data set."""
-    if folder.is_dir() and not is_dataset(folder):
-        raise OutputExists(f"{folder} is a folder, and no data set; choose another name")
+    if folder.is_dir() and not is_own(folder):
+        if is_dataset(folder) and not folder.is_symlink():
+            fault = "holds files that no build wrote; move them away, or choose another name"
+        else:
+            fault = "is a folder, and no data set; choose another name"
+        raise OutputExists(f"{folder} {fault}")
     if not (force and folder.is_dir()):
         refuse_existing([folder])
+
+
+def is_own(folder: Path) -> bool:
+    """Tell whether a folder is a data set, whole or damaged, and holds nothing else."""
+    if not is_dataset(folder):
+        return False
+    return is_listed(folder) or {path.name for path in folder.iterdir()} <= _OLD_FILES
 
 
 def load(folder: Path, keep: object = None) -> Dataset:

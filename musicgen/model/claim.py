@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from musicgen.checkpoint import BEST, MANIFEST, aside, numbered
+from musicgen.checkpoint import BEST, aside, numbered
 from musicgen.errors import InUse, MusicgenError, OutputExists
 from musicgen.files import explaining, remove_folder, rename_folder, sweep_partials
+from musicgen.folder_contents import has_manifest, is_run, refuse_foreign_run
 from musicgen.model.keeping import PROGRESS, sweep
 
 try:
@@ -31,7 +32,9 @@ try:
 except ImportError:
     fcntl = None  # type: ignore[assignment]
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_MOST_BYTES: Final = 1024  # of a lock
+_HEAD: Final = b'{"pid": '  # of a lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Claim:
 
     def begin(self, *, force: bool = False) -> None:
         """Make the folder; with force the run that stands there waits aside."""
-        if force and self.folder.exists():
+        if force and os.path.lexists(self.folder):
+            refuse_foreign_run(self.folder)
             rename_folder(self.folder, aside(self.folder))
             self.moved = True
         self.made = not self.folder.exists()
@@ -74,16 +78,22 @@ class Claim:
 
     def give_up(self) -> None:
         """Leave the place as it was found, unless something was saved."""
-        if self.made and not has_saved(self.folder):
+        if self.made and not has_saved(self.folder) and is_run(self.folder):
             remove_folder(self.folder)
         put_back(self.folder)
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, *, exists: bool = False) -> Iterator[Claim]:
+def claimed(folder: Path, *, exists: bool = False, force: bool = False) -> Iterator[Claim]:
     """Hold a run's folder against all other runs, and put in order what killed ones left.
 
-    Raises InUse where another run is at work, OutputExists for one that stands there unless asked.
+    Args:
+        folder: the run's.
+        exists: whether a run may be there.
+        force: whether it may be replaced.
+
+    Raises InUse where another run is at work, OutputExists for one that exists unless asked, and
+    for a folder that no run filled.
     """
     fresh = not folder.parent.exists()
     with explaining(folder.parent):
@@ -94,11 +104,7 @@ def claimed(folder: Path, *, exists: bool = False) -> Iterator[Claim]:
             sweep_partials(folder.parent)
             put_back(folder)
             sweep(folder)
-            if folder.exists() and not exists:
-                raise OutputExists(
-                    f"{folder} exists; choose another --name, go on with --resume,"
-                    " or replace it with --force"
-                )
+            _refuse_other(folder, exists=exists or force, force=force)
             try:
                 with foreseen(folder):
                     yield claim
@@ -132,21 +138,39 @@ def is_short_of_memory(fault: BaseException) -> bool:
     return isinstance(fault, MemoryError) or any(word in words for word in known)
 
 
+def _refuse_other(folder: Path, *, exists: bool, force: bool) -> None:
+    """Raise OutputExists for a folder that may not be gone on with, or not be replaced."""
+    if not os.path.lexists(folder):
+        return
+    if not exists:
+        raise OutputExists(
+            f"{folder} exists; choose another --name, go on with --resume,"
+            " or replace it with --force"
+        )
+    if force or not (numbered(folder / PROGRESS) or has_saved(folder)):
+        refuse_foreign_run(folder)
+
+
 def has_saved(run: Path) -> bool:
     """Tell whether a run's folder holds anything worth keeping."""
-    kept = numbered(run / BEST) or numbered(run / PROGRESS)
-    return bool(kept) or (run / MANIFEST).is_file()
+    kept = (*numbered(run / BEST), *numbered(run / PROGRESS), run)
+    return any(map(has_manifest, kept))
 
 
 def put_back(folder: Path) -> None:
-    """Decide between a run that waits aside and its successor."""
+    """Decide between a run that waits aside and its successor.
+
+    Raises OutputExists where either of them is nothing that a run wrote.
+    """
     old = aside(folder)
-    if not old.is_dir():
+    if not os.path.lexists(old):
         return
+    refuse_foreign_run(old)
     if has_saved(folder):
         remove_folder(old)
         return
-    if folder.is_dir():
+    if os.path.lexists(folder):
+        refuse_foreign_run(folder)
         remove_folder(folder)
     rename_folder(old, folder)
 
@@ -173,6 +197,8 @@ def _taken(path: Path, folder: Path) -> tuple[int, Holder | None]:
             with contextlib.suppress(OSError):
                 path.unlink()
         before = _holder(path)
+        if before is None:
+            _refuse_other_file(path)
         with explaining(path):
             handle = os.open(path, _FLAGS, 0o666)
         try:
@@ -185,6 +211,19 @@ def _taken(path: Path, folder: Path) -> tuple[int, Holder | None]:
         os.close(handle)
         if not alone:
             raise InUse(_told(folder, _holder(path)))
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Raise OutputExists for what has the name of a lock file and is none, nor half of one."""
+    if not os.path.lexists(path):
+        return
+    is_lock = path.is_file() and not path.is_symlink()
+    with contextlib.suppress(FileNotFoundError):  # it was given back meanwhile
+        head = path.read_bytes()[: len(_HEAD)] if is_lock else b"?"
+        if not _HEAD.startswith(head):
+            raise OutputExists(
+                f"{path} is not the lock file of a run; move it away, or choose another --name"
+            )
 
 
 def _alone(handle: int, before: Holder | None) -> bool:
@@ -225,6 +264,8 @@ def _same(handle: int, path: Path) -> bool:
 
 def _holder(path: Path) -> Holder | None:
     try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            return None
         found: dict[str, Any] = json.loads(path.read_bytes())
         return Holder(int(found["pid"]), str(found["host"]), str(found["since"]))
     except (OSError, ValueError, KeyError, TypeError):

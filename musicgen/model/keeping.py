@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from musicgen.checkpoint import (
     read_manifest,
     render_manifest,
 )
-from musicgen.errors import DamagedCheckpoint, MusicgenError, WriteFailed
+from musicgen.errors import DamagedCheckpoint, MusicgenError, OutputExists, WriteFailed
 from musicgen.files import (
     explaining,
     hash_regular,
@@ -42,6 +43,7 @@ from musicgen.files import (
     sweep_partials,
     write_new,
 )
+from musicgen.folder_contents import is_step
 
 FORMAT: Final = 2
 KEPT: Final = 3
@@ -88,12 +90,17 @@ def refuse_odd(arrays: Mapping[str, np.ndarray], step: int) -> None:
 
 
 def place(shelf: Path, step: int) -> Path:
-    """Return the name for the folder of an update; what may stand there, damaged, goes."""
+    """Return the name for the folder of an update; a damaged state that has it goes.
+
+    Raises OutputExists for anything else of that name.
+    """
     with explaining(shelf):
         shelf.mkdir(parents=True, exist_ok=True)
     folder = shelf / f"{step:08d}"
-    if folder.exists():
+    if is_step(folder):
         remove_folder(folder)
+    elif os.path.lexists(folder):
+        raise OutputExists(f"{folder} is not a saved state of the run; move it away")
     return folder
 
 
@@ -101,7 +108,7 @@ def let_go(newest: Path, kept: int, known: int) -> None:
     """Remove all but the newest folders, once the newest of all was read back from the disk."""
     verify(newest, known)
     step = int(newest.name)
-    others = [folder for folder in numbered(newest.parent) if folder != newest]
+    others = [folder for folder in numbered(newest.parent) if folder != newest and is_step(folder)]
     before = [folder for folder in others if int(folder.name) < step]
     staying = before[max(0, len(before) - kept + 1) :]
     for folder in others:

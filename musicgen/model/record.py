@@ -112,22 +112,6 @@ class Record:
         self.spent += time.monotonic() - began
 
 
-@dataclass
-class Note:
-    """Lays a file into the run's folder as soon as there is one."""
-
-    path: Path
-    data: bytes
-
-    def __call__(self, _: Progress) -> None:
-        """Write it once; a resumed run keeps its own."""
-        if not self.path.exists():
-            write_whole(self.path, self.data)
-
-    def close(self) -> None:
-        """Do nothing: it is written."""
-
-
 # A tune at each evaluation
 
 

@@ -31,6 +31,7 @@ from musicgen.checkpoint import BEST, CARD, Checkpoint, Manifest, stored
 from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
 from musicgen.files import explaining, write_whole
+from musicgen.folder_contents import CONFIG
 from musicgen.model import adapt, keeping
 from musicgen.model.batches import moved, room_of
 from musicgen.model.card import Scores, model_card
@@ -101,6 +102,7 @@ class Run:
     start: Checkpoint | None = None  # the model that it goes on from
     ranks: Ranks = ALONE  # of several processes that train together, this one
     no_index: bool = False  # leave out the index of the tunes that receipts are told by
+    config: bytes = b""  # its options as a file, which starts it again
     pace: Pace = field(default_factory=Pace)
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -212,7 +214,7 @@ class Run:
         if self.claim is not None or not self.writes:
             yield self.claim or Claim(self.folder)
             return
-        with claimed(self.folder, exists=self.force or self.resumed) as claim:
+        with claimed(self.folder, exists=self.resumed, force=self.force) as claim:
             yield claim
 
     @contextlib.contextmanager
@@ -231,6 +233,8 @@ class Run:
         """Make the folder; its metrics go on from here."""
         if self.writes:
             claim.begin(force=self.force)
+            if self.config and not self.resumed:
+                write_whole(self.folder / CONFIG, self.config, force=True)
             write_whole(self.folder / METRICS, lines(self.metrics), force=True)
 
     def _take(self, progress: Progress, claim: Claim) -> None:
@@ -242,8 +246,8 @@ class Run:
                 self.scores = self.scores.with_valid(progress.held)
         self.note(progress)
         judged = progress.is_best or progress.held is not None
-        is_due = self.writes and self.pace.is_due(judged=judged)
-        if self.over or self.ranks.any(is_due):
+        is_due = self.stopping or (self.writes and self.pace.is_due(judged=judged))
+        if self.over or self.ranks.any(is_due):  # before it is shown: the terminal may be gone
             self.save(claim)
 
     def _interrupted(self) -> Interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,8 +18,9 @@ from musicgen.checkpoint import render_manifest
 from musicgen.cli import commands
 from musicgen.cli.stopping import Stopping
 from musicgen.cli.watched import Watched
-from musicgen.model.claim import claimed
+from musicgen.model.claim import Claim, claimed
 from musicgen.model.resuming import find
+from musicgen.model.run import Run
 from musicgen.model.training import Progress
 
 TUNES = "".join(f"X:{n}\nT:{n}\nL:1/8\nM:2/4\nK:C\nCDEF|{'CDEFGAB'[n % 7]}4|\n\n" for n in range(9))
@@ -84,19 +86,70 @@ def test_stopped_and_resumed_without_a_flag_it_ends_as_if_never_stopped(stopped:
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "whole"]
 
 
-def test_a_polite_kill_saves_too_and_a_second_signal_ends_at_once(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGINT, signal.SIGTERM],  # Ctrl-C under torchrun
+    ],
+)
+def test_whatever_signal_comes_the_state_is_saved_and_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[signal.Signals]
 ) -> None:
     with monkeypatch.context() as patch:
-        at_update(patch, 5, signal.SIGTERM)
-        refused(train(*WORDS), 130, "stopped after update 5")
-    with monkeypatch.context() as patch:
-        at_update(patch, 9, signal.SIGINT, signal.SIGINT)
-        refused(train("--resume"), 130, "interrupted")
+        result = train(*WORDS, name=at_update(patch, 5, *numbers) and "mine")
+    refused(result, 130, "stopped after update 5, all saved; musicgen train --name mine --resume")
+    assert "stopping: this update is finished and saved first" in result.output
+    assert ("still saving; a third signal" in result.output) == (len(numbers) == 2)
     found = find(here / "checkpoints" / "mine")
     assert found is not None
-    assert 5 <= found.step <= 9
+    assert found.step == 5
+
+
+def test_a_third_signal_ends_at_once_and_says_what_is_saved(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_update(patch, 9, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+        result = train("--resume")
+    refused(result, 130, "interrupted; what was saved last")
+    assert "musicgen train --name mine --resume goes on from there" in result.output
     assert train("--resume").exit_code == 0
+
+
+def test_the_state_is_saved_before_the_update_is_shown(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that is gone cannot be written to."""
+    take = Run._take
+
+    def taken(self: Run, progress: Progress, claim: Claim) -> None:
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGHUP)
+        take(self, progress, claim)
+
+    def watched(self: Watched, progress: Progress) -> None:
+        if progress.step == 4:
+            raise OSError(errno.EIO, "the terminal is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_take", taken)
+        patch.setattr(Watched, "__call__", watched)
+        assert train(*WORDS).exit_code != 0
+    found = find(here / "checkpoints" / "mine")
+    assert found is not None
+    assert found.step == 4
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopping():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_before_there_is_anything_to_save_a_signal_ends_at_once() -> None:
@@ -152,6 +205,64 @@ def test_a_run_under_way_keeps_others_out_before_any_work(stopped: Path) -> None
     with claimed(stopped, exists=True):
         for words in (["--resume"], ["--force", *WORDS], WORDS):
             refused(train(*words), 2, f"another run is at work here (process {os.getpid()} on ")
+
+
+def begin_and_kill(*words: str) -> None:
+    """Train in a process of its own, killed between its first update and its first state."""
+    code = (
+        "import os, signal, sys\n"
+        "from musicgen.model.run import Run\n"
+        "Run.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from musicgen.cli import commands\n"
+        "commands(sys.argv[1:])\n"
+    )
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", *words],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_run_that_was_killed_before_it_saved_is_the_one_that_starts(here: Path) -> None:
+    assert train(*WORDS, name="whole").exit_code == 0
+    begin_and_kill(*WORDS, "--name", "mine")
+    refused(train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8")
+    refused(train("--resume", "other.abc"), 2, "SOURCE other.abc: the run that is resumed has tune")
+    result = train("--resume")
+    assert result.exit_code == 0, result.output
+    assert "nothing was saved here yet; the run starts" in result.output
+    assert weights("mine") == weights("whole")
+
+
+@pytest.mark.parametrize("words", [[], ["--hidden", "8"], ["--codec", "text"]])
+def test_without_a_run_and_a_source_there_is_nothing_to_resume(
+    stopped: Path, words: list[str]
+) -> None:
+    result = train("--resume", *words, name="mien")
+    refused(result, 2, "--resume: there is no run 'mien' in checkpoints; did you mean mine?")
+    result = train("--resume", *words, name="x")
+    refused(result, 2, "--resume: there is no run 'x' in checkpoints; there are mine")
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["mine"]
+
+
+def test_where_there_is_no_run_at_all_none_is_resumed(here: Path) -> None:
+    refused(train("--resume"), 2, "there is no run 'mine' in checkpoints; there is none at all")
+    assert not Path("checkpoints").exists()
+    Path("checkpoints", "mine").mkdir(parents=True)
+    refused(train("--resume"), 2, "holds no saved state and no config.toml; name the SOURCEs")
+
+
+def test_a_folder_of_something_else_is_not_replaced(here: Path) -> None:
+    Path("checkpoints", "mine").mkdir(parents=True)
+    thesis = Path("checkpoints", "mine", "thesis.tex")
+    thesis.write_text("ten years of work")
+    words = "checkpoints/mine is a folder and not the folder of a training run; it is not replaced"
+    refused(train("--force", *WORDS), 2, words)
+    refused(train("--resume", *WORDS), 2, words)
+    assert thesis.read_text() == "ten years of work"
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["mine"]
 
 
 def test_a_run_that_saved_nothing_is_begun(here: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from musicgen.checkpoint import digest, numbered, render_manifest
 from musicgen.errors import DamagedCheckpoint, Mismatch, MusicgenError, WriteFailed
-from musicgen.files import write_whole
+from musicgen.files import partial_beside, write_whole
 from musicgen.model import keeping
 from musicgen.model.keeping import latest, load, place, save, sweep
 
@@ -242,9 +242,10 @@ def outcome(run: Path, step: int) -> str | None:
 
 
 def test_the_sweep_removes_what_killed_writers_left(run: Path) -> None:
-    (run / "progress" / ".00000032.0123abcd.partial").mkdir()
-    (run / "progress" / ".00000032.0123abcd.partial" / "values.json").write_text("half")
-    (run / ".metrics.jsonl.0123abcd.partial").write_text("half")
+    half = partial_beside(run / "progress" / "00000032")
+    half.mkdir()
+    (half / "values.json").write_text("half")
+    partial_beside(run / "metrics.jsonl").write_text("half")
     write_whole(run / "notes.partial", b"mine")
     assert sweep(run) == 2
     assert kept(run) == ["00000008", "00000016", "00000024"]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from musicgen.checkpoint import aside
 from musicgen.errors import InUse, MusicgenError, OutputExists
+from musicgen.files import partial_beside
 from musicgen.model import keeping
 from musicgen.model.claim import claimed, has_saved
 
@@ -89,7 +91,7 @@ def test_without_locks_another_machine_is_believed(
         pytest.fail("nobody here knows")
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"pid": "x"}', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"{", b'{"pid": "x"}', b'{"pid": 12, "ho'])
 def test_a_lock_that_says_nothing_is_no_obstacle(folder: Path, text: bytes) -> None:
     folder.parent.mkdir()
     lock_of(folder).write_bytes(text)
@@ -110,7 +112,7 @@ def test_a_run_that_stands_there_is_kept_unless_asked(folder: Path) -> None:
 def test_a_new_folder_goes_if_nothing_was_saved_in_it(folder: Path) -> None:
     with claimed(folder) as claim:
         claim.begin()
-        (folder / "metrics.jsonl").write_text("{}")
+        (folder / "metrics.jsonl").write_text('{"step": 1, "tokens": 8}')
     assert not folder.exists()
     with claimed(folder) as claim:
         claim.begin()
@@ -121,7 +123,7 @@ def test_a_new_folder_goes_if_nothing_was_saved_in_it(folder: Path) -> None:
 
 def begin_forced(folder: Path, *, saves: bool) -> None:
     """Begin a run in place of one, and fail."""
-    with claimed(folder, exists=True) as claim:
+    with claimed(folder, force=True) as claim:
         claim.begin(force=True)
         assert names(folder) == []
         assert has_saved(aside(folder))
@@ -148,7 +150,9 @@ def test_the_next_start_puts_in_order_what_a_kill_left(folder: Path, stage: str)
         folder.mkdir()
     if stage == "saved":
         fill(folder, 1)
-    (folder.parent / ".mine.0123abcd.partial").mkdir()
+    stray = partial_beside(folder)
+    stray.mkdir()
+    (stray / "half").touch()
     with claimed(folder, exists=True):
         assert names(folder / "progress") == ["00000001" if stage == "saved" else "00000008"]
     assert names(folder.parent) == ["mine"]
@@ -165,3 +169,137 @@ def test_a_lock_that_cannot_be_written_is_one_line(
     with pytest.raises(MusicgenError, match=words), claimed(folder):
         pytest.fail("there is no room")
     assert names(folder.parent) == []
+
+
+THESIS = "ten years of work"
+
+
+def lay_thesis(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text(THESIS)
+
+
+def lay_thesis_with_names_of_a_run(folder: Path) -> None:
+    lay_thesis(folder)
+    (folder / "manifest.json").write_text('{"name": "an extension of a browser", "version": 3}')
+    (folder / "metrics.jsonl").write_text('{"visitors": 3}')
+    (folder / "config.toml").write_text("title = 'mine'")
+
+
+def lay_thesis_beside_a_run(folder: Path) -> None:
+    fill(folder, 8)
+    (folder / "thesis.tex").write_text(THESIS)
+
+
+def lay_thesis_in_a_state(folder: Path) -> None:
+    fill(folder, 8)
+    (folder / "progress" / "00000008" / "thesis.tex").write_text(THESIS)
+
+
+def lay_edited_metrics(folder: Path) -> None:
+    fill(folder, 8)
+    (folder / "metrics.jsonl").write_text(THESIS)
+
+
+def lay_a_link_to_a_run(folder: Path) -> None:
+    fill(folder.parent.parent / "disk", 8)
+    folder.parent.mkdir()
+    folder.symlink_to(folder.parent.parent / "disk")
+
+
+def lay_a_link_in_a_run(folder: Path) -> None:
+    lay_thesis(folder.parent.parent / "disk")
+    fill(folder, 8)
+    (folder / "heard").symlink_to(folder.parent.parent / "disk")
+
+
+def lay_a_file(folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.write_text(THESIS)
+
+
+FOREIGN = (lay_thesis, lay_thesis_with_names_of_a_run, lay_thesis_beside_a_run,
+           lay_thesis_in_a_state, lay_edited_metrics, lay_a_link_to_a_run, lay_a_link_in_a_run,
+           lay_a_file)  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return all that lies in a folder, links by where they lead."""
+    return {
+        str(path.relative_to(folder)): (
+            str(path.readlink()).encode() if path.is_symlink() else
+            path.read_bytes() if path.is_file() else b""
+        )
+        for path in folder.rglob("*")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("lay", FOREIGN)
+def test_only_a_run_is_replaced(folder: Path, lay: Callable[[Path], None]) -> None:
+    lay(folder)
+    before = content(folder.parent.parent)
+    with pytest.raises(OutputExists, match="not replaced"), claimed(folder, force=True):
+        pytest.fail("it is more than a run")
+    assert content(folder.parent.parent) == before
+
+
+@pytest.mark.parametrize("lay", FOREIGN)
+def test_what_has_the_name_of_a_run_set_aside_stays(
+    folder: Path, lay: Callable[[Path], None]
+) -> None:
+    lay(aside(folder))
+    fill(folder, 16)
+    before = content(folder.parent.parent)
+    for options in ({"force": True}, {"exists": True}):
+        with pytest.raises(OutputExists, match=r"\.mine\.old"), claimed(folder, **options):
+            pytest.fail("it is in the way")
+    assert content(folder.parent.parent) == before
+
+
+@pytest.mark.parametrize("lay", FOREIGN[:2])
+def test_a_run_set_aside_takes_no_folder_of_somebody_else(
+    folder: Path, lay: Callable[[Path], None]
+) -> None:
+    lay(folder)
+    fill(aside(folder), 8)
+    before = content(folder.parent.parent)
+    words = "not the folder of a training run"
+    with pytest.raises(OutputExists, match=words), claimed(folder, exists=True):
+        pytest.fail("it is in the way")
+    assert content(folder.parent.parent) == before
+
+
+def test_no_run_is_begun_in_a_folder_of_something_else(folder: Path) -> None:
+    lay_thesis(folder)
+    words = "not the folder of a training run"
+    with pytest.raises(OutputExists, match=words), claimed(folder, exists=True):
+        pytest.fail("it is no run")
+    assert names(folder) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("text", [b"[]", b"\xff", b"the key is under the mat", b'{"key": 7}'])
+def test_a_file_with_the_name_of_a_lock_stays(folder: Path, text: bytes) -> None:
+    folder.parent.mkdir()
+    lock_of(folder).write_bytes(text)
+    with pytest.raises(OutputExists, match="is not the lock file of a run"), claimed(folder):
+        pytest.fail("it is in the way")
+    assert lock_of(folder).read_bytes() == text
+
+
+def test_a_link_with_the_name_of_a_lock_leads_nowhere(folder: Path) -> None:
+    folder.parent.mkdir()
+    (folder.parent.parent / "thesis.tex").write_text(THESIS)
+    lock_of(folder).symlink_to(folder.parent.parent / "thesis.tex")
+    with pytest.raises(OutputExists, match="is not the lock file of a run"), claimed(folder):
+        pytest.fail("it is in the way")
+    assert (folder.parent.parent / "thesis.tex").read_text() == THESIS
+
+
+def test_a_state_with_a_foreign_file_stays(folder: Path) -> None:
+    fill(folder, 8)
+    (folder / "progress" / "00000008" / "thesis.tex").write_text(THESIS)
+    for step in (16, 24, 32, 40):
+        fill(folder, step)
+    assert names(folder / "progress") == ["00000008", "00000024", "00000032", "00000040"]
+    with pytest.raises(OutputExists, match="not a saved state of the run"):
+        fill(folder, 8)

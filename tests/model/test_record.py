@@ -19,7 +19,6 @@ from musicgen.model.record import (
     Board,
     Curve,
     Heard,
-    Note,
     Record,
     curves,
     draw_losses,
@@ -120,13 +119,6 @@ def test_an_interrupt_inside_an_observer_is_no_fault_of_it() -> None:
 
     with pytest.raises(KeyboardInterrupt), Record([Interrupted()], print) as record:
         record(at(1))
-
-
-def test_a_note_is_laid_once(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    Note(path, b"first")(at(1))
-    Note(path, b"second")(at(2))
-    assert path.read_bytes() == b"first"
 
 
 # Tunes
