@@ -70,8 +70,7 @@ def real_ranges(known: Known, bits: tuple[float, float] | None = None) -> dict[s
     bits: of held-out tunes under the model, where they were measured.
     """
     rows = [figures for figures in map(dict, _each(known)) if figures]
-    names = rows[0] if rows else ()  # of drums alone nothing is known
-    found: dict[str, Any] = {name: _middle([row[name] for row in rows]) for name in names}
+    found: dict[str, Any] = {name: _middle([row[name] for row in rows]) for name in rows[0]}
     if len(known.longest):
         found["longest"] = (0.0, _middle(known.longest)[1])
         found["copied"] = (0.0, _middle(known.shares)[1])
