@@ -59,6 +59,11 @@ def is_short_of_memory(fault: BaseException | None) -> bool:
     return fault is not None
 
 
+def one_line(fault: BaseException) -> str:
+    """Say a fault on one line, by the name of its class where it has no words."""
+    return printable(" ".join(str(fault).split())) or type(fault).__name__
+
+
 def printable(text: str) -> str:
     r"""Write what could steer a terminal, or is no text, as \x1b; names come out of files."""
     if text.isprintable():

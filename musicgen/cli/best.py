@@ -114,7 +114,7 @@ def _table(
     yield "\t".join(("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why"))
     for files, one in zip(names, chosen, strict=True):
         tune, row = tunes[one.place], figures[one.place].figures
-        values = [f"{row[name]:.3f}" for name in COLUMNS]
+        values = [f"{row[name]:.3f}" if name in row else "" for name in COLUMNS]
         words = (files[0].name, str(one.place + 1), str(tune.seed), tune.score.title, *values,
                  f"{one.cost:.3f}", f"{one.alike:.3f}", _why(one, len(tunes)))  # fmt: skip
         yield "\t".join(map(printable, words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -81,8 +82,12 @@ def render(
     score, refusals = _read(file, number)
     for refusal in refusals if verbose else ():
         tell(str(refusal))
+    recipe = _recipe_of(file) if number is None else None
+    if recipe is not None:
+        score = _as_written(file, score, recipe)
+    shown = _shown(file, score, recipe, outs)
+    remarks = () if recipe is None else tuple(recipe.remarks())
     score = score if tempo is None else at_tempo(score, tempo)
-    remarks, shown = _kept(file, outs) if number is None else ((), {})
     wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
     for out in outs:
         write(score, out, force=force, remarks=remarks, **wished, **shown)
@@ -122,33 +127,61 @@ def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
     return scores[(number or 1) - 1], refusals
 
 
-def _kept(file: Path, outs: Sequence[Path]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return the recipe of a file as remarks, and what a page shows of it."""
-    from musicgen.listen.writing import PAGES
+def _recipe_of(file: Path) -> Recipe | None:
+    """Return the recipe of a file; None where it has none, or one that is damaged."""
     from musicgen.sampling.recipe import Recipe
     from musicgen.tune import recipe_text
 
     try:
         text = recipe_text(file)
-        recipe = None if text is None else Recipe.from_text(text)
+        return None if text is None else Recipe.from_text(text)
     except MusicgenError:
-        return (), {}  # a tune with a damaged recipe is a tune
+        return None  # a tune with a damaged recipe is a tune
+
+
+def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
+    """Return a tune as its model wrote it, where the file only says how it is played.
+
+    So repeats and pickups stay what they are. Notes that were edited since, or whose model is not
+    here, are shown as the file has them.
+    """
+    from musicgen.formats import BY_SUFFIX
+    from musicgen.listen.playing import at_tempo
+    from musicgen.sampling.recipe import hash_of
+    from musicgen.tune import load
+
+    is_played = BY_SUFFIX[file.suffix.lower()].perform is not None
+    if not is_played or hash_of(score) != recipe.notes:
+        return score
+    try:
+        model = load(recipe.model.name)
+        recipe.check(model.name, str(file))
+        written = model.written(recipe.order).score
+    except MusicgenError:
+        return score
+    if written.unfolded().notes != score.notes or len(written.parts) != len(score.parts):
+        return score
+    written = replace(written, parts=score.parts, title=score.title)
+    return written if written.qpm == score.qpm else at_tempo(written, score.qpm)
+
+
+def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]) -> dict[str, Any]:
+    """Return what a page shows of a tune: its recipe, and what the model knows of it."""
+    from musicgen.listen.writing import PAGES
+
     if recipe is None:
-        return (), {}
-    shown: dict[str, Any] = {"recipe": recipe}
-    if any(out.suffix.lower() in PAGES for out in outs):
-        shown |= _known(file, recipe)
-    return tuple(recipe.remarks()), shown
+        return {}
+    is_page = any(out.suffix.lower() in PAGES for out in outs)
+    return {"recipe": recipe, **(_known(file, score, recipe) if is_page else {})}
 
 
-def _known(file: Path, recipe: Recipe) -> dict[str, Any]:
+def _known(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
     """Return what the model of a recipe knows of its tune; nothing where it is not here."""
-    from musicgen.tune import load, read_one
+    from musicgen.tune import load
 
     try:
         model = load(recipe.model.name)
         recipe.check(model.name, str(file))
-        score = read_one(file)
         receipt = model.receipt(score) if model.has_index else None
         return {"receipt": receipt, "surprise": model.surprise(score)}
     except MusicgenError:

@@ -162,6 +162,7 @@ def train(ctx: click.Context, /, **chosen: Any) -> None:
             console.print(f"{folder}: the run is finished, there is nothing left to do")
             return
         run = start(ctx, claim, console, ranks)
+        run.tell = console.print
         run.config = settings_of_run(ctx, run)
         if chosen["save_config"] and run.writes:
             write_whole(chosen["save_config"], run.config, force=chosen["force"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from musicgen.config import ModelSettings
 from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.errors import one_line
 from musicgen.model.network import SequenceModel
 from musicgen.model.training import Progress, Trainer
 from musicgen.music.runs import Run, runs
@@ -35,6 +36,7 @@ TUNES: Final = 4  # that a model writes to be judged by
 BARS: Final = 8  # of each: so many notes say enough, and cost a small share of the training
 MOST_IDS: Final = 200  # of each, where it has no bars
 
+Tell = Callable[[str], None]
 Stretch = tuple[int, ...]  # the first duration, then an interval and a duration for each other note
 Stretches = tuple[Stretch, ...]  # of one tune
 
@@ -142,13 +144,19 @@ class Judge:
         return stretches(piece)
 
 
-def guarded(trainer: Trainer, judge: Judge) -> Iterator[Progress]:
-    """Train; stop before weights are kept that copy clearly more than people do."""
+def guarded(trainer: Trainer, judge: Judge, tell: Tell) -> Iterator[Progress]:
+    """Train; stop before weights are kept that copy clearly more than people do.
+
+    Where no tune can be drawn that is told once, and the training goes on without a judge.
+    """
     kept = copy.copy(trainer.best)
+    can_judge = True
     for progress in trainer.run():
         found = progress
-        if progress.is_best:
-            written = judge.judged(trainer.model)
+        written = _judged(judge, trainer, tell) if progress.is_best and can_judge else None
+        if progress.is_best and written is None:
+            can_judge = False
+        elif written is not None:
             found = replace(progress, copied=written.rate)
             if kept.weights and written.clearly_exceeds(judge.human):
                 trainer.best = kept
@@ -157,3 +165,12 @@ def guarded(trainer: Trainer, judge: Judge) -> Iterator[Progress]:
         yield found
         if found.is_last:
             return
+
+
+def _judged(judge: Judge, trainer: Trainer, tell: Tell) -> Copied | None:
+    """Return what a judge found; None, which is told, where it failed."""
+    try:
+        return judge.judged(trainer.model)
+    except Exception as fault:  # noqa: BLE001 - no example may end hours of training
+        tell(f"copies: no tune could be drawn ({one_line(fault)}); not judged from here on")
+        return None

@@ -26,7 +26,7 @@ import numpy as np
 
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, Manifest, Weights, stored
-from musicgen.errors import NotFound, printable
+from musicgen.errors import NotFound, one_line
 from musicgen.files import open_regular, write_whole
 from musicgen.music.score import Score
 from musicgen.sampling.draw import Noise
@@ -107,8 +107,8 @@ class Record:
                 act(observer)
             except Exception as fault:  # noqa: BLE001 - no ornament may end hours of training
                 self.observers.remove(observer)
-                what, why = type(observer).__name__.lower(), str(fault) or type(fault).__name__
-                self.tell(printable(f"{what}: {' '.join(why.split())}; left out from here on"))
+                what = type(observer).__name__.lower()
+                self.tell(f"{what}: {one_line(fault)}; left out from here on")
         self.spent += time.monotonic() - began
 
 

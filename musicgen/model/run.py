@@ -18,7 +18,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ import numpy as np
 from musicgen import checkpoint
 from musicgen.checkpoint import BEST, CARD, Checkpoint, Manifest, stored
 from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
-from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError
+from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, one_line
 from musicgen.files import explaining, write_whole
 from musicgen.folder_contents import CONFIG
 from musicgen.model import adapt, keeping
@@ -104,6 +104,7 @@ class Run:
     no_index: bool = False  # leave out the index of the tunes that receipts are told by
     config: bytes = b""  # its options as a file, which starts it again
     pace: Pace = field(default_factory=Pace)
+    tell: Callable[[str], None] = print  # takes what a person should know, a line each
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scores: Scores = field(default_factory=Scores)
@@ -114,6 +115,7 @@ class Run:
     over: bool = False  # whether the last update was done
     stopping: bool = False
     resumed: bool = False
+    heard: bool = True  # whether the model card shows tunes
     notes: list[str] = field(default_factory=list)  # what is not as it was when it was saved
 
     def __post_init__(self) -> None:
@@ -202,7 +204,7 @@ class Run:
     def _learning(self) -> Iterator[Progress]:
         if self.judge is None:
             return self.trainer.run()
-        return guarded(self.trainer, self.judge)
+        return guarded(self.trainer, self.judge, self.tell)
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -345,11 +347,21 @@ class Run:
     def publish(self) -> None:
         """Write the run's own checkpoint, in place of one that it had."""
         manifest, weights = self.manifest(), self.trainer.best.weights
-        card = model_card(manifest, self.scores, weights)
+        card = self._card(manifest, weights)
         files = {CARD: card.encode(), METRICS: lines(self.metrics)}
         if self.index is not None:
             files[INDEX] = self.index
         checkpoint.publish(self.folder, weights, manifest, files)
+
+    def _card(self, manifest: Manifest, weights: Mapping[str, np.ndarray]) -> str:
+        """Render the model card; where no tune can be drawn, that is told and none is shown."""
+        if self.heard:
+            try:
+                return model_card(manifest, self.scores, dict(weights))
+            except Exception as fault:  # noqa: BLE001 - no example may cost a finished training
+                self.heard = False
+                self.tell(f"model card: no tune could be drawn ({one_line(fault)}); it shows none")
+        return model_card(manifest, self.scores, dict(weights), heard=False)
 
     def score_test(self) -> None:
         """Score the test part once, beside a 5-gram of the same tunes, and save that."""

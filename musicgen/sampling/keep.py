@@ -23,10 +23,11 @@ from musicgen.sampling.sampler import Sampler, Start
 from musicgen.sampling.scripts import Kept
 from musicgen.sampling.veto import Line, Note
 from musicgen.sampling.wishes import Wishes
-from musicgen.tokens.bars import Written
+from musicgen.tokens.bars import Written, voices_of
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import Context, Walk
 from musicgen.tokens.layout import Layout
+from musicgen.tokens.measures import drum_parts
 from musicgen.tokens.vocabulary import MEASURES
 
 CANDIDATES: Final = 24
@@ -104,6 +105,7 @@ def regenerated(
     kept = _places(written, keep, wishes.layout)
     script = Kept(written, kept, _notes(keep.ids, sampler, wishes))
     draft = sampler.begun(wishes, noise, replace(start, scripts=(*start.scripts, script)))
+    _keep_drums(draft, keep.ids)
     told = []
     given = kept | _again(written, wishes.layout).keys()
     gaps = list(_gaps(len(written.bars), given))
@@ -118,6 +120,16 @@ def regenerated(
     while not draft.walk.done:
         draft.step()
     return sampler.finished(draft, wishes, start), tuple(told)
+
+
+def _keep_drums(draft: Draft, ids: Sequence[int]) -> None:
+    """Let drums play the parts that they play in a tune. Raises InvalidValue where they cannot."""
+    rules, drums = draft.walk.rules, drum_parts(ids)
+    if not rules.chooses_drums:
+        return
+    if rules.closing and 0 in drums:
+        raise InvalidValue("end tonic: drums play the first part of what is kept; leave it out")
+    draft.walk.narrow(replace(rules, drum_parts=drums, _values={}, _pickups={}))
 
 
 def _best(
@@ -173,7 +185,7 @@ def _places(written: Written, keep: Keep, layout: Layout | None) -> frozenset[in
     again = _again(written, layout)
     found = {again.get(place, place) for place in asked}
     for place in sorted(found, reverse=True):
-        while place > 0 and _holds_a_chord(written, place):
+        while place > 0 and _needs_the_bar_before(written, place):
             place -= 1
             found.add(place)
     return frozenset(found)
@@ -201,14 +213,26 @@ def _is_pickup(written: Written, place: int) -> bool:
     return written.bars[place].number == written.bars[place + 1].number
 
 
-def _holds_a_chord(written: Written, place: int) -> bool:
-    """Tell whether a bar begins with what sounds on of several notes of the bar before it."""
-    heads = [id_ for id_ in written.bars[place].content if MEASURES.events[id_].kind in _HEADS]
-    before = [MEASURES.events[id_].kind for id_ in written.bars[place - 1].content[-2:]]
-    return heads[:1] == [MEASURES.id("hold")] and before == ["pitch", "pitch"]
+def _needs_the_bar_before(written: Written, place: int) -> bool:
+    """Tell whether a bar holds on to what no bar that is drawn before it could be made to sound.
+
+    That is a chord of the bar before, or a note of another voice than the first.
+    """
+    for voice, ids in voices_of(written.bars[place].content).items():
+        head = next((id_ for id_ in ids if MEASURES.events[id_].kind in _HEADS), None)
+        if head == MEASURES.id("hold") and (voice != (0, 0) or _ends_on_a_chord(written, place)):
+            return True
+    return False
 
 
-_HEADS: Final = ("pitch", "rest", "hold")
+def _ends_on_a_chord(written: Written, place: int) -> bool:
+    """Tell whether several notes end the first voice of the bar before a place."""
+    before = voices_of(written.bars[place - 1].content)[0, 0]
+    return all(MEASURES.events[id_].kind in _NOTES for id_ in before[-2:]) and len(before) > 1
+
+
+_NOTES: Final = ("pitch", "drum")
+_HEADS: Final = (*_NOTES, "rest", "hold")
 
 
 def _notes(ids: Sequence[int], sampler: Sampler, wishes: Wishes) -> tuple[tuple[Note, ...], ...]:

@@ -76,6 +76,8 @@ class Fitting:
 def fitted(score: Score, fitting: Fitting, name: str = "primer") -> Primer:
     """Fit the notes of a score. Raises InvalidValue where it has none, or too many."""
     changes: list[str] = []
+    if not fitting.rules.ids("pitch"):
+        raise InvalidValue(f"{name}: the model knows drums and no pitches; leave the primer out")
     line = _melody(score, changes)
     if not line:
         raise InvalidValue(f"{name}: it has no notes; a primer needs one or more")

@@ -11,7 +11,7 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
-from musicgen.music.score import Part, Score
+from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.sampling.course import Course
 from musicgen.sampling.customs import TONICS, usual_qpm
@@ -23,7 +23,7 @@ from musicgen.sampling.veto import CopyVeto, Guard
 from musicgen.sampling.wishes import Wishes, range_text
 from musicgen.tokens.codec import Encoded, Setting
 from musicgen.tokens.grammar import HEADER, Context, Walk
-from musicgen.tokens.measures import MeasuresCodec, rhythm_event
+from musicgen.tokens.measures import MeasuresCodec, drum_parts, rhythm_event
 from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
@@ -112,11 +112,13 @@ class Sampler:
         ids = tuple(draft.ids[1:])
         meter, mode, rhythm, _ = _header(ids)
         tonic = self._tonic(ids, wishes, draft.noise, start)
+        parts = _parts(ids, wishes.program)
         setting = Setting(
             tonic=tonic,
             title=start.title or _title(rhythm, Key(tonic, mode), draft.noise),
             tempos=((0, float(wishes.tempo or start.tempo or usual_qpm(rhythm, meter))),),
-            parts=_parts(ids, wishes.program),
+            parts=parts,
+            velocities=(DEFAULT_VELOCITY,) * len(parts),
         )
         return Encoded(ids, setting)
 
@@ -138,7 +140,9 @@ class Sampler:
         fewest, most = (wishes.heard,) * 2 if wishes.heard else (1, DEFAULT_LIMIT)
         layout = wishes.layout
         self._check_repeats(wishes, allowed)
-        return Rules(frozenset(allowed), fewest, most, layout=layout, pickup=wishes.pickup)
+        return Rules(
+            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=wishes.pickup
+        )
 
     @cached_property
     def _drawable(self) -> frozenset[int]:
@@ -197,11 +201,27 @@ class Sampler:
 
     def _reaches(self, wishes: Wishes, key: Key) -> bool:
         """Tell whether a key has a pitch in the range, and a tonic if the tune ends on one."""
+        if not self._has_pitches:
+            return True
         pitches = self._pitches(wishes, key)
         return bool(_tonics_of(pitches) if wishes.end == "tonic" else pitches)
 
+    @cached_property
+    def _has_pitches(self) -> bool:
+        return not self._drawable.isdisjoint(MEASURES.ranges["pitch"])
+
+    def _check_pitches(self, wishes: Wishes) -> None:
+        """Raise InvalidValue for a wish about pitches where the model knows drums only."""
+        asked = {"range": wishes.range is not None, "end": wishes.end == "tonic"}
+        for name in (name for name, is_asked in asked.items() if is_asked):
+            if not self._has_pitches:
+                raise InvalidValue(
+                    f"{name}: the model knows drums and no pitches; leave --{name} out"
+                )
+
     def _out_of_reach(self, wishes: Wishes, allowed: Collection[int]) -> set[int]:
         """Return the modes without a key in reach. Raises InvalidValue where none has one."""
+        self._check_pitches(wishes)
         modes = [id_ for id_ in MEASURES.ranges["mode"] if id_ in allowed]
         far = {id_ for id_ in modes if not self._keys_in_reach(wishes, str(_value(id_)))}
         if far != set(modes):
@@ -262,11 +282,13 @@ def _tonics_of(pitches: Collection[int]) -> frozenset[int]:
 
 
 def _parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
-    """Return who plays: one melody, or as many voices as the model has drawn."""
-    count = int(_header(ids)[3])
-    if count == 1:
-        return (Part("melody", program),)
-    return tuple(Part(f"voice {number}", program) for number in range(1, count + 1))
+    """Return who plays: one melody, or as many voices as the model has drawn, or drums."""
+    count, drums = int(_header(ids)[3]), drum_parts(ids)
+    names = ["melody"] if count == 1 else [f"voice {number}" for number in range(1, count + 1)]
+    return tuple(
+        Part("drums", is_drums=True) if number in drums else Part(name, program)
+        for number, name in enumerate(names)
+    )
 
 
 def _may_draw(event: Event) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from musicgen.sampling.draft import OPENERS, Draft
 from musicgen.sampling.primer import Contents
 from musicgen.sampling.veto import Line, Note
-from musicgen.tokens.bars import BETWEEN, Written
+from musicgen.tokens.bars import BETWEEN, Written, voices_of
 from musicgen.tokens.form import LaidOut
 from musicgen.tokens.grammar import HEADER
 from musicgen.tokens.vocabulary import MEASURES
@@ -228,17 +228,19 @@ class Kept:
         if place - 1 in self.kept:
             walk.sounding.clear()
         following = self.written.bars[place + 1].content if place + 1 in self.kept else ()
-        held = next((id_ for id_ in following if MEASURES.events[id_].kind in _HEADS), None)
+        heads = (id_ for id_ in voices_of(following)[0, 0] if MEASURES.events[id_].kind in _HEADS)
+        held = next(heads, None)
         walk.landing = self._last_pitch(place) if held == _HOLD else None
 
     def _last_pitch(self, place: int) -> frozenset[int]:
         """Return the pitch that sounds last in a bar as it was, or before it."""
         for number in range(place, -1, -1):
-            pitches = [id_ for id_ in self.written.bars[number].content if id_ in _PITCHES]
+            melody = voices_of(self.written.bars[number].content)[0, 0]
+            pitches = [id_ for id_ in melody if id_ in _PITCHES]
             if pitches:
                 return frozenset(pitches[-1:])
         return frozenset()
 
 
-_HEADS: Final = ("pitch", "rest", "hold")
-_PITCHES: Final = MEASURES.ranges["pitch"]
+_HEADS: Final = ("pitch", "drum", "rest", "hold")
+_PITCHES: Final = frozenset((*MEASURES.ranges["pitch"], *MEASURES.ranges["drum"]))

@@ -45,12 +45,13 @@ class Line:
         """Take the id that a walk is about to take."""
         event = MEASURES.events[id_]
         here, self.count = self.count, self.count + 1
-        if walk.header < len(HEADER) or walk.duration is None:
+        if walk.header < len(HEADER) or walk.duration is None or walk.voice != (0, 0):
             return
         if event.kind == "hold":
             pitch, duration = self.notes[-1]
-            self.notes[-1] = pitch, duration + walk.spent
-        elif event.kind == "rest":
+            if (pitch, duration) != BREAK:
+                self.notes[-1] = pitch, duration + walk.spent
+        elif event.kind in ("rest", "drum"):  # drums have no runs
             self.notes.append(BREAK)
             self.places.append(here)
         elif event.kind == "pitch":

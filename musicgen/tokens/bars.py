@@ -57,6 +57,21 @@ class Written:
         return max((bar.number for bar in self.bars), default=0)
 
 
+def voices_of(content: Sequence[int]) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Cut what a bar holds at its voices: part and number of a voice to its ids."""
+    voice, ids = (0, 0), list[int]()
+    found = {voice: ids}
+    for id_ in content:
+        event = MEASURES.events[id_]
+        if event.kind in ("part", "voice"):
+            number = int(event.value or 0)
+            voice = (number, 0) if event.kind == "part" else (voice[0], number)
+            ids = found.setdefault(voice, [])
+        else:
+            ids.append(id_)
+    return {voice: tuple(ids) for voice, ids in found.items()}
+
+
 def _opens_bar(id_: int) -> bool:
     return MEASURES.events[id_].kind in ("bar", "partial")
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from musicgen import formats
-from musicgen.errors import Refusal
+from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.columns import each_once
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key
 from musicgen.tokens.vocabulary import Vocabulary
@@ -31,7 +32,14 @@ class Setting:
     rhythm: str = ""  # the corpus' own word; "" where the event says it all
     tempos: tuple[tuple[int, float], ...] = ()  # steps and quarters a minute
     parts: tuple[Part, ...] = (Part(),)
-    velocities: tuple[int, ...] = (DEFAULT_VELOCITY,)
+    velocities: tuple[int, ...] = (DEFAULT_VELOCITY,)  # one for each part
+
+    def __post_init__(self) -> None:
+        if len(self.velocities) != len(self.parts):
+            raise InvalidValue(
+                f"a setting of {len(self.parts)} parts has {len(self.velocities)} velocities; give"
+                " one for each part"
+            )
 
     @property
     def tonic_pitch(self) -> int:
@@ -157,6 +165,15 @@ class ScoreCodec:
     def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Read the same tune by tune, as `formats.each` does."""
         return formats.each(data, suffix, source)
+
+
+def doubled_notes(score: Score) -> int:
+    """Count the notes that their part strikes twice at a step, of which ids say only one."""
+    onsets, pitches, _, _, parts = score.columns
+    return len(onsets) - len(each_once((parts << 7 | pitches) << _ONSET_BITS | onsets))
+
+
+_ONSET_BITS: Final = 32
 
 
 def one_part(score: Score) -> Part:

@@ -55,6 +55,7 @@ class Walk:
         self.lowest: int | None = None  # the id that further pitches of a chord must stay under
         self.sounded = False
         self.last: int | None = None  # the id of the last note of the first voice
+        self.kinds: frozenset[tuple[int, str]] = frozenset()  # part to "pitch" or "drum", if drawn
         self.landing: frozenset[int] | None = None  # pitch ids that the bar under way must end in
         self.sounding: dict[tuple[int, int], tuple[int, int]] = {}  # voice to bar and step reached
 
@@ -176,12 +177,22 @@ class Walk:
 
     def _heads(self) -> tuple[int, ...]:
         rules = self.rules
-        found = rules.ids("drum" if self.voice[0] in rules.drum_parts else "pitch")
+        found = tuple(id_ for kind in self._kinds() for id_ in rules.ids(kind))
         if self.sounded or not rules.strict:
             found += rules.ids("rest")
         if self.sounding.get(self.voice) == (self.form.written, self.cursor):
             found += rules.ids("hold")
         return self._landed(found)
+
+    def _kinds(self) -> tuple[str, ...]:
+        """Return the kinds of note that the part under way may have."""
+        rules, part = self.rules, self.voice[0]
+        if rules.drum_parts is not None:
+            return ("drum",) if part in rules.drum_parts else ("pitch",)
+        drawn = tuple(kind for number, kind in self.kinds if number == part)
+        if not drawn and part == 0 and rules.closing:
+            return ("pitch",)  # drums have no note to end on
+        return drawn or _NOTES
 
     def _landed(self, heads: tuple[int, ...]) -> tuple[int, ...]:
         """Leave of the heads what ends the bar, or the tune, where it is to end."""
@@ -353,14 +364,20 @@ class Walk:
         self.sounding[self.voice] = (self.form.written, self.cursor)
 
     def _take_pitch(self, value: int) -> None:
+        self._sound("pitch", value)
+
+    def _take_drum(self, value: int) -> None:
+        self._sound("drum", value)
+
+    def _sound(self, kind: str, value: int) -> None:
         if self.duration is not None:
             self._advance()
             if self.voice == (0, 0):
-                self.last = MEASURES.ids.get(Event("pitch", value))
+                self.last = MEASURES.ids.get(Event(kind, value))
+        if self.rules.chooses_drums:
+            self.kinds |= {(self.voice[0], kind)}
         self.sounded = True
         self.sounding[self.voice] = (self.form.written, self.cursor)
-
-    _take_drum = _take_pitch
 
     def _advance(self) -> None:
         """Spend the duration that was read."""
@@ -372,6 +389,7 @@ class Walk:
             self.tuplet = None if written >= group.nominal else (group, start, written)
 
 
+_NOTES: Final = ("pitch", "drum")
 _IN_BAR: Final = frozenset(
     (
         "part",

@@ -18,7 +18,14 @@ from musicgen.music.columns import counted
 from musicgen.music.grid import GRAIN, PLAIN, Bar, Chords, Tuplet, bars, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.tokens.codec import PLAIN_SETTING, Decoded, Encoded, ScoreCodec, Setting
+from musicgen.tokens.codec import (
+    PLAIN_SETTING,
+    Decoded,
+    Encoded,
+    ScoreCodec,
+    Setting,
+    doubled_notes,
+)
 from musicgen.tokens.grammar import Walk
 from musicgen.tokens.lines import Lines, Segments, cut
 from musicgen.tokens.rules import Rules
@@ -54,10 +61,14 @@ class MeasuresCodec(ScoreCodec):
     vocabulary = MEASURES
 
     def encode(self, score: Score) -> Encoded:
-        """Write a score, made canonical, as ids. Raises Refusal for what has no event."""
+        """Write a score, made canonical, as ids. Raises Refusal for what has no event.
+
+        Of notes that a part strikes twice at one step the ids say one; the others count as lost.
+        """
+        lost = doubled_notes(score)
         score = score.canonical()
         setting = setting_of(score)
-        return Encoded(tuple(_Writer(score, setting.tonic_pitch).ids()), setting)
+        return Encoded(tuple(_Writer(score, setting.tonic_pitch).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
@@ -70,6 +81,20 @@ class MeasuresCodec(ScoreCodec):
         """Start a tune."""
         drums = (number for number, part in enumerate(setting.parts) if part.is_drums)
         return Walk(Rules(drum_parts=frozenset(drums)) if strict else Rules.reading(drums))
+
+
+def drum_parts(ids: Iterable[int]) -> frozenset[int]:
+    """Return the parts in which drums sound."""
+    part, found = 0, set()
+    for id_ in ids:
+        event = MEASURES.event(id_)
+        if event.kind in ("bar", "partial"):
+            part = 0
+        elif event.kind == "part":
+            part = int(event.value or 0)
+        elif event.kind == "drum":
+            found.add(part)
+    return frozenset(found)
 
 
 Ids = tuple[int, ...]

@@ -16,7 +16,8 @@ from musicgen.tokens.vocabulary import MEASURES, Event, Value
 DEFAULT_LIMIT: Final = 64  # bars heard, where no number is asked for
 _UNBOUNDED: Final = 10**9
 _LONGEST_TUPLET: Final = max(tuplet.nominal for tuplet in TUPLETS)
-_NEEDED: Final = ("end", "mode", "rhythm", "parts", "bar", "duration", "pitch")
+_NEEDED: Final = (("end",), ("mode",), ("rhythm",), ("parts",), ("bar",), ("duration",),
+                  ("pitch", "drum"))  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Rules:
 
     strict: for sampling. No irregular bars, no change of meter, no rest before the first note.
     Without it every canonical tune that the codec can write is legal.
+    drum_parts: the parts that drums play; None: each part is what its first note makes it.
     layout, pickup, closing: what else is asked of a tune that is sampled. With a layout there are
     no variant endings and no changes of key.
     """
@@ -33,7 +35,7 @@ class Rules:
     fewest: int = 1
     most: int = DEFAULT_LIMIT
     strict: bool = True
-    drum_parts: frozenset[int] = frozenset()
+    drum_parts: frozenset[int] | None = frozenset()
     layout: Layout | None = None
     pickup: int | None = None  # steps; 0: none; None: as it comes
     closing: frozenset[int] = frozenset()  # pitch ids that the tune may end on; none: any
@@ -43,7 +45,7 @@ class Rules:
     def __post_init__(self) -> None:
         if not 1 <= self.fewest <= self.most:
             raise InvalidValue(f"bars {self.fewest}..{self.most}: ask for 1 bar or more")
-        missing = [kind for kind in _NEEDED if not self.ids(kind)]
+        missing = [kinds[0] for kinds in _NEEDED if not any(map(self.ids, kinds))]
         if not missing and not self.meters and self.pickup:
             raise InvalidValue(
                 f"pickup of {self.pickup} steps: the model has none such; it knows"
@@ -82,6 +84,11 @@ class Rules:
     def can_repeat(self) -> bool:
         """Whether a repeated section can be opened and closed."""
         return self.has("repeat_start") and self.has("repeat_end", 2)
+
+    @cached_property
+    def chooses_drums(self) -> bool:
+        """Whether a part may become one of drums or one of pitches."""
+        return self.drum_parts is None and bool(self.ids("drum")) and bool(self.ids("pitch"))
 
     @cached_property
     def durations(self) -> tuple[int, ...]:

@@ -11,13 +11,14 @@ from musicgen.music.grid import Bar, bars
 from musicgen.music.score import Score
 from musicgen.tokens.codec import Setting
 
-Sounding = tuple[int, int, int]  # steps into the bar, pitch above the tonic, steps
+Sounding = tuple[int, int, int, int]  # steps into the bar, pitch above the tonic, steps, part
 
 
 def differences(a: Score, b: Score) -> dict[str, Any]:
     """Compare two scores as written, each bar with the one of the same number.
 
-    Pitches are compared from the first tonic, so that a tune that was only moved differs nowhere.
+    Pitches are compared from the first tonic, so that a tune that was only moved differs nowhere;
+    drums have none.
     """
     in_a, in_b = _by_bar(a), _by_bar(b)
     pairs = [(dict(x or {}), dict(y or {})) for x, y in zip_longest(in_a, in_b)]
@@ -35,7 +36,8 @@ def _by_bar(score: Score) -> list[dict[int, Sounding]]:
     zero = Setting(score.key.tonic).tonic_pitch
     for index, note in enumerate(score.notes):
         bar = _bar_at(cut, note.onset)
-        found[bar][index] = note.onset - cut[bar].start, note.pitch - zero, note.duration
+        pitch = note.pitch - (0 if score.parts[note.part].is_drums else zero)
+        found[bar][index] = note.onset - cut[bar].start, pitch, note.duration, note.part
     return found
 
 

@@ -221,3 +221,25 @@ def test_a_damaged_recipe_stops_no_one_from_listening(sampled: Path) -> None:
     Path("b.abc").write_text(text[:at] + "!!" + text[at + 2 :])
     done("b.abc", "--out", "b.wav")
     assert Path("b.wav").stat().st_size > 10_000
+
+
+def test_a_sampled_file_is_rendered_as_its_model_wrote_it(here: Path) -> None:
+    words = ["sample", "--seed", "1", "--form", "AABB", "--bars", "32", "--out"]
+    result = CliRunner().invoke(commands, [*words, "a.mid", "--out", "a.abc"])
+    assert result.exit_code == 0, result.output
+    assert "2/4, 32 bars" in done("a.mid", "--out", "b.abc")
+    assert Path("b.abc").read_bytes() == Path("a.abc").read_bytes()
+    assert b":|" in Path("b.abc").read_bytes()
+    assert "2/4, 32 bars" in done("a.mid", "--out", "c.mid", "--tempo", "77")
+    assert formats.read("c.mid")[0][0].qpm == 77
+    assert "2/4, 32 bars" in done("c.mid", "--out", "c.abc")
+    assert formats.read("c.abc")[0][0].qpm == 77
+
+
+def test_edited_notes_are_rendered_as_they_stand(sampled: Path) -> None:
+    (score,), _ = formats.read("a.mid")
+    higher = score.transposed(1)
+    formats.write(higher, "b.mid", remarks=formats.remarks(Path("a.mid")))
+    done("b.mid", "--out", "b.abc")
+    (shown,), _ = formats.read("b.abc")
+    assert [note.pitch for note in shown.notes] == [note.pitch for note in higher.notes]

@@ -112,9 +112,30 @@ def a_judge(human: float) -> Judge:
     return Counting(find("measures"), frozenset(), of, frozenset())
 
 
+class Failing(Judge):
+    def judged(self, model: Any) -> Copied:
+        raise IndexError("no velocity\nof part 2")
+
+
+def refuse(line: str) -> None:
+    pytest.fail(line)
+
+
+def test_a_judge_that_fails_is_told_once_and_ends_no_run() -> None:
+    trainer, told = Learning(), list[str]()
+    judge = Failing(find("measures"), frozenset(), Copied((), ()), frozenset())
+    steps = list(guarded(cast(Trainer, trainer), judge, told.append))
+    assert [step.copied for step in steps] == [None] * 7
+    assert steps[-1].is_last
+    assert trainer.best.weights["w"].tolist() == [7]
+    assert told == [
+        "copies: no tune could be drawn (no velocity of part 2); not judged from here on"
+    ]
+
+
 def test_a_run_stops_where_it_copies_and_keeps_what_it_had() -> None:
     trainer = Learning()
-    steps = list(guarded(cast(Trainer, trainer), a_judge(0.45)))
+    steps = list(guarded(cast(Trainer, trainer), a_judge(0.45), refuse))
     assert [step.copied for step in steps] == [None, 0.2, None, 0.4, None, 0.6]
     assert (steps[-1].is_best, steps[-1].is_last) == (False, True)
     assert trainer.best.weights["w"].tolist() == [4]
@@ -122,7 +143,7 @@ def test_a_run_stops_where_it_copies_and_keeps_what_it_had() -> None:
 
 def test_a_run_that_copies_no_more_than_people_goes_on() -> None:
     trainer = Learning()
-    steps = list(guarded(cast(Trainer, trainer), a_judge(0.7)))
+    steps = list(guarded(cast(Trainer, trainer), a_judge(0.7), refuse))
     assert len(steps) == 7
     assert trainer.best.weights["w"].tolist() == [7]
 

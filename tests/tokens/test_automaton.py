@@ -18,6 +18,7 @@ from tests.tokens.test_grammar import BASE, subset
 VOICES = frozenset(
     [*BASE, MEASURES.id("parts", 2), MEASURES.id("part", 1), MEASURES.id("voice", 1)]
 )
+DRUMS = VOICES | {MEASURES.id("drum", 36), MEASURES.id("drum", 38)}
 TONICS = frozenset(MEASURES.id("pitch", n) for n in (-12, 0, 12))
 
 
@@ -47,6 +48,8 @@ RULES = [
     Rules(allowed=BASE, fewest=8, most=8, closing=TONICS, pickup=24),
     Rules(allowed=BASE, most=16, layout=Layout.of("AABB", 16)),
     Rules(allowed=BASE, most=16, layout=Layout.of("ABAC", 16), closing=TONICS),
+    Rules(allowed=DRUMS, most=6, drum_parts=None),
+    Rules(allowed=DRUMS, most=6, drum_parts=None, closing=TONICS),
 ]
 
 

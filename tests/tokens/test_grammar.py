@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -160,3 +161,35 @@ def test_numbers_of_bars_that_cannot_be_are_refused(fewest: int, most: int) -> N
 def test_a_model_without_pitches_is_refused() -> None:
     with pytest.raises(InvalidValue, match="no event 'pitch'"):
         Rules(allowed=BASE - set(MEASURES.ranges["pitch"]))
+
+
+def kinds_of(rules: Rules, luck: random.Random) -> dict[int, set[str]]:
+    """Draw a tune and return the kinds of note of each part."""
+    walk, found = Walk(rules), dict[int, set[str]]()
+    while not walk.done:
+        legal = walk.legal()
+        assert legal
+        kind = luck.choice(sorted({MEASURES.events[i].kind for i in legal}))
+        id_ = luck.choice([i for i in legal if MEASURES.events[i].kind == kind])
+        if kind in ("pitch", "drum"):
+            found.setdefault(walk.voice[0], set()).add(kind)
+        walk.take(id_)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_first_note_of_a_part_decides_whether_drums_play_it(seed: int) -> None:
+    more = {MEASURES.id("parts", 3), *(MEASURES.id("part", n) for n in (1, 2)),
+            *(MEASURES.id("drum", n) for n in (36, 38, 42))}  # fmt: skip
+    single = set(MEASURES.ranges["parts"]) - {MEASURES.id("parts", 3)}
+    rules = Rules(allowed=frozenset(BASE | more) - single, most=8, drum_parts=None)
+    found = kinds_of(rules, random.Random(seed))
+    assert all(len(kinds) == 1 for kinds in found.values())
+    ending = replace(rules, closing=frozenset([MEASURES.id("pitch", 0)]), _values={}, _pickups={})
+    assert kinds_of(ending, random.Random(seed))[0] == {"pitch"}
+
+
+def test_drums_alone_need_no_pitches() -> None:
+    pitches = set(MEASURES.ranges["pitch"])
+    rules = Rules(frozenset(BASE - pitches) | {MEASURES.id("drum", 36)}, drum_parts=None)
+    assert kinds_of(rules, random.Random(1)) == {0: {"drum"}}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.errors import Refusal
+from musicgen.errors import InvalidValue, Refusal
 from musicgen.formats import abc
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
@@ -118,3 +118,27 @@ def test_what_the_table_has_no_event_for_is_refused() -> None:
     score = Score((Note(0, 60, 48),), (Mark(0, "meter", Meter(17, 8)),))
     with pytest.raises(Refusal, match=r"no event for meter=17/8; the tune was left out"):
         CODEC.encode(score)
+
+
+def test_a_note_that_is_struck_twice_counts_as_lost() -> None:
+    parts = (Part("melody"), Part("piano"))
+    notes = (Note(0, 60, 48), Note(0, 60, 24, part=1), Note(0, 60, 96, part=1), Note(96, 60, 48))
+    encoded = CODEC.encode(Score(notes, parts=parts))
+    decoded = CODEC.decode(encoded.ids, encoded.setting).score
+    assert (encoded.lost, len(decoded.notes)) == (1, 3)
+    assert CODEC.encode(decoded).lost == 0
+
+
+@given(scores())
+@settings(max_examples=50)
+def test_every_onset_is_written_or_counted_as_lost(score: Score) -> None:
+    encoded = CODEC.encode(score)
+    decoded = CODEC.decode(encoded.ids, encoded.setting).score
+    onsets = {(note.part, note.onset, note.pitch) for note in score.notes}
+    assert len(onsets) == len(score.notes) - encoded.lost
+    assert onsets <= {(note.part, note.onset, note.pitch) for note in decoded.notes}
+
+
+def test_a_setting_has_a_velocity_for_each_part() -> None:
+    with pytest.raises(InvalidValue, match="a setting of 2 parts has 1 velocities; give one"):
+        Setting(parts=(Part(), Part()))
