@@ -24,6 +24,7 @@ from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.listen import writing
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
+from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.guard import CopyGuard
@@ -70,6 +71,7 @@ WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
 MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
 MAX_TEXT: Final = 2**24  # of a text
 ENGINES: Final = ("numpy", "torch")
+_SHAPE: Final = ("form", "pickup", "bars", "min_bars", "range", "meter", "key")  # of edited notes
 _FEW: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
@@ -245,7 +247,7 @@ class Model:
         no_primer: bool = False,
         **wishes: Any,
     ) -> Tune:
-        """Write a tune.
+        """Write a tune: without a form, bars or a primer, one of the default form, AABB.
 
         The wishes are those of `Wishes`, as values or as text: key="Dmix", meter="6/8",
         range="D4-B5". A primer is what the tune starts from, a file or a score; `no_primer` leaves
@@ -253,12 +255,17 @@ class Model:
         model has never met.
         """
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        order = Order(Wishes.read(**wishes), chosen, number, writes_primer=not no_primer)
+        asked = self.complete_wishes(wishes, has_primer=primer is not None)
+        order = Order(asked, chosen, number, writes_primer=not no_primer)
         told: tuple[str, ...] = ()
         if primer is not None:
             order = self.primed(order, primer)
             told = order.primer.changes if order.primer else ()
         return self.written(order, told)
+
+    def complete_wishes(self, asked: Mapping[str, Any], *, has_primer: bool = False) -> Wishes:
+        """Make wishes from what a user named, with the default form where none is named."""
+        return complete_wishes(asked, self.checkpoint.manifest, has_primer=has_primer)
 
     def primed(self, order: Order, primer: str | Path | Score) -> Order:
         """Return an order that starts from the notes of a file or a score, fitted to the model."""
@@ -389,14 +396,13 @@ def _from_notes(
     """Take a file's notes as a primer, or as the tune of which bars are kept."""
     said = "its notes were edited since it was written" if recipe else "musicgen did not write it"
     order = recipe.order if recipe else Order(Wishes(), 0)
-    free = replace(
-        order.wishes, form=None, pickup=None, bars=None, range=None, meter=None, key=None
-    )
+    unset: dict[str, Any] = dict.fromkeys(_SHAPE)
+    free = replace(order.wishes, **unset)
     primed = model.primed(replace(order, wishes=free, drawn=None, keep=None), path)
     count, changed = (primed.primer.count, primed.primer.changes) if primed.primer else (0, ())
     primed = replace(primed, wishes=replace(free, bars=max(count, order.wishes.heard or 0)))
     tune = model.variant(primed, keep=keep, candidates=candidates, **changes)
-    told = f"{path}: {said}; they are taken as a primer"
+    told = f"{path}: {said}; its notes are taken as a primer"
     return replace(tune, told=(told, *changed, *tune.told))
 
 

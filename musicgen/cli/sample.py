@@ -91,13 +91,12 @@ def sample(
     from musicgen.cli.best import table_of, write_best
     from musicgen.files import refuse_existing
     from musicgen.sampling.recipe import Order
-    from musicgen.sampling.wishes import Wishes
     from musicgen.tune import load
 
-    asked = Wishes(**given(wishes))
     if no_primer and primer is None:
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
     loaded = load(model)
+    asked = loaded.complete_wishes(given(wishes), has_primer=primer is not None)
     suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
     if best is not None and best > count:
         raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")

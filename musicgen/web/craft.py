@@ -20,7 +20,6 @@ from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.recipe import Order, Recipe, found_in, hash_of
 from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.surprise import Surprise, surprise
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, Tune, known, load
 from musicgen.web.differences import differences
@@ -31,7 +30,6 @@ from musicgen.web.work import Answer, Tell, guarded
 MODELS_WARM: Final = 3
 TUNES_WARM: Final = 64
 MOST_WORDS: Final = 200  # characters of what a file says of itself, on the shelf
-HEARD_BARS: Final = 16
 HEARD_SEED: Final = 1
 PRIMERS: Final = (".abc", ".mid", ".midi")
 _BAR: Final = MEASURES.id("bar")
@@ -102,7 +100,7 @@ class Craft:
     ) -> Answer:
         """Write a tune, from a primer's bytes if there are any."""
         loaded = self.model(model)
-        order = Order(Wishes.read(**wishes), seed)
+        order = Order(loaded.complete_wishes(wishes, has_primer=primer is not None), seed)
         told: tuple[str, ...] = ()
         if primer is not None:
             order = loaded.primed(order, parsed(payload, primer))
@@ -136,8 +134,7 @@ class Craft:
         if run not in folders or not places(folders[run]):
             raise NotFound("the run has no model yet: wait until it has judged one")
         model = self._loaded(folders[run])
-        wishes = Wishes(bars=HEARD_BARS if model.codec.name == "measures" else None)
-        return self.show(model.draw(wishes, HEARD_SEED))
+        return self.show(model.sample(seed=HEARD_SEED))
 
     def show(self, tune: Tune) -> Answer:
         """Return all that there is to say of a tune; it stays at hand."""
