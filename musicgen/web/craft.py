@@ -47,7 +47,7 @@ class CountingEngine(NumpyEngine):
         super().advance(number, state)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WatchedModel(Model):
     """A model whose tunes can be followed while they are written."""
 
@@ -101,11 +101,9 @@ class Craft:
         """Write a tune, from a primer's bytes if there are any."""
         loaded = self.model(model)
         order = Order(loaded.complete_wishes(wishes, has_primer=primer is not None), seed)
-        told: tuple[str, ...] = ()
         if primer is not None:
             order = loaded.primed(order, parsed(payload, primer))
-            told = order.primer.changes if order.primer else ()
-        return self.show(loaded.written(order, told))
+        return self.show(loaded.written(order, loaded.remarks_on(order)))
 
     def tweak(
         self, _: bytes, recipe: str, wishes: dict[str, Any], seed: int | None, keep: str | None

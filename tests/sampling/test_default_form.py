@@ -129,34 +129,41 @@ def test_a_form_of_an_old_recipe_may_have_any_letters() -> None:
         old.tweak(form="hello")
 
 
-@pytest.mark.parametrize("seen", [SEEN, UNREPEATED], ids=["repeats", "none"])
-@pytest.mark.parametrize("engine", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("engine", "seen"), [("numpy", SEEN), ("numpy", UNREPEATED), ("torch", SEEN)]
+)
 def test_no_tune_ends_before_its_least_number_of_bars(
-    tmp_path: Path, seen: tuple[int, ...], engine: str
+    tmp_path: Path, engine: str, seen: tuple[int, ...]
 ) -> None:
     model = random_model(tmp_path / "model", seen)
     wishes = Wishes.read(min_bars=8, meter="2/4")
     order = Order(wishes, 5, engine=engine)
-    tunes = list(sample_many(model, order, count=9, jobs=1))
+    tunes = list(sample_many(model, order, count=4, jobs=1))
     bars = Counter(tune.bars for tune in tunes)
     assert min(bars) >= 8
     assert bars[8] > 0, "it would have ended sooner"
     for tune in tunes:
         check_form(tune.score, Wishes())
     if engine == "numpy":
-        alone = [model.written(replace(order, number=number)) for number in range(9)]
+        alone = [model.written(replace(order, number=number)) for number in range(4)]
         assert [tune.recipe for tune in tunes] == [tune.recipe for tune in alone]
-        free = [model.draw(replace(wishes, min_bars=None), 5, number).bars for number in range(9)]
+        free = [model.draw(replace(wishes, min_bars=None), 5, number).bars for number in range(4)]
         assert min(free) < 8
 
 
-@pytest.mark.parametrize(("least", "end"), [(1, "tonic"), (8, "any"), (8, "tonic"), (31, "tonic")])
-@pytest.mark.parametrize("ids", [SEEN_IDS, SEEN_IDS - {MEASURES.id("repeat_start")}])
+@pytest.mark.parametrize(
+    ("least", "end", "ids"),
+    [
+        (8, "any", SEEN_IDS),
+        (8, "tonic", SEEN_IDS - {MEASURES.id("repeat_start")}),
+        (31, "tonic", SEEN_IDS),
+    ],
+)
 def test_the_least_number_of_bars_is_met_with_all_else(
     least: int, end: str, ids: frozenset[int]
 ) -> None:
     sampler = Sampler(RandomEngine(least), ids)
-    for number, pickup in enumerate((None, "none", "1/8", "1/4")):
+    for number, pickup in enumerate(("none", "1/8")):
         wishes = Wishes.read(min_bars=least, end=end, pickup=pickup, meter="2/4", range="C4-C6")
         score = sampler.sample(wishes, Noise(1, number))
         check_form(score, Wishes())
