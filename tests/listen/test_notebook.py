@@ -53,10 +53,8 @@ def test_the_version_is_the_package_s() -> None:
 
 def test_a_tune_and_a_model_are_one_line() -> None:
     made = tune()
-    assert (
-        repr(made)
-        == f"<Tune {made.score.title}; {made.score.meter}, 32 bars; folk 2, seed 7, number 1>"
-    )
+    what = f"{made.score.title}; {made.score.meter}, 32 bars"
+    assert repr(made) == f"<Tune {what}; folk 2, seed 7, number 1>"
     hostile = replace(made, score=replace(made.score, title=f"{HOSTILE[4]}\n" * 300))
     assert repr(hostile).isprintable()
     assert len(repr(hostile)) < 700
@@ -99,7 +97,7 @@ def test_a_notebook_shows_the_score_and_plays_it(browser: Browser, tmp_path: Pat
 
 def test_a_tune_without_bars_is_heard(browser: Browser, tmp_path: Path) -> None:
     class Plain(Tune):
-        codec = "performance"  # type: ignore[assignment]
+        codec = "performance"
 
     notes = tuple(Note(250 * number, 60 + number, 200) for number in range(4))
     live = Plain(Score(notes, title=HOSTILE[0]), tune().recipe, tune().model)
