@@ -8,11 +8,14 @@ tune.tweak(temperature=0.85).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 
+from musicgen.checkpoint import version_of
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import read, write
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.tune import Model, Tune, load, tweak
+
+__version__ = version_of("musicgen")
 
 __all__ = [
     "STEPS_PER_QUARTER",
@@ -27,6 +30,7 @@ __all__ = [
     "Refusal",
     "Score",
     "Tune",
+    "__version__",
     "load",
     "read",
     "tweak",

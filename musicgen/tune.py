@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, places, version_of
 from musicgen.checkpoint import load as load_checkpoint
-from musicgen.errors import InvalidValue, NotFound
+from musicgen.errors import InvalidValue, NotFound, printable
 from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.listen import writing
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
+from musicgen.sampling.customs import unmet_dance
+from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.guard import CopyGuard
@@ -51,7 +53,7 @@ from musicgen.sampling.writing import Written, fit
 from musicgen.sampling.writing import write as carry_out
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.codecs import restored
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -70,10 +72,12 @@ WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
 MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
 MAX_TEXT: Final = 2**24  # of a text
 ENGINES: Final = ("numpy", "torch")
+_SHAPE: Final = ("form", "pickup", "bars", "min_bars", "range", "meter", "key")  # of edited notes
+_TITLE: Final = 80  # characters of a title in a line
 _FEW: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tune:
     """A tune that a model wrote, and how it came to be."""
 
@@ -82,6 +86,28 @@ class Tune:
     model: Model = field(repr=False, compare=False)
     text: str | None = None  # what a model of text wrote; its score is empty
     told: tuple[str, ...] = ()  # what was changed of a primer, what candidates were worth
+
+    def __repr__(self) -> str:
+        """Say in one line what it is and how to come by it."""
+        made = self.recipe.model
+        place = f"{made.name} {made.version}, seed {self.seed}, number {self.number + 1}"
+        return f"<Tune {printable(self.summary)}; {place}>"
+
+    def _repr_html_(self) -> str:
+        """Show score and player in a notebook."""
+        from musicgen.listen.notebook import render_tune  # slow to import
+
+        return render_tune(self)
+
+    @property
+    def summary(self) -> str:
+        """Title and size: bars, or what its codec counts by."""
+        if self.text is not None:
+            return _counted(len(self.text), "character")
+        title = self.score.title[:_TITLE]
+        if self.codec != MeasuresCodec.name:
+            return f"{title}; {_counted(len(self.score.notes), 'note')}"
+        return f"{title}; {self.score.meter}, {_counted(self.bars, 'bar')}"
 
     @property
     def seed(self) -> int:
@@ -166,6 +192,10 @@ class Tune:
         return formats.midi.to_pretty_midi(self.score)
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def has_room(suffix: str) -> bool:
     """Tell whether files of a suffix have their recipe inside."""
     return formats.has_room(suffix) or suffix.lower() in writing.PAGES
@@ -176,13 +206,21 @@ def beside_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.recipe.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A trained model, ready to write tunes."""
 
     checkpoint: Checkpoint
     codec: AnyCodec = field(default_factory=MeasuresCodec)
     _guards: dict[int, CopyGuard] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Say in one line what it is."""
+        shape = self.checkpoint.settings
+        return printable(
+            f"<Model {self.name}: {shape.layers} x {shape.hidden} {shape.cell}, codec"
+            f" {self.codec.name}>"
+        )
 
     @cached_property
     def sampler(self) -> Sampler | PlainSampler:
@@ -245,7 +283,7 @@ class Model:
         no_primer: bool = False,
         **wishes: Any,
     ) -> Tune:
-        """Write a tune.
+        """Write a tune: without a form, bars or a primer, one of the default form, AABB.
 
         The wishes are those of `Wishes`, as values or as text: key="Dmix", meter="6/8",
         range="D4-B5". A primer is what the tune starts from, a file or a score; `no_primer` leaves
@@ -253,12 +291,30 @@ class Model:
         model has never met.
         """
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        order = Order(Wishes.read(**wishes), chosen, number, writes_primer=not no_primer)
-        told: tuple[str, ...] = ()
+        asked = self.complete_wishes(wishes, has_primer=primer is not None)
+        order = Order(asked, chosen, number, writes_primer=not no_primer)
         if primer is not None:
             order = self.primed(order, primer)
-            told = order.primer.changes if order.primer else ()
-        return self.written(order, told)
+        return self.written(order, self.remarks_on(order))
+
+    def remarks_on(self, order: Order) -> tuple[str, ...]:
+        """Say what was changed of an order's primer, and that its dance is never in its meter."""
+        return (*(order.primer.changes if order.primer else ()), *self.unmet_dances(order))
+
+    def unmet_dances(self, order: Order) -> tuple[str, ...]:
+        """Say that no training tune is such a dance in such a meter, where that is so."""
+        rhythm, meter = order.wishes.rhythm, order.wishes.meter
+        if order.primer is not None:
+            meter = order.primer.meter
+        if rhythm is None or meter is None:
+            return ()
+        dances = self.checkpoint.manifest.corpus.get("dances", {})
+        unmet = unmet_dance(dances, rhythm_event(rhythm.strip().lower()), str(meter))
+        return () if unmet is None else (unmet,)
+
+    def complete_wishes(self, asked: Mapping[str, Any], *, has_primer: bool = False) -> Wishes:
+        """Make wishes from what a user named, with the default form where none is named."""
+        return complete_wishes(asked, self.checkpoint.manifest, has_primer=has_primer)
 
     def primed(self, order: Order, primer: str | Path | Score) -> Order:
         """Return an order that starts from the notes of a file or a score, fitted to the model."""
@@ -330,7 +386,8 @@ class Model:
             kept = Keep(base.ids, bars, candidates)
             order = replace(order, drawn=Drawn.of(base), primer=None)
         order = varied(order, Wishes.changes(**changes), kept)
-        return self.written(order if seed is None else replace(order, seed=seed))
+        told = () if changes.keys().isdisjoint(("meter", "rhythm")) else self.unmet_dances(order)
+        return self.written(order if seed is None else replace(order, seed=seed), told)
 
     def _measures(self, what: str) -> Sampler:
         sampler = self.sampler
@@ -389,14 +446,13 @@ def _from_notes(
     """Take a file's notes as a primer, or as the tune of which bars are kept."""
     said = "its notes were edited since it was written" if recipe else "musicgen did not write it"
     order = recipe.order if recipe else Order(Wishes(), 0)
-    free = replace(
-        order.wishes, form=None, pickup=None, bars=None, range=None, meter=None, key=None
-    )
+    unset: dict[str, Any] = dict.fromkeys(_SHAPE)
+    free = replace(order.wishes, **unset)
     primed = model.primed(replace(order, wishes=free, drawn=None, keep=None), path)
     count, changed = (primed.primer.count, primed.primer.changes) if primed.primer else (0, ())
     primed = replace(primed, wishes=replace(free, bars=max(count, order.wishes.heard or 0)))
     tune = model.variant(primed, keep=keep, candidates=candidates, **changes)
-    told = f"{path}: {said}; they are taken as a primer"
+    told = f"{path}: {said}; its notes are taken as a primer"
     return replace(tune, told=(told, *changed, *tune.told))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
 
@@ -63,7 +64,21 @@ def _told(error: click.UsageError) -> str:
     return printable(f"{fault}; see {command} --help")
 
 
-class Commands(click.Group):
+class SuggestingGroup(click.Group):
+    """Name the nearest command where one is misspelt, whichever version of click this is."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first word names."""
+        name = args[0]
+        nearest = get_close_matches(name[:40], self.list_commands(ctx), n=1)
+        if nearest and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
+            raise click.UsageError(f"No such command {name!r} (did you mean {nearest[0]!r}?)", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Commands(SuggestingGroup):
     """Import commands when they are used; turn errors into one line and their exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

@@ -16,12 +16,24 @@ _OPTIONS: Final = (
     click.option("--key", type=KEY, help="Tonic and mode: D, Am, Edor, Dmix, Bb minor."),
     click.option("--meter", type=METER, help="Such as 6/8."),
     click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ..."),
-    click.option("--bars", type=int, help="Exactly so many bars, as heard: repeats are counted."),
+    click.option(
+        "--bars",
+        type=int,
+        help="Exactly so many bars, as heard: repeats are counted. Without --form the model chooses"
+        " the form.",
+    ),
+    click.option(
+        "--min-bars",
+        type=int,
+        help="At least so many bars, where neither --bars nor the letters of --form fix their"
+        " number.",
+    ),
     click.option(
         "--form",
         type=FORM,
-        help="Parts of equal length by letters: AABB is two repeated parts, in ABAC the A returns"
-        " note for note; through: nothing returns. 8 bars a letter, unless --bars says otherwise.",
+        help="Parts of equal length by letters A to H: AABB is two repeated parts, in ABAC the A"
+        " returns note for note. 8 bars a letter, unless --bars says otherwise. through: nothing"
+        " returns. free: the model chooses the form, and how many bars.",
     ),
     click.option(
         "--pickup", type=PICKUP, help="none, a note value (1/8), or steps, 48 to the quarter."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli import SuggestingGroup
 from musicgen.cli.words import counted
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _reading(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def corpus() -> None:
     """Look at corpora, and build data sets from them.
 

@@ -55,7 +55,10 @@ def write_tune(tune: Tune, files: Sequence[Path], *, force: bool, loud: int) -> 
         return []
     place = f"; seed {tune.seed}, number {tune.number + 1}" if loud == VERBOSE else ""
     told = [*map(printable, tune.told), _told(tune, [str(file) for file in files]) + place]
-    return told if tune.receipt is None else [*told, f"  {tune.receipt.line()}"]
+    if tune.receipt is None:
+        return told
+    receipt = tune.receipt.line() if loud == VERBOSE else tune.receipt.short_line()
+    return [*told, f"  {receipt}"]
 
 
 def write_tunes(
@@ -137,9 +140,4 @@ def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
 
 
 def _told(tune: Tune, files: list[str]) -> str:
-    score, names = tune.score, ", ".join(files)
-    if tune.text is not None:
-        return f"{names}: {counted(len(tune.text), 'character')}"
-    if tune.codec != "measures":
-        return f"{names}: {score.title}; {counted(len(score.notes), 'note')}"
-    return f"{names}: {score.title}; {score.meter}, {counted(tune.bars, 'bar')}"
+    return f"{', '.join(files)}: {tune.summary}"

@@ -64,7 +64,12 @@ from musicgen.errors import InvalidValue, printable
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the model and the seed of each tune too.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Tell the model, the seeds, whole receipts.",
+)
 def sample(
     model: str,
     outs: tuple[str, ...],
@@ -80,7 +85,10 @@ def sample(
     best: int | None,
     **wishes: Any,
 ) -> None:
-    """Write new tunes.
+    """Write new tunes: of the form AABB in 32 bars, where neither form nor bars are named.
+
+    With a primer, and of a model that never met a repeated part, they are of any form and at least
+    8 bars.
 
     \b
     musicgen sample --out song.mid
@@ -91,13 +99,12 @@ def sample(
     from musicgen.cli.best import table_of, write_best
     from musicgen.files import refuse_existing
     from musicgen.sampling.recipe import Order
-    from musicgen.sampling.wishes import Wishes
     from musicgen.tune import load
 
-    asked = Wishes(**given(wishes))
     if no_primer and primer is None:
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
     loaded = load(model)
+    asked = loaded.complete_wishes(given(wishes), has_primer=primer is not None)
     suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
     if best is not None and best > count:
         raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")
@@ -111,6 +118,8 @@ def sample(
         order = loaded.primed(order, primer)
         for change in order.primer.changes if order.primer else ():
             tell(printable(f"{primer}: {change}"))
+    for remark in loaded.unmet_dances(order):
+        tell(f"Warning: {printable(remark)}")
     loud = loudness(quiet=quiet, verbose=verbose)
     if best is not None:
         table = table_of(outs[0], names[0])

@@ -40,7 +40,7 @@ from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_t
 @controls
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the model and the seed too.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell the model, the seed, the whole receipt.")
 def tweak(
     song: Path,
     outs: tuple[str, ...],

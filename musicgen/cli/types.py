@@ -12,7 +12,7 @@ from musicgen.errors import InvalidValue
 from musicgen.music.programs import program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.sampling.wishes import parse_pickup
-from musicgen.tokens.layout import check_form
+from musicgen.tokens.layout import parse_form
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
@@ -49,7 +49,7 @@ POSITIVE = Finite(0, min_open=True)
 FRACTION = Finite(0, 1, min_open=True)
 KEY = Parsed("KEY", Key.parse)
 METER = Parsed("METER", Meter.parse)
-FORM = Parsed("LETTERS", check_form)
+FORM = Parsed("FORM", parse_form)
 PICKUP = Parsed("none|1/8|STEPS", parse_pickup)
 RANGE = Parsed("LOW-HIGH", parse_range)
 PROGRAM = Parsed("NAME|N", program)

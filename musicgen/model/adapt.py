@@ -7,6 +7,7 @@ model.put(grown(start, dataset))
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -119,6 +120,19 @@ def met(start: Checkpoint, counts: Sequence[int]) -> tuple[int, ...]:
     """Return how often each event was met: by the model, and in the tunes that it goes on with."""
     before = (*start.manifest.seen, *(0 for _ in counts[len(start.manifest.seen) :]))
     return tuple(int(old) + int(new) for old, new in zip(before, counts, strict=True))
+
+
+def dances(
+    start: Checkpoint, counted: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Add the meters of each dance to those of a model; {} where it does not say its own."""
+    known = start.manifest.corpus.get("dances")
+    if not known:
+        return {}
+    return {
+        name: dict(sorted((Counter(known.get(name, {})) + Counter(counted.get(name, {}))).items()))
+        for name in sorted({*known, *counted})
+    }
 
 
 def tonics(

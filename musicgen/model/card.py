@@ -12,6 +12,7 @@ import numpy as np
 from musicgen.checkpoint import Manifest, Weights, stored
 from musicgen.formats import abc
 from musicgen.model.evaluation import Held
+from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
@@ -154,8 +155,9 @@ def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
     codec = restored(manifest.codec, manifest.vocabulary, manifest.name)
     if manifest.codec == "measures":
         sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+        wishes = complete_wishes({}, manifest)
         yield from _fenced(f"The first {BARS_SHOWN} bars", "abc", (
-            _first_bars(abc.render(sampler.sample(Wishes(), Noise(seed)), seed))
+            _first_bars(abc.render(sampler.sample(wishes, Noise(seed)), seed))
             for seed in range(1, SEEDS_SHOWN + 1)
         ))  # fmt: skip
         return

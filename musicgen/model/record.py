@@ -29,9 +29,9 @@ from musicgen.checkpoint import Checkpoint, Manifest, Weights, stored
 from musicgen.errors import NotFound, one_line
 from musicgen.files import open_regular, write_whole
 from musicgen.music.score import Score
+from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.codecs import restored
 
@@ -46,7 +46,6 @@ METRICS: Final = "metrics.jsonl"
 CURVE: Final = "loss.png"
 HEARD: Final = "heard"
 BOARD: Final = "tensorboard"
-BARS_HEARD: Final = 16
 IDS_HEARD: Final = 600  # of a codec without bars
 HEARD_AS: Final = {"measures": (".mid", ".abc"), "text": (".txt",), "text-words": (".txt",)}
 REDRAWN_EVERY: Final = 60.0  # seconds; a picture takes about half of one
@@ -136,11 +135,11 @@ class Heard:
     def piece(self, weights: Weights) -> Score | str:
         """Draw a tune from weights, as a checkpoint would give them back."""
         sampler = sampler_of(Checkpoint(self.manifest, stored(weights), self.folder), self.codec)
-        noise = Noise(self.seed)
+        noise, wishes = Noise(self.seed), complete_wishes({}, self.manifest)
         if isinstance(sampler, PlainSampler):
-            encoded = sampler.encoded(Wishes(), noise, IDS_HEARD)
+            encoded = sampler.encoded(wishes, noise, IDS_HEARD)
         else:
-            encoded = sampler.encoded(Wishes(bars=BARS_HEARD), noise)
+            encoded = sampler.encoded(wishes, noise)
         piece: Score | str = self.codec.decode(encoded.ids, encoded.setting).piece
         return piece
 

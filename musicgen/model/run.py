@@ -52,6 +52,8 @@ from musicgen.sampling.known import NAME as INDEX
 from musicgen.sampling.receipt import index_beside
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
+from musicgen.tokens.grammar import HEADER
+from musicgen.tokens.vocabulary import MEASURES
 
 METRICS: Final = "metrics.jsonl"
 SAVE_EVERY: Final = 180.0  # seconds, where a save is cheap
@@ -399,6 +401,14 @@ class Run:
         return adapt.tonics(self.start, counted) if self.start else counted
 
     @cached_property
+    def dances(self) -> dict[str, dict[str, int]]:
+        """How often each dance occurs in each meter; {} where that is not known of all tunes."""
+        if self.dataset.codec != DEFAULT_CODEC:
+            return {}
+        counted = dances(self.dataset.train)
+        return adapt.dances(self.start, counted) if self.start else counted
+
+    @cached_property
     def seen(self) -> tuple[int, ...]:
         """How often each event occurs in the training part: counted once, for all checkpoints.
 
@@ -421,6 +431,8 @@ class Run:
             },
             "tonics": self.tonics,
         }
+        if self.dances:
+            corpus["dances"] = self.dances
         return Manifest(
             name=self.name,
             version=self.version,
@@ -443,6 +455,17 @@ def tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
         mode = tune.key.split(" ")[1]
         counts.setdefault(mode, Counter())[Key(tonic, mode).tonic] += 1
     return {mode: dict(sorted(counter.items())) for mode, counter in sorted(counts.items())}
+
+
+def dances(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
+    """Count the meters of each dance: what tells that a user asks for one that there is none of."""
+    meter, rhythm = HEADER.index("meter"), HEADER.index("rhythm")
+    pairs = Counter((int(ids[rhythm]), int(ids[meter])) for ids in flat_ids(tunes))
+    counts: dict[str, dict[str, int]] = {}
+    for ids, count in pairs.items():
+        name, in_meter = (str(MEASURES.events[id_].value) for id_ in ids)
+        counts.setdefault(name, {})[in_meter] = count
+    return {name: dict(sorted(table.items())) for name, table in sorted(counts.items())}
 
 
 def changed(plan: Plan, device: str | None, learning_rate: float | None) -> tuple[Plan, list[str]]:

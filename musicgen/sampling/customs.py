@@ -26,6 +26,21 @@ TONICS: Final[Mapping[str, Mapping[str, int]]] = {
 USUAL_QPM: Final = 120.0
 
 
+def unmet_dance(dances: Mapping[str, Mapping[str, int]], rhythm: str, meter: str) -> str | None:
+    """Say that no training tune is such a dance in such a meter; None where some is.
+
+    Args:
+        dances: how many training tunes there are of each dance in each meter.
+        rhythm: the dance that is asked for.
+        meter: the meter that is asked for.
+    """
+    meters = dances.get(rhythm, {})
+    if not meters or meter in meters:
+        return None
+    known = ", ".join(sorted(meters, key=lambda name: -meters[name]))
+    return f"the corpus has no {rhythm} in {meter}, only in {known}; it is written anyway"
+
+
 def usual_qpm(rhythm: str, meter: str) -> float:
     """Return the quarters a minute at which a dance, or a meter, is played."""
     return RHYTHM_QPM.get(rhythm) or METER_QPM.get(meter, USUAL_QPM)

@@ -29,6 +29,7 @@ from musicgen.sampling.rolled import Rolled, among, equal
 
 NOTES: Final = 8  # of the runs that are counted, and of the shortest that is listed
 MOST_LISTED: Final = 32
+_SHOWN: Final = 40  # characters of a title in a short line
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,16 @@ class Receipt:
     def share(self) -> float:
         """The share of its runs of eight notes that stand in training tunes."""
         return self.copied / max(1, self.of)
+
+    def short_line(self) -> str:
+        """Say the longest shared run in a few words."""
+        best = self.longest
+        if best is None:
+            return self.line()
+        title = best.label.title or str(best.label)
+        named = title if len(title) <= _SHOWN else f"{title[: _SHOWN - 3]}..."
+        than = _than("longer", self.longer_than)
+        return printable(f"shares {best.notes} of {_notes(self.notes)} with {named!r}{than}")
 
     def line(self) -> str:
         """Say it in one sentence."""

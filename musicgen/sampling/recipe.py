@@ -20,9 +20,10 @@ from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.sampling.keep import Keep
 from musicgen.sampling.primer import Primer
-from musicgen.sampling.wishes import Wishes
+from musicgen.sampling.wishes import MIN_BARS, Wishes
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER
+from musicgen.tokens.layout import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES
 
 MARK: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
@@ -31,8 +32,8 @@ _PIECE: Final = 3000  # characters of one remark
 _PACKED: Final = "z:"  # a recipe that is compressed, where it is long
 _LONG: Final = 1500
 _KINDS: Final[Mapping[type, tuple[str, ...]]] = {
-    str: ("key", "meter", "range", "rhythm"),
-    int: ("bars", "top_k", "max_copy", "pickup", "program"),
+    str: ("key", "meter", "range", "rhythm", "form"),
+    int: ("bars", "min_bars", "top_k", "max_copy", "pickup", "program"),
 }
 
 
@@ -120,7 +121,7 @@ class Order:
     def from_json(cls, found: Mapping[str, Any]) -> Order:
         """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
         return cls(
-            Wishes.read(**_of_their_kinds(found["wishes"])),
+            Wishes.recorded(**_of_their_kinds(found["wishes"])),
             int(found["seed"]),
             int(found["number"]),
             Drawn.from_json(found["drawn"]) if "drawn" in found else None,
@@ -243,10 +244,10 @@ def varied(order: Order, changes: Mapping[str, Any], keep: Keep | None = None) -
     changes: wishes by their names. Where the meter or the rhythm changes, the other is drawn anew.
     Raises InvalidValue for a change that what is kept, or the primer, does not allow.
     """
-    wishes = replace(order.wishes, **changes)
     before = order.wishes
+    wishes = replace(before, **_with_min_bars(changes, before))
     fixed = "its primer" if order.primer else "what is kept of it" if keep or order.keep else ""
-    bound = ("meter", "bars", "form", "pickup") if keep or order.keep else ("meter",)
+    bound = ("meter", "bars", "min_bars", "form", "pickup") if keep or order.keep else ("meter",)
     for name in bound if fixed else ():
         if getattr(wishes, name) != getattr(before, name):
             raise InvalidValue(f"{name}: {fixed} does not allow another; sample a new tune instead")
@@ -256,3 +257,15 @@ def varied(order: Order, changes: Mapping[str, Any], keep: Keep | None = None) -
     if drawn and wishes.key is not None and wishes.key.mode != drawn.mode:
         drawn = replace(drawn, mode=None)
     return replace(order, wishes=wishes, drawn=drawn, keep=keep or order.keep)
+
+
+def _with_min_bars(changes: Mapping[str, Any], before: Wishes) -> Mapping[str, Any]:
+    """Add what changes mean for the least number of bars, where it is not among them."""
+    form, bars = changes.get("form"), changes.get("bars")
+    if "min_bars" in changes:
+        return changes
+    if bars is not None or form not in (None, FREE, THROUGH):
+        return {**changes, "min_bars": None}  # the number of bars is fixed
+    if form == THROUGH and before.bars is None:
+        return {**changes, "min_bars": before.min_bars or MIN_BARS}
+    return changes

@@ -137,7 +137,8 @@ class Sampler:
         for kind in HEADER:
             allowed -= _unasked(kind, asked[kind], allowed)
         allowed -= self._out_of_reach(wishes, allowed)
-        fewest, most = (wishes.heard,) * 2 if wishes.heard else (1, DEFAULT_LIMIT)
+        least = wishes.min_bars or 1
+        fewest, most = (wishes.heard,) * 2 if wishes.heard else (least, DEFAULT_LIMIT)
         layout = wishes.layout
         self._check_repeats(wishes, allowed)
         return Rules(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -13,9 +13,11 @@ from musicgen.music.programs import program as program_number
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
 from musicgen.sampling.draw import Filter, min_p, temperature, top_k, top_p
-from musicgen.tokens.layout import THROUGH, Layout, check_form
+from musicgen.tokens.layout import FREE, THROUGH, Layout, check_form, parse_form
+from musicgen.tokens.rules import DEFAULT_LIMIT
 
 MOST_BARS: Final = 512
+MIN_BARS: Final = 8  # of a tune without a named number of bars, unless its form is "free"
 ENDS: Final = ("any", "tonic")
 LEAST_COPY: Final = 4  # notes; every tune shares three with some other
 MOST_COPY: Final = 1000  # more than any tune has
@@ -45,7 +47,7 @@ class Wishes:
     meter: Meter | None = None
     rhythm: str | None = None
     bars: int | None = None  # as heard
-    form: str | None = None  # letters, or "through"
+    form: str | None = None  # letters, or "through"; "free" is None
     pickup: int | None = None  # steps; 0: none
     range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI numbers
     end: str = "any"  # on which note: one of ENDS
@@ -56,6 +58,7 @@ class Wishes:
     top_p: float | None = None
     min_p: float | None = None
     max_copy: int | None = None  # notes in a row that a training tune may have too
+    min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
 
     def __post_init__(self) -> None:
         if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
@@ -72,10 +75,12 @@ class Wishes:
                 f" {LEAST_COPY} or more, up to {MOST_COPY:,}"
             )
         self._check_form()
+        self._check_min_bars()
         _ = self.filters
 
     def _check_form(self) -> None:
-        if self.form is None:
+        if self.form in (None, FREE):
+            object.__setattr__(self, "form", None)
             return
         object.__setattr__(self, "form", check_form(self.form))
         layout = self.layout
@@ -83,6 +88,20 @@ class Wishes:
             raise InvalidValue(
                 f"pickup: the form {self.form} in {self.heard} bars has none, for a part that"
                 " returns would end in another bar; ask for more bars, or leave one of them out"
+            )
+
+    def _check_min_bars(self) -> None:
+        if self.min_bars is None:
+            return
+        if not 1 <= self.min_bars <= DEFAULT_LIMIT:
+            raise InvalidValue(
+                f"min-bars {self.min_bars}: ask for 1 to {DEFAULT_LIMIT}, the most that a tune has"
+                " whose number of bars is free"
+            )
+        if self.heard is not None:
+            raise InvalidValue(
+                f"min-bars {self.min_bars}: the tune has {self.heard} bars, by --bars or --form;"
+                " leave one of them out"
             )
 
     @property
@@ -116,6 +135,11 @@ class Wishes:
         return cls(**cls.changes(**wishes))
 
     @classmethod
+    def recorded(cls, form: str | None = None, **wishes: Any) -> Wishes:
+        """Make wishes from those of a recipe, whose form may have any letters."""
+        return replace(cls.read(**wishes), form=form)
+
+    @classmethod
     def changes(cls, **wishes: Any) -> dict[str, Any]:
         """Read some wishes, by their names. Raises InvalidValue for one that there is none of."""
         unknown = sorted(wishes.keys() - {entry.name for entry in fields(cls)})
@@ -146,6 +170,7 @@ class Wishes:
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "key": Key.parse,
     "meter": Meter.parse,
+    "form": parse_form,
     "program": program_number,
     "pickup": parse_pickup,
     "range": parse_range,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -21,9 +22,11 @@ from musicgen.errors import InvalidValue
 from musicgen.music.score import MAX_PLAYS
 
 THROUGH: Final = "through"
+FREE: Final = "free"  # the model draws the repeats
 BARS_A_LETTER: Final = 8  # where no number of bars is asked for
+LETTERS: Final = "ABCDEFGH"
 _MOST_LETTERS: Final = 16
-_WAY_OUT: Final = f"write letters such as AABB or ABAC, at most {_MOST_LETTERS}, or {THROUGH}"
+_WAY_OUT: Final = f"write letters such as AABB or ABAC, or {THROUGH}, or {FREE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,40 @@ class Layout:
         return stretch.bars >= least and stretch.ends_short == source.ends_short
 
 
-def check_form(text: str) -> str:
-    """Return a form as it is kept: upper-case letters, or `through`. Raises InvalidValue."""
+def parse_form(text: str) -> str:
+    """Read a form as a person writes it: letters, `through` or `free`. Raises InvalidValue."""
     plain = text.strip()
-    if plain.lower() == THROUGH:
+    if plain.lower() in (THROUGH, FREE):
+        return plain.lower()
+    if fault := _fault_of(plain.upper()):
+        nearest = get_close_matches(plain.lower()[:40], (THROUGH, FREE), n=1)
+        asked = f"did you mean {nearest[0]}? {fault[:1].upper()}{fault[1:]}" if nearest else fault
+        raise InvalidValue(f"form {text[:40]!r}: {asked}; {_WAY_OUT}")
+    return check_form(plain)
+
+
+def _fault_of(form: str) -> str:
+    """Say which rule for letters a form breaks; "" where it keeps to all of them."""
+    if not form:
+        return "it has no letters"
+    if others := [character for character in form if character not in LETTERS]:
+        return f"a form has letters A to {LETTERS[-1]}, and {others[0]!r} is none of them"
+    if len(form) > _MOST_LETTERS:
+        return f"a form has at most {_MOST_LETTERS} letters, and this one has {len(form):,}"
+    return "" if form.startswith("A") else f"a form starts with A, and this one with {form[0]}"
+
+
+def check_form(text: str) -> str:
+    """Return a form as it is kept, upper-case letters or `through`. Raises InvalidValue.
+
+    A recipe of an earlier version may hold any letters; what a person writes goes through
+    `parse_form`, which allows fewer.
+    """
+    if text == THROUGH:
         return THROUGH
-    if not re.fullmatch(rf"[A-Za-z]{{1,{_MOST_LETTERS}}}", plain):
-        raise InvalidValue(f"form {text[:40]!r} is unknown: {_WAY_OUT}")
-    form = plain.upper()
+    form = text.strip().upper()
+    if not re.fullmatch(rf"[A-Z]{{1,{_MOST_LETTERS}}}", form):
+        raise InvalidValue(f"form {text[:40]!r}: {_fault_of(form)}; {_WAY_OUT}")
     for letter, same in groupby(form):
         if (count := len(list(same))) > MAX_PLAYS:
             raise InvalidValue(

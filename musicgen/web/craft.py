@@ -20,7 +20,6 @@ from musicgen.sampling.plain import PlainSampler
 from musicgen.sampling.recipe import Order, Recipe, found_in, hash_of
 from musicgen.sampling.sampler import Sampler
 from musicgen.sampling.surprise import Surprise, surprise
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, Tune, known, load
 from musicgen.web.differences import differences
@@ -31,7 +30,6 @@ from musicgen.web.work import Answer, Tell, guarded
 MODELS_WARM: Final = 3
 TUNES_WARM: Final = 64
 MOST_WORDS: Final = 200  # characters of what a file says of itself, on the shelf
-HEARD_BARS: Final = 16
 HEARD_SEED: Final = 1
 PRIMERS: Final = (".abc", ".mid", ".midi")
 _BAR: Final = MEASURES.id("bar")
@@ -49,7 +47,7 @@ class CountingEngine(NumpyEngine):
         super().advance(number, state)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WatchedModel(Model):
     """A model whose tunes can be followed while they are written."""
 
@@ -102,12 +100,10 @@ class Craft:
     ) -> Answer:
         """Write a tune, from a primer's bytes if there are any."""
         loaded = self.model(model)
-        order = Order(Wishes.read(**wishes), seed)
-        told: tuple[str, ...] = ()
+        order = Order(loaded.complete_wishes(wishes, has_primer=primer is not None), seed)
         if primer is not None:
             order = loaded.primed(order, parsed(payload, primer))
-            told = order.primer.changes if order.primer else ()
-        return self.show(loaded.written(order, told))
+        return self.show(loaded.written(order, loaded.remarks_on(order)))
 
     def tweak(
         self, _: bytes, recipe: str, wishes: dict[str, Any], seed: int | None, keep: str | None
@@ -136,8 +132,7 @@ class Craft:
         if run not in folders or not places(folders[run]):
             raise NotFound("the run has no model yet: wait until it has judged one")
         model = self._loaded(folders[run])
-        wishes = Wishes(bars=HEARD_BARS if model.codec.name == "measures" else None)
-        return self.show(model.draw(wishes, HEARD_SEED))
+        return self.show(model.sample(seed=HEARD_SEED))
 
     def show(self, tune: Tune) -> Answer:
         """Return all that there is to say of a tune; it stays at hand."""

@@ -11,13 +11,14 @@ from musicgen.checkpoint import FORMAT, MANIFEST, places, read_manifest
 from musicgen.errors import MusicgenError
 from musicgen.music.theory import Key
 from musicgen.sampling.customs import TONICS
+from musicgen.sampling.default_form import default_form_of
 from musicgen.sampling.known import NAME as INDEX
 from musicgen.sampling.wishes import MOST_BARS
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import known
 
 FIRST: Final = "folk"
-FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through")
+FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
 
 def tune_id(recipe: str) -> str:
@@ -63,7 +64,8 @@ def about(name: str, folder: Path) -> dict[str, Any] | None:
         return {
             "name": name, "version": body["version"], "keys": _keys(body),
             "meters": _values(body, "meter"), "rhythms": _values(body, "rhythm"),
-            "max_bars": MOST_BARS, "forms": list(FORMS), "has_index": (place / INDEX).is_file(),
+            "max_bars": MOST_BARS, "forms": list(FORMS),
+            "default_form": default_form_of(body["seen"]), "has_index": (place / INDEX).is_file(),
         }  # fmt: skip
     return None
 

@@ -43,6 +43,7 @@ class ModelAbout(Wire):
     rhythms: list[str]
     max_bars: int
     forms: list[str] = Field(description="some that are common; any letters will do")
+    default_form: str = Field("free", description="where no form, bars or primer are named")
     has_index: bool = Field(description="whether it tells what a tune shares with others")
 
 
@@ -70,6 +71,7 @@ class Ask(Wire):
     meter: Words | None = None
     rhythm: Words | None = None
     bars: int | None = None
+    min_bars: int | None = None
     form: Words | None = None
     pickup: int | Words | None = None
     range: Words | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ def run(*words: str | Path) -> Result:
     [
         ("--nonsense", "--nonsense", "musicgen"),
         ("nonsense", "No such command", "musicgen"),
+        ("smaple", "No such command 'smaple' (did you mean 'sample'?)", "musicgen"),
+        ("corpus biuld", "No such command 'biuld' (did you mean 'build'?)", "musicgen corpus"),
+        ("sample --out a.mid --form trough", "did you mean through?", "musicgen sample"),
         ("train --nonsense", "--nonsense", "musicgen train"),
         ("train --hiden 3", "'--hidden'", "musicgen train"),
         ("train --cell lst", "'lst' is not one of 'lstm', 'gru'", "musicgen train"),
@@ -78,6 +82,40 @@ def test_a_verbose_sample_tells_model_and_seed(tmp_path: Path) -> None:
     assert "model 1, 2 x 16 lstm, codec measures, 844 events" in told
     assert "1 bar; seed 7, number 1" in told
     assert "seed" not in run(*words, "--out", tmp_path / "b.mid").stderr
+
+
+def test_a_receipt_is_one_short_line_and_all_of_it_on_request(tmp_path: Path) -> None:
+    words = ["sample", "--seed", "7", "--force", "--out", str(tmp_path / "a.mid")]
+    tune, receipt = run(*words).stderr.splitlines()
+    assert tune.endswith("32 bars")
+    said = r"  shares \d+ of \d+ notes with .{3,45}, longer than in \d+% of real tunes"
+    assert re.fullmatch(said, receipt)
+    assert len(receipt) < 120
+    assert "8-note runs are copied" not in receipt
+    assert "8-note runs are copied" in run(*words, "-v").stderr
+
+
+@pytest.mark.parametrize(("rhythm", "meter"), [("reel", "3/4"), ("jig", "4/4")])
+def test_a_dance_that_no_training_tune_is_gets_one_warning(
+    tmp_path: Path, rhythm: str, meter: str
+) -> None:
+    words = ["sample", "--seed", "1", "--rhythm", rhythm, "--count", "2", "--bars", "4"]
+    told = run(*words, "--meter", meter, "--out", tmp_path / "a{n}.mid")
+    assert told.exit_code == 0
+    warnings = [line for line in told.stderr.splitlines() if line.startswith("Warning: ")]
+    (warning,) = warnings
+    assert warning.startswith(f"Warning: the corpus has no {rhythm} in {meter}, only in ")
+    assert (tmp_path / "a2.mid").exists()
+    usual = {"reel": "2/2", "jig": "6/8"}[rhythm]
+    assert "Warning" not in run(*words, "--meter", usual, "--out", tmp_path / "b{n}.mid").stderr
+
+
+def test_a_variant_warns_of_its_dance_too(tmp_path: Path) -> None:
+    run("sample", "--seed", "1", "--rhythm", "reel", "--bars", "4", "--out", tmp_path / "a.mid")
+    changed = run("tweak", tmp_path / "a.mid", "--meter", "3/4", "--out", tmp_path / "b.mid")
+    assert "the corpus has no reel in 3/4" in changed.stderr
+    same = run("tweak", tmp_path / "b.mid", "--tempo", "90", "--out", tmp_path / "c.mid")
+    assert "the corpus" not in same.stderr
 
 
 def test_one_tune_in_one_file(tmp_path: Path) -> None:

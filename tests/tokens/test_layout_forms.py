@@ -14,7 +14,7 @@ from musicgen.music.grid import bars, heard_bars
 from musicgen.music.score import Score, sections
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.grammar import Walk
-from musicgen.tokens.layout import THROUGH, Layout, Stretch, check_form
+from musicgen.tokens.layout import THROUGH, Layout, Stretch, check_form, parse_form
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
@@ -59,12 +59,31 @@ def test_a_pickup_needs_bars_that_balance_it(form: str, bars_: int, can: bool) -
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [("", "write letters such as AABB"), ("A1", "write letters"), ("A" * 17, "at most 16"),
+    [("", "it has no letters; write letters such as AABB"), ("A1", "letters A to H, and '1' is"),
+     ("AB" * 8 + "C", "at most 16 letters, and this one has 17"), ("hello", "A to H, and 'L' is"),
+     ("AIA", "A to H, and 'I' is none"), ("BAB", "starts with A, and this one with B"),
+     ("trough", "did you mean through\\?"), ("Throug", "did you mean through\\?"),
+     ("fre", "did you mean free\\?"), ("A" * 100_000 + "é", "'É' is none"),
      ("AAAAAB", "A stands 5 times in a row")],
 )  # fmt: skip
 def test_forms_that_are_none_are_refused(form: str, said: str) -> None:
-    with pytest.raises(InvalidValue, match=said):
-        check_form(form)
+    with pytest.raises(InvalidValue, match=said) as refusal:
+        parse_form(form)
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [(" aabb ", "AABB"), ("Through", "through"), ("FREE", "free"), ("ABCDEFGH", "ABCDEFGH")],
+)
+def test_forms_are_read_in_any_case(form: str, read: str) -> None:
+    assert parse_form(form) == read
+
+
+def test_letters_of_an_old_recipe_are_kept() -> None:
+    assert check_form("HELLO") == "HELLO"
+    with pytest.raises(InvalidValue, match="at most 16 letters"):
+        check_form("A" * 17)
 
 
 def test_bars_that_a_form_does_not_divide_are_refused() -> None:

@@ -125,7 +125,7 @@ class Playground {
   }
 
   #sampleWith(wishes) {
-    this.knobs.show(wishes, this.current?.tune.seed);
+    this.knobs.show({ form: null, ...wishes }, this.current?.tune.seed);
     return this.sample(wishes);
   }
 

@@ -3,7 +3,7 @@
 import { el, svg } from "./dom.js";
 
 const ANY = "any";
-const FORMS = ["AABB", "AABA", "AABBCC", "ABAC", "AABC", "AB", "AA", "through"];
+const FORMS = ["AABB", "AABA", "AABBCC", "ABAC", "AABC", "AB", "AA", "through", "free"];
 const INSTRUMENTS = [
   [0, "piano"], [6, "harpsichord"], [9, "glockenspiel"], [11, "vibraphone"], [12, "marimba"],
   [16, "organ"], [21, "accordion"], [22, "harmonica"], [24, "guitar"], [25, "steel guitar"],
@@ -21,6 +21,7 @@ const INSTRUMENTS = [
  * @property {boolean} [more] stands under "more"
  * @property {string} [from] the model's list that it chooses from
  * @property {any} [off] of a dial: where it says nothing
+ * @property {(wishes: any) => any} [unasked] the value for a tune whose wishes do not name it
  */
 
 /** @type {(Knob & Record<string, any>)[]} */
@@ -31,7 +32,8 @@ export const KNOBS = [
   { name: "meter", label: "Meter", kind: "choice", plain: null, from: "meters" },
   { name: "rhythm", label: "Rhythm", kind: "choice", plain: null, from: "rhythms" },
   { name: "bars", label: "Bars", kind: "number", plain: null, min: 1, max: 512, step: 1 },
-  { name: "form", label: "Form", kind: "text", plain: null, list: FORMS, hint: ANY },
+  { name: "form", label: "Form", kind: "text", plain: null, list: FORMS, hint: ANY,
+    unasked: (wishes) => (wishes.min_bars ? null : "free") },
   { name: "top_p", label: "Top-p", kind: "dial", plain: null, min: 0.05, max: 1, step: 0.05, off: 1,
     more: true },
   { name: "min_p", label: "Min-p", kind: "dial", plain: null, min: 0, max: 0.5, step: 0.01, off: 0,
@@ -69,6 +71,7 @@ export class Knobs {
       this.controls.set(knob.name, control);
       (knob.more ? more : first).append(element);
     }
+    this.#input("bars").addEventListener("input", () => this.#hintForm());
   }
 
   /** All values by name. */
@@ -84,7 +87,7 @@ export class Knobs {
   /** What differs from what a tune was asked for with. */
   changesFrom(wishes) {
     return kept(this.values, (name, value) => {
-      const was = wishes[name] ?? BY_NAME.get(name)?.plain;
+      const was = valueIn(wishes, name);
       return String(value) !== String(was) && !(name === "seed" && value === null);
     });
   }
@@ -92,8 +95,9 @@ export class Knobs {
   /** Turn all knobs to where a tune has them. */
   show(wishes, seed) {
     for (const [name, { write }] of this.controls) {
-      write(name === "seed" ? null : wishes[name] ?? BY_NAME.get(name)?.plain);
+      write(name === "seed" ? null : valueIn(wishes, name));
     }
+    this.#hintForm();
     this.#input("seed").placeholder = seed === undefined ? ANY : String(seed);
   }
 
@@ -107,6 +111,8 @@ export class Knobs {
       control?.write(value);
     }
     this.#input("bars").max = model.max_bars ?? 512;
+    this.defaultForm = model.default_form;
+    this.#hintForm();
   }
 
   /** Say of each knob whether it is one of these. */
@@ -114,6 +120,13 @@ export class Knobs {
     for (const [name, { input }] of this.controls) {
       input.closest(".knob").classList.toggle(className, names.has(name));
     }
+  }
+
+  /** Show which form an empty field asks for: a number of bars leaves it to the model. */
+  #hintForm() {
+    const usual = this.defaultForm ?? "free";
+    const isFree = usual === "free" || this.#input("bars").value !== "";
+    this.#input("form").placeholder = isFree ? ANY : usual;
   }
 
   #input(name) {
@@ -126,7 +139,15 @@ export function changeText(name, before, after) {
   const knob = BY_NAME.get(name);
   if (!knob) return name;
   if (name === "seed") return `another seed, ${after}`;
-  return `${knob.label} ${valueText(knob, before ?? knob.plain)} → ${valueText(knob, after)}`;
+  const was = before ?? knob.unasked?.({}) ?? knob.plain;
+  return `${knob.label} ${valueText(knob, was)} → ${valueText(knob, after)}`;
+}
+
+/** What a knob stands at for a tune that was asked for with some wishes. */
+function valueIn(wishes, name) {
+  const knob = BY_NAME.get(name);
+  if (name in wishes) return wishes[name];
+  return knob?.unasked ? knob.unasked(wishes) : knob?.plain;
 }
 
 function valueText(knob, value) {
