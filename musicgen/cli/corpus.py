@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from musicgen.cli.types import OUT_PATH
 from musicgen.cli.words import counted
 
 if TYPE_CHECKING:
@@ -91,9 +92,7 @@ def list_(quiet: bool, verbose: bool) -> None:
 
 @corpus.command()
 @_SOURCES
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The folder to write; it is new."
-)
+@click.option("--out", type=OUT_PATH, required=True, help="The folder to write; it is new.")
 @_reading
 @click.option("--dask", metavar="ADDRESS", help="Read on a Dask cluster; it sees the same files.")
 @click.option(

@@ -71,9 +71,10 @@ export class Knobs {
     }
   }
 
-  /** All values by name. */
+  /** All values by name, of the knobs that the model has. */
   get values() {
-    return Object.fromEntries([...this.controls].map(([name, { read }]) => [name, read()]));
+    const offered = [...this.controls].filter(([, { input }]) => !input.closest(".knob").hidden);
+    return Object.fromEntries(offered.map(([name, { read }]) => [name, read()]));
   }
 
   /** What differs from the plain: what a new tune is asked for with. */
@@ -106,7 +107,10 @@ export class Knobs {
       control?.input.replaceChildren(...optionsOf([[null, ANY], ...options]));
       control?.write(value);
     }
-    this.#input("bars").max = model.max_bars ?? 512;
+    this.#input("bars").max = model.max_bars;
+    for (const [name, { input }] of this.controls) {
+      input.closest(".knob").hidden = name !== "seed" && !model.options.includes(name);
+    }
   }
 
   /** Say of each knob whether it is one of these. */

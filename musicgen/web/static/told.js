@@ -13,7 +13,8 @@ export function tellTune(tune, onFile) {
   part("surprise").textContent = tune.surprise
     ? `Surprise: ${tune.surprise.bits_per_note.toFixed(2)} bits a note under the model.` : "";
   part("told-list").replaceChildren(...tune.told.map((line) => el("li", { text: line })));
-  part("files").replaceChildren(...FILES.map(([suffix, name]) =>
+  const files = FILES.filter(([suffix]) => tune.files.includes(suffix));
+  part("files").replaceChildren(...files.map(([suffix, name]) =>
     el("button", { type: "button", class: "file", text: name, "data-file": suffix, onclick: () => onFile(suffix) })));
 }
 
@@ -39,10 +40,16 @@ export function changesText(label, changed, count) {
 /** Name a tune that may have no title. */
 export function nameOf(tune) {
   if (tune.title) return tune.title;
+  if (!tune.key) return "Untitled";
   const dance = tune.rhythm && tune.rhythm !== "other" ? tune.rhythm : "tune";
   return `${dance[0].toUpperCase()}${dance.slice(1)} in ${tune.key}`;
 }
 
 export function factsOf(tune) {
-  return [tune.key, tune.meter, `${tune.bars} bars`, `seed ${tune.seed}`].filter(Boolean).join(" · ");
+  return [tune.key, tune.meter, lengthOf(tune), `seed ${tune.seed}`].filter(Boolean).join(" · ");
+}
+
+/** Say how long a tune is: in bars, where it has any. */
+export function lengthOf({ bars, seconds }) {
+  return bars ? `${bars} bars` : `${Math.round(seconds)} s`;
 }
