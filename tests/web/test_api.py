@@ -103,7 +103,7 @@ def test_a_tune_without_bars_is_heard_and_seen(
     assert len(tune["sounds"]) == len(tune["names"]) > 10
     assert tune["programs"] == [73]
     assert tune["files"] == ["mid", "wav", "svg", "png"]
-    for suffix in KINDS if codec == "performance" else ("mid", "abc"):
+    for suffix in ("mid", "svg", "abc", "musicxml", "html"):  # sound of so many notes takes long
         answer = playground.client.get(f"/api/tunes/{tune['id']}/file/{suffix}")
         if suffix in tune["files"]:
             assert answer.status_code == 200, answer.text

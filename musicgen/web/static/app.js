@@ -317,7 +317,8 @@ class Playground {
       this.stage.differ("b", found.notes_b);
       const numbers = numbersOf(take.tune);
       const bars = new Set(found.bars.map((measure) => numbers[measure] ?? numbersOf(other.tune)[measure]));
-      say(bars.size ? `A and B differ in ${barsText(bars)}.` : "A and B are the same.");
+      const where = take.tune.bars ? ` in ${barsText(bars)}` : "";
+      say(bars.size ? `A and B differ${where}.` : "A and B are the same.");
     } catch (fault) {
       tellFault(fault);
     }
