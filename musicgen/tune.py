@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("checkpoints")  # where `train` puts a user's own models
 _PACKAGE: Final = Path(__file__).parent
-SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
+_SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
 # What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
 WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "performance": (".mid", ".midi", ".wav"),
@@ -431,7 +431,7 @@ def _is_text(suffix: str, path: Path) -> bool:
 def find(model: str | Path) -> Path:
     """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
     named = Path(model)
-    for folder in (named, RUNS / named, *(place / named for place in SHIPPED)):
+    for folder in (named, RUNS / named, *(place / named for place in _SHIPPED)):
         if places(folder):
             return folder
     if (RUNS / named / "progress").is_dir():
@@ -446,7 +446,7 @@ def find(model: str | Path) -> Path:
 def known(runs: Path = RUNS) -> dict[str, Path]:
     """Return the folders of the models that have a name: one's own runs, then those shipped."""
     found: dict[str, Path] = {}
-    for place in (runs, *SHIPPED):
+    for place in (runs, *_SHIPPED):
         for folder in sorted(place.glob("[!.]*")):
             if folder.name.isprintable() and places(folder):
                 found.setdefault(folder.name, folder)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from musicgen.checkpoint import version_of
 from musicgen.errors import MusicgenError, printable
-from musicgen.tune import RUNS, SHIPPED
+from musicgen.tune import RUNS
 from musicgen.web.asked import sample_job, tweak_job
 from musicgen.web.assets import PAGE, Asset, read_assets
 from musicgen.web.crew import Crew
@@ -50,6 +50,7 @@ KINDS: Final = {
     "musicxml": "application/vnd.recordare.musicxml+xml", "svg": "image/svg+xml",
     "png": "image/png", "html": "text/html; charset=utf-8",
 }  # fmt: skip
+PACKAGE: Final = Path(__file__).parents[1]
 MOST_WORDS: Final = 600  # characters of an error; what it repeats of a request may be longer
 HEARTBEAT: Final = 10.0  # seconds between two words to a client that follows a job
 OWN: Final = "own"  # the client of what the server asks for itself
@@ -66,7 +67,7 @@ class Playground:
 
     def __init__(self, folder: Path, runs: Path, limits: Limits) -> None:
         self.limits = limits
-        self.folders = (folder, runs, *SHIPPED)
+        self.folders = (folder, runs, PACKAGE, PACKAGE.parent)
         self.crew = Crew(runs, limits, self._made)
         self.tunes = Tunes(limits.tunes_bytes)
         self.shelf = Shelf(folder, self._describe)
