@@ -9,13 +9,19 @@ import numpy as np
 
 from musicgen.checkpoint import Manifest, save, shapes
 from musicgen.config import ModelSettings
+from musicgen.tokens.codecs import find
 from musicgen.tokens.vocabulary import MEASURES, Event
 
 RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
 
 
 def may_be_seen(event: Event) -> bool:
-    """Tell what a corpus of single lines would hold: all meters, tuplets, endings, pickups."""
+    """Tell what a corpus of single lines would hold: all meters, tuplets, endings, pickups.
+
+    Of other codecs: everything but long silences.
+    """
+    if event.kind == "shift":
+        return int(event.value or 0) <= 10
     if event.kind == "parts":
         return event.value == 1
     if event.kind == "pitch":
@@ -60,15 +66,17 @@ class RandomEngine:
         return self.luck.normal(size=len(MEASURES)) * self.spread, state
 
 
-def untrained(folder: Path, seed: int = 0, hidden: int = 16) -> Path:
+def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:
     """Write a checkpoint with random weights and return its folder."""
-    settings = ModelSettings(vocabulary_size=len(MEASURES), hidden=hidden, embedding=hidden)
+    vocabulary = find(codec).vocabulary
+    settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
     luck = np.random.default_rng(seed)
     weights = {
         name: luck.normal(size=shape).astype(np.float32) for name, shape in shapes(settings).items()
     }
     manifest = Manifest(
-        name=folder.name, version=1, settings=settings, vocabulary=MEASURES.names, seen=SEEN
-    )
+        name=folder.name, version=1, settings=settings, vocabulary=vocabulary.names, codec=codec,
+        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events),
+    )  # fmt: skip
     save(folder, weights, manifest)
     return folder

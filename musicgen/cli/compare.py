@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.types import Parsed
+from musicgen.cli.types import Named, Parsed
 from musicgen.cli.words import counted, span
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
@@ -73,7 +73,7 @@ def _cells(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Named(path_type=Path, dir_okay=False),
     default=Path("ladder.html"),
     show_default=True,
     help="The page with table, pictures and what they say.",

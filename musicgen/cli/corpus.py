@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musicgen.cli import SuggestingGroup
+from musicgen.cli.types import OUT_PATH
 from musicgen.cli.words import counted
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ def list_(quiet: bool, verbose: bool) -> None:
 
 @corpus.command()
 @_SOURCES
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The folder to write; it is new."
-)
+@click.option("--out", type=OUT_PATH, required=True, help="The folder to write; it is new.")
 @_reading
 @click.option("--dask", metavar="ADDRESS", help="Read on a Dask cluster; it sees the same files.")
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.outputs import silent
-from musicgen.cli.types import POSITIVE, PROGRAM
+from musicgen.cli.types import OUT_PATH, POSITIVE, PROGRAM
 from musicgen.cli.words import counted, span
 from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
 
@@ -28,7 +28,7 @@ _TITLE: Final = 80  # characters of a title that are told
 @click.option(
     "--out",
     "outs",
-    type=click.Path(path_type=Path),
+    type=OUT_PATH,
     metavar="FILE",
     multiple=True,
     required=True,

@@ -11,6 +11,7 @@ import click
 
 from musicgen.cli.controls import controls, given
 from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tunes
+from musicgen.cli.types import OUT
 from musicgen.errors import InvalidValue, printable
 
 
@@ -21,6 +22,7 @@ from musicgen.errors import InvalidValue, printable
 @click.option(
     "--out",
     "outs",
+    type=OUT,
     metavar="FILE",
     multiple=True,
     required=True,

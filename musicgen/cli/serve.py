@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from musicgen.cli.types import FOLDER
 from musicgen.errors import printable
 
 PORT: Final = 8383
@@ -29,7 +30,7 @@ LOOPBACK: Final = "127.0.0.1"
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("tunes"),
     show_default=True,
     help="Where the tunes that you keep are written, and found again.",

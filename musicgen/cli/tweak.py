@@ -10,6 +10,7 @@ import click
 
 from musicgen.cli.controls import controls, given
 from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tune
+from musicgen.cli.types import OUT
 
 
 @click.command()
@@ -17,6 +18,7 @@ from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_t
 @click.option(
     "--out",
     "outs",
+    type=OUT,
     metavar="FILE",
     multiple=True,
     required=True,

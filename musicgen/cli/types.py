@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,6 +47,31 @@ class Finite(click.FloatRange):
         return found
 
 
+class Named(click.Path):
+    """A path that is written to; an empty one would name the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the path."""
+        if not str(value).strip():
+            self.fail("the name is empty; write one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Folder(Named):
+    """A folder that is written to, and made where it is not there yet."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the path; refuse one at which no folder can be."""
+        path = Path(super().convert(value, param, ctx))
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir():
+            self.fail(f"{str(there)!r} is not a folder; name another", param, ctx)
+        return path
+
+
+OUT = Named()
+OUT_PATH = Named(path_type=Path)
+FOLDER = Folder(path_type=Path)
 POSITIVE = Finite(0, min_open=True)
 FRACTION = Finite(0, 1, min_open=True)
 KEY = Parsed("KEY", Key.parse)

@@ -28,6 +28,7 @@ from musicgen.sampling.recipe import Recipe
 from musicgen.sampling.surprise import Surprise
 
 DRUMS: Final = -1  # in place of the program of a part that is a drum kit
+NO_BARS: Final = "This music keeps to no bars, so there is no score of it; the piano roll shows it."
 _SIGNS: Final = {-2: "𝄫", -1: "♭", 0: "", 1: "♯", 2: "𝄪"}
 _DIGITS: Final = 4  # of a second
 
@@ -38,10 +39,12 @@ def view(
     recipe: Recipe | None = None,
     receipt: Receipt | None = None,
     surprise: Surprise | None = None,
+    has_bars: bool = True,
 ) -> dict[str, Any]:
     """Return what there is to show of a tune.
 
     Indices of notes are those of `score.notes`, indices of bars those of `grid.bars(score)`.
+    What has no bars has 0 of them and no svg, and `unwritten` says why.
     """
     remarks = tuple(recipe.remarks()) if recipe else ()
     sounds, programs = _heard(score)
@@ -49,23 +52,24 @@ def view(
     return {
         "title": score.title,
         "rhythm": score.rhythm,
-        "key": str(score.key),
-        "meter": str(score.meter),
+        "key": str(score.key) if has_bars else "",
+        "meter": str(score.meter) if has_bars else "",
         "qpm": score.qpm,
         "seconds": round(duration(score), _DIGITS),
-        "bars": heard_bars(score),
+        "bars": heard_bars(score) if has_bars else 0,
         "numbers": numbers(found),
         "keep_numbers": [max(1, number) for number in numbers(found)],
         "count_in": _count_in(score),
         "names": list(_names(score)),
-        "svg": drawn(score),
+        "svg": drawn(score) if has_bars else None,
+        "unwritten": None if has_bars else NO_BARS,
         "sounds": sounds,
         "heard": [[*map(_rounded, times), bar] for *times, bar in bars_heard(score)],
         "programs": programs,
         "recipe": recipe.to_json() if recipe else None,
         "receipt": _receipt(score, receipt) if receipt else None,
         "surprise": _surprise(score, surprise) if surprise else None,
-        "abc": _abc(score, remarks),
+        "abc": _abc(score, remarks) if has_bars else None,
         "midi": base64.b64encode(midi.render(score, text_events=remarks)).decode(),
     }
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import FastAPI, Header, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
@@ -41,8 +40,9 @@ from musicgen.web.wire import (
     ModelAbout,
     Training,
     TuneShown,
+    read_ask,
 )
-from musicgen.web.work import Answer
+from musicgen.web.work import Answer, hide_folders
 from musicgen.web.worker import Refused
 
 KINDS: Final = {
@@ -50,6 +50,8 @@ KINDS: Final = {
     "musicxml": "application/vnd.recordare.musicxml+xml", "svg": "image/svg+xml",
     "png": "image/png", "html": "text/html; charset=utf-8",
 }  # fmt: skip
+PACKAGE: Final = Path(__file__).parents[1]
+MOST_WORDS: Final = 600  # characters of an error; what it repeats of a request may be longer
 HEARTBEAT: Final = 10.0  # seconds between two words to a client that follows a job
 OWN: Final = "own"  # the client of what the server asks for itself
 FAULTS: Final[dict[int | str, dict[str, Any]]] = {
@@ -65,6 +67,7 @@ class Playground:
 
     def __init__(self, folder: Path, runs: Path, limits: Limits) -> None:
         self.limits = limits
+        self.folders = (folder, runs, PACKAGE, PACKAGE.parent)
         self.crew = Crew(runs, limits, self._made)
         self.tunes = Tunes(limits.tunes_bytes)
         self.shelf = Shelf(folder, self._describe)
@@ -92,9 +95,14 @@ class Playground:
         answer = await self.crew.ask(client, data, do="recall")
         return Made.of(answer)
 
-    def shown(self, made: Made) -> Response:
+    def explain(self, words: str) -> str:
+        """Return an error as one line of bounded length, which names no folder of this machine."""
+        return printable(hide_folders(words[: 4 * MOST_WORDS], self.folders))[:MOST_WORDS]
+
+    async def shown(self, made: Made) -> Response:
         """Return everything that a page shows of a tune."""
-        body = made.body(kept=self.shelf.has(made.id))
+        is_kept = await self.shelf.has(made.id)
+        body = await asyncio.to_thread(made.body, kept=is_kept)
         return Response(body, media_type="application/json")
 
 
@@ -126,25 +134,28 @@ def create_app(
     app.add_middleware(Gate, limits=place.limits, held=place.crew.held, hosts=hosts,
                        any_address=any_address)  # fmt: skip
     app.add_exception_handler(Exception, _unforeseen)
-    for kind in (MusicgenError, RequestValidationError, HTTPException):
+    for kind in (MusicgenError, HTTPException):
         app.add_exception_handler(kind, _refused)
     _add_jobs(app, place)
     _add_tunes(app, place)
     _add_shelf(app, place)
     _add_training(app, place)
     _add_pages(app, place)
-    _describe_faults(app)
+    _describe_requests(app)
     return app
 
 
-def _describe_faults(app: FastAPI) -> None:
-    """Leave out of /openapi.json what FastAPI would answer to a bad request: here it is a 400."""
+def _describe_requests(app: FastAPI) -> None:
+    """Complete /openapi.json: the body that we parse ourselves; a bad request is a 400, not 422."""
     described = app.openapi()
     for path in described["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
+    schemas = described["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
-        described["components"]["schemas"].pop(name, None)
+        schemas.pop(name, None)
+    _, found = msgspec.json.schema_components([Ask], ref_template="#/components/schemas/{name}")
+    schemas |= found
 
 
 def client_of(request: Request, token: str) -> str:
@@ -153,6 +164,12 @@ def client_of(request: Request, token: str) -> str:
     return f"{host} {token[:64]}"
 
 
+ASK_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Ask"}}},
+    }
+}
 Token = Annotated[str, Header(alias="X-Client", description="whose turn it is: any word")]
 
 
@@ -164,28 +181,30 @@ def _add_jobs(app: FastAPI, place: Playground) -> None:
         """List the models that can be asked for tunes."""
         return await asyncio.to_thread(place.models.told)
 
-    @app.post("/api/jobs", status_code=202, response_model=JobId)
-    async def submit(ask: Ask, request: Request, token: Token = "") -> Any:
+    @app.post("/api/jobs", status_code=202, response_model=JobId, openapi_extra=ASK_BODY)
+    async def submit(request: Request, token: Token = "") -> Any:
         """Ask for a tune, or a near variant of one."""
         client = client_of(request, token)
+        ask = await asyncio.to_thread(read_ask, await request.body())
         if ask.do == "sample":
-            return {"id": crew.submit(sample_job(ask, client)).id}
+            return {"id": crew.submit(await asyncio.to_thread(sample_job, ask, client)).id}
         if ask.of is None:
             raise Refused(400, "of: name the tune that is to be varied")
         made = await place.tune(ask.of, client)
-        return {"id": crew.submit(tweak_job(ask, client, made.recipe)).id}
+        job = await asyncio.to_thread(tweak_job, ask, client, made.recipe)
+        return {"id": crew.submit(job).id}
 
     @app.get("/api/jobs/{id}", response_model=JobState)
     async def job(id: str) -> Any:  # noqa: A002 - the name in the path
         """Say how a job stands."""
-        return _state(crew, crew.find(id))
+        return _state(place, crew.find(id))
 
     @app.get("/api/jobs/{id}/events", response_model=None)
     async def events(id: str) -> Response:  # noqa: A002 - the name in the path
         """Follow a job until it ends, as server-sent events of the same JSON."""
         found = crew.find(id)
         return StreamingResponse(
-            _events(crew, found), media_type="text/event-stream",
+            _events(place, found), media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )  # fmt: skip
 
@@ -193,22 +212,22 @@ def _add_jobs(app: FastAPI, place: Playground) -> None:
     async def cancel(id: str) -> Any:  # noqa: A002 - the name in the path
         """Want a job no longer."""
         crew.cancel(crew.find(id))
-        return _state(crew, crew.find(id))
+        return _state(place, crew.find(id))
 
 
-def _state(crew: Crew, job: Job) -> dict[str, Any]:
+def _state(place: Playground, job: Job) -> dict[str, Any]:
     return {
-        "state": job.state, "ahead": crew.turns.ahead(job), "bars": job.bars, "of": job.of,
-        "tune": job.tune, "error": str(job.fault) if job.fault else None,
+        "state": job.state, "ahead": place.crew.turns.ahead(job), "bars": job.bars, "of": job.of,
+        "tune": job.tune, "error": place.explain(str(job.fault)) if job.fault else None,
     }  # fmt: skip
 
 
-async def _events(crew: Crew, job: Job) -> AsyncIterator[str]:
+async def _events(place: Playground, job: Job) -> AsyncIterator[str]:
     """Yield what there is to say of a job whenever that changes, or it was quiet for a while."""
     said = ""
     while True:
         is_over = job.is_over
-        told = json.dumps(_state(crew, job))
+        told = json.dumps(_state(place, job))
         yield f"data: {told}\n\n" if told != said else ": still here\n\n"
         said = told
         if is_over:
@@ -220,7 +239,7 @@ def _add_tunes(app: FastAPI, place: Playground) -> None:
     @app.get("/api/tunes/{id}", response_model=TuneShown)
     async def tune(id: str, request: Request, token: Token = "") -> Any:  # noqa: A002
         """Return everything that a page shows of a tune."""
-        return place.shown(await place.tune(id, client_of(request, token)))
+        return await place.shown(await place.tune(id, client_of(request, token)))
 
     @app.get("/api/tunes/{id}/file/{suffix}", response_class=Response)
     async def file(id: str, suffix: str, request: Request, token: Token = "") -> Response:  # noqa: A002
@@ -267,8 +286,7 @@ def _add_shelf(app: FastAPI, place: Playground) -> None:
     @app.delete("/api/shelf/{id}", response_model=list[Kept])
     async def drop(id: str) -> Any:  # noqa: A002
         """Take a tune off the shelf: its file is removed; return the shelf."""
-        await place.shelf.entries()
-        place.shelf.remove(id)
+        await place.shelf.remove(id)
         return listed()
 
 
@@ -282,7 +300,7 @@ def _add_training(app: FastAPI, place: Playground) -> None:
     async def heard(run: str, request: Request, token: Token = "") -> Any:
         """Return a tune of a run's best model so far."""
         answer = await place.crew.ask(client_of(request, token), do="heard", run=run[:200])
-        return place.shown(Made.of(answer))
+        return await place.shown(Made.of(answer))
 
 
 def _add_pages(app: FastAPI, place: Playground) -> None:
@@ -307,26 +325,17 @@ def _asset(asset: Asset | None, request: Request) -> Response:
 # Faults
 
 
-async def _refused(_: Request, fault: Exception) -> Response:
+async def _refused(request: Request, fault: Exception) -> Response:
     """Answer with why not, in one line."""
     status, words = 400, str(fault)
     if isinstance(fault, Refused):
         status = fault.status
     elif isinstance(fault, HTTPException):
         status, words = fault.status_code, str(fault.detail)
-    elif isinstance(fault, RequestValidationError):
-        words = _first_fault(fault)
-    return JSONResponse({"error": printable(words)}, status)
+    place: Playground = request.app.state.playground
+    return JSONResponse({"error": place.explain(words)}, status)
 
 
 async def _unforeseen(_: Request, fault: Exception) -> Response:
     """Tell that it is our fault; what it was stands on the terminal."""
     return JSONResponse({"error": f"the server failed at it ({type(fault).__name__})"}, 500)
-
-
-def _first_fault(fault: RequestValidationError) -> str:
-    """Say in one line what is wrong with a request first."""
-    first = fault.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int))
-    words = re.sub(r"\s+", " ", str(first["msg"]))
-    return f"{where[:60] or 'the request'}: {words[:200]}"

@@ -7,6 +7,8 @@ from base64 import b64decode
 from dataclasses import fields
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from musicgen.errors import InvalidValue
 from musicgen.sampling.keep import parse_bars
 from musicgen.sampling.wishes import Wishes
@@ -48,7 +50,8 @@ def tweak_job(ask: Ask, client: str, recipe: str) -> Job:
 
 def wished(ask: Ask, *, unset: bool = False) -> dict[str, Any]:
     """Return the wishes that are named; unset: those named as null too, which a variant frees."""
-    named = {name: getattr(ask, name) for name in _WISHES if name in ask.model_fields_set}
+    values = {name: getattr(ask, name) for name in _WISHES}
+    named = {name: value for name, value in values.items() if value is not UNSET}
     return {name: value for name, value in named.items() if unset or value is not None}
 
 

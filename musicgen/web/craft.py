@@ -14,6 +14,7 @@ from typing import Any, Final
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, places
 from musicgen.errors import InvalidValue, MusicgenError, NotFound
+from musicgen.listen.timeline import duration
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.plain import PlainSampler
@@ -143,7 +144,7 @@ class Craft:
         id_ = tune_id(recipe)
         self._hold(id_, tune)
         order = tune.recipe.order
-        told = {"told": list(tune.told), "wishes": order.wishes.said(), "seed": order.seed}
+        told = {"wishes": order.wishes.said(), "seed": order.seed}
         body = json.dumps({"id": id_} | told | shown(tune), separators=(",", ":")).encode()
         return Answer({"id": id_, "recipe": recipe}, zlib.compress(body, 1))
 
@@ -240,17 +241,23 @@ def _described(data: bytes) -> dict[str, Any] | None:
         with guarded():
             text = found_in(formats.midi.text_events(data))
             score = first_of(data, ".mid") if text is not None else None
-        made = Recipe.from_text(text or "")
+            if text is None or score is None:
+                return None
+            made = Recipe.from_text(text)
+            if hash_of(score) != made.notes:
+                return None
     except MusicgenError:
         return None
-    if score is None:
-        return None
     drawn = made.order.drawn
-    return {
-        "id": tune_id(text or ""), "title": _cut(score.title), "key": _cut(str(score.key)),
+    found = {"id": tune_id(text), "title": _cut(score.title), "key": "", "meter": "",
+             "bars": 0, "seconds": round(duration(score), 1)}  # fmt: skip
+    if drawn is None and made.order.wishes.heard is None:
+        return found  # its model writes no bars
+    return found | {
+        "key": _cut(str(score.key)),
         "meter": _cut(str(drawn.meter if drawn and drawn.meter else score.meter)),
         "bars": made.order.wishes.heard or _bars_of(score),
-    }  # fmt: skip
+    }
 
 
 def _cut(text: str) -> str:

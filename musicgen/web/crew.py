@@ -14,7 +14,7 @@ from musicgen.web.job import Job
 from musicgen.web.limits import Limits
 from musicgen.web.turns import Turns
 from musicgen.web.work import Answer
-from musicgen.web.worker import Away, Died, Refused, Worker
+from musicgen.web.worker import Away, Crashed, Died, Refused, Worker
 
 WARM: dict[str, Any] = {"do": "warm", "model": "folk"}
 CANCEL_SECONDS = 2.0  # a job that is no longer wanted may still finish in
@@ -191,8 +191,7 @@ class Crew:
         request, payload = job.request, job.payload
         job.move("working")
         try:
-            worker = await self._warm(number)
-            self._note(job, await self._asked_of(worker, job, request, payload))
+            self._note(job, await self._answer_of(number, job, request, payload))
         except Refused as fault:
             if isinstance(fault, Died):
                 self._workers.pop(number, None)
@@ -206,6 +205,19 @@ class Crew:
             raise
         finally:
             self.held.give_back(len(payload))
+
+    async def _answer_of(
+        self, number: int, job: Job, request: dict[str, Any], payload: bytes
+    ) -> Answer:
+        """Ask the worker, and another one where it had crashed while it had nothing to do."""
+        was_idle = number in self._workers
+        try:
+            return await self._asked_of(await self._warm(number), job, request, payload)
+        except Crashed:
+            if not was_idle or job.bars or job.is_over:
+                raise
+        self._workers.pop(number, None)
+        return await self._asked_of(await self._warm(number), job, request, payload)
 
     def _note(self, job: Job, answer: Answer) -> None:
         """Note that a job is done."""

@@ -1,22 +1,37 @@
-"""What there is: models by name, and the ids of tunes."""
+"""What there is: models by name, and the ids of tunes.
+
+A manifest is read through a schema that names what is shown of a model: one that does not fit it,
+or is damaged, costs the list that model alone, and a line on the terminal.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from musicgen.checkpoint import FORMAT, MANIFEST, places, read_manifest
-from musicgen.errors import MusicgenError
+from musicgen.errors import InvalidValue, MusicgenError, printable
 from musicgen.music.theory import Key
 from musicgen.sampling.customs import TONICS
 from musicgen.sampling.default_form import default_form_of
 from musicgen.sampling.known import NAME as INDEX
-from musicgen.sampling.wishes import MOST_BARS
+from musicgen.sampling.plain import ALSO, EVERY
+from musicgen.sampling.wishes import MOST_BARS, Wishes
+from musicgen.tokens.layout import FREE
+from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import known
+from musicgen.typed_data import check_schema
 
+MEASURES_CODEC: Final = MeasuresCodec.name
+LOG = logging.getLogger(__name__)
+CODECS: Final = (MEASURES_CODEC, *ALSO)  # of which tunes are notes
 FIRST: Final = "folk"
 FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
@@ -28,7 +43,7 @@ def tune_id(recipe: str) -> str:
 
 @dataclass
 class Models:
-    """The models that write bars; a manifest is read again only once it has changed."""
+    """The models that write notes; a manifest is read again only once it has changed."""
 
     runs: Path
     _read: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
@@ -48,39 +63,70 @@ class Models:
 
 def stamp_of(folder: Path) -> object:
     """Return what changes when a model is trained on, or replaced."""
-    return [(str(place), (place / MANIFEST).stat().st_mtime_ns)
-            for place in places(folder)[:1] if (place / MANIFEST).is_file()]  # fmt: skip
+    try:
+        return [(str(place), (place / MANIFEST).stat().st_mtime_ns) for place in places(folder)[:1]]
+    except OSError:  # it has just been replaced, or cannot be read
+        return None
+
+
+class _Corpus(msgspec.Struct):
+    """What a manifest says of the tunes that the model learnt from."""
+
+    tonics: dict[str, dict[str, int]] | None = None  # by mode: how many tunes have which
+
+
+class _Manifest(msgspec.Struct):
+    """What is shown of a model."""
+
+    codec: str
+    version: int
+    seen: list[int]
+    corpus: _Corpus
 
 
 def about(name: str, folder: Path) -> dict[str, Any] | None:
-    """Say what can be asked of a model; None of one that writes no bars, or is damaged."""
+    """Say what can be asked of a model; None of one that writes no notes, or is damaged."""
+    faults: list[str] = []
     for place in places(folder):
         try:
             body = read_manifest(place, FORMAT)
-        except MusicgenError:
-            continue
-        if body.get("codec") != "measures" or len(body.get("seen", ())) != len(MEASURES):
-            return None
-        return {
-            "name": name, "version": body["version"], "keys": _keys(body),
-            "meters": _values(body, "meter"), "rhythms": _values(body, "rhythm"),
-            "max_bars": MOST_BARS, "forms": list(FORMS),
-            "default_form": default_form_of(body["seen"]), "has_index": (place / INDEX).is_file(),
-        }  # fmt: skip
+            found = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
+            return _about(name, place, found) if found.codec in CODECS else None
+        except MusicgenError as fault:
+            faults.append(str(fault))
+    LOG.warning(
+        "model %s was left out: %s", printable(name), printable(faults[0]) if faults else "gone"
+    )
     return None
 
 
-def _values(body: dict[str, Any], kind: str) -> list[str]:
+def _about(name: str, place: Path, found: _Manifest) -> dict[str, Any]:
+    """Say what can be asked of a model. Raises InvalidValue where its manifest does not fit it."""
+    writes_bars = found.codec == MEASURES_CODEC
+    if writes_bars and len(found.seen) != len(MEASURES):
+        raise InvalidValue(f"it has met {len(found.seen)} events, and there are {len(MEASURES)}")
+    options = [*Wishes.__slots__] if writes_bars else [*EVERY, *ALSO[found.codec]]
+    return {
+        "name": name, "version": found.version, "codec": found.codec, "options": options,
+        "keys": _keys(found.corpus) if writes_bars else [],
+        "meters": _values(found.seen, "meter") if writes_bars else [],
+        "rhythms": _values(found.seen, "rhythm") if writes_bars else [],
+        "max_bars": MOST_BARS if writes_bars else 0,
+        "forms": list(FORMS) if writes_bars else [],
+        "default_form": default_form_of(found.seen) if writes_bars else FREE,
+        "has_index": (place / INDEX).is_file(),
+    }  # fmt: skip
+
+
+def _values(seen: Sequence[int], kind: str) -> list[str]:
     """Return the values of a kind of event that the model has met, the commonest first."""
-    seen = body["seen"]
     ids = sorted((id_ for id_ in MEASURES.ranges[kind] if seen[id_]), key=lambda id_: -seen[id_])
     values = (str(MEASURES.events[id_].value) for id_ in ids)
     return [value for value in values if value not in ("", "other")]
 
 
-def _keys(body: dict[str, Any]) -> list[str]:
-    """Return the keys that the model's tunes have, the commonest first."""
-    tonics = body["corpus"].get("tonics") or TONICS
-    counts = {str(Key(tonic, mode)): count for mode, names in tonics.items()
+def _keys(corpus: _Corpus) -> list[str]:
+    """Return the keys that the model's tunes have, the commonest first. Raises InvalidValue."""
+    counts = {str(Key(tonic, mode)): count for mode, names in (corpus.tonics or TONICS).items()
               for tonic, count in names.items()}  # fmt: skip
     return sorted(counts, key=lambda key: -counts[key])

@@ -26,4 +26,4 @@ class Limits:
     body_seconds: float = 20.0
     header_seconds: float = 10.0
     unread_seconds: float = 30.0  # a client that does not take its answer
-    connections: int = 400
+    connections: int = 256  # open at once; of more, the one that has asked for nothing longest goes

@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
@@ -25,23 +26,41 @@ from musicgen.web.limits import Limits
 MAX_HEADERS = 32 * 2**10
 KEEP_ALIVE = 15  # seconds that a connection may wait for its next request
 GRACE = 1.5  # seconds in which answers under way may finish at the end
-LAST_SECONDS = 4.0  # after a signal, before the process ends whatever hangs
+LAST_SECONDS = 3.0  # after a signal, before the process ends whatever hangs
 
 
 class Connection(H11Protocol):
     """A connection that is given up where its client keeps it waiting."""
 
     limits: ClassVar[Limits] = Limits()
+    waits_since = 0.0  # when it was opened, or its last answer ended; of the loop's clock
     _late: asyncio.TimerHandle | None = None  # until a request's headers are there
     _stuck: asyncio.TimerHandle | None = None  # until the client takes what was sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, unless there are too many."""
+        """Take a connection; of too many, drop the oldest that has sent no complete request."""
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
-            transport.abort()
-            return
+        self.waits_since = self.loop.time()
         self._await_headers()
+        if len(self.connections) > self.limits.connections:
+            ours = (one for one in self.connections if isinstance(one, Connection))
+            waiting = [one for one in ours if one.is_waiting]
+            min(waiting, key=lambda one: one.waits_since).drop()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its client has sent no request, or not all of one."""
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+    def drop(self) -> None:
+        """Close it at once, and count it no longer."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self.waits_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -10,24 +10,51 @@ from musicgen.errors import InvalidValue, NotFound
 from musicgen.listen.timeline import duration
 from musicgen.listen.view import view
 from musicgen.listen.writing import RENDERED, Wanted
+from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tune import Tune
 
+FILES: Final = ("mid", "abc", "musicxml", "wav", "svg", "png", "html")
+FILES_WITHOUT_BARS: Final = ("mid", "wav", "svg", "png")  # the pictures are piano rolls
+MOST_LETTERS: Final = 200  # of a title, or of another text that is shown of a tune
 MOST_SECONDS: Final = 600  # of sound that is handed out
 _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
 def shown(tune: Tune) -> dict[str, Any]:
-    """Return everything that a page shows of a tune."""
-    return view(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
+    """Return everything that a page shows of a tune; titles are cut to a line or two."""
+    has_bars = tune.codec == MeasuresCodec.name
+    found = view(
+        tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
+        has_bars=has_bars,
+    )  # fmt: skip
+    for name in ("title", "rhythm", "receipt"):
+        found[name] = _cut(found[name])
+    told = [line[:MOST_LETTERS] for line in tune.told]
+    files = FILES if has_bars else FILES_WITHOUT_BARS
+    return found | {"codec": tune.codec, "files": files, "told": told}
+
+
+def _cut(value: Any) -> Any:
+    """Shorten the texts in a value, whatever it is made of."""
+    if isinstance(value, str):
+        return value if len(value) <= MOST_LETTERS else f"{value[:MOST_LETTERS]}..."
+    if isinstance(value, dict):
+        return {name: _cut(one) for name, one in value.items()}
+    return [_cut(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def file_of(tune: Tune, suffix: str) -> bytes:
     """Return the bytes of a tune's file, with its recipe where there is room for it."""
+    has_bars = tune.codec == MeasuresCodec.name
+    if not has_bars and suffix in FILES and suffix not in FILES_WITHOUT_BARS:
+        raise InvalidValue(f"{suffix}: the music keeps to no bars; it can be had as"
+                           f" {', '.join(FILES_WITHOUT_BARS)}")  # fmt: skip
     if suffix == "wav" and duration(tune.score) > MOST_SECONDS:
         raise InvalidValue(f"wav: it lasts over {MOST_SECONDS // 60} minutes; write it with"
                            " musicgen render")  # fmt: skip
     if render := RENDERED.get(f".{suffix}"):
-        wanted = Wanted(recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
+        wanted = Wanted("score" if has_bars else "roll", recipe=tune.recipe, receipt=tune.receipt,
+                        surprise=tune.surprise)  # fmt: skip
         return render(tune.score, wanted)
     form = formats.BY_SUFFIX.get(f".{suffix}")
     if form is None or form.render is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -42,14 +43,13 @@ class Runs:
 
     def _metrics(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
-            found = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries if entry.name.isprintable()]
         except OSError:
             return
-        for name in filter(str.isprintable, found):
-            try:
+        for name in names:
+            with suppress(OSError):  # it is no run, or cannot be read: that hides no other
                 yield name, (self.folder / name / METRICS).stat()
-            except OSError:
-                continue
 
 
 def _curves(folder: Path) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Final
 
 try:
@@ -73,3 +74,11 @@ def no_core() -> None:
     """Let no memory of this process be written to a disk when it dies."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def hide_folders(text: str, folders: Iterable[Path]) -> str:
+    """Cut the folders of this machine out of an error: names stay, where they lie does not."""
+    places = {str(place) for folder in folders for place in (folder.absolute(), folder.resolve())}
+    for place in sorted(places - {"/"}, key=len, reverse=True):
+        text = text.replace(f"{place}/", "").replace(place, Path(place).name)
+    return text

@@ -41,6 +41,10 @@ class Died(Refused):
     """The worker is gone; the next request needs another."""
 
 
+class Crashed(Died):
+    """The worker ended by itself: by a fault of its own, or since others ended it."""
+
+
 class Away(Died):
     """There is no worker to ask, which says nothing of what was to be asked."""
 
@@ -166,7 +170,7 @@ class Worker:
             return Died(400, SLOW)
         if status == OUT_OF_MEMORY:
             return Died(400, LARGE)
-        return Died(503, DIED.format(_named(status)))
+        return Crashed(503, DIED.format(_named(status)))
 
 
 def _named(status: int) -> str:

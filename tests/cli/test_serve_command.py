@@ -98,9 +98,35 @@ def test_a_host_that_is_not_ours_is_one_line(opened: list[str], host: str) -> No
     assert "\x1b" not in result.output
 
 
-def test_a_folder_that_is_a_file_is_refused(opened: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "file/tunes", "/dev/null", "/dev/null/x", "gone", ""])
+def test_a_folder_that_can_be_none_is_refused(
+    opened: list[str], tmp_path: Path, folder: str
+) -> None:
     (tmp_path / "file").write_text("")
-    assert serve("--folder", "file").exit_code == 2
+    (tmp_path / "gone").symlink_to("nowhere")
+    result = serve("--folder", folder)
+    assert result.exit_code == 2
+    assert "Error: Invalid value for '--folder'" in result.output
+    assert opened == []
+
+
+def test_a_folder_that_is_not_there_yet_will_do(opened: list[str], tmp_path: Path) -> None:
+    assert serve("--folder", "new/tunes").exit_code == 0
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("out", ["", " "])
+@pytest.mark.parametrize(
+    "words", [("sample",), ("tweak", "song.mid"), ("render", "song.mid"), ("compare",),
+              ("corpus", "build", ".")],
+)  # fmt: skip
+def test_an_output_without_a_name_is_refused(
+    opened: list[str], tmp_path: Path, words: tuple[str, ...], out: str
+) -> None:
+    result = CliRunner().invoke(commands, [*words, "--out", out])
+    assert result.exit_code == 2
+    assert "Invalid value for '--out': the name is empty" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_ends_it_and_its_workers(tmp_path: Path) -> None:
@@ -155,6 +181,37 @@ commands(["serve", "--no-open", "--port", "0"])
             child.send_signal(signal.SIGINT)
             assert child.wait(30) == 0
         assert child.stderr.read() == ""
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(4, marks=pytest.mark.promises)])
+def test_a_signal_ends_it_whatever_is_in_flight(tmp_path: Path, seconds: float) -> None:
+    """Tunes of 512 bars, half an upload, idle sockets, and a client that follows a job."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    words = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", "0"]
+    with ExitStack() as end:
+        child = end.enter_context(
+            subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, env=os.environ | {"PYTHONPATH": path})
+        )  # fmt: skip
+        end.callback(child.kill)
+        assert child.stdout is not None
+        assert child.stderr is not None
+        address = child.stdout.readline().split()[0]
+        port = int(address.rstrip("/").rpartition(":")[2])
+        client = end.enter_context(httpx.Client(base_url=address, timeout=60))
+        body = {"do": "sample", "bars": 512, "form": "through"}
+        jobs = [client.post("/api/jobs", json=body).json()["id"] for _ in range(3)]
+        events = end.enter_context(client.stream("GET", f"/api/jobs/{jobs[0]}/events"))
+        lines = events.iter_lines()
+        assert any('"bars": 1' in line for line in lines)  # a worker is at it
+        head = f"Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        for start in ("", f"POST /api/jobs HTTP/1.1\r\n{head}Content-Length: 99\r\n\r\n"):
+            one = end.enter_context(socket.create_connection(("127.0.0.1", port)))
+            one.sendall(start.encode())
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(seconds) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert child.stderr.read() == ""
+        assert child.stdout.read() == ""  # which its workers would hold open
 
 
 def test_its_help_imports_no_server() -> None:

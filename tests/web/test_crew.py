@@ -14,7 +14,7 @@ from musicgen.web import crew
 from musicgen.web.limits import Limits
 from musicgen.web.tunes import Made, Tunes
 from musicgen.web.work import Answer
-from musicgen.web.worker import Refused
+from musicgen.web.worker import Crashed, Refused
 from tests.served import Served, served, until
 
 LONG = {"do": "sample", "bars": 512, "form": "through", "seed": 1}
@@ -43,6 +43,53 @@ def test_a_worker_that_dies_is_replaced(playground: Served) -> None:
     assert end["error"].startswith("the process that worked on it died (SIGKILL)")
     assert playground.tune_of(do="sample", bars=2)["bars"] == 2
     assert playground.playground.crew.pids != [pid]
+
+
+def test_a_worker_that_died_at_rest_costs_no_job(playground: Served) -> None:
+    playground.tune_of(do="sample", bars=2)  # it is warm
+    (pid,) = playground.playground.crew.pids
+    os.kill(pid, signal.SIGKILL)
+    assert playground.tune_of(do="sample", bars=2)["bars"] == 2
+    assert playground.playground.crew.pids != [pid]
+
+
+class Deadly:
+    """A worker that crashes of each request but the first."""
+
+    pid = 0
+    starts = 0
+
+    @classmethod
+    async def started(cls, *_: object) -> Deadly:
+        """Start."""
+        cls.starts += 1
+        return cls()
+
+    async def ask(self, request: dict[str, Any], *_: object) -> Answer:
+        """Crash, unless it is to get warm."""
+        if request["do"] == "warm":
+            return Answer({})
+        raise Crashed(503, "it died")
+
+    async def stop(self) -> None:
+        """End."""
+
+
+def test_a_request_that_kills_workers_is_tried_twice_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "Worker", Deadly)
+
+    async def whole() -> None:
+        some = crew.Crew(tmp_path, Limits(workers=1))
+        some.start()
+        async with asyncio.timeout(10):
+            with pytest.raises(Refused, match="it died"):
+                await some.ask("a", do="x")
+        await some.stop()
+
+    asyncio.run(whole())
+    assert Deadly.starts in (2, 3)  # the third gets ready for what is asked next
 
 
 class Clumsy:

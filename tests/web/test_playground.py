@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import musicgen
 from musicgen import formats
+from musicgen.web.known import tune_id
 from tests.browser import WAIT, chromium, opened, serious
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
@@ -366,7 +367,7 @@ HIDDEN: Final = """(isHidden) => {
 def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     tune = musicgen.load("folk").sample(bars=4, seed=3)
     serve.tunes.mkdir(exist_ok=True)
-    shelved = serve.tunes / "bad.mid"
+    shelved = serve.tunes / f"{tune_id(tune.recipe.to_text())}.mid"
     formats.write(replace(tune.score, title=HOSTILE), shelved, remarks=tuple(tune.recipe.remarks()))
     page.reload()
     shelf = page.locator("#shelf-list a").filter(has_text="onerror")

@@ -4,28 +4,108 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import re
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
+from musicgen.errors import InvalidValue, MusicgenError
+from musicgen.web import app
+from musicgen.web.asked import sample_job, tweak_job
 from musicgen.web.assets import Asset
 from musicgen.web.crew import Held
 from musicgen.web.gate import Gate
+from musicgen.web.job import Job
 from musicgen.web.limits import PRIMER_BYTES, Limits
+from musicgen.web.wire import Ask, read_ask
+from musicgen.web.worker import Refused
 from tests.hostile import make
 from tests.served import PATIENCE, Served, read_all, served, until
 
 FOREIGN = "this server answers only to its own"
 JSON = {"Content-Type": "application/json"}
 PATHS = ("/", "/api/models", "/api/shelf", "/static/app.js", "/openapi.json", "/nothing")
+
+
+# No request computes in the loop
+
+
+def test_a_request_that_is_slow_to_check_keeps_nobody_waiting(
+    idle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Job:
+        begun.set()
+        assert release.wait(PATIENCE)
+        raise Refused(400, "it took long to see what is wrong")
+
+    monkeypatch.setattr(app, "sample_job", slow)
+    with ThreadPoolExecutor() as clients:
+        asked = clients.submit(idle.client.post, "/api/jobs", json={"do": "sample"})
+        assert begun.wait(PATIENCE)
+        assert idle.get("/api/models")
+        release.set()
+        idle.refused(asked.result(), 400, "it took long")
+
+
+@pytest.mark.parametrize(
+    "body", ["[" + "[]," * 200_000 + "[]]", '{"do":' + "[" * 500_000, "9" * 900_000,
+             "{" + ",".join(f'"a{n}":1' for n in range(90_000)) + "}",
+             '{"do":"sample","primer":{' + ",".join(f'"a{n}":1' for n in range(90_000)) + "}}",
+             '{"do":"sample","bars":' + "9" * 900_000 + "}",
+             '{"do":"sample","tempo":' + "9" * 900_000 + "e9}"],
+)  # fmt: skip
+def test_a_body_is_never_built_where_it_does_not_fit(idle: Served, body: str) -> None:
+    """What it holds beside what is asked for costs neither memory nor time."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidValue):
+            read_ask(body.encode())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(body)
+    answer = idle.client.post("/api/jobs", content=body, headers=JSON)
+    idle.refused(answer, 400, "the request")
+
+
+FIELDS = [name for name in Ask.__struct_fields__ if name not in ("do", "primer")]
+HOSTILE = st.sampled_from(
+    ["1e-9999999", "1e9999999", "²", "½", "٣", "9" * 90, "-0", "nan", "inf", "1/0",
+     "1/" + "9" * 90, "1-99999999999", "AB" * 50, "\x00", "", " "]
+)  # fmt: skip
+VALUES = HOSTILE | st.text(max_size=110) | st.integers() | st.floats() | st.none() | st.booleans()
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.promises)])
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_of_a_field_is_taken_or_refused_at_once(field: str, count: int) -> None:
+    @settings(max_examples=count, deadline=2000, database=None)
+    @given(VALUES, st.sampled_from(["sample", "tweak"]))
+    @example("1e-9999999", "sample")
+    @example("²", "sample")
+    @example("9" * 4000, "tweak")
+    def check(value: object, do: str) -> None:
+        with contextlib.suppress(MusicgenError):
+            ask = read_ask(json.dumps({"do": do, field: value}).encode())
+            recipe = "{}"
+            _ = sample_job(ask, "a") if do == "sample" else tweak_job(ask, "a", recipe)
+
+    check()
 
 
 # Who asks
@@ -251,7 +331,7 @@ def test_a_server_that_is_open_to_others_goes_by_no_foreign_name(host: str, know
     """An address in numbers cannot be rebound; a name can."""
     answers: list[Message] = []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
 
     async def send(message: Message) -> None:
@@ -262,22 +342,45 @@ def test_a_server_that_is_open_to_others_goes_by_no_foreign_name(host: str, know
 
     scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http",
              "server": ("0.0.0.0", 80), "headers": [(b"host", host.encode())]}  # fmt: skip
-    gate = Gate(app, Limits(), Held(0), any_address=True)
+    gate = Gate(answer, Limits(), Held(0), any_address=True)
     asyncio.run(gate(scope, receive, send))
     assert answers[0]["status"] == (200 if known else 403)
 
 
-def test_nobody_holds_more_connections_than_there_are(tmp_path: Path) -> None:
-    limits = Limits(workers=0, connections=5)
-    with served(tmp_path, tmp_path, limits) as found:
-        held = [socket.create_connection(("127.0.0.1", found.port)) for _ in range(5)]
-        until(lambda: len(found.server.server_state.connections) == 5)
+def test_idle_sockets_do_not_shut_the_page_out(tmp_path: Path) -> None:
+    """Of too many connections the oldest goes that has sent no complete request."""
+    limits = Limits(workers=0, connections=20)
+    head = b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+    with served(tmp_path, tmp_path, limits) as found, ExitStack() as end:
+        job = found.ask(do="sample")
+        with found.client.stream("GET", f"/api/jobs/{job}/events") as lines:
+            states = (line for line in lines.iter_lines() if line.startswith("data: "))
+            assert '"waiting"' in next(states)
+            held = [end.enter_context(found.connection()) for _ in range(42)]
+            for number, one in enumerate(held):
+                with contextlib.suppress(ConnectionError):  # it may have been dropped already
+                    if number % 2:  # half of a request
+                        one.sendall(head % found.port + b"Content-Length: 99\r\n\r\n{")
+            until(lambda: len(found.server.server_state.connections) <= 20)
+            with httpx.Client(base_url=f"http://127.0.0.1:{found.port}", timeout=5) as other:
+                assert other.get("/").status_code == 200
+            assert read_all(held[0]) == b""
+            found.client.delete(f"/api/jobs/{job}")
+            assert '"cancelled"' in next(states)
+
+
+def test_a_server_whose_connections_are_all_at_work_takes_no_other(tmp_path: Path) -> None:
+    with served(tmp_path, tmp_path, Limits(workers=0, connections=3)) as found, ExitStack() as end:
+        job = found.ask(do="sample")
+        request = b"GET /api/jobs/%s/events HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
+        for _ in range(3):
+            one = end.enter_context(found.connection())
+            one.sendall(request % (job.encode(), found.port))
+            answer = b""
+            while b"waiting" not in answer:
+                answer += one.recv(2**16)
         with found.connection() as one_more:
             assert read_all(one_more) == b""
-        for one in held:
-            one.close()
-        until(lambda: not found.server.server_state.connections)
-        assert found.get("/api/models")
 
 
 # A hundred clients
@@ -312,7 +415,8 @@ def test_a_hundred_uploads_at_once(narrow: Served) -> None:
     assert len(answers) == 100
     assert set(answers) == {202, 429}
     held = narrow.playground.crew.held
-    assert held.taken == answers.count(202) * len(text) <= held.room
+    until(lambda: held.taken == answers.count(202) * len(text))  # once the answers are through
+    assert held.taken <= held.room
 
 
 def test_every_client_has_its_turn(narrow: Served) -> None:

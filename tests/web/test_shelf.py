@@ -84,40 +84,57 @@ def brought_back(server: Served, first: dict[str, Any], data: bytes) -> None:
     assert server.client.get(f"/api/tunes/{first['id']}/file/mid").content == data
 
 
-def test_files_of_the_command_are_on_the_shelf_and_others_are_not(
-    shelf: Served, tmp_path: Path
-) -> None:
+def test_only_files_that_the_shelf_wrote_are_on_it(shelf: Served, tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
+    id_ = shelf.tune_of(**ASKED)["id"]
     tune = load("folk").sample(seed=7, bars=4, key="Edor")
     tune.write(folder / "mine; rm -rf.mid")
-    formats.write(Score((Note(0, 60, 48),), title="no recipe"), folder / "plain.mid")
-    for name, data in list(make(big=False).items())[:40]:
-        if name.endswith(".mid"):
-            (folder / name).write_bytes(data)
     tune.write(tmp_path / "outside.mid")
-    (folder / "link.mid").symlink_to(tmp_path / "outside.mid")
-    os.mkfifo(folder / "pipe.mid")
-    (folder / "folder.mid").mkdir()
-    (folder / "large.mid").write_bytes(bytes(2**20 + 1))
-    (told,) = kept(shelf)
-    assert told.title == tune.score.title
-    assert shelf.get(f"/api/tunes/{told.id}")["kept"]
-    assert shelf.client.delete(f"/api/shelf/{told.id}").json() == []
-    assert not (folder / "mine; rm -rf.mid").exists()
+    formats.write(Score((Note(0, 60, 48),), title="no recipe"), folder / f"{'0' * 16}.mid")
+    (folder / f"{id_}-2.mid").symlink_to(tmp_path / "outside.mid")
+    os.mkfifo(folder / f"{id_}-3.mid")
+    (folder / f"{id_}-4.mid").mkdir()
+    (folder / f"{id_}-5.mid").write_bytes(bytes(2**20 + 1))
+    shutil.copy(tmp_path / "outside.mid", folder / f"{id_}-copy.mid")
+    shutil.copy(tmp_path / "outside.mid", folder / f"{'1' * 16}.mid")  # another tune's name
+    assert kept(shelf) == []
+    before = sorted(path.name for path in folder.iterdir())
+    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
+    assert told["id"] == id_
+    assert shelf.client.delete(f"/api/shelf/{id_}").json() == []
+    assert sorted(path.name for path in folder.iterdir()) == before
     assert (tmp_path / "outside.mid").exists()
 
 
-def test_a_file_that_was_edited_is_not_passed_off_as_the_tune(
-    shelf: Served, tmp_path: Path
-) -> None:
-    first = shelf.tune_of(**ASKED)
-    (told,) = shelf.client.put(f"/api/shelf/{first['id']}").json()
+def test_hostile_files_of_the_names_of_tunes_are_passed_over(shelf: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "tunes"
+    folder.mkdir()
+    hostile = [data for name, data in make(big=False).items() if name.endswith(".mid")][:30]
+    for number, data in enumerate(hostile):
+        (folder / f"{number:016x}.mid").write_bytes(data)
+    id_ = shelf.tune_of(**ASKED)["id"]
+    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
+    assert told["id"] == id_
+
+
+def test_a_kept_tune_that_was_edited_is_the_users(shelf: Served, tmp_path: Path) -> None:
+    """It is not listed, replaced, removed or passed off as the tune."""
+    id_ = shelf.tune_of(**ASKED)["id"]
+    shelf.client.put(f"/api/shelf/{id_}")
     (file,) = (tmp_path / "tunes").iterdir()
-    remarks = formats.remarks(file)
-    formats.write(Score((Note(0, 60, 48),)), file, force=True, remarks=remarks)
+    whole = file.read_bytes()
+    formats.write(Score((Note(0, 60, 48),)), file, force=True, remarks=formats.remarks(file))
+    edited = file.read_bytes()
+    assert kept(shelf) == []
+    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
+    assert told["id"] == id_
+    second = tmp_path / "tunes" / f"{id_}-2.mid"
+    assert (file.read_bytes(), second.read_bytes()) == (edited, whole)
+    assert shelf.client.delete(f"/api/shelf/{id_}").json() == []
+    assert (file.read_bytes(), second.exists()) == (edited, False)
     shelf.playground.tunes = Tunes(2**20)
-    shelf.refused(shelf.client.get(f"/api/tunes/{told['id']}"), 400, "edited since it was written")
+    shelf.refused(shelf.client.get(f"/api/tunes/{id_}"), 404, "not at hand any more")
 
 
 def test_another_model_of_the_name_is_not_taken_for_it(shelf: Served) -> None:
@@ -148,21 +165,24 @@ def test_what_is_not_on_the_shelf_cannot_be_taken_off(idle: Served, id_: str) ->
 # A shelf by itself, with files that spoil what is asked of them
 
 
+X, Y, Z = ("0" * 15 + letter for letter in "abc")
+
+
 async def told(files: list[bytes]) -> list[dict[str, Any] | None]:
-    """Say of a file that its tune is its first letter; die of one that is bad."""
+    """Say of a file that its bytes are the id of its tune; die of one that is bad."""
     if b"bad" in files:
         raise Refused(503, "the process that worked on it died")
-    plain = {"title": "", "key": "C", "meter": "4/4", "bars": 1}
-    return [plain | {"id": data[:1].decode()} for data in files]
+    plain = {"title": "", "key": "C", "meter": "4/4", "bars": 1, "seconds": 2.0}
+    return [plain | {"id": data.decode()[:16]} for data in files]
 
 
 def ids(shelf: Shelf) -> list[str]:
     return sorted(entry.id for entry in asyncio.run(shelf.entries()))
 
 
-def laid(folder: Path, **files: bytes) -> Path:
-    for name, data in files.items():
-        (folder / f"{name}.mid").write_bytes(data)
+def laid(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name.removeprefix('_').replace('_', '-')}.mid").write_text(text)
     return folder
 
 
@@ -173,12 +193,12 @@ def test_a_file_that_kills_a_worker_hides_no_other(tmp_path: Path) -> None:
         asked.append(files)
         return await told(files)
 
-    shelf = Shelf(laid(tmp_path, x=b"x", y=b"bad", z=b"z"), noted)
-    assert ids(shelf) == ["x", "z"]
+    shelf = Shelf(laid(tmp_path, **{X: X, Y: "bad", Z: Z}), noted)
+    assert ids(shelf) == [X, Z]
     asked.clear()
-    assert (ids(shelf), asked) == (["x", "z"], [])
-    laid(tmp_path, y=b"y, mended")
-    assert ids(shelf) == ["x", "y", "z"]
+    assert (ids(shelf), asked) == ([X, Z], [])
+    laid(tmp_path, **{Y: f"{Y}, mended"})
+    assert ids(shelf) == [X, Y, Z]
 
 
 @pytest.mark.parametrize("fault", [Away(503, "the server is stopping"), Refused(429, "wait")])
@@ -190,40 +210,61 @@ def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: 
             raise faults.pop()
         return await told(files)
 
-    shelf = Shelf(laid(tmp_path, x=b"x"), away)
+    shelf = Shelf(laid(tmp_path, **{X: X}), away)
     with pytest.raises(Refused):
         ids(shelf)
-    assert ids(shelf) == ["x"]
+    assert ids(shelf) == [X]
 
 
 def test_what_is_kept_is_kept_though_nobody_can_look_at_it(tmp_path: Path) -> None:
     async def away(_: list[bytes]) -> list[dict[str, Any] | None]:
         raise Away(503, "the server is stopping")
 
-    asyncio.run(Shelf(tmp_path, away).keep("x", b"data"))
-    assert (tmp_path / "x.mid").read_bytes() == b"data"
+    shelf = Shelf(tmp_path, away)
+    for _ in range(2):  # the second time it is there
+        asyncio.run(shelf.keep(X, b"data"))
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.read_bytes()) == (f"{X}.mid", b"data")
 
 
 def test_a_file_that_goes_while_the_folder_is_read_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    laid(tmp_path, x=b"x")
+    laid(tmp_path, **{X: X})
     with os.scandir(tmp_path) as entries:
         found = list(entries)
-    laid(tmp_path, y=b"y")
+    laid(tmp_path, **{Y: Y})
     with os.scandir(tmp_path) as entries:
-        found += [entry for entry in entries if entry.name == "y.mid"]
-    (tmp_path / "x.mid").unlink()
+        found += [entry for entry in entries if entry.name == f"{Y}.mid"]
+    (tmp_path / f"{X}.mid").unlink()
     monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext(found))
-    assert ids(Shelf(tmp_path, told)) == ["y"]
+    assert ids(Shelf(tmp_path, told)) == [Y]
 
 
 def test_every_file_of_a_tune_is_taken_off(tmp_path: Path) -> None:
-    shelf = Shelf(laid(tmp_path, a=b"x", b=b"x", c=b"z"), told)
-    assert ids(shelf) == ["x", "z"]
-    shelf.remove("x")
-    assert [entry.id for entry in shelf.listed()] == ["z"]
-    assert [path.name for path in tmp_path.iterdir()] == ["c.mid"]
+    shelf = Shelf(laid(tmp_path, **{X: X, f"{X}_2": X, f"{X}_3": Y, Z: Z, f"{X}_copy": X}), told)
+    assert ids(shelf) == [X, Z]
+    asyncio.run(shelf.remove(X))
+    assert [entry.id for entry in shelf.listed()] == [Z]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [f"{X}-3.mid", f"{X}-copy.mid", f"{Z}.mid"]
+
+
+def test_names_that_files_of_others_have_are_left_alone(tmp_path: Path) -> None:
+    shelf = Shelf(laid(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), told)
+    asyncio.run(shelf.keep(X, X.encode()))
+    assert ids(shelf) == [X]
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {f"{X}.mid": "mine", f"{X}-2.mid": "mine too", f"{X}-3.mid": X}
+
+
+def test_a_file_that_changed_after_the_last_look_stays(tmp_path: Path) -> None:
+    shelf = Shelf(laid(tmp_path, **{X: X}), told)
+    assert ids(shelf) == [X]
+    laid(tmp_path, **{X: "edited meanwhile"})
+    with pytest.raises(Refused, match="just been changed, and stays"):
+        shelf._unlink(f"{X}.mid", next(iter(shelf._known))[1])
+    assert (tmp_path / f"{X}.mid").read_text() == "edited meanwhile"
 
 
 def test_what_a_file_says_of_itself_is_cut(tmp_path: Path) -> None:

@@ -70,6 +70,14 @@ def test_lines_that_are_no_metrics_cost_only_their_run(tmp_path: Path, rows: lis
     assert "good" in [one.run for one in told(tmp_path)]
 
 
+def test_a_link_that_leads_to_itself_hides_no_run(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "file").write_text("")
+    write(tmp_path / "good", row(1))
+    assert [one.run for one in told(tmp_path)] == ["good"]
+
+
 def test_there_may_be_no_runs(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()

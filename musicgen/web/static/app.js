@@ -86,7 +86,7 @@ class Playground {
   /** Write a new tune with the knobs as they stand. */
   async sample(wishes = this.knobs.wishes) {
     clearTimeout(this.#timer);
-    const primer = this.primer.value;
+    const primer = part("primer").hidden ? null : this.primer.value;
     const asked = { do: "sample", model: part("model").value, ...wishes, ...(primer ? { primer } : {}) };
     const label = primer ? `New tune from ${primer.name}` : "New tune";
     await this.#write(asked, null, label);
@@ -150,7 +150,7 @@ class Playground {
     const count = Math.max(0, ...numbersOf(take.tune));
     take.locked = new Set([...take.locked].filter((bar) => bar <= count));
     this.#show();
-    if (take.from) await this.#markChanges(take);
+    if (take.from && take.tune.bars) await this.#markChanges(take);
     else say(`${take.label}: ${nameOf(take.tune)}.`);
     bringIntoSight();
     this.#hearAtOnce(take);
@@ -234,6 +234,7 @@ class Playground {
 
   #drawLocked() {
     const locked = this.current?.locked ?? new Set();
+    part("bars-told").hidden = !this.current?.tune.bars;
     part("redraw").textContent = locked.size ? "Redraw the rest" : "Another like it";
     part("bars-told").textContent = locked.size
       ? `${barsText(locked)} locked: what you do next leaves ${locked.size > 1 ? "them" : "it"} alone`
@@ -316,7 +317,8 @@ class Playground {
       this.stage.differ("b", found.notes_b);
       const numbers = numbersOf(take.tune);
       const bars = new Set(found.bars.map((measure) => numbers[measure] ?? numbersOf(other.tune)[measure]));
-      say(bars.size ? `A and B differ in ${barsText(bars)}.` : "A and B are the same.");
+      const where = take.tune.bars ? ` in ${barsText(bars)}` : "";
+      say(bars.size ? `A and B differ${where}.` : "A and B are the same.");
     } catch (fault) {
       tellFault(fault);
     }
@@ -399,7 +401,9 @@ class Playground {
 
   #offer() {
     const model = this.models.find(({ name }) => name === part("model").value);
-    if (model) this.knobs.offer(model);
+    if (!model) return;
+    this.knobs.offer(model);
+    part("primer").hidden = !model.max_bars; // notes are gone on from bar by bar
   }
 
   #cancel() {

@@ -74,9 +74,10 @@ export class Knobs {
     this.#input("bars").addEventListener("input", () => this.#hintForm());
   }
 
-  /** All values by name. */
+  /** All values by name, of the knobs that the model has. */
   get values() {
-    return Object.fromEntries([...this.controls].map(([name, { read }]) => [name, read()]));
+    const offered = [...this.controls].filter(([, { input }]) => !input.closest(".knob").hidden);
+    return Object.fromEntries(offered.map(([name, { read }]) => [name, read()]));
   }
 
   /** What differs from the plain: what a new tune is asked for with. */
@@ -110,9 +111,12 @@ export class Knobs {
       control?.input.replaceChildren(...optionsOf([[null, ANY], ...options]));
       control?.write(value);
     }
-    this.#input("bars").max = model.max_bars ?? 512;
+    this.#input("bars").max = model.max_bars;
     this.defaultForm = model.default_form;
     this.#hintForm();
+    for (const [name, { input }] of this.controls) {
+      input.closest(".knob").hidden = name !== "seed" && !model.options.includes(name);
+    }
   }
 
   /** Say of each knob whether it is one of these. */

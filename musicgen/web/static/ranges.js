@@ -18,7 +18,7 @@ export function barsText(numbers) {
   return `${numbers.size === 1 ? "bar" : "bars"} ${told}`;
 }
 
-/** The number of each measure; a pickup has the number of the bar after it. */
+/** The number of each measure; a pickup has the number of the bar after it. Without bars: none. */
 export function numbersOf(tune) {
-  return tune.keep_numbers;
+  return tune.bars ? tune.keep_numbers : [];
 }

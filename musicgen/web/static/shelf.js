@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { el, part } from "./dom.js";
+import { lengthOf } from "./told.js";
 
 export class Shelf {
   #ids = /** @type {Set<string>} */ (new Set());
@@ -25,8 +26,8 @@ export class Shelf {
     part("shelf-count").textContent = kept.length ? String(kept.length) : "";
   }
 
-  #row({ id, title, key, meter, bars, when }) {
-    const facts = [key, meter, `${bars} bars`, ago(when)].filter(Boolean).join(" · ");
+  #row({ id, title, key, meter, bars, seconds, when }) {
+    const facts = [key, meter, lengthOf({ bars, seconds }), ago(when)].filter(Boolean).join(" · ");
     const link = el("a", { href: `#tune=${encodeURIComponent(id)}` },
       el("span", { class: "name", text: title || "Untitled" }), el("span", { class: "facts", text: facts }));
     const away = el("button", { type: "button", class: "quiet", text: "Remove",
