@@ -58,5 +58,6 @@ def describe_fault(fault: Exception) -> str:
     text = str(fault)
     place = _PLACE.search(text)
     said = (text[: place.start()] if place else text).replace("`", "")
+    said = said.removeprefix("Object contains ").removeprefix("Object ")
     said = said[:1].lower() + said[1:]
     return f", {place[1]}: {said}" if place and place[1] else f": {said}"
