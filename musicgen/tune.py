@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, places, version_of
 from musicgen.checkpoint import load as load_checkpoint
-from musicgen.errors import InvalidValue, NotFound, printable
+from musicgen.errors import InvalidValue, MusicgenError, NotFound, OutputExists, printable
 from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.listen import writing
 from musicgen.music.grid import heard_bars
@@ -139,6 +139,8 @@ class Tune:
         path = Path(path)
         beside = () if has_room(path.suffix) else (beside_of(path),)
         refuse_existing([path, *beside], force=force)
+        for other in beside:
+            refuse_other_recipe(other)
         if self.text is None:
             is_page = path.suffix.lower() in writing.PAGES
             writing.write(
@@ -204,6 +206,22 @@ def has_room(suffix: str) -> bool:
 def beside_of(path: Path) -> Path:
     """Return where the recipe of a file stands whose format has no room for one."""
     return path.with_name(f"{path.name}.recipe.json")
+
+
+def is_recipe(path: Path) -> bool:
+    """Tell whether a file is a recipe, as it stands beside a tune; a link is none."""
+    try:
+        text = open_regular(path, limit=MAX_RECIPE, follow=False).decode().strip()
+        Recipe.from_text(text)
+    except (MusicgenError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def refuse_other_recipe(path: Path) -> None:
+    """Raise OutputExists for a file that has the name of a tune's recipe and is none."""
+    if os.path.lexists(path) and not is_recipe(path):
+        raise OutputExists(f"{path} exists and is no recipe; move it away or choose another name")
 
 
 @dataclass(frozen=True, repr=False)

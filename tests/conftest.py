@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +16,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples for every commit, and fresh ones where the promises are tested."""
     promised = config.getoption("markexpr") == "promises"
     settings.load_profile("fresh" if promised else "repeatable")
+    pretend_bf16(os.environ.get("MUSICGEN_TEST_BF16"))
+
+
+def pretend_bf16(value: str | None) -> None:
+    """Let this process take a machine for one with (1) or without (0) bf16 instructions.
+
+    `auto` precision is bf16 where there are such: no test may depend on it.
+    """
+    if value is not None:
+        from musicgen.model import devices
+
+        devices.has_bf16 = lambda device: value == "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

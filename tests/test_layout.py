@@ -12,9 +12,9 @@ import pytest
 import musicgen
 
 PACKAGE = Path(musicgen.__file__).parent
-ROOMS = ("errors", "number_parsing", "typed_data", "files", "folder_contents", "config", "music", "formats",
-         "tokens", "corpus", "checkpoint", "sampling", "listen", "model", "tune",
-         "web", "cli")  # fmt: skip
+ROOMS = ("errors", "number_parsing", "typed_data", "files", "folder_contents", "config",
+         "music", "formats", "tokens", "corpus", "checkpoint", "sampling", "listen", "model",
+         "tune", "web", "cli")  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from musicgen.tune import Model, Tune
 
 COLUMNS = ("bits", "longest", "copied", "returning", "leap", "pace")
+HEAD = ("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why")
 
 
 def write_best(
@@ -111,13 +113,28 @@ def _table(
     names: Sequence[Sequence[Path]],
 ) -> Iterator[str]:
     """Yield the lines of the table: tab-separated, the best first."""
-    yield "\t".join(("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why"))
+    yield "\t".join(HEAD)
     for files, one in zip(names, chosen, strict=True):
         tune, row = tunes[one.place], figures[one.place].figures
         values = [f"{row[name]:.3f}" if name in row else "" for name in COLUMNS]
         words = (files[0].name, str(one.place + 1), str(tune.seed), tune.score.title, *values,
                  f"{one.cost:.3f}", f"{one.alike:.3f}", _why(one, len(tunes)))  # fmt: skip
         yield "\t".join(map(printable, words))
+
+
+def refuse_other_table(path: Path) -> None:
+    """Raise OutputExists for a file that has the name of the table and is none."""
+    from musicgen.errors import MusicgenError, OutputExists
+    from musicgen.files import open_regular
+
+    if not os.path.lexists(path):
+        return
+    try:
+        head = open_regular(path, follow=False).partition(b"\n")[0].decode("utf-8", "replace")
+    except MusicgenError:
+        head = ""
+    if head.split("\t")[: len(COLUMNS)] != list(HEAD[: len(COLUMNS)]):
+        raise OutputExists(f"{path} exists and is no table of tunes; choose another --out")
 
 
 def table_of(out: str, files: Sequence[Path]) -> Path | None:

@@ -119,9 +119,9 @@ def compare(
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
-    from musicgen.files import refuse_existing, write_whole
+    from musicgen.files import prepare_outputs, write_whole
 
-    refuse_existing([out], force=force)
+    prepare_outputs([out], force=force)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
 

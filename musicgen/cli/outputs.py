@@ -37,13 +37,17 @@ def files_of(
     outs: Sequence[str], model: Model, *, count: int, suffix: str, force: bool
 ) -> list[list[Path]]:
     """Return the files that each --out stands for. Raises InvalidValue or OutputExists."""
-    from musicgen.files import refuse_existing
-    from musicgen.tune import check_writable
+    from musicgen.files import prepare_outputs
+    from musicgen.tune import beside_of, check_writable, has_room, refuse_other_recipe
 
     names = [list(_names(out, count, suffix)) for out in outs]
     for files in names:
         check_writable(files, model.writable)
-    refuse_existing(chain.from_iterable(names), force=force)
+    every = list(chain.from_iterable(names))
+    recipes = [beside_of(file) for file in every if not has_room(file.suffix)]
+    prepare_outputs([*every, *recipes], force=force)
+    for recipe in recipes:
+        refuse_other_recipe(recipe)
     return names
 
 
@@ -102,13 +106,16 @@ def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, byte
         return number, json.dumps(told).encode()
 
     under_way: deque[Future[tuple[int, bytes]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as writer:
+    writer = ThreadPoolExecutor(max_workers=1)
+    try:
         for number, found in model.carried_out_many(order, numbers):
             under_way.append(writer.submit(written, number, found))
             while under_way and (under_way[0].done() or len(under_way) > _WAITING):
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
+    finally:
+        writer.shutdown(cancel_futures=True)  # what is being written is finished
 
 
 def model_told(model: Model) -> str:

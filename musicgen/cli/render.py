@@ -68,16 +68,16 @@ def render(
     musicgen render song.mid --out roll.png --view roll
     musicgen render book.abc --tune 3 --out third.wav --count-in
     """  # noqa: D301 - click wants the character itself
-    from musicgen.files import refuse_existing
+    from musicgen.files import prepare_outputs
     from musicgen.listen.playing import at_tempo
     from musicgen.listen.timeline import duration
     from musicgen.listen.writing import check_suffix, write
-    from musicgen.tune import beside_of, has_room
+    from musicgen.tune import beside_of, has_room, is_recipe
 
     for out in outs:
         check_suffix(out)
     _check(outs, view=view, count_in=count_in)
-    refuse_existing(outs, force=force)
+    prepare_outputs(outs, force=force)
     tell = silent if quiet else partial(click.echo, err=True)
     score, refusals = _read(file, number)
     for refusal in refusals if verbose else ():
@@ -91,8 +91,8 @@ def render(
     wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
     for out in outs:
         write(score, out, force=force, remarks=remarks, **wished, **shown)
-        if force and not has_room(out.suffix):  # the recipe of what stood there before
-            beside_of(out).unlink(missing_ok=True)
+        if force and not has_room(out.suffix) and is_recipe(beside_of(out)):
+            beside_of(out).unlink()  # it was of what stood there before
     names = ", ".join(map(str, outs))
     tell(printable(f"{names}: {_named(score)}; {_size(score)}, {span(duration(score))}"))
 

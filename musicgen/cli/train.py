@@ -21,7 +21,7 @@ from musicgen.cli.types import FRACTION, POSITIVE
 from musicgen.cli.watched import Seen, Watched, best_told
 from musicgen.config import CELLS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
-from musicgen.files import refuse_existing, write_whole
+from musicgen.files import prepare_outputs, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,7 +204,7 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
             " pip install 'musicgen[tensorboard]', or leave the option out"
         )
     if save_config:
-        refuse_existing([save_config], force=force)
+        prepare_outputs([save_config], force=force)
 
 
 def _follow(run: Run, chosen: Mapping[str, Any], console: Console) -> None:

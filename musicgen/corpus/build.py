@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -61,11 +62,22 @@ from musicgen.corpus.store import (
 )
 from musicgen.corpus.workers import Limits
 from musicgen.errors import Mismatch, MusicgenError, Refusal
-from musicgen.files import explaining, new_folder, write_whole
+from musicgen.files import (
+    explaining,
+    locked_folder,
+    new_folder,
+    open_regular,
+    sweep_unlocked,
+    write_new,
+    write_whole,
+)
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.codecs import CODECS, DEFAULT
 
 REFUSALS_HELD: Final = 4096
+_SCRATCH: Final = "musicgen-"
+_SCRATCH_MARK: Final = ".scratch"
+_SCRATCH_TEXT: Final = b"A temporary folder of musicgen: it goes when its process has ended.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +157,33 @@ def _arrow_that_gives_back() -> Iterator[None]:
 
 
 class _Scratch:
-    """A temporary folder that goes when nobody holds it."""
+    """A temporary folder that goes when nobody holds it, or at the next start after a kill."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="musicgen-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        lock = contextlib.ExitStack()
+        lock.enter_context(locked_folder(self.folder))
+        weakref.finalize(self, _remove, self.folder, lock)
+        write_new(self.folder / _SCRATCH_MARK, _SCRATCH_TEXT)
+        for stray in self.folder.parent.glob(f"{_SCRATCH}*"):
+            if stray != self.folder and _is_scratch(stray):
+                sweep_unlocked(stray)
+
+
+def _remove(folder: Path, lock: contextlib.ExitStack) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
+
+
+def _is_scratch(folder: Path) -> bool:
+    """Tell whether a folder is a temporary one of a build of this user, by what lies in it."""
+    try:
+        if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+            return False
+        text = open_regular(folder / _SCRATCH_MARK, limit=len(_SCRATCH_TEXT), follow=False)
+    except (OSError, MusicgenError):
+        return False
+    return text == _SCRATCH_TEXT
 
 
 class _Teller:

@@ -6,14 +6,17 @@ What goes between the processes is bytes; nothing is unpickled but how a process
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import Any, Final
 
 from musicgen import errors
-from musicgen.errors import MusicgenError
+from musicgen.errors import MusicgenError, WriteFailed
 
 Answer = tuple[int, bytes]
 Work = Callable[..., Iterator[Answer]]  # of the numbers, and what it was started with
@@ -29,11 +32,11 @@ def in_order(work: Work, arguments: tuple[str, ...], count: int, jobs: int) -> I
     order. Raises what it raises of the project's own errors.
     """
     context = get_context("spawn")
-    taken = context.Value("q", 0)
     links: list[Any] = []
     children: list[Any] = []
     try:
-        with _one_thread_each():
+        with _explained(), _one_thread_each(), _deaf_to_ctrl_c():
+            taken = context.Value("q", 0)
             for _ in range(jobs):
                 ours, theirs = context.Pipe(duplex=False)
                 child = context.Process(
@@ -47,9 +50,47 @@ def in_order(work: Work, arguments: tuple[str, ...], count: int, jobs: int) -> I
     finally:
         for child in children:
             child.terminate()
+        for child in children:
             child.join()
         for link in links:
             link.close()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say in one line that the system lets no process start, or share a number with it."""
+    try:
+        yield
+    except OSError as fault:
+        words = os.strerror(fault.errno or errno.EIO)
+        raise WriteFailed(
+            f"the processes for many tunes were not started: {words}; free some space, lift the"
+            " limit (ulimit), or try --jobs 1"
+        ) from fault
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that start here not hear Ctrl-C: whoever started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Ended(BaseException):
+    """A process was told to end: what it is writing is finished, and no more begun."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Hear SIGTERM once."""
+    del frame
+    signal.signal(number, signal.SIG_IGN)
+    raise _Ended
 
 
 @contextlib.contextmanager
@@ -101,13 +142,15 @@ def _fault(data: bytes) -> MusicgenError:
 
 def _run(work: Work, arguments: tuple[str, ...], taken: Any, count: int, link: Any) -> None:
     """Work in a process until no number is left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        signal.signal(signal.SIGTERM, _end)
         for number, answer in work(_numbers(taken, count), *arguments):
             link.send_bytes(number.to_bytes(_PLACE, "little", signed=True) + answer)
     except MusicgenError as fault:
         words = f"{type(fault).__name__} {fault}".encode()
         link.send_bytes(_FAULT.to_bytes(_PLACE, "little", signed=True) + words)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (_Ended, KeyboardInterrupt, BrokenPipeError):
         pass  # whoever asked is gone, and says so itself
     finally:
         link.close()

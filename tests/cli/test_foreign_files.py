@@ -1,0 +1,160 @@
+"""Promise 28: what the program did not write stays, whatever name it has; strays are swept."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from musicgen.corpus.build import build
+from musicgen.files import is_partial, partial_beside
+from tests.made_up import tune
+from tests.running import done, refused, run
+
+THESIS = "ten years of work"
+PYTHON_PATH = os.pathsep.join(entry for entry in sys.path if entry)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(
+    *words: str, folder: Path, file_bytes: int = resource.RLIM_INFINITY
+) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own."""
+    limit = (file_bytes, file_bytes)
+    return subprocess.Popen(
+        [sys.executable, "-m", "musicgen", *words],
+        env=os.environ | {"PYTHONPATH": PYTHON_PATH, "TMPDIR": str(folder)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+
+
+def test_what_has_the_name_of_a_recipe_stays(here: Path) -> None:
+    (here / "song.wav.recipe.json").write_text(THESIS)
+    for words in ([], ["--force"]):
+        refused(run("sample", "--out", "song.wav", "--seed", "1", *words), 2, "recipe.json exists")
+    (here / "tune.abc").write_text(tune(1))
+    done("render", "tune.abc", "--out", "song.wav", "--force")
+    assert (here / "song.wav.recipe.json").read_text() == THESIS
+
+
+def test_the_recipe_of_what_is_replaced_goes(here: Path) -> None:
+    (here / "tune.abc").write_text(tune(1))
+    done("sample", "--out", "song.svg", "--seed", "1")
+    assert (here / "song.svg.recipe.json").exists()
+    done("sample", "--out", "song.svg", "--seed", "2", "--force")
+    done("render", "tune.abc", "--out", "song.svg", "--force")
+    assert not (here / "song.svg.recipe.json").exists()
+
+
+def test_what_has_the_name_of_the_table_stays(here: Path) -> None:
+    (here / "tunes").mkdir()
+    (here / "tunes" / "index.tsv").write_text(THESIS)
+    words = ("sample", "--out", "tunes/", "--count", "3", "--best", "2", "--seed", "1", "--force")
+    refused(run(*words), 2, "index.tsv exists and is no table of tunes")
+    assert [path.name for path in (here / "tunes").iterdir()] == ["index.tsv"]
+    (here / "tunes" / "index.tsv").unlink()
+    done(*words)
+    done(*words)
+
+
+@pytest.mark.parametrize("place", ["thesis.tex", "manifest.json"])
+def test_a_data_set_that_holds_more_is_not_replaced(here: Path, place: str) -> None:
+    (here / "tune.abc").write_text(tune(1))
+    words = ("corpus", "build", "tune.abc", "--out", "data", "--force", "--jobs", "1")
+    done(*words)
+    done(*words)
+    (here / "data" / place).write_text(THESIS)
+    assert run(*words).exit_code == 2
+    assert (here / "data" / place).read_text() == THESIS
+
+
+def test_a_link_to_a_data_set_is_not_replaced(here: Path) -> None:
+    (here / "tune.abc").write_text(tune(1))
+    words = ("corpus", "build", "tune.abc", "--force", "--jobs", "1", "--out")
+    done(*words, "data")
+    (here / "link").symlink_to("data")
+    refused(run(*words, "link"), 2, "link is a folder, and no data set")
+    assert sorted(path.name for path in here.iterdir()) == ["data", "link", "tune.abc"]
+
+
+def test_what_a_killed_writer_left_is_swept_at_the_next_start(here: Path) -> None:
+    (here / "tune.abc").write_text(tune(1))
+    foreign = here / ".song.mid.0123abcd.partial"
+    foreign.write_text(THESIS)
+    for words in (("sample", "--out", "song.mid", "--seed", "1"),
+                  ("render", "tune.abc", "--out", "other.mid")):  # fmt: skip
+        partial_beside(here / "song.mid").write_text("half")
+        done(*words)
+        assert not [path for path in here.iterdir() if is_partial(path.name)]
+    assert foreign.read_text() == THESIS
+
+
+def test_ctrl_c_leaves_only_whole_files(here: Path) -> None:
+    child = start("sample", "--out", "tunes/", "--count", "2000", "--jobs", "2", folder=here)
+    until = time.monotonic() + 100
+    while not ((here / "tunes").is_dir() and len(list((here / "tunes").iterdir())) > 4):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGINT)
+    _, said = child.communicate(timeout=100)
+    assert child.returncode == 130
+    assert said.splitlines()[-1] == "Error: interrupted"
+    assert "Traceback" not in said
+    names = [path.name for path in (here / "tunes").iterdir()]
+    assert not [name for name in names if is_partial(name)]
+    assert len(names) < 2000
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_under_a_limit_of_size_many_tunes_are_one_line(here: Path, jobs: str) -> None:
+    words = ("sample", "--out", "tunes/", "--count", "20", "--jobs", jobs, "--seed", "1")
+    child = start(*words, file_bytes=64, folder=here)
+    _, said = child.communicate(timeout=100)
+    assert child.returncode == 1, said
+    assert said.startswith("Error: ")
+    assert "File too large" in said
+    assert said.count("\n") == 1
+    assert list((here / "tunes").iterdir()) == []
+
+
+BUILD_AND_DIE = """
+import os, signal, sys
+from musicgen.corpus.build import build
+kept = build([sys.argv[1]], jobs=0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_build_left_in_the_temporary_folder_is_swept(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "tune.abc").write_text(tune(1))
+    temporary = here / "tmp"
+    foreign = temporary / "musicgen-thesis"
+    foreign.mkdir(parents=True)
+    (foreign / "thesis.tex").write_text(THESIS)
+    environment = os.environ | {"PYTHONPATH": PYTHON_PATH, "TMPDIR": str(temporary)}
+    killed = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, "tune.abc"], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(temporary.iterdir())) == 2
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    first = build([here / "tune.abc"], jobs=0)[0]
+    second = build([here / "tune.abc"], jobs=0)[0]
+    assert len(list(temporary.iterdir())) == 3, "those in use stay"
+    assert len(first) == len(second) == 1
+    assert first.train or first.valid or first.test
+    del first, second
+    assert [path.name for path in temporary.iterdir()] == ["musicgen-thesis"]
+    assert (foreign / "thesis.tex").read_text() == THESIS
