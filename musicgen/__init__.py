@@ -15,7 +15,7 @@ from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Sc
 from musicgen.music.theory import Key, Meter
 from musicgen.tune import Model, Tune, load, tweak
 
-__version__ = version_of("musicgen")
+__version__: str
 
 __all__ = [
     "STEPS_PER_QUARTER",
@@ -36,3 +36,10 @@ __all__ = [
     "tweak",
     "write",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that reads the installed package's metadata."""
+    if name == "__version__":
+        return version_of("musicgen")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

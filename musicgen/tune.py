@@ -94,10 +94,17 @@ class Tune:
         return f"<Tune {printable(self.summary)}; {place}>"
 
     def _repr_html_(self) -> str:
-        """Show score and player in a notebook."""
-        from musicgen.listen.notebook import render_tune  # slow to import
+        """Show score and player in a notebook; of a codec without bars, a player alone."""
+        from musicgen.listen import notebook, page  # slow to import
 
-        return render_tune(self)
+        if self.text is not None:
+            return notebook.quote_text(self.text)
+        if self.codec != MeasuresCodec.name:
+            return notebook.embed_sound(self.summary, self.score)
+        whole = page.page(
+            self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
+        )
+        return notebook.frame_page(self.score.title, whole)
 
     @property
     def summary(self) -> str:

@@ -8,35 +8,31 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from musicgen.errors import printable
 from musicgen.listen.audio import wav
-from musicgen.listen.page import page
-
-if TYPE_CHECKING:
-    from musicgen.tune import Tune
+from musicgen.music.score import Score
 
 HEIGHT: Final = 640  # pixels of the frame
 SANDBOX: Final = "allow-scripts allow-downloads"
 
 
-def render_tune(tune: Tune) -> str:
-    """Return a tune as HTML that needs nothing from outside."""
-    if tune.text is not None:
-        lines = (escape(printable(line)) for line in tune.text.splitlines())
-        return f"<pre>{chr(10).join(lines)}</pre>"
-    if tune.codec != "measures":
-        return render_sound(tune)
-    whole = page(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
+def frame_page(title: str, whole: str) -> str:
+    """Put a page of one file into a frame."""
     return (
-        f'<iframe title="{escape(printable(tune.score.title))}" srcdoc="{escape(whole)}"'
+        f'<iframe title="{escape(printable(title))}" srcdoc="{escape(whole)}"'
         f' sandbox="{SANDBOX}" style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
     )
 
 
-def render_sound(tune: Tune) -> str:
-    """Return a tune without bars as a player of its sound."""
-    sound = base64.b64encode(wav(tune.score)).decode()
-    words = escape(printable(tune.summary))
+def embed_sound(summary: str, score: Score) -> str:
+    """Return a player of a score's sound, under a line of text."""
+    sound = base64.b64encode(wav(score)).decode()
+    words = escape(printable(summary))
     return f'<p>{words}</p><audio controls src="data:audio/wav;base64,{sound}"></audio>'
+
+
+def quote_text(text: str) -> str:
+    """Return a text as it is written, line by line."""
+    return f"<pre>{escape(chr(10).join(map(printable, text.splitlines())))}</pre>"

@@ -122,7 +122,7 @@ def met(start: Checkpoint, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(old) + int(new) for old, new in zip(before, counts, strict=True))
 
 
-def dances(
+def add_dances(
     start: Checkpoint, counted: Mapping[str, Mapping[str, int]]
 ) -> dict[str, dict[str, int]]:
     """Add the meters of each dance to those of a model; {} where it does not say its own."""

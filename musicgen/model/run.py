@@ -405,8 +405,8 @@ class Run:
         """How often each dance occurs in each meter; {} where that is not known of all tunes."""
         if self.dataset.codec != DEFAULT_CODEC:
             return {}
-        counted = dances(self.dataset.train)
-        return adapt.dances(self.start, counted) if self.start else counted
+        counted = count_dances(self.dataset.train)
+        return adapt.add_dances(self.start, counted) if self.start else counted
 
     @cached_property
     def seen(self) -> tuple[int, ...]:
@@ -457,7 +457,7 @@ def tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
     return {mode: dict(sorted(counter.items())) for mode, counter in sorted(counts.items())}
 
 
-def dances(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
+def count_dances(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
     """Count the meters of each dance: what tells that a user asks for one that there is none of."""
     meter, rhythm = HEADER.index("meter"), HEADER.index("rhythm")
     pairs = Counter((int(ids[rhythm]), int(ids[meter])) for ids in flat_ids(tunes))

@@ -81,7 +81,8 @@ def test_an_edited_file_is_taken_as_a_primer(here: Path) -> None:
     lines = (here / "a.abc").read_text().splitlines()
     (here / "a.abc").write_text("\n".join([*lines[:-1], "D4 E4 | F4 G4 |]"]) + "\n")
     told = done("tweak", "a.abc", "--out", "b.abc")
-    assert "a.abc: its notes were edited since it was written" in told
+    said = "a.abc: its notes were edited since it was written; its notes are taken as a primer"
+    assert said in told
     (edited,), _ = formats.read(here / "a.abc")
     (after,), _ = formats.read(here / "b.abc")
     assert [n.pitch for n in after.notes[: len(edited.notes)]] == [n.pitch for n in edited.notes]
@@ -90,7 +91,7 @@ def test_an_edited_file_is_taken_as_a_primer(here: Path) -> None:
 def test_bars_of_any_file_are_kept(here: Path) -> None:
     (here / "tune.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|cBAG|FEDC|]\n")
     told = done("tweak", "tune.abc", "--model", "model", "--keep", "1,4", "--out", "b.abc")
-    assert "tune.abc: musicgen did not write it" in told
+    assert "tune.abc: musicgen did not write it; its notes are taken as a primer" in told
     (after,), _ = formats.read(here / "b.abc")
     assert [n.pitch for n in after.notes[:4]] == [60, 62, 64, 65]
     assert [n.pitch for n in after.notes if n.onset >= 3 * 192] == [65, 64, 62, 60]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from musicgen.config import ModelSettings
 from musicgen.corpus.build import build
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Interrupted, Mismatch
-from musicgen.model.adapt import fitted, grown, joined, met, shape_of, tonics
+from musicgen.model.adapt import add_dances, fitted, grown, joined, met, shape_of, tonics
 from musicgen.model.network import LanguageModel
 from musicgen.model.plan import Options, divided, new_trainer, plan
 from musicgen.model.resuming import find
-from musicgen.model.run import Run
+from musicgen.model.run import Run, count_dances
 from musicgen.tokens.text import TextCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import load
@@ -126,6 +127,16 @@ def test_what_was_met_before_may_still_be_drawn(tmp_path: Path) -> None:
     assert tonics(start, {"major": {"C": 1}}) == {"dorian": {"D": 3}, "major": {"C": 1}}
 
 
+def test_dances_are_added_to_those_of_a_model_that_says_its_own(tmp_path: Path) -> None:
+    start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text")
+    new = {"jig": {"6/8": 2, "9/8": 1}, "reel": {"2/2": 1}}
+    assert add_dances(start, new) == {}, "it may have learnt from others"
+    said = replace(start.manifest, corpus={"dances": {"jig": {"6/8": 5}, "waltz": {"3/4": 1}}})
+    assert add_dances(replace(start, manifest=said), new) == {
+        "jig": {"6/8": 7, "9/8": 1}, "reel": {"2/2": 1}, "waltz": {"3/4": 1},
+    }  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _judged_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("musicgen.model.copying.TUNES", 1)
@@ -140,6 +151,22 @@ def tunes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("tunes")
     (folder / "book.abc").write_text("".join(made_up.tune(number) for number in range(1, 13)))
     return divided(build([folder], jobs=0)[0])
+
+
+def test_the_meters_of_each_dance_are_counted(tmp_path: Path) -> None:
+    fields = [("reel", "2/2"), ("reel", "2/2"), ("reel", "4/4"), ("jig", "6/8"), ("", "6/8")]
+    music = {"2/2": "CDEF GABc|", "4/4": "CDEF GABc|", "6/8": "CDE FGA|"}
+    book = [
+        f"X:{number}\nT:{number}\nR:{rhythm}\nM:{meter}\nL:1/8\nK:C\n"
+        f"{music[meter] * (number + 4)}\n\n"
+        for number, (rhythm, meter) in enumerate(fields, 1)
+    ]
+    (tmp_path / "book.abc").write_text("".join(book))
+    dataset, _ = build([tmp_path / "book.abc"], jobs=0)
+    every = [*dataset.train, *dataset.valid, *dataset.test]
+    assert count_dances(every) == {
+        "": {"6/8": 1}, "jig": {"6/8": 1}, "reel": {"2/2": 2, "4/4": 1},
+    }  # fmt: skip
 
 
 def test_a_run_starts_from_the_weights_and_says_so(tmp_path: Path, tunes: Dataset) -> None:
@@ -158,6 +185,7 @@ def test_a_run_starts_from_the_weights_and_says_so(tmp_path: Path, tunes: Datase
     assert manifest.corpus["adapted_from"]["name"] == "base"
     assert manifest.corpus["tonics"]["dorian"] == {"D": 3}
     assert min(manifest.seen) >= 50
+    assert "dances" not in manifest.corpus, "its start does not say its own"
     card = (tmp_path / "mine" / "MODEL_CARD.md").read_text()
     assert "went on from the weights of base 3, which learnt from:\n\n- **Old Book**" in card
 

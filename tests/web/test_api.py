@@ -37,6 +37,7 @@ def test_models_say_what_can_be_asked(playground: Served) -> None:
     folk, mine = TypeAdapter(list[ModelAbout]).validate_python(playground.get("/api/models"))
     assert (folk.name, folk.has_index) == ("folk", True)
     assert (mine.name, mine.has_index) == ("mine", False)
+    assert (folk.default_form, mine.default_form) == ("AABB", "AABB")
     assert folk.keys[:2] == ["G major", "D major"]
     assert {"6/8", "4/4"} <= set(folk.meters)
     assert {"jig", "reel"} <= set(folk.rhythms)
@@ -159,6 +160,17 @@ def test_a_tune_has_the_bytes_that_the_command_writes(playground: Served, tmp_pa
         answer = playground.client.get(f"/api/tunes/{id_}/file/{suffix}")
         assert answer.content == (tmp_path / f"song.{suffix}").read_bytes()
         assert f'.{suffix}"' in answer.headers["content-disposition"]
+
+
+def test_a_tune_of_which_nothing_is_said_is_that_of_the_command(playground: Served) -> None:
+    shown = playground.tune_of(do="sample", seed=7)
+    tune = load("folk").sample(seed=7)
+    assert (shown["bars"], shown["wishes"]) == (32, {"form": "AABB"})
+    assert shown["recipe"] == tune.recipe.to_json()
+    free = playground.tune_of(do="sample", seed=7, form="free")
+    assert free["wishes"] == {}
+    primer = {"name": "idea.abc", "text": PRIMER}
+    assert playground.tune_of(do="sample", seed=7, primer=primer)["wishes"] == {"min_bars": 8}
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,22 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     expect(page.locator("#pane-a")).to_be_hidden()
 
 
+def test_an_empty_form_is_the_default_and_free_stays_free(page: Page, serve: Serve) -> None:
+    form, bars = page.locator("#knob-form"), page.locator("#knob-bars")
+    expect(form).to_have_attribute("placeholder", "AABB")
+    bars.fill("12")
+    expect(form).to_have_attribute("placeholder", "any")
+    bars.fill("")
+    plain = serve.tune(generate(page))
+    assert (plain["bars"], plain["wishes"]) == (32, {"form": "AABB"})
+    expect(form).to_have_value("AABB")
+    assert serve.tune(warmer(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
+    free = serve.tune(generate(page, seed=9, form="free"))
+    assert free["wishes"] == {"temperature": 0.9}
+    expect(form).to_have_value("free")
+    assert serve.tune(generate(page, seed=10))["wishes"] == {"temperature": 0.9}
+
+
 def test_what_is_kept_comes_back(
     page: Page, browser: Browser, serve: Serve, tmp_path: Path
 ) -> None:
