@@ -54,7 +54,7 @@ class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse a place that is not allowed, and fields that contradict each other."""
         if not _WHERE.fullmatch(self.where):
             raise ValueError(
-                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER for a"
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER, a"
                 " folder inside the corpus that music21 brings; a folder of your own is named"
                 " instead of a card"
             )

@@ -30,7 +30,15 @@ from numpy.typing import NDArray
 from musicgen.corpus.rows import Rows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
-from musicgen.files import explaining, new_folder, open_regular, refuse_existing, write_whole
+from musicgen.files import (
+    explaining,
+    is_file,
+    is_folder,
+    new_folder,
+    open_regular,
+    refuse_existing,
+    write_whole,
+)
 
 FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
@@ -317,9 +325,9 @@ def _check(content: Mapping[str, Any]) -> str:
 
 def check_out(folder: Path, *, force: bool = False) -> None:
     """Raise OutputExists, before any work, for a folder that may not become this data set."""
-    if folder.is_dir() and not is_dataset(folder):
+    if is_folder(folder) and not is_dataset(folder):
         raise OutputExists(f"{folder} is a folder, and no data set; choose another name")
-    if not (force and folder.is_dir()):
+    if not (force and is_folder(folder)):
         refuse_existing([folder])
 
 
@@ -355,7 +363,7 @@ def _shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Pa
 def is_dataset(folder: Path) -> bool:
     """Tell whether a folder is a data set that was finished."""
     known = (f"train-{0:05d}.parquet", _OLD_TUNES)
-    return (folder / MANIFEST).is_file() and any((folder / name).is_file() for name in known)
+    return is_file(folder / MANIFEST) and any(is_file(folder / name) for name in known)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
