@@ -48,7 +48,7 @@ from musicgen.files import (
     write_new,
     write_whole,
 )
-from musicgen.typed_data import check_schema
+from musicgen.typed_data import FileName, Sha256, check_schema
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -62,8 +62,6 @@ GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
 
 Weights = dict[str, np.ndarray]
 Count = Annotated[int, Meta(ge=0)]
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Tonics = dict[
     str, dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1)]]
 ]
