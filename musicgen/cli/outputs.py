@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from musicgen.cli.words import counted
 from musicgen.errors import InvalidValue, printable
+from musicgen.files import explaining, is_folder
 
 if TYPE_CHECKING:
     from musicgen.sampling.recipe import Order
@@ -38,12 +39,14 @@ def files_of(
 ) -> list[list[Path]]:
     """Return the files that each --out stands for. Raises InvalidValue or OutputExists."""
     from musicgen.files import refuse_existing
-    from musicgen.tune import check_writable
+    from musicgen.tune import beside_of, check_writable, has_room
 
     names = [list(_names(out, count, suffix)) for out in outs]
     for files in names:
         check_writable(files, model.writable)
-    refuse_existing(chain.from_iterable(names), force=force)
+    every = list(chain.from_iterable(names))
+    beside = [beside_of(file) for file in every if not has_room(file.suffix)]
+    refuse_existing([*every, *beside], force=force)
     return names
 
 
@@ -122,8 +125,9 @@ def model_told(model: Model) -> str:
 def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
     """Yield the files that one --out stands for."""
     path = Path(out)
-    if out.endswith(("/", "\\")) or path.is_dir():
-        path.mkdir(exist_ok=True)
+    if out.endswith(("/", "\\")) or is_folder(path):
+        with explaining(path):
+            path.mkdir(exist_ok=True)
         yield from (path / f"tune-{number}{suffix}" for number in range(1, count + 1))
     elif "{n}" in path.name:
         yield from (Path(out.replace("{n}", str(number))) for number in range(1, count + 1))

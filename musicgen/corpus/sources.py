@@ -4,56 +4,69 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tomllib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass
-from dataclasses import fields as fields_of
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, structs
 
 from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 from musicgen.files import open_regular
 from musicgen.formats import READABLE, Reading, max_bytes_of, parse
 from musicgen.music.score import Score
+from musicgen.number_parsing import shorten
+from musicgen.typed_data import check_schema, parse_toml
 
-MAX_CARD: Final = 2**20
+MAX_CARD: Final = 2**16
+_MUSIC21: Final = "music21:"  # before a folder of the corpus that music21 brings
+_FOLDER: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
+_WHERE: Final = re.compile(rf"(https?://\S{{1,2000}}|music21:{_FOLDER}(/{_FOLDER}){{0,4}})?")
 _PACKAGE: Final = Path(__file__).parents[1]
-_HOW_TO_WRITE_ONE: Final = "one is TOML with title, description and where"
+_HOW_TO_WRITE_ONE: Final = "one is TOML with title, description and where (or includes)"
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What is known of a corpus: where it lies, whose it is, on what terms."""
+class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a card's file may say."""
 
-    name: str
-    title: str
+    title: Annotated[str, Meta(min_length=1)]
     description: str
     source: str = ""
     terms: str = ""
     in_short: str = ""  # the terms in a line
-    where: str = ""  # a URL, or "music21:FOLDER", inside the corpus that music21 brings
-    files: str = "*"  # which names in that folder or archive
-    sha256: str = ""  # of the file at the URL
-    bytes: int = 0  # how long that is
-    includes: tuple[str, ...] = ()  # other cards, of which this one is made
+    where: str = ""  # https://..., or music21:FOLDER, inside the corpus that music21 brings
+    files: Annotated[str, Meta(max_length=200)] = "*"  # names in that folder or archive
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
+    bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # how long that is
+    includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # other cards, its parts
     ships: bool = False  # whether weights trained on it may be given away
 
+    def __post_init__(self) -> None:
+        """Refuse a place that is not allowed, and fields that contradict each other."""
+        if not _WHERE.fullmatch(self.where):
+            raise ValueError(
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER, a"
+                " folder inside the corpus that music21 brings; a folder of your own is named"
+                " instead of a card"
+            )
+        if bool(self.where) == bool(self.includes):
+            raise ValueError("the corpus card lacks one of where and includes")
+        if is_url(self.where) and not (self.sha256 and self.bytes):
+            raise ValueError("a corpus card with a URL needs sha256 and bytes")
 
-_CARD_KINDS: Final = {
-    field.name: str
-    if field.default is MISSING
-    else list
-    if field.default == ()
-    else type(field.default)
-    for field in fields_of(Card)
-    if field.name != "name"
-}  # what a card's file may say
+
+class Card(CardText, frozen=True, kw_only=True):
+    """What is known of a corpus: where it lies, whose it is, on what terms."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +281,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
 
     for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
         here = Path(root)
-        odd = [n for n in folders if (here / n).is_symlink() or _is_read(Path(n), READABLE)]
+        odd = [n for n in folders if os.path.islink(here / n) or _is_read(Path(n), READABLE)]  # noqa: PTH114 - Path.is_symlink fails where a name is too long
         lying += [here / name for name in (*names, *odd)]
     return lying, closed
 
@@ -306,25 +319,25 @@ def _of_place(
     path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
     if not _is_read(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
-    return Found((TuneFile(path, f"{card.name}/{_last(card.where)}", only=card.files),))
+    name = printable(f"{card.name}/{_last(card.where)}")
+    return Found((TuneFile(path, name, only=card.files),))
 
 
 def _last(url: str) -> str:
-    return printable(urlsplit(url).path.rpartition("/")[2])
+    return urlsplit(url).path.rpartition("/")[2]
 
 
 def _located(card: Card) -> Path:
-    """Find a card's folder, without importing the package that it lies in."""
-    package, _, inside = card.where.partition(":")
-    spec = importlib.util.find_spec(package)
-    roots: Iterable[str] = (spec.submodule_search_locations or ()) if spec else ()
-    for root in roots:
-        folder = Path(root) / "corpus" / inside
-        if folder.is_dir():
+    """Find a card's folder in music21's corpus, without importing music21."""
+    spec = importlib.util.find_spec("music21")
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        corpus = Path(root, "corpus").resolve()
+        folder = (corpus / card.where.removeprefix(_MUSIC21)).resolve()
+        if folder.is_dir() and corpus in folder.parents:
             return folder
     raise NotFound(
-        f"corpus {card.name}: {package} is not installed with its corpus;"
-        f" install it again with pip install --force-reinstall {package}"
+        f"corpus {card.name}: music21's corpus holds no folder {card.where}; see that music21 is"
+        " installed with its corpus, or name another folder in the card"
     )
 
 
@@ -335,25 +348,12 @@ def _card_folder() -> Path:
 @cache
 def _card(path: Path) -> Card:
     try:
-        fields: dict[str, Any] = tomllib.loads(open_regular(path, limit=MAX_CARD).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, Refusal) as fault:
+        fields = parse_toml(open_regular(path, limit=MAX_CARD).decode("utf-8"))
+    except (ValueError, RecursionError, Refusal) as fault:
         why = fault.message if isinstance(fault, Refusal) else fault
         raise InvalidValue(f"{path} is no corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
-    return _checked_card(path, fields)
-
-
-def _checked_card(path: Path, fields: dict[str, Any]) -> Card:
-    for name, value in fields.items():
-        if name not in _CARD_KINDS:
-            known = ", ".join(_CARD_KINDS)
-            raise InvalidValue(f"{path}: a corpus card has no {name!r}; it has {known}")
-        if type(value) is not _CARD_KINDS[name]:
-            kind = _CARD_KINDS[name].__name__
-            raise InvalidValue(f"{path}: {name} = {value!r} should be of the kind {kind}")
-    missing = [name for name in ("title", "description") if name not in fields]
-    if missing or bool(fields.get("where")) == bool(fields.get("includes")):
-        lacking = ", ".join(missing) or "one of where and includes"
-        raise InvalidValue(f"{path}: the corpus card lacks {lacking}")
-    if is_url(fields.get("where", "")) and not {"sha256", "bytes"} <= fields.keys():
-        raise InvalidValue(f"{path}: a corpus card with a URL needs sha256 and bytes")
-    return Card(name=path.stem, **{**fields, "includes": tuple(fields.get("includes", ()))})
+    try:
+        text = check_schema(fields, CardText, f"{path} is no corpus card")
+    except InvalidValue as fault:
+        raise InvalidValue(f"{fault}; {_HOW_TO_WRITE_ONE}") from fault
+    return Card(name=path.stem, **structs.asdict(text))

@@ -19,6 +19,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import MAX_PLAYS
+from musicgen.number_parsing import shorten
 
 THROUGH: Final = "through"
 BARS_A_LETTER: Final = 8  # where no number of bars is asked for
@@ -79,7 +80,7 @@ def check_form(text: str) -> str:
     if plain.lower() == THROUGH:
         return THROUGH
     if not re.fullmatch(rf"[A-Za-z]{{1,{_MOST_LETTERS}}}", plain):
-        raise InvalidValue(f"form {text[:40]!r} is unknown: {_WAY_OUT}")
+        raise InvalidValue(f"form {shorten(text)!r} is unknown: {_WAY_OUT}")
     form = plain.upper()
     for letter, same in groupby(form):
         if (count := len(list(same))) > MAX_PLAYS:

@@ -260,10 +260,10 @@ def test_a_card_of_ones_own_is_a_source(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("title = 5", "title = 5 should be of the kind str"),
-        ('title = "T"', "lacks description"),
+        ("title = 5", "title: expected str, got int; one is TOML with"),
+        ('title = "T"', "missing required field description"),
         ('title = "T"\ndescription = "d"', "lacks one of where and includes"),
-        ('titel = "T"', "has no 'titel'; it has title, description"),
+        ('titel = "T"', "unknown field titel; one is TOML with title, description"),
         ('title = "T"\ndescription = "d"\nwhere = "https://x/y"', "needs sha256 and bytes"),
         ("= 5", "is no corpus card"),
     ],

@@ -94,10 +94,10 @@ def test_an_unknown_source_names_the_known() -> None:
         files("nowhere")
 
 
-def test_a_corpus_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = Card("lost", "Lost", "", where="no_such_package:tunes")
+def test_a_folder_that_music21_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Card(name="lost", title="Lost", description="", where="music21:no_such_folder")
     monkeypatch.setattr(sources, "cards", lambda: (lost,))
-    with pytest.raises(NotFound, match="corpus lost: no_such_package is not installed"):
+    with pytest.raises(NotFound, match="corpus lost: music21's corpus holds no folder music21:no_"):
         files("lost")
     assert count_tunes(lost) is None
 
