@@ -212,6 +212,15 @@ def quoted(name: str) -> str:
     return httpx.QueryParams({"": name[:2000]}).__str__()[1:].replace("+", "%20") or "%00"
 
 
+def sweep(fuzz: Fuzz, described: Mapping[str, Any]) -> None:
+    """Send each hostile text once in each field of a body."""
+    for name in described["components"]["schemas"]["Ask"]["properties"]:
+        for text in HOSTILE:
+            fuzz.ask(to_bytes({"do": "sample", name: text}))
+    for body in RAW:
+        fuzz.ask(body)
+
+
 def run_batch(fuzz: Fuzz, described: Mapping[str, Any], number: int, deadline: float) -> None:
     """Send the requests of one seed, until the deadline."""
 
@@ -266,6 +275,8 @@ def fuzz_api(minutes: float, number: int) -> int:
         fuzz = Fuzz(client, findings=findings)
         described = client.get("/openapi.json").json()
         fuzz.ask(b'{"do":"sample","bars":2,"seed":1}')
+        if minutes >= 1:
+            sweep(fuzz, described)
         for batch in count():
             if time.monotonic() > deadline or len(findings) >= MOST_FINDINGS:
                 break

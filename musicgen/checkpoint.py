@@ -22,14 +22,16 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_weights
 from safetensors.numpy import save as render_weights
 
-from musicgen.config import ModelSettings
+from musicgen.config import MOST_EVENTS, ModelSettings
 from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
@@ -37,20 +39,104 @@ from musicgen.errors import (
     NotFound,
     Refusal,
 )
-from musicgen.files import explaining, new_folder, open_regular, write_new, write_whole
+from musicgen.files import (
+    explaining,
+    is_file,
+    is_folder,
+    new_folder,
+    open_regular,
+    write_new,
+    write_whole,
+)
 from musicgen.folder_contents import is_listed
+from musicgen.typed_data import FileName, Sha256, check_schema
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
 CARD: Final = "MODEL_CARD.md"
 BEST: Final = "best"
-_NUMBER: Final = re.compile(r"\d{8,12}")
+_NUMBER: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
 WAY_OUT: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
 
 Weights = dict[str, np.ndarray]
+Count = Annotated[int, Meta(ge=0)]
+Tonics = dict[
+    str, dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1)]]
+]
+
+
+class FilesTable(msgspec.Struct):
+    """What every manifest of ours has: names of files, none a path, and their hashes."""
+
+    format: int
+    sha256: dict[FileName, Sha256]
+
+
+class CardTable(msgspec.Struct):
+    """What a manifest quotes of a corpus card."""
+
+    name: str
+    title: str
+    source: str
+    terms: str
+
+
+class OriginTable(msgspec.Struct):
+    """What the manifest of an adapted model says of the one that it comes from."""
+
+    name: str
+    version: int
+    fingerprint: str = ""
+    cards: tuple[CardTable, ...] = ()
+
+
+class CorpusTable(msgspec.Struct):
+    """What a manifest says of the tunes that a model learnt from."""
+
+    cards: tuple[CardTable, ...] = ()
+    sources: tuple[str, ...] = ()
+    fingerprint: str = ""
+    tunes: dict[str, Count] = {}
+    tonics: Tonics = {}
+    adapted_from: OriginTable | None = None
+
+
+class PartScore(msgspec.Struct):
+    """How well the tunes of a part are predicted."""
+
+    bits_per_note: float
+    nats_per_token: float
+    interval_95: tuple[float, float]
+    tunes: Count
+    notes: Count
+    middle_90: tuple[float, float] | None = None
+
+
+class ScoresTable(msgspec.Struct):
+    """The scores of a model."""
+
+    valid: PartScore | None = None
+    test: PartScore | None = None
+    test_5gram: PartScore | None = None
+    percent_below_5gram: float | None = None
+
+
+class ManifestTable(FilesTable):
+    """What the manifest of a checkpoint has; unknown entries are passed over."""
+
+    name: str
+    version: int
+    settings: dict[str, Any]  # read by ModelSettings
+    vocabulary: Annotated[tuple[str, ...], Meta(max_length=MOST_EVENTS)]
+    seen: Annotated[tuple[Count, ...], Meta(max_length=MOST_EVENTS)]
+    codec: str
+    corpus: CorpusTable
+    scores: ScoresTable
+    training: dict[str, Any]  # shown, never used
+    packages: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +245,7 @@ def _files(weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]) -> 
 
 def numbered(folder: Path) -> list[Path]:
     """Return the folders that are named by a number of updates, the oldest first."""
-    found = folder.iterdir() if folder.is_dir() else ()
+    found = folder.iterdir() if is_folder(folder) else ()
     return sorted((p for p in found if _NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
 
 
@@ -172,7 +258,7 @@ def places(folder: Path) -> list[Path]:
     """Return where the checkpoints of a model or run may stand, the one to take first."""
     found: list[Path] = []
     for run in (folder, aside(folder)):
-        if (run / MANIFEST).is_file():
+        if is_file(run / MANIFEST):
             found.append(run)
         else:
             found += reversed(numbered(run / BEST))
@@ -201,7 +287,7 @@ def _stamp(folder: Path) -> object:
     """Return what changes when a folder's manifest is written again."""
     try:
         status = (folder / MANIFEST).stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_ino, status.st_mtime_ns
 
@@ -223,23 +309,17 @@ def _first_whole(
 
 def load_one(folder: Path) -> Checkpoint:
     """Read the checkpoint that stands in this very folder; raises as `load` does."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise NotFound(f"{folder}: there is no such model; see 'musicgen train --help'")
     body = read_manifest(folder, FORMAT)
     contents = read_files(folder, body, WEIGHTS)
     try:
         manifest = _manifest(body)
-        weights = {n: a.astype(np.float32) for n, a in parse_weights(contents[WEIGHTS]).items()}
-        check_weights(weights, manifest.settings)
-    except (
-        SafetensorError,
-        InvalidValue,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as fault:
+        halves = parse_weights(contents[WEIGHTS])
+        check_weights(halves, manifest.settings)
+    except (SafetensorError, ValueError, KeyError, TypeError) as fault:
         raise damaged(folder, f"its contents do not fit ({fault})") from fault
+    weights = {name: array.astype(np.float32) for name, array in halves.items()}
     return Checkpoint(manifest, weights, folder, dict(body["sha256"]))
 
 
@@ -256,11 +336,13 @@ def read_manifest(folder: Path, known: int) -> dict[str, Any]:
 
 def read_files(folder: Path, body: Mapping[str, Any], *needed: str) -> dict[str, bytes]:
     """Read what a manifest vouches for. Raises DamagedCheckpoint unless all of it is unchanged."""
-    table = body.get("sha256")
-    plain = isinstance(table, dict) and all(Path(name).name == name for name in table)
-    if not plain or not set(needed) <= table.keys():  # type: ignore[union-attr]
-        raise damaged(folder / MANIFEST, "its table of files is not one")
-    return {name: _checked(folder, name, kept) for name, kept in table.items()}  # type: ignore[union-attr]
+    try:
+        table = check_schema(body, FilesTable, "its table of files").sha256
+    except InvalidValue as fault:
+        raise damaged(folder / MANIFEST, str(fault)) from fault
+    if missing := set(needed) - table.keys():
+        raise damaged(folder / MANIFEST, f"its table of files lacks {min(missing)}")
+    return {name: _checked(folder, name, kept) for name, kept in table.items()}
 
 
 def stored(weights: Weights) -> Weights:
@@ -295,7 +377,7 @@ def check_weights(weights: Weights, settings: ModelSettings) -> None:
     for name, array in weights.items():
         if array.shape != expected[name]:
             raise InvalidValue(f"weight {name!r} has shape {array.shape}, not {expected[name]}")
-        if not np.isfinite(array).all():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InvalidValue(f"weight {name!r} holds what is no finite number")
 
 
@@ -325,7 +407,7 @@ def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
         intact = isinstance(body, dict) and render_manifest(body) == data
     except (ValueError, RecursionError):
         intact = False
-    if not intact or not isinstance(body.get("format"), int):
+    if not intact or type(body.get("format")) is not int:
         raise damaged(folder / MANIFEST, "its bytes changed since it was written")
     return body  # type: ignore[no-any-return]
 
@@ -335,6 +417,7 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 
 def _manifest(body: Mapping[str, Any]) -> Manifest:
+    check_schema(body, ManifestTable, MANIFEST)
     return Manifest(
         name=body["name"],
         version=body["version"],

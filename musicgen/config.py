@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 from musicgen.errors import InvalidValue
+from musicgen.typed_data import check_schema
 
 CELLS: Final = ("lstm", "gru", "rnn", "irnn")
+MOST_EPOCHS: Final = 1e6
+MOST_MINUTES: Final = 1e6  # two years
+MOST_SEED: Final = 2**63 - 1
+MOST_LAYERS: Final = 64
+MOST_UNITS: Final = 2**16
+MOST_TOKENS: Final = 10**15  # of a run
+MOST_LANES: Final = 2**16  # lanes, and ids of a window
+MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
 BEGIN: Final = 0  # the id that is fed before a tune's first event; never predicted
 
 
+class Settings:
+    """What both kinds of settings share: they are read from JSON."""
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """Build from a table of a file; keys that this version does not know are refused."""
+        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(values.keys() - known):
+            raise InvalidValue(f"setting {unknown[0]!r} is unknown: update musicgen")
+        check_schema(values, cls, "settings")
+        return cls(**values)  # as they stand: 0 is not 0.0 in a fingerprint
+
+
 @dataclass(frozen=True, slots=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """The shape of a recurrent language model; everything needed to build it again."""
 
     vocabulary_size: int  # events, the begin event (id 0) counted
@@ -28,25 +53,15 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise InvalidValue(f"cell {self.cell!r} is unknown: choose one of {', '.join(CELLS)}")
-        for name in ("vocabulary_size", "layers", "hidden", "embedding"):
-            if getattr(self, name) < 1:
-                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name, most in _MODEL_BOUNDS:
+            _check_count(name, getattr(self, name), most)
         for name in ("dropout", "embedding_dropout", "weight_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> Self:
-        """Build from a manifest's table; keys that this version does not know are refused."""
-        known = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise InvalidValue(f"model setting {unknown[0]!r} is unknown: update musicgen")
-        return cls(**values)
-
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a model is trained."""
 
     tokens: int  # planned training tokens; the learning rate falls to its end over them
@@ -65,13 +80,31 @@ class TrainingSettings:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "lanes", "bptt", "patience"):
-            if getattr(self, name) < 1:
-                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name, most in _TRAINING_BOUNDS:
+            _check_count(name, getattr(self, name), most)
         if not 0 <= self.first_bptt <= self.bptt:
             raise InvalidValue(f"first_bptt is {self.first_bptt}: it must be in 0..{self.bptt}")
         for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.precision not in ("fp32", "bf16"):
             raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")
+
+
+_MODEL_BOUNDS: Final = (
+    ("vocabulary_size", MOST_EVENTS),
+    ("layers", MOST_LAYERS),
+    ("hidden", MOST_UNITS),
+    ("embedding", MOST_UNITS),
+)
+_TRAINING_BOUNDS: Final = (
+    ("tokens", MOST_TOKENS),
+    ("lanes", MOST_LANES),
+    ("bptt", MOST_LANES),
+    ("patience", MOST_TOKENS),
+)
+
+
+def _check_count(name: str, count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise InvalidValue(f"{name} is {count}: it must be 1 to {most:,}")

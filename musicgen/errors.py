@@ -43,13 +43,22 @@ REASONS: Final = {
 }  # every code that a Refusal may have
 
 
+_LONG: Final = 300  # characters of a word
+
+
 class MusicgenError(Exception):
     """Anything that musicgen itself refuses or fails at."""
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().split()))
+        words = super().__str__().split()
+        return printable(" ".join(word if len(word) <= _LONG else _cut(word) for word in words))
+
+
+def _cut(word: str) -> str:
+    """Leave out the middle of a word that would fill the screen: a name of thousands of letters."""
+    return f"{word[: _LONG - 60]}...{word[-40:]}"
 
 
 def is_short_of_memory(fault: BaseException | None) -> bool:

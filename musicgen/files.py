@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal, WriteFailed
+from musicgen.errors import (
+    InvalidValue,
+    MusicgenError,
+    NotFound,
+    OutputExists,
+    Refusal,
+    WriteFailed,
+)
 
 try:
     import fcntl
@@ -23,12 +30,33 @@ except ImportError:  # an open file cannot be removed there, which serves as the
     fcntl = None  # type: ignore[assignment]
 
 MAX_FILE_BYTES: Final = 256 * 2**20
+MAX_NAME: Final = 255  # bytes, on every system
 _PARTIAL: Final = re.compile(
     r"\.(?P<name>.+)\.(?P<nonce>[0-9a-f]{8})(?P<seal>[0-9a-f]{8})\.partial"
 )
 _UNLOCKED: Final = 2.0  # seconds that a new partial file may wait for its lock at most
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a name stands for a regular file; one that no system can have does not."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file fails where a name is too long
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a name stands for a folder; one that no system can have does not."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
+
+
+def is_plain_name(text: str) -> bool:
+    """Tell whether a text can name a file or folder beside others, and is no path."""
+    return (
+        0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME
+        and text.isprintable()
+        and not text.startswith(".")
+        and not {"/", "\\", ":"} & set(text)
+    )
 
 
 def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
@@ -98,7 +126,7 @@ def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
         if path in named:
             raise OutputExists(f"{path} is named twice; choose another name for one of them")
         named.add(path)
-        if force and path.is_dir():
+        if force and is_folder(path):
             raise OutputExists(f"{path} is a folder; choose another name")
         _refuse_one(path, force=force)
 
@@ -113,7 +141,7 @@ def prepare_outputs(paths: Iterable[Path], *, force: bool = False) -> None:
 
 def sweep_partials(folder: Path) -> int:
     """Remove what killed writers left in a folder, and return how many; what is in use stays."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return 0
     try:
         with os.scandir(folder) as entries:
@@ -148,7 +176,7 @@ def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True)
     flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
         handle = os.open(path, flags)
-    except OSError as fault:
+    except (OSError, ValueError) as fault:
         raise _not_opened(fault, path) from fault
     try:
         _check_regular(os.fstat(handle), path, limit)
@@ -177,14 +205,20 @@ def hash_regular(path: Path, *, follow: bool = True, from_disk: bool = False) ->
             while piece := file.read(2**16):
                 found.update(piece)
             return found.digest()
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 
 def _refuse_one(path: Path, *, force: bool) -> None:
-    if not path.parent.is_dir():
-        raise NotFound(f"{path}: there is no folder {path.parent}; make it first")
-    if os.path.lexists(path) and not force:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        if is_folder(path.parent):
+            return
+        raise NotFound(f"{path}: there is no folder {path.parent}; make it first") from None
+    except (OSError, ValueError) as fault:
+        raise _impossible(fault, path) from fault
+    if not force:
         raise OutputExists(f"{path} exists; choose another name or add --force")
 
 
@@ -337,6 +371,8 @@ def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:
         return OutputExists(f"{path} exists; choose another name or add --force")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path}: there is no folder {path.parent}; make it first")
+    if fault.errno == errno.ENAMETOOLONG:
+        return _impossible(fault, path)
     needed = f" ({size:,} bytes are needed)" if size else ""
     return WriteFailed(
         f"{path} was not written: {os.strerror(fault.errno or errno.EIO)}{needed};"
@@ -353,7 +389,17 @@ def _read(handle: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _not_opened(fault: OSError, path: Path) -> MusicgenError:
+def _impossible(fault: OSError | ValueError, path: Path) -> MusicgenError:
+    """Say why there can be no file of a name."""
+    if isinstance(fault, NotADirectoryError):
+        return NotFound(f"{path}: there is no folder {path.parent}; make it first")
+    words = os.strerror(fault.errno or errno.EIO) if isinstance(fault, OSError) else str(fault)
+    return InvalidValue(f"{path}: {words}; choose another name")
+
+
+def _not_opened(fault: OSError | ValueError, path: Path) -> MusicgenError:
+    if isinstance(fault, ValueError) or fault.errno == errno.ENAMETOOLONG:
+        return _impossible(fault, path)
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path} does not exist; check the name")
     if fault.errno == errno.ELOOP:

@@ -13,7 +13,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _DECIMAL: Final = re.compile(
     r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?"
 )
@@ -31,7 +31,7 @@ def parse_integer(text: str, name: str, low: int, high: int) -> int:
         high: the largest value accepted.
 
     Raises:
-        InvalidValue: the text is not an integer of at most 18 digits, or is out of range.
+        InvalidValue: the text is not an integer of at most 19 digits, or is out of range.
     """
     plain = text.strip()
     if _INTEGER.fullmatch(plain) and low <= (value := int(plain)) <= high:

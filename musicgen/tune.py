@@ -20,10 +20,18 @@ from musicgen import formats
 from musicgen.checkpoint import Checkpoint, places, version_of
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, MusicgenError, NotFound, OutputExists, printable
-from musicgen.files import open_regular, refuse_existing, write_whole
+from musicgen.files import (
+    is_file,
+    is_folder,
+    is_plain_name,
+    open_regular,
+    refuse_existing,
+    write_whole,
+)
 from musicgen.listen import writing
 from musicgen.music.grid import heard_bars
 from musicgen.music.score import Score
+from musicgen.number_parsing import shorten
 from musicgen.sampling.customs import unmet_dance
 from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
@@ -266,7 +274,7 @@ class Model:
     @property
     def has_index(self) -> bool:
         """Whether it knows the tunes that it learnt from."""
-        return (self.checkpoint.folder / INDEX).is_file()
+        return is_file(self.checkpoint.folder / INDEX)
 
     @cached_property
     def index(self) -> Index:
@@ -452,7 +460,7 @@ def tweak(
             " musicgen sample --primer, or keep some of its bars with --keep"
         )
     recipe = None if text is None else Recipe.from_text(text)
-    loaded = load(model or (recipe.model.name if recipe else "folk"))
+    loaded = load_named(recipe.model.name) if recipe and not model else load(model or "folk")
     if recipe is not None:
         recipe.check(loaded.name, str(path))
         if not _is_edited(path, recipe):
@@ -484,7 +492,7 @@ def _from_notes(
 def recipe_text(path: Path) -> str | None:
     """Return the recipe of a file as text: its own, or the one beside it; None without one."""
     beside = beside_of(path)
-    if beside.is_file():
+    if is_file(beside):
         return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
     if path.suffix.lower() in writing.PAGES:
         from musicgen.listen.page import recipe_in  # slow to import
@@ -511,17 +519,34 @@ def _is_text(suffix: str, path: Path) -> bool:
 
 def find(model: str | Path) -> Path:
     """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
-    named = Path(model)
-    for folder in (named, RUNS / named, *(place / named for place in _SHIPPED)):
+    return _first_model(str(model), (Path(model), *_places_of(str(model))))
+
+
+def find_named(name: str) -> Path:
+    """Return the folder of a model that data names: a run of one's own, or a shipped one.
+
+    Names out of files are names: none is a path. Raises NotFound.
+    """
+    return _first_model(name, _places_of(name) if is_plain_name(name) else ())
+
+
+def _places_of(name: str) -> Iterator[Path]:
+    return (place / name for place in (RUNS, *_SHIPPED))
+
+
+def _first_model(name: str, folders: Iterable[Path]) -> Path:
+    """Return the first folder that holds a checkpoint. Raises NotFound."""
+    tried = list(folders)
+    for folder in tried:
         if places(folder):
             return folder
-    if (RUNS / named / "progress").is_dir():
-        raise NotFound(f"{model}: the run has no checkpoint yet; wait until it has judged one")
-    if named.is_dir() or (RUNS / named).is_dir():
-        raise NotFound(f"{model}: the folder has no manifest.json: it is no complete checkpoint")
+    if any(is_folder(folder / "progress") for folder in tried):
+        raise NotFound(f"{name}: the run has no checkpoint yet; wait until it has judged one")
+    if any(map(is_folder, tried)):
+        raise NotFound(f"{name}: the folder has no manifest.json: it is no complete checkpoint")
     names = ", ".join(sorted(known())) or "none"
-    raise NotFound(f"model {str(model)!r} is unknown: there are {names};"
-                   " or name the folder of a run")  # fmt: skip
+    raise NotFound(f"model {shorten(name)!r} is unknown: there are {names};"
+                   " or name the folder of a run with --model")  # fmt: skip
 
 
 def known(runs: Path = RUNS) -> dict[str, Path]:
@@ -536,7 +561,15 @@ def known(runs: Path = RUNS) -> dict[str, Path]:
 
 def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder. Raises NotFound, DamagedCheckpoint or Mismatch."""
-    folder = find(model)
+    return _load(find(model))
+
+
+def load_named(name: str) -> Model:
+    """Load the model that a recipe names. Raises NotFound, DamagedCheckpoint or Mismatch."""
+    return _load(find_named(name))
+
+
+def _load(folder: Path) -> Model:
     checkpoint = load_checkpoint(folder)
     codec = restored(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
     return Model(checkpoint, codec)
@@ -588,7 +621,7 @@ def start_of(model: Model, order: Order) -> tuple[str, ...]:
 
 def started(folder: str, order: str) -> tuple[Model, Order]:
     """Read what `start_of` wrote."""
-    return load(folder), Order.from_json(json.loads(order))
+    return load(folder), Order.from_json(order)
 
 
 def _ready(model: Model, order: Order, count: int) -> Iterator[Tune]:

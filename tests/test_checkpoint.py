@@ -187,7 +187,7 @@ def test_a_name_with_a_path_is_refused(folder: Path) -> None:
 def test_settings_of_another_kind_are_refused(folder: Path) -> None:
     body = json.loads((folder / "manifest.json").read_bytes())
     rewrite(folder, settings=body["settings"] | {"attention": 4})
-    with pytest.raises(DamagedCheckpoint, match="model setting 'attention' is unknown"):
+    with pytest.raises(DamagedCheckpoint, match="setting 'attention' is unknown"):
         load(folder)
 
 

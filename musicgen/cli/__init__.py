@@ -5,6 +5,7 @@ A command's file is imported when it is used, so that `--help` and `sample` star
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from musicgen.errors import MusicgenError, printable
+from musicgen.errors import MusicgenError
 
 # command -> what it does, in one line; its file and function have its name
 COMMANDS: Final = {
@@ -52,6 +53,11 @@ def _one_line() -> Iterator[None]:
         raise Failure("interrupted", INTERRUPTED) from error
     except MemoryError as error:
         raise Failure("not enough memory; nothing was half-written", 1) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # nobody reads on: click ends in silence
+        fault = MusicgenError(f"{error.filename or 'system'}: {error.strerror or error}")
+        raise Failure(str(fault), 1) from error
 
 
 def _told(error: click.UsageError) -> str:
@@ -61,7 +67,7 @@ def _told(error: click.UsageError) -> str:
     """
     fault = " ".join(error.format_message().split()).removesuffix(".").replace(". (", " (")
     command = error.ctx.command_path if error.ctx else "musicgen"
-    return printable(f"{fault}; see {command} --help")
+    return str(MusicgenError(f"{fault}; see {command} --help"))
 
 
 class SuggestingGroup(click.Group):

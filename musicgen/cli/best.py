@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from musicgen.cli.outputs import Tell, write_tune
 from musicgen.errors import InvalidValue, printable
+from musicgen.files import is_folder
 
 if TYPE_CHECKING:
     from musicgen.sampling.choosing import Chosen, Measured
@@ -141,4 +142,4 @@ def table_of(out: str, files: Sequence[Path]) -> Path | None:
     """Return where the table stands: in the folder that is filled, or beside the pattern."""
     if "{n}" in Path(out).name:
         return Path(out.replace("{n}", "index")).with_suffix(".tsv")
-    return files[0].parent / "index.tsv" if len(files) > 1 or Path(out).is_dir() else None
+    return files[0].parent / "index.tsv" if len(files) > 1 or is_folder(Path(out)) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.types import Named, Parsed
+from musicgen.cli.types import MINUTES, Named, Parsed, Whole
 from musicgen.cli.words import counted, span
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
@@ -39,14 +39,14 @@ def _cells(text: str) -> tuple[str, ...]:
 @click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, min_open=True),
+    type=MINUTES,
     default=24.0,
     show_default=True,
     help="For learning, in all, shared out evenly; made numbers of tokens at the start.",
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(1),
+    type=Whole(1, 10**15),
     help="Let each network learn from so many tokens, instead of minutes: the same figures again.",
 )
 @click.option(
@@ -58,12 +58,12 @@ def _cells(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--parameters",
-    type=click.IntRange(10_000, 50_000_000),
+    type=Whole(10_000, 50_000_000),
     default=500_000,
     show_default=True,
     help="Weights of each network, as near as a whole width comes to it.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
+@click.option("--seed", type=Whole(0, 2**31 - 1), default=1, show_default=True)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from musicgen.cli.types import FORM, KEY, METER, PICKUP, PROGRAM, RANGE
+from musicgen.cli.types import DECIMAL, FORM, KEY, METER, PICKUP, PROGRAM, RANGE, WHOLE
 from musicgen.sampling.wishes import ENDS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -18,13 +18,13 @@ _OPTIONS: Final = (
     click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ..."),
     click.option(
         "--bars",
-        type=int,
+        type=WHOLE,
         help="Exactly so many bars, as heard: repeats are counted. Without --form the model chooses"
         " the form.",
     ),
     click.option(
         "--min-bars",
-        type=int,
+        type=WHOLE,
         help="At least so many bars, where neither --bars nor the letters of --form fix their"
         " number.",
     ),
@@ -40,23 +40,23 @@ _OPTIONS: Final = (
     ),
     click.option("--range", type=RANGE, help="The lowest and the highest note: D4-B5."),
     click.option("--end", type=click.Choice(ENDS), help="Whether the last note is the tonic."),
-    click.option("--tempo", type=float, metavar="QPM", help="Quarters a minute."),
+    click.option("--tempo", type=DECIMAL, metavar="QPM", help="Quarters a minute."),
     click.option("--program", type=PROGRAM, help="The instrument: 0..127, or a name (flute)."),
     click.option(
         "--temperature",
-        type=float,
+        type=DECIMAL,
         help="1 is the model as it is; lower is likelier, higher more surprising.  [default: 0.8]",
     ),
-    click.option("--top-k", type=int, help="Draw from the K likeliest events only."),
+    click.option("--top-k", type=WHOLE, help="Draw from the K likeliest events only."),
     click.option(
-        "--top-p", type=float, help="Draw from the likeliest events that hold a mass of P."
+        "--top-p", type=DECIMAL, help="Draw from the likeliest events that hold a mass of P."
     ),
     click.option(
-        "--min-p", type=float, help="Leave out what is under P times as likely as the best."
+        "--min-p", type=DECIMAL, help="Leave out what is under P times as likely as the best."
     ),
     click.option(
         "--max-copy",
-        type=int,
+        type=WHOLE,
         metavar="N",
         help="No run of more than N notes that stands in a training tune, in any key.",
     ),

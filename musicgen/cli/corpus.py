@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musicgen.cli import SuggestingGroup
-from musicgen.cli.types import OUT_PATH
+from musicgen.cli.types import OUT_PATH, POSITIVE, Whole
 from musicgen.cli.words import counted
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ _READING: Sequence[Option] = (
         "--codec", default="measures", show_default=True, help="How tunes become ids: see docs."
     ),
     click.option(
-        "--jobs", type=click.IntRange(1, 256), help="Processes that read; the default: one a core."
+        "--jobs", type=Whole(1, 256), help="Processes that read; the default: one a core."
     ),
     click.option(
         "--seconds",
-        type=click.FloatRange(0, min_open=True),
+        type=POSITIVE,
         help="CPU time for a file, or for a tune of an ABC book; the default is 5.",
     ),
     click.option(
-        "--memory", type=click.IntRange(192), help="MiB for a reading process; the default is 1024."
+        "--memory", type=Whole(192, 2**24), help="MiB for a reading process; the default is 1024."
     ),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
 )

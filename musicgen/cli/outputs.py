@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from musicgen.cli.words import counted
 from musicgen.errors import InvalidValue, printable
+from musicgen.files import explaining, is_folder
 
 if TYPE_CHECKING:
     from musicgen.sampling.recipe import Order
@@ -132,8 +133,9 @@ def model_told(model: Model) -> str:
 def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
     """Yield the files that one --out stands for."""
     path = Path(out)
-    if out.endswith(("/", "\\")) or path.is_dir():
-        path.mkdir(exist_ok=True)
+    if out.endswith(("/", "\\")) or is_folder(path):
+        with explaining(path):
+            path.mkdir(exist_ok=True)
         yield from (path / f"tune-{number}{suffix}" for number in range(1, count + 1))
     elif "{n}" in path.name:
         yield from (Path(out.replace("{n}", str(number))) for number in range(1, count + 1))

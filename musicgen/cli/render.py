@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli.outputs import silent
-from musicgen.cli.types import OUT_PATH, POSITIVE, PROGRAM
+from musicgen.cli.types import OUT_PATH, POSITIVE, PROGRAM, Whole
 from musicgen.cli.words import counted, span
 from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
 
@@ -43,7 +43,7 @@ _TITLE: Final = 80  # characters of a title that are told
 @click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarters a minute.")
 @click.option("--count-in", is_flag=True, help="A bar of clicks first, in .wav.")
 @click.option(
-    "--tune", "number", type=click.IntRange(1), metavar="N", help="Which tune of a book: 1, 2, ..."
+    "--tune", "number", type=Whole(1, 10**9), metavar="N", help="Which tune of a book: 1, 2, ..."
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

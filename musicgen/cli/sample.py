@@ -11,7 +11,7 @@ import click
 
 from musicgen.cli.controls import controls, given
 from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tunes
-from musicgen.cli.types import OUT
+from musicgen.cli.types import OUT, SEED, Whole
 from musicgen.errors import InvalidValue, printable
 
 
@@ -32,12 +32,12 @@ from musicgen.errors import InvalidValue, printable
 )
 @click.option(
     "--count",
-    type=click.IntRange(1, 1_000_000),
+    type=Whole(1, 1_000_000),
     default=1,
     show_default=True,
     help="How many tunes. Tune k is the same however many are asked for.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="The same seed, the same tune.")
+@click.option("--seed", type=SEED, help="The same seed, the same tune.")
 @controls
 @click.option(
     "--primer",
@@ -46,7 +46,7 @@ from musicgen.errors import InvalidValue, printable
 )
 @click.option(
     "--best",
-    type=click.IntRange(1, 10_000),
+    type=Whole(1, 10_000),
     metavar="K",
     help="Of --count tunes write the K that are most like real ones and unlike each other, and a"
     " table (index.tsv) of what was chosen and why.",
@@ -61,7 +61,7 @@ from musicgen.errors import InvalidValue, printable
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(1, 256),
+    type=Whole(1, 256),
     help="Processes for many tunes; else as many as there are cores.",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from musicgen.cli.types import FOLDER
+from musicgen.cli.types import FOLDER, Whole
 from musicgen.errors import printable
 
 PORT: Final = 8383
@@ -17,7 +17,7 @@ LOOPBACK: Final = "127.0.0.1"
 @click.command()
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     default=PORT,
     show_default=True,
     help="Where it listens; 0: wherever is free.",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,8 +23,9 @@ from musicgen.cli.grouped import long_name
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import open_regular
 from musicgen.folder_contents import CONFIG_HEAD
+from musicgen.typed_data import parse_toml
 
-MOST_BYTES: Final = 2**20
+MOST_BYTES: Final = 2**16
 # Options that are no settings: they say what to do with a run, or how much to tell of it.
 NO_SETTINGS: Final = ("config", "save_config", "resume", "force", "quiet", "verbose", "help")
 _WIDE: Final = 32  # columns before a remark
@@ -117,8 +117,8 @@ def _text(path: Path) -> str:
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as fault:
+        return parse_toml(text)
+    except (ValueError, RecursionError) as fault:
         raise InvalidValue(f"{path}: it is no TOML: {fault}; write key = value") from fault
 
 

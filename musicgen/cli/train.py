@@ -17,7 +17,7 @@ from musicgen.cli.settings import config_option, is_typed
 from musicgen.cli.started import settings_of_run, start
 from musicgen.cli.stopping import Stopping
 from musicgen.cli.told import announce, conclude, tell_all, tell_times, unit_of
-from musicgen.cli.types import FRACTION, POSITIVE
+from musicgen.cli.types import EPOCHS, FRACTION, MINUTES, Decimal, Whole
 from musicgen.cli.watched import Seen, Watched, best_told
 from musicgen.config import CELLS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
@@ -61,33 +61,33 @@ FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--layers",
-    type=click.IntRange(1, 8),
+    type=Whole(1, 8),
     show_default="1 or 2, by the corpus",
     help="Recurrent layers, one upon the other.",
 )
 @click.option(
     "--hidden",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     show_default="256",
     help="Units of a layer.",
 )
-@click.option("--dropout", type=click.FloatRange(0, 0.95), help="Share of units left out.")
-@click.option("--epochs", type=POSITIVE, help="Times through the corpus, at the most.")
+@click.option("--dropout", type=Decimal(0, 0.95), help="Share of units left out.")
+@click.option("--epochs", type=EPOCHS, help="Times through the corpus, at the most.")
 @click.option(
     "--minutes",
-    type=POSITIVE,
+    type=MINUTES,
     help="Made a number of tokens at the start, by the speed measured there.",
 )
-@click.option("--batch", type=click.IntRange(1, 4096), help="Lanes that are trained side by side.")
+@click.option("--batch", type=Whole(1, 4096), help="Lanes that are trained side by side.")
 @click.option(
     "--bptt",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     help="Ids through which a gradient goes back, in the end.",
 )
 @click.option("--learning-rate", type=FRACTION, help="The highest; it rises to it and falls.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=Whole(0, 2**31 - 1),
     default=1,
     show_default=True,
     help="The same seed and tunes on the same machine: the same model.",

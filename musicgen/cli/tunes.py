@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from musicgen.cli.words import counted
 from musicgen.errors import Mismatch, printable
+from musicgen.files import is_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ def read_tunes(sources: tuple[str, ...], codec: str | None, console: Console) ->
     from musicgen.tokens.codecs import DEFAULT, find
 
     found = find(codec or DEFAULT)
-    if len(sources) == 1 and (Path(sources[0]) / "manifest.json").is_file():
+    if len(sources) == 1 and is_file(Path(sources[0]) / "manifest.json"):
         return _load(Path(sources[0]), codec)
     from musicgen.corpus.build import build
 

@@ -10,7 +10,7 @@ import click
 
 from musicgen.cli.controls import controls, given
 from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tune
-from musicgen.cli.types import OUT
+from musicgen.cli.types import OUT, SEED, WHOLE
 
 
 @click.command()
@@ -33,12 +33,12 @@ from musicgen.cli.types import OUT
 )
 @click.option(
     "--candidates",
-    type=int,
+    type=WHOLE,
     default=24,
     show_default=True,
     help="With --keep: how many are drawn for each stretch, to choose from.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Another tune of the same kind.")
+@click.option("--seed", type=SEED, help="Another tune of the same kind.")
 @controls
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

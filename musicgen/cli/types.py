@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from musicgen.config import MOST_EPOCHS, MOST_MINUTES, MOST_SEED
 from musicgen.errors import InvalidValue
 from musicgen.music.programs import program
 from musicgen.music.theory import Key, Meter, parse_range
+from musicgen.number_parsing import parse_decimal, parse_integer, shorten
 from musicgen.sampling.wishes import parse_pickup
 from musicgen.tokens.layout import parse_form
 
@@ -34,17 +36,38 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-class Finite(click.FloatRange):
-    """A number in a range; infinity and what is no number lie in none."""
+class Whole(click.IntRange):
+    """A whole number in a range, written in at most 19 digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Match the text against a pattern before it is converted."""
+        if isinstance(value, str):
+            try:
+                value = parse_integer(value, self.name, -MOST_SEED, MOST_SEED)
+            except InvalidValue:
+                self.fail(f"{shorten(value)!r} is not a whole number", param, ctx)
+        return int(super().convert(value, param, ctx))
+
+
+class Decimal(click.FloatRange):
+    """A number in a range; infinity and nan lie in none."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Read the number."""
-        found = float(super().convert(value, param, ctx))
-        if not math.isfinite(found):
-            self.fail(f"{found} is no finite number", param, ctx)
-        return found
+        """Match the text against a pattern before it is converted."""
+        if isinstance(value, str):
+            try:
+                value = parse_decimal(value, self.name, -math.inf, math.inf)
+            except InvalidValue:
+                self.fail(f"{shorten(value)!r} is not a number such as 0.5 or 2e-3", param, ctx)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of a file, of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return float(super().convert(number, param, ctx))
 
 
 class Named(click.Path):
@@ -72,8 +95,13 @@ class Folder(Named):
 OUT = Named()
 OUT_PATH = Named(path_type=Path)
 FOLDER = Folder(path_type=Path)
-POSITIVE = Finite(0, min_open=True)
-FRACTION = Finite(0, 1, min_open=True)
+WHOLE = Whole()
+DECIMAL = Decimal()
+POSITIVE = Decimal(0, 1e6, min_open=True)
+FRACTION = Decimal(0, 1, min_open=True)
+EPOCHS = Decimal(0, MOST_EPOCHS, min_open=True)
+MINUTES = Decimal(0, MOST_MINUTES, min_open=True)
+SEED = Whole(0, MOST_SEED)
 KEY = Parsed("KEY", Key.parse)
 METER = Parsed("METER", Meter.parse)
 FORM = Parsed("FORM", parse_form)

@@ -54,14 +54,14 @@ from musicgen.corpus.store import (
     is_dataset,
     is_own,
     load,
-    read_manifest,
+    read_table,
     refusal_table,
     refusals_in,
     tune_of,
     write_manifest,
 )
 from musicgen.corpus.workers import Limits
-from musicgen.errors import Mismatch, MusicgenError, Refusal
+from musicgen.errors import InvalidValue, Mismatch, MusicgenError, Refusal
 from musicgen.files import (
     explaining,
     locked_folder,
@@ -251,8 +251,8 @@ def _has_answers(out: Path) -> bool:
     if not (is_dataset(out) and (out / ANSWERS).is_file()):
         return False
     try:
-        return bool(read_manifest(out)["sha256"].get(ANSWERS) == digest(out / ANSWERS))
-    except Mismatch:
+        return read_table(out).sha256.get(ANSWERS) == digest(out / ANSWERS)
+    except (Mismatch, InvalidValue):
         return False
 
 

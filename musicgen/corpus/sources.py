@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,7 +23,7 @@ from musicgen.files import open_regular
 from musicgen.formats import READABLE, Reading, max_bytes_of, parse
 from musicgen.music.score import Score
 from musicgen.number_parsing import shorten
-from musicgen.typed_data import check_schema
+from musicgen.typed_data import check_schema, parse_toml
 
 MAX_CARD: Final = 2**16
 _MUSIC21: Final = "music21:"  # before a folder of the corpus that music21 brings
@@ -54,7 +53,7 @@ class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse a place that is not allowed, and fields that contradict each other."""
         if not _WHERE.fullmatch(self.where):
             raise ValueError(
-                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER for a"
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER, a"
                 " folder inside the corpus that music21 brings; a folder of your own is named"
                 " instead of a card"
             )
@@ -349,7 +348,7 @@ def _card_folder() -> Path:
 @cache
 def _card(path: Path) -> Card:
     try:
-        fields: dict[str, Any] = tomllib.loads(open_regular(path, limit=MAX_CARD).decode("utf-8"))
+        fields = parse_toml(open_regular(path, limit=MAX_CARD).decode("utf-8"))
     except (ValueError, RecursionError, Refusal) as fault:
         why = fault.message if isinstance(fault, Refusal) else fault
         raise InvalidValue(f"{path} is no corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault

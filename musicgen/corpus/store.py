@@ -22,17 +22,30 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from musicgen.config import MOST_EVENTS
 from musicgen.corpus.rows import Rows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
-from musicgen.files import explaining, new_folder, open_regular, refuse_existing, write_whole
+from musicgen.files import (
+    explaining,
+    is_file,
+    is_folder,
+    new_folder,
+    open_regular,
+    refuse_existing,
+    write_whole,
+)
 from musicgen.folder_contents import is_listed
+from musicgen.typed_data import FileName, Sha256, check_schema
 
+Count = Annotated[int, Meta(ge=0)]
 FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
 REFUSALS: Final = "refusals.parquet"
@@ -319,13 +332,13 @@ def _check(content: Mapping[str, Any]) -> str:
 
 def check_out(folder: Path, *, force: bool = False) -> None:
     """Raise OutputExists, before any work, for a folder that may not become this data set."""
-    if folder.is_dir() and not is_own(folder):
+    if is_folder(folder) and not is_own(folder):
         if is_dataset(folder) and not folder.is_symlink():
             fault = "holds files that no build wrote; move them away, or choose another name"
         else:
             fault = "is a folder, and no data set; choose another name"
         raise OutputExists(f"{folder} {fault}")
-    if not (force and folder.is_dir()):
+    if not (force and is_folder(folder)):
         refuse_existing([folder])
 
 
@@ -336,39 +349,82 @@ def is_own(folder: Path) -> bool:
     return is_listed(folder) or {path.name for path in folder.iterdir()} <= _OLD_FILES
 
 
+class DatasetTable(msgspec.Struct):
+    """What a data set's manifest says of it; no name in it is a path."""
+
+    codec: str
+    vocabulary: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_EVENTS)]
+    fingerprint: str
+    sources: tuple[str, ...]
+    tunes: dict[str, Count]
+    refusals: dict[str, Count]
+    sha256: dict[FileName, Sha256]
+
+
 def load(folder: Path, keep: object = None) -> Dataset:
     """Open a data set; tunes are read when they are asked for, and until then `keep` is held.
 
     Raises NotFound for none or half of one, Mismatch where its bytes changed or its format is old.
     """
-    manifest = read_manifest(folder)
+    table = read_table(folder)
     try:
-        hashes = manifest["sha256"]
-        shards = {part: _shards(folder, part, hashes) for part in SPLITS}
-        return Dataset(
-            **{part: Rows(paths, _tunes, keep) for part, paths in shards.items()},
-            codec=manifest["codec"],
-            vocabulary=tuple(manifest["vocabulary"]),
-            refusals=manifest["refusals"],
-            sources=tuple(manifest["sources"]),
-        )
+        shards = {part: _shards(folder, part, table.sha256) for part in SPLITS}
+        rows = {part: Rows(paths, _tunes, keep) for part, paths in shards.items()}
     except (KeyError, TypeError, ValueError, OSError) as fault:
         raise _changed(folder) from fault
+    for part, found in rows.items():
+        _check_rows(found, f"{folder}, {part}", len(table.vocabulary))
+    return Dataset(
+        **rows,
+        codec=table.codec,
+        vocabulary=table.vocabulary,
+        refusals=table.refusals,
+        sources=table.sources,
+    )
+
+
+def _check_rows(rows: Rows[EncodedTune], place: str, events: int) -> None:
+    """Raise Mismatch for columns of another kind, or ids that the vocabulary has none of."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = _table(SPLITS[0], ()).schema
+    for path in rows.paths:
+        found = pq.read_schema(path)
+        if not all(found.field(f.name).type.equals(f.type) if f.name in found.names else False
+                   for f in wanted):  # fmt: skip
+            raise Mismatch(f"{place}: its columns are not those of a data set; build it again")
+    try:
+        for ids in rows.column("ids"):
+            flat = ids.flatten().to_numpy()
+            if flat.size and not 0 <= flat.min() <= flat.max() < events:
+                odd = int(flat.min() if flat.min() < 0 else flat.max())
+                raise Mismatch(
+                    f"{place}: a tune holds the id {odd}, and the vocabulary has {events:,} events;"
+                    " build it again"
+                )
+    except (pa.ArrowException, OSError) as fault:
+        raise Mismatch(f"{place}: its shards cannot be read ({fault}); build it again") from fault
 
 
 def _shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Path]:
     """Return the shards of a part. Raises ValueError where one changed."""
     paths = [folder / name for name in sorted(hashes) if name.startswith(f"{part}-")]
     for path in paths:
-        if not path.is_file() or digest(path) != hashes[path.name]:
+        if not is_file(path) or digest(path) != hashes[path.name]:
             raise ValueError(f"{path} changed")
     return paths
+
+
+def read_table(folder: Path) -> DatasetTable:
+    """Read a data set's manifest and check it. Raises as `load` does, and InvalidValue."""
+    return check_schema(read_manifest(folder), DatasetTable, f"{folder / MANIFEST}")
 
 
 def is_dataset(folder: Path) -> bool:
     """Tell whether a folder is a data set that was finished."""
     known = (f"train-{0:05d}.parquet", _OLD_TUNES)
-    return (folder / MANIFEST).is_file() and any((folder / name).is_file() for name in known)
+    return is_file(folder / MANIFEST) and any(is_file(folder / name) for name in known)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -379,9 +435,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = dict(json.loads(open_regular(folder / MANIFEST, limit=_MAX_MANIFEST)))
         theirs = manifest["format"]
         intact = theirs != FORMAT or manifest["check"] == _check(manifest)
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, RecursionError) as fault:
         raise _changed(folder) from fault
-    if theirs != FORMAT:
+    if type(theirs) is not int or theirs != FORMAT:
         raise Mismatch(
             f"{folder}: its format is {theirs!r}, this program reads {FORMAT}; build it again"
         )

@@ -106,9 +106,18 @@ class Lanes:
         return {"queue": list(self.queue), "at": [list(at) for at in self.at], "generator": state}
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go back to a position."""
-        self.queue = list(position["queue"])
-        self.at = [Place(*map(int, at)) for at in position["at"]]
+        """Go back to a position. Raises ValueError for one that is not among the tunes."""
+        queue, at = list(position["queue"]), [Place(*place) for place in position["at"]]
+        lengths = range(len(self.tunes))
+        if len(at) != len(self.at) or not all(tune in lengths for tune in queue):
+            raise ValueError("the lanes are at tunes that there are none of")
+        for tune, semitones, read in at:
+            most = len(self.tunes[tune]) if tune in lengths else 0
+            if tune not in range(-1, len(self.tunes)) or not 0 <= read <= most:
+                raise ValueError("a lane is at a place that its tune does not have")
+            if abs(semitones) > HIGHEST:
+                raise ValueError("a lane is moved by more than there are pitches")
+        self.queue, self.at = queue, at
         self.generator.bit_generator.state = position["generator"]
 
 

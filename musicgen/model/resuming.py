@@ -14,14 +14,28 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from musicgen.checkpoint import MANIFEST, load_one, versions
-from musicgen.config import ModelSettings, TrainingSettings
+import msgspec
+from msgspec import Meta
+
+from musicgen.checkpoint import (
+    MANIFEST,
+    CorpusTable,
+    Count,
+    ScoresTable,
+    Tonics,
+    check_weights,
+    damaged,
+    load_one,
+    versions,
+)
+from musicgen.config import MOST_EVENTS, MOST_TOKENS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
 from musicgen.model.keeping import Saved, latest
 from musicgen.model.plan import Plan
+from musicgen.typed_data import check_schema
 
 # Where the value of a flag stands in a plan, for those that a run's plan decides.
 IN_PLAN: Final = {
@@ -36,6 +50,73 @@ IN_PLAN: Final = {
 }
 # What may change: spoken of, but not refused.
 MAY_CHANGE: Final = ("device", "learning_rate", "no_index")
+
+
+class LanesTable(msgspec.Struct):
+    """Where the stream of windows stood."""
+
+    queue: tuple[Count, ...]
+    at: tuple[tuple[int, int, int], ...]
+    generator: dict[str, Any]  # numpy's own, which checks it
+
+
+class TrainerTable(msgspec.Struct):
+    """What a trainer keeps beside its arrays."""
+
+    step: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+    tokens: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+    evaluated: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+    clipped: float
+    lanes: LanesTable
+    best: tuple[float | None, int, int]
+
+
+class PlanTable(msgspec.Struct):
+    """A plan; its settings are read by their own classes."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    device: str
+    origin: str = ""
+    guarded: bool = False
+    lines: tuple[str, ...] = ()
+
+
+class AskedTable(msgspec.Struct):
+    """What of the command line a resumed run goes by; the rest is compared only."""
+
+    sources: tuple[str, ...] = ()
+    no_index: bool | None = None
+    # the model that it goes on from, by name or folder
+    origin: str | None = msgspec.field(name="from", default=None)
+
+
+class RunTable(msgspec.Struct):
+    """What a run says of itself."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    version: int
+    corpus: CorpusTable
+    asked: AskedTable
+    plan: PlanTable
+    machine: dict[str, Any]
+    codec: str
+    vocabulary: str
+    fingerprint: str
+    seen: Annotated[tuple[Count, ...], Meta(max_length=MOST_EVENTS)]
+    tonics: Tonics
+    scores: ScoresTable
+    best_step: Count
+    over: bool
+    seconds: float
+    saving_seconds: float
+
+
+class StateTable(msgspec.Struct):
+    """The values of a saved state."""
+
+    trainer: TrainerTable
+    run: RunTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +152,33 @@ class Found:
         values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         try:
             model = ModelSettings.read(values.pop("model"))
-            return Plan(model, TrainingSettings(**values.pop("training")), **values)
-        except (InvalidValue, TypeError, KeyError) as fault:
+            training = TrainingSettings.read(values.pop("training"))
+            found = Plan(model, training, **values)
+        except (InvalidValue, TypeError) as fault:
             raise Mismatch(
                 f"{self.saved.folder}: its plan is another version's ({fault}); update musicgen"
             ) from fault
+        try:
+            self._check_size(model, training)
+        except InvalidValue as fault:
+            message = f"its contents do not fit the plan ({fault})"
+            raise damaged(self.saved.folder, message) from fault
+        return found
+
+    def _check_size(self, model: ModelSettings, training: TrainingSettings) -> None:
+        """Raise InvalidValue, before anything is allocated, unless the arrays are of this size."""
+        head = "model/"
+        arrays = {
+            n.removeprefix(head): a for n, a in self.saved.arrays.items() if n.startswith(head)
+        }
+        check_weights(arrays, model)
+        lanes = len(self.saved.values["trainer"]["lanes"]["at"])
+        if lanes != training.lanes:
+            raise InvalidValue(f"lanes is {training.lanes}, and the state has {lanes}")
+        if len(self.run["seen"]) != model.vocabulary_size:
+            raise InvalidValue(
+                f"seen does not have the {model.vocabulary_size} events of the model"
+            )
 
     def refuse_other_flags(self, given: Mapping[str, Any]) -> None:
         """Raise Mismatch for the first flag that contradicts the run."""
@@ -125,6 +228,10 @@ def find(folder: Path) -> Found | None:
     saved, notes = latest(folder)
     if saved is None:
         return None
+    try:
+        check_schema(saved.values, StateTable, "its values")
+    except InvalidValue as fault:
+        raise damaged(saved.folder, str(fault)) from fault
     return Found(saved, [f"{note}; the one before it is taken" for note in notes])
 
 

@@ -161,7 +161,7 @@ class Run:
         known = found.run
         try:
             self.trainer.restore(TrainerState(found.saved.arrays, found.saved.values["trainer"]))
-        except (KeyError, ValueError, TypeError, RuntimeError) as fault:
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError) as fault:
             raise checkpoint.damaged(
                 found.saved.folder, f"its contents do not fit the plan ({fault})"
             ) from fault

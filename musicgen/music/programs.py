@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from musicgen.errors import InvalidValue
+from musicgen.number_parsing import parse_integer, shorten
 
 PROGRAMS: Final = tuple(
     name.strip()
@@ -39,14 +40,14 @@ def program(text: str) -> int:
     A part of a name will do where only one instrument has it, or where a name starts with it.
     """
     wanted = text.strip().lower()
-    if wanted.isdigit() and int(wanted) <= 127:
-        return int(wanted)
+    if wanted[:1].isdigit() or wanted[:1] in ("+", "-"):
+        return parse_integer(wanted, "program", 0, 127)
     if wanted in PROGRAMS:
         return PROGRAMS.index(wanted)
     found = [n for n in PROGRAMS if n.startswith(wanted)] or [n for n in PROGRAMS if wanted in n]
-    if not wanted or not found or wanted.isdigit():
+    if not wanted or not found:
         raise InvalidValue(
-            f"program {text!r} is unknown: write 0 to 127, or a General MIDI name"
+            f"program {shorten(text)!r} is unknown: write 0 to 127, or a General MIDI name"
             " such as flute, violin or accordion"
         )
     return PROGRAMS.index(found[0])

@@ -13,6 +13,7 @@ from operator import itemgetter, mul
 from typing import Final
 
 from musicgen.errors import InvalidValue
+from musicgen.number_parsing import shorten
 
 LETTERS: Final = "CDEFGAB"
 LETTER_FIFTHS: Final = {letter: index - 1 for index, letter in enumerate("FCGDAEB")}
@@ -48,8 +49,8 @@ class Key:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-G](#|b)?", self.tonic) or self.mode not in MODES:
             raise InvalidValue(
-                f"key {self.tonic!r} {self.mode!r}: write a tonic such as D, F# or Bb"
-                f" and a mode of {', '.join(MODES)}"
+                f"key {shorten(self.tonic)!r} {shorten(self.mode)!r}: write a tonic such as D, F#"
+                f" or Bb and a mode of {', '.join(MODES)}"
             )
 
     @classmethod
@@ -60,7 +61,8 @@ class Key:
         mode = "major" if word == "M" else _MODE_BY_START.get(word.lower()[:3])
         if match is None or mode is None:
             raise InvalidValue(
-                f"key {text!r} is unknown: write a tonic and a mode, such as D, Am, Edor, Dmix"
+                f"key {shorten(text)!r} is unknown: write a tonic and a mode, such as D, Am, Edor,"
+                " Dmix"
             )
         accidental = match[2].replace("♯", "#").replace("♭", "b")
         return cls(match[1].upper() + accidental, mode)
@@ -112,9 +114,9 @@ class Meter:
     def parse(cls, text: str) -> Meter:
         """Read "6/8", "C", "C|" or "2+3/8". Raises InvalidValue."""
         plain = {"C": "4/4", "C|": "2/2"}.get(text.strip(), text).replace(" ", "")
-        match = re.fullmatch(r"\(?(\d{1,2}(?:\+\d{1,2})*)\)?/(\d{1,2})", plain)
+        match = re.fullmatch(r"\(?([0-9]{1,2}(?:\+[0-9]{1,2}){0,15})\)?/([0-9]{1,2})", plain)
         if match is None:
-            raise InvalidValue(f"meter {text!r} is unknown: write one such as 4/4 or 6/8")
+            raise InvalidValue(f"meter {shorten(text)!r} is unknown: write one such as 4/4 or 6/8")
         return cls(sum(int(beats) for beats in match[1].split("+")), int(match[2]))
 
     @property
@@ -146,7 +148,7 @@ class SpelledPitch:
         return 12 * (self.octave + 1) + LETTER_SEMITONES[self.letter] + self.alteration
 
 
-_PITCH_TEXT: Final = r"([A-Ga-g])([#b♯♭]?)(-?\d{1,2})|(\d{1,3})"
+_PITCH_TEXT: Final = r"([A-Ga-g])([#b♯♭]?)(-?[0-9]{1,2})|([0-9]{1,3})"
 _RANGE_TEXT: Final = re.compile(rf"({_PITCH_TEXT})\s*(?:-|\u2013|\.\.)\s*({_PITCH_TEXT})")
 
 
@@ -161,7 +163,7 @@ def parse_range(text: str) -> tuple[int, int]:
         if 0 <= lowest <= highest <= 127:
             return lowest, highest
     raise InvalidValue(
-        f"range {text[:40]!r} is unknown: write its lowest and highest note, such as D4-B5"
+        f"range {shorten(text)!r} is unknown: write its lowest and highest note, such as D4-B5"
     )
 
 

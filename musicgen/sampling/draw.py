@@ -30,13 +30,15 @@ from musicgen.tokens.vocabulary import MEASURES
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
+TEMPERATURES: Final = (0.01, 10)
 Filter = Callable[[Floats], Floats]  # log-probabilities, cut ones become -inf
 
 
 def temperature(value: float) -> Filter:
     """Divide log-probabilities by a temperature: under 1 likelier, over 1 more surprising."""
-    if not 0.01 <= value <= 10:
-        raise InvalidValue(f"temperature {value}: choose 0.01 to 10; 1 is the model as it is")
+    low, high = TEMPERATURES
+    if not low <= value <= high:
+        raise InvalidValue(f"temperature {value}: choose {low} to {high}; 1 is the model as it is")
     return lambda logs: logs / value
 
 

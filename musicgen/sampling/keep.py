@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
+from msgspec import Meta
 
 from musicgen.errors import InvalidValue
+from musicgen.number_parsing import shorten
 from musicgen.sampling.draft import Draft
 from musicgen.sampling.draw import Noise
 from musicgen.sampling.sampler import Sampler, Start
@@ -32,6 +34,7 @@ from musicgen.tokens.vocabulary import MEASURES
 
 CANDIDATES: Final = 24
 MOST_CANDIDATES: Final = 512
+MOST_IDS: Final = 10**6
 _APART: Final = 2**32  # between the luck of two candidates
 
 BarRanges = tuple[tuple[int, int], ...]
@@ -41,11 +44,11 @@ def parse_bars(text: str) -> BarRanges:
     """Read "1-8,13-16": the first and the last bar of each stretch. Raises InvalidValue."""
     found = []
     for word in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", word)
+        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", word)
         first = int(match[1]) if match else 0
         last = int(match[2] or first) if match else 0
         if not 1 <= first <= last:
-            raise InvalidValue(f"keep {text[:40]!r}: write bars such as 1-8 or 1-8,13-16")
+            raise InvalidValue(f"keep {shorten(text)!r}: write bars such as 1-8 or 1-8,13-16")
         found.append((first, last))
     return tuple(found)
 
@@ -54,11 +57,15 @@ def parse_bars(text: str) -> BarRanges:
 class Keep:
     """A tune, and which of its bars stay; numbered as written, a pickup with the bar after it."""
 
-    ids: tuple[int, ...]
-    bars: BarRanges
+    ids: Annotated[tuple[int, ...], Meta(max_length=MOST_IDS)]
+    bars: Annotated[BarRanges, Meta(min_length=1, max_length=MOST_IDS)]
     candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
+        if any(not 0 <= id_ < len(MEASURES) for id_ in self.ids):
+            raise InvalidValue("a kept tune holds an event that there is none of")
+        if any(not 1 <= first <= last for first, last in self.bars):
+            raise InvalidValue("bars that are kept: the first is 1, and none ends before it starts")
         if not 1 <= self.candidates <= MOST_CANDIDATES:
             raise InvalidValue(
                 f"candidates {self.candidates}: weigh 1 to {MOST_CANDIDATES} for each stretch"
@@ -67,15 +74,6 @@ class Keep:
     def to_json(self) -> dict[str, Any]:
         """Return it as values that JSON has."""
         return {"ids": list(self.ids), "bars": self.bars, "candidates": self.candidates}
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Keep:
-        """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
-        ids = tuple(map(int, found["ids"]))
-        if any(not 0 <= id_ < len(MEASURES) for id_ in ids):
-            raise InvalidValue("a kept tune holds an event that there is none of")
-        bars = tuple((int(first), int(last)) for first, last in found["bars"])
-        return cls(ids, bars, int(found["candidates"]))
 
 
 @dataclass(frozen=True, slots=True)

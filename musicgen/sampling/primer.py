@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
 
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.grid import bars
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
+from musicgen.number_parsing import shorten
 from musicgen.tokens.bars import Written
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
@@ -22,6 +26,21 @@ from musicgen.tokens.vocabulary import MEASURES
 MOST_BARS: Final = 128
 SIXTEENTH: Final = 12  # steps
 Contents = tuple[tuple[int, tuple[int, ...]], ...]  # of each bar what opens it, and what it holds
+
+
+class PrimerTable(msgspec.Struct, frozen=True):
+    """A primer as JSON has it."""
+
+    meter: str
+    key: str
+    rhythm: Annotated[str, Meta(max_length=100)]
+    tempo: Annotated[float, Meta(gt=0, le=1e9)]
+    end: Annotated[int, Meta(ge=0, le=10**9)]
+    # of each bar the name of what opens it, and the ids of what it holds
+    bars: Annotated[
+        tuple[Annotated[tuple[str | int, ...], Meta(min_length=1, max_length=10**5)], ...],
+        Meta(min_length=1, max_length=MOST_BARS + 1),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +64,33 @@ class Primer:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Primer:
-        """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
+    def from_table(cls, table: PrimerTable) -> Primer:
+        """Read what `to_json` returned. Raises InvalidValue."""
         contents = tuple(
-            (MEASURES.names.index(opener), tuple(int(id_) for id_ in ids))
-            for opener, *ids in found["bars"]
+            (_opener(opener), tuple(map(_event_id, ids))) for opener, *ids in table.bars
         )
-        if any(not 0 <= id_ < len(MEASURES) for _, ids in contents for id_ in ids):
-            raise InvalidValue("a primer holds an event that there is none of")
-        return cls(Meter.parse(found["meter"]), Key.parse(found["key"]), str(found["rhythm"]),
-                   float(found["tempo"]), contents, int(found["end"]))  # fmt: skip
+        return cls(Meter.parse(table.meter), Key.parse(table.key), table.rhythm, table.tempo,
+                   contents, table.end)  # fmt: skip
 
     @property
     def count(self) -> int:
         """Bars that it fills or begins; a pickup is none."""
         return len(self.bars) - (MEASURES.events[self.bars[0][0]].kind == "partial")
+
+
+def _opener(name: str | int) -> int:
+    """Return the id of what opens a bar."""
+    if name not in MEASURES.names:
+        raise InvalidValue(
+            f"a primer's bar is opened by {shorten(str(name))!r}: there is no such event"
+        )
+    return MEASURES.names.index(str(name))
+
+
+def _event_id(id_: str | int) -> int:
+    if not isinstance(id_, int) or not 0 <= id_ < len(MEASURES):
+        raise InvalidValue("a primer holds an event that there is none of")
+    return id_
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,39 +9,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
 
 from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
+from musicgen.music.theory import Key
+from musicgen.number_parsing import shorten
 from musicgen.sampling.keep import Keep
-from musicgen.sampling.primer import Primer
-from musicgen.sampling.wishes import MIN_BARS, Wishes
+from musicgen.sampling.primer import Primer, PrimerTable
+from musicgen.sampling.wishes import MIN_BARS, Wishes, WishesTable
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER
 from musicgen.tokens.layout import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.typed_data import decode_json
 
 MARK: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
 MOST_BYTES: Final = 2**20  # of a recipe's JSON
 _PIECE: Final = 3000  # characters of one remark
 _PACKED: Final = "z:"  # a recipe that is compressed, where it is long
 _LONG: Final = 1500
-_KINDS: Final[Mapping[type, tuple[str, ...]]] = {
-    str: ("key", "meter", "range", "rhythm", "form"),
-    int: ("bars", "min_bars", "top_k", "max_copy", "pickup", "program"),
-}
+_MOST_SEED: Final = 10**300  # more than anybody asked for
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
     """Which model it was."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1, max_length=1000)]
     version: int
     fingerprint: str  # of weights, settings and events
 
@@ -64,7 +66,15 @@ class Drawn:
     rhythm: str | None
     parts: int | None
     tonic: str | None
-    qpm: float | None
+    qpm: Annotated[int, Meta(gt=0, le=10**9)] | Annotated[float, Meta(gt=0, le=1e9)] | None
+
+    def __post_init__(self) -> None:
+        if self.tonic is not None:
+            _ = Key(self.tonic)
+        try:
+            _ = self.header
+        except KeyError as fault:
+            raise InvalidValue(f"there is no event {shorten(str(fault))}") from fault
 
     @classmethod
     def of(cls, encoded: Encoded) -> Drawn:
@@ -75,19 +85,38 @@ class Drawn:
         return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
                    setting.tempos[0][1])  # fmt: skip
 
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Drawn:
-        """Read what was drawn. Raises InvalidValue, KeyError, TypeError or OverflowError."""
-        drawn = cls(**found)
-        _ = drawn.header, None if drawn.qpm is None else float(drawn.qpm)
-        return drawn
-
     @property
     def header(self) -> tuple[int | None, ...]:
-        """The events of the header. Raises KeyError for one that there is none of."""
+        """The events of the header."""
         values = (self.meter, self.mode, self.rhythm, self.parts)
         pairs = zip(HEADER, values, strict=True)
         return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+
+
+class OrderTable(msgspec.Struct, frozen=True):
+    """An order as JSON has it; unknown entries are passed over."""
+
+    seed: int
+    number: Annotated[int, Meta(ge=0, le=2**53)]
+    wishes: WishesTable
+    drawn: Drawn | None = None
+    primer: PrimerTable | None = None
+    writes_primer: bool = True
+    keep: Keep | None = None
+    engine: Literal["numpy", "torch"] = "numpy"
+
+    def __post_init__(self) -> None:
+        """Refuse a seed of hundreds of digits."""
+        if abs(self.seed) > _MOST_SEED:
+            raise ValueError("the seed has too many digits")
+
+
+class RecipeTable(OrderTable, frozen=True, kw_only=True):
+    """A recipe as JSON has it."""
+
+    musicgen: str
+    model: ModelName
+    notes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +147,22 @@ class Order:
         return found
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Order:
-        """Read what `to_json` returned. Raises InvalidValue, KeyError, TypeError or ValueError."""
+    def from_json(cls, text: str) -> Order:
+        """Read what `to_json` returned, as text. Raises InvalidValue."""
+        return cls.from_table(decode_json(text, OrderTable, "order"))
+
+    @classmethod
+    def from_table(cls, table: OrderTable) -> Order:
+        """Make an order of checked JSON. Raises InvalidValue for a value that is out of range."""
         return cls(
-            Wishes.recorded(**_of_their_kinds(found["wishes"])),
-            int(found["seed"]),
-            int(found["number"]),
-            Drawn.from_json(found["drawn"]) if "drawn" in found else None,
-            Primer.from_json(found["primer"]) if "primer" in found else None,
-            bool(found.get("writes_primer", True)),
-            Keep.from_json(found["keep"]) if "keep" in found else None,
-            str(found.get("engine", "numpy")),
+            Wishes.from_table(table.wishes),
+            table.seed,
+            table.number,
+            table.drawn,
+            Primer.from_table(table.primer) if table.primer else None,
+            table.writes_primer,
+            table.keep,
+            table.engine,
         )
 
 
@@ -161,19 +195,11 @@ class Recipe:
     def from_text(cls, text: str) -> Recipe:
         """Read what `to_text` wrote. Raises InvalidValue for anything else."""
         try:
-            found = json.loads(_unpacked(text), parse_float=_number, parse_constant=_number)
-            model = found["model"]
-            return cls(
-                Order.from_json(found),
-                ModelName(str(model["name"]), int(model["version"]), str(model["fingerprint"])),
-                str(found["musicgen"]),
-                str(found["notes"]),
-            )
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
-                RecursionError) as fault:  # fmt: skip
+            table = decode_json(_unpacked(text), RecipeTable, "recipe")
+            return cls(Order.from_table(table), table.model, table.musicgen, table.notes)
+        except ValueError as fault:
             raise InvalidValue(
-                f"its recipe cannot be read ({type(fault).__name__}); it was damaged, or a newer"
-                " musicgen wrote it"
+                f"its recipe cannot be read ({fault}); it was damaged, or a newer musicgen wrote it"
             ) from fault
 
     def check(self, model: ModelName, file: str) -> None:
@@ -189,23 +215,6 @@ class Recipe:
         text = self.to_text()
         for start in range(0, len(text), _PIECE):
             yield f"{MARK}{text[start : start + _PIECE]}"
-
-
-def _of_their_kinds(wishes: dict[str, Any]) -> dict[str, Any]:
-    """Return wishes out of JSON. Raises TypeError where one has a value of another kind."""
-    for kind, names in _KINDS.items():
-        for name in names:
-            if not isinstance(wishes.get(name), kind | None):
-                raise TypeError(f"{name} has a value of another kind")
-    return wishes
-
-
-def _number(text: str) -> float:
-    """Read a number of JSON, or what Python takes for one. Raises ValueError for no finite one."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number")
-    return value
 
 
 def _unpacked(text: str) -> str:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from fractions import Fraction
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
 
 from musicgen.errors import InvalidValue
 from musicgen.music.programs import program as program_number
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
-from musicgen.sampling.draw import Filter, min_p, temperature, top_k, top_p
+from musicgen.number_parsing import parse_decimal, parse_fraction, parse_integer, shorten
+from musicgen.sampling.draw import TEMPERATURES, Filter, min_p, temperature, top_k, top_p
 from musicgen.tokens.layout import FREE, THROUGH, Layout, check_form, parse_form
 from musicgen.tokens.rules import DEFAULT_LIMIT
+from musicgen.typed_data import check_schema, decode_json
 
 MOST_BARS: Final = 512
 MIN_BARS: Final = 8  # of a tune without a named number of bars, unless its form is "free"
+MOST_PICKUP: Final = 64 * STEPS_PER_WHOLE  # steps: the longest bar
+TEMPOS: Final = (10, 1000)  # quarters a minute
+MOST_TOP_K: Final = 10**6  # more than any codec has events
 ENDS: Final = ("any", "tonic")
 LEAST_COPY: Final = 4  # notes; every tune shares three with some other
 MOST_COPY: Final = 1000  # more than any tune has
@@ -26,17 +34,38 @@ MOST_COPY: Final = 1000  # more than any tune has
 def parse_pickup(text: str) -> int:
     """Read "none", steps ("24", 48 to the quarter) or a note value ("1/8")."""
     plain = text.strip().lower()
-    try:
-        steps = Fraction(0 if plain == "none" else plain)
-    except (ValueError, ZeroDivisionError):
-        steps = Fraction(-1)
-    steps *= STEPS_PER_WHOLE if "/" in plain else 1
-    if steps < 0 or steps.denominator > 1:
-        raise InvalidValue(
-            f"pickup {text[:40]!r} is unknown: write none, a note value such as 1/8, or steps,"
-            " 48 to the quarter"
-        )
-    return int(steps)
+    if plain == "none":
+        return 0
+    with suppress(InvalidValue):
+        steps = parse_fraction(plain, "pickup", 0, MOST_PICKUP)
+        steps *= STEPS_PER_WHOLE if "/" in plain else 1
+        if steps.denominator == 1 and steps <= MOST_PICKUP:
+            return steps.numerator
+    raise InvalidValue(
+        f"pickup {shorten(text)!r} is unknown: write none, a note value such as 1/8, or steps,"
+        " 48 to the quarter"
+    )
+
+
+class WishesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Wishes as JSON has them; their ranges are those of `Wishes`."""
+
+    key: str | None = None
+    meter: str | None = None
+    rhythm: str | None = None
+    bars: int | None = None
+    min_bars: int | None = None
+    form: str | None = None
+    pickup: Annotated[int, Meta(ge=0, le=MOST_PICKUP)] | None = None
+    range: str | None = None
+    end: str | None = None
+    tempo: int | float | None = None
+    program: int | None = None
+    temperature: int | float | None = None
+    top_k: int | None = None
+    top_p: int | float | None = None
+    min_p: int | float | None = None
+    max_copy: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +92,11 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
             raise InvalidValue(f"bars {self.bars}: ask for 1 to {MOST_BARS} bars")
-        if self.tempo is not None and not 10 <= self.tempo <= 1000:
-            raise InvalidValue(f"tempo {self.tempo}: choose 10 to 1000 quarters a minute")
+        if self.tempo is not None and not TEMPOS[0] <= self.tempo <= TEMPOS[1]:
+            slowest, fastest = TEMPOS
+            raise InvalidValue(
+                f"tempo {self.tempo}: choose {slowest} to {fastest} quarters a minute"
+            )
         if not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
         if self.end not in ENDS:
@@ -149,7 +181,15 @@ class Wishes:
         for name, reader in _READERS.items():
             if isinstance(wishes.get(name), str):
                 wishes[name] = reader(wishes[name])
+        plain = {n: v for n, v in wishes.items() if not isinstance(v, _READ.get(n, ()))}
+        check_schema(plain, WishesTable, "what is asked for")
         return wishes
+
+    @classmethod
+    def from_table(cls, table: WishesTable) -> Wishes:
+        """Make wishes of checked JSON. Raises InvalidValue for one that is out of range."""
+        said = {name: getattr(table, name) for name in table.__struct_fields__}
+        return cls.recorded(**{name: value for name, value in said.items() if value is not None})
 
     def to_json(self) -> str:
         """Write them as text: those that are not the plain ones, as a person would."""
@@ -158,13 +198,21 @@ class Wishes:
     @classmethod
     def from_json(cls, text: str) -> Wishes:
         """Read what `to_json` wrote."""
-        return cls.read(**json.loads(text))
+        return cls.from_table(decode_json(text, WishesTable, "what is asked for"))
 
     def said(self) -> dict[str, Any]:
         """Return what differs from the plain wishes, as values that JSON has."""
         plain = asdict(Wishes())
         told = {name: getattr(self, name) for name in plain if getattr(self, name) != plain[name]}
         return {name: _WRITERS.get(name, _as_it_is)(value) for name, value in told.items()}
+
+
+def _whole(name: str, low: int, high: int) -> Callable[[str], int]:
+    return lambda text: parse_integer(text, name, low, high)
+
+
+def _decimal(name: str, low: float, high: float) -> Callable[[str], float]:
+    return lambda text: parse_decimal(text, name, low, high)
 
 
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
@@ -174,7 +222,16 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "program": program_number,
     "pickup": parse_pickup,
     "range": parse_range,
+    "bars": _whole("bars", 1, MOST_BARS),
+    "min_bars": _whole("min-bars", 1, DEFAULT_LIMIT),
+    "top_k": _whole("top-k", 1, MOST_TOP_K),
+    "max_copy": _whole("max-copy", LEAST_COPY, MOST_COPY),
+    "tempo": _decimal("tempo", *TEMPOS),
+    "temperature": _decimal("temperature", *TEMPERATURES),
+    "top_p": _decimal("top-p", 0, 1),
+    "min_p": _decimal("min-p", 0, 1),
 }
+_READ: Final[Mapping[str, type]] = {"key": Key, "meter": Meter, "range": tuple}  # not JSON's own
 
 
 def _as_it_is(value: Any) -> Any:

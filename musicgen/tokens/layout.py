@@ -20,6 +20,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import MAX_PLAYS
+from musicgen.number_parsing import shorten
 
 THROUGH: Final = "through"
 FREE: Final = "free"  # the model draws the repeats
@@ -84,7 +85,7 @@ def parse_form(text: str) -> str:
     if fault := _fault_of(plain.upper()):
         nearest = get_close_matches(plain.lower()[:40], (THROUGH, FREE), n=1)
         asked = f"did you mean {nearest[0]}? {fault[:1].upper()}{fault[1:]}" if nearest else fault
-        raise InvalidValue(f"form {text[:40]!r}: {asked}; {_WAY_OUT}")
+        raise InvalidValue(f"form {shorten(text)!r}: {asked}; {_WAY_OUT}")
     return check_form(plain)
 
 
@@ -109,7 +110,7 @@ def check_form(text: str) -> str:
         return THROUGH
     form = text.strip().upper()
     if not re.fullmatch(rf"[A-Z]{{1,{_MOST_LETTERS}}}", form):
-        raise InvalidValue(f"form {text[:40]!r}: {_fault_of(form)}; {_WAY_OUT}")
+        raise InvalidValue(f"form {shorten(text)!r}: {_fault_of(form)}; {_WAY_OUT}")
     for letter, same in groupby(form):
         if (count := len(list(same))) > MAX_PLAYS:
             raise InvalidValue(

@@ -13,7 +13,8 @@ from musicgen import Key, Mark, Meter, Model, Note, Part, Score, load
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.formats import abc
 from musicgen.music.grid import heard_bars
-from musicgen.sampling.primer import Primer
+from musicgen.sampling.primer import Primer, PrimerTable
+from musicgen.typed_data import check_schema
 from tests.models import untrained
 
 IDEA = "X:1\nT:idea\nM:6/8\nL:1/8\nQ:3/8=100\nR:jig\nK:Em\nB|EBB ABd|BAG FED|EBB ABd|ef"
@@ -135,4 +136,5 @@ def test_a_file_that_is_no_music_is_refused(model: Model, tmp_path: Path) -> Non
 def test_a_primer_is_written_and_read(model: Model) -> None:
     primer = model.sample(primer=idea(), bars=8, seed=1).recipe.order.primer
     assert primer is not None
-    assert Primer.from_json(primer.to_json()) == replace(primer, changes=())
+    table = check_schema(primer.to_json(), PrimerTable, "primer")
+    assert Primer.from_table(table) == replace(primer, changes=())

@@ -15,7 +15,8 @@ FOUND: dict[str, Any] = {
     "seed": 1, "number": 0, "wishes": {"bars": 8, "key": "Edor"},
     "drawn": {"meter": "4/4", "mode": "dorian", "rhythm": "reel", "parts": 1, "tonic": "E",
               "qpm": 100.0},
-    "primer": {"meter": "4/4", "key": "D", "rhythm": "reel", "tempo": 90, "end": 0, "bars": []},
+    "primer": {"meter": "4/4", "key": "D", "rhythm": "reel", "tempo": 90, "end": 0,
+               "bars": [["bar", 700]]},
     "keep": {"ids": [1], "bars": [[1, 1]], "candidates": 2},
 }  # fmt: skip
 HUGE = "1" + "0" * 400
@@ -54,6 +55,12 @@ def test_what_is_no_number_is_refused(place: str, value: str) -> None:
         ("drawn.qpm", HUGE), ("drawn.qpm", '"x"'), ("drawn.parts", "2.5"), ("drawn.meter", "4"),
         ("primer.tempo", HUGE), ("wishes.bars", "2.5"), ("wishes.key", "4"),
         ("wishes.tempo", HUGE), ("keep.candidates", HUGE),
+        ("primer.bars", "[]"), ("primer.bars", "[[]]"), ("primer.bars", '[["nothing"]]'),
+        ("primer.bars", '[["bar", 30000]]'), ("primer.bars", '[["bar", -1]]'),
+        ("primer.bars", '[["bar", "x"]]'), ("drawn.tonic", '"H"'),
+        ("keep.ids", "[-1]"), ("keep.bars", "[[2, 1]]"), ("keep.bars", "[]"),
+        ("wishes.program", '"²"'), ("wishes.pickup", '"1e-9999999"'), ("wishes.odd", "1"),
+        ("model.name", "5"), ("model.name", '""'), ("engine", '"perl"'), ("writes_primer", "1"),
     ],
 )  # fmt: skip
 def test_a_number_that_fits_nowhere_is_refused(place: str, value: str) -> None:

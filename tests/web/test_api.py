@@ -244,7 +244,7 @@ def test_a_primer_is_text_or_a_file(playground: Served, kind: str, tmp_path: Pat
         ({"do": "sample", "key": "x" * 101}, "key: expected str of length <= 100"),
         ({"do": "sample", "temperature": 0}, "temperature 0"),
         ({"do": "sample", "seed": -1}, "seed: expected int >= 0"),
-        ({"do": "sample", "sed": 1}, "object contains unknown field sed"),
+        ({"do": "sample", "sed": 1}, "the request: unknown field sed"),
         ({"do": "sample", "keep": "1-8"}, "these belong to a tweak"),
         ({"do": "sample", "primer": {"name": "x.abc"}}, "either its text or its bytes"),
         ({"do": "sample", "primer": {"base64": "???"}}, "base64 cannot be read"),
@@ -254,7 +254,7 @@ def test_a_primer_is_text_or_a_file(playground: Served, kind: str, tmp_path: Pat
         ({"do": "sample", "max_copy": 10**8}, "ask for 4 or more, up to 1,000"),
         (
             {"do": "sample"} | {f"x{n}": n for n in range(10_000)},
-            "object contains unknown field x0",
+            "the request: unknown field x0",
         ),
         ({"do": "tweak"}, "of: name the tune"),
         ({"do": "tweak", "of": "../../etc/passwd"}, "of: expected str matching regex"),

@@ -21,6 +21,7 @@ import musicgen
 from musicgen import formats
 from musicgen.web.known import tune_id
 from tests.browser import WAIT, chromium, opened, serious
+from tests.models import untrained
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
@@ -77,6 +78,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Serve in a folder that has a finished training, one under way, and one with a bad name."""
     folder = tmp_path_factory.mktemp("playground")
     shutil.copytree(FOLK, folder / "checkpoints" / "mine")
+    untrained(folder / "checkpoints" / "live", codec="performance")
     lines = (FOLK / "metrics.jsonl").read_text().splitlines(keepends=True)
     for name in ("young", HOSTILE):
         (folder / "checkpoints" / name).mkdir()
@@ -372,6 +374,33 @@ def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
     expect(mine.locator("path.held")).to_have_count(1)
     mine.get_by_role("button", name="Hear its latest tune").click()
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
+
+
+def test_a_model_of_live_playing_has_its_own_knobs_and_a_roll(page: Page, serve: Serve) -> None:
+    page.locator("#model").select_option("live")
+    page.locator("#more-knobs summary").click()
+    labels = page.locator(".knob:visible label").all_text_contents()
+    assert labels == ["Temperature", "Top-p", "Min-p", "Top-k", "Instrument", "Seed"]
+    expect(page.locator("#primer")).to_be_hidden()
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune: Performance")
+    expect(page.locator("#view-b .unwritten")).to_contain_text("keeps to no bars")
+    expect(page.locator("#view-b .roll-note.sounding")).not_to_have_count(0)
+    assert page.locator("#bars .cell").count() == 0
+    assert page.locator("#files button").all_text_contents() == ["MIDI", "WAV", "SVG", "PNG"]
+    page.get_by_role("button", name="Another like it").click()
+    expect(status(page)).to_contain_text("Another like it: Performance")
+    page.locator("#compare").click()
+    expect(status(page)).to_have_text("A and B differ.")
+    page.locator("#compare").click()
+    page.locator("#keep").click()
+    expect(page.locator("#shelf-list a")).to_contain_text("Performance")
+    page.locator("#keep").click()
+    expect(status(page)).to_contain_text("Taken off")
+    page.locator("#model").select_option("folk")
+    expect(page.locator("#knob-key")).to_be_visible()
+    generate(page, bars="4")
+    expect(page.locator("#view-b .tune-score svg")).to_have_count(1)
 
 
 HIDDEN: Final = """(isHidden) => {
