@@ -35,6 +35,7 @@ from musicgen.corpus.store import Dataset
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
 from musicgen.model.keeping import Saved, latest
 from musicgen.model.plan import Plan
+from musicgen.model.snapshot import under
 from musicgen.typed_data import check_schema
 
 # Where the value of a flag stands in a plan, for those that a run's plan decides.
@@ -167,11 +168,7 @@ class Found:
 
     def _check_size(self, model: ModelSettings, training: TrainingSettings) -> None:
         """Raise InvalidValue, before anything is allocated, unless the arrays are of this size."""
-        head = "model/"
-        arrays = {
-            n.removeprefix(head): a for n, a in self.saved.arrays.items() if n.startswith(head)
-        }
-        check_weights(arrays, model)
+        check_weights(under("model", self.saved.arrays), model)
         lanes = len(self.saved.values["trainer"]["lanes"]["at"])
         if lanes != training.lanes:
             raise InvalidValue(f"lanes is {training.lanes}, and the state has {lanes}")

@@ -18,6 +18,7 @@ from musicgen.music.columns import each_once
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key
 from musicgen.tokens.vocabulary import Vocabulary
+from musicgen.typed_data import decode_json
 
 Piece = TypeVar("Piece", bound=Score | str)
 Pieces = tuple[tuple[Piece, ...], tuple[Refusal, ...]]
@@ -52,12 +53,8 @@ class Setting:
 
     @classmethod
     def from_json(cls, text: str) -> Setting:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["tempos"] = tuple((int(step), float(qpm)) for step, qpm in fields["tempos"])
-        fields["parts"] = tuple(Part(**part) for part in fields["parts"])
-        fields["velocities"] = tuple(fields["velocities"])
-        return cls(**fields)
+        """Read what `to_json` wrote. Raises InvalidValue."""
+        return decode_json(text, cls, "setting")
 
 
 PLAIN_SETTING: Final = Setting()

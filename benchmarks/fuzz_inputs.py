@@ -1,0 +1,463 @@
+"""Odd recipes, manifests, run states, data sets, cards and settings are read or refused.
+
+    python benchmarks/fuzz_inputs.py --minutes 20     # prints its seed
+    python benchmarks/fuzz_inputs.py --toy
+
+Examples are valid ones with some places changed, and values that Hypothesis makes from the schemas.
+A failure is an exception that is none of musicgen's own, an answer after more than 2 s, a file that
+was opened outside of the folder worked in (Python's and the package's own files apart), or the
+import of a module that only an example names. Exit code 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from msgspec import inspect as shapes_of
+
+from musicgen import checkpoint, tune
+from musicgen.cli.settings import read_settings
+from musicgen.cli.train import train
+from musicgen.config import ModelSettings
+from musicgen.corpus import sources, store
+from musicgen.errors import MusicgenError
+from musicgen.model import keeping, resuming
+from musicgen.model.plan import Options, plan
+from musicgen.model.run import Run
+from musicgen.sampling.recipe import Recipe, RecipeTable
+from musicgen.sampling.wishes import Wishes
+from musicgen.tokens.codec import PLAIN_SETTING
+from musicgen.tokens.vocabulary import MEASURES
+
+SLOW: Final = 2.0  # seconds
+BATCH: Final = 50  # examples of a target in turn
+MOST_ALIKE: Final = 3  # failures of one kind that are printed
+TRAPS: Final = ("this", "antigravity", "evilpkg", "evilpkg.x")  # modules that examples name
+TEXTS: Final = (
+    "", "²", "٣", "1e-9999999", "9" * 4_000, "nan", "-1", "0.5", "1/0", "a" * 300, "a" * 10_000,
+    "../../etc/passwd", "/etc/passwd", "/tmp", "..", ".", "\x00", "a\x00b", "\x1b[2J", "\ud800",
+    "this.x:foo", "evilpkg.x:foo", "music21:../..", "music21:/etc", "https://x/" + "y" * 3_000,
+    "folk", "D4-B5", "6/8", "Edor", "AABB", "flute", "1/8", "a." * 5_000,
+)  # fmt: skip
+NUMBERS: Final = (0, -1, 1, 2, 127, 128, 256.0, 30_000, 2**15, 2**31, 2**53, 2**63, 10**9, 10**40,
+                  -(10**40), 10**4_000, 1e308, -1e308, 1e-308, 0.5, -0.0)  # fmt: skip
+
+Target = Callable[["Drawing"], None]
+
+
+def odd_values() -> st.SearchStrategy[Any]:
+    """Return values of JSON, most of them odd."""
+    plain = st.one_of(
+        st.sampled_from(TEXTS), st.sampled_from(NUMBERS), st.none(), st.booleans(), st.text(),
+        st.integers(), st.floats(),
+    )  # fmt: skip
+    return st.recursive(
+        plain,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    )
+
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Return JSON values that fit a type of msgspec, up to its bounds."""
+    match kind:
+        case shapes_of.StructType() | shapes_of.DataclassType():
+            known = {f.encode_name: values_of(f.type) for f in kind.fields if f.required}
+            other = {f.encode_name: values_of(f.type) for f in kind.fields if not f.required}
+            return st.fixed_dictionaries(known, optional=other)
+        case shapes_of.IntType():
+            return st.integers(kind.ge, kind.le)
+        case shapes_of.FloatType():
+            return st.floats(allow_nan=False, allow_infinity=False)
+        case shapes_of.StrType():
+            return st.sampled_from(TEXTS) | st.text(max_size=20)
+        case shapes_of.BoolType():
+            return st.booleans()
+        case shapes_of.NoneType():
+            return st.none()
+        case shapes_of.LiteralType():
+            return st.sampled_from(kind.values)
+        case shapes_of.UnionType():
+            return st.one_of(*map(values_of, kind.types))
+        case shapes_of.TupleType():
+            return st.tuples(*map(values_of, kind.item_types)).map(list)
+        case shapes_of.VarTupleType() | shapes_of.ListType():
+            return st.lists(values_of(kind.item_type), min_size=kind.min_length or 0, max_size=4)
+        case shapes_of.DictType():
+            return st.dictionaries(values_of(kind.key_type), values_of(kind.value_type), max_size=3)
+    return odd_values()
+
+
+def examples(valid: Any, schema: Any) -> st.SearchStrategy[Any]:
+    """Return changed copies of a valid example, and values made from its schema."""
+    return st.one_of(changed(valid), changed(valid), values_of(shapes_of.type_info(schema)))
+
+
+@st.composite
+def changed(draw: st.DrawFn, valid: Any) -> Any:
+    """Change some places of a copy: another value, an entry less or more."""
+    whole = json.loads(json.dumps(valid))
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = draw(st.sampled_from(list(_places(whole)) or [(None, None)]))
+        if holder is None:
+            return draw(odd_values())
+        action = draw(st.sampled_from(("set", "set", "set", "drop", "add")))
+        if action == "drop":
+            del holder[key]
+        elif action == "set" or isinstance(holder, list):
+            holder[key] = draw(odd_values())
+        else:
+            holder[draw(st.sampled_from(TEXTS))] = draw(odd_values())
+    return whole
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield where the values of a tree stand; of a long list the first few."""
+    keys = list(value) if isinstance(value, dict) else range(min(3, len(value)))
+    for key in keys:
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from _places(value[key])
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON; a text that is none is written as it can be."""
+    return json.dumps(value).encode()
+
+
+def to_toml(table: Any) -> str:
+    """Write a table of TOML."""
+    items = table.items() if isinstance(table, dict) else ()
+    return "".join(f"{_toml(str(key))} = {_toml(value)}\n" for key, value in items)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value.encode("utf-8", "replace").decode()).replace("\x7f", "\\u007f")
+    return "''" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+@dataclass
+class Workplace:
+    """The folder that examples are written to, and valid ones of each kind."""
+
+    folder: Path
+    model: Path = field(init=False)
+    dataset: Path = field(init=False)
+    run: Path = field(init=False)
+    recipe: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model, self.dataset = self.folder / "model", self.folder / "data"
+        self.run = self.folder / "run"
+        _untrained(self.model)
+        self.loaded = tune.load(self.model)
+        made = self.loaded.sample(seed=1, bars=4, key="D", tempo=90)
+        made.write(self.folder / "song.mid")
+        primed = self.loaded.sample(seed=1, bars=4, primer=made.score)
+        kept = made.tweak(keep="1-2", candidates=2)
+        self.recipe = {**primed.recipe.to_json(), "keep": kept.recipe.to_json()["keep"]}
+        tunes = [_row(number) for number in range(60)]
+        data = store.Dataset(tunes[:50], tunes[50:56], tunes[56:], "measures", MEASURES.names, {})
+        store.save(data, self.dataset)
+        run = Run(data, plan(data, Options(hidden=4, batch=2, bptt=8, epochs=1)), "run", self.run)
+        for _ in run.train():
+            break
+        (state,) = checkpoint.numbered(self.run / keeping.PROGRESS) or [self._saved(run)]
+        self.state = state
+
+    def warm_up(self) -> None:
+        """Import what is imported where it is used."""
+        self.loaded.variant(Recipe.from_text(json.dumps(self.recipe)).order)
+        list(store.load(self.dataset))
+        found = resuming.find(self.run)
+        assert found is not None
+        Run.resume(found, store.load(self.dataset), self.run)
+        sources.find("aird")
+
+    def _saved(self, run: Run) -> Path:
+        state = run.trainer.state()
+        values = {"trainer": state.values, "run": run.described()}
+        return keeping.save(self.run, run.trainer.step, state.arrays, values)
+
+    def targets(self) -> Mapping[str, Target]:
+        """Return what is fuzzed: each takes what it needs from Hypothesis, and reads it."""
+        return {
+            "recipe": self.read_recipe,
+            "named model": self.read_named_model,
+            "manifest": self.read_manifest,
+            "run state": self.read_state,
+            "data set": self.read_dataset,
+            "corpus card": self.read_card,
+            "settings": self.read_settings,
+            "wishes": self.read_wishes,
+        }
+
+    def read_recipe(self, data: Drawing) -> None:
+        """Read a recipe, and carry it out where it asks for little."""
+        found = data.draw(examples(self.recipe, RecipeTable))
+        order = Recipe.from_text(to_json(found).decode()).order
+        if order.engine == "numpy" and (order.wishes.heard or 99) <= 8:
+            self.loaded.variant(order)
+
+    def read_named_model(self, data: Drawing) -> None:
+        """Tweak a file whose recipe names another model."""
+        name = data.draw(st.sampled_from((*TEXTS, str(self.model), "../model")) | st.text())
+        body = {**self.recipe, "model": {**self.recipe["model"], "name": name}}
+        beside = self.folder / "song.mid.recipe.json"
+        beside.write_bytes(to_json(body))
+        tune.tweak(self.folder / "song.mid")
+
+    def read_manifest(self, data: Drawing) -> None:
+        """Load a model with another manifest, and write two bars."""
+        path = self.model / checkpoint.MANIFEST
+        whole = path.read_bytes()
+        body = data.draw(examples(json.loads(whole), checkpoint.ManifestTable))
+        with _replaced(path, whole, lambda: checkpoint.render_manifest(body)):
+            tune.load(self.model).sample(seed=1, bars=2)
+
+    def read_state(self, data: Drawing) -> None:
+        """Go on with a run whose values are others."""
+        path, manifest = self.state / keeping.VALUES, self.state / checkpoint.MANIFEST
+        whole, vouched = path.read_bytes(), manifest.read_bytes()
+        values = data.draw(examples(json.loads(whole), resuming.StateTable))
+        text = to_json(values)
+        hashes = {**json.loads(vouched)["sha256"], keeping.VALUES: checkpoint.digest(text)}
+        table = {"format": keeping.FORMAT, "sha256": hashes}
+        with (
+            _replaced(path, whole, lambda: text),
+            _replaced(manifest, vouched, lambda: checkpoint.render_manifest(table)),
+        ):
+            found = resuming.find(self.run)
+            if found is not None:
+                Run.resume(found, store.load(self.dataset), self.run)
+
+    def read_dataset(self, data: Drawing) -> None:
+        """Open a data set with another manifest."""
+        path = self.dataset / store.MANIFEST
+        whole = path.read_bytes()
+        body = data.draw(examples(json.loads(whole), store.DatasetTable))
+
+        def render() -> bytes:
+            content = {"format": store.FORMAT, **body}
+            return json.dumps({**content, "check": store._check(content)}).encode()
+
+        with _replaced(path, whole, render):
+            list(store.load(self.dataset))
+
+    def read_card(self, data: Drawing) -> None:
+        """Read a corpus card of one's own, and find its files."""
+        valid = {"title": "T", "description": "d", "where": "music21:airdsAirs", "files": "*.abc"}
+        path = self.folder / f"card-{secrets.token_hex(4)}.toml"
+        path.write_text(to_toml(data.draw(examples(valid, sources.CardText))), "utf-8")
+        try:
+            card = sources._card(path)
+            if not sources.is_url(card.where):
+                sources.find(str(path))
+        finally:
+            path.unlink()
+
+    def read_settings(self, data: Drawing) -> None:
+        """Read the settings of `train`."""
+        valid = {"hidden": 64, "learning-rate": 2e-3, "epochs": 3, "sources": ["a"], "name": "x",
+                 "seed": 1, "device": "cpu", "no-index": True}  # fmt: skip
+        path = self.folder / "settings.toml"
+        path.write_text(to_toml(data.draw(changed(valid))), "utf-8")
+        read_settings(path, click.Context(train))
+
+    def read_wishes(self, data: Drawing) -> None:
+        """Read what is asked for as text, as the API takes it."""
+        names = sorted(Wishes.__dataclass_fields__)
+        values = st.sampled_from(TEXTS) | odd_values()
+        Wishes.read(**data.draw(st.dictionaries(st.sampled_from(names), values, max_size=3)))
+
+
+def _untrained(folder: Path) -> None:
+    size = ModelSettings(vocabulary_size=len(MEASURES), hidden=8, embedding=8)
+    luck = np.random.default_rng(0)
+    weights = {
+        name: luck.normal(size=shape).astype(np.float32)
+        for name, shape in checkpoint.shapes(size).items()
+    }
+    plain = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
+    seen = tuple(int(event.kind not in plain) for event in MEASURES.events)
+    manifest = checkpoint.Manifest("model", 1, size, MEASURES.names, seen)
+    checkpoint.save(folder, weights, manifest)
+
+
+def _row(number: int) -> store.EncodedTune:
+    ids = np.random.default_rng(number).integers(1, len(MEASURES), 40).astype(np.int16)
+    return store.EncodedTune(ids, 20, f"Tune {number}", "a.abc", f"{number:016x}", "C major", "4/4",
+                             "", PLAIN_SETTING.to_json(), number)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, whole: bytes, render: Callable[[], bytes]) -> Iterator[None]:
+    """Put other bytes in a file for a block; what cannot be written is no example."""
+    try:
+        data = render()
+    except (ValueError, TypeError, AttributeError, UnicodeError):
+        data = whole
+    path.write_bytes(data)
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
+def is_installed(path: str) -> bool:
+    """Tell whether an entry of sys.path holds installed packages."""
+    return path.rstrip(os.sep).endswith(("site-packages", "dist-packages"))
+
+
+class Watch:
+    """Notes what is opened outside of the folder, and which traps are imported."""
+
+    def __init__(self, folder: Path) -> None:
+        package = Path(tune.__file__).parents[1]
+        own = [package / name for name in ("musicgen", "corpora", "checkpoints")]
+        installed = [sys.prefix, sys.base_prefix, *filter(is_installed, sys.path)]
+        self.roots = tuple(os.path.realpath(root) + os.sep for root in (*installed, folder, *own))
+        self.seen: list[str] = []
+        self.active = False
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Look at an event of Python."""
+        if not self.active:
+            return
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            name = os.path.realpath(os.fsdecode(arguments[0]))
+            if not f"{name}{os.sep}".startswith(self.roots) and name != os.devnull:
+                self.seen.append(f"opened {name}")
+        elif event == "import" and arguments[0] in TRAPS:
+            self.seen.append(f"imported {arguments[0]}")
+
+
+class Drawing:
+    """Draws for a target: neither time nor files of Hypothesis count as the target's."""
+
+    def __init__(self, data: st.DataObject, watch: Watch) -> None:
+        self.data, self.watch = data, watch
+        self.seconds = 0.0
+
+    def draw(self, strategy: st.SearchStrategy[Any]) -> Any:
+        """Draw a value."""
+        self.watch.active, began = False, time.perf_counter()
+        value = self.data.draw(strategy)
+        self.seconds += time.perf_counter() - began
+        self.watch.active = True
+        return value
+
+
+class Fuzzer:
+    """Runs targets in turn, and counts what came of each."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.slowest = 0.0
+
+    def try_one(self, name: str, target: Target, data: st.DataObject) -> None:
+        """Read one example."""
+        self.watch.seen.clear()
+        drawing = Drawing(data, self.watch)
+        self.watch.active, began = True, time.perf_counter()
+        try:
+            target(drawing)
+            outcome = "read"
+        except (MusicgenError, click.UsageError):
+            outcome = "refused"
+        except Exception as fault:
+            if type(fault).__module__.startswith("hypothesis"):
+                raise
+            outcome = "failed"
+            where = traceback.extract_tb(fault.__traceback__)[-1]
+            self.fail(name, f"{type(fault).__name__} in {where.filename}:{where.lineno}", fault)
+        finally:
+            self.watch.active = False
+        took = time.perf_counter() - began - drawing.seconds
+        self.slowest = max(self.slowest, took)
+        if took > SLOW:
+            self.fail(name, "slow", took)
+        for event in self.watch.seen:
+            self.fail(name, event, "")
+        self.counts[name, outcome] += 1
+
+    def fail(self, name: str, kind: str, what: object) -> None:
+        """Count a failure, and print the first few of its kind."""
+        self.failures[f"{name}: {kind}"] += 1
+        if self.failures[f"{name}: {kind}"] <= MOST_ALIKE:
+            print(f"FAILED {name}: {kind}: {str(what)[:300]}", flush=True)
+
+    def run(self, name: str, target: Target, number: int, examples_in_turn: int) -> None:
+        """Read some examples of a target."""
+
+        @seed(number)
+        @settings(
+            max_examples=examples_in_turn, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(st.data())
+        def each(data: st.DataObject) -> None:
+            self.try_one(name, target, data)
+
+        each()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=secrets.randbits(32))
+    parser.add_argument("--toy", action="store_true", help="a few examples of each kind")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-inputs-"))
+    before, stop = Path.cwd(), time.monotonic() + 60 * options.minutes
+    os.chdir(folder)
+    (folder / "temporary").mkdir()
+    tempfile.tempdir = str(folder / "temporary")
+    try:
+        workplace = Workplace(folder)
+        targets = workplace.targets()
+        fuzzer, turn = Fuzzer(Watch(folder)), 0
+        workplace.warm_up()
+        while turn == 0 or (time.monotonic() < stop and not options.toy):
+            for name, target in targets.items():
+                fuzzer.run(name, target, options.seed + turn, 5 if options.toy else BATCH)
+            turn += 1
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder)
+    for name in targets:
+        told = ", ".join(f"{fuzzer.counts[name, o]:,} {o}" for o in ("read", "refused", "failed"))
+        print(f"{name}: {told}")
+    print(f"{fuzzer.counts.total():,} examples, the slowest {fuzzer.slowest:.2f} s;"
+          f" {fuzzer.failures.total():,} failures")  # fmt: skip
+    raise SystemExit(bool(fuzzer.failures))
+
+
+if __name__ == "__main__":
+    main()
