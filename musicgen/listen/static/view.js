@@ -95,7 +95,8 @@ export class TuneView {
     this.played = null; // the rectangle of the bar that is played
     const written =
       score ?? (view.svg ? drawing(view.svg) : this.element.querySelector(".tune-score > svg"));
-    this.score = html("div", { class: "tune-score" }, written);
+    const shown = view.unwritten ? html("p", { class: "unwritten" }, view.unwritten) : written;
+    this.score = html("div", { class: "tune-score" }, shown);
     this.legend = this.#makeLegend();
     this.copies = this.#makeCopies();
     this.roll = html("div", {
@@ -107,7 +108,7 @@ export class TuneView {
     this.element.classList.add("tune");
     this.element.replaceChildren(this.score, ...[this.legend, this.copies].filter(Boolean));
     if (this.hasRoll) this.element.append(this.roll);
-    this.#prepare(written);
+    if (!view.unwritten) this.#prepare(written);
     this.#drawRoll();
     this.#colourNotes();
     this.#drawCopies();
@@ -434,8 +435,8 @@ export class TuneView {
 
   #drawRoll() {
     const { sounds, heard, seconds } = this.view;
-    const pitches = sounds.map((sound) => sound[2]);
-    const [low, high] = [Math.min(60, ...pitches) - 1, Math.max(72, ...pitches) + 1];
+    let [low, high] = [59, 73]; // and no Math.min(...pitches): a call takes so many arguments only
+    for (const [, , pitch] of sounds) [low, high] = [Math.min(low, pitch - 1), Math.max(high, pitch + 1)];
     const row = (ROLL.height - 2 * ROLL.pad) / (high - low + 1);
     this.scale = 100;
     const width = Math.max(1, seconds * this.scale);
