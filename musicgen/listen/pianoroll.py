@@ -132,7 +132,7 @@ def _drawn(roll: _Roll) -> str:
 def _check_size(count: float, most: int, what: str) -> None:
     if count > most:
         raise Refusal(
-            f"the tune fills more than {most:,} {what}, the most that are drawn; write a part of it",
+            f"the tune fills more than {most:,} {what}, and no more are drawn; write a part of it",
             code="too-large",
         )
 

@@ -128,9 +128,9 @@ def _check_step(step: int, what: str) -> None:
 def _check_tempo(qpm: Any) -> None:
     """Refuse what MIDI cannot say; far beyond it, what draws a score aborts."""
     if not isinstance(qpm, int | float) or not SLOWEST_QPM <= qpm <= FASTEST_QPM:
+        shown = f"{qpm:g}" if isinstance(qpm, float) else str(qpm)[:40]
         raise InvalidValue(
-            f"tempo {str(qpm)[:40]} is outside of {SLOWEST_QPM:.1f} to {FASTEST_QPM:,.0f} quarters"
-            " a minute"
+            f"tempo {shown} is outside of {SLOWEST_QPM:.1f} to {FASTEST_QPM:,.0f} quarters a minute"
         )
 
 

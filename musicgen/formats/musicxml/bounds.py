@@ -23,9 +23,6 @@ _INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "beat-type": (1, 1_024),
     "actual-notes": (1, 1_000),
     "normal-notes": (1, 1_000),
-    "midi-channel": (1, 16),
-    "midi-program": (1, 128),
-    "midi-unpitched": (1, 128),
     "octave-change": (-10, 10),
     "clef-octave-change": (-10, 10),
     "staves": (1, 64),
@@ -43,6 +40,7 @@ _DECIMALS: Final[Mapping[str, tuple[float, float]]] = {
 }
 _LISTS: Final[Mapping[str, int]] = {"beats": MAX_BEATS, "number": 99}  # of numbers, each so large
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9.]+(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+_BEATS: Final = re.compile(r"[0-9]+(?:\s*\+\s*[0-9]+)*")
 _DIGITS: Final = re.compile(r"[0-9]+")
 _MOST_DIGITS: Final = 6  # of a number in a note of Humdrum
 _KERN_METER: Final = re.compile(r"\*M([0-9+]*)/([0-9]*)(?:%[0-9]*)?")
@@ -110,6 +108,8 @@ def _check_text(name: str, text: str) -> None:
     elif name in _DECIMALS:
         parse_decimal(text, name, *_DECIMALS[name])
     elif name == "beats":
+        if not _BEATS.fullmatch(text):
+            raise InvalidValue(f"beats {shorten(text)!r}: write whole numbers such as 4 or 2+3")
         _check_list(name, text)
     elif _NUMBER.fullmatch(text):  # else words, such as "ca. 120"
         _check_tempo(text)

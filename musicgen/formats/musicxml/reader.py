@@ -171,7 +171,7 @@ def _sounding(pitch: Any) -> int:
 
     Raises Refusal outside of 0..127, where music21's own `midi` moves the octave.
     """
-    number = floor(pitch.ps + 0.5)
+    number: int = floor(pitch.ps + 0.5)
     if not 0 <= number <= 127:
         message = f"{pitch.nameWithOctave} is outside of MIDI's 0..127; the file was left out"
         raise Refusal(message, code="pitch")
