@@ -101,13 +101,14 @@ def _check_size(score: Score, meter: Meter, name: str) -> None:
             f"{name}: it has {len(score.notes):,} notes; a primer has at most {MOST_NOTES:,}, so"
             " cut it"
         )
-    onsets = score.columns[0]
-    if onsets.size and not any(score.of("repeat_end")):
-        _check_bars(int(onsets[-1] - onsets[0]) - meter.steps, meter, name)
+    if score.notes and not any(score.of("repeat_end")):
+        onsets, durations = score.columns[0], score.columns[2]
+        steps = int((onsets + durations).max() - onsets[0])
+        _check_bars(steps, meter, name, MOST_BARS + 1)  # one of them may be a pickup
 
 
-def _check_bars(steps: int, meter: Meter, name: str) -> None:
-    if (count := -(-steps // meter.steps)) > MOST_BARS:
+def _check_bars(steps: int, meter: Meter, name: str, most: int = MOST_BARS) -> None:
+    if (count := -(-steps // meter.steps)) > most:
         raise InvalidValue(
             f"{name}: it lasts {count:,} bars; a primer has at most {MOST_BARS}, so cut it"
         )
