@@ -71,9 +71,9 @@ _PACKAGE: Final = Path(__file__).parent
 _SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
 # What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
 WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "performance": (".mid", ".midi", ".wav"),
-    "frames": (".mid", ".midi", ".wav"),
-    "frames-16": (".mid", ".midi", ".wav"),
+    "performance": (".mid", ".midi", ".wav", ".html"),
+    "frames": (".mid", ".midi", ".wav", ".html"),
+    "frames-16": (".mid", ".midi", ".wav", ".html"),
     "text": (".txt", ".abc"),
     "text-words": (".txt", ".abc"),
 }

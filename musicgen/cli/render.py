@@ -71,7 +71,7 @@ def render(
     from musicgen.files import prepare_outputs
     from musicgen.listen.playing import at_tempo
     from musicgen.listen.timeline import duration
-    from musicgen.listen.writing import check_suffix, write
+    from musicgen.listen.writing import check_has_bars, check_suffix, write
     from musicgen.tune import beside_of, has_room, is_recipe
 
     for out in outs:
@@ -85,6 +85,9 @@ def render(
     recipe = _recipe_of(file) if number is None else None
     if recipe is not None:
         score = _as_written(file, score, recipe)
+    _check_beats(file, score, tempo=tempo, count_in=count_in)
+    for out in outs:
+        check_has_bars(score, out, "roll" if view == "roll" else "score")
     shown = _shown(file, score, recipe, outs)
     remarks = () if recipe is None else tuple(recipe.remarks())
     score = score if tempo is None else at_tempo(score, tempo)
@@ -108,11 +111,20 @@ def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
         raise InvalidValue(f"--count-in: it is of sound; add --out FILE{SOUNDS[0]}")
 
 
+def _check_beats(file: Path, score: Score, *, tempo: float | None, count_in: bool) -> None:
+    """Raise InvalidValue for an option of beats where a file keeps to none."""
+    from musicgen.music.performed import is_performance
+
+    if (tempo is not None or count_in) and is_performance(score):
+        option = "--count-in" if count_in else f"--tempo {tempo:g}"
+        raise InvalidValue(f"{option}: {file} keeps to no bars and beats; leave it out")
+
+
 def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
     """Read the tune that is asked for, and what was refused of its file."""
     from musicgen.formats import read
 
-    scores, refusals = read(file)
+    scores, refusals = read(file, needs_bars=False)
     if not scores:
         raise refusals[0] if refusals else InvalidValue(f"{file}: it holds no tune")
     if number is None and len(scores) > 1:
@@ -194,5 +206,8 @@ def _named(score: Score) -> str:
 
 def _size(score: Score) -> str:
     from musicgen.music.grid import heard_bars
+    from musicgen.music.performed import is_performance
 
+    if is_performance(score):
+        return f"{counted(len(score.notes), 'note')} without bars"
     return f"{score.meter}, {counted(heard_bars(score), 'bar')}"

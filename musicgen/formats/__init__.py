@@ -24,6 +24,7 @@ class Format:
     """How files of some suffixes are read and written; None where there is no way.
 
     perform: reads what was played, where a format knows more of it than the written notes say.
+    parse_or_perform: reads as a performance what has no bars, where a format may hold such music.
     each: reads tune by tune, where a file may hold many.
     remarks: the texts that travel with the notes, as `render` was given them; None: it has no room.
     """
@@ -35,6 +36,7 @@ class Format:
     perform: Callable[[bytes, str], Reading] | None = None
     each: Callable[[bytes, str], Iterator[Score | Refusal]] | None = None
     remarks: Callable[[bytes], tuple[str, ...]] | None = None
+    parse_or_perform: Callable[[bytes, str], Reading] | None = None
 
 
 def _parse_abc(data: bytes, source: str) -> Reading:
@@ -72,6 +74,7 @@ FORMATS: Final = (
         midi.MAX_BYTES,
         midi.perform,
         remarks=midi.text_events,
+        parse_or_perform=midi.parse_or_perform,
     ),
     Format(
         (".musicxml", ".xml"),
@@ -90,10 +93,13 @@ READABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.par
 WRITABLE: Final = tuple(suffix for suffix, form in BY_SUFFIX.items() if form.render)
 
 
-def read(path: str | Path, *, follow: bool = True, performed: bool = False) -> Reading:
+def read(
+    path: str | Path, *, follow: bool = True, performed: bool = False, needs_bars: bool = True
+) -> Reading:
     """Read all tunes of a file. A bad tune costs one tune, a bad file itself; both are refusals.
 
     performed: as they sound, at 1,250 quarters a minute, where one step is one millisecond.
+    needs_bars: refuse music that keeps to no bars; else it is read as if `performed`.
     Raises NotFound where there is no such file, InvalidValue for a suffix that no format has.
     """
     path = Path(path)
@@ -104,6 +110,8 @@ def read(path: str | Path, *, follow: bool = True, performed: bool = False) -> R
         data = open_regular(path, limit=form.max_bytes, follow=follow)
     except Refusal as refusal:
         return (), (refusal,)
+    if not needs_bars and form.parse_or_perform is not None:
+        return form.parse_or_perform(data, str(path))
     return _parsed(form, data, str(path), performed=performed)
 
 

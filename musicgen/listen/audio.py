@@ -11,16 +11,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from musicgen.errors import Refusal
+from musicgen.errors import InvalidValue, Refusal
 from musicgen.listen.playing import with_program
 from musicgen.listen.soundfont import Region, instrument
 from musicgen.listen.timeline import Sound, duration, timeline
 from musicgen.listen.tuning import mistuning
 from musicgen.listen.voice import LONGEST_RELEASE, RATE, Voice
 from musicgen.music.grid import bars
+from musicgen.music.performed import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
 MAX_SECONDS: Final = 1800.0  # which take up 300 MiB of a file
+LONGEST_NOTE: Final = 60.0  # seconds; a string or a key has long died away, an organ has not
+_MOST_VOICED: Final = 1_000.0  # seconds that are synthesised, the longest note of each key once
+_MOST_SOUNDING: Final = 60_000.0  # seconds that are mixed, of all notes
 LOUDNESS: Final = 0.1  # root mean square of what is loud: 20 decibels under full scale
 PEAK: Final = 0.891  # 1 decibel under it
 _BLOCK: Final = RATE * 2 // 5  # samples whose loudness is measured together: 400 ms
@@ -28,6 +32,7 @@ _QUIET: Final = 0.1  # of the loudest block; what is quieter does not count
 _SILENCE: Final = 10 ** (-72 / 20)  # of the peak: where the tail has died away
 _CLICK, _FIRST_CLICK = 77, 76  # keys of the drum kit: low and high wood block
 
+_Key = tuple[int, bool, int]  # program, whether it is the drum kit, MIDI note number
 Stereo = Any  # (channel, sample), float32, left then right
 
 
@@ -40,13 +45,14 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     Loudness is made equal: blocks of 400 ms are measured, those quieter than a tenth of the loudest
     left out; the root mean square of the others becomes 0.1, or less where the highest peak would
     pass 0.891. Raises Refusal for a tune without notes, and past MAX_SECONDS.
+    No note sounds longer than LONGEST_NOTE, and where there are many long ones, less.
     """
     clicks, shift = _count_in(score) if count_in else ([], 0.0)
     length = shift + duration(score)
     _check(score, length)
     sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
     players = (score if program is None else with_program(score, program)).parts
-    found = _mixed(_by_key(sounds, players), length)
+    found = _mixed(_shortened(_by_key(sounds, players)), length)
     found = _levelled(found)
     if clicks:
         clicked = _levelled(_mixed(_by_key(clicks, [Part(is_drums=True)]), shift))
@@ -82,6 +88,8 @@ def _check(score: Score, seconds: float) -> None:
 
 def _count_in(score: Score) -> tuple[list[Sound], float]:
     """Return the clicks before a score, and how long they last."""
+    if is_performance(score):
+        raise InvalidValue("count-in: the music keeps to no bars; leave it out")
     found = bars(score)
     meter = score.meter
     pickup = found[0].steps if len(found) > 1 and found[0].kind == "partial" else 0
@@ -94,9 +102,7 @@ def _count_in(score: Score) -> tuple[list[Sound], float]:
     return clicks, steps * a_step
 
 
-def _by_key(
-    sounds: Sequence[Sound], players: Sequence[Part]
-) -> dict[tuple[int, bool, int], list[Sound]]:
+def _by_key(sounds: Sequence[Sound], players: Sequence[Part]) -> dict[_Key, list[Sound]]:
     """Gather the notes that one key of one instrument plays."""
     found = defaultdict(list)
     for sound in sounds:
@@ -106,7 +112,26 @@ def _by_key(
     return found
 
 
-def _mixed(groups: dict[tuple[int, bool, int], list[Sound]], seconds: float) -> Stereo:
+def _shortened(groups: dict[_Key, list[Sound]]) -> dict[_Key, list[Sound]]:
+    """Let no note sound so long that the sound would take hours to work out."""
+    lengths = [np.array([sound.length for sound in sounds]) for sounds in groups.values()]
+    longest = np.array([length.max() for length in lengths])
+    everything = np.concatenate(lengths) if lengths else longest
+    limit = LONGEST_NOTE
+    while (
+        np.minimum(longest, limit).sum() > _MOST_VOICED
+        or np.minimum(everything, limit).sum() > _MOST_SOUNDING
+    ):
+        limit /= 2
+    if longest.max(initial=0) <= limit:
+        return groups
+    return {
+        key: [replace(sound, length=min(sound.length, limit)) for sound in sounds]
+        for key, sounds in groups.items()
+    }
+
+
+def _mixed(groups: dict[_Key, list[Sound]], seconds: float) -> Stereo:
     """Sum up what all keys play."""
     stop = max((s.start + s.length for sounds in groups.values() for s in sounds), default=0.0)
     found = np.zeros((2, round((max(seconds, stop) + LONGEST_RELEASE) * RATE)), dtype=np.float32)

@@ -15,7 +15,7 @@ from musicgen.errors import InvalidValue
 from musicgen.formats.markup import escaped
 from musicgen.listen import mei
 from musicgen.music.score import Score
-from musicgen.music.sheet import Sheet, sheet
+from musicgen.music.sheet import Sheet, check_engravable, sheet
 
 WIDTH: Final = 840  # pixels; a line of four bars of eighths
 MARGIN: Final = 20
@@ -40,12 +40,13 @@ def engrave(score: Score, *, width: int | None = None) -> str:
 
     The symbol of score.notes[i] has the id n{i}, further symbols tied to it n{i}-1, n{i}-2 ...;
     measure k of `music.grid.bars` has m{k}. Lines and heads have the colour of the text around.
-    Raises InvalidValue for a width that no page has.
+    Raises InvalidValue for a width that no page has, and for what `check_engravable` refuses.
     """
     width = WIDTH if width is None else width
     if not _WIDTHS[0] <= width <= _WIDTHS[1]:
         least, most = _WIDTHS
         raise InvalidValue(f"width {width} is no page's: write {least} to {most} pixels")
+    check_engravable(score)
     found = sheet(score, as_strokes=True)
     page = {"pageWidth": round(width * _UNITS_A_PIXEL), "pageHeight": _TALLEST}
     drawn = _drawn(mei.render(found, width // _TITLE_LETTER), page | {"adjustPageHeight": True})
@@ -54,6 +55,7 @@ def engrave(score: Score, *, width: int | None = None) -> str:
 
 def engrave_pages(score: Score) -> tuple[str, ...]:
     """Draw a tune on pages of A4, one SVG each, for print."""
+    check_engravable(score)
     found = sheet(score, as_strokes=True)
     drawn = _drawn(mei.render(found), {"pageWidth": _PAPER[0], "pageHeight": _PAPER[1]})
     return tuple(_picture(found, [page]) for page in drawn)

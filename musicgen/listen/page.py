@@ -29,7 +29,8 @@ SCRIPTS: Final = ("instrument.js", "player.js", "view.js", "transport.js", "page
 STYLES: Final = ("view.css", "transport.css", "page.css")
 NARROW: Final = 420  # pixels of a line of the score on a phone
 UNTITLED: Final = "Untitled"
-_ABC: Final = '<button type="button" data-download="abc">ABC</button>'
+_DOWNLOADS: Final = {"midi": ("mid", "MIDI"), "abc": ("abc", "ABC")}  # keys of what is shown
+_PRINTS: Final = "<p>The page prints as sheet music.</p>"
 _JOINT: Final = " · "
 _IMPORT: Final = re.compile(r"^import .*\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export ", re.MULTILINE)
@@ -46,19 +47,20 @@ def page(
 ) -> str:
     """Return the page of a tune as HTML; what is not given is not shown."""
     shown = view(score, recipe=recipe, receipt=receipt, surprise=surprise)
-    svg = str(shown.pop("svg"))
-    shown["narrow"] = drawn(score, width=NARROW)
+    svg = shown.pop("svg") or ""
+    shown["narrow"] = drawn(score, width=NARROW) if svg else None
     style, script = _joined(STYLES), _script()
     return Template(_text("page.html")).substitute(
         policy=_policy([style, *_STYLE.findall(svg)], script),
         style=style,
         script=script,
-        svg=svg,
+        svg=svg or f'<p class="unwritten">{escape(shown["unwritten"])}</p>',
         title=escape(_title(score)),
         name=escape(_file_name(score)),
         facts=_facts(shown),
         sections="\n".join(_sections(shown)),
-        abc=_ABC if shown["abc"] else "",
+        downloads=" ".join(_downloads(shown)),
+        prints=_PRINTS if svg else "",
         recipe=_as_data(recipe.to_text() if recipe else None),
         data=_as_data(shown),
     )
@@ -122,13 +124,25 @@ def _file_name(score: Score) -> str:
     return re.sub(r"[^a-z0-9]+", "-", _title(score).lower()).strip("-")[:60] or "tune"
 
 
+def _downloads(shown: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a button for each file that the page has inside."""
+    for key, (suffix, name) in _DOWNLOADS.items():
+        if shown[key]:
+            yield f'<button type="button" data-download="{suffix}">{name}</button>'
+
+
 def _facts(shown: Mapping[str, Any]) -> str:
     """Say what a tune is; how long it is does not stand on paper."""
     minutes, seconds = divmod(int(shown["seconds"] + 0.5), 60)
     bars = f"{shown['bars']} bar{'' if shown['bars'] == 1 else 's'} as heard"
     kind = [printable(shown["rhythm"]), _with_signs(shown["key"]), shown["meter"]]
     told = escape(_JOINT.join(filter(None, kind)))
-    return f'{told}<span class="length">{_JOINT}{bars}{_JOINT}{minutes}:{seconds:02d}</span>'
+    long = [
+        *([told] if told else []),
+        *([bars] if shown["bars"] else []),
+        f"{minutes}:{seconds:02d}",
+    ]
+    return told + f'<span class="length">{_JOINT.join(long).removeprefix(told)}</span>'
 
 
 def _with_signs(key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +13,9 @@ from musicgen.errors import Refusal
 from musicgen.formats.markup import escaped
 from musicgen.listen.timeline import Sound, bars_heard, duration, timeline
 from musicgen.music.grid import Bar, bars
+from musicgen.music.performed import is_performance
 from musicgen.music.programs import PROGRAMS
-from musicgen.music.score import Part, Score
+from musicgen.music.score import DEFAULT_QPM, Part, Score
 from musicgen.music.theory import spell
 
 # Eight colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008).
@@ -22,7 +24,9 @@ COLOURS: Final = (
 )  # fmt: skip
 MAX_ROWS: Final = 200  # which are a picture of some 40,000 pixels
 _WIDTH: Final = 1040  # pixels of a row of music
-_QUARTER: Final = 32  # pixels, where the tempo is that of the start
+_SECONDS_NUMBERED: Final = 5  # in a performance, a line with its time
+MAX_PIECES: Final = 400_000  # of notes, a piece for each row that a note sounds in: 60 MB
+_QUARTER: Final = 32  # pixels, where the tempo is that of the start; half a second of a performance
 _KEY: Final = 8  # pixels of a pitch
 _LEFT, _TOP, _GAP, _MARGIN = 44, 56, 30, 16  # pixels
 _BLACK: Final = (1, 3, 6, 8, 10)  # pitch classes of the black keys
@@ -63,14 +67,11 @@ class _Roll:
         if not sounds:
             raise Refusal("there are no notes to show; name a tune that has some", code="empty")
         low, high = min(s.pitch for s in sounds) - 1, max(s.pitch for s in sounds) + 1
-        a_second = _QUARTER * score.qpm / 60
-        spans = list(_spans(score, _WIDTH / a_second))
-        if len(spans) > MAX_ROWS:
-            raise Refusal(
-                f"the tune fills {len(spans):,} rows, and {MAX_ROWS} are drawn at most; write a"
-                " part of it",
-                code="too-large",
-            )
+        a_second = _QUARTER * _pace(score) / 60
+        spans = list(islice(_spans(score, _WIDTH / a_second), MAX_ROWS + 1))
+        pieces = sum(1 + sound.length * a_second / _WIDTH for sound in sounds)
+        _check_size(len(spans), MAX_ROWS, "rows")
+        _check_size(pieces, MAX_PIECES, "pieces of notes")
         step = (high - low + 1) * _KEY + _GAP
         rows = tuple(Row(*span, _TOP + place * step) for place, span in enumerate(spans))
         return cls(score, sounds, rows, low, high, a_second)
@@ -128,6 +129,19 @@ def _drawn(roll: _Roll) -> str:
     return "".join([head, *_legend(roll.score), *keys, *_lines(roll), *_notes(roll), "</svg>\n"])
 
 
+def _check_size(count: float, most: int, what: str) -> None:
+    if count > most:
+        raise Refusal(
+            f"the tune fills more than {most:,} {what}, and no more are drawn; write a part of it",
+            code="too-large",
+        )
+
+
+def _pace(score: Score) -> float:
+    """Return the quarters a minute that a row is wide for; a performance has no quarters."""
+    return DEFAULT_QPM if is_performance(score) else score.qpm
+
+
 def _spans(score: Score, most: float) -> Iterator[tuple[float, float]]:
     """Yield what stands in each row: whole bars, where they are not longer than a row."""
     edges = [end for _, end, _ in bars_heard(score)] or [duration(score)]
@@ -182,8 +196,14 @@ def _is_named(roll: _Roll, pitch: int) -> bool:
 
 
 def _lines(roll: _Roll) -> Iterator[str]:
-    """Draw bars and beats, and number the bars as they are heard."""
+    """Draw bars and beats, and number the bars as they are heard; seconds where there are none."""
     starts = [row.start for row in roll.rows]
+    for second in range(int(roll.rows[-1].end) + 1 if is_performance(roll.score) else 0):
+        row = roll.rows[bisect_right(starts, second) - 1]
+        yield _line(roll, row, second, "beat" if second % _SECONDS_NUMBERED else "bar")
+        if second % _SECONDS_NUMBERED == 0:
+            x = roll.x(row, second) + 2
+            yield f'<text x="{x:.1f}" y="{row.top - 4:g}">{second // 60}:{second % 60:02d}</text>'
     for start, end, bar, number in _numbered(roll.score):
         row = roll.rows[bisect_right(starts, start + 1e-6) - 1]
         for share in _beats(bar):
@@ -196,6 +216,8 @@ def _lines(roll: _Roll) -> Iterator[str]:
 
 def _numbered(score: Score) -> Iterator[tuple[float, float, Bar, int]]:
     """Yield the bars heard with their numbers; a pickup and what completes one have number 0."""
+    if is_performance(score):
+        return
     written, number, is_open = bars(score), 0, True
     for start, end, place in bars_heard(score):
         bar = written[place]

@@ -20,8 +20,10 @@ from musicgen.formats import abc, midi
 from musicgen.listen.notation import engrave
 from musicgen.listen.timeline import bars_heard, duration, timeline
 from musicgen.music.grid import bars, heard_bars, numbers
+from musicgen.music.performed import is_performance
 from musicgen.music.runs import RunColumns
-from musicgen.music.score import STEPS_PER_QUARTER, Score
+from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
+from musicgen.music.sheet import check_engravable
 from musicgen.music.theory import spell
 from musicgen.sampling.receipt import Receipt, Shared
 from musicgen.sampling.recipe import Recipe
@@ -44,8 +46,10 @@ def view(
     """Return what there is to show of a tune.
 
     Indices of notes are those of `score.notes`, indices of bars those of `grid.bars(score)`.
-    What has no bars has 0 of them and no svg, and `unwritten` says why.
+    What cannot be engraved has no svg, and `unwritten` says why; what has no bars has 0 of them.
     """
+    has_bars = has_bars and not is_performance(score)
+    unwritten = _why_unwritten(score) if has_bars else NO_BARS
     remarks = tuple(recipe.remarks()) if recipe else ()
     sounds, programs = _heard(score)
     found = bars(score)
@@ -54,15 +58,15 @@ def view(
         "rhythm": score.rhythm,
         "key": str(score.key) if has_bars else "",
         "meter": str(score.meter) if has_bars else "",
-        "qpm": score.qpm,
+        "qpm": score.qpm if has_bars else None,
         "seconds": round(duration(score), _DIGITS),
         "bars": heard_bars(score) if has_bars else 0,
         "numbers": numbers(found),
         "keep_numbers": [max(1, number) for number in numbers(found)],
         "count_in": _count_in(score),
         "names": list(_names(score)),
-        "svg": drawn(score) if has_bars else None,
-        "unwritten": None if has_bars else NO_BARS,
+        "svg": None if unwritten else drawn(score),
+        "unwritten": unwritten,
         "sounds": sounds,
         "heard": [[*map(_rounded, times), bar] for *times, bar in bars_heard(score)],
         "programs": programs,
@@ -70,13 +74,30 @@ def view(
         "receipt": _receipt(score, receipt) if receipt else None,
         "surprise": _surprise(score, surprise) if surprise else None,
         "abc": _abc(score, remarks) if has_bars else None,
-        "midi": base64.b64encode(midi.render(score, text_events=remarks)).decode(),
+        "midi": _midi(score, remarks),
     }
 
 
 def drawn(score: Score, *, width: int | None = None) -> str:
     """Return the sheet music alone, for the page has a title of its own."""
     return engrave(replace(score, title="", rhythm=""), width=width)
+
+
+def _why_unwritten(score: Score) -> str | None:
+    """Say why a score cannot be engraved; None where it can."""
+    try:
+        check_engravable(score)
+    except InvalidValue:
+        return "This music is too large to be engraved; the piano roll shows it."
+    return None
+
+
+def _midi(score: Score, remarks: Sequence[str]) -> str | None:
+    """Return the tune as MIDI in base64; None where it lasts longer than our own reader takes."""
+    try:
+        return base64.b64encode(midi.render(score, text_events=remarks)).decode()
+    except InvalidValue:
+        return None
 
 
 def _abc(score: Score, remarks: Sequence[str]) -> str | None:
@@ -104,7 +125,8 @@ def _count_in(score: Score) -> dict[str, float]:
     """Say how many beats are clicked before the tune, and the seconds from one to the next."""
     meter = score.meter
     beats = max(1, meter.steps // meter.beat_steps)
-    seconds = meter.beat_steps / STEPS_PER_QUARTER * 60 / score.qpm
+    qpm = DEFAULT_QPM if is_performance(score) else score.qpm
+    seconds = meter.beat_steps / STEPS_PER_QUARTER * 60 / qpm
     return {"beats": beats if beats > 2 else 2 * beats, "seconds": _rounded(seconds)}
 
 

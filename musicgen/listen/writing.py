@@ -78,6 +78,7 @@ RENDERED: Final[Mapping[str, Callable[[Score, Wanted], bytes]]] = {
     ".html": _html,
 }
 PICTURES: Final = (".svg", ".png")  # which have views
+NOTATION: Final = (".abc", ".musicxml", ".xml")  # which need bars; pictures of the score do too
 SOUNDS: Final = (".wav",)  # which have a count-in
 PAGES: Final = (".html",)  # which show a recipe, a receipt, a surprise
 WRITABLE: Final = (*formats.WRITABLE, *RENDERED)
@@ -112,6 +113,18 @@ def write(
     refuse_existing([path], force=force)
     wanted = Wanted(view, count_in, recipe, receipt, surprise)
     write_whole(path, render(score, wanted), force=force)
+
+
+def check_has_bars(score: Score, path: Path, view: View = "score") -> None:
+    """Raise InvalidValue where a file would show bars that a score does not have."""
+    from musicgen.music.sheet import check_bars, check_engravable
+
+    suffix = path.suffix.lower()
+    if suffix in NOTATION or (suffix in PICTURES and view == "score"):
+        try:
+            (check_engravable if suffix in PICTURES else check_bars)(score)
+        except InvalidValue as fault:
+            raise InvalidValue(f"{path}: {fault}") from fault
 
 
 def check_suffix(path: Path, suffixes: Iterable[str] = WRITABLE) -> None:

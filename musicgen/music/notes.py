@@ -19,6 +19,8 @@ from musicgen.errors import InvalidValue
 from musicgen.music.columns import counted
 
 DEFAULT_VELOCITY: Final = 80
+LATEST_STEP: Final = 100_000_000  # where a tune ends at the latest: a day, in milliseconds
+WHOLE: Final = (int, np.integer)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,8 +34,12 @@ class Note:
     part: int = 0  # index into Score.parts
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, WHOLE) for value in _VALUES(self)):
+            raise InvalidValue(f"{self}: its values are whole numbers")
         if self.onset < 0 or self.duration < 1:
             raise InvalidValue(f"{self}: a note starts at step 0 or later and lasts a step or more")
+        if self.end > LATEST_STEP:
+            raise InvalidValue(f"{self}: a note ends at step {LATEST_STEP:,} at the latest")
         if not 0 <= self.pitch <= 127:
             raise InvalidValue(f"{self}: pitch is outside 0..127")
         if not 1 <= self.velocity <= 127:
@@ -63,6 +69,8 @@ class Notes(Sequence[Note]):
         if onsets.size and not (
             onsets.min() >= 0
             and durations.min() >= 1
+            and durations.max() <= LATEST_STEP
+            and (onsets + durations).max() <= LATEST_STEP
             and 0 <= pitches.min() <= pitches.max() <= 127
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):

@@ -14,6 +14,12 @@ PERFORMED_QPM: Final = 1_250.0  # at which one step is one millisecond
 MILLISECONDS_A_MINUTE: Final = 60_000
 
 
+def is_performance(score: Score) -> bool:
+    """Tell whether a score is in milliseconds: at 1,250 quarters a minute, without bars."""
+    has_bars = any(mark.kind in ("bar", "meter") for mark in score.marks)
+    return score.qpm == PERFORMED_QPM and not has_bars
+
+
 class Clock:
     """A tempo map: from units of written time to milliseconds, exact and rounded once."""
 

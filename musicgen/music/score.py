@@ -14,13 +14,24 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY  # where all look for it
-from musicgen.music.notes import Columns, Notes, cut, sliced, with_one_velocity, without_overlaps
+from musicgen.music.notes import (
+    LATEST_STEP,
+    WHOLE,
+    Columns,
+    Notes,
+    cut,
+    sliced,
+    with_one_velocity,
+    without_overlaps,
+)
 from musicgen.music.notes import Note as Note  # and for this
 from musicgen.music.theory import Key, Meter, plain_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
 STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
 DEFAULT_QPM: Final = 120.0
+SLOWEST_QPM: Final = 60_000_000 / (2**24 - 1)  # what MIDI can say: microseconds in three bytes
+FASTEST_QPM: Final = 60_000_000.0
 MAX_PLAYS: Final = 4  # a repeat is played at most so often
 
 MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repeat_start", "tempo"]
@@ -46,6 +57,10 @@ class Part:
     program: int = 0
     is_drums: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.program, WHOLE) or not 0 <= self.program <= 127:
+            raise InvalidValue(f"program {self.program!r}: write a whole number from 0 to 127")
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -53,6 +68,11 @@ class Ending:
 
     passes: tuple[int, ...]
     end: int
+
+    def __post_init__(self) -> None:
+        _check_step(self.end, "an ending")
+        if not all(isinstance(number, WHOLE) for number in self.passes):
+            raise InvalidValue(f"ending {self.passes!r}: passes are whole numbers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +87,7 @@ class Mark:
     repeat_end    how often the section is played, 2..4
     ending        `Ending`
     key, meter    `Key`, `Meter`
-    tempo         quarters a minute, float
+    tempo         quarters a minute, float; SLOWEST_QPM..FASTEST_QPM
     chord         chord symbol, str: "Am7", "D/F#"
     ============  =========================================================
     """
@@ -76,10 +96,42 @@ class Mark:
     kind: MarkKind
     value: Any = None
 
+    def __post_init__(self) -> None:
+        _check_step(self.onset, f"a mark of {self.kind}")
+        if self.kind == "tempo":
+            _check_tempo(self.value)
+        elif not isinstance(self.value, _MARK_TYPES.get(self.kind, ())):
+            raise InvalidValue(f"{self.kind} {str(self.value)[:40]!r} is no value of such a mark")
+
     @property
     def sort_key(self) -> tuple[int, int, str]:
         """Order of marks: by step, then by MARK_ORDER."""
         return self.onset, MARK_ORDER[self.kind], str(self.value)
+
+
+_MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
+    "bar": (type(None),),
+    "repeat_start": (type(None),),
+    "repeat_end": WHOLE,
+    "ending": (Ending,),
+    "key": (Key,),
+    "meter": (Meter,),
+    "chord": (str,),
+}
+
+
+def _check_step(step: int, what: str) -> None:
+    if not isinstance(step, WHOLE) or not 0 <= step <= LATEST_STEP:
+        raise InvalidValue(f"{what} stands at step {step}: write one from 0 to {LATEST_STEP:,}")
+
+
+def _check_tempo(qpm: Any) -> None:
+    """Refuse what MIDI cannot say; far beyond it, what draws a score aborts."""
+    if not isinstance(qpm, int | float) or not SLOWEST_QPM <= qpm <= FASTEST_QPM:
+        shown = f"{qpm:g}" if isinstance(qpm, float) else str(qpm)[:40]
+        raise InvalidValue(
+            f"tempo {shown} is outside of {SLOWEST_QPM:.1f} to {FASTEST_QPM:,.0f} quarters a minute"
+        )
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,22 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, Literal
 
+import numpy as np
+
+from musicgen.errors import InvalidValue
 from musicgen.music.grid import Bar, Chords, Tuplet, bars, numbers, picked_up
-from musicgen.music.score import Mark, Part, Score, sections
+from musicgen.music.performed import is_performance
+from musicgen.music.score import STEPS_PER_QUARTER, Mark, Part, Score, sections
 from musicgen.music.staves import DRUMS, PERCUSSION, Clef, Drum, HeadShape, clef_of
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 from musicgen.music.values import NoteValue, Written, beams, written
 
 BARS_A_LINE: Final = 4
 MOST_FIFTHS: Final = 7  # signs in a key signature
+LONGEST_BAR: Final = 256 * STEPS_PER_QUARTER  # steps; the time to engrave a bar grows as its square
+MOST_CHORDS: Final = 1_024  # of a bar, in all parts, for the same reason
+MOST_NOTES: Final = 30_000  # engraved, with the rests of silent bars: some 30 s and 10 MB
+_UNWRITTEN: Final = "write .wav, .html, .mid, or a picture with --view roll"
 
 Line = Literal["single", "double", "final"]
 
@@ -124,7 +132,9 @@ def sheet(score: Score, *, as_strokes: bool = False) -> Sheet:
 
     An empty score is a measure of rest. as_strokes: drums are written as drummers read them, each
     stroke to the next one or to the end of its beat, for nobody hears how long they last.
+    Raises InvalidValue for music without bars, see `check_bars`.
     """
+    check_bars(score)
     if score.end == 0:
         score = replace(score, marks=(*score.marks, Mark(score.meter.steps, "bar")))
     pitches: list[list[int]] = [[] for _ in score.parts]
@@ -135,6 +145,38 @@ def sheet(score: Score, *, as_strokes: bool = False) -> Sheet:
         for part, sounding in zip(score.parts, pitches, strict=True)
     )
     return Sheet(score.title, score.rhythm, staves, tuple(_measures(score, as_strokes)))
+
+
+def check_bars(score: Score) -> None:
+    """Raise InvalidValue for music that no bars divide: a performance, or a bar of no end."""
+    if is_performance(score):
+        raise InvalidValue(f"the music keeps to no bars, so no score can be written; {_UNWRITTEN}")
+    longest = max((bar.steps for bar in bars(score)), default=0)
+    if longest > LONGEST_BAR:
+        raise InvalidValue(
+            f"a bar lasts {longest // STEPS_PER_QUARTER:,} quarters, and a score has bars of"
+            f" {LONGEST_BAR // STEPS_PER_QUARTER} at most; {_UNWRITTEN}"
+        )
+
+
+def check_engravable(score: Score) -> None:
+    """Raise InvalidValue for music that cannot be engraved, or not in reasonable time."""
+    check_bars(score)
+    edges = [bar.start for bar in bars(score)]
+    size = len(score.notes) + len(edges) * len(score.parts)
+    if size > MOST_NOTES:
+        raise InvalidValue(
+            f"it has {size:,} notes and staves of bars, and {MOST_NOTES:,} are engraved at most;"
+            f" {_UNWRITTEN}"
+        )
+    onsets, _, _, _, parts = score.columns
+    chords = np.unique(np.stack([onsets, parts]), axis=1)[0]
+    fullest = np.bincount(np.searchsorted(edges, chords, side="right")).max(initial=0)
+    if fullest > MOST_CHORDS:
+        raise InvalidValue(
+            f"a bar has {fullest:,} notes and chords, and {MOST_CHORDS:,} are engraved at most;"
+            f" {_UNWRITTEN}"
+        )
 
 
 def written_key(key: Key) -> Key:

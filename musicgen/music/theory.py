@@ -105,7 +105,8 @@ class Meter:
     unit: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.beats <= 64 or self.unit not in (1, 2, 4, 8, 16, 32, 64):
+        is_whole = isinstance(self.beats, int) and isinstance(self.unit, int)
+        if not (is_whole and 1 <= self.beats <= 64 and self.unit in (1, 2, 4, 8, 16, 32, 64)):
             raise InvalidValue(
                 f"meter {self.beats}/{self.unit}: write 1 to 64 beats over 1, 2, 4, 8, 16, 32 or 64"
             )

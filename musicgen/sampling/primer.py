@@ -24,6 +24,7 @@ from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
 
 MOST_BARS: Final = 128
+MOST_NOTES: Final = 10_000  # of all parts of the score
 SIXTEENTH: Final = 12  # steps
 Contents = tuple[tuple[int, tuple[int, ...]], ...]  # of each bar what opens it, and what it holds
 
@@ -109,23 +110,41 @@ def fitted(score: Score, fitting: Fitting, name: str = "primer") -> Primer:
     changes: list[str] = []
     if not fitting.rules.ids("pitch"):
         raise InvalidValue(f"{name}: the model knows drums and no pitches; leave the primer out")
+    meter = fitting.meter or score.meter
+    _check_size(score, meter, name)
     line = _melody(score, changes)
     if not line:
         raise InvalidValue(f"{name}: it has no notes; a primer needs one or more")
-    meter = fitting.meter or score.meter
     _check_meter(meter, fitting.rules, name)
     if meter != score.meter:
         changes.append(f"its bars are cut anew, in {meter} instead of {score.meter}")
     key = _key(score, fitting, name, changes)
     line = _moved(line, score.key, key, fitting, changes)
     line, pickup = _begun(line, _pickup(score, meter), meter, fitting.rules, changes)
-    if (count := -(-(line[-1].end - pickup) // meter.steps)) > MOST_BARS:
-        raise InvalidValue(
-            f"{name}: it lasts {count} bars; a primer has at most {MOST_BARS}, so cut it"
-        )
+    _check_bars(line[-1].end - pickup, meter, name)
     contents = _contents(line, pickup, meter, key, fitting.rules, changes)
     return Primer(meter, key, rhythm_event(score.rhythm), score.qpm, contents,
                   line[-1].end, tuple(changes))  # fmt: skip
+
+
+def _check_size(score: Score, meter: Meter, name: str) -> None:
+    """Refuse what is far too long before anything is made of it."""
+    if len(score.notes) > MOST_NOTES:
+        raise InvalidValue(
+            f"{name}: it has {len(score.notes):,} notes; a primer has at most {MOST_NOTES:,}, so"
+            " cut it"
+        )
+    if score.notes and not any(score.of("repeat_end")):
+        onsets, durations = score.columns[0], score.columns[2]
+        steps = int((onsets + durations).max() - onsets[0])
+        _check_bars(steps, meter, name, MOST_BARS + 1)  # one of them may be a pickup
+
+
+def _check_bars(steps: int, meter: Meter, name: str, most: int = MOST_BARS) -> None:
+    if (count := -(-steps // meter.steps)) > most:
+        raise InvalidValue(
+            f"{name}: it lasts {count:,} bars; a primer has at most {MOST_BARS}, so cut it"
+        )
 
 
 def _melody(score: Score, changes: list[str]) -> list[Note]:
@@ -134,7 +153,9 @@ def _melody(score: Score, changes: list[str]) -> list[Note]:
     if played is not score:
         changes.append("its repeat signs are left out")
     sounding = [n for n in played.notes if not score.parts[n.part].is_drums]
-    by_part = {n.part: [m.pitch for m in sounding if m.part == n.part] for n in sounding}
+    by_part: dict[int, list[int]] = {}
+    for note in sounding:
+        by_part.setdefault(note.part, []).append(note.pitch)
     if not by_part:
         return []
     chosen = max(by_part, key=lambda part: (sum(by_part[part]) / len(by_part[part]), -part))
@@ -159,9 +180,11 @@ def _once(score: Score) -> Iterator[tuple[int, int]]:
 
 def _skyline(notes: Sequence[Note]) -> Iterator[Note]:
     """Yield the highest note of each onset, cut where the next one starts."""
-    onsets = sorted({note.onset for note in notes})
-    highest = {onset: max((n for n in notes if n.onset == onset), key=lambda n: n.pitch)
-               for onset in onsets}  # fmt: skip
+    highest: dict[int, Note] = {}  # by onset, in order; of equally high ones the first
+    for note in notes:
+        if note.onset not in highest or highest[note.onset].pitch < note.pitch:
+            highest[note.onset] = note
+    onsets = list(highest)
     for onset, following in zip(onsets, [*onsets[1:], None], strict=True):
         note = highest[onset]
         end = note.end if following is None else min(note.end, following)
@@ -256,14 +279,12 @@ def _contents(
 def _snapped(line: Sequence[Note]) -> Iterator[Note]:
     """Move onsets and ends to the nearest sixteenth; of those that meet the first stays."""
     edges = [(round(n.onset / SIXTEENTH), round(n.end / SIXTEENTH)) for n in line]
-    taken = -1
-    for place, (note, (start, stop)) in enumerate(zip(line, edges, strict=True)):
-        if start <= taken:
-            continue
-        taken = start
-        later = (other for other, _ in edges[place + 1 :] if other > start)
-        end = min(max(stop, start + 1), next(later, stop + 1))
-        yield Note(start * SIXTEENTH, note.pitch, (end - start) * SIXTEENTH)
+    first = {start: place for place, (start, _) in reversed(list(enumerate(edges)))}
+    starts = sorted(first)
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        stop = max(edges[first[start]][1], start + 1)
+        end = stop if following is None else min(stop, following)
+        yield Note(start * SIXTEENTH, line[first[start]].pitch, (end - start) * SIXTEENTH)
 
 
 def _is_known(contents: Contents, rules: Rules) -> bool:

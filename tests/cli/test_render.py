@@ -134,7 +134,7 @@ def test_quiet_says_nothing_and_verbose_what_was_left_out(here: Path) -> None:
         (("one.abc", "--out", "a.wav", "--tempo", "0"), "--tempo", 2),
         (("one.abc", "--out", "a.wav", "--program", "zither"), "program 'zither' is unknown", 2),
         (("one.abc", "--out", "a.mid", "--tempo", "1"), "tempo 1 is outside of 3.6", 2),
-        (("one.abc", "--out", "a.wav", "--tempo", "0.1"), "sound is written of 30 at most", 1),
+        (("one.abc", "--out", "a.wav", "--tempo", "0.1"), "tempo 0.1 is outside of 3.6", 2),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

@@ -17,6 +17,7 @@ from musicgen.formats.abc.reader import MAX_TUNE
 from musicgen.formats.abc.voices import MAX_VOICES
 from musicgen.music.grid import GRAIN, Piece, counted, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_WHOLE, Mark, Note, Score, jumps
+from musicgen.music.sheet import check_bars
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 
 UNIT: Final = 24  # steps of L:1/8
@@ -41,9 +42,10 @@ def render(score: Score, number: int = 1, *, directives: Sequence[str] = ()) -> 
     """Write a tune as ABC text; directives are lines such as "%%recipe seed=7".
 
     Raises InvalidValue for directives that open a block of text, and for what is over the limits
-    of the reader, which could not be read back.
+    of the reader, which could not be read back, or keeps to no bars.
     """
     _check_limits(score)
+    check_bars(score)
     score = score.canonical()
     head = list(_header(score, number, directives))
     lines = [*head[:-1], *_voice_fields(score), head[-1], *_body(score)]

@@ -1,7 +1,14 @@
 """Standard MIDI files: `render` writes one, `parse` reads one back equal in what is played."""
 
 from musicgen.formats.midi.quantise import Grid
-from musicgen.formats.midi.reader import Inspection, inspect, parse, perform, text_events
+from musicgen.formats.midi.reader import (
+    Inspection,
+    inspect,
+    parse,
+    parse_or_perform,
+    perform,
+    text_events,
+)
 from musicgen.formats.midi.survey import (
     DRUM_CHANNEL,
     MAX_BYTES,
@@ -26,6 +33,7 @@ __all__ = [
     "Inspection",
     "inspect",
     "parse",
+    "parse_or_perform",
     "perform",
     "render",
     "text_events",

@@ -66,6 +66,12 @@ def perform(data: bytes, source: str = "") -> Read:
     return found.scores, found.refusals
 
 
+def parse_or_perform(data: bytes, source: str = "") -> Read:
+    """Read the tunes of a MIDI file, and as a performance each that has no bars to be read."""
+    found = _each_tune(data, source, _score_or_performance)
+    return found.scores, found.refusals
+
+
 def inspect(data: bytes, source: str = "") -> Inspection:
     """Read the tunes of a MIDI file, and tell what was done to them."""
     return _each_tune(data, source, _score)
@@ -275,6 +281,16 @@ def qpm(microseconds: int) -> float:
 
 
 # The tune as it was played
+
+
+def _score_or_performance(file: Survey, repairs: Counter[str]) -> tuple[Score, Grid]:
+    """Build the score of one tune, as a performance where it keeps to no bars or has too many."""
+    try:
+        return _score(file, repairs)
+    except Refusal as refusal:
+        if refusal.code not in ("no-bars", "too-large"):
+            raise
+    return _performance(file, repairs)
 
 
 def _performance(file: Survey, _: Counter[str]) -> tuple[Score, Grid]:

@@ -8,11 +8,13 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from fractions import Fraction
+from math import floor
 from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
 from musicgen.formats.markup import unescaped
+from musicgen.formats.musicxml.bounds import check_humdrum, check_musicxml
 from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
@@ -42,6 +44,7 @@ def parse(data: bytes, source: str = "") -> Read:
     """Read MusicXML, plain or packed (.mxl); what cannot be read is refused, never raised."""
     try:
         text = _unpacked(data) if data[:2] == b"PK" else data
+        check_musicxml(text)
     except Refusal as refusal:
         return (), (refusal.at(source),)
     return _parse(text, "musicxml", source)
@@ -49,7 +52,12 @@ def parse(data: bytes, source: str = "") -> Read:
 
 def parse_humdrum(data: bytes, source: str = "") -> Read:
     """Read a Humdrum **kern file."""
-    return _parse(data.decode("utf-8", "replace"), "humdrum", source)
+    text = data.decode("utf-8", "replace")
+    try:
+        check_humdrum(text)
+    except Refusal as refusal:
+        return (), (refusal.at(source),)
+    return _parse(text, "humdrum", source)
 
 
 def remarks(data: bytes) -> tuple[str, ...]:
@@ -68,6 +76,9 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
             score = _score(stream, PurePath(source).stem)
     except Refusal as refusal:
         return (), (refusal.at(source),)
+    except InvalidValue as fault:
+        message = f"{fault}; the file was left out"
+        return (), (Refusal(message, source=source, code="damaged"),)
     except Exception as fault:  # music21 raises whatever its parts raise
         if is_short_of_memory(fault):
             raise MemoryError from fault
@@ -148,11 +159,23 @@ def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
 def _pitch(note: Any, *, is_drums: bool) -> int | None:
     """Return the pitch; for a place of the drums the one that General MIDI gives to the drum."""
     if "Unpitched" not in note.classes:
-        return int(note.pitch.midi)
+        return _sounding(note.pitch)
     if not is_drums:
         return None
     place = SpelledPitch(note.displayStep, 0, note.displayOctave)
     return DRUMS_BY_PLACE.get(Drum(place, note.notehead))
+
+
+def _sounding(pitch: Any) -> int:
+    """Return the MIDI note number, microtones to the nearest, halves upward.
+
+    Raises Refusal outside of 0..127, where music21's own `midi` moves the octave.
+    """
+    number: int = floor(pitch.ps + 0.5)
+    if not 0 <= number <= 127:
+        message = f"{pitch.nameWithOctave} is outside of MIDI's 0..127; the file was left out"
+        raise Refusal(message, code="pitch")
+    return number
 
 
 def _velocity(note: Any) -> int:

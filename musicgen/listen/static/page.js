@@ -13,7 +13,8 @@ const isNarrow = matchMedia("(max-width: 40rem)");
 
 /** Show the score that fits: a phone has lines of its own, paper has those of a wide screen. */
 function show(hasLittleRoom) {
-  if (hasLittleRoom) view.show({ ...tune, svg: tune.narrow });
+  if (!wide) view.show(tune);
+  else if (hasLittleRoom) view.show({ ...tune, svg: tune.narrow });
   else view.show(tune, wide.cloneNode(true));
 }
 
@@ -48,13 +49,14 @@ function* systemsApart(root) {
 function preparePaper() {
   if (isNarrow.matches) showAgain(false);
   const root = view.score.querySelector("svg");
+  if (!root) return;
   view.score.append(...systemsApart(root));
   root.classList.add("whole");
 }
 
 function putPaperAway() {
   for (const piece of view.score.querySelectorAll(".piece")) piece.remove();
-  view.score.querySelector("svg").classList.remove("whole");
+  view.score.querySelector("svg")?.classList.remove("whole");
   if (isNarrow.matches) showAgain(true);
 }
 

@@ -68,6 +68,7 @@ export class Transport {
     const [first, last] = [tune.numbers.at(0) ?? 1, tune.numbers.at(-1) ?? 1];
     for (const field of [this.from, this.to])
       Object.assign(field, { min: String(first), max: String(last) });
+    this.loop.parentElement.hidden = tune.bars === 0;
     this.choose(null);
     this.anchor = 0;
     this.surprise.parentElement.hidden = !tune.surprise;
@@ -350,12 +351,10 @@ export class Transport {
 
   #showTempo() {
     const qpm = Math.round(this.tune.qpm * this.player.tempo);
+    const pace = this.tune.qpm ? `${qpm} quarters a minute` : "as it was played";
     this.tempoTold.textContent = `${this.tempo.value} %`;
-    this.tempoTold.title = `${qpm} quarters a minute`;
-    this.tempo.setAttribute(
-      "aria-valuetext",
-      `${this.tempo.value} per cent, ${qpm} quarters a minute`,
-    );
+    this.tempoTold.title = pace;
+    this.tempo.setAttribute("aria-valuetext", `${this.tempo.value} per cent, ${pace}`);
   }
 
   #pressed(event) {
