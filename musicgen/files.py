@@ -399,7 +399,8 @@ def _impossible(fault: OSError | ValueError, path: Path) -> MusicgenError:
 
 def _not_opened(fault: OSError | ValueError, path: Path) -> MusicgenError:
     if isinstance(fault, ValueError) or fault.errno == errno.ENAMETOOLONG:
-        return _impossible(fault, path)
+        words = str(fault) if isinstance(fault, ValueError) else os.strerror(errno.ENAMETOOLONG)
+        return NotFound(f"{path}: {words}; check the name")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path} does not exist; check the name")
     if fault.errno == errno.ELOOP:

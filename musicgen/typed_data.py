@@ -21,7 +21,8 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MOST_KEY_PARTS: Final = 16
 _PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
 _LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}){{{MOST_KEY_PARTS}}}")
-_PLACE: Final = re.compile(r" - at `(?:key in )?\$?\.?(.*)`$", re.DOTALL)
+_PLACE: Final = re.compile(r" - at `(?:key` in `)?\$?\.?(.*)`$", re.DOTALL)
+_PATTERN: Final = re.compile(r"matching regex .*", re.DOTALL)
 
 
 def decode_json(data: bytes | str, schema: type[T], source: str) -> T:
@@ -75,6 +76,10 @@ def describe_fault(fault: Exception) -> str:
     text = str(fault)
     place = _PLACE.search(text)
     said = (text[: place.start()] if place else text).replace("`", "")
-    said = said.removeprefix("Object contains ").removeprefix("Object ")
+    said = (
+        _PATTERN.sub("of another form", said)
+        .removeprefix("Object contains ")
+        .removeprefix("Object ")
+    )
     said = said[:1].lower() + said[1:]
     return f", {place[1]}: {said}" if place and place[1] else f": {said}"

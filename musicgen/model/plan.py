@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from musicgen.checkpoint import Checkpoint
-from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.config import MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
 from musicgen.corpus.split import place
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.errors import InvalidValue
 from musicgen.model import adapt
 from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.distributed import ALONE, Ranks
@@ -63,6 +64,12 @@ class Options:
     seed: int = 1
     device: str = "auto"
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, most in (("epochs", MOST_EPOCHS), ("minutes", MOST_MINUTES)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise InvalidValue(f"{name} {value}: choose a number above 0, up to {most:,.0f}")
 
 
 @dataclass(frozen=True, slots=True)

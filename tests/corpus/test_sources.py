@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,53 @@ def test_a_file_that_went_away_is_one_refusal(tmp_path: Path) -> None:
     scores, (refusal,) = TuneFile(tmp_path / "gone.abc", "x/gone.abc").read()
     assert scores == ()
     assert refusal.code == "unreadable"
+
+
+def test_a_folder_deeper_than_a_path_can_be_is_refused_and_the_rest_read(
+    book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = book("a.abc", 1)
+    monkeypatch.chdir(folder)
+    for _ in range(30):  # 6,000 letters, where 4,095 are the most
+        Path("d" * 200).mkdir()
+        monkeypatch.chdir(Path("d" * 200))
+    monkeypatch.chdir(tmp_path)
+    try:
+        first, deep = files(folder)
+        assert len(first.read()[0]) == 1
+        scores, (refusal,) = deep.read()
+        assert (scores, refusal.code) == ((), "unreadable")
+        assert "name too long" in str(refusal).lower()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+UNPRIVILEGED = """
+import os, sys
+from musicgen.corpus.sources import find
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+print([file.name for file in find(sys.argv[1]).files])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_folder_that_cannot_be_listed_or_entered_ends_nothing(mode: int) -> None:
+    """Of a folder without the right to enter it, the names can be listed and nothing else."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        inner = Path(place, "tunes", "inner")
+        (inner / "deeper").mkdir(parents=True)
+        Path(place, "tunes", "a.abc").write_text("X:1\nK:C\nCDEF|\n")
+        inner.chmod(mode)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", UNPRIVILEGED, str(inner.parent)],
+                cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        finally:
+            inner.chmod(0o755)
+    assert done.stderr == ""
+    assert "'tunes/a.abc'" in done.stdout
+    assert "'tunes/inner" in done.stdout

@@ -370,6 +370,69 @@ def replace_run(saved: Saved, **changes: Any) -> Saved:
     return Saved(saved.arrays, values, saved.folder)
 
 
+@pytest.mark.parametrize(
+    ("table", "name", "value", "words"),
+    [
+        ("model", "hidden", 65_536, "do not fit the plan"),
+        ("model", "layers", 10**9, "layers is 1000000000"),
+        ("training", "lanes", 4_096, "lanes is 4096, and the state has"),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_allocated(
+    cuts: list[Path], table: str, name: str, value: int, words: str
+) -> None:
+    found = found_in(cuts[0])
+    plan = found.run["plan"] | {table: found.run["plan"][table] | {name: value}}
+    odd = Found(replace_run(found.saved, plan=plan))
+    with pytest.raises((DamagedCheckpoint, Mismatch), match=words):
+        Run.resume(odd, small_dataset(), cuts[0])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("trainer.step", "6", "its values, trainer.step: expected int, got str"),
+        ("trainer.lanes.at", [[0, 0]], r"trainer.lanes.at\[0\]: expected array of length 3"),
+        ("trainer.best", [], "trainer.best: expected array of length 3"),
+        ("run.name", ["a"], "its values, run.name: expected str, got array"),
+        ("run.asked", {"from": 5}, "run.asked.from: expected str . null, got int"),
+        ("run.seen", [-1], r"run.seen\[0\]: expected int >= 0"),
+        ("run.over", 1, "run.over: expected bool, got int"),
+        ("run.plan", None, "run.plan: expected object, got null"),
+        ("run", [], "its values, run: expected object, got array"),
+    ],
+)
+def test_an_edited_state_is_refused_with_the_place(
+    cuts: list[Path], tmp_path: Path, place: str, value: Any, words: str
+) -> None:
+    shutil.copytree(cuts[0], tmp_path / "run")
+    for state in (tmp_path / "run" / "progress").iterdir():
+        path = state / "values.json"
+        values = json.loads(path.read_bytes())
+        *folders, name = place.split(".")
+        inner = values
+        for folder in folders:
+            inner = inner[folder]
+        inner[name] = value
+        path.write_bytes(json.dumps(values).encode())
+        hashes = json.loads((state / "manifest.json").read_bytes())["sha256"]
+        rewrite(state, sha256=hashes | {path.name: checkpoint.digest(path.read_bytes())})
+    with pytest.raises(DamagedCheckpoint, match=words):
+        find(tmp_path / "run")
+
+
+@pytest.mark.parametrize("lanes", [{"queue": [10**6]}, {"at": [[10**6, 0, 0]] * 99}])
+def test_lanes_at_tunes_that_there_are_none_of_are_no_state(
+    cuts: list[Path], lanes: dict[str, Any]
+) -> None:
+    found = found_in(cuts[0])
+    trainer = found.saved.values["trainer"]
+    values = found.saved.values | {"trainer": trainer | {"lanes": trainer["lanes"] | lanes}}
+    odd = Found(Saved(found.saved.arrays, values, found.saved.folder))
+    with pytest.raises(DamagedCheckpoint, match="its contents do not fit the plan"):
+        Run.resume(odd, small_dataset(), cuts[0])
+
+
 def test_arrays_of_another_shape_are_no_state(cuts: list[Path]) -> None:
     found = found_in(cuts[0])
     arrays = found.saved.arrays | {"model/head.bias": np.zeros(3, np.float32)}

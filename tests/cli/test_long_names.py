@@ -1,0 +1,69 @@
+"""Names of 300 and of 10,000 letters: refused in one line, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from musicgen.cli import commands
+from musicgen.errors import MusicgenError, OutputExists
+from musicgen.files import MAX_NAME, is_file, is_folder, refuse_existing
+from musicgen.tune import load
+
+LENGTHS = (300, 10_000)
+COMMAND_LINES = (
+    "sample --out a.mid --model {}",
+    "sample --out {}.mid",
+    "sample --out {}/",
+    "sample --out {}/a.mid",
+    "sample --out a.mid --primer {}.mid",
+    "tweak {}.mid --out a.mid",
+    "tweak a.mid --out a.mid --model {}",
+    "render {}.mid --out a.wav",
+    "origin {}.mid",
+    "train aird --name {}",
+    "train aird --config {}.toml",
+    "train aird --save-config {}.toml",
+    "corpus check {}",
+    "corpus build aird --out {}",
+)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_a_long_name_is_refused_in_one_line(
+    line: str, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = line.format("a" * length).split()
+    done = CliRunner().invoke(commands, words)
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 1_000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 10_000, "a\x00b", "\x00"])
+def test_a_name_that_no_system_has_is_refused(name: str, tmp_path: Path) -> None:
+    assert not is_file(tmp_path / name)
+    assert not is_folder(tmp_path / name)
+    with pytest.raises(MusicgenError, match="choose another name") as refusal:
+        refuse_existing([tmp_path / name])
+    assert not isinstance(refusal.value, OutputExists)
+    with pytest.raises(MusicgenError, match="is unknown"):
+        load(name)
+
+
+def test_a_recipe_beside_a_file_needs_room_for_its_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the sound fits, that of the recipe beside it does not: known before any work."""
+    monkeypatch.chdir(tmp_path)
+    name = "a" * (MAX_NAME - 5) + ".wav"
+    done = CliRunner().invoke(commands, ["sample", "--out", name])
+    assert done.exit_code == 2
+    assert "choose another name" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,175 @@
+"""Promise 26: nothing named in data is imported, and no path in data leaves its folder.
+
+An audit hook notes each import and each file opened, in a process of its own, while cards, recipes,
+manifests and archives that name modules and paths are read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from musicgen import checkpoint, tune
+from musicgen.checkpoint import render_manifest
+from musicgen.corpus import sources, store
+from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
+from musicgen.files import is_plain_name
+from tests.corpus.test_store import dataset
+from tests.models import untrained
+
+ROOT = Path(__file__).parents[1]
+TUNE = b"X:1\nT:a\nM:4/4\nK:C\nCDEF GABc|cBAG FEDC|\n"
+PLACES = ("this", "this.x:foo", "evilpkg.x:foo", "evilpkg:tunes", "music21:../../elsewhere",
+          "music21:..", "music21:/etc", "/etc", "../elsewhere", "file:///etc/passwd", "music21:",
+          "music21:bach/../../..", "music21:bach\n", "music21.corpus:bach")  # fmt: skip
+NAMES = ("../model", "./model", "/etc", "..", ".", "", "model/", "a/b", "a\\b", "C:model", "\x00",
+         "m" * 300, "m" * 10_000, "model\n")  # fmt: skip
+
+WATCHED = """
+import os, sys
+from pathlib import Path
+import musicgen.tune
+from musicgen.corpus.sources import find
+from musicgen.errors import MusicgenError
+
+def hook(event, arguments):
+    if event == "import" and arguments[0].split(".")[0] in ("this", "evilpkg", "elsewhere"):
+        seen.append(f"imported {arguments[0]}")
+    if event in ("open", "os.scandir", "os.listdir") and not isinstance(arguments[0], int | None):
+        if "elsewhere" in os.path.realpath(os.fsdecode(arguments[0])):
+            seen.append(f"opened {arguments[0]}")
+
+seen = []
+sys.path.insert(0, os.getcwd())
+sys.addaudithook(hook)
+for name in sys.argv[2:]:
+    try:
+        if sys.argv[1] == "card":
+            for file in find(name).files:
+                file.read()
+        else:
+            musicgen.tune.tweak(name)
+    except MusicgenError:
+        continue
+    seen.append(f"read {name}")
+print(seen)
+"""
+
+
+def watched(kind: str, folder: Path, names: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, kind, *names], cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder beside one that nothing may open."""
+    for name in ("here", "here/evilpkg", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "evilpkg" / "__init__.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "here" / "evilpkg" / "x.py").write_text("")
+    (tmp_path / "elsewhere" / "a.abc").write_bytes(TUNE)
+    return tmp_path / "here"
+
+
+def test_no_module_of_a_card_is_imported_and_no_path_followed(folder: Path) -> None:
+    up = f"music21:{'../' * 12}{folder.parent.as_posix().lstrip('/')}/elsewhere"
+    for number, place in enumerate((*PLACES, up, str(folder.parent / "elsewhere"))):
+        text = f'title = "t"\ndescription = "d"\nwhere = {json.dumps(place)}\n'
+        (folder / f"{number}.toml").write_text(text)
+    names = sorted(path.name for path in folder.glob("*.toml"))
+    assert watched("card", folder, names) == "[]"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_card_names_music21_or_a_url(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a.toml").write_text(
+        f'title = "t"\ndescription = "d"\nwhere = {json.dumps(place)}\n'
+    )
+    with pytest.raises(InvalidValue, match="write https://HOST/FILE, or music21:FOLDER") as refusal:
+        sources.find(str(tmp_path / "a.toml"))
+    assert "pip install" not in str(refusal.value)
+
+
+def test_a_recipes_model_is_a_name(folder: Path) -> None:
+    """A checkpoint elsewhere is loaded where the user names it, never where a file does."""
+    model = untrained(folder.parent / "elsewhere" / "model")
+    made = tune.load(model).sample(seed=1, bars=2)
+    songs = []
+    for number, name in enumerate((str(model), "../elsewhere/model", *NAMES)):
+        recipe = replace(made.recipe, model=replace(made.recipe.model, name=name))
+        replace(made, recipe=recipe).write(folder / f"{number}.mid")
+        songs.append(f"{number}.mid")
+    assert watched("recipe", folder, songs) == "[]"
+    again = tune.tweak(folder / "0.mid", model)
+    assert again.score == made.score
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_is_no_name(name: str) -> None:
+    assert not is_plain_name(name)
+    with pytest.raises(NotFound, match="is unknown"):
+        tune.find_named(name)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "..", "", "a\x00b", "a\n"])
+def test_a_manifests_files_are_names(tmp_path: Path, name: str) -> None:
+    model = untrained(tmp_path / "model")
+    body = json.loads((model / "manifest.json").read_bytes())
+    body["sha256"][name] = "0" * 64
+    (model / "manifest.json").write_bytes(render_manifest(body))
+    with pytest.raises(DamagedCheckpoint, match=r"manifest.json: its table of files, sha256"):
+        checkpoint.load(model)
+
+
+def test_a_data_sets_shards_are_names(tmp_path: Path) -> None:
+    """`train-/../../elsewhere` starts like a shard's name."""
+    data = tmp_path / "data"
+    store.save(dataset(3, 4, 5), data)
+    (tmp_path / "elsewhere").write_bytes((data / "train-00000.parquet").read_bytes())
+    body = json.loads((data / "manifest.json").read_text())
+    body["sha256"]["train-/../../elsewhere"] = body["sha256"].pop("train-00000.parquet")
+    body["check"] = store._check(body)
+    (data / "manifest.json").write_text(json.dumps(body))
+    (data / "train-").mkdir()
+    with pytest.raises(InvalidValue, match=r"manifest.json, sha256"):
+        store.load(data)
+
+
+def test_an_archives_members_are_read_in_memory(folder: Path) -> None:
+    outside = folder.parent / "elsewhere" / "b.abc"
+    with zipfile.ZipFile(folder / "a.zip", "w") as zipped:
+        zipped.writestr("../elsewhere/b.abc", TUNE)
+        zipped.writestr(str(outside), TUNE)
+    with tarfile.open(folder / "a.tar", "w") as tarred:
+        link = tarfile.TarInfo("link.abc")
+        link.type, link.linkname = tarfile.SYMTYPE, "../elsewhere/a.abc"
+        tarred.addfile(link)
+        member = tarfile.TarInfo("../elsewhere/b.abc")
+        member.size = len(TUNE)
+        tarred.addfile(member, io.BytesIO(TUNE))
+    assert watched("card", folder, ["a.zip", "a.tar"]) == "['read a.zip', 'read a.tar']"
+    assert not outside.exists()
+
+
+def test_the_hook_sees(folder: Path) -> None:
+    """A path that the user names is opened, and noted."""
+    assert "opened" in watched("card", folder, ["../elsewhere"])
+
+
+def test_no_error_of_a_long_name_is_long() -> None:
+    with pytest.raises(MusicgenError) as refusal:
+        tune.load("m" * 10_000)
+    assert len(str(refusal.value)) < 500
