@@ -171,12 +171,13 @@ def _add(mix: Stereo, voice: Voice, sound: Sound) -> None:
 
 
 def _levelled(mix: Stereo) -> Stereo:
-    """Bring what is loud to the same level, as far as the peak allows."""
+    """Bring what is loud to the same level, as far as the peak allows; silence stays."""
     whole = mix.shape[1] // _BLOCK
     blocks = mix[:, : whole * _BLOCK].reshape(2, whole, _BLOCK)
     squares = np.einsum("cbs,cbs->b", blocks, blocks) / (2 * _BLOCK)
     loud = squares[squares >= squares.max() * _QUIET**2]
-    mix *= min(LOUDNESS / float(np.sqrt(loud.mean())), PEAK / _peak(mix))
+    level = max(float(np.sqrt(loud.mean())), 1e-9)
+    mix *= min(LOUDNESS / level, PEAK / _peak(mix))
     return mix
 
 

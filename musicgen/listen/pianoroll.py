@@ -16,7 +16,7 @@ from musicgen.music.grid import Bar, bars
 from musicgen.music.performed import is_performance
 from musicgen.music.programs import PROGRAMS
 from musicgen.music.score import DEFAULT_QPM, Part, Score
-from musicgen.music.theory import spell
+from musicgen.music.theory import Key, spell
 
 # Eight colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008).
 COLOURS: Final = (
@@ -241,20 +241,24 @@ def _line(roll: _Roll, row: Row, seconds: float, name: str) -> str:
 
 def _notes(roll: _Roll) -> Iterator[str]:
     """Draw each note in the rows that it sounds in; the louder, the more opaque."""
-    starts = [row.start for row in roll.rows]
+    starts, names = [row.start for row in roll.rows], _names(roll.score.key)
     for sound in roll.sounds:
         end = sound.start + sound.length
         place = bisect_right(starts, sound.start + 1e-6) - 1
-        for row in roll.rows[place:]:
+        for row in islice(roll.rows, place, None):
             if row.start >= end - 1e-6:
                 break
-            yield _note(roll, row, sound, end)
+            yield _note(roll, row, sound, end, names[sound.pitch])
 
 
-def _note(roll: _Roll, row: Row, sound: Sound, end: float) -> str:
+def _names(key: Key) -> list[str]:
+    """Return the name of each pitch."""
+    spelled = (spell(pitch, key) for pitch in range(128))
+    return [f"{named.letter}{_SIGNS[named.alteration]}{named.octave}" for named in spelled]
+
+
+def _note(roll: _Roll, row: Row, sound: Sound, end: float, name: str) -> str:
     left, right = roll.x(row, sound.start), roll.x(row, end)
-    named = spell(sound.pitch, roll.score.key)
-    name = f"{named.letter}{_SIGNS[named.alteration]}{named.octave}"
     return (
         f'<rect class="note" x="{left:.1f}" y="{roll.y(row, sound.pitch):g}"'
         f' width="{max(right - left, 1):.1f}" height="{_KEY}" rx="1.5"'

@@ -11,14 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.music.grid import Bar, bars
-from musicgen.music.notes import cut, sliced
+from musicgen.music.notes import by_onset, cut, sliced
 from musicgen.music.score import (
     DEFAULT_QPM,
     STEPS_PER_QUARTER,
+    MarkSlices,
     Score,
     jumps,
     passages,
-    slice_marks,
 )
 
 _SECONDS: Final = 60 / STEPS_PER_QUARTER  # that a step lasts at one quarter a minute
@@ -86,9 +86,9 @@ class _Playing:
     def _tempos(self) -> tuple[Any, Any, Any]:
         """Steps as heard at which a tempo starts, seconds a step from there, seconds until then."""
         found = {0: DEFAULT_QPM}
-        tempos = [mark for mark in self.score.marks if mark.kind == "tempo"]
+        tempos = MarkSlices(self.score.of("tempo"))
         for start, stop, played in self.passages:
-            for mark in slice_marks(tempos, start, stop, played - start):
+            for mark in tempos.between(start, stop, played - start):
                 found[mark.onset] = mark.value
         steps = np.array(sorted(found))
         rates = np.array([_SECONDS / found[step] for step in steps.tolist()])
@@ -105,7 +105,7 @@ class _Playing:
         """Yield the notes as heard, in order."""
         columns = self.score.columns
         numbered = np.vstack([columns, np.arange(columns.shape[1])])
-        written = cut(numbered, jumps(self.score))
+        written = by_onset(cut(numbered, jumps(self.score)))
         starts = np.array([bar.start for bar in self.written], dtype=np.int64)
         heard = [np.empty((7, 0), dtype=np.int64)]
         for start, stop, played in self.passages:

@@ -118,7 +118,7 @@ class Notes(Sequence[Note]):
 
 
 def cut(columns: Columns, steps: Sequence[int]) -> Columns:
-    """Split notes at steps, which ascend."""
+    """Split notes at steps, which ascend; the pieces of a note stand side by side."""
     onsets, durations = columns[0], columns[2]
     first = np.searchsorted(steps, onsets, side="right")
     cuts = np.searchsorted(steps, onsets + durations, side="left") - first
@@ -134,9 +134,14 @@ def cut(columns: Columns, steps: Sequence[int]) -> Columns:
     return found
 
 
+def by_onset(columns: Columns) -> Columns:
+    """Return notes in order of their onsets."""
+    return columns[:, np.argsort(columns[0], kind="stable")]
+
+
 def sliced(columns: Columns, start: int, stop: int, shift: int) -> Columns:
-    """Return what sounds of the notes that begin in start..stop, moved by shift."""
-    found = columns[:, (start <= columns[0]) & (columns[0] < stop)]
+    """Return what sounds of the notes, in order of onset, that begin in start..stop, moved."""
+    found = columns[:, slice(*np.searchsorted(columns[0], [start, stop]))].copy()
     found[2] = np.minimum(found[2], stop - found[0])
     found[0] += shift
     return found

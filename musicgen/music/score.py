@@ -5,6 +5,7 @@ A `Score` is the *written* form: repeats and endings are marks. `Score.unfolded(
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from musicgen.music.notes import (
     WHOLE,
     Columns,
     Notes,
+    by_onset,
     cut,
     sliced,
     with_one_velocity,
@@ -239,11 +241,11 @@ class Score:
         notes = [np.empty((5, 0), dtype=np.int64)]
         marks: list[Mark] = []
         played = 0
-        written = cut(self.columns, jumps(self))
+        written, mark_slices = by_onset(cut(self.columns, jumps(self))), MarkSlices(self.marks)
         for start, stop in stretches:
             shift = played - start
             notes.append(sliced(written, start, stop, shift))
-            marks += slice_marks(self.marks, start, stop, shift)
+            marks += mark_slices.between(start, stop, shift)
             played += stop - start
         found = Notes(np.concatenate(notes, axis=1))
         return replace(self, notes=found, marks=_without_echoes(marks))
@@ -385,18 +387,32 @@ def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
         yield cursor, section.stop
 
 
-def slice_marks(marks: Iterable[Mark], start: int, stop: int, shift: int) -> Iterator[Mark]:
-    """Yield the marks of a stretch that is played, without repeats; its own end bar line stays."""
-    last: dict[MarkKind, Mark] = {}
-    for mark in marks:
-        if mark.kind in ("repeat_start", "repeat_end", "ending"):
-            continue
-        if mark.kind in ("key", "meter", "tempo") and mark.onset <= start:
-            last[mark.kind] = mark
-        elif (start < mark.onset <= stop) if mark.kind == "bar" else (start <= mark.onset < stop):
-            yield replace(mark, onset=mark.onset + shift)
-    for mark in last.values():
-        yield replace(mark, onset=start + shift)
+_HOLDING: Final[tuple[MarkKind, ...]] = ("key", "meter", "tempo")  # until the next of the kind
+_REPEATING: Final = ("repeat_start", "repeat_end", "ending")
+
+
+class MarkSlices:
+    """The marks of a tune, to be taken stretch by stretch."""
+
+    def __init__(self, marks: Iterable[Mark]) -> None:
+        """Take marks in order; repeats are left out."""
+        self.marks = [mark for mark in marks if mark.kind not in _REPEATING]
+        self.onsets = [mark.onset for mark in self.marks]
+        held = {kind: [mark for mark in self.marks if mark.kind == kind] for kind in _HOLDING}
+        self.held = {kind: (same, [mark.onset for mark in same]) for kind, same in held.items()}
+
+    def between(self, start: int, stop: int, shift: int) -> Iterator[Mark]:
+        """Yield the marks of a stretch that is played, moved; its own end bar line stays."""
+        first, last = bisect_left(self.onsets, start), bisect_right(self.onsets, stop)
+        for mark in self.marks[first:last]:
+            is_bar = mark.kind == "bar"
+            if mark.onset == start and (is_bar or mark.kind in _HOLDING):
+                continue
+            if mark.onset < stop or is_bar:
+                yield replace(mark, onset=mark.onset + shift)
+        for marks, onsets in self.held.values():
+            if count := bisect_right(onsets, start):
+                yield replace(marks[count - 1], onset=start + shift)
 
 
 def _transposed_mark(mark: Mark, semitones: int) -> Mark:

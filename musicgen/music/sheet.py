@@ -27,6 +27,7 @@ BARS_A_LINE: Final = 4
 MOST_FIFTHS: Final = 7  # signs in a key signature
 LONGEST_BAR: Final = 256 * STEPS_PER_QUARTER  # steps; the time to engrave a bar grows as its square
 MOST_CHORDS: Final = 1_024  # of a bar, in all parts, for the same reason
+MOST_PIECES: Final = 200_000  # written at all, of notes and rests
 MOST_NOTES: Final = 30_000  # engraved, with the rests of silent bars: some 30 s and 10 MB
 _UNWRITTEN: Final = "write .wav, .html, .mid, or a picture with --view roll"
 
@@ -157,18 +158,32 @@ def check_bars(score: Score) -> None:
             f"a bar lasts {longest // STEPS_PER_QUARTER:,} quarters, and a score has bars of"
             f" {LONGEST_BAR // STEPS_PER_QUARTER} at most; {_UNWRITTEN}"
         )
+    _check_count(_pieces(score, bars(score)), MOST_PIECES)
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        raise InvalidValue(
+            f"its notes, tied from bar to bar, and its rests are {count:,}, and {most:,} are"
+            f" written at most; {_UNWRITTEN}"
+        )
+
+
+def _pieces(score: Score, found: Sequence[Bar]) -> int:
+    """Count the notes, one for each bar that a note sounds in, and the staves of all bars."""
+    edges = [bar.start for bar in found]
+    onsets, _, durations, _, _ = score.columns
+    first = np.searchsorted(edges, onsets, side="right")
+    last = np.searchsorted(edges, onsets + durations, side="left")
+    return int((last - first + 1).sum()) + len(edges) * len(score.parts)
 
 
 def check_engravable(score: Score) -> None:
     """Raise InvalidValue for music that cannot be engraved, or not in reasonable time."""
     check_bars(score)
-    edges = [bar.start for bar in bars(score)]
-    size = len(score.notes) + len(edges) * len(score.parts)
-    if size > MOST_NOTES:
-        raise InvalidValue(
-            f"it has {size:,} notes and staves of bars, and {MOST_NOTES:,} are engraved at most;"
-            f" {_UNWRITTEN}"
-        )
+    found = bars(score)
+    _check_count(_pieces(score, found), MOST_NOTES)
+    edges = [bar.start for bar in found]
     onsets, _, _, _, parts = score.columns
     chords = np.unique(np.stack([onsets, parts]), axis=1)[0]
     fullest = np.bincount(np.searchsorted(edges, chords, side="right")).max(initial=0)

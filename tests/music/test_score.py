@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.music.score import Ending, Mark, Note, Part, Score, jumps, sections
+from musicgen.music.notes import LATEST_STEP
+from musicgen.music.score import (
+    FASTEST_QPM,
+    SLOWEST_QPM,
+    Ending,
+    Mark,
+    MarkKind,
+    Note,
+    Part,
+    Score,
+    jumps,
+    sections,
+)
 from musicgen.music.theory import Key, Meter
 from tests.strategies import scores
 
@@ -28,6 +40,8 @@ def heard(score: Score) -> list[int]:
         ({"onset": -1, "pitch": 60, "duration": 1}, "starts at step 0"),
         ({"onset": 0, "pitch": 128, "duration": 1}, "pitch is outside 0..127"),
         ({"onset": 0, "pitch": 60, "duration": 0}, "lasts a step or more"),
+        ({"onset": LATEST_STEP, "pitch": 60, "duration": 1}, "at the latest"),
+        ({"onset": 2**70, "pitch": 60, "duration": 1}, "at the latest"),
         ({"onset": 0, "pitch": 60, "duration": 1, "velocity": 0}, "velocity is outside"),
     ],
 )
@@ -137,3 +151,53 @@ def test_transposing_moves_the_pitches_and_nothing_else(score: Score, semitones:
 def test_drums_do_not_move() -> None:
     score = Score((Note(0, 38, 48),), parts=(Part("drums", 0, is_drums=True),))
     assert score.transposed(5).notes == score.notes
+
+
+@pytest.mark.parametrize(
+    "tempo", [0, -5, 1e300, 1e-300, float("nan"), float("inf"), FASTEST_QPM + 1, 3.5, "120", None]
+)
+def test_tempi_that_nothing_can_play_are_refused(tempo: object) -> None:
+    with pytest.raises(InvalidValue, match=r"is outside of 3\.6 to 60,000,000"):
+        Mark(0, "tempo", tempo)
+
+
+@pytest.mark.parametrize("tempo", [SLOWEST_QPM, 120, FASTEST_QPM])
+def test_tempi_that_midi_can_say_are_kept(tempo: float) -> None:
+    assert Score(marks=(Mark(0, "tempo", tempo),)).qpm == tempo
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("key", "C"), ("meter", "4/4"), ("chord", 5), ("ending", 1), ("repeat_end", 2.5), ("bar", 1)],
+)
+def test_marks_hold_values_of_their_kind(kind: MarkKind, value: object) -> None:
+    with pytest.raises(InvalidValue, match=kind):
+        Mark(0, kind, value)
+
+
+@pytest.mark.parametrize("step", [-1, LATEST_STEP + 1, 2**70, 0.5, float("nan")])
+def test_marks_and_endings_stand_at_steps(step: int) -> None:
+    with pytest.raises(InvalidValue, match="stands at step"):
+        Mark(step, "bar")
+    with pytest.raises(InvalidValue, match="stands at step"):
+        Ending((1,), step)
+
+
+@pytest.mark.parametrize("field", ["onset", "pitch", "duration", "velocity", "part"])
+@pytest.mark.parametrize("value", [float("nan"), 60.5, "60", None])
+def test_notes_are_of_whole_numbers(field: str, value: object) -> None:
+    fields: dict[str, object] = {"onset": 0, "pitch": 60, "duration": 1, field: value}
+    with pytest.raises(InvalidValue, match="whole numbers"):
+        Note(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("program", [-1, 128, 300, 0.5, "flute"])
+def test_programs_are_those_of_general_midi(program: int) -> None:
+    with pytest.raises(InvalidValue, match="write a whole number from 0 to 127"):
+        Part("", program)
+
+
+@pytest.mark.parametrize(("beats", "unit"), [(3.5, 4), (4, 4.0), (float("nan"), 4), (10**9, 4)])
+def test_meters_are_of_whole_numbers(beats: int, unit: int) -> None:
+    with pytest.raises(InvalidValue, match="write 1 to 64 beats"):
+        Meter(beats, unit)

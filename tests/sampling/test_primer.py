@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,21 @@ def test_any_notes_are_fitted_or_refused(
 def test_primers_that_cannot_be_are_refused(model: Model, score: Score, said: str) -> None:
     with pytest.raises(InvalidValue, match=said):
         model.sample(primer=score, seed=1)
+
+
+def test_a_long_primer_is_refused_at_once(model: Model) -> None:
+    score = Score(tuple(Note(n, 60 + n % 12, 1) for n in range(60_000)))
+    start = time.process_time()
+    with pytest.raises(InvalidValue, match="60,000 notes; a primer has at most 10,000, so cut it"):
+        model.sample(primer=score, seed=1)
+    assert time.process_time() - start < 1  # it took a minute and a half
+
+
+def test_a_primer_of_the_most_notes_is_fitted_in_seconds(model: Model) -> None:
+    notes = (Note(2 * n, 40 + m, 3) for n in range(2_500) for m in range(4))
+    start = time.process_time()
+    assert model.sample(primer=Score(tuple(notes)), seed=1).bars > 26
+    assert time.process_time() - start < 8
 
 
 def test_a_primer_longer_than_the_tune_is_refused(model: Model) -> None:
