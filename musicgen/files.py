@@ -139,6 +139,19 @@ def prepare_outputs(paths: Iterable[Path], *, force: bool = False) -> None:
         sweep_partials(folder)
 
 
+def refuse_foreign(path: Path, head: bytes, what: str) -> None:
+    """Raise OutputExists for an existing file that does not start as the program writes it."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with regular_handle(path, follow=False) as handle:
+            is_own = _read(handle, len(head)) == head
+    except MusicgenError:
+        is_own = False
+    if not is_own:
+        raise OutputExists(f"{path} exists and is not {what}; move it away or choose another name")
+
+
 def sweep_partials(folder: Path) -> int:
     """Remove what killed writers left in a folder, and return how many; what is in use stays."""
     if not is_folder(folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("bits", "longest", "copied", "returning", "leap", "pace")
 HEAD = ("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why")
+TABLE_HEAD = "\t".join(HEAD).encode()
 
 
 def write_best(
@@ -121,21 +121,6 @@ def _table(
         words = (files[0].name, str(one.place + 1), str(tune.seed), tune.score.title, *values,
                  f"{one.cost:.3f}", f"{one.alike:.3f}", _why(one, len(tunes)))  # fmt: skip
         yield "\t".join(map(printable, words))
-
-
-def refuse_other_table(path: Path) -> None:
-    """Raise OutputExists for a file that has the name of the table and is none."""
-    from musicgen.errors import MusicgenError, OutputExists
-    from musicgen.files import open_regular
-
-    if not os.path.lexists(path):
-        return
-    try:
-        head = open_regular(path, follow=False).partition(b"\n")[0].decode("utf-8", "replace")
-    except MusicgenError:
-        head = ""
-    if head.split("\t")[: len(COLUMNS)] != list(HEAD[: len(COLUMNS)]):
-        raise OutputExists(f"{path} exists and is no table of tunes; choose another --out")
 
 
 def table_of(out: str, files: Sequence[Path]) -> Path | None:

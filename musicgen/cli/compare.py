@@ -122,6 +122,7 @@ def compare(
     from musicgen.files import prepare_outputs, write_whole
 
     prepare_outputs([out], force=force)
+    _refuse_other_page(out)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
 
@@ -138,6 +139,17 @@ def compare(
     console.print(f"{out}: open it in a browser", markup=False)
     if as_json:
         click.echo(json.dumps(comparison.table(), indent=2))
+
+
+def _refuse_other_page(out: Path) -> None:
+    """Raise OutputExists for a file that is not a page of this command."""
+    from musicgen.files import refuse_foreign
+
+    if out.exists():
+        from musicgen.model.ladder_page import PAGE  # slow to import
+
+        head = PAGE.partition("<style>")[0].encode()
+        refuse_foreign(out, head, "a page of musicgen compare")
 
 
 def _command(

@@ -98,8 +98,8 @@ def sample(
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click wants the character itself
-    from musicgen.cli.best import refuse_other_table, table_of, write_best
-    from musicgen.files import refuse_existing
+    from musicgen.cli.best import TABLE_HEAD, table_of, write_best
+    from musicgen.files import refuse_existing, refuse_foreign
     from musicgen.sampling.recipe import Order
     from musicgen.tune import load
 
@@ -127,7 +127,7 @@ def sample(
         table = table_of(outs[0], names[0])
         refuse_existing([table] if table else [], force=force)
         if table:
-            refuse_other_table(table)
+            refuse_foreign(table, TABLE_HEAD, "a table of tunes")
         write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
                    force=force, loud=loud, tell=tell)  # fmt: skip
     each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]

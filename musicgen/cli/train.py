@@ -21,7 +21,8 @@ from musicgen.cli.types import EPOCHS, FRACTION, MINUTES, Decimal, Whole
 from musicgen.cli.watched import Seen, Watched, best_told
 from musicgen.config import CELLS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
-from musicgen.files import prepare_outputs, write_whole
+from musicgen.files import prepare_outputs, refuse_foreign, write_whole
+from musicgen.folder_contents import CONFIG_HEAD
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -205,6 +206,7 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
         )
     if save_config:
         prepare_outputs([save_config], force=force)
+        refuse_foreign(save_config, CONFIG_HEAD.encode(), "a file of options from --save-config")
 
 
 def _follow(run: Run, chosen: Mapping[str, Any], console: Console) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from musicgen.cli.best import HEAD
 from musicgen.corpus.build import build
 from musicgen.files import is_partial, partial_beside
 from tests.made_up import tune
@@ -61,12 +62,22 @@ def test_the_recipe_of_what_is_replaced_goes(here: Path) -> None:
 def test_what_has_the_name_of_the_table_stays(here: Path) -> None:
     (here / "tunes").mkdir()
     (here / "tunes" / "index.tsv").write_text(THESIS)
-    words = ("sample", "--out", "tunes/", "--count", "3", "--best", "2", "--seed", "1", "--force")
-    refused(run(*words), 2, "index.tsv exists and is no table of tunes")
+    words = ("sample", "--out", "tunes/", "--count", "2", "--best", "1", "--seed", "1", "--force")
+    refused(run(*words), 2, "index.tsv exists and is not a table of tunes")
     assert [path.name for path in (here / "tunes").iterdir()] == ["index.tsv"]
-    (here / "tunes" / "index.tsv").unlink()
+    (here / "tunes" / "index.tsv").write_text("\t".join(HEAD) + "\n")
     done(*words)
-    done(*words)
+
+
+def test_what_has_the_name_of_a_page_or_of_options_stays(here: Path) -> None:
+    foreign = f"<!doctype html><title>{THESIS}</title>"
+    (here / "ladder.html").write_text(foreign)
+    (here / "pyproject.toml").write_text(THESIS)
+    refused(run("compare", "tune.abc", "--force"), 2, "ladder.html exists and is not a page of")
+    words = ("train", "tune.abc", "--save-config", "pyproject.toml", "--force")
+    refused(run(*words), 2, "pyproject.toml exists and is not a file of options")
+    assert (here / "ladder.html").read_text() == foreign
+    assert (here / "pyproject.toml").read_text() == THESIS
 
 
 @pytest.mark.parametrize("place", ["thesis.tex", "manifest.json"])
@@ -131,6 +142,7 @@ def test_under_a_limit_of_size_many_tunes_are_one_line(here: Path, jobs: str) ->
 
 BUILD_AND_DIE = """
 import os, signal, sys
+from musicgen.cli.best import HEAD
 from musicgen.corpus.build import build
 kept = build([sys.argv[1]], jobs=0)
 os.kill(os.getpid(), signal.SIGKILL)
