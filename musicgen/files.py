@@ -152,8 +152,17 @@ def refuse_foreign(path: Path, head: bytes, what: str) -> None:
         raise OutputExists(f"{path} exists and is not {what}; move it away or choose another name")
 
 
-def sweep_partials(folder: Path) -> int:
-    """Remove what killed writers left in a folder, and return how many; what is in use stays."""
+def sweep_partials(folder: Path, *, is_alone: bool = False) -> int:
+    """Remove what killed writers left in a folder; what is in use stays.
+
+    Args:
+        folder: where to look, itself only.
+        is_alone: no other process writes there, so that an empty file made just now is no
+            writer's that has yet to lock it.
+
+    Returns:
+        The number of files and folders removed.
+    """
     if not is_folder(folder):
         return 0
     try:
@@ -161,7 +170,7 @@ def sweep_partials(folder: Path) -> int:
             strays = sorted(entry.name for entry in entries if is_partial(entry.name))
     except OSError:
         return 0
-    return sum(sweep_unlocked(folder / name) for name in strays)
+    return sum(sweep_unlocked(folder / name, is_alone=is_alone) for name in strays)
 
 
 def is_partial(name: str) -> bool:
@@ -343,8 +352,13 @@ def locked_folder(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def sweep_unlocked(path: Path) -> bool:
-    """Remove a stray file or folder unless somebody holds it; tell whether it is gone."""
+def sweep_unlocked(path: Path, *, is_alone: bool = False) -> bool:
+    """Remove a stray file or folder unless its lock is held; tell whether it is gone.
+
+    Args:
+        path: the stray.
+        is_alone: no other process writes there.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
@@ -353,7 +367,7 @@ def sweep_unlocked(path: Path) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_just_made(os.fstat(handle), path):
+        if not is_alone and _is_just_made(os.fstat(handle), path):
             return False
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:

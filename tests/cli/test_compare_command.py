@@ -94,7 +94,7 @@ def test_a_single_tune_is_refused_with_the_way_out(single: Path, tmp_path: Path)
     ("words", "told"),
     [
         (("--cells", "lstm,transformer"), "cell 'transformer' is unknown: choose of lstm"),
-        (("--minutes", "0"), "0.0 is not in the range x>0"),
+        (("--minutes", "0"), "0.0 is not in the range 0<x<="),
         (("--parameters", "5"), "5 is not in the range"),
         (("--out", "/nowhere/at/all.html"), "there is no folder"),
     ],

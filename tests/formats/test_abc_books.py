@@ -186,7 +186,13 @@ def test_reading_undoes_writing_of_bands(score: Score) -> None:
         (Score((Note(0, 60, 1),), parts=(Part(),) * 17), "has 17 parts, ABC at most 16"),
         (Score((Note(960_000, 60, 1),)), "960001 steps, ABC at most 960000"),
         (Score(tuple(Note(n, 60, 1) for n in range(20_001))), "20001 notes, ABC at most 20000"),
-        (Score(tuple(Note(7 * n, 60, 7) for n in range(19_000))), "over 65536 characters of ABC"),
+        (
+            Score(
+                tuple(Note(7 * n, 60, 7) for n in range(19_000)),
+                tuple(Mark(192 * n, "bar") for n in range(700)),
+            ),
+            "over 65536 characters of ABC",
+        ),
     ],
 )
 def test_what_could_not_be_read_back_is_not_written(score: Score, words: str) -> None:
