@@ -77,6 +77,8 @@ class Named(click.Path):
         """Read the path."""
         if not str(value).strip():
             self.fail("the name is empty; write one", param, ctx)
+        if "\0" in str(value):
+            self.fail("the name holds a NUL character; write another", param, ctx)
         return super().convert(value, param, ctx)
 
 
