@@ -26,14 +26,14 @@ from musicgen.music.programs import program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.sampling.keep import parse_bars
 from musicgen.sampling.wishes import Wishes, parse_pickup
-from musicgen.tokens.layout import check_form
+from musicgen.tokens.layout import parse_form
 
 HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, "1/" + "9" * 4_000,
            "1e308", "nan", "inf", "-inf", "-1", "0", "1_0", "0x10", "½", "", " ", "1\x00",
            "1-" + "9" * 4_000, "C٣-D٤", "+" * 4_000, "1+" * 4_000 + "1/4")  # fmt: skip
 PARSERS: dict[str, Callable[[str], object]] = {
     "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": program,
-    "bars": parse_bars, "pickup": parse_pickup, "form": check_form,
+    "bars": parse_bars, "pickup": parse_pickup, "form": parse_form,
 }  # fmt: skip
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30) | st.from_regex(r"[0-9eE./+-]{1,12}")
 
@@ -53,7 +53,7 @@ def options() -> Iterator[tuple[str, click.Option]]:
 
 OPTIONS = {
     name: param for name, param in options()
-    if type(param.type) not in (click.types.StringParamType, click.Path, click.Choice)
+    if not isinstance(param.type, click.types.StringParamType | click.Path | click.Choice)
 }  # fmt: skip
 
 
