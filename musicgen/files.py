@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -34,7 +33,6 @@ MAX_NAME: Final = 255  # bytes, on every system
 _PARTIAL: Final = re.compile(
     r"\.(?P<name>.+)\.(?P<nonce>[0-9a-f]{8})(?P<seal>[0-9a-f]{8})\.partial"
 )
-_UNLOCKED: Final = 2.0  # seconds that a new partial file may wait for its lock at most
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
@@ -94,6 +92,8 @@ def new_folder(path: Path, *, replaces: Callable[[Path], bool] | None = None) ->
         with explaining(path):
             staging.mkdir()
         with locked_folder(staging):
+            with explaining(path):
+                staging.mkdir(exist_ok=True)  # unless a sweep came before the lock, it is there
             yield staging
             with explaining(path):
                 _publish_folder(staging, path, force=replaces is not None and replaces(path))
@@ -152,13 +152,11 @@ def refuse_foreign(path: Path, head: bytes, what: str) -> None:
         raise OutputExists(f"{path} exists and is not {what}; move it away or choose another name")
 
 
-def sweep_partials(folder: Path, *, is_alone: bool = False) -> int:
+def sweep_partials(folder: Path) -> int:
     """Remove what killed writers left in a folder; what is in use stays.
 
     Args:
         folder: where to look, itself only.
-        is_alone: no other process writes there, so that an empty file made just now is no
-            writer's that has yet to lock it.
 
     Returns:
         The number of files and folders removed.
@@ -170,7 +168,7 @@ def sweep_partials(folder: Path, *, is_alone: bool = False) -> int:
             strays = sorted(entry.name for entry in entries if is_partial(entry.name))
     except OSError:
         return 0
-    return sum(sweep_unlocked(folder / name, is_alone=is_alone) for name in strays)
+    return sum(sweep_unlocked(folder / name) for name in strays)
 
 
 def is_partial(name: str) -> bool:
@@ -267,9 +265,14 @@ def write_new(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _new_file(path: Path, data: bytes) -> Iterator[None]:
     """Write a file that is not there yet, and hold its lock for a block."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags, 0o666)
     try:
         _lock(handle)
+        if not os.path.lexists(path):  # a sweep came before the lock
+            os.close(handle)
+            handle = os.open(path, flags, 0o666)
+            _lock(handle)
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]
@@ -330,10 +333,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _lock(handle: int) -> None:
-    """Show other programs that a partial file or folder is in use."""
+    """Show other programs that a partial file or folder is in use; wait for a sweep to end."""
     if fcntl is not None:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager
@@ -352,13 +355,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def sweep_unlocked(path: Path, *, is_alone: bool = False) -> bool:
-    """Remove a stray file or folder unless its lock is held; tell whether it is gone.
-
-    Args:
-        path: the stray.
-        is_alone: no other process writes there.
-    """
+def sweep_unlocked(path: Path) -> bool:
+    """Remove a stray file or folder unless its lock is held; tell whether it is gone."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
@@ -367,20 +365,12 @@ def sweep_unlocked(path: Path, *, is_alone: bool = False) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_alone and _is_just_made(os.fstat(handle), path):
-            return False
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:
         return False
     finally:
         os.close(handle)
     return True
-
-
-def _is_just_made(status: os.stat_result, path: Path) -> bool:
-    """Tell whether a writer may not have come to lock what it made."""
-    is_empty = not any(path.iterdir()) if stat.S_ISDIR(status.st_mode) else not status.st_size
-    return is_empty and 0 <= time.time() - status.st_mtime < _UNLOCKED
 
 
 @contextlib.contextmanager

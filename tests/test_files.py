@@ -289,13 +289,38 @@ def test_the_sweep_leaves_what_is_in_use_and_what_is_not_ours(tmp_path: Path) ->
     stray.mkdir()
     (stray / "half").write_bytes(OLD)
     partial_beside(tmp_path / "link").symlink_to(tmp_path / "notes.partial")
-    partial_beside(tmp_path / "new.mid").touch()  # its writer may be about to lock it
+    partial_beside(tmp_path / "new.mid").touch()
     with new_folder(tmp_path / "data") as staging:
-        assert sweep_partials(tmp_path) == 2
+        assert sweep_partials(tmp_path) == 3
         assert staging.is_dir()
     left = sorted(path.name.strip(".").split(".")[0] for path in tmp_path.iterdir())
-    assert left == ["data", "link", "mine", "new", "notes"]
+    assert left == ["data", "link", "mine", "notes"]
     assert sweep_partials(tmp_path / "nowhere") == 0
+
+
+def test_a_sweep_that_comes_before_the_lock_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock = fcntl.flock
+    swept: list[bool] = []
+
+    def late(handle: int, operation: int) -> None:
+        if not swept:
+            swept.append(True)
+            for path in tmp_path.glob(".*.partial"):
+                path.rmdir() if path.is_dir() else path.unlink()
+        flock(handle, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    write_whole(tmp_path / "song.mid", NEW)
+    swept.clear()
+    with new_folder(tmp_path / "data") as staging:
+        write_whole(staging / "a", OLD)
+    assert (tmp_path / "song.mid").read_bytes() == NEW
+    assert (tmp_path / "data" / "a").read_bytes() == OLD
+    assert names(tmp_path) == ["data", "song.mid"]
 
 
 def fill_and_fail(staging: Path) -> None:

@@ -161,7 +161,7 @@ def latest(run: Path) -> tuple[Saved | None, list[str]]:
 def sweep(run: Path) -> int:
     """Remove what killed writers left in the folders of a run whose lock is held; count them."""
     folders = [path for path in run.iterdir() if path.is_dir()] if run.is_dir() else []
-    return sum(sweep_partials(folder, is_alone=True) for folder in (*folders, run))
+    return sum(sweep_partials(folder) for folder in (*folders, run))
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
