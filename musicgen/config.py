@@ -84,9 +84,12 @@ class TrainingSettings(Settings):
             _check_count(name, getattr(self, name), most)
         if not 0 <= self.first_bptt <= self.bptt:
             raise InvalidValue(f"first_bptt is {self.first_bptt}: it must be in 0..{self.bptt}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidValue(f"{name} is {getattr(self, name)}: it must be above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidValue(
+                f"learning_rate is {self.learning_rate}: it must be above 0 and finite"
+            )
+        if not self.clip > 0:  # infinity: no gradient is clipped
+            raise InvalidValue(f"clip is {self.clip}: it must be above 0")
         if self.precision not in ("fp32", "bf16"):
             raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")
 
