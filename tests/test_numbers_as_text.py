@@ -157,4 +157,4 @@ def test_a_number_of_epochs_has_a_bound() -> None:
 
     for values in ({"epochs": 1e308}, {"minutes": 1e308}, {"epochs": float("nan")}):
         with pytest.raises(InvalidValue, match=r"(epochs|minutes) .*: choose"):
-            Options(**values)
+            Options(**values)  # type: ignore[arg-type]
