@@ -42,7 +42,6 @@ from musicgen.sampling.known import NAME as INDEX
 from musicgen.sampling.lanes import Lanes
 from musicgen.sampling.many import LANES, write_many
 from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.processes import in_order
 from musicgen.sampling.receipt import Index, Receipt, index_beside
 from musicgen.sampling.recipe import (
     Drawn,
@@ -605,6 +604,8 @@ def sample_many(
         orders = (replace(order, number=number) for number in range(count))
         yield from map(model.written, orders) if few else _ready(model, order, count)
         return
+    from musicgen.sampling.processes import in_order  # multiprocessing, wanted by few
+
     for number, answer in enumerate(in_order(_draw, start_of(model, order), count, jobs)):
         yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,6 +15,8 @@ from musicgen.errors import InvalidValue, printable
 from musicgen.files import explaining, is_folder
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from musicgen.sampling.recipe import Order
     from musicgen.sampling.writing import Written
     from musicgen.tune import Model, Tune
@@ -79,7 +80,6 @@ def write_tunes(
 
     Many are drawn and written in processes, each of which writes what it has drawn.
     """
-    from musicgen.sampling.processes import in_order
     from musicgen.tune import processes_for, sample_many, start_of
 
     count = len(names)
@@ -89,6 +89,8 @@ def write_tunes(
         for tune, files in zip(tunes, names, strict=True):
             yield write_tune(tune, list(map(Path, files)), force=force, loud=loud)
         return
+    from musicgen.sampling.processes import in_order  # multiprocessing, wanted by few
+
     start = (*start_of(model, order), json.dumps([names, force, loud]))
     for told in in_order(_write_some, start, count, jobs):
         yield json.loads(told)
@@ -96,6 +98,8 @@ def write_tunes(
 
 def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw and write tunes in a process of its own; while the disk is waited for, it draws."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from musicgen.tune import started
 
     model, order = started(*start[:-1])
