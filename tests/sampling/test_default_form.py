@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +121,7 @@ def test_a_form_of_an_old_recipe_may_have_any_letters() -> None:
     assert folk.written(recipe.order).recipe == recipe
     warmer = folk.variant(recipe.order, temperature=0.9)
     assert warmer.recipe.order.wishes.form == "HELLO"
-    assert Order.from_json(json.loads('{"seed":1,"number":0,"wishes":{"form":"FREE"}}')) == Order(
+    assert Order.from_json('{"seed":1,"number":0,"wishes":{"form":"FREE"}}') == Order(
         Wishes(form="FREE"), 1
     )
     with pytest.raises(InvalidValue, match="'L' is none of them"):
