@@ -89,5 +89,5 @@ def test_a_run_is_heard(playground: Served) -> None:
     (found,) = playground.get("/api/training")
     assert (found["run"], found["step"], len(found["loss"]["steps"])) == ("mine", 1000, 334)
     tune = playground.get("/api/training/mine/tune")
-    assert tune["bars"] == 16
+    assert tune["bars"] == 32
     assert playground.get(f"/api/tunes/{tune['id']}")["title"] == tune["title"]
