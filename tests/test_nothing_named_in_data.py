@@ -127,7 +127,7 @@ def test_render_loads_no_model_from_a_path(folder: Path) -> None:
     model = untrained(folder.parent / "elsewhere" / "model")
     made = tune.load(model).sample(seed=1, bars=2)
     played = sorted(s for s, one in formats.BY_SUFFIX.items() if one.perform and one.render)
-    songs = []
+    songs: list[str] = []
     for name, suffix in product((str(model), "../elsewhere/model"), (*played, ".abc")):
         recipe = replace(made.recipe, model=replace(made.recipe.model, name=name))
         songs.append(f"{len(songs)}{suffix}")
