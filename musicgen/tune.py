@@ -97,8 +97,8 @@ class Tune:
     def __repr__(self) -> str:
         """Say in one line what it is and how to come by it."""
         made = self.recipe.model
-        place = f"{made.name} {made.version}, seed {self.seed}, number {self.number + 1}"
-        return f"<Tune {printable(self.summary)}; {place}>"
+        place = f"{made.name[:_TITLE]} {made.version}, seed {self.seed}, number {self.number + 1}"
+        return printable(f"<Tune {self.summary}; {place}>")
 
     def _repr_html_(self) -> str:
         """Show score and player in a notebook; of a codec without bars, a player alone."""

@@ -13,11 +13,12 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from musicgen import checkpoint, tune
+from musicgen import checkpoint, formats, tune
 from musicgen.checkpoint import render_manifest
 from musicgen.corpus import sources, store
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
@@ -37,6 +38,7 @@ WATCHED = """
 import os, sys
 from pathlib import Path
 import musicgen.tune
+from musicgen.cli.render import render
 from musicgen.corpus.sources import find
 from musicgen.errors import MusicgenError
 
@@ -55,6 +57,9 @@ for name in sys.argv[2:]:
         if sys.argv[1] == "card":
             for file in find(name).files:
                 file.read()
+        elif sys.argv[1] == "render":
+            outs = ["--out", "shown.html", "--out", "shown.svg", "--force", "--quiet"]
+            render.main([name, *outs], standalone_mode=False)
         else:
             musicgen.tune.tweak(name)
     except MusicgenError:
@@ -115,6 +120,20 @@ def test_a_recipes_model_is_a_name(folder: Path) -> None:
     assert watched("recipe", folder, songs) == "[]"
     again = tune.tweak(folder / "0.mid", model)
     assert again.score == made.score
+
+
+def test_render_loads_no_model_from_a_path(folder: Path) -> None:
+    """Files that only say how a tune is played are shown as their model wrote them."""
+    model = untrained(folder.parent / "elsewhere" / "model")
+    made = tune.load(model).sample(seed=1, bars=2)
+    played = sorted(s for s, one in formats.BY_SUFFIX.items() if one.perform and one.render)
+    songs: list[str] = []
+    for name, suffix in product((str(model), "../elsewhere/model"), (*played, ".abc")):
+        recipe = replace(made.recipe, model=replace(made.recipe.model, name=name))
+        songs.append(f"{len(songs)}{suffix}")
+        replace(made, recipe=recipe).write(folder / songs[-1])
+    assert played
+    assert watched("render", folder, songs) == str([f"read {song}" for song in songs])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,7 @@ from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
 if TYPE_CHECKING:
     from musicgen.music.score import Score
     from musicgen.sampling.recipe import Recipe
+    from musicgen.tune import Model
 
 _NAMED: Final = 12  # tunes of a book that are named
 _TITLE: Final = 80  # characters of a title that are told
@@ -160,14 +161,12 @@ def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
     from musicgen.formats import BY_SUFFIX
     from musicgen.listen.playing import at_tempo
     from musicgen.sampling.recipe import hash_of
-    from musicgen.tune import load
 
     is_played = BY_SUFFIX[file.suffix.lower()].perform is not None
     if not is_played or hash_of(score) != recipe.notes:
         return score
     try:
-        model = load(recipe.model.name)
-        recipe.check(model.name, str(file))
+        model = _maker(file, recipe)
         written = model.written(recipe.order).score
     except MusicgenError:
         return score
@@ -175,6 +174,18 @@ def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
         return score
     written = replace(written, parts=score.parts, title=score.title)
     return written if written.qpm == score.qpm else at_tempo(written, score.qpm)
+
+
+def _maker(file: Path, recipe: Recipe) -> Model:
+    """Load the model that a recipe names, by a name and never by a path.
+
+    Raises NotFound, DamagedCheckpoint, or Mismatch for another model of that name.
+    """
+    from musicgen.tune import load_named
+
+    model = load_named(recipe.model.name)
+    recipe.check(model.name, str(file))
+    return model
 
 
 def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]) -> dict[str, Any]:
@@ -189,11 +200,8 @@ def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]
 
 def _known(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
     """Return what the model of a recipe knows of its tune; nothing where it is not here."""
-    from musicgen.tune import load
-
     try:
-        model = load(recipe.model.name)
-        recipe.check(model.name, str(file))
+        model = _maker(file, recipe)
         receipt = model.receipt(score) if model.has_index else None
         return {"receipt": receipt, "surprise": model.surprise(score)}
     except MusicgenError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,15 +107,27 @@ def pianoroll_png(score: Score) -> bytes:
     import resvg_py
 
     roll = _Roll.of(score)
-    width, height = roll.size
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return bytes(
         resvg_py.svg_to_bytes(
-            svg_string=_drawn(roll), zoom=min(_ZOOM, (_MAX_PIXELS / width / height) ** 0.5),
+            svg_string=_drawn(roll), zoom=_zoom(roll),
             skip_system_fonts=True, font_files=[str(fonts / f"{_FONT.replace(' ', '')}.ttf")],
             font_family=_FONT, sans_serif_family=_FONT,
         )
     )  # fmt: skip
+
+
+def count_pixels(score: Score) -> int:
+    """Return how many pixels `pianoroll_png` draws; its time grows with them. Raises Refusal."""
+    roll = _Roll.of(score)
+    width, height = roll.size
+    return round(width * height * _zoom(roll) ** 2)
+
+
+def _zoom(roll: _Roll) -> float:
+    """Return by how much a PNG is larger than its SVG."""
+    width, height = roll.size
+    return min(_ZOOM, math.sqrt(_MAX_PIXELS / width / height))
 
 
 def _drawn(roll: _Roll) -> str:

@@ -24,12 +24,13 @@ from musicgen.sampling.draw import Noise
 from musicgen.sampling.sampler import Sampler, Start
 from musicgen.sampling.scripts import Kept
 from musicgen.sampling.veto import Line, Note
-from musicgen.sampling.wishes import Wishes
+from musicgen.sampling.wishes import MOST_BARS, Wishes
 from musicgen.tokens.bars import Written, voices_of
 from musicgen.tokens.codec import Encoded
-from musicgen.tokens.grammar import Context, Walk
+from musicgen.tokens.grammar import HEADER, Context, Walk
 from musicgen.tokens.layout import Layout
 from musicgen.tokens.measures import drum_parts
+from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
 
 CANDIDATES: Final = 24
@@ -99,10 +100,12 @@ def regenerated(
     sampler: Sampler, wishes: Wishes, noise: Noise, start: Start, keep: Keep
 ) -> tuple[Encoded, tuple[Drawn, ...]]:
     """Draw the bars of a tune that are not kept. Raises InvalidValue for bars it does not have."""
+    notes = _notes(keep.ids, wishes)
     written = Written.of(keep.ids)
     kept = _places(written, keep, wishes.layout)
-    script = Kept(written, kept, _notes(keep.ids, sampler, wishes))
+    script = Kept(written, kept, notes)
     draft = sampler.begun(wishes, noise, replace(start, scripts=(*start.scripts, script)))
+    _check_header(draft, written)
     _keep_drums(draft, keep.ids)
     told = []
     given = kept | _again(written, wishes.layout).keys()
@@ -233,14 +236,40 @@ _NOTES: Final = ("pitch", "drum")
 _HEADS: Final = (*_NOTES, "rest", "hold")
 
 
-def _notes(ids: Sequence[int], sampler: Sampler, wishes: Wishes) -> tuple[tuple[Note, ...], ...]:
-    """Return the notes of each bar."""
-    walk, line = Walk(sampler.rules(replace(wishes, range=None, end="any"))), Line()
+def _notes(ids: Sequence[int], wishes: Wishes) -> tuple[tuple[Note, ...], ...]:
+    """Return the notes of each bar. Raises InvalidValue for ids that are no tune of such a form."""
+    walk, line = Walk(_rules(wishes)), Line()
     starts = []
     for number, id_ in enumerate(ids):
+        if id_ not in walk.legal():
+            raise InvalidValue(
+                f"the kept tune: {MEASURES.events[id_]} has no place in bar {walk.form.written};"
+                " the recipe was changed or damaged"
+            )
         line.follow(walk, id_)
         walk.take(id_)
         if MEASURES.events[id_].kind in ("bar", "partial"):
             starts.append(number)
+    if not walk.done:
+        raise InvalidValue("the kept tune has no end; the recipe was changed or damaged")
     stops = [*starts[1:], len(ids)]
     return tuple(tuple(line.between(*pair)) for pair in zip(starts, stops, strict=True))
+
+
+def _rules(wishes: Wishes) -> Rules:
+    """Return what a tune may hold of the bars and the form that a variant cannot change."""
+    fewest, most = (wishes.heard,) * 2 if wishes.heard else (1, MOST_BARS)
+    return Rules(
+        fewest=fewest, most=most, drum_parts=None, layout=wishes.layout, pickup=wishes.pickup
+    )
+
+
+def _check_header(draft: Draft, written: Written) -> None:
+    """Raise InvalidValue where a tune begins with another meter, or parts, than what is kept."""
+    for place, kind in enumerate(HEADER):
+        drawn, kept = draft.ids[1 + place], written.header[place]
+        if kind in ("meter", "parts") and drawn != kept:
+            raise InvalidValue(
+                f"{MEASURES.events[drawn]}: the tune that is kept has {MEASURES.events[kept]};"
+                " the recipe was changed or damaged"
+            )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import operator
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, SupportsIndex
 
 import msgspec
 from msgspec import Meta
@@ -28,7 +29,7 @@ from musicgen.sampling.wishes import MIN_BARS, Wishes, WishesTable
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER
 from musicgen.tokens.layout import FREE, THROUGH
-from musicgen.tokens.vocabulary import MEASURES
+from musicgen.tokens.vocabulary import MEASURES, Event
 from musicgen.typed_data import decode_json
 
 MARK: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
@@ -71,10 +72,9 @@ class Drawn:
     def __post_init__(self) -> None:
         if self.tonic is not None:
             _ = Key(self.tonic)
-        try:
-            _ = self.header
-        except KeyError as fault:
-            raise InvalidValue(f"there is no event {shorten(str(fault))}") from fault
+        for kind, value in zip(HEADER, self._values, strict=True):
+            if value is not None and Event(kind, value) not in MEASURES.ids:
+                raise InvalidValue(f"{kind} {shorten(str(value))}: there is no such {kind}")
 
     @classmethod
     def of(cls, encoded: Encoded) -> Drawn:
@@ -88,9 +88,12 @@ class Drawn:
     @property
     def header(self) -> tuple[int | None, ...]:
         """The events of the header."""
-        values = (self.meter, self.mode, self.rhythm, self.parts)
-        pairs = zip(HEADER, values, strict=True)
+        pairs = zip(HEADER, self._values, strict=True)
         return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+
+    @property
+    def _values(self) -> tuple[str | int | None, ...]:
+        return self.meter, self.mode, self.rhythm, self.parts
 
 
 class OrderTable(msgspec.Struct, frozen=True):
@@ -109,6 +112,14 @@ class OrderTable(msgspec.Struct, frozen=True):
         """Refuse a seed of hundreds of digits."""
         if abs(self.seed) > _MOST_SEED:
             raise ValueError("the seed has too many digits")
+
+
+def _whole(value: SupportsIndex, name: str) -> int:
+    """Return a whole number of any library as an int. Raises InvalidValue for what is none."""
+    try:
+        return operator.index(value)
+    except TypeError as fault:
+        raise InvalidValue(f"{name} {shorten(repr(value))}: write a whole number") from fault
 
 
 class RecipeTable(OrderTable, frozen=True, kw_only=True):
@@ -131,6 +142,10 @@ class Order:
     writes_primer: bool = True
     keep: Keep | None = None
     engine: str = "numpy"
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "number"):
+            object.__setattr__(self, name, _whole(getattr(self, name), name))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as values that JSON has; what is plain is left out."""

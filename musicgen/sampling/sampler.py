@@ -13,6 +13,7 @@ from musicgen.errors import InvalidValue
 from musicgen.music.grid import GRAIN
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
+from musicgen.number_parsing import shorten
 from musicgen.sampling.course import Course
 from musicgen.sampling.customs import TONICS, usual_qpm
 from musicgen.sampling.draft import Draft, Script
@@ -318,7 +319,7 @@ def _known_rhythm(name: str) -> str:
     known = rhythm_event(name.strip().lower())
     if known == "other":
         names = ", ".join(r for r in RHYTHMS if r not in ("", "other"))
-        raise InvalidValue(f"rhythm {name!r} is unknown: choose one of {names}")
+        raise InvalidValue(f"rhythm {shorten(name)!r} is unknown: choose one of {names}")
     return known
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Final
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
@@ -26,6 +27,7 @@ MIN_BARS: Final = 8  # of a tune without a named number of bars, unless its form
 MOST_PICKUP: Final = 64 * STEPS_PER_WHOLE  # steps: the longest bar
 TEMPOS: Final = (10, 1000)  # quarters a minute
 MOST_TOP_K: Final = 10**6  # more than any codec has events
+MOST_WORDS: Final = 100  # characters of a dance
 ENDS: Final = ("any", "tonic")
 LEAST_COPY: Final = 4  # notes; every tune shares three with some other
 MOST_COPY: Final = 1000  # more than any tune has
@@ -52,7 +54,7 @@ class WishesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key: str | None = None
     meter: str | None = None
-    rhythm: str | None = None
+    rhythm: Annotated[str, Meta(max_length=MOST_WORDS)] | None = None
     bars: int | None = None
     min_bars: int | None = None
     form: str | None = None
@@ -99,6 +101,11 @@ class Wishes:
             )
         if not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program}: choose 0 to 127, or a General MIDI name")
+        if self.range is not None and not _is_range(self.range):
+            raise InvalidValue(
+                f"range {shorten(repr(self.range))}: name its lowest and highest note as two MIDI"
+                ' numbers from 0 to 127, such as (62, 83), or as text: "D4-B5"'
+            )
         if self.end not in ENDS:
             raise InvalidValue(f"end {self.end!r}: choose {' or '.join(ENDS)}")
         if self.max_copy is not None and not LEAST_COPY <= self.max_copy <= MOST_COPY:
@@ -181,6 +188,7 @@ class Wishes:
         for name, reader in _READERS.items():
             if isinstance(wishes.get(name), str):
                 wishes[name] = reader(wishes[name])
+        wishes = {name: _plain(value) for name, value in wishes.items()}
         plain = {n: v for n, v in wishes.items() if not isinstance(v, _READ.get(n, ()))}
         check_schema(plain, WishesTable, "what is asked for")
         return wishes
@@ -205,6 +213,21 @@ class Wishes:
         plain = asdict(Wishes())
         told = {name: getattr(self, name) for name in plain if getattr(self, name) != plain[name]}
         return {name: _WRITERS.get(name, _as_it_is)(value) for name, value in told.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return the values of NumPy as Python's own, and lists as tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_range(value: tuple[Any, ...]) -> bool:
+    """Tell whether a value is the lowest and the highest pitch."""
+    whole = isinstance(value, tuple) and len(value) == 2 and all(type(one) is int for one in value)
+    return whole and 0 <= value[0] <= value[1] <= 127
 
 
 def _whole(name: str, low: int, high: int) -> Callable[[str], int]:

@@ -6,14 +6,15 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint, places
-from musicgen.errors import InvalidValue, MusicgenError, NotFound
+from musicgen.checkpoint import FORMAT, Checkpoint, places, read_manifest
+from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.listen.timeline import duration
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
@@ -180,13 +181,28 @@ class Craft:
             self._tunes.popitem(last=False)
 
     def _maker(self, made: Recipe) -> Model:
-        """Return the model that made a tune; the name comes out of a file, so it is only looked up.
+        """Return the model that made a tune, whatever its folder is called.
 
-        Raises NotFound, or Mismatch for another of that name.
+        The name comes out of a file, so it is only looked up. Raises NotFound, or Mismatch for
+        another of that name.
         """
+        for folder in self._folders_of(made.model.name):
+            with suppress(DamagedCheckpoint):
+                model = self._loaded(folder)
+                if model.name.fingerprint == made.model.fingerprint:
+                    return model
         model = self.model(made.model.name)
         made.check(model.name, "the tune")
         return model
+
+    def _folders_of(self, name: str) -> Iterator[Path]:
+        """Yield the listed folder of a name, then others whose model calls itself so."""
+        found = known(self.runs)
+        if name in found:
+            yield found[name]
+        for other, folder in found.items():
+            if other != name and name in _names_of(folder):
+                yield folder
 
     def model(self, name: str) -> Model:
         """Return a model by a name out of the list. Raises NotFound for any other."""
@@ -203,6 +219,13 @@ class Craft:
         while len(self._models) > MODELS_WARM:
             self._models.popitem(last=False)
         return self._models[folder][1]
+
+
+def _names_of(folder: Path) -> Iterator[str]:
+    """Yield what the manifests in a model's folder call it; a damaged one calls it nothing."""
+    for place in places(folder):
+        with suppress(MusicgenError):
+            yield str(read_manifest(place, FORMAT).get("name"))
 
 
 def _watched(model: Model, tell: Tell) -> Model:

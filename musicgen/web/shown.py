@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.listen.timeline import duration
 from musicgen.listen.view import view
-from musicgen.listen.writing import RENDERED, Wanted
+from musicgen.listen.writing import PAGES, RENDERED, Wanted
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tune import Tune
 
@@ -17,6 +18,7 @@ FILES: Final = ("mid", "abc", "musicxml", "wav", "svg", "png", "html")
 FILES_WITHOUT_BARS: Final = ("mid", "wav", "svg", "png")  # the pictures are piano rolls
 MOST_LETTERS: Final = 200  # of a title, or of another text that is shown of a tune
 MOST_SECONDS: Final = 600  # of sound that is handed out
+MOST_PIXELS: Final = 16_000_000  # of a PNG that is handed out: three or four seconds of work
 _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
@@ -52,14 +54,27 @@ def file_of(tune: Tune, suffix: str) -> bytes:
     if suffix == "wav" and duration(tune.score) > MOST_SECONDS:
         raise InvalidValue(f"wav: it lasts over {MOST_SECONDS // 60} minutes; write it with"
                            " musicgen render")  # fmt: skip
+    if suffix == "png" and not has_bars:
+        _check_roll(tune)
     if render := RENDERED.get(f".{suffix}"):
-        wanted = Wanted("score" if has_bars else "roll", recipe=tune.recipe, receipt=tune.receipt,
-                        surprise=tune.surprise)  # fmt: skip
+        wanted = Wanted("score" if has_bars else "roll")
+        if f".{suffix}" in PAGES:  # which alone shows what takes a while to tell
+            wanted = replace(wanted, recipe=tune.recipe, receipt=tune.receipt,
+                             surprise=tune.surprise)  # fmt: skip
         return render(tune.score, wanted)
     form = formats.BY_SUFFIX.get(f".{suffix}")
     if form is None or form.render is None:
         raise NotFound(f"a tune has no file of the kind {suffix[:20]!r}")
     return form.render(tune.score, tuple(tune.recipe.remarks()))
+
+
+def _check_roll(tune: Tune) -> None:
+    """Raise InvalidValue for a piano roll whose PNG would hold a worker for long."""
+    from musicgen.listen.pianoroll import count_pixels
+
+    if count_pixels(tune.score) > MOST_PIXELS:
+        raise InvalidValue(f"png: the piano roll has over {MOST_PIXELS // 10**6} million pixels;"
+                           " take svg, or write it with musicgen render --view roll")  # fmt: skip
 
 
 def file_name(title: str) -> str:

@@ -40,7 +40,7 @@ class ModelAbout(Wire):
     codec: str
     options: list[str] = Field(description="what can be asked of it, by the names of a wish")
     max_bars: int = Field(description="0: its tunes have no bars")
-    forms: list[str] = Field(description="some that are common; any letters will do")
+    forms: list[str] = Field(description="some that are common; others are of the letters A to H")
     default_form: str = Field("free", description="where no form, bars or primer are named")
     has_index: bool = Field(description="whether it tells what a tune shares with others")
 
@@ -126,7 +126,7 @@ class TuneShown(BaseModel):
     rhythm: str
     key: str
     meter: str
-    qpm: float
+    qpm: float | None = Field(description="null: the tune has no bars")
     seconds: float
     codec: str = Field(description="of the model")
     files: list[str] = Field(description="the suffixes of what can be downloaded")
@@ -146,7 +146,7 @@ class TuneShown(BaseModel):
     receipt: dict[str, Any] | None
     surprise: dict[str, Any] | None
     abc: str | None
-    midi: str = Field(description="base64")
+    midi: str | None = Field(description="base64; null: no MIDI file can hold it")
 
 
 class Differences(Wire):

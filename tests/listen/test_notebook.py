@@ -58,6 +58,11 @@ def test_a_tune_and_a_model_are_one_line() -> None:
     hostile = replace(made, score=replace(made.score, title=f"{HOSTILE[4]}\n" * 300))
     assert repr(hostile).isprintable()
     assert len(repr(hostile)) < 700
+    named = replace(made.recipe.model, name="\x1b]0;evil\x07\n" * 300)
+    renamed = replace(made, recipe=replace(made.recipe, model=named))
+    assert repr(renamed).isprintable()
+    assert len(repr(renamed)) < 700
+    assert "\x1b" not in renamed._repr_html_()
     assert repr(replace(made, score=Score(), text="X:1\nT:x\n")).startswith("<Tune 8 characters; ")
     assert repr(made.model).isprintable()
     assert repr(made.model).startswith("<Model folk 2 (")

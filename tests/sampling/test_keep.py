@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from musicgen import Model, Tune, load
 from musicgen.errors import InvalidValue
 from musicgen.sampling.keep import parse_bars
-from musicgen.sampling.recipe import Order
+from musicgen.sampling.recipe import Order, Recipe
 from musicgen.tokens.bars import Written
+from musicgen.tokens.vocabulary import MEASURES
 from tests.models import untrained
 
 
@@ -112,3 +116,55 @@ def test_what_does_not_go_with_what_is_kept_is_refused(
     tune = model.sample(seed=1, bars=8, meter="4/4", form="through")
     with pytest.raises(InvalidValue, match=said):
         tune.tweak(**changes)  # type: ignore[arg-type]
+
+
+def mutants(ids: list[int], luck: random.Random) -> Iterator[list[int]]:
+    """Yield the ids of a tune with small faults, as a damaged or edited recipe has them."""
+    yield ids[::-1]
+    yield []
+    for length in (3, 4, 5, len(ids) - 1):
+        yield ids[:length]
+    for _ in range(6):
+        here, there = sorted(luck.sample(range(4, len(ids)), 2))
+        yield [*ids[:here], *ids[there:]]
+        yield [*ids[:here], luck.randrange(len(MEASURES)), *ids[here:]]
+        swapped = list(ids)
+        swapped[here], swapped[there] = swapped[there], swapped[here]
+        yield swapped
+        yield [*ids[:here], luck.randrange(len(MEASURES)), *ids[here + 1 :]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_kept_tune_that_was_changed_is_a_tune_or_refused(model: Model, form: str | None) -> None:
+    tune = model.sample(seed=3, bars=8, form=form).tweak(keep="1-2,4", candidates=1)
+    found = json.loads(json.dumps(tune.recipe.to_json()))
+    refused: list[str] = []
+    for ids in mutants(found["keep"]["ids"], random.Random(0)):
+        text = json.dumps(found | {"keep": found["keep"] | {"ids": ids}})
+        try:
+            model.written(Recipe.from_text(text).order)
+        except InvalidValue as fault:
+            refused.append(str(fault))
+    assert len(refused) > 15
+    assert all("\n" not in line and len(line) < 300 for line in refused)
+    assert model.written(Recipe.from_text(json.dumps(found)).order).score == tune.score
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"drawn": {"meter": "3/4"}}, "meter=3/4: the tune that is kept has meter=4/4"),
+        ({"wishes": {"bars": 4}}, "the kept tune: bar has no place in bar 4"),
+        ({"wishes": {"bars": 16}}, "the kept tune: end has no place in bar 8"),
+        ({"wishes": {"form": "AABB"}}, "the kept tune: bar has no place in bar 0"),
+    ],
+)
+def test_a_kept_tune_is_of_the_form_that_is_asked_for(
+    model: Model, changes: dict[str, dict[str, Any]], said: str
+) -> None:
+    tune = model.sample(seed=1, bars=8, meter="4/4", form="through", pickup=0)
+    found = tune.tweak(keep="1-2", candidates=1).recipe.to_json()
+    changed = found | {name: found[name] | change for name, change in changes.items()}
+    changed["wishes"].pop("meter")
+    with pytest.raises(InvalidValue, match=said):
+        model.written(Recipe.from_text(json.dumps(changed)).order)

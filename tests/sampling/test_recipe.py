@@ -19,6 +19,7 @@ FOUND: dict[str, Any] = {
                "bars": [["bar", 700]]},
     "keep": {"ids": [1], "bars": [[1, 1]], "candidates": 2},
 }  # fmt: skip
+LONG = json.dumps("x" * 5_000)
 HUGE = "1" + "0" * 400
 PLACES = (
     "seed", "number", "model.version", "wishes.bars", "wishes.tempo", "wishes.key", "drawn.qpm",
@@ -66,3 +67,15 @@ def test_what_is_no_number_is_refused(place: str, value: str) -> None:
 def test_a_number_that_fits_nowhere_is_refused(place: str, value: str) -> None:
     with pytest.raises(InvalidValue, match="its recipe cannot be read"):
         Recipe.from_text(text_with(place, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [("drawn.meter", '"7/99"', "meter 7/99: there is no such meter"),
+     ("drawn.rhythm", LONG, r"rhythm x{40}\.\.\.: there is no such rhythm"),
+     ("wishes.rhythm", LONG, "wishes.rhythm: expected str of length <= 100")],
+)  # fmt: skip
+def test_what_a_model_has_no_event_for_is_told_in_words(place: str, value: str, said: str) -> None:
+    with pytest.raises(InvalidValue, match=said) as refusal:
+        Recipe.from_text(text_with(place, value))
+    assert "Event(" not in str(refusal.value)
