@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from msgspec import inspect as shapes_of
 
-from musicgen import checkpoint, tune
+from musicgen import checkpoint, folder_contents, tune
 from musicgen.cli.settings import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
@@ -231,7 +231,7 @@ class Workplace:
 
     def read_manifest(self, data: Drawing) -> None:
         """Load a model with another manifest, and write two bars."""
-        path = self.model / checkpoint.MANIFEST
+        path = self.model / folder_contents.MANIFEST
         whole = path.read_bytes()
         body = data.draw(examples(json.loads(whole), checkpoint.ManifestTable))
         with _replaced(path, whole, lambda: checkpoint.render_manifest(body)):
@@ -239,7 +239,7 @@ class Workplace:
 
     def read_state(self, data: Drawing) -> None:
         """Go on with a run whose values are others."""
-        path, manifest = self.state / keeping.VALUES, self.state / checkpoint.MANIFEST
+        path, manifest = self.state / keeping.VALUES, self.state / folder_contents.MANIFEST
         whole, vouched = path.read_bytes(), manifest.read_bytes()
         values = data.draw(examples(json.loads(whole), resuming.StateTable))
         text = to_json(values)
@@ -255,7 +255,7 @@ class Workplace:
 
     def read_dataset(self, data: Drawing) -> None:
         """Open a data set with another manifest."""
-        path = self.dataset / store.MANIFEST
+        path = self.dataset / folder_contents.MANIFEST
         whole = path.read_bytes()
         body = data.draw(examples(json.loads(whole), store.DatasetTable))
 

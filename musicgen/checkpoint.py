@@ -43,18 +43,19 @@ from musicgen.files import (
     explaining,
     is_file,
     is_folder,
+    is_plain_name,
     new_folder,
     open_regular,
     write_new,
     write_whole,
 )
-from musicgen.folder_contents import is_listed
-from musicgen.typed_data import FileName, Sha256, check_schema
+from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, is_listed
+from musicgen.music.theory import MODES
+from musicgen.number_parsing import shorten
+from musicgen.typed_data import Count, FileName, Sha256, check_schema
 
 FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
-CARD: Final = "MODEL_CARD.md"
 BEST: Final = "best"
 _NUMBER: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
@@ -62,9 +63,9 @@ WAY_OUT: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
 
 Weights = dict[str, np.ndarray]
-Count = Annotated[int, Meta(ge=0)]
 Tonics = dict[
-    str, dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1)]]
+    Annotated[str, Meta(pattern=rf"^({'|'.join(MODES)})\Z")],
+    dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1, le=2**53)]],
 ]
 
 
@@ -88,20 +89,24 @@ class OriginTable(msgspec.Struct):
     """What the manifest of an adapted model says of the one that it comes from."""
 
     name: str
-    version: int
+    version: Count
     fingerprint: str = ""
     cards: tuple[CardTable, ...] = ()
 
 
 class CorpusTable(msgspec.Struct):
-    """What a manifest says of the tunes that a model learnt from."""
+    """What a manifest says of the tunes that a model learnt from; nothing else of it is read."""
 
     cards: tuple[CardTable, ...] = ()
     sources: tuple[str, ...] = ()
     fingerprint: str = ""
     tunes: dict[str, Count] = {}
-    tonics: Tonics = {}
+    tonics: Tonics = {}  # of each mode: how many tunes have which
+    dances: dict[str, dict[str, Count]] = {}  # of each dance: how many tunes have which meter
     adapted_from: OriginTable | None = None
+
+
+_CORPUS_NAMES: Final = tuple(field.name for field in msgspec.structs.fields(CorpusTable))
 
 
 class PartScore(msgspec.Struct):
@@ -128,7 +133,7 @@ class ManifestTable(FilesTable):
     """What the manifest of a checkpoint has; unknown entries are passed over."""
 
     name: str
-    version: int
+    version: Count
     settings: dict[str, Any]  # read by ModelSettings
     vocabulary: Annotated[tuple[str, ...], Meta(max_length=MOST_EVENTS)]
     seen: Annotated[tuple[Count, ...], Meta(max_length=MOST_EVENTS)]
@@ -137,6 +142,12 @@ class ManifestTable(FilesTable):
     scores: ScoresTable
     training: dict[str, Any]  # shown, never used
     packages: dict[str, str]
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidValue for a model's name that is a path, too long, or not printable."""
+    if not is_plain_name(name):
+        raise InvalidValue(f"name is {shorten(name)!r}, which is no plain name of a model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +166,7 @@ class Manifest:
     packages: Mapping[str, str] = field(default_factory=dict)  # versions
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         for what, count in (("vocabulary", len(self.vocabulary)), ("seen", len(self.seen))):
             if count != self.settings.vocabulary_size:
                 raise InvalidValue(
@@ -325,11 +337,11 @@ def load_one(folder: Path) -> Checkpoint:
 
 def read_manifest(folder: Path, known: int) -> dict[str, Any]:
     """Read a folder's manifest; raise DamagedCheckpoint, or Mismatch for another format."""
-    body = parse_manifest(_read(folder, MANIFEST), folder)
+    body = parse_manifest(_read(folder, MANIFEST, MOST_MANIFEST_BYTES), folder)
     if body["format"] != known:
         raise Mismatch(
-            f"{folder}: its format is {body['format']}, this musicgen reads format {known}; "
-            "update musicgen"
+            f"{folder}: its format is {shorten(str(body['format']))}, this musicgen reads format"
+            f" {known}; update musicgen"
         )
     return body
 
@@ -425,7 +437,7 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
         vocabulary=tuple(body["vocabulary"]),
         seen=tuple(body["seen"]),
         codec=body["codec"],
-        corpus=body["corpus"],
+        corpus={name: body["corpus"][name] for name in _CORPUS_NAMES if name in body["corpus"]},
         scores=body["scores"],
         training=body["training"],
         packages=body["packages"],
@@ -449,9 +461,9 @@ def _checked(folder: Path, name: str, kept: str) -> bytes:
     return data
 
 
-def _read(folder: Path, name: str) -> bytes:
+def _read(folder: Path, name: str, limit: int = MAX_BYTES) -> bytes:
     try:
-        return open_regular(folder / name, limit=MAX_BYTES)
+        return open_regular(folder / name, limit=limit)
     except NotFound as fault:
         raise damaged(folder / name, "it is missing") from fault
     except Refusal as fault:

@@ -21,10 +21,10 @@ CARD: Final = "MODEL_CARD.md"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.toml"
 CONFIG_HEAD: Final = "# musicgen train --config THIS_FILE trains in the same way"
-_MOST_BYTES: Final = 64 * 2**20  # of a manifest
+MOST_MANIFEST_BYTES: Final = 8 * 2**20
 _HEAD_BYTES: Final = 4096
-_STEP: Final = re.compile(r"\d{8,12}")
-_HEARD: Final = re.compile(r"\d{6,12}\.(mid|abc|txt)")
+_STEP: Final = re.compile(r"[0-9]{8,12}")
+_HEARD: Final = re.compile(r"[0-9]{6,12}\.(mid|abc|txt)")
 _EVENTS: Final = re.compile(r"events\.out\.tfevents\..*")
 
 
@@ -85,7 +85,7 @@ def listed_files(folder: Path) -> frozenset[str]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        data = _read(folder / MANIFEST, _MOST_BYTES)
+        data = _read(folder / MANIFEST, MOST_MANIFEST_BYTES)
         body = json.loads(data)
     except (OSError, ValueError, RecursionError):
         return {}

@@ -14,9 +14,11 @@ import msgspec
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
+from musicgen.number_parsing import shorten
 
 T = TypeVar("T")
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]  # no path
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MOST_KEY_PARTS: Final = 16
 _PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
@@ -62,11 +64,28 @@ def check_schema(value: object, schema: type[T], source: str) -> T:
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML. Raises ValueError, or RecursionError, for what is not TOML.
 
+    Its whole numbers have at most 64 bits: more digits, in hex, cannot even be printed.
+
     tomllib's time grows with the square of the parts of a dotted key: 8 KiB of `a.a.a` took 1.3 s.
     """
     if _LONG_KEY.search(text):
         raise ValueError(f"a key has over {MOST_KEY_PARTS} parts with dots between them")
-    return tomllib.loads(text)
+    table = tomllib.loads(text)
+    _refuse_large(table)
+    return table
+
+
+def _refuse_large(table: dict[str, Any]) -> None:
+    """Raise InvalidValue for a whole number that TOML has none of: over 64 bits, in hex say."""
+    waiting: list[tuple[str, Any]] = list(table.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidValue(f"{shorten(key)} has a whole number of over 64 bits; write less")
 
 
 def describe_fault(fault: Exception) -> str:
@@ -81,5 +100,6 @@ def describe_fault(fault: Exception) -> str:
         .removeprefix("Object contains ")
         .removeprefix("Object ")
     )
-    said = said[:1].lower() + said[1:]
+    if not said[1:2].isupper():  # else an acronym, such as JSON
+        said = said[:1].lower() + said[1:]
     return f", {place[1]}: {said}" if place and place[1] else f": {said}"

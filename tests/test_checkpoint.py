@@ -46,7 +46,7 @@ MANIFEST = Manifest(
     settings=SETTINGS,
     vocabulary=tuple(f"event {number}" for number in range(9)),
     seen=tuple(range(9)),
-    corpus={"card": "dance-tunes", "fingerprint": "ab12"},
+    corpus={"sources": ["dance-tunes"], "fingerprint": "ab12"},
     scores={"valid_bits_per_note": 2.5},
 )
 EXTRA = {"MODEL_CARD.md": b"# small 1\n", "metrics.jsonl": b'{"step": 1}\n'}
@@ -181,6 +181,53 @@ def test_a_name_with_a_path_is_refused(folder: Path) -> None:
     body = json.loads((folder / "manifest.json").read_bytes())
     rewrite(folder, sha256=body["sha256"] | {"../outside": "00"})
     with pytest.raises(DamagedCheckpoint, match=r"manifest.json: its table of files"):
+        load(folder)
+
+
+TOO_MANY = 10**400
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"corpus": {"dances": 5}}, "corpus.dances"),
+        ({"corpus": {"dances": {"jig": [1]}}}, "corpus.dances"),
+        ({"corpus": {"dances": {"jig": {"6/8": "x"}}}}, "corpus.dances"),
+        ({"corpus": {"dances": {"jig": {"6/8": TOO_MANY}}}}, "corpus.dances"),
+        ({"corpus": {"tonics": {"major": {"C": TOO_MANY}}}}, "corpus.tonics"),
+        ({"corpus": {"tonics": {"ionic": {"C": 1}}}}, "corpus.tonics"),
+        ({"seen": [TOO_MANY] * len(MANIFEST.seen)}, "seen"),
+        ({"version": TOO_MANY}, "version"),
+        ({"version": -1}, "version"),
+        ({"name": "../../x"}, "name"),
+        ({"name": "x\x1b[31m"}, "name"),
+        ({"name": "\u00e9" * 128}, "name"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_what_a_manifest_says_has_bounds(
+    folder: Path, changes: dict[str, object], place: str
+) -> None:
+    rewrite(folder, **changes)
+    with pytest.raises(DamagedCheckpoint, match=rf"^.*{place}.*install or train the model again$"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["folk", "mine-2.1", "a b", "\u00e9" * 127, "x" * 255])
+def test_the_names_of_old_checkpoints_are_read(folder: Path, name: str) -> None:
+    rewrite(folder, name=name)
+    assert load(folder).manifest.name == name
+
+
+def test_only_what_was_checked_of_a_corpus_is_read(folder: Path) -> None:
+    said = {"tunes": {"train": 3}, "dances": {"jig": {"6/8": 3}}}
+    rewrite(folder, corpus=said | {"unknown": 5})
+    assert load(folder).manifest.corpus == said
+
+
+def test_a_manifest_of_over_8_mib_is_not_parsed(folder: Path) -> None:
+    rewrite(folder, training={"remark": "x" * 2**23})
+    with pytest.raises(DamagedCheckpoint, match=r"manifest.json: it .*; install or train"):
         load(folder)
 
 

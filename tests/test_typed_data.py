@@ -70,6 +70,25 @@ def test_texts_with_dots_are_toml() -> None:
     }
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 60_000, "0o" + "7" * 60_000, "0b1" + "0" * 63,
+                                    "9223372036854775808", "-9223372036854775809"])  # fmt: skip
+@pytest.mark.parametrize("text", ["a = {}", "a = [1, [{}]]", "a = {{b = {}}}", "[[a]]\nb = {}"])
+def test_whole_numbers_of_over_64_bits_are_refused(text: str, number: str) -> None:
+    with pytest.raises(InvalidValue, match=r"^a(\.b)? has a whole number of over 64 bits"):
+        parse_toml(text.format(number))
+
+
+def test_whole_numbers_of_64_bits_are_toml() -> None:
+    assert parse_toml("a = [0x7fffffffffffffff, -9223372036854775808, true]") == {
+        "a": [2**63 - 1, -(2**63), True]
+    }
+
+
+def test_an_acronym_keeps_its_capitals() -> None:
+    with pytest.raises(InvalidValue, match=r"^f.json: JSON is malformed"):
+        decode_json("{!", Book, "f.json")
+
+
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(InvalidValue, match="nested too deeply"):
         decode_json("[" * 100_000, object, "f.json")

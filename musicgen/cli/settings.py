@@ -118,6 +118,8 @@ def _text(path: Path) -> str:
 def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         return parse_toml(text)
+    except InvalidValue as fault:
+        raise InvalidValue(f"{path}: {fault}") from fault
     except (ValueError, RecursionError) as fault:
         raise InvalidValue(f"{path}: it is no TOML: {fault}; write key = value") from fault
 

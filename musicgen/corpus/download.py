@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
+from musicgen.corpus.urls import file_name, split_url
 from musicgen.errors import InvalidValue, MusicgenError, WriteFailed, printable
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -28,7 +29,6 @@ MAX_REDIRECTS: Final = 5
 TIMEOUT: Final = 30.0  # seconds without a word
 MAX_BYTES: Final = 64 * 2**30
 _PIECE: Final = 2**18
-_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _GONE: Final = (401, 403, 404, 410)  # asking again does not help
 
 
@@ -41,7 +41,7 @@ class Download:
     size: int
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
+        split_url(self.url)
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise InvalidValue(f"{self.url}: sha256 is {self.sha256!r}, not 64 digits of 0-9a-f")
         if not 0 < self.size <= MAX_BYTES:
@@ -50,8 +50,8 @@ class Download:
     @property
     def name(self) -> str:
         """What it is called in the cache: its hash, and as much of its name as is harmless."""
-        last = urlsplit(self.url).path.rpartition("/")[2]
-        return f"{self.sha256[:16]}-{re.sub(r'[^A-Za-z0-9._-]', '_', last)[-60:].lstrip('.')}"
+        last = re.sub(r"[^A-Za-z0-9._-]", "_", file_name(self.url))
+        return f"{self.sha256[:16]}-{last[-60:].lstrip('.')}"
 
 
 def cache_folder() -> Path:
@@ -123,6 +123,11 @@ def _attempt(wanted: Download, file: IO[bytes], progress: Progress) -> str:
         return f"status {fault.code}"
     except (URLError, http.client.HTTPException, ConnectionError, TimeoutError) as fault:
         return printable(str(getattr(fault, "reason", fault)) or type(fault).__name__)[:80]
+    except InvalidValue:
+        raise
+    except ValueError as fault:  # a place that the server names, or a host, is no URL
+        message = f"{wanted.url}: it leads to what is no URL; check the card's URL in a browser"
+        raise MusicgenError(message) from fault
     finally:
         file.flush()
     return "the server says no more"
@@ -149,7 +154,7 @@ class _Redirects(request.HTTPRedirectHandler):
         self, req: request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> request.Request | None:
         """Check the new URL. Raises InvalidValue."""
-        _check_url(urljoin(req.full_url, newurl))
+        split_url(urljoin(req.full_url, newurl))
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -166,14 +171,6 @@ def _opener() -> request.OpenerDirector:
     ):
         opener.add_handler(part)
     return opener
-
-
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if not url.isprintable() or " " in url or not parts.hostname:
-        raise InvalidValue(f"{url!r} is no URL of a file; give https://HOST/PATH")
-    if parts.scheme != "https" and (parts.scheme, parts.hostname in _LOCAL) != ("http", True):
-        raise InvalidValue(f"{url}: only https:// is downloaded; choose such a place")
 
 
 def _check(wanted: Download, partial: Path) -> None:

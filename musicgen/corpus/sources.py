@@ -12,12 +12,12 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, structs
 
 from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
+from musicgen.corpus.urls import file_name, split_url
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 from musicgen.files import open_regular
 from musicgen.formats import READABLE, Reading, max_bytes_of, parse
@@ -59,8 +59,10 @@ class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if bool(self.where) == bool(self.includes):
             raise ValueError("the corpus card lacks one of where and includes")
-        if is_url(self.where) and not (self.sha256 and self.bytes):
-            raise ValueError("a corpus card with a URL needs sha256 and bytes")
+        if is_url(self.where):
+            split_url(self.where)
+            if not (self.sha256 and self.bytes):
+                raise ValueError("a corpus card with a URL needs sha256 and bytes")
 
 
 class Card(CardText, frozen=True, kw_only=True):
@@ -319,12 +321,8 @@ def _of_place(
     path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
     if not _is_read(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
-    name = printable(f"{card.name}/{_last(card.where)}")
+    name = printable(f"{card.name}/{file_name(card.where)}")
     return Found((TuneFile(path, name, only=card.files),))
-
-
-def _last(url: str) -> str:
-    return urlsplit(url).path.rpartition("/")[2]
 
 
 def _located(card: Card) -> Path:

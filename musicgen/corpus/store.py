@@ -42,18 +42,15 @@ from musicgen.files import (
     refuse_existing,
     write_whole,
 )
-from musicgen.folder_contents import is_listed
-from musicgen.typed_data import FileName, Sha256, check_schema
+from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, is_listed
+from musicgen.typed_data import Count, FileName, Sha256, check_schema
 
-Count = Annotated[int, Meta(ge=0)]
 FORMAT: Final = 2
-MANIFEST: Final = "manifest.json"
 REFUSALS: Final = "refusals.parquet"
 REPORT: Final = "report.json"
 ANSWERS: Final = "answers.jsonl.zst"
 GROUP_TUNES, GROUP_IDS = 256, 2**17  # a row group has at most as many
 SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
-_MAX_MANIFEST: Final = 64 * 2**20
 _OLD_TUNES: Final = "tunes.parquet"  # of format 1
 _OLD_FILES: Final = frozenset((_OLD_TUNES, MANIFEST, REFUSALS, REPORT))
 
@@ -432,9 +429,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not is_dataset(folder):
         raise NotFound(f"{folder} is no data set; make one with musicgen corpus build")
     try:
-        manifest = dict(json.loads(open_regular(folder / MANIFEST, limit=_MAX_MANIFEST)))
+        manifest = dict(json.loads(open_regular(folder / MANIFEST, limit=MOST_MANIFEST_BYTES)))
         theirs = manifest["format"]
         intact = theirs != FORMAT or manifest["check"] == _check(manifest)
+    except Refusal as fault:
+        raise Mismatch(f"{folder / MANIFEST}: {fault.message}; build it again") from fault
     except (KeyError, TypeError, ValueError, RecursionError) as fault:
         raise _changed(folder) from fault
     if type(theirs) is not int or theirs != FORMAT:

@@ -25,7 +25,6 @@ from safetensors.numpy import load as parse_arrays
 from safetensors.numpy import save as render_arrays
 
 from musicgen.checkpoint import (
-    MANIFEST,
     WAY_OUT,
     damaged,
     digest,
@@ -43,7 +42,7 @@ from musicgen.files import (
     sweep_partials,
     write_new,
 )
-from musicgen.folder_contents import is_step
+from musicgen.folder_contents import MANIFEST, is_step
 
 FORMAT: Final = 2
 KEPT: Final = 3

@@ -28,6 +28,7 @@ from musicgen import formats
 from musicgen.checkpoint import Checkpoint, Manifest, Weights, stored
 from musicgen.errors import NotFound, one_line
 from musicgen.files import open_regular, write_whole
+from musicgen.folder_contents import METRICS
 from musicgen.music.score import Score
 from musicgen.sampling.default_form import complete_wishes
 from musicgen.sampling.draw import Noise
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from musicgen.model.run import Run
     from musicgen.model.training import Progress
 
-METRICS: Final = "metrics.jsonl"
 CURVE: Final = "loss.png"
 HEARD: Final = "heard"
 BOARD: Final = "tensorboard"

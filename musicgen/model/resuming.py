@@ -20,11 +20,10 @@ import msgspec
 from msgspec import Meta
 
 from musicgen.checkpoint import (
-    MANIFEST,
     CorpusTable,
-    Count,
     ScoresTable,
     Tonics,
+    check_name,
     check_weights,
     damaged,
     load_one,
@@ -33,10 +32,11 @@ from musicgen.checkpoint import (
 from musicgen.config import MOST_EVENTS, MOST_TOKENS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
+from musicgen.folder_contents import MANIFEST
 from musicgen.model.keeping import Saved, latest
 from musicgen.model.plan import Plan
 from musicgen.model.snapshot import under
-from musicgen.typed_data import check_schema
+from musicgen.typed_data import Count, check_schema
 
 # Where the value of a flag stands in a plan, for those that a run's plan decides.
 IN_PLAN: Final = {
@@ -95,8 +95,8 @@ class AskedTable(msgspec.Struct):
 class RunTable(msgspec.Struct):
     """What a run says of itself."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=255)]
-    version: int
+    name: str
+    version: Count
     corpus: CorpusTable
     asked: AskedTable
     plan: PlanTable
@@ -111,6 +111,10 @@ class RunTable(msgspec.Struct):
     over: bool
     seconds: float
     saving_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no model can have."""
+        check_name(self.name)
 
 
 class StateTable(msgspec.Struct):

@@ -27,11 +27,11 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen import checkpoint
-from musicgen.checkpoint import BEST, CARD, Checkpoint, Manifest, stored
+from musicgen.checkpoint import BEST, Checkpoint, Manifest, stored
 from musicgen.corpus.store import Dataset, EncodedTune, flat_ids
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, one_line
 from musicgen.files import explaining, write_whole
-from musicgen.folder_contents import CONFIG
+from musicgen.folder_contents import CARD, CONFIG, METRICS
 from musicgen.model import adapt, keeping
 from musicgen.model.batches import moved, room_of
 from musicgen.model.card import Scores, model_card
@@ -55,7 +55,6 @@ from musicgen.tokens.codecs import DEFAULT as DEFAULT_CODEC
 from musicgen.tokens.grammar import HEADER
 from musicgen.tokens.vocabulary import MEASURES
 
-METRICS: Final = "metrics.jsonl"
 SAVE_EVERY: Final = 180.0  # seconds, where a save is cheap
 SAVE_AT_LEAST: Final = 540.0  # seconds, whatever it costs: at most ten minutes are ever lost
 DEAR: Final = 50  # a save may take one part in so many of a run's time

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from musicgen.checkpoint import FORMAT, MANIFEST, places, read_manifest
+from musicgen.checkpoint import FORMAT, Tonics, places, read_manifest
 from musicgen.errors import InvalidValue, MusicgenError, printable
+from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
 from musicgen.sampling.customs import TONICS
 from musicgen.sampling.default_form import default_form_of
@@ -27,7 +28,7 @@ from musicgen.tokens.layout import FREE
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import known
-from musicgen.typed_data import check_schema
+from musicgen.typed_data import Count, check_schema
 
 MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
@@ -72,15 +73,15 @@ def stamp_of(folder: Path) -> object:
 class _Corpus(msgspec.Struct):
     """What a manifest says of the tunes that the model learnt from."""
 
-    tonics: dict[str, dict[str, int]] | None = None  # by mode: how many tunes have which
+    tonics: Tonics | None = None  # by mode: how many tunes have which
 
 
 class _Manifest(msgspec.Struct):
     """What is shown of a model."""
 
     codec: str
-    version: int
-    seen: list[int]
+    version: Count
+    seen: list[Count]
     corpus: _Corpus
 
 

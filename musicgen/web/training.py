@@ -10,9 +10,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from musicgen.checkpoint import MANIFEST, places
+from musicgen.checkpoint import places
 from musicgen.errors import MusicgenError
-from musicgen.model.record import METRICS, read_metrics
+from musicgen.folder_contents import MANIFEST, METRICS
+from musicgen.model.record import read_metrics
 
 MOST_RUNS: Final = 50
 MOST_POINTS: Final = 400

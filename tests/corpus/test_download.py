@@ -181,7 +181,16 @@ def test_no_network_is_said_in_one_line(tmp_path: Path, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["file:///etc/passwd", "ftp://127.0.0.1/a", "http://example.org/a", "//example.org/a"]
+    "place",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/a",
+        "http://example.org/a",
+        "//example.org/a",
+        "http://[/a",
+        "http://127.0.0.1:port/a",
+        f"https://{'a' * 70}.b/",
+    ],
 )
 def test_redirects_lead_to_no_other_kind_of_place(
     server: Server, tmp_path: Path, place: str
@@ -266,6 +275,12 @@ def test_a_card_of_ones_own_is_a_source(
         ('titel = "T"', "unknown field titel; one is TOML with title, description"),
         ('title = "T"\ndescription = "d"\nwhere = "https://x/y"', "needs sha256 and bytes"),
         ("= 5", "is no corpus card"),
+        (CARD.format("http://[/x.mid", SHA, 5), r"^[^\n]*no URL of a file; give https[^\n]*TOML"),
+        (CARD.format("https://x:port/x.mid", SHA, 5), "no URL of a file"),
+        (CARD.format("https://x:70000/x.mid", SHA, 5), "no URL of a file"),
+        (CARD.format("https:///x.mid", SHA, 5), "no URL of a file"),
+        (CARD.format("https://a\u2100b/x.mid", SHA, 5), "no URL of a file"),
+        (CARD.format("http://example.org/x.mid", SHA, 5), "only https:// is downloaded"),
     ],
 )
 def test_a_card_that_is_none_is_refused(tmp_path: Path, text: str, words: str) -> None:

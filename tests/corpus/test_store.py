@@ -87,6 +87,18 @@ def test_another_manifest_is_refused(tmp_path: Path, text: str) -> None:
         load(tmp_path / "data")
 
 
+def test_a_manifest_of_over_8_mib_is_not_parsed(tmp_path: Path) -> None:
+    save(replace(dataset(1, 2), sources=("x" * 2**23,)), tmp_path / "data")
+    with pytest.raises(Mismatch, match=r"^[^\n]*build it again$"):
+        load(tmp_path / "data")
+
+
+def test_a_data_set_of_many_sources_is_read(tmp_path: Path) -> None:
+    sources = tuple(f"tunes/{number:06d}-with-a-long-name.abc" for number in range(100_000))
+    save(replace(dataset(1, 2), sources=sources), tmp_path / "data")
+    assert load(tmp_path / "data").sources == sources
+
+
 def test_saving_replaces_a_data_set_only_by_force(tmp_path: Path) -> None:
     save(dataset(1), tmp_path / "data")
     with pytest.raises(OutputExists, match="add --force"):

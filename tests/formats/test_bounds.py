@@ -100,3 +100,52 @@ def test_other_encodings_are_checked_too() -> None:
 
 def test_words_in_place_of_a_tempo_stay() -> None:
     assert read(XML.replace(">100<", ">ca. 100<"), ".musicxml").notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("<beats>4<", "<beats>100000000<x/><", "line 4: beats holds the element 'x'"),
+        ("<beats>4<", "<beats><x/>100000000<", "line 4: beats holds the element 'x'"),
+        ("<octave>4<", "<octave>10<octave/><", "octave holds the element 'octave'"),
+        ("<beats>4<", "<beats>1000<!-- --><![CDATA[00000]]><", "beats '100000000'"),
+        ("<beats>4<", "<beats>1000<?x ?>00000<", "beats '100000000'"),
+        ("<beats>4<", "<beats>1&#48;0&#x30;00000<", "beats '100000000'"),
+        ("<beats>4</beats>", "<beats>4</beats><beats>100000000</beats>", "beats '100000000'"),
+        (
+            '"1.0"?>',
+            '"1.0"?><!DOCTYPE score-partwise [<!ENTITY n "100000000">]>',
+            "line 1: entity 'n' is declared",
+        ),
+        (
+            '"1.0"?>',
+            '"1.0"?><!DOCTYPE score-partwise [<!ENTITY % n "<!ENTITY m \'9\'>">]>',
+            "line 1: entity 'n' is declared",
+        ),
+        (">100<", ">1_0e300<", "tempo '1_0e300'"),
+        (">100<", ">\uff11e300<", "tempo '\uff11e300'"),
+        ('number="1" type="start"', 'number="1-\u0669999999999" type="start"', "number '1-"),
+    ],
+)
+def test_numbers_in_odd_places_of_musicxml_are_refused(old: str, new: str, said: str) -> None:
+    assert old in XML
+    assert said in refused(XML.replace(old, new), ".musicxml")
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16", "none-such", "US-ASCII"])
+def test_numbers_are_checked_whatever_encoding_a_file_names(encoding: str) -> None:
+    data = XML.replace('"1.0"?>', f'"1.0" encoding="{encoding}"?><!-- \u00e9 -->')
+    assert "beats" in refused(data.replace("<beats>4<", "<beats>1000000000<"), ".musicxml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("MM100", "MM\uff19e300", "line 3: tempo"),
+        ("*M4/4", "*M\uff11\uff10000000/4", "line 2: beats"),
+        ("\n4c", "\n" + "\uff14" * 9 + "c", "line 4: length"),
+    ],
+)
+def test_other_digits_of_humdrum_are_refused(old: str, new: str, said: str) -> None:
+    assert old in KERN
+    assert said in refused(KERN.replace(old, new), ".krn")

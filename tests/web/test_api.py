@@ -16,7 +16,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from musicgen import formats, load
-from musicgen.checkpoint import MANIFEST, render_manifest
+from musicgen.checkpoint import render_manifest
+from musicgen.folder_contents import MANIFEST
 from musicgen.formats import midi
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.web.app import KINDS

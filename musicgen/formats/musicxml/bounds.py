@@ -6,6 +6,7 @@ ending names; an octave that MIDI does not have it moves. So each number has bou
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -39,25 +40,36 @@ _DECIMALS: Final[Mapping[str, tuple[float, float]]] = {
     "degree-alter": (-4, 4),
 }
 _LISTS: Final[Mapping[str, int]] = {"beats": MAX_BEATS, "number": 99}  # of numbers, each so large
-_NUMBER: Final = re.compile(r"[+-]?(?:[0-9.]+(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+# What music21 takes for numbers: \d and "_", as Python's int and float accept other digits too.
+_NUMBER: Final = re.compile(r"[+-]?(?:[\d._]+(?:e[+-]?[\d_]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 _BEATS: Final = re.compile(r"[0-9]+(?:\s*\+\s*[0-9]+)*")
-_DIGITS: Final = re.compile(r"[0-9]+")
+_DIGITS: Final = re.compile(r"\d+")
 _MOST_DIGITS: Final = 6  # of a number in a note of Humdrum
-_KERN_METER: Final = re.compile(r"\*M([0-9+]*)/([0-9]*)(?:%[0-9]*)?")
+_KERN_METER: Final = re.compile(r"\*M([\d+]*)/(\d*)(?:%\d*)?")
 _KERN_TEMPO: Final = re.compile(r"\*MM\[?([^\]\s]*)")
-_LONG_NUMBER: Final = re.compile(rf"[0-9]{{{_MOST_DIGITS + 1},}}")
+_LONG_NUMBER: Final = re.compile(rf"\d{{{_MOST_DIGITS + 1},}}")
 
 
 def check_musicxml(data: bytes) -> None:
     """Refuse a number outside of its bounds, with its line. Raises Refusal.
 
-    What is not well-formed is left to the reader.
+    What is not well-formed is left to the reader. It reads the encoding that the file names, and
+    where that fails, UTF-8.
     """
+    if _is_checked(data):
+        return
+    with contextlib.suppress(UnicodeError):
+        _is_checked(data.decode("utf-8"))
+
+
+def _is_checked(data: bytes | str) -> bool:
+    """Tell whether XML is well-formed, all of it within bounds. Raises Refusal."""
     parser = expat.ParserCreate()
     walk = _Walk(parser)
     parser.StartElementHandler = walk.start
     parser.EndElementHandler = walk.end
     parser.CharacterDataHandler = walk.text
+    parser.EntityDeclHandler = walk.declare
     parser.buffer_text = True
     try:
         parser.Parse(data, True)
@@ -65,7 +77,8 @@ def check_musicxml(data: bytes) -> None:
         place = f"line {parser.CurrentLineNumber}"
         raise Refusal(f"{fault}; the file was left out", place=place, code="damaged") from fault
     except (expat.ExpatError, UnicodeError, ValueError, LookupError):
-        return
+        return False
+    return True
 
 
 class _Walk:
@@ -77,6 +90,10 @@ class _Walk:
         self.parts: list[str] = []
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
+        if self.checked:
+            raise InvalidValue(
+                f"{self.checked} holds the element {shorten(name)!r}: write only a number in it"
+            )
         self.checked = name if name in _TEXTS else ""
         self.parts = []
         if name == "sound" and "tempo" in attributes:
@@ -89,6 +106,9 @@ class _Walk:
     def text(self, data: str) -> None:
         if self.checked:
             self.parts.append(data)
+
+    def declare(self, name: str, *_: object) -> None:
+        raise InvalidValue(f"entity {shorten(name)!r} is declared: write the text itself")
 
     def end(self, name: str) -> None:
         if self.checked == name:
