@@ -62,7 +62,7 @@ def _take(ctx: click.Context, config: Path) -> None:
             continue
         if is_typed(ctx, name) and ctx.params[name] != value:
             flag = "SOURCE" if name == "sources" else f"--{name.replace('_', '-')}"
-            has = f"{values['epochs']:g} epochs" if name == "minutes" else _shown(value)
+            has = "a number of epochs" if name == "minutes" else _shown(value)
             raise Mismatch(
                 f"{flag} {_shown(ctx.params[name])}: the run that is resumed has {has};"
                 f" leave it out, or train another --name (its options are in {config})"
