@@ -26,16 +26,29 @@ _HEAD_BYTES: Final = 4096
 _STEP: Final = re.compile(r"[0-9]{8,12}")
 _HEARD: Final = re.compile(r"[0-9]{6,12}\.(mid|abc|txt)")
 _EVENTS: Final = re.compile(r"events\.out\.tfevents\..*")
+_EVENTS_HEAD: Final = b"brain.Event:"
+_HEARD_TITLE: Final = b", no. 1-1"  # seed 1, the first tune
+_TITLE_BYTES: Final = 200
+_CURVE_MARK: Final = b"pHYs" + 2 * b"\0\0\x18\x9b" + b"\1"  # 160 dots an inch
+_CARD_HEAD: Final = b"\n\nA recurrent language model of tunes: "
+_CODEC_TEXT: Final = re.compile(rb'codec"?[ :=]+"text')
 
 
 def is_listed(folder: Path) -> bool:
-    """Tell whether a folder holds a manifest of ours, and nothing that it does not list."""
-    names = listed_files(folder)
-    return (
-        bool(names)
-        and not _is_link(folder)
-        and _find(folder, lambda path: path.name in names) is None
-    )
+    """Tell whether a folder holds a manifest of ours, and nothing that it does not vouch for."""
+    return has_manifest(folder) and find_unlisted(folder) is None
+
+
+def find_unlisted(folder: Path) -> Path | None:
+    """Return what a folder's manifest does not vouch for, by its SHA-256: itself or a file in it.
+
+    What is missing, or has no bytes, is nobody else's.
+    """
+    hashes = _hashes(folder)
+    if not hashes or _is_link(folder):
+        return folder
+    return _find(folder, lambda path: _unless(path, path.name == MANIFEST or (
+        path.name in hashes and _is_file(path) and _is_intact(path, hashes))))  # fmt: skip
 
 
 def is_run(folder: Path) -> bool:
@@ -55,8 +68,8 @@ def refuse_foreign_run(folder: Path) -> None:
             " choose another --name, or move it away"
         )
     raise OutputExists(
-        f"{foreign} is not from a training run; {folder} is not replaced: move the file away, or"
-        " choose another --name"
+        f"{foreign} is not what a training run wrote; {folder} is not replaced: move the file away,"
+        " or choose another --name"
     )
 
 
@@ -68,8 +81,8 @@ def find_foreign(folder: Path) -> Path | None:
         return None
     if not _has_proof(folder):
         return folder
-    listed = listed_files(folder)
-    return _find(folder, lambda path: _is_of_run(path, listed))
+    hashes = _hashes(folder)
+    return _find(folder, lambda path: _foreign_in_run(path, hashes))
 
 
 def has_manifest(folder: Path) -> bool:
@@ -77,10 +90,9 @@ def has_manifest(folder: Path) -> bool:
     return bool(_manifest(folder))
 
 
-def listed_files(folder: Path) -> frozenset[str]:
-    """Return the names that a folder's manifest vouches for, its own included; none without one."""
-    body = _manifest(folder)
-    return frozenset((*body["sha256"], MANIFEST)) if body else frozenset()
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a folder's manifest lists; none without one."""
+    return dict(_manifest(folder).get("sha256", {}))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -108,32 +120,53 @@ def _steps(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if _STEP.fullmatch(path.name)]
 
 
-def _is_of_run(path: Path, listed: frozenset[str]) -> bool:
-    """Tell whether an entry of a run's folder is one that a run writes."""
-    if is_partial(path.name):
-        return True
+def _foreign_in_run(path: Path, hashes: Mapping[str, str]) -> Path | None:
+    """Return what no run wrote of an entry of a run's folder: itself, or something in it."""
     if path.name in _FOLDERS:
-        return path.is_dir() and _find(path, _FOLDERS[path.name]) is None
+        return _find(path, _FOLDERS[path.name]) if path.is_dir() else path
     if not _is_file(path) or path.name not in _FILES:
-        return False
-    is_binary = path.suffix not in (".md", ".toml", ".jsonl")
-    return (is_binary and path.name in listed) or _FILES[path.name](path)
+        return path
+    if path.name in hashes and path.name != METRICS:  # which a run that goes on adds to
+        return _unless(path, _is_intact(path, hashes))
+    return _unless(path, _FILES[path.name](path))
 
 
 def is_step(path: Path) -> bool:
     """Tell whether a folder is a saved state or checkpoint of a run, whole or damaged."""
+    return _foreign_in_step(path) is None
+
+
+def _foreign_in_step(path: Path) -> Path | None:
+    """Return what no run wrote of a saved state or checkpoint; a damaged file is its own."""
     if _is_link(path) or not path.is_dir() or not _STEP.fullmatch(path.name):
-        return False
-    known = frozenset(("arrays.safetensors", "values.json", "weights.safetensors",
-                       CARD, MANIFEST))  # fmt: skip
-    return _find(path, lambda file: is_partial(file.name) or (
-        _is_file(file) and file.name in known)) is None  # fmt: skip
+        return path
+    hashes = _hashes(path)
+    return _find(path, lambda file: _unless(file, _is_file(file) and file.name in _STEP_FILES and (
+        _STEP_FILES[file.name](file) or _is_intact(file, hashes))))  # fmt: skip
 
 
-def _find(folder: Path, is_known: Callable[[Path], bool]) -> Path | None:
-    """Return the first entry of a folder that is not known; links never are."""
-    entries = sorted(folder.iterdir())
-    return next((path for path in entries if _is_link(path) or not is_known(path)), None)
+def _foreign_in_heard(path: Path) -> Path | None:
+    is_known = _is_file(path) and _HEARD.fullmatch(path.name) is not None
+    return _unless(path, is_known and _HEARD_AS[path.suffix](path))
+
+
+def _find(folder: Path, find: Callable[[Path], Path | None]) -> Path | None:
+    """Return the first thing in a folder that is not known; links never are, half files are."""
+    for path in sorted(folder.iterdir()):
+        if _is_link(path):
+            return path
+        if not is_partial(path.name) and (found := find(path)) is not None:
+            return found
+    return None
+
+
+def _unless(path: Path, is_known: bool) -> Path | None:
+    return None if is_known else path
+
+
+def _is_intact(path: Path, hashes: Mapping[str, str]) -> bool:
+    """Tell whether a file is as its folder's manifest lists it, or empty."""
+    return not _read(path, 1) or hash_regular(path, follow=False).hex() == hashes.get(path.name)
 
 
 def _is_link(path: Path) -> bool:
@@ -157,9 +190,9 @@ def _starts(*heads: bytes) -> Callable[[Path], bool]:
 
 
 def _is_metrics(path: Path) -> bool:
-    """Tell whether a file is empty, or one of its first lines is what a run notes of an update."""
-    lines = _read(path, _HEAD_BYTES).splitlines()
-    return not lines or any(_is_update(line) for line in lines)
+    """Tell whether each line of a file is what a run notes of an update; the last may be cut."""
+    *whole, last = _read(path, _MOST_BYTES).split(b"\n")
+    return all(map(_is_update, whole)) and b'{"step": '.startswith(last[:9])
 
 
 def _is_update(line: bytes) -> bool:
@@ -171,16 +204,42 @@ def _is_update(line: bytes) -> bool:
 
 
 def _is_weights(path: Path) -> bool:
-    head = _read(path, 9)
-    return not head or (len(head) == 9 and head[8:] == b"{" and head[5:8] == bytes(3))
+    """Tell whether a file is empty, or starts as arrays do: a length, then JSON."""
+    head = _read(path, 10)
+    return not head or (len(head) == 10 and head[5:] == b'\0\0\0{"')
 
 
 def _is_card(path: Path) -> bool:
-    """Tell whether a model card is as it was written; without a manifest, whether it is one."""
-    body = _manifest(path.parent)
-    if not body:
-        return _starts(b"# ")(path)
-    return bool(hash_regular(path).hex() == body["sha256"].get(path.name))
+    """Tell whether a file is empty, or starts as a model card does."""
+    data = _read(path, _HEAD_BYTES)
+    return not data or (data.startswith(b"# ") and _CARD_HEAD in data)
+
+
+def _is_curve(path: Path) -> bool:
+    """Tell whether a file is empty, or a PNG of the resolution that the loss curve has."""
+    data = _read(path, _HEAD_BYTES)
+    return not data or (data.startswith(b"\x89PNG\r\n\x1a\n") and _CURVE_MARK in data)
+
+
+def _is_events(path: Path) -> bool:
+    """Tell whether a file is empty, or starts with the record that heads TensorBoard's logs."""
+    data = _read(path, _HEAD_BYTES)
+    return not data or _EVENTS_HEAD in data[:64]
+
+
+def _is_titled(path: Path) -> bool:
+    """Tell whether a tune is empty, or has the title of one that a run lets hear."""
+    data = _read(path, _HEAD_BYTES)
+    return not data or _HEARD_TITLE in data[:_TITLE_BYTES]
+
+
+def _is_text_heard(path: Path) -> bool:
+    """Tell whether a text can be of the run in whose folder it lies: one that learns text."""
+    run = path.parent.parent
+    saved = (run / name for name in (CONFIG, MANIFEST))
+    states = (step / name for shelf, name in (("best", MANIFEST), ("progress", "values.json"))
+              for step in _steps(run / shelf))  # fmt: skip
+    return any(_CODEC_TEXT.search(_read(place, _MOST_BYTES)) for place in (*saved, *states))
 
 
 _FILES: Final[Mapping[str, Callable[[Path], bool]]] = {
@@ -190,11 +249,25 @@ _FILES: Final[Mapping[str, Callable[[Path], bool]]] = {
     CARD: _is_card,
     METRICS: _is_metrics,
     CONFIG: _starts(CONFIG_HEAD.encode()),
-    "loss.png": _starts(b"\x89PNG"),
+    "loss.png": _is_curve,
 }
-_FOLDERS: Final[Mapping[str, Callable[[Path], bool]]] = {
-    "progress": lambda path: is_partial(path.name) or is_step(path),
-    "best": lambda path: is_partial(path.name) or is_step(path),
-    "heard": lambda path: is_partial(path.name) or bool(_HEARD.fullmatch(path.name)),
-    "tensorboard": lambda path: bool(_EVENTS.fullmatch(path.name)),
+_STEP_FILES: Final[Mapping[str, Callable[[Path], bool]]] = {
+    MANIFEST: _starts(b'{\n "check": "'),
+    "arrays.safetensors": _is_weights,
+    "weights.safetensors": _is_weights,
+    "values.json": _starts(b'{"run": '),
+    CARD: _is_card,
+}
+_HEARD_AS: Final[Mapping[str, Callable[[Path], bool]]] = {
+    ".mid": lambda path: _starts(b"MThd")(path) and _is_titled(path),
+    ".abc": lambda path: _starts(b"X:1\nT:")(path) and _is_titled(path),
+    ".txt": _is_text_heard,
+}
+_FOLDERS: Final[Mapping[str, Callable[[Path], Path | None]]] = {
+    "progress": _foreign_in_step,
+    "best": _foreign_in_step,
+    "heard": _foreign_in_heard,
+    "tensorboard": lambda path: _unless(
+        path, _is_file(path) and bool(_EVENTS.fullmatch(path.name)) and _is_events(path)
+    ),
 }

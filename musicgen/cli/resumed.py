@@ -60,10 +60,11 @@ def _take(ctx: click.Context, config: Path) -> None:
         stays = name in MAY_CHANGE or (name in BESIDE and name != "sources")
         if is_typed(ctx, name) and stays:
             continue
-        if is_typed(ctx, name) and ctx.params[name] != value and name != "minutes":
+        if is_typed(ctx, name) and ctx.params[name] != value:
             flag = "SOURCE" if name == "sources" else f"--{name.replace('_', '-')}"
+            has = "a number of epochs" if name == "minutes" else _shown(value)
             raise Mismatch(
-                f"{flag} {_shown(ctx.params[name])}: the run that is resumed has {_shown(value)};"
+                f"{flag} {_shown(ctx.params[name])}: the run that is resumed has {has};"
                 f" leave it out, or train another --name (its options are in {config})"
             )
         if name != "name":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import click
 
 from musicgen.config import MOST_EPOCHS, MOST_MINUTES, MOST_SEED
 from musicgen.errors import InvalidValue
+from musicgen.files import MAX_NAME
 from musicgen.music.programs import program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.number_parsing import parse_decimal, parse_integer, shorten
@@ -88,10 +90,23 @@ class Folder(Named):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the path; refuse one at which no folder can be."""
         path = Path(super().convert(value, param, ctx))
+        if not _has_room(path):
+            self.fail(f"{shorten(str(path))!r}: the name is too long; write another", param, ctx)
         there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
         if not there.is_dir():
             self.fail(f"{str(there)!r} is not a folder; name another", param, ctx)
         return path
+
+
+def _has_room(folder: Path) -> bool:
+    """Tell whether the system can have a folder of that name, and files in it."""
+    if any(len(os.fsencode(part)) > MAX_NAME for part in folder.parts):
+        return False
+    try:
+        (folder / "tune.abc").lstat()
+    except OSError as fault:
+        return fault.errno != errno.ENAMETOOLONG
+    return True
 
 
 OUT = Named()

@@ -42,7 +42,7 @@ from musicgen.files import (
     refuse_existing,
     write_whole,
 )
-from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, is_listed
+from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, find_unlisted
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
 
 FORMAT: Final = 2
@@ -329,21 +329,36 @@ def _check(content: Mapping[str, Any]) -> str:
 
 def check_out(folder: Path, *, force: bool = False) -> None:
     """Raise OutputExists, before any work, for a folder that may not become this data set."""
-    if is_folder(folder) and not is_own(folder):
-        if is_dataset(folder) and not folder.is_symlink():
-            fault = "holds files that no build wrote; move them away, or choose another name"
+    if is_folder(folder) and (foreign := _find_foreign(folder)) is not None:
+        if foreign == folder:
+            fault = f"{folder} is a folder, and no data set; choose another name"
         else:
-            fault = "is a folder, and no data set; choose another name"
-        raise OutputExists(f"{folder} {fault}")
+            fault = (f"{foreign} is not what musicgen wrote; {folder} is not replaced:"
+                     " move the file away, or choose another name")  # fmt: skip
+        raise OutputExists(fault)
     if not (force and is_folder(folder)):
         refuse_existing([folder])
 
 
 def is_own(folder: Path) -> bool:
-    """Tell whether a folder is a data set, whole or damaged, and holds nothing else."""
-    if not is_dataset(folder):
-        return False
-    return is_listed(folder) or {path.name for path in folder.iterdir()} <= _OLD_FILES
+    """Tell whether a folder is a data set, with files missing or not, and holds nothing else."""
+    return _find_foreign(folder) is None
+
+
+def _find_foreign(folder: Path) -> Path | None:
+    """Return what no build wrote: a folder itself, or a file in it; else None."""
+    if not is_dataset(folder) or folder.is_symlink():
+        return folder
+    paths = sorted(folder.iterdir())
+    if (folder / _OLD_TUNES).exists() and {path.name for path in paths} <= _OLD_FILES:
+        return next((path for path in paths if not _is_old(path)), None)
+    return find_unlisted(folder)
+
+
+def _is_old(path: Path) -> bool:
+    """Tell whether a file starts as one of a data set of format 1 does."""
+    head = {".parquet": b"PAR1", ".json": b"{"}[path.suffix]
+    return is_file(path) and not path.is_symlink() and path.read_bytes().startswith(head)
 
 
 class DatasetTable(msgspec.Struct):

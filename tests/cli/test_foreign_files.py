@@ -80,15 +80,21 @@ def test_what_has_the_name_of_a_page_or_of_options_stays(here: Path) -> None:
     assert (here / "pyproject.toml").read_text() == THESIS
 
 
-@pytest.mark.parametrize("place", ["thesis.tex", "manifest.json"])
-def test_a_data_set_that_holds_more_is_not_replaced(here: Path, place: str) -> None:
+def test_a_data_set_that_holds_more_is_not_replaced(here: Path) -> None:
     (here / "tune.abc").write_text(tune(1))
     words = ("corpus", "build", "tune.abc", "--out", "data", "--force", "--jobs", "1")
     done(*words)
+    whole = {path: path.read_bytes() for path in (here / "data").iterdir()}
+    assert len(whole) > 3
+    for path in [*whole, here / "data" / "thesis.tex"]:
+        path.write_text(THESIS)
+        refused(run(*words), 2, "is a folder, and no data set" if path.name == "manifest.json"
+                else f"data/{path.name} is not what musicgen wrote")  # fmt: skip
+        assert path.read_text() == THESIS
+        path.write_bytes(whole[path]) if path in whole else path.unlink()
+    next(path for path in whole if path.name.startswith("refusals")).unlink()
     done(*words)
-    (here / "data" / place).write_text(THESIS)
-    assert run(*words).exit_code == 2
-    assert (here / "data" / place).read_text() == THESIS
+    assert {path: path.read_bytes() for path in (here / "data").iterdir()} == whole
 
 
 def test_a_link_to_a_data_set_is_not_replaced(here: Path) -> None:

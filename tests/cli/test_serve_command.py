@@ -98,7 +98,10 @@ def test_a_host_that_is_not_ours_is_one_line(opened: list[str], host: str) -> No
     assert "\x1b" not in result.output
 
 
-@pytest.mark.parametrize("folder", ["file", "file/tunes", "/dev/null", "/dev/null/x", "gone", ""])
+@pytest.mark.parametrize("folder", [
+    "file", "file/tunes", "/dev/null", "/dev/null/x", "gone", "", "n" * 10_000,
+    f"new/{'n' * 256}/x", "/".join(["n" * 200] * 30),
+])  # fmt: skip
 def test_a_folder_that_can_be_none_is_refused(
     opened: list[str], tmp_path: Path, folder: str
 ) -> None:

@@ -230,6 +230,7 @@ def test_a_run_that_was_killed_before_it_saved_is_the_one_that_starts(here: Path
     begin_and_kill(*WORDS, "--name", "mine")
     refused(train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8")
     refused(train("--resume", "other.abc"), 2, "SOURCE other.abc: the run that is resumed has tune")
+    refused(train("--resume", "--minutes", "5"), 2, "--minutes 5.0: the run that is resumed has a")
     result = train("--resume")
     assert result.exit_code == 0, result.output
     assert "nothing was saved here yet; the run starts" in result.output

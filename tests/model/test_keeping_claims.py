@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as save_arrays
 
-from musicgen.checkpoint import aside
+from musicgen.checkpoint import aside, digest, render_manifest
 from musicgen.errors import InUse, MusicgenError, OutputExists
 from musicgen.files import partial_beside
+from musicgen.folder_contents import CONFIG_HEAD
 from musicgen.model import keeping
 from musicgen.model.claim import claimed, has_saved
 
@@ -28,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def fill(folder: Path, step: int) -> None:
-    keeping.save(folder, step, {"a": np.zeros(2, np.float32)}, {})
+    keeping.save(folder, step, {"a": np.zeros(2, np.float32)}, {"run": {}})
 
 
 def names(folder: Path) -> list[str]:
@@ -303,3 +306,93 @@ def test_a_state_with_a_foreign_file_stays(folder: Path) -> None:
     assert names(folder / "progress") == ["00000008", "00000024", "00000032", "00000040"]
     with pytest.raises(OutputExists, match="not a saved state of the run"):
         fill(folder, 8)
+
+
+HEARD_ABC = b"X:1\nT:Tune in C major, no. 1-1\nK:C\nCDEF|\n"
+
+
+def fill_whole(folder: Path) -> None:
+    """Lay what a finished run of notes leaves, each file of the program's own making."""
+    fill(folder, 8)
+    state = np.zeros((2, 2), np.float16)
+    files = {"weights.safetensors": save_arrays({"a": state}), "receipt.bin": b"MGNOTES1"}
+    hashes = {name: digest(data) for name, data in files.items()}
+    files["manifest.json"] = render_manifest({"format": 1, "codec": "measures", "sha256": hashes})
+    files["metrics.jsonl"] = b'{"step": 10, "tokens": 8}\n{"step": 20, "tok'
+    files["heard/000008.abc"] = HEARD_ABC
+    files["heard/000008.mid"] = b"MThd\0\0\0\6\0\1\0\1\1\xe0MTrk\0\0\0\x20\0\xff\3\x08A, no. 1-1"
+    files["tensorboard/events.out.tfevents.1.a.1.0"] = (
+        b"\x18\0\0\0\0\0\0\0\xa3\x7f\x4b\x22\x09\0\0\xc0\x2c\xcf\x1c\xd8\x41\x1a\x0dbrain.Event:2"
+    )
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+LISTED = ("weights.safetensors", "receipt.bin", "manifest.json", "metrics.jsonl",
+          "heard/000008.abc", "heard/000008.mid", "tensorboard/events.out.tfevents.1.a.1.0",
+          "progress/00000008/arrays.safetensors", "progress/00000008/values.json",
+          "progress/00000008/manifest.json")  # fmt: skip
+OTHERS = ("heard/123456.txt", "heard/123456.mid", "heard/123456.abc", "loss.png", "config.toml",
+          "MODEL_CARD.md", "best/00000016/weights.safetensors",
+          "tensorboard/events.out.tfevents.2")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*LISTED, *OTHERS])
+def test_a_file_of_somebody_else_stays_whatever_its_name(folder: Path, name: str) -> None:
+    fill_whole(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(f"# {THESIS}".encode())
+    before = content(folder.parent)
+    words = f"{re.escape(str(folder / name))} is not what a training run wrote.*not replaced"
+    with pytest.raises(OutputExists, match=words), claimed(folder, force=True):
+        pytest.fail("it holds the work of somebody else")
+    assert content(folder.parent) == before
+
+
+def test_weights_from_elsewhere_stay(folder: Path) -> None:
+    fill_whole(folder)
+    theirs = save_arrays({"theirs": np.ones(3, np.float32)})
+    (folder / "weights.safetensors").write_bytes(theirs)
+    with pytest.raises(OutputExists, match="not what a training run"), claimed(folder, force=True):
+        pytest.fail("they are not the run's")
+    assert (folder / "weights.safetensors").read_bytes() == theirs
+
+
+@pytest.mark.parametrize("gone", [None, *LISTED])
+def test_a_run_is_replaced_whatever_a_kill_left_of_it(folder: Path, gone: str | None) -> None:
+    fill_whole(folder)
+    if gone is not None:
+        (folder / gone).unlink()
+    begin_forced_and_save(folder)
+    assert names(folder) == ["progress"]
+
+
+def begin_forced_and_save(folder: Path) -> None:
+    with claimed(folder, force=True) as claim:
+        claim.begin(force=True)
+        fill(folder, 1)
+        claim.settle()
+
+
+def test_a_damaged_state_is_the_runs_own(folder: Path) -> None:
+    fill_whole(folder)
+    arrays = folder / "progress" / "00000008" / "arrays.safetensors"
+    data = bytearray(arrays.read_bytes())
+    data[-1] ^= 1
+    arrays.write_bytes(data)
+    begin_forced_and_save(folder)
+    assert names(folder) == ["progress"]
+
+
+@pytest.mark.parametrize("place", ["config.toml", "manifest.json"])
+def test_a_run_that_learns_text_lets_text_be_heard(folder: Path, place: str) -> None:
+    fill_whole(folder)
+    if place == "config.toml":
+        (folder / place).write_text(f'{CONFIG_HEAD}\n\ncodec = "text-words"\n')
+    else:
+        body = {"format": 1, "codec": "text", "sha256": {}}
+        (folder / place).write_bytes(render_manifest(body))
+    (folder / "heard" / "000008.txt").write_text("one two\n")
+    begin_forced_and_save(folder)
+    assert names(folder) == ["progress"]
