@@ -191,7 +191,7 @@ def _starts(*heads: bytes) -> Callable[[Path], bool]:
 
 def _is_metrics(path: Path) -> bool:
     """Tell whether each line of a file is what a run notes of an update; the last may be cut."""
-    *whole, last = _read(path, _MOST_BYTES).split(b"\n")
+    *whole, last = _read(path, MOST_MANIFEST_BYTES).split(b"\n")
     return all(map(_is_update, whole)) and b'{"step": '.startswith(last[:9])
 
 
@@ -239,7 +239,7 @@ def _is_text_heard(path: Path) -> bool:
     saved = (run / name for name in (CONFIG, MANIFEST))
     states = (step / name for shelf, name in (("best", MANIFEST), ("progress", "values.json"))
               for step in _steps(run / shelf))  # fmt: skip
-    return any(_CODEC_TEXT.search(_read(place, _MOST_BYTES)) for place in (*saved, *states))
+    return any(_CODEC_TEXT.search(_read(place, MOST_MANIFEST_BYTES)) for place in (*saved, *states))
 
 
 _FILES: Final[Mapping[str, Callable[[Path], bool]]] = {
