@@ -1,4 +1,4 @@
-"""Odd recipes, manifests, run states, data sets, cards and settings are read or refused.
+"""Odd recipes, manifests, run states, data sets, cards, settings and scores are read or refused.
 
     python benchmarks/fuzz_inputs.py --minutes 20     # prints its seed
     python benchmarks/fuzz_inputs.py --toy
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -33,11 +34,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from msgspec import inspect as shapes_of
 
-from musicgen import checkpoint, folder_contents, tune
+from musicgen import checkpoint, folder_contents, formats, tune
 from musicgen.cli.settings import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
 from musicgen.corpus import sources, store
+from musicgen.corpus.download import Download
 from musicgen.errors import MusicgenError
 from musicgen.model import keeping, resuming
 from musicgen.model.plan import Options, plan
@@ -59,6 +61,36 @@ TEXTS: Final = (
 )  # fmt: skip
 NUMBERS: Final = (0, -1, 1, 2, 127, 128, 256.0, 30_000, 2**15, 2**31, 2**53, 2**63, 10**9, 10**40,
                   -(10**40), 10**4_000, 1e308, -1e308, 1e-308, 0.5, -0.0)  # fmt: skip
+
+URLS: Final = (
+    "http://[/x.mid", "https://[::1/x.mid", "https://x:port/a.zip", "https://x:99999/a.zip",
+    "https:///a.zip", "https://@/a.zip", "https://a\u2100b/a.zip", "https://x/\u00e9.zip",
+    "https://x/%2e%2e%2f", "https://x/..\\..", "http://localhost:1/a.zip", "HTTPS://X", "ftp://x/a",
+    "https://x?a", "https://x#a", "https://x/a;b", "https://" + "a." * 900,
+    "https://x/" + "%00" * 9,
+)  # fmt: skip
+XML: Final = (
+    '<?xml version="1.0" encoding="UTF-8"?><score-partwise version="3.1"><part-list>'
+    '<score-part id="P1"><part-name>A</part-name></score-part></part-list><part id="P1">'
+    '<measure number="1"><attributes><divisions>1</divisions><key><fifths>0</fifths></key><time>'
+    "<beats>4</beats><beat-type>4</beat-type></time><staves>1</staves><transpose><chromatic>0"
+    '</chromatic></transpose></attributes><barline location="left"><ending number="1"'
+    ' type="start"/></barline><direction><direction-type><metronome><beat-unit>quarter'
+    "</beat-unit><per-minute>100"
+    '</per-minute></metronome></direction-type><sound tempo="100"/></direction><harmony><root>'
+    "<root-step>C</root-step></root><kind>major</kind><degree><degree-value>9</degree-value>"
+    "<degree-alter>0</degree-alter><degree-type>add</degree-type></degree></harmony><note><pitch>"
+    "<step>C</step><alter>0</alter><octave>4</octave></pitch><duration>4</duration>"
+    "<time-modification><actual-notes>1</actual-notes><normal-notes>1</normal-notes>"
+    '</time-modification></note><barline location="right"><ending number="1" type="stop"/>'
+    '<repeat direction="backward" times="2"/></barline></measure></part></score-partwise>'
+)
+XML_NUMBER: Final = re.compile(r"(?<=>)[0-9]+(?=<)|(?<=\")[0-9]+(?=\")|UTF-8")
+XML_NUMBERS: Final = ("100000000", "1e300", "-1", "0", "nan", "inf", "1_0e300", "\uff11" * 9,
+                      "1-99999999", "9" * 5_000, "1e-300", "2+" * 90 + "2", "99.5", "UTF-16",
+                      "none")  # fmt: skip
+XML_FORMS: Final = ("{}", "{}", "{}<x/>", "<x/>{}", "{}<!-- -->{}", "<![CDATA[{}]]>", "{}<?x ?>",
+                    " {}\n", "&#49;{}", "{}<beats>{}</beats>", "&n;", "{}<duration/>")  # fmt: skip
 
 Target = Callable[["Drawing"], None]
 
@@ -128,6 +160,29 @@ def changed(draw: st.DrawFn, valid: Any) -> Any:
     return whole
 
 
+@st.composite
+def changed_ids(draw: st.DrawFn, ids: list[int]) -> list[int]:
+    """Change some events of a tune: their order, one less, more or another."""
+    found = list(ids)
+    for _ in range(draw(st.integers(1, 4))):
+        at, other = (draw(st.integers(0, len(found) - 1)) for _ in range(2))
+        event = draw(st.integers(-1, len(MEASURES)))
+        match draw(st.sampled_from(("swap", "reverse", "drop", "add", "set", "cut"))):
+            case "swap":
+                found[at], found[other] = found[other], found[at]
+            case "reverse":
+                found.reverse()
+            case "drop" if len(found) > 1:
+                del found[at]
+            case "cut":
+                del found[at + 1 :]
+            case "add":
+                found.insert(at, event)
+            case _:
+                found[at] = event
+    return found
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield where the values of a tree stand; of a long list the first few."""
     keys = list(value) if isinstance(value, dict) else range(min(3, len(value)))
@@ -167,6 +222,7 @@ class Workplace:
     dataset: Path = field(init=False)
     run: Path = field(init=False)
     recipe: dict[str, Any] = field(init=False)
+    kept: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.model, self.dataset = self.folder / "model", self.folder / "data"
@@ -177,6 +233,7 @@ class Workplace:
         made.write(self.folder / "song.mid")
         primed = self.loaded.sample(seed=1, bars=4, primer=made.score)
         kept = made.tweak(keep="1-2", candidates=2)
+        self.kept = kept.recipe.to_json()
         self.recipe = {**primed.recipe.to_json(), "keep": kept.recipe.to_json()["keep"]}
         tunes = [_row(number) for number in range(60)]
         data = store.Dataset(tunes[:50], tunes[50:56], tunes[56:], "measures", MEASURES.names, {})
@@ -195,6 +252,7 @@ class Workplace:
         assert found is not None
         Run.resume(found, store.load(self.dataset), self.run)
         sources.find("aird")
+        assert formats.parse(XML.encode(), ".musicxml", "valid")[0]
 
     def _saved(self, run: Run) -> Path:
         state = run.trainer.state()
@@ -205,6 +263,7 @@ class Workplace:
         """Return what is fuzzed: each takes what it needs from Hypothesis, and reads it."""
         return {
             "recipe": self.read_recipe,
+            "kept ids": self.read_kept,
             "named model": self.read_named_model,
             "manifest": self.read_manifest,
             "run state": self.read_state,
@@ -212,6 +271,7 @@ class Workplace:
             "corpus card": self.read_card,
             "settings": self.read_settings,
             "wishes": self.read_wishes,
+            "MusicXML": self.read_musicxml,
         }
 
     def read_recipe(self, data: Drawing) -> None:
@@ -220,6 +280,13 @@ class Workplace:
         order = Recipe.from_text(to_json(found).decode()).order
         if order.engine == "numpy" and (order.wishes.heard or 99) <= 8:
             self.loaded.variant(order)
+
+    def read_kept(self, data: Drawing) -> None:
+        """Tweak a tune whose recipe keeps other events than the model wrote."""
+        body = json.loads(json.dumps(self.kept))
+        body["keep"]["candidates"] = 1
+        body["keep"]["ids"] = data.draw(changed_ids(body["keep"]["ids"]))
+        self.loaded.variant(Recipe.from_text(to_json(body).decode()).order)
 
     def read_named_model(self, data: Drawing) -> None:
         """Tweak a file whose recipe names another model."""
@@ -233,9 +300,11 @@ class Workplace:
         """Load a model with another manifest, and write two bars."""
         path = self.model / folder_contents.MANIFEST
         whole = path.read_bytes()
-        body = data.draw(examples(json.loads(whole), checkpoint.ManifestTable))
+        valid = json.loads(whole)
+        corpus = changed(valid["corpus"]).map(lambda found: {**valid, "corpus": found})
+        body = data.draw(examples(valid, checkpoint.ManifestTable) | corpus)
         with _replaced(path, whole, lambda: checkpoint.render_manifest(body)):
-            tune.load(self.model).sample(seed=1, bars=2)
+            tune.load(self.model).sample(seed=1, bars=2, rhythm="jig", meter="4/4")
 
     def read_state(self, data: Drawing) -> None:
         """Go on with a run whose values are others."""
@@ -269,11 +338,16 @@ class Workplace:
     def read_card(self, data: Drawing) -> None:
         """Read a corpus card of one's own, and find its files."""
         valid = {"title": "T", "description": "d", "where": "music21:airdsAirs", "files": "*.abc"}
+        far = st.sampled_from(URLS).flatmap(
+            lambda url: st.just({**valid, "where": url, "sha256": "0" * 64, "bytes": 5})
+        )
         path = self.folder / f"card-{secrets.token_hex(4)}.toml"
-        path.write_text(to_toml(data.draw(examples(valid, sources.CardText))), "utf-8")
+        path.write_text(to_toml(data.draw(examples(valid, sources.CardText) | far)), "utf-8")
         try:
             card = sources._card(path)
-            if not sources.is_url(card.where):
+            if sources.is_url(card.where):
+                _ = Download(card.where, card.sha256, card.bytes).name
+            else:
                 sources.find(str(path))
         finally:
             path.unlink()
@@ -283,7 +357,13 @@ class Workplace:
         valid = {"hidden": 64, "learning-rate": 2e-3, "epochs": 3, "sources": ["a"], "name": "x",
                  "seed": 1, "device": "cpu", "no-index": True}  # fmt: skip
         path = self.folder / "settings.toml"
-        path.write_text(to_toml(data.draw(changed(valid))), "utf-8")
+        text = to_toml(data.draw(changed(valid)))
+        if data.draw(st.booleans()):  # a number of another base, in digits without a limit
+            key = data.draw(st.sampled_from(sorted(valid)))
+            digits = data.draw(st.sampled_from(("0x1f", "0o17", "0b1", "0x" + "f" * 60_000)))
+            form = data.draw(st.sampled_from(("{}", "[{}]", "[[{}]]", "{{a = {}}}")))
+            text = f"{key} = {form.format(digits)}\n"
+        path.write_text(text, "utf-8")
         read_settings(path, click.Context(train))
 
     def read_wishes(self, data: Drawing) -> None:
@@ -291,6 +371,20 @@ class Workplace:
         names = sorted(Wishes.__dataclass_fields__)
         values = st.sampled_from(TEXTS) | odd_values()
         Wishes.read(**data.draw(st.dictionaries(st.sampled_from(names), values, max_size=3)))
+
+    def read_musicxml(self, data: Drawing) -> None:
+        """Read a score with a number in an odd place. Raises the Refusal."""
+        spots = [found.span() for found in XML_NUMBER.finditer(XML)]
+        start, stop = data.draw(st.sampled_from(spots))
+        number = data.draw(st.sampled_from(XML_NUMBERS) | st.integers().map(str))
+        odd = data.draw(st.sampled_from(XML_FORMS)).format(number, number)
+        dtd = f'?><!DOCTYPE score-partwise [<!ENTITY n "{number}">]><score-partwise'
+        text = XML[:start] + odd + XML[stop:]
+        if "&n;" in odd:
+            text = text.replace("?><score-partwise", dtd)
+        _, refusals = formats.parse(text.encode(), ".musicxml", "odd")
+        if refusals:
+            raise refusals[0]
 
 
 def _untrained(folder: Path) -> None:
@@ -302,7 +396,8 @@ def _untrained(folder: Path) -> None:
     }
     plain = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
     seen = tuple(int(event.kind not in plain) for event in MEASURES.events)
-    manifest = checkpoint.Manifest("model", 1, size, MEASURES.names, seen)
+    corpus = {"dances": {"jig": {"6/8": 5}}, "tonics": {"major": {"C": 2, "D": 1}}}
+    manifest = checkpoint.Manifest("model", 1, size, MEASURES.names, seen, corpus=corpus)
     checkpoint.save(folder, weights, manifest)
 
 

@@ -27,6 +27,14 @@ _PLACE: Final = re.compile(r" - at `(?:key` in `)?\$?\.?(.*)`$", re.DOTALL)
 _PATTERN: Final = re.compile(r"matching regex .*", re.DOTALL)
 
 
+class LargeNumber(InvalidValue):
+    """A whole number of TOML is beyond 64 bits."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{shorten(key)} has a whole number of over 64 bits; write less")
+        self.key = key  # with dots, from the top
+
+
 def decode_json(data: bytes | str, schema: type[T], source: str) -> T:
     """Parse JSON and check it against a schema.
 
@@ -85,7 +93,7 @@ def _refuse_large(table: dict[str, Any]) -> None:
         elif isinstance(value, list):
             waiting += [(key, inner) for inner in value]
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidValue(f"{shorten(key)} has a whole number of over 64 bits; write less")
+            raise LargeNumber(key)
 
 
 def describe_fault(fault: Exception) -> str:

@@ -23,7 +23,7 @@ from musicgen.cli.grouped import long_name
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import open_regular
 from musicgen.folder_contents import CONFIG_HEAD
-from musicgen.typed_data import parse_toml
+from musicgen.typed_data import LargeNumber, parse_toml
 
 MOST_BYTES: Final = 2**16
 # Options that are no settings: they say what to do with a run, or how much to tell of it.
@@ -118,8 +118,9 @@ def _text(path: Path) -> str:
 def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         return parse_toml(text)
-    except InvalidValue as fault:
-        raise InvalidValue(f"{path}: {fault}") from fault
+    except LargeNumber as fault:
+        line = _line(text, fault.key.partition(".")[0])
+        raise InvalidValue(f"{path}, line {line}: {fault}") from fault
     except (ValueError, RecursionError) as fault:
         raise InvalidValue(f"{path}: it is no TOML: {fault}; write key = value") from fault
 

@@ -15,6 +15,7 @@ import pytest
 from musicgen.checkpoint import digest, numbered, render_manifest
 from musicgen.errors import DamagedCheckpoint, Mismatch, MusicgenError, WriteFailed
 from musicgen.files import partial_beside, write_whole
+from musicgen.folder_contents import is_step
 from musicgen.model import keeping
 from musicgen.model.keeping import latest, load, place, save, sweep
 
@@ -266,3 +267,10 @@ def test_what_is_vouched_for_may_still_not_fit(run: Path) -> None:
     (folder / "manifest.json").write_bytes(render_manifest(body))
     with pytest.raises(DamagedCheckpoint, match="its contents do not fit"):
         load(folder)
+
+
+def test_a_folder_named_in_other_digits_is_no_state(tmp_path: Path) -> None:
+    names = ("00000024", "\u0660" * 8)
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert [is_step(tmp_path / name) for name in names] == [True, False]
