@@ -96,11 +96,11 @@ def kinds(*names: str) -> list[ParameterSet | str]:
             for name in names]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", kinds(*KINDS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_trained_on_and_sampled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("musicgen.tokens.performance.MOST_EVENTS", 200)  # a piece ends there
     bars = ("--bars", "4") if KINDS[kind] == "measures" else ()
-    check_sampled(kind, KINDS[kind], 2, "--seed", "1", *bars)
+    check_sampled(kind, KINDS[kind], 5, "--seed", "1", *bars)
 
 
 @pytest.mark.promises
