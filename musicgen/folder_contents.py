@@ -39,16 +39,23 @@ def is_listed(folder: Path) -> bool:
     return has_manifest(folder) and find_unlisted(folder) is None
 
 
-def find_unlisted(folder: Path) -> Path | None:
+def find_unlisted(folder: Path, heads: Mapping[str, bytes] | None = None) -> Path | None:
     """Return what a folder's manifest does not vouch for, by its SHA-256: itself or a file in it.
 
-    What is missing, or has no bytes, is nobody else's.
+    A file that is missing, or has no bytes, is nobody else's.
+
+    Args:
+        folder: the folder of a checkpoint or a data set.
+        heads: the first bytes of files, by name, that may be damaged, such as caches.
     """
+    known = heads or {}
     hashes = _hashes(folder)
     if not hashes or _is_link(folder):
         return folder
     return _find(folder, lambda path: _unless(path, path.name == MANIFEST or (
-        path.name in hashes and _is_file(path) and _is_intact(path, hashes))))  # fmt: skip
+        path.name in hashes and _is_file(path) and (
+            _is_intact(path, hashes)
+            or (path.name in known and _starts(known[path.name])(path))))))  # fmt: skip
 
 
 def is_run(folder: Path) -> bool:

@@ -49,6 +49,7 @@ FORMAT: Final = 2
 REFUSALS: Final = "refusals.parquet"
 REPORT: Final = "report.json"
 ANSWERS: Final = "answers.jsonl.zst"
+_ZSTD_HEAD: Final = b"\x28\xb5\x2f\xfd"
 GROUP_TUNES, GROUP_IDS = 256, 2**17  # a row group has at most as many
 SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
 _OLD_TUNES: Final = "tunes.parquet"  # of format 1
@@ -352,7 +353,7 @@ def _find_foreign(folder: Path) -> Path | None:
     paths = sorted(folder.iterdir())
     if (folder / _OLD_TUNES).exists() and {path.name for path in paths} <= _OLD_FILES:
         return next((path for path in paths if not _is_old(path)), None)
-    return find_unlisted(folder)
+    return find_unlisted(folder, {ANSWERS: _ZSTD_HEAD})  # a damaged cache is written anew
 
 
 def _is_old(path: Path) -> bool:
