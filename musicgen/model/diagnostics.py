@@ -165,7 +165,7 @@ def state_gradients(
     found = torch.autograd.grad(loss, wanted, materialize_grads=True)
     squares = torch.stack([gradient.square().sum(1) for gradient in found])
     shape = reach + 1, len(model.layers), -1, len(targets)  # (distance, layer, part, lane)
-    norms: np.ndarray = squares.view(shape).flip(0).sum(2).sqrt().transpose(0, 1).numpy()
+    norms: np.ndarray = squares.detach().view(shape).flip(0).sum(2).sqrt().transpose(0, 1).numpy()
     return norms
 
 

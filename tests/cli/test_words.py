@@ -27,7 +27,7 @@ def run(*words: str | Path) -> Result:
         ("corpus biuld", "No such command 'biuld' (did you mean 'build'?)", "musicgen corpus"),
         ("sample --out a.mid --form trough", "did you mean through?", "musicgen sample"),
         ("train --nonsense", "--nonsense", "musicgen train"),
-        ("train --hiden 3", "'--hidden'", "musicgen train"),
+        ("train --hiden 3", "--hidden", "musicgen train"),
         ("train --cell lst", "'lst' is not one of 'lstm', 'gru'", "musicgen train"),
         ("sample", "Missing option '--out'", "musicgen sample"),
         ("sample --out a.mid --count 0", "0 is not in the range", "musicgen sample"),
