@@ -147,7 +147,7 @@ class ManifestTable(FilesTable):
 def check_name(name: str) -> None:
     """Raise InvalidValue for a model's name that is a path, too long, or not printable."""
     if not is_plain_name(name):
-        raise InvalidValue(f"name is {shorten(name)!r}, which is no plain name of a model")
+        raise InvalidValue(f"name is {shorten(name)!r}, which is not a valid model name")
 
 
 @dataclass(frozen=True, slots=True)

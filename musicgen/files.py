@@ -48,7 +48,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_plain_name(text: str) -> bool:
-    """Tell whether a text can name a file or folder beside others, and is no path."""
+    """Tell whether a text can name a file or folder beside others, and is not a path."""
     return (
         0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME
         and text.isprintable()

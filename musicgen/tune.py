@@ -235,7 +235,9 @@ def is_recipe(path: Path) -> bool:
 def refuse_other_recipe(path: Path) -> None:
     """Raise OutputExists for a file that has the name of a tune's recipe and is none."""
     if os.path.lexists(path) and not is_recipe(path):
-        raise OutputExists(f"{path} exists and is no recipe; move it away or choose another name")
+        raise OutputExists(
+            f"{path} exists and is not a recipe; move it away or choose another name"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -542,7 +544,7 @@ def _first_model(name: str, folders: Iterable[Path]) -> Path:
     if any(is_folder(folder / "progress") for folder in tried):
         raise NotFound(f"{name}: the run has no checkpoint yet; wait until it has judged one")
     if any(map(is_folder, tried)):
-        raise NotFound(f"{name}: the folder has no manifest.json: it is no complete checkpoint")
+        raise NotFound(f"{name}: the folder has no manifest.json: it is not a complete checkpoint")
     names = ", ".join(sorted(known())) or "none"
     raise NotFound(f"model {shorten(name)!r} is unknown: there are {names};"
                    " or name the folder of a run with --model")  # fmt: skip

@@ -349,9 +349,9 @@ def _card(path: Path) -> Card:
         fields = parse_toml(open_regular(path, limit=MAX_CARD).decode("utf-8"))
     except (ValueError, RecursionError, Refusal) as fault:
         why = fault.message if isinstance(fault, Refusal) else fault
-        raise InvalidValue(f"{path} is no corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
+        raise InvalidValue(f"{path} is not a corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
     try:
-        text = check_schema(fields, CardText, f"{path} is no corpus card")
+        text = check_schema(fields, CardText, f"{path} is not a corpus card")
     except InvalidValue as fault:
         raise InvalidValue(f"{fault}; {_HOW_TO_WRITE_ONE}") from fault
     return Card(name=path.stem, **structs.asdict(text))

@@ -103,7 +103,9 @@ class Mark:
         if self.kind == "tempo":
             _check_tempo(self.value)
         elif not isinstance(self.value, _MARK_TYPES.get(self.kind, ())):
-            raise InvalidValue(f"{self.kind} {str(self.value)[:40]!r} is no value of such a mark")
+            raise InvalidValue(
+                f"{self.kind} {str(self.value)[:40]!r} is not a value of such a mark"
+            )
 
     @property
     def sort_key(self) -> tuple[int, int, str]:

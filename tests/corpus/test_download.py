@@ -274,7 +274,7 @@ def test_a_card_of_ones_own_is_a_source(
         ('title = "T"\ndescription = "d"', "lacks one of where and includes"),
         ('titel = "T"', "unknown field titel; one is TOML with title, description"),
         ('title = "T"\ndescription = "d"\nwhere = "https://x/y"', "needs sha256 and bytes"),
-        ("= 5", "is no corpus card"),
+        ("= 5", "is not a corpus card"),
         (CARD.format("http://[/x.mid", SHA, 5), r"^[^\n]*no URL of a file; give https[^\n]*TOML"),
         (CARD.format("https://x:port/x.mid", SHA, 5), "no URL of a file"),
         (CARD.format("https://x:70000/x.mid", SHA, 5), "no URL of a file"),
