@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from benchmarks.training import draw_tunes
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
-from musicgen.model.batches import Window
-from musicgen.model.evaluation import Held, evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.plan import FRESH, pitches_of
-from musicgen.model.training import Trainer
+from musicgen.training.batches import Window
+from musicgen.training.heldout_loss import Held, evaluate
+from musicgen.training.plan import FRESH, pitches_of
+from musicgen.training.trainer import Trainer
 
 
 class Normed(LanguageModel):

@@ -35,12 +35,12 @@ from musicgen.corpus.build import build
 from musicgen.corpus.sources import find
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats.abc import decode_bytes
-from musicgen.model.adapt import grown
-from musicgen.model.copying import copied, known_of, stretches, stretches_of
-from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.plan import Options, divided, plan
-from musicgen.model.run import Run
+from musicgen.training.fine_tune import grown
+from musicgen.training.heldout_loss import evaluate
+from musicgen.training.memorisation import copied, known_of, stretches, stretches_of
+from musicgen.training.plan import Options, divided, plan
+from musicgen.training.run import Run
 from musicgen.tune import Model, load
 
 GENERAL = re.compile(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.formats import abc, musicxml
-from musicgen.music.performed import performed
+from musicgen.music.performance import performed
 from musicgen.music.score import Score
 from musicgen.tokens.codec import AnyCodec, first_illegal
-from musicgen.tokens.codecs import CODECS, find
+from musicgen.tokens.registry import CODECS, find
 
 EXAMPLE = "X:1\nT:Small\nR:jig\nM:6/8\nL:1/8\nQ:3/8=100\nK:G\n|:D|G2A B2c|(3ABA G-G2:|\n"
 NOTES = ("measures", "performance", "frames", "frames-16")

@@ -133,7 +133,7 @@ def cluster(here: Path, size: int) -> None:
     from distributed import LocalCluster
 
     from musicgen.corpus.build import Progress, build
-    from musicgen.corpus.spread import dask
+    from musicgen.corpus.dispatch import dask
 
     make_files(here / "files-cluster", size)
     one, _, _ = built(here / "files-cluster", here / "one", 1)

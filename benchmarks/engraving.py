@@ -4,7 +4,7 @@
     python benchmarks/engraving.py --tunes N  N of them
     python benchmarks/engraving.py --toy      a few tunes, seconds
 
-Truth: every note read off the page by signs, signatures and ties alone (tests/engraved.py), against
+Truth: every note read off the page by signs, signatures and ties alone (tests/read_svg.py), against
 the tune's; every id in the picture; and a tenth of the tunes written as MusicXML and read again by
 way of music21. Speed: 32 bars of `folk`, one core, everything loaded; the share of each step.
 """
@@ -26,12 +26,12 @@ sys.path.insert(0, str(ROOT))
 
 import musicgen  # noqa: E402
 from musicgen.formats import abc, musicxml  # noqa: E402
-from musicgen.listen import mei  # noqa: E402
-from musicgen.listen.notation import engrave, engrave_png  # noqa: E402
-from musicgen.music.grid import bars  # noqa: E402
+from musicgen.music.bars import bars  # noqa: E402
 from musicgen.music.score import Score  # noqa: E402
-from musicgen.music.sheet import sheet  # noqa: E402
-from tests import engraved  # noqa: E402
+from musicgen.notation import mei  # noqa: E402
+from musicgen.notation.engraving import sheet  # noqa: E402
+from musicgen.notation.score_images import engrave, engrave_png  # noqa: E402
+from tests import read_svg  # noqa: E402
 from tests.oracles import all_tunes  # noqa: E402
 
 
@@ -71,7 +71,7 @@ def truth(tunes: list[Score]) -> None:
 
 def is_on_the_page(score: Score) -> bool:
     lengths = [bar.steps for bar in bars(score)] or [score.meter.steps]
-    page = engraved.read(mei.render(sheet(score)), lengths)
+    page = read_svg.read(mei.render(sheet(score)), lengths)
     seen = [page.notes.get(f"n{index}") for index in range(len(score.notes))]
     same = seen == [(note.onset, note.pitch, note.duration, note.part) for note in score.notes]
     full = all(end == length for end, length in page.layers)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from musicgen.corpus.sandbox import Limits, Reader
 from musicgen.corpus.sources import TuneFile, files
-from musicgen.corpus.workers import Limits, Reader
 from musicgen.formats import abc, midi
 
 SLOW: Final = 10.0  # seconds

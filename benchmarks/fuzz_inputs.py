@@ -35,19 +35,19 @@ from hypothesis import strategies as st
 from msgspec import inspect as shapes_of
 
 from musicgen import checkpoint, folder_contents, formats, tune
-from musicgen.cli.settings import read_settings
+from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
 from musicgen.corpus import sources, store
 from musicgen.corpus.download import Download
 from musicgen.errors import MusicgenError
-from musicgen.model import keeping, resuming
-from musicgen.model.plan import Options, plan
-from musicgen.model.run import Run
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.recipe import Recipe, RecipeTable
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.training import resume, run_folder
+from musicgen.training.plan import Options, plan
+from musicgen.training.run import Run
 
 SLOW: Final = 2.0  # seconds
 BATCH: Final = 50  # examples of a target in turn
@@ -241,14 +241,14 @@ class Workplace:
         run = Run(data, plan(data, Options(hidden=4, batch=2, bptt=8, epochs=1)), "run", self.run)
         for _ in run.train():
             break
-        (state,) = checkpoint.numbered(self.run / keeping.PROGRESS) or [self._saved(run)]
+        (state,) = checkpoint.numbered(self.run / run_folder.PROGRESS) or [self._saved(run)]
         self.state = state
 
     def warm_up(self) -> None:
         """Import what is imported where it is used."""
         self.loaded.variant(Recipe.from_text(json.dumps(self.recipe)).order)
         list(store.load(self.dataset))
-        found = resuming.find(self.run)
+        found = resume.find(self.run)
         assert found is not None
         Run.resume(found, store.load(self.dataset), self.run)
         sources.find("aird")
@@ -257,7 +257,7 @@ class Workplace:
     def _saved(self, run: Run) -> Path:
         state = run.trainer.state()
         values = {"trainer": state.values, "run": run.described()}
-        return keeping.save(self.run, run.trainer.step, state.arrays, values)
+        return run_folder.save(self.run, run.trainer.step, state.arrays, values)
 
     def targets(self) -> Mapping[str, Target]:
         """Return what is fuzzed: each takes what it needs from Hypothesis, and reads it."""
@@ -308,17 +308,17 @@ class Workplace:
 
     def read_state(self, data: Drawing) -> None:
         """Go on with a run whose values are others."""
-        path, manifest = self.state / keeping.VALUES, self.state / folder_contents.MANIFEST
+        path, manifest = self.state / run_folder.VALUES, self.state / folder_contents.MANIFEST
         whole, vouched = path.read_bytes(), manifest.read_bytes()
-        values = data.draw(examples(json.loads(whole), resuming.StateTable))
+        values = data.draw(examples(json.loads(whole), resume.StateTable))
         text = to_json(values)
-        hashes = {**json.loads(vouched)["sha256"], keeping.VALUES: checkpoint.digest(text)}
-        table = {"format": keeping.FORMAT, "sha256": hashes}
+        hashes = {**json.loads(vouched)["sha256"], run_folder.VALUES: checkpoint.digest(text)}
+        table = {"format": run_folder.FORMAT, "sha256": hashes}
         with (
             _replaced(path, whole, lambda: text),
             _replaced(manifest, vouched, lambda: checkpoint.render_manifest(table)),
         ):
-            found = resuming.find(self.run)
+            found = resume.find(self.run)
             if found is not None:
                 Run.resume(found, store.load(self.dataset), self.run)
 

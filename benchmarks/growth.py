@@ -68,8 +68,8 @@ def base(data: Path | None, count: int) -> list[EncodedTune]:
 
 def child(folder: Path, updates: int, hidden: int) -> None:
     """Train for some updates; print tokens a second and private bytes."""
-    from musicgen.model.plan import FRESH, Options, new_trainer, plan
-    from musicgen.model.training import levelled
+    from musicgen.training.plan import FRESH, Options, new_trainer, plan
+    from musicgen.training.trainer import levelled
 
     dataset = load(folder)
     found = plan(dataset, Options(hidden=hidden, layers=2))

@@ -25,11 +25,11 @@ import symusic
 
 from musicgen import load
 from musicgen.formats import midi
-from musicgen.listen import soundfont
-from musicgen.listen.audio import PEAK, RATE, synthesise, wav
-from musicgen.listen.timeline import duration, timeline
-from musicgen.music.programs import PROGRAMS
+from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import Note, Part, Score
+from musicgen.render import soundfont
+from musicgen.render.synth import PEAK, RATE, synthesise, wav
+from musicgen.render.timeline import duration, timeline
 
 PLAYED = (0, 15, 21, 24, 25, 40, 46, 71, 73, 74, 78, 105, 109, 110)  # what folk tunes are played on
 ENOUGH = 5.0  # cents

@@ -29,12 +29,12 @@ import numpy as np
 from musicgen.corpus import store
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats import abc
-from musicgen.music.runs import runs
+from musicgen.music.melodic_runs import runs
 from musicgen.music.score import Score
-from musicgen.sampling.indexing import index_of
-from musicgen.sampling.receipt import Index, Receipt
+from musicgen.similarity.build_index import index_of
+from musicgen.similarity.overlap_report import Index, Receipt
 from musicgen.tokens.codec import AnyCodec, Setting
-from musicgen.tokens.codecs import find
+from musicgen.tokens.registry import find
 
 ALARM = 0.95
 CHANGES = (0.0, 0.05, 0.1, 0.2)
@@ -42,7 +42,7 @@ COLD = """
 import sys, time
 from pathlib import Path
 from musicgen.formats import abc
-from musicgen.sampling.receipt import Index
+from musicgen.similarity.overlap_report import Index
 (score,), _ = abc.parse(Path(sys.argv[2]).read_text())
 score.canonical()
 began = time.perf_counter()

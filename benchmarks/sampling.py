@@ -37,11 +37,11 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.checkpoint import save, shapes
 from musicgen.config import ModelSettings
 from musicgen.music.theory import Meter
-from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.recipe import Order
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import find, load
 

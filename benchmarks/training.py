@@ -32,11 +32,11 @@ from torch.nn import functional
 from musicgen.config import BEGIN, ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
 from musicgen.model.crew import count_cores
-from musicgen.model.evaluation import evaluate
 from musicgen.model.network import LanguageModel
-from musicgen.model.plan import FRESH
-from musicgen.model.training import Trainer, levelled
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.training.heldout_loss import evaluate
+from musicgen.training.plan import FRESH
+from musicgen.training.trainer import Trainer, levelled
 
 VOCABULARY = len(MEASURES)
 OFTEN = 150  # ids that do occur

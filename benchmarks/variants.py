@@ -31,10 +31,10 @@ import numpy as np
 from musicgen import Model, Score, load
 from musicgen.corpus import store
 from musicgen.corpus.store import EncodedTune
-from musicgen.music.grid import bars
-from musicgen.sampling.draw import Noise
+from musicgen.music.bars import bars
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.grammar import Context
 from musicgen.tokens.measures import MeasuresCodec

@@ -28,21 +28,18 @@ from musicgen.files import (
     refuse_existing,
     write_whole,
 )
-from musicgen.listen import writing
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import heard_bars
 from musicgen.music.score import Score
 from musicgen.number_parsing import shorten
-from musicgen.sampling.customs import unmet_dance
+from musicgen.render import export
+from musicgen.sampling.batch_sampler import LANES, Lanes, write_many
 from musicgen.sampling.default_form import complete_wishes
-from musicgen.sampling.draw import Noise
 from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.guard import CopyGuard
-from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
-from musicgen.sampling.known import NAME as INDEX
-from musicgen.sampling.lanes import Lanes
-from musicgen.sampling.many import LANES, write_many
-from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.receipt import Index, Receipt, index_beside
+from musicgen.sampling.generate import Written, fit
+from musicgen.sampling.generate import write as carry_out
+from musicgen.sampling.infill import CANDIDATES, Keep, parse_bars
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes, unmet_dance
 from musicgen.sampling.recipe import (
     Drawn,
     ModelName,
@@ -53,14 +50,14 @@ from musicgen.sampling.recipe import (
     hash_of_text,
     varied,
 )
-from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.surprise import Surprise, surprise
-from musicgen.sampling.wishes import Wishes
-from musicgen.sampling.writing import Written, fit
-from musicgen.sampling.writing import write as carry_out
+from musicgen.sampling.sampler import PlainSampler, Sampler, sampler_of
+from musicgen.sampling.surprisal import Surprise, surprise
+from musicgen.similarity.copy_filter import CopyGuard
+from musicgen.similarity.note_index import NAME as INDEX
+from musicgen.similarity.overlap_report import Index, Receipt, index_beside
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.codecs import restored
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
+from musicgen.tokens.registry import restored
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -102,13 +99,13 @@ class Tune:
 
     def _repr_html_(self) -> str:
         """Show score and player in a notebook; of a codec without bars, a player alone."""
-        from musicgen.listen import notebook, page  # slow to import
+        from musicgen.render import html_page, notebook  # slow to import
 
         if self.text is not None:
             return notebook.quote_text(self.text)
         if self.codec != MeasuresCodec.name:
             return notebook.embed_sound(self.summary, self.score)
-        whole = page.page(
+        whole = html_page.page(
             self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
         return notebook.frame_page(self.score.title, whole)
@@ -156,8 +153,8 @@ class Tune:
         for other in beside:
             refuse_other_recipe(other)
         if self.text is None:
-            is_page = path.suffix.lower() in writing.PAGES
-            writing.write(
+            is_page = path.suffix.lower() in export.PAGES
+            export.write(
                 self.score,
                 path,
                 force=force,
@@ -214,7 +211,7 @@ def _counted(count: int, noun: str) -> str:
 
 def has_room(suffix: str) -> bool:
     """Tell whether files of a suffix have their recipe inside."""
-    return formats.has_room(suffix) or suffix.lower() in writing.PAGES
+    return formats.has_room(suffix) or suffix.lower() in export.PAGES
 
 
 def beside_of(path: Path) -> Path:
@@ -306,7 +303,7 @@ class Model:
     @property
     def writable(self) -> tuple[str, ...]:
         """The suffixes of the files that its tunes can be written to."""
-        return WRITABLE.get(self.codec.name, writing.WRITABLE)
+        return WRITABLE.get(self.codec.name, export.WRITABLE)
 
     def sample(
         self,
@@ -495,8 +492,8 @@ def recipe_text(path: Path) -> str | None:
     beside = beside_of(path)
     if is_file(beside):
         return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
-    if path.suffix.lower() in writing.PAGES:
-        from musicgen.listen.page import recipe_in  # slow to import
+    if path.suffix.lower() in export.PAGES:
+        from musicgen.render.html_page import recipe_in  # slow to import
 
         return recipe_in(open_regular(path))
     return found_in(formats.remarks(path))
@@ -505,7 +502,7 @@ def recipe_text(path: Path) -> str | None:
 def _is_edited(path: Path, recipe: Recipe) -> bool:
     """Tell whether a file's notes are others than those that its recipe made."""
     suffix = path.suffix.lower()
-    if suffix in writing.RENDERED:
+    if suffix in export.RENDERED:
         return False  # nobody edits a sound or a picture
     if suffix not in formats.READABLE or _is_text(suffix, path):
         text = open_regular(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
@@ -576,10 +573,10 @@ def _load(folder: Path) -> Model:
     return Model(checkpoint, codec)
 
 
-def check_writable(files: Iterable[Path], suffixes: Sequence[str] = writing.WRITABLE) -> None:
+def check_writable(files: Iterable[Path], suffixes: Sequence[str] = export.WRITABLE) -> None:
     """Raise InvalidValue for the first name that has none of the suffixes."""
     for file in files:
-        writing.check_suffix(file, suffixes)
+        export.check_suffix(file, suffixes)
 
 
 def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
@@ -588,7 +585,7 @@ def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
         return None
     if engine != "torch":
         raise InvalidValue(f"engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    from musicgen.model.engine import TorchLanes  # slow to import
+    from musicgen.model.torch_sampling import TorchLanes  # slow to import
 
     return TorchLanes
 
@@ -606,7 +603,7 @@ def sample_many(
         orders = (replace(order, number=number) for number in range(count))
         yield from map(model.written, orders) if few else _ready(model, order, count)
         return
-    from musicgen.sampling.processes import in_order  # multiprocessing, wanted by few
+    from musicgen.sampling.parallel import in_order  # multiprocessing, wanted by few
 
     for number, answer in enumerate(in_order(_draw, start_of(model, order), count, jobs)):
         yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))

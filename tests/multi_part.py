@@ -14,7 +14,7 @@ from typing import Final
 
 from mido import Message, MetaMessage, MidiFile, MidiTrack, bpm2tempo
 
-from tests.made_up import live, tune
+from tests.synthetic_tunes import live, tune
 
 TICKS: Final = 480  # to the quarter
 DRUMS: Final = 9  # the channel

@@ -18,7 +18,7 @@ from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus import store
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
 from tests.corpus.test_store import dataset
-from tests.models import untrained
+from tests.fake_models import untrained
 
 
 def changed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:

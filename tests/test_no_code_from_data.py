@@ -30,7 +30,7 @@ BANNED = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.p
 
 
 # the child that reads files, which test_reading_runs_nothing watches in this process
-READER = [sys.executable, "-P", "-m", "musicgen.corpus.workers"]
+READER = [sys.executable, "-P", "-m", "musicgen.corpus.sandbox"]
 
 
 def hook(event, args):
@@ -156,7 +156,7 @@ def test_a_build_runs_nothing(tmp_path: Path) -> None:
 
 READ = """
 import io, json, sys
-from musicgen.corpus.workers import Limits, serve
+from musicgen.corpus.sandbox import Limits, serve
 from musicgen.tokens.measures import MeasuresCodec
 requests = [json.dumps({"path": path, "name": path, "named": False, "first": 0}).encode()
             for path in sys.argv[1:]]
@@ -189,10 +189,10 @@ assert any(progress.is_last for progress in run.train())
 TRAINING_ROOMS = """
 import torch
 from musicgen.corpus.build import build
-from musicgen.model.plan import Options, plan
+from musicgen.training.plan import Options, plan
 from musicgen.errors import Interrupted
-from musicgen.model.resuming import find, is_finished
-from musicgen.model.run import Run
+from musicgen.training.resume import find, is_finished
+from musicgen.training.run import Run
 torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
 """
 

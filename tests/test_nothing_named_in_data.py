@@ -24,7 +24,7 @@ from musicgen.corpus import sources, store
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.files import is_plain_name
 from tests.corpus.test_store import dataset
-from tests.models import untrained
+from tests.fake_models import untrained
 
 ROOT = Path(__file__).parents[1]
 TUNE = b"X:1\nT:a\nM:4/4\nK:C\nCDEF GABc|cBAG FEDC|\n"

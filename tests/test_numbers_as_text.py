@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from musicgen.cli import COMMANDS
-from musicgen.cli.settings import read_settings
+from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
-from musicgen.music.programs import program
+from musicgen.music.general_midi import program
 from musicgen.music.theory import Key, Meter, parse_range
-from musicgen.sampling.keep import parse_bars
-from musicgen.sampling.wishes import Wishes, parse_pickup
-from musicgen.tokens.layout import parse_form
+from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.options import Wishes, parse_pickup
+from musicgen.tokens.song_form import parse_form
 
 HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, "1/" + "9" * 4_000,
            "1e308", "nan", "inf", "-inf", "-1", "0", "1_0", "0x10", "½", "", " ", "1\x00",
@@ -153,7 +153,7 @@ def test_any_number_of_a_toml_file_is_a_value_or_refused(
 
 
 def test_a_number_of_epochs_has_a_bound() -> None:
-    from musicgen.model.plan import Options
+    from musicgen.training.plan import Options
 
     for number in (1e308, float("nan")):
         with pytest.raises(InvalidValue, match=r"epochs .*: choose"):

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.running import done
+from tests.command_runner import done
 
 README: Final = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.types import MINUTES, Named, Parsed, Whole
-from musicgen.cli.words import counted, span
+from musicgen.cli.formatting import counted, span
+from musicgen.cli.load_dataset import DEFAULT_SOURCE, read_tunes
+from musicgen.cli.param_types import MINUTES, Named, Parsed, Whole
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musicgen.model.compare import Comparison, Result, Told
-    from musicgen.model.evaluation import Held
+    from musicgen.compare.comparison import Comparison, Result, Told
+    from musicgen.training.heldout_loss import Held
 
 PLAIN_EVERY: Final = 20.0  # seconds between two plain lines, where there is no terminal
 
@@ -126,8 +126,8 @@ def compare(
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
 
-    from musicgen.model.compare import Comparison, Options
-    from musicgen.model.ladder_page import ladder_page
+    from musicgen.compare.comparison import Comparison, Options
+    from musicgen.compare.report import ladder_page
 
     options = Options(minutes, tokens, cells, parameters, seed, device)
     comparison = Comparison(dataset, options)
@@ -146,7 +146,7 @@ def _refuse_other_page(out: Path) -> None:
     from musicgen.files import refuse_foreign
 
     if out.exists():
-        from musicgen.model.ladder_page import PAGE  # slow to import
+        from musicgen.compare.report import PAGE  # slow to import
 
         head = PAGE.partition("<style>")[0].encode()
         refuse_foreign(out, head, "a page of musicgen compare")
@@ -223,7 +223,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _row(result: Result) -> Iterator[str]:
-    from musicgen.model.ladder_words import bits, judged
+    from musicgen.compare.report import bits, judged
 
     yield result.name
     yield f"{result.parameters:,}"
@@ -235,8 +235,8 @@ def _row(result: Result) -> Iterator[str]:
 
 
 def _bits(held: Held | None) -> str:
-    from musicgen.model.compare import interval
-    from musicgen.model.ladder_words import bits
+    from musicgen.compare.comparison import interval
+    from musicgen.compare.report import bits
 
     if held is None:
         return "none"

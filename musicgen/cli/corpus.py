@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from musicgen.cli import SuggestingGroup
-from musicgen.cli.types import OUT_PATH, POSITIVE, Whole
-from musicgen.cli.words import counted
+from musicgen.cli.formatting import counted
+from musicgen.cli.param_types import OUT_PATH, POSITIVE, Whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.corpus.build import Progress
-    from musicgen.corpus.check import Checkup, Member
-    from musicgen.corpus.doctor import Report
+    from musicgen.corpus.dry_run import Checkup, Member
+    from musicgen.corpus.report import Report
+    from musicgen.corpus.sandbox import Limits
     from musicgen.corpus.store import Dataset
-    from musicgen.corpus.workers import Limits
 
 ROWS_SHOWN = 20  # of a table, without -v
 HOW = {
@@ -123,7 +123,7 @@ def build(
     from musicgen.corpus import store
     from musicgen.corpus.build import build as build_dataset
     from musicgen.files import sweep_partials
-    from musicgen.tokens.codecs import find
+    from musicgen.tokens.registry import find
 
     found = find(codec)
     store.check_out(out, force=force)
@@ -170,8 +170,8 @@ def check(
     musicgen corpus check book.abc -v
     musicgen corpus check ryan --json > ryan.json      keys: kept, refused, groups, counts
     """  # noqa: D301 - click wants the character itself
-    from musicgen.corpus.check import check as check_sources
-    from musicgen.tokens.codecs import find
+    from musicgen.corpus.dry_run import check as check_sources
+    from musicgen.tokens.registry import find
 
     with _progress(quiet=quiet or as_json) as progress:
         checkup = check_sources(
@@ -195,7 +195,7 @@ def _cores() -> int:
 
 
 def _limits(seconds: float | None, memory: int | None) -> Limits:
-    from musicgen.corpus.workers import Limits
+    from musicgen.corpus.sandbox import Limits
 
     plain = Limits()
     return Limits(seconds or plain.seconds, memory * 2**20 if memory else plain.memory_bytes)
@@ -206,7 +206,7 @@ def _cluster(address: str | None) -> Iterator[Executor | None]:
     if address is None:
         yield None
         return
-    from musicgen.corpus.spread import dask
+    from musicgen.corpus.dispatch import dask
 
     with dask(address) as executor:
         yield executor

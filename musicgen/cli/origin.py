@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.outputs import model_told
+from musicgen.cli.write_outputs import model_told
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.outputs import silent
-from musicgen.cli.types import OUT_PATH, POSITIVE, PROGRAM, Whole
-from musicgen.cli.words import counted, span
+from musicgen.cli.formatting import counted, span
+from musicgen.cli.param_types import OUT_PATH, POSITIVE, PROGRAM, Whole
+from musicgen.cli.write_outputs import silent
 from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def render(
     musicgen render book.abc --tune 3 --out third.wav --count-in
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import prepare_outputs
-    from musicgen.listen.playing import at_tempo
-    from musicgen.listen.timeline import duration
-    from musicgen.listen.writing import check_has_bars, check_suffix, write
+    from musicgen.render.export import check_has_bars, check_suffix, write
+    from musicgen.render.timeline import at_tempo, duration
     from musicgen.tune import beside_of, has_room, is_recipe
 
     for out in outs:
@@ -103,7 +102,7 @@ def render(
 
 def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
     """Raise InvalidValue for an option that none of the files can show."""
-    from musicgen.listen.writing import PICTURES, SOUNDS
+    from musicgen.render.export import PICTURES, SOUNDS
 
     suffixes = {out.suffix.lower() for out in outs}
     if view is not None and not suffixes & set(PICTURES):
@@ -114,7 +113,7 @@ def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
 
 def _check_beats(file: Path, score: Score, *, tempo: float | None, count_in: bool) -> None:
     """Raise InvalidValue for an option of beats where a file keeps to none."""
-    from musicgen.music.performed import is_performance
+    from musicgen.music.performance import is_performance
 
     if (tempo is not None or count_in) and is_performance(score):
         option = "--count-in" if count_in else f"--tempo {tempo:g}"
@@ -159,7 +158,7 @@ def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
     here, are shown as the file has them.
     """
     from musicgen.formats import BY_SUFFIX
-    from musicgen.listen.playing import at_tempo
+    from musicgen.render.timeline import at_tempo
     from musicgen.sampling.recipe import hash_of
 
     is_played = BY_SUFFIX[file.suffix.lower()].perform is not None
@@ -190,7 +189,7 @@ def _maker(file: Path, recipe: Recipe) -> Model:
 
 def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]) -> dict[str, Any]:
     """Return what a page shows of a tune: its recipe, and what the model knows of it."""
-    from musicgen.listen.writing import PAGES
+    from musicgen.render.export import PAGES
 
     if recipe is None:
         return {}
@@ -213,8 +212,8 @@ def _named(score: Score) -> str:
 
 
 def _size(score: Score) -> str:
-    from musicgen.music.grid import heard_bars
-    from musicgen.music.performed import is_performance
+    from musicgen.music.bars import heard_bars
+    from musicgen.music.performance import is_performance
 
     if is_performance(score):
         return f"{counted(len(score.notes), 'note')} without bars"

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from musicgen.cli.types import FOLDER, Whole
+from musicgen.cli.param_types import FOLDER, Whole
 from musicgen.errors import printable
 
 PORT: Final = 8383
@@ -49,8 +49,8 @@ def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbos
     """  # noqa: D301 - click wants the character itself
     from musicgen.tune import known
     from musicgen.web.app import create_app
-    from musicgen.web.gate import LOOPBACK as HERE
-    from musicgen.web.serving import address_of, listening, run
+    from musicgen.web.middleware import LOOPBACK as HERE
+    from musicgen.web.server import address_of, listening, run
 
     found = listening(host, port)
     address = address_of(found, host)

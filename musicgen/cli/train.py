@@ -10,15 +10,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.grouped import Grouped
-from musicgen.cli.processes import held, is_first, several
-from musicgen.cli.resumed import is_done, take_config
-from musicgen.cli.settings import config_option, is_typed
-from musicgen.cli.started import settings_of_run, start
-from musicgen.cli.stopping import Stopping
-from musicgen.cli.told import announce, conclude, tell_all, tell_times, unit_of
-from musicgen.cli.types import EPOCHS, FRACTION, MINUTES, Decimal, Whole
-from musicgen.cli.watched import Seen, Watched, best_told
+from musicgen.cli.config_file import config_option, is_typed
+from musicgen.cli.formatting import Grouped
+from musicgen.cli.param_types import EPOCHS, FRACTION, MINUTES, Decimal, Whole
+from musicgen.cli.signals import Stopping
+from musicgen.cli.train_report import (
+    Seen,
+    Watched,
+    announce,
+    best_told,
+    conclude,
+    tell_all,
+    tell_times,
+    unit_of,
+)
+from musicgen.cli.train_setup import (
+    held,
+    is_done,
+    is_first,
+    settings_of_run,
+    several,
+    start,
+    take_config,
+)
 from musicgen.config import CELLS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
 from musicgen.files import prepare_outputs, refuse_foreign, write_whole
@@ -27,7 +41,7 @@ from musicgen.folder_contents import CONFIG_HEAD
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from musicgen.model.run import Run
+    from musicgen.training.run import Run
 
 GROUPS: Final = {
     "What is learnt from": ("from", "codec"),
@@ -211,7 +225,7 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
 
 def _follow(run: Run, chosen: Mapping[str, Any], console: Console) -> None:
     """Train, while it is shown and what can be heard and seen of it is kept."""
-    from musicgen.model.record import Record, observers_of
+    from musicgen.training.observers import Record, observers_of
 
     heard, tensorboard = not chosen["no_heard"], chosen["tensorboard"]
     observers = observers_of(run, heard=heard, tensorboard=tensorboard) if run.writes else []

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from musicgen.cli.controls import controls, given
-from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tune
-from musicgen.cli.types import OUT, SEED, WHOLE
+from musicgen.cli.param_types import OUT, SEED, WHOLE, controls, given
+from musicgen.cli.write_outputs import files_of, loudness, model_told, silent, write_tune
 
 
 @click.command()

@@ -1,7 +1,11 @@
 """Many files to a data set: read, encoded, grouped, split, written in shards.
 
-What readers say goes to disk as it comes; what stays in memory is a few numbers a tune. All order
-follows from the content of tunes, so that equal corpora give equal bytes, whoever read them when.
+Encoded tunes go to disk as they arrive; a few numbers per tune stay in memory. The order follows
+from the content of the tunes, so equal corpora give equal bytes, whichever process read them first.
+
+The vocabulary of a text codec is learnt from the training part only: texts are stored as bytes
+until the split is decided, then `taught` learns from the training part and `rewritten` encodes each
+text again.
 """
 
 from __future__ import annotations
@@ -23,10 +27,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.corpus.answers import take_answers, write_answers
-from musicgen.corpus.doctor import Report, duplicate
-from musicgen.corpus.learning import rewritten, taught
+from musicgen.corpus.dispatch import (
+    Files,
+    Task,
+    read_by_executor,
+    read_here,
+    read_in_children,
+    take_answers,
+    write_answers,
+)
+from musicgen.corpus.report import Report, duplicate
+from musicgen.corpus.sandbox import Limits
 from musicgen.corpus.sources import TuneFile, find
+from musicgen.corpus.spill import Spools
 from musicgen.corpus.split import (
     EXACT,
     PAIR,
@@ -40,8 +53,6 @@ from musicgen.corpus.split import (
     parts_of,
     relations,
 )
-from musicgen.corpus.spool import Spools
-from musicgen.corpus.spread import Files, Task, read_by_executor, read_here, read_in_children
 from musicgen.corpus.store import (
     ANSWERS,
     REFUSALS,
@@ -60,7 +71,6 @@ from musicgen.corpus.store import (
     tune_of,
     write_manifest,
 )
-from musicgen.corpus.workers import Limits
 from musicgen.errors import InvalidValue, Mismatch, MusicgenError, Refusal
 from musicgen.files import (
     explaining,
@@ -71,8 +81,34 @@ from musicgen.files import (
     write_new,
     write_whole,
 )
-from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.codecs import CODECS, DEFAULT
+from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec
+from musicgen.tokens.registry import CODECS, DEFAULT
+from musicgen.tokens.text import ByteCodec
+
+
+def taught(codec: AnyCodec, rows: Iterable[Mapping[str, Any]]) -> AnyCodec:
+    """Return the codec that the training part's rows teach; one that needs no teaching, as it is.
+
+    Rows are as `encode_file` wrote them.
+    """
+    if not isinstance(codec, ByteCodec):
+        return codec
+    return codec.fit(_text(codec, tune_of(row, group="")) for row in rows)
+
+
+def rewritten(tune: EncodedTune, read_with: AnyCodec, codec: AnyCodec) -> EncodedTune:
+    """Write a tune's ids with the codec of its data set, where that is not what read it."""
+    if codec is read_with:
+        return tune
+    encoded = codec.encode(_text(read_with, tune))
+    lost = (f"lost: {encoded.lost} tokens are not in the training part",) if encoded.lost else ()
+    ids = np.array(encoded.ids, dtype=np.int16)
+    return replace(tune, ids=ids, remarks=(*tune.remarks, *lost))
+
+
+def _text(codec: AnyCodec, tune: EncodedTune) -> str:
+    return str(codec.decode(tune.ids.tolist(), PLAIN_SETTING).piece)
+
 
 REFUSALS_HELD: Final = 4096
 _SCRATCH: Final = "musicgen-"

@@ -1,8 +1,8 @@
-"""Files that corpus cards name by URL: downloaded once, and never used before their hash is right.
+"""Download the files that corpus cards name by URL: once, and only used when their hash is right.
 
-A download that was cut off goes on where it stopped, now or next time. It lies in the cache folder
+An interrupted download continues where it stopped. The file appears in the cache folder
 (MUSICGEN_CACHE, else XDG_CACHE_HOME/musicgen, else ~/.cache/musicgen) under its final name only
-when all of it is there.
+when it is complete. A malformed URL is refused in one line.
 """
 
 from __future__ import annotations
@@ -18,10 +18,32 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import urljoin
+from urllib.parse import SplitResult, urljoin, urlsplit
 
-from musicgen.corpus.urls import file_name, split_url
 from musicgen.errors import InvalidValue, MusicgenError, WriteFailed, printable
+from musicgen.number_parsing import shorten
+
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def split_url(url: str) -> SplitResult:
+    """Take apart the URL of a file that may be downloaded. Raises InvalidValue."""
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are not IPv6, a port that is no number
+        is_whole = False
+    if not is_whole or not url.isprintable() or " " in url:
+        raise InvalidValue(f"{shorten(url)!r} is no URL of a file; give https://HOST/PATH")
+    if parts.scheme != "https" and (parts.scheme, parts.hostname in _LOCAL) != ("http", True):
+        raise InvalidValue(f"{shorten(url)}: only https:// is downloaded; choose such a place")
+    return parts
+
+
+def file_name(url: str) -> str:
+    """Return the last part of a URL's path. Raises InvalidValue."""
+    return split_url(url).path.rpartition("/")[2]
+
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
 ATTEMPTS: Final = 5  # in a row that bring nothing

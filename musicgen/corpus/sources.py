@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, structs
 
 from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
-from musicgen.corpus.urls import file_name, split_url
+from musicgen.corpus.download import file_name, split_url
 from musicgen.errors import InvalidValue, NotFound, Refusal, printable
 from musicgen.files import open_regular
 from musicgen.formats import READABLE, Reading, max_bytes_of, parse

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.music.columns import mixed
-from musicgen.music.runs import Move
+from musicgen.music.arrays import mixed
+from musicgen.music.melodic_runs import Move
 
 SHARED_MOVES: Final = 20
 SplitName = Literal["train", "valid", "test"]

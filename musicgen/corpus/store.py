@@ -30,7 +30,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from musicgen.config import MOST_EVENTS
-from musicgen.corpus.rows import Rows
+from musicgen.corpus.parquet_rows import Rows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
 from musicgen.files import (

@@ -10,7 +10,7 @@ from typing import Final
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import open_regular, refuse_existing, write_whole
 from musicgen.formats import abc, midi, musicxml
-from musicgen.music.performed import performed as as_performed
+from musicgen.music.performance import performed as as_performed
 from musicgen.music.score import Score
 
 Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, overload
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.columns import counted
+from musicgen.music.arrays import counted
 
 DEFAULT_VELOCITY: Final = 80
 LATEST_STEP: Final = 100_000_000  # where a tune ends at the latest: a day, in milliseconds

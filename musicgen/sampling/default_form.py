@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from musicgen.checkpoint import Manifest
-from musicgen.sampling.wishes import MIN_BARS, Wishes
-from musicgen.tokens.layout import FREE, THROUGH
+from musicgen.sampling.options import MIN_BARS, Wishes
+from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES
 
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter

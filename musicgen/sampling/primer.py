@@ -13,14 +13,14 @@ import msgspec
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue, Refusal
-from musicgen.music.grid import bars
+from musicgen.music.bars import bars
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.number_parsing import shorten
-from musicgen.tokens.bars import Written
+from musicgen.tokens.bar_split import Written
 from musicgen.tokens.codec import Setting
+from musicgen.tokens.constraints import Rules
 from musicgen.tokens.measures import MeasuresCodec, rhythm_event
-from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
 
 MOST_BARS: Final = 128

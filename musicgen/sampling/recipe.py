@@ -23,12 +23,12 @@ from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
 from musicgen.number_parsing import shorten
-from musicgen.sampling.keep import Keep
+from musicgen.sampling.infill import Keep
+from musicgen.sampling.options import MIN_BARS, Wishes, WishesTable
 from musicgen.sampling.primer import Primer, PrimerTable
-from musicgen.sampling.wishes import MIN_BARS, Wishes, WishesTable
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER
-from musicgen.tokens.layout import FREE, THROUGH
+from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES, Event
 from musicgen.typed_data import decode_json
 

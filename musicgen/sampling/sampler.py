@@ -1,31 +1,37 @@
-"""One tune from an engine, under the grammar: engine + grammar + wishes -> Score."""
+"""One tune from an engine, under the grammar: engine + grammar + options -> Score.
+
+`Sampler` serves the codec `measures`, with all options; `PlainSampler` serves every other codec, id
+by id, under the grammar of that codec. The noise of an id is keyed by seed, tune and position.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Final
+from functools import cached_property, partial
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from musicgen.checkpoint import Checkpoint
+from musicgen.config import BEGIN
 from musicgen.errors import InvalidValue
-from musicgen.music.grid import GRAIN
+from musicgen.music.durations import GRAIN
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.number_parsing import shorten
-from musicgen.sampling.course import Course
-from musicgen.sampling.customs import TONICS, usual_qpm
-from musicgen.sampling.draft import Draft, Script
-from musicgen.sampling.draw import Noise
-from musicgen.sampling.engine import Engine
-from musicgen.sampling.scripts import Copies, Header
-from musicgen.sampling.veto import CopyVeto, Guard
-from musicgen.sampling.wishes import Wishes, range_text
-from musicgen.tokens.codec import Encoded, Setting
+from musicgen.sampling.compiled_sampler import Course
+from musicgen.sampling.engine import Engine, NumpyEngine
+from musicgen.sampling.forced_tokens import Copies, Header
+from musicgen.sampling.generation_state import Draft, Script
+from musicgen.sampling.noise import Noise, event_hashes, luckiest
+from musicgen.sampling.options import TONICS, Wishes, range_text, usual_qpm
+from musicgen.similarity.copy_filter import CopyVeto, Guard
+from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.tokens.constraints import DEFAULT_LIMIT, Rules
 from musicgen.tokens.grammar import HEADER, Context, Walk
 from musicgen.tokens.measures import MeasuresCodec, drum_parts, rhythm_event
-from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
 _COURSES: Final = 4  # of the last wishes
@@ -326,3 +332,81 @@ def _known_rhythm(name: str) -> str:
 def _title(rhythm: str, key: Key, noise: Noise) -> str:
     kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
     return f"{kind} in {key}, no. {noise.seed}-{noise.tune + 1}"
+
+
+EVERY: Final = ("temperature", "top_k", "top_p", "min_p")  # what all codecs understand
+ALSO: Final = {"performance": ("program",), "frames": ("program", "tempo"),
+               "frames-16": ("program", "tempo")}  # fmt: skip
+DEFAULT_QPM: Final = 120.0
+
+
+@dataclass(frozen=True)
+class PlainSampler:
+    """An engine, the codec of its ids, and which of them it has met."""
+
+    engine: Engine
+    codec: AnyCodec
+    seen: Collection[int]
+
+    def sample(self, wishes: Wishes, noise: Noise) -> Score | str:
+        """Draw one piece. Raises InvalidValue for a wish that the codec does not understand."""
+        encoded = self.encoded(wishes, noise)
+        piece: Score | str = self.codec.decode(encoded.ids, encoded.setting).piece
+        return piece
+
+    def encoded(self, wishes: Wishes, noise: Noise, most: int | None = None) -> Encoded:
+        """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
+        refuse_others(wishes, self.codec.name)
+        name = self.codec.name.split("-")[0].capitalize()
+        setting = Setting(
+            title=f"{name}, no. {noise.seed}-{noise.tune + 1}",
+            tempos=((0, float(wishes.tempo or DEFAULT_QPM)),),
+            parts=(Part("", wishes.program),),
+        )
+        return Encoded(tuple(self.draw_ids(wishes, noise, most)), setting)
+
+    def draw_ids(self, wishes: Wishes, noise: Noise, most: int | None = None) -> list[int]:
+        """Draw the ids of one piece, to its end, or only so many of them."""
+        walk, state, filters = self.codec.walk(), self.engine.start(), wishes.filters
+        ids, met = [BEGIN], list[int]()
+        legal: tuple[int, ...] = ()
+        while not walk.done and (most is None or len(ids) <= most):
+            logits, state = self.engine.step(ids[-1:], None, state)
+            before, legal = legal, walk.legal()
+            if legal is not before:  # a text offers the same thousands each time
+                met = [id_ for id_ in legal if id_ in self.seen] or list(legal)
+            luck = partial(noise.at, 0, len(ids), self._hashes[met])
+            ids.append(luckiest(logits, met, filters, luck))
+            walk.take(ids[-1])
+        return ids[1:]
+
+    @cached_property
+    def _hashes(self) -> npt.NDArray[np.uint64]:
+        return event_hashes(self.codec.vocabulary.names)
+
+
+def sampler_of(
+    checkpoint: Checkpoint, codec: AnyCodec, guards: Callable[[int], Guard] | None = None
+) -> Sampler | PlainSampler:
+    """Return what writes the tunes of a checkpoint: its engine, and what it has learnt.
+
+    guards: what knows its training tunes' runs, for a limit in notes.
+    """
+    manifest = checkpoint.manifest
+    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    engine = NumpyEngine.of(checkpoint)
+    if manifest.codec == MeasuresCodec.name:
+        return Sampler(engine, seen, manifest.corpus.get("tonics", {}), guards)
+    return PlainSampler(engine, codec, seen)
+
+
+def refuse_others(wishes: Wishes, codec: str) -> None:
+    """Raise InvalidValue for the first wish that a codec does not understand."""
+    known = (*EVERY, *ALSO.get(codec, ()))
+    plain: dict[str, Any] = {name: getattr(Wishes(), name) for name in Wishes.__slots__}
+    for name, default in plain.items():
+        if name not in known and getattr(wishes, name) != default:
+            options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
+            raise InvalidValue(
+                f"--{name} means nothing to a model of codec {codec}: it understands {options}"
+            )

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, Refusal
-from musicgen.music.columns import each_once
+from musicgen.music.arrays import each_once
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key
 from musicgen.tokens.vocabulary import Vocabulary

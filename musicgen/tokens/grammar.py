@@ -13,11 +13,11 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
-from musicgen.music.grid import Tuplet
+from musicgen.music.durations import Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens import codec
-from musicgen.tokens.form import RANKS, Form, form_of
-from musicgen.tokens.rules import Rules
+from musicgen.tokens.constraints import Rules
+from musicgen.tokens.form_state import RANKS, Form, form_of
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 
 HEADER: Final = ("meter", "mode", "rhythm", "parts")

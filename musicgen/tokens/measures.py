@@ -14,10 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import Refusal
-from musicgen.music.columns import counted
-from musicgen.music.grid import GRAIN, PLAIN, Bar, Chords, Tuplet, bars, pieces
+from musicgen.music.arrays import counted
+from musicgen.music.bars import Bar, bars
+from musicgen.music.durations import GRAIN, PLAIN, Tuplet, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
+from musicgen.music.voices import Chords
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
@@ -26,10 +28,10 @@ from musicgen.tokens.codec import (
     Setting,
     doubled_notes,
 )
+from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import Walk
-from musicgen.tokens.lines import Lines, Segments, cut
-from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
+from musicgen.tokens.voice_segments import Lines, Segments, cut
 
 _CHANGES = ("key", "meter", "chord")
 

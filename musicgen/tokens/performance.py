@@ -27,7 +27,7 @@ from typing import Final
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performed import PERFORMED_QPM, performed
+from musicgen.music.performance import PERFORMED_QPM, performed
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,

@@ -34,7 +34,8 @@ from itertools import combinations
 from typing import Final
 
 from musicgen.errors import Mismatch
-from musicgen.music.grid import PARTIALS, PLAIN, TUPLETS
+from musicgen.music.bars import PARTIALS
+from musicgen.music.durations import PLAIN, TUPLETS
 from musicgen.music.score import MAX_PLAYS
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 

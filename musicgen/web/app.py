@@ -1,14 +1,20 @@
-"""The playground's API and its page.
+"""The playground's HTTP API and its page.
 
-Nothing is computed here: what takes time, or reads what others wrote, is a job of the `Crew`.
+Nothing is computed here: what takes time, or reads files that others wrote, is a job of the worker
+pool. The files of the page are read once at start, so that a request can only name one of them;
+recent tunes are cached by id, within a limit of bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import AsyncIterator, Collection
+import zlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -20,17 +26,13 @@ from starlette.exceptions import HTTPException
 from musicgen.checkpoint import version_of
 from musicgen.errors import MusicgenError, printable
 from musicgen.tune import RUNS
-from musicgen.web.asked import sample_job, tweak_job
-from musicgen.web.assets import PAGE, Asset, read_assets
-from musicgen.web.crew import Crew
-from musicgen.web.gate import LOOPBACK, Gate
-from musicgen.web.job import Job
-from musicgen.web.known import Models
 from musicgen.web.limits import Limits
-from musicgen.web.shelf import Shelf
-from musicgen.web.training import Runs
-from musicgen.web.tunes import Made, Tunes
-from musicgen.web.wire import (
+from musicgen.web.middleware import LOOPBACK, Gate
+from musicgen.web.model_list import Models
+from musicgen.web.request_validation import sample_job, tweak_job
+from musicgen.web.run_status import Runs
+from musicgen.web.saved_tunes import Shelf
+from musicgen.web.schemas import (
     Ask,
     Differences,
     Fault,
@@ -42,8 +44,102 @@ from musicgen.web.wire import (
     TuneShown,
     read_ask,
 )
-from musicgen.web.work import Answer, hide_folders
-from musicgen.web.worker import Refused
+from musicgen.web.worker_pool import Crew, Job
+from musicgen.web.worker_process import Refused
+from musicgen.web.worker_protocol import Answer, hide_folders
+
+_ROOM: Final = Path(__file__).parent
+FOLDERS: Final[Mapping[str, Path]] = {
+    "": _ROOM / "static",
+    "render/": _ROOM.parent / "render" / "static",
+}
+STATIC_MEDIA_TYPES: Final[Mapping[str, str]] = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+}
+PAGE: Final = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file of the page."""
+
+    data: bytes
+    kind: str
+    tag: str  # changes with the bytes
+
+
+def read_assets() -> dict[str, Asset]:
+    """Read the files of the page, by the names that a request may give."""
+    return dict(pair for prefix, folder in FOLDERS.items() for pair in _found(prefix, folder))
+
+
+def _found(prefix: str, folder: Path) -> Iterator[tuple[str, Asset]]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in STATIC_MEDIA_TYPES and path.is_file():
+            data = path.read_bytes()
+            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+            yield (
+                prefix + path.relative_to(folder).as_posix(),
+                Asset(data, STATIC_MEDIA_TYPES[path.suffix], tag),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tune as the server holds it."""
+
+    id: str
+    recipe: str  # which makes it again
+    packed: bytes  # what is shown of it: JSON, compressed
+
+    @classmethod
+    def of(cls, answer: Answer) -> Made:
+        """Take what a worker answered."""
+        return cls(answer.head["id"], answer.head["recipe"], answer.body)
+
+    def body(self, *, kept: bool) -> bytes:
+        """Return what is shown of it as JSON."""
+        flag = b'{"kept":true,' if kept else b'{"kept":false,'
+        return flag + zlib.decompress(self.packed)[1:]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return len(self.packed) + len(self.recipe)
+
+
+@dataclass
+class Tunes:
+    """As many tunes as there is room for; those that were asked for last stay."""
+
+    room: int  # bytes
+    taken: int = 0
+    _made: OrderedDict[str, Made] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def add(self, made: Made) -> None:
+        """Hold a tune, in place of the oldest."""
+        old = self._made.pop(made.id, None)
+        self.taken += made.size - (old.size if old else 0)
+        self._made[made.id] = made
+        while self.taken > self.room and len(self._made) > 1:
+            self.taken -= self._made.popitem(last=False)[1].size
+
+    def find(self, id_: str) -> Made | None:
+        """Return a tune that is still held."""
+        if id_ in self._made:
+            self._made.move_to_end(id_)
+        return self._made.get(id_)
+
 
 KINDS: Final = {
     "mid": "audio/midi", "abc": "text/vnd.abc; charset=utf-8", "wav": "audio/wav",

@@ -15,8 +15,8 @@ from musicgen import formats
 from musicgen.cli import COMMANDS
 from musicgen.music.score import Mark, Note, Score
 from musicgen.music.theory import Key, Meter
-from tests.models import untrained
-from tests.running import refused, run
+from tests.command_runner import refused, run
+from tests.fake_models import untrained
 
 
 @pytest.fixture

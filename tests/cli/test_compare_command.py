@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
-from musicgen.model.compare import Comparison, Told
-from musicgen.model.ladder_page import PAGE
-from tests import made_up
+from musicgen.compare.comparison import Comparison, Told
+from musicgen.compare.report import PAGE
+from tests import synthetic_tunes
 
 SMALL = ["--cells", "lstm", "--parameters", "10000"]
 TOY = [*SMALL, "--tokens", "64"]
@@ -23,14 +23,14 @@ TOY = [*SMALL, "--tokens", "64"]
 @pytest.fixture(scope="module")
 def tunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tunes")
-    (folder / "book.abc").write_text("".join(made_up.tune(n) for n in range(1, 41)))
+    (folder / "book.abc").write_text("".join(synthetic_tunes.tune(n) for n in range(1, 41)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("one") / "one.abc"
-    path.write_text(made_up.tune(1))
+    path.write_text(synthetic_tunes.tune(1))
     return path
 
 

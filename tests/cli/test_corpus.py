@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.corpus.store import load
-from tests import hostile, made_up
+from tests import malformed_files, synthetic_tunes
 from tests.corpus.test_hostile import STEERING
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def tunes(tmp_path: Path) -> Path:
     folder = tmp_path / "tunes"
     folder.mkdir()
     for number in range(4):
-        book = "".join(made_up.tune(10 * number + n) for n in range(5))
+        book = "".join(synthetic_tunes.tune(10 * number + n) for n in range(5))
         (folder / f"{number}.abc").write_text(book)
     return folder
 
@@ -53,7 +53,7 @@ def test_files_that_are_no_tunes_are_counted(tunes: Path) -> None:
 
 
 def test_a_performance_is_not_asked_for_key_and_meter(tmp_path: Path) -> None:
-    (tmp_path / "plain.abc").write_text(made_up.tune(1))
+    (tmp_path / "plain.abc").write_text(synthetic_tunes.tune(1))
     found = run("check", tmp_path, "--jobs", "1", "--codec", "performance")
     assert "kept 1, refused 0" in found.stdout
     assert "none is given" not in found.stdout
@@ -64,7 +64,7 @@ def test_a_rebuild_says_what_it_took_over(tunes: Path) -> None:
     refused = build(tunes)
     assert refused.exit_code == 2
     assert "add --force" in refused.output
-    (tunes / "0.abc").write_text(made_up.tune(99))
+    (tunes / "0.abc").write_text(synthetic_tunes.tune(99))
     again = build(tunes, "--force")
     assert again.exit_code == 0, again.output
     assert "kept 16 of 16 tunes" in again.stderr
@@ -139,7 +139,9 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     where = f'where = "http://127.0.0.1:9/a.zip"\nsha256 = "{"0" * 64}"\nbytes = 5'
     Path("closed.toml").write_text(CARD + where)
     Path("no.zip").write_text("no zip")
-    Path("locked.zip").write_bytes(hostile.flagged(hostile.zipped({"a.abc": b"X:1"})))
+    Path("locked.zip").write_bytes(
+        malformed_files.flagged(malformed_files.zipped({"a.abc": b"X:1"}))
+    )
     return tmp_path
 
 
@@ -171,9 +173,9 @@ def test_json_goes_to_stdout_and_words_do_not(odd: Path, source: str) -> None:
 def test_names_and_titles_are_printed_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "[red]tunes"
     folder.mkdir()
-    named = made_up.tune(1).replace("T:", "T:[bold]\x1b[31m[/nothing]")
+    named = synthetic_tunes.tune(1).replace("T:", "T:[bold]\x1b[31m[/nothing]")
     (folder / "\x1b[31m[blue].abc").write_text(named)
-    (folder / "[link=x].abc").write_text(made_up.tune(2, K=""))
+    (folder / "[link=x].abc").write_text(synthetic_tunes.tune(2, K=""))
     for words in ([], ["-v"], ["--json"]):
         result = run("check", folder, "--jobs", "1", *words)
         assert result.exit_code == 0, result.output
@@ -183,7 +185,7 @@ def test_names_and_titles_are_printed_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_account_lies_beside_the_data(tunes: Path) -> None:
-    (tunes / "bad.abc").write_text(made_up.tune(99, K=""))
+    (tunes / "bad.abc").write_text(synthetic_tunes.tune(99, K=""))
     (tunes / "readme.txt").write_text("no tune")
     build(tunes)
     data = tunes.parent / "data"
@@ -216,7 +218,7 @@ def test_an_interrupt_ends_in_130_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
     for number in range(20):
-        book = "".join(made_up.tune(1000 * number + n) for n in range(300))
+        book = "".join(synthetic_tunes.tune(1000 * number + n) for n in range(300))
         (folder / f"{number}.abc").write_text(book)
     words = [sys.executable, "-m", "musicgen", "corpus", "build", str(folder), "--out",
              str(tmp_path / "data"), "--jobs", "2"]  # fmt: skip

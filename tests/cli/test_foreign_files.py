@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.cli.best import HEAD
+from musicgen.cli.sample import HEAD
 from musicgen.corpus.build import build
 from musicgen.files import is_partial, partial_beside
-from tests.made_up import tune
-from tests.running import done, refused, run
+from tests.command_runner import done, refused, run
+from tests.synthetic_tunes import tune
 
 THESIS = "ten years of work"
 PYTHON_PATH = os.pathsep.join(entry for entry in sys.path if entry)
@@ -148,7 +148,7 @@ def test_under_a_limit_of_size_many_tunes_are_one_line(here: Path, jobs: str) ->
 
 BUILD_AND_DIE = """
 import os, signal, sys
-from musicgen.cli.best import HEAD
+from musicgen.cli.sample import HEAD
 from musicgen.corpus.build import build
 kept = build([sys.argv[1]], jobs=0)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ import pytest
 from musicgen import checkpoint
 from musicgen.tune import find
 from tests.cli.test_tweak import IDEA
-from tests.running import done
+from tests.command_runner import done
 
 ORDERS = (
     (),

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from musicgen import checkpoint, formats
-from musicgen.sampling.known import NAME
-from tests import made_up
-from tests.known_tunes import indexed
-from tests.models import untrained
-from tests.running import refused, run
+from musicgen.similarity.note_index import NAME
+from tests import synthetic_tunes
+from tests.command_runner import refused, run
+from tests.fake_models import untrained
+from tests.related_tunes import indexed
 
-BOOK = "".join(made_up.tune(number) for number in range(1, 6))
+BOOK = "".join(synthetic_tunes.tune(number) for number in range(1, 6))
 
 
 @pytest.fixture
@@ -63,14 +63,16 @@ def musicxml_of(path: Path) -> str:
 
 
 def test_one_tune_is_one_object(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4))
+    (here / "one.abc").write_text(synthetic_tunes.tune(4))
     told = json.loads(run("origin", "one.abc", "--model", "model", "--json").stdout)
     assert (told["longest_run"], told["tune"], told["bars"]) == (72, "Tune 4", [1, 12])
     assert (told["share"], told["longer_than"]) == (1.0, 0.75)
 
 
 def test_each_tune_of_a_book_has_its_line_and_refusals_are_told(here: Path) -> None:
-    (here / "more.abc").write_text(made_up.tune(9) + made_up.tune(8, K="H") + made_up.tune(2))
+    (here / "more.abc").write_text(
+        synthetic_tunes.tune(9) + synthetic_tunes.tune(8, K="H") + synthetic_tunes.tune(2)
+    )
     result = run("origin", "more.abc", "--model", "model")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -83,7 +85,7 @@ def test_each_tune_of_a_book_has_its_line_and_refusals_are_told(here: Path) -> N
 
 
 def test_the_surprise_of_each_note_is_told(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4))
+    (here / "one.abc").write_text(synthetic_tunes.tune(4))
     result = run("origin", "one.abc", "--model", "model", "--surprise")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -106,7 +108,7 @@ def test_a_model_without_an_index_says_so(here: Path) -> None:
     [
         ("none.abc", None, 2, "none.abc does not exist"),
         ("song.wav", "", 2, "known are .abc, .mid"),
-        ("bad.abc", made_up.tune(1, K="H"), 1, "key 'H' is unknown"),
+        ("bad.abc", synthetic_tunes.tune(1, K="H"), 1, "key 'H' is unknown"),
         ("empty.abc", "", 1, "empty.abc"),
         ("noise.mid", "no midi", 1, "MThd is missing"),
     ],
@@ -126,7 +128,7 @@ def test_a_damaged_index_is_noticed(here: Path) -> None:
 
 
 def test_titles_steer_no_terminal(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4, T="\x1b[31mred"))
+    (here / "one.abc").write_text(synthetic_tunes.tune(4, T="\x1b[31mred"))
     result = run("origin", "one.abc", "--model", "model")
     assert "\x1b" not in result.output
 

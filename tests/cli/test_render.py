@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from musicgen import formats
 from musicgen.cli import commands
-from musicgen.listen.writing import WRITABLE
-from tests.models import untrained
+from musicgen.render.export import WRITABLE
+from tests.fake_models import untrained
 
 ROOT = Path(__file__).parents[2]
 FIRST = "X:1\nT:First\nM:6/8\nL:1/8\nQ:3/8=120\nK:D\n|:DEF AGF|EFG A3:|\n"
@@ -205,13 +205,13 @@ def test_a_midi_file_is_written_without_what_draws_and_plays(sampled: Path) -> N
     code = (
         "import sys; from musicgen.cli import commands;"
         "commands(['sample', '--model', 'model', '--out', 'z.mid', '-q'], standalone_mode=False);"
-        f"print([m for m in sys.modules if m.startswith('musicgen.listen') or m in {slow}])"
+        f"print([m for m in sys.modules if m.startswith('musicgen.render') or m in {slow}])"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    light = ["musicgen.listen", "musicgen.listen.playing", "musicgen.listen.writing"]
+    light = ["musicgen.render", "musicgen.render.export", "musicgen.render.timeline"]
     assert sorted(ast.literal_eval(found.stdout.strip())) == light
 
 

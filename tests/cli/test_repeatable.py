@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import untrained
+from tests.fake_models import untrained
 
 
 def write(folder: Path, out: str, *words: str, hash_seed: str = "0") -> None:

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
-from musicgen.web import serving
+from musicgen.web import server
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
             ready()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(serving, "run", start)
+    monkeypatch.setattr(server, "run", start)
     monkeypatch.setattr(webbrowser, "get", Browser)
     return found
 

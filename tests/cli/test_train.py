@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint, formats
 from musicgen.cli import commands
 from musicgen.cli.train import train
-from musicgen.cli.watched import Watched
-from musicgen.model.training import Progress
-from tests import made_up
+from musicgen.cli.train_report import Watched
+from musicgen.training.trainer import Progress
+from tests import synthetic_tunes
 
 ABSENT = "cuda" if sys.platform == "darwin" else "mps"  # a device that no machine of this kind has
 
@@ -31,7 +31,7 @@ def run(*words: str, **environment: str) -> Result:
 def make_tunes(folder: Path, count: int = 12) -> None:
     folder.mkdir()
     for number in range(count):
-        (folder / f"{number}.abc").write_text(made_up.tune(number))
+        (folder / f"{number}.abc").write_text(synthetic_tunes.tune(number))
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.cli import commands
-from musicgen.cli.grouped import long_name
-from musicgen.cli.settings import NO_SETTINGS, read_settings, render_settings, settings_of
+from musicgen.cli.config_file import NO_SETTINGS, read_settings, render_settings, settings_of
+from musicgen.cli.formatting import long_name
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
-from tests import made_up
+from tests import synthetic_tunes
 
 FILLED = {
     "sources": ["tunes", "more.abc"], "codec": "text", "cell": "gru", "layers": 3, "hidden": 12,
@@ -182,7 +182,7 @@ def tunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tunes").mkdir()
     for number in range(12):
-        (tmp_path / "tunes" / f"{number}.abc").write_text(made_up.tune(number))
+        (tmp_path / "tunes" / f"{number}.abc").write_text(synthetic_tunes.tune(number))
     return tmp_path
 
 

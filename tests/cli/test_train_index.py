@@ -12,17 +12,17 @@ from click.testing import CliRunner, Result
 
 from musicgen import checkpoint
 from musicgen.cli import commands
-from musicgen.cli.watched import Watched
+from musicgen.cli.train_report import Watched
 from musicgen.corpus import store
 from musicgen.corpus.store import Dataset
 from musicgen.errors import Mismatch
-from musicgen.model.plan import divided
-from musicgen.model.training import Progress
-from musicgen.sampling.indexing import add_index, index_of
-from musicgen.sampling.known import NAME
-from musicgen.sampling.receipt import index_beside
-from tests import made_up
-from tests.runs import small_dataset
+from musicgen.similarity.build_index import add_index, index_of
+from musicgen.similarity.note_index import NAME
+from musicgen.similarity.overlap_report import index_beside
+from musicgen.training.plan import divided
+from musicgen.training.trainer import Progress
+from tests import synthetic_tunes
+from tests.small_runs import small_dataset
 
 WORDS = ("--hidden", "8", "--layers", "1", "--epochs", "1", "--no-heard")
 TOLD = "index of these tunes"
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, first in (("tunes", 0), ("others", 30)):
         (tmp_path / name).mkdir()
         for number in range(first, first + 12):
-            (tmp_path / name / f"{number}.abc").write_text(made_up.tune(number))
+            (tmp_path / name / f"{number}.abc").write_text(synthetic_tunes.tune(number))
     return tmp_path
 
 
@@ -136,8 +136,8 @@ def test_processes_and_one_process_make_the_same_index(
     assert run("corpus", "build", "tunes", "--out", "set").exit_code == 0
     dataset = loaded(here / "set")
     alone = index_of(dataset, jobs=1)
-    monkeypatch.setattr("musicgen.sampling.indexing.FEW", 2)
-    monkeypatch.setattr("musicgen.sampling.indexing.CHUNK", 3)
+    monkeypatch.setattr("musicgen.similarity.build_index.FEW", 2)
+    monkeypatch.setattr("musicgen.similarity.build_index.CHUNK", 3)
     together = index_of(dataset, jobs=2)
     assert alone
     assert together

@@ -15,13 +15,12 @@ from click.testing import CliRunner
 
 from musicgen import formats, load
 from musicgen.cli import commands
-from musicgen.cli.best import _table
+from musicgen.cli.sample import _table
 from musicgen.music.score import Score
-from musicgen.sampling.choosing import choose, measured
+from musicgen.sampling.ranking import choose, measured
 from musicgen.sampling.sampler import Sampler
 from musicgen.tune import Model
-from musicgen.web.differences import differences
-from musicgen.web.shown import file_of, shown
+from musicgen.web.serializers import differences, file_of, shown
 from tests.multi_part import write_some
 
 KINDS = {"pop": "measures", "drums": "measures", "band": "measures", "chorale": "measures",

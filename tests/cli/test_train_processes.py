@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made_up import tune
+from tests.synthetic_tunes import tune
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("train", "tunes", "--hidden", "16", "--layers", "1", "--batch", "4", "--bptt", "16",

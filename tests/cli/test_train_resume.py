@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint
 from musicgen.checkpoint import render_manifest
 from musicgen.cli import commands
-from musicgen.cli.stopping import Stopping
-from musicgen.cli.watched import Watched
-from musicgen.model.claim import Claim, claimed
-from musicgen.model.resuming import find
-from musicgen.model.run import Run
-from musicgen.model.training import Progress
+from musicgen.cli.signals import Stopping
+from musicgen.cli.train_report import Watched
+from musicgen.training.resume import find
+from musicgen.training.run import Run
+from musicgen.training.run_folder import Claim, claimed
+from musicgen.training.trainer import Progress
 
 TUNES = "".join(f"X:{n}\nT:{n}\nL:1/8\nM:2/4\nK:C\nCDEF|{'CDEFGAB'[n % 7]}4|\n\n" for n in range(9))
 WORDS = ("tunes.abc", "--codec", "text", "--hidden", "8", "--layers", "1", "--batch", "2",
@@ -211,7 +211,7 @@ def begin_and_kill(*words: str) -> None:
     """Train in a process of its own, killed between its first update and its first state."""
     code = (
         "import os, signal, sys\n"
-        "from musicgen.model.run import Run\n"
+        "from musicgen.training.run import Run\n"
         "Run.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from musicgen.cli import commands\n"
         "commands(sys.argv[1:])\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from musicgen import checkpoint, formats
-from tests.models import untrained
-from tests.running import done, refused, run
+from tests.command_runner import done, refused, run
+from tests.fake_models import untrained
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 
 from musicgen.corpus import archives
 from musicgen.corpus.archives import is_archive
+from musicgen.corpus.sandbox import Limits, Reader
 from musicgen.corpus.sources import TuneFile, find
-from musicgen.corpus.workers import Limits, Reader
 from musicgen.errors import Refusal
-from tests.corpus.test_workers import DEATHS, answers, refusals
-from tests.hostile import TUNE, tarred, zipped
+from tests.corpus.test_sandbox import DEATHS, answers, refusals
+from tests.malformed_files import TUNE, tarred, zipped
 
 DATA = TUNE.encode()
 TUNES = {"a.abc": DATA, "deep/b.ABC": DATA, "notes.txt": b"words", "deep/.DS_Store": b""}

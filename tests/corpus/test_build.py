@@ -155,7 +155,7 @@ def test_what_was_read_with_other_code_is_read_again(
 ) -> None:
     folder = some_books(book)
     build([folder], tmp_path / "data", jobs=0)
-    monkeypatch.setattr("musicgen.corpus.answers.reading_code", lambda: "another version")
+    monkeypatch.setattr("musicgen.corpus.dispatch.reading_code", lambda: "another version")
     _, report = build([folder], tmp_path / "data", jobs=0, force=True)
     assert report.taken_over == 0
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from musicgen.corpus.build import Progress, build
-from musicgen.corpus.spread import dask
+from musicgen.corpus.dispatch import dask
 from musicgen.errors import InvalidValue
 
 ROOT = Path(__file__).parents[2]

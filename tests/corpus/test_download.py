@@ -14,7 +14,7 @@ import pytest
 from musicgen.corpus.download import Download, cache_folder, download
 from musicgen.corpus.sources import find
 from musicgen.errors import InvalidValue, MusicgenError, WriteFailed
-from tests.hostile import TUNE, zipped
+from tests.malformed_files import TUNE, zipped
 
 DATA = bytes(range(256)) * 2_000
 SHA = hashlib.sha256(DATA).hexdigest()

@@ -13,37 +13,37 @@ from typing import Final
 
 import pytest
 
+from musicgen.corpus.sandbox import Limits, Reader
 from musicgen.corpus.sources import files
-from musicgen.corpus.workers import Limits, Reader
 from musicgen.errors import REASONS
-from musicgen.music import grid
-from tests import hostile
+from musicgen.music import durations
+from tests import malformed_files
 from tests.test_no_code_from_data import ROOT, assert_clean, watched
 
 SLOWEST: Final = 10.0  # seconds for any file
-EXPECTED: Final[dict[str, list[str]]] = json.loads(hostile.OUTCOMES.read_text("utf-8"))
+EXPECTED: Final[dict[str, list[str]]] = json.loads(malformed_files.OUTCOMES.read_text("utf-8"))
 STEERING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def test_there_are_enough_of_them() -> None:
-    kinds = Counter(Path(name).suffix for name in hostile.make(big=False))
+    kinds = Counter(Path(name).suffix for name in malformed_files.make(big=False))
     assert kinds[".mid"] + kinds[".abc"] >= 120
     assert {".musicxml", ".mxl", ".krn", ".zip", ".tar", ".gz"} <= kinds.keys()
-    assert dict(hostile.everything()) == hostile.make()
+    assert dict(malformed_files.everything()) == malformed_files.make()
 
 
 def test_small_ones_end_as_the_table_says(tmp_path: Path) -> None:
-    found = hostile.outcomes(tmp_path / "hostile", big=False)
+    found = malformed_files.outcomes(tmp_path / "hostile", big=False)
     assert found == {name: EXPECTED[name] for name in found}
 
 
 @pytest.mark.promises
 def test_all_end_as_the_table_says(tmp_path: Path) -> None:
-    assert hostile.outcomes(tmp_path / "hostile") == EXPECTED
+    assert malformed_files.outcomes(tmp_path / "hostile") == EXPECTED
 
 
 def test_the_table_names_each_with_a_reason() -> None:
-    assert sorted(EXPECTED) == sorted(hostile.make())
+    assert sorted(EXPECTED) == sorted(malformed_files.make())
     codes = {code.split()[-1] for found in EXPECTED.values() for code in found}
     assert all(EXPECTED.values())
     assert codes - {"kept"} <= REASONS.keys()
@@ -72,7 +72,7 @@ def _built(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.promises
 def test_one_build_of_all_of_them(tmp_path: Path) -> None:
-    names = hostile.write(tmp_path / "hostile")
+    names = malformed_files.write(tmp_path / "hostile")
     done = _built(tmp_path / "hostile", tmp_path / "data")
     words = dict(line.split() for line in done.stdout.splitlines()[-2:])
     assert (done.returncode, words["exit"]) == (0, "0"), done.stderr[-500:]
@@ -89,7 +89,7 @@ def test_one_build_of_all_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["abc-title-escape.abc", "zip-paths.zip", "tar-paths.tar"])
 def test_names_steer_nothing(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(hostile.make(big=False)[name])
+    (tmp_path / name).write_bytes(malformed_files.make(big=False)[name])
     with Reader(Limits()) as reader:
         for file in files(tmp_path):
             for line in reader.encode(file):
@@ -100,8 +100,8 @@ def test_names_steer_nothing(tmp_path: Path, name: str) -> None:
 
 OPENING = """
 import io, json, os, sys
-from musicgen.corpus.workers import Limits, serve
-from musicgen.tokens.codecs import find
+from musicgen.corpus.sandbox import Limits, serve
+from musicgen.tokens.registry import find
 
 sources = sys.argv[1:]
 requests = [json.dumps({"path": path, "name": path, "first": 0}).encode() for path in sources]
@@ -129,7 +129,7 @@ assert told.getvalue().count(b'{"done"') == len(sources)
 
 def test_reading_opens_the_named_files_only(tmp_path: Path) -> None:
     folder = tmp_path / "hostile"
-    hostile.write(folder, big=False)
+    malformed_files.write(folder, big=False)
     names = ["abc-cut-001.abc", "abc-directive-include.abc", "abc-directive-in-tune.abc",
              "abc-directive-ps.abc", "abc-title-path.abc", "midi-meta-text-evil.mid",
              "midi-note-on-only.mid", "zip-paths.zip", "tar-paths.tar", "tar-symlinks.tar",
@@ -138,7 +138,7 @@ def test_reading_opens_the_named_files_only(tmp_path: Path) -> None:
 
 
 def test_the_hook_sees_what_is_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.abc").write_text(hostile.TUNE)
+    (tmp_path / "a.abc").write_text(malformed_files.TUNE)
     done = watched(OPENING + "\nopen('/etc/passwd')", tmp_path / "a.abc")
     assert (done.returncode, done.stderr) == (99, "AUDIT: open /etc/passwd\n")
 
@@ -156,8 +156,8 @@ def test_mutants_of_real_tunes_find_nothing(tmp_path: Path, count: int) -> None:
 
 def test_lengths_that_no_value_writes_are_cut_from_one_table() -> None:
     """A mutant of 413 bytes asked for 700 of them, 15 ms each, before there was one."""
-    grid.split.cache_clear()
-    grid._fewest.cache_clear()
+    durations.split.cache_clear()
+    durations._fewest.cache_clear()
     for steps in range(1, 2_000):
-        assert sum(grid.split(steps)) == steps
-    assert grid._fewest.cache_info().misses == 2
+        assert sum(durations.split(steps)) == steps
+    assert durations._fewest.cache_info().misses == 2

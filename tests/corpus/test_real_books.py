@@ -11,12 +11,12 @@ from musicgen.corpus.build import build
 from musicgen.corpus.sources import tunes
 from musicgen.corpus.store import EncodedTune
 from musicgen.formats import abc, midi
-from musicgen.music.runs import Move, elements
+from musicgen.music.melodic_runs import Move, elements
 from musicgen.music.score import Score
 from musicgen.tokens.codec import Decoded, Setting
+from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import first_illegal
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.rules import Rules
 
 CODEC = MeasuresCodec()
 SHARED = 32  # consecutive moves that make two tunes near-duplicates

@@ -11,23 +11,23 @@ import pytest
 
 from musicgen.corpus.build import build
 from musicgen.corpus.encode import encode_file
+from musicgen.corpus.sandbox import Limits, Reader
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.workers import Limits, Reader
 from musicgen.errors import REASONS
-from musicgen.tokens.codecs import find
-from tests import hostile
+from musicgen.tokens.registry import find
+from tests import malformed_files
 from tests.corpus.conftest import tune
 from tests.corpus.test_hostile import EXPECTED
-from tests.corpus.test_workers import DEATHS
+from tests.corpus.test_sandbox import DEATHS
 
 
 def of_files() -> set[str]:
     """Return the codes that the small hostile files get on every run."""
-    return {code.split()[-1] for name in hostile.make(big=False) for code in EXPECTED[name]}
+    return {code.split()[-1] for name in malformed_files.make(big=False) for code in EXPECTED[name]}
 
 
 def without_event(folder: Path) -> list[str]:
-    drums = bytes(byte | 9 if byte in (0x80, 0x90) else byte for byte in hostile.honest())
+    drums = bytes(byte | 9 if byte in (0x80, 0x90) else byte for byte in malformed_files.honest())
     (folder / "drums.mid").write_bytes(drums)
     lines = encode_file(TuneFile(folder / "drums.mid", "drums.mid"), find("frames"))
     return [json.loads(line)["refusal"]["code"] for line in lines]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.corpus.split import SHARED_MOVES, SPLITS, grams, groups, splits
-from musicgen.music.runs import Move, elements
+from musicgen.music.melodic_runs import Move, elements
 from musicgen.music.score import Note, Score
 
 MOVES = st.lists(st.tuples(st.integers(-12, 12), st.sampled_from((12, 24, 48))), max_size=60)

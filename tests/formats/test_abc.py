@@ -14,7 +14,7 @@ from musicgen.formats import abc
 from musicgen.formats.abc.fields import parse_key, parse_tempo, without_comment
 from musicgen.music.score import Ending, Mark, Score
 from musicgen.music.theory import Key, Meter
-from tests.clock import grows_linearly
+from tests.time_growth import grows_linearly
 
 EIGHTH = 24
 C, D, E, F, G, A, B = 60, 62, 64, 65, 67, 69, 71

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from musicgen.errors import REASONS
 from musicgen.formats import abc
-from musicgen.formats.abc import macros, music, reader, voices
+from musicgen.formats.abc import body, fields, reader
 from musicgen.music.score import MAX_PLAYS, Note, Score
 from tests import oracles, strategies
-from tests.clock import grows_linearly
+from tests.time_growth import grows_linearly
 
 NEEDS_ABC2MIDI = pytest.mark.skipif(oracles.ABC2MIDI is None, reason="abc2midi is not installed")
 NEEDS_ABCM2PS = pytest.mark.skipif(oracles.ABCM2PS is None, reason="abcm2ps is not installed")
@@ -90,8 +90,8 @@ def codes(text: str) -> list[str]:
 
 def test_the_limits_are_those_promised() -> None:
     assert (reader.MAX_LINE, reader.MAX_TUNE) == (16 * 1024, 64 * 1024)
-    assert (music.MAX_NOTES, voices.MAX_VOICES, MAX_PLAYS) == (20_000, 16, 4)
-    assert macros.MAX_MACROS == 32
+    assert (body.MAX_NOTES, reader.MAX_VOICES, MAX_PLAYS) == (20_000, 16, 4)
+    assert fields.MAX_MACROS == 32
 
 
 @pytest.mark.parametrize(

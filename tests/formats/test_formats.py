@@ -10,7 +10,7 @@ import pytest
 
 from musicgen.errors import InvalidValue, NotFound, OutputExists, Refusal
 from musicgen.formats import READABLE, WRITABLE, musicxml, read, write
-from musicgen.music.grid import bars
+from musicgen.music.bars import bars
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 

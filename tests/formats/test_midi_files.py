@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.formats.midi import REPAIRS, Inspection, inspect, parse, perform, render
-from musicgen.formats.midi.survey import key_of_signature
-from musicgen.music.performed import performed
+from musicgen.formats.midi.parser import key_of_signature
+from musicgen.music.performance import performed
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.tokens.codec import Decoded

@@ -16,17 +16,17 @@ from musicgen.checkpoint import Manifest, save, shapes
 from musicgen.config import ModelSettings
 from musicgen.errors import InvalidValue
 from musicgen.formats import parse
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import heard_bars
 from musicgen.music.score import sections
 from musicgen.sampling.default_form import complete_wishes
-from musicgen.sampling.draw import Noise
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.recipe import Order, Recipe, varied
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, sample_many
 from musicgen.tune import tweak as tweak_file
-from tests.models import SEEN, SEEN_IDS, RandomEngine
+from tests.fake_models import SEEN, SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
 
 REPEATS = ("repeat_start", "repeat_end", "ending", "ending_end")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from musicgen import Key, Mark, Meter, Model, Note, Part, Score, load
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.formats import abc
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import heard_bars
 from musicgen.sampling.primer import Primer, PrimerTable
 from musicgen.typed_data import check_schema
-from tests.models import untrained
+from tests.fake_models import untrained
 
 IDEA = "X:1\nT:idea\nM:6/8\nL:1/8\nQ:3/8=100\nR:jig\nK:Em\nB|EBB ABd|BAG FED|EBB ABd|ef"
 

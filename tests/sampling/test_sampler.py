@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from musicgen.errors import InvalidValue
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import heard_bars
 from musicgen.music.theory import Key, Meter
-from musicgen.sampling.draw import Noise
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from tests.models import SEEN_IDS, FixedEngine, RandomEngine
+from tests.fake_models import SEEN_IDS, FixedEngine, RandomEngine
 
 FLAT = np.zeros(len(MEASURES))
 

@@ -24,11 +24,11 @@ from musicgen import load
 from musicgen.formats import abc, midi
 from musicgen.music.score import Score
 from musicgen.music.theory import Meter
-from musicgen.sampling.draw import Noise
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from tests.models import SEEN_IDS, RandomEngine, untrained
+from tests.fake_models import SEEN_IDS, RandomEngine, untrained
 
 METERS = [str(MEASURES.events[i].value) for i in MEASURES.ranges["meter"]]
 LONGEST = 48 * 192  # steps: bars of 16/1 are many notes each

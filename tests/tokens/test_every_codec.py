@@ -11,11 +11,11 @@ import music21
 import pytest
 
 from musicgen.formats import musicxml
-from musicgen.music.performed import performed
+from musicgen.music.performance import performed
 from musicgen.music.score import Note, Score
 from musicgen.tokens.codec import AnyCodec, Setting, first_illegal
-from musicgen.tokens.codecs import CODECS, find
 from musicgen.tokens.performance import BIN, PerformanceCodec
+from musicgen.tokens.registry import CODECS, find
 from musicgen.tokens.vocabulary import Vocabulary
 
 TEXTS = ("X:1\nK:D\nDEF|GAB|\n", "X:2\nK:G\n|:BAG AGE:|")

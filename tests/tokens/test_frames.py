@@ -22,8 +22,8 @@ from musicgen.tokens.frames import (
     frames_of,
     notes_of,
 )
+from tests.random_walks import wander
 from tests.strategies import scores
-from tests.wandering import wander
 
 CODEC = FramesCodec()
 PITCHES = st.integers(0, 127)

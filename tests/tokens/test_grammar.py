@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.music.grid import bars, heard_bars
+from musicgen.music.bars import bars, heard_bars
 from musicgen.tokens.codec import Setting
+from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import Walk
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES, Event
 
 LEFT_OUT = ("begin", "irregular", "parts", "part", "voice", "drum")

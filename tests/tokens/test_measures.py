@@ -9,9 +9,9 @@ from musicgen.formats import abc
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.tokens.codec import Decoded, Setting
+from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import first_illegal
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.rules import Rules
 from musicgen.tokens.vocabulary import MEASURES
 from tests.strategies import scores
 

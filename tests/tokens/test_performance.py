@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performed import performed
+from musicgen.music.performance import performed
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.tokens.codec import Setting, first_illegal
 from musicgen.tokens.performance import (
@@ -20,8 +20,8 @@ from musicgen.tokens.performance import (
     PerformanceWalk,
     to_units,
 )
+from tests.random_walks import wander
 from tests.strategies import scores
-from tests.wandering import wander
 
 CODEC = PerformanceCodec()
 MARKS = (Mark(0, "tempo", 1250.0),)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from musicgen.errors import Refusal
 from musicgen.tokens.codec import Decoded, Encoded, Setting, first_illegal
-from musicgen.tokens.codecs import restored
+from musicgen.tokens.registry import restored
 from musicgen.tokens.text import MOST_CHARACTERS, ByteCodec, TextCodec
-from tests.wandering import wander
+from tests.random_walks import wander
 
 CHARACTERS, WORDS = ByteCodec("text", words=False), ByteCodec("text-words", words=True)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)

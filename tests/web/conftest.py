@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from musicgen.web.limits import Limits
-from tests.models import untrained
-from tests.served import Served, served
+from tests.fake_models import untrained
+from tests.live_server import Served, served
 
 
 @pytest.fixture(scope="session")

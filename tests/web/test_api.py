@@ -21,11 +21,11 @@ from musicgen.folder_contents import MANIFEST
 from musicgen.formats import midi
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.web.app import KINDS
-from musicgen.web.known import Models
-from musicgen.web.shelf import Shelf
-from musicgen.web.wire import Differences, JobState, ModelAbout, TuneShown
-from tests.models import untrained
-from tests.served import Served
+from musicgen.web.model_list import Models
+from musicgen.web.saved_tunes import Shelf
+from musicgen.web.schemas import Differences, JobState, ModelAbout, TuneShown
+from tests.fake_models import untrained
+from tests.live_server import Served
 
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 PRIMER = "X:1\nT:Mine\nM:6/8\nL:1/8\nR:jig\nK:D\nDFA dAF|GBd gdB|A"

@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import musicgen
 from musicgen import formats
-from musicgen.web.known import tune_id
+from musicgen.web.model_list import tune_id
 from tests.browser import WAIT, chromium, opened, serious
-from tests.models import untrained
+from tests.fake_models import untrained
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"

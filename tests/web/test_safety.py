@@ -24,16 +24,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.web import app
-from musicgen.web.asked import sample_job, tweak_job
-from musicgen.web.assets import Asset
-from musicgen.web.crew import Held
-from musicgen.web.gate import Gate
-from musicgen.web.job import Job
+from musicgen.web.app import Asset
 from musicgen.web.limits import PRIMER_BYTES, Limits
-from musicgen.web.wire import Ask, read_ask
-from musicgen.web.worker import Refused
-from tests.hostile import make
-from tests.served import PATIENCE, Served, read_all, served, until
+from musicgen.web.middleware import Gate
+from musicgen.web.request_validation import sample_job, tweak_job
+from musicgen.web.schemas import Ask, read_ask
+from musicgen.web.worker_pool import Held, Job
+from musicgen.web.worker_process import Refused
+from tests.live_server import PATIENCE, Served, read_all, served, until
+from tests.malformed_files import make
 
 FOREIGN = "this server answers only to its own"
 JSON = {"Content-Type": "application/json"}
@@ -201,7 +200,7 @@ def test_a_preflight_allows_nothing(idle: Served) -> None:
 
 @pytest.mark.parametrize(
     "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py",
-             "/static//etc/passwd", "/static/%2fetc%2fpasswd", "/static/listen/../../tune.py",
+             "/static//etc/passwd", "/static/%2fetc%2fpasswd", "/static/render/../../tune.py",
              "/static/app.js%00", "/static/", "/api/tunes/..%2f..%2fetc%2fpasswd",
              "/api/training/..%2f..%2fetc/tune", "/api/shelf/..%2fsecret"],
 )  # fmt: skip

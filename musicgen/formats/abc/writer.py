@@ -11,14 +11,13 @@ from itertools import pairwise
 from typing import Final
 
 from musicgen.errors import InvalidValue
+from musicgen.formats.abc.body import MAX_NOTES, MAX_TICKS
 from musicgen.formats.abc.fields import MAX_TEXT, TICKS_PER_STEP
-from musicgen.formats.abc.music import MAX_NOTES, MAX_TICKS
-from musicgen.formats.abc.reader import MAX_TUNE
-from musicgen.formats.abc.voices import MAX_VOICES
-from musicgen.music.grid import GRAIN, Piece, counted, pieces
+from musicgen.formats.abc.reader import MAX_TUNE, MAX_VOICES
+from musicgen.music.durations import GRAIN, Piece, counted, pieces
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_WHOLE, Mark, Note, Score, jumps
-from musicgen.music.sheet import check_bars
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
+from musicgen.notation.engraving import check_bars
 
 UNIT: Final = 24  # steps of L:1/8
 BARS_A_LINE: Final = 4

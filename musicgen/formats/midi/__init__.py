@@ -1,5 +1,14 @@
 """Standard MIDI files: `render` writes one, `parse` reads one back equal in what is played."""
 
+from musicgen.formats.midi.bar_key_inference import MAX_STEPS
+from musicgen.formats.midi.parser import (
+    DRUM_CHANNEL,
+    MAX_BYTES,
+    MAX_EVENTS,
+    MAX_QUARTERS,
+    MAX_TRACKS,
+    REPAIRS,
+)
 from musicgen.formats.midi.quantise import Grid
 from musicgen.formats.midi.reader import (
     Inspection,
@@ -9,15 +18,6 @@ from musicgen.formats.midi.reader import (
     perform,
     text_events,
 )
-from musicgen.formats.midi.survey import (
-    DRUM_CHANNEL,
-    MAX_BYTES,
-    MAX_EVENTS,
-    MAX_QUARTERS,
-    MAX_TRACKS,
-    REPAIRS,
-)
-from musicgen.formats.midi.words import MAX_STEPS
 from musicgen.formats.midi.writer import TICKS_PER_QUARTER, render, to_pretty_midi
 
 __all__ = [

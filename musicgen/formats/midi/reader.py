@@ -11,10 +11,7 @@ import numpy as np
 from mido import bpm2tempo
 
 from musicgen.errors import InvalidValue, Refusal
-from musicgen.formats.midi.clock import Clock
-from musicgen.formats.midi.quantise import Grid, Quantiser
-from musicgen.formats.midi.survey import DRUM_CHANNEL, MAX_QUARTERS, Played, Survey, survey
-from musicgen.formats.midi.words import (
+from musicgen.formats.midi.bar_key_inference import (
     MAX_BARS,
     NO_KEY,
     OWN,
@@ -25,10 +22,12 @@ from musicgen.formats.midi.words import (
     lines_of,
     without_pickup_meter,
 )
-from musicgen.music.columns import each_once
-from musicgen.music.grid import to_steps
+from musicgen.formats.midi.parser import DRUM_CHANNEL, MAX_QUARTERS, Played, Survey, survey
+from musicgen.formats.midi.quantise import Clock, Grid, Quantiser
+from musicgen.music.arrays import each_once
+from musicgen.music.durations import to_steps
 from musicgen.music.notes import Columns, Notes
-from musicgen.music.performed import PERFORMED_QPM
+from musicgen.music.performance import PERFORMED_QPM
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Part, Score
 from musicgen.music.theory import find_key
 

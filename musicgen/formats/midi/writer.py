@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mido import Message, MetaMessage, bpm2tempo
 
 from musicgen.errors import InvalidValue
-from musicgen.formats.midi.survey import DRUM_CHANNEL, MAX_QUARTERS, key_of_signature
-from musicgen.formats.midi.words import (
+from musicgen.formats.midi.bar_key_inference import (
     MAX_BARS,
     MAX_STEPS,
     NO_KEY,
@@ -26,6 +25,7 @@ from musicgen.formats.midi.words import (
     has_pickup,
     lengths_text,
 )
+from musicgen.formats.midi.parser import DRUM_CHANNEL, MAX_QUARTERS, key_of_signature
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Part, Score
 from musicgen.music.theory import Key, name_on_fifths
 

@@ -13,9 +13,8 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
-from musicgen.formats.markup import unescaped
-from musicgen.formats.musicxml.bounds import check_humdrum, check_musicxml
-from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.constants import KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.limits import check_humdrum, check_musicxml
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
     STEPS_PER_QUARTER,
@@ -26,8 +25,9 @@ from musicgen.music.score import (
     Part,
     Score,
 )
-from musicgen.music.staves import DRUMS_BY_PLACE, Drum
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
+from musicgen.notation.clefs import DRUMS_BY_PLACE, Drum
+from musicgen.notation.xml_text import unescaped
 
 MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
 _REMARKS: Final = re.compile(

@@ -7,8 +7,7 @@ from itertools import chain, groupby
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.formats.markup import escaped
-from musicgen.formats.musicxml.words import (
+from musicgen.formats.musicxml.constants import (
     ACCIDENTALS,
     FORTE,
     KINDS,
@@ -17,12 +16,22 @@ from musicgen.formats.musicxml.words import (
     RHYTHM,
     TYPES,
 )
-from musicgen.music.grid import counted
+from musicgen.music.durations import counted
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
-from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, sheet, written_key
-from musicgen.music.staves import Clef
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.values import VALUES
+from musicgen.notation.clefs import Clef
+from musicgen.notation.engraving import (
+    Head,
+    Layer,
+    Measure,
+    Sheet,
+    Staff,
+    Symbol,
+    sheet,
+    written_key,
+)
+from musicgen.notation.note_values import VALUES
+from musicgen.notation.xml_text import escaped
 
 MAX_REMARK: Final = 8192
 _DRUM_CHANNEL: Final = 10

@@ -1,6 +1,6 @@
 /** The scores: the current tune's, and beside it the one that it is compared with. */
 
-import { TuneView } from "/static/listen/view.js";
+import { TuneView } from "/static/render/view.js";
 import { el, part } from "./dom.js";
 import { numbersOf } from "./ranges.js";
 import { factsOf, nameOf } from "./told.js";

@@ -1,6 +1,6 @@
 /** The row of buttons that plays: one player, whatever tune is in it. */
 
-import { Player } from "/static/listen/player.js";
+import { Player } from "/static/render/player.js";
 import { part } from "./dom.js";
 
 export class Transport {

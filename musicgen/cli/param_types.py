@@ -1,0 +1,194 @@
+"""Option types, and the options shared by `sample` and `tweak`.
+
+A bad value is refused at the command line, in words that name the possible values.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from musicgen.config import MOST_EPOCHS, MOST_MINUTES, MOST_SEED
+from musicgen.errors import InvalidValue
+from musicgen.files import MAX_NAME
+from musicgen.music.general_midi import program
+from musicgen.music.theory import Key, Meter, parse_range
+from musicgen.number_parsing import parse_decimal, parse_integer, shorten
+from musicgen.sampling.options import ENDS, parse_pickup
+from musicgen.tokens.song_form import parse_form
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]
+    """A value that one of our own functions reads from text."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Read the text; the refusal's own words become the usage error."""
+        try:
+            return self.parse(value) if isinstance(value, str) else value
+        except InvalidValue as error:
+            self.fail(str(error), param, ctx)
+
+
+class Whole(click.IntRange):
+    """A whole number in a range, written in at most 19 digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Match the text against a pattern before it is converted."""
+        if isinstance(value, str):
+            try:
+                value = parse_integer(value, self.name, -MOST_SEED, MOST_SEED)
+            except InvalidValue:
+                self.fail(f"{shorten(value)!r} is not a whole number", param, ctx)
+        return int(super().convert(value, param, ctx))
+
+
+class Decimal(click.FloatRange):
+    """A number in a range; infinity and nan lie in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Match the text against a pattern before it is converted."""
+        if isinstance(value, str):
+            try:
+                value = parse_decimal(value, self.name, -math.inf, math.inf)
+            except InvalidValue:
+                self.fail(f"{shorten(value)!r} is not a number such as 0.5 or 2e-3", param, ctx)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of a file, of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return float(super().convert(number, param, ctx))
+
+
+class Named(click.Path):
+    """A path that is written to; an empty one would name the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the path."""
+        if not str(value).strip():
+            self.fail("the name is empty; write one", param, ctx)
+        if "\0" in str(value):
+            self.fail("the name holds a NUL character; write another", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Folder(Named):
+    """A folder that is written to, and made where it is not there yet."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the path; refuse one at which no folder can be."""
+        path = Path(super().convert(value, param, ctx))
+        if not _has_room(path):
+            self.fail(f"{shorten(str(path))!r}: the name is too long; write another", param, ctx)
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir():
+            self.fail(f"{str(there)!r} is not a folder; name another", param, ctx)
+        return path
+
+
+def _has_room(folder: Path) -> bool:
+    """Tell whether the system can have a folder of that name, and files in it."""
+    if any(len(os.fsencode(part)) > MAX_NAME for part in folder.parts):
+        return False
+    try:
+        (folder / "tune.abc").lstat()
+    except OSError as fault:
+        return fault.errno != errno.ENAMETOOLONG
+    return True
+
+
+OUT = Named()
+OUT_PATH = Named(path_type=Path)
+FOLDER = Folder(path_type=Path)
+WHOLE = Whole()
+DECIMAL = Decimal()
+POSITIVE = Decimal(0, 1e6, min_open=True)
+FRACTION = Decimal(0, 1, min_open=True)
+EPOCHS = Decimal(0, MOST_EPOCHS, min_open=True)
+MINUTES = Decimal(0, MOST_MINUTES, min_open=True)
+SEED = Whole(0, MOST_SEED)
+KEY = Parsed("KEY", Key.parse)
+METER = Parsed("METER", Meter.parse)
+FORM = Parsed("FORM", parse_form)
+PICKUP = Parsed("none|1/8|STEPS", parse_pickup)
+RANGE = Parsed("LOW-HIGH", parse_range)
+PROGRAM = Parsed("NAME|N", program)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS: Final = (
+    click.option("--key", type=KEY, help="Tonic and mode: D, Am, Edor, Dmix, Bb minor."),
+    click.option("--meter", type=METER, help="Such as 6/8."),
+    click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ..."),
+    click.option(
+        "--bars",
+        type=WHOLE,
+        help="Exactly so many bars, as heard: repeats are counted. Without --form the model chooses"
+        " the form.",
+    ),
+    click.option(
+        "--min-bars",
+        type=WHOLE,
+        help="At least so many bars, where neither --bars nor the letters of --form fix their"
+        " number.",
+    ),
+    click.option(
+        "--form",
+        type=FORM,
+        help="Parts of equal length by letters A to H: AABB is two repeated parts, in ABAC the A"
+        " returns note for note. 8 bars a letter, unless --bars says otherwise. through: nothing"
+        " returns. free: the model chooses the form, and how many bars.",
+    ),
+    click.option(
+        "--pickup", type=PICKUP, help="none, a note value (1/8), or steps, 48 to the quarter."
+    ),
+    click.option("--range", type=RANGE, help="The lowest and the highest note: D4-B5."),
+    click.option("--end", type=click.Choice(ENDS), help="Whether the last note is the tonic."),
+    click.option("--tempo", type=DECIMAL, metavar="QPM", help="Quarters a minute."),
+    click.option("--program", type=PROGRAM, help="The instrument: 0..127, or a name (flute)."),
+    click.option(
+        "--temperature",
+        type=DECIMAL,
+        help="1 is the model as it is; lower is likelier, higher more surprising.  [default: 0.8]",
+    ),
+    click.option("--top-k", type=WHOLE, help="Draw from the K likeliest events only."),
+    click.option(
+        "--top-p", type=DECIMAL, help="Draw from the likeliest events that hold a mass of P."
+    ),
+    click.option(
+        "--min-p", type=DECIMAL, help="Leave out what is under P times as likely as the best."
+    ),
+    click.option(
+        "--max-copy",
+        type=WHOLE,
+        metavar="N",
+        help="No run of more than N notes that stands in a training tune, in any key.",
+    ),
+)
+
+
+def controls(command: Command) -> Command:
+    """Give a command the options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was asked for."""
+    return {name: value for name, value in wishes.items() if value is not None}

@@ -1,0 +1,152 @@
+"""Many states at once on torch: what `sampling/lanes.py` does in NumPy, on the CPU or on CUDA.
+
+The weights are packed once: the first layer's input is a row of a table, the others read from below
+and from themselves in one product. Products are taken in bfloat16 where the hardware has it, sums
+and states in float32. Masks and draws stay with `sampling/many.py`: what goes back to it at each
+step are the logits of the events that can be drawn at all, some kilobytes.
+
+The tunes are the engine's own: near ties fall as its rounding has it. On one machine the same seed
+gives the same tunes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from musicgen.model.devices import has_bf16
+from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine
+from musicgen.sampling.noise import Ids
+
+Step = Callable[[Tensor, Tensor, Tensor], None]  # gates, h and c; the last two are replaced
+
+
+class TorchLanes:
+    """A model over lanes; it answers for the ids of the engine that it was made from."""
+
+    def __init__(
+        self,
+        engine: NumpyEngine,
+        lanes: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = dtype or (torch.bfloat16 if has_bf16(self.device) else torch.float32)
+        self.cells = engine.cells
+        self.hidden = engine.settings.hidden
+        layers = len(engine.cells)
+        self.outputs = self._zeros(lanes, layers * self.hidden)  # each layer's h
+        self.states = self._zeros(layers, lanes, self.hidden)  # each layer's c
+        self.table = self._floats(engine.whole_table)
+        self.biases = [self._floats(_bias(cell, first=not n)) for n, cell in enumerate(self.cells)]
+        self.weights = [
+            self._packed(_weight(cell, first=not n)) for n, cell in enumerate(self.cells)
+        ]
+        self.steps: list[Step] = [self._step_of(cell) for cell in self.cells]
+        self.narrow = None if engine.narrow is None else self._packed(engine.narrow)
+        self.head, self.head_bias = self._packed(engine.head), self._floats(engine.head_bias)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, device=self.device)
+
+    def _floats(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array, np.float32)).to(self.device)
+
+    def _packed(self, weight: np.ndarray) -> Tensor:
+        """Return a matrix (rows, inputs) as products read it, (inputs, rows)."""
+        return self._floats(weight.T).to(self.dtype)
+
+    def put(self, lane: int, state: np.ndarray) -> None:
+        """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
+        given = self._floats(state)
+        self.outputs[lane] = given[:, 0].flatten()
+        if given.shape[1] > 1:
+            self.states[:, lane] = given[:, 1]
+
+    def keep(self, kept: Ids) -> None:
+        """Go on with some of the lanes."""
+        index = torch.from_numpy(kept).to(self.device)
+        self.outputs, self.states = self.outputs[index], self.states[:, index]
+
+    @torch.inference_mode()
+    def step(self, ids: Ids) -> np.ndarray:
+        """Feed an id to each lane; return its logits (lane, live)."""
+        size = self.hidden
+        for number, step in enumerate(self.steps):
+            own = self.outputs[:, number * size : (number + 1) * size]
+            step(self._gates(number, ids), own, self.states[number])
+        return self.logits_of(own).cpu().numpy()
+
+    def logits_of(self, output: Tensor) -> Tensor:
+        """Return the logits (lane, live) from what the last layer says."""
+        if self.narrow is not None:
+            output = output.to(self.dtype) @ self.narrow
+        return (output.to(self.dtype) @ self.head).float() + self.head_bias
+
+    def _gates(self, number: int, ids: Ids) -> Tensor:
+        """Return all that a layer's step adds up, (lane, rows), but for what a GRU resets."""
+        size, weight, is_gru = (
+            self.hidden,
+            self.weights[number],
+            isinstance(self.cells[number], GRU),
+        )
+        if number == 0:
+            rows = functional.embedding(torch.from_numpy(ids).to(self.device), self.table)
+            return rows if is_gru else self._sum(rows, self.outputs[:, :size], weight)
+        first, last = (number - 1) * size, (number + (not is_gru)) * size
+        return self._sum(self.biases[number], self.outputs[:, first:last], weight)
+
+    def _sum(self, added: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+        """Return values @ weight and what is added, in float32."""
+        if self.dtype == torch.float32:
+            return torch.addmm(added, values, weight)
+        return (values.to(self.dtype) @ weight).float() + added
+
+    def _step_of(self, cell: Cell) -> Step:
+        if isinstance(cell, LSTM):
+            return _lstm_step
+        if isinstance(cell, GRU):
+            weight, bias = self._packed(cell.recurrent), self._floats(cell.own_bias)
+            return lambda z, h, _: _gru_step(z, self._sum(bias, h, weight), h)
+        assert isinstance(cell, RNN)
+        return partial(_rnn_step, torch.relu if cell.relu else torch.tanh)
+
+
+def _lstm_step(z: Tensor, h: Tensor, c: Tensor) -> None:
+    i, f, g, o = z.chunk(4, 1)
+    z[:, : 2 * h.shape[1]].sigmoid_()
+    g.tanh_()
+    o.sigmoid_()
+    c.mul_(f).addcmul_(i, g)
+    torch.mul(o, c.tanh(), out=h)
+
+
+def _rnn_step(squash: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: Tensor) -> None:
+    h.copy_(squash(z))
+
+
+def _gru_step(z: Tensor, own: Tensor, h: Tensor) -> None:
+    size = h.shape[1]
+    gates = (z[:, : 2 * size] + own[:, : 2 * size]).sigmoid_()
+    n = (z[:, 2 * size :] + gates[:, :size] * own[:, 2 * size :]).tanh_()
+    h.sub_(n).mul_(gates[:, size:]).add_(n)
+
+
+def _weight(cell: Any, *, first: bool) -> np.ndarray:
+    """Return what a layer's step multiplies by, (rows, inputs): W, U, or both."""
+    if isinstance(cell, GRU):
+        return cell.inputs
+    parts = [cell.recurrent] if first else [cell.inputs, cell.recurrent]
+    return np.concatenate(parts, axis=1)
+
+
+def _bias(cell: Cell, *, first: bool) -> np.ndarray:
+    """Return what a layer's sums start from; the first one's is in its table."""
+    return np.zeros_like(cell.bias) if first else cell.bias

@@ -1,0 +1,280 @@
+"""A sheet as MEI, which verovio engraves.
+
+Notes have the ids of `Head.name`, measure k (from 0) has `m{k}`: the SVG keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import groupby
+from textwrap import wrap
+from typing import Final
+
+from musicgen.music.durations import counted
+from musicgen.music.general_midi import PROGRAMS
+from musicgen.music.score import STEPS_PER_WHOLE, Mark
+from musicgen.music.theory import Key, Meter
+from musicgen.notation.clefs import PERCUSSION, Clef
+from musicgen.notation.engraving import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
+from musicgen.notation.note_values import VALUES, NoteValue
+from musicgen.notation.xml_text import MAX_TEXT, escaped
+
+_SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
+_BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}
+_METRONOME_NOTES: Final = {1 << n: chr(code) for n, code in enumerate(range(0xECA3, 0xECB0, 2), 1)}
+_METRONOME_NOTES[1] = "\ueca2"
+_METRONOME_DOT: Final = "\uecb7"
+_SHAPES: Final = {"circle-x": "circle", "triangle": "isotriangle"}
+MAX_LABEL: Final = 20  # characters of a name beside a staff
+MAX_SYMBOL: Final = 24  # characters of a chord symbol that are shown
+
+
+def render(sheet: Sheet, title_width: int = 60) -> str:
+    """Write a sheet as MEI; title_width: the characters of a title's line."""
+    return "".join(_document(sheet, title_width))
+
+
+def _document(sheet: Sheet, title_width: int) -> Iterator[str]:
+    yield '<?xml version="1.0" encoding="UTF-8"?>\n'
+    yield '<mei xmlns="http://www.music-encoding.org/ns/mei" meiversion="5.0">'
+    yield f"<meiHead><fileDesc><titleStmt><title>{escaped(sheet.title)}</title></titleStmt>"
+    yield "<pubStmt/></fileDesc></meiHead><music><body><mdiv><score>"
+    yield from _score_def(sheet, title_width)
+    yield "<section>"
+    yield from _section(sheet)
+    yield "</section></score></mdiv></body></music></mei>\n"
+
+
+def _score_def(sheet: Sheet, title_width: int) -> Iterator[str]:
+    first = sheet.measures[0]
+    yield f"<scoreDef>{_heading(sheet, title_width)}{_meter(first.meter)}"
+    yield '<staffGrp symbol="bracket" bar.thru="true">' if len(sheet.staves) > 1 else "<staffGrp>"
+    for number, staff in enumerate(sheet.staves, 1):
+        yield _staff_def(number, staff, first.key, is_alone=len(sheet.staves) == 1)
+    yield "</staffGrp></scoreDef>"
+
+
+def _heading(sheet: Sheet, title_width: int) -> str:
+    """Write the title in the middle, and the rhythm on the left below it."""
+    lines = ""
+    if sheet.title:
+        title = "<lb/>".join(map(escaped, wrap(sheet.title[:MAX_TEXT], title_width)))
+        lines += f'<rend halign="center" valign="top" fontsize="160%">{title}</rend>'
+    if sheet.rhythm:
+        rhythm = escaped(sheet.rhythm)
+        lines += f'<rend halign="left" valign="bottom" fontstyle="italic">{rhythm}</rend>'
+    return f"<pgHead>{lines}</pgHead>" if lines else ""
+
+
+def _staff_def(number: int, staff: Staff, key: Key | None, *, is_alone: bool) -> str:
+    name = "" if is_alone else staff.part.name or _instrument(staff)
+    label = f"<label>{escaped(name, MAX_LABEL)}</label>" if name else ""
+    return (
+        f'<staffDef n="{number}" lines="5"{_clef(staff.clef)}>{label}{_key(key, staff)}</staffDef>'
+    )
+
+
+def _instrument(staff: Staff) -> str:
+    """Name what plays a part without a name; a piano goes without saying."""
+    if staff.part.is_drums:
+        return "drums"
+    return PROGRAMS[staff.part.program].split(" (")[0] if staff.part.program else ""
+
+
+def _clef(clef: Clef) -> str:
+    if clef == PERCUSSION:
+        return ' clef.shape="perc"'
+    octave = ""
+    if clef.octave:
+        octave = f' clef.dis="8" clef.dis.place="{"above" if clef.octave > 0 else "below"}"'
+    return f' clef.shape="{clef.sign}" clef.line="{clef.line}"{octave}'
+
+
+def _key(key: Key | None, staff: Staff) -> str:
+    """Write a signature, which drums have none of."""
+    if key is None or staff.part.is_drums:
+        return ""
+    sign = f"{abs(key.fifths)}{'s' if key.fifths > 0 else 'f'}" if key.fifths else "0"
+    return f'<keySig sig="{sign}"/>'
+
+
+def _meter(meter: Meter | None) -> str:
+    return "" if meter is None else f'<meterSig count="{meter.beats}" unit="{meter.unit}"/>'
+
+
+def _section(sheet: Sheet) -> Iterator[str]:
+    heads = _heads_by_note(sheet.measures)
+    inside = False
+    for index, measure in enumerate(sheet.measures):
+        if index and (measure.key or measure.meter):
+            yield _changes(sheet, measure)
+        if measure.opens:
+            yield "</ending>" if inside else ""
+            name = ", ".join(map(str, measure.opens))
+            yield f'<ending n="{name}" label="{name}.">'
+            inside = True
+        yield from _measure(index, measure, sheet.staves, heads)
+        if measure.ends_line and index + 1 < len(sheet.measures):
+            yield "<sb/>"  # inside of an ending, behind which verovio would not break
+        if inside and measure.closes:
+            yield "</ending>"
+            inside = False
+
+
+def _changes(sheet: Sheet, measure: Measure) -> str:
+    """Write what changes before a measure, the key staff by staff."""
+    staves = "".join(
+        f'<staffDef n="{number}">{_key(measure.key, staff)}</staffDef>'
+        for number, staff in enumerate(sheet.staves, 1)
+        if measure.key and not staff.part.is_drums
+    )
+    group = f"<staffGrp>{staves}</staffGrp>" if staves else ""
+    return f"<scoreDef>{_meter(measure.meter)}{group}</scoreDef>"
+
+
+def _heads_by_note(measures: Iterable[Measure]) -> dict[tuple[int, int], Head]:
+    """Return every head by its note and its number among the note's symbols."""
+    return {
+        (head.note, head.symbol): head
+        for measure in measures
+        for layers in measure.staves
+        for layer in layers
+        for symbol in layer.symbols
+        for head in symbol.heads
+    }
+
+
+def _measure(
+    index: int,
+    measure: Measure,
+    staves: Sequence[Staff],
+    heads: dict[tuple[int, int], Head],
+) -> Iterator[str]:
+    right = "rptend" if measure.plays else _BAR_LINES[measure.line]
+    left = ' left="rptstart"' if measure.repeats else ""
+    short = "" if measure.bar.kind == "full" else ' metcon="false"'
+    yield f'<measure xml:id="m{index}" n="{measure.number}" right="{right}"{left}{short}>'
+    for number, (staff, layers) in enumerate(zip(staves, measure.staves, strict=True), 1):
+        yield f'<staff n="{number}">'
+        for place, layer in enumerate(layers, 1):
+            yield f'<layer n="{place}">{"".join(_layer(layer, measure, staff))}</layer>'
+        yield "</staff>"
+    yield from _ties(measure, heads)
+    yield from (_above(mark, measure) for mark in measure.marks)
+    if measure.plays > 2:
+        yield f'<dir tstamp="{_tstamp(measure.bar.steps, measure)}" staff="1" place="above">'
+        yield f"{measure.plays}x</dir>"
+    yield "</measure>"
+
+
+def _ties(measure: Measure, heads: dict[tuple[int, int], Head]) -> Iterator[str]:
+    for layers in measure.staves:
+        for layer in layers:
+            for symbol in layer.symbols:
+                for head in symbol.heads:
+                    if head.is_tied:
+                        other = heads[head.note, head.symbol + 1]
+                        yield f'<tie startid="#{head.name}" endid="#{other.name}"/>'
+
+
+def _tstamp(steps: int, measure: Measure) -> str:
+    """Write a place in a measure in its beats, from 1."""
+    beats = Fraction(steps * measure.bar.meter.unit, STEPS_PER_WHOLE)
+    return f"{float(1 + beats):.6g}"
+
+
+def _above(mark: Mark, measure: Measure) -> str:
+    """Write a chord symbol or a tempo; a key that changes inside stands in the layers."""
+    place = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
+    if mark.kind == "chord":
+        return f"<harm {place}>{escaped(mark.value, MAX_SYMBOL)}</harm>"
+    if mark.kind == "tempo":
+        return f'<tempo {place} midi.bpm="{mark.value!r}">{_pace(mark.value, measure)}</tempo>'
+    return ""
+
+
+def _pace(qpm: float, measure: Measure) -> str:
+    """Write a tempo in the meter's beats, with the note that they are counted in."""
+    steps, pace = counted(qpm, measure.bar.meter)
+    beat = VALUES[steps]
+    note = _METRONOME_NOTES[beat.denominator] + _METRONOME_DOT * beat.dots
+    return f'<rend glyph.auth="smufl">{note}</rend> = {float(pace):.4g}'
+
+
+# One layer
+
+
+def _layer(layer: Layer, measure: Measure, staff: Staff) -> Iterator[str]:
+    """Yield the symbols, in their beams and tuplets, and the keys that change between them."""
+    keys = [mark for mark in measure.marks if mark.kind == "key"]
+    opening, closing = _brackets(layer.symbols)
+    depth = 0
+    for place, symbol in enumerate(layer.symbols):
+        while keys and not depth and keys[0].onset - measure.bar.start <= symbol.start:
+            yield _key(written_key(keys.pop(0).value), staff)
+        yield "".join(opening[place])
+        yield _symbol(symbol)
+        yield "".join(closing[place])
+        depth += len(opening[place]) - len(closing[place])
+
+
+def _brackets(symbols: Sequence[Symbol]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return what opens and what closes at each symbol: of beam and tuplet the longer holds."""
+    spans = [(start, stop, "<beam>", "</beam>") for start, stop in _beams(symbols)]
+    for start, stop in _tuplets(symbols):
+        tuplet = symbols[start].tuplet
+        assert tuplet is not None
+        spans.append((start, stop, f'<tuplet num="{tuplet.p}" numbase="{tuplet.q}">', "</tuplet>"))
+    opening: list[list[str]] = [[] for _ in symbols]
+    closing: list[list[str]] = [[] for _ in symbols]
+    for start, stop, opens, closes in sorted(spans, key=lambda span: (span[0] - span[1], span[2])):
+        opening[start].append(opens)
+        closing[stop].insert(0, closes)
+    return opening, closing
+
+
+def _beams(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
+    for number, run in groupby(range(len(symbols)), key=lambda place: symbols[place].beam):
+        places = list(run)
+        if number:
+            yield places[0], places[-1]
+
+
+def _tuplets(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
+    opened = 0
+    for place, symbol in enumerate(symbols):
+        opened = place if symbol.opens else opened
+        if symbol.closes:
+            yield opened, place
+
+
+def _symbol(symbol: Symbol) -> str:
+    value = _value(symbol.value)
+    if symbol.is_whole:
+        return "<mRest/>"
+    if not symbol.heads:
+        return f"<rest{value}/>" if symbol.is_shown else f"<space{value}/>"
+    stem = ' stem.dir="up"' if symbol.heads[0].is_drum else ""
+    if len(symbol.heads) == 1:
+        return f"<note{_head(symbol.heads[0])}{value}{stem}/>"
+    notes = "".join(f"<note{_head(head)}/>" for head in symbol.heads)
+    return f"<chord{value}{stem}>{notes}</chord>"
+
+
+def _value(value: NoteValue) -> str:
+    name = value.denominator or "breve"
+    return f' dur="{name}"' + (f' dots="{value.dots}"' if value.dots else "")
+
+
+def _head(head: Head) -> str:
+    """Write where a head stands, what it sounds, and what is before it."""
+    place = head.place
+    text = f' xml:id="{head.name}" pname="{place.letter.lower()}" oct="{place.octave}"'
+    if head.shape != "normal":
+        text += f' head.shape="{_SHAPES.get(head.shape, head.shape)}"'
+    if head.is_drum or head.shape != "normal":
+        return f'{text} pnum="{head.pitch}"'
+    if place.alteration:
+        text += f' accid.ges="{_SIGNS[place.alteration]}"'
+    return text if head.sign is None else f'{text} accid="{_SIGNS[head.sign]}"'

@@ -1,0 +1,234 @@
+"""A score as a picture of sheet music: SVG by verovio, and PNG by resvg."""
+
+from __future__ import annotations
+
+import re
+import threading
+import zlib
+from collections.abc import Container, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from musicgen.errors import InvalidValue
+from musicgen.music.score import Score
+from musicgen.notation import mei
+from musicgen.notation.engraving import Sheet, check_engravable, sheet
+from musicgen.notation.xml_text import escaped
+
+WIDTH: Final = 840  # pixels; a line of four bars of eighths
+MARGIN: Final = 20
+_UNITS_A_PIXEL: Final = 2.5  # verovio's own size is for print
+_TITLE_LETTER: Final = 14  # pixels
+_TALLEST: Final = 60_000  # verovio's limit; what is longer is put below it
+_WIDTHS: Final = (240, 4000)
+_PAPER: Final = (2100, 2970)  # A4
+PNG_ZOOM: Final = 2.0
+MAX_PNG_PIXELS: Final = 60_000_000
+
+_FONTS: Final = (
+    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
+    "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
+)  # fmt: skip
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def engrave(score: Score, *, width: int | None = None) -> str:
+    """Draw a tune as one SVG, as tall as it takes; width in pixels.
+
+    The symbol of score.notes[i] has the id n{i}, further symbols tied to it n{i}-1, n{i}-2 ...;
+    measure k of `music.bars.bars` has m{k}. Lines and heads have the colour of the text around.
+    Raises InvalidValue for a width that no page has, and for what `check_engravable` refuses.
+    """
+    width = WIDTH if width is None else width
+    if not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        least, most = _WIDTHS
+        raise InvalidValue(f"width {width} is no page's: write {least} to {most} pixels")
+    check_engravable(score)
+    found = sheet(score, as_strokes=True)
+    page = {"pageWidth": round(width * _UNITS_A_PIXEL), "pageHeight": _TALLEST}
+    drawn = _drawn(mei.render(found, width // _TITLE_LETTER), page | {"adjustPageHeight": True})
+    return _picture(found, drawn)
+
+
+def engrave_pages(score: Score) -> tuple[str, ...]:
+    """Draw a tune on pages of A4, one SVG each, for print."""
+    check_engravable(score)
+    found = sheet(score, as_strokes=True)
+    drawn = _drawn(mei.render(found), {"pageWidth": _PAPER[0], "pageHeight": _PAPER[1]})
+    return tuple(_picture(found, [page]) for page in drawn)
+
+
+def engrave_png(score: Score, *, width: int | None = None, zoom: float = PNG_ZOOM) -> bytes:
+    """Draw a tune as PNG, black on white; zoom: pixels of the picture for one of the SVG."""
+    return png_of(engrave(score, width=width), zoom=zoom)
+
+
+def png_of(svg: str, *, zoom: float = PNG_ZOOM) -> bytes:
+    """Turn an SVG of this module into PNG, with the fonts that come with matplotlib."""
+    import resvg_py
+
+    match = _SIZE.search(svg)
+    assert match is not None
+    area = int(match[1]) * int(match[2])
+    zoom = min(zoom, (MAX_PNG_PIXELS / area) ** 0.5)
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg, background="white", zoom=zoom, skip_system_fonts=True,
+            font_files=_fonts(), serif_family="STIXGeneral", font_family="STIXGeneral",
+        )
+    )  # fmt: skip
+
+
+@cache
+def _fonts() -> list[str]:
+    """Return a font as wide as Times, and one that has nearly every letter; matplotlib's."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [str(folder / f"{name}.ttf") for name in _FONTS]
+
+
+# What verovio draws
+
+
+@cache
+def _toolkit() -> Any:
+    import verovio
+
+    verovio.enableLog(verovio.LOG_OFF)
+    return verovio.toolkit()
+
+
+_OPTIONS: Final = {
+    "adjustPageHeight": False,
+    "breaks": "smart",
+    "breaksSmartSb": 0.4,
+    "footer": "none",
+    "header": "encoded",
+    "pageMarginBottom": 50,
+    "pageMarginLeft": 50,
+    "pageMarginRight": 50,
+    "pageMarginTop": 50,
+    "staffLineWidth": 0.18,
+    "stemWidth": 0.22,
+    "smuflTextFont": "none",
+    "svgFormatRaw": True,
+    "svgRemoveXlink": True,
+    "svgViewBox": True,
+}
+
+
+def _drawn(text: str, options: dict[str, Any]) -> list[str]:
+    """Return the pages that verovio draws of a text of MEI; its ids hang on the text alone."""
+    with _ONE_AT_A_TIME:
+        toolkit = _toolkit()
+        toolkit.setOptions(_OPTIONS | options)
+        toolkit.resetXmlIdSeed(zlib.crc32(text.encode()) >> 1 | 1)
+        if not toolkit.loadData(text):
+            raise InvalidValue("verovio cannot engrave this score; the notes are in its MIDI file")
+        return [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())]
+
+
+# From verovio's SVG to ours
+
+_SIZE: Final = re.compile(r'<svg[^>]* width="(\d+)" height="(\d+)"')
+_ROOT: Final = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"[^>]*>')
+_STYLE: Final = re.compile(r"<style.*?</style>", re.DOTALL)
+_DESC: Final = re.compile(r"<desc>.*?</desc>", re.DOTALL)
+_ID: Final = re.compile(r' id="([^"]*)"')
+_GLYPH_ID: Final = re.compile(r"[EF][0-9A-F]{3}-.*")
+_EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
+_INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
+_COLOURED: Final = (  # verovio draws in tenths
+    '<g transform="scale(0.1)" font-family="Times, serif"'
+    ' fill="currentColor" stroke="currentColor">'
+)
+_BOLD: Final = re.compile(r'class="(?:ending|tempo)[^"]*"')
+_ITALIC: Final = re.compile(r'class="(?:dir|mNum)[^"]*"')
+_MARKER: Final = re.compile(r'<g class="[^"]*placeholder[^"]*"><ellipse[^>]*/></g>')
+_SPACE: Final = re.compile(r">\s+<")
+_MUSIC_TEXT: Final = re.compile(
+    r'<text( x="(\d+)" y="(\d+)"[^>]*)>(?:<tspan[^>]*>)*'
+    r'<tspan font-family="Leipzig" font-size="(\d+)px">([^<]+)</tspan>(?:</tspan>)*'
+)
+_GLYPH: Final = re.compile(r'<g c="([0-9A-F]+)"[^>]* h-a-x="(\d+)"')
+
+
+def _picture(found: Sheet, drawn: list[str]) -> str:
+    """Put pages one below the other into one picture."""
+    names = set(_names(found))
+    width = height = 0
+    pages = []
+    for page in drawn:
+        match = _ROOT.search(page)
+        assert match is not None
+        inside = _tidied(page[match.end() :].rpartition("</svg>")[0], names)
+        pages.append(f'<g transform="translate(0,{height})">{inside}</g>')
+        width, height = max(width, int(match[1])), height + int(match[2])
+    across, down = (round(units / _UNITS_A_PIXEL) for units in (width, height))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="sheet" role="img"'
+        f' width="{across}" height="{down}" viewBox="0 0 {width} {height}">'
+        f"{_words(found)}{''.join(pages)}</svg>\n"
+    )
+
+
+def _words(found: Sheet) -> str:
+    """Say what is in the picture, for those who hear it described."""
+    first = found.measures[0]
+    name = escaped(found.title) or "Sheet music"
+    parts = f", {len(found.staves)} parts" if len(found.staves) > 1 else ""
+    rhythm = f"{escaped(found.rhythm)} in " if found.rhythm else "in "
+    told = f"Sheet music: {rhythm}{first.key}, {first.meter}, {len(found.measures)} measures{parts}"
+    return f"<title>{name}</title><desc>{told}</desc>"
+
+
+def _names(found: Sheet) -> Iterator[str]:
+    """Yield the ids of notes and measures; verovio gives one to everything else too."""
+    for index, measure in enumerate(found.measures):
+        yield f"m{index}"
+        for layer in chain.from_iterable(measure.staves):
+            for symbol in layer.symbols:
+                yield from (head.name for head in symbol.heads)
+
+
+def _tidied(page: str, names: Container[str]) -> str:
+    """Leave out what nobody asks for; take colours and styles from where the picture stands."""
+
+    def kept(match: re.Match[str]) -> str:
+        return match[0] if match[1] in names or _GLYPH_ID.fullmatch(match[1]) else ""
+
+    page = _EMPTY.sub("", _ID.sub(kept, _DESC.sub("", _STYLE.sub("", page))))
+    page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
+    page = page.replace(
+        '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'
+    )
+    page = _BOLD.sub(r'\g<0> font-weight="bold"', page)
+    page = _ITALIC.sub(r'\g<0> font-style="italic"', page)
+    page = _MUSIC_TEXT.sub(_with_note, _MARKER.sub("", _SPACE.sub("><", page)))
+    return page.replace("<text ", '<text stroke="none" ')
+
+
+def _with_note(match: re.Match[str]) -> str:
+    """Draw the note that a text begins with, so that the text needs no font of music."""
+    x, y, scale = int(match[2]), int(match[3]), int(match[4]) / 1000
+    paths = []
+    for char in match[5]:
+        path, width = _glyph(f"{ord(char):04X}")
+        paths.append(f'<path transform="translate({x},{y}) scale({scale},{-scale})" d="{path}"/>')
+        x += round(width * scale)
+    text = match[1].replace(f'x="{match[2]}"', f'x="{x}"')
+    return f"{''.join(paths)}<text{text}>"
+
+
+@cache
+def _glyph(code: str) -> tuple[str, int]:
+    """Return the outline of a sign of verovio's font, and how far it goes on, in 1/1000."""
+    folder = Path(_toolkit().getResourcePath())
+    outline = re.search(r' d="([^"]*)"', (folder / "Leipzig" / f"{code}.xml").read_text("utf-8"))
+    widths = dict(_GLYPH.findall((folder / "Leipzig.xml").read_text("utf-8")))
+    assert outline is not None
+    return outline[1], int(widths[code])

@@ -1,0 +1,456 @@
+"""Recurrent cells and the whole language model, forward and backward through time, in NumPy.
+
+`engine` takes one step of one tune, as fast as it can. This module has the same arithmetic for a
+window and a batch, written to be read. Names and order of the weights are torch's; a test holds
+every output and every gradient equal to torch's.
+
+At each step a cell receives two sums and its state. Input and memory meet only inside the cell:
+
+    fed_t = W x_t + b_ih        recurrent_t = U h_{t-1} + b_hh        z_t = fed_t + recurrent_t
+
+    LSTM   i, f, o = sigmoid(z), g = tanh(z)
+           c_t = f c_{t-1} + i g,  h_t = o tanh(c_t)       (Hochreiter and Schmidhuber, 1997;
+                                                            the gate f: Gers et al., 2000)
+    GRU    r, u = sigmoid(z), n = tanh(fed + r recurrent)
+           h_t = (1 - u) n + u h_{t-1}                             (Cho et al., 2014)
+    RNN    h_t = tanh(z)                                           (Elman, 1990)
+    IRNN   h_t = max(z, 0), U = 1 initially                        (Le, Jaitly and Hinton, 2015)
+
+Backpropagation through time (Werbos, 1990) is the chain rule from the last step to the first. With
+dx for the gradient of the loss with respect to x, and U' for U transposed, the gradient of the
+state is the sum of what the output of this step and the next step (through U) send back:
+
+    dh_t = doutput_t + U' drecurrent_{t+1} + what the cell carries past its gates
+    dW = sum_t dfed_t x_t'      dU = sum_t drecurrent_t h_{t-1}'      dx_t = W' dfed_t
+
+The factor U' occurs once per step, so its k-th power over k steps: this is what vanishes or
+explodes (Bengio, Simard and Frasconi, 1994). An LSTM's dc_{t-1} = f dc_t has no U in it.
+
+The language model around the cells:
+
+    x = E[ids]                                 embedding
+    h = layers(x)
+    y = h; or N h, where the model narrows     to the width of the embedding
+    logits = H y + b                           head; H is E where the two are tied
+    loss = mean of -log softmax(logits)[target]
+
+Each line has its backward step, in reverse order; a matrix that is used twice adds up both of its
+gradients. Dropout is left out: it would only multiply by masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from musicgen.config import BEGIN, ModelSettings
+
+Array = np.ndarray
+State = tuple[Array, ...]  # h, and c for an LSTM: each (lane, hidden)
+
+
+class Weights(NamedTuple):
+    """The parameters of one layer, or their gradients; the rows are the gates', one after another.
+
+    LSTM: i, f, g, o. GRU: r, u, n. RNN and IRNN: one.
+    """
+
+    w: Array  # (rows, inputs)
+    u: Array  # (rows, hidden)
+    b_ih: Array  # (rows,)
+    b_hh: Array  # (rows,)
+
+
+class Back(NamedTuple):
+    """What a step sends back: the gradients of all that it was given."""
+
+    fed: Array  # (lane, rows)
+    recurrent: Array  # (lane, rows)
+    state: State  # but for the way through U
+
+
+class Step(Protocol):
+    """One step of a cell that has been taken: its values, kept for the way back."""
+
+    @property
+    def state(self) -> State:
+        """Return the state after the step."""
+
+    def backward(self, d_state: State) -> Back:
+        """Return the gradients of what the step was given, from those of the state after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LSTMStep:
+    """i, f, o = sigmoid(z), g = tanh(z); c = f before + i g; h = o tanh(c)."""
+
+    i: Array  # each (lane, hidden)
+    f: Array
+    g: Array
+    o: Array
+    before: Array  # c of the step before
+    c: Array
+
+    @classmethod
+    def forward(cls, fed: Array, recurrent: Array, state: State) -> LSTMStep:
+        """Take the step."""
+        i, f, g, o = np.split(fed + recurrent, 4, axis=1)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        before = state[1]
+        return cls(i, f, g, o, before, f * before + i * g)
+
+    @property
+    def state(self) -> State:
+        """Return h and c."""
+        return self.o * np.tanh(self.c), self.c
+
+    def backward(self, d_state: State) -> Back:
+        """Follow h back to o and c, then c to i, f, g and to the c before."""
+        i, f, g, o, tanh_c = self.i, self.f, self.g, self.o, np.tanh(self.c)
+        d_h, d_c = d_state
+        d_o = d_h * tanh_c
+        d_c = d_c + d_h * o * tanh_slope(tanh_c)
+        d_i, d_f, d_g = d_c * g, d_c * self.before, d_c * i
+        d_z = np.concatenate(
+            [
+                d_i * sigmoid_slope(i),
+                d_f * sigmoid_slope(f),
+                d_g * tanh_slope(g),
+                d_o * sigmoid_slope(o),
+            ],
+            axis=1,
+        )
+        return Back(d_z, d_z, (np.zeros_like(d_h), d_c * f))
+
+
+@dataclass(frozen=True, slots=True)
+class GRUStep:
+    """r, u = sigmoid(z), n = tanh(fed + r own); h = (1 - u) n + u before."""
+
+    r: Array  # each (lane, hidden)
+    u: Array
+    n: Array
+    own: Array  # n's part of U h + b_hh
+    before: Array  # h of the step before
+
+    @classmethod
+    def forward(cls, fed: Array, recurrent: Array, state: State) -> GRUStep:
+        """Take the step."""
+        fed_r, fed_u, fed_n = np.split(fed, 3, axis=1)
+        own_r, own_u, own_n = np.split(recurrent, 3, axis=1)
+        r, u = sigmoid(fed_r + own_r), sigmoid(fed_u + own_u)
+        return cls(r, u, np.tanh(fed_n + r * own_n), own_n, state[0])
+
+    @property
+    def state(self) -> State:
+        """Return h."""
+        return ((1 - self.u) * self.n + self.u * self.before,)
+
+    def backward(self, d_state: State) -> Back:
+        """Follow h back to u, n and the h before, then n to r and to both sums."""
+        r, u, n = self.r, self.u, self.n
+        (d_h,) = d_state
+        d_u = d_h * (self.before - n) * sigmoid_slope(u)
+        d_n = d_h * (1 - u) * tanh_slope(n)
+        d_r = d_n * self.own * sigmoid_slope(r)
+        d_fed = np.concatenate([d_r, d_u, d_n], axis=1)
+        d_recurrent = np.concatenate([d_r, d_u, d_n * r], axis=1)
+        return Back(d_fed, d_recurrent, (d_h * u,))
+
+
+@dataclass(frozen=True, slots=True)
+class RNNStep:
+    """h = tanh(z), or max(z, 0)."""
+
+    h: Array  # (lane, hidden)
+    slope: Array  # (lane, hidden): dh / dz
+
+    @classmethod
+    def tanh(cls, fed: Array, recurrent: Array, state: State) -> RNNStep:
+        """Take the step of a plain cell."""
+        del state  # h comes in through U alone
+        h = np.tanh(fed + recurrent)
+        return cls(h, tanh_slope(h))
+
+    @classmethod
+    def relu(cls, fed: Array, recurrent: Array, state: State) -> RNNStep:
+        """Take the step of a rectified cell."""
+        del state
+        h = np.maximum(fed + recurrent, 0)
+        return cls(h, (h > 0).astype(h.dtype))
+
+    @property
+    def state(self) -> State:
+        """Return h."""
+        return (self.h,)
+
+    def backward(self, d_state: State) -> Back:
+        """Follow h back to z."""
+        d_z = d_state[0] * self.slope
+        return Back(d_z, d_z, (np.zeros_like(d_z),))
+
+
+STEPS: dict[str, Callable[[Array, Array, State], Step]] = {
+    "lstm": LSTMStep.forward,
+    "gru": GRUStep.forward,
+    "rnn": RNNStep.tanh,
+    "irnn": RNNStep.relu,
+}
+
+
+def sigmoid(z: Array) -> Array:
+    """Return 1 / (1 + exp(-z)), written with tanh: it cannot overflow."""
+    return (np.tanh(z / 2) + 1) / 2
+
+
+def sigmoid_slope(value: Array) -> Array:
+    """Return the derivative of the sigmoid where it has this value."""
+    slope: Array = value * (1 - value)
+    return slope
+
+
+def tanh_slope(value: Array) -> Array:
+    """Return the derivative of tanh where it has this value."""
+    slope: Array = 1 - value * value
+    return slope
+
+
+def outer(d_products: Array, values: Array) -> Array:
+    """Return a matrix's gradient (row, column): d(M v) v', added up over (window, lane)."""
+    return np.tensordot(d_products, values, ((0, 1), (0, 1)))
+
+
+class Gradients(NamedTuple):
+    """The gradients of all that a window was given."""
+
+    x: Array  # (window, lane, inputs)
+    weights: Weights
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One layer that has run over one window: what it said, and what the way back needs."""
+
+    weights: Weights
+    x: Array  # (window, lane, inputs)
+    kept: Array  # (window, lane, 1): 0 where a tune starts, else 1
+    entered: Array  # (window, lane, hidden): h before each step
+    steps: tuple[Step, ...]
+
+    @property
+    def outputs(self) -> Array:
+        """Return h after each step, (window, lane, hidden)."""
+        return np.stack([step.state[0] for step in self.steps])
+
+    @property
+    def state(self) -> State:
+        """Return the state after the window."""
+        return self.steps[-1].state
+
+    def backward(self, d_outputs: Array, d_state: State) -> Gradients:
+        """Go back through time.
+
+        Args:
+            d_outputs: (window, lane, hidden), the gradient of the loss by each output.
+            d_state: by the state after the window; zero where the windows after it are cut off.
+        """
+        sent: list[Back] = []
+        for step, d_output, kept in zip(
+            reversed(self.steps), d_outputs[::-1], self.kept[::-1], strict=True
+        ):
+            back = step.backward((d_state[0] + d_output, *d_state[1:]))
+            d_h = back.state[0] + back.recurrent @ self.weights.u
+            d_state = tuple(part * kept for part in (d_h, *back.state[1:]))
+            sent.append(back)
+        d_fed = np.stack([back.fed for back in reversed(sent)])
+        d_recurrent = np.stack([back.recurrent for back in reversed(sent)])
+        return Gradients(d_fed @ self.weights.w, self.of_weights(d_fed, d_recurrent), d_state)
+
+    def of_weights(self, d_fed: Array, d_recurrent: Array) -> Weights:
+        """Add up, over steps and lanes, what each weight did."""
+        return Weights(
+            w=outer(d_fed, self.x),
+            u=outer(d_recurrent, self.entered),
+            b_ih=d_fed.sum((0, 1)),
+            b_hh=d_recurrent.sum((0, 1)),
+        )
+
+
+def forward(
+    cell: str, weights: Weights, x: Array, state: State, starts: Array | None = None
+) -> Window:
+    """Run one layer over one window.
+
+    Args:
+        cell: one of STEPS.
+        weights: of the layer.
+        x: (window, lane, inputs)
+        state: before the window.
+        starts: (window, lane) bool: the state is zero before these steps; None is nowhere.
+    """
+    fed = x @ weights.w.T + weights.b_ih  # (window, lane, rows)
+    kept = np.ones((*x.shape[:2], 1), x.dtype)
+    if starts is not None:
+        kept[starts] = 0
+    entered, steps = np.empty((*x.shape[:2], weights.u.shape[1]), x.dtype), []
+    for t in range(len(x)):
+        state = tuple(part * kept[t] for part in state)
+        entered[t] = state[0]
+        steps.append(STEPS[cell](fed[t], state[0] @ weights.u.T + weights.b_hh, state))
+        state = steps[-1].state
+    return Window(weights, x, kept, entered, tuple(steps))
+
+
+States = tuple[State, ...]  # one a layer
+Named = Mapping[str, Array]
+EMBEDDING, HEAD, BIAS, NARROW = "embedding.weight", "head.weight", "head.bias", "narrow.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What some ids teach."""
+
+    loss: float  # nats an id
+    gradients: dict[str, Array]  # by the weights' names
+    states: States  # after the last id
+
+
+def learn(
+    settings: ModelSettings,
+    weights: Named,
+    inputs: Array,
+    targets: Array,
+    states: States | None = None,
+) -> Learnt:
+    """Return the loss of one window and its gradient by every weight.
+
+    Args:
+        settings: the model's shape.
+        weights: the model's own, by their names.
+        inputs: (lane, window) ids; the state is zero before each begin event.
+        targets: (lane, window) ids: what came next.
+        states: what the window before returned, to which no gradient goes back; None is zero.
+    """
+    ids = inputs.T  # (window, lane)
+    windows = run_layers(settings, weights, ids, states)
+    outputs = windows[-1].outputs
+    loss, d_logits = cross_entropy(logits(weights, outputs), targets.T)
+    d_outputs, gradients = head_backward(weights, outputs, d_logits)
+    d_embedded, of_layers = layers_backward(windows, d_outputs)
+    d_table = gradients.setdefault(EMBEDDING, np.zeros_like(weights[EMBEDDING]))
+    np.add.at(d_table, ids, d_embedded)  # an id that was fed twice adds twice
+    return Learnt(loss, gradients | of_layers, tuple(window.state for window in windows))
+
+
+def learn_truncated(
+    settings: ModelSettings, weights: Named, inputs: Array, targets: Array, bptt: int
+) -> Learnt:
+    """Return the same loss, and what of its gradient is left where windows of `bptt` ids cut it.
+
+    The state goes on from window to window, the gradient does not (Williams and Peng, 1990).
+    """
+    total, states = 0.0, start(settings, len(inputs), weights[EMBEDDING].dtype)
+    gradients = {name: np.zeros_like(weight) for name, weight in weights.items()}
+    for begin in range(0, inputs.shape[1], bptt):
+        cut = slice(begin, begin + bptt)
+        learnt = learn(settings, weights, inputs[:, cut], targets[:, cut], states)
+        share = inputs[:, cut].shape[1] / inputs.shape[1]
+        total, states = total + share * learnt.loss, learnt.states
+        for name, gradient in learnt.gradients.items():
+            gradients[name] += share * gradient
+    return Learnt(
+        total, gradients, states or start(settings, len(inputs), weights[EMBEDDING].dtype)
+    )
+
+
+def clip(gradients: Mapping[str, Array], largest: float) -> float:
+    """Shorten the gradients, in place, to a norm of at most `largest`; return what it was.
+
+    All of them together are one vector, whose direction stays (Pascanu, Mikolov and Bengio, 2013).
+    """
+    norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients.values()))
+    share = min(1.0, largest / (norm + 1e-6))  # torch's own guard against a norm of 0
+    for gradient in gradients.values():
+        gradient *= share
+    return norm
+
+
+def start(settings: ModelSettings, lanes: int, dtype: np.dtype) -> States:
+    """Return the state before a tune: zero."""
+    zero = np.zeros((lanes, settings.hidden), dtype)
+    return ((zero,) * (2 if settings.cell == "lstm" else 1),) * settings.layers
+
+
+def run_layers(
+    settings: ModelSettings, weights: Named, ids: Array, states: States | None = None
+) -> list[Window]:
+    """Run every layer over ids (window, lane), each over what the one below it says."""
+    x = weights[EMBEDDING][ids]  # (window, lane, embedding)
+    windows: list[Window] = []
+    for layer, state in enumerate(states or start(settings, ids.shape[1], x.dtype)):
+        own = Weights(*(weights[name] for name in names_of(layer)))
+        windows.append(forward(settings.cell, own, x, state, ids == BEGIN))
+        x = windows[-1].outputs
+    return windows
+
+
+def layers_backward(windows: Sequence[Window], d_outputs: Array) -> tuple[Array, dict[str, Array]]:
+    """Go back through the layers; return the gradients of what was fed, and of their weights."""
+    gradients: dict[str, Array] = {}
+    for layer, window in reversed(list(enumerate(windows))):
+        back = window.backward(d_outputs, tuple(np.zeros_like(part) for part in window.state))
+        gradients |= zip(names_of(layer), back.weights, strict=True)
+        d_outputs = back.x
+    return d_outputs, gradients
+
+
+def names_of(layer: int) -> list[str]:
+    """Return the names of a layer's weights, in the order of `Weights`."""
+    parts = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    return [f"layers.{layer}.{part}" for part in parts]
+
+
+def logits(weights: Named, outputs: Array) -> Array:
+    """Return the logits (window, lane, vocabulary) from what the last layer says."""
+    return narrowed(weights, outputs) @ weights[head_of(weights)].T + weights[BIAS]
+
+
+def head_backward(
+    weights: Named, outputs: Array, d_logits: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Return the gradients of what the last layer says, and of the head's weights."""
+    name = head_of(weights)
+    d_narrowed = d_logits @ weights[name]
+    gradients = {
+        name: outer(d_logits, narrowed(weights, outputs)),
+        BIAS: d_logits.sum((0, 1)),
+    }
+    if NARROW not in weights:
+        return d_narrowed, gradients
+    gradients[NARROW] = outer(d_narrowed, outputs)
+    return d_narrowed @ weights[NARROW], gradients
+
+
+def head_of(weights: Named) -> str:
+    """Return the name of the head's matrix: the embedding's own where they are tied."""
+    return HEAD if HEAD in weights else EMBEDDING
+
+
+def narrowed(weights: Named, outputs: Array) -> Array:
+    """Bring what the last layer says to the embedding's width, where the model does."""
+    return outputs @ weights[NARROW].T if NARROW in weights else outputs
+
+
+def cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
+    """Return the mean loss of targets (window, lane), and its gradient: softmax less target."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    told = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))  # log softmax
+    chosen = targets[..., np.newaxis]
+    d_logits = np.exp(told)
+    np.put_along_axis(d_logits, chosen, np.take_along_axis(d_logits, chosen, -1) - 1, -1)
+    return -float(np.take_along_axis(told, chosen, -1).mean()), d_logits / targets.size

@@ -1,0 +1,187 @@
+"""A model card: what a checkpoint is, what it learnt from, how good it is, how it sounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from musicgen.checkpoint import Manifest, Weights, stored
+from musicgen.formats import abc
+from musicgen.sampling.default_form import complete_wishes
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import Wishes
+from musicgen.sampling.sampler import PlainSampler, Sampler
+from musicgen.tokens.codec import PLAIN_SETTING
+from musicgen.tokens.registry import restored
+from musicgen.training.heldout_loss import Held
+
+SEEDS_SHOWN = 5
+BARS_SHOWN = 8
+IDS_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured, each on whole held-out tunes."""
+
+    table: dict[str, Any] = field(default_factory=dict)
+
+    def with_valid(self, held: Held) -> Scores:
+        """Add the score on the validation part."""
+        return replace(self, table=self.table | {"valid": _score(held)})
+
+    def with_test(self, held: Held, grams: Held) -> Scores:
+        """Add the scores on the test part: the model's, and the 5-gram's."""
+        lower = 100 * (1 - held.bits_per_note / grams.bits_per_note)
+        return replace(
+            self,
+            table=self.table
+            | {
+                "test": _score(held),
+                "test_5gram": _score(grams),
+                "percent_below_5gram": round(lower, 2),
+            },
+        )
+
+    def as_table(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return dict(self.table)
+
+
+def _score(held: Held) -> dict[str, Any]:
+    low, high = held.interval(np.random.default_rng(0))
+    by_tune = held.nats / math.log(2) / np.maximum(1, held.notes)
+    return {
+        "bits_per_note": round(held.bits_per_note, 4),
+        "interval_95": [round(low, 4), round(high, 4)],
+        "middle_90": [round(float(bits), 4) for bits in np.quantile(by_tune, (0.05, 0.95))],
+        "nats_per_token": round(held.loss, 5),
+        "tunes": len(held.nats),
+        "notes": int(held.notes.sum()),
+    }
+
+
+def model_card(manifest: Manifest, scores: Scores, weights: Weights, *, heard: bool = True) -> str:
+    """Render the card as Markdown; with tunes to be heard, which take some seconds to draw."""
+    return (
+        "\n".join(
+            [
+                *_shape(manifest, weights),
+                *_corpus(manifest),
+                *_scores(scores, "character" if manifest.codec.startswith("text") else "note"),
+                *(_tunes(manifest, weights) if heard else ()),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
+    shape = manifest.settings
+    count = sum(array.size for array in weights.values())
+    yield f"# {manifest.name} {manifest.version}"
+    yield ""
+    yield (
+        f"A recurrent language model of tunes: {shape.layers} {shape.cell.upper()} layers of"
+        f" {shape.hidden} units, {count:,} parameters in float16, {shape.vocabulary_size} events"
+        f" of the codec `{manifest.codec}`."
+    )
+
+
+def _corpus(manifest: Manifest) -> Iterator[str]:
+    corpus = manifest.corpus
+    yield ""
+    yield "## What it learnt from"
+    yield ""
+    yield from _cards(corpus)
+    if not corpus.get("cards"):
+        yield f"- {', '.join(corpus.get('sources', ())) or 'an unnamed corpus'}"
+    base = corpus.get("adapted_from")
+    if base:
+        yield ""
+        yield f"It went on from the weights of {base['name']} {base['version']}, which learnt from:"
+        yield ""
+        yield from _cards(base)
+    parts = corpus.get("tunes", {})
+    yield ""
+    yield (
+        f"{parts.get('train', 0):,} tunes to learn from, {parts.get('valid', 0):,} to stop by,"
+        f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
+        f" `{corpus.get('fingerprint', '')[:16]}`."
+    )
+
+
+def _cards(corpus: Mapping[str, Any]) -> Iterator[str]:
+    for card in corpus.get("cards", ()):
+        yield f"- **{card['title']}** (`{card['name']}`). {card['source']}. {card['terms']}"
+
+
+def _scores(scores: Scores, unit: str) -> Iterator[str]:
+    yield ""
+    yield "## How well it predicts"
+    yield ""
+    yield "Whole held-out tunes, header, bars and end included, no mask; intervals by tune."
+    yield ""
+    yield f"| part | model | bits a {unit} | 95 % interval | nats a token | tunes |"
+    yield "|---|---|---|---|---|---|"
+    names = {
+        "valid": ("valid", "this model"),
+        "test": ("test", "this model"),
+        "test_5gram": ("test", "interpolated Kneser-Ney 5-gram"),
+    }
+    for key, (part, model) in names.items():
+        if key in scores.table:
+            row = scores.table[key]
+            low, high = row["interval_95"]
+            yield (
+                f"| {part} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
+                f" {row['nats_per_token']:.4f} | {row['tunes']:,} |"
+            )
+    if "percent_below_5gram" in scores.table:
+        yield ""
+        yield f"On the test part {scores.table['percent_below_5gram']} % below the 5-gram."
+
+
+def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
+    """Show how a few seeds begin, as the checkpoint will write them."""
+    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    engine = NumpyEngine(manifest.settings, stored(weights))
+    codec = restored(manifest.codec, manifest.vocabulary, manifest.name)
+    if manifest.codec == "measures":
+        sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
+        wishes = complete_wishes({}, manifest)
+        yield from _fenced(f"The first {BARS_SHOWN} bars", "abc", (
+            _first_bars(abc.render(sampler.sample(wishes, Noise(seed)), seed))
+            for seed in range(1, SEEDS_SHOWN + 1)
+        ))  # fmt: skip
+        return
+    plain = PlainSampler(engine, codec, seen)
+    begun = [plain.draw_ids(Wishes(), Noise(seed), IDS_SHOWN) for seed in range(1, SEEDS_SHOWN + 1)]
+    if manifest.codec.startswith("text"):
+        texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in begun]
+        fenced = (text.replace("```", "` ` `") for text in texts)
+    else:
+        fenced = (" ".join(codec.vocabulary.names[id_] for id_ in ids) for ids in begun)
+    yield from _fenced(f"The first {IDS_SHOWN} events", "text", fenced)
+
+
+def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:
+    yield ""
+    yield f"## {what} of {SEEDS_SHOWN} seeds"
+    for text in texts:
+        yield ""
+        yield f"```{language}"
+        yield text
+        yield "```"
+
+
+def _first_bars(text: str) -> str:
+    """Keep the header and the first two lines of music, of four bars each."""
+    lines = [line for line in text.strip().split("\n") if not line.startswith("%%")]
+    music = next(i for i, line in enumerate(lines) if line.startswith("K:")) + 1
+    return "\n".join(lines[: music + BARS_SHOWN // 4])

@@ -1,0 +1,132 @@
+"""What there is: models by name, and the ids of tunes.
+
+A manifest is read through a schema that names what is shown of a model: one that does not fit it,
+or is damaged, costs the list that model alone, and a line on the terminal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from musicgen.checkpoint import FORMAT, Tonics, places, read_manifest
+from musicgen.errors import InvalidValue, MusicgenError, printable
+from musicgen.folder_contents import MANIFEST
+from musicgen.music.theory import Key
+from musicgen.sampling.default_form import default_form_of
+from musicgen.sampling.options import MOST_BARS, TONICS, Wishes
+from musicgen.sampling.sampler import ALSO, EVERY
+from musicgen.similarity.note_index import NAME as INDEX
+from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.song_form import FREE
+from musicgen.tokens.vocabulary import MEASURES
+from musicgen.tune import known
+from musicgen.typed_data import Count, check_schema
+
+MEASURES_CODEC: Final = MeasuresCodec.name
+LOG = logging.getLogger(__name__)
+CODECS: Final = (MEASURES_CODEC, *ALSO)  # of which tunes are notes
+FIRST: Final = "folk"
+FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
+
+
+def tune_id(recipe: str) -> str:
+    """Return the id of the tune that a recipe makes."""
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Models:
+    """The models that write notes; a manifest is read again only once it has changed."""
+
+    runs: Path
+    _read: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Say what can be asked of each; `folk` comes first."""
+        found = known(self.runs)
+        self._read = {folder: self._one(name, folder) for name, folder in found.items()}
+        told = [about for _, about in self._read.values() if about is not None]
+        return sorted(told, key=lambda about: (about["name"] != FIRST, about["name"]))
+
+    def _one(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
+        stamp = stamp_of(folder)
+        before = self._read.get(folder)
+        return before if before and before[0] == stamp else (stamp, about(name, folder))
+
+
+def stamp_of(folder: Path) -> object:
+    """Return what changes when a model is trained on, or replaced."""
+    try:
+        return [(str(place), (place / MANIFEST).stat().st_mtime_ns) for place in places(folder)[:1]]
+    except OSError:  # it has just been replaced, or cannot be read
+        return None
+
+
+class _Corpus(msgspec.Struct):
+    """What a manifest says of the tunes that the model learnt from."""
+
+    tonics: Tonics | None = None  # by mode: how many tunes have which
+
+
+class _Manifest(msgspec.Struct):
+    """What is shown of a model."""
+
+    codec: str
+    version: Count
+    seen: list[Count]
+    corpus: _Corpus
+
+
+def about(name: str, folder: Path) -> dict[str, Any] | None:
+    """Say what can be asked of a model; None of one that writes no notes, or is damaged."""
+    faults: list[str] = []
+    for place in places(folder):
+        try:
+            body = read_manifest(place, FORMAT)
+            found = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
+            return _about(name, place, found) if found.codec in CODECS else None
+        except MusicgenError as fault:
+            faults.append(str(fault))
+    LOG.warning(
+        "model %s was left out: %s", printable(name), printable(faults[0]) if faults else "gone"
+    )
+    return None
+
+
+def _about(name: str, place: Path, found: _Manifest) -> dict[str, Any]:
+    """Say what can be asked of a model. Raises InvalidValue where its manifest does not fit it."""
+    writes_bars = found.codec == MEASURES_CODEC
+    if writes_bars and len(found.seen) != len(MEASURES):
+        raise InvalidValue(f"it has met {len(found.seen)} events, and there are {len(MEASURES)}")
+    options = [*Wishes.__slots__] if writes_bars else [*EVERY, *ALSO[found.codec]]
+    return {
+        "name": name, "version": found.version, "codec": found.codec, "options": options,
+        "keys": _keys(found.corpus) if writes_bars else [],
+        "meters": _values(found.seen, "meter") if writes_bars else [],
+        "rhythms": _values(found.seen, "rhythm") if writes_bars else [],
+        "max_bars": MOST_BARS if writes_bars else 0,
+        "forms": list(FORMS) if writes_bars else [],
+        "default_form": default_form_of(found.seen) if writes_bars else FREE,
+        "has_index": (place / INDEX).is_file(),
+    }  # fmt: skip
+
+
+def _values(seen: Sequence[int], kind: str) -> list[str]:
+    """Return the values of a kind of event that the model has met, the commonest first."""
+    ids = sorted((id_ for id_ in MEASURES.ranges[kind] if seen[id_]), key=lambda id_: -seen[id_])
+    values = (str(MEASURES.events[id_].value) for id_ in ids)
+    return [value for value in values if value not in ("", "other")]
+
+
+def _keys(corpus: _Corpus) -> list[str]:
+    """Return the keys that the model's tunes have, the commonest first. Raises InvalidValue."""
+    counts = {str(Key(tonic, mode)): count for mode, names in (corpus.tonics or TONICS).items()
+              for tonic, count in names.items()}  # fmt: skip
+    return sorted(counts, key=lambda key: -counts[key])

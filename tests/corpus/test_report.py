@@ -1,0 +1,145 @@
+"""Promises 2 and 10: every defect of a made-up corpus is named at its place; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from musicgen.cli import commands
+from musicgen.corpus.dry_run import Checkup, check
+from musicgen.corpus.encode import REMARKS
+from musicgen.corpus.sources import files
+from musicgen.errors import REASONS
+from tests import synthetic_tunes
+from tests.synthetic_tunes import DEFECTS, RELATIVES, Defect
+
+TUNES_IN_ORDER = 40  # of good.abc
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "mu"
+    synthetic_tunes.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkup(folder: Path) -> Checkup:
+    return check([folder])
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(commands, ["corpus", "check", *map(str, words)])
+
+
+def test_there_are_20_kinds_of_defect() -> None:
+    kinds = {(defect.code, defect.words) for defect in DEFECTS} | set(RELATIVES.values())
+    assert len(kinds) >= 20
+    assert {d.code for d in DEFECTS if d.refused} <= set(REASONS)
+    assert {d.code for d in DEFECTS if not d.refused} <= set(REMARKS)
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.file)
+def test_a_defect_is_named_at_its_place(checkup: Checkup, defect: Defect) -> None:
+    source = f"mu/{defect.file}"
+    if defect.refused:
+        (row,) = (row for row in checkup.refused() if row["source"] == source)
+        assert row["place"].startswith(defect.place)
+        assert row["code"] == defect.code
+        assert defect.words in row["message"]
+        assert not [row for row in checkup.kept() if row["source"] == source]
+    else:
+        (kept,) = (row for row in checkup.kept() if row["source"] == source)
+        assert kept["place"].startswith(defect.place)
+        assert [r for r in kept["remarks"] if r.startswith(defect.code) and defect.words in r]
+
+
+def test_nothing_is_said_of_what_is_good(checkup: Checkup) -> None:
+    good = [row for row in checkup.kept() if row["source"] == "mu/good.abc"]
+    assert len(good) == TUNES_IN_ORDER
+    assert not any(row["remarks"] for row in good)
+
+
+def test_nothing_is_dropped_in_silence(checkup: Checkup, folder: Path) -> None:
+    kept, refused = list(checkup.kept()), list(checkup.refused())
+    assert (len(kept), len(refused)) == (checkup.report.kept, checkup.report.refused)
+    assert checkup.report.found == len(kept) + len(refused)
+    named = {row["source"] for row in (*kept, *refused)}
+    assert named == {file.name for file in files(folder)}
+    assert len(named) == len(synthetic_tunes.FILES) + 1  # the file inside of folder.mid
+
+
+@pytest.mark.parametrize("file", RELATIVES)
+def test_relatives_are_found_and_named(checkup: Checkup, file: str) -> None:
+    relation, title = RELATIVES[file]
+    (members,) = (
+        members
+        for members in checkup.groups().values()
+        if any(member.source == f"mu/{file}" for member in members)
+    )
+    pair = {(member.source, member.relation): member for member in members}
+    if ("mu/good.abc", "") in pair:
+        assert repr(title) in pair["mu/good.abc", ""].place
+        assert repr(title) in pair[f"mu/{file}", relation].like
+    else:  # which of two that are kept leads is for their content to say
+        assert repr(title) in pair["mu/good.abc", relation].place
+
+
+def test_only_the_planted_tunes_are_alike(checkup: Checkup) -> None:
+    assert {len(members) for members in checkup.groups().values()} == {2}
+    assert len(checkup.groups()) == len(RELATIVES)
+
+
+def test_no_group_crosses_the_split(checkup: Checkup) -> None:
+    for members in checkup.groups().values():
+        assert len({member.part for member in members if member.part}) == 1
+
+
+def test_the_tables_say_it(folder: Path) -> None:
+    result = run(folder, "--jobs", "1")
+    assert result.exit_code == 0, result.output
+    for words in ("K: 'H'", "bar 3 holds 7/8 in a meter of 6/8: 1/8 too much", "the same notes as",
+                  "in other note values: tune 5 'Tune 5' in mu/good.abc"):  # fmt: skip
+        assert words in result.stdout
+    found = len(synthetic_tunes.FILES) + TUNES_IN_ORDER
+    assert f"found {found} tunes in {len(synthetic_tunes.FILES) + 1} files" in result.stdout
+    assert "'Tune 40'" not in result.stdout
+
+
+def test_json_has_the_same_keys_and_rows(folder: Path, checkup: Checkup) -> None:
+    told = json.loads(run(folder, "--json").stdout)
+    assert {"kept", "refused", "groups", "counts", "found"} <= set(told)
+    assert told["kept"] == list(checkup.kept())
+    assert told["refused"] == list(checkup.refused())
+    assert told["found"] == len(told["kept"]) + len(told["refused"])
+
+
+def test_long_tables_are_cut_and_verbose_ones_are_not(tmp_path: Path) -> None:
+    book = "".join(synthetic_tunes.tune(number, K="") for number in range(30))
+    (tmp_path / "a.abc").write_text(book + synthetic_tunes.tune(50))
+    assert "and 10 more; --json or -v lists all" in run(tmp_path, "--jobs", "1").stdout
+    full = run(tmp_path, "-v", "--jobs", "1").stdout
+    assert "more; --json" not in full
+    assert full.count("no-key") == 30 + 1
+    assert "tune 1 'Tune 50'" in full
+
+
+def test_with_nothing_kept_the_exit_code_is_1(tmp_path: Path) -> None:
+    (tmp_path / "a.abc").write_text(synthetic_tunes.tune(1, K=""))
+    result = run(tmp_path, "--json")
+    assert result.exit_code == 1
+    assert [row["code"] for row in json.loads(result.stdout)["refused"]] == ["no-key"]
+    assert run("no such thing").exit_code == 2
+
+
+def test_titles_and_names_steer_no_terminal(tmp_path: Path) -> None:
+    evil = "\x1b[2J\x07[bold red]../../evil[/]"
+    (tmp_path / "\x1b[31mred.abc").write_text(
+        synthetic_tunes.tune(1, T=evil) + synthetic_tunes.tune(2, T=evil, K="")
+    )
+    result = run(tmp_path, "-v", "--jobs", "1")
+    assert "[bold red]../../evil[/]" in result.stdout
+    assert not {"\x1b", "\x07"} & set(result.output)

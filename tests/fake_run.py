@@ -1,0 +1,38 @@
+"""A run that never was: what its updates say, and a clock that a test turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from musicgen.training.heldout_loss import Held
+from musicgen.training.trainer import Progress
+
+TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # of an update; of the plan; of the training part
+
+
+class Hand:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def held(bits: float) -> Held:
+    """Return a score of so many bits a note, on one tune of one note."""
+    return Held(np.array([bits * np.log(2)]), np.array([1]), np.array([1]))
+
+
+def at(step: int, bits: float | None = None, **changes: Any) -> Progress:
+    """Return what update number `step` says: half a second for 2,000 tokens."""
+    plain = Progress(
+        step=step, tokens=TOKENS * step, planned=TOKENS * STEPS, epoch=TOKENS * step / EPOCH,
+        loss=1.5, norm=0.25, clipped=0.125, learning_rate=0.003, rate=2 * TOKENS,
+        memory=640 * 2**20, held=None if bits is None else held(bits),
+    )  # fmt: skip
+    return replace(plain, **changes)

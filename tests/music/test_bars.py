@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen.music.bars import bars, heard_bars
+from musicgen.music.durations import GRAIN, PLAIN, TUPLETS, Piece, Tuplet, pieces, split, to_steps
+from musicgen.music.score import Mark, Note, Score
+from musicgen.music.theory import Meter
+from musicgen.music.voices import voices
+
+
+def sounding(written: tuple[Piece, ...]) -> list[tuple[int, int]]:
+    """Play pieces back: (segment, end) in steps."""
+    cursor, group, found = 0, None, []
+    for piece in written:
+        if piece.opens:
+            group = (piece.opens, cursor, 0)
+        if group is None:
+            cursor += piece.nominal
+        else:
+            tuplet, start, done = group
+            done += piece.nominal
+            cursor = start + tuplet.sounding(done)
+            group = None if piece.closes else (tuplet, start, done)
+        found.append((piece.segment, cursor))
+    return found
+
+
+def check(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
+    written = pieces(offsets)
+    ends = dict(sounding(written))
+    assert [ends[i] + offsets[0] for i in range(len(offsets) - 1)] == list(offsets[1:])
+    assert all(piece.nominal in PLAIN for piece in written)
+    return written
+
+
+@given(st.sets(st.integers(0, 288), min_size=2, max_size=14))
+@settings(max_examples=200)
+def test_pieces_sound_as_the_segments_that_they_write(offsets: set[int]) -> None:
+    first = min(offsets)
+    check(tuple(sorted(offset - first for offset in offsets)))
+
+
+def test_a_bar_of_minutes_off_the_grid_is_written() -> None:
+    """A mutant of a MIDI file had such bars: each step looked at all of the bar again."""
+    check((5, 6, 20_000, 20_016, 40_001, 100_000))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "tuplet", "count"),
+    [
+        ((0, 16, 32, 48, 96), Tuplet(3, 2, 24), 4),
+        ((0, 8, 16, 24, 48), Tuplet(3, 2, 12), 4),
+        ((0, 10, 19, 29, 38, 48), Tuplet(5, 4, 12), 5),
+        ((0, 32, 48), Tuplet(3, 2, 24), 2),
+    ],
+)
+def test_tuplets_are_found(offsets: tuple[int, ...], tuplet: Tuplet, count: int) -> None:
+    written = check(offsets)
+    assert [piece.opens for piece in written if piece.opens] == [tuplet]
+    assert len(written) == count
+
+
+def test_every_tuplet_is_found_where_all_its_units_sound() -> None:
+    for tuplet in TUPLETS:
+        offsets = tuple(tuplet.sounding(i * tuplet.unit) for i in range(tuplet.p + 1))
+        check(offsets)
+
+
+def test_split_takes_the_fewest_values() -> None:
+    assert split(120) == (96, 24)
+    assert split(60) == (48, 12)
+    assert split(5) == (3, 2)
+    assert sum(split(10_000)) == 10_000
+
+
+@given(st.integers(1, 3000))
+def test_split_adds_up_without_crumbs_on_the_grain(steps: int) -> None:
+    assert sum(split(steps)) == steps
+    assert steps % GRAIN or min(split(steps)) >= GRAIN
+
+
+def tune(lengths: list[int], *marks: Mark) -> Score:
+    edges = [0]
+    for length in lengths:
+        edges.append(edges[-1] + length)
+    notes = tuple(Note(a, 60, b - a) for a, b in pairwise(edges))
+    lines = tuple(Mark(edge, "bar") for edge in edges[1:])
+    return Score(notes, (Mark(0, "meter", Meter(6, 8)), *lines, *marks))
+
+
+def kinds(score: Score) -> list[str]:
+    return [bar.kind for bar in bars(score)]
+
+
+def test_a_pickup_and_its_partner_at_the_end_are_one_bar() -> None:
+    score = tune([24, 144, 144, 120])
+    assert kinds(score) == ["partial", "full", "full", "partial"]
+    assert heard_bars(score) == 3
+
+
+def test_a_short_last_bar_that_completes_nothing_is_irregular() -> None:
+    assert kinds(tune([24, 144, 96])) == ["partial", "full", "irregular"]
+    assert kinds(tune([144, 96])) == ["full", "irregular"]
+
+
+def test_a_short_bar_inside_is_irregular() -> None:
+    assert kinds(tune([144, 24, 120, 144])) == ["full", "irregular", "irregular", "full"]
+
+
+def test_a_repeat_joins_its_end_to_its_pickup() -> None:
+    score = tune([24, 144, 120, 144], Mark(0, "repeat_start"), Mark(288, "repeat_end", 2))
+    assert kinds(score) == ["partial", "full", "irregular", "full"]  # the second pass ends short
+    both = tune([24, 144, 120, 24, 144, 120], Mark(288, "repeat_end", 2),
+                Mark(576, "repeat_end", 2))  # fmt: skip
+    assert kinds(both) == ["partial", "full", "partial"] * 2
+    assert heard_bars(both) == 8
+
+
+def test_a_bar_too_long_is_irregular() -> None:
+    assert kinds(tune([144, 168, 144])) == ["full", "irregular", "full"]
+
+
+def test_voices_hold_nothing_that_overlaps() -> None:
+    notes = [Note(0, 60, 96), Note(0, 64, 96), Note(48, 72, 48), Note(96, 60, 48)]
+    found = voices(notes)
+    assert [[c.pitches for c in voice] for voice in found] == [[(64, 60), (60,)], [(72,)]]
+
+
+@pytest.mark.parametrize(("ticks", "steps"), [(0, 0), (480, 48), (5, 1), (4, 0), (485, 49)])
+def test_ticks_round_to_the_nearest_step(ticks: int, steps: int) -> None:
+    assert to_steps(ticks, 480, 48) == steps
+
+
+def voice_pitches(notes: list[Note]) -> list[list[int]]:
+    return [[chord.pitches[0] for chord in voice] for voice in voices(notes)]
+
+
+def test_a_bass_goes_on_in_its_voice_while_the_melody_leaps() -> None:
+    treble = [Note(0, 76, 24), Note(24, 79, 24), Note(48, 72, 48), Note(96, 74, 96)]
+    bass = [Note(0, 48, 36), Note(36, 50, 60), Note(96, 47, 48), Note(144, 43, 48)]
+    assert voice_pitches(treble + bass) == [[76, 79, 72, 74], [48, 50, 47, 43]]
+
+
+def test_a_melody_that_rests_comes_back_to_its_voice() -> None:
+    notes = [Note(0, 79, 48), Note(0, 55, 96), Note(96, 53, 48), Note(144, 52, 96),
+             Note(168, 77, 72)]  # fmt: skip
+    assert voice_pitches(notes) == [[79, 77], [55, 53, 52]]
+
+
+def test_one_line_is_one_voice_however_it_leaps_and_rests() -> None:
+    notes = [Note(30 * n, 30 + (37 * n) % 80, 24) for n in range(50)]
+    assert len(voices(notes)) == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(40, 80), st.integers(1, 30)), max_size=60)
+)
+def test_voices_share_all_notes_out_and_are_as_few_as_can_be(
+    drawn: list[tuple[int, int, int]],
+) -> None:
+    notes = [Note(onset, pitch, duration) for onset, pitch, duration in set(drawn)]
+    found = voices(notes)
+    back = [(c.onset, pitch, c.duration) for voice in found for c in voice for pitch in c.pitches]
+    assert sorted(back) == sorted((n.onset, n.pitch, n.duration) for n in notes)
+    for voice in found:
+        assert all(before.end <= after.onset for before, after in pairwise(voice))
+    sounding = ({(n.onset, n.duration) for n in notes if n.onset <= step < n.end}
+                for step in range(100))  # fmt: skip
+    assert len(found) == max(map(len, sounding))
+    assert voices(reversed(notes)) == found

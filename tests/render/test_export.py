@@ -1,0 +1,101 @@
+"""A score as a file of any kind: the suffix says which."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import pytest
+
+from musicgen import formats
+from musicgen.errors import InvalidValue, NotFound, OutputExists, Refusal
+from musicgen.music.score import Mark, Note, Part, Score
+from musicgen.render.export import RENDERED, WRITABLE, View, check_suffix, write
+from musicgen.render.timeline import at_tempo, duration, with_program
+
+TUNE = Score((Note(0, 60, 96), Note(96, 64, 96)), (Mark(192, "bar"),), title="Tune")
+STARTS = {".wav": b"RIFF", ".svg": b"<svg", ".png": b"\x89PNG", ".html": b"<!doctype html"}
+
+
+def test_what_can_be_written_is_the_table() -> None:
+    assert (*formats.WRITABLE, *RENDERED) == WRITABLE
+    assert set(STARTS) == set(RENDERED)
+
+
+@pytest.mark.parametrize("suffix", RENDERED)
+def test_each_kind_is_written(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"tune{suffix.upper()}"
+    write(TUNE, path)
+    assert path.read_bytes()[:14].lower().startswith(STARTS[suffix].lower())
+    with pytest.raises(OutputExists, match="choose another name or add --force"):
+        write(TUNE, path)
+    write(TUNE, path, force=True)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".mid", ".abc"])
+def test_remarks_travel_where_there_is_room(suffix: str, tmp_path: Path) -> None:
+    write(TUNE, tmp_path / f"tune{suffix}", remarks=["hello there"])
+    assert "hello there" in formats.remarks(tmp_path / f"tune{suffix}")
+
+
+@pytest.mark.parametrize("view", ["score", "roll"])
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_pictures_have_views(view: View, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"tune{suffix}"
+    write(TUNE, path, view=view)
+    other: View = "roll" if view == "score" else "score"
+    before = path.read_bytes()
+    write(TUNE, path, view=other, force=True)
+    assert path.read_bytes() != before
+
+
+def test_a_count_in_and_an_instrument_are_heard(tmp_path: Path) -> None:
+    def frames(**wanted: bool | int) -> bytes:
+        write(TUNE, tmp_path / "tune.wav", force=True, **wanted)  # type: ignore[arg-type]
+        with wave.open(io.BytesIO((tmp_path / "tune.wav").read_bytes())) as file:
+            return bytes(file.readframes(file.getnframes()))
+
+    assert len(frames(count_in=True)) > len(frames()) + 4 * 44_100
+    assert frames(program=40) != frames()
+
+
+def test_an_instrument_is_written(tmp_path: Path) -> None:
+    write(TUNE, tmp_path / "tune.mid", program=40)
+    assert formats.read(tmp_path / "tune.mid")[0][0].parts[0].program == 40
+
+
+def test_an_unknown_suffix_is_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"song\.mp3: write one of \.abc, \.mid, .*\.html"):
+        check_suffix(Path("song.mp3"))
+    with pytest.raises(InvalidValue, match=r"song: write one of"):
+        write(TUNE, "song")
+
+
+def test_a_folder_that_is_not_there_is_named_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no folder"):
+        write(Score(), tmp_path / "nowhere" / "tune.wav")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".svg", ".png"])
+def test_what_cannot_be_heard_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="there are no notes"):
+        write(Score(), tmp_path / f"tune{suffix}", view="roll")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drums_keep_their_kit() -> None:
+    parts = (Part("a", 3), Part("b", 0, is_drums=True))
+    found = with_program(Score((), (), parts), 40)
+    assert found.parts == (Part("a", 40), parts[1])
+
+
+def test_a_tempo_moves_all_tempos() -> None:
+    score = Score(TUNE.notes, (Mark(0, "tempo", 100.0), Mark(96, "tempo", 50.0)))
+    assert [mark.value for mark in at_tempo(score, 200).of("tempo")] == [200, 100]
+    assert duration(at_tempo(score, 200)) == pytest.approx(duration(score) / 2)
+
+
+def test_a_tempo_is_written_where_none_was() -> None:
+    assert duration(at_tempo(TUNE, 60)) == pytest.approx(2 * duration(TUNE))

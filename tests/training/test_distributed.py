@@ -1,0 +1,150 @@
+"""Several processes that train one model, each a real one, over gloo on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.errors import InvalidValue
+from musicgen.model.network import LanguageModel
+from musicgen.training.distributed import ALONE, Ranks, joined
+from musicgen.training.trainer import Trainer, TrainerState
+
+ROOT = Path(__file__).parents[2]
+UPDATES = 50
+SETTINGS = TrainingSettings(
+    tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=600, precision="fp32"
+)
+THREADS = Path("/proc/self/task")
+NEEDS_PROC = pytest.mark.skipif(not THREADS.exists(), reason="threads are counted in /proc")
+
+
+def make(ranks: Ranks = ALONE) -> Trainer:
+    import torch
+
+    shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
+    model = LanguageModel(shape, torch.Generator().manual_seed(2))
+    drawn = np.random.default_rng(1)
+    tunes = [drawn.integers(1, 12, length).astype(np.int16) for length in range(20, 60)]
+    return Trainer(model, tunes[4:], tunes[:4], SETTINGS, ranks=ranks)
+
+
+def learn(trainer: Trainer, updates: int) -> list[float]:
+    told: list[float] = []
+    for progress in trainer.run():
+        told += [progress.loss, progress.norm]
+        told += [progress.held.loss] if progress.held else []
+        if progress.step == updates:
+            break
+    return told
+
+
+def main(folder: Path, until: int) -> None:
+    """Train as one of several processes; the first writes what it saw."""
+    import torch
+
+    torch.set_num_threads(1)
+    before = native_threads()
+    with joined("cpu") as ranks:
+        communicating = native_threads() - before
+        if not communicating:
+            raise AssertionError("a process group has no threads of its own now")
+        trainer = make(ranks)
+        if (folder / "state.safetensors").exists():
+            values = json.loads((folder / "state.json").read_text())
+            trainer.restore(TrainerState(load_file(folder / "state.safetensors"), values))
+        told = learn(trainer, until)
+        state = trainer.state()
+        if ranks.writes:
+            save_file(state.arrays, folder / "state.safetensors")
+            (folder / "state.json").write_text(json.dumps(state.values))
+            (folder / f"told-{until}.json").write_text(json.dumps(told))
+        if ranks.first(ranks.rank + 7.0) != 7.0 or not ranks.any(ranks.rank == 1):
+            raise AssertionError("the processes do not agree")
+        if until == UPDATES + 1:
+            print("stuck", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL) if ranks.rank else learn(trainer, 10**6)
+    if left := communicating & native_threads():  # although the trainer is still there
+        raise AssertionError(f"the process group is still there: {left}")
+
+
+def native_threads() -> set[str]:
+    """Return the ids of all threads of this process, those of libraries too."""
+    return {task.name for task in THREADS.iterdir()}
+
+
+def start(folder: Path, until: int) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(until)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | told | {"RANK": str(rank), "PYTHONPATH": str(ROOT)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+@NEEDS_PROC
+def test_two_processes_are_as_good_as_one(tmp_path: Path) -> None:
+    whole = make()
+    expected = learn(whole, UPDATES)
+    for until in (UPDATES // 2 + 1, UPDATES):  # the second pair goes on from the first
+        processes = start(tmp_path, until)
+        faults = [process.communicate(timeout=100)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], faults
+    told = [
+        value
+        for until in (UPDATES // 2 + 1, UPDATES)
+        for value in json.loads((tmp_path / f"told-{until}.json").read_text())
+    ]
+    assert told == pytest.approx(expected, abs=1e-4)
+    weights = load_file(tmp_path / "state.safetensors")
+    for name, array in whole.model.arrays().items():
+        np.testing.assert_allclose(weights[f"model/{name}"], array, atol=1e-4)
+
+
+@NEEDS_PROC
+def test_a_lost_process_is_one_line_to_the_other(tmp_path: Path) -> None:
+    first, second = start(tmp_path, UPDATES + 1)
+    second.communicate(timeout=100)
+    assert second.returncode == -signal.SIGKILL
+    _, fault = first.communicate(timeout=100)
+    assert first.returncode == 1, fault
+    assert "MusicgenError: another process of this run has ended" in fault
+
+
+def test_lanes_are_shared_evenly_or_not_at_all() -> None:
+    with pytest.raises(InvalidValue, match=r"--batch 5: 2 processes.*a multiple of 2"):
+        Ranks(0, 2).refuse_odd_lanes(5)
+    taken = [list(range(12))[Ranks(rank, 3).lanes(0, 1)] for rank in range(3)]
+    assert sorted(itertools.chain.from_iterable(taken)) == list(range(12))
+    assert {len(lanes) for lanes in taken} == {4}
+
+
+def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("auto") as ranks:
+        assert ranks == ALONE
+    assert ALONE.writes
+    assert ALONE.any(True)
+    assert not ALONE.any(False)
+    assert ALONE.first(3.5) == 3.5
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

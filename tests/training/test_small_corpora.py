@@ -1,0 +1,119 @@
+"""One file is enough: what little there is is learnt from, and valid tunes come out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from musicgen import formats
+from musicgen.checkpoint import load as load_checkpoint
+from musicgen.cli import commands
+from musicgen.music.bars import heard_bars
+from musicgen.tokens.vocabulary import MEASURES
+from musicgen.tune import load
+from tests import synthetic_tunes
+
+SAID = {
+    1: "1 tune is too few to hold any out: all are learnt from",
+    2: "2 tunes are too few to hold any out: all are learnt from",
+    5: "5 tunes are too few to hold any out: all are learnt from",
+    20: "20 tunes: 3 are held out to stop by; there is no test part",
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("musicgen.training.memorisation.TUNES", 1)
+    monkeypatch.setattr("musicgen.training.memorisation.BARS", 1)
+    monkeypatch.setattr("musicgen.training.model_card.SEEDS_SHOWN", 1)
+    monkeypatch.setattr("musicgen.training.model_card.BARS_SHOWN", 1)
+
+
+def write_tunes(folder: Path, count: int, suffix: str) -> None:
+    folder.mkdir()
+    for number in range(1, count + 1):
+        path = folder / f"{number}.abc"
+        path.write_text(synthetic_tunes.tune(number))
+        if suffix == ".mid":
+            (score,), _ = formats.read(path)
+            formats.write(score, path.with_suffix(suffix))
+            path.unlink()
+
+
+def trained(*words: str) -> str:
+    done = CliRunner().invoke(commands, ["train", "tunes", "--no-heard", *words])
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
+
+
+def assert_writes_valid_tunes(bars: int = 2) -> None:
+    model = load("mine")
+    for seed in range(2):
+        tune = model.sample(seed=seed, bars=bars)
+        assert tune.bars == bars
+        path = Path(f"song-{seed}.mid")
+        tune.write(path)
+        (score,), refusals = formats.read(path)
+        assert not refusals
+        assert heard_bars(score) == bars
+
+
+@pytest.mark.parametrize("suffix", [".abc", ".mid"])
+@pytest.mark.parametrize("count", sorted(SAID))
+def test_so_few_files_are_learnt_from(tmp_path: Path, count: int, suffix: str) -> None:
+    write_tunes(tmp_path / "tunes", count, suffix)
+    said = trained("--epochs", "0.1")
+    assert SAID[count] in said
+    assert ("valid:" in said) == (count == 20)
+    manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
+    parts = manifest.corpus["tunes"]
+    assert parts == {"train": 17 if count == 20 else count, "valid": 3 * (count == 20), "test": 0}
+    assert_writes_valid_tunes()
+
+
+@pytest.mark.promises
+@pytest.mark.parametrize("suffix", [".abc", ".mid"])
+@pytest.mark.parametrize("count", sorted(SAID))
+def test_no_flag_is_needed(tmp_path: Path, count: int, suffix: str) -> None:
+    write_tunes(tmp_path / "tunes", count, suffix)
+    assert SAID[count] in trained()
+    assert_writes_valid_tunes(16)
+
+
+def test_the_last_weights_are_kept_where_nothing_judges(tmp_path: Path) -> None:
+    write_tunes(tmp_path / "tunes", 2, ".abc")
+    trained("--epochs", "2", "--hidden", "8")
+    manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
+    lines = (tmp_path / "checkpoints" / "mine" / "metrics.jsonl").read_text().splitlines()
+    assert manifest.training["best_at_tokens"] >= manifest.training["tokens"]
+    assert json.loads(lines[-1])["step"] > 0
+
+
+def test_folk_is_adapted_to_five_tunes(tmp_path: Path) -> None:
+    write_tunes(tmp_path / "tunes", 5, ".abc")
+    said = trained("--from", "folk", "--epochs", "0.3")
+    assert "goes on from folk 2: its shape and weights" in said
+    assert "2 x 256 lstm" in said
+    manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
+    assert manifest.corpus["adapted_from"]["name"] == "folk"
+    assert manifest.seen[MEASURES.names.index("rhythm=jig")] > 0
+    assert_writes_valid_tunes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "no-such-model"], "model 'no-such-model' is unknown"),
+        (["--from", "folk", "--hidden", "64"], "--hidden 64: folk has 256"),
+        (["--from", "folk", "--codec", "frames"], "its codec is measures, the tunes were encoded"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    write_tunes(tmp_path / "tunes", 1, ".abc")
+    done = CliRunner().invoke(commands, ["train", "tunes", *words])
+    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+    assert not (tmp_path / "checkpoints" / "mine" / "manifest.json").exists()
