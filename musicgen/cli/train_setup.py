@@ -1,4 +1,4 @@
-"""From the options of `musicgen train` to a run: read the tunes, plan the model, resume, join ranks.
+"""From the options of `musicgen train` to a run: read tunes, plan the model, resume, join ranks.
 
 Under `torchrun` every process is one rank; only the first writes and prints.
 """
