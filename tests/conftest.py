@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,18 @@ def pytest_configure(config: pytest.Config) -> None:
     promised = config.getoption("markexpr") == "promises"
     settings.load_profile("fresh" if promised else "repeatable")
     pretend_bf16(os.environ.get("MUSICGEN_TEST_BF16"))
+    restore_signals()
+
+
+def restore_signals() -> None:
+    """Let signals be heard here and in child processes, also where the suite runs under nohup.
+
+    A shell starts background jobs with SIGINT ignored, nohup ignores SIGHUP; both are inherited.
+    """
+    for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 def pretend_bf16(value: str | None) -> None:
