@@ -1,0 +1,136 @@
+"""Compare the outputs of two installed versions of musicgen: every file must have the same bytes.
+
+    python benchmarks/same_behaviour.py BEFORE AFTER           # two Python executables
+    python benchmarks/same_behaviour.py BEFORE AFTER --only sample train
+
+Each version runs the same commands in a folder of its own, one command at a time: tunes of 50 seeds
+over all sampling options in every format, corpora, a small training, variants of a tune, copy
+receipts. What differs is listed; the exit code is then 1. Help texts and messages are not compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+OPTIONS: Final = (
+    [], ["--key", "Edor", "--rhythm", "jig"], ["--meter", "3/4", "--bars", "16"],
+    ["--form", "ABAC", "--bars", "32", "--end", "tonic"], ["--form", "through", "--bars", "12"],
+    ["--form", "free", "--min-bars", "8"], ["--temperature", "1.1", "--top-k", "12"],
+    ["--top-p", "0.9", "--range", "D4-B5"], ["--min-p", "0.05", "--pickup", "1/8"],
+    ["--tempo", "96", "--program", "flute", "--max-copy", "10"],
+)  # fmt: skip
+FORMATS: Final = (".mid", ".abc", ".musicxml", ".svg", ".html")
+PROBE: Final = "import musicgen; print(musicgen.__file__)"
+GROUPS: Final = ("sample", "many", "tweak", "origin", "render", "corpus", "train")
+
+
+def sample_commands(seeds: int) -> Iterator[list[str]]:
+    """Yield commands that write one tune per seed in every format, every tenth as sound too."""
+    for seed in range(seeds):
+        suffixes = (*FORMATS, ".wav", ".png") if seed % 10 == 0 else FORMATS
+        outputs = [word for suffix in suffixes for word in ("--out", f"tune-{seed}{suffix}")]
+        yield ["sample", "--seed", str(seed), *OPTIONS[seed % len(OPTIONS)], *outputs]
+
+
+def commands(seeds: int) -> dict[str, list[list[str]]]:
+    """Return the commands of each group, in the order in which they must run."""
+    training = ["--layers", "1", "--hidden", "24", "--epochs", "0.2", "--seed", "3"]
+    return {
+        "sample": list(sample_commands(seeds)),
+        "many": [
+            ["sample", "--count", "24", "--seed", "9", "--out", "many/", "--jobs", "1"],
+            ["sample", "--count", "20", "--best", "4", "--seed", "2", "--out", "best/"],
+            ["sample", "--primer", "tune-1.abc", "--bars", "16", "--seed", "4", "--out", "p.abc"],
+        ],
+        "tweak": [
+            ["tweak", f"tune-{seed}.mid", *words, "--out", f"tweak-{seed}-{number}.mid"]
+            for seed in (0, 2, 3)
+            for number, words in enumerate(([], ["--keep", "1-4"], ["--temperature", "0.9"]))
+        ],
+        "origin": [["origin", f"tune-{seed}.mid", "--json"] for seed in range(min(20, seeds))],
+        "render": [
+            ["render", "tune-0.mid", "--out", "r.musicxml", "--out", "r.html", "--out", "r.wav"],
+            ["render", "tune-1.abc", "--out", "r.mid", "--out", "r.svg"],
+            ["render", "tune-2.musicxml", "--out", "r2.abc"],
+        ],
+        "corpus": [
+            ["corpus", "build", "ryan", "--out", "ryan"],
+            ["corpus", "build", "chorales", "--out", "chorales"],
+            ["corpus", "check", "ryan", "--json"],
+        ],
+        "train": [["train", "ryan", "--name", "small", *training]],
+    }
+
+
+def run(python: str, folder: Path, words: list[str]) -> None:
+    """Run one command; its exit code and what it prints to stdout are kept as a file."""
+    done = subprocess.run([python, "-m", "musicgen", *words], cwd=folder, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
+    (folder / f"stdout-{name}.txt").write_text(f"{words}\n{done.returncode}\n{done.stdout}")
+    if done.returncode:
+        print(f"  {' '.join(words)}: exit {done.returncode}: {done.stderr[-200:]}", file=sys.stderr)
+
+
+def without_times(data: bytes, name: str) -> bytes:
+    """Remove what changes from run to run, and the page's own script and style."""
+    if name.endswith(".html"):
+        data = re.sub(rb"<(script(?! type=.application/json)|style)\b.*?</\1>", b"", data,
+                      flags=re.DOTALL)  # fmt: skip
+    if name.endswith((".json", ".jsonl", ".txt", ".csv", ".md", ".svg")):
+        data = re.sub(rb'"(seconds|rate|memory|saving_seconds|date|pid)": ?[-0-9.e+"]+', b"", data)
+    return data
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """Return the hash of every file of a folder, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            without_times(path.read_bytes(), path.name)
+        ).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def main() -> None:
+    """Run both versions and print what differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", help="Python executable of the version before")
+    parser.add_argument("after", help="Python executable of the version after")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--folder", type=Path, help="keep the outputs here")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        place = asked.folder or Path(scratch)
+        contents = []
+        for side in ("before", "after"):
+            folder = place / side
+            folder.mkdir(parents=True)
+            python = getattr(asked, side)
+            where = subprocess.run([python, "-c", PROBE], cwd=folder, capture_output=True,
+                                   text=True, check=True).stdout.strip()  # fmt: skip
+            print(f"{side}: {where}")
+            for group in (group for group in GROUPS if group in asked.only):
+                for words in commands(asked.seeds)[group]:
+                    run(python, folder, words)
+            contents.append(content_of(folder))
+    before, after = contents
+    differing = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    for name in differing:
+        print(f"differs: {name}")
+    print(f"{len(before | after)} files compared, {len(differing)} differ")
+    sys.exit(1 if differing else 0)
+
+
+if __name__ == "__main__":
+    main()
