@@ -1,6 +1,6 @@
 /** The scores: the current tune's, and beside it the one that it is compared with. */
 
-import { TuneView } from "/static/render/view.js";
+import { TuneView } from "/static/render/tune_view.js";
 import { el, part } from "./dom.js";
 import { numbersOf } from "./ranges.js";
 import { factsOf, nameOf } from "./told.js";
@@ -68,7 +68,7 @@ export class Stage {
   lock(locked) {
     const view = this.#views.b;
     if (!view) return;
-    const numbers = numbersOf(view.view);
+    const numbers = numbersOf(view.tune);
     view.markBars(numbers.flatMap((number, measure) => (locked.has(number) ? [measure] : [])), "locked");
     for (const [measure, cover] of view.bars) cover.setAttribute("aria-pressed", String(locked.has(numbers[measure])));
   }
