@@ -5,7 +5,7 @@ const CLIENT = crypto.getRandomValues(new Uint32Array(4)).join("-");
 const FINAL_STATES = new Set(["done", "failed", "cancelled"]);
 
 /** A request that failed; the message is one line for the user. */
-export class ApiError extends Error {
+class ApiError extends Error {
   /** @param {string} message @param {number} status the HTTP status; 0: none */
   constructor(message, status = 0) {
     super(message);
