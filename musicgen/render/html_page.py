@@ -25,8 +25,16 @@ from musicgen.sampling.surprisal import Surprise
 from musicgen.similarity.overlap_report import Receipt
 
 STATIC: Final = Path(__file__).parent / "static"
-SCRIPTS: Final = ("instrument.js", "player.js", "view.js", "transport.js", "page.js")  # in order
-STYLES: Final = ("view.css", "transport.css", "page.css")
+SCRIPTS: Final = (  # each after those that it imports
+    "dom.js",
+    "format.js",
+    "instrument.js",
+    "player.js",
+    "tune_view.js",
+    "player_toolbar.js",
+    "page.js",
+)
+STYLES: Final = ("tune_view.css", "player_toolbar.css", "page.css")
 NARROW: Final = 420  # pixels of a line of the score on a phone
 UNTITLED: Final = "Untitled"
 _DOWNLOADS: Final = {"midi": ("mid", "MIDI"), "abc": ("abc", "ABC")}  # keys of what is shown

@@ -1,6 +1,6 @@
 """Everything that a page shows of one tune, as JSON's own types.
 
-The playground's server sends it, and the one-file page has it inside; `static/view.js` shows it.
+The playground's server sends it, the one-file page contains it, and `static/tune_view.js` shows it.
 Titles and names in it are plain text: whoever shows them escapes them.
 """
 

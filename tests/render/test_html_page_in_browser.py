@@ -184,14 +184,14 @@ def test_a_loop_stays_in_its_bars_and_keeps_time(desk: Reader, jig_file: Path) -
         assert logged(page, "bars")[:5] == [3, 4, 3, 4, 3]
         assert {told["bar"] for told in planned} == {3, 4}
     starts = [told["time"] for told in planned]
-    places = [told["place"] for told in planned]
+    places = [told["pathTime"] for told in planned]
     assert np.diff(starts) == pytest.approx(np.diff(places) / 2, abs=1e-3)
 
 
 def test_two_endings_are_looped_without_what_lies_between(desk: Reader, jig_file: Path) -> None:
     with desk.reads(jig_file) as page:
         course = page.evaluate(
-            "() => { musicgen.transport.choose([2, 3]); musicgen.player.loop(new Set([2, 3]));"
+            "() => { musicgen.toolbar.setLoop([2, 3]); musicgen.player.loop(new Set([2, 3]));"
             " return musicgen.player.isLooping; }"
         )
         assert course
@@ -237,7 +237,7 @@ def test_it_stops_cleanly_and_goes_on_where_it_stood(desk: Reader, jig_file: Pat
         assert page.evaluate("musicgen.player.position") == stood > 0
         button(page, "Play").click()
         until(page, "log.sounds.length > given", count)
-        assert logged(page, "sounds")[count]["place"] >= stood - 1e-3
+        assert logged(page, "sounds")[count]["pathTime"] >= stood - 1e-3
 
 
 def test_the_count_in_comes_before_the_first_sound(desk: Reader, jig_file: Path) -> None:
@@ -290,8 +290,8 @@ def test_everything_is_done_by_keys(desk: Reader, tune_file: Path) -> None:
 
 def test_keys_can_be_switched_off(desk: Reader, jig_file: Path) -> None:
     with desk.reads(jig_file) as page:
-        page.get_by_text("Keys", exact=True).click()
-        page.get_by_role("checkbox", name="Keys work everywhere").uncheck()
+        page.get_by_text("Keyboard shortcuts", exact=True).click()
+        page.get_by_role("checkbox", name="Shortcuts work anywhere").uncheck()
         page.locator("h1").click()
         page.keyboard.press("l")
         assert not page.evaluate("musicgen.player.isLooping")
@@ -364,7 +364,7 @@ def test_the_piano_roll_shows_every_sound_and_differences_are_ringed(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_grave(browser: Browser, tune_file: Path, scheme: Any) -> None:
     with opened(browser, tune_file, color_scheme=scheme, bypass_csp=True) as page:
-        page.get_by_text("Keys", exact=True).click()
+        page.get_by_text("Keyboard shortcuts", exact=True).click()
         page.get_by_role("checkbox", name="Surprise").check()
         page.get_by_role("checkbox", name="Copies").check()
         assert serious(page, *(["color-contrast"] if scheme == "dark" else [])) == []
@@ -444,7 +444,7 @@ def test_a_screen_that_is_turned_goes_on_playing_and_showing(
 ) -> None:
     with opened(browser, tune_file, viewport={"width": 900, "height": 400}) as page:
         page.get_by_role("checkbox", name="Surprise").check()
-        page.evaluate("musicgen.transport.choose([0, 1])")
+        page.evaluate("musicgen.toolbar.setLoop([0, 1])")
         button(page, "Play").click()
         page.wait_for_selector(".bar-cover.playing")
         wide = page.locator(".tune-score > svg").get_attribute("viewBox")

@@ -198,8 +198,8 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     assert page.locator("#bars .cell[aria-pressed=true]").count() == 8
     assert page.locator("#view-b .bar-cover.locked").count() == 9  # and the pickup
     expect(page.locator("#bars-told")).to_contain_text(re.compile("bars 1.8 locked"))
-    page.get_by_role("button", name="Redraw the rest").click()
-    expect(status(page)).to_contain_text(re.compile("Redrawn but for bars 1.8"))
+    page.get_by_role("button", name="Regenerate the rest").click()
+    expect(status(page)).to_contain_text(re.compile("Regenerated all except bars 1.8"))
     redrawn = id_of(page)
     before, after = bars_of(serve.tune(near)), bars_of(serve.tune(redrawn))
     assert after[:9] == before[:9]
@@ -210,7 +210,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
 
     # undo, redo
     page.keyboard.press("Control+z")
-    expect(status(page)).to_have_text("Undone: this is tune 2.")
+    expect(status(page)).to_have_text("Undone: back to tune 2.")
     assert id_of(page) == near
     expect(page.locator("#knob-temperature")).to_have_value("0.9")
     page.keyboard.press("Control+z")
@@ -259,8 +259,8 @@ def test_what_is_kept_comes_back(
 ) -> None:
     generate(page, bars="16")
     kept = warmer(page)
-    page.get_by_role("button", name="Keep").click()
-    expect(page.locator("#keep-told")).to_have_text("Kept")
+    page.locator("#keep").click()
+    expect(page.locator("#keep-told")).to_have_text("Saved")
     expect(page.locator("#shelf-list li")).to_have_count(1)
     assert len(list(serve.tunes.glob("*.mid"))) == 1
     scores = drawn(page)
@@ -268,7 +268,7 @@ def test_what_is_kept_comes_back(
     page.reload()
     expect(page.locator("#knob-temperature")).to_have_value("0.9")
     expect(page.locator("#knob-bars")).to_have_value("16")
-    expect(page.locator("#keep-told")).to_have_text("Kept")
+    expect(page.locator("#keep-told")).to_have_text("Saved")
     assert (id_of(page), drawn(page)) == (kept, scores)
     assert generate(page, seed=8) != kept
     page.locator("#shelf-list a").click()
@@ -283,11 +283,11 @@ def test_what_is_kept_comes_back(
     page.locator("#shelf-list button").click()
     expect(page.locator("#shelf-list button")).to_have_text("Delete the file?")
     page.locator("#knob-bars").focus()  # whoever looks elsewhere has thought better of it
-    expect(page.locator("#shelf-list button")).to_have_text("Remove")
+    expect(page.locator("#shelf-list button")).to_have_text("Delete")
     page.locator("#shelf-list button").click()
     page.locator("#shelf-list button").click()
     expect(page.locator("#shelf-list li")).to_have_count(0)
-    expect(page.locator("#keep-told")).to_have_text("Keep")
+    expect(page.locator("#keep-told")).to_have_text("Save")
     assert list(serve.tunes.glob("*.mid")) == []
 
 
@@ -321,7 +321,7 @@ def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path
     page.locator("#generate").click()
     expect(status(page)).to_contain_text("New tune from idea.mid")
     assert [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18] == idea
-    page.get_by_role("button", name="Take it away").click()
+    page.get_by_role("button", name="Clear").click()
     expect(page.locator("#primer-name")).to_have_text("")
 
     data = (tmp_path / "idea.mid").read_bytes()
@@ -372,7 +372,7 @@ def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
     mine = page.locator("[data-run=mine]")
     expect(mine.locator(".state")).to_have_text("finished")
     expect(mine.locator("path.held")).to_have_count(1)
-    mine.get_by_role("button", name="Hear its latest tune").click()
+    mine.get_by_role("button", name="Play latest tune").click()
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
 
 
@@ -388,15 +388,15 @@ def test_a_model_of_live_playing_has_its_own_knobs_and_a_roll(page: Page, serve:
     expect(page.locator("#view-b .roll-note.sounding")).not_to_have_count(0)
     assert page.locator("#bars .cell").count() == 0
     assert page.locator("#files button").all_text_contents() == ["MIDI", "WAV", "SVG", "PNG"]
-    page.get_by_role("button", name="Another like it").click()
-    expect(status(page)).to_contain_text("Another like it: Performance")
+    page.locator("#redraw").click()
+    expect(status(page)).to_contain_text("Regenerated: Performance")
     page.locator("#compare").click()
     expect(status(page)).to_have_text("A and B differ.")
     page.locator("#compare").click()
     page.locator("#keep").click()
     expect(page.locator("#shelf-list a")).to_contain_text("Performance")
     page.locator("#keep").click()
-    expect(status(page)).to_contain_text("Taken off")
+    expect(status(page)).to_contain_text("Deleted")
     page.locator("#model").select_option("folk")
     expect(page.locator("#knob-key")).to_be_visible()
     generate(page, bars="4")
@@ -424,7 +424,7 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     page.locator("#primer-file").set_input_files(file)
     expect(page.locator("#primer-name")).to_contain_text("onerror")
     shelf.click()
-    expect(status(page)).to_contain_text("Brought back")
+    expect(status(page)).to_contain_text("Opened from link")
     generate(page, bars="8")
     expect(page.locator("#takes li").last).to_contain_text("onerror")
     assert page.locator("img").count() == 0
@@ -449,12 +449,12 @@ def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> 
         expect(page.locator("#knob-range")).to_have_value("")
         assert id_of(page) == first
         page.locator("#bars .cell").first.click()
-        page.get_by_role("button", name="Redraw the rest").click()
-        expect(status(page)).to_contain_text("Redrawn")
+        page.get_by_role("button", name="Regenerate the rest").click()
+        expect(status(page)).to_contain_text("Regenerated")
         page.locator("#knob-bars").fill("12")
         page.keyboard.press("Enter")
         expect(page.locator("#alert")).to_contain_text("does not allow another")
-        page.get_by_role("button", name="New tune with it").click()
+        page.get_by_role("button", name="New tune with these settings").click()
         expect(status(page)).to_contain_text("New tune")
         assert serve.tune(id_of(page))["bars"] == 12
         page.goto(f"{serve.address}/#tune=0123456789abcdef")
@@ -466,15 +466,15 @@ def test_a_restart_in_the_middle_loses_nothing(browser: Browser, serve: Serve) -
         generate(page, bars="16", form="AABB")
         near = warmer(page)
         serve.stop()
-        page.get_by_role("button", name="Another like it").click()
+        page.locator("#redraw").click()
         expect(page.locator("#alert")).to_contain_text("is musicgen serve still running?")
         page.locator("#play").click()  # what is there can still be heard
         expect(page.locator("#view-b .note.sounding")).not_to_have_count(0)
         page.locator("#play").click()
         serve.start()
         page.locator("#bars .cell").first.click()
-        page.get_by_role("button", name="Redraw the rest").click()
-        expect(status(page)).to_contain_text("Redrawn but for bar 1")
+        page.get_by_role("button", name="Regenerate the rest").click()
+        expect(status(page)).to_contain_text("Regenerated all except bar 1")
         assert bars_of(serve.tune(id_of(page)))[0] == bars_of(serve.tune(near))[0]
 
 

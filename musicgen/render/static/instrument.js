@@ -1,15 +1,16 @@
 /**
- * Instruments made of oscillators alone: struck and plucked strings that die away, bowed and blown
- * tones that last, and a drum kit of noise. Nothing is sampled, nothing is loaded.
+ * Instruments synthesised with Web Audio: decaying tones (struck and plucked), sustained tones
+ * (bowed and blown), and a drum kit of filtered noise. They need no samples and load nothing.
  */
 
 /**
- * What a family of General MIDI programs sounds like.
+ * The sound of a family of General MIDI programs.
  *
- * partials: how loud the n-th partial is; count: how many there are; level: of the whole tone.
- * struck: `decay` is the time constant at middle C, `bright` how much sooner high partials die.
- * held: seconds of attack and release; vibrato in cents; breath: the share of noise; reeds: cents
- * between two oscillators.
+ * partials: amplitude of the n-th partial; count: number of partials; level: gain of the tone.
+ * Decaying tones have `decay`, the time constant in seconds at middle C, and `bright`, the factor by
+ * which high partials decay faster. Sustained tones have `attack`. release: seconds; vibrato: cents;
+ * breath: share of noise; reeds: detuning between two oscillators in cents; open: cutoff of the
+ * lowpass filter in multiples of the fundamental.
  * @typedef {{partials: (n: number) => number, count: number, level: number, decay?: number,
  *   bright?: number, attack?: number, release?: number, vibrato?: number, breath?: number,
  *   reeds?: number, open?: number}} Timbre
@@ -108,7 +109,7 @@ const TIMBRES = {
   },
 };
 
-/** Which family a General MIDI program is of: [the first program, family], in order. */
+/** The family of each General MIDI program, as [first program, family] in ascending order. */
 const FAMILIES = [
   [0, "piano"],
   [8, "bells"],
@@ -134,11 +135,11 @@ const FAMILIES = [
   [112, "bells"],
 ];
 
-export const DRUMS = -1; // in place of a program
-const SOON = 0.004; // seconds of attack of what is struck
+const DRUMS = -1; // takes the place of a program number; see DRUMS in tune_json.py
+const STRIKE_SECONDS = 0.004; // attack of a decaying tone
 
 /** @param {number} program @returns {string} */
-export function familyOf(program) {
+function familyOf(program) {
   return FAMILIES.findLast(([first]) => first <= program)[1];
 }
 
@@ -147,43 +148,49 @@ export function frequencyOf(pitch) {
   return 440 * 2 ** ((pitch - 69) / 12);
 }
 
-/** Numbers from -1 to 1 that sound like noise and are the same every time. */
-function* noise() {
+/** Yield white noise from -1 to 1; the same sequence every time. */
+function* noiseSamples() {
   for (let state = 1; ; state = (Math.imul(state, 1664525) + 1013904223) | 0) yield state / 2 ** 31;
 }
 
-/** @param {BaseAudioContext} context @param {number} seconds @param {(t: number) => number} shape */
-function noiseBuffer(context, seconds, shape, channels = 1) {
+/**
+ * Fill a buffer with noise.
+ * @param {BaseAudioContext} context
+ * @param {number} seconds
+ * @param {(seconds: number) => number} envelope amplitude by time
+ */
+function createNoiseBuffer(context, seconds, envelope, channels = 1) {
   const length = Math.ceil(seconds * context.sampleRate);
   const buffer = context.createBuffer(channels, length, context.sampleRate);
-  const source = noise();
+  const samples = noiseSamples();
   for (let channel = 0; channel < channels; channel++) {
     const data = buffer.getChannelData(channel);
-    for (let i = 0; i < length; i++) data[i] = source.next().value * shape(i / context.sampleRate);
+    for (let i = 0; i < length; i++) data[i] = samples.next().value * envelope(i / context.sampleRate);
   }
   return buffer;
 }
 
-/** A small room: what the mix goes through, dry and with its echo. */
-export function room(context) {
+/** Create the output chain (reverb of a small room, limiter) and return its input node. */
+export function createRoom(context) {
   const input = context.createGain();
-  const limit = new DynamicsCompressorNode(context, {
+  const limiter = new DynamicsCompressorNode(context, {
     threshold: -14,
     knee: 12,
     ratio: 5,
     attack: 0.004,
     release: 0.16,
   });
-  const echo = context.createConvolver();
-  echo.buffer = noiseBuffer(context, 1.3, (t) => (t < 0.012 ? 0 : Math.exp(-t * 5.2)), 2);
+  const reverb = context.createConvolver();
+  reverb.buffer = createNoiseBuffer(context, 1.3, (t) => (t < 0.012 ? 0 : Math.exp(-t * 5.2)), 2);
   const wet = new GainNode(context, { gain: 0.16 });
-  input.connect(limit);
+  input.connect(limiter);
   input
     .connect(new BiquadFilterNode(context, { type: "lowpass", frequency: 4200 }))
-    .connect(echo)
+    .connect(reverb)
     .connect(wet)
-    .connect(limit);
-  limit.connect(new GainNode(context, { gain: 0.7 })).connect(context.destination); // eight loud notes fit
+    .connect(limiter);
+  const headroom = new GainNode(context, { gain: 0.7 }); // eight loud notes do not clip
+  limiter.connect(headroom).connect(context.destination);
   return input;
 }
 
@@ -192,149 +199,152 @@ export class Instrument {
   constructor(context) {
     this.context = context;
     this.waves = new Map();
-    this.hiss = null;
+    this.noiseLoop = null;
   }
 
   /**
-   * Play one note into a node; return the sources, which stop by themselves.
-   * @param {AudioNode} into
+   * Schedule one note and return its sources, which stop by themselves.
+   * @param {AudioNode} output
    * @param {{program: number, pitch: number, velocity: number, when: number, length: number}} note
    * @returns {AudioScheduledSourceNode[]}
    */
-  play(into, note) {
-    if (note.program === DRUMS) return this.#drum(into, note);
+  play(output, note) {
+    if (note.program === DRUMS) return this.#playDrum(output, note);
     const timbre = TIMBRES[familyOf(note.program)];
-    return timbre.decay ? this.#struck(into, note, timbre) : this.#held(into, note, timbre);
+    return timbre.decay
+      ? this.#playDecaying(output, note, timbre)
+      : this.#playSustained(output, note, timbre);
   }
 
-  /** A click of the count-in. */
-  click(into, when, isFirst) {
-    const { tone, level } = this.#tone(into, isFirst ? 1760 : 1320, when, null);
+  /** Schedule a click of the count-in and return its sources. */
+  playClick(output, when, isFirst) {
+    const { tone, level } = this.#startTone(output, isFirst ? 1760 : 1320, when, null);
     level.gain.setValueAtTime(0.18, when);
     level.gain.setTargetAtTime(0, when + 0.01, 0.018);
     tone.stop(when + 0.15);
     return [tone];
   }
 
-  /** Two layers: the lower partials ring on, the higher die soon. */
-  #struck(into, { program, pitch, velocity, when, length }, timbre) {
+  /** Use two layers: low partials decay slowly, high partials fast. */
+  #playDecaying(output, { program, pitch, velocity, when, length }, timbre) {
     const family = familyOf(program);
     const frequency = frequencyOf(pitch);
-    const loud = timbre.level * loudness(velocity, pitch);
-    const ringing = timbre.decay * 2 ** ((60 - pitch) / 20);
+    const peak = timbre.level * gainOf(velocity, pitch);
+    const lowDecay = timbre.decay * 2 ** ((60 - pitch) / 20);
     const layers = [
-      [`${family} low`, 1, ringing, -1],
-      [`${family} high`, 0.8, ringing / timbre.bright, 1.5],
+      [`${family} low`, 1, lowDecay, -1],
+      [`${family} high`, 0.8, lowDecay / timbre.bright, 1.5],
     ];
     return layers.map(([name, share, decay, cents]) => {
-      const { tone, level } = this.#tone(into, frequency, when, this.#wave(name, timbre), cents);
+      const wave = this.#getWave(name, timbre);
+      const { tone, level } = this.#startTone(output, frequency, when, wave, cents);
       level.gain.setValueAtTime(0, when);
-      level.gain.linearRampToValueAtTime(loud * share, when + SOON);
-      level.gain.setTargetAtTime(0, when + SOON, decay);
+      level.gain.linearRampToValueAtTime(peak * share, when + STRIKE_SECONDS);
+      level.gain.setTargetAtTime(0, when + STRIKE_SECONDS, decay);
       level.gain.setTargetAtTime(0, when + Math.max(length, 0.05), timbre.release);
       tone.stop(when + Math.max(length, 0.05) + timbre.release * 7);
       return tone;
     });
   }
 
-  #held(into, { program, pitch, velocity, when, length }, timbre) {
+  #playSustained(output, { program, pitch, velocity, when, length }, timbre) {
     const frequency = frequencyOf(pitch);
-    const loud = timbre.level * loudness(velocity, pitch);
+    const peak = timbre.level * gainOf(velocity, pitch);
     const end = when + Math.max(length, 0.06);
-    const through = this.#filter({
+    const lowpass = this.#createFilter({
       type: "lowpass",
       Q: 0.3,
       frequency: frequency * (timbre.open ?? 10) + 900,
     });
-    through.connect(into);
-    const wave = this.#wave(familyOf(program), timbre);
-    const voices = timbre.reeds ? [-timbre.reeds / 2, timbre.reeds / 2] : [0];
-    const sources = voices.map((cents) => {
-      const { tone, level } = this.#tone(through, frequency, when, wave, cents);
-      swell(level.gain, loud / voices.length ** 0.5, when, end, timbre);
+    lowpass.connect(output);
+    const wave = this.#getWave(familyOf(program), timbre);
+    const detunings = timbre.reeds ? [-timbre.reeds / 2, timbre.reeds / 2] : [0];
+    const sources = detunings.map((cents) => {
+      const { tone, level } = this.#startTone(lowpass, frequency, when, wave, cents);
+      shapeSustain(level.gain, peak / detunings.length ** 0.5, when, end, timbre);
       tone.stop(end + timbre.release * 6);
       return tone;
     });
-    if (timbre.vibrato && length > 0.28) sources.push(this.#vibrato(sources, when, end, timbre));
-    if (timbre.breath) sources.push(this.#breath(into, frequency, loud, when, end, timbre));
+    if (timbre.vibrato && length > 0.28) sources.push(this.#addVibrato(sources, when, end, timbre));
+    if (timbre.breath) sources.push(this.#addBreath(output, frequency, peak, when, end, timbre));
     return sources;
   }
 
-  /** The pitch comes and goes a little, once the tone stands. */
-  #vibrato(tones, when, end, timbre) {
+  /** Modulate the pitch, fading in once the attack is over. */
+  #addVibrato(tones, when, end, timbre) {
     const depth = new GainNode(this.context, { gain: 0 });
     depth.gain.setValueAtTime(0, when + 0.16);
     depth.gain.linearRampToValueAtTime(timbre.vibrato, when + 0.45);
-    const slow = new OscillatorNode(this.context, { frequency: 5.3 });
-    slow.connect(depth);
+    const modulator = new OscillatorNode(this.context, { frequency: 5.3 });
+    modulator.connect(depth);
     for (const tone of tones) depth.connect(tone.detune);
-    slow.start(when);
-    slow.stop(end + timbre.release * 6);
-    return slow;
+    modulator.start(when);
+    modulator.stop(end + timbre.release * 6);
+    return modulator;
   }
 
-  #breath(into, frequency, loud, when, end, timbre) {
-    const { source, level } = this.#noise(
-      into,
+  #addBreath(output, frequency, peak, when, end, timbre) {
+    const { source, level } = this.#startNoise(
+      output,
       { type: "bandpass", frequency: frequency * 3, Q: 0.8 },
       when,
     );
-    swell(level.gain, loud * timbre.breath * 4, when, end, { ...timbre, attack: 0.02 });
+    shapeSustain(level.gain, peak * timbre.breath * 4, when, end, { ...timbre, attack: 0.02 });
     source.stop(end + timbre.release * 6);
     return source;
   }
 
-  /** A drum is noise through a filter, low ones with a falling tone. */
-  #drum(into, { pitch, velocity, when }) {
+  /** A drum is filtered noise; low drums add a tone of falling pitch. */
+  #playDrum(output, { pitch, velocity, when }) {
     const isLow = pitch < 38 || (pitch > 40 && pitch < 51 && pitch % 2);
-    const loud = 0.5 * loudness(velocity, 60);
-    const kind = isLow ? "lowpass" : pitch > 41 ? "highpass" : "bandpass";
-    const { source, level } = this.#noise(
-      into,
-      { type: kind, frequency: isLow ? 400 : pitch > 41 ? 6000 : 1900 },
+    const peak = 0.5 * gainOf(velocity, 60);
+    const filterType = isLow ? "lowpass" : pitch > 41 ? "highpass" : "bandpass";
+    const { source, level } = this.#startNoise(
+      output,
+      { type: filterType, frequency: isLow ? 400 : pitch > 41 ? 6000 : 1900 },
       when,
     );
-    level.gain.setValueAtTime(loud, when);
+    level.gain.setValueAtTime(peak, when);
     level.gain.setTargetAtTime(0, when, pitch > 48 ? 0.12 : 0.045);
     source.stop(when + 0.8);
     if (!isLow) return [source];
-    const { tone, level: thump } = this.#tone(into, 60 + pitch, when, null);
+    const { tone, level: toneLevel } = this.#startTone(output, 60 + pitch, when, null);
     tone.frequency.setTargetAtTime(48, when, 0.04);
-    thump.gain.setValueAtTime(loud * 1.4, when);
-    thump.gain.setTargetAtTime(0, when + 0.01, 0.07);
+    toneLevel.gain.setValueAtTime(peak * 1.4, when);
+    toneLevel.gain.setTargetAtTime(0, when + 0.01, 0.07);
     tone.stop(when + 0.6);
     return [source, tone];
   }
 
-  #tone(into, frequency, when, wave, cents = 0) {
+  #startTone(output, frequency, when, wave, cents = 0) {
     const tone = new OscillatorNode(this.context, { frequency, detune: cents });
     if (wave) tone.setPeriodicWave(wave);
     const level = new GainNode(this.context, { gain: 0 });
-    tone.connect(level).connect(into);
+    tone.connect(level).connect(output);
     tone.start(when);
     return { tone, level };
   }
 
-  #noise(into, filter, when) {
-    this.hiss ??= noiseBuffer(this.context, 1, () => 1);
-    const source = new AudioBufferSourceNode(this.context, { buffer: this.hiss, loop: true });
+  #startNoise(output, filter, when) {
+    this.noiseLoop ??= createNoiseBuffer(this.context, 1, () => 1);
+    const source = new AudioBufferSourceNode(this.context, { buffer: this.noiseLoop, loop: true });
     const level = new GainNode(this.context, { gain: 0 });
-    source.connect(this.#filter(filter)).connect(level).connect(into);
+    source.connect(this.#createFilter(filter)).connect(level).connect(output);
     source.start(when);
     return { source, level };
   }
 
-  #filter(options) {
+  #createFilter(options) {
     return new BiquadFilterNode(this.context, {
       ...options,
       frequency: Math.min(options.frequency, this.context.sampleRate / 4),
     });
   }
 
-  /** The wave of a family; of one that is struck, "low" and "high" are its two layers. */
-  #wave(name, timbre) {
+  /** Return the cached wave of a family, or of one of its layers ("piano low", "piano high"). */
+  #getWave(name, timbre) {
     if (!this.waves.has(name)) {
-      const partials = Array.from({ length: timbre.count }, (_, i) => partial(timbre, name, i + 1));
+      const partials = Array.from({ length: timbre.count }, (_, i) => partialOf(timbre, name, i + 1));
       const imag = Float32Array.from([0, ...partials]);
       this.waves.set(
         name,
@@ -347,18 +357,19 @@ export class Instrument {
   }
 }
 
-function partial(timbre, name, n) {
+/** Return the amplitude of the n-th partial in a layer; the low layer has the first four. */
+function partialOf(timbre, name, n) {
   if (name.endsWith(" low")) return n <= 4 ? timbre.partials(n) : 0;
   return name.endsWith(" high") && n <= 4 ? 0 : timbre.partials(n);
 }
 
-/** How loud a note is: low ones a little softer, for their many partials are heard. */
-function loudness(velocity, pitch) {
+/** Return the gain of a note. Low notes are a little softer, since more of their partials are audible. */
+function gainOf(velocity, pitch) {
   return (velocity / 127) ** 1.4 * 2 ** ((Math.min(pitch, 84) - 72) / 60);
 }
 
-/** Let a held tone come, stand and go. */
-function swell(gain, level, when, end, { attack, release }) {
+/** Schedule attack, sustain and release of a sustained tone. */
+function shapeSustain(gain, level, when, end, { attack, release }) {
   gain.setValueAtTime(0, when);
   gain.setTargetAtTime(level, when, attack / 2.5);
   gain.setTargetAtTime(0, end, release);

@@ -1,100 +1,97 @@
+import { byId, downloadBlob, html } from "./dom.js";
 import { Instrument } from "./instrument.js";
 import { Player } from "./player.js";
-import { Transport, SHORTCUTS } from "./transport.js";
-import { TuneView, html } from "./view.js";
+import { PlayerToolbar, SHORTCUTS } from "./player_toolbar.js";
+import { TuneView } from "./tune_view.js";
 
-/** The one-file page: everything it shows stands in the file. */
+/** Entry point of the one-file page: the file holds the tune, its score and this script. */
 
-const tune = JSON.parse(document.getElementById("tune").textContent);
-const wide = document.querySelector(".tune-score > svg");
+const tune = JSON.parse(byId("tune").textContent);
+const wideScore = document.querySelector(".tune-score > svg");
 const player = new Player();
-const view = new TuneView(document.getElementById("view"));
-const isNarrow = matchMedia("(max-width: 40rem)");
+const view = new TuneView(byId("view"));
+const narrowScreen = matchMedia("(max-width: 40rem)");
 
-/** Show the score that fits: a phone has lines of its own, paper has those of a wide screen. */
-function show(hasLittleRoom) {
-  if (!wide) view.show(tune);
-  else if (hasLittleRoom) view.show({ ...tune, svg: tune.narrow });
-  else view.show(tune, wide.cloneNode(true));
+/** Show the score that fits: a phone has its own line breaks, paper those of a wide screen. */
+function showScore(isNarrow) {
+  if (!wideScore) view.show(tune);
+  else if (isNarrow) view.show({ ...tune, svg: tune.narrow });
+  else view.show(tune, wideScore.cloneNode(true));
 }
 
-show(isNarrow.matches);
-const transport = new Transport(document.getElementById("player"), player, view);
+showScore(narrowScreen.matches);
+const toolbar = new PlayerToolbar(byId("player"), player, view);
 
-function showAgain(hasLittleRoom) {
-  show(hasLittleRoom);
-  transport.refresh();
+function redrawScore(isNarrow) {
+  showScore(isNarrow);
+  toolbar.refresh();
 }
 
-/** One drawing a system, so that a page of paper ends between two of them. */
-function* systemsApart(root) {
+/** Yield one drawing per system, so that page breaks fall between systems. */
+function* splitSystems(root) {
   const { x, y, width, height } = root.viewBox.baseVal;
   const box = root.getBoundingClientRect();
   const scale = height / box.height;
-  const edges = [...root.querySelectorAll(".system")]
+  const systems = [...root.querySelectorAll(".system")]
     .map((system) => system.getBoundingClientRect())
     .filter((system) => system.height)
     .map(({ top, bottom }) => [(top - box.top) * scale, (bottom - box.top) * scale]);
-  const cuts = edges.slice(1).map(([top], index) => (edges[index][1] + top) / 2);
-  const borders = [y, ...cuts, y + height];
-  for (const [index, start] of borders.slice(0, -1).entries()) {
+  const cuts = systems.slice(1).map(([top], index) => (systems[index][1] + top) / 2);
+  const edges = [y, ...cuts, y + height];
+  for (const [index, start] of edges.slice(0, -1).entries()) {
     const piece = root.cloneNode(true);
-    piece.setAttribute("viewBox", `${x} ${start} ${width} ${borders[index + 1] - start}`);
+    piece.setAttribute("viewBox", `${x} ${start} ${width} ${edges[index + 1] - start}`);
     piece.setAttribute("class", "piece");
-    for (const name of ["width", "height"]) piece.removeAttribute(name); // the box alone says its shape
+    for (const name of ["width", "height"]) piece.removeAttribute(name); // viewBox sets the shape
     yield piece;
   }
 }
 
-function preparePaper() {
-  if (isNarrow.matches) showAgain(false);
+function prepareForPrint() {
+  if (narrowScreen.matches) redrawScore(false);
   const root = view.score.querySelector("svg");
   if (!root) return;
-  view.score.append(...systemsApart(root));
+  view.score.append(...splitSystems(root));
   root.classList.add("whole");
 }
 
-function putPaperAway() {
+function restoreAfterPrint() {
   for (const piece of view.score.querySelectorAll(".piece")) piece.remove();
   view.score.querySelector("svg")?.classList.remove("whole");
-  if (isNarrow.matches) showAgain(true);
+  if (narrowScreen.matches) redrawScore(true);
 }
 
-isNarrow.addEventListener("change", () => {
-  if (!view.score.querySelector(".piece")) showAgain(isNarrow.matches); // paper has a width too
+narrowScreen.addEventListener("change", () => {
+  const isPrinting = view.score.querySelector(".piece"); // the width of the paper triggers this too
+  if (!isPrinting) redrawScore(narrowScreen.matches);
 });
-window.addEventListener("beforeprint", preparePaper);
-window.addEventListener("afterprint", putPaperAway);
+window.addEventListener("beforeprint", prepareForPrint);
+window.addEventListener("afterprint", restoreAfterPrint);
 
-/** Hand out a file that the page has inside. */
-function download(suffix) {
-  const [bytes, type] =
+/** Download a file that is embedded in the page. */
+function downloadFile(suffix) {
+  const [content, type] =
     suffix === "mid"
       ? [Uint8Array.from(atob(tune.midi), (c) => c.charCodeAt(0)), "audio/midi"]
       : [tune.abc, "text/vnd.abc;charset=utf-8"];
-  const url = URL.createObjectURL(new Blob([bytes], { type }));
-  const link = html("a", { href: url, download: `${document.body.dataset.name}.${suffix}` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 60000);
+  downloadBlob(new Blob([content], { type }), `${document.body.dataset.name}.${suffix}`);
 }
 
 for (const button of document.querySelectorAll("[data-download]")) {
-  button.addEventListener("click", () => download(button.dataset.download));
+  button.addEventListener("click", () => downloadFile(button.dataset.download));
 }
 
-const isOn = document.getElementById("shortcuts");
-isOn.addEventListener("change", () => (transport.hasShortcuts = isOn.checked));
-document
-  .getElementById("keys")
-  .append(
-    ...SHORTCUTS.map(([keys, what]) =>
-      html(
-        "div",
-        {},
-        html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))),
-        html("dd", {}, what),
-      ),
+const shortcutsBox = byId("shortcuts");
+shortcutsBox.addEventListener("change", () => (toolbar.hasShortcuts = shortcutsBox.checked));
+byId("keys").append(
+  ...SHORTCUTS.map(([keys, description]) =>
+    html(
+      "div",
+      {},
+      html("dt", {}, ...keys.split(" ").map((key) => html("kbd", {}, key))),
+      html("dd", {}, description),
     ),
-  );
+  ),
+);
 
-globalThis.musicgen = { player, view, transport, Instrument }; // for the console, and for tests
+globalThis.musicgen = { player, view, toolbar, Instrument }; // for the console and for tests
