@@ -30,8 +30,8 @@ from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
 from musicgen.model.network import LanguageModel
 from musicgen.training.batches import Window
-from musicgen.training.heldout_loss import Held, evaluate
-from musicgen.training.plan import FRESH, pitches_of
+from musicgen.training.heldout_loss import HeldOutScore, evaluate
+from musicgen.training.plan import FRESH_PRESETS, find_pitch_ranges
 from musicgen.training.trainer import Trainer
 
 
@@ -42,7 +42,7 @@ class Normed(LanguageModel):
         super().__init__(settings, generator)
         self.norm = nn.LayerNorm(settings.hidden)
 
-    def logits(self, outputs: Tensor) -> Tensor:
+    def compute_logits(self, outputs: Tensor) -> Tensor:
         """Normalise, then take the head."""
         return super().logits(self.norm(outputs))
 
@@ -201,7 +201,7 @@ def difference(
     """Return how many bits a note a variant adds, and the interval over tunes; seeds are pooled."""
     more = sum(np.array(row["bits"]) for row in rows) / len(rows)
     less = sum(np.array(row["bits"]) for row in base) / len(base)
-    held = Held((more - less) * math.log(2), np.ones(len(more)), np.array(base[0]["notes"]))
+    held = HeldOutScore((more - less) * math.log(2), np.ones(len(more)), np.array(base[0]["notes"]))
     return held.bits_per_note, *held.interval(np.random.default_rng(0))
 
 
@@ -248,7 +248,7 @@ def main() -> None:
             plan = TrainingSettings(
                 tokens=tokens,
                 seed=seed,
-                first_bptt=FRESH[-1].first_bptt,
+                first_bptt=FRESH_PRESETS[-1].first_bptt,
                 patience=10**6,
             )
             known.append(run(variant, data, shape, plan))
@@ -280,7 +280,7 @@ def read(arguments: argparse.Namespace) -> tuple[Data, int, int]:
         [tune.ids for tune in valid],
         [tune.notes for tune in valid],
         dataset.vocabulary_size,
-        pitches_of(dataset.codec),
+        find_pitch_ranges(dataset.codec),
     )
     return data, arguments.hidden, arguments.tokens
 

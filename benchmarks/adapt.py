@@ -32,15 +32,20 @@ import numpy as np
 
 from musicgen.checkpoint import Checkpoint
 from musicgen.corpus.build import build
-from musicgen.corpus.sources import find
+from musicgen.corpus.sources import find_files
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats.abc import decode_bytes
 from musicgen.model.network import LanguageModel
-from musicgen.training.fine_tune import grown
+from musicgen.training.fine_tune import extend_embeddings
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.memorisation import copied, known_of, stretches, stretches_of
-from musicgen.training.plan import Options, divided, plan
-from musicgen.training.run import Run
+from musicgen.training.memorisation import (
+    count_copied,
+    extract_encoded_ngrams,
+    extract_ngrams,
+    merge_ngrams,
+)
+from musicgen.training.plan import TrainingOptions, adjust_split, make_plan
+from musicgen.training.run import TrainingRun
 from musicgen.tune import Model, load
 
 GENERAL = re.compile(
@@ -58,16 +63,16 @@ class Size:
     held: int = HELD
     regions: int = REGIONS
     written: int = WRITTEN
-    options: Options = field(default_factory=lambda: Options(minutes=MINUTES))
+    options: TrainingOptions = field(default_factory=lambda: TrainingOptions(minutes=MINUTES))
 
 
-TOY = Size(3, 4, 2, 1, Options(epochs=1, device="cpu"))
+TOY = Size(3, 4, 2, 1, TrainingOptions(epochs=1, device="cpu"))
 
 
 def read_texts(source: str, names: str) -> list[str]:
     """Return the tunes of a collection as they stand in its ABC files."""
     found = []
-    for file in find(source).files:
+    for file in find_files(source).files:
         if re.search(names, file.name):
             text = decode_bytes(file.path.read_bytes())
             starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
@@ -120,17 +125,17 @@ def measure(tunes: Sequence[EncodedTune], start: Model, size: Size) -> dict[str,
     """Adapt to some tunes, and judge by others."""
     learnt, held = tunes[: size.learnt], tunes[size.learnt : size.learnt + size.held]
     names = start.checkpoint.vocabulary
-    dataset = divided(Dataset(learnt, [], [], start.codec.name, names, {}))
+    dataset = adjust_split(Dataset(learnt, [], [], start.codec.name, names, {}))
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        found = plan(dataset, size.options, start.checkpoint)
-        run = Run(dataset, found, "adapted", Path(folder) / "run", start=start.checkpoint)
+        found = make_plan(dataset, size.options, start.checkpoint)
+        run = TrainingRun(dataset, found, "adapted", Path(folder) / "run", start=start.checkpoint)
         for _ in run.train():
             pass
         seconds = time.monotonic() - began
         adapted = load(Path(folder) / "run")
-    known = known_of(stretches_of(tune, start.codec) for tune in learnt)
-    human = copied([stretches_of(tune, start.codec) for tune in held], known)
+    known = merge_ngrams(extract_encoded_ngrams(tune, start.codec) for tune in learnt)
+    human = count_copied([extract_encoded_ngrams(tune, start.codec) for tune in held], known)
     models = {"folk": start, "adapted": adapted}
     return {
         "tokens": run.trainer.best.tokens,
@@ -138,7 +143,7 @@ def measure(tunes: Sequence[EncodedTune], start: Model, size: Size) -> dict[str,
         **{name: round(bits(model.checkpoint, held), 4) for name, model in models.items()},
         "human": round(human.rate, 5),
         **{
-            f"copied_{name}": round(copied(written(model, size.written), known).rate, 5)
+            f"copied_{name}": round(count_copied(written(model, size.written), known).rate, 5)
             for name, model in models.items()
         },
     }
@@ -147,13 +152,13 @@ def measure(tunes: Sequence[EncodedTune], start: Model, size: Size) -> dict[str,
 def bits(checkpoint: Checkpoint, tunes: Sequence[EncodedTune]) -> float:
     """Return bits a note."""
     model = LanguageModel(replace(checkpoint.settings, dropout=0.0, embedding_dropout=0.0))
-    model.put(grown(checkpoint, checkpoint.settings.vocabulary_size))
+    model.put(extend_embeddings(checkpoint, checkpoint.settings.vocabulary_size))
     return evaluate(model, [t.ids for t in tunes], [t.notes for t in tunes]).bits_per_note
 
 
 def written(model: Model, count: int) -> Iterable[Any]:
     """Let a model write, as `musicgen sample` does."""
-    return (stretches(model.sample(seed=1, number=number).score) for number in range(count))
+    return (extract_ngrams(model.sample(seed=1, number=number).score) for number in range(count))
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:

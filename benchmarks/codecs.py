@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.formats import abc, musicxml
-from musicgen.music.performance import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Score
-from musicgen.tokens.codec import AnyCodec, first_illegal
-from musicgen.tokens.registry import CODECS, find
+from musicgen.tokens.codec import AnyCodec, find_first_illegal
+from musicgen.tokens.registry import CODECS, find_codec
 
 EXAMPLE = "X:1\nT:Small\nR:jig\nM:6/8\nL:1/8\nQ:3/8=100\nK:G\n|:D|G2A B2c|(3ABA G-G2:|\n"
 NOTES = ("measures", "performance", "frames", "frames-16")
@@ -33,7 +33,7 @@ def main() -> None:
         print("\n".join(example()))
         return
     scores = list(chorales(4 if options.toy else None))
-    rows = [measured(find(name), scores) for name in NOTES]
+    rows = [measured(find_codec(name), scores) for name in NOTES]
     if options.json:
         print(json.dumps(rows))
         return
@@ -71,7 +71,7 @@ def measured(codec: AnyCodec, scores: Sequence[Score]) -> dict[str, Any]:
         decoded = codec.decode(encoded.ids, encoded.setting)
         unequal += codec.encode(decoded.piece).ids != encoded.ids or decoded.dropped > 0
         walk = codec.walk(encoded.setting, strict=False)
-        illegal += first_illegal(encoded.ids, walk) is not None
+        illegal += find_first_illegal(encoded.ids, walk) is not None
         ids, lost = ids + len(encoded.ids), lost + encoded.lost
         notes += len(score.unfolded().notes)
         worst = max(worst, moved(score, decoded.piece))
@@ -85,11 +85,11 @@ def measured(codec: AnyCodec, scores: Sequence[Score]) -> dict[str, Any]:
 def moved(before: Score, after: Score) -> int:
     """Return how far the onset of a note that is there is, at the most, from one in the score."""
     onsets: dict[int, list[int]] = {}
-    for note in performed(before).notes:
+    for note in to_performance(before).notes:
         onsets.setdefault(note.pitch, []).append(note.onset)
     nearest = (
         min(abs(onset - note.onset) for onset in onsets[note.pitch])
-        for note in performed(after).notes
+        for note in to_performance(after).notes
     )
     return max(nearest, default=0)
 

@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from musicgen import formats
-from musicgen.corpus.sources import tunes
+from musicgen.corpus.sources import iter_tunes
 from musicgen.music.score import Score
 
 MEMORY_LIMIT, CORES_LIMIT = 1.15, 1.8
@@ -84,7 +84,7 @@ def moved(scores: list[Score]) -> Iterator[Score]:
 def make_files(folder: Path, count: int, source: str = "ryan") -> None:
     """Write so many files, half of them MIDI."""
     folder.mkdir()
-    scores = [score for score, _ in tunes(source) if isinstance(score, Score)]
+    scores = [score for score, _ in iter_tunes(source) if isinstance(score, Score)]
     for number, score in zip(range(count), moved(scores), strict=False):
         formats.write(score, folder / f"{number:05d}{'.mid' if number % 2 else '.abc'}")
 
@@ -132,8 +132,8 @@ def cores(here: Path, size: int, times: int) -> None:
 def cluster(here: Path, size: int) -> None:
     from distributed import LocalCluster
 
-    from musicgen.corpus.build import Progress, build
-    from musicgen.corpus.dispatch import dask
+    from musicgen.corpus.build import BuildProgress, build
+    from musicgen.corpus.dispatch import connect_dask
 
     make_files(here / "files-cluster", size)
     one, _, _ = built(here / "files-cluster", here / "one", 1)
@@ -141,13 +141,13 @@ def cluster(here: Path, size: int) -> None:
         doomed = next(iter(workers.workers.values())).pid
         gone = False
 
-        def killing(now: Progress) -> None:
+        def killing(now: BuildProgress) -> None:
             nonlocal gone
             if not gone and now.files >= size // 3:
                 gone = True
                 os.kill(doomed, signal.SIGKILL)
 
-        with dask(workers.scheduler_address) as executor:
+        with connect_dask(workers.scheduler_address) as executor:
             began = time.perf_counter()
             build([here / "files-cluster"], here / "three", executor=executor, progress=killing)
             three = time.perf_counter() - began

@@ -26,10 +26,10 @@ sys.path.insert(0, str(ROOT))
 
 import musicgen  # noqa: E402
 from musicgen.formats import abc, musicxml  # noqa: E402
-from musicgen.music.bars import bars  # noqa: E402
+from musicgen.music.bars import find_bars  # noqa: E402
 from musicgen.music.score import Score  # noqa: E402
 from musicgen.notation import mei  # noqa: E402
-from musicgen.notation.engraving import sheet  # noqa: E402
+from musicgen.notation.engraving import build_sheet  # noqa: E402
 from musicgen.notation.score_images import engrave, engrave_png  # noqa: E402
 from tests import read_svg  # noqa: E402
 from tests.oracles import all_tunes  # noqa: E402
@@ -70,8 +70,8 @@ def truth(tunes: list[Score]) -> None:
 
 
 def is_on_the_page(score: Score) -> bool:
-    lengths = [bar.steps for bar in bars(score)] or [score.meter.steps]
-    page = read_svg.read(mei.render(sheet(score)), lengths)
+    lengths = [bar.steps for bar in find_bars(score)] or [score.meter.steps]
+    page = read_svg.read(mei.render(build_sheet(score)), lengths)
     seen = [page.notes.get(f"n{index}") for index in range(len(score.notes))]
     same = seen == [(note.onset, note.pitch, note.duration, note.part) for note in score.notes]
     full = all(end == length for end, length in page.layers)
@@ -81,7 +81,7 @@ def is_on_the_page(score: Score) -> bool:
 def is_in_the_picture(score: Score) -> bool:
     names = re.findall(r' id="([nm]\d+)"', engrave(score))
     wanted = [f"n{index}" for index in range(len(score.notes))]
-    wanted += [f"m{index}" for index in range(len(bars(score)))]
+    wanted += [f"m{index}" for index in range(len(find_bars(score)))]
     return sorted(names) == sorted(wanted)
 
 
@@ -95,8 +95,8 @@ def speed(rounds: int) -> None:
     model = musicgen.load("folk")
     tunes = [model.sample(seed=seed, bars=32).score for seed in range(min(rounds, 10) + 1)]
     steps: tuple[tuple[str, Callable[[Score], object]], ...] = (
-        ("sheet", sheet),
-        ("MEI", lambda score: mei.render(sheet(score))),
+        ("sheet", build_sheet),
+        ("MEI", lambda score: mei.render(build_sheet(score))),
         ("SVG", engrave),
         ("PNG", engrave_png),
         ("MusicXML", musicxml.render),

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from musicgen.corpus.sandbox import Limits, Reader
-from musicgen.corpus.sources import TuneFile, files
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
+from musicgen.corpus.sources import TuneFile, list_files
 from musicgen.formats import abc, midi
 
 SLOW: Final = 10.0  # seconds
@@ -137,7 +137,9 @@ def mutant(seeds: Sequence[bytes], suffix: str, chance: random.Random) -> bytes:
 
 def seeds(count: int, chance: random.Random) -> dict[str, list[bytes]]:
     """Take real tunes, and write the same as MIDI."""
-    found = [f for name in ("ryan", "aird", "essen", "josquin", "nottingham") for f in files(name)]
+    found = [
+        f for name in ("ryan", "aird", "essen", "josquin", "nottingham") for f in list_files(name)
+    ]
     texts: list[bytes] = []
     written: list[bytes] = []
     for file in chance.sample(found, min(count, len(found))):
@@ -161,7 +163,7 @@ class Fuzzer:
         self._path = folder
         self._out = out
 
-    def read(self, reader: Reader, data: bytes, suffix: str) -> str:
+    def read(self, reader: SandboxedReader, data: bytes, suffix: str) -> str:
         """Return what is wrong with the reading of a mutant, "" if nothing."""
         path = self._path / f"mutant{suffix}"
         path.write_bytes(data)
@@ -178,7 +180,7 @@ class Fuzzer:
         ]
         return bad[0] if bad else "no answer" if not told else "slow" if took > SLOW else ""
 
-    def try_one(self, reader: Reader, data: bytes, suffix: str) -> None:
+    def try_one(self, reader: SandboxedReader, data: bytes, suffix: str) -> None:
         """Read a mutant; keep the least of it that still does what it does."""
         what = self.read(reader, data, suffix)
         if what and self._alike(suffix, what) < MOST_ALIKE:
@@ -190,7 +192,7 @@ class Fuzzer:
     def _alike(self, suffix: str, what: str) -> int:
         return sum((known.suffix, known.what) == (suffix, what) for known in self.findings)
 
-    def _least(self, reader: Reader, data: bytes, suffix: str, what: str) -> bytes:
+    def _least(self, reader: SandboxedReader, data: bytes, suffix: str, what: str) -> bytes:
         """Leave out piece after piece, each time a smaller one."""
         stop = time.monotonic() + 60
         size = len(data) // 2
@@ -211,7 +213,7 @@ def run(options: argparse.Namespace) -> Fuzzer:
     chance = random.Random(options.seed)
     parents = seeds(8 if options.toy else 300, chance)
     stop = time.monotonic() + 60 * options.minutes
-    with tempfile.TemporaryDirectory() as folder, Reader(Limits()) as reader:
+    with tempfile.TemporaryDirectory() as folder, SandboxedReader(ReadLimits()) as reader:
         fuzzer = Fuzzer(Path(folder), options.out)
         for number in range(options.mutants or sys.maxsize):
             if time.monotonic() > stop:

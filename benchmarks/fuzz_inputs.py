@@ -39,15 +39,15 @@ from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
 from musicgen.corpus import sources, store
-from musicgen.corpus.download import Download
+from musicgen.corpus.download import RemoteFile
 from musicgen.errors import MusicgenError
-from musicgen.sampling.options import Wishes
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import Recipe, RecipeTable
 from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training import resume, run_folder
-from musicgen.training.plan import Options, plan
-from musicgen.training.run import Run
+from musicgen.training.plan import TrainingOptions, make_plan
+from musicgen.training.run import TrainingRun
 
 SLOW: Final = 2.0  # seconds
 BATCH: Final = 50  # examples of a target in turn
@@ -238,26 +238,33 @@ class Workplace:
         tunes = [_row(number) for number in range(60)]
         data = store.Dataset(tunes[:50], tunes[50:56], tunes[56:], "measures", MEASURES.names, {})
         store.save(data, self.dataset)
-        run = Run(data, plan(data, Options(hidden=4, batch=2, bptt=8, epochs=1)), "run", self.run)
+        run = TrainingRun(
+            data,
+            make_plan(data, TrainingOptions(hidden=4, batch=2, bptt=8, epochs=1)),
+            "run",
+            self.run,
+        )
         for _ in run.train():
             break
-        (state,) = checkpoint.numbered(self.run / run_folder.PROGRESS) or [self._saved(run)]
+        (state,) = checkpoint.list_numbered_folders(self.run / run_folder.PROGRESS_FOLDER) or [
+            self._saved(run)
+        ]
         self.state = state
 
     def warm_up(self) -> None:
         """Import what is imported where it is used."""
         self.loaded.variant(Recipe.from_text(json.dumps(self.recipe)).order)
         list(store.load(self.dataset))
-        found = resume.find(self.run)
+        found = resume.load_saved_run(self.run)
         assert found is not None
-        Run.resume(found, store.load(self.dataset), self.run)
-        sources.find("aird")
+        TrainingRun.resume(found, store.load(self.dataset), self.run)
+        sources.find_files("aird")
         assert formats.parse(XML.encode(), ".musicxml", "valid")[0]
 
-    def _saved(self, run: Run) -> Path:
+    def _saved(self, run: TrainingRun) -> Path:
         state = run.trainer.state()
         values = {"trainer": state.values, "run": run.described()}
-        return run_folder.save(self.run, run.trainer.step, state.arrays, values)
+        return run_folder.save_progress(self.run, run.trainer.step, state.arrays, values)
 
     def targets(self) -> Mapping[str, Target]:
         """Return what is fuzzed: each takes what it needs from Hypothesis, and reads it."""
@@ -308,19 +315,22 @@ class Workplace:
 
     def read_state(self, data: Drawing) -> None:
         """Go on with a run whose values are others."""
-        path, manifest = self.state / run_folder.VALUES, self.state / folder_contents.MANIFEST
+        path, manifest = self.state / run_folder.VALUES_FILE, self.state / folder_contents.MANIFEST
         whole, vouched = path.read_bytes(), manifest.read_bytes()
         values = data.draw(examples(json.loads(whole), resume.StateTable))
         text = to_json(values)
-        hashes = {**json.loads(vouched)["sha256"], run_folder.VALUES: checkpoint.digest(text)}
+        hashes = {
+            **json.loads(vouched)["sha256"],
+            run_folder.VALUES_FILE: checkpoint.sha256_hex(text),
+        }
         table = {"format": run_folder.FORMAT, "sha256": hashes}
         with (
             _replaced(path, whole, lambda: text),
             _replaced(manifest, vouched, lambda: checkpoint.render_manifest(table)),
         ):
-            found = resume.find(self.run)
+            found = resume.load_saved_run(self.run)
             if found is not None:
-                Run.resume(found, store.load(self.dataset), self.run)
+                TrainingRun.resume(found, store.load(self.dataset), self.run)
 
     def read_dataset(self, data: Drawing) -> None:
         """Open a data set with another manifest."""
@@ -330,7 +340,7 @@ class Workplace:
 
         def render() -> bytes:
             content = {"format": store.FORMAT, **body}
-            return json.dumps({**content, "check": store._check(content)}).encode()
+            return json.dumps({**content, "check": store._hash_manifest(content)}).encode()
 
         with _replaced(path, whole, render):
             list(store.load(self.dataset))
@@ -342,13 +352,13 @@ class Workplace:
             lambda url: st.just({**valid, "where": url, "sha256": "0" * 64, "bytes": 5})
         )
         path = self.folder / f"card-{secrets.token_hex(4)}.toml"
-        path.write_text(to_toml(data.draw(examples(valid, sources.CardText) | far)), "utf-8")
+        path.write_text(to_toml(data.draw(examples(valid, sources.CardSchema) | far)), "utf-8")
         try:
-            card = sources._card(path)
+            card = sources._load_card(path)
             if sources.is_url(card.where):
-                _ = Download(card.where, card.sha256, card.bytes).name
+                _ = RemoteFile(card.where, card.sha256, card.bytes).name
             else:
-                sources.find(str(path))
+                sources.find_files(str(path))
         finally:
             path.unlink()
 
@@ -368,9 +378,11 @@ class Workplace:
 
     def read_wishes(self, data: Drawing) -> None:
         """Read what is asked for as text, as the API takes it."""
-        names = sorted(Wishes.__dataclass_fields__)
+        names = sorted(SamplingOptions.__dataclass_fields__)
         values = st.sampled_from(TEXTS) | odd_values()
-        Wishes.read(**data.draw(st.dictionaries(st.sampled_from(names), values, max_size=3)))
+        SamplingOptions.read(
+            **data.draw(st.dictionaries(st.sampled_from(names), values, max_size=3))
+        )
 
     def read_musicxml(self, data: Drawing) -> None:
         """Read a score with a number in an odd place. Raises the Refusal."""
@@ -392,7 +404,7 @@ def _untrained(folder: Path) -> None:
     luck = np.random.default_rng(0)
     weights = {
         name: luck.normal(size=shape).astype(np.float32)
-        for name, shape in checkpoint.shapes(size).items()
+        for name, shape in checkpoint.weight_shapes(size).items()
     }
     plain = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
     seen = tuple(int(event.kind not in plain) for event in MEASURES.events)

@@ -68,14 +68,14 @@ def base(data: Path | None, count: int) -> list[EncodedTune]:
 
 def child(folder: Path, updates: int, hidden: int) -> None:
     """Train for some updates; print tokens a second and private bytes."""
-    from musicgen.training.plan import FRESH, Options, new_trainer, plan
-    from musicgen.training.trainer import levelled
+    from musicgen.training.plan import FRESH_PRESETS, TrainingOptions, make_plan, make_trainer
+    from musicgen.training.trainer import equalize_window_lengths
 
     dataset = load(folder)
-    found = plan(dataset, Options(hidden=hidden, layers=2))
-    large = TrainingSettings(tokens=10**12, first_bptt=FRESH[-1].first_bptt)
-    found = replace(found, training=levelled(large))
-    trainer = new_trainer(dataset, found)
+    found = make_plan(dataset, TrainingOptions(hidden=hidden, layers=2))
+    large = TrainingSettings(tokens=10**12, first_bptt=FRESH_PRESETS[-1].first_bptt)
+    found = replace(found, training=equalize_window_lengths(large))
+    trainer = make_trainer(dataset, found)
     rates = [trainer.update(trainer.next()).rate for _ in range(updates + WARM)]
     print(json.dumps([statistics.median(rates[WARM:]), private_bytes()]))
 

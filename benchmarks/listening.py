@@ -28,7 +28,7 @@ from musicgen.formats import midi
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import Note, Part, Score
 from musicgen.render import soundfont
-from musicgen.render.synth import PEAK, RATE, synthesise, wav
+from musicgen.render.synth import MAX_PEAK, RATE, render_wav, synthesise
 from musicgen.render.timeline import duration, timeline
 
 PLAYED = (0, 15, 21, 24, 25, 40, 46, 71, 73, 74, 78, 105, 109, 110)  # what folk tunes are played on
@@ -60,7 +60,7 @@ def sounds(tunes: list[Score]) -> None:
     spent, early, tails, starts, peaks, levels = 0.0, 0, [], [], [], []
     for tune in tunes:
         began = time.process_time()
-        data = wav(tune)
+        data = render_wav(tune)
         spent += time.process_time() - began
         heard, length = decoded(data), duration(tune)
         tails.append(heard.shape[1] / RATE - length)
@@ -77,7 +77,7 @@ def sounds(tunes: list[Score]) -> None:
         f" {1000 * CLOSE:.0f} ms early; tails {min(tails):.2f} to {max(tails):.2f} s"
     )
     print(f"the first note starts within {1000 * max(map(abs, starts)):.1f} ms of its place")
-    print(f"peaks {min(peaks):.3f} to {max(peaks):.3f} of full scale; the limit is {PEAK}")
+    print(f"peaks {min(peaks):.3f} to {max(peaks):.3f} of full scale; the limit is {MAX_PEAK}")
     print(
         f"loudness {min(levels):.1f} to {max(levels):.1f} dB, median"
         f" {statistics.median(levels):.1f}; {sum(level < FAINT for level in levels)} under"

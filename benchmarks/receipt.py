@@ -29,12 +29,12 @@ import numpy as np
 from musicgen.corpus import store
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats import abc
-from musicgen.music.melodic_runs import runs
+from musicgen.music.melodic_runs import find_runs
 from musicgen.music.score import Score
-from musicgen.similarity.build_index import index_of
-from musicgen.similarity.overlap_report import Index, Receipt
+from musicgen.similarity.build_index import build_overlap_index
+from musicgen.similarity.overlap_report import OverlapIndex, Receipt
 from musicgen.tokens.codec import AnyCodec, Setting
-from musicgen.tokens.registry import find
+from musicgen.tokens.registry import find_codec
 
 ALARM = 0.95
 CHANGES = (0.0, 0.05, 0.1, 0.2)
@@ -60,14 +60,14 @@ def main() -> None:
     dataset = toy() if options.toy or options.dataset is None else store.load(options.dataset)
     count, checked = (12, 12) if options.toy else (200, 10)
     began = time.perf_counter()
-    index = index_of(dataset)
+    index = build_overlap_index(dataset)
     assert index is not None
     data = index.known.render()
     print(
         f"index of {index.tunes:,} tunes, {len(index.known):,} notes: {len(data) / 1e6:.3f} MB,"
         f" made in {time.perf_counter() - began:.1f} s"
     )
-    codec, luck = find(dataset.codec), random.Random(1)
+    codec, luck = find_codec(dataset.codec), random.Random(1)
     chosen = luck.sample(range(len(dataset.train)), min(count, len(dataset.train)))
     for share in CHANGES:
         copies(index, dataset.train, codec, chosen, share)
@@ -96,7 +96,11 @@ def changed(score: Score, share: float, luck: random.Random) -> Score:
 
 
 def copies(
-    index: Index, tunes: Sequence[EncodedTune], codec: AnyCodec, chosen: list[int], share: float
+    index: OverlapIndex,
+    tunes: Sequence[EncodedTune],
+    codec: AnyCodec,
+    chosen: list[int],
+    share: float,
 ) -> None:
     """Print how often a changed copy is traced to its tune."""
     luck = random.Random(2)
@@ -119,7 +123,7 @@ def is_alarm(found: Receipt) -> bool:
     return found.longer_than is not None and found.longer_than >= ALARM
 
 
-def alarms(index: Index, scores: Sequence[Score], part: str) -> None:
+def alarms(index: OverlapIndex, scores: Sequence[Score], part: str) -> None:
     """Print how often a tune that nobody copied raises an alarm, and what real tunes share."""
     found = [index.receipt(score) for score in scores]
     lengths = [one.longest.notes if one.longest else 0 for one in found]
@@ -133,7 +137,7 @@ def alarms(index: Index, scores: Sequence[Score], part: str) -> None:
 
 
 def agreement(
-    index: Index, tunes: Sequence[EncodedTune], codec: AnyCodec, scores: Sequence[Score]
+    index: OverlapIndex, tunes: Sequence[EncodedTune], codec: AnyCodec, scores: Sequence[Score]
 ) -> None:
     """Print how often the slow way finds the same longest run."""
     lines = [line for tune in tunes for line in strings(decoded(tune, codec))]
@@ -149,7 +153,7 @@ Line = np.ndarray  # (2, note): interval and duration
 
 def strings(score: Score) -> list[Line]:
     """Return a score's runs; the first interval of each is none that occurs."""
-    return [np.array([(999, run.first), *run.moves]).T for run in runs(score)]
+    return [np.array([(999, run.first), *run.moves]).T for run in find_runs(score)]
 
 
 def longest_by_hand(score: Score, lines: Sequence[Line]) -> int:
@@ -167,7 +171,7 @@ def longest_by_hand(score: Score, lines: Sequence[Line]) -> int:
     return best
 
 
-def cost(index: Index, scores: Sequence[Score], data: bytes) -> None:
+def cost(index: OverlapIndex, scores: Sequence[Score], data: bytes) -> None:
     """Print the time of a receipt, and of the first one in a process of its own."""
     times = [milliseconds(index.receipt, score) for score in scores]
     with tempfile.TemporaryDirectory() as folder:
@@ -210,7 +214,7 @@ def cold(index: Path, tune: Path) -> float:
 
 def toy() -> Dataset:
     """Make tunes up: a few steps up and down, drawn at random."""
-    luck, codec = random.Random(3), find("measures")
+    luck, codec = random.Random(3), find_codec("measures")
     parts = {
         part: [made_up(luck, codec, f"{part} {number}") for number in range(count)]
         for part, count in (("train", 40), ("valid", 12), ("test", 12))

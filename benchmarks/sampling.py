@@ -34,16 +34,16 @@ import torch
 from torch import nn
 
 from musicgen.checkpoint import load as load_checkpoint
-from musicgen.checkpoint import save, shapes
+from musicgen.checkpoint import save, weight_shapes
 from musicgen.config import ModelSettings
 from musicgen.music.theory import Meter
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
-from musicgen.sampling.recipe import Order
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import find, load
+from musicgen.tune import find_model_folder, load
 
 VOCABULARY = len(MEASURES)
 
@@ -53,10 +53,10 @@ def widened(hidden: int) -> tuple[ModelSettings, dict[str, np.ndarray]]:
 
     The added rows and columns are zero, so that an added cell has tanh(0) to take in, for ever.
     """
-    folk = load_checkpoint(find("folk"))
+    folk = load_checkpoint(find_model_folder("folk"))
     settings = replace(folk.settings, hidden=hidden, tied=False)
     weights = {}
-    for name, shape in shapes(settings).items():
+    for name, shape in weight_shapes(settings).items():
         known = np.asarray(folk.weights.get(name, folk.weights["embedding.weight"]), np.float32)
         if not name.startswith("layers"):
             weights[name] = _filled(known, shape)
@@ -139,7 +139,7 @@ def report(hidden: int, rounds: int, length: int) -> None:
 
 def drawn_rate(sampler: Sampler, number: int) -> float:
     """Return tokens a second of a whole tune: step, logits, grammar and draw."""
-    wishes = Wishes(meter=Meter(6, 8), bars=32)
+    wishes = SamplingOptions(meter=Meter(6, 8), bars=32)
     started = time.perf_counter()
     count = len(sampler.draw_ids(wishes, Noise(1, number)))
     return count / (time.perf_counter() - started)
@@ -195,7 +195,7 @@ def many(hidden: int, count: int, rounds: int) -> None:
 
 def write_model(folder: Path, hidden: int) -> Path:
     """Return the folder of a model of that size: folk itself, or folk widened."""
-    folk = load_checkpoint(find("folk"))
+    folk = load_checkpoint(find_model_folder("folk"))
     if folk.settings.hidden == hidden:
         return folk.folder
     settings, weights = widened(hidden)
@@ -206,7 +206,7 @@ def write_model(folder: Path, hidden: int) -> Path:
 
 def tokens_of(folder: Path, count: int) -> int:
     """Return the number of tokens in the tunes that the command will draw."""
-    order = Order(Wishes(), 1)
+    order = GenerationRequest(SamplingOptions(), 1)
     found = load(folder).carried_out_many(order, range(count))
     return sum(len(written.encoded.ids) for _, written in found)
 

@@ -29,18 +29,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from musicgen.config import BEGIN, ModelSettings, TrainingSettings
+from musicgen.config import BEGIN_ID, ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
 from musicgen.model.crew import count_cores
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.plan import FRESH
-from musicgen.training.trainer import Trainer, levelled
+from musicgen.training.plan import FRESH_PRESETS
+from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 VOCABULARY = len(MEASURES)
 OFTEN = 150  # ids that do occur
-RECIPE = FRESH[-1]  # of a large corpus: what plain `musicgen train` does
+RECIPE = FRESH_PRESETS[-1]  # of a large corpus: what plain `musicgen train` does
 RIVAL_LANES, RIVAL_WINDOW, RIVAL_RATE = 8, 100, 2e-3
 UPDATES = 6  # of ours in a round
 RIVAL_PATIENCE = 4  # evaluations without a better held-out loss
@@ -82,7 +82,7 @@ class Rival:
         nn.init.normal_(self.embedding.weight, 0, hidden**-0.5)
         self.modules = nn.ModuleList([self.embedding, self.lstm, self.head])
         self.optimizer = torch.optim.Adam(self.modules.parameters(), RIVAL_RATE)
-        stream = np.concatenate([np.append(BEGIN, tune) for tune in tunes]).astype(np.int64)
+        stream = np.concatenate([np.append(BEGIN_ID, tune) for tune in tunes]).astype(np.int64)
         length = len(stream) // RIVAL_LANES
         self.stream = torch.from_numpy(stream[: length * RIVAL_LANES].reshape(RIVAL_LANES, -1).T)
         self.at = 0
@@ -203,7 +203,7 @@ def report_speed(
 ) -> None:
     """Print medians over rounds: of what each did, and of its ratios within a round."""
     growing = make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt, first=first)
-    even = Trainer(growing.model, tunes, (), levelled(growing.settings))
+    even = Trainer(growing.model, tunes, (), equalize_window_lengths(growing.settings))
     found = rounds_of(even, Rival(tunes, hidden), rounds)
 
     def middle(value: Callable[[Round], float]) -> float:
@@ -251,7 +251,7 @@ def train_ours(
 ) -> tuple[Reached, Reached | None]:
     """Let ours learn for so many seconds; return its best, and where it first passed the goal."""
     growing = make_trainer(tunes, hidden, 10**9)
-    trainer = Trainer(growing.model, tunes, (), levelled(growing.settings))
+    trainer = Trainer(growing.model, tunes, (), equalize_window_lengths(growing.settings))
     rates = [trainer.update(trainer.next()).rate for _ in range(12)]
     tokens = int(seconds * statistics.median(rates[2:]))
     trainer = make_trainer(tunes, hidden, tokens, held=held, every=tokens // 20)

@@ -31,12 +31,12 @@ import numpy as np
 from musicgen import Model, Score, load
 from musicgen.corpus import store
 from musicgen.corpus.store import EncodedTune
-from musicgen.music.bars import bars
+from musicgen.music.bars import find_bars
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.grammar import Context
+from musicgen.tokens.grammar import DecisionContext
 from musicgen.tokens.measures import MeasuresCodec
 
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -51,11 +51,11 @@ class Counted:
     tune: int = 0
     draws: int = 0
 
-    def gumbel(self, context: Context, ids: Sequence[int]) -> Any:
+    def gumbel(self, context: DecisionContext, ids: Sequence[int]) -> Any:
         """Return the noise of the next draw."""
         del context
         self.draws += 1
-        place = Context(0, self.draws, 0, 0, 0, None, decision="draw")
+        place = DecisionContext(0, self.draws, 0, 0, 0, None, decision="draw")
         return Noise(self.seed, self.tune).gumbel(place, ids)
 
 
@@ -63,7 +63,7 @@ def bars_of(score: Score) -> list[tuple[tuple[int, ...], ...]]:
     """Return the notes that begin in each written bar, from its start."""
     found = []
     notes = [(n.onset, n.pitch, n.duration) for n in score.notes]
-    for bar in bars(score):
+    for bar in find_bars(score):
         inside = [n for n in notes if bar.start <= n[0] < bar.end]
         found.append(tuple((onset - bar.start, *rest) for onset, *rest in inside))
     return found
@@ -100,12 +100,12 @@ def shares(
     sampler: Sampler, name: str, value: float, luck: Callable[[int], Any], seed: int
 ) -> list[float]:
     """Return the share of bars that stay, for each step."""
-    base = drawn(sampler, Wishes.read(bars=16, **{name: value}), luck(seed))
-    others = (Wishes.read(bars=16, **moved(name, value, step)) for step in STEPS)
+    base = drawn(sampler, SamplingOptions.read(bars=16, **{name: value}), luck(seed))
+    others = (SamplingOptions.read(bars=16, **moved(name, value, step)) for step in STEPS)
     return [same_share(base, drawn(sampler, other, luck(seed))) for other in others]
 
 
-def drawn(sampler: Sampler, wishes: Wishes, luck: Any) -> Score:
+def drawn(sampler: Sampler, wishes: SamplingOptions, luck: Any) -> Score:
     """Draw a tune id by id, whatever kind of luck it has."""
     draft = sampler.begun(wishes, luck)
     while not draft.walk.done:

@@ -8,7 +8,7 @@ tune.tweak(temperature=0.85).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 
-from musicgen.checkpoint import version_of
+from musicgen.checkpoint import get_package_version
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import read, write
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
@@ -41,5 +41,5 @@ __all__ = [
 def __getattr__(name: str) -> str:
     """Look the version up when it is asked for: that reads the installed package's metadata."""
     if name == "__version__":
-        return version_of("musicgen")
+        return get_package_version("musicgen")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,16 +40,16 @@ from musicgen.errors import (
     Refusal,
 )
 from musicgen.files import (
-    explaining,
+    create_folder_atomically,
     is_file,
     is_folder,
     is_plain_name,
-    new_folder,
-    open_regular,
+    read_regular_file,
+    translate_os_errors,
+    write_atomically,
     write_new,
-    write_whole,
 )
-from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, is_listed
+from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, has_only_listed_files
 from musicgen.music.theory import MODES
 from musicgen.number_parsing import shorten
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
@@ -59,7 +59,7 @@ WEIGHTS: Final = "weights.safetensors"
 BEST: Final = "best"
 _NUMBER: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
-WAY_OUT: Final = "install or train the model again"
+REMEDY: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
 
 Weights = dict[str, np.ndarray]
@@ -109,7 +109,7 @@ class CorpusTable(msgspec.Struct):
 _CORPUS_NAMES: Final = tuple(field.name for field in msgspec.structs.fields(CorpusTable))
 
 
-class PartScore(msgspec.Struct):
+class SplitScore(msgspec.Struct):
     """How well the tunes of a part are predicted."""
 
     bits_per_note: float
@@ -123,9 +123,9 @@ class PartScore(msgspec.Struct):
 class ScoresTable(msgspec.Struct):
     """The scores of a model."""
 
-    valid: PartScore | None = None
-    test: PartScore | None = None
-    test_5gram: PartScore | None = None
+    valid: SplitScore | None = None
+    test: SplitScore | None = None
+    test_5gram: SplitScore | None = None
     percent_below_5gram: float | None = None
 
 
@@ -191,7 +191,7 @@ class Checkpoint:
         body = [self.hashes.get(WEIGHTS), asdict(said.settings), said.codec, said.vocabulary,
                 [id_ for id_, count in enumerate(said.seen) if count],
                 said.corpus.get("tonics", {})]  # fmt: skip
-        return digest(json.dumps(body, sort_keys=True).encode())[:16]
+        return sha256_hex(json.dumps(body, sort_keys=True).encode())[:16]
 
     @property
     def settings(self) -> ModelSettings:
@@ -203,7 +203,7 @@ class Checkpoint:
         """Every event, by id."""
         return self.manifest.vocabulary
 
-    def extra(self, name: str) -> bytes:
+    def read_extra_file(self, name: str) -> bytes:
         """Read one of the run's other files; its hash was checked when the checkpoint was."""
         return _read(self.folder, name)
 
@@ -220,10 +220,13 @@ def save(
 
     Raises InvalidValue for weights that are not finite in float16 or do not fit the settings.
     """
-    files = _files(weights, manifest, extra or {})
+    files = _serialize_files(weights, manifest, extra or {})
     needed = sum(map(len, files.values()))
-    replaces = is_listed if force else None
-    with new_folder(folder, replaces=replaces) as staging, explaining(folder, needed):
+    replaces = has_only_listed_files if force else None
+    with (
+        create_folder_atomically(folder, may_replace=replaces) as staging,
+        translate_os_errors(folder, needed),
+    ):
         for name, data in files.items():
             write_new(staging / name, data)
 
@@ -235,45 +238,47 @@ def publish(
 
     Its manifest is the last to be there, and where there was one the first to go.
     """
-    files = _files(weights, manifest, extra or {})
-    with explaining(folder / MANIFEST):
+    files = _serialize_files(weights, manifest, extra or {})
+    with translate_os_errors(folder / MANIFEST):
         (folder / MANIFEST).unlink(missing_ok=True)
     for name, data in files.items():
-        write_whole(folder / name, data, force=True)
+        write_atomically(folder / name, data, force=True)
 
 
-def _files(weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]) -> dict[str, bytes]:
+def _serialize_files(
+    weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Return a checkpoint's files and their bytes, the manifest last."""
-    halves = {name: _half(array) for name, array in weights.items()}
+    halves = {name: _to_float16(array) for name, array in weights.items()}
     check_weights(halves, manifest.settings)
     files = {WEIGHTS: render_weights(halves), **extra}
     body = asdict(manifest) | {
         "format": FORMAT,
-        "packages": dict(manifest.packages) or versions(),
-        "sha256": {name: digest(data) for name, data in sorted(files.items())},
+        "packages": dict(manifest.packages) or get_package_versions(),
+        "sha256": {name: sha256_hex(data) for name, data in sorted(files.items())},
     }
     return files | {MANIFEST: render_manifest(body)}
 
 
-def numbered(folder: Path) -> list[Path]:
+def list_numbered_folders(folder: Path) -> list[Path]:
     """Return the folders that are named by a number of updates, the oldest first."""
     found = folder.iterdir() if is_folder(folder) else ()
     return sorted((p for p in found if _NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
 
 
-def aside(folder: Path) -> Path:
+def previous_run_path(folder: Path) -> Path:
     """Return where a run is kept while its successor of the same name has saved nothing yet."""
     return folder.parent / f".{folder.name}.old"
 
 
-def places(folder: Path) -> list[Path]:
+def list_checkpoint_folders(folder: Path) -> list[Path]:
     """Return where the checkpoints of a model or run may stand, the one to take first."""
     found: list[Path] = []
-    for run in (folder, aside(folder)):
+    for run in (folder, previous_run_path(folder)):
         if is_file(run / MANIFEST):
             found.append(run)
         else:
-            found += reversed(numbered(run / BEST))
+            found += reversed(list_numbered_folders(run / BEST))
     return found
 
 
@@ -285,8 +290,10 @@ def load(folder: Path) -> Checkpoint:
     """
     tried: list[tuple[Path, object]] = []
     fault: DamagedCheckpoint | None = None
-    while (found := [(place, _stamp(place)) for place in places(folder)]) != tried:
-        fault, checkpoint = _first_whole([place for place, _ in found], folder)
+    while (
+        found := [(place, _stat_manifest(place)) for place in list_checkpoint_folders(folder)]
+    ) != tried:
+        fault, checkpoint = _load_first_intact([place for place, _ in found], folder)
         if checkpoint:
             return checkpoint
         tried = found  # a run under way may have moved on meanwhile: look again
@@ -295,7 +302,7 @@ def load(folder: Path) -> Checkpoint:
     return load_one(folder)
 
 
-def _stamp(folder: Path) -> object:
+def _stat_manifest(folder: Path) -> object:
     """Return what changes when a folder's manifest is written again."""
     try:
         status = (folder / MANIFEST).stat()
@@ -304,12 +311,12 @@ def _stamp(folder: Path) -> object:
     return status.st_ino, status.st_mtime_ns
 
 
-def _first_whole(
-    found: Sequence[Path], folder: Path
+def _load_first_intact(
+    candidates: Sequence[Path], folder: Path
 ) -> tuple[DamagedCheckpoint | None, Checkpoint | None]:
     """Return the first checkpoint that is whole, else the first fault; the folder's own decides."""
     first: DamagedCheckpoint | None = None
-    for place in found:
+    for place in candidates:
         try:
             return None, load_one(place)
         except (DamagedCheckpoint, NotFound) as fault:
@@ -326,22 +333,22 @@ def load_one(folder: Path) -> Checkpoint:
     body = read_manifest(folder, FORMAT)
     contents = read_files(folder, body, WEIGHTS)
     try:
-        manifest = _manifest(body)
+        manifest = _build_manifest(body)
         halves = parse_weights(contents[WEIGHTS])
         check_weights(halves, manifest.settings)
     except (SafetensorError, ValueError, KeyError, TypeError) as fault:
-        raise damaged(folder, f"its contents do not fit ({fault})") from fault
+        raise damage_error(folder, f"its contents do not fit ({fault})") from fault
     weights = {name: array.astype(np.float32) for name, array in halves.items()}
     return Checkpoint(manifest, weights, folder, dict(body["sha256"]))
 
 
-def read_manifest(folder: Path, known: int) -> dict[str, Any]:
+def read_manifest(folder: Path, supported_format: int) -> dict[str, Any]:
     """Read a folder's manifest; raise DamagedCheckpoint, or Mismatch for another format."""
     body = parse_manifest(_read(folder, MANIFEST, MOST_MANIFEST_BYTES), folder)
-    if body["format"] != known:
+    if body["format"] != supported_format:
         raise Mismatch(
             f"{folder}: its format is {shorten(str(body['format']))}, this musicgen reads format"
-            f" {known}; update musicgen"
+            f" {supported_format}; update musicgen"
         )
     return body
 
@@ -351,18 +358,18 @@ def read_files(folder: Path, body: Mapping[str, Any], *needed: str) -> dict[str,
     try:
         table = check_schema(body, FilesTable, "its table of files").sha256
     except InvalidValue as fault:
-        raise damaged(folder / MANIFEST, str(fault)) from fault
+        raise damage_error(folder / MANIFEST, str(fault)) from fault
     if missing := set(needed) - table.keys():
-        raise damaged(folder / MANIFEST, f"its table of files lacks {min(missing)}")
-    return {name: _checked(folder, name, kept) for name, kept in table.items()}
+        raise damage_error(folder / MANIFEST, f"its table of files lacks {min(missing)}")
+    return {name: _read_verified(folder, name, kept) for name, kept in table.items()}
 
 
-def stored(weights: Weights) -> Weights:
+def round_to_float16(weights: Weights) -> Weights:
     """Return the weights as a checkpoint gives them back: rounded to float16."""
-    return {name: _half(array).astype(np.float32) for name, array in weights.items()}
+    return {name: _to_float16(array).astype(np.float32) for name, array in weights.items()}
 
 
-def shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every weight of a model."""
     size, hidden, gates = settings.embedding, settings.hidden, GATES[settings.cell]
     found: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
@@ -383,7 +390,7 @@ def shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
 
 def check_weights(weights: Weights, settings: ModelSettings) -> None:
     """Raise InvalidValue unless all weights are there, fit the settings and are finite."""
-    expected = shapes(settings)
+    expected = weight_shapes(settings)
     if odd := sorted(expected.keys() ^ weights.keys()):
         raise InvalidValue(f"weight {odd[0]!r} is missing or unknown")
     for name, array in weights.items():
@@ -393,12 +400,14 @@ def check_weights(weights: Weights, settings: ModelSettings) -> None:
             raise InvalidValue(f"weight {name!r} holds what is no finite number")
 
 
-def versions() -> dict[str, str]:
+def get_package_versions() -> dict[str, str]:
     """Return the versions of the packages that decide a model's numbers."""
-    return {name: version_of(name) for name in ("musicgen", "numpy", "safetensors", "torch")}
+    return {
+        name: get_package_version(name) for name in ("musicgen", "numpy", "safetensors", "torch")
+    }
 
 
-def version_of(package: str) -> str:
+def get_package_version(package: str) -> str:
     """Return the version of a package."""
     try:
         return metadata.version(package)
@@ -409,7 +418,7 @@ def version_of(package: str) -> str:
 def render_manifest(body: Mapping[str, Any]) -> bytes:
     """Write a manifest: sorted, readable, with a hash of itself."""
     content = {key: value for key, value in body.items() if key != "check"}
-    return _json(content | {"check": digest(_json(content))})
+    return _to_json_bytes(content | {"check": sha256_hex(_to_json_bytes(content))})
 
 
 def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
@@ -420,20 +429,20 @@ def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         intact = False
     if not intact or type(body.get("format")) is not int:
-        raise damaged(folder / MANIFEST, "its bytes changed since it was written")
+        raise damage_error(folder / MANIFEST, "its bytes changed since it was written")
     return body  # type: ignore[no-any-return]
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _to_json_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _manifest(body: Mapping[str, Any]) -> Manifest:
+def _build_manifest(body: Mapping[str, Any]) -> Manifest:
     check_schema(body, ManifestTable, MANIFEST)
     return Manifest(
         name=body["name"],
         version=body["version"],
-        settings=ModelSettings.read(body["settings"]),
+        settings=ModelSettings.from_dict(body["settings"]),
         vocabulary=tuple(body["vocabulary"]),
         seen=tuple(body["seen"]),
         codec=body["codec"],
@@ -444,32 +453,32 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _half(array: np.ndarray) -> np.ndarray:
+def _to_float16(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
         return array.astype(np.float16)
 
 
-def digest(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _checked(folder: Path, name: str, kept: str) -> bytes:
+def _read_verified(folder: Path, name: str, expected_hash: str) -> bytes:
     data = _read(folder, name)
-    if digest(data) != kept:
-        raise damaged(folder / name, "its bytes changed since it was written")
+    if sha256_hex(data) != expected_hash:
+        raise damage_error(folder / name, "its bytes changed since it was written")
     return data
 
 
 def _read(folder: Path, name: str, limit: int = MAX_BYTES) -> bytes:
     try:
-        return open_regular(folder / name, limit=limit)
+        return read_regular_file(folder / name, limit=limit)
     except NotFound as fault:
-        raise damaged(folder / name, "it is missing") from fault
+        raise damage_error(folder / name, "it is missing") from fault
     except Refusal as fault:
-        raise damaged(folder / name, fault.message) from fault
+        raise damage_error(folder / name, fault.message) from fault
 
 
-def damaged(path: Path, what: str) -> DamagedCheckpoint:
+def damage_error(path: Path, what: str) -> DamagedCheckpoint:
     """Say what is wrong with a file or folder of a checkpoint."""
-    return DamagedCheckpoint(f"{path}: {what}; {WAY_OUT}")
+    return DamagedCheckpoint(f"{path}: {what}; {REMEDY}")

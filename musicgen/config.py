@@ -18,7 +18,7 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # of a run
 MOST_LANES: Final = 2**16  # lanes, and ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
-BEGIN: Final = 0  # the id that is fed before a tune's first event; never predicted
+BEGIN_ID: Final = 0  # the id that is fed before a tune's first event; never predicted
 
 
 class Settings:
@@ -27,7 +27,7 @@ class Settings:
     __slots__ = ()
 
     @classmethod
-    def read(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from a table of a file; keys that this version does not know are refused."""
         known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(values.keys() - known):
@@ -108,6 +108,6 @@ _TRAINING_BOUNDS: Final = (
 )
 
 
-def _check_count(name: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise InvalidValue(f"{name} is {count}: it must be 1 to {most:,}")
+def _check_count(name: str, count: int, maximum: int) -> None:
+    if not 1 <= count <= maximum:
+        raise InvalidValue(f"{name} is {count}: it must be 1 to {maximum:,}")

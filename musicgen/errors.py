@@ -43,7 +43,7 @@ REASONS: Final = {
 }  # every code that a Refusal may have
 
 
-_LONG: Final = 300  # characters of a word
+_MAX_WORD_CHARACTERS: Final = 300  # characters of a word
 
 
 class MusicgenError(Exception):
@@ -53,12 +53,17 @@ class MusicgenError(Exception):
 
     def __str__(self) -> str:
         words = super().__str__().split()
-        return printable(" ".join(word if len(word) <= _LONG else _cut(word) for word in words))
+        return escape_unprintable(
+            " ".join(
+                word if len(word) <= _MAX_WORD_CHARACTERS else _truncate_word(word)
+                for word in words
+            )
+        )
 
 
-def _cut(word: str) -> str:
+def _truncate_word(word: str) -> str:
     """Leave out the middle of a word that would fill the screen: a name of thousands of letters."""
-    return f"{word[: _LONG - 60]}...{word[-40:]}"
+    return f"{word[: _MAX_WORD_CHARACTERS - 60]}...{word[-40:]}"
 
 
 def is_short_of_memory(fault: BaseException | None) -> bool:
@@ -68,19 +73,19 @@ def is_short_of_memory(fault: BaseException | None) -> bool:
     return fault is not None
 
 
-def one_line(fault: BaseException) -> str:
+def to_one_line(fault: BaseException) -> str:
     """Say a fault on one line, by the name of its class where it has no words."""
-    return printable(" ".join(str(fault).split())) or type(fault).__name__
+    return escape_unprintable(" ".join(str(fault).split())) or type(fault).__name__
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     r"""Write what could steer a terminal, or is no text, as \x1b; names come out of files."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() else _escape_character(c) for c in text)
 
 
-def _escaped(character: str) -> str:
+def _escape_character(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
@@ -100,7 +105,7 @@ class Refusal(MusicgenError):
         self.place = place  # "tune X:42, line 9: bar 7", "byte 118"
         self.code = code  # one of REASONS, which reports count by
 
-    def at(self, source: str) -> Refusal:
+    def with_source(self, source: str) -> Refusal:
         """Return the same refusal with the file named."""
         return Refusal(self.message, source=source, place=self.place, code=self.code)
 

@@ -29,12 +29,12 @@ except ImportError:  # an open file cannot be removed there, which serves as the
     fcntl = None  # type: ignore[assignment]
 
 MAX_FILE_BYTES: Final = 256 * 2**20
-MAX_NAME: Final = 255  # bytes, on every system
+MAX_NAME_BYTES: Final = 255  # bytes, on every system
 _PARTIAL: Final = re.compile(
     r"\.(?P<name>.+)\.(?P<nonce>[0-9a-f]{8})(?P<seal>[0-9a-f]{8})\.partial"
 )
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_NO_HARD_LINK_ERRNOS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_NO_FOLDER_SYNC_ERRNOS: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
 def is_file(path: Path) -> bool:
@@ -50,61 +50,63 @@ def is_folder(path: Path) -> bool:
 def is_plain_name(text: str) -> bool:
     """Tell whether a text can name a file or folder beside others, and is not a path."""
     return (
-        0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME
+        0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME_BYTES
         and text.isprintable()
         and not text.startswith(".")
         and not {"/", "\\", ":"} & set(text)
     )
 
 
-def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
+def write_atomically(path: Path, data: bytes, *, force: bool = False) -> None:
     """Write a file so that its name only ever stands for all of its bytes.
 
     Raises OutputExists without force, NotFound for a missing folder, WriteFailed for the rest.
     """
     refuse_existing([path], force=force)
-    partial = partial_beside(path)
+    partial = make_partial_path(path)
     try:
-        with _new_file(partial, data):  # locked until it has its name
+        with _create_locked_file(partial, data):  # locked until it has its name
             _publish(partial, path, force=force)
         _sync_folder(path.parent)
     except OSError as fault:
-        raise _explained(fault, path, len(data)) from fault
+        raise _os_error_to_ours(fault, path, len(data)) from fault
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+def create_folder_atomically(
+    path: Path, *, may_replace: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield an empty folder to fill; it gets its name when the block ends well, else it goes.
 
     Args:
         path: the name.
-        replaces: whether a folder that has the name may go, once the new one is complete; None
+        may_replace: whether a folder that has the name may go, once the new one is complete; None
             where no folder may.
 
     Raises OutputExists for anything else that has the name.
     """
-    _refuse_one(path, force=replaces is not None and replaces(path))
-    staging = partial_beside(path)
+    _refuse_one(path, force=may_replace is not None and may_replace(path))
+    staging = make_partial_path(path)
     try:
-        with explaining(path):
+        with translate_os_errors(path):
             staging.mkdir()
         with locked_folder(staging):
-            with explaining(path):
+            with translate_os_errors(path):
                 staging.mkdir(exist_ok=True)  # unless a sweep came before the lock, it is there
             yield staging
-            with explaining(path):
-                _publish_folder(staging, path, force=replaces is not None and replaces(path))
+            with translate_os_errors(path):
+                _publish_folder(staging, path, force=may_replace is not None and may_replace(path))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that its name never stands for a part of it."""
-    going = partial_beside(folder)
-    with explaining(folder):
+    going = make_partial_path(folder)
+    with translate_os_errors(folder):
         folder.rename(going)
         _sync_folder(folder.parent)
     with contextlib.suppress(OSError):  # what is left of it is swept at the next start
@@ -113,7 +115,7 @@ def remove_folder(folder: Path) -> None:
 
 def rename_folder(folder: Path, name: Path) -> None:
     """Give a folder a name that nothing has, for good."""
-    with explaining(name):
+    with translate_os_errors(name):
         refuse_existing([name])
         folder.rename(name)
         _sync_folder(name.parent)
@@ -144,7 +146,7 @@ def refuse_foreign(path: Path, head: bytes, what: str) -> None:
     if not os.path.lexists(path):
         return
     try:
-        with regular_handle(path, follow=False) as handle:
+        with open_regular_file(path, follow=False) as handle:
             is_own = _read(handle, len(head)) == head
     except MusicgenError:
         is_own = False
@@ -174,41 +176,43 @@ def sweep_partials(folder: Path) -> int:
 def is_partial(name: str) -> bool:
     """Tell whether a name is one that `partial_beside` makes."""
     match = _PARTIAL.fullmatch(name)
-    return match is not None and match[3] == _seal(match[1], match[2])
+    return match is not None and match[3] == _name_checksum(match[1], match[2])
 
 
-def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
+def read_regular_file(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
     """Read a regular file; links are followed only where the caller named the file itself.
 
     Raises NotFound where nothing is there, Refusal for what is no regular file or too large.
     """
-    with regular_handle(path, limit=limit, follow=follow) as handle:
+    with open_regular_file(path, limit=limit, follow=follow) as handle:
         data = _read(handle, limit + 1)
     if len(data) > limit:
-        raise _too_large(path, limit)
+        raise _too_large_refusal(path, limit)
     return data
 
 
 @contextlib.contextmanager
-def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True) -> Iterator[int]:
+def open_regular_file(
+    path: Path, *, limit: int | None = None, follow: bool = True
+) -> Iterator[int]:
     """Open a regular file for a block, never waiting for one; it raises as `open_regular` does."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
         handle = os.open(path, flags)
     except (OSError, ValueError) as fault:
-        raise _not_opened(fault, path) from fault
+        raise _open_error(fault, path) from fault
     try:
         _check_regular(os.fstat(handle), path, limit)
         yield handle
     except OSError as fault:
-        raise _not_opened(fault, path) from fault
+        raise _open_error(fault, path) from fault
     finally:
         with contextlib.suppress(OSError):  # it was only read
             os.close(handle)
 
 
-def hash_regular(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
+def hash_regular_file(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
     """Return the SHA-256 of a regular file, b"" where there is none that can be read.
 
     From the disk: what the system remembers of the file is not asked, where it can be told so.
@@ -237,33 +241,33 @@ def _refuse_one(path: Path, *, force: bool) -> None:
             return
         raise NotFound(f"{path}: there is no folder {path.parent}; make it first") from None
     except (OSError, ValueError) as fault:
-        raise _impossible(fault, path) from fault
+        raise _invalid_path_error(fault, path) from fault
     if not force:
         raise OutputExists(f"{path} exists; choose another name or add --force")
 
 
-def partial_beside(path: Path) -> Path:
+def make_partial_path(path: Path) -> Path:
     """Return a name for an output that is not complete.
 
     Half of its number is a hash of the rest, so that a file of somebody else's has no such name.
     """
     name, nonce = path.name[:40], secrets.token_hex(4)
-    return path.parent / f".{name}.{nonce}{_seal(name, nonce)}.partial"
+    return path.parent / f".{name}.{nonce}{_name_checksum(name, nonce)}.partial"
 
 
-def _seal(name: str, nonce: str) -> str:
+def _name_checksum(name: str, nonce: str) -> str:
     text = f"musicgen\0{name}\0{nonce}".encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()[:8]
 
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that is not there yet, such as one of a new folder's; raises OSError."""
-    with _new_file(path, data):
+    with _create_locked_file(path, data):
         pass
 
 
 @contextlib.contextmanager
-def _new_file(path: Path, data: bytes) -> Iterator[None]:
+def _create_locked_file(path: Path, data: bytes) -> Iterator[None]:
     """Write a file that is not there yet, and hold its lock for a block."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags, 0o666)
@@ -294,7 +298,7 @@ def _publish(partial: Path, path: Path, *, force: bool) -> None:
     try:
         os.link(partial, path)
     except OSError as fault:
-        if fault.errno not in _NO_LINKS:
+        if fault.errno not in _NO_HARD_LINK_ERRNOS:
             raise
         refuse_existing([path])  # no hard links here: the last look is as late as it can be
         partial.rename(path)
@@ -305,7 +309,7 @@ def _publish_folder(staging: Path, path: Path, *, force: bool) -> None:
         _sync(file)
     _sync_folder(staging)
     if force and path.is_dir():
-        old = partial_beside(path)
+        old = make_partial_path(path)
         path.rename(old)
         staging.rename(path)
         shutil.rmtree(old, ignore_errors=True)
@@ -328,7 +332,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         _sync(folder)
     except OSError as fault:
-        if fault.errno not in _NO_FOLDER_SYNC:
+        if fault.errno not in _NO_FOLDER_SYNC_ERRNOS:
             raise
 
 
@@ -345,7 +349,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with explaining(folder):
+    with translate_os_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
         _lock(handle)
@@ -374,22 +378,22 @@ def sweep_unlocked(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explaining(path: Path, size: int = 0) -> Iterator[None]:
+def translate_os_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Turn what the system says of an output, of so many bytes, into one of our errors."""
     try:
         yield
     except OSError as fault:
-        raise _explained(fault, path, size) from fault
+        raise _os_error_to_ours(fault, path, size) from fault
 
 
-def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:
+def _os_error_to_ours(fault: OSError, path: Path, size: int) -> MusicgenError:
     """Say in one line what a fault of the system means for an output."""
     if isinstance(fault, FileExistsError) or fault.errno == errno.ENOTEMPTY:
         return OutputExists(f"{path} exists; choose another name or add --force")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path}: there is no folder {path.parent}; make it first")
     if fault.errno == errno.ENAMETOOLONG:
-        return _impossible(fault, path)
+        return _invalid_path_error(fault, path)
     needed = f" ({size:,} bytes are needed)" if size else ""
     return WriteFailed(
         f"{path} was not written: {os.strerror(fault.errno or errno.EIO)}{needed};"
@@ -406,7 +410,7 @@ def _read(handle: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _impossible(fault: OSError | ValueError, path: Path) -> MusicgenError:
+def _invalid_path_error(fault: OSError | ValueError, path: Path) -> MusicgenError:
     """Say why there can be no file of a name."""
     if isinstance(fault, NotADirectoryError):
         return NotFound(f"{path}: there is no folder {path.parent}; make it first")
@@ -414,32 +418,34 @@ def _impossible(fault: OSError | ValueError, path: Path) -> MusicgenError:
     return InvalidValue(f"{path}: {words}; choose another name")
 
 
-def _not_opened(fault: OSError | ValueError, path: Path) -> MusicgenError:
+def _open_error(fault: OSError | ValueError, path: Path) -> MusicgenError:
     if isinstance(fault, ValueError) or fault.errno == errno.ENAMETOOLONG:
         words = str(fault) if isinstance(fault, ValueError) else os.strerror(errno.ENAMETOOLONG)
         return NotFound(f"{path}: {words}; check the name")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path} does not exist; check the name")
     if fault.errno == errno.ELOOP:
-        return _not_regular(path, "a link")
+        return _not_regular_refusal(path, "a link")
     words = os.strerror(fault.errno or errno.EIO)
     return Refusal(f"{words}; it was left out", source=str(path), code="unreadable")
 
 
 def _check_regular(status: os.stat_result, path: Path, limit: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _not_regular(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
+        raise _not_regular_refusal(
+            path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        )
     if limit is not None and status.st_size > limit:
-        raise _too_large(path, limit)
+        raise _too_large_refusal(path, limit)
 
 
-def _not_regular(path: Path, what: str) -> Refusal:
+def _not_regular_refusal(path: Path, what: str) -> Refusal:
     return Refusal(
         f"it is {what}; only regular files are read", source=str(path), code="not-regular"
     )
 
 
-def _too_large(path: Path, limit: int) -> Refusal:
+def _too_large_refusal(path: Path, limit: int) -> Refusal:
     return Refusal(
         f"it is larger than {limit:,} bytes; it was left out", source=str(path), code="too-large"
     )

@@ -18,7 +18,7 @@ _DECIMAL: Final = re.compile(
     r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?"
 )
 _FRACTION: Final = re.compile(r"[+-]?[0-9]{1,9}(?:/[0-9]{1,9}|\.[0-9]{1,9})?")
-_SHOWN: Final = 40  # characters of a wrong value that an error repeats
+_SHOWN_CHARACTERS: Final = 40  # characters of a wrong value that an error repeats
 
 
 def parse_integer(text: str, name: str, low: int, high: int) -> int:
@@ -84,4 +84,4 @@ def parse_fraction(text: str, name: str, low: Fraction | int, high: Fraction | i
 
 def shorten(text: str) -> str:
     """Cut a value to the first characters, as error messages repeat it."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -17,56 +17,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint, places, version_of
+from musicgen.checkpoint import Checkpoint, get_package_version, list_checkpoint_folders
 from musicgen.checkpoint import load as load_checkpoint
-from musicgen.errors import InvalidValue, MusicgenError, NotFound, OutputExists, printable
+from musicgen.errors import InvalidValue, MusicgenError, NotFound, OutputExists, escape_unprintable
 from musicgen.files import (
     is_file,
     is_folder,
     is_plain_name,
-    open_regular,
+    read_regular_file,
     refuse_existing,
-    write_whole,
+    write_atomically,
 )
-from musicgen.music.bars import heard_bars
+from musicgen.music.bars import count_heard_bars
 from musicgen.music.score import Score
 from musicgen.number_parsing import shorten
 from musicgen.render import export
-from musicgen.sampling.batch_sampler import LANES, Lanes, write_many
-from musicgen.sampling.default_form import complete_wishes
+from musicgen.sampling.batch_sampler import DEFAULT_LANES, BatchEngine, generate_tunes
+from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.generate import Written, fit
-from musicgen.sampling.generate import write as carry_out
-from musicgen.sampling.infill import CANDIDATES, Keep, parse_bars
+from musicgen.sampling.generate import Generated, fit_primer
+from musicgen.sampling.generate import generate_tune as carry_out
+from musicgen.sampling.infill import CANDIDATES, KeptBars, parse_bars
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes, unmet_dance
+from musicgen.sampling.options import SamplingOptions, describe_unseen_dance
 from musicgen.sampling.recipe import (
-    Drawn,
+    DrawnHeader,
+    GenerationRequest,
     ModelName,
-    Order,
     Recipe,
-    found_in,
-    hash_of,
-    hash_of_text,
-    varied,
+    hash_notes,
+    hash_text,
+    join_recipe_remarks,
+    make_variant_request,
 )
-from musicgen.sampling.sampler import PlainSampler, Sampler, sampler_of
-from musicgen.sampling.surprisal import Surprise, surprise
-from musicgen.similarity.copy_filter import CopyGuard
-from musicgen.similarity.note_index import NAME as INDEX
-from musicgen.similarity.overlap_report import Index, Receipt, index_beside
+from musicgen.sampling.sampler import GenericSampler, Sampler, make_sampler
+from musicgen.sampling.surprisal import Surprise, measure_surprise
+from musicgen.similarity.copy_filter import IndexCopyDetector
+from musicgen.similarity.note_index import INDEX_FILE as INDEX
+from musicgen.similarity.overlap_report import OverlapIndex, Receipt, load_index
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.measures import MeasuresCodec, rhythm_event
-from musicgen.tokens.registry import restored
+from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
+from musicgen.tokens.registry import restore_codec
 
 if TYPE_CHECKING:
     import pretty_midi
 
-RUNS: Final = Path("checkpoints")  # where `train` puts a user's own models
+RUNS_FOLDER: Final = Path("checkpoints")  # where `train` puts a user's own models
 _PACKAGE: Final = Path(__file__).parent
-_SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
+_SHIPPED_FOLDERS: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
 # What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
-WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
+CODEC_SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
     "performance": (".mid", ".midi", ".wav", ".html"),
     "frames": (".mid", ".midi", ".wav", ".html"),
     "frames-16": (".mid", ".midi", ".wav", ".html"),
@@ -76,9 +76,17 @@ WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
 MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
 MAX_TEXT: Final = 2**24  # of a text
 ENGINES: Final = ("numpy", "torch")
-_SHAPE: Final = ("form", "pickup", "bars", "min_bars", "range", "meter", "key")  # of edited notes
-_TITLE: Final = 80  # characters of a title in a line
-_FEW: Final = 8  # tunes that are drawn sooner than a second process starts
+_SHAPE_OPTIONS: Final = (
+    "form",
+    "pickup",
+    "bars",
+    "min_bars",
+    "range",
+    "meter",
+    "key",
+)  # of edited notes
+_MAX_TITLE_LENGTH: Final = 80  # characters of a title in a line
+_SERIAL_LIMIT: Final = 8  # tunes that are drawn sooner than a second process starts
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,13 +97,13 @@ class Tune:
     recipe: Recipe
     model: Model = field(repr=False, compare=False)
     text: str | None = None  # what a model of text wrote; its score is empty
-    told: tuple[str, ...] = ()  # what was changed of a primer, what candidates were worth
+    messages: tuple[str, ...] = ()  # what was changed of a primer, what candidates were worth
 
     def __repr__(self) -> str:
         """Say in one line what it is and how to come by it."""
         made = self.recipe.model
-        place = f"{made.name[:_TITLE]} {made.version}, seed {self.seed}, number {self.number + 1}"
-        return printable(f"<Tune {self.summary}; {place}>")
+        place = f"{made.name[:_MAX_TITLE_LENGTH]} {made.version}, seed {self.seed}, number {self.number + 1}"
+        return escape_unprintable(f"<Tune {self.summary}; {place}>")
 
     def _repr_html_(self) -> str:
         """Show score and player in a notebook; of a codec without bars, a player alone."""
@@ -105,7 +113,7 @@ class Tune:
             return notebook.quote_text(self.text)
         if self.codec != MeasuresCodec.name:
             return notebook.embed_sound(self.summary, self.score)
-        whole = html_page.page(
+        whole = html_page.render_page(
             self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
         return notebook.frame_page(self.score.title, whole)
@@ -114,21 +122,21 @@ class Tune:
     def summary(self) -> str:
         """Title and size: bars, or what its codec counts by."""
         if self.text is not None:
-            return _counted(len(self.text), "character")
-        title = self.score.title[:_TITLE]
+            return _format_count(len(self.text), "character")
+        title = self.score.title[:_MAX_TITLE_LENGTH]
         if self.codec != MeasuresCodec.name:
-            return f"{title}; {_counted(len(self.score.notes), 'note')}"
-        return f"{title}; {self.score.meter}, {_counted(self.bars, 'bar')}"
+            return f"{title}; {_format_count(len(self.score.notes), 'note')}"
+        return f"{title}; {self.score.meter}, {_format_count(self.bars, 'bar')}"
 
     @property
     def seed(self) -> int:
         """The seed that it was drawn with."""
-        return self.recipe.order.seed
+        return self.recipe.request.seed
 
     @property
     def number(self) -> int:
         """Which of the tunes of its seed it is, from 0."""
-        return self.recipe.order.number
+        return self.recipe.request.number
 
     @property
     def codec(self) -> str:
@@ -138,7 +146,7 @@ class Tune:
     @property
     def bars(self) -> int:
         """Bars as heard."""
-        return heard_bars(self.score)
+        return count_heard_bars(self.score)
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Write it, with its recipe, in the format of the suffix.
@@ -148,12 +156,12 @@ class Tune:
         Raises OutputExists, NotFound, InvalidValue, Refusal or WriteFailed.
         """
         path = Path(path)
-        beside = () if has_room(path.suffix) else (beside_of(path),)
+        beside = () if supports_metadata(path.suffix) else (sidecar_path(path),)
         refuse_existing([path, *beside], force=force)
         for other in beside:
-            refuse_other_recipe(other)
+            refuse_non_recipe(other)
         if self.text is None:
-            is_page = path.suffix.lower() in export.PAGES
+            is_page = path.suffix.lower() in export.PAGE_SUFFIXES
             export.write(
                 self.score,
                 path,
@@ -164,25 +172,25 @@ class Tune:
                 surprise=self.surprise if is_page else None,
             )
         else:
-            write_whole(path, f"{self.text}\n".encode(), force=force)
+            write_atomically(path, f"{self.text}\n".encode(), force=force)
         for other in beside:
-            write_whole(other, f"{self.recipe.to_text()}\n".encode(), force=force)
+            write_atomically(other, f"{self.recipe.to_text()}\n".encode(), force=force)
 
     @cached_property
     def receipt(self) -> Receipt | None:
         """What it shares with the tunes that its model learnt from; None without an index."""
         if self.text is not None or not self.model.has_index:
             return None
-        return self.model.receipt(self.score)
+        return self.model.make_receipt(self.score)
 
     @cached_property
     def surprise(self) -> Surprise:
         """The bits of each of its notes under the model."""
-        return self.model.surprise(self.score if self.text is None else self.text)
+        return self.model.measure_surprise(self.score if self.text is None else self.text)
 
     def check_copies(self) -> None:
         """Raise InvalidValue where what was given copies more than the tune may."""
-        limit = self.recipe.order.wishes.max_copy
+        limit = self.recipe.request.options.max_copy
         longest = self.receipt.longest if limit is not None and self.receipt else None
         if longest is not None and limit is not None and longest.notes > limit:
             raise InvalidValue(
@@ -198,23 +206,25 @@ class Tune:
         keep: bars that stay, such as "1-8,13-16", as they are written; the others are drawn anew,
         chosen from so many candidates. The changes are wishes, and `seed`.
         """
-        return self.model.variant(self.recipe.order, keep=keep, candidates=candidates, **changes)
+        return self.model.make_variant(
+            self.recipe.request, keep=keep, candidates=candidates, **changes
+        )
 
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
         """Return what is played as a `pretty_midi` object."""
         return formats.midi.to_pretty_midi(self.score)
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def has_room(suffix: str) -> bool:
+def supports_metadata(suffix: str) -> bool:
     """Tell whether files of a suffix have their recipe inside."""
-    return formats.has_room(suffix) or suffix.lower() in export.PAGES
+    return formats.supports_remarks(suffix) or suffix.lower() in export.PAGE_SUFFIXES
 
 
-def beside_of(path: Path) -> Path:
+def sidecar_path(path: Path) -> Path:
     """Return where the recipe of a file stands whose format has no room for one."""
     return path.with_name(f"{path.name}.recipe.json")
 
@@ -222,14 +232,14 @@ def beside_of(path: Path) -> Path:
 def is_recipe(path: Path) -> bool:
     """Tell whether a file is a recipe, as it stands beside a tune; a link is none."""
     try:
-        text = open_regular(path, limit=MAX_RECIPE, follow=False).decode().strip()
+        text = read_regular_file(path, limit=MAX_RECIPE, follow=False).decode().strip()
         Recipe.from_text(text)
     except (MusicgenError, UnicodeDecodeError):
         return False
     return True
 
 
-def refuse_other_recipe(path: Path) -> None:
+def refuse_non_recipe(path: Path) -> None:
     """Raise OutputExists for a file that has the name of a tune's recipe and is none."""
     if os.path.lexists(path) and not is_recipe(path):
         raise OutputExists(
@@ -243,26 +253,28 @@ class Model:
 
     checkpoint: Checkpoint
     codec: AnyCodec = field(default_factory=MeasuresCodec)
-    _guards: dict[int, CopyGuard] = field(default_factory=dict, repr=False, compare=False)
+    _copy_detectors: dict[int, IndexCopyDetector] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __repr__(self) -> str:
         """Say in one line what it is."""
         shape = self.checkpoint.settings
-        return printable(
+        return escape_unprintable(
             f"<Model {self.name}: {shape.layers} x {shape.hidden} {shape.cell}, codec"
             f" {self.codec.name}>"
         )
 
     @cached_property
-    def sampler(self) -> Sampler | PlainSampler:
+    def sampler(self) -> Sampler | GenericSampler:
         """The checkpoint's engine, and what it has learnt."""
-        return sampler_of(self.checkpoint, self.codec, self._guard)
+        return make_sampler(self.checkpoint, self.codec, self._get_copy_detector)
 
-    def _guard(self, limit: int) -> CopyGuard:
+    def _get_copy_detector(self, limit: int) -> IndexCopyDetector:
         """Return what knows the training tunes' runs of more notes than a limit."""
-        if limit not in self._guards:
-            self._guards[limit] = self.index.guard(limit)
-        return self._guards[limit]
+        if limit not in self._copy_detectors:
+            self._copy_detectors[limit] = self.index.make_copy_detector(limit)
+        return self._copy_detectors[limit]
 
     @cached_property
     def name(self) -> ModelName:
@@ -275,9 +287,9 @@ class Model:
         return is_file(self.checkpoint.folder / INDEX)
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> OverlapIndex:
         """The notes of the tunes that it learnt from. Raises NotFound where it has no index."""
-        found = index_beside(self.checkpoint)
+        found = load_index(self.checkpoint)
         if found is None:
             raise NotFound(
                 f"{self.checkpoint.folder}: the model has no index of the tunes that it learnt"
@@ -286,24 +298,24 @@ class Model:
             )
         return found
 
-    def receipt(self, score: Score) -> Receipt:
+    def make_receipt(self, score: Score) -> Receipt:
         """Compare a score, as the codec writes it, with the tunes that the model learnt from.
 
         Raises NotFound for a model without an index, Refusal for what the codec cannot write.
         """
         if self.codec.name == MeasuresCodec.name:
-            return self.index.receipt(score)
+            return self.index.make_receipt(score)
         encoded = self.codec.encode(score)
-        return self.index.receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
+        return self.index.make_receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
 
-    def surprise(self, piece: Score | str) -> Surprise:
+    def measure_surprise(self, piece: Score | str) -> Surprise:
         """Return the bits of each note. Raises Refusal for what the codec cannot write."""
-        return surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
+        return measure_surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
 
     @property
     def writable(self) -> tuple[str, ...]:
         """The suffixes of the files that its tunes can be written to."""
-        return WRITABLE.get(self.codec.name, export.WRITABLE)
+        return CODEC_SUFFIXES.get(self.codec.name, export.WRITABLE)
 
     def sample(
         self,
@@ -312,7 +324,7 @@ class Model:
         number: int = 0,
         primer: str | Path | Score | None = None,
         no_primer: bool = False,
-        **wishes: Any,
+        **options: Any,
     ) -> Tune:
         """Write a tune: without a form, bars or a primer, one of the default form, AABB.
 
@@ -322,114 +334,135 @@ class Model:
         model has never met.
         """
         chosen = secrets.randbelow(2**31) if seed is None else seed
-        asked = self.complete_wishes(wishes, has_primer=primer is not None)
-        order = Order(asked, chosen, number, writes_primer=not no_primer)
+        asked = self.complete_options(options, has_primer=primer is not None)
+        order = GenerationRequest(asked, chosen, number, writes_primer=not no_primer)
         if primer is not None:
-            order = self.primed(order, primer)
-        return self.written(order, self.remarks_on(order))
+            order = self.add_primer(order, primer)
+        return self.sample_request(order, self.collect_messages(order))
 
-    def remarks_on(self, order: Order) -> tuple[str, ...]:
+    def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
         """Say what was changed of an order's primer, and that its dance is never in its meter."""
-        return (*(order.primer.changes if order.primer else ()), *self.unmet_dances(order))
+        return (
+            *(request.primer.changes if request.primer else ()),
+            *self.describe_unseen_dances(request),
+        )
 
-    def unmet_dances(self, order: Order) -> tuple[str, ...]:
+    def describe_unseen_dances(self, request: GenerationRequest) -> tuple[str, ...]:
         """Say that no training tune is such a dance in such a meter, where that is so."""
-        rhythm, meter = order.wishes.rhythm, order.wishes.meter
-        if order.primer is not None:
-            meter = order.primer.meter
+        rhythm, meter = request.options.rhythm, request.options.meter
+        if request.primer is not None:
+            meter = request.primer.meter
         if rhythm is None or meter is None:
             return ()
         dances = self.checkpoint.manifest.corpus.get("dances", {})
-        unmet = unmet_dance(dances, rhythm_event(rhythm.strip().lower()), str(meter))
+        unmet = describe_unseen_dance(dances, normalise_rhythm(rhythm.strip().lower()), str(meter))
         return () if unmet is None else (unmet,)
 
-    def complete_wishes(self, asked: Mapping[str, Any], *, has_primer: bool = False) -> Wishes:
+    def complete_options(
+        self, requested: Mapping[str, Any], *, has_primer: bool = False
+    ) -> SamplingOptions:
         """Make wishes from what a user named, with the default form where none is named."""
-        return complete_wishes(asked, self.checkpoint.manifest, has_primer=has_primer)
+        return complete_options(requested, self.checkpoint.manifest, has_primer=has_primer)
 
-    def primed(self, order: Order, primer: str | Path | Score) -> Order:
+    def add_primer(
+        self, request: GenerationRequest, primer: str | Path | Score
+    ) -> GenerationRequest:
         """Return an order that starts from the notes of a file or a score, fitted to the model."""
         name = "primer" if isinstance(primer, Score) else str(primer)
-        score = primer if isinstance(primer, Score) else read_one(Path(primer))
-        return replace(order, primer=fit(score, self._measures("a primer"), order.wishes, name))
+        score = primer if isinstance(primer, Score) else read_first_tune(Path(primer))
+        return replace(
+            request,
+            primer=fit_primer(score, self._get_bar_sampler("a primer"), request.options, name),
+        )
 
-    def written(self, order: Order, told: tuple[str, ...] = ()) -> Tune:
+    def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Carry an order out."""
-        found = self.carried_out(order)
-        return self.tune(order, replace(found, told=(*told, *found.told)))
+        found = self.generate(request)
+        return self.make_tune(request, replace(found, messages=(*messages, *found.messages)))
 
-    def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
+    def draw(self, options: SamplingOptions, seed: int, number: int = 0) -> Tune:
         """Write tune `number` of a seed."""
-        return self.written(Order(wishes, seed, number))
+        return self.sample_request(GenerationRequest(options, seed, number))
 
-    def carried_out(self, order: Order) -> Written:
+    def generate(self, request: GenerationRequest) -> Generated:
         """Draw what an order asks for."""
         sampler = self.sampler
-        if isinstance(sampler, PlainSampler):
-            return Written(sampler.encoded(order.wishes, Noise(order.seed, order.number)))
-        if order.engine != "numpy":
-            return next(found for _, found in self.carried_out_many(order, [order.number]))
-        return carry_out(sampler, order)
+        if isinstance(sampler, GenericSampler):
+            return Generated(
+                sampler.sample_encoded(request.options, Noise(request.seed, request.number))
+            )
+        if request.engine != "numpy":
+            return next(found for _, found in self.generate_many(request, [request.number]))
+        return carry_out(sampler, request)
 
-    def carried_out_many(
-        self, order: Order, numbers: Iterable[int]
-    ) -> Iterator[tuple[int, Written]]:
+    def generate_many(
+        self, request: GenerationRequest, numbers: Iterable[int]
+    ) -> Iterator[tuple[int, Generated]]:
         """Draw tunes of an order by their numbers, side by side, and yield them as they are done.
 
         Those of the NumPy engine are what `carried_out` draws; those of torch are its own.
         """
-        if not isinstance(self.sampler, PlainSampler):
-            width = LANES if order.engine == "numpy" else 2 * LANES
-            make_lanes = lanes_of(order.engine)
-            yield from write_many(self.sampler, order, numbers, make_lanes, width)
+        if not isinstance(self.sampler, GenericSampler):
+            width = DEFAULT_LANES if request.engine == "numpy" else 2 * DEFAULT_LANES
+            make_lanes = get_batch_engine(request.engine)
+            yield from generate_tunes(self.sampler, request, numbers, make_lanes, width)
             return
-        if order.engine != "numpy":
+        if request.engine != "numpy":
             raise InvalidValue(
-                f"engine {order.engine}: it writes bars, and codec {self.codec.name} has none;"
+                f"engine {request.engine}: it writes bars, and codec {self.codec.name} has none;"
                 " leave --engine out"
             )
         for number in numbers:
-            yield number, self.carried_out(replace(order, number=number))
+            yield number, self.generate(replace(request, number=number))
 
-    def tune(self, order: Order, found: Written) -> Tune:
+    def make_tune(self, request: GenerationRequest, generated: Generated) -> Tune:
         """Make the tune of what was drawn for an order."""
-        encoded, text = found.encoded, None
+        encoded, text = generated.encoded, None
         if self.codec.name == MeasuresCodec.name:
-            order, score = replace(order, drawn=Drawn.of(encoded)), found.score
+            request, score = replace(request, drawn=DrawnHeader.of(encoded)), generated.score
         else:
             piece = self.codec.decode(encoded.ids, encoded.setting).piece
             score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
-        notes = hash_of(score) if text is None else hash_of_text(text)
-        recipe = Recipe(order, self.name, version_of("musicgen"), notes)
-        tune = Tune(score, recipe, self, text, found.told)
+        notes = hash_notes(score) if text is None else hash_text(text)
+        recipe = Recipe(request, self.name, get_package_version("musicgen"), notes)
+        tune = Tune(score, recipe, self, text, generated.messages)
         tune.check_copies()
         return tune
 
-    def variant(
-        self, order: Order, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
+    def make_variant(
+        self,
+        request: GenerationRequest,
+        *,
+        keep: str | None = None,
+        candidates: int = CANDIDATES,
+        **changes: Any,
     ) -> Tune:
         """Carry an order out with some changes, as `Tune.tweak` does."""
         seed = changes.pop("seed", None)
         kept = None
         if keep is not None:
             bars = parse_bars(keep)
-            base = carry_out(self._measures("keep"), order).encoded
-            kept = Keep(base.ids, bars, candidates)
-            order = replace(order, drawn=Drawn.of(base), primer=None)
-        order = varied(order, Wishes.changes(**changes), kept)
-        told = () if changes.keys().isdisjoint(("meter", "rhythm")) else self.unmet_dances(order)
-        return self.written(order if seed is None else replace(order, seed=seed), told)
+            base = carry_out(self._get_bar_sampler("keep"), request).encoded
+            kept = KeptBars(base.ids, bars, candidates)
+            request = replace(request, drawn=DrawnHeader.of(base), primer=None)
+        request = make_variant_request(request, SamplingOptions.parse_changes(**changes), kept)
+        told = (
+            ()
+            if changes.keys().isdisjoint(("meter", "rhythm"))
+            else self.describe_unseen_dances(request)
+        )
+        return self.sample_request(request if seed is None else replace(request, seed=seed), told)
 
-    def _measures(self, what: str) -> Sampler:
+    def _get_bar_sampler(self, option: str) -> Sampler:
         sampler = self.sampler
-        if isinstance(sampler, PlainSampler):
+        if isinstance(sampler, GenericSampler):
             raise InvalidValue(
-                f"{what}: a model of codec {self.codec.name} has no bars to hold on to"
+                f"{option}: a model of codec {self.codec.name} has no bars to hold on to"
             )
         return sampler
 
 
-def read_one(path: Path) -> Score:
+def read_first_tune(path: Path) -> Score:
     """Read the first tune of a file. Raises what was wrong with it where there is none."""
     scores, refusals = formats.read(path)
     if scores:
@@ -451,7 +484,7 @@ def tweak(
     Raises InvalidValue for one without a recipe, Mismatch where another model made it.
     """
     path = Path(file)
-    text = recipe_text(path)
+    text = read_recipe_text(path)
     if text is None and keep is None:
         raise InvalidValue(
             f"{path}: it holds no recipe, so musicgen did not write it; start from its notes with"
@@ -462,11 +495,11 @@ def tweak(
     if recipe is not None:
         recipe.check(loaded.name, str(path))
         if not _is_edited(path, recipe):
-            return loaded.variant(recipe.order, keep=keep, candidates=candidates, **changes)
-    return _from_notes(loaded, path, recipe, keep, candidates, changes)
+            return loaded.make_variant(recipe.request, keep=keep, candidates=candidates, **changes)
+    return _tweak_from_notes(loaded, path, recipe, keep, candidates, changes)
 
 
-def _from_notes(
+def _tweak_from_notes(
     model: Model,
     path: Path,
     recipe: Recipe | None,
@@ -476,100 +509,100 @@ def _from_notes(
 ) -> Tune:
     """Take a file's notes as a primer, or as the tune of which bars are kept."""
     said = "its notes were edited since it was written" if recipe else "musicgen did not write it"
-    order = recipe.order if recipe else Order(Wishes(), 0)
-    unset: dict[str, Any] = dict.fromkeys(_SHAPE)
-    free = replace(order.wishes, **unset)
-    primed = model.primed(replace(order, wishes=free, drawn=None, keep=None), path)
-    count, changed = (primed.primer.count, primed.primer.changes) if primed.primer else (0, ())
-    primed = replace(primed, wishes=replace(free, bars=max(count, order.wishes.heard or 0)))
-    tune = model.variant(primed, keep=keep, candidates=candidates, **changes)
+    order = recipe.request if recipe else GenerationRequest(SamplingOptions(), 0)
+    unset: dict[str, Any] = dict.fromkeys(_SHAPE_OPTIONS)
+    free = replace(order.options, **unset)
+    primed = model.add_primer(replace(order, options=free, drawn=None, keep=None), path)
+    count, changed = (primed.primer.bar_count, primed.primer.changes) if primed.primer else (0, ())
+    primed = replace(primed, options=replace(free, bars=max(count, order.options.heard_bars or 0)))
+    tune = model.make_variant(primed, keep=keep, candidates=candidates, **changes)
     told = f"{path}: {said}; its notes are taken as a primer"
-    return replace(tune, told=(told, *changed, *tune.told))
+    return replace(tune, messages=(told, *changed, *tune.messages))
 
 
-def recipe_text(path: Path) -> str | None:
+def read_recipe_text(path: Path) -> str | None:
     """Return the recipe of a file as text: its own, or the one beside it; None without one."""
-    beside = beside_of(path)
+    beside = sidecar_path(path)
     if is_file(beside):
-        return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
-    if path.suffix.lower() in export.PAGES:
-        from musicgen.render.html_page import recipe_in  # slow to import
+        return read_regular_file(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
+    if path.suffix.lower() in export.PAGE_SUFFIXES:
+        from musicgen.render.html_page import read_page_recipe  # slow to import
 
-        return recipe_in(open_regular(path))
-    return found_in(formats.remarks(path))
+        return read_page_recipe(read_regular_file(path))
+    return join_recipe_remarks(formats.read_remarks(path))
 
 
 def _is_edited(path: Path, recipe: Recipe) -> bool:
     """Tell whether a file's notes are others than those that its recipe made."""
     suffix = path.suffix.lower()
-    if suffix in export.RENDERED:
+    if suffix in export.RENDERERS:
         return False  # nobody edits a sound or a picture
-    if suffix not in formats.READABLE or _is_text(suffix, path):
-        text = open_regular(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
-        return hash_of_text(text) != recipe.notes
-    return hash_of(read_one(path)) != recipe.notes
+    if suffix not in formats.READABLE_SUFFIXES or _is_text(suffix, path):
+        text = read_regular_file(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
+        return hash_text(text) != recipe.notes_hash
+    return hash_notes(read_first_tune(path)) != recipe.notes_hash
 
 
 def _is_text(suffix: str, path: Path) -> bool:
     """Tell whether a model of text wrote a file: its recipe stands beside what has room for one."""
-    return formats.has_room(suffix) and beside_of(path).is_file()
+    return formats.supports_remarks(suffix) and sidecar_path(path).is_file()
 
 
-def find(model: str | Path) -> Path:
+def find_model_folder(model: str | Path) -> Path:
     """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
-    return _first_model(str(model), (Path(model), *_places_of(str(model))))
+    return _find_first_model(str(model), (Path(model), *_list_candidate_folders(str(model))))
 
 
-def find_named(name: str) -> Path:
+def find_named_folder(name: str) -> Path:
     """Return the folder of a model that data names: a run of one's own, or a shipped one.
 
     Names out of files are names: none is a path. Raises NotFound.
     """
-    return _first_model(name, _places_of(name) if is_plain_name(name) else ())
+    return _find_first_model(name, _list_candidate_folders(name) if is_plain_name(name) else ())
 
 
-def _places_of(name: str) -> Iterator[Path]:
-    return (place / name for place in (RUNS, *_SHIPPED))
+def _list_candidate_folders(name: str) -> Iterator[Path]:
+    return (place / name for place in (RUNS_FOLDER, *_SHIPPED_FOLDERS))
 
 
-def _first_model(name: str, folders: Iterable[Path]) -> Path:
+def _find_first_model(name: str, folders: Iterable[Path]) -> Path:
     """Return the first folder that holds a checkpoint. Raises NotFound."""
     tried = list(folders)
     for folder in tried:
-        if places(folder):
+        if list_checkpoint_folders(folder):
             return folder
     if any(is_folder(folder / "progress") for folder in tried):
         raise NotFound(f"{name}: the run has no checkpoint yet; wait until it has judged one")
     if any(map(is_folder, tried)):
         raise NotFound(f"{name}: the folder has no manifest.json: it is not a complete checkpoint")
-    names = ", ".join(sorted(known())) or "none"
+    names = ", ".join(sorted(list_models())) or "none"
     raise NotFound(f"model {shorten(name)!r} is unknown: there are {names};"
                    " or name the folder of a run with --model")  # fmt: skip
 
 
-def known(runs: Path = RUNS) -> dict[str, Path]:
+def list_models(runs_folder: Path = RUNS_FOLDER) -> dict[str, Path]:
     """Return the folders of the models that have a name: one's own runs, then those shipped."""
     found: dict[str, Path] = {}
-    for place in (runs, *_SHIPPED):
+    for place in (runs_folder, *_SHIPPED_FOLDERS):
         for folder in sorted(place.glob("[!.]*")):
-            if folder.name.isprintable() and places(folder):
+            if folder.name.isprintable() and list_checkpoint_folders(folder):
                 found.setdefault(folder.name, folder)
     return found
 
 
 def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder. Raises NotFound, DamagedCheckpoint or Mismatch."""
-    return _load(find(model))
+    return _load(find_model_folder(model))
 
 
 def load_named(name: str) -> Model:
     """Load the model that a recipe names. Raises NotFound, DamagedCheckpoint or Mismatch."""
-    return _load(find_named(name))
+    return _load(find_named_folder(name))
 
 
 def _load(folder: Path) -> Model:
     checkpoint = load_checkpoint(folder)
-    codec = restored(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
+    codec = restore_codec(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
     return Model(checkpoint, codec)
 
 
@@ -579,64 +612,68 @@ def check_writable(files: Iterable[Path], suffixes: Sequence[str] = export.WRITA
         export.check_suffix(file, suffixes)
 
 
-def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
+def get_batch_engine(engine: str) -> Callable[[NumpyEngine, int], BatchEngine] | None:
     """Return what makes the lanes of an engine by its name; None for those of the one-tune one."""
     if engine == "numpy":
         return None
     if engine != "torch":
         raise InvalidValue(f"engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    from musicgen.model.torch_sampling import TorchLanes  # slow to import
+    from musicgen.model.torch_sampling import TorchBatchEngine  # slow to import
 
-    return TorchLanes
+    return TorchBatchEngine
 
 
 def sample_many(
-    model: Model, order: Order, *, count: int, jobs: int | None = None
+    model: Model, request: GenerationRequest, *, count: int, jobs: int | None = None
 ) -> Iterator[Tune]:
     """Yield tunes 0..count-1 of an order in turn, drawn in processes where there are many.
 
     Tune k is the same, whatever the count and the number of processes.
     """
-    jobs = processes_for(count, jobs)
+    jobs = count_processes(count, jobs)
     if jobs == 1:
-        few = order.engine == "numpy" and count <= _FEW
-        orders = (replace(order, number=number) for number in range(count))
-        yield from map(model.written, orders) if few else _ready(model, order, count)
+        few = request.engine == "numpy" and count <= _SERIAL_LIMIT
+        orders = (replace(request, number=number) for number in range(count))
+        yield from (
+            map(model.sample_request, orders) if few else _sample_in_order(model, request, count)
+        )
         return
-    from musicgen.sampling.parallel import in_order  # multiprocessing, wanted by few
+    from musicgen.sampling.parallel import run_in_order  # multiprocessing, wanted by few
 
-    for number, answer in enumerate(in_order(_draw, start_of(model, order), count, jobs)):
-        yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
+    for number, answer in enumerate(
+        run_in_order(_generate_in_process, to_process_arguments(model, request), count, jobs)
+    ):
+        yield model.make_tune(replace(request, number=number), Generated.from_json(answer.decode()))
 
 
-def processes_for(count: int, jobs: int | None) -> int:
+def count_processes(count: int, jobs: int | None) -> int:
     """Return in how many processes so many tunes are drawn: in this one, or in others."""
-    return 1 if count <= _FEW else min(jobs or os.cpu_count() or 1, count)
+    return 1 if count <= _SERIAL_LIMIT else min(jobs or os.cpu_count() or 1, count)
 
 
-def start_of(model: Model, order: Order) -> tuple[str, ...]:
+def to_process_arguments(model: Model, request: GenerationRequest) -> tuple[str, ...]:
     """Return what a process of its own needs to draw an order's tunes, as text."""
-    return str(model.checkpoint.folder.resolve()), json.dumps(order.to_json())
+    return str(model.checkpoint.folder.resolve()), json.dumps(request.to_json())
 
 
-def started(folder: str, order: str) -> tuple[Model, Order]:
+def from_process_arguments(folder: str, request: str) -> tuple[Model, GenerationRequest]:
     """Read what `start_of` wrote."""
-    return load(folder), Order.from_json(order)
+    return load(folder), GenerationRequest.from_json(request)
 
 
-def _ready(model: Model, order: Order, count: int) -> Iterator[Tune]:
+def _sample_in_order(model: Model, request: GenerationRequest, count: int) -> Iterator[Tune]:
     """Yield tunes in turn, drawn in this process."""
-    early: dict[int, Written] = {}
-    many = model.carried_out_many(order, range(count))
+    early: dict[int, Generated] = {}
+    many = model.generate_many(request, range(count))
     for number in range(count):
         while number not in early:
             done, found = next(many)
             early[done] = found
-        yield model.tune(replace(order, number=number), early.pop(number))
+        yield model.make_tune(replace(request, number=number), early.pop(number))
 
 
-def _draw(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+def _generate_in_process(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw tunes in a process of its own; text goes back, for no objects go between processes."""
-    model, order = started(*start)
-    for number, found in model.carried_out_many(order, numbers):
+    model, order = from_process_arguments(*start)
+    for number, found in model.generate_many(order, numbers):
         yield number, found.to_json().encode()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from musicgen.checkpoint import Manifest, save, shapes
+from musicgen.checkpoint import Manifest, save, weight_shapes
 from musicgen.config import ModelSettings
-from musicgen.tokens.registry import find
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
 RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
@@ -68,11 +68,12 @@ class RandomEngine:
 
 def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:
     """Write a checkpoint with random weights and return its folder."""
-    vocabulary = find(codec).vocabulary
+    vocabulary = find_codec(codec).vocabulary
     settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
     luck = np.random.default_rng(seed)
     weights = {
-        name: luck.normal(size=shape).astype(np.float32) for name, shape in shapes(settings).items()
+        name: luck.normal(size=shape).astype(np.float32)
+        for name, shape in weight_shapes(settings).items()
     }
     manifest = Manifest(
         name=folder.name, version=1, settings=settings, vocabulary=vocabulary.names, codec=codec,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from musicgen.training.heldout_loss import Held
+from musicgen.training.heldout_loss import HeldOutScore
 from musicgen.training.trainer import Progress
 
 TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # of an update; of the plan; of the training part
@@ -23,16 +23,16 @@ class Hand:
         return self.now
 
 
-def held(bits: float) -> Held:
+def held(bits: float) -> HeldOutScore:
     """Return a score of so many bits a note, on one tune of one note."""
-    return Held(np.array([bits * np.log(2)]), np.array([1]), np.array([1]))
+    return HeldOutScore(np.array([bits * np.log(2)]), np.array([1]), np.array([1]))
 
 
 def at(step: int, bits: float | None = None, **changes: Any) -> Progress:
     """Return what update number `step` says: half a second for 2,000 tokens."""
     plain = Progress(
-        step=step, tokens=TOKENS * step, planned=TOKENS * STEPS, epoch=TOKENS * step / EPOCH,
-        loss=1.5, norm=0.25, clipped=0.125, learning_rate=0.003, rate=2 * TOKENS,
-        memory=640 * 2**20, held=None if bits is None else held(bits),
+        step=step, tokens=TOKENS * step, planned_tokens=TOKENS * STEPS, epoch=TOKENS * step / EPOCH,
+        loss=1.5, gradient_norm=0.25, clipped_share=0.125, learning_rate=0.003, tokens_per_second=2 * TOKENS,
+        memory_bytes=640 * 2**20, held_out_score=None if bits is None else held(bits),
     )  # fmt: skip
     return replace(plain, **changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from musicgen.sampling.batch_sampler import Lanes
+from musicgen.sampling.batch_sampler import BatchEngine
 from musicgen.sampling.engine import NumpyEngine
 
 LANES = 5
@@ -12,15 +12,15 @@ LIVE = [3, 40, 500, 7]
 TURNS = 24
 
 
-def check_lanes(lanes: Lanes, engine: NumpyEngine, tolerance: float) -> None:
+def check_lanes(lanes: BatchEngine, engine: NumpyEngine, tolerance: float) -> None:
     """Feed five lanes, later two of them; their logits are those that each has alone."""
     luck = np.random.default_rng(1)
     states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, LANES)]
     for lane, state in enumerate(states):
-        lanes.put(lane, state)
+        lanes.set_state(lane, state)
     for turn in range(TURNS):
         if turn == TURNS // 2:
-            lanes.keep(np.array([0, 3]))
+            lanes.select_lanes(np.array([0, 3]))
             states = [states[0], states[3]]
         ids = luck.integers(1, 800, len(states))
         logits = lanes.step(ids)

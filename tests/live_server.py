@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 
 from musicgen.web.app import Playground, create_app
-from musicgen.web.limits import Limits
-from musicgen.web.server import Server, listening
+from musicgen.web.limits import ServerLimits
+from musicgen.web.server import Server, open_socket
 
 PATIENCE = 60.0  # seconds for what takes one
 
@@ -75,11 +75,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, runs: Path, limits: Limits) -> Iterator[Served]:
+def served(folder: Path, runs: Path, limits: ServerLimits) -> Iterator[Served]:
     """Serve for a block."""
     app = create_app(folder, runs=runs, limits=limits)
     ready = threading.Event()
-    with listening("127.0.0.1", 0) as found:
+    with open_socket("127.0.0.1", 0) as found:
         server = Server(app, ready.set)
         thread = threading.Thread(target=server.run, args=([found],), daemon=True)
         thread.start()

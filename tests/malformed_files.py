@@ -471,13 +471,13 @@ def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 def outcomes(folder: Path, *, big: bool = True) -> dict[str, list[str]]:
     """Read each file as a build does; return what became of each of its tunes."""
-    from musicgen.corpus.sandbox import Limits, Reader
-    from musicgen.corpus.sources import files
+    from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
+    from musicgen.corpus.sources import list_files
 
     write(folder, big=big)
     found = {}
-    with Reader(Limits()) as reader:
-        for file in files(folder):
+    with SandboxedReader(ReadLimits()) as reader:
+        for file in list_files(folder):
             told = [json.loads(line) for line in reader.encode(file)]
             codes = [answer.get("refusal", {"code": "kept"})["code"] for answer in told]
             found[file.path.name] = _short(codes)

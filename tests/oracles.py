@@ -253,9 +253,9 @@ def agree(ours: Any, theirs: Iterable[Heard] | None) -> bool:
 
 def first_difference(score: Any, theirs: Iterable[Heard]) -> tuple[Any, Any] | None:
     """Return the first notes that differ, (ours, theirs); either may be missing."""
-    from musicgen.music.score import STEPS_PER_QUARTER, jumps
+    from musicgen.music.score import STEPS_PER_QUARTER, find_jumps
 
-    places = [Fraction(step, STEPS_PER_QUARTER) for step in jumps(score)]
+    places = [Fraction(step, STEPS_PER_QUARTER) for step in find_jumps(score)]
     mine = [
         Heard(
             Fraction(note.onset, STEPS_PER_QUARTER),

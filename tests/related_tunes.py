@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from musicgen.music.melodic_runs import Run, runs
+from musicgen.music.melodic_runs import MelodicRun, find_runs
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Meter
-from musicgen.similarity.note_index import Known, Label, notes_of
-from musicgen.similarity.overlap_report import Index
+from musicgen.similarity.note_index import Label, NoteIndex, extract_notes
+from musicgen.similarity.overlap_report import OverlapIndex
 
 FEW_PITCHES = (60, 62, 64, 67)
 FEW_DURATIONS = (24, 48)
 
 
-def indexed(tunes: Iterable[Score], groups: Sequence[int] | None = None) -> Index:
+def indexed(tunes: Iterable[Score], groups: Sequence[int] | None = None) -> OverlapIndex:
     """Index scores, each in a group of its own."""
     found = list(tunes)
     numbers = groups or range(len(found))
@@ -24,8 +24,8 @@ def indexed(tunes: Iterable[Score], groups: Sequence[int] | None = None) -> Inde
         Label(score.title, "book.abc", place + 1, numbers[place])
         for place, score in enumerate(found)
     ]
-    notes = [notes_of(score.canonical()) for score in found]
-    return Index(Known.of(zip(notes, labels, strict=True)))
+    notes = [extract_notes(score.canonical()) for score in found]
+    return OverlapIndex(NoteIndex.of(zip(notes, labels, strict=True)))
 
 
 def line(notes: Iterable[tuple[int, int]], title: str = "", start: int = 0) -> Score:
@@ -64,8 +64,8 @@ def duets(draw: st.DrawFn) -> Score:
 
 def slow_longest(score: Score, others: Iterable[Score]) -> int:
     """Find the longest shared run by comparing each note with each."""
-    known = [run for other in others for run in runs(other.canonical())]
-    mine = runs(score.canonical())
+    known = [run for other in others for run in find_runs(other.canonical())]
+    mine = find_runs(score.canonical())
     return max((_common(one, other) for one in mine for other in known), default=0)
 
 
@@ -80,21 +80,21 @@ def pieces(score: Score, length: int) -> list[tuple[int, ...]]:
     """Return the runs of a length as numbers."""
     return [
         piece
-        for run in runs(score.canonical())
+        for run in find_runs(score.canonical())
         for start in range(len(run) - length + 1)
         for piece in [_piece(run, start, length)]
     ]
 
 
-def _piece(run: Run, start: int, length: int) -> tuple[int, ...]:
-    lasting = (run.first, *(duration for _, duration in run.moves))
+def _piece(run: MelodicRun, start: int, length: int) -> tuple[int, ...]:
+    lasting = (run.first_duration, *(duration for _, duration in run.moves))
     moves = run.moves[start : start + length - 1]
     return (lasting[start], *(number for move in moves for number in move))
 
 
-def _common(one: Run, other: Run) -> int:
+def _common(one: MelodicRun, other: MelodicRun) -> int:
     """Return the longest common run of two: dynamic programming over all pairs of notes."""
-    mine, theirs = [(0, one.first), *one.moves], [(0, other.first), *other.moves]
+    mine, theirs = [(0, one.first_duration), *one.moves], [(0, other.first_duration), *other.moves]
     best, before = 0, [0] * (len(theirs) + 1)
     for i, note in enumerate(mine):
         here = [0] * (len(theirs) + 1)

@@ -12,7 +12,7 @@ from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.tokens.text import TextCodec
 from musicgen.training.plan import Plan
-from musicgen.training.run import Pace, Run
+from musicgen.training.run import SaveSchedule, TrainingRun
 
 LETTERS = "abcdefgh"
 
@@ -26,7 +26,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 def small_dataset(seed: int = 0, tunes: int = 12) -> Dataset:
     """Return a data set of texts: most to learn from, four to stop by, three for the test."""
-    codec = TextCodec("text", LETTERS, words=False)
+    codec = TextCodec("text", LETTERS, is_word_level=False)
     parts = {"train": texts(tunes, seed), "valid": texts(4, seed + 1), "test": texts(3, seed + 2)}
     return Dataset(
         **{part: [encoded(codec, text) for text in found] for part, found in parts.items()},
@@ -50,16 +50,20 @@ def small_plan(dataset: Dataset, updates: int = 40, **more: Any) -> Plan:
     return Plan(ModelSettings(dataset.vocabulary_size, **shape), training, "cpu")
 
 
-def small_run(folder: Path, *, every: float | None = 0.0, seed: int = 0, **more: Any) -> Run:
+def small_run(
+    folder: Path, *, every: float | None = 0.0, seed: int = 0, **more: Any
+) -> TrainingRun:
     """Return a run that saves after each update."""
     dataset = small_dataset(seed)
     plan = small_plan(dataset, **more.pop("plan", {}))
-    return Run(dataset, plan, folder.name, folder, pace=Pace(every), **more)
+    return TrainingRun(
+        dataset, plan, folder.name, folder, save_schedule=SaveSchedule(every), **more
+    )
 
 
-def weights_of(run: Run) -> dict[str, bytes]:
+def weights_of(run: TrainingRun) -> dict[str, bytes]:
     """Return everything that a run's end depends on, as bytes."""
-    arrays = run.trainer.state().arrays
+    arrays = run.trainer.copy_state().arrays
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
@@ -67,6 +71,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def steps(run: Run) -> Iterator[int]:
+def steps(run: TrainingRun) -> Iterator[int]:
     """Train, and say the number of each update."""
     return (progress.step for progress in run.train())

@@ -18,15 +18,15 @@ from musicgen.checkpoint import (
     Checkpoint,
     Manifest,
     Weights,
-    aside,
+    list_checkpoint_folders,
     load,
     load_one,
-    places,
+    previous_run_path,
     publish,
     render_manifest,
+    round_to_float16,
     save,
-    shapes,
-    stored,
+    weight_shapes,
 )
 from musicgen.config import CELLS, ModelSettings
 from musicgen.errors import (
@@ -37,7 +37,7 @@ from musicgen.errors import (
     OutputExists,
     WriteFailed,
 )
-from musicgen.files import remove_folder, write_whole
+from musicgen.files import remove_folder, write_atomically
 
 SETTINGS = ModelSettings(vocabulary_size=9, layers=2, hidden=4, embedding=3)
 MANIFEST = Manifest(
@@ -58,7 +58,7 @@ def drawn(settings: ModelSettings = SETTINGS) -> Weights:
     generator = np.random.default_rng(1)
     return {
         name: generator.normal(size=shape).astype(np.float32)
-        for name, shape in shapes(settings).items()
+        for name, shape in weight_shapes(settings).items()
     }
 
 
@@ -90,8 +90,8 @@ def test_what_is_saved_is_loaded(folder: Path) -> None:
     assert replace(loaded.manifest, packages={}) == MANIFEST
     assert loaded.manifest.packages["numpy"] == np.__version__
     assert loaded.vocabulary == MANIFEST.vocabulary
-    assert loaded.extra("metrics.jsonl") == b'{"step": 1}\n'
-    expected = stored(drawn())
+    assert loaded.read_extra_file("metrics.jsonl") == b'{"step": 1}\n'
+    expected = round_to_float16(drawn())
     assert loaded.weights.keys() == expected.keys()
     for name, array in loaded.weights.items():
         assert array.dtype == np.float32
@@ -277,7 +277,7 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_under_way_is_its_newest_best(run: Path) -> None:
     assert load(run).manifest.version == 12
     assert load(run).folder == run / "best" / "00000120"
-    assert [place.name for place in places(run)] == ["00000120", "00000040"]
+    assert [place.name for place in list_checkpoint_folders(run)] == ["00000120", "00000040"]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "MODEL_CARD.md"])
@@ -306,7 +306,7 @@ def test_whatever_publishing_does_last_there_is_a_model(
     publish(run, drawn(), MANIFEST, EXTRA)
     for number in range(1, 6):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_whole", Failing(number))
+            patch.setattr(checkpoint, "write_atomically", Failing(number))
             with contextlib.suppress(WriteFailed):
                 publish(run, drawn(), replace(MANIFEST, version=2), EXTRA)
         assert load(run).manifest.version == (12 if number <= 4 else 2)
@@ -322,11 +322,11 @@ class Failing:
         self.left -= 1
         if not self.left:
             raise WriteFailed(f"{path} was not written")
-        write_whole(path, data, force=force)
+        write_atomically(path, data, force=force)
 
 
 def test_a_run_that_waits_for_its_successor_is_still_the_model(run: Path) -> None:
-    run.rename(aside(run))
+    run.rename(previous_run_path(run))
     run.mkdir()
     assert load(run).manifest.version == 12
     (run / "best").mkdir()
@@ -357,5 +357,5 @@ def test_the_shapes_are_the_networks(cell: str, tied: bool, embedding: int) -> N
     from musicgen.model.network import LanguageModel
 
     settings = replace(SETTINGS, cell=cell, tied=tied, embedding=embedding)
-    arrays = LanguageModel(settings).arrays()
-    assert {name: array.shape for name, array in arrays.items()} == shapes(settings)
+    arrays = LanguageModel(settings).copy_weights()
+    assert {name: array.shape for name, array in arrays.items()} == weight_shapes(settings)

@@ -76,7 +76,7 @@ def test_an_edited_manifest_is_refused_with_the_place(
 def test_a_fingerprint_does_not_change_where_a_share_was_written_as_a_whole_number() -> None:
     """0 and 0.0 are the same share, and other bytes in the fingerprint that recipes hold."""
     body = {"vocabulary_size": 3, "dropout": 0}
-    assert json.dumps(ModelSettings.read(body).dropout) == "0"
+    assert json.dumps(ModelSettings.from_dict(body).dropout) == "0"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_fingerprint_does_not_change_where_a_share_was_written_as_a_whole_numb
 )  # fmt: skip
 def test_training_settings_have_bounds(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
-        TrainingSettings.read(values)
+        TrainingSettings.from_dict(values)
 
 
 @pytest.mark.parametrize("odd", [30_000, -1, 700])
@@ -117,7 +117,7 @@ def test_an_edited_data_set_is_refused_with_the_place(
     data = tmp_path / "data"
     store.save(dataset(3, 4, 5), data)
     body = changed(json.loads((data / "manifest.json").read_text()), place, value)
-    body["check"] = store._check(body)
+    body["check"] = store._hash_manifest(body)
     (data / "manifest.json").write_text(json.dumps(body))
     with pytest.raises(InvalidValue, match=words):
         store.load(data)
@@ -134,8 +134,8 @@ def test_columns_of_another_kind_are_refused(tmp_path: Path) -> None:
     column = table.column_names.index("notes")
     pq.write_table(table.set_column(column, "notes", pa.array(["x"] * len(table))), shard)
     body = json.loads((data / "manifest.json").read_text())
-    body["sha256"][shard.name] = store.digest(shard)
-    body["check"] = store._check(body)
+    body["sha256"][shard.name] = store.hash_file(shard)
+    body["check"] = store._hash_manifest(body)
     (data / "manifest.json").write_text(json.dumps(body))
     with pytest.raises(Mismatch, match="train: its columns are not those of a data set"):
         store.load(data)

@@ -17,14 +17,14 @@ import pytest
 
 from musicgen.errors import MusicgenError, NotFound, OutputExists, Refusal, WriteFailed
 from musicgen.files import (
-    new_folder,
-    open_regular,
-    partial_beside,
+    create_folder_atomically,
+    make_partial_path,
+    read_regular_file,
     refuse_existing,
     remove_folder,
     rename_folder,
     sweep_partials,
-    write_whole,
+    write_atomically,
 )
 
 OLD, NEW = b"old" * 1000, b"new!" * 250_000
@@ -47,13 +47,13 @@ def strays(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_writes_all_bytes_and_leaves_nothing_beside(song: Path, force: bool) -> None:
-    write_whole(song, NEW, force=force)
+    write_atomically(song, NEW, force=force)
     assert song.read_bytes() == NEW
     assert names(song.parent) == ["song.mid"]
 
 
 def test_the_rights_of_a_new_file_follow_the_umask(song: Path) -> None:
-    write_whole(song, NEW)
+    write_atomically(song, NEW)
     (song.parent / "plain").write_bytes(b"")
     assert song.stat().st_mode == (song.parent / "plain").stat().st_mode
 
@@ -61,27 +61,27 @@ def test_the_rights_of_a_new_file_follow_the_umask(song: Path) -> None:
 def test_an_existing_file_is_refused_without_force(song: Path) -> None:
     song.write_bytes(OLD)
     with pytest.raises(OutputExists, match=r"song\.mid exists; choose another name or add --force"):
-        write_whole(song, NEW)
+        write_atomically(song, NEW)
     assert song.read_bytes() == OLD
-    write_whole(song, NEW, force=True)
+    write_atomically(song, NEW, force=True)
     assert song.read_bytes() == NEW
 
 
 def test_a_folder_is_never_replaced_by_a_file(song: Path) -> None:
     song.mkdir()
     with pytest.raises(OutputExists, match="is a folder; choose another name"):
-        write_whole(song, NEW, force=True)
+        write_atomically(song, NEW, force=True)
 
 
 def test_a_dangling_link_counts_as_existing(song: Path) -> None:
     song.symlink_to(song.parent / "elsewhere")
     with pytest.raises(OutputExists):
-        write_whole(song, NEW)
+        write_atomically(song, NEW)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"there is no folder .*nowhere; make it first") as caught:
-        write_whole(tmp_path / "nowhere" / "song.mid", NEW)
+        write_atomically(tmp_path / "nowhere" / "song.mid", NEW)
     assert caught.value.exit_code == 2
 
 
@@ -100,7 +100,7 @@ def test_refuse_existing_looks_at_every_path(tmp_path: Path) -> None:
 
 def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path: Path) -> None:
     long = tmp_path / ("ü" * 125 + ".mid")
-    write_whole(long, NEW)
+    write_atomically(long, NEW)
     assert long.read_bytes() == NEW
 
 
@@ -122,7 +122,7 @@ class Failing:
 def outcome(song: Path, *, force: bool) -> str | None:
     """Write, and return the words of what went wrong."""
     try:
-        write_whole(song, NEW, force=force)
+        write_atomically(song, NEW, force=force)
     except WriteFailed as fault:
         return str(fault)
     return None
@@ -160,9 +160,9 @@ def test_without_hard_links_a_file_is_still_written_and_kept(
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", no_links)
-    write_whole(song, OLD)
+    write_atomically(song, OLD)
     with pytest.raises(OutputExists):
-        write_whole(song, NEW)
+        write_atomically(song, NEW)
     assert song.read_bytes() == OLD
 
 
@@ -177,7 +177,7 @@ def test_a_file_made_in_the_last_moment_is_not_overwritten(
 
     monkeypatch.setattr(os, "link", late)
     with pytest.raises(OutputExists):
-        write_whole(song, NEW)
+        write_atomically(song, NEW)
     assert song.read_bytes() == OLD
     assert not strays(song.parent)
 
@@ -284,13 +284,13 @@ def test_200_killed_writers_leave_a_whole_file(song: Path) -> None:
 def test_the_sweep_leaves_what_is_in_use_and_what_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "notes.partial").write_text("mine")
     (tmp_path / ".mine.mid.0123abcd01234567.partial").write_text("no writer gave it this name")
-    partial_beside(tmp_path / "old.mid").write_text("stray")
-    stray = partial_beside(tmp_path / "old")
+    make_partial_path(tmp_path / "old.mid").write_text("stray")
+    stray = make_partial_path(tmp_path / "old")
     stray.mkdir()
     (stray / "half").write_bytes(OLD)
-    partial_beside(tmp_path / "link").symlink_to(tmp_path / "notes.partial")
-    partial_beside(tmp_path / "new.mid").touch()
-    with new_folder(tmp_path / "data") as staging:
+    make_partial_path(tmp_path / "link").symlink_to(tmp_path / "notes.partial")
+    make_partial_path(tmp_path / "new.mid").touch()
+    with create_folder_atomically(tmp_path / "data") as staging:
         assert sweep_partials(tmp_path) == 3
         assert staging.is_dir()
     left = sorted(path.name.strip(".").split(".")[0] for path in tmp_path.iterdir())
@@ -314,35 +314,35 @@ def test_a_sweep_that_comes_before_the_lock_costs_nothing(
         flock(handle, operation)
 
     monkeypatch.setattr("fcntl.flock", late)
-    write_whole(tmp_path / "song.mid", NEW)
+    write_atomically(tmp_path / "song.mid", NEW)
     swept.clear()
-    with new_folder(tmp_path / "data") as staging:
-        write_whole(staging / "a", OLD)
+    with create_folder_atomically(tmp_path / "data") as staging:
+        write_atomically(staging / "a", OLD)
     assert (tmp_path / "song.mid").read_bytes() == NEW
     assert (tmp_path / "data" / "a").read_bytes() == OLD
     assert names(tmp_path) == ["data", "song.mid"]
 
 
 def fill_and_fail(staging: Path) -> None:
-    write_whole(staging / "a", OLD)
+    write_atomically(staging / "a", OLD)
     raise ZeroDivisionError
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "data"
-    with pytest.raises(ZeroDivisionError), new_folder(target) as staging:
+    with pytest.raises(ZeroDivisionError), create_folder_atomically(target) as staging:
         fill_and_fail(staging)
     assert names(tmp_path) == []
-    with new_folder(target) as staging:
-        write_whole(staging / "a", OLD)
+    with create_folder_atomically(target) as staging:
+        write_atomically(staging / "a", OLD)
         assert not target.exists()
     assert (target / "a").read_bytes() == OLD
-    with pytest.raises(OutputExists, match="data exists"), new_folder(target):
+    with pytest.raises(OutputExists, match="data exists"), create_folder_atomically(target):
         pytest.fail("there is a folder of that name")
-    with pytest.raises(OutputExists), new_folder(target, replaces=lambda _: False):
+    with pytest.raises(OutputExists), create_folder_atomically(target, may_replace=lambda _: False):
         pytest.fail("it may not be replaced")
-    with new_folder(target, replaces=lambda folder: folder == target) as staging:
-        write_whole(staging / "b", NEW)
+    with create_folder_atomically(target, may_replace=lambda folder: folder == target) as staging:
+        write_atomically(staging / "b", NEW)
     assert names(target) == ["b"]
     assert names(tmp_path) == ["data"]
 
@@ -350,8 +350,8 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_folder_that_goes_is_never_there_in_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with new_folder(tmp_path / "data") as staging:
-        write_whole(staging / "a", OLD)
+    with create_folder_atomically(tmp_path / "data") as staging:
+        write_atomically(staging / "a", OLD)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if it was killed here
         remove_folder(tmp_path / "data")
@@ -372,9 +372,9 @@ def test_a_folder_takes_no_name_that_is_taken(tmp_path: Path) -> None:
 
 def test_a_new_folder_that_came_second_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "data"
-    with new_folder(tmp_path / "other") as staging:
-        write_whole(staging / "a", OLD)
-    with pytest.raises(OutputExists), new_folder(target):
+    with create_folder_atomically(tmp_path / "other") as staging:
+        write_atomically(staging / "a", OLD)
+    with pytest.raises(OutputExists), create_folder_atomically(target):
         shutil.copytree(tmp_path / "other", target)
     assert (target / "a").read_bytes() == OLD
     assert names(tmp_path) == ["data", "other"]
@@ -385,7 +385,10 @@ def test_a_folder_on_a_full_disk_is_one_line(
 ) -> None:
     failing = Failing(os.mkdir, 1, errno.ENOSPC)
     monkeypatch.setattr(os, "mkdir", failing)
-    with pytest.raises(WriteFailed, match="No space left"), new_folder(tmp_path / "data"):
+    with (
+        pytest.raises(WriteFailed, match="No space left"),
+        create_folder_atomically(tmp_path / "data"),
+    ):
         pytest.fail("there is no room")
 
 
@@ -394,9 +397,14 @@ def test_reads_a_regular_file_and_a_link_that_was_named(tmp_path: Path) -> None:
     file.write_bytes(NEW)
     link = tmp_path / "b.mid"
     link.symlink_to(file)
-    assert open_regular(file) == open_regular(link) == open_regular(file, follow=False) == NEW
+    assert (
+        read_regular_file(file)
+        == read_regular_file(link)
+        == read_regular_file(file, follow=False)
+        == NEW
+    )
     with pytest.raises(Refusal, match=r"b\.mid: it is a link; only regular files") as caught:
-        open_regular(link, follow=False)
+        read_regular_file(link, follow=False)
     assert caught.value.code == "not-regular"
 
 
@@ -405,28 +413,28 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder.mid").mkdir()
     for name, words in (("pipe.mid", "a device or pipe"), ("folder.mid", "a folder")):
         with pytest.raises(Refusal, match=f"{name}: it is {words}; only regular files are read"):
-            open_regular(tmp_path / name)
+            read_regular_file(tmp_path / name)
     with pytest.raises(Refusal, match="a device or pipe"):
-        open_regular(Path("/dev/zero"))
+        read_regular_file(Path("/dev/zero"))
 
 
 def test_the_limit_of_bytes_is_exact(tmp_path: Path) -> None:
     file = tmp_path / "a.mid"
     file.write_bytes(b"12345")
-    assert open_regular(file, limit=5) == b"12345"
+    assert read_regular_file(file, limit=5) == b"12345"
     with pytest.raises(Refusal, match="larger than 4 bytes") as caught:
-        open_regular(file, limit=4)
+        read_regular_file(file, limit=4)
     assert caught.value.code == "too-large"
 
 
 def test_a_file_that_claims_to_be_empty_is_limited_too() -> None:
     with pytest.raises(Refusal, match="larger than 3 bytes"):
-        open_regular(Path("/proc/self/stat"), limit=3)
+        read_regular_file(Path("/proc/self/stat"), limit=3)
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"none\.mid does not exist"):
-        open_regular(tmp_path / "none.mid")
+        read_regular_file(tmp_path / "none.mid")
 
 
 def test_every_fault_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,4 +444,4 @@ def test_every_fault_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with monkeypatch.context() as patch:
             patch.setattr(os, name, Failing(getattr(os, name), 1, errno.EIO))
             with pytest.raises(MusicgenError, match="Input/output"):
-                open_regular(file)
+                read_regular_file(file)

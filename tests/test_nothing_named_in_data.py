@@ -104,7 +104,7 @@ def test_a_card_names_music21_or_a_url(tmp_path: Path, place: str) -> None:
         f'title = "t"\ndescription = "d"\nwhere = {json.dumps(place)}\n'
     )
     with pytest.raises(InvalidValue, match="write https://HOST/FILE, or music21:FOLDER") as refusal:
-        sources.find(str(tmp_path / "a.toml"))
+        sources.find_files(str(tmp_path / "a.toml"))
     assert "pip install" not in str(refusal.value)
 
 
@@ -126,7 +126,9 @@ def test_render_loads_no_model_from_a_path(folder: Path) -> None:
     """Files that only say how a tune is played are shown as their model wrote them."""
     model = untrained(folder.parent / "elsewhere" / "model")
     made = tune.load(model).sample(seed=1, bars=2)
-    played = sorted(s for s, one in formats.BY_SUFFIX.items() if one.perform and one.render)
+    played = sorted(
+        s for s, one in formats.FORMAT_BY_SUFFIX.items() if one.parse_performance and one.render
+    )
     songs: list[str] = []
     for name, suffix in product((str(model), "../elsewhere/model"), (*played, ".abc")):
         recipe = replace(made.recipe, model=replace(made.recipe.model, name=name))
@@ -140,7 +142,7 @@ def test_render_loads_no_model_from_a_path(folder: Path) -> None:
 def test_a_path_is_no_name(name: str) -> None:
     assert not is_plain_name(name)
     with pytest.raises(NotFound, match="is unknown"):
-        tune.find_named(name)
+        tune.find_named_folder(name)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "..", "", "a\x00b", "a\n"])
@@ -160,7 +162,7 @@ def test_a_data_sets_shards_are_names(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes((data / "train-00000.parquet").read_bytes())
     body = json.loads((data / "manifest.json").read_text())
     body["sha256"]["train-/../../elsewhere"] = body["sha256"].pop("train-00000.parquet")
-    body["check"] = store._check(body)
+    body["check"] = store._hash_manifest(body)
     (data / "manifest.json").write_text(json.dumps(body))
     (data / "train-").mkdir()
     with pytest.raises(InvalidValue, match=r"manifest.json, sha256"):

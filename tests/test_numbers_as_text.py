@@ -22,17 +22,17 @@ from musicgen.cli import COMMANDS
 from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
-from musicgen.music.general_midi import program
+from musicgen.music.general_midi import parse_program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.sampling.infill import parse_bars
-from musicgen.sampling.options import Wishes, parse_pickup
+from musicgen.sampling.options import SamplingOptions, parse_pickup
 from musicgen.tokens.song_form import parse_form
 
 HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, "1/" + "9" * 4_000,
            "1e308", "nan", "inf", "-inf", "-1", "0", "1_0", "0x10", "½", "", " ", "1\x00",
            "1-" + "9" * 4_000, "C٣-D٤", "+" * 4_000, "1+" * 4_000 + "1/4")  # fmt: skip
 PARSERS: dict[str, Callable[[str], object]] = {
-    "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": program,
+    "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": parse_program,
     "bars": parse_bars, "pickup": parse_pickup, "form": parse_form,
 }  # fmt: skip
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30) | st.from_regex(r"[0-9eE./+-]{1,12}")
@@ -106,13 +106,13 @@ def test_digits_are_ascii(name: str) -> None:
 
 
 @settings(deadline=2_000)
-@given(st.sampled_from(sorted(Wishes.__dataclass_fields__)), TEXTS)
+@given(st.sampled_from(sorted(SamplingOptions.__dataclass_fields__)), TEXTS)
 @example("tempo", "1e-9999999")
 @example("bars", "²")
 @example("top_k", "9" * 4_000)
 def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None:
     with suppress(InvalidValue):
-        Wishes.read(**{name: text})
+        SamplingOptions.parse(**{name: text})
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None
      ("pickup", "1/8", 24), ("pickup", "none", 0), ("pickup", "24", 24)],
 )  # fmt: skip
 def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> None:
-    assert getattr(Wishes.read(**{name: text}), name) == value
+    assert getattr(SamplingOptions.parse(**{name: text}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> No
 )  # fmt: skip
 def test_a_wish_of_another_kind_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidValue):
-        Wishes.read(**{name: value})
+        SamplingOptions.parse(**{name: value})
 
 
 @settings(
@@ -153,10 +153,10 @@ def test_any_number_of_a_toml_file_is_a_value_or_refused(
 
 
 def test_a_number_of_epochs_has_a_bound() -> None:
-    from musicgen.training.plan import Options
+    from musicgen.training.plan import TrainingOptions
 
     for number in (1e308, float("nan")):
         with pytest.raises(InvalidValue, match=r"epochs .*: choose"):
-            Options(epochs=number)
+            TrainingOptions(epochs=number)
         with pytest.raises(InvalidValue, match=r"minutes .*: choose"):
-            Options(minutes=number)
+            TrainingOptions(minutes=number)

@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "compare": "Measure the ladder of sequence models, from a fixed window to the LSTM.",
     "corpus": "Look at corpora, and build data sets from them.",
 }
-INTERRUPTED: Final = 130
+INTERRUPTED_EXIT_CODE: Final = 130
 
 
 class Failure(click.ClickException):
@@ -39,7 +39,7 @@ class Failure(click.ClickException):
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Turn whatever is refused, or fails as foreseen, into one line and its exit code."""
     try:
         yield
@@ -48,9 +48,9 @@ def _one_line() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise  # it is the help itself
     except click.UsageError as error:
-        raise Failure(_told(error), error.exit_code) from error
+        raise Failure(_format_usage_error(error), error.exit_code) from error
     except KeyboardInterrupt as error:
-        raise Failure("interrupted", INTERRUPTED) from error
+        raise Failure("interrupted", INTERRUPTED_EXIT_CODE) from error
     except MemoryError as error:
         raise Failure("not enough memory; nothing was half-written", 1) from error
     except OSError as error:
@@ -60,7 +60,7 @@ def _one_line() -> Iterator[None]:
         raise Failure(str(fault), 1) from error
 
 
-def _told(error: click.UsageError) -> str:
+def _format_usage_error(error: click.UsageError) -> str:
     """Say in one line what is wrong with the words that were typed, and where the right ones are.
 
     Words come from scripts and file names too: what could steer a terminal is written out.
@@ -84,7 +84,7 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Commands(SuggestingGroup):
+class LazyCommandGroup(SuggestingGroup):
     """Import commands when they are used; turn errors into one line and their exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -106,16 +106,16 @@ class Commands(SuggestingGroup):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the words before the command's name."""
-        with _one_line():
+        with _translate_errors():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command line."""
-        with _one_line():
+        with _translate_errors():
             return super().invoke(ctx)
 
 
-@click.group(cls=Commands)
+@click.group(cls=LazyCommandGroup)
 @click.version_option(package_name="musicgen", prog_name="musicgen")
 def commands() -> None:
     """Learn from a folder of tunes and write new ones.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from musicgen.cli.formatting import counted, span
-from musicgen.cli.load_dataset import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.param_types import MINUTES, Named, Parsed, Whole
+from musicgen.cli.formatting import format_count, format_duration
+from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
+from musicgen.cli.param_types import MINUTES, OutputPath, ParsedText, WholeNumber
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musicgen.compare.comparison import Comparison, Result, Told
-    from musicgen.training.heldout_loss import Held
+    from musicgen.compare.comparison import Comparison, ComparisonProgress, ModelResult
+    from musicgen.training.heldout_loss import HeldOutScore
 
-PLAIN_EVERY: Final = 20.0  # seconds between two plain lines, where there is no terminal
+PLAIN_LINE_SECONDS: Final = 20.0  # seconds between two plain lines, where there is no terminal
 
 
-def _cells(text: str) -> tuple[str, ...]:
+def _parse_cells(text: str) -> tuple[str, ...]:
     """Read names of cells with commas between them."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in names if name not in CELLS]
@@ -46,24 +46,24 @@ def _cells(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--tokens",
-    type=Whole(1, 10**15),
+    type=WholeNumber(1, 10**15),
     help="Let each network learn from so many tokens, instead of minutes: the same figures again.",
 )
 @click.option(
     "--cells",
-    type=Parsed("NAME,NAME", _cells),
+    type=ParsedText("NAME,NAME", _parse_cells),
     default="rnn,irnn,gru,lstm",
     show_default=True,
     help="The recurrent cells that are compared.",
 )
 @click.option(
     "--parameters",
-    type=Whole(10_000, 50_000_000),
+    type=WholeNumber(10_000, 50_000_000),
     default=500_000,
     show_default=True,
     help="Weights of each network, as near as a whole width comes to it.",
 )
-@click.option("--seed", type=Whole(0, 2**31 - 1), default=1, show_default=True)
+@click.option("--seed", type=WholeNumber(0, 2**31 - 1), default=1, show_default=True)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -73,7 +73,7 @@ def _cells(text: str) -> tuple[str, ...]:
 )
 @click.option(
     "--out",
-    type=Named(path_type=Path, dir_okay=False),
+    type=OutputPath(path_type=Path, dir_okay=False),
     default=Path("ladder.html"),
     show_default=True,
     help="The page with table, pictures and what they say.",
@@ -119,26 +119,28 @@ def compare(
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
-    from musicgen.files import prepare_outputs, write_whole
+    from musicgen.files import prepare_outputs, write_atomically
 
     prepare_outputs([out], force=force)
     _refuse_other_page(out)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
+    dataset = load_or_build_dataset(sources or (DEFAULT_SOURCE,), None, console)
 
-    from musicgen.compare.comparison import Comparison, Options
-    from musicgen.compare.report import ladder_page
+    from musicgen.compare.comparison import Comparison, ComparisonOptions
+    from musicgen.compare.report import render_html_report
 
-    options = Options(minutes, tokens, cells, parameters, seed, device)
+    options = ComparisonOptions(minutes, tokens, cells, parameters, seed, device)
     comparison = Comparison(dataset, options)
-    _announce(comparison, console)
-    _watch(comparison.run(), len(comparison.names()), console, verbose=verbose)
-    console.print(_table(comparison))
-    page = ladder_page(comparison, command=_command(sources, minutes, tokens, cells, seed))
-    write_whole(out, page.encode(), force=force)
+    _print_dataset_summary(comparison, console)
+    _show_progress(comparison.run(), len(comparison.list_model_names()), console, verbose=verbose)
+    console.print(_make_table(comparison))
+    page = render_html_report(
+        comparison, command=_format_command_line(sources, minutes, tokens, cells, seed)
+    )
+    write_atomically(out, page.encode(), force=force)
     console.print(f"{out}: open it in a browser", markup=False)
     if as_json:
-        click.echo(json.dumps(comparison.table(), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2))
 
 
 def _refuse_other_page(out: Path) -> None:
@@ -146,13 +148,13 @@ def _refuse_other_page(out: Path) -> None:
     from musicgen.files import refuse_foreign
 
     if out.exists():
-        from musicgen.compare.report import PAGE  # slow to import
+        from musicgen.compare.report import PAGE_TEMPLATE  # slow to import
 
-        head = PAGE.partition("<style>")[0].encode()
+        head = PAGE_TEMPLATE.partition("<style>")[0].encode()
         refuse_foreign(out, head, "a page of musicgen compare")
 
 
-def _command(
+def _format_command_line(
     sources: tuple[str, ...], minutes: float, tokens: int | None, cells: tuple[str, ...], seed: int
 ) -> str:
     budget = f"--tokens {tokens}" if tokens else f"--minutes {minutes:g}"
@@ -160,51 +162,55 @@ def _command(
     return f"musicgen compare{named} {budget} --cells {','.join(cells)} --seed {seed}"
 
 
-def _announce(comparison: Comparison, console: Console) -> None:
+def _print_dataset_summary(comparison: Comparison, console: Console) -> None:
     parts = comparison.dataset
     console.print(
-        f"{counted(len(parts.train), 'tune')} to learn from, {len(parts.valid):,} held out,"
+        f"{format_count(len(parts.train), 'tune')} to learn from, {len(parts.valid):,} held out,"
         f" {len(parts.test):,} kept for the test"
     )
     if not parts.test:
         console.print("too few tunes for a test part: the rungs are compared by the held-out ones")
 
 
-def _watch(steps: Iterable[Told], rungs: int, console: Console, *, verbose: bool) -> None:
+def _show_progress(
+    steps: Iterable[ComparisonProgress], model_count: int, console: Console, *, verbose: bool
+) -> None:
     """Show what goes on: a live line on a terminal, plain lines elsewhere."""
     with console.status("") as status:
-        for line, is_news in _lines(steps, rungs, verbose=verbose):
+        for line, is_news in _format_progress(steps, model_count, verbose=verbose):
             if console.is_terminal:
                 status.update(line)
             if is_news and (verbose or not console.is_terminal):
                 console.print(line, markup=False)
 
 
-def _lines(steps: Iterable[Told], rungs: int, *, verbose: bool) -> Iterator[tuple[str, bool]]:
+def _format_progress(
+    steps: Iterable[ComparisonProgress], model_count: int, *, verbose: bool
+) -> Iterator[tuple[str, bool]]:
     """Yield each step as a line, and whether it is worth a line of its own."""
     spoke, doing, seen, held = 0.0, "", [], ""
     began = time.monotonic()
     for told in steps:
-        if told.doing == "learning" and told.rung not in seen:
-            seen.append(told.rung)
+        if told.activity == "learning" and told.model_name not in seen:
+            seen.append(told.model_name)
             held = ""
         point = told.point
-        if point is not None and point.held is not None:
-            held = f"  held-out {point.held.loss:.3f} nats a token"
-        line = f"{len(seen)}/{rungs}  {told.rung}: {told.doing}"
+        if point is not None and point.held_out_score is not None:
+            held = f"  held-out {point.held_out_score.loss:.3f} nats a token"
+        line = f"{len(seen)}/{model_count}  {told.model_name}: {told.activity}"
         if point is not None:
             loss = f"  loss {point.loss:.3f}" if point.loss is not None else ""
-            line += f"  {100 * told.done:.0f} %{loss}{held}"
+            line += f"  {100 * told.fraction_done:.0f} %{loss}{held}"
         now = time.monotonic()
-        is_news = (told.rung + told.doing != doing or now - spoke > PLAIN_EVERY) or (
-            verbose and point is not None and point.held is not None
-        )
+        is_news = (
+            told.model_name + told.activity != doing or now - spoke > PLAIN_LINE_SECONDS
+        ) or (verbose and point is not None and point.held_out_score is not None)
         if is_news:
-            spoke, doing = now, told.rung + told.doing
-        yield f"{line}  ({span(now - began)})", is_news
+            spoke, doing = now, told.model_name + told.activity
+        yield f"{line}  ({format_duration(now - began)})", is_news
 
 
-def _table(comparison: Comparison) -> Table:
+def _make_table(comparison: Comparison) -> Table:
     """Set the results in a table that a terminal of 80 columns holds."""
     from rich import box
     from rich.table import Table
@@ -216,29 +222,33 @@ def _table(comparison: Comparison) -> Table:
                   f"bits a {unit}\ntest", "nats a\ntoken"):  # fmt: skip
         table.add_column(title, justify="right", no_wrap=True)
     for result in comparison.results:
-        table.add_row(*_row(result))
+        table.add_row(*_make_row(result))
     if any(result.fault for result in comparison.results):
         table.caption = "! broke down there: its best weights before that are scored"
     return table
 
 
-def _row(result: Result) -> Iterator[str]:
-    from musicgen.compare.report import bits, judged
+def _make_row(result: ModelResult) -> Iterator[str]:
+    from musicgen.compare.report import format_bits, select_score
 
     yield result.name
     yield f"{result.parameters:,}"
-    yield f"{result.rate:,.0f}" if result.rate < 1e6 else f"{result.rate / 1e6:.1f} M"
+    yield (
+        f"{result.tokens_per_second:,.0f}"
+        if result.tokens_per_second < 1e6
+        else f"{result.tokens_per_second / 1e6:.1f} M"
+    )
     yield f"{result.tokens:,}{'!' if result.fault else ''}"
-    yield _bits(result.valid)
-    yield _bits(result.test)
-    yield bits(judged(result).loss)
+    yield _format_score(result.valid)
+    yield _format_score(result.test)
+    yield format_bits(select_score(result).loss)
 
 
-def _bits(held: Held | None) -> str:
-    from musicgen.compare.comparison import interval
-    from musicgen.compare.report import bits
+def _format_score(score: HeldOutScore | None) -> str:
+    from musicgen.compare.comparison import confidence_interval
+    from musicgen.compare.report import format_bits
 
-    if held is None:
+    if score is None:
         return "none"
-    low, high = interval(held)
-    return f"{bits(held.bits_per_note)}\n{bits(low, 2)} to {bits(high, 2)}"
+    low, high = confidence_interval(score)
+    return f"{format_bits(score.bits_per_note)}\n{format_bits(low, 2)} to {format_bits(high, 2)}"

@@ -21,17 +21,25 @@ from click.core import ParameterSource
 
 from musicgen.cli.formatting import long_name
 from musicgen.errors import InvalidValue, NotFound, Refusal
-from musicgen.files import open_regular
+from musicgen.files import read_regular_file
 from musicgen.folder_contents import CONFIG_HEAD
 from musicgen.typed_data import LargeNumber, parse_toml
 
-MOST_BYTES: Final = 2**16
+MAX_CONFIG_BYTES: Final = 2**16
 # Options that are no settings: they say what to do with a run, or how much to tell of it.
-NO_SETTINGS: Final = ("config", "save_config", "resume", "force", "quiet", "verbose", "help")
-_WIDE: Final = 32  # columns before a remark
+NON_SETTING_OPTIONS: Final = (
+    "config",
+    "save_config",
+    "resume",
+    "force",
+    "quiet",
+    "verbose",
+    "help",
+)
+_REMARK_COLUMN: Final = 32  # columns before a remark
 
 
-def config_option(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+def apply_config_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Take the values of a file as defaults of the command; the callback of `--config`."""
     del param
     if path is not None:
@@ -39,64 +47,64 @@ def config_option(ctx: click.Context, param: click.Parameter, path: Path | None)
     return path
 
 
-def is_typed(ctx: click.Context, name: str) -> bool:
+def is_on_command_line(ctx: click.Context, name: str) -> bool:
     """Tell whether a parameter's value was typed, not taken from a file or left open."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def read_settings(path: Path, ctx: click.Context) -> dict[str, Any]:
     """Return the values of a file by the names of a command's parameters. Raises InvalidValue."""
-    text = _text(path)
-    known = {long_name(param): param for param in settings_of(ctx.command.params)}
+    text = _read_text(path)
+    known = {long_name(param): param for param in select_setting_params(ctx.command.params)}
     found: dict[str, Any] = {}
-    for key, value in _parsed(text, path).items():
-        place = f"{path}, line {_line(text, key)}"
+    for key, value in _parse(text, path).items():
+        place = f"{path}, line {_find_line(text, key)}"
         param = known.get(key.replace("_", "-"))
         if param is None:
-            nearest = _nearest(key, known)
+            nearest = _find_nearest(key, known)
             raise InvalidValue(f"{place}: {key!r} is no setting; the nearest is {nearest!r}")
-        found[str(param.name)] = _value(param, key, value, place, ctx)
+        found[str(param.name)] = _convert_value(param, key, value, place, ctx)
     return found
 
 
-def settings_of(params: Iterable[click.Parameter]) -> list[click.Parameter]:
+def select_setting_params(params: Iterable[click.Parameter]) -> list[click.Parameter]:
     """Return the parameters that a file may hold."""
-    return [param for param in params if param.name not in NO_SETTINGS]
+    return [param for param in params if param.name not in NON_SETTING_OPTIONS]
 
 
 def render_settings(
-    values: Mapping[str, Any], params: Iterable[click.Parameter], derived: Mapping[str, Any]
+    values: Mapping[str, Any], params: Iterable[click.Parameter], derived_values: Mapping[str, Any]
 ) -> str:
     """Write the values of a command's parameters as a file that `read_settings` reads.
 
     What was left open is a remark with the value that was derived for it.
     """
     lines = [CONFIG_HEAD, ""]
-    for param in settings_of(params):
-        lines.extend(_rendered(long_name(param), values.get(str(param.name)), derived))
+    for param in select_setting_params(params):
+        lines.extend(_render_setting(long_name(param), values.get(str(param.name)), derived_values))
     return "\n".join([*lines, ""])
 
 
-def _rendered(key: str, value: Any, derived: Mapping[str, Any]) -> Iterator[str]:
+def _render_setting(key: str, value: Any, derived_values: Mapping[str, Any]) -> Iterator[str]:
     if value not in (None, (), []):
-        yield f"{key} = {_toml(value)}"
-    elif derived.get(key) is not None:
-        line = f"# {key} = {_toml(derived[key])}"
-        yield f"{line:{_WIDE}}  derived"
+        yield f"{key} = {_to_toml(value)}"
+    elif derived_values.get(key) is not None:
+        line = f"# {key} = {_to_toml(derived_values[key])}"
+        yield f"{line:{_REMARK_COLUMN}}  derived"
 
 
-def _toml(value: Any) -> str:
+def _to_toml(value: Any) -> str:
     """Write a value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
-        return _quoted(str(value))
-    return f"[{', '.join(_toml(item) for item in value)}]"
+        return _quote(str(value))
+    return f"[{', '.join(_to_toml(item) for item in value)}]"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """Write a basic string of TOML: that of JSON, where DEL is escaped too and nothing else is."""
     whole = text.encode(
         "utf-8", "replace"
@@ -104,9 +112,9 @@ def _quoted(text: str) -> str:
     return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
-        return open_regular(path, limit=MOST_BYTES).decode("utf-8-sig")
+        return read_regular_file(path, limit=MAX_CONFIG_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as fault:
         raise InvalidValue(f"{path}: it is no UTF-8; write the settings as TOML") from fault
     except NotFound:
@@ -115,49 +123,51 @@ def _text(path: Path) -> str:
         raise InvalidValue(f"{path}: {fault.message}") from fault
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except LargeNumber as fault:
-        line = _line(text, fault.key.partition(".")[0])
+        line = _find_line(text, fault.key.partition(".")[0])
         raise InvalidValue(f"{path}, line {line}: {fault}") from fault
     except (ValueError, RecursionError) as fault:
         raise InvalidValue(f"{path}: it is no TOML: {fault}; write key = value") from fault
 
 
-def _line(text: str, key: str) -> int:
+def _find_line(text: str, key: str) -> int:
     """Return the line on which a key stands, from 1."""
     pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[\].=]""")
     lines = text.splitlines()
     return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 1)
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def _find_nearest(key: str, known: Iterable[str]) -> str:
     return get_close_matches(key.replace("_", "-"), list(known), n=1, cutoff=0.0)[0]
 
 
-def _value(param: click.Parameter, key: str, value: Any, place: str, ctx: click.Context) -> Any:
+def _convert_value(
+    param: click.Parameter, key: str, value: Any, place: str, ctx: click.Context
+) -> Any:
     """Check a value as the command line checks it. Raises InvalidValue."""
-    kind, said = _kind(param)
+    kind, said = _expected_type(param)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InvalidValue(f"{place}: {key} is {_shown(value)}; write {said}")
+        raise InvalidValue(f"{place}: {key} is {_format_value(value)}; write {said}")
     if isinstance(param, click.Argument):
-        return _texts(value, key, place)
+        return _check_texts(value, key, place)
     try:
         return param.type.convert(value, param, ctx)
     except click.BadParameter as fault:
         raise InvalidValue(f"{place}: {key}: {' '.join(fault.message.split())}") from fault
 
 
-def _texts(value: str | list[Any], key: str, place: str) -> list[str]:
+def _check_texts(value: str | list[Any], key: str, place: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     for text in texts:
         if not isinstance(text, str):
-            raise InvalidValue(f"{place}: {key} holds {_shown(text)}; write texts only")
+            raise InvalidValue(f"{place}: {key} holds {_format_value(text)}; write texts only")
     return texts
 
 
-def _kind(param: click.Parameter) -> tuple[Any, str]:
+def _expected_type(param: click.Parameter) -> tuple[Any, str]:
     """Return the Python type of a parameter's values in TOML, and how to say it."""
     if isinstance(param, click.Argument):
         return str | list, 'a text, or a list of them: ["a.abc", "b/"]'
@@ -170,11 +180,11 @@ def _kind(param: click.Parameter) -> tuple[Any, str]:
     return str, "a text, in quotes"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Write a value for a message; what is long or deep only by its kind."""
     if isinstance(value, bool | int | float | str):
-        return _toml(value)
-    return _KINDS.get(type(value), "a date or time")
+        return _to_toml(value)
+    return _TOML_TYPE_NAMES.get(type(value), "a date or time")
 
 
-_KINDS: Final[Mapping[type[Any], str]] = {dict: "a table", list: "a list"}
+_TOML_TYPE_NAMES: Final[Mapping[type[Any], str]] = {dict: "a table", list: "a list"}

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 
-def counted(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """Write a count with its noun: 1 tune, 2 tunes."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write a span of time with the unit that suits it: 12 s, 3 min, 1 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -21,13 +21,13 @@ def span(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Write a number of bytes: 640 MiB, 1.5 GiB."""
     mebibytes = count / 2**20
     return f"{mebibytes:,.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:,.1f} GiB"
 
 
-class Grouped(click.Command):
+class GroupedCommand(click.Command):
     """A command that lists its options under headings."""
 
     def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **extra: Any) -> None:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from musicgen.cli.formatting import counted
-from musicgen.errors import Mismatch, printable
+from musicgen.cli.formatting import format_count
+from musicgen.errors import Mismatch, escape_unprintable
 from musicgen.files import is_file
 
 if TYPE_CHECKING:
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 DEFAULT_SOURCE: Final = "dance-tunes"
 
 
-def read_tunes(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
+def load_or_build_dataset(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
     """Build the data set of the sources, or load the one that is named."""
-    from musicgen.tokens.registry import DEFAULT, find
+    from musicgen.tokens.registry import DEFAULT_CODEC, find_codec
 
-    found = find(codec or DEFAULT)
+    found = find_codec(codec or DEFAULT_CODEC)
     if len(sources) == 1 and is_file(Path(sources[0]) / "manifest.json"):
-        return _load(Path(sources[0]), codec)
+        return _load_built_dataset(Path(sources[0]), codec)
     from musicgen.corpus.build import build
 
-    with console.status(_told(sources)):
+    with console.status(_format_status(sources)):
         dataset, report = build(sources, codec=found, jobs=os.cpu_count() or 1)
     codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
     console.print(
-        f"kept {report.kept:,} of {counted(report.found, 'tune')}"
+        f"kept {report.kept:,} of {format_count(report.found, 'tune')}"
         + (f"; left out: {codes}" if codes else "")
     )
     return dataset
 
 
-def _told(sources: tuple[str, ...]) -> Text:
+def _format_status(sources: tuple[str, ...]) -> Text:
     """Say what is read; a name is no markup, and steers no terminal."""
     from rich.text import Text
 
-    return Text(printable(f"reading {', '.join(sources)}"))
+    return Text(escape_unprintable(f"reading {', '.join(sources)}"))
 
 
-def _load(folder: Path, codec: str | None) -> Dataset:
+def _load_built_dataset(folder: Path, codec: str | None) -> Dataset:
     """Open a data set that was built. Raises Mismatch for another codec, or an older table."""
     from musicgen.corpus import store
-    from musicgen.tokens.registry import restored
+    from musicgen.tokens.registry import restore_codec
 
     dataset = store.load(folder)
     if codec not in (None, dataset.codec):
@@ -56,5 +56,5 @@ def _load(folder: Path, codec: str | None) -> Dataset:
             f"{folder}: built with --codec {dataset.codec}, not {codec}; leave --codec out, or"
             " build it again with musicgen corpus build"
         )
-    restored(dataset.codec, dataset.vocabulary, str(folder))
+    restore_codec(dataset.codec, dataset.vocabulary, str(folder))
     return dataset

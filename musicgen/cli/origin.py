@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.write_outputs import model_told
-from musicgen.errors import InvalidValue, NotFound, Refusal, printable
+from musicgen.cli.write_outputs import describe_model
+from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
@@ -44,10 +44,10 @@ def origin(
     from musicgen.tune import load
 
     loaded = load(model)
-    found = _pieces(file, loaded)
+    found = _read_pieces(file, loaded)
     if verbose:
-        click.echo(model_told(loaded), err=True)
-    told = [_asked(piece, loaded, surprise=surprise, every=verbose) for piece in found]
+        click.echo(describe_model(loaded), err=True)
+    told = [_compare_piece(piece, loaded, surprise=surprise, lists_runs=verbose) for piece in found]
     good = [one for one in told if not isinstance(one, Refusal)]
     if not good:
         raise next(one for one in told if isinstance(one, Refusal))
@@ -60,14 +60,14 @@ def origin(
         return
     for number, (row, lines) in enumerate([] if quiet else good, 1):
         place = f"{file}: " if len(told) == 1 else f"{number}. {row['title']}: "
-        click.echo(printable(f"{place}{lines[0]}"))
+        click.echo(escape_unprintable(f"{place}{lines[0]}"))
         for line in lines[1:]:
-            click.echo(printable(f"  {line}"))
+            click.echo(escape_unprintable(f"  {line}"))
 
 
-def _pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
+def _read_pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
     """Read a file as the model's codec does. Raises NotFound or InvalidValue."""
-    from musicgen.files import open_regular
+    from musicgen.files import read_regular_file
     from musicgen.formats import max_bytes_of
 
     suffix, known = file.suffix.lower(), model.codec.suffixes
@@ -77,15 +77,15 @@ def _pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
             f" known are {', '.join(known)}"
         )
     try:
-        data = open_regular(file, limit=max_bytes_of(suffix))
-        found: list[Score | str | Refusal] = list(model.codec.each(data, suffix, str(file)))
+        data = read_regular_file(file, limit=max_bytes_of(suffix))
+        found: list[Score | str | Refusal] = list(model.codec.iter_pieces(data, suffix, str(file)))
     except Refusal as refusal:
-        return [refusal.at(str(file))]
+        return [refusal.with_source(str(file))]
     return found or [Refusal("it holds no tune; name a file that does", source=str(file))]
 
 
-def _asked(
-    piece: Score | str | Refusal, model: Model, *, surprise: bool, every: bool
+def _compare_piece(
+    piece: Score | str | Refusal, model: Model, *, surprise: bool, lists_runs: bool
 ) -> tuple[dict[str, Any], list[str]] | Refusal:
     """Return what is told of a piece, as JSON and as lines; a refusal where it cannot be."""
     if isinstance(piece, Refusal):
@@ -94,18 +94,18 @@ def _asked(
     lines = []
     try:
         if not isinstance(piece, str):
-            receipt = model.receipt(piece)
+            receipt = model.make_receipt(piece)
             row |= receipt.to_json()
-            lines += [receipt.line(), *(map(str, receipt.runs) if every else ())]
+            lines += [receipt.format_line(), *(map(str, receipt.runs) if lists_runs else ())]
         elif not surprise:
             raise NotFound(
                 f"{model.checkpoint.folder}: a model of text keeps no notes to compare with; ask"
                 " for --surprise, or another --model"
             )
         if surprise:
-            bits = model.surprise(piece)
+            bits = model.measure_surprise(piece)
             row["surprise"] = bits.to_json()
-            lines += bits.lines()
+            lines += bits.format_lines()
     except Refusal as refusal:
         return refusal
     return row, lines

@@ -16,15 +16,15 @@ import click
 
 from musicgen.config import MOST_EPOCHS, MOST_MINUTES, MOST_SEED
 from musicgen.errors import InvalidValue
-from musicgen.files import MAX_NAME
-from musicgen.music.general_midi import program
+from musicgen.files import MAX_NAME_BYTES
+from musicgen.music.general_midi import parse_program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.number_parsing import parse_decimal, parse_integer, shorten
 from musicgen.sampling.options import ENDS, parse_pickup
 from musicgen.tokens.song_form import parse_form
 
 
-class Parsed(click.ParamType):  # type: ignore[type-arg]
+class ParsedText(click.ParamType):  # type: ignore[type-arg]
     """A value that one of our own functions reads from text."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -41,7 +41,7 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-class Whole(click.IntRange):
+class WholeNumber(click.IntRange):
     """A whole number in a range, written in at most 19 digits."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -54,7 +54,7 @@ class Whole(click.IntRange):
         return int(super().convert(value, param, ctx))
 
 
-class Decimal(click.FloatRange):
+class DecimalNumber(click.FloatRange):
     """A number in a range; infinity and nan lie in none."""
 
     def convert(
@@ -75,7 +75,7 @@ class Decimal(click.FloatRange):
         return float(super().convert(number, param, ctx))
 
 
-class Named(click.Path):
+class OutputPath(click.Path):
     """A path that is written to; an empty one would name the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -87,13 +87,13 @@ class Named(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Folder(Named):
+class OutputFolder(OutputPath):
     """A folder that is written to, and made where it is not there yet."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read the path; refuse one at which no folder can be."""
         path = Path(super().convert(value, param, ctx))
-        if not _has_room(path):
+        if not _has_valid_length(path):
             self.fail(f"{shorten(str(path))!r}: the name is too long; write another", param, ctx)
         there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
         if not there.is_dir():
@@ -101,9 +101,9 @@ class Folder(Named):
         return path
 
 
-def _has_room(folder: Path) -> bool:
+def _has_valid_length(folder: Path) -> bool:
     """Tell whether the system can have a folder of that name, and files in it."""
-    if any(len(os.fsencode(part)) > MAX_NAME for part in folder.parts):
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in folder.parts):
         return False
     try:
         (folder / "tune.abc").lstat()
@@ -112,26 +112,26 @@ def _has_room(folder: Path) -> bool:
     return True
 
 
-OUT = Named()
-OUT_PATH = Named(path_type=Path)
-FOLDER = Folder(path_type=Path)
-WHOLE = Whole()
-DECIMAL = Decimal()
-POSITIVE = Decimal(0, 1e6, min_open=True)
-FRACTION = Decimal(0, 1, min_open=True)
-EPOCHS = Decimal(0, MOST_EPOCHS, min_open=True)
-MINUTES = Decimal(0, MOST_MINUTES, min_open=True)
-SEED = Whole(0, MOST_SEED)
-KEY = Parsed("KEY", Key.parse)
-METER = Parsed("METER", Meter.parse)
-FORM = Parsed("FORM", parse_form)
-PICKUP = Parsed("none|1/8|STEPS", parse_pickup)
-RANGE = Parsed("LOW-HIGH", parse_range)
-PROGRAM = Parsed("NAME|N", program)
+OUT = OutputPath()
+OUT_PATH = OutputPath(path_type=Path)
+FOLDER = OutputFolder(path_type=Path)
+WHOLE = WholeNumber()
+DECIMAL = DecimalNumber()
+POSITIVE = DecimalNumber(0, 1e6, min_open=True)
+FRACTION = DecimalNumber(0, 1, min_open=True)
+EPOCHS = DecimalNumber(0, MOST_EPOCHS, min_open=True)
+MINUTES = DecimalNumber(0, MOST_MINUTES, min_open=True)
+SEED = WholeNumber(0, MOST_SEED)
+KEY = ParsedText("KEY", Key.parse)
+METER = ParsedText("METER", Meter.parse)
+FORM = ParsedText("FORM", parse_form)
+PICKUP = ParsedText("none|1/8|STEPS", parse_pickup)
+RANGE = ParsedText("LOW-HIGH", parse_range)
+PROGRAM = ParsedText("NAME|N", parse_program)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_OPTIONS: Final = (
+_SAMPLING_OPTIONS: Final = (
     click.option("--key", type=KEY, help="Tonic and mode: D, Am, Edor, Dmix, Bb minor."),
     click.option("--meter", type=METER, help="Such as 6/8."),
     click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ..."),
@@ -182,13 +182,13 @@ _OPTIONS: Final = (
 )
 
 
-def controls(command: Command) -> Command:
+def add_sampling_options(command: Command) -> Command:
     """Give a command the options."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_SAMPLING_OPTIONS):
         command = option(command)
     return command
 
 
-def given(wishes: Mapping[str, Any]) -> dict[str, Any]:
+def select_given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked for."""
-    return {name: value for name, value in wishes.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.formatting import counted, span
-from musicgen.cli.param_types import OUT_PATH, POSITIVE, PROGRAM, Whole
-from musicgen.cli.write_outputs import silent
-from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
+from musicgen.cli.formatting import format_count, format_duration
+from musicgen.cli.param_types import OUT_PATH, POSITIVE, PROGRAM, WholeNumber
+from musicgen.cli.write_outputs import discard_line
+from musicgen.errors import InvalidValue, MusicgenError, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
     from musicgen.sampling.recipe import Recipe
     from musicgen.tune import Model
 
-_NAMED: Final = 12  # tunes of a book that are named
-_TITLE: Final = 80  # characters of a title that are told
+_MAX_LISTED_TUNES: Final = 12  # tunes of a book that are named
+_MAX_TITLE_LENGTH: Final = 80  # characters of a title that are told
 
 
 @click.command()
@@ -44,7 +44,11 @@ _TITLE: Final = 80  # characters of a title that are told
 @click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarters a minute.")
 @click.option("--count-in", is_flag=True, help="A bar of clicks first, in .wav.")
 @click.option(
-    "--tune", "number", type=Whole(1, 10**9), metavar="N", help="Which tune of a book: 1, 2, ..."
+    "--tune",
+    "number",
+    type=WholeNumber(1, 10**9),
+    metavar="N",
+    help="Which tune of a book: 1, 2, ...",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -72,43 +76,47 @@ def render(
     from musicgen.files import prepare_outputs
     from musicgen.render.export import check_has_bars, check_suffix, write
     from musicgen.render.timeline import at_tempo, duration
-    from musicgen.tune import beside_of, has_room, is_recipe
+    from musicgen.tune import is_recipe, sidecar_path, supports_metadata
 
     for out in outs:
         check_suffix(out)
-    _check(outs, view=view, count_in=count_in)
+    _check_options(outs, view=view, count_in=count_in)
     prepare_outputs(outs, force=force)
-    tell = silent if quiet else partial(click.echo, err=True)
-    score, refusals = _read(file, number)
+    tell = discard_line if quiet else partial(click.echo, err=True)
+    score, refusals = _read_tune(file, number)
     for refusal in refusals if verbose else ():
         tell(str(refusal))
-    recipe = _recipe_of(file) if number is None else None
+    recipe = _load_recipe(file) if number is None else None
     if recipe is not None:
-        score = _as_written(file, score, recipe)
+        score = _restore_written_score(file, score, recipe)
     _check_beats(file, score, tempo=tempo, count_in=count_in)
     for out in outs:
         check_has_bars(score, out, "roll" if view == "roll" else "score")
-    shown = _shown(file, score, recipe, outs)
+    shown = _collect_page_data(file, score, recipe, outs)
     remarks = () if recipe is None else tuple(recipe.remarks())
     score = score if tempo is None else at_tempo(score, tempo)
     wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
     for out in outs:
         write(score, out, force=force, remarks=remarks, **wished, **shown)
-        if force and not has_room(out.suffix) and is_recipe(beside_of(out)):
-            beside_of(out).unlink()  # it was of what stood there before
+        if force and not supports_metadata(out.suffix) and is_recipe(sidecar_path(out)):
+            sidecar_path(out).unlink()  # it was of what stood there before
     names = ", ".join(map(str, outs))
-    tell(printable(f"{names}: {_named(score)}; {_size(score)}, {span(duration(score))}"))
+    tell(
+        escape_unprintable(
+            f"{names}: {_format_title(score)}; {_format_size(score)}, {format_duration(duration(score))}"
+        )
+    )
 
 
-def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
+def _check_options(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
     """Raise InvalidValue for an option that none of the files can show."""
-    from musicgen.render.export import PICTURES, SOUNDS
+    from musicgen.render.export import PICTURE_SUFFIXES, SOUND_SUFFIXES
 
     suffixes = {out.suffix.lower() for out in outs}
-    if view is not None and not suffixes & set(PICTURES):
-        raise InvalidValue(f"--view {view}: it is of pictures; add --out FILE{PICTURES[0]}")
-    if count_in and not suffixes & set(SOUNDS):
-        raise InvalidValue(f"--count-in: it is of sound; add --out FILE{SOUNDS[0]}")
+    if view is not None and not suffixes & set(PICTURE_SUFFIXES):
+        raise InvalidValue(f"--view {view}: it is of pictures; add --out FILE{PICTURE_SUFFIXES[0]}")
+    if count_in and not suffixes & set(SOUND_SUFFIXES):
+        raise InvalidValue(f"--count-in: it is of sound; add --out FILE{SOUND_SUFFIXES[0]}")
 
 
 def _check_beats(file: Path, score: Score, *, tempo: float | None, count_in: bool) -> None:
@@ -120,7 +128,7 @@ def _check_beats(file: Path, score: Score, *, tempo: float | None, count_in: boo
         raise InvalidValue(f"{option}: {file} keeps to no bars and beats; leave it out")
 
 
-def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
+def _read_tune(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
     """Read the tune that is asked for, and what was refused of its file."""
     from musicgen.formats import read
 
@@ -128,45 +136,52 @@ def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
     if not scores:
         raise refusals[0] if refusals else InvalidValue(f"{file}: it holds no tune")
     if number is None and len(scores) > 1:
-        listed = [f"{place} {_named(score)}" for place, score in enumerate(scores[:_NAMED], 1)]
-        more = f" and {len(scores) - _NAMED:,} more" if len(scores) > _NAMED else ""
+        listed = [
+            f"{place} {_format_title(score)}"
+            for place, score in enumerate(scores[:_MAX_LISTED_TUNES], 1)
+        ]
+        more = (
+            f" and {len(scores) - _MAX_LISTED_TUNES:,} more"
+            if len(scores) > _MAX_LISTED_TUNES
+            else ""
+        )
         raise InvalidValue(
             f"{file}: it holds {len(scores):,} tunes; choose one with --tune N:"
             f" {', '.join(listed)}{more}"
         )
     if number is not None and number > len(scores):
-        raise InvalidValue(f"--tune {number}: {file} holds {counted(len(scores), 'tune')}")
+        raise InvalidValue(f"--tune {number}: {file} holds {format_count(len(scores), 'tune')}")
     return scores[(number or 1) - 1], refusals
 
 
-def _recipe_of(file: Path) -> Recipe | None:
+def _load_recipe(file: Path) -> Recipe | None:
     """Return the recipe of a file; None where it has none, or one that is damaged."""
     from musicgen.sampling.recipe import Recipe
-    from musicgen.tune import recipe_text
+    from musicgen.tune import read_recipe_text
 
     try:
-        text = recipe_text(file)
+        text = read_recipe_text(file)
         return None if text is None else Recipe.from_text(text)
     except MusicgenError:
         return None  # a tune with a damaged recipe is a tune
 
 
-def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
+def _restore_written_score(file: Path, score: Score, recipe: Recipe) -> Score:
     """Return a tune as its model wrote it, where the file only says how it is played.
 
     So repeats and pickups stay what they are. Notes that were edited since, or whose model is not
     here, are shown as the file has them.
     """
-    from musicgen.formats import BY_SUFFIX
+    from musicgen.formats import FORMAT_BY_SUFFIX
     from musicgen.render.timeline import at_tempo
-    from musicgen.sampling.recipe import hash_of
+    from musicgen.sampling.recipe import hash_notes
 
-    is_played = BY_SUFFIX[file.suffix.lower()].perform is not None
-    if not is_played or hash_of(score) != recipe.notes:
+    is_played = FORMAT_BY_SUFFIX[file.suffix.lower()].parse_performance is not None
+    if not is_played or hash_notes(score) != recipe.notes_hash:
         return score
     try:
-        model = _maker(file, recipe)
-        written = model.written(recipe.order).score
+        model = _load_recipe_model(file, recipe)
+        written = model.sample_request(recipe.request).score
     except MusicgenError:
         return score
     if written.unfolded().notes != score.notes or len(written.parts) != len(score.parts):
@@ -175,7 +190,7 @@ def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
     return written if written.qpm == score.qpm else at_tempo(written, score.qpm)
 
 
-def _maker(file: Path, recipe: Recipe) -> Model:
+def _load_recipe_model(file: Path, recipe: Recipe) -> Model:
     """Load the model that a recipe names, by a name and never by a path.
 
     Raises NotFound, DamagedCheckpoint, or Mismatch for another model of that name.
@@ -187,34 +202,36 @@ def _maker(file: Path, recipe: Recipe) -> Model:
     return model
 
 
-def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]) -> dict[str, Any]:
+def _collect_page_data(
+    file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]
+) -> dict[str, Any]:
     """Return what a page shows of a tune: its recipe, and what the model knows of it."""
-    from musicgen.render.export import PAGES
+    from musicgen.render.export import PAGE_SUFFIXES
 
     if recipe is None:
         return {}
-    is_page = any(out.suffix.lower() in PAGES for out in outs)
-    return {"recipe": recipe, **(_known(file, score, recipe) if is_page else {})}
+    is_page = any(out.suffix.lower() in PAGE_SUFFIXES for out in outs)
+    return {"recipe": recipe, **(_analyse_tune(file, score, recipe) if is_page else {})}
 
 
-def _known(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
+def _analyse_tune(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
     """Return what the model of a recipe knows of its tune; nothing where it is not here."""
     try:
-        model = _maker(file, recipe)
-        receipt = model.receipt(score) if model.has_index else None
-        return {"receipt": receipt, "surprise": model.surprise(score)}
+        model = _load_recipe_model(file, recipe)
+        receipt = model.make_receipt(score) if model.has_index else None
+        return {"receipt": receipt, "surprise": model.measure_surprise(score)}
     except MusicgenError:
         return {}
 
 
-def _named(score: Score) -> str:
-    return score.title[:_TITLE] or "untitled"
+def _format_title(score: Score) -> str:
+    return score.title[:_MAX_TITLE_LENGTH] or "untitled"
 
 
-def _size(score: Score) -> str:
-    from musicgen.music.bars import heard_bars
+def _format_size(score: Score) -> str:
+    from musicgen.music.bars import count_heard_bars
     from musicgen.music.performance import is_performance
 
     if is_performance(score):
-        return f"{counted(len(score.notes), 'note')} without bars"
-    return f"{score.meter}, {counted(heard_bars(score), 'bar')}"
+        return f"{format_count(len(score.notes), 'note')} without bars"
+    return f"{score.meter}, {format_count(count_heard_bars(score), 'bar')}"

@@ -15,48 +15,54 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.param_types import OUT, SEED, Whole, controls, given
+from musicgen.cli.param_types import (
+    OUT,
+    SEED,
+    WholeNumber,
+    add_sampling_options,
+    select_given_options,
+)
 from musicgen.cli.write_outputs import (
-    Tell,
-    files_of,
-    loudness,
-    model_told,
-    silent,
+    LinePrinter,
+    describe_model,
+    discard_line,
+    resolve_output_files,
+    select_verbosity,
     write_tune,
     write_tunes,
 )
-from musicgen.errors import InvalidValue, printable
+from musicgen.errors import InvalidValue, escape_unprintable
 from musicgen.files import is_folder
 
 if TYPE_CHECKING:
-    from musicgen.sampling.ranking import Chosen, Measured
-    from musicgen.sampling.recipe import Order
+    from musicgen.sampling.ranking import RankedTune, TuneFigures
+    from musicgen.sampling.recipe import GenerationRequest
     from musicgen.tune import Model, Tune
 
 
 COLUMNS = ("bits", "longest", "copied", "returning", "leap", "pace")
-HEAD = ("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why")
-TABLE_HEAD = "\t".join(HEAD).encode()
+TABLE_COLUMNS = ("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "why")
+TABLE_HEADER_LINE = "\t".join(TABLE_COLUMNS).encode()
 
 
 def write_best(
     model: Model,
-    order: Order,
+    request: GenerationRequest,
     names: Sequence[Sequence[Path]],
-    table: Path | None,
+    table_path: Path | None,
     *,
     count: int,
     jobs: int | None,
     force: bool,
-    loud: int,
-    tell: Tell,
+    verbosity: int,
+    print_line: LinePrinter,
 ) -> None:
     """Draw so many tunes and write the best of them, as many as there are names, with a table.
 
     Raises InvalidValue for a model whose tunes cannot be compared with real ones.
     """
-    from musicgen.files import write_whole
-    from musicgen.sampling.ranking import choose, real_ranges
+    from musicgen.files import write_atomically
+    from musicgen.sampling.ranking import choose, measure_real_ranges
 
     if model.codec.name != "measures" or not model.has_index:
         raise InvalidValue(
@@ -64,83 +70,85 @@ def write_best(
             " compared with; train it without --no-index, or leave --best out"
         )
     bits = model.checkpoint.manifest.scores.get("valid", {}).get("middle_90")
-    ranges = real_ranges(model.index.known, tuple(bits) if bits else None)
+    ranges = measure_real_ranges(model.index.note_index, tuple(bits) if bits else None)
     tunes, figures = [], []
-    for tune, measured in _drawn(model, order, count, jobs):
+    for tune, measured in _draw_and_measure(model, request, count, jobs):
         tunes.append(tune)
         figures.append(measured)
         if len(tunes) % 50 == 0:
-            tell(f"{len(tunes):,} of {count:,} tunes drawn and measured")
+            print_line(f"{len(tunes):,} of {count:,} tunes drawn and measured")
     chosen = list(choose(figures, len(names), ranges))
     for files, one in zip(names, chosen, strict=True):
-        for line in write_tune(tunes[one.place], files, force=force, loud=loud):
-            tell(line)
-        tell(f"  {_why(one, count)}")
-    if table is not None:
-        lines = _table(tunes, figures, chosen, names)
-        write_whole(table, "".join(f"{line}\n" for line in lines).encode(), force=force)
+        for line in write_tune(tunes[one.index], files, force=force, verbosity=verbosity):
+            print_line(line)
+        print_line(f"  {_explain_choice(one, count)}")
+    if table_path is not None:
+        lines = _format_table(tunes, figures, chosen, names)
+        write_atomically(table_path, "".join(f"{line}\n" for line in lines).encode(), force=force)
 
 
-def _drawn(
-    model: Model, order: Order, count: int, jobs: int | None
-) -> Iterator[tuple[Tune, Measured]]:
+def _draw_and_measure(
+    model: Model, request: GenerationRequest, count: int, jobs: int | None
+) -> Iterator[tuple[Tune, TuneFigures]]:
     """Yield tunes in turn, with their figures; they are drawn and measured in processes."""
-    from musicgen.sampling.generate import Written
-    from musicgen.sampling.parallel import in_order
-    from musicgen.sampling.ranking import measured
-    from musicgen.tune import processes_for, start_of
+    from musicgen.sampling.generate import Generated
+    from musicgen.sampling.parallel import run_in_order
+    from musicgen.sampling.ranking import measure_tune
+    from musicgen.tune import count_processes, to_process_arguments
 
-    jobs = processes_for(count, jobs)
-    start = start_of(model, order)
-    answers = in_order(_draw_some, start, count, jobs) if jobs > 1 else (
-        answer for _, answer in sorted(_draw_some(range(count), *start))
+    jobs = count_processes(count, jobs)
+    start = to_process_arguments(model, request)
+    answers = run_in_order(_draw_batch, start, count, jobs) if jobs > 1 else (
+        answer for _, answer in sorted(_draw_batch(range(count), *start))
     )  # fmt: skip
     for number, answer in enumerate(answers):
         text, figures = json.loads(answer)
-        tune = model.tune(replace(order, number=number), Written.from_json(text))
-        yield tune, measured(tune.score, figures)
+        tune = model.make_tune(replace(request, number=number), Generated.from_json(text))
+        yield tune, measure_tune(tune.score, figures)
 
 
-def _draw_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+def _draw_batch(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw and measure tunes in a process of its own."""
-    from musicgen.tune import started
+    from musicgen.tune import from_process_arguments
 
-    model, order = started(*start)
-    for number, found in model.carried_out_many(order, numbers):
-        receipt = model.receipt(found.score)
+    model, order = from_process_arguments(*start)
+    for number, found in model.generate_many(order, numbers):
+        receipt = model.make_receipt(found.score)
         figures = {
-            "bits": model.surprise(found.score).bits_per_note,
+            "bits": model.measure_surprise(found.score).bits_per_note,
             "longest": float(receipt.longest.notes if receipt.longest else 0),
             "copied": receipt.share,
         }
         yield number, json.dumps([found.to_json(), figures]).encode()
 
 
-def _why(one: Chosen, count: int) -> str:
+def _explain_choice(choice: RankedTune, count: int) -> str:
     """Say in a line why a tune was chosen."""
     inside = "all its figures are those of real tunes"
-    outside = f"outside of real tunes: {'; '.join(one.outside)}"
-    alike = f"; {one.alike:.0%} of its short runs are in one above" if one.alike else ""
-    return f"number {one.place + 1} of {count}: {outside if one.outside else inside}{alike}"
+    outside = f"outside of real tunes: {'; '.join(choice.outliers)}"
+    alike = (
+        f"; {choice.similarity:.0%} of its short runs are in one above" if choice.similarity else ""
+    )
+    return f"number {choice.index + 1} of {count}: {outside if choice.outliers else inside}{alike}"
 
 
-def _table(
+def _format_table(
     tunes: Sequence[Tune],
-    figures: Sequence[Measured],
-    chosen: Sequence[Chosen],
+    figures: Sequence[TuneFigures],
+    chosen: Sequence[RankedTune],
     names: Sequence[Sequence[Path]],
 ) -> Iterator[str]:
     """Yield the lines of the table: tab-separated, the best first."""
-    yield "\t".join(HEAD)
+    yield "\t".join(TABLE_COLUMNS)
     for files, one in zip(names, chosen, strict=True):
-        tune, row = tunes[one.place], figures[one.place].figures
+        tune, row = tunes[one.index], figures[one.index].figures
         values = [f"{row[name]:.3f}" if name in row else "" for name in COLUMNS]
-        words = (files[0].name, str(one.place + 1), str(tune.seed), tune.score.title, *values,
-                 f"{one.cost:.3f}", f"{one.alike:.3f}", _why(one, len(tunes)))  # fmt: skip
-        yield "\t".join(map(printable, words))
+        words = (files[0].name, str(one.index + 1), str(tune.seed), tune.score.title, *values,
+                 f"{one.cost:.3f}", f"{one.similarity:.3f}", _explain_choice(one, len(tunes)))  # fmt: skip
+        yield "\t".join(map(escape_unprintable, words))
 
 
-def table_of(out: str, files: Sequence[Path]) -> Path | None:
+def choose_table_path(out: str, files: Sequence[Path]) -> Path | None:
     """Return where the table stands: in the folder that is filled, or beside the pattern."""
     if "{n}" in Path(out).name:
         return Path(out.replace("{n}", "index")).with_suffix(".tsv")
@@ -164,13 +172,13 @@ def table_of(out: str, files: Sequence[Path]) -> Path | None:
 )
 @click.option(
     "--count",
-    type=Whole(1, 1_000_000),
+    type=WholeNumber(1, 1_000_000),
     default=1,
     show_default=True,
     help="How many tunes. Tune k is the same however many are asked for.",
 )
 @click.option("--seed", type=SEED, help="The same seed, the same tune.")
-@controls
+@add_sampling_options
 @click.option(
     "--primer",
     type=click.Path(path_type=Path),
@@ -178,7 +186,7 @@ def table_of(out: str, files: Sequence[Path]) -> Path | None:
 )
 @click.option(
     "--best",
-    type=Whole(1, 10_000),
+    type=WholeNumber(1, 10_000),
     metavar="K",
     help="Of --count tunes write the K that are most like real ones and unlike each other, and a"
     " table (index.tsv) of what was chosen and why.",
@@ -193,7 +201,7 @@ def table_of(out: str, files: Sequence[Path]) -> Path | None:
 )
 @click.option(
     "--jobs",
-    type=Whole(1, 256),
+    type=WholeNumber(1, 256),
     help="Processes for many tunes; else as many as there are cores.",
 )
 @click.option("--force", is_flag=True, help="Replace files that exist.")
@@ -217,7 +225,7 @@ def sample(
     primer: Path | None,
     no_primer: bool,
     best: int | None,
-    **wishes: Any,
+    **sampling_options: Any,
 ) -> None:
     """Write new tunes: of the form AABB in 32 bars, where neither form nor bars are named.
 
@@ -231,38 +239,40 @@ def sample(
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import refuse_existing, refuse_foreign
-    from musicgen.sampling.recipe import Order
+    from musicgen.sampling.recipe import GenerationRequest
     from musicgen.tune import load
 
     if no_primer and primer is None:
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
     loaded = load(model)
-    asked = loaded.complete_wishes(given(wishes), has_primer=primer is not None)
+    asked = loaded.complete_options(
+        select_given_options(sampling_options), has_primer=primer is not None
+    )
     suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
     if best is not None and best > count:
         raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")
-    names = files_of(outs, loaded, count=best or count, suffix=suffix, force=force)
+    names = resolve_output_files(outs, loaded, count=best or count, suffix=suffix, force=force)
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    tell = silent if quiet else partial(click.echo, err=True)
+    tell = discard_line if quiet else partial(click.echo, err=True)
     if verbose:
-        tell(model_told(loaded))
-    order = Order(asked, drawn, writes_primer=not no_primer, engine=engine)
+        tell(describe_model(loaded))
+    order = GenerationRequest(asked, drawn, writes_primer=not no_primer, engine=engine)
     if primer is not None:
-        order = loaded.primed(order, primer)
+        order = loaded.add_primer(order, primer)
         for change in order.primer.changes if order.primer else ():
-            tell(printable(f"{primer}: {change}"))
-    for remark in loaded.unmet_dances(order):
-        tell(f"Warning: {printable(remark)}")
-    loud = loudness(quiet=quiet, verbose=verbose)
+            tell(escape_unprintable(f"{primer}: {change}"))
+    for remark in loaded.describe_unseen_dances(order):
+        tell(f"Warning: {escape_unprintable(remark)}")
+    loud = select_verbosity(quiet=quiet, verbose=verbose)
     if best is not None:
-        table = table_of(outs[0], names[0])
+        table = choose_table_path(outs[0], names[0])
         refuse_existing([table] if table else [], force=force)
         if table:
-            refuse_foreign(table, TABLE_HEAD, "a table of tunes")
+            refuse_foreign(table, TABLE_HEADER_LINE, "a table of tunes")
         write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
-                   force=force, loud=loud, tell=tell)  # fmt: skip
+                   force=force, verbosity=loud, print_line=tell)  # fmt: skip
     each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]
-    for lines in write_tunes(loaded, order, each, force=force, loud=loud, jobs=jobs):
+    for lines in write_tunes(loaded, order, each, force=force, verbosity=loud, jobs=jobs):
         for line in lines:
             tell(line)
     if seed is None:

@@ -7,24 +7,24 @@ from typing import Final
 
 import click
 
-from musicgen.cli.param_types import FOLDER, Whole
-from musicgen.errors import printable
+from musicgen.cli.param_types import FOLDER, WholeNumber
+from musicgen.errors import escape_unprintable
 
 PORT: Final = 8383
-LOOPBACK: Final = "127.0.0.1"
+DEFAULT_HOST: Final = "127.0.0.1"
 
 
 @click.command()
 @click.option(
     "--port",
-    type=Whole(0, 65535),
+    type=WholeNumber(0, 65535),
     default=PORT,
     show_default=True,
     help="Where it listens; 0: wherever is free.",
 )
 @click.option(
     "--host",
-    default=LOOPBACK,
+    default=DEFAULT_HOST,
     show_default=True,
     help="The address to listen on. Any but this machine's own lets others in.",
 )
@@ -47,28 +47,28 @@ def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbos
     musicgen serve
     musicgen serve --folder mytunes/ --port 9000
     """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import known
+    from musicgen.tune import list_models
     from musicgen.web.app import create_app
     from musicgen.web.middleware import LOOPBACK as HERE
-    from musicgen.web.server import address_of, listening, run
+    from musicgen.web.server import format_url, open_socket, run
 
-    found = listening(host, port)
-    address = address_of(found, host)
+    found = open_socket(host, port)
+    address = format_url(found, host)
     is_here = _is_loopback(found.getsockname()[0])
     hosts = (*HERE, address.removeprefix("http://").rpartition(":")[0].lower())
     if not is_here:
-        click.echo(f"warning: {printable(host)} is open to others: whoever can reach this machine"
+        click.echo(f"warning: {escape_unprintable(host)} is open to others: whoever can reach this machine"
                    " can use it, and read the tunes in the folder", err=True)  # fmt: skip
-    app = create_app(folder, hosts=hosts, any_address=not is_here)
+    app = create_app(folder, hosts=hosts, allow_ip_hosts=not is_here)
 
     def ready() -> None:
         if not quiet:
-            click.echo(f"{printable(address)} is open; Ctrl-C ends it")
+            click.echo(f"{escape_unprintable(address)} is open; Ctrl-C ends it")
         if verbose:
-            click.echo(f"models: {printable(', '.join(known()))}; tunes are kept in"
-                       f" {printable(str(folder.resolve()))}")  # fmt: skip
+            click.echo(f"models: {escape_unprintable(', '.join(list_models()))}; tunes are kept in"
+                       f" {escape_unprintable(str(folder.resolve()))}")  # fmt: skip
         if not no_open:
-            _open(address)
+            _open_browser(address)
 
     run(app, found, ready)
 
@@ -79,7 +79,7 @@ def _is_loopback(address: str) -> bool:
     return ip_address(address.partition("%")[0]).is_loopback
 
 
-def _open(address: str) -> None:
+def _open_browser(address: str) -> None:
     """Open a browser beside the server; say so where there is none that has windows."""
     import webbrowser
 
@@ -89,4 +89,6 @@ def _open(address: str) -> None:
     except (webbrowser.Error, OSError):
         opened = False
     if not opened:
-        click.echo(f"no browser was found here: open {printable(address)} in one", err=True)
+        click.echo(
+            f"no browser was found here: open {escape_unprintable(address)} in one", err=True
+        )

@@ -12,10 +12,10 @@ from typing import Any, Final, Self
 SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-INSISTS: Final = 3  # signals after which the program ends at once
+SIGNALS_TO_ABORT: Final = 3  # signals after which the program ends at once
 
 
-class Stopping:
+class StopSignals:
     """Pass SIGINT, SIGTERM or SIGHUP on to whoever can stop; the third signal ends all at once.
 
     One Ctrl-C may arrive twice: from the terminal, and from torchrun.
@@ -26,15 +26,17 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self.ask: Callable[[], None] | None = None
-        self.tell: Callable[[str], object] = lambda _: None
-        self.heard = 0  # signals since there is somebody to ask
-        self.before: dict[signal.Signals, Any] = {}
+        self.stop_callback: Callable[[], None] | None = None
+        self.message_callback: Callable[[str], object] = lambda _: None
+        self.signal_count = 0  # signals since there is somebody to ask
+        self.previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others hear no signals
-            self.before = {
-                number: signal.signal(number, self.hear) for number in SIGNALS if is_heard(number)
+            self.previous_handlers = {
+                number: signal.signal(number, self.handle_signal)
+                for number in SIGNALS
+                if is_handled(number)
             }
         return self
 
@@ -44,29 +46,29 @@ class Stopping:
         fault: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        for number, known in self.before.items():
+        for number, known in self.previous_handlers.items():
             signal.signal(number, known)
 
-    def hear(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's own
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's own
         """Ask once; say that it was heard; then insist."""
-        if self.ask is None:
+        if self.stop_callback is None:
             raise KeyboardInterrupt
-        self.heard += 1
-        if self.heard >= INSISTS:
+        self.signal_count += 1
+        if self.signal_count >= SIGNALS_TO_ABORT:
             raise KeyboardInterrupt
-        if self.heard == 1:
-            self.ask()
+        if self.signal_count == 1:
+            self.stop_callback()
         with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-            self.tell(_TOLD[self.heard])
+            self.message_callback(_STOP_MESSAGES[self.signal_count])
 
 
-_TOLD: Final = {
+_STOP_MESSAGES: Final = {
     1: "stopping: this update is finished and saved first",
     2: "still saving; a third signal ends at once, and what was not saved is lost",
 }
 
 
-def is_heard(number: signal.Signals) -> bool:
+def is_handled(number: signal.Signals) -> bool:
     """Tell whether a signal is to be heard: nohup has SIGHUP ignored."""
     hangup = getattr(signal, "SIGHUP", None)
     return number != hangup or signal.getsignal(number) is not signal.SIG_IGN

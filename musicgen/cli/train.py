@@ -10,40 +10,40 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.config_file import config_option, is_typed
-from musicgen.cli.formatting import Grouped
-from musicgen.cli.param_types import EPOCHS, FRACTION, MINUTES, Decimal, Whole
-from musicgen.cli.signals import Stopping
+from musicgen.cli.config_file import apply_config_file, is_on_command_line
+from musicgen.cli.formatting import GroupedCommand
+from musicgen.cli.param_types import EPOCHS, FRACTION, MINUTES, DecimalNumber, WholeNumber
+from musicgen.cli.signals import StopSignals
 from musicgen.cli.train_report import (
-    Seen,
-    Watched,
-    announce,
-    best_told,
-    conclude,
-    tell_all,
-    tell_times,
-    unit_of,
+    ProgressDisplay,
+    ProgressState,
+    format_best_score,
+    name_unit,
+    print_plan,
+    print_results,
+    print_settings,
+    print_times,
 )
 from musicgen.cli.train_setup import (
-    held,
+    apply_saved_config,
     is_done,
-    is_first,
-    settings_of_run,
-    several,
-    start,
-    take_config,
+    is_main_process,
+    join_processes,
+    lock_run_folder,
+    render_run_settings,
+    start_or_resume,
 )
 from musicgen.config import CELLS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
-from musicgen.files import prepare_outputs, refuse_foreign, write_whole
+from musicgen.files import prepare_outputs, refuse_foreign, write_atomically
 from musicgen.folder_contents import CONFIG_HEAD
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from musicgen.training.run import Run
+    from musicgen.training.run import TrainingRun
 
-GROUPS: Final = {
+OPTION_GROUPS: Final = {
     "What is learnt from": ("from", "codec"),
     "The model": ("cell", "layers", "hidden", "dropout"),
     "How it learns": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
@@ -55,7 +55,7 @@ GROUPS: Final = {
 FILE = click.Path(path_type=Path)
 
 
-@click.command(cls=Grouped, groups=GROUPS)
+@click.command(cls=GroupedCommand, groups=OPTION_GROUPS)
 @click.argument("sources", metavar="[SOURCE ...]", nargs=-1)
 @click.option(
     "--from",
@@ -76,33 +76,33 @@ FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--layers",
-    type=Whole(1, 8),
+    type=WholeNumber(1, 8),
     show_default="1 or 2, by the corpus",
     help="Recurrent layers, one upon the other.",
 )
 @click.option(
     "--hidden",
-    type=Whole(1, 4096),
+    type=WholeNumber(1, 4096),
     show_default="256",
     help="Units of a layer.",
 )
-@click.option("--dropout", type=Decimal(0, 0.95), help="Share of units left out.")
+@click.option("--dropout", type=DecimalNumber(0, 0.95), help="Share of units left out.")
 @click.option("--epochs", type=EPOCHS, help="Times through the corpus, at the most.")
 @click.option(
     "--minutes",
     type=MINUTES,
     help="Made a number of tokens at the start, by the speed measured there.",
 )
-@click.option("--batch", type=Whole(1, 4096), help="Lanes that are trained side by side.")
+@click.option("--batch", type=WholeNumber(1, 4096), help="Lanes that are trained side by side.")
 @click.option(
     "--bptt",
-    type=Whole(1, 4096),
+    type=WholeNumber(1, 4096),
     help="Ids through which a gradient goes back, in the end.",
 )
 @click.option("--learning-rate", type=FRACTION, help="The highest; it rises to it and falls.")
 @click.option(
     "--seed",
-    type=Whole(0, 2**31 - 1),
+    type=WholeNumber(0, 2**31 - 1),
     default=1,
     show_default=True,
     help="The same seed and tunes on the same machine: the same model.",
@@ -132,7 +132,7 @@ FILE = click.Path(path_type=Path)
     type=FILE,
     metavar="FILE.toml",
     is_eager=True,
-    callback=config_option,
+    callback=apply_config_file,
     help="Take options from a file; flags go before it.",
 )
 @click.option("--save-config", type=FILE, metavar="FILE.toml", help="Write the options to a file.")
@@ -160,60 +160,60 @@ def train(ctx: click.Context, /, **chosen: Any) -> None:
     """  # noqa: D301 - click wants the character itself
     from rich.console import Console
 
-    folder = _run_folder(chosen["name"])
+    folder = _resolve_run_folder(chosen["name"])
     if chosen["resume"]:
-        take_config(ctx, folder)
-    _prefer_typed(ctx)
+        apply_saved_config(ctx, folder)
+    _prefer_command_line(ctx)
     chosen = dict(ctx.params)
-    _refuse(chosen)
-    quiet, resume = chosen["quiet"] or not is_first(), chosen["resume"]
+    _check_options(chosen)
+    quiet, resume = chosen["quiet"] or not is_main_process(), chosen["resume"]
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     with (
-        Stopping() as stopping,
-        several(chosen["device"]) as ranks,
-        held(folder, exists=resume, force=chosen["force"]) as claim,
+        StopSignals() as stopping,
+        join_processes(chosen["device"]) as ranks,
+        lock_run_folder(folder, exists=resume, force=chosen["force"]) as claim,
     ):
         if resume and is_done(folder, score_test=chosen["score_test"]):
             console.print(f"{folder}: the run is finished, there is nothing left to do")
             return
-        run = start(ctx, claim, console, ranks)
-        run.tell = console.print
-        run.config = settings_of_run(ctx, run)
-        if chosen["save_config"] and run.writes:
-            write_whole(chosen["save_config"], run.config, force=chosen["force"])
-        announce(run, console)
+        run = start_or_resume(ctx, claim, console, ranks)
+        run.notify = console.print
+        run.config = render_run_settings(ctx, run)
+        if chosen["save_config"] and run.is_main_process:
+            write_atomically(chosen["save_config"], run.config, force=chosen["force"])
+        print_plan(run, console)
         if chosen["verbose"]:
-            tell_all(run.plan, console)
-        stopping.ask, stopping.tell = run.stop, console.print
-        _follow(run, chosen, console)
-        stopping.ask = None
+            print_settings(run.plan, console)
+        stopping.stop_callback, stopping.message_callback = run.stop, console.print
+        _train_and_report(run, chosen, console)
+        stopping.stop_callback = None
         if chosen["score_test"]:
             run.score_test()
-        conclude(run, console)
+        print_results(run, console)
 
 
-def _prefer_typed(ctx: click.Context) -> None:
+def _prefer_command_line(ctx: click.Context) -> None:
     """Let epochs that are typed go before minutes of a file."""
-    if is_typed(ctx, "epochs") and not is_typed(ctx, "minutes"):
+    if is_on_command_line(ctx, "epochs") and not is_on_command_line(ctx, "minutes"):
         ctx.params["minutes"] = None
 
 
-def _run_folder(name: str) -> Path:
-    from musicgen.tune import RUNS
+def _resolve_run_folder(name: str) -> Path:
+    from musicgen.tune import RUNS_FOLDER
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
-    return RUNS / name
+    return RUNS_FOLDER / name
 
 
-def _refuse(chosen: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse before any work what could only fail after it."""
-    resume, force, save_config = (chosen[name] for name in ("resume", "force", "save_config"))
+    resume, force, save_config = (options[name] for name in ("resume", "force", "save_config"))
     if resume and force:
         raise InvalidValue("--resume goes on, --force begins again: leave one of them out")
     if resume and save_config:
         raise InvalidValue("--save-config: a resumed run has its settings; leave it out")
-    if chosen["tensorboard"] and find_spec("tensorboard") is None:
+    if options["tensorboard"] and find_spec("tensorboard") is None:
         raise NotFound(
             "--tensorboard: the package tensorboard is not installed;"
             " pip install 'musicgen[tensorboard]', or leave the option out"
@@ -223,29 +223,37 @@ def _refuse(chosen: Mapping[str, Any]) -> None:
         refuse_foreign(save_config, CONFIG_HEAD.encode(), "a file of options from --save-config")
 
 
-def _follow(run: Run, chosen: Mapping[str, Any], console: Console) -> None:
+def _train_and_report(run: TrainingRun, options: Mapping[str, Any], console: Console) -> None:
     """Train, while it is shown and what can be heard and seen of it is kept."""
-    from musicgen.training.observers import Record, observers_of
+    from musicgen.training.observers import ObserverGroup, make_observers
 
-    heard, tensorboard = not chosen["no_heard"], chosen["tensorboard"]
-    observers = observers_of(run, heard=heard, tensorboard=tensorboard) if run.writes else []
+    heard, tensorboard = not options["no_heard"], options["tensorboard"]
+    observers = (
+        make_observers(run, with_samples=heard, tensorboard=tensorboard)
+        if run.is_main_process
+        else []
+    )
     try:
         with (
-            Watched(console, run.name, _seen(run), verbose=chosen["verbose"]) as watched,
-            Record(observers, console.print) as record,
+            ProgressDisplay(
+                console, run.name, _make_progress_state(run), verbose=options["verbose"]
+            ) as watched,
+            ObserverGroup(observers, console.print) as record,
         ):
             for progress in run.train():
                 watched(progress)
                 record(progress)
     except KeyboardInterrupt:
-        raise Interrupted(_cut_off(run)) from None
-    if chosen["verbose"]:
-        tell_times(watched.seen, run.pace.spent, record.spent, console)
+        raise Interrupted(_explain_interruption(run)) from None
+    if options["verbose"]:
+        print_times(
+            watched.state, run.save_schedule.total_save_seconds, record.seconds_spent, console
+        )
 
 
-def _cut_off(run: Run) -> str:
+def _explain_interruption(run: TrainingRun) -> str:
     """Say what is left of a run that was ended at once."""
-    if run.saved_step < 0 and not run.resumed:
+    if run.saved_step < 0 and not run.is_resumed:
         return "interrupted; nothing was saved yet"
     step = f" at update {run.saved_step}" if run.saved_step >= 0 else ""
     return (
@@ -254,22 +262,22 @@ def _cut_off(run: Run) -> str:
     )
 
 
-def _seen(run: Run) -> Seen:
+def _make_progress_state(run: TrainingRun) -> ProgressState:
     """Start to count what is shown of a run."""
-    from musicgen.model.devices import resident
+    from musicgen.model.devices import get_resident_memory
 
     on_gpu = run.plan.device.startswith("cuda")
-    return Seen(
-        unit_of(run),
-        resident=resident if on_gpu else None,
-        saved=lambda: run.pace.saved if run.saved_step >= 0 else None,
-        held="not yet judged" if run.dataset.valid else "none",
-        best=_best_so_far(run),
+    return ProgressState(
+        name_unit(run),
+        resident_memory=get_resident_memory if on_gpu else None,
+        last_save_time=lambda: run.save_schedule.saved_at if run.saved_step >= 0 else None,
+        held_out_text="not yet judged" if run.dataset.valid else "none",
+        best_text=_format_best_so_far(run),
     )
 
 
-def _best_so_far(run: Run) -> str:
+def _format_best_so_far(run: TrainingRun) -> str:
     """Say what a resumed run brings along."""
-    valid = run.scores.as_table().get("valid")
+    valid = run.scores.to_dict().get("valid")
     epoch = run.trainer.best.tokens / run.trainer.epoch_tokens
-    return best_told(valid["bits_per_note"], epoch) if valid else ""
+    return format_best_score(valid["bits_per_note"], epoch) if valid else ""

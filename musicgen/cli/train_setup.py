@@ -15,100 +15,104 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.config_file import is_typed, read_settings, render_settings
-from musicgen.cli.load_dataset import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.train_report import derived
+from musicgen.cli.config_file import is_on_command_line, read_settings, render_settings
+from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
+from musicgen.cli.train_report import list_derived_options
 from musicgen.errors import Mismatch, NotFound
 from musicgen.folder_contents import CONFIG
 
 if TYPE_CHECKING:
     from musicgen.training.distributed import Ranks
-    from musicgen.training.run_folder import Claim
+    from musicgen.training.run_folder import RunLock
 if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.training.distributed import Ranks
-    from musicgen.training.run import Run
-    from musicgen.training.run_folder import Claim
+    from musicgen.training.run import TrainingRun
+    from musicgen.training.run_folder import RunLock
 if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.checkpoint import Checkpoint
     from musicgen.corpus.store import Dataset
     from musicgen.training.distributed import Ranks
-    from musicgen.training.plan import Options
-    from musicgen.training.run import Run
-    from musicgen.training.run_folder import Claim
+    from musicgen.training.plan import TrainingOptions
+    from musicgen.training.run import TrainingRun
+    from musicgen.training.run_folder import RunLock
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Tell whether this process speaks; alone, it does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
-def several(device: str) -> Iterator[Ranks | None]:
+def join_processes(device: str) -> Iterator[Ranks | None]:
     """Join the processes that torchrun started; None, without PyTorch, where this one is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield None
         return
-    from musicgen.training.distributed import joined
+    from musicgen.training.distributed import join_process_group
 
-    with joined(device) as ranks:
+    with join_process_group(device) as ranks:
         yield ranks
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, exists: bool, force: bool = False) -> Iterator[Claim]:
+def lock_run_folder(folder: Path, *, exists: bool, force: bool = False) -> Iterator[RunLock]:
     """Hold a run's folder; of several processes the first holds it for all."""
-    from musicgen.training.run_folder import Claim, claimed
+    from musicgen.training.run_folder import RunLock, lock_run
 
-    if not is_first():
-        yield Claim(folder)
+    if not is_main_process():
+        yield RunLock(folder)
         return
-    with claimed(folder, exists=exists, force=force) as claim:
+    with lock_run(folder, exists=exists, force=force) as claim:
         yield claim
 
 
 # What decides no number of a run; all else must be as it was.
-BESIDE: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
+RESULT_NEUTRAL_OPTIONS: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
                  "no_heard", "tensorboard", "quiet", "verbose")  # fmt: skip
 
-_MOST_NAMED: Final = 12
+_MAX_LISTED_RUNS: Final = 12
 
-Read = Callable[[tuple[str, ...], str | None, "Checkpoint | None"], "Dataset"]
+DatasetReader = Callable[[tuple[str, ...], str | None, "Checkpoint | None"], "Dataset"]
 
 
-def take_config(ctx: click.Context, folder: Path) -> None:
+def apply_saved_config(ctx: click.Context, folder: Path) -> None:
     """Take the options of a run that was begun and saved nothing from its config.toml.
 
     Raises NotFound where there is no run and nothing says what to train on, Mismatch for a flag
     that contradicts the run's own.
     """
-    from musicgen.checkpoint import aside, numbered
-    from musicgen.training.run_folder import PROGRESS, has_saved
+    from musicgen.checkpoint import list_numbered_folders, previous_run_path
+    from musicgen.training.run_folder import PROGRESS_FOLDER, has_saved_state
 
-    if has_saved(folder) or has_saved(aside(folder)) or numbered(folder / PROGRESS):
+    if (
+        has_saved_state(folder)
+        or has_saved_state(previous_run_path(folder))
+        or list_numbered_folders(folder / PROGRESS_FOLDER)
+    ):
         return
     config = folder / CONFIG
     if config.is_file():
-        _take(ctx, config)
+        _apply_config(ctx, config)
     elif not ctx.params["sources"]:
-        raise NotFound(_no_run(folder))
+        raise NotFound(_explain_missing_run(folder))
 
 
-def _take(ctx: click.Context, config: Path) -> None:
-    from musicgen.training.resume import MAY_CHANGE
+def _apply_config(ctx: click.Context, config: Path) -> None:
+    from musicgen.training.resume import CHANGEABLE_FLAGS
 
     values = {"sources": (), **read_settings(config, ctx), "minutes": None}  # made epochs there
     values["sources"] = tuple(values["sources"])
     for name, value in values.items():
-        stays = name in MAY_CHANGE or (name in BESIDE and name != "sources")
-        if is_typed(ctx, name) and stays:
+        stays = name in CHANGEABLE_FLAGS or (name in RESULT_NEUTRAL_OPTIONS and name != "sources")
+        if is_on_command_line(ctx, name) and stays:
             continue
-        if is_typed(ctx, name) and ctx.params[name] != value:
+        if is_on_command_line(ctx, name) and ctx.params[name] != value:
             flag = "SOURCE" if name == "sources" else f"--{name.replace('_', '-')}"
             has = "a number of epochs" if name == "minutes" else _shown(value)
             raise Mismatch(
@@ -124,65 +128,73 @@ def _shown(value: Any) -> str:
     return shown or "no source"
 
 
-def _no_run(folder: Path) -> str:
+def _explain_missing_run(folder: Path) -> str:
     """Say that there is no such run, and which has a name like it."""
-    from musicgen.folder_contents import is_run
+    from musicgen.folder_contents import is_run_folder
 
     if os.path.lexists(folder):
         return (
             f"--resume: {folder} holds no saved state and no {CONFIG}; name the SOURCEs to begin"
             " again, or choose another --name"
         )
-    runs = sorted(path.name for path in folder.parent.glob("[!.]*") if is_run(path))
+    runs = sorted(path.name for path in folder.parent.glob("[!.]*") if is_run_folder(path))
     near = get_close_matches(folder.name, runs, n=3)
     listed = f"did you mean {' or '.join(near)}?" if near else (
-        f"there are {', '.join(runs[:_MOST_NAMED])}" if runs else "there is none at all"
+        f"there are {', '.join(runs[:_MAX_LISTED_RUNS])}" if runs else "there is none at all"
     )  # fmt: skip
     return f"--resume: there is no run {folder.name!r} in {folder.parent}; {listed}"
 
 
-def asked(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:
+def collect_options(ctx: click.Context, sources: tuple[str, ...]) -> dict[str, Any]:
     """Return what was asked of a run, to be saved with it; files and folders by their full names.
 
     Args:
         ctx: of the command.
         sources: where the tunes are, a default included.
     """
-    options = {name: _plain(value) for name, value in ctx.params.items() if name not in BESIDE}
-    return options | {"sources": [_full(source) for source in sources]}
+    options = {
+        name: _path_to_text(value)
+        for name, value in ctx.params.items()
+        if name not in RESULT_NEUTRAL_OPTIONS
+    }
+    return options | {"sources": [_resolve_source(source) for source in sources]}
 
 
-def resumed(
-    ctx: click.Context, claim: Claim, read: Read, console: Console, ranks: Ranks
-) -> Run | None:
+def resume_run(
+    ctx: click.Context, lock: RunLock, read: DatasetReader, console: Console, ranks: Ranks
+) -> TrainingRun | None:
     """Go on with the run in a folder; None where nothing of it was saved.
 
     Raises Mismatch for flags, tunes or files that are not those of the run.
     """
-    from musicgen.training.resume import MAY_CHANGE, find
+    from musicgen.training.resume import CHANGEABLE_FLAGS, load_saved_run
 
-    found = find(claim.folder)
+    found = load_saved_run(lock.folder)
     if found is None:
-        console.print(f"{claim.folder}: nothing was saved here yet; the run starts")
+        console.print(f"{lock.folder}: nothing was saved here yet; the run starts")
         return None
-    given = {name: _plain(v) for name, v in ctx.params.items() if is_typed(ctx, name)}
-    found.refuse_other_flags({name: v for name, v in given.items() if name not in BESIDE})
-    sources = ctx.params["sources"] or tuple(found.asked["sources"])
-    origin = origin_of(found.asked.get("from"))
-    dataset = read(sources, found.run["codec"], origin)
-    from musicgen.training.run import Run
-
-    changes = {name: given[name] for name in MAY_CHANGE if name in given}
-    run = Run.resume(
-        found, dataset, claim.folder, claim=claim, start=origin, ranks=ranks, **changes
+    given = {
+        name: _path_to_text(v) for name, v in ctx.params.items() if is_on_command_line(ctx, name)
+    }
+    found.refuse_other_flags(
+        {name: v for name, v in given.items() if name not in RESULT_NEUTRAL_OPTIONS}
     )
-    console.print(f"{claim.folder}: goes on after update {found.step:,}")
+    sources = ctx.params["sources"] or tuple(found.requested_options["sources"])
+    origin = load_base_model(found.requested_options.get("from"))
+    dataset = read(sources, found.run_record["codec"], origin)
+    from musicgen.training.run import TrainingRun
+
+    changes = {name: given[name] for name in CHANGEABLE_FLAGS if name in given}
+    run = TrainingRun.resume(
+        found, dataset, lock.folder, lock=lock, base=origin, ranks=ranks, **changes
+    )
+    console.print(f"{lock.folder}: goes on after update {found.step:,}")
     for note in run.notes:
         console.print(note)
     return run
 
 
-def origin_of(name: str | None) -> Checkpoint | None:
+def load_base_model(name: str | None) -> Checkpoint | None:
     """Load the model that a run goes on from. Raises NotFound, DamagedCheckpoint or Mismatch."""
     if name is None:
         return None
@@ -201,85 +213,93 @@ def is_done(folder: Path, *, score_test: bool) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
+def _path_to_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _full(source: str) -> str:
+def _resolve_source(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def start(ctx: click.Context, claim: Claim, console: Console, several: Ranks | None = None) -> Run:
+def start_or_resume(
+    ctx: click.Context, lock: RunLock, console: Console, joined_ranks: Ranks | None = None
+) -> TrainingRun:
     """Go on with the run in a folder if that is asked for, else begin one."""
-    from musicgen.training.distributed import ALONE
+    from musicgen.training.distributed import SINGLE_PROCESS
 
-    ranks = several or ALONE
+    ranks = joined_ranks or SINGLE_PROCESS
     from musicgen.model.devices import choose_device
 
     def read(sources: tuple[str, ...], codec: str | None, origin: Checkpoint | None) -> Dataset:
-        return suited(read_tunes(sources, codec or codec_of(origin), console), origin)
+        return prepare_dataset(
+            load_or_build_dataset(sources, codec or select_codec(origin), console), origin
+        )
 
     choose_device(ctx.params["device"])  # before anything is read
-    run = resumed(ctx, claim, read, console, ranks) if ctx.params["resume"] else None
-    return begun(ctx, claim, read, ranks) if run is None else run
+    run = resume_run(ctx, lock, read, console, ranks) if ctx.params["resume"] else None
+    return start_new_run(ctx, lock, read, ranks) if run is None else run
 
 
-def begun(ctx: click.Context, claim: Claim, read: Read, ranks: Ranks) -> Run:
+def start_new_run(
+    ctx: click.Context, lock: RunLock, read: DatasetReader, ranks: Ranks
+) -> TrainingRun:
     """Read the tunes and plan a run on them."""
-    from musicgen.training.plan import plan
-    from musicgen.training.run import Run
+    from musicgen.training.plan import make_plan
+    from musicgen.training.run import TrainingRun
 
     params = ctx.params
     sources = params["sources"] or (DEFAULT_SOURCE,)
-    origin = origin_of(params["from"])
+    origin = load_base_model(params["from"])
     dataset = read(sources, params["codec"], origin)
-    found = plan(dataset, options_of(ctx), origin, ranks)
-    return Run(
+    found = make_plan(dataset, collect_plan_options(ctx), origin, ranks)
+    return TrainingRun(
         dataset,
         found,
         params["name"],
-        claim.folder,
-        corpus=cards(dataset.sources),
-        asked=asked(ctx, sources),
+        lock.folder,
+        corpus=load_corpus_cards(dataset.sources),
+        requested_options=collect_options(ctx, sources),
         force=params["force"],
-        claim=claim,
-        start=origin,
+        lock=lock,
+        base=origin,
         ranks=ranks,
         no_index=params["no_index"],
     )
 
 
-def suited(dataset: Dataset, origin: Checkpoint | None) -> Dataset:
+def prepare_dataset(dataset: Dataset, base_model: Checkpoint | None) -> Dataset:
     """Hold out what the size allows, in the events of the model that is gone on from."""
-    from musicgen.training.fine_tune import fitted
-    from musicgen.training.plan import divided
+    from musicgen.training.fine_tune import remap_dataset
+    from musicgen.training.plan import adjust_split
 
-    return divided(dataset if origin is None else fitted(dataset, origin))
+    return adjust_split(dataset if base_model is None else remap_dataset(dataset, base_model))
 
 
-def codec_of(origin: Checkpoint | None) -> str | None:
+def select_codec(base_model: Checkpoint | None) -> str | None:
     """Return the codec that tunes are to be encoded with for a model."""
-    return None if origin is None else origin.manifest.codec
+    return None if base_model is None else base_model.manifest.codec
 
 
-def options_of(ctx: click.Context) -> Options:
+def collect_plan_options(ctx: click.Context) -> TrainingOptions:
     """Return what a user chose of a plan."""
-    from musicgen.training.plan import Options
+    from musicgen.training.plan import TrainingOptions
 
-    return Options(**{entry.name: ctx.params[entry.name] for entry in fields(Options)})
+    return TrainingOptions(
+        **{entry.name: ctx.params[entry.name] for entry in fields(TrainingOptions)}
+    )
 
 
-def settings_of_run(ctx: click.Context, run: Run) -> bytes:
+def render_run_settings(ctx: click.Context, run: TrainingRun) -> bytes:
     """Return the options as a file that `--config` takes; minutes as the epochs they became."""
-    values, open_ones = dict(ctx.params), derived(run.dataset, run.plan)
+    values, open_ones = dict(ctx.params), list_derived_options(run.dataset, run.plan)
     if values["minutes"] is not None:
         values |= {"epochs": open_ones["epochs"], "minutes": None}
     return render_settings(values, ctx.command.params, open_ones).encode()
 
 
-def cards(sources: tuple[str, ...]) -> dict[str, Any]:
+def load_corpus_cards(sources: tuple[str, ...]) -> dict[str, Any]:
     """Return what the corpus cards of the sources say, for the model card."""
-    from musicgen.corpus.sources import cards_of
+    from musicgen.corpus.sources import expand_cards
 
     return {
         "cards": [
@@ -289,6 +309,6 @@ def cards(sources: tuple[str, ...]) -> dict[str, Any]:
                 "source": card.source,
                 "terms": " ".join(card.terms.split()),
             }
-            for card in cards_of(sources)
+            for card in expand_cards(sources)
         ]
     }

@@ -8,8 +8,14 @@ from typing import Any
 
 import click
 
-from musicgen.cli.param_types import OUT, SEED, WHOLE, controls, given
-from musicgen.cli.write_outputs import files_of, loudness, model_told, silent, write_tune
+from musicgen.cli.param_types import OUT, SEED, WHOLE, add_sampling_options, select_given_options
+from musicgen.cli.write_outputs import (
+    describe_model,
+    discard_line,
+    resolve_output_files,
+    select_verbosity,
+    write_tune,
+)
 
 
 @click.command()
@@ -38,7 +44,7 @@ from musicgen.cli.write_outputs import files_of, loudness, model_told, silent, w
     help="With --keep: how many are drawn for each stretch, to choose from.",
 )
 @click.option("--seed", type=SEED, help="Another tune of the same kind.")
-@controls
+@add_sampling_options
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell the model, the seed, the whole receipt.")
@@ -52,7 +58,7 @@ def tweak(
     force: bool,
     quiet: bool,
     verbose: bool,
-    **wishes: Any,
+    **sampling_options: Any,
 ) -> None:
     """Write a near variant of a tune that musicgen wrote.
 
@@ -66,12 +72,12 @@ def tweak(
     """  # noqa: D301 - click wants the character itself
     from musicgen.tune import tweak as tweaked
 
-    changes = given(wishes) | ({} if seed is None else {"seed": seed})
+    changes = select_given_options(sampling_options) | ({} if seed is None else {"seed": seed})
     tune = tweaked(song, model, keep=keep, candidates=candidates, **changes)
-    names = files_of(outs, tune.model, count=1, suffix=song.suffix, force=force)
-    tell = silent if quiet else partial(click.echo, err=True)
+    names = resolve_output_files(outs, tune.model, count=1, suffix=song.suffix, force=force)
+    tell = discard_line if quiet else partial(click.echo, err=True)
     if verbose:
-        tell(model_told(tune.model))
-    loud = loudness(quiet=quiet, verbose=verbose)
-    for line in write_tune(tune, [files[0] for files in names], force=force, loud=loud):
+        tell(describe_model(tune.model))
+    loud = select_verbosity(quiet=quiet, verbose=verbose)
+    for line in write_tune(tune, [files[0] for files in names], force=force, verbosity=loud):
         tell(line)

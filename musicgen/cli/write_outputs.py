@@ -10,112 +10,117 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from musicgen.cli.formatting import counted
-from musicgen.errors import InvalidValue, printable
-from musicgen.files import explaining, is_folder
+from musicgen.cli.formatting import format_count
+from musicgen.errors import InvalidValue, escape_unprintable
+from musicgen.files import is_folder, translate_os_errors
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from musicgen.sampling.generate import Written
-    from musicgen.sampling.recipe import Order
+    from musicgen.sampling.generate import Generated
+    from musicgen.sampling.recipe import GenerationRequest
     from musicgen.tune import Model, Tune
 
-Tell = Callable[[str], object]
-QUIET, PLAIN, VERBOSE = range(3)  # how much is told
-_WAITING: Final = 64  # tunes that are drawn and not yet written
+LinePrinter = Callable[[str], object]
+QUIET, NORMAL, VERBOSE = range(3)  # how much is told
+_MAX_PENDING_TUNES: Final = 64  # tunes that are drawn and not yet written
 
 
-def silent(_: str) -> None:
+def discard_line(_: str) -> None:
     """Say nothing."""
 
 
-def loudness(*, quiet: bool, verbose: bool) -> int:
+def select_verbosity(*, quiet: bool, verbose: bool) -> int:
     """Return how much is told."""
-    return QUIET if quiet else VERBOSE if verbose else PLAIN
+    return QUIET if quiet else VERBOSE if verbose else NORMAL
 
 
-def files_of(
+def resolve_output_files(
     outs: Sequence[str], model: Model, *, count: int, suffix: str, force: bool
 ) -> list[list[Path]]:
     """Return the files that each --out stands for. Raises InvalidValue or OutputExists."""
     from musicgen.files import prepare_outputs
-    from musicgen.tune import beside_of, check_writable, has_room, refuse_other_recipe
+    from musicgen.tune import check_writable, refuse_non_recipe, sidecar_path, supports_metadata
 
-    names = [list(_names(out, count, suffix)) for out in outs]
+    names = [list(_expand_output(out, count, suffix)) for out in outs]
     for files in names:
         check_writable(files, model.writable)
     every = list(chain.from_iterable(names))
-    recipes = [beside_of(file) for file in every if not has_room(file.suffix)]
+    recipes = [sidecar_path(file) for file in every if not supports_metadata(file.suffix)]
     prepare_outputs([*every, *recipes], force=force)
     for recipe in recipes:
-        refuse_other_recipe(recipe)
+        refuse_non_recipe(recipe)
     return names
 
 
-def write_tune(tune: Tune, files: Sequence[Path], *, force: bool, loud: int) -> list[str]:
+def write_tune(tune: Tune, files: Sequence[Path], *, force: bool, verbosity: int) -> list[str]:
     """Write a tune to its files; return what there is to tell of it."""
     for file in files:
         tune.write(file, force=force)
-    if loud == QUIET:
+    if verbosity == QUIET:
         return []
-    place = f"; seed {tune.seed}, number {tune.number + 1}" if loud == VERBOSE else ""
-    told = [*map(printable, tune.told), _told(tune, [str(file) for file in files]) + place]
+    place = f"; seed {tune.seed}, number {tune.number + 1}" if verbosity == VERBOSE else ""
+    told = [
+        *map(escape_unprintable, tune.messages),
+        _format_tune_line(tune, [str(file) for file in files]) + place,
+    ]
     if tune.receipt is None:
         return told
-    receipt = tune.receipt.line() if loud == VERBOSE else tune.receipt.short_line()
+    receipt = (
+        tune.receipt.format_line() if verbosity == VERBOSE else tune.receipt.format_short_line()
+    )
     return [*told, f"  {receipt}"]
 
 
 def write_tunes(
     model: Model,
-    order: Order,
+    request: GenerationRequest,
     names: Sequence[Sequence[str]],
     *,
     force: bool,
-    loud: int,
+    verbosity: int,
     jobs: int | None = None,
 ) -> Iterator[list[str]]:
     """Write tunes 0, 1, ... of an order, each to its files, and yield what there is to tell of it.
 
     Many are drawn and written in processes, each of which writes what it has drawn.
     """
-    from musicgen.tune import processes_for, sample_many, start_of
+    from musicgen.tune import count_processes, sample_many, to_process_arguments
 
     count = len(names)
-    jobs = processes_for(count, jobs)
+    jobs = count_processes(count, jobs)
     if jobs == 1:
-        tunes = sample_many(model, order, count=count, jobs=1)
+        tunes = sample_many(model, request, count=count, jobs=1)
         for tune, files in zip(tunes, names, strict=True):
-            yield write_tune(tune, list(map(Path, files)), force=force, loud=loud)
+            yield write_tune(tune, list(map(Path, files)), force=force, verbosity=verbosity)
         return
-    from musicgen.sampling.parallel import in_order  # multiprocessing, wanted by few
+    from musicgen.sampling.parallel import run_in_order  # multiprocessing, wanted by few
 
-    start = (*start_of(model, order), json.dumps([names, force, loud]))
-    for told in in_order(_write_some, start, count, jobs):
+    start = (*to_process_arguments(model, request), json.dumps([names, force, verbosity]))
+    for told in run_in_order(_write_batch, start, count, jobs):
         yield json.loads(told)
 
 
-def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
+def _write_batch(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw and write tunes in a process of its own; while the disk is waited for, it draws."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from musicgen.tune import started
+    from musicgen.tune import from_process_arguments
 
-    model, order = started(*start[:-1])
+    model, order = from_process_arguments(*start[:-1])
     names, force, loud = json.loads(start[-1])
 
-    def written(number: int, found: Written) -> tuple[int, bytes]:
-        tune = model.tune(replace(order, number=number), found)
-        told = write_tune(tune, list(map(Path, names[number])), force=force, loud=loud)
+    def written(number: int, found: Generated) -> tuple[int, bytes]:
+        tune = model.make_tune(replace(order, number=number), found)
+        told = write_tune(tune, list(map(Path, names[number])), force=force, verbosity=loud)
         return number, json.dumps(told).encode()
 
     under_way: deque[Future[tuple[int, bytes]]] = deque()
     writer = ThreadPoolExecutor(max_workers=1)
     try:
-        for number, found in model.carried_out_many(order, numbers):
+        for number, found in model.generate_many(order, numbers):
             under_way.append(writer.submit(written, number, found))
-            while under_way and (under_way[0].done() or len(under_way) > _WAITING):
+            while under_way and (under_way[0].done() or len(under_way) > _MAX_PENDING_TUNES):
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
@@ -123,22 +128,22 @@ def _write_some(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, byte
         writer.shutdown(cancel_futures=True)  # what is being written is finished
 
 
-def model_told(model: Model) -> str:
+def describe_model(model: Model) -> str:
     """Say what a model is."""
     manifest = model.checkpoint.manifest
     shape = manifest.settings
-    return printable(
+    return escape_unprintable(
         f"{model.checkpoint.folder}: {manifest.name} {manifest.version},"
         f" {shape.layers} x {shape.hidden} {shape.cell}, codec {manifest.codec},"
-        f" {counted(shape.vocabulary_size, 'event')}"
+        f" {format_count(shape.vocabulary_size, 'event')}"
     )
 
 
-def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
+def _expand_output(out: str, count: int, suffix: str) -> Iterator[Path]:
     """Yield the files that one --out stands for."""
     path = Path(out)
     if out.endswith(("/", "\\")) or is_folder(path):
-        with explaining(path):
+        with translate_os_errors(path):
             path.mkdir(exist_ok=True)
         yield from (path / f"tune-{number}{suffix}" for number in range(1, count + 1))
     elif "{n}" in path.name:
@@ -152,5 +157,5 @@ def _names(out: str, count: int, suffix: str) -> Iterator[Path]:
         )
 
 
-def _told(tune: Tune, files: list[str]) -> str:
+def _format_tune_line(tune: Tune, files: list[str]) -> str:
     return f"{', '.join(files)}: {tune.summary}"

@@ -23,45 +23,56 @@ import numpy as np
 from musicgen.compare.baselines import (
     BPTT,
     CLIP,
-    FREE,
+    CLIPPING_OFF,
     LANES,
-    LARGE,
-    NEVER,
+    LARGE_WINDOW,
     NGRAM,
-    SMALL,
-    Budget,
-    NetworkRung,
-    NgramRung,
-    Point,
-    Rung,
-    spread,
+    SMALL_WINDOW,
+    UNCLIPPED_SUFFIX,
+    ComparedModel,
+    ComparedNetwork,
+    ComparedNgram,
+    CurvePoint,
+    TrainingBudget,
+    sample_evenly,
 )
-from musicgen.compare.diagnostics import Fade, HalfLives, Norms, gradient_by_distance, half_lives
+from musicgen.compare.diagnostics import (
+    GradientDecay,
+    GradientNorms,
+    HalfLives,
+    compute_gradient_decay,
+    compute_half_lives,
+)
 from musicgen.config import CELLS
-from musicgen.corpus.store import Dataset, count_tokens, flat_ids
+from musicgen.corpus.store import Dataset, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
-from musicgen.training.heldout_loss import Held
+from musicgen.training.heldout_loss import HeldOutScore
 
-LADDER: Final = (f"window-{SMALL}", "bag", f"window-{LARGE}", NGRAM)  # then the cells
-CELLS_CLIMBED: Final = ("rnn", "irnn", "gru", "lstm")
-GATED: Final = ("gru", "lstm")
-TOKENS_A_SCORE: Final = 100_000  # learnt from between two scores along the way
-MOST_SCORES: Final = 10
-FURTHEST: Final = 200  # ids back that a gradient is followed
-POSITIONS: Final = 48
+BASELINES: Final = (
+    f"window-{SMALL_WINDOW}",
+    "bag",
+    f"window-{LARGE_WINDOW}",
+    NGRAM,
+)  # then the cells
+COMPARED_CELLS: Final = ("rnn", "irnn", "gru", "lstm")
+GATED_CELLS: Final = ("gru", "lstm")
+TOKENS_PER_EVALUATION: Final = 100_000  # learnt from between two scores along the way
+MAX_EVALUATIONS: Final = 10
+MAX_GRADIENT_DISTANCE: Final = 200  # ids back that a gradient is followed
+GRADIENT_POSITIONS: Final = 48
 GATE_TUNES: Final = 32  # whose gates are averaged
-BARS_BEGIN: Final = ("bar", "|")  # the events that start bars, in codecs that have them
+BAR_START_EVENTS: Final = ("bar", "|")  # the events that start bars, in codecs that have them
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ComparisonOptions:
     """What a user may choose."""
 
     minutes: float = 24.0  # for learning, in all, shared out evenly
     tokens: int | None = None  # for each rung, instead of minutes
-    cells: tuple[str, ...] = CELLS_CLIMBED
+    cells: tuple[str, ...] = COMPARED_CELLS
     parameters: int = 500_000  # of each network, as near as a width comes to it
     seed: int = 1
     device: str = "auto"
@@ -75,17 +86,17 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ComparisonProgress:
     """What goes on at this moment."""
 
-    rung: str
-    doing: str
-    done: float  # share of the rung's budget
-    point: Point | None = None
+    model_name: str
+    activity: str
+    fraction_done: float  # share of the rung's budget
+    point: CurvePoint | None = None
 
 
 @dataclass(frozen=True)
-class Result:
+class ModelResult:
     """What was measured of one rung."""
 
     name: str
@@ -94,14 +105,14 @@ class Result:
     clip: float | None  # largest norm of a gradient; None: as it comes
     parameters: int
     width: int  # hidden units; of the n-gram, the length of its grams
-    planned: int  # ids to learn from
-    points: tuple[Point, ...]
-    valid: Held
+    planned_tokens: int  # ids to learn from
+    points: tuple[CurvePoint, ...]
+    valid: HeldOutScore
     fault: str = ""
-    test: Held | None = None
-    fresh: Fade | None = None  # before training
-    fade: Fade | None = None  # after training
-    memory: HalfLives | None = None
+    test: HeldOutScore | None = None
+    decay_before_training: GradientDecay | None = None  # before training
+    decay_after_training: GradientDecay | None = None  # after training
+    half_lives: HalfLives | None = None
 
     @property
     def tokens(self) -> int:
@@ -114,22 +125,26 @@ class Result:
         return self.points[-1].seconds if self.points else 0.0
 
     @property
-    def rate(self) -> float:
+    def tokens_per_second(self) -> float:
         """Tokens a second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
-    def scored(self) -> tuple[tuple[Point, Held], ...]:
+    def scored_points(self) -> tuple[tuple[CurvePoint, HeldOutScore], ...]:
         """The points at which held-out tunes were scored."""
-        return tuple((point, point.held) for point in self.points if point.held is not None)
+        return tuple(
+            (point, point.held_out_score)
+            for point in self.points
+            if point.held_out_score is not None
+        )
 
     @cached_property
-    def norms(self) -> np.ndarray:
+    def gradient_norms(self) -> np.ndarray:
         """The gradient's norm at each update; infinite at last where the training broke down."""
-        found = [point.norm for point in self.points if point.norm is not None]
+        found = [point.gradient_norm for point in self.points if point.gradient_norm is not None]
         return np.array([*found, np.inf] if self.fault else found)
 
-    def table(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {
             "rung": self.name,
@@ -137,12 +152,12 @@ class Result:
             "parameters": self.parameters,
             "width": self.width,
             "clip": self.clip,
-            "planned_tokens": self.planned,
+            "planned_tokens": self.planned_tokens,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
-            "tokens_a_second": round(self.rate, 1),
-            "valid": score_table(self.valid),
-            "test": score_table(self.test) if self.test else None,
+            "tokens_a_second": round(self.tokens_per_second, 1),
+            "valid": score_to_json(self.valid),
+            "test": score_to_json(self.test) if self.test else None,
             "curve": [
                 {
                     "tokens": point.tokens,
@@ -150,36 +165,36 @@ class Result:
                     "nats_per_token": round(held.loss, 5),
                     "bits_per_note": round(held.bits_per_note, 5),
                 }
-                for point, held in self.scored
-                if is_number(held)
+                for point, held in self.scored_points
+                if is_finite_score(held)
             ],
             "fault": self.fault or None,
         }
 
 
-def score_table(held: Held) -> dict[str, Any] | None:
+def score_to_json(score: HeldOutScore) -> dict[str, Any] | None:
     """Return a score as plain values; None where it is no number."""
-    if not is_number(held):
+    if not is_finite_score(score):
         return None
-    low, high = interval(held)
+    low, high = confidence_interval(score)
     return {
-        "bits_per_note": round(held.bits_per_note, 4),
+        "bits_per_note": round(score.bits_per_note, 4),
         "interval_95": [round(low, 4), round(high, 4)],
-        "nats_per_token": round(held.loss, 5),
-        "tunes": len(held.nats),
+        "nats_per_token": round(score.loss, 5),
+        "tunes": len(score.nats),
     }
 
 
-def is_number(held: Held) -> bool:
+def is_finite_score(score: HeldOutScore) -> bool:
     """Tell whether a score is one: a network that has blown up says infinite nats."""
-    return bool(np.isfinite(held.nats).all())
+    return bool(np.isfinite(score.nats).all())
 
 
-def interval(held: Held) -> tuple[float, float]:
+def confidence_interval(score: HeldOutScore) -> tuple[float, float]:
     """Return the 95 % interval of bits a note, the same each time."""
-    if not is_number(held):
+    if not is_finite_score(score):
         return math.inf, math.inf
-    return held.interval(np.random.default_rng(0))
+    return score.bootstrap_interval(np.random.default_rng(0))
 
 
 @dataclass
@@ -187,8 +202,8 @@ class Comparison:
     """A comparison under way."""
 
     dataset: Dataset
-    options: Options = field(default_factory=Options)
-    results: list[Result] = field(default_factory=list)
+    options: ComparisonOptions = field(default_factory=ComparisonOptions)
+    results: list[ModelResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.dataset.train or not self.dataset.valid:
@@ -205,108 +220,123 @@ class Comparison:
         """What bits are counted by: a text has no notes."""
         return "character" if self.dataset.codec.startswith("text") else "note"
 
-    def names(self) -> list[str]:
+    def list_model_names(self) -> list[str]:
         """Name all that learns, in the order of the ladder; what is not clipped comes last."""
-        cells = [cell for cell in CELLS_CLIMBED if cell in self.options.cells]
-        return [*LADDER, *cells, *(f"{cell}{FREE}" for cell in cells)]
+        cells = [cell for cell in COMPARED_CELLS if cell in self.options.cells]
+        return [*BASELINES, *cells, *(f"{cell}{UNCLIPPED_SUFFIX}" for cell in cells)]
 
-    def make(self, name: str) -> Rung:
+    def make_model(self, name: str) -> ComparedModel:
         """Make one rung, untrained."""
         if name == NGRAM:
-            return NgramRung(self.dataset)
-        return NetworkRung(
-            name.removesuffix(FREE),
+            return ComparedNgram(self.dataset)
+        return ComparedNetwork(
+            name.removesuffix(UNCLIPPED_SUFFIX),
             self.dataset,
             self.options.parameters,
             seed=self.options.seed,
-            clip=NEVER if name.endswith(FREE) else CLIP,
+            clip=CLIPPING_OFF if name.endswith(UNCLIPPED_SUFFIX) else CLIP,
             device=self.device,
         )
 
-    def run(self) -> Iterator[Told]:
+    def run(self) -> Iterator[ComparisonProgress]:
         """Measure speeds, let every rung learn, look into it, and last read the test tunes."""
-        yield from self.share_out()
-        rungs: list[Rung] = []
-        for name in self.names():
-            rung = self.make(name)
-            yield from self.climb(rung)
+        yield from self.allocate_budgets()
+        rungs: list[ComparedModel] = []
+        for name in self.list_model_names():
+            rung = self.make_model(name)
+            yield from self.train_and_measure(rung)
             rungs.append(rung)
         if self.dataset.test:
             for number, rung in enumerate(rungs):
-                yield Told(rung.name, "scoring the test tunes", 1.0)
+                yield ComparisonProgress(rung.name, "scoring the test tunes", 1.0)
                 test = rung.score(self.dataset.test)
                 self.results[number] = replace(self.results[number], test=test)
 
-    def share_out(self) -> Iterator[Told]:
+    def allocate_budgets(self) -> Iterator[ComparisonProgress]:
         """Turn the minutes into ids for each rung, by its speed; a rung not clipped has as many."""
-        names = [name for name in self.names() if name != NGRAM]
+        names = [name for name in self.list_model_names() if name != NGRAM]
         seconds = 60 * self.options.minutes / len(names)
         for name in names:
-            kind = name.removesuffix(FREE)
+            kind = name.removesuffix(UNCLIPPED_SUFFIX)
             if self.options.tokens is not None:
                 self.budgets[name] = self.options.tokens
             elif kind in self.budgets:
                 self.budgets[name] = self.budgets[kind]
             else:
-                yield Told(name, "measuring its speed", 0.0)
-                rung = self.make(name)
-                assert isinstance(rung, NetworkRung)
-                rate = rung.tokens_a_second(seconds / 10)
+                yield ComparisonProgress(name, "measuring its speed", 0.0)
+                rung = self.make_model(name)
+                assert isinstance(rung, ComparedNetwork)
+                rate = rung.measure_tokens_per_second(seconds / 10)
                 self.budgets[name] = max(LANES * BPTT, int(rate * seconds))
         self.budgets[NGRAM] = count_tokens(self.dataset.train)
 
-    def climb(self, rung: Rung) -> Iterator[Told]:
+    def train_and_measure(self, model: ComparedModel) -> Iterator[ComparisonProgress]:
         """Let one rung learn, score it and look into it."""
-        planned = self.budgets[rung.name]
-        budget = Budget(planned, max(2, min(MOST_SCORES, planned // TOKENS_A_SCORE)))
+        planned = self.budgets[model.name]
+        budget = TrainingBudget(
+            planned, max(2, min(MAX_EVALUATIONS, planned // TOKENS_PER_EVALUATION))
+        )
         fresh = None
-        if isinstance(rung, NetworkRung) and rung.cell and rung.clip < NEVER:
-            yield Told(rung.name, "following gradients back, before training", 0.0)
-            fresh = self.fade(rung)
+        if isinstance(model, ComparedNetwork) and model.cell and model.clip < CLIPPING_OFF:
+            yield ComparisonProgress(model.name, "following gradients back, before training", 0.0)
+            fresh = self.measure_gradient_decay(model)
         points = []
-        for point in rung.train(budget):
+        for point in model.train(budget):
             points.append(point)
-            yield Told(rung.name, "learning", min(1.0, point.tokens / planned), point)
-        yield Told(rung.name, "scoring held-out tunes, looking inside", 1.0)
-        self.results.append(self.measured(rung, points, fresh))
+            yield ComparisonProgress(
+                model.name, "learning", min(1.0, point.tokens / planned), point
+            )
+        yield ComparisonProgress(model.name, "scoring held-out tunes, looking inside", 1.0)
+        self.results.append(self.measure_model(model, points, fresh))
 
-    def measured(self, rung: Rung, points: Sequence[Point], fresh: Fade | None) -> Result:
+    def measure_model(
+        self,
+        model: ComparedModel,
+        points: Sequence[CurvePoint],
+        decay_before_training: GradientDecay | None,
+    ) -> ModelResult:
         """Score a trained rung on the held-out tunes; look into a recurrent cell."""
-        network = rung if isinstance(rung, NetworkRung) else None
+        network = model if isinstance(model, ComparedNetwork) else None
         cell = network.cell if network else None
-        return Result(
-            name=rung.name,
-            title=rung.title,
+        return ModelResult(
+            name=model.name,
+            title=model.title,
             cell=cell,
-            clip=network.clip if network and network.clip < NEVER else None,
-            parameters=rung.parameters,
-            width=rung.width,
-            planned=self.budgets[rung.name],
+            clip=network.clip if network and network.clip < CLIPPING_OFF else None,
+            parameters=model.parameters,
+            width=model.width,
+            planned_tokens=self.budgets[model.name],
             points=tuple(points),
-            valid=rung.score(self.dataset.valid),
-            fault=rung.fault,
-            fresh=fresh,
-            fade=self.fade(network) if network and cell else None,
-            memory=self.memory(network) if network and cell in GATED else None,
+            valid=model.score(self.dataset.valid),
+            fault=model.fault,
+            decay_before_training=decay_before_training,
+            decay_after_training=self.measure_gradient_decay(network) if network and cell else None,
+            half_lives=self.measure_half_lives(network)
+            if network and cell in GATED_CELLS
+            else None,
         )
 
-    def fade(self, rung: NetworkRung) -> Fade:
+    def measure_gradient_decay(self, network: ComparedNetwork) -> GradientDecay:
         """Follow gradients back through a cell, on held-out tunes."""
-        assert isinstance(rung.model, LanguageModel)
+        assert isinstance(network.model, LanguageModel)
         chance = np.random.default_rng(self.options.seed)
-        return gradient_by_distance(
-            rung.model, flat_ids(self.dataset.valid), chance, furthest=FURTHEST, positions=POSITIONS
+        return compute_gradient_decay(
+            network.model,
+            get_id_arrays(self.dataset.valid),
+            chance,
+            max_distance=MAX_GRADIENT_DISTANCE,
+            positions=GRADIENT_POSITIONS,
         )
 
-    def memory(self, rung: NetworkRung) -> HalfLives:
+    def measure_half_lives(self, network: ComparedNetwork) -> HalfLives:
         """Measure how long the units of a gated cell remember."""
-        assert isinstance(rung.model, LanguageModel)
+        assert isinstance(network.model, LanguageModel)
         names = self.dataset.vocabulary
-        bars = [names.index(name) for name in BARS_BEGIN if name in names]
-        tunes = spread(self.dataset.valid, GATE_TUNES)
-        return half_lives(rung.model, flat_ids(tunes), bars)
+        bars = [names.index(name) for name in BAR_START_EVENTS if name in names]
+        tunes = sample_evenly(self.dataset.valid, GATE_TUNES)
+        return compute_half_lives(network.model, get_id_arrays(tunes), bars)
 
-    def table(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the whole comparison as plain values."""
         return {
             "sources": list(self.dataset.sources),
@@ -317,17 +347,18 @@ class Comparison:
             "minutes": None if self.options.tokens else self.options.minutes,
             "seed": self.options.seed,
             "device": str(self.device),
-            "rungs": [result.table() for result in self.results],
+            "rungs": [result.to_json() for result in self.results],
         }
 
-    def clipping(self) -> dict[str, Norms]:
+    def pair_gradient_norms(self) -> dict[str, GradientNorms]:
         """Return, for each cell, the norms of its two runs, with clipping and without."""
         by_name = {result.name: result for result in self.results}
         pairs = {
-            cell: (by_name[cell], by_name[f"{cell}{FREE}"])
-            for cell in CELLS_CLIMBED
-            if f"{cell}{FREE}" in by_name
+            cell: (by_name[cell], by_name[f"{cell}{UNCLIPPED_SUFFIX}"])
+            for cell in COMPARED_CELLS
+            if f"{cell}{UNCLIPPED_SUFFIX}" in by_name
         }
         return {
-            cell: Norms(CLIP, clipped.norms, free.norms) for cell, (clipped, free) in pairs.items()
+            cell: GradientNorms(CLIP, clipped.gradient_norms, free.gradient_norms)
+            for cell, (clipped, free) in pairs.items()
         }

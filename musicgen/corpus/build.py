@@ -28,106 +28,106 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.corpus.dispatch import (
-    Files,
-    Task,
+    PackedFiles,
+    ReadTask,
+    iter_read_cache,
     read_by_executor,
     read_here,
     read_in_children,
-    take_answers,
-    write_answers,
+    write_read_cache,
 )
-from musicgen.corpus.report import Report, duplicate
-from musicgen.corpus.sandbox import Limits
-from musicgen.corpus.sources import TuneFile, find
-from musicgen.corpus.spill import Spools
+from musicgen.corpus.report import Report, make_duplicate_refusal
+from musicgen.corpus.sandbox import ReadLimits
+from musicgen.corpus.sources import TuneFile, find_files
+from musicgen.corpus.spill import SpoolSet
 from musicgen.corpus.split import (
     EXACT,
-    PAIR,
+    PAIR_DTYPE,
     RELATIONS,
     SPLITS,
     TRANSPOSED,
     Grams,
-    group_name,
-    joined,
-    named,
-    parts_of,
-    relations,
+    assign_split_codes,
+    find_group_roots,
+    find_relations,
+    format_group_name,
+    number_groups,
 )
 from musicgen.corpus.store import (
-    ANSWERS,
+    READ_CACHE,
     REFUSALS,
     REPORT,
     Dataset,
     EncodedTune,
-    Fingerprint,
-    Shards,
-    digest,
+    FingerprintHasher,
+    ShardWriter,
+    build_refusal_table,
+    has_only_dataset_files,
+    hash_file,
     is_dataset,
-    is_own,
     load,
-    read_table,
-    refusal_table,
-    refusals_in,
-    tune_of,
+    open_refusals,
+    read_manifest_table,
+    tune_from_row,
     write_manifest,
 )
 from musicgen.errors import InvalidValue, Mismatch, MusicgenError, Refusal
 from musicgen.files import (
-    explaining,
+    create_folder_atomically,
     locked_folder,
-    new_folder,
-    open_regular,
+    read_regular_file,
     sweep_unlocked,
+    translate_os_errors,
+    write_atomically,
     write_new,
-    write_whole,
 )
 from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec
-from musicgen.tokens.registry import CODECS, DEFAULT
+from musicgen.tokens.registry import CODECS, DEFAULT_CODEC
 from musicgen.tokens.text import ByteCodec
 
 
-def taught(codec: AnyCodec, rows: Iterable[Mapping[str, Any]]) -> AnyCodec:
+def learn_vocabulary(codec: AnyCodec, rows: Iterable[Mapping[str, Any]]) -> AnyCodec:
     """Return the codec that the training part's rows teach; one that needs no teaching, as it is.
 
     Rows are as `encode_file` wrote them.
     """
     if not isinstance(codec, ByteCodec):
         return codec
-    return codec.fit(_text(codec, tune_of(row, group="")) for row in rows)
+    return codec.fit(_decode_text(codec, tune_from_row(row, group="")) for row in rows)
 
 
-def rewritten(tune: EncodedTune, read_with: AnyCodec, codec: AnyCodec) -> EncodedTune:
+def reencode(tune: EncodedTune, source_codec: AnyCodec, codec: AnyCodec) -> EncodedTune:
     """Write a tune's ids with the codec of its data set, where that is not what read it."""
-    if codec is read_with:
+    if codec is source_codec:
         return tune
-    encoded = codec.encode(_text(read_with, tune))
+    encoded = codec.encode(_decode_text(source_codec, tune))
     lost = (f"lost: {encoded.lost} tokens are not in the training part",) if encoded.lost else ()
     ids = np.array(encoded.ids, dtype=np.int16)
     return replace(tune, ids=ids, remarks=(*tune.remarks, *lost))
 
 
-def _text(codec: AnyCodec, tune: EncodedTune) -> str:
+def _decode_text(codec: AnyCodec, tune: EncodedTune) -> str:
     return str(codec.decode(tune.ids.tolist(), PLAIN_SETTING).piece)
 
 
-REFUSALS_HELD: Final = 4096
-_SCRATCH: Final = "musicgen-"
+REFUSALS_PER_WRITE: Final = 4096
+_SCRATCH_PREFIX: Final = "musicgen-"
 _SCRATCH_MARK: Final = ".scratch"
 _SCRATCH_TEXT: Final = b"A temporary folder of musicgen: it goes when its process has ended.\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BuildProgress:
     """How far a build has come."""
 
     files: int
-    of_files: int
+    total_files: int
     bytes: int
-    of_bytes: int
+    total_bytes: int
     tunes: int  # about so many more than those of the files that are done
 
 
-Tell = Callable[[Progress], None]
+BuildCallback = Callable[[BuildProgress], None]
 
 
 def build(
@@ -136,11 +136,11 @@ def build(
     *,
     codec: AnyCodec | None = None,
     jobs: int = 1,
-    limits: Limits | None = None,
+    limits: ReadLimits | None = None,
     executor: Executor | None = None,
-    progress: Tell | None = None,
+    progress: BuildCallback | None = None,
     force: bool = False,
-    least: int = 1,
+    min_tunes: int = 1,
 ) -> tuple[Dataset, Report]:
     """Make a data set of all tunes of the sources. Raises MusicgenError for fewer than the least.
 
@@ -150,37 +150,44 @@ def build(
     that changes nothing else.
     """
     names = tuple(str(source) for source in sources)
-    codec = codec or CODECS[DEFAULT]
-    found, passed_over = _found(names, codec)
-    task = Task(found, codec, limits or Limits())
-    keep = None if out else _Scratch()
+    codec = codec or CODECS[DEFAULT_CODEC]
+    found, passed_over = _find_all_files(names, codec)
+    task = ReadTask(found, codec, limits or ReadLimits())
+    keep = None if out else _ScratchFolder()
     out = out or keep.folder / "data"  # type: ignore[union-attr]
-    with new_folder(out, replaces=is_own if force else None) as staging, explaining(out):
+    with (
+        create_folder_atomically(
+            out, may_replace=has_only_dataset_files if force else None
+        ) as staging,
+        translate_os_errors(out),
+    ):
         work = staging / "work"
         work.mkdir()
-        spools = Spools(work, max(1, jobs))
+        spools = SpoolSet(work, max(1, jobs))
         try:
-            taken_over = _read(task, spools, out, _Teller(found, progress), executor, jobs)
-            spools.close()
-            with _arrow_that_gives_back():
-                report = _Writer(staging, task, spools, names).write(taken_over, least)
-            report = replace(report, passed_over=passed_over)
+            taken_over = _read_files(
+                task, spools, out, _ProgressTracker(found, progress), executor, jobs
+            )
+            spools.finish_writing()
+            with _release_arrow_memory():
+                report = _DatasetWriter(staging, task, spools, names).write(taken_over, min_tunes)
+            report = replace(report, skipped_files=passed_over)
         finally:
-            spools.end()
+            spools.close_files()
         shutil.rmtree(work)
     dataset = load(out, keep)
-    return dataset, report.over(refusals_in(out, keep))
+    return dataset, report.with_refusals(open_refusals(out, keep))
 
 
-def _found(names: Sequence[str], codec: AnyCodec) -> tuple[Files, int]:
+def _find_all_files(names: Sequence[str], codec: AnyCodec) -> tuple[PackedFiles, int]:
     """Return the files of all sources, each once, and how many others were passed over."""
-    sought = [find(source, suffixes=codec.suffixes) for source in names]
+    sought = [find_files(source, suffixes=codec.suffixes) for source in names]
     each = dict.fromkeys(file for source in sought for file in source.files)
-    return Files(each), sum(source.passed_over for source in sought)
+    return PackedFiles(each), sum(source.skipped_files for source in sought)
 
 
 @contextlib.contextmanager
-def _arrow_that_gives_back() -> Iterator[None]:
+def _release_arrow_memory() -> Iterator[None]:
     """Have Arrow take memory from the system's own allocator: its others keep what was freed."""
     import pyarrow as pa
 
@@ -192,16 +199,16 @@ def _arrow_that_gives_back() -> Iterator[None]:
         pa.set_memory_pool(usual)
 
 
-class _Scratch:
+class _ScratchFolder:
     """A temporary folder that goes when nobody holds it, or at the next start after a kill."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        self.folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
         lock = contextlib.ExitStack()
         lock.enter_context(locked_folder(self.folder))
         weakref.finalize(self, _remove, self.folder, lock)
         write_new(self.folder / _SCRATCH_MARK, _SCRATCH_TEXT)
-        for stray in self.folder.parent.glob(f"{_SCRATCH}*"):
+        for stray in self.folder.parent.glob(f"{_SCRATCH_PREFIX}*"):
             if stray != self.folder and _is_scratch(stray):
                 sweep_unlocked(stray)
 
@@ -216,18 +223,18 @@ def _is_scratch(folder: Path) -> bool:
     try:
         if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
             return False
-        text = open_regular(folder / _SCRATCH_MARK, limit=len(_SCRATCH_TEXT), follow=False)
+        text = read_regular_file(folder / _SCRATCH_MARK, limit=len(_SCRATCH_TEXT), follow=False)
     except (OSError, MusicgenError):
         return False
     return text == _SCRATCH_TEXT
 
 
-class _Teller:
+class _ProgressTracker:
     """Turns files that are done into progress."""
 
-    def __init__(self, found: Sequence[TuneFile], progress: Tell | None) -> None:
-        self.sizes = np.array([_size(file.path) for file in found], dtype=np.int64)
-        self._tell = progress
+    def __init__(self, files: Sequence[TuneFile], progress: BuildCallback | None) -> None:
+        self.sizes = np.array([_get_file_size(file.path) for file in files], dtype=np.int64)
+        self._callback = progress
         self._files = self._bytes = self._tunes = 0
 
     def __call__(self, number: int | None) -> None:
@@ -237,89 +244,100 @@ class _Teller:
         else:
             self._files += 1
             self._bytes += int(self.sizes[number])
-        if self._tell:
+        if self._callback:
             of = int(self.sizes.sum())
-            self._tell(Progress(self._files, len(self.sizes), self._bytes, of, self._tunes))
+            self._callback(
+                BuildProgress(self._files, len(self.sizes), self._bytes, of, self._tunes)
+            )
 
-    def biggest_first(self, numbers: Iterable[int]) -> list[int]:
+    def sort_by_size(self, numbers: Iterable[int]) -> list[int]:
         """Return files in the order in which they are best shared out."""
         return sorted(numbers, key=lambda number: (-self.sizes[number], number))
 
 
-def _size(path: Path) -> int:
+def _get_file_size(path: Path) -> int:
     try:
         return path.lstat().st_size
     except OSError:
         return 0
 
 
-def _read(
-    task: Task, spools: Spools, out: Path, tell: _Teller, executor: Executor | None, jobs: int
+def _read_files(
+    task: ReadTask,
+    spools: SpoolSet,
+    out: Path,
+    tracker: _ProgressTracker,
+    executor: Executor | None,
+    jobs: int,
 ) -> int:
     """Read all files, those that did not change from the old data set; return how many."""
-    taken = _take_over(task, spools, out, tell)
-    todo = tell.biggest_first(set(range(len(task.files))) - taken)
+    taken = _reuse_cached_files(task, spools, out, tracker)
+    todo = tracker.sort_by_size(set(range(len(task.files))) - taken)
     if executor is not None:
-        read_by_executor(task, todo, spools.each[0], tell, executor)
+        read_by_executor(task, todo, spools.spools[0], tracker, executor)
     elif jobs == 0 or type(CODECS.get(task.codec.name)) is not type(task.codec):
-        read_here(task, todo, spools.each[0], tell)
+        read_here(task, todo, spools.spools[0], tracker)
     else:
-        read_in_children(task, todo, spools.each[: max(1, len(todo))], tell)
+        read_in_children(task, todo, spools.spools[: max(1, len(todo))], tracker)
     return len(taken)
 
 
-def _take_over(task: Task, spools: Spools, out: Path, tell: _Teller) -> set[int]:
+def _reuse_cached_files(
+    task: ReadTask, spools: SpoolSet, out: Path, tracker: _ProgressTracker
+) -> set[int]:
     """Take from the data set that is replaced what it says of files that did not change."""
     taken: set[int] = set()
-    if not _has_answers(out):
+    if not _has_intact_read_cache(out):
         return taken
-    wanted = {task.key(number): number for number in range(len(task.files))}
-    for number, key, lines in take_answers(out / ANSWERS, wanted):
+    wanted = {task.compute_key(number): number for number in range(len(task.files))}
+    for number, key, lines in iter_read_cache(out / READ_CACHE, wanted):
         if key:
-            spools.each[0].take(number, key, lines)
+            spools.spools[0].add_file(number, key, lines)
             taken.add(number)
-            tell(number)
+            tracker(number)
     return taken
 
 
-def _has_answers(out: Path) -> bool:
+def _has_intact_read_cache(out: Path) -> bool:
     """Tell whether a data set has answers that nobody changed."""
-    if not (is_dataset(out) and (out / ANSWERS).is_file()):
+    if not (is_dataset(out) and (out / READ_CACHE).is_file()):
         return False
     try:
-        return read_table(out).sha256.get(ANSWERS) == digest(out / ANSWERS)
+        return read_manifest_table(out).sha256.get(READ_CACHE) == hash_file(out / READ_CACHE)
     except (Mismatch, InvalidValue):
         return False
 
 
-class _Writer:
+class _DatasetWriter:
     """Turns what was read into the files of a data set."""
 
-    def __init__(self, staging: Path, task: Task, spools: Spools, sources: Sequence[str]) -> None:
+    def __init__(
+        self, staging: Path, task: ReadTask, spools: SpoolSet, sources: Sequence[str]
+    ) -> None:
         self.staging, self.task, self.spools, self.sources = staging, task, spools, sources
         self.tunes = spools.tunes
-        self.kept, self.owner, self.left_out = _unique(spools)
+        self.kept, self.owner, self.duplicate_tunes = _find_unique_tunes(spools)
         self.codec = task.codec  # of the data set; `taught` may put another one here
         self.codes: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
 
-    def write(self, taken_over: int, least: int) -> Report:
+    def write(self, reused_files: int, min_tunes: int) -> Report:
         """Write all of it, the manifest last."""
-        self.decided = self._decide()
-        self._refusals()
-        if len(self.kept) < least:
-            raise MusicgenError(self._nothing_kept())
-        fingerprint, counts = self._shards()
-        write_answers(self.staging / ANSWERS, self._answers())
+        self.split_assignment = self._assign_splits()
+        self._write_refusals()
+        if len(self.kept) < min_tunes:
+            raise MusicgenError(self._nothing_kept_message())
+        fingerprint, counts = self._write_shards()
+        write_read_cache(self.staging / READ_CACHE, self._iter_cache_entries())
         report = Report(
             kept=len(self.kept),
-            codes=_by_count(self.codes),
-            remarks=_by_count(self.remarks),
-            relations=self.related,
+            codes=_sort_by_count(self.codes),
+            remarks=_sort_by_count(self.remarks),
+            relations=self.relation_counts,
             files=len(self.task.files),
-            taken_over=taken_over,
+            reused_files=reused_files,
         )
-        write_whole(self.staging / REPORT, report.to_json().encode())
+        write_atomically(self.staging / REPORT, report.to_json().encode())
         write_manifest(
             self.staging,
             codec=self.task.codec.name,
@@ -331,104 +349,108 @@ class _Writer:
         )
         return report
 
-    def _decide(self) -> tuple[Numbers, Grams, Numbers]:
+    def _assign_splits(self) -> tuple[Int64Array, Grams, Int64Array]:
         """Return each kept tune's root, the number of its group, its part; teach the codec."""
-        roots = joined(len(self.kept), self._links())
+        roots = find_group_roots(len(self.kept), self._iter_links())
         least = np.full(len(self.kept), np.iinfo(np.uint64).max, dtype=np.uint64)
         np.minimum.at(least, self.owner, self.tunes["least"])
-        numbers = named(roots, least)
-        parts = parts_of(numbers)
+        numbers = number_groups(roots, least)
+        parts = assign_split_codes(numbers)
         training = self.kept[parts == SPLITS.index("train")]
-        self.codec = taught(self.task.codec, map(self.spools.row, training.tolist()))
+        self.codec = learn_vocabulary(self.task.codec, map(self.spools.read_row, training.tolist()))
         return roots, numbers, parts
 
-    def _shards(self) -> tuple[str, dict[str, int]]:
-        roots, numbers, parts = self.decided
-        kinds, like = relations(roots, self.tunes[self.kept])
-        self.related = {
+    def _write_shards(self) -> tuple[str, dict[str, int]]:
+        roots, numbers, parts = self.split_assignment
+        kinds, like = find_relations(roots, self.tunes[self.kept])
+        self.relation_counts = {
             name: int(np.count_nonzero(kinds == kind))
             for kind, name in enumerate(RELATIONS)
             if name
         }
-        fingerprint = Fingerprint(self.codec.name, len(self.codec.vocabulary))
-        with Shards(self.staging) as shards:
-            for place in self._by_content():
+        fingerprint = FingerprintHasher(self.codec.name, len(self.codec.vocabulary))
+        with ShardWriter(self.staging) as shards:
+            for place in self._order_by_content():
                 relation = RELATIONS[kinds[place]]
-                found = self._tune(
+                found = self._make_tune(
                     int(self.kept[place]),
-                    group=group_name(numbers[place]),
+                    group=format_group_name(numbers[place]),
                     relation=relation,
-                    like=self._content(self.kept[like[place]]) if relation else "",
+                    like=self._content_hash(self.kept[like[place]]) if relation else "",
                 )
                 shards.add(SPLITS[parts[place]], found)
                 fingerprint.add(found.content, SPLITS[parts[place]], found.title)
                 self.remarks.update({remark.split(":")[0] for remark in found.remarks})
         return fingerprint.hexdigest(), shards.counts
 
-    def _answers(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+    def _iter_cache_entries(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
         """Yield what was read of each file that would read the same again, by key."""
         lasting = (file for file in self.spools.files if file["lasting"])
         for file in sorted(lasting, key=lambda file: bytes(file["key"])):
-            yield bytes(file["key"]), self.spools.lines(file)
+            yield bytes(file["key"]), self.spools.iter_lines(file)
 
-    def _links(self) -> Iterator[NDArray[Any]]:
+    def _iter_links(self) -> Iterator[NDArray[Any]]:
         """Yield what makes tunes relatives: shared grams, and equal shapes."""
-        yield from self.spools.buckets(self.owner)
-        shapes = np.empty(len(self.kept), PAIR)
+        yield from self.spools.iter_buckets(self.owner)
+        shapes = np.empty(len(self.kept), PAIR_DTYPE)
         shapes["gram"] = self.tunes["shape"][self.kept]
         shapes["tune"] = np.arange(len(self.kept))
         yield shapes
 
-    def _tune(self, tune: int, **more: str) -> EncodedTune:
-        return rewritten(tune_of(self.spools.row(tune), **more), self.task.codec, self.codec)
+    def _make_tune(self, tune: int, **more: str) -> EncodedTune:
+        return reencode(
+            tune_from_row(self.spools.read_row(tune), **more), self.task.codec, self.codec
+        )
 
-    def _by_content(self) -> Sequence[int]:
+    def _order_by_content(self) -> Sequence[int]:
         """Return the places of the kept tunes in the order of what is written."""
         places = range(len(self.kept))
         if self.codec is self.task.codec:
             return places
-        return sorted(places, key=lambda place: self._content(int(self.kept[place])))
+        return sorted(places, key=lambda place: self._content_hash(int(self.kept[place])))
 
-    def _content(self, tune: int) -> str:
+    def _content_hash(self, tune: int) -> str:
         if self.codec is not self.task.codec:
-            return str(self._tune(tune, group="").content)
+            return str(self._make_tune(tune, group="").content)
         return "".join(f"{number:016x}" for number in self.tunes["content"][tune].tolist())
 
-    def _refusals(self) -> None:
+    def _write_refusals(self) -> None:
         """Write all refusals: of reading by the file's name, then duplicates by content."""
         import pyarrow.parquet as pq
 
-        schema = refusal_table([]).schema
-        every = itertools.chain(self._of_reading(), self._duplicates())
+        schema = build_refusal_table([]).schema
+        every = itertools.chain(self._iter_read_refusals(), self._iter_duplicates())
         with pq.ParquetWriter(self.staging / REFUSALS, schema, compression="zstd") as writer:
-            while some := list(itertools.islice(every, REFUSALS_HELD)):
+            while some := list(itertools.islice(every, REFUSALS_PER_WRITE)):
                 self.codes.update(refusal.code for refusal, _, _ in some)
-                writer.write_table(refusal_table(some))
+                writer.write_table(build_refusal_table(some))
 
-    def _of_reading(self) -> Iterator[tuple[Refusal, str, str]]:
-        for file in self.spools.sorted_files(lambda number: self.task.files[number].name):
+    def _iter_read_refusals(self) -> Iterator[tuple[Refusal, str, str]]:
+        for file in self.spools.sort_files(lambda number: self.task.files[number].name):
             if file["refused"]:
-                told = (json.loads(line) for line in self.spools.lines(file))
+                told = (json.loads(line) for line in self.spools.iter_lines(file))
                 yield from ((Refusal(**t["refusal"]), "", "") for t in told if "refusal" in t)
 
-    def _duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
-        for tune in self.left_out.tolist():
+    def _iter_duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
+        for tune in self.duplicate_tunes.tolist():
             first = int(self.kept[self.owner[tune]])
             higher = int(self.tunes["pitch"][tune]) - int(self.tunes["pitch"][first])
-            refusal = duplicate(self.spools.row(tune), self.spools.row(first), higher)
-            yield refusal, RELATIONS[TRANSPOSED if higher else EXACT], self._content(first)
+            refusal = make_duplicate_refusal(
+                self.spools.read_row(tune), self.spools.read_row(first), higher
+            )
+            yield refusal, RELATIONS[TRANSPOSED if higher else EXACT], self._content_hash(first)
 
-    def _nothing_kept(self) -> str:
-        refusals = refusals_in(self.staging)
+    def _nothing_kept_message(self) -> str:
+        refusals = open_refusals(self.staging)
         first = f"; the first: {refusals[0]}" if refusals else ""
         names = ", ".join(self.sources)
         return f"{names}: none of {len(refusals)} tunes could be kept{first}"
 
 
-Numbers = NDArray[np.int64]
+Int64Array = NDArray[np.int64]
 
 
-def _unique(spools: Spools) -> tuple[Numbers, Numbers, Numbers]:
+def _find_unique_tunes(spools: SpoolSet) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Return the tunes to keep by content, each tune's place among them, and the others.
 
     Of tunes with equal ids the first by title and file is kept.
@@ -442,13 +464,13 @@ def _unique(spools: Spools) -> tuple[Numbers, Numbers, Numbers]:
     edges = np.append(np.flatnonzero(fresh), len(order))
     for run in np.flatnonzero(np.diff(edges) > 1).tolist():
         equal = slice(edges[run], edges[run + 1])
-        order[equal] = sorted(order[equal], key=lambda n: _rank(spools.row(n)))
+        order[equal] = sorted(order[equal], key=lambda n: _sort_key(spools.read_row(n)))
     return order[fresh], owner, order[~fresh]
 
 
-def _rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _sort_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["title"], row["source"], row["number"], row["setting"]
 
 
-def _by_count(counts: Counter[str]) -> Mapping[str, int]:
+def _sort_by_count(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -27,51 +27,53 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Final, overload
 
-from musicgen.corpus.encode import encode_file, refused
-from musicgen.corpus.sandbox import Limits, Reader
+from musicgen.corpus.encode import encode_file, refusal_to_json
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.spill import Spool
 from musicgen.errors import InvalidValue, MusicgenError, Refusal
-from musicgen.files import hash_regular
+from musicgen.files import hash_regular_file
 from musicgen.tokens.codec import AnyCodec
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_ROOMS: Final = ("music", "notation", "formats", "tokens", "corpus")
+_READING_PACKAGES: Final = ("music", "notation", "formats", "tokens", "corpus")
 _LIBRARIES: Final = ("mido", "music21", "numpy", "symusic")
 
 
-def key_of(file: TuneFile, codec: str, limits: object) -> bytes:
+def compute_cache_key(file: TuneFile, codec: str, limits: object) -> bytes:
     """Return a file's key, b"" where its bytes cannot be read."""
-    content = hash_regular(file.path, follow=file.named)
+    content = hash_regular_file(file.path, follow=file.named)
     if not content:
         return b""
-    told = "\n".join([reading_code(), codec, str(limits), file.name])
+    told = "\n".join([hash_reading_code(), codec, str(limits), file.name])
     return hashlib.sha256(content + told.encode("utf-8", "surrogateescape")).digest()
 
 
 @cache
-def reading_code() -> str:
+def hash_reading_code() -> str:
     """Return the hash of the code that reads files, other people's by version."""
     found = hashlib.sha256()
-    for path in sorted(path for room in _ROOMS for path in (_PACKAGE / room).rglob("*.py")):
+    for path in sorted(
+        path for room in _READING_PACKAGES for path in (_PACKAGE / room).rglob("*.py")
+    ):
         found.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
     for library in _LIBRARIES:
         found.update(f"{library} {metadata.version(library)}".encode())
     return found.hexdigest()
 
 
-def write_answers(path: Path, answers: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+def write_read_cache(path: Path, entries: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
     """Write files by key, each with its lines."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as out:
-        for key, lines in answers:
+        for key, lines in entries:
             out.write(json.dumps({"file": key.hex()}).encode() + b"\n")
             for line in lines:
                 out.write(line + b"\n")
 
 
-def take_answers(path: Path, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, bytes, Any]]:
+def iter_read_cache(path: Path, wanted: Mapping[bytes, int]) -> Iterator[tuple[int, bytes, Any]]:
     """Yield number, key and lines of the files whose keys are wanted, one after the other.
 
     The lines are to be read before the next file is asked for.
@@ -79,43 +81,43 @@ def take_answers(path: Path, wanted: Mapping[bytes, int]) -> Iterator[tuple[int,
     import pyarrow as pa
 
     with pa.OSFile(str(path), "rb") as file, pa.CompressedInputStream(file, "zstd") as packed:
-        lines = _Lines(io.BufferedReader(packed, 2**16))
+        lines = _CacheReader(io.BufferedReader(packed, 2**16))
         while (key := lines.next_key()) is not None:
             if key in wanted:
                 yield wanted[key], key, lines
 
 
-class _Lines:
+class _CacheReader:
     """The lines of one file at a time."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self._ahead = file.readline()
+        self._next_line = file.readline()
 
     def next_key(self) -> bytes | None:
         """Go to the next file and return its key, None after the last one."""
         for _ in self:
             pass
-        if not self._ahead:
+        if not self._next_line:
             return None
-        key = bytes.fromhex(json.loads(self._ahead)["file"])
-        self._ahead = self._file.readline()
+        key = bytes.fromhex(json.loads(self._next_line)["file"])
+        self._next_line = self._file.readline()
         return key
 
     def __iter__(self) -> Iterator[bytes]:
-        while self._ahead and not self._ahead.startswith(b'{"file"'):
-            yield self._ahead[:-1]
-            self._ahead = self._file.readline()
+        while self._next_line and not self._next_line.startswith(b'{"file"'):
+            yield self._next_line[:-1]
+            self._next_line = self._file.readline()
 
 
-IN_FLIGHT: Final = 64  # files that an executor has at a time, unless it has more workers
-TOLD_EVERY: Final = 50  # tunes
-RESENT: Final = 3  # times that a file is sent again, whose answer went lost
+MAX_IN_FLIGHT: Final = 64  # files that an executor has at a time, unless it has more workers
+PROGRESS_INTERVAL: Final = 50  # tunes
+MAX_RESENDS: Final = 3  # times that a file is sent again, whose answer went lost
 Lines = Iterator[bytes]
-Tell = Callable[[int | None], None]  # a file that is done, or None: some tunes are
+FileCallback = Callable[[int | None], None]  # a file that is done, or None: some tunes are
 
 
-class Files(Sequence[TuneFile]):
+class PackedFiles(Sequence[TuneFile]):
     """Files end to end in one string of bytes: some hundred bytes a file, not some six hundred."""
 
     def __init__(self, files: Iterable[TuneFile]) -> None:
@@ -145,38 +147,40 @@ class Files(Sequence[TuneFile]):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ReadTask:
     """What is to be read, and with what."""
 
     files: Sequence[TuneFile]
     codec: AnyCodec
-    limits: Limits
+    limits: ReadLimits
 
-    def key(self, number: int) -> bytes:
+    def compute_key(self, number: int) -> bytes:
         """Return the key of a file: of its bytes, and of what reads them."""
-        return key_of(self.files[number], self.codec.name, self.limits)
+        return compute_cache_key(self.files[number], self.codec.name, self.limits)
 
 
-def read_here(task: Task, todo: Sequence[int], spool: Spool, tell: Tell) -> None:
+def read_here(task: ReadTask, todo: Sequence[int], spool: Spool, on_progress: FileCallback) -> None:
     """Read files in this process, one after the other."""
     for number in todo:
         lines = encode_file(task.files[number], task.codec)
-        spool.take(number, task.key(number), _counted(lines, tell))
-        tell(number)
+        spool.add_file(number, task.compute_key(number), _track_lines(lines, on_progress))
+        on_progress(number)
 
 
-def read_in_children(task: Task, todo: Sequence[int], spools: Sequence[Spool], tell: Tell) -> None:
+def read_in_children(
+    task: ReadTask, todo: Sequence[int], spools: Sequence[Spool], on_progress: FileCallback
+) -> None:
     """Read files in child processes, one for each spool; a thread waits for each."""
-    crew = _Crew(task, todo)
-    readers = [Reader(task.limits, task.codec.name) for _ in spools]
+    crew = _ReaderThreads(task, todo)
+    readers = [SandboxedReader(task.limits, task.codec.name) for _ in spools]
     threads = [
-        threading.Thread(target=crew.read, args=pair, daemon=True)
+        threading.Thread(target=crew.run_reader, args=pair, daemon=True)
         for pair in zip(readers, spools, strict=True)
     ]
     try:
         for thread in threads:
             thread.start()
-        crew.watch(len(todo), tell)
+        crew.report_until_done(len(todo), on_progress)
     except BaseException:
         crew.stopped.set()
         for reader in readers:
@@ -187,82 +191,88 @@ def read_in_children(task: Task, todo: Sequence[int], spools: Sequence[Spool], t
             thread.join()
 
 
-class _Crew:
+class _ReaderThreads:
     """Threads that take the next file when they are done with one."""
 
-    def __init__(self, task: Task, todo: Sequence[int]) -> None:
+    def __init__(self, task: ReadTask, todo: Sequence[int]) -> None:
         self.stopped = threading.Event()
         self._task = task
         self._waiting = iter(todo)
-        self._turn = threading.Lock()
-        self._news: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._messages: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
 
-    def read(self, reader: Reader, spool: Spool) -> None:
+    def run_reader(self, reader: SandboxedReader, spool: Spool) -> None:
         """Read until no file waits."""
         try:
             with reader:
-                while (number := self._next()) is not None:
-                    lines = _counted(reader.encode(self._task.files[number]), self._news.put)
-                    spool.take(number, self._task.key(number), lines)
-                    self._news.put(number)
+                while (number := self._next_file()) is not None:
+                    lines = _track_lines(
+                        reader.encode(self._task.files[number]), self._messages.put
+                    )
+                    spool.add_file(number, self._task.compute_key(number), lines)
+                    self._messages.put(number)
         except BaseException as fault:  # noqa: BLE001 - the thread that waits raises it
-            self._news.put(fault)
+            self._messages.put(fault)
 
-    def watch(self, count: int, tell: Tell) -> None:
+    def report_until_done(self, count: int, on_progress: FileCallback) -> None:
         """Pass on what is done, until all is."""
         while count:
-            news = self._news.get()
+            news = self._messages.get()
             if isinstance(news, BaseException):
                 raise news
-            tell(news)
+            on_progress(news)
             count -= news is not None
 
-    def _next(self) -> int | None:
-        with self._turn:
+    def _next_file(self) -> int | None:
+        with self._lock:
             return None if self.stopped.is_set() else next(self._waiting, None)
 
 
-def _counted(lines: Lines, tell: Tell) -> Lines:
+def _track_lines(lines: Lines, on_progress: FileCallback) -> Lines:
     """Pass lines on, and tell of every some."""
     for count, line in enumerate(lines, 1):
         yield line
-        if count % TOLD_EVERY == 0:
-            tell(None)
+        if count % PROGRESS_INTERVAL == 0:
+            on_progress(None)
 
 
 def read_by_executor(
-    task: Task, todo: Sequence[int], spool: Spool, tell: Tell, executor: Executor
+    task: ReadTask, todo: Sequence[int], spool: Spool, on_progress: FileCallback, executor: Executor
 ) -> None:
     """Read files with an executor's workers, a bounded number at a time."""
     waiting = iter(todo)
-    room = getattr(executor, "in_flight", IN_FLIGHT)
-    flying = {_sent(task, number, executor): number for number in itertools.islice(waiting, room)}
+    room = getattr(executor, "in_flight", MAX_IN_FLIGHT)
+    flying = {
+        _submit_file(task, number, executor): number for number in itertools.islice(waiting, room)
+    }
     lost: Counter[int] = Counter()
     try:
         while flying:
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
                 number = flying.pop(future)
-                if _is_lost(future) and lost[number] < RESENT:
+                if _is_lost(future) and lost[number] < MAX_RESENDS:
                     lost[number] += 1
                     following = [number]
                 else:
-                    lines = iter(_result(future, task.files[number]).splitlines())
-                    spool.take(number, task.key(number), _counted(lines, tell))
-                    tell(number)
+                    lines = iter(_get_lines(future, task.files[number]).splitlines())
+                    spool.add_file(
+                        number, task.compute_key(number), _track_lines(lines, on_progress)
+                    )
+                    on_progress(number)
                     following = list(itertools.islice(waiting, 1))
-                flying |= {_sent(task, n, executor): n for n in following}
+                flying |= {_submit_file(task, n, executor): n for n in following}
     finally:
         for future in flying:
             future.cancel()
 
 
-def _sent(task: Task, number: int, executor: Executor) -> Future[bytes]:
+def _submit_file(task: ReadTask, number: int, executor: Executor) -> Future[bytes]:
     fields = {**asdict(task.files[number]), "path": os.fspath(task.files[number].path)}
     try:
-        return executor.submit(read_apart, fields, task.codec.name, asdict(task.limits))
+        return executor.submit(read_on_worker, fields, task.codec.name, asdict(task.limits))
     except BrokenExecutor as fault:
-        raise _broken(task.files[number]) from fault
+        raise _broken_executor_error(task.files[number]) from fault
 
 
 def _is_lost(future: Future[bytes]) -> bool:
@@ -270,51 +280,51 @@ def _is_lost(future: Future[bytes]) -> bool:
     if future.cancelled():
         return True
     fault = future.exception()
-    return fault is not None and not (isinstance(fault, BrokenExecutor) or _is_killer(fault))
+    return fault is not None and not (isinstance(fault, BrokenExecutor) or _is_killed_worker(fault))
 
 
-def _is_killer(fault: BaseException) -> bool:
+def _is_killed_worker(fault: BaseException) -> bool:
     """Tell whether Dask gave a file up because it killed worker after worker."""
     return type(fault).__name__ == "KilledWorker"
 
 
-def _result(future: Future[bytes], file: TuneFile) -> bytes:
+def _get_lines(future: Future[bytes], file: TuneFile) -> bytes:
     """Return a file's lines; where it killed worker after worker, its refusal."""
     try:
         return future.result()
     except BrokenExecutor as fault:
-        raise _broken(file) from fault
+        raise _broken_executor_error(file) from fault
     except Exception as fault:
-        if not _is_killer(fault):
+        if not _is_killed_worker(fault):
             raise
         message = "the workers that read it died; it was left out"
-        return refused(Refusal(message, source=file.name, code="crashed"))
+        return refusal_to_json(Refusal(message, source=file.name, code="crashed"))
 
 
-def _broken(file: TuneFile) -> MusicgenError:
+def _broken_executor_error(file: TuneFile) -> MusicgenError:
     return MusicgenError(
         f"the executor's workers died while they read {file.name} or a file beside it;"
         " build with --jobs, which costs only the file"
     )
 
 
-_OWN: Final = threading.local()
+_THREAD_LOCAL: Final = threading.local()
 
 
-class _Held:
+class _ThreadReader:
     """A worker thread's reader; it ends with the thread."""
 
     def __init__(self, limits: dict[str, Any], codec: str) -> None:
-        self.kind = (limits, codec)
-        self.reader = Reader(Limits(**limits), codec)
+        self.settings = (limits, codec)
+        self.reader = SandboxedReader(ReadLimits(**limits), codec)
         weakref.finalize(self, self.reader.stop)
 
 
-def read_apart(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -> bytes:
+def read_on_worker(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -> bytes:
     """Read a file by its path, in a child of this worker thread; what an executor runs."""
-    held = getattr(_OWN, "held", None)
+    held = getattr(_THREAD_LOCAL, "held", None)
     if held is None or held.kind != (limits, codec):
-        held = _OWN.held = _Held(limits, codec)
+        held = _THREAD_LOCAL.held = _ThreadReader(limits, codec)
     file = TuneFile(**{**fields, "path": Path(fields["path"])})
     return b"\n".join(held.reader.encode(file))
 
@@ -328,19 +338,19 @@ class _DaskExecutor(Executor):
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self.in_flight = max(IN_FLIGHT, 2 * sum(client.nthreads().values()))
-        self._held: dict[Future[Any], Any] = {}  # Dask forgets a task that nobody holds
+        self.in_flight = max(MAX_IN_FLIGHT, 2 * sum(client.nthreads().values()))
+        self._dask_futures: dict[Future[Any], Any] = {}  # Dask forgets a task that nobody holds
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call to the cluster."""
         sent = self._client.submit(fn, *args, **kwargs, pure=False, retries=3)
         answer: Future[Any] = Future()
-        self._held[answer] = sent
-        sent.add_done_callback(lambda done: self._answer(done, answer))
+        self._dask_futures[answer] = sent
+        sent.add_done_callback(lambda done: self._forward_result(done, answer))
         return answer
 
-    def _answer(self, done: Any, answer: Future[Any]) -> None:
-        self._held.pop(answer, None)
+    def _forward_result(self, done: Any, answer: Future[Any]) -> None:
+        self._dask_futures.pop(answer, None)
         if not answer.set_running_or_notify_cancel():
             return
         try:
@@ -350,7 +360,7 @@ class _DaskExecutor(Executor):
 
 
 @contextmanager
-def dask(address: str) -> Iterator[Executor]:
+def connect_dask(address: str) -> Iterator[Executor]:
     """Yield a Dask cluster as an executor. Raises InvalidValue where none answers."""
     try:
         distributed: Any = import_module("distributed")

@@ -20,10 +20,10 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from musicgen.errors import InvalidValue, MusicgenError, WriteFailed, printable
+from musicgen.errors import InvalidValue, MusicgenError, WriteFailed, escape_unprintable
 from musicgen.number_parsing import shorten
 
-_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+_LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def split_url(url: str) -> SplitResult:
@@ -35,27 +35,27 @@ def split_url(url: str) -> SplitResult:
         is_whole = False
     if not is_whole or not url.isprintable() or " " in url:
         raise InvalidValue(f"{shorten(url)!r} is no URL of a file; give https://HOST/PATH")
-    if parts.scheme != "https" and (parts.scheme, parts.hostname in _LOCAL) != ("http", True):
+    if parts.scheme != "https" and (parts.scheme, parts.hostname in _LOCAL_HOSTS) != ("http", True):
         raise InvalidValue(f"{shorten(url)}: only https:// is downloaded; choose such a place")
     return parts
 
 
-def file_name(url: str) -> str:
+def url_file_name(url: str) -> str:
     """Return the last part of a URL's path. Raises InvalidValue."""
     return split_url(url).path.rpartition("/")[2]
 
 
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
-ATTEMPTS: Final = 5  # in a row that bring nothing
+DownloadCallback = Callable[[int, int], None]  # bytes so far, bytes in all
+MAX_FRUITLESS_ATTEMPTS: Final = 5  # in a row that bring nothing
 MAX_REDIRECTS: Final = 5
-TIMEOUT: Final = 30.0  # seconds without a word
+TIMEOUT_SECONDS: Final = 30.0  # seconds without a word
 MAX_BYTES: Final = 64 * 2**30
-_PIECE: Final = 2**18
-_GONE: Final = (401, 403, 404, 410)  # asking again does not help
+_CHUNK_BYTES: Final = 2**18
+_PERMANENT_STATUSES: Final = (401, 403, 404, 410)  # asking again does not help
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
+class RemoteFile:
     """What is wanted: where it lies, and how it is known. Raises InvalidValue."""
 
     url: str
@@ -70,9 +70,9 @@ class Download:
             raise InvalidValue(f"{self.url}: bytes is {self.size}, not 1 to {MAX_BYTES}")
 
     @property
-    def name(self) -> str:
+    def cache_name(self) -> str:
         """What it is called in the cache: its hash, and as much of its name as is harmless."""
-        last = re.sub(r"[^A-Za-z0-9._-]", "_", file_name(self.url))
+        last = re.sub(r"[^A-Za-z0-9._-]", "_", url_file_name(self.url))
         return f"{self.sha256[:16]}-{last[-60:].lstrip('.')}"
 
 
@@ -84,87 +84,87 @@ def cache_folder() -> Path:
 
 
 def download(
-    wanted: Download, folder: Path | None = None, *, progress: Progress | None = None
+    remote: RemoteFile, folder: Path | None = None, *, progress: DownloadCallback | None = None
 ) -> Path:
     """Return the file, downloaded if it is not there yet. Raises MusicgenError."""
     folder = folder or cache_folder()
-    path, partial = folder / wanted.name, folder / f"{wanted.name}.part"
-    with _explained(wanted, path):
+    path, partial = folder / remote.cache_name, folder / f"{remote.cache_name}.part"
+    with _translate_os_errors(remote, path):
         folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and _hash(path) == wanted.sha256:
+        if path.is_file() and _hash_file(path) == remote.sha256:
             return path
         resumed = partial.exists()
-        _fill(wanted, partial, progress or _silent)
-        if resumed and _hash(partial) != wanted.sha256:  # what lay there was something else
+        _download_missing(remote, partial, progress or _ignore_progress)
+        if resumed and _hash_file(partial) != remote.sha256:  # what lay there was something else
             partial.unlink()
-            _fill(wanted, partial, progress or _silent)
-        _check(wanted, partial)
+            _download_missing(remote, partial, progress or _ignore_progress)
+        _verify_hash(remote, partial)
         partial.replace(path)
     return path
 
 
-def _silent(done: int, total: int) -> None:
+def _ignore_progress(done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def _fill(wanted: Download, partial: Path, progress: Progress) -> None:
+def _download_missing(remote: RemoteFile, partial: Path, progress: DownloadCallback) -> None:
     """Ask until all bytes are there, as long as each few attempts bring some."""
     fruitless = 0
     with partial.open("ab") as file:
-        _lock(file, wanted)
-        while (have := file.seek(0, os.SEEK_END)) < wanted.size:
-            fault = _attempt(wanted, file, progress)
+        _lock(file, remote)
+        while (have := file.seek(0, os.SEEK_END)) < remote.size:
+            fault = _request_once(remote, file, progress)
             fruitless = 0 if file.seek(0, os.SEEK_END) > have else fruitless + 1
-            if fruitless >= ATTEMPTS:
+            if fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise MusicgenError(
-                    f"{wanted.url}: the download stops at {have:,} of {wanted.size:,} bytes"
+                    f"{remote.url}: the download stops at {have:,} of {remote.size:,} bytes"
                     f" ({fault}); what is there is kept: try again later"
                 )
         os.fsync(file.fileno())
 
 
-def _attempt(wanted: Download, file: IO[bytes], progress: Progress) -> str:
+def _request_once(remote: RemoteFile, file: IO[bytes], progress: DownloadCallback) -> str:
     """Append what one request brings; return what ended it. Raises MusicgenError for good."""
     have = file.tell()
-    asked = request.Request(wanted.url, headers=_headers(have))  # noqa: S310 - checked above
+    asked = request.Request(remote.url, headers=_build_headers(have))  # noqa: S310 - checked above
     try:
-        with _opener().open(asked, timeout=TIMEOUT) as answer:
-            if have and not _goes_on(answer, have):
+        with _build_opener().open(asked, timeout=TIMEOUT_SECONDS) as answer:
+            if have and not _is_continuation(answer, have):
                 file.truncate(0)
-            for piece in iter(lambda: answer.read(_PIECE), b""):
+            for piece in iter(lambda: answer.read(_CHUNK_BYTES), b""):
                 file.write(piece)
-                if file.tell() > wanted.size:
+                if file.tell() > remote.size:
                     file.truncate(0)
-                    raise MusicgenError(_too_long(wanted))
-                progress(file.tell(), wanted.size)
+                    raise MusicgenError(_too_long_message(remote))
+                progress(file.tell(), remote.size)
     except HTTPError as fault:
-        if fault.code in _GONE:
-            raise MusicgenError(_refused(wanted, fault)) from fault
+        if fault.code in _PERMANENT_STATUSES:
+            raise MusicgenError(_http_error_message(remote, fault)) from fault
         if fault.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             file.truncate(0)
         return f"status {fault.code}"
     except (URLError, http.client.HTTPException, ConnectionError, TimeoutError) as fault:
-        return printable(str(getattr(fault, "reason", fault)) or type(fault).__name__)[:80]
+        return escape_unprintable(str(getattr(fault, "reason", fault)) or type(fault).__name__)[:80]
     except InvalidValue:
         raise
     except ValueError as fault:  # a place that the server names, or a host, is no URL
-        message = f"{wanted.url}: it leads to what is no URL; check the card's URL in a browser"
+        message = f"{remote.url}: it leads to what is no URL; check the card's URL in a browser"
         raise MusicgenError(message) from fault
     finally:
         file.flush()
     return "the server says no more"
 
 
-def _headers(have: int) -> dict[str, str]:
+def _build_headers(offset: int) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": "musicgen"}
-    return headers | ({"Range": f"bytes={have}-"} if have else {})
+    return headers | ({"Range": f"bytes={offset}-"} if offset else {})
 
 
-def _goes_on(answer: Any, have: int) -> bool:
+def _is_continuation(answer: Any, offset: int) -> bool:
     """Tell whether an answer starts where the file ends, rather than at its start."""
     if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
         return False
-    return str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
+    return str(answer.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
 
 
 class _Redirects(request.HTTPRedirectHandler):
@@ -180,7 +180,7 @@ class _Redirects(request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> request.OpenerDirector:
+def _build_opener() -> request.OpenerDirector:
     """Return what speaks HTTP and nothing else."""
     opener = request.OpenerDirector()
     for part in (
@@ -195,34 +195,34 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def _check(wanted: Download, partial: Path) -> None:
-    found = _hash(partial)
-    if found != wanted.sha256:
+def _verify_hash(remote: RemoteFile, partial: Path) -> None:
+    found = _hash_file(partial)
+    if found != remote.sha256:
         partial.unlink()
         raise MusicgenError(
-            f"{wanted.url}: the file has SHA-256 {found}, and the card says {wanted.sha256};"
+            f"{remote.url}: the file has SHA-256 {found}, and the card says {remote.sha256};"
             " it was not used: see whether the card is up to date"
         )
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _too_long(wanted: Download) -> str:
+def _too_long_message(remote: RemoteFile) -> str:
     return (
-        f"{wanted.url}: the file is longer than the {wanted.size:,} bytes that the card says;"
+        f"{remote.url}: the file is longer than the {remote.size:,} bytes that the card says;"
         " it was not used: see whether the card is up to date"
     )
 
 
-def _refused(wanted: Download, fault: HTTPError) -> str:
-    answer = f"{fault.code} {printable(str(fault.reason))[:80]}"
-    return f"{wanted.url}: the server answers {answer}; check the card's URL in a browser"
+def _http_error_message(remote: RemoteFile, fault: HTTPError) -> str:
+    answer = f"{fault.code} {escape_unprintable(str(fault.reason))[:80]}"
+    return f"{remote.url}: the server answers {answer}; check the card's URL in a browser"
 
 
-def _lock(file: IO[bytes], wanted: Download) -> None:
+def _lock(file: IO[bytes], remote: RemoteFile) -> None:
     """Keep a second program from writing to the same file."""
     try:
         import fcntl
@@ -231,16 +231,16 @@ def _lock(file: IO[bytes], wanted: Download) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
-        message = f"{wanted.url} is being downloaded by another program; wait for it"
+        message = f"{remote.url} is being downloaded by another program; wait for it"
         raise MusicgenError(message) from fault
 
 
 @contextlib.contextmanager
-def _explained(wanted: Download, path: Path) -> Iterator[None]:
+def _translate_os_errors(remote: RemoteFile, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
         raise WriteFailed(
-            f"{path} was not written: {fault.strerror or fault} ({wanted.size:,} bytes are needed);"
+            f"{path} was not written: {fault.strerror or fault} ({remote.size:,} bytes are needed);"
             " free some space, or name another folder in MUSICGEN_CACHE"
         ) from fault

@@ -15,19 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = TypeVar("Row")
-Make = Callable[[Any], list[Row]]  # a record batch -> its rows
-_GROUPS_KEPT: Final = 2
+BatchToRows = Callable[[Any], list[Row]]  # a record batch -> its rows
+_CACHED_GROUPS: Final = 2
 
 
-class Rows(Sequence[Row], Generic[Row]):
+class ParquetRows(Sequence[Row], Generic[Row]):
     """The rows of some Parquet files, one file after the other; a row group is read at a time."""
 
-    def __init__(self, paths: Sequence[Path], make: Make[Row], keep: object = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], make: BatchToRows[Row], keep_alive: object = None
+    ) -> None:
         import pyarrow.parquet as pq  # 0.3 s
 
         self.paths = tuple(paths)
         self._make = make
-        self._keep = keep  # what holds the files
+        self._keep_alive = keep_alive  # what holds the files
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
         for path in paths:
@@ -35,7 +37,7 @@ class Rows(Sequence[Row], Generic[Row]):
             self._groups += [(path, number) for number in range(about.num_row_groups)]
             sizes += [about.row_group(number).num_rows for number in range(about.num_row_groups)]
         self._starts: list[int] = list(accumulate(sizes, initial=0))
-        self._kept: OrderedDict[int, list[Row]] = OrderedDict()
+        self._group_cache: OrderedDict[int, list[Row]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -52,11 +54,11 @@ class Rows(Sequence[Row], Generic[Row]):
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         group = bisect_right(self._starts, index) - 1
-        return self._group(group)[index - self._starts[group]]
+        return self._load_group(group)[index - self._starts[group]]
 
     def __iter__(self) -> Iterator[Row]:
         for group in range(len(self._groups)):
-            yield from self._group(group)
+            yield from self._load_group(group)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -65,7 +67,7 @@ class Rows(Sequence[Row], Generic[Row]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def column(self, name: str) -> Iterator[Any]:
+    def iter_column(self, name: str) -> Iterator[Any]:
         """Yield one column, a chunk for each row group; nothing else is read."""
         import pyarrow.parquet as pq
 
@@ -75,26 +77,26 @@ class Rows(Sequence[Row], Generic[Row]):
                     yield file.read_row_group(number, columns=[name]).column(0).combine_chunks()
 
     @cached_property
-    def ids(self) -> Ids:
+    def ids(self) -> StoredIds:
         """The ids of all rows."""
-        return Ids(self.column("ids"))
+        return StoredIds(self.iter_column("ids"))
 
-    def _group(self, group: int) -> list[Row]:
+    def _load_group(self, group: int) -> list[Row]:
         """Read a row group; a few are kept for the rows that are asked for next."""
         import pyarrow.parquet as pq
 
-        if group not in self._kept:
+        if group not in self._group_cache:
             path, number = self._groups[group]
             with pq.ParquetFile(path) as file:
                 table = file.read_row_group(number).combine_chunks()
             rows = [row for batch in table.to_batches() for row in self._make(batch)]
-            self._kept[group] = rows
-            while len(self._kept) > _GROUPS_KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[group]
+            self._group_cache[group] = rows
+            while len(self._group_cache) > _CACHED_GROUPS:
+                self._group_cache.popitem(last=False)
+        return self._group_cache[group]
 
 
-class Ids(Sequence[NDArray[np.int16]]):
+class StoredIds(Sequence[NDArray[np.int16]]):
     """The ids of many tunes, end to end in a file without a name that is mapped into memory.
 
     Any tune is at hand at once, and what is not in use takes no memory that others need.
@@ -128,7 +130,7 @@ class Ids(Sequence[NDArray[np.int16]]):
         return np.asarray(self._flat[self._edges[index] : self._edges[index + 1]])
 
     @property
-    def tokens(self) -> int:
+    def token_count(self) -> int:
         """How many ids there are in all."""
         return int(self._edges[-1])
 

@@ -19,8 +19,8 @@ class Report:
     remarks: Mapping[str, int]  # how many kept tunes have something odd, by its kind
     relations: Mapping[str, int]  # how many kept tunes are like an earlier one, by how
     files: int = 0
-    passed_over: int = 0  # other files, which are no tunes by their names
-    taken_over: int = 0  # files that did not change since the build that this one replaces
+    skipped_files: int = 0  # other files, which are no tunes by their names
+    reused_files: int = 0  # files that did not change since the build that this one replaces
     refusals: Sequence[Refusal] = field(default=(), compare=False)
 
     @property
@@ -33,30 +33,36 @@ class Report:
         """How many tunes the sources hold, those of a file that cannot be read as one."""
         return self.kept + self.refused
 
-    def over(self, refusals: Sequence[Refusal]) -> Report:
+    def with_refusals(self, refusals: Sequence[Refusal]) -> Report:
         """Return the report with the refusals themselves."""
         return replace(self, refusals=refusals)
 
     def to_json(self) -> str:
         """Write what a data set keeps of it: what follows from the tunes alone."""
-        told = {key: value for key, value in asdict(self).items() if key not in _OF_THE_RUN}
+        told = {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
         return json.dumps({"found": self.found, "refused": self.refused, **told}, indent=1)
 
 
-_OF_THE_RUN = ("passed_over", "taken_over", "refusals")
+_NOT_STORED = ("skipped_files", "reused_files", "refusals")
 
 
-def duplicate(row: Mapping[str, Any], first: Mapping[str, Any], higher: int) -> Refusal:
+def make_duplicate_refusal(
+    row: Mapping[str, Any], first: Mapping[str, Any], semitones: int
+) -> Refusal:
     """Refuse a tune whose ids are those of another, so many semitones higher than it."""
-    moved = f", {abs(higher)} semitones {'higher' if higher > 0 else 'lower'}" if higher else ""
+    moved = (
+        f", {abs(semitones)} semitones {'higher' if semitones > 0 else 'lower'}"
+        if semitones
+        else ""
+    )
     return Refusal(
         f"its notes are those of {first['title']!r} in {first['source']}{moved}; it was left out",
         source=row["source"],
-        place=place_of(row["number"], row["title"]),
+        place=format_place(row["number"], row["title"]),
         code="duplicate",
     )
 
 
-def place_of(number: int, title: str) -> str:
+def format_place(number: int, title: str) -> str:
     """Name a tune of a file."""
     return f"tune {number} {title!r}"

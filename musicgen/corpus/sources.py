@@ -16,25 +16,25 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, structs
 
-from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
-from musicgen.corpus.download import file_name, split_url
-from musicgen.errors import InvalidValue, NotFound, Refusal, printable
-from musicgen.files import open_regular
-from musicgen.formats import READABLE, Reading, max_bytes_of, parse
+from musicgen.corpus.archives import ARCHIVE_SUFFIXES, FileEntry, is_archive, iter_members
+from musicgen.corpus.download import split_url, url_file_name
+from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
+from musicgen.files import read_regular_file
+from musicgen.formats import READABLE_SUFFIXES, ParseResult, max_bytes_of, parse
 from musicgen.music.score import Score
 from musicgen.number_parsing import shorten
 from musicgen.typed_data import check_schema, parse_toml
 
-MAX_CARD: Final = 2**16
-_MUSIC21: Final = "music21:"  # before a folder of the corpus that music21 brings
+MAX_CARD_BYTES: Final = 2**16
+_MUSIC21_PREFIX: Final = "music21:"  # before a folder of the corpus that music21 brings
 _FOLDER: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
 _WHERE: Final = re.compile(rf"(https?://\S{{1,2000}}|music21:{_FOLDER}(/{_FOLDER}){{0,4}})?")
 _PACKAGE: Final = Path(__file__).parents[1]
-_HOW_TO_WRITE_ONE: Final = "one is TOML with title, description and where (or includes)"
+_CARD_HINT: Final = "one is TOML with title, description and where (or includes)"
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
-class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a card's file may say."""
 
     title: Annotated[str, Meta(min_length=1)]
@@ -65,7 +65,7 @@ class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError("a corpus card with a URL needs sha256 and bytes")
 
 
-class Card(CardText, frozen=True, kw_only=True):
+class CorpusCard(CardSchema, frozen=True, kw_only=True):
     """What is known of a corpus: where it lies, whose it is, on what terms."""
 
     name: str
@@ -80,29 +80,31 @@ class TuneFile:
     named: bool = False  # by the user, who may name a link
     only: str = "*"  # which members of an archive
 
-    def parts(self, suffixes: Collection[str] = READABLE) -> Iterator[Part]:
+    def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
         """Yield what is read one by one: the file itself, or the members of an archive.
 
         Raises Refusal or NotFound for an archive that cannot be read, or not to its end.
         """
         if not is_archive(self.path.name):
-            yield Part(self.name, 0, self._whole)
+            yield FileEntry(self.name, 0, self._read_bytes)
             return
-        with _telling_of_folders(self.path):
-            yield from members(self.path, self.name, suffixes, only=self.only, follow=self.named)
+        with _explain_folder_refusals(self.path):
+            yield from iter_members(
+                self.path, self.name, suffixes, only=self.only, follow=self.named
+            )
 
-    def _whole(self) -> bytes:
-        with _telling_of_folders(self.path):
+    def _read_bytes(self) -> bytes:
+        with _explain_folder_refusals(self.path):
             limit = max_bytes_of(self.path.suffix)
-            return open_regular(self.path, limit=limit, follow=self.named)
+            return read_regular_file(self.path, limit=limit, follow=self.named)
 
-    def contents(
+    def iter_contents(
         self,
-        suffixes: Collection[str] = READABLE,
+        suffixes: Collection[str] = READABLE_SUFFIXES,
         *,
-        starting: Callable[[str, int], None] | None = None,
+        on_start: Callable[[str, int], None] | None = None,
         first: int = 0,
-    ) -> Iterator[tuple[Part, bytes | Refusal]]:
+    ) -> Iterator[tuple[FileEntry, bytes | Refusal]]:
         """Yield the bytes of each part, or why there are none; what is no tune is passed over.
 
         Before each part `starting` is told its name and number; those before the first are
@@ -110,24 +112,27 @@ class TuneFile:
         """
         holds_none = True
         try:
-            for part in self.parts(suffixes):
-                if starting is not None:
-                    starting(part.name, part.number)
+            for part in self.iter_entries(suffixes):
+                if on_start is not None:
+                    on_start(part.name, part.number)
                 holds_none = holds_none and part.read is None
                 if part.read is not None and part.number >= first:
-                    yield part, _bytes_of(part)
+                    yield part, _read_entry(part)
             if holds_none:
                 raise Refusal("it holds no file of tunes; it was left out", code="empty")
         except NotFound as fault:
-            yield Part(self.name, 0, None), Refusal(str(fault), source=self.name, code="unreadable")
+            yield (
+                FileEntry(self.name, 0, None),
+                Refusal(str(fault), source=self.name, code="unreadable"),
+            )
         except Refusal as fault:
-            yield Part(self.name, 0, None), fault.at(self.name)
+            yield FileEntry(self.name, 0, None), fault.with_source(self.name)
 
-    def read(self) -> Reading:
+    def read(self) -> ParseResult:
         """Read its tunes here and now; refusals say the name, that of a file that went away too."""
         scores: list[Score] = []
         refusals: list[Refusal] = []
-        for part, data in self.contents():
+        for part, data in self.iter_contents():
             if isinstance(data, Refusal):
                 refusals.append(data)
             else:
@@ -138,7 +143,7 @@ class TuneFile:
 
 
 @contextmanager
-def _telling_of_folders(path: Path) -> Iterator[None]:
+def _explain_folder_refusals(path: Path) -> Iterator[None]:
     """Where a folder with a tune's suffix is refused, say that its files are not."""
     try:
         yield
@@ -149,54 +154,56 @@ def _telling_of_folders(path: Path) -> Iterator[None]:
         raise Refusal(message, source=fault.source, code=fault.code) from fault
 
 
-def _bytes_of(part: Part) -> bytes | Refusal:
+def _read_entry(entry: FileEntry) -> bytes | Refusal:
     try:
-        return part.read() if part.read is not None else b""
+        return entry.read() if entry.read is not None else b""
     except NotFound as fault:
-        return Refusal(str(fault), source=part.name, code="unreadable")
+        return Refusal(str(fault), source=entry.name, code="unreadable")
     except Refusal as fault:
-        return fault.at(part.name)
+        return fault.with_source(entry.name)
 
 
-def cards() -> tuple[Card, ...]:
+def list_cards() -> tuple[CorpusCard, ...]:
     """Return all corpus cards, by name."""
-    return tuple(_card(path) for path in sorted(_card_folder().glob("*.toml")))
+    return tuple(_load_card(path) for path in sorted(_card_folder().glob("*.toml")))
 
 
-def find_card(name: str) -> Card:
+def find_card(name: str) -> CorpusCard:
     """Return the card of a name. Raises NotFound."""
-    found = {card.name: card for card in cards()}
+    found = {card.name: card for card in list_cards()}
     if name not in found:
         raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(found)}")
     return found[name]
 
 
-def cards_of(sources: Iterable[str | Path]) -> list[Card]:
+def expand_cards(sources: Iterable[str | Path]) -> list[CorpusCard]:
     """Return the cards among sources, a card of cards as the ones that it is made of."""
-    known = {card.name: card for card in cards()}
+    known = {card.name: card for card in list_cards()}
     named = [known[str(source)] for source in sources if str(source) in known]
     return [one for card in named for one in ([known[n] for n in card.includes] or [card])]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceFiles:
     """What a source stands for."""
 
     files: tuple[TuneFile, ...]
-    passed_over: int = 0  # other files, which are no tunes by their names
+    skipped_files: int = 0  # other files, which are no tunes by their names
 
 
-def files(source: str | Path, *, suffixes: Collection[str] = READABLE) -> tuple[TuneFile, ...]:
+def list_files(
+    source: str | Path, *, suffixes: Collection[str] = READABLE_SUFFIXES
+) -> tuple[TuneFile, ...]:
     """Return the tune files of a source, as `find` does."""
-    return find(source, suffixes=suffixes).files
+    return find_files(source, suffixes=suffixes).files
 
 
-def find(
+def find_files(
     source: str | Path,
     *,
-    suffixes: Collection[str] = READABLE,
+    suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
-) -> Found:
+) -> SourceFiles:
     """Return the tune files of a file, folder, archive or card, in the order of their names.
 
     A card goes before a folder of its name, which is written ./NAME; a card of one's own is named
@@ -204,23 +211,23 @@ def find(
     and in all. Raises NotFound where a source has none, InvalidValue for a file of an unknown
     suffix, MusicgenError where a download fails.
     """
-    if isinstance(source, str) and source in {card.name for card in cards()}:
-        return _of_card(find_card(source), suffixes, progress)
+    if isinstance(source, str) and source in {card.name for card in list_cards()}:
+        return _find_in_card(find_card(source), suffixes, progress)
     path = Path(source)
-    _check_there(source, path)
+    _check_exists(source, path)
     if path.is_dir():
-        return _of_folder(path, path.resolve().name, "*", suffixes)
+        return _find_in_folder(path, path.resolve().name, "*", suffixes)
     if path.suffix == ".toml":
-        return _of_card(_card(path), suffixes, progress)
-    if not _is_read(path, suffixes):
+        return _find_in_card(_load_card(path), suffixes, progress)
+    if not _is_readable(path, suffixes):
         raise InvalidValue(
-            f"{path}: only {', '.join((*suffixes, *ARCHIVES))}, folders of them and corpus cards"
+            f"{path}: only {', '.join((*suffixes, *ARCHIVE_SUFFIXES))}, folders of them and corpus cards"
             " (.toml) are read"
         )
-    return Found((TuneFile(path, printable(path.name), named=True),))
+    return SourceFiles((TuneFile(path, escape_unprintable(path.name), named=True),))
 
 
-def _check_there(source: str | Path, path: Path) -> None:
+def _check_exists(source: str | Path, path: Path) -> None:
     """Refuse what does not exist; an empty word is no name of the folder that one is in."""
     if source == "" or not os.path.lexists(path):
         find_card(str(source))
@@ -228,44 +235,48 @@ def _check_there(source: str | Path, path: Path) -> None:
         raise NotFound(f"{path} is a link to nothing; see where it leads")
 
 
-def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
+def iter_tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
     """Yield each tune of a source, or why there is none, with the file that it stands in."""
-    for file in files(source):
+    for file in list_files(source):
         scores, refusals = file.read()
         yield from ((score, file.name) for score in scores)
         yield from ((refusal, file.name) for refusal in refusals)
 
 
-def count_tunes(card: Card) -> int | None:
+def count_tunes(card: CorpusCard) -> int | None:
     """Count the tunes of a card without reading them; None where it is not on this machine."""
     if is_url(card.where):
         return None
     try:
-        return sum(_count(file.path) for file in _of_card(card).files)
+        return sum(_count_in_file(file.path) for file in _find_in_card(card).files)
     except NotFound:
         return None
 
 
-def _count(path: Path) -> int:
+def _count_in_file(path: Path) -> int:
     if path.suffix.lower() != ".abc":
         return 1
     return sum(line.startswith(b"X:") for line in path.read_bytes().splitlines())
 
 
-def _of_folder(folder: Path, name: str, pattern: str, suffixes: Collection[str]) -> Found:
+def _find_in_folder(
+    folder: Path, name: str, pattern: str, suffixes: Collection[str]
+) -> SourceFiles:
     lying, closed = _walk(folder)
-    read = [path for path in lying if fnmatch(path.name, pattern) and _is_read(path, suffixes)]
+    read = [path for path in lying if fnmatch(path.name, pattern) and _is_readable(path, suffixes)]
     names = sorted(path.relative_to(folder).as_posix() for path in (*read, *closed))
     if not names:
         raise NotFound(f"{folder} holds no tunes; {', '.join(suffixes)} are read")
-    return Found(tuple(_inside(folder, name, path) for path in names), len(lying) - len(read))
+    return SourceFiles(
+        tuple(_make_tune_file(folder, name, path) for path in names), len(lying) - len(read)
+    )
 
 
-def _inside(folder: Path, name: str, path: str) -> TuneFile:
-    return TuneFile(folder / path, printable(name if path == "." else f"{name}/{path}"))
+def _make_tune_file(folder: Path, name: str, path: str) -> TuneFile:
+    return TuneFile(folder / path, escape_unprintable(name if path == "." else f"{name}/{path}"))
 
 
-def _is_read(path: Path, suffixes: Collection[str]) -> bool:
+def _is_readable(path: Path, suffixes: Collection[str]) -> bool:
     return path.suffix.lower() in suffixes or is_archive(path.name)
 
 
@@ -283,23 +294,27 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
 
     for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
         here = Path(root)
-        odd = [n for n in folders if os.path.islink(here / n) or _is_read(Path(n), READABLE)]  # noqa: PTH114 - Path.is_symlink fails where a name is too long
+        odd = [
+            n
+            for n in folders
+            if os.path.islink(here / n) or _is_readable(Path(n), READABLE_SUFFIXES)
+        ]  # noqa: PTH114 - Path.is_symlink fails where a name is too long
         lying += [here / name for name in (*names, *odd)]
     return lying, closed
 
 
-def _of_card(
-    card: Card,
-    suffixes: Collection[str] = READABLE,
+def _find_in_card(
+    card: CorpusCard,
+    suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
-) -> Found:
-    own = _of_place(card, suffixes, progress) if card.where else Found(())
-    others = [_of_card(one, suffixes, progress) for one in _included(card)]
+) -> SourceFiles:
+    own = _find_at_location(card, suffixes, progress) if card.where else SourceFiles(())
+    others = [_find_in_card(one, suffixes, progress) for one in _load_included_cards(card)]
     everything = tuple(file for found in (own, *others) for file in found.files)
-    return Found(everything, sum(found.passed_over for found in (own, *others)))
+    return SourceFiles(everything, sum(found.skipped_files for found in (own, *others)))
 
 
-def _included(card: Card) -> list[Card]:
+def _load_included_cards(card: CorpusCard) -> list[CorpusCard]:
     try:
         return [find_card(name) for name in card.includes]
     except NotFound as fault:
@@ -311,26 +326,26 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def _of_place(
-    card: Card, suffixes: Collection[str], progress: Callable[[int, int], None] | None
-) -> Found:
+def _find_at_location(
+    card: CorpusCard, suffixes: Collection[str], progress: Callable[[int, int], None] | None
+) -> SourceFiles:
     if not is_url(card.where):
-        return _of_folder(_located(card), card.name, card.files, suffixes)
-    from musicgen.corpus.download import Download, download  # 0.1 s, and wanted by few
+        return _find_in_folder(_find_music21_folder(card), card.name, card.files, suffixes)
+    from musicgen.corpus.download import RemoteFile, download  # 0.1 s, and wanted by few
 
-    path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
-    if not _is_read(path, suffixes):
+    path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
+    if not _is_readable(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
-    name = printable(f"{card.name}/{file_name(card.where)}")
-    return Found((TuneFile(path, name, only=card.files),))
+    name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
+    return SourceFiles((TuneFile(path, name, only=card.files),))
 
 
-def _located(card: Card) -> Path:
+def _find_music21_folder(card: CorpusCard) -> Path:
     """Find a card's folder in music21's corpus, without importing music21."""
     spec = importlib.util.find_spec("music21")
     for root in (spec.submodule_search_locations or ()) if spec else ():
         corpus = Path(root, "corpus").resolve()
-        folder = (corpus / card.where.removeprefix(_MUSIC21)).resolve()
+        folder = (corpus / card.where.removeprefix(_MUSIC21_PREFIX)).resolve()
         if folder.is_dir() and corpus in folder.parents:
             return folder
     raise NotFound(
@@ -344,14 +359,14 @@ def _card_folder() -> Path:
 
 
 @cache
-def _card(path: Path) -> Card:
+def _load_card(path: Path) -> CorpusCard:
     try:
-        fields = parse_toml(open_regular(path, limit=MAX_CARD).decode("utf-8"))
+        fields = parse_toml(read_regular_file(path, limit=MAX_CARD_BYTES).decode("utf-8"))
     except (ValueError, RecursionError, Refusal) as fault:
         why = fault.message if isinstance(fault, Refusal) else fault
-        raise InvalidValue(f"{path} is not a corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
+        raise InvalidValue(f"{path} is not a corpus card: {why}; {_CARD_HINT}") from fault
     try:
-        text = check_schema(fields, CardText, f"{path} is not a corpus card")
+        text = check_schema(fields, CardSchema, f"{path} is not a corpus card")
     except InvalidValue as fault:
-        raise InvalidValue(f"{fault}; {_HOW_TO_WRITE_ONE}") from fault
-    return Card(name=path.stem, **structs.asdict(text))
+        raise InvalidValue(f"{fault}; {_CARD_HINT}") from fault
+    return CorpusCard(name=path.stem, **structs.asdict(text))

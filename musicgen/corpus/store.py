@@ -30,17 +30,17 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from musicgen.config import MOST_EVENTS
-from musicgen.corpus.parquet_rows import Rows
+from musicgen.corpus.parquet_rows import ParquetRows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
 from musicgen.files import (
-    explaining,
+    create_folder_atomically,
     is_file,
     is_folder,
-    new_folder,
-    open_regular,
+    read_regular_file,
     refuse_existing,
-    write_whole,
+    translate_os_errors,
+    write_atomically,
 )
 from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, find_unlisted
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
@@ -48,12 +48,12 @@ from musicgen.typed_data import Count, FileName, Sha256, check_schema
 FORMAT: Final = 2
 REFUSALS: Final = "refusals.parquet"
 REPORT: Final = "report.json"
-ANSWERS: Final = "answers.jsonl.zst"
+READ_CACHE: Final = "answers.jsonl.zst"
 _ZSTD_HEAD: Final = b"\x28\xb5\x2f\xfd"
-GROUP_TUNES, GROUP_IDS = 256, 2**17  # a row group has at most as many
+ROW_GROUP_TUNES, ROW_GROUP_IDS = 256, 2**17  # a row group has at most as many
 SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
-_OLD_TUNES: Final = "tunes.parquet"  # of format 1
-_OLD_FILES: Final = frozenset((_OLD_TUNES, MANIFEST, REFUSALS, REPORT))
+_V1_TUNES: Final = "tunes.parquet"  # of format 1
+_V1_FILES: Final = frozenset((_V1_TUNES, MANIFEST, REFUSALS, REPORT))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +75,10 @@ class EncodedTune:
     like: str = ""  # the fingerprint of that tune
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, EncodedTune) and _comparable(self) == _comparable(other)
+        return isinstance(other, EncodedTune) and _comparison_key(self) == _comparison_key(other)
 
     def __hash__(self) -> int:
-        return hash(_comparable(self))
+        return hash(_comparison_key(self))
 
     @cached_property
     def content(self) -> str:
@@ -116,13 +116,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of the codec and of every tune's ids, part and title, in no matter what order."""
         lines = sorted((tune.content, name, tune.title) for name, tune in self)
-        found = Fingerprint(self.codec, self.vocabulary_size)
+        found = FingerprintHasher(self.codec, self.vocabulary_size)
         for line in lines:
             found.add(*line)
         return found.hexdigest()
 
 
-class Fingerprint:
+class FingerprintHasher:
     """The hash of a data set, from its tunes in the order of their content."""
 
     def __init__(self, codec: str, vocabulary_size: int) -> None:
@@ -137,21 +137,21 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-def flat_ids(tunes: Sequence[EncodedTune]) -> Sequence[NDArray[np.int16]]:
+def get_id_arrays(tunes: Sequence[EncodedTune]) -> Sequence[NDArray[np.int16]]:
     """Return the ids of tunes; those of stored tunes stay on disk."""
-    return tunes.ids if isinstance(tunes, Rows) else [tune.ids for tune in tunes]
+    return tunes.ids if isinstance(tunes, ParquetRows) else [tune.ids for tune in tunes]
 
 
 def count_tokens(tunes: Sequence[EncodedTune]) -> int:
     """Count the ids of all tunes."""
-    return sum(map(len, flat_ids(tunes)))
+    return sum(map(len, get_id_arrays(tunes)))
 
 
-class Shards:
+class ShardWriter:
     """Writes tunes, each to its part's current shard; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        self._parts = {name: _Part(folder, name) for name in SPLITS}
+        self._parts = {name: _SplitWriter(folder, name) for name in SPLITS}
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +163,7 @@ class Shards:
         trace: TracebackType | None,
     ) -> None:
         for part in self._parts.values():
-            part.close(whole=error is None)
+            part.close(is_complete=error is None)
 
     def add(self, part: SplitName, tune: EncodedTune) -> None:
         """Write a tune."""
@@ -175,7 +175,7 @@ class Shards:
         return {name: part.tunes for name, part in self._parts.items()}
 
 
-class _Part:
+class _SplitWriter:
     """The shards of one part; row groups and shards end where the tunes alone decide it."""
 
     def __init__(self, folder: Path, name: SplitName) -> None:
@@ -190,21 +190,21 @@ class _Part:
         self._rows.append(tune)
         self.tunes += 1
         self._group_ids += len(tune.ids)
-        if len(self._rows) >= GROUP_TUNES or self._group_ids >= GROUP_IDS:
+        if len(self._rows) >= ROW_GROUP_TUNES or self._group_ids >= ROW_GROUP_IDS:
             self._flush()
         if self._shard_tunes >= SHARD_TUNES or self._shard_ids >= SHARD_IDS:
             self._close_shard()
 
-    def close(self, *, whole: bool) -> None:
+    def close(self, *, is_complete: bool) -> None:
         """Write what waits; a part without tunes has one empty shard, so that all parts exist."""
-        if whole and (self._rows or not self.tunes):
+        if is_complete and (self._rows or not self.tunes):
             self._flush()
         self._close_shard()
 
     def _flush(self) -> None:
         import pyarrow.parquet as pq
 
-        table = _table(self._name, self._rows)
+        table = _build_table(self._name, self._rows)
         if self._writer is None:
             path = self._folder / f"{self._name}-{self._shard:05d}.parquet"
             self._writer = pq.ParquetWriter(path, table.schema, compression="zstd")
@@ -221,26 +221,26 @@ class _Part:
         self._shard_tunes = self._shard_ids = 0
 
 
-def _table(part: SplitName, tunes: Sequence[EncodedTune]) -> Any:
+def _build_table(part: SplitName, tunes: Sequence[EncodedTune]) -> Any:
     import pyarrow as pa
 
     columns: dict[str, Any] = {"split": pa.array([part] * len(tunes), pa.string())}
-    for name in _NAMES:
+    for name in _TUNE_FIELDS:
         values = [getattr(tune, name) for tune in tunes]
         if name == "ids":
-            columns[name] = _lists(values)
+            columns[name] = _build_list_array(values)
         elif name in ("notes", "number"):
             columns[name] = pa.array(values, pa.int32())
         elif name == "remarks":
-            texts = [[plain(text) for text in texts] for texts in values]
+            texts = [[escape_surrogates(text) for text in texts] for texts in values]
             columns[name] = pa.array(texts, pa.list_(pa.string()))
         else:
-            columns[name] = pa.array(map(plain, values), pa.string())
+            columns[name] = pa.array(map(escape_surrogates, values), pa.string())
     columns["fingerprint"] = pa.array([tune.content for tune in tunes], pa.string())
     return pa.table(columns)
 
 
-def _lists(arrays: Sequence[NDArray[np.int16]]) -> Any:
+def _build_list_array(arrays: Sequence[NDArray[np.int16]]) -> Any:
     import pyarrow as pa
 
     edges = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
@@ -248,37 +248,42 @@ def _lists(arrays: Sequence[NDArray[np.int16]]) -> Any:
     return pa.ListArray.from_arrays(pa.array(edges), pa.array(flat))
 
 
-def plain(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Return a text that can be written as UTF-8: a file's name need not be."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def refusal_table(refusals: Sequence[tuple[Refusal, str, str]]) -> Any:
+def build_refusal_table(refusals: Sequence[tuple[Refusal, str, str]]) -> Any:
     """Make a table of refusals, each with its relation to a kept tune and that tune, or ""."""
     import pyarrow as pa
 
-    rows: dict[str, list[str]] = {name: [] for name in _REFUSAL_NAMES}
+    rows: dict[str, list[str]] = {name: [] for name in _REFUSAL_COLUMNS}
     for refusal, relation, like in refusals:
         told = (refusal.source, refusal.place, refusal.code, refusal.message, relation, like)
-        for name, value in zip(_REFUSAL_NAMES, told, strict=True):
-            rows[name].append(plain(value))
+        for name, value in zip(_REFUSAL_COLUMNS, told, strict=True):
+            rows[name].append(escape_surrogates(value))
     return pa.table({name: pa.array(values, pa.string()) for name, values in rows.items()})
 
 
-def refusals_in(folder: Path, keep: object = None) -> Rows[Refusal]:
+def open_refusals(folder: Path, keep_alive: object = None) -> ParquetRows[Refusal]:
     """Return the refusals of a data set, read when they are asked for."""
-    return Rows([folder / REFUSALS], _refusals, keep)
+    return ParquetRows([folder / REFUSALS], _batch_to_refusals, keep_alive)
 
 
-def _refusals(batch: Any) -> list[Refusal]:
+def _batch_to_refusals(batch: Any) -> list[Refusal]:
     rows = batch.select(["message", "source", "place", "code"]).to_pylist()
     return [Refusal(row.pop("message"), **row) for row in rows]
 
 
 def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
     """Write a data set as a new folder, which appears whole or not at all."""
-    with new_folder(folder, replaces=is_own if force else None) as staging, explaining(folder):
-        with Shards(staging) as shards:
+    with (
+        create_folder_atomically(
+            folder, may_replace=has_only_dataset_files if force else None
+        ) as staging,
+        translate_os_errors(folder),
+    ):
+        with ShardWriter(staging) as shards:
             for part, tune in dataset:
                 shards.add(part, tune)
         write_manifest(
@@ -308,27 +313,27 @@ def write_manifest(
         "codec": codec,
         "vocabulary": list(vocabulary),
         "fingerprint": fingerprint,
-        "sources": [plain(source) for source in sources],
+        "sources": [escape_surrogates(source) for source in sources],
         "tunes": dict(tunes),
         "refusals": dict(sorted(refusals.items())),
-        "sha256": {p.name: digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
+        "sha256": {p.name: hash_file(p) for p in sorted(folder.iterdir()) if p.is_file()},
     }
-    content["check"] = _check(content)
-    write_whole(folder / MANIFEST, json.dumps(content, indent=1).encode())
+    content["check"] = _hash_manifest(content)
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=1).encode())
 
 
-def digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, read a piece at a time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check(content: Mapping[str, Any]) -> str:
+def _hash_manifest(content: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in content.items() if key != "check"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def check_out(folder: Path, *, force: bool = False) -> None:
+def check_output_folder(folder: Path, *, force: bool = False) -> None:
     """Raise OutputExists, before any work, for a folder that may not become this data set."""
     if is_folder(folder) and (foreign := _find_foreign(folder)) is not None:
         if foreign == folder:
@@ -341,7 +346,7 @@ def check_out(folder: Path, *, force: bool = False) -> None:
         refuse_existing([folder])
 
 
-def is_own(folder: Path) -> bool:
+def has_only_dataset_files(folder: Path) -> bool:
     """Tell whether a folder is a data set, with files missing or not, and holds nothing else."""
     return _find_foreign(folder) is None
 
@@ -351,12 +356,12 @@ def _find_foreign(folder: Path) -> Path | None:
     if not is_dataset(folder) or folder.is_symlink():
         return folder
     paths = sorted(folder.iterdir())
-    if (folder / _OLD_TUNES).exists() and {path.name for path in paths} <= _OLD_FILES:
-        return next((path for path in paths if not _is_old(path)), None)
-    return find_unlisted(folder, {ANSWERS: _ZSTD_HEAD})  # a damaged cache is written anew
+    if (folder / _V1_TUNES).exists() and {path.name for path in paths} <= _V1_FILES:
+        return next((path for path in paths if not _is_v1_file(path)), None)
+    return find_unlisted(folder, {READ_CACHE: _ZSTD_HEAD})  # a damaged cache is written anew
 
 
-def _is_old(path: Path) -> bool:
+def _is_v1_file(path: Path) -> bool:
     """Tell whether a file starts as one of a data set of format 1 does."""
     head = {".parquet": b"PAR1", ".json": b"{"}[path.suffix]
     return is_file(path) and not path.is_symlink() and path.read_bytes().startswith(head)
@@ -374,17 +379,19 @@ class DatasetTable(msgspec.Struct):
     sha256: dict[FileName, Sha256]
 
 
-def load(folder: Path, keep: object = None) -> Dataset:
+def load(folder: Path, keep_alive: object = None) -> Dataset:
     """Open a data set; tunes are read when they are asked for, and until then `keep` is held.
 
     Raises NotFound for none or half of one, Mismatch where its bytes changed or its format is old.
     """
-    table = read_table(folder)
+    table = read_manifest_table(folder)
     try:
-        shards = {part: _shards(folder, part, table.sha256) for part in SPLITS}
-        rows = {part: Rows(paths, _tunes, keep) for part, paths in shards.items()}
+        shards = {part: _verify_shards(folder, part, table.sha256) for part in SPLITS}
+        rows = {
+            part: ParquetRows(paths, _batch_to_tunes, keep_alive) for part, paths in shards.items()
+        }
     except (KeyError, TypeError, ValueError, OSError) as fault:
-        raise _changed(folder) from fault
+        raise _changed_error(folder) from fault
     for part, found in rows.items():
         _check_rows(found, f"{folder}, {part}", len(table.vocabulary))
     return Dataset(
@@ -396,19 +403,19 @@ def load(folder: Path, keep: object = None) -> Dataset:
     )
 
 
-def _check_rows(rows: Rows[EncodedTune], place: str, events: int) -> None:
+def _check_rows(rows: ParquetRows[EncodedTune], place: str, events: int) -> None:
     """Raise Mismatch for columns of another kind, or ids that the vocabulary has none of."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = _table(SPLITS[0], ()).schema
+    wanted = _build_table(SPLITS[0], ()).schema
     for path in rows.paths:
         found = pq.read_schema(path)
         if not all(found.field(f.name).type.equals(f.type) if f.name in found.names else False
                    for f in wanted):  # fmt: skip
             raise Mismatch(f"{place}: its columns are not those of a data set; build it again")
     try:
-        for ids in rows.column("ids"):
+        for ids in rows.iter_column("ids"):
             flat = ids.flatten().to_numpy()
             if flat.size and not 0 <= flat.min() <= flat.max() < events:
                 odd = int(flat.min() if flat.min() < 0 else flat.max())
@@ -420,23 +427,23 @@ def _check_rows(rows: Rows[EncodedTune], place: str, events: int) -> None:
         raise Mismatch(f"{place}: its shards cannot be read ({fault}); build it again") from fault
 
 
-def _shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Path]:
+def _verify_shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Path]:
     """Return the shards of a part. Raises ValueError where one changed."""
     paths = [folder / name for name in sorted(hashes) if name.startswith(f"{part}-")]
     for path in paths:
-        if not is_file(path) or digest(path) != hashes[path.name]:
+        if not is_file(path) or hash_file(path) != hashes[path.name]:
             raise ValueError(f"{path} changed")
     return paths
 
 
-def read_table(folder: Path) -> DatasetTable:
+def read_manifest_table(folder: Path) -> DatasetTable:
     """Read a data set's manifest and check it. Raises as `load` does, and InvalidValue."""
     return check_schema(read_manifest(folder), DatasetTable, f"{folder / MANIFEST}")
 
 
 def is_dataset(folder: Path) -> bool:
     """Tell whether a folder is a data set that was finished."""
-    known = (f"train-{0:05d}.parquet", _OLD_TUNES)
+    known = (f"train-{0:05d}.parquet", _V1_TUNES)
     return is_file(folder / MANIFEST) and any(is_file(folder / name) for name in known)
 
 
@@ -445,34 +452,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not is_dataset(folder):
         raise NotFound(f"{folder} is no data set; make one with musicgen corpus build")
     try:
-        manifest = dict(json.loads(open_regular(folder / MANIFEST, limit=MOST_MANIFEST_BYTES)))
+        manifest = dict(json.loads(read_regular_file(folder / MANIFEST, limit=MOST_MANIFEST_BYTES)))
         theirs = manifest["format"]
-        intact = theirs != FORMAT or manifest["check"] == _check(manifest)
+        intact = theirs != FORMAT or manifest["check"] == _hash_manifest(manifest)
     except Refusal as fault:
         raise Mismatch(f"{folder / MANIFEST}: {fault.message}; build it again") from fault
     except (KeyError, TypeError, ValueError, RecursionError) as fault:
-        raise _changed(folder) from fault
+        raise _changed_error(folder) from fault
     if type(theirs) is not int or theirs != FORMAT:
         raise Mismatch(
             f"{folder}: its format is {theirs!r}, this program reads {FORMAT}; build it again"
         )
     if not intact:
-        raise _changed(folder)
+        raise _changed_error(folder)
     return manifest
 
 
-def _changed(folder: Path) -> Mismatch:
+def _changed_error(folder: Path) -> Mismatch:
     return Mismatch(f"{folder}: its bytes changed since it was built; build it again")
 
 
-def tune_of(row: Mapping[str, Any], **more: str) -> EncodedTune:
+def tune_from_row(row: Mapping[str, Any], **more: str) -> EncodedTune:
     """Make a tune of a row that `encode_file` wrote."""
-    fields = {name: row[name] for name in _NAMES if name in row}
+    fields = {name: row[name] for name in _TUNE_FIELDS if name in row}
     ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
     return EncodedTune(**{**fields, "ids": ids, "remarks": tuple(row["remarks"]), **more})
 
 
-def _tunes(batch: Any) -> list[EncodedTune]:
+def _batch_to_tunes(batch: Any) -> list[EncodedTune]:
     ids = batch.column("ids")
     flat = ids.flatten().to_numpy()
     edges = np.concatenate([[0], np.cumsum(ids.value_lengths().to_numpy())]).astype(int)
@@ -483,9 +490,9 @@ def _tunes(batch: Any) -> list[EncodedTune]:
     ]
 
 
-_NAMES: Final = tuple(field.name for field in fields(EncodedTune))
-_REFUSAL_NAMES: Final = ("source", "place", "code", "message", "relation", "like")
+_TUNE_FIELDS: Final = tuple(field.name for field in fields(EncodedTune))
+_REFUSAL_COLUMNS: Final = ("source", "place", "code", "message", "relation", "like")
 
 
-def _comparable(tune: EncodedTune) -> tuple[Any, ...]:
-    return tuple(getattr(tune, name) for name in _NAMES if name != "ids"), tune.ids.tobytes()
+def _comparison_key(tune: EncodedTune) -> tuple[Any, ...]:
+    return tuple(getattr(tune, name) for name in _TUNE_FIELDS if name != "ids"), tune.ids.tobytes()

@@ -15,7 +15,7 @@ from torch import Tensor
 from musicgen.errors import Mismatch
 
 PRECISIONS: Final = ("auto", "fp32", "bf16")
-CPU_BF16: Final = ("avx512_bf16", "amx_tile")  # instructions of processors
+CPU_BF16_INSTRUCTIONS: Final = ("avx512_bf16", "amx_tile")  # instructions of processors
 STATM: Final = Path("/proc/self/statm")
 
 
@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
 
     Raises Mismatch where the machine has no such device.
     """
-    there = devices()
+    there = list_devices()
     if name == "auto":
         return torch.device(there[0])
     if torch.device(name).type not in there:
@@ -32,7 +32,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def devices() -> list[str]:
+def list_devices() -> list[str]:
     """Name the devices of this machine, the fastest first."""
     cuda = ["cuda"] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() else []
@@ -63,13 +63,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def product_dtype(values: Tensor) -> torch.dtype:
+def get_matmul_dtype(values: Tensor) -> torch.dtype:
     """Return the type in which products are taken in this context."""
     kind = values.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def staged(array: np.ndarray, device: torch.device) -> Tensor:
+def to_staged_tensor(array: np.ndarray, device: torch.device) -> Tensor:
     """Return an array as a tensor of the CPU, in memory from which the device can fetch it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
@@ -88,14 +88,14 @@ def use_tensor_cores() -> None:
     torch.backends.cudnn.allow_tf32 = True
 
 
-def memory(device: torch.device) -> int:
+def get_memory_in_use(device: torch.device) -> int:
     """Return the bytes in use: of the device's own memory, or of this program's."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return resident()
+    return get_resident_memory()
 
 
-def resident() -> int:
+def get_resident_memory() -> int:
     """Return the bytes of this program that are in memory."""
     if STATM.exists():
         return int(STATM.read_text().split()[1]) * resource.getpagesize()

@@ -17,31 +17,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from musicgen.config import BEGIN, ModelSettings
-from musicgen.model.devices import product_dtype, send
+from musicgen.config import BEGIN_ID, ModelSettings
+from musicgen.model.devices import get_matmul_dtype, send
 from musicgen.model.gru_through_time import gru_window
 from musicgen.model.rnn_through_time import rnn_window
 from musicgen.model.segments import Segments, cut, run_segments
 from musicgen.model.through_time import lstm_window, project
 
-State = tuple[tuple[Tensor, ...], ...]  # for each layer: h, and c for an LSTM, (lane, hidden)
+RecurrentState = tuple[
+    tuple[Tensor, ...], ...
+]  # for each layer: h, and c for an LSTM, (lane, hidden)
 FORGET_BIAS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Masks:
+class DropoutMasks:
     """What dropout leaves of one window: the same units at each of its steps (Gal, 2016)."""
 
-    table: Tensor | None  # (vocabulary, 1): whole events
+    embedding: Tensor | None  # (vocabulary, 1): whole events
     outputs: tuple[Tensor, ...]  # for each layer (lane, hidden)
     recurrent: tuple[Tensor, ...]  # for each layer like its recurrent weights; or none
 
-    def share(self, lanes: slice) -> Masks:
+    def select_lanes(self, lanes: slice) -> DropoutMasks:
         """Return what belongs to some of the lanes."""
-        return Masks(self.table, tuple(mask[lanes] for mask in self.outputs), self.recurrent)
+        return DropoutMasks(
+            self.embedding, tuple(mask[lanes] for mask in self.outputs), self.recurrent
+        )
 
 
-class Sizes(Protocol):
+class SequenceModelSettings(Protocol):
     """What a trainer asks of a model's settings."""
 
     @property
@@ -53,7 +57,7 @@ class SequenceModel(Protocol):
     """A model that a trainer trains: recurrent networks, and the rungs of the ladder below."""
 
     @property
-    def settings(self) -> Sizes:
+    def settings(self) -> SequenceModelSettings:
         """The model's shape."""
 
     @property
@@ -66,28 +70,30 @@ class SequenceModel(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Go through the weights and their names, each once."""
 
-    def start(self, lanes: int) -> State:
+    def start(self, lanes: int) -> RecurrentState:
         """Return the state before a tune, lane first in each part."""
 
-    def draw_masks(self, lanes: int, generator: torch.Generator | None = None) -> Masks | None:
+    def draw_masks(
+        self, lanes: int, generator: torch.Generator | None = None
+    ) -> DropoutMasks | None:
         """Draw what dropout leaves for one window, for all lanes; None drops nothing."""
 
     def __call__(
-        self, ids: Tensor, state: State | None = None, masks: Masks | None = None
-    ) -> tuple[Tensor, State]:
+        self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
+    ) -> tuple[Tensor, RecurrentState]:
         """Return logits (lane, window, vocabulary) and the state after the last id."""
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def copy_weights(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights, as float32 arrays."""
 
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_weights(self, arrays: dict[str, np.ndarray]) -> None:
         """Take weights."""
 
 
-class Storable(nn.Module):
+class SerializableModule(nn.Module):
     """A module whose weights go out, and come back, as arrays."""
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def copy_weights(self) -> dict[str, np.ndarray]:
         """Return a copy of the weights, as float32 arrays, for a checkpoint."""
         return {
             name: weight.detach().to("cpu", torch.float32).numpy().copy()
@@ -95,13 +101,13 @@ class Storable(nn.Module):
         }
 
     @torch.no_grad()
-    def put(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_weights(self, arrays: dict[str, np.ndarray]) -> None:
         """Take the weights of `arrays`; the names must be the model's own."""
         for name, weight in self.named_parameters():
             weight.copy_(torch.from_numpy(np.asarray(arrays[name], np.float32)))
 
 
-class LanguageModel(Storable):
+class LanguageModel(SerializableModule):
     """Logits for the next id, from the ids so far."""
 
     def __init__(self, settings: ModelSettings, generator: torch.Generator | None = None) -> None:
@@ -110,7 +116,7 @@ class LanguageModel(Storable):
         size, hidden = settings.embedding, settings.hidden
         self.embedding = nn.Embedding(settings.vocabulary_size, size)
         self.layers = nn.ModuleList(
-            recurrent_layer(settings.cell, hidden if layer else size, hidden)
+            make_recurrent_layer(settings.cell, hidden if layer else size, hidden)
             for layer in range(settings.layers)
         )
         narrowed = settings.tied and size != hidden
@@ -118,14 +124,14 @@ class LanguageModel(Storable):
         self.head = nn.Linear(size if settings.tied else hidden, settings.vocabulary_size)
         if settings.tied:
             self.head.weight = self.embedding.weight
-        self.reset(generator)
+        self.reset_parameters(generator)
 
     @torch.no_grad()
-    def reset(self, generator: torch.Generator | None = None) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the first weights."""
         for layer in self.layers:
             for name, weight in layer.named_parameters():
-                reset_weight(self.settings.cell, name, weight, generator)
+                reset_parameter(self.settings.cell, name, weight, generator)
         nn.init.normal_(self.embedding.weight, 0, self.settings.embedding**-0.5, generator)
         for linear in (self.head, self.narrow):
             if linear is not None and linear.weight is not self.embedding.weight:
@@ -137,31 +143,35 @@ class LanguageModel(Storable):
         """Where the model is computed."""
         return self.head.bias.device
 
-    def start(self, lanes: int) -> State:
+    def start(self, lanes: int) -> RecurrentState:
         """Return the state before a tune: zero."""
         zero = self.head.bias.new_zeros(lanes, self.settings.hidden)
         parts = 2 if self.settings.cell == "lstm" else 1
         return tuple((zero,) * parts for _ in self.layers)
 
-    def draw_masks(self, lanes: int, generator: torch.Generator | None = None) -> Masks | None:
+    def draw_masks(
+        self, lanes: int, generator: torch.Generator | None = None
+    ) -> DropoutMasks | None:
         """Draw what dropout leaves for one window; None where the settings have no dropout."""
         settings = self.settings
         if not (settings.dropout or settings.embedding_dropout or settings.weight_dropout):
             return None
         unit = self.head.bias.new_empty(lanes, settings.hidden)
-        return Masks(
-            keep(self.embedding.weight[:, :1], settings.embedding_dropout, generator),
-            tuple(keep(unit, settings.dropout, generator) for _ in self.layers),
+        return DropoutMasks(
+            draw_dropout_mask(self.embedding.weight[:, :1], settings.embedding_dropout, generator),
+            tuple(draw_dropout_mask(unit, settings.dropout, generator) for _ in self.layers),
             tuple(
-                keep(layer.get_parameter("weight_hh_l0"), settings.weight_dropout, generator)
+                draw_dropout_mask(
+                    layer.get_parameter("weight_hh_l0"), settings.weight_dropout, generator
+                )
                 for layer in self.layers
                 if settings.weight_dropout
             ),
         )
 
     def forward(
-        self, ids: Tensor, state: State | None = None, masks: Masks | None = None
-    ) -> tuple[Tensor, State]:
+        self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
+    ) -> tuple[Tensor, RecurrentState]:
         """Return logits (lane, window, vocabulary) and the state after the last id.
 
         Args:
@@ -170,31 +180,35 @@ class LanguageModel(Storable):
             state: what the window before returned; None is zero.
             masks: from `draw_masks` in training; None drops nothing.
         """
-        outputs, state = self.hidden_states(ids, state or self.start(len(ids)), masks)
-        return self.logits(outputs.transpose(1, 2)).transpose(0, 1), state
+        outputs, state = self.run_layers(ids, state or self.start(len(ids)), masks)
+        return self.compute_logits(outputs.transpose(1, 2)).transpose(0, 1), state
 
-    def hidden_states(self, ids: Tensor, state: State, masks: Masks | None) -> tuple[Tensor, State]:
+    def run_layers(
+        self, ids: Tensor, state: RecurrentState, masks: DropoutMasks | None
+    ) -> tuple[Tensor, RecurrentState]:
         """Return what the last layer says, (window, hidden, lane), from ids (lane, window)."""
-        own = self.runs_own_loop(masks)
+        own = self.uses_custom_loop(masks)
         cuts = None if own else cut(ids.cpu()).to(self.device)
         values = send(ids, self.device).t()
-        starts = values == BEGIN
+        starts = values == BEGIN_ID
         compact = own and self.device.type == "cpu"
-        table, values = self.embedded(values, masks.table if masks else None, compact)
+        table, values = self.look_up_embeddings(values, masks.embedding if masks else None, compact)
         after: list[tuple[Tensor, ...]] = []
         for number, layer in enumerate(self.layers):
             recurrent = masks.recurrent[number] if masks and masks.recurrent else None
             if cuts is None:
-                run = OWN_LOOPS[self.settings.cell]
+                run = CUSTOM_LOOPS[self.settings.cell]
                 values, last = run(layer, values, table, state[number], starts, recurrent)
             else:
-                values, last = run_layer(layer, values, table, state[number], cuts)
+                values, last = run_torch_layer(layer, values, table, state[number], cuts)
             after.append(last)
             if masks is not None:
                 values = values * masks.outputs[number].t().contiguous()
         return values, tuple(after)
 
-    def embedded(self, ids: Tensor, mask: Tensor | None, compact: bool) -> tuple[Tensor, Tensor]:
+    def look_up_embeddings(
+        self, ids: Tensor, mask: Tensor | None, compact: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return a table (rows, embedding), and the row of each id, in the ids' own shape.
 
         A compact table has no other rows than those of the ids. `mask` is (vocabulary, 1).
@@ -206,7 +220,7 @@ class LanguageModel(Storable):
             mask = None if mask is None else mask[found]
         return table if mask is None else table * mask, ids
 
-    def runs_own_loop(self, masks: Masks | None) -> bool:
+    def uses_custom_loop(self, masks: DropoutMasks | None) -> bool:
         """Tell whether the loop written out here runs: it is the faster one, but on CUDA.
 
         Dropout of the recurrent weights is for an LSTM only, and needs it everywhere.
@@ -216,23 +230,23 @@ class LanguageModel(Storable):
             return masked or self.device.type != "cuda"
         return self.device.type == "cpu"
 
-    def logits(self, outputs: Tensor) -> Tensor:
+    def compute_logits(self, outputs: Tensor) -> Tensor:
         """Return the logits from what the last layer says."""
         return self.head(outputs if self.narrow is None else self.narrow(outputs))  # type: ignore[no-any-return]
 
 
-def detach(state: State) -> State:
+def detach(state: RecurrentState) -> RecurrentState:
     """Return the state with its gradient cut."""
     return tuple(tuple(part.detach() for part in layer) for layer in state)
 
 
-def keep(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+def draw_dropout_mask(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
     """Draw a mask: 0 with the probability `dropout`, else what keeps the mean."""
     mask = torch.empty(like.shape, dtype=like.dtype)  # drawn on the CPU: the same on each device
     return send(mask.bernoulli_(1 - dropout, generator=generator).div_(1 - dropout), like.device)
 
 
-def recurrent_layer(cell: str, inputs: int, hidden: int) -> nn.RNNBase:
+def make_recurrent_layer(cell: str, inputs: int, hidden: int) -> nn.RNNBase:
     """Make one recurrent layer of torch's."""
     if cell == "lstm":
         return nn.LSTM(inputs, hidden)
@@ -241,7 +255,9 @@ def recurrent_layer(cell: str, inputs: int, hidden: int) -> nn.RNNBase:
     return nn.RNN(inputs, hidden, nonlinearity="relu" if cell == "irnn" else "tanh")
 
 
-def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generator | None) -> None:
+def reset_parameter(
+    cell: str, name: str, weight: Tensor, generator: torch.Generator | None
+) -> None:
     """Draw one parameter of a recurrent layer: uniform; biases 0, but for the forget gate."""
     hidden = weight.shape[0] // {"lstm": 4, "gru": 3}.get(cell, 1)
     if name.startswith("bias"):
@@ -256,31 +272,31 @@ def reset_weight(cell: str, name: str, weight: Tensor, generator: torch.Generato
 
 
 def project_inputs(
-    values: Tensor, table: Tensor, weight: Tensor, bias: Tensor, kind: torch.dtype
+    values: Tensor, table: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """Return the input's part of each step, (window, rows, lane), of rows or of a layer's outputs.
 
     Each event is projected once, not each time that it occurs.
     """
     if values.dim() > 2:
-        return project(values, weight.to(kind), bias)
+        return project(values, weight.to(dtype), bias)
     rows = functional.linear(table, weight, bias)
     return functional.embedding(values, rows).transpose(1, 2).contiguous()
 
 
-def run_lstm(
+def run_lstm_layer(
     layer: nn.Module,
     values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
     table: Tensor,  # (rows, embedding)
     state: tuple[Tensor, ...],
     starts: Tensor,  # (window, lane), bool
-    recurrent: Tensor | None,  # what is kept of the recurrent weights
+    recurrent_mask: Tensor | None,  # what is kept of the recurrent weights
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run an LSTM layer over a window, to (window, hidden, lane); zero its state at each start."""
-    kind = product_dtype(table)
+    kind = get_matmul_dtype(table)
     weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
     bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
-    kept = (weight if recurrent is None else weight * recurrent).to(kind)
+    kept = (weight if recurrent_mask is None else weight * recurrent_mask).to(kind)
     with torch.autocast(table.device.type, enabled=False):
         projected = project_inputs(values, table, weight_in, bias, kind)
         h, c = (part.t().contiguous() for part in state)
@@ -288,7 +304,7 @@ def run_lstm(
     return outputs, tuple(part.t() for part in last)
 
 
-def run_gru(
+def run_gru_layer(
     layer: nn.Module,
     values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
     table: Tensor,  # (rows, embedding)
@@ -297,7 +313,7 @@ def run_gru(
     _: Tensor | None,  # no recurrent weights are dropped
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a GRU layer over a window, with the shapes of `run_lstm`."""
-    kind = product_dtype(table)
+    kind = get_matmul_dtype(table)
     weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
     own = layer.get_parameter("bias_hh_l0")
     inside = 2 * weight.shape[1]  # what follows stands inside the reset gate
@@ -309,7 +325,7 @@ def run_gru(
     return outputs, (last.t(),)
 
 
-def run_rnn(
+def run_rnn_layer(
     layer: nn.Module,
     values: Tensor,  # (window, lane): rows of the table; or (window, hidden, lane)
     table: Tensor,  # (rows, embedding)
@@ -318,7 +334,7 @@ def run_rnn(
     _: Tensor | None,  # no recurrent weights are dropped
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a plain layer over a window, with the shapes of `run_lstm`."""
-    kind = product_dtype(table)
+    kind = get_matmul_dtype(table)
     weight_in, weight = (layer.get_parameter(name) for name in ("weight_ih_l0", "weight_hh_l0"))
     bias = layer.get_parameter("bias_ih_l0") + layer.get_parameter("bias_hh_l0")
     assert isinstance(layer, nn.RNN)
@@ -329,14 +345,19 @@ def run_rnn(
     return outputs, (last.t(),)
 
 
-OWN_LOOPS: Final = {"lstm": run_lstm, "gru": run_gru, "rnn": run_rnn, "irnn": run_rnn}
+CUSTOM_LOOPS: Final = {
+    "lstm": run_lstm_layer,
+    "gru": run_gru_layer,
+    "rnn": run_rnn_layer,
+    "irnn": run_rnn_layer,
+}
 
 
-def run_layer(
-    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], cuts: Segments
+def run_torch_layer(
+    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], segments: Segments
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one of torch's own layers over a window, with the shapes of `run_lstm`."""
     first = values.dim() == 2
     inputs = functional.embedding(values, table) if first else values.transpose(1, 2)
-    outputs, after = run_segments(layer, inputs, state, cuts)
+    outputs, after = run_segments(layer, inputs, state, segments)
     return outputs.transpose(1, 2), after

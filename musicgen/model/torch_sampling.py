@@ -24,10 +24,10 @@ from musicgen.model.devices import has_bf16
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine
 from musicgen.sampling.noise import Ids
 
-Step = Callable[[Tensor, Tensor, Tensor], None]  # gates, h and c; the last two are replaced
+StepFunction = Callable[[Tensor, Tensor, Tensor], None]  # gates, h and c; the last two are replaced
 
 
-class TorchLanes:
+class TorchBatchEngine:
     """A model over lanes; it answers for the ids of the engine that it was made from."""
 
     def __init__(
@@ -42,55 +42,62 @@ class TorchLanes:
         self.cells = engine.cells
         self.hidden = engine.settings.hidden
         layers = len(engine.cells)
-        self.outputs = self._zeros(lanes, layers * self.hidden)  # each layer's h
-        self.states = self._zeros(layers, lanes, self.hidden)  # each layer's c
-        self.table = self._floats(engine.whole_table)
-        self.biases = [self._floats(_bias(cell, first=not n)) for n, cell in enumerate(self.cells)]
-        self.weights = [
-            self._packed(_weight(cell, first=not n)) for n, cell in enumerate(self.cells)
+        self.hidden_states = self._make_zeros(lanes, layers * self.hidden)  # each layer's h
+        self.cell_states = self._make_zeros(layers, lanes, self.hidden)  # each layer's c
+        self.table = self._to_float_tensor(engine.whole_table)
+        self.biases = [
+            self._to_float_tensor(_make_sum_bias(cell, first=not n))
+            for n, cell in enumerate(self.cells)
         ]
-        self.steps: list[Step] = [self._step_of(cell) for cell in self.cells]
-        self.narrow = None if engine.narrow is None else self._packed(engine.narrow)
-        self.head, self.head_bias = self._packed(engine.head), self._floats(engine.head_bias)
+        self.weights = [
+            self._pack_weight(_stack_weights(cell, first=not n))
+            for n, cell in enumerate(self.cells)
+        ]
+        self.steps: list[StepFunction] = [self._make_step(cell) for cell in self.cells]
+        self.narrow = None if engine.narrow is None else self._pack_weight(engine.narrow)
+        self.head, self.head_bias = (
+            self._pack_weight(engine.head),
+            self._to_float_tensor(engine.head_bias),
+        )
 
-    def _zeros(self, *shape: int) -> Tensor:
+    def _make_zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device)
 
-    def _floats(self, array: np.ndarray) -> Tensor:
+    def _to_float_tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array, np.float32)).to(self.device)
 
-    def _packed(self, weight: np.ndarray) -> Tensor:
+    def _pack_weight(self, weight: np.ndarray) -> Tensor:
         """Return a matrix (rows, inputs) as products read it, (inputs, rows)."""
-        return self._floats(weight.T).to(self.dtype)
+        return self._to_float_tensor(weight.T).to(self.dtype)
 
-    def put(self, lane: int, state: np.ndarray) -> None:
+    def set_state(self, lane: int, state: np.ndarray) -> None:
         """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
-        given = self._floats(state)
-        self.outputs[lane] = given[:, 0].flatten()
+        given = self._to_float_tensor(state)
+        self.hidden_states[lane] = given[:, 0].flatten()
         if given.shape[1] > 1:
-            self.states[:, lane] = given[:, 1]
+            self.cell_states[:, lane] = given[:, 1]
 
-    def keep(self, kept: Ids) -> None:
+    def select_lanes(self, lane_indices: Ids) -> None:
         """Go on with some of the lanes."""
-        index = torch.from_numpy(kept).to(self.device)
-        self.outputs, self.states = self.outputs[index], self.states[:, index]
+        index = torch.from_numpy(lane_indices).to(self.device)
+        self.hidden_states, self.cell_states = self.hidden_states[index], self.cell_states[:, index]
 
     @torch.inference_mode()
     def step(self, ids: Ids) -> np.ndarray:
         """Feed an id to each lane; return its logits (lane, live)."""
         size = self.hidden
         for number, step in enumerate(self.steps):
-            own = self.outputs[:, number * size : (number + 1) * size]
-            step(self._gates(number, ids), own, self.states[number])
-        return self.logits_of(own).cpu().numpy()
+            own = self.hidden_states[:, number * size : (number + 1) * size]
+            step(self._sum_gates(number, ids), own, self.cell_states[number])
+        return self.compute_logits(own).cpu().numpy()
 
-    def logits_of(self, output: Tensor) -> Tensor:
+    def compute_logits(self, output: Tensor) -> Tensor:
         """Return the logits (lane, live) from what the last layer says."""
         if self.narrow is not None:
             output = output.to(self.dtype) @ self.narrow
         return (output.to(self.dtype) @ self.head).float() + self.head_bias
 
-    def _gates(self, number: int, ids: Ids) -> Tensor:
+    def _sum_gates(self, number: int, ids: Ids) -> Tensor:
         """Return all that a layer's step adds up, (lane, rows), but for what a GRU resets."""
         size, weight, is_gru = (
             self.hidden,
@@ -99,22 +106,27 @@ class TorchLanes:
         )
         if number == 0:
             rows = functional.embedding(torch.from_numpy(ids).to(self.device), self.table)
-            return rows if is_gru else self._sum(rows, self.outputs[:, :size], weight)
+            return (
+                rows if is_gru else self._multiply_add(rows, self.hidden_states[:, :size], weight)
+            )
         first, last = (number - 1) * size, (number + (not is_gru)) * size
-        return self._sum(self.biases[number], self.outputs[:, first:last], weight)
+        return self._multiply_add(self.biases[number], self.hidden_states[:, first:last], weight)
 
-    def _sum(self, added: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    def _multiply_add(self, addend: Tensor, values: Tensor, weight: Tensor) -> Tensor:
         """Return values @ weight and what is added, in float32."""
         if self.dtype == torch.float32:
-            return torch.addmm(added, values, weight)
-        return (values.to(self.dtype) @ weight).float() + added
+            return torch.addmm(addend, values, weight)
+        return (values.to(self.dtype) @ weight).float() + addend
 
-    def _step_of(self, cell: Cell) -> Step:
+    def _make_step(self, cell: Cell) -> StepFunction:
         if isinstance(cell, LSTM):
             return _lstm_step
         if isinstance(cell, GRU):
-            weight, bias = self._packed(cell.recurrent), self._floats(cell.own_bias)
-            return lambda z, h, _: _gru_step(z, self._sum(bias, h, weight), h)
+            weight, bias = (
+                self._pack_weight(cell.recurrent),
+                self._to_float_tensor(cell.recurrent_bias),
+            )
+            return lambda z, h, _: _gru_step(z, self._multiply_add(bias, h, weight), h)
         assert isinstance(cell, RNN)
         return partial(_rnn_step, torch.relu if cell.relu else torch.tanh)
 
@@ -128,18 +140,18 @@ def _lstm_step(z: Tensor, h: Tensor, c: Tensor) -> None:
     torch.mul(o, c.tanh(), out=h)
 
 
-def _rnn_step(squash: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: Tensor) -> None:
-    h.copy_(squash(z))
+def _rnn_step(activation: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: Tensor) -> None:
+    h.copy_(activation(z))
 
 
-def _gru_step(z: Tensor, own: Tensor, h: Tensor) -> None:
+def _gru_step(z: Tensor, recurrent: Tensor, h: Tensor) -> None:
     size = h.shape[1]
-    gates = (z[:, : 2 * size] + own[:, : 2 * size]).sigmoid_()
-    n = (z[:, 2 * size :] + gates[:, :size] * own[:, 2 * size :]).tanh_()
+    gates = (z[:, : 2 * size] + recurrent[:, : 2 * size]).sigmoid_()
+    n = (z[:, 2 * size :] + gates[:, :size] * recurrent[:, 2 * size :]).tanh_()
     h.sub_(n).mul_(gates[:, size:]).add_(n)
 
 
-def _weight(cell: Any, *, first: bool) -> np.ndarray:
+def _stack_weights(cell: Any, *, first: bool) -> np.ndarray:
     """Return what a layer's step multiplies by, (rows, inputs): W, U, or both."""
     if isinstance(cell, GRU):
         return cell.inputs
@@ -147,6 +159,6 @@ def _weight(cell: Any, *, first: bool) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _bias(cell: Cell, *, first: bool) -> np.ndarray:
+def _make_sum_bias(cell: Cell, *, first: bool) -> np.ndarray:
     """Return what a layer's sums start from; the first one's is in its table."""
     return np.zeros_like(cell.bias) if first else cell.bias

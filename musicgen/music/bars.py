@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, Literal
 
-from musicgen.music.score import Score, jumps, passages
+from musicgen.music.score import Score, find_jumps, iter_passages
 from musicgen.music.theory import Meter
 
-PARTIALS: Final = range(6, 288, 6)  # lengths of pickups and of the short bars that balance them
+PARTIAL_BAR_STEPS: Final = range(
+    6, 288, 6
+)  # lengths of pickups and of the short bars that balance them
 
 BarKind = Literal["full", "partial", "irregular"]
 
@@ -38,9 +40,9 @@ class Bar:
         return self.end - self.start
 
 
-def bars(score: Score) -> tuple[Bar, ...]:
+def find_bars(score: Score) -> tuple[Bar, ...]:
     """Cut a score into its bars. Bar lines, jumps and the tune's end all end a bar."""
-    edges = sorted({0, score.end, *jumps(score), *(mark.onset for mark in score.of("bar"))})
+    edges = sorted({0, score.end, *find_jumps(score), *(mark.onset for mark in score.of("bar"))})
     meters = [(mark.onset, mark.value) for mark in score.of("meter")] or [(0, Meter(4, 4))]
     onsets = [onset for onset, _ in meters]
     found = []
@@ -48,63 +50,69 @@ def bars(score: Score) -> tuple[Bar, ...]:
         meter = meters[max(0, bisect_right(onsets, start) - 1)][1]
         kind: BarKind = "full" if end - start == meter.steps else "irregular"
         found.append(Bar(start, end, meter, kind))
-    return _with_balanced(score, found)
+    return _mark_partial_bars(score, found)
 
 
-def _with_balanced(score: Score, found: list[Bar]) -> tuple[Bar, ...]:
+def _mark_partial_bars(score: Score, bars: list[Bar]) -> tuple[Bar, ...]:
     """Call partial what is balanced wherever it is heard: before it, or after it."""
-    short = {i for i, b in enumerate(found) if b.steps < b.meter.steps and b.steps in PARTIALS}
+    short = {
+        i for i, b in enumerate(bars) if b.steps < b.meter.steps and b.steps in PARTIAL_BAR_STEPS
+    }
     if not short:
-        return tuple(found)
-    heard = list(_heard(score, found))
-    borders = set(jumps(score))
+        return tuple(bars)
+    heard = list(_iter_heard_indexes(score, bars))
+    borders = set(find_jumps(score))
     opening, closing = set(short), set(short)
     for before, after in zip([None, *heard], [*heard, None], strict=True):
-        if after in short and not _joins(found, borders, before, after):
+        if after in short and not _make_full_bar_across_border(bars, borders, before, after):
             opening.discard(after)
         if before in short:
-            other = after if after is not None else _opening_of(heard, short)
-            if after is None and not _complete(found, before, other):
+            other = after if after is not None else _first_short_bar(heard, short)
+            if after is None and not _make_full_bar(bars, before, other):
                 closing.discard(before)
-            if after is not None and not _joins(found, borders, before, after):
+            if after is not None and not _make_full_bar_across_border(bars, borders, before, after):
                 closing.discard(before)
     balanced = opening | closing
     return tuple(
-        Bar(b.start, b.end, b.meter, "partial") if i in balanced else b for i, b in enumerate(found)
+        Bar(b.start, b.end, b.meter, "partial") if i in balanced else b for i, b in enumerate(bars)
     )
 
 
-def _opening_of(heard: list[int], short: set[int]) -> int | None:
+def _first_short_bar(heard: list[int], short: set[int]) -> int | None:
     return heard[0] if heard and heard[0] in short else None
 
 
-def _joins(found: list[Bar], borders: set[int], before: int | None, after: int | None) -> bool:
+def _make_full_bar_across_border(
+    bars: list[Bar], borders: set[int], before: int | None, after: int | None
+) -> bool:
     """Tell whether two bars heard one after the other make one full bar across a border."""
     if after is None or before is None:
         return True  # a tune may start with a pickup
-    at_border = found[before].end in borders and found[after].start in borders
-    return at_border and _complete(found, before, after)
+    at_border = bars[before].end in borders and bars[after].start in borders
+    return at_border and _make_full_bar(bars, before, after)
 
 
-def _complete(found: list[Bar], first: int, second: int | None) -> bool:
+def _make_full_bar(bars: list[Bar], first: int, second: int | None) -> bool:
     if second is None:
         return False
-    a, b = found[first], found[second]
-    return a.meter == b.meter and a.steps + b.steps == a.meter.steps and b.steps in PARTIALS
+    a, b = bars[first], bars[second]
+    return (
+        a.meter == b.meter and a.steps + b.steps == a.meter.steps and b.steps in PARTIAL_BAR_STEPS
+    )
 
 
-def _heard(score: Score, found: Sequence[Bar]) -> Iterator[int]:
+def _iter_heard_indexes(score: Score, bars: Sequence[Bar]) -> Iterator[int]:
     """Yield the indexes of the bars in the order in which they sound."""
-    starts = [bar.start for bar in found]
-    for start, stop in passages(score):
+    starts = [bar.start for bar in bars]
+    for start, stop in iter_passages(score):
         yield from range(bisect_left(starts, start), bisect_left(starts, stop))
 
 
-def picked_up(found: Sequence[Bar]) -> list[bool]:
+def find_pickups(bars: Sequence[Bar]) -> list[bool]:
     """Tell of each bar whether it ends a full one: the first, or the second of two halves."""
     pickups: list[bool] = []
-    for index, bar in enumerate(found):
-        before = found[index - 1] if index else None
+    for index, bar in enumerate(bars):
+        before = bars[index - 1] if index else None
         ends = before is None or (
             before.kind == "partial"
             and not pickups[-1]
@@ -115,17 +123,17 @@ def picked_up(found: Sequence[Bar]) -> list[bool]:
     return pickups
 
 
-def numbers(found: Sequence[Bar]) -> list[int]:
+def number_bars(bars: Sequence[Bar]) -> list[int]:
     """Number bars as players count, from 1: a pickup goes with the bar after it, the first is 0."""
-    pickups = picked_up(found)
+    pickups = find_pickups(bars)
     counts = accumulate(int(not is_pickup) for is_pickup in pickups)
     return [n + (n > 0 and is_pickup) for n, is_pickup in zip(counts, pickups, strict=True)]
 
 
-def heard_bars(score: Score) -> int:
+def count_heard_bars(score: Score) -> int:
     """Count the bars as heard; a pickup and its partner are one bar."""
-    found = bars(score)
-    order = list(_heard(score, found))
+    found = find_bars(score)
+    order = list(_iter_heard_indexes(score, found))
     count = 0
     owed = 0  # steps that the bar under way still lacks
     for place, index in enumerate(order):

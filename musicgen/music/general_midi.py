@@ -34,7 +34,7 @@ PROGRAMS: Final = tuple(
 )
 
 
-def program(text: str) -> int:
+def parse_program(text: str) -> int:
     """Return the number of a General MIDI instrument: "flute", "73". Raises InvalidValue.
 
     A part of a name will do where only one instrument has it, or where a name starts with it.

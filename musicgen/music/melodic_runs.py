@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from musicgen.music.bars import bars, numbers
+from musicgen.music.bars import find_bars, number_bars
 from musicgen.music.score import Score
-from musicgen.music.voices import Chords, voices
+from musicgen.music.voices import Chords, separate_voices
 
 Move = tuple[int, int]  # semitones from the note before, duration in steps
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MelodicRun:
     """Consecutive notes of one voice: the first one's duration, then a move for each other."""
 
     onset: int  # step of the first note
-    first: int  # its duration in steps
+    first_duration: int  # its duration in steps
     moves: tuple[Move, ...]
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class RunColumns:
     def of(cls, score: Score) -> RunColumns:
         """Find the runs of a score, voice by voice; drums have none."""
         chords = Chords.of(score.columns)
-        numbers = chords.voices()
+        numbers = chords.assign_voices()
         drums = [number for number, part in enumerate(score.parts) if part.is_drums]
         order = np.lexsort((numbers, chords.parts))
         order = order[~np.isin(chords.parts[order], drums)] if drums else order
@@ -53,7 +53,7 @@ class RunColumns:
         voice = chords.parts[order] << 32 | numbers[order]
         starts = np.ones(len(order), dtype=bool)
         starts[1:] = (voice[1:] != voice[:-1]) | (onsets[1:] != ends[:-1])
-        return cls(onsets, ends - onsets, chords.pitches[chords.firsts[:-1]][order], starts)
+        return cls(onsets, ends - onsets, chords.pitches[chords.pitch_starts[:-1]][order], starts)
 
     @property
     def intervals(self) -> Any:
@@ -63,13 +63,13 @@ class RunColumns:
 
 def bar_numbers(score: Score, steps: Any) -> Any:
     """Return the numbers of the written bars in which steps lie, as `grid.numbers` has them."""
-    found = bars(score)
+    found = find_bars(score)
     edges = np.array([bar.start for bar in found], dtype=np.int64)
-    named = np.array(numbers(found) or [1], dtype=np.int64)
+    named = np.array(number_bars(found) or [1], dtype=np.int64)
     return named[np.maximum(np.searchsorted(edges, steps, side="right") - 1, 0)]
 
 
-def runs(score: Score) -> tuple[Run, ...]:
+def find_runs(score: Score) -> tuple[MelodicRun, ...]:
     """Find the runs of a score, voice by voice; of a chord the highest note counts."""
     columns = RunColumns.of(score)
     durations = columns.durations.tolist()
@@ -77,18 +77,18 @@ def runs(score: Score) -> tuple[Run, ...]:
     edges = [*np.flatnonzero(columns.starts).tolist(), len(durations)]
     onsets = columns.onsets.tolist()
     return tuple(
-        Run(onsets[start], durations[start], tuple(moves[start + 1 : stop]))
+        MelodicRun(onsets[start], durations[start], tuple(moves[start + 1 : stop]))
         for start, stop in pairwise(edges)
     )
 
 
-def elements(score: Score) -> list[Move]:
+def list_moves(score: Score) -> list[Move]:
     """Return the moves of all runs one after another, rests left out: the tune as one line."""
     line = [
         (chord.pitches[0], chord.duration)
         for index, part in enumerate(score.parts)
         if not part.is_drums
-        for voice in voices(note for note in score.notes if note.part == index)
+        for voice in separate_voices(note for note in score.notes if note.part == index)
         for chord in voice
     ]
     return [(after[0] - before[0], after[1]) for before, after in pairwise(line)]

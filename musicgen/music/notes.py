@@ -16,11 +16,11 @@ from typing import Any, Final, TypeAlias, overload
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import counted
+from musicgen.music.arrays import ragged_arange
 
 DEFAULT_VELOCITY: Final = 80
 LATEST_STEP: Final = 100_000_000  # where a tune ends at the latest: a day, in milliseconds
-WHOLE: Final = (int, np.integer)
+INTEGER_TYPES: Final = (int, np.integer)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +34,7 @@ class Note:
     part: int = 0  # index into Score.parts
 
     def __post_init__(self) -> None:
-        if not all(isinstance(value, WHOLE) for value in _VALUES(self)):
+        if not all(isinstance(value, INTEGER_TYPES) for value in _VALUES(self)):
             raise InvalidValue(f"{self}: its values are whole numbers")
         if self.onset < 0 or self.duration < 1:
             raise InvalidValue(f"{self}: a note starts at step 0 or later and lasts a step or more")
@@ -55,15 +55,15 @@ _FIELDS: Final = ("onset", "pitch", "duration", "velocity", "part")
 _VALUES: Final = attrgetter(*_FIELDS)
 _SETTERS: Final = tuple(getattr(Note, name).__set__ for name in _FIELDS)
 
-_NEVER: Final = 2**62
+_INFINITE_STEP: Final = 2**62
 
-Columns: TypeAlias = Any  # (field of Note, note), whole numbers
+NoteColumns: TypeAlias = Any  # (field of Note, note), whole numbers
 
 
 class Notes(Sequence[Note]):
     """Notes in order, which never change; each is made as a Note when one is asked for."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: NoteColumns) -> None:
         """Check and sort columns. Raises InvalidValue."""
         onsets, pitches, durations, velocities, parts = columns
         if onsets.size and not (
@@ -85,7 +85,7 @@ class Notes(Sequence[Note]):
         return cls(rows.reshape(-1, len(_FIELDS)).T)
 
     @cached_property
-    def _made(self) -> tuple[Note, ...]:
+    def _note_objects(self) -> tuple[Note, ...]:
         """The notes, made past their check and past being frozen: in half the time."""
         made = tuple(map(object.__new__, repeat(Note, len(self))))
         for setter, column in zip(_SETTERS, self.columns.tolist(), strict=True):
@@ -100,24 +100,24 @@ class Notes(Sequence[Note]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Note, ...]: ...
     def __getitem__(self, index: int | slice) -> Note | tuple[Note, ...]:
-        return self._made[index]
+        return self._note_objects[index]
 
     def __iter__(self) -> Iterator[Note]:
-        return iter(self._made)
+        return iter(self._note_objects)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Notes):
             return bool(np.array_equal(self.columns, other.columns))
-        return self._made == other
+        return self._note_objects == other
 
     def __hash__(self) -> int:
-        return hash(self._made)
+        return hash(self._note_objects)
 
     def __repr__(self) -> str:
-        return repr(self._made)
+        return repr(self._note_objects)
 
 
-def cut(columns: Columns, steps: Sequence[int]) -> Columns:
+def split_notes_at(columns: NoteColumns, steps: Sequence[int]) -> NoteColumns:
     """Split notes at steps, which ascend; the pieces of a note stand side by side."""
     onsets, durations = columns[0], columns[2]
     first = np.searchsorted(steps, onsets, side="right")
@@ -125,7 +125,7 @@ def cut(columns: Columns, steps: Sequence[int]) -> Columns:
     if not cuts.any():
         return columns
     found = np.repeat(columns, cuts + 1, axis=1)
-    place = counted(cuts + 1)
+    place = ragged_arange(cuts + 1)
     edges = np.append(steps, 0)  # the last is never used
     after = np.repeat(first, cuts + 1) + place
     ends = np.where(place == np.repeat(cuts, cuts + 1), found[0] + found[2], edges[after])
@@ -134,12 +134,12 @@ def cut(columns: Columns, steps: Sequence[int]) -> Columns:
     return found
 
 
-def by_onset(columns: Columns) -> Columns:
+def sort_by_onset(columns: NoteColumns) -> NoteColumns:
     """Return notes in order of their onsets."""
     return columns[:, np.argsort(columns[0], kind="stable")]
 
 
-def sliced(columns: Columns, start: int, stop: int, shift: int) -> Columns:
+def slice_by_onset(columns: NoteColumns, start: int, stop: int, shift: int) -> NoteColumns:
     """Return what sounds of the notes, in order of onset, that begin in start..stop, moved."""
     found = columns[:, slice(*np.searchsorted(columns[0], [start, stop]))].copy()
     found[2] = np.minimum(found[2], stop - found[0])
@@ -147,7 +147,7 @@ def sliced(columns: Columns, start: int, stop: int, shift: int) -> Columns:
     return found
 
 
-def without_overlaps(columns: Columns) -> Columns:
+def without_overlaps(columns: NoteColumns) -> NoteColumns:
     """End a note where its part plays the pitch again; of doubled notes keep the longest."""
     onsets, pitches, durations, _, parts = columns
     found = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
@@ -159,14 +159,14 @@ def without_overlaps(columns: Columns) -> Columns:
     return found
 
 
-def _gaps(columns: Columns) -> Any:
+def _gaps(columns: NoteColumns) -> Any:
     """Return how long after each note its part plays its pitch again: it is the next, or none."""
     gaps = np.diff(columns[0], append=0)
     others = np.diff(columns[4] << 7 | columns[1], append=-1) != 0
-    return np.where(others, _NEVER, gaps)
+    return np.where(others, _INFINITE_STEP, gaps)
 
 
-def with_one_velocity(columns: Columns) -> Columns:
+def with_one_velocity(columns: NoteColumns) -> NoteColumns:
     """Give each part its most frequent velocity; of equally frequent ones the lowest."""
     both, counts = np.unique(columns[4] << 7 | columns[3], return_counts=True)
     best = both[np.lexsort((both, -counts, both >> 7))]

@@ -16,18 +16,18 @@ import numpy as np
 from musicgen.errors import InvalidValue
 from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY  # where all look for it
 from musicgen.music.notes import (
+    INTEGER_TYPES,
     LATEST_STEP,
-    WHOLE,
-    Columns,
+    NoteColumns,
     Notes,
-    by_onset,
-    cut,
-    sliced,
+    slice_by_onset,
+    sort_by_onset,
+    split_notes_at,
     with_one_velocity,
     without_overlaps,
 )
 from musicgen.music.notes import Note as Note  # and for this
-from musicgen.music.theory import Key, Meter, plain_chord, transpose_chord
+from musicgen.music.theory import Key, Meter, normalize_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
 STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
@@ -60,7 +60,7 @@ class Part:
     is_drums: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.program, WHOLE) or not 0 <= self.program <= 127:
+        if not isinstance(self.program, INTEGER_TYPES) or not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program!r}: write a whole number from 0 to 127")
 
 
@@ -73,7 +73,7 @@ class Ending:
 
     def __post_init__(self) -> None:
         _check_step(self.end, "an ending")
-        if not all(isinstance(number, WHOLE) for number in self.passes):
+        if not all(isinstance(number, INTEGER_TYPES) for number in self.passes):
             raise InvalidValue(f"ending {self.passes!r}: passes are whole numbers")
 
 
@@ -116,7 +116,7 @@ class Mark:
 _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "bar": (type(None),),
     "repeat_start": (type(None),),
-    "repeat_end": WHOLE,
+    "repeat_end": INTEGER_TYPES,
     "ending": (Ending,),
     "key": (Key,),
     "meter": (Meter,),
@@ -125,7 +125,7 @@ _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
 
 
 def _check_step(step: int, what: str) -> None:
-    if not isinstance(step, WHOLE) or not 0 <= step <= LATEST_STEP:
+    if not isinstance(step, INTEGER_TYPES) or not 0 <= step <= LATEST_STEP:
         raise InvalidValue(f"{what} stands at step {step}: write one from 0 to {LATEST_STEP:,}")
 
 
@@ -161,7 +161,7 @@ class Score:
             raise InvalidValue(f"{stray}: the score has {len(self.parts)} parts")
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> NoteColumns:
         """The notes as columns, in the order of Note's fields."""
         assert isinstance(self.notes, Notes)
         return self.notes.columns
@@ -197,21 +197,21 @@ class Score:
         ends += [mark.value.end for mark in self.of("ending")]
         return max(ends)
 
-    def pitch_weights(self) -> list[int]:
+    def pitch_class_durations(self) -> list[int]:
         """Return for how many steps each pitch class sounds, from C up; drums have none."""
-        durations = self.columns[2] * self._is_pitched
+        durations = self.columns[2] * self._pitched_mask
         return list(map(int, np.bincount(self.columns[1] % 12, durations, minlength=12)))
 
     @property
-    def _is_pitched(self) -> Any:
+    def _pitched_mask(self) -> Any:
         """Tell of each note whether no drum plays it."""
         return np.array([not part.is_drums for part in self.parts], dtype=bool)[self.columns[4]]
 
-    def transposed(self, semitones: int) -> Score:
+    def transpose(self, semitones: int) -> Score:
         """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
         columns = self.columns.copy()
-        columns[1] += semitones * self._is_pitched
-        marks = tuple(_transposed_mark(mark, semitones) for mark in self.marks)
+        columns[1] += semitones * self._pitched_mask
+        marks = tuple(_transpose_mark(mark, semitones) for mark in self.marks)
         return replace(self, notes=Notes(columns), marks=marks)
 
     def canonical(self) -> Score:
@@ -227,44 +227,49 @@ class Score:
     @cached_property
     def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
-        columns = with_one_velocity(without_overlaps(cut(score.columns, jumps(score))))
+        columns = with_one_velocity(
+            without_overlaps(split_notes_at(score.columns, find_jumps(score)))
+        )
         notes = score.notes if columns is score.columns else Notes(columns)
-        marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
-        found = replace(score, notes=notes, marks=_without_echoes(marks))
+        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
+        found = replace(score, notes=notes, marks=_without_redundant_marks(marks))
         found.__dict__["_canonical"] = found  # known, so never asked again
         return found
 
     def unfolded(self) -> Score:
         """Play the repeats and endings out: the same tune without repeat marks."""
-        return self.assembled(passages(self))
+        return self.join_passages(iter_passages(self))
 
-    def assembled(self, stretches: Iterable[tuple[int, int]]) -> Score:
+    def join_passages(self, spans: Iterable[tuple[int, int]]) -> Score:
         """Put stretches (start, stop) of the tune one after another, without repeat marks."""
         notes = [np.empty((5, 0), dtype=np.int64)]
         marks: list[Mark] = []
         played = 0
-        written, mark_slices = by_onset(cut(self.columns, jumps(self))), MarkSlices(self.marks)
-        for start, stop in stretches:
+        written, mark_slices = (
+            sort_by_onset(split_notes_at(self.columns, find_jumps(self))),
+            MarkSlices(self.marks),
+        )
+        for start, stop in spans:
             shift = played - start
-            notes.append(sliced(written, start, stop, shift))
-            marks += mark_slices.between(start, stop, shift)
+            notes.append(slice_by_onset(written, start, stop, shift))
+            marks += mark_slices.iter_between(start, stop, shift)
             played += stop - start
         found = Notes(np.concatenate(notes, axis=1))
-        return replace(self, notes=found, marks=_without_echoes(marks))
+        return replace(self, notes=found, marks=_without_redundant_marks(marks))
 
-    def heard_from(self, step: int) -> Score:
+    def unfold_from(self, step: int) -> Score:
         """Return what is still to be heard when a written step is reached for the first time."""
         left: list[tuple[int, int]] = []
-        for start, stop in passages(self):
+        for start, stop in iter_passages(self):
             if left or step < stop:
                 left.append((start if left else max(start, step), stop))
-        return self.assembled(left)
+        return self.join_passages(left)
 
 
-def jumps(score: Score) -> tuple[int, ...]:
+def find_jumps(score: Score) -> tuple[int, ...]:
     """Return the steps between which the playing may jump, in order: no tie goes across."""
     steps: set[int] = set()
-    for section in sections(score):
+    for section in find_sections(score):
         steps |= {section.start, section.stop}
         for mark in section.endings:
             steps |= {mark.onset, mark.value.end}
@@ -281,7 +286,7 @@ class Section:
     endings: tuple[Mark, ...] = ()
 
 
-def sections(score: Score) -> tuple[Section, ...]:
+def find_sections(score: Score) -> tuple[Section, ...]:
     """Find the repeated sections.
 
     A repeat end without a start returns to the last repeat end, else to the beginning. A section
@@ -292,64 +297,64 @@ def sections(score: Score) -> tuple[Section, ...]:
     finder = _SectionFinder({mark.onset: mark.value for mark in score.of("ending")})
     for mark in score.marks:
         if mark.kind == "repeat_start":
-            finder.start(mark.onset)
+            finder.start_section(mark.onset)
         elif mark.kind == "ending":
-            finder.ending(mark.onset, mark.value)
-        elif mark.kind == "repeat_end" and not finder.goes_on(mark.onset):
-            finder.end(mark.onset, int(mark.value))
-    finder.close(score.end, 2)
-    return tuple(finder.found)
+            finder.add_ending(mark.onset, mark.value)
+        elif mark.kind == "repeat_end" and not finder.has_further_ending_at(mark.onset):
+            finder.end_section(mark.onset, int(mark.value))
+    finder.close_section(score.end, 2)
+    return tuple(finder.sections)
 
 
 class _SectionFinder:
     """The sections so far, and the one under way."""
 
     def __init__(self, ahead: dict[int, Ending]) -> None:
-        self.ahead = ahead  # the endings of the score, by their start
-        self.found: list[Section] = []
-        self.opened = 0  # where the section under way starts
+        self.endings_by_start = ahead  # the endings of the score, by their start
+        self.sections: list[Section] = []
+        self.section_start = 0  # where the section under way starts
         self.endings: list[tuple[int, Ending]] = []
 
-    def start(self, step: int) -> None:
-        self.close(step, 2)
-        self.opened = max(self.opened, step)
+    def start_section(self, step: int) -> None:
+        self.close_section(step, 2)
+        self.section_start = max(self.section_start, step)
 
-    def ending(self, step: int, ending: Ending) -> None:
+    def add_ending(self, step: int, ending: Ending) -> None:
         passes = tuple(sorted({n for n in ending.passes if 1 <= n <= MAX_PLAYS}))
-        if step < self.opened or not passes:
+        if step < self.section_start or not passes:
             return
-        if self.endings and not self.follows(passes):
-            self.close(step, 2)
-        self.stretch(step)
+        if self.endings and not self.comes_after_last_ending(passes):
+            self.close_section(step, 2)
+        self.stop_last_ending_at(step)
         self.endings.append((step, Ending(passes, ending.end)))
 
-    def end(self, step: int, plays: int) -> None:
+    def end_section(self, step: int, plays: int) -> None:
         if self.endings and self.endings[-1][1].end < step and self.endings[-1][1].passes[-1] > 1:
-            self.close(self.endings[-1][1].end, 2)
+            self.close_section(self.endings[-1][1].end, 2)
         elif self.endings:
-            self.stretch(step)
-        self.close(step, plays, is_end=True)
+            self.stop_last_ending_at(step)
+        self.close_section(step, plays, is_end=True)
 
-    def follows(self, passes: tuple[int, ...]) -> bool:
+    def comes_after_last_ending(self, passes: tuple[int, ...]) -> bool:
         return passes[0] > self.endings[-1][1].passes[-1]
 
-    def goes_on(self, step: int) -> bool:
+    def has_further_ending_at(self, step: int) -> bool:
         """Tell whether the section under way has a further ending, which starts at a step."""
-        following = self.ahead.get(step)
+        following = self.endings_by_start.get(step)
         if following is None or not self.endings:
             return False
-        return self.follows(tuple(sorted(following.passes)))
+        return self.comes_after_last_ending(tuple(sorted(following.passes)))
 
-    def stretch(self, step: int) -> None:
+    def stop_last_ending_at(self, step: int) -> None:
         """Let the last ending stop at a step."""
         if self.endings:
             onset, ending = self.endings.pop()
             if onset < step:
                 self.endings.append((onset, Ending(ending.passes, step)))
 
-    def close(self, step: int, plays: int, *, is_end: bool = False) -> None:
+    def close_section(self, step: int, plays: int, *, is_end: bool = False) -> None:
         if self.endings and self.endings[-1][1].end > step:
-            self.stretch(step)
+            self.stop_last_ending_at(step)
         if self.endings:
             stop = self.endings[-1][1].end
             plays = max(2, *(number for _, ending in self.endings for number in ending.passes))
@@ -357,17 +362,19 @@ class _SectionFinder:
             stop = step
         else:
             return
-        if self.opened < stop:
+        if self.section_start < stop:
             marks = tuple(Mark(onset, "ending", ending) for onset, ending in self.endings)
-            self.found.append(Section(self.opened, stop, min(max(plays, 2), MAX_PLAYS), marks))
-        self.opened = max(self.opened, stop)
+            self.sections.append(
+                Section(self.section_start, stop, min(max(plays, 2), MAX_PLAYS), marks)
+            )
+        self.section_start = max(self.section_start, stop)
         self.endings = []
 
 
-def passages(score: Score) -> Iterator[tuple[int, int]]:
+def iter_passages(score: Score) -> Iterator[tuple[int, int]]:
     """Yield the stretches (start, stop) of a score in the order in which they sound."""
     cursor = 0
-    for section in sections(score):
+    for section in find_sections(score):
         if cursor < section.start:
             yield cursor, section.start
         for number in range(1, section.plays + 1):
@@ -389,8 +396,12 @@ def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
         yield cursor, section.stop
 
 
-_HOLDING: Final[tuple[MarkKind, ...]] = ("key", "meter", "tempo")  # until the next of the kind
-_REPEATING: Final = ("repeat_start", "repeat_end", "ending")
+_PERSISTENT_KINDS: Final[tuple[MarkKind, ...]] = (
+    "key",
+    "meter",
+    "tempo",
+)  # until the next of the kind
+_REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending")
 
 
 class MarkSlices:
@@ -398,26 +409,30 @@ class MarkSlices:
 
     def __init__(self, marks: Iterable[Mark]) -> None:
         """Take marks in order; repeats are left out."""
-        self.marks = [mark for mark in marks if mark.kind not in _REPEATING]
+        self.marks = [mark for mark in marks if mark.kind not in _REPEAT_KINDS]
         self.onsets = [mark.onset for mark in self.marks]
-        held = {kind: [mark for mark in self.marks if mark.kind == kind] for kind in _HOLDING}
-        self.held = {kind: (same, [mark.onset for mark in same]) for kind, same in held.items()}
+        held = {
+            kind: [mark for mark in self.marks if mark.kind == kind] for kind in _PERSISTENT_KINDS
+        }
+        self.persistent_marks = {
+            kind: (same, [mark.onset for mark in same]) for kind, same in held.items()
+        }
 
-    def between(self, start: int, stop: int, shift: int) -> Iterator[Mark]:
+    def iter_between(self, start: int, stop: int, shift: int) -> Iterator[Mark]:
         """Yield the marks of a stretch that is played, moved; its own end bar line stays."""
         first, last = bisect_left(self.onsets, start), bisect_right(self.onsets, stop)
         for mark in self.marks[first:last]:
             is_bar = mark.kind == "bar"
-            if mark.onset == start and (is_bar or mark.kind in _HOLDING):
+            if mark.onset == start and (is_bar or mark.kind in _PERSISTENT_KINDS):
                 continue
             if mark.onset < stop or is_bar:
                 yield replace(mark, onset=mark.onset + shift)
-        for marks, onsets in self.held.values():
+        for marks, onsets in self.persistent_marks.values():
             if count := bisect_right(onsets, start):
                 yield replace(marks[count - 1], onset=start + shift)
 
 
-def _transposed_mark(mark: Mark, semitones: int) -> Mark:
+def _transpose_mark(mark: Mark, semitones: int) -> Mark:
     if mark.kind == "key":
         return replace(mark, value=mark.value.transposed(semitones))
     if mark.kind == "chord":
@@ -430,7 +445,7 @@ def _with_explicit_repeats(score: Score) -> Score:
     marks = [m for m in score.marks if m.kind not in ("repeat_start", "repeat_end", "ending")]
     if len(marks) == len(score.marks):
         return score  # nothing is repeated, and the score knows its end already
-    for section in sections(score):
+    for section in find_sections(score):
         marks.append(Mark(section.start, "repeat_start"))
         marks += section.endings
         if section.endings:
@@ -450,12 +465,12 @@ def _with_start(score: Score) -> list[Mark]:
     return starts + list(score.marks)
 
 
-def _plainly_spelt(marks: Iterable[Mark]) -> Iterator[Mark]:
+def _normalize_spelling(marks: Iterable[Mark]) -> Iterator[Mark]:
     """Spell chord symbols and later keys as `theory` would; only the first key keeps its name."""
     first = True
     for mark in marks:
         if mark.kind == "chord":
-            yield replace(mark, value=plain_chord(mark.value))
+            yield replace(mark, value=normalize_chord(mark.value))
         elif mark.kind == "key" and not first:
             yield replace(mark, value=Key.of(mark.value.pitch_class, mark.value.mode))
         else:
@@ -463,7 +478,7 @@ def _plainly_spelt(marks: Iterable[Mark]) -> Iterator[Mark]:
             yield mark
 
 
-def _matters(mark: Mark, end: int) -> bool:
+def _is_meaningful(mark: Mark, end: int) -> bool:
     """Tell whether a mark says something: no bar line before the tune, no change after it."""
     if mark.kind == "bar":
         return mark.onset > 0
@@ -472,21 +487,21 @@ def _matters(mark: Mark, end: int) -> bool:
 
 
 def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
-    yield from (mark for mark in marks if _matters(mark, score.end))
-    yield from (Mark(step, "bar") for step in (*jumps(score), score.end) if step > 0)
+    yield from (mark for mark in marks if _is_meaningful(mark, score.end))
+    yield from (Mark(step, "bar") for step in (*find_jumps(score), score.end) if step > 0)
 
 
-def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+def _without_redundant_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     """Drop doubled marks, then those that repeat the key, meter or tempo that already holds."""
     single = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
     holds: dict[MarkKind, Any] = {}
-    return tuple(mark for mark in single.values() if not _echoes(mark, holds))
+    return tuple(mark for mark in single.values() if not _update_and_check_redundant(mark, holds))
 
 
-def _echoes(mark: Mark, holds: dict[MarkKind, Any]) -> bool:
+def _update_and_check_redundant(mark: Mark, current: dict[MarkKind, Any]) -> bool:
     """Tell whether a mark says what holds, and keep what it says."""
     if mark.kind not in ("key", "meter", "tempo"):
         return False
-    known = mark.kind in holds and holds[mark.kind] == mark.value
-    holds[mark.kind] = mark.value
+    known = mark.kind in current and current[mark.kind] == mark.value
+    current[mark.kind] = mark.value
     return known

@@ -89,7 +89,7 @@ class Key:
         """The seven pitch classes of the key."""
         return frozenset((self.fifths + f) * 7 % 12 for f in range(-1, 6))
 
-    def transposed(self, semitones: int) -> Key:
+    def transpose(self, semitones: int) -> Key:
         """Move the tonic; zero semitones keep its name."""
         return self if semitones % 12 == 0 else Key.of(self.pitch_class + semitones, self.mode)
 
@@ -233,7 +233,7 @@ def find_key(weights: Sequence[float]) -> Key | None:
     """
     if len(set(weights)) == 1:
         return None
-    away, spread = _spread(weights)
+    away, spread = _deviations(weights)
     _, mode, tonic = max(
         (
             (sum(map(mul, away, other)) / (spread * others) ** 0.5, mode, tonic)
@@ -248,13 +248,13 @@ def find_key(weights: Sequence[float]) -> Key | None:
 def _profiles() -> list[tuple[str, int, tuple[list[float], float]]]:
     """Return for each mode and tonic how its profile lies about its mean."""
     return [
-        (mode, tonic, _spread([profile[(pitch - tonic) % 12] for pitch in range(12)]))
+        (mode, tonic, _deviations([profile[(pitch - tonic) % 12] for pitch in range(12)]))
         for mode, profile in KEY_PROFILES.items()
         for tonic in range(12)
     ]
 
 
-def _spread(row: Sequence[float]) -> tuple[list[float], float]:
+def _deviations(row: Sequence[float]) -> tuple[list[float], float]:
     """Return how far each of twelve lies from their mean, and the sum of the squares of that."""
     mean = sum(row) / 12
     away = [value - mean for value in row]
@@ -286,7 +286,7 @@ class ChordSymbol:
         bass = tonic_fifths(match[3]) * 7 % 12 if match[3] else None
         return cls(tonic_fifths(match[1]) * 7 % 12, quality, bass)
 
-    def transposed(self, semitones: int) -> ChordSymbol:
+    def transpose(self, semitones: int) -> ChordSymbol:
         """Move root and bass."""
         bass = None if self.bass is None else (self.bass + semitones) % 12
         return ChordSymbol((self.root + semitones) % 12, self.quality, bass)
@@ -296,7 +296,7 @@ class ChordSymbol:
         return Key.of(self.root, "major").tonic + self.quality + bass
 
 
-def plain_chord(symbol: str) -> str:
+def normalize_chord(symbol: str) -> str:
     """Spell a chord symbol in its plainest form; "N.C." where it names no root."""
     chord = ChordSymbol.parse(symbol)
     return "N.C." if chord is None else str(chord)
@@ -305,4 +305,4 @@ def plain_chord(symbol: str) -> str:
 def transpose_chord(symbol: str, semitones: int) -> str:
     """Transpose the root and the bass of a chord symbol: "F#m7/C#" by 1 is "Gm7/D"."""
     chord = ChordSymbol.parse(symbol)
-    return symbol if chord is None or semitones % 12 == 0 else str(chord.transposed(semitones))
+    return symbol if chord is None or semitones % 12 == 0 else str(chord.transpose(semitones))

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from musicgen.music.arrays import each_once
-from musicgen.music.notes import Columns, Note, Notes
+from musicgen.music.arrays import unique_sorted
+from musicgen.music.notes import Note, NoteColumns, Notes
 
 
 class Chord(NamedTuple):
@@ -37,11 +37,11 @@ class Chords:
     onsets: Any
     ends: Any
     pitches: Any  # of all notes, those of a chord from the highest down
-    firsts: Any  # where each chord's pitches start; one more, where the last chord's stop
-    places: Any  # where in the columns the note of each pitch stands
+    pitch_starts: Any  # where each chord's pitches start; one more, where the last chord's stop
+    note_indexes: Any  # where in the columns the note of each pitch stands
 
     @classmethod
-    def of(cls, columns: Columns) -> Chords:
+    def of(cls, columns: NoteColumns) -> Chords:
         """Join the notes of a part that start and end together."""
         onsets, pitches, durations, _, parts = columns
         order = np.lexsort((durations << 7 | 127 - pitches, onsets, parts))
@@ -52,7 +52,7 @@ class Chords:
         stops = np.append(firsts, len(order))
         return cls(parts, onsets, onsets + durations, pitches[order], stops, order)
 
-    def voices(self) -> Any:
+    def assign_voices(self) -> Any:
         """Return the number of each chord's voice in its part: in a voice nothing overlaps.
 
         There are no more voices than notes of different lengths sound at once. A chord goes to the
@@ -61,23 +61,23 @@ class Chords:
         """
         numbers = np.zeros(len(self.parts), dtype=np.int64)
         overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
-        for part in each_once(self.parts[1:][overlaps]).tolist():
+        for part in unique_sorted(self.parts[1:][overlaps]).tolist():
             here = slice(*np.searchsorted(self.parts, [part, part + 1]))
-            numbers[here] = _voices_of_part(
+            numbers[here] = _assign_part_voices(
                 self.onsets[here].tolist(),
                 self.ends[here].tolist(),
-                self.pitches[self.firsts[:-1][here]].tolist(),
-                self.pitches[self.firsts[1:][here] - 1].tolist(),
+                self.pitches[self.pitch_starts[:-1][here]].tolist(),
+                self.pitches[self.pitch_starts[1:][here] - 1].tolist(),
             )
         return numbers
 
 
-def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
+def separate_voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
     """Share the notes of one part out to voices, see Chords.voices."""
     chords = Chords.of(Notes.of(notes).columns)
-    numbers = chords.voices().tolist()
+    numbers = chords.assign_voices().tolist()
     found: list[list[Chord]] = [[] for _ in range(max(numbers, default=-1) + 1)]
-    pitches, firsts = chords.pitches.tolist(), chords.firsts.tolist()
+    pitches, firsts = chords.pitches.tolist(), chords.pitch_starts.tolist()
     durations = (chords.ends - chords.onsets).tolist()
     for number, onset, duration, (start, stop) in zip(
         numbers, chords.onsets.tolist(), durations, pairwise(firsts), strict=True
@@ -89,7 +89,7 @@ def voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
 _GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
 
 
-class _Voice:
+class _VoiceState:
     """What a voice sounded last."""
 
     __slots__ = ("bottom", "end", "number", "top")
@@ -104,21 +104,23 @@ class _Voice:
         return away + (2 * _GAP_COST if self.end < onset else 0)
 
 
-def _voices_of_part(
+def _assign_part_voices(
     onsets: Sequence[int], ends: Sequence[int], tops: Sequence[int], bottoms: Sequence[int]
 ) -> list[int]:
     """Return the number of each chord's voice; the chords are given by column."""
     numbers = [0] * len(onsets)
-    found: list[_Voice] = []
+    found: list[_VoiceState] = []
     for onset, same in groupby(range(len(onsets)), key=onsets.__getitem__):
         together = list(same)
         free = [voice for voice in found if voice.end <= onset]
-        chosen: Sequence[_Voice | None] = free
+        chosen: Sequence[_VoiceState | None] = free
         if not len(together) == len(free) == 1:
             together.sort(key=lambda chord: (-tops[chord], ends[chord]))
-            chosen = _nearest([(onset, tops[chord], bottoms[chord]) for chord in together], free)
+            chosen = _pair_nearest(
+                [(onset, tops[chord], bottoms[chord]) for chord in together], free
+            )
         for chord, known in zip(together, chosen, strict=True):
-            voice = known or _Voice(len(found))
+            voice = known or _VoiceState(len(found))
             if known is None:
                 found.append(voice)
             numbers[chord] = voice.number
@@ -126,14 +128,14 @@ def _voices_of_part(
     return numbers
 
 
-def _nearest(
-    chords: Sequence[tuple[int, int, int]], free: Sequence[_Voice]
-) -> Sequence[_Voice | None]:
+def _pair_nearest(
+    chords: Sequence[tuple[int, int, int]], free: Sequence[_VoiceState]
+) -> Sequence[_VoiceState | None]:
     """Pair chords with voices, the nearest first; of equals the higher chord, the earlier voice."""
     costs = sorted(
         (voice.cost(*chord), i, j) for i, chord in enumerate(chords) for j, voice in enumerate(free)
     )
-    pairs: dict[int, _Voice] = {}
+    pairs: dict[int, _VoiceState] = {}
     taken: set[int] = set()
     for _, i, j in costs:
         if i not in pairs and j not in taken:

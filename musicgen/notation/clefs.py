@@ -20,9 +20,9 @@ class Clef:
 
 TREBLE: Final = Clef("G", 2)
 BASS: Final = Clef("F", 4)
-TREBLE_BELOW: Final = Clef("G", 2, -1)
-TREBLE_ABOVE: Final = Clef("G", 2, 1)
-BASS_BELOW: Final = Clef("F", 4, -1)
+TREBLE_8VB: Final = Clef("G", 2, -1)
+TREBLE_8VA: Final = Clef("G", 2, 1)
+BASS_8VB: Final = Clef("F", 4, -1)
 PERCUSSION: Final = Clef("percussion", 3)
 
 # The lowest and highest pitch without ledger lines, and how many ledger lines a note a clef that
@@ -30,14 +30,14 @@ PERCUSSION: Final = Clef("percussion", 3)
 _RANGES: Final = (
     (TREBLE, 62, 79, 0.0),
     (BASS, 41, 60, 0.0),
-    (TREBLE_BELOW, 50, 67, 0.9),
-    (BASS_BELOW, 29, 48, 1.5),
-    (TREBLE_ABOVE, 74, 91, 1.8),
+    (TREBLE_8VB, 50, 67, 0.9),
+    (BASS_8VB, 29, 48, 1.5),
+    (TREBLE_8VA, 74, 91, 1.8),
 )
-_SEMITONES_A_LINE: Final = 3.5
+_SEMITONES_PER_LEDGER_LINE: Final = 3.5
 
 
-def clef_of(pitches: Iterable[int]) -> Clef:
+def choose_clef(pitches: Iterable[int]) -> Clef:
     """Choose the clef that needs the fewest ledger lines; the treble clef where nothing sounds."""
     sounding = list(pitches)
     if not sounding:
@@ -46,7 +46,7 @@ def clef_of(pitches: Iterable[int]) -> Clef:
     def cost(row: tuple[Clef, int, int, float]) -> float:
         _, low, high, price = row
         away = sum(max(0, low - pitch, pitch - high) for pitch in sounding)
-        return price + away / _SEMITONES_A_LINE / len(sounding)
+        return price + away / _SEMITONES_PER_LEDGER_LINE / len(sounding)
 
     return min(_RANGES, key=cost)[0]
 
@@ -55,26 +55,26 @@ HeadShape = Literal["normal", "x", "circle-x", "diamond", "triangle", "square"]
 
 
 @dataclass(frozen=True, slots=True)
-class Drum:
+class DrumSymbol:
     """Where a drum is written, as if in the treble clef, and the shape of its head."""
 
-    place: SpelledPitch
+    staff_position: SpelledPitch
     shape: HeadShape
 
 
-def _drums(text: str) -> dict[int, Drum]:
+def _drums(text: str) -> dict[int, DrumSymbol]:
     """Read lines of a shape, then places and the drums that stand there: "F4=36"."""
     found = {}
     for shape, line in zip(get_args(HeadShape), text.strip().split(";"), strict=True):
         for word in line.split():
             place, _, number = word.partition("=")
-            found[int(number)] = Drum(SpelledPitch(place[0], 0, int(place[1])), shape)
+            found[int(number)] = DrumSymbol(SpelledPitch(place[0], 0, int(place[1])), shape)
     return found
 
 
 # General MIDI's drums where drummers look for them; no two share a place and a shape, so that what
 # is read is what was written.
-DRUMS: Final = _drums("""
+DRUM_SYMBOLS: Final = _drums("""
     E4=35 F4=36 C5=38 G4=41 A4=43 B4=45 D5=47 E5=48 F5=50;
     D4=44 C5=37 G5=42 A5=49 B5=57 F5=51 D5=54 E5=75;
     G5=46 F5=59 A5=58;
@@ -82,4 +82,4 @@ DRUMS: Final = _drums("""
     C5=39 E5=56 D5=60 B4=61 G5=67 A4=68 A5=81 B5=80 F5=70;
     C5=76 A4=77 G5=69 E5=73 D5=74 F5=71 B5=72
 """)
-DRUMS_BY_PLACE: Final = {drum: pitch for pitch, drum in DRUMS.items()}
+PITCH_BY_DRUM_SYMBOL: Final = {drum: pitch for pitch, drum in DRUM_SYMBOLS.items()}

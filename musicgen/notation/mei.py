@@ -11,23 +11,31 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Final
 
-from musicgen.music.durations import counted
+from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE, Mark
 from musicgen.music.theory import Key, Meter
 from musicgen.notation.clefs import PERCUSSION, Clef
-from musicgen.notation.engraving import Head, Layer, Measure, Sheet, Staff, Symbol, written_key
-from musicgen.notation.note_values import VALUES, NoteValue
-from musicgen.notation.xml_text import MAX_TEXT, escaped
+from musicgen.notation.engraving import (
+    Layer,
+    Measure,
+    NoteHead,
+    Sheet,
+    Staff,
+    Symbol,
+    to_writable_key,
+)
+from musicgen.notation.note_values import NOTE_VALUES, NoteValue
+from musicgen.notation.xml_text import MAX_SHOWN_TEXT, escape_xml
 
-_SIGNS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
+_ACCIDENTALS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}
 _METRONOME_NOTES: Final = {1 << n: chr(code) for n, code in enumerate(range(0xECA3, 0xECB0, 2), 1)}
 _METRONOME_NOTES[1] = "\ueca2"
 _METRONOME_DOT: Final = "\uecb7"
 _SHAPES: Final = {"circle-x": "circle", "triangle": "isotriangle"}
 MAX_LABEL: Final = 20  # characters of a name beside a staff
-MAX_SYMBOL: Final = 24  # characters of a chord symbol that are shown
+MAX_CHORD_SYMBOL: Final = 24  # characters of a chord symbol that are shown
 
 
 def render(sheet: Sheet, title_width: int = 60) -> str:
@@ -38,7 +46,7 @@ def render(sheet: Sheet, title_width: int = 60) -> str:
 def _document(sheet: Sheet, title_width: int) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="UTF-8"?>\n'
     yield '<mei xmlns="http://www.music-encoding.org/ns/mei" meiversion="5.0">'
-    yield f"<meiHead><fileDesc><titleStmt><title>{escaped(sheet.title)}</title></titleStmt>"
+    yield f"<meiHead><fileDesc><titleStmt><title>{escape_xml(sheet.title)}</title></titleStmt>"
     yield "<pubStmt/></fileDesc></meiHead><music><body><mdiv><score>"
     yield from _score_def(sheet, title_width)
     yield "<section>"
@@ -59,17 +67,17 @@ def _heading(sheet: Sheet, title_width: int) -> str:
     """Write the title in the middle, and the rhythm on the left below it."""
     lines = ""
     if sheet.title:
-        title = "<lb/>".join(map(escaped, wrap(sheet.title[:MAX_TEXT], title_width)))
+        title = "<lb/>".join(map(escape_xml, wrap(sheet.title[:MAX_SHOWN_TEXT], title_width)))
         lines += f'<rend halign="center" valign="top" fontsize="160%">{title}</rend>'
     if sheet.rhythm:
-        rhythm = escaped(sheet.rhythm)
+        rhythm = escape_xml(sheet.rhythm)
         lines += f'<rend halign="left" valign="bottom" fontstyle="italic">{rhythm}</rend>'
     return f"<pgHead>{lines}</pgHead>" if lines else ""
 
 
 def _staff_def(number: int, staff: Staff, key: Key | None, *, is_alone: bool) -> str:
     name = "" if is_alone else staff.part.name or _instrument(staff)
-    label = f"<label>{escaped(name, MAX_LABEL)}</label>" if name else ""
+    label = f"<label>{escape_xml(name, MAX_LABEL)}</label>" if name else ""
     return (
         f'<staffDef n="{number}" lines="5"{_clef(staff.clef)}>{label}{_key(key, staff)}</staffDef>'
     )
@@ -108,21 +116,21 @@ def _section(sheet: Sheet) -> Iterator[str]:
     inside = False
     for index, measure in enumerate(sheet.measures):
         if index and (measure.key or measure.meter):
-            yield _changes(sheet, measure)
-        if measure.opens:
+            yield _key_and_meter_changes(sheet, measure)
+        if measure.starting_passes:
             yield "</ending>" if inside else ""
-            name = ", ".join(map(str, measure.opens))
+            name = ", ".join(map(str, measure.starting_passes))
             yield f'<ending n="{name}" label="{name}.">'
             inside = True
         yield from _measure(index, measure, sheet.staves, heads)
         if measure.ends_line and index + 1 < len(sheet.measures):
             yield "<sb/>"  # inside of an ending, behind which verovio would not break
-        if inside and measure.closes:
+        if inside and measure.stopping_passes:
             yield "</ending>"
             inside = False
 
 
-def _changes(sheet: Sheet, measure: Measure) -> str:
+def _key_and_meter_changes(sheet: Sheet, measure: Measure) -> str:
     """Write what changes before a measure, the key staff by staff."""
     staves = "".join(
         f'<staffDef n="{number}">{_key(measure.key, staff)}</staffDef>'
@@ -133,10 +141,10 @@ def _changes(sheet: Sheet, measure: Measure) -> str:
     return f"<scoreDef>{_meter(measure.meter)}{group}</scoreDef>"
 
 
-def _heads_by_note(measures: Iterable[Measure]) -> dict[tuple[int, int], Head]:
+def _heads_by_note(measures: Iterable[Measure]) -> dict[tuple[int, int], NoteHead]:
     """Return every head by its note and its number among the note's symbols."""
     return {
-        (head.note, head.symbol): head
+        (head.note_index, head.symbol_index): head
         for measure in measures
         for layers in measure.staves
         for layer in layers
@@ -149,10 +157,10 @@ def _measure(
     index: int,
     measure: Measure,
     staves: Sequence[Staff],
-    heads: dict[tuple[int, int], Head],
+    heads: dict[tuple[int, int], NoteHead],
 ) -> Iterator[str]:
-    right = "rptend" if measure.plays else _BAR_LINES[measure.line]
-    left = ' left="rptstart"' if measure.repeats else ""
+    right = "rptend" if measure.repeat_plays else _BAR_LINES[measure.bar_line_style]
+    left = ' left="rptstart"' if measure.has_repeat_start else ""
     short = "" if measure.bar.kind == "full" else ' metcon="false"'
     yield f'<measure xml:id="m{index}" n="{measure.number}" right="{right}"{left}{short}>'
     for number, (staff, layers) in enumerate(zip(staves, measure.staves, strict=True), 1):
@@ -161,21 +169,21 @@ def _measure(
             yield f'<layer n="{place}">{"".join(_layer(layer, measure, staff))}</layer>'
         yield "</staff>"
     yield from _ties(measure, heads)
-    yield from (_above(mark, measure) for mark in measure.marks)
-    if measure.plays > 2:
+    yield from (_chord_symbol_or_tempo(mark, measure) for mark in measure.marks)
+    if measure.repeat_plays > 2:
         yield f'<dir tstamp="{_tstamp(measure.bar.steps, measure)}" staff="1" place="above">'
-        yield f"{measure.plays}x</dir>"
+        yield f"{measure.repeat_plays}x</dir>"
     yield "</measure>"
 
 
-def _ties(measure: Measure, heads: dict[tuple[int, int], Head]) -> Iterator[str]:
+def _ties(measure: Measure, heads: dict[tuple[int, int], NoteHead]) -> Iterator[str]:
     for layers in measure.staves:
         for layer in layers:
             for symbol in layer.symbols:
                 for head in symbol.heads:
                     if head.is_tied:
-                        other = heads[head.note, head.symbol + 1]
-                        yield f'<tie startid="#{head.name}" endid="#{other.name}"/>'
+                        other = heads[head.note_index, head.symbol_index + 1]
+                        yield f'<tie startid="#{head.element_id}" endid="#{other.element_id}"/>'
 
 
 def _tstamp(steps: int, measure: Measure) -> str:
@@ -184,20 +192,22 @@ def _tstamp(steps: int, measure: Measure) -> str:
     return f"{float(1 + beats):.6g}"
 
 
-def _above(mark: Mark, measure: Measure) -> str:
+def _chord_symbol_or_tempo(mark: Mark, measure: Measure) -> str:
     """Write a chord symbol or a tempo; a key that changes inside stands in the layers."""
     place = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
     if mark.kind == "chord":
-        return f"<harm {place}>{escaped(mark.value, MAX_SYMBOL)}</harm>"
+        return f"<harm {place}>{escape_xml(mark.value, MAX_CHORD_SYMBOL)}</harm>"
     if mark.kind == "tempo":
-        return f'<tempo {place} midi.bpm="{mark.value!r}">{_pace(mark.value, measure)}</tempo>'
+        return (
+            f'<tempo {place} midi.bpm="{mark.value!r}">{_tempo_text(mark.value, measure)}</tempo>'
+        )
     return ""
 
 
-def _pace(qpm: float, measure: Measure) -> str:
+def _tempo_text(qpm: float, measure: Measure) -> str:
     """Write a tempo in the meter's beats, with the note that they are counted in."""
-    steps, pace = counted(qpm, measure.bar.meter)
-    beat = VALUES[steps]
+    steps, pace = choose_tempo_beat(qpm, measure.bar.meter)
+    beat = NOTE_VALUES[steps]
     note = _METRONOME_NOTES[beat.denominator] + _METRONOME_DOT * beat.dots
     return f'<rend glyph.auth="smufl">{note}</rend> = {float(pace):.4g}'
 
@@ -212,7 +222,7 @@ def _layer(layer: Layer, measure: Measure, staff: Staff) -> Iterator[str]:
     depth = 0
     for place, symbol in enumerate(layer.symbols):
         while keys and not depth and keys[0].onset - measure.bar.start <= symbol.start:
-            yield _key(written_key(keys.pop(0).value), staff)
+            yield _key(to_writable_key(keys.pop(0).value), staff)
         yield "".join(opening[place])
         yield _symbol(symbol)
         yield "".join(closing[place])
@@ -244,14 +254,14 @@ def _beams(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
 def _tuplets(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
     opened = 0
     for place, symbol in enumerate(symbols):
-        opened = place if symbol.opens else opened
-        if symbol.closes:
+        opened = place if symbol.opens_tuplet else opened
+        if symbol.closes_tuplet:
             yield opened, place
 
 
 def _symbol(symbol: Symbol) -> str:
     value = _value(symbol.value)
-    if symbol.is_whole:
+    if symbol.is_measure_rest:
         return "<mRest/>"
     if not symbol.heads:
         return f"<rest{value}/>" if symbol.is_shown else f"<space{value}/>"
@@ -267,14 +277,14 @@ def _value(value: NoteValue) -> str:
     return f' dur="{name}"' + (f' dots="{value.dots}"' if value.dots else "")
 
 
-def _head(head: Head) -> str:
+def _head(head: NoteHead) -> str:
     """Write where a head stands, what it sounds, and what is before it."""
-    place = head.place
-    text = f' xml:id="{head.name}" pname="{place.letter.lower()}" oct="{place.octave}"'
+    place = head.staff_position
+    text = f' xml:id="{head.element_id}" pname="{place.letter.lower()}" oct="{place.octave}"'
     if head.shape != "normal":
         text += f' head.shape="{_SHAPES.get(head.shape, head.shape)}"'
     if head.is_drum or head.shape != "normal":
         return f'{text} pnum="{head.pitch}"'
     if place.alteration:
-        text += f' accid.ges="{_SIGNS[place.alteration]}"'
-    return text if head.sign is None else f'{text} accid="{_SIGNS[head.sign]}"'
+        text += f' accid.ges="{_ACCIDENTALS[place.alteration]}"'
+    return text if head.accidental is None else f'{text} accid="{_ACCIDENTALS[head.accidental]}"'

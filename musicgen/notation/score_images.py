@@ -14,16 +14,16 @@ from typing import Any, Final
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Score
 from musicgen.notation import mei
-from musicgen.notation.engraving import Sheet, check_engravable, sheet
-from musicgen.notation.xml_text import escaped
+from musicgen.notation.engraving import Sheet, build_sheet, check_engravable
+from musicgen.notation.xml_text import escape_xml
 
 WIDTH: Final = 840  # pixels; a line of four bars of eighths
 MARGIN: Final = 20
-_UNITS_A_PIXEL: Final = 2.5  # verovio's own size is for print
-_TITLE_LETTER: Final = 14  # pixels
-_TALLEST: Final = 60_000  # verovio's limit; what is longer is put below it
+_UNITS_PER_PIXEL: Final = 2.5  # verovio's own size is for print
+_TITLE_CHARACTER_WIDTH: Final = 14  # pixels
+_MAX_PAGE_HEIGHT: Final = 60_000  # verovio's limit; what is longer is put below it
 _WIDTHS: Final = (240, 4000)
-_PAPER: Final = (2100, 2970)  # A4
+_A4_SIZE: Final = (2100, 2970)  # A4
 PNG_ZOOM: Final = 2.0
 MAX_PNG_PIXELS: Final = 60_000_000
 
@@ -32,7 +32,7 @@ _FONTS: Final = (
     "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
 )  # fmt: skip
 
-_ONE_AT_A_TIME = threading.Lock()
+_VEROVIO_LOCK = threading.Lock()
 
 
 def engrave(score: Score, *, width: int | None = None) -> str:
@@ -47,26 +47,30 @@ def engrave(score: Score, *, width: int | None = None) -> str:
         least, most = _WIDTHS
         raise InvalidValue(f"width {width} is no page's: write {least} to {most} pixels")
     check_engravable(score)
-    found = sheet(score, as_strokes=True)
-    page = {"pageWidth": round(width * _UNITS_A_PIXEL), "pageHeight": _TALLEST}
-    drawn = _drawn(mei.render(found, width // _TITLE_LETTER), page | {"adjustPageHeight": True})
-    return _picture(found, drawn)
+    found = build_sheet(score, as_strokes=True)
+    page = {"pageWidth": round(width * _UNITS_PER_PIXEL), "pageHeight": _MAX_PAGE_HEIGHT}
+    drawn = _render_svg_pages(
+        mei.render(found, width // _TITLE_CHARACTER_WIDTH), page | {"adjustPageHeight": True}
+    )
+    return _combine_pages(found, drawn)
 
 
 def engrave_pages(score: Score) -> tuple[str, ...]:
     """Draw a tune on pages of A4, one SVG each, for print."""
     check_engravable(score)
-    found = sheet(score, as_strokes=True)
-    drawn = _drawn(mei.render(found), {"pageWidth": _PAPER[0], "pageHeight": _PAPER[1]})
-    return tuple(_picture(found, [page]) for page in drawn)
+    found = build_sheet(score, as_strokes=True)
+    drawn = _render_svg_pages(
+        mei.render(found), {"pageWidth": _A4_SIZE[0], "pageHeight": _A4_SIZE[1]}
+    )
+    return tuple(_combine_pages(found, [page]) for page in drawn)
 
 
 def engrave_png(score: Score, *, width: int | None = None, zoom: float = PNG_ZOOM) -> bytes:
     """Draw a tune as PNG, black on white; zoom: pixels of the picture for one of the SVG."""
-    return png_of(engrave(score, width=width), zoom=zoom)
+    return svg_to_png(engrave(score, width=width), zoom=zoom)
 
 
-def png_of(svg: str, *, zoom: float = PNG_ZOOM) -> bytes:
+def svg_to_png(svg: str, *, zoom: float = PNG_ZOOM) -> bytes:
     """Turn an SVG of this module into PNG, with the fonts that come with matplotlib."""
     import resvg_py
 
@@ -121,9 +125,9 @@ _OPTIONS: Final = {
 }
 
 
-def _drawn(text: str, options: dict[str, Any]) -> list[str]:
+def _render_svg_pages(text: str, options: dict[str, Any]) -> list[str]:
     """Return the pages that verovio draws of a text of MEI; its ids hang on the text alone."""
-    with _ONE_AT_A_TIME:
+    with _VEROVIO_LOCK:
         toolkit = _toolkit()
         toolkit.setOptions(_OPTIONS | options)
         toolkit.resetXmlIdSeed(zlib.crc32(text.encode()) >> 1 | 1)
@@ -142,7 +146,7 @@ _ID: Final = re.compile(r' id="([^"]*)"')
 _GLYPH_ID: Final = re.compile(r"[EF][0-9A-F]{3}-.*")
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
 _INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
-_COLOURED: Final = (  # verovio draws in tenths
+_COLOURED_GROUP: Final = (  # verovio draws in tenths
     '<g transform="scale(0.1)" font-family="Times, serif"'
     ' fill="currentColor" stroke="currentColor">'
 )
@@ -157,62 +161,62 @@ _MUSIC_TEXT: Final = re.compile(
 _GLYPH: Final = re.compile(r'<g c="([0-9A-F]+)"[^>]* h-a-x="(\d+)"')
 
 
-def _picture(found: Sheet, drawn: list[str]) -> str:
+def _combine_pages(sheet: Sheet, pages_svg: list[str]) -> str:
     """Put pages one below the other into one picture."""
-    names = set(_names(found))
+    names = set(_iter_element_ids(sheet))
     width = height = 0
     pages = []
-    for page in drawn:
+    for page in pages_svg:
         match = _ROOT.search(page)
         assert match is not None
-        inside = _tidied(page[match.end() :].rpartition("</svg>")[0], names)
+        inside = _clean_svg(page[match.end() :].rpartition("</svg>")[0], names)
         pages.append(f'<g transform="translate(0,{height})">{inside}</g>')
         width, height = max(width, int(match[1])), height + int(match[2])
-    across, down = (round(units / _UNITS_A_PIXEL) for units in (width, height))
+    across, down = (round(units / _UNITS_PER_PIXEL) for units in (width, height))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sheet" role="img"'
         f' width="{across}" height="{down}" viewBox="0 0 {width} {height}">'
-        f"{_words(found)}{''.join(pages)}</svg>\n"
+        f"{_title_and_description(sheet)}{''.join(pages)}</svg>\n"
     )
 
 
-def _words(found: Sheet) -> str:
+def _title_and_description(sheet: Sheet) -> str:
     """Say what is in the picture, for those who hear it described."""
-    first = found.measures[0]
-    name = escaped(found.title) or "Sheet music"
-    parts = f", {len(found.staves)} parts" if len(found.staves) > 1 else ""
-    rhythm = f"{escaped(found.rhythm)} in " if found.rhythm else "in "
-    told = f"Sheet music: {rhythm}{first.key}, {first.meter}, {len(found.measures)} measures{parts}"
+    first = sheet.measures[0]
+    name = escape_xml(sheet.title) or "Sheet music"
+    parts = f", {len(sheet.staves)} parts" if len(sheet.staves) > 1 else ""
+    rhythm = f"{escape_xml(sheet.rhythm)} in " if sheet.rhythm else "in "
+    told = f"Sheet music: {rhythm}{first.key}, {first.meter}, {len(sheet.measures)} measures{parts}"
     return f"<title>{name}</title><desc>{told}</desc>"
 
 
-def _names(found: Sheet) -> Iterator[str]:
+def _iter_element_ids(sheet: Sheet) -> Iterator[str]:
     """Yield the ids of notes and measures; verovio gives one to everything else too."""
-    for index, measure in enumerate(found.measures):
+    for index, measure in enumerate(sheet.measures):
         yield f"m{index}"
         for layer in chain.from_iterable(measure.staves):
             for symbol in layer.symbols:
-                yield from (head.name for head in symbol.heads)
+                yield from (head.element_id for head in symbol.heads)
 
 
-def _tidied(page: str, names: Container[str]) -> str:
+def _clean_svg(page: str, names: Container[str]) -> str:
     """Leave out what nobody asks for; take colours and styles from where the picture stands."""
 
     def kept(match: re.Match[str]) -> str:
         return match[0] if match[1] in names or _GLYPH_ID.fullmatch(match[1]) else ""
 
     page = _EMPTY.sub("", _ID.sub(kept, _DESC.sub("", _STYLE.sub("", page))))
-    page = _INNER.sub(_COLOURED, page).replace("</svg>", "</g>")
+    page = _INNER.sub(_COLOURED_GROUP, page).replace("</svg>", "</g>")
     page = page.replace(
         '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'
     )
     page = _BOLD.sub(r'\g<0> font-weight="bold"', page)
     page = _ITALIC.sub(r'\g<0> font-style="italic"', page)
-    page = _MUSIC_TEXT.sub(_with_note, _MARKER.sub("", _SPACE.sub("><", page)))
+    page = _MUSIC_TEXT.sub(_draw_music_glyphs, _MARKER.sub("", _SPACE.sub("><", page)))
     return page.replace("<text ", '<text stroke="none" ')
 
 
-def _with_note(match: re.Match[str]) -> str:
+def _draw_music_glyphs(match: re.Match[str]) -> str:
     """Draw the note that a text begins with, so that the text needs no font of music."""
     x, y, scale = int(match[2]), int(match[3]), int(match[4]) / 1000
     paths = []

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_TEXT: Final = 200  # characters of a title or a name that are shown
+MAX_SHOWN_TEXT: Final = 200  # characters of a title or a name that are shown
 _ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 _ESCAPES: Final = str.maketrans(_ENTITIES)
 
 
-def escaped(text: str, most: int = MAX_TEXT) -> str:
+def escape_xml(text: str, max_length: int = MAX_SHOWN_TEXT) -> str:
     """Return what is visible of a text, on one line: no control byte, no markup."""
-    spaced = (" " if char.isspace() else char for char in text[: 4 * most])
+    spaced = (" " if char.isspace() else char for char in text[: 4 * max_length])
     visible = "".join(char for char in spaced if char.isprintable()).strip()
-    return visible[:most].translate(_ESCAPES)
+    return visible[:max_length].translate(_ESCAPES)
 
 
-def unescaped(text: str) -> str:
+def unescape_xml(text: str) -> str:
     """Return the text that was escaped."""
     for char, entity in reversed(_ENTITIES.items()):
         text = text.replace(entity, char)

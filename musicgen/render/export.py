@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from musicgen import formats
 from musicgen.errors import InvalidValue
-from musicgen.files import refuse_existing, write_whole
+from musicgen.files import refuse_existing, write_atomically
 from musicgen.music.score import Score
 from musicgen.render.timeline import with_program
 
@@ -27,7 +27,7 @@ VIEWS: Final[tuple[View, ...]] = ("score", "roll")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RenderOptions:
     """How a score is to be shown or heard; each kind of file takes what it can show."""
 
     view: View = "score"
@@ -37,51 +37,55 @@ class Wanted:
     surprise: Surprise | None = None
 
 
-def _wav(score: Score, wanted: Wanted) -> bytes:
-    from musicgen.render.synth import wav
+def _render_wav(score: Score, options: RenderOptions) -> bytes:
+    from musicgen.render.synth import render_wav
 
-    return wav(score, count_in=wanted.count_in)
+    return render_wav(score, count_in=options.count_in)
 
 
-def _svg(score: Score, wanted: Wanted) -> bytes:
-    if wanted.view == "roll":
-        from musicgen.render.piano_roll import pianoroll_svg
+def _render_svg(score: Score, options: RenderOptions) -> bytes:
+    if options.view == "roll":
+        from musicgen.render.piano_roll import draw_pianoroll_svg
 
-        return pianoroll_svg(score).encode()
+        return draw_pianoroll_svg(score).encode()
     from musicgen.notation.score_images import engrave
 
     return engrave(score).encode()
 
 
-def _png(score: Score, wanted: Wanted) -> bytes:
-    if wanted.view == "roll":
-        from musicgen.render.piano_roll import pianoroll_png
+def _render_png(score: Score, options: RenderOptions) -> bytes:
+    if options.view == "roll":
+        from musicgen.render.piano_roll import draw_pianoroll_png
 
-        return pianoroll_png(score)
+        return draw_pianoroll_png(score)
     from musicgen.notation.score_images import engrave_png
 
     return engrave_png(score)
 
 
-def _html(score: Score, wanted: Wanted) -> bytes:
-    from musicgen.render.html_page import page
+def _render_html(score: Score, options: RenderOptions) -> bytes:
+    from musicgen.render.html_page import render_page
 
-    return page(
-        score, recipe=wanted.recipe, receipt=wanted.receipt, surprise=wanted.surprise
+    return render_page(
+        score, recipe=options.recipe, receipt=options.receipt, surprise=options.surprise
     ).encode()
 
 
-RENDERED: Final[Mapping[str, Callable[[Score, Wanted], bytes]]] = {
-    ".wav": _wav,
-    ".svg": _svg,
-    ".png": _png,
-    ".html": _html,
+RENDERERS: Final[Mapping[str, Callable[[Score, RenderOptions], bytes]]] = {
+    ".wav": _render_wav,
+    ".svg": _render_svg,
+    ".png": _render_png,
+    ".html": _render_html,
 }
-PICTURES: Final = (".svg", ".png")  # which have views
-NOTATION: Final = (".abc", ".musicxml", ".xml")  # which need bars; pictures of the score do too
-SOUNDS: Final = (".wav",)  # which have a count-in
-PAGES: Final = (".html",)  # which show a recipe, a receipt, a surprise
-WRITABLE: Final = (*formats.WRITABLE, *RENDERED)
+PICTURE_SUFFIXES: Final = (".svg", ".png")  # which have views
+NOTATION_SUFFIXES: Final = (
+    ".abc",
+    ".musicxml",
+    ".xml",
+)  # which need bars; pictures of the score do too
+SOUND_SUFFIXES: Final = (".wav",)  # which have a count-in
+PAGE_SUFFIXES: Final = (".html",)  # which show a recipe, a receipt, a surprise
+WRITABLE: Final = (*formats.WRITABLE_SUFFIXES, *RENDERERS)
 
 
 def write(
@@ -106,13 +110,13 @@ def write(
     path = Path(path)
     check_suffix(path)
     score = score if program is None else with_program(score, program)
-    render = RENDERED.get(path.suffix.lower())
+    render = RENDERERS.get(path.suffix.lower())
     if render is None:
         formats.write(score, path, force=force, remarks=remarks)
         return
     refuse_existing([path], force=force)
-    wanted = Wanted(view, count_in, recipe, receipt, surprise)
-    write_whole(path, render(score, wanted), force=force)
+    wanted = RenderOptions(view, count_in, recipe, receipt, surprise)
+    write_atomically(path, render(score, wanted), force=force)
 
 
 def check_has_bars(score: Score, path: Path, view: View = "score") -> None:
@@ -120,9 +124,9 @@ def check_has_bars(score: Score, path: Path, view: View = "score") -> None:
     from musicgen.notation.engraving import check_bars, check_engravable
 
     suffix = path.suffix.lower()
-    if suffix in NOTATION or (suffix in PICTURES and view == "score"):
+    if suffix in NOTATION_SUFFIXES or (suffix in PICTURE_SUFFIXES and view == "score"):
         try:
-            (check_engravable if suffix in PICTURES else check_bars)(score)
+            (check_engravable if suffix in PICTURE_SUFFIXES else check_bars)(score)
         except InvalidValue as fault:
             raise InvalidValue(f"{path}: {fault}") from fault
 

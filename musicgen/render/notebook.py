@@ -10,29 +10,29 @@ import base64
 from html import escape
 from typing import Final
 
-from musicgen.errors import printable
+from musicgen.errors import escape_unprintable
 from musicgen.music.score import Score
-from musicgen.render.synth import wav
+from musicgen.render.synth import render_wav
 
 HEIGHT: Final = 640  # pixels of the frame
 SANDBOX: Final = "allow-scripts allow-downloads"
 
 
-def frame_page(title: str, whole: str) -> str:
+def frame_page(title: str, page_html: str) -> str:
     """Put a page of one file into a frame."""
     return (
-        f'<iframe title="{escape(printable(title))}" srcdoc="{escape(whole)}"'
+        f'<iframe title="{escape(escape_unprintable(title))}" srcdoc="{escape(page_html)}"'
         f' sandbox="{SANDBOX}" style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
     )
 
 
 def embed_sound(summary: str, score: Score) -> str:
     """Return a player of a score's sound, under a line of text."""
-    sound = base64.b64encode(wav(score)).decode()
-    words = escape(printable(summary))
+    sound = base64.b64encode(render_wav(score)).decode()
+    words = escape(escape_unprintable(summary))
     return f'<p>{words}</p><audio controls src="data:audio/wav;base64,{sound}"></audio>'
 
 
 def quote_text(text: str) -> str:
     """Return a text as it is written, line by line."""
-    return f"<pre>{escape(chr(10).join(map(printable, text.splitlines())))}</pre>"
+    return f"<pre>{escape(chr(10).join(map(escape_unprintable, text.splitlines())))}</pre>"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from musicgen.errors import Refusal
-from musicgen.music.bars import Bar, bars
+from musicgen.music.bars import Bar, find_bars
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.performance import is_performance
 from musicgen.music.score import DEFAULT_QPM, Part, Score
 from musicgen.music.theory import Key, spell
-from musicgen.notation.xml_text import escaped
-from musicgen.render.timeline import Sound, bars_heard, duration, timeline
+from musicgen.notation.xml_text import escape_xml
+from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
 
 # Eight colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008).
 COLOURS: Final = (
@@ -25,16 +25,18 @@ COLOURS: Final = (
 )  # fmt: skip
 MAX_ROWS: Final = 200  # which are a picture of some 40,000 pixels
 _WIDTH: Final = 1040  # pixels of a row of music
-_SECONDS_NUMBERED: Final = 5  # in a performance, a line with its time
+_LABEL_SECONDS: Final = 5  # in a performance, a line with its time
 MAX_PIECES: Final = 400_000  # of notes, a piece for each row that a note sounds in: 60 MB
-_QUARTER: Final = 32  # pixels, where the tempo is that of the start; half a second of a performance
-_KEY: Final = 8  # pixels of a pitch
+_PIXELS_PER_QUARTER: Final = (
+    32  # pixels, where the tempo is that of the start; half a second of a performance
+)
+_PIXELS_PER_PITCH: Final = 8  # pixels of a pitch
 _LEFT, _TOP, _GAP, _MARGIN = 44, 56, 30, 16  # pixels
 _BLACK: Final = (1, 3, 6, 8, 10)  # pitch classes of the black keys
 _ZOOM: Final = 1.5
 _MAX_PIXELS: Final = 60_000_000
 _FONT: Final = "DejaVu Sans"
-_SIGNS: Final = {-2: "𝄫", -1: "♭", 0: "", 1: "♯", 2: "𝄪"}
+_ACCIDENTALS: Final = {-2: "𝄫", -1: "♭", 0: "", 1: "♯", 2: "𝄪"}
 _STYLE: Final = (
     f"text{{font-family:'{_FONT}',Verdana,sans-serif;font-size:9px;fill:#333}}"
     ".title{font-size:17px}.black{fill:#eef0f2}.edge{fill:none;stroke:#888}"
@@ -52,35 +54,35 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Roll:
+class _Layout:
     """Where everything stands."""
 
     score: Score
-    sounds: tuple[Sound, ...]
+    sounds: tuple[SoundingNote, ...]
     rows: tuple[Row, ...]
     low: int  # pitches
     high: int
-    a_second: float  # pixels
+    pixels_per_second: float  # pixels
 
     @classmethod
-    def of(cls, score: Score) -> _Roll:
+    def of(cls, score: Score) -> _Layout:
         sounds = timeline(score)
         if not sounds:
             raise Refusal("there are no notes to show; name a tune that has some", code="empty")
         low, high = min(s.pitch for s in sounds) - 1, max(s.pitch for s in sounds) + 1
-        a_second = _QUARTER * _pace(score) / 60
-        spans = list(islice(_spans(score, _WIDTH / a_second), MAX_ROWS + 1))
+        a_second = _PIXELS_PER_QUARTER * _reference_qpm(score) / 60
+        spans = list(islice(_split_into_rows(score, _WIDTH / a_second), MAX_ROWS + 1))
         pieces = sum(1 + sound.length * a_second / _WIDTH for sound in sounds)
         _check_size(len(spans), MAX_ROWS, "rows")
         _check_size(pieces, MAX_PIECES, "pieces of notes")
-        step = (high - low + 1) * _KEY + _GAP
+        step = (high - low + 1) * _PIXELS_PER_PITCH + _GAP
         rows = tuple(Row(*span, _TOP + place * step) for place, span in enumerate(spans))
         return cls(score, sounds, rows, low, high, a_second)
 
     @property
     def height(self) -> int:
         """Pixels of a row."""
-        return (self.high - self.low + 1) * _KEY
+        return (self.high - self.low + 1) * _PIXELS_PER_PITCH
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,28 +91,28 @@ class _Roll:
 
     def x(self, row: Row, seconds: float) -> float:
         """Return where in a row a moment stands."""
-        return _LEFT + (min(max(seconds, row.start), row.end) - row.start) * self.a_second
+        return _LEFT + (min(max(seconds, row.start), row.end) - row.start) * self.pixels_per_second
 
     def y(self, row: Row, pitch: int) -> float:
         """Return the top of a pitch in a row."""
-        return row.top + (self.high - pitch) * _KEY
+        return row.top + (self.high - pitch) * _PIXELS_PER_PITCH
 
 
-def pianoroll_svg(score: Score) -> str:
+def draw_pianoroll_svg(score: Score) -> str:
     """Draw a score as it is heard. Raises Refusal for one without notes, or past MAX_ROWS."""
-    return _drawn(_Roll.of(score))
+    return _draw_svg(_Layout.of(score))
 
 
-def pianoroll_png(score: Score) -> bytes:
+def draw_pianoroll_png(score: Score) -> bytes:
     """Draw a score as it is heard, as PNG; see `pianoroll_svg`."""
     import matplotlib
     import resvg_py
 
-    roll = _Roll.of(score)
+    roll = _Layout.of(score)
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return bytes(
         resvg_py.svg_to_bytes(
-            svg_string=_drawn(roll), zoom=_zoom(roll),
+            svg_string=_draw_svg(roll), zoom=_zoom(roll),
             skip_system_fonts=True, font_files=[str(fonts / f"{_FONT.replace(' ', '')}.ttf")],
             font_family=_FONT, sans_serif_family=_FONT,
         )
@@ -119,64 +121,66 @@ def pianoroll_png(score: Score) -> bytes:
 
 def count_pixels(score: Score) -> int:
     """Return how many pixels `pianoroll_png` draws; its time grows with them. Raises Refusal."""
-    roll = _Roll.of(score)
+    roll = _Layout.of(score)
     width, height = roll.size
     return round(width * height * _zoom(roll) ** 2)
 
 
-def _zoom(roll: _Roll) -> float:
+def _zoom(roll: _Layout) -> float:
     """Return by how much a PNG is larger than its SVG."""
     width, height = roll.size
     return min(_ZOOM, math.sqrt(_MAX_PIXELS / width / height))
 
 
-def _drawn(roll: _Roll) -> str:
+def _draw_svg(roll: _Layout) -> str:
     width, height = roll.size
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
         f' viewBox="0 0 {width} {height}"><style>{_STYLE}</style>'
         f'<rect width="{width}" height="{height}" fill="#fff"/>'
-        f'<text class="title" x="{_LEFT}" y="24">{escaped(roll.score.title)}</text>'
+        f'<text class="title" x="{_LEFT}" y="24">{escape_xml(roll.score.title)}</text>'
     )
-    keys = (piece for row in roll.rows for piece in _keys(roll, row))
-    return "".join([head, *_legend(roll.score), *keys, *_lines(roll), *_notes(roll), "</svg>\n"])
+    keys = (piece for row in roll.rows for piece in _draw_keys(roll, row))
+    return "".join(
+        [head, *_draw_legend(roll.score), *keys, *_draw_grid(roll), *_draw_notes(roll), "</svg>\n"]
+    )
 
 
-def _check_size(count: float, most: int, what: str) -> None:
-    if count > most:
+def _check_size(count: float, limit: int, what: str) -> None:
+    if count > limit:
         raise Refusal(
-            f"the tune fills more than {most:,} {what}, and no more are drawn; write a part of it",
+            f"the tune fills more than {limit:,} {what}, and no more are drawn; write a part of it",
             code="too-large",
         )
 
 
-def _pace(score: Score) -> float:
+def _reference_qpm(score: Score) -> float:
     """Return the quarters a minute that a row is wide for; a performance has no quarters."""
     return DEFAULT_QPM if is_performance(score) else score.qpm
 
 
-def _spans(score: Score, most: float) -> Iterator[tuple[float, float]]:
+def _split_into_rows(score: Score, row_seconds: float) -> Iterator[tuple[float, float]]:
     """Yield what stands in each row: whole bars, where they are not longer than a row."""
-    edges = [end for _, end, _ in bars_heard(score)] or [duration(score)]
+    edges = [end for _, end, _ in bar_timeline(score)] or [duration(score)]
     start = 0.0
     while start < edges[-1] - 1e-6:
-        last = bisect_right(edges, start + most + 1e-6) - 1
-        end = edges[last] if last >= 0 and edges[last] > start + 1e-6 else start + most
+        last = bisect_right(edges, start + row_seconds + 1e-6) - 1
+        end = edges[last] if last >= 0 and edges[last] > start + 1e-6 else start + row_seconds
         yield start, end
         start = end
 
 
-def _legend(score: Score) -> Iterator[str]:
+def _draw_legend(score: Score) -> Iterator[str]:
     """Name the parts by their colours, where there are several."""
     at = _LEFT
     for index, part in enumerate(score.parts if len(score.parts) > 1 else ()):
-        name = escaped(part.name or _player(part))
+        name = escape_xml(part.name or _instrument_name(part))
         yield f'<rect x="{at}" y="33" width="9" height="9" fill="{_colour(index)}"/>'
         yield f'<text x="{at + 13}" y="41">{name}</text>'
         at += 30 + 6 * len(name)
 
 
-def _player(part: Part) -> str:
+def _instrument_name(part: Part) -> str:
     return "drums" if part.is_drums else PROGRAMS[part.program]
 
 
@@ -184,7 +188,7 @@ def _colour(part: int) -> str:
     return COLOURS[part % len(COLOURS)]
 
 
-def _keys(roll: _Roll, row: Row) -> Iterator[str]:
+def _draw_keys(roll: _Layout, row: Row) -> Iterator[str]:
     """Draw the keys: stripes for the black ones, names for the white."""
     right = roll.x(row, row.end)
     for pitch in range(roll.low, roll.high + 1):
@@ -192,47 +196,47 @@ def _keys(roll: _Roll, row: Row) -> Iterator[str]:
         if pitch % 12 in _BLACK:
             yield (
                 f'<rect class="black" x="{_LEFT}" y="{top:g}" width="{right - _LEFT:.1f}"'
-                f' height="{_KEY}"/>'
+                f' height="{_PIXELS_PER_PITCH}"/>'
             )
-        elif _is_named(roll, pitch):
+        elif _has_label(roll, pitch):
             name = f"{'C D EF G A B'[pitch % 12]}{pitch // 12 - 1}"
-            yield f'<text x="{_LEFT - 5}" y="{top + _KEY}" text-anchor="end">{name}</text>'
+            yield f'<text x="{_LEFT - 5}" y="{top + _PIXELS_PER_PITCH}" text-anchor="end">{name}</text>'
     yield (
         f'<rect class="edge" x="{_LEFT}" y="{row.top:g}" width="{right - _LEFT:.1f}"'
         f' height="{roll.height}"/>'
     )
 
 
-def _is_named(roll: _Roll, pitch: int) -> bool:
+def _has_label(roll: _Layout, pitch: int) -> bool:
     """Tell whether there is room for a key's name: of wide ranges, C and G only."""
     return roll.high - roll.low < 30 or pitch % 12 in (0, 7)
 
 
-def _lines(roll: _Roll) -> Iterator[str]:
+def _draw_grid(roll: _Layout) -> Iterator[str]:
     """Draw bars and beats, and number the bars as they are heard; seconds where there are none."""
     starts = [row.start for row in roll.rows]
     for second in range(int(roll.rows[-1].end) + 1 if is_performance(roll.score) else 0):
         row = roll.rows[bisect_right(starts, second) - 1]
-        yield _line(roll, row, second, "beat" if second % _SECONDS_NUMBERED else "bar")
-        if second % _SECONDS_NUMBERED == 0:
+        yield _draw_line(roll, row, second, "beat" if second % _LABEL_SECONDS else "bar")
+        if second % _LABEL_SECONDS == 0:
             x = roll.x(row, second) + 2
             yield f'<text x="{x:.1f}" y="{row.top - 4:g}">{second // 60}:{second % 60:02d}</text>'
-    for start, end, bar, number in _numbered(roll.score):
+    for start, end, bar, number in _number_bars(roll.score):
         row = roll.rows[bisect_right(starts, start + 1e-6) - 1]
-        for share in _beats(bar):
-            yield _line(roll, row, start + share * (end - start), "beat")
-        yield _line(roll, row, start, "bar")
+        for share in _beat_positions(bar):
+            yield _draw_line(roll, row, start + share * (end - start), "beat")
+        yield _draw_line(roll, row, start, "bar")
         if number:
             x = roll.x(row, start) + 2
             yield f'<text x="{x:.1f}" y="{row.top - 4:g}">{number}</text>'
 
 
-def _numbered(score: Score) -> Iterator[tuple[float, float, Bar, int]]:
+def _number_bars(score: Score) -> Iterator[tuple[float, float, Bar, int]]:
     """Yield the bars heard with their numbers; a pickup and what completes one have number 0."""
     if is_performance(score):
         return
-    written, number, is_open = bars(score), 0, True
-    for start, end, place in bars_heard(score):
+    written, number, is_open = find_bars(score), 0, True
+    for start, end, place in bar_timeline(score):
         bar = written[place]
         completes = is_open and bar.kind == "partial"
         number += not completes
@@ -240,41 +244,41 @@ def _numbered(score: Score) -> Iterator[tuple[float, float, Bar, int]]:
         is_open = bar.kind == "partial" and not completes
 
 
-def _beats(bar: Bar) -> Sequence[float]:
+def _beat_positions(bar: Bar) -> Sequence[float]:
     """Return where in a bar its beats stand, as shares of it; those of a pickup count back."""
     beat = bar.meter.beat_steps
     first = bar.steps % beat if bar.kind == "partial" else beat
     return [step / bar.steps for step in range(first or beat, bar.steps, beat)]
 
 
-def _line(roll: _Roll, row: Row, seconds: float, name: str) -> str:
+def _draw_line(roll: _Layout, row: Row, seconds: float, name: str) -> str:
     x = roll.x(row, seconds)
     return f'<path class="{name}" d="M{x:.1f} {row.top:g}v{roll.height}"/>'
 
 
-def _notes(roll: _Roll) -> Iterator[str]:
+def _draw_notes(roll: _Layout) -> Iterator[str]:
     """Draw each note in the rows that it sounds in; the louder, the more opaque."""
-    starts, names = [row.start for row in roll.rows], _names(roll.score.key)
+    starts, names = [row.start for row in roll.rows], _spell_pitches(roll.score.key)
     for sound in roll.sounds:
         end = sound.start + sound.length
         place = bisect_right(starts, sound.start + 1e-6) - 1
         for row in islice(roll.rows, place, None):
             if row.start >= end - 1e-6:
                 break
-            yield _note(roll, row, sound, end, names[sound.pitch])
+            yield _draw_note(roll, row, sound, end, names[sound.pitch])
 
 
-def _names(key: Key) -> list[str]:
+def _spell_pitches(key: Key) -> list[str]:
     """Return the name of each pitch."""
     spelled = (spell(pitch, key) for pitch in range(128))
-    return [f"{named.letter}{_SIGNS[named.alteration]}{named.octave}" for named in spelled]
+    return [f"{named.letter}{_ACCIDENTALS[named.alteration]}{named.octave}" for named in spelled]
 
 
-def _note(roll: _Roll, row: Row, sound: Sound, end: float, name: str) -> str:
+def _draw_note(roll: _Layout, row: Row, sound: SoundingNote, end: float, name: str) -> str:
     left, right = roll.x(row, sound.start), roll.x(row, end)
     return (
         f'<rect class="note" x="{left:.1f}" y="{roll.y(row, sound.pitch):g}"'
-        f' width="{max(right - left, 1):.1f}" height="{_KEY}" rx="1.5"'
+        f' width="{max(right - left, 1):.1f}" height="{_PIXELS_PER_PITCH}" rx="1.5"'
         f' fill="{_colour(sound.part)}" fill-opacity="{0.5 + sound.velocity / 254:.2f}">'
         f"<title>{name}</title></rect>"
     )

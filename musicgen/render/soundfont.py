@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import NotFound, Refusal
-from musicgen.files import open_regular
+from musicgen.files import read_regular_file
 
-NAME: Final = "TimGM6mb.sf2"
+FONT_FILE_NAME: Final = "TimGM6mb.sf2"
 DRUM_BANK: Final = 128
 
 # name -> (number, what it is where the font says nothing)
@@ -73,7 +73,7 @@ _RECORDS: Final = {  # of the lists in the chunk "pdta"
              ("loop_end", "<u4"), ("rate", "<u4"), ("pitch", "u1"), ("correction", "i1"),
              ("", "S4")],
 }  # fmt: skip
-_ROOTS: Final = {b"whistle": 79}  # where the font names another key than its sample has
+_ROOT_OVERRIDES: Final = {b"whistle": 79}  # where the font names another key than its sample has
 Zone = dict[int, int]  # generator -> amount
 
 
@@ -96,7 +96,7 @@ class SoundFont:
 
     def __init__(self, data: bytes, source: str = "") -> None:
         try:
-            chunks = dict(_chunks(data, 12, len(data)))
+            chunks = dict(_iter_chunks(data, 12, len(data)))
             self._samples = np.frombuffer(chunks["smpl"], dtype="<i2")
             self._lists = {
                 name: np.frombuffer(chunks[name], dtype=[(f or "_", kind) for f, kind in fields])
@@ -105,30 +105,32 @@ class SoundFont:
         except (KeyError, ValueError, struct.error) as fault:
             raise Refusal("it is no SoundFont 2 file", source=source, code="format") from fault
 
-    def regions(self, program: int, *, bank: int = 0) -> tuple[Region, ...]:
+    def get_regions(self, program: int, *, bank: int = 0) -> tuple[Region, ...]:
         """Return the regions of a program; none where the font does not have it."""
         headers = self._lists["phdr"]
         found = np.flatnonzero((headers["bank"] == bank) & (headers["program"] == program))[:1]
-        return tuple(region for place in found.tolist() for region in self._preset(place))
+        return tuple(region for place in found.tolist() for region in self._read_preset(place))
 
-    def _preset(self, place: int) -> Iterator[Region]:
-        for outer in self._zones("phdr", "pbag", "pgen", place, _INSTRUMENT):
-            for inner in self._zones("inst", "ibag", "igen", outer[_INSTRUMENT], _SAMPLE):
-                region = self._region(inner, outer)
+    def _read_preset(self, index: int) -> Iterator[Region]:
+        for outer in self._read_zones("phdr", "pbag", "pgen", index, _INSTRUMENT):
+            for inner in self._read_zones("inst", "ibag", "igen", outer[_INSTRUMENT], _SAMPLE):
+                region = self._build_region(inner, outer)
                 if region.keys[0] <= region.keys[1] and len(region.sample):
                     yield region
 
-    def _zones(self, of: str, bags: str, generators: str, place: int, needed: int) -> list[Zone]:
+    def _read_zones(
+        self, header_list: str, bag_list: str, generator_list: str, index: int, required: int
+    ) -> list[Zone]:
         """Return the zones of a preset or an instrument; the first may hold for all of them."""
-        first, stop = self._lists[of]["zone"][place : place + 2].tolist()
-        edges = self._lists[bags]["generator"][first : stop + 1].tolist()
+        first, stop = self._lists[header_list]["zone"][index : index + 2].tolist()
+        edges = self._lists[bag_list]["generator"][first : stop + 1].tolist()
         found: list[Zone] = []
         for start, end in pairwise(edges):
-            found.append(dict(self._lists[generators][start:end].tolist()))
-        common = found[0] if found and needed not in found[0] else {}
-        return [common | zone for zone in found if needed in zone]
+            found.append(dict(self._lists[generator_list][start:end].tolist()))
+        common = found[0] if found and required not in found[0] else {}
+        return [common | zone for zone in found if required in zone]
 
-    def _region(self, inner: Zone, outer: Zone) -> Region:
+    def _build_region(self, inner: Zone, outer: Zone) -> Region:
         amounts = {
             name: inner.get(number, plain) + (outer.get(number, 0) if name != "root" else 0)
             for name, (number, plain) in _GENERATORS.items()
@@ -139,27 +141,29 @@ class SoundFont:
         first, last = (int(header[at]) + amounts[at] - start for at in ("loop_start", "loop_end"))
         goes_round = amounts["loops"] in (1, 3) and 0 <= first < last <= end - start
         return Region(
-            keys=_both(_span(inner, _KEYS), _span(outer, _KEYS)),
-            velocities=_both(_span(inner, _VELOCITIES), _span(outer, _VELOCITIES)),
+            keys=_intersect(_get_range(inner, _KEYS), _get_range(outer, _KEYS)),
+            velocities=_intersect(_get_range(inner, _VELOCITIES), _get_range(outer, _VELOCITIES)),
             sample=self._samples[start:end],
             rate=int(header["rate"]),
             loop=(first, last) if goes_round else None,
-            root=_ROOTS.get(bytes(header["name"]), root),
+            root=_ROOT_OVERRIDES.get(bytes(header["name"]), root),
             cents=int(header["correction"]) + 100 * amounts["semitones"] + amounts["cents"],
             amounts=amounts,
         )
 
 
 @lru_cache(maxsize=32)
-def instrument(program: int, *, is_drums: bool = False) -> tuple[Region, ...]:
+def load_instrument(program: int, *, is_drums: bool = False) -> tuple[Region, ...]:
     """Return the regions of a General MIDI program, or of the drum kit."""
-    return _general_midi().regions(0 if is_drums else program, bank=DRUM_BANK if is_drums else 0)
+    return _load_general_midi().get_regions(
+        0 if is_drums else program, bank=DRUM_BANK if is_drums else 0
+    )
 
 
 @cache
-def _general_midi() -> SoundFont:
+def _load_general_midi() -> SoundFont:
     path = general_midi_path()
-    return SoundFont(open_regular(path), str(path))
+    return SoundFont(read_regular_file(path), str(path))
 
 
 def general_midi_path() -> Path:
@@ -167,25 +171,25 @@ def general_midi_path() -> Path:
     found = find_spec("pretty_midi")  # which does not import it: that takes a second
     if found is None or found.origin is None:
         raise NotFound("the instruments come with pretty_midi, which is not there; install it")
-    return Path(found.origin).with_name(NAME)
+    return Path(found.origin).with_name(FONT_FILE_NAME)
 
 
-def _chunks(data: bytes, start: int, end: int) -> Iterator[tuple[str, memoryview]]:
+def _iter_chunks(data: bytes, start: int, end: int) -> Iterator[tuple[str, memoryview]]:
     """Yield the chunks of a RIFF file by name; lists are opened."""
     view = memoryview(data)
     while start + 8 <= end:
         name, size = struct.unpack_from("<4sI", data, start)
         if name == b"LIST":
-            yield from _chunks(data, start + 12, min(end, start + 8 + size))
+            yield from _iter_chunks(data, start + 12, min(end, start + 8 + size))
         yield name.decode("latin-1"), view[start + 8 : start + 8 + size]
         start += 8 + size + size % 2
 
 
-def _span(zone: Zone, kind: int) -> tuple[int, int]:
+def _get_range(zone: Zone, generator: int) -> tuple[int, int]:
     """Return the keys or velocities of a zone: the low byte and the high one."""
-    low_high = zone.get(kind, 127 << 8) & 0xFFFF
+    low_high = zone.get(generator, 127 << 8) & 0xFFFF
     return low_high & 0xFF, low_high >> 8
 
 
-def _both(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+def _intersect(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
     return max(one[0], other[0]), min(one[1], other[1])

@@ -13,16 +13,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from musicgen.music.bars import Bar, bars
-from musicgen.music.notes import by_onset, cut, sliced
+from musicgen.music.bars import Bar, find_bars
+from musicgen.music.notes import slice_by_onset, sort_by_onset, split_notes_at
 from musicgen.music.score import (
     DEFAULT_QPM,
     STEPS_PER_QUARTER,
     Mark,
     MarkSlices,
     Score,
-    jumps,
-    passages,
+    find_jumps,
+    iter_passages,
 )
 
 
@@ -44,11 +44,13 @@ def at_tempo(score: Score, qpm: float) -> Score:
     return replace(score, marks=tuple(marks))
 
 
-_SECONDS: Final = 60 / STEPS_PER_QUARTER  # that a step lasts at one quarter a minute
+_SECONDS_PER_STEP_AT_1_QPM: Final = (
+    60 / STEPS_PER_QUARTER
+)  # that a step lasts at one quarter a minute
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
+class SoundingNote:
     """One note as it is heard; a note of a repeated part is heard once a pass."""
 
     start: float  # seconds from the start of the tune
@@ -60,28 +62,28 @@ class Sound:
     bar: int  # index into grid.bars(score), of the bar in which it begins
 
 
-def timeline(score: Score) -> tuple[Sound, ...]:
+def timeline(score: Score) -> tuple[SoundingNote, ...]:
     """Return what sounds, by start, then by pitch: the notes of `score.unfolded()`.
 
     A note that is held where the playing may jump is cut there, as `unfolded` cuts it, and sounds
     as several.
     """
-    return tuple(_Playing(score).sounds())
+    return tuple(_Playback(score).iter_notes())
 
 
-def bars_heard(score: Score) -> tuple[tuple[float, float, int], ...]:
+def bar_timeline(score: Score) -> tuple[tuple[float, float, int], ...]:
     """Return (start, end, index into grid.bars(score)) of each bar heard, in order; seconds."""
-    return tuple(_Playing(score).bars())
+    return tuple(_Playback(score).iter_bars())
 
 
 def duration(score: Score) -> float:
     """Return how many seconds the tune lasts, to its last bar line."""
-    playing = _Playing(score)
-    return float(playing.seconds(playing.end))
+    playing = _Playback(score)
+    return float(playing.to_seconds(playing.end))
 
 
 @dataclass(frozen=True)
-class _Playing:
+class _Playback:
     """A score and the way that is taken through it."""
 
     score: Score
@@ -90,7 +92,7 @@ class _Playing:
     def passages(self) -> tuple[tuple[int, int, int], ...]:
         """Written start and stop of each stretch, and the step at which it begins to sound."""
         found, played = [], 0
-        for start, stop in passages(self.score):
+        for start, stop in iter_passages(self.score):
             found.append((start, stop, played))
             played += stop - start
         return tuple(found)
@@ -101,52 +103,52 @@ class _Playing:
         return sum(stop - start for start, stop, _ in self.passages)
 
     @cached_property
-    def written(self) -> tuple[Bar, ...]:
+    def written_bars(self) -> tuple[Bar, ...]:
         """The bars as written."""
-        return bars(self.score)
+        return find_bars(self.score)
 
     @cached_property
-    def _tempos(self) -> tuple[Any, Any, Any]:
+    def _tempo_map(self) -> tuple[Any, Any, Any]:
         """Steps as heard at which a tempo starts, seconds a step from there, seconds until then."""
         found = {0: DEFAULT_QPM}
         tempos = MarkSlices(self.score.of("tempo"))
         for start, stop, played in self.passages:
-            for mark in tempos.between(start, stop, played - start):
+            for mark in tempos.iter_between(start, stop, played - start):
                 found[mark.onset] = mark.value
         steps = np.array(sorted(found))
-        rates = np.array([_SECONDS / found[step] for step in steps.tolist()])
+        rates = np.array([_SECONDS_PER_STEP_AT_1_QPM / found[step] for step in steps.tolist()])
         passed = np.concatenate([[0.0], np.cumsum(np.diff(steps) * rates[:-1])])
         return steps, rates, passed
 
-    def seconds(self, steps: Any) -> Any:
+    def to_seconds(self, steps: Any) -> Any:
         """Return when steps as heard are reached."""
-        starts, rates, passed = self._tempos
+        starts, rates, passed = self._tempo_map
         index = np.searchsorted(starts, steps, side="right") - 1
         return passed[index] + (steps - starts[index]) * rates[index]
 
-    def sounds(self) -> Iterator[Sound]:
+    def iter_notes(self) -> Iterator[SoundingNote]:
         """Yield the notes as heard, in order."""
         columns = self.score.columns
         numbered = np.vstack([columns, np.arange(columns.shape[1])])
-        written = by_onset(cut(numbered, jumps(self.score)))
-        starts = np.array([bar.start for bar in self.written], dtype=np.int64)
+        written = sort_by_onset(split_notes_at(numbered, find_jumps(self.score)))
+        starts = np.array([bar.start for bar in self.written_bars], dtype=np.int64)
         heard = [np.empty((7, 0), dtype=np.int64)]
         for start, stop, played in self.passages:
-            found = sliced(written, start, stop, played - start)
+            found = slice_by_onset(written, start, stop, played - start)
             places = np.searchsorted(starts, found[0] - played + start, side="right") - 1
             heard.append(np.vstack([found, places]))
         onsets, pitches, lengths, velocities, parts, notes, places = np.hstack(heard)
         order = np.lexsort((notes, parts, velocities, lengths, pitches, onsets))
-        begins = self.seconds(onsets)
-        lasts = self.seconds(onsets + lengths) - begins
+        begins = self.to_seconds(onsets)
+        lasts = self.to_seconds(onsets + lengths) - begins
         fields = begins, lasts, pitches, velocities, parts, notes, places
-        yield from map(Sound, *(field[order].tolist() for field in fields))
+        yield from map(SoundingNote, *(field[order].tolist() for field in fields))
 
-    def bars(self) -> Iterator[tuple[float, float, int]]:
+    def iter_bars(self) -> Iterator[tuple[float, float, int]]:
         """Yield the bars as heard, in order."""
-        starts = [bar.start for bar in self.written]
+        starts = [bar.start for bar in self.written_bars]
         for start, stop, played in self.passages:
             for place in range(bisect_left(starts, start), bisect_left(starts, stop)):
-                bar, shift = self.written[place], played - start
-                edges = self.seconds(np.array([bar.start + shift, bar.end + shift]))
+                bar, shift = self.written_bars[place], played - start
+                edges = self.to_seconds(np.array([bar.start + shift, bar.end + shift]))
                 yield float(edges[0]), float(edges[1]), place

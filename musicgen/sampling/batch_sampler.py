@@ -22,40 +22,40 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.sampling.compiled_sampler import Begun, Course
+from musicgen.sampling.compiled_sampler import CompiledSampler, HeaderState
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine, sigmoid
-from musicgen.sampling.generate import Written, held_on_to, write
-from musicgen.sampling.generation_state import Draft
-from musicgen.sampling.noise import Floats, Ids, Keys, Noise, chains, gumbels
-from musicgen.sampling.recipe import Order
+from musicgen.sampling.generate import Generated, generate_tune, get_pinned_start
+from musicgen.sampling.generation_state import GenerationState
+from musicgen.sampling.noise import Floats, Ids, Keys, Noise, gumbel_noise, hash_combine_arrays
+from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
-from musicgen.tokens.compiled_grammar import Place
+from musicgen.tokens.compiled_grammar import GrammarPosition
 
 Array = np.ndarray
 
 
-class Lanes(Protocol):
+class BatchEngine(Protocol):
     """An engine over lanes: tunes that stand at different places, each with its own state."""
 
-    def put(self, lane: int, state: Array) -> None:
+    def set_state(self, lane: int, state: Array) -> None:
         """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
 
     def step(self, ids: Ids) -> Array:
         """Feed an id to each lane; return its logits (lane, live)."""
 
-    def keep(self, kept: Ids) -> None:
+    def select_lanes(self, lanes: Ids) -> None:
         """Go on with some of the lanes."""
 
 
 class Layer(Protocol):
     """One layer over lanes."""
 
-    def step(self, projected: Array, own: Array, state: Array) -> None:
+    def step(self, projected: Array, h: Array, state: Array) -> None:
         """Replace h and c by the next.
 
         Args:
             projected: (lane, rows), all of W x + b and, but for a GRU, U h; it is used up.
-            own: (lane, hidden), a view: h.
+            h: (lane, hidden), a view: h.
             state: (lane, hidden): c, or a GRU's scratch.
         """
 
@@ -74,7 +74,7 @@ class LSTMLayer:
         scaled[3 * size :] *= 0.5
         return scaled
 
-    def step(self, projected: Array, own: Array, state: Array) -> None:
+    def step(self, projected: Array, h: Array, state: Array) -> None:
         """Replace h and c by the next."""
         size, z = self.hidden, projected
         np.tanh(z, out=z)
@@ -86,23 +86,23 @@ class LSTMLayer:
         state *= f
         state += g
         state *= 0.5
-        np.tanh(state, out=own)
-        own *= o
-        own *= 0.5
+        np.tanh(state, out=h)
+        h *= o
+        h *= 0.5
 
 
 class GRULayer:
     """Its own part of n stands inside the reset gate, and takes a product of its own."""
 
     def __init__(self, cell: GRU) -> None:
-        self.hidden, self.bias = cell.hidden, cell.own_bias
+        self.hidden, self.bias = cell.hidden, cell.recurrent_bias
         self.recurrent = np.ascontiguousarray(cell.recurrent.T)
 
-    def step(self, projected: Array, own: Array, state: Array) -> None:
+    def step(self, projected: Array, h: Array, state: Array) -> None:
         """Replace h by the next."""
         del state
         size, z = self.hidden, projected
-        recurrent = own @ self.recurrent
+        recurrent = h @ self.recurrent
         recurrent += self.bias
         gates, n = z[:, : 2 * size], z[:, 2 * size :]
         gates += recurrent[:, : 2 * size]
@@ -110,9 +110,9 @@ class GRULayer:
         recurrent[:, 2 * size :] *= gates[:, :size]
         n += recurrent[:, 2 * size :]
         np.tanh(n, out=n)
-        own -= n
-        own *= gates[:, size:]
-        own += n
+        h -= n
+        h *= gates[:, size:]
+        h += n
 
 
 class RNNLayer:
@@ -121,16 +121,16 @@ class RNNLayer:
     def __init__(self, cell: RNN) -> None:
         self.relu = cell.relu
 
-    def step(self, projected: Array, own: Array, state: Array) -> None:
+    def step(self, projected: Array, h: Array, state: Array) -> None:
         """Replace h by the next."""
         del state
         if self.relu:
-            np.maximum(projected, 0, out=own)
+            np.maximum(projected, 0, out=h)
         else:
-            np.tanh(projected, out=own)
+            np.tanh(projected, out=h)
 
 
-def _layer(cell: Cell) -> Layer:
+def _make_layer(cell: Cell) -> Layer:
     if isinstance(cell, LSTM):
         return LSTMLayer(cell)
     if isinstance(cell, GRU):
@@ -139,31 +139,31 @@ def _layer(cell: Cell) -> Layer:
     return RNNLayer(cell)
 
 
-class NumpyLanes:
+class NumpyBatchEngine:
     """A model over lanes; it answers for the ids of the engine that it was made from."""
 
     def __init__(self, engine: NumpyEngine, lanes: int) -> None:
         self.engine = engine
         self.hidden = engine.settings.hidden
         kind = engine.head_bias.dtype
-        self.layers = [_layer(cell) for cell in engine.cells]
-        self.weights = [_packed(cell, first=not n) for n, cell in enumerate(engine.cells)]
-        self.biases = [_scaled(cell, cell.bias) for cell in engine.cells]
+        self.layers = [_make_layer(cell) for cell in engine.cells]
+        self.weights = [_pack_weights(cell, first=not n) for n, cell in enumerate(engine.cells)]
+        self.biases = [_scale_rows(cell, cell.bias) for cell in engine.cells]
         self.outputs: Array = np.zeros((lanes, self.hidden * len(self.layers)), kind)  # each h
         self.states: Array = np.zeros((len(self.layers), lanes, self.hidden), kind)  # each c
-        self.table: Array = _scaled(engine.cells[0], engine.whole_table.T).T.copy()
+        self.table: Array = _scale_rows(engine.cells[0], engine.whole_table.T).T.copy()
         self.scratch = [np.empty((lanes, len(bias)), kind) for bias in self.biases]
 
-    def put(self, lane: int, state: Array) -> None:
+    def set_state(self, lane: int, state: Array) -> None:
         """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
         self.outputs[lane] = state[:, 0].ravel()
         if state.shape[1] > 1:
             self.states[:, lane] = state[:, 1]
 
-    def keep(self, kept: Ids) -> None:
+    def select_lanes(self, lanes: Ids) -> None:
         """Go on with some of the lanes."""
-        self.outputs, self.states = self.outputs[kept], self.states[:, kept]
-        self.scratch = [scratch[: len(kept)] for scratch in self.scratch]
+        self.outputs, self.states = self.outputs[lanes], self.states[:, lanes]
+        self.scratch = [scratch[: len(lanes)] for scratch in self.scratch]
 
     def step(self, ids: Ids) -> Array:
         """Feed an id to each lane; return its logits (lane, live)."""
@@ -185,159 +185,161 @@ class NumpyLanes:
         return self.engine.logits_of(own)
 
 
-def _scaled(cell: Cell, rows: Array) -> Array:
+def _scale_rows(cell: Cell, rows: Array) -> Array:
     return LSTMLayer.scale(rows) if isinstance(cell, LSTM) else rows
 
 
-def _packed(cell: Any, *, first: bool) -> Array:
+def _pack_weights(cell: Any, *, first: bool) -> Array:
     """Return what a layer's step multiplies by, (inputs, rows): W, U, or both."""
     parts = [] if first else [cell.inputs]
     if not isinstance(cell, GRU):
         parts.append(cell.recurrent)
-    found = _scaled(cell, np.concatenate(parts, axis=1)) if parts else cell.inputs
+    found = _scale_rows(cell, np.concatenate(parts, axis=1)) if parts else cell.inputs
     return np.ascontiguousarray(found.T)
 
 
-LANES: Final = 64
+DEFAULT_LANES: Final = 64
 TOLERANCE: Final = 1e-4  # of a logit; those of `folk` are off by a tenth of it at most
-CHECKED: Final = 64  # one in so many tunes is gone over by the one-tune engine
+CHECK_INTERVAL: Final = 64  # one in so many tunes is gone over by the one-tune engine
 _PER_LANE: Final = ("numbers", "steps", "ids", "last", "inner", "outer", "border", "tones", "bar",
                     "keys")  # fmt: skip
-_ROOM: Final = 256  # ids that a lane has room for at first
+_INITIAL_CAPACITY: Final = 256  # ids that a lane has room for at first
 
-Drawn = tuple[int, list[int]]  # the number of a tune and its ids, from the begin event on
+NumberedIds = tuple[int, list[int]]  # the number of a tune and its ids, from the begin event on
 
 
-class _Unstable(Exception):
+class _UnstableRounding(Exception):
     """Rounding grows in this model."""
 
 
 @dataclass
-class Stream:
+class BatchSampler:
     """Draws tunes as they are asked for, by number."""
 
-    course: Course
-    begin: Callable[[int], Begun]  # by a tune's number
-    make_lanes: Callable[[int], Lanes]
+    sampler: CompiledSampler
+    begin: Callable[[int], HeaderState]  # by a tune's number
+    make_engine: Callable[[int], BatchEngine]
     temperature: float
-    exact: bool = True  # with the bytes of the one-tune engine
-    width: int = LANES
+    is_exact: bool = True  # with the bytes of the one-tune engine
+    width: int = DEFAULT_LANES
 
-    def draw(self, numbers: Iterable[int]) -> Iterator[Drawn]:
+    def draw(self, numbers: Iterable[int]) -> Iterator[NumberedIds]:
         """Yield the tunes of some numbers as they are finished."""
         waiting = iter(numbers)
         if first := list(islice(waiting, self.width)):
-            side_by_side = _SideBySide(self, first, waiting)
+            side_by_side = _LaneBatch(self, first, waiting)
             try:
-                yield from side_by_side.finished()
-            except _Unstable:
+                yield from side_by_side.draw_tunes()
+            except _UnstableRounding:
                 left = [number for number in side_by_side.numbers.tolist() if number >= 0]
                 for number in (*left, *waiting):
-                    yield number, self.course.finish(self.begin(number))
+                    yield number, self.sampler.finish(self.begin(number))
 
 
 @dataclass
-class _SideBySide:
+class _LaneBatch:
     """Lanes and where each of them stands."""
 
-    stream: Stream
+    batch_sampler: BatchSampler
     first: list[int]
     waiting: Iterator[int]
-    lanes: Lanes = field(init=False)
+    engine: BatchEngine = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.first)
-        self.course, self.automaton = self.stream.course, self.stream.course.automaton
-        self.lanes = self.stream.make_lanes(count)
+        self.sampler, self.grammar = self.batch_sampler.sampler, self.batch_sampler.sampler.grammar
+        self.engine = self.batch_sampler.make_engine(count)
         self.numbers: Ids = np.array(self.first)
-        self.begun = [self.stream.begin(number) for number in self.first]
+        self.headers = [self.batch_sampler.begin(number) for number in self.first]
         self.steps: Ids = np.zeros(count, np.int64)  # ids since `begun`
-        self.ids: Ids = np.zeros((count, _ROOM), np.int64)  # those
+        self.ids: Ids = np.zeros((count, _INITIAL_CAPACITY), np.int64)  # those
         self.last: Ids = np.zeros(count, np.int64)
         self.inner, self.outer, self.border, self.tones, self.bar = np.zeros((5, count), np.int64)
         self.keys: Keys = np.zeros(count, np.uint64)
-        self.done = 0
-        self.tolerance = 2 * TOLERANCE / self.stream.temperature
-        for lane, begun in enumerate(self.begun):
-            self._put(lane, begun)
+        self.finished_count = 0
+        self.tolerance = 2 * TOLERANCE / self.batch_sampler.temperature
+        for lane, begun in enumerate(self.headers):
+            self._start_lane(lane, begun)
 
-    def _put(self, lane: int, begun: Begun) -> None:
+    def _start_lane(self, lane: int, header: HeaderState) -> None:
         """Let a lane go on from where a tune has begun."""
-        place = begun.place
-        self.begun[lane], self.steps[lane], self.last[lane] = begun, 0, begun.ids[-1]
+        place = header.place
+        self.headers[lane], self.steps[lane], self.last[lane] = header, 0, header.ids[-1]
         self.inner[lane], self.outer[lane] = place.inner, place.outer
         self.border[lane], self.tones[lane] = place.border, place.tones
         self.bar[lane] = place.bar
-        self.keys[lane] = begun.key
-        self.lanes.put(lane, begun.state)
+        self.keys[lane] = header.key
+        self.engine.set_state(lane, header.state)
 
-    def finished(self) -> Iterator[Drawn]:
+    def draw_tunes(self) -> Iterator[NumberedIds]:
         """Step until there is nothing left to draw; yield what is finished."""
         while len(self.numbers):
-            logits = self.lanes.step(self.last)
-            columns = self._drawn(logits)
-            self._follow(columns)
-            over = np.flatnonzero(self.automaton.flags.array[self.inner, 2])
+            logits = self.engine.step(self.last)
+            columns = self._draw_columns(logits)
+            self._advance(columns)
+            over = np.flatnonzero(self.grammar.flags.array[self.inner, 2])
             if len(over):
-                yield from self._taken(over, logits)
+                yield from self._finish_lanes(over, logits)
 
     # Drawing
 
-    def _drawn(self, logits: npt.NDArray[np.float32]) -> Ids:
+    def _draw_columns(self, logits: npt.NDArray[np.float32]) -> Ids:
         """Return the column that is drawn in each lane."""
-        automaton = self.automaton
+        automaton = self.grammar
         masks = automaton.masks.array[self.inner]
         masks |= automaton.border_masks.array[self.border]
         masks |= automaton.tones.array[self.tones]
         flat = np.flatnonzero(masks)
         lane, column = np.divmod(flat, masks.shape[1])
-        luck = gumbels(self._places()[lane], self.course.hashes[column])
-        luck += logits.ravel()[flat].astype(np.float64) / self.stream.temperature
+        luck = gumbel_noise(self._compute_noise_keys()[lane], self.sampler.hashes[column])
+        luck += logits.ravel()[flat].astype(np.float64) / self.batch_sampler.temperature
         scores = np.full(masks.shape, -np.inf)
         scores.ravel()[flat] = luck
         every = np.arange(len(scores))
         best: Ids = scores.argmax(axis=1)
-        if self.stream.exact:
+        if self.batch_sampler.is_exact:
             first = scores[every, best]
             scores[every, best] = -np.inf
             near = first - scores.max(axis=1) < self.tolerance
             for unsure in np.flatnonzero(near).tolist():
-                best[unsure] = self._settled(unsure, logits[unsure])
+                best[unsure] = self._decide_exactly(unsure, logits[unsure])
         return best
 
-    def _places(self) -> Keys:
+    def _compute_noise_keys(self) -> Keys:
         """Return the key of the noise at each lane's place."""
-        automaton = self.automaton
+        automaton = self.grammar
         between = automaton.flags.array[self.inner, 1]
-        spots = np.where(between, automaton.border_spots.array[self.border, 0],
-                         automaton.spots.array[self.inner, 0])  # fmt: skip
-        return chains(chains(self.keys, self.bar.astype(np.uint64)), spots)
+        spots = np.where(between, automaton.border_position_ids.array[self.border, 0],
+                         automaton.position_ids.array[self.inner, 0])  # fmt: skip
+        return hash_combine_arrays(
+            hash_combine_arrays(self.keys, self.bar.astype(np.uint64)), spots
+        )
 
-    def _settled(self, lane: int, logits: npt.NDArray[np.float32]) -> int:
+    def _decide_exactly(self, lane: int, logits: npt.NDArray[np.float32]) -> int:
         """Return what the one-tune engine draws in a lane, which goes on from its state."""
-        exact = self._gone_over(lane, logits)
-        place = self._place(lane)
-        columns, hashes = self.course.legal(place)
-        return self.course.decide(exact, columns, hashes, self.begun[lane].key, place)
+        exact = self._recompute_logits(lane, logits)
+        place = self._get_place(lane)
+        columns, hashes = self.sampler.legal_columns(place)
+        return self.sampler.decide(exact, columns, hashes, self.headers[lane].key, place)
 
-    def _gone_over(self, lane: int, logits: npt.NDArray[np.float32]) -> Floats:
+    def _recompute_logits(self, lane: int, logits: npt.NDArray[np.float32]) -> Floats:
         """Return the one-tune engine's logits in a lane; raise where the lane's are too far off."""
         ids = self.ids[lane, : self.steps[lane]].tolist()
-        exact = self.course.replay(self.begun[lane], ids)
+        exact = self.sampler.replay(self.headers[lane], ids)
         if not np.abs(exact - logits).max() <= TOLERANCE / 2:
-            raise _Unstable
+            raise _UnstableRounding
         return exact
 
-    def _place(self, lane: int) -> Place:
+    def _get_place(self, lane: int) -> GrammarPosition:
         parts = self.inner, self.outer, self.border, self.tones, self.bar
-        return Place(*(int(part[lane]) for part in parts))
+        return GrammarPosition(*(int(part[lane]) for part in parts))
 
     # Going on
 
-    def _follow(self, columns: Ids) -> None:
+    def _advance(self, columns: Ids) -> None:
         """Write the drawn ids down, and find where they lead."""
-        automaton, before = self.automaton, self.inner
-        self.last = automaton.live[columns]
+        automaton, before = self.grammar, self.inner
+        self.last = automaton.allowed_ids[columns]
         if self.steps.max() == self.ids.shape[1]:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
         self.ids[np.arange(len(self.steps)), self.steps] = self.last
@@ -352,46 +354,48 @@ class _SideBySide:
             self.bar[lane] += bars
         self.border[:] = 0
         for lane in np.flatnonzero(automaton.flags.array[self.inner, 0]).tolist():
-            self.border[lane] = automaton.border(int(self.inner[lane]), int(self.outer[lane]))
+            self.border[lane] = automaton.find_border(int(self.inner[lane]), int(self.outer[lane]))
 
-    def _taken(self, over: Ids, logits: npt.NDArray[np.float32]) -> Iterator[Drawn]:
+    def _finish_lanes(
+        self, finished_lanes: Ids, logits: npt.NDArray[np.float32]
+    ) -> Iterator[NumberedIds]:
         """Yield the tunes that are done, and give their lanes to those that wait."""
         found = []
-        self._check(over, logits)
-        for lane in over.tolist():
+        self._check_rounding(finished_lanes, logits)
+        for lane in finished_lanes.tolist():
             ids = self.ids[lane, : self.steps[lane]].tolist()
-            found.append((int(self.numbers[lane]), [*self.begun[lane].ids, *ids]))
+            found.append((int(self.numbers[lane]), [*self.headers[lane].ids, *ids]))
             self.numbers[lane] = next(self.waiting, -1)
             if self.numbers[lane] >= 0:
-                self._put(lane, self.stream.begin(int(self.numbers[lane])))
+                self._start_lane(lane, self.batch_sampler.begin(int(self.numbers[lane])))
         if len(kept := np.flatnonzero(self.numbers >= 0)) < len(self.numbers):
-            self._keep(kept)
+            self._keep_lanes(kept)
         yield from found
 
-    def _check(self, over: Ids, logits: npt.NDArray[np.float32]) -> None:
+    def _check_rounding(self, finished_lanes: Ids, logits: npt.NDArray[np.float32]) -> None:
         """Go over one in so many of the tunes that are done, the first of all among them."""
-        for lane in over.tolist():
-            if self.stream.exact and self.done % CHECKED == 0:
+        for lane in finished_lanes.tolist():
+            if self.batch_sampler.is_exact and self.finished_count % CHECK_INTERVAL == 0:
                 self.steps[lane] -= 1  # the end was not fed
-                self._gone_over(lane, logits[lane])
+                self._recompute_logits(lane, logits[lane])
                 self.steps[lane] += 1
-            self.done += 1
+            self.finished_count += 1
 
-    def _keep(self, kept: Ids) -> None:
+    def _keep_lanes(self, lanes: Ids) -> None:
         """Go on with some of the lanes."""
-        self.lanes.keep(kept)
-        self.begun = [self.begun[lane] for lane in kept.tolist()]
+        self.engine.select_lanes(lanes)
+        self.headers = [self.headers[lane] for lane in lanes.tolist()]
         for name in _PER_LANE:
-            setattr(self, name, getattr(self, name)[kept])
+            setattr(self, name, getattr(self, name)[lanes])
 
 
-def write_many(
+def generate_tunes(
     sampler: Sampler,
-    order: Order,
+    request: GenerationRequest,
     numbers: Iterable[int],
-    make_lanes: Callable[[NumpyEngine, int], Lanes] | None = None,
-    width: int = LANES,
-) -> Iterator[tuple[int, Written]]:
+    make_engine: Callable[[NumpyEngine, int], BatchEngine] | None = None,
+    width: int = DEFAULT_LANES,
+) -> Iterator[tuple[int, Generated]]:
     """Carry an order out for some numbers of tunes, and yield them as they are finished.
 
     Without lanes of another engine each has the bytes that it has alone. What is given or left out
@@ -399,45 +403,53 @@ def write_many(
     """
     waiting = iter(numbers)
     for number in waiting:
-        if not _goes_in_lanes(sampler, order, number):
-            yield number, write(sampler, replace(order, number=number))
+        if not _is_batchable(sampler, request, number):
+            yield number, generate_tune(sampler, replace(request, number=number))
             continue
-        course, drafts = sampler.course(order.wishes), _Drafts(sampler, order)
-        lanes = partial(make_lanes or NumpyLanes, cast(NumpyEngine, course.answers))
-        stream = Stream(
-            course, drafts.begin, lanes, order.wishes.temperature, make_lanes is None, width
+        course, drafts = (
+            sampler.get_compiled_sampler(request.options),
+            _PendingTunes(sampler, request),
+        )
+        lanes = partial(
+            make_engine or NumpyBatchEngine, cast(NumpyEngine, course.restricted_engine)
+        )
+        stream = BatchSampler(
+            course, drafts.begin, lanes, request.options.temperature, make_engine is None, width
         )
         for done, ids in stream.draw(chain((number,), waiting)):
-            yield done, drafts.finished(done, ids)
+            yield done, drafts.finish_tune(done, ids)
 
 
-def _goes_in_lanes(sampler: Sampler, order: Order, number: int) -> bool:
+def _is_batchable(sampler: Sampler, request: GenerationRequest, number: int) -> bool:
     """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
-    if order.keep or order.primer or len(order.wishes.filters) > 1:
+    if request.keep or request.primer or len(request.options.filters) > 1:
         return False
     known = isinstance(sampler.engine, NumpyEngine)
-    noise = Noise(order.seed, number)
-    return known and sampler.begun(order.wishes, noise, held_on_to(order)).is_free
+    noise = Noise(request.seed, number)
+    return (
+        known
+        and sampler.start_tune(request.options, noise, get_pinned_start(request)).is_unconstrained
+    )
 
 
 @dataclass
-class _Drafts:
+class _PendingTunes:
     """The headers of the tunes that are under way."""
 
     sampler: Sampler
-    order: Order
-    drafts: dict[int, Draft] = field(default_factory=dict)
+    order: GenerationRequest
+    states: dict[int, GenerationState] = field(default_factory=dict)
 
-    def begin(self, number: int) -> Begun:
+    def begin(self, number: int) -> HeaderState:
         """Draw the header of a tune."""
-        noise, start = Noise(self.order.seed, number), held_on_to(self.order)
-        draft = self.sampler.begun(self.order.wishes, noise, start)
-        self.drafts[number] = draft
-        return self.sampler.course(self.order.wishes).begun(draft)
+        noise, start = Noise(self.order.seed, number), get_pinned_start(self.order)
+        draft = self.sampler.start_tune(self.order.options, noise, start)
+        self.states[number] = draft
+        return self.sampler.get_compiled_sampler(self.order.options).capture_header(draft)
 
-    def finished(self, number: int, ids: list[int]) -> Written:
+    def finish_tune(self, number: int, ids: list[int]) -> Generated:
         """Return a tune that is whole."""
-        draft = self.drafts.pop(number)
+        draft = self.states.pop(number)
         draft.ids = ids
-        wishes, start = self.order.wishes, held_on_to(self.order)
-        return Written(self.sampler.finished(draft, wishes, start))
+        wishes, start = self.order.options, get_pinned_start(self.order)
+        return Generated(self.sampler.finish_tune(draft, wishes, start))

@@ -12,26 +12,34 @@ from functools import cached_property
 import numpy as np
 
 from musicgen.music.theory import Key
-from musicgen.sampling.engine import Engine, State, over
-from musicgen.sampling.generation_state import Draft, Known
-from musicgen.sampling.noise import Filter, Floats, Ids, Keys, chain, gumbels, measures_hashes
-from musicgen.sampling.noise import spot as spot_of
-from musicgen.tokens.compiled_grammar import Automaton, Place
+from musicgen.sampling.engine import Engine, State, restrict_vocabulary
+from musicgen.sampling.generation_state import GenerationState, HeaderCache
+from musicgen.sampling.noise import (
+    Filter,
+    Floats,
+    Ids,
+    Keys,
+    gumbel_noise,
+    hash_combine,
+    measures_hashes,
+)
+from musicgen.sampling.noise import position_id as spot_of
+from musicgen.tokens.compiled_grammar import CompiledGrammar, GrammarPosition
 from musicgen.tokens.constraints import Rules
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class HeaderState:
     """A tune whose header is written, and where it goes on from."""
 
     ids: tuple[int, ...]  # from the begin event on
     state: State  # after all of them but the last
-    place: Place
+    place: GrammarPosition
     key: int  # of the tune's noise
 
 
 @dataclass(frozen=True)
-class Course:
+class CompiledSampler:
     """How the tunes of some wishes go on, once their headers are written."""
 
     engine: Engine
@@ -39,73 +47,75 @@ class Course:
     filters: tuple[Filter, ...]
 
     @cached_property
-    def narrowed(self) -> dict[Key, Rules]:
+    def rules_by_key(self) -> dict[Key, Rules]:
         """The rules in each key, where they follow from it."""
         return {}
 
     @cached_property
-    def known(self) -> Known:
+    def header_cache(self) -> HeaderCache:
         """What the engine said at the headers of tunes so far."""
-        return Known()
+        return HeaderCache()
 
     @cached_property
-    def automaton(self) -> Automaton:
+    def grammar(self) -> CompiledGrammar:
         """The grammar, as far as it was met."""
-        return Automaton(self.rules, spot_of)
+        return CompiledGrammar(self.rules, spot_of)
 
     @cached_property
-    def answers(self) -> Engine:
+    def restricted_engine(self) -> Engine:
         """The engine, asked only for ids that can ever be legal."""
-        return over(self.engine, self.automaton.live)
+        return restrict_vocabulary(self.engine, self.grammar.allowed_ids)
 
     @cached_property
     def hashes(self) -> Keys:
         """The hashes of those ids."""
-        return measures_hashes()[self.automaton.live]
+        return measures_hashes()[self.grammar.allowed_ids]
 
     @cached_property
-    def _legal(self) -> dict[tuple[int, int, int], tuple[Ids, Keys]]:
+    def _legal_cache(self) -> dict[tuple[int, int, int], tuple[Ids, Keys]]:
         return {}
 
-    def legal(self, place: Place) -> tuple[Ids, Keys]:
+    def legal_columns(self, place: GrammarPosition) -> tuple[Ids, Keys]:
         """Return the columns that may come next, and their hashes."""
         key = place.inner, place.border, place.tones
-        if key not in self._legal:
-            columns = self.automaton.legal(place)
-            self._legal[key] = columns, self.hashes[columns]
-        return self._legal[key]
+        if key not in self._legal_cache:
+            columns = self.grammar.legal_columns(place)
+            self._legal_cache[key] = columns, self.hashes[columns]
+        return self._legal_cache[key]
 
-    def begun(self, draft: Draft) -> Begun:
+    def capture_header(self, draft: GenerationState) -> HeaderState:
         """Return where a draft goes on from; nothing of it may be given."""
-        place = self.automaton.place(draft.walk)
-        return Begun(tuple(draft.ids), draft.state, place, draft.noise.key)
+        place = self.grammar.locate(draft.walk)
+        return HeaderState(tuple(draft.ids), draft.state, place, draft.noise.key)
 
-    def finish(self, begun: Begun) -> list[int]:
+    def finish(self, header: HeaderState) -> list[int]:
         """Draw what is left of a tune; return its ids from the begin event on."""
-        automaton, live = self.automaton, self.automaton.live
-        ids, state, place = list(begun.ids), begun.state, begun.place
+        automaton, live = self.grammar, self.grammar.allowed_ids
+        ids, state, place = list(header.ids), header.state, header.place
         fed = len(ids) - 1
         while not automaton.is_done(place):
-            columns, hashes = self.legal(place)
+            columns, hashes = self.legal_columns(place)
             column = int(columns[0])
             if len(columns) > 1:  # what must come is fed together with what is drawn after it
-                logits, state = self.answers.step(ids[fed:], None, state)
+                logits, state = self.restricted_engine.step(ids[fed:], None, state)
                 fed = len(ids)
-                column = self.decide(logits, columns, hashes, begun.key, place)
+                column = self.decide(logits, columns, hashes, header.key, place)
             place = automaton.follow(place, column)
             ids.append(int(live[column]))
         return ids
 
-    def replay(self, begun: Begun, ids: Sequence[int]) -> Floats:
+    def replay(self, header: HeaderState, ids: Sequence[int]) -> Floats:
         """Return the logits after the ids that a tune went on with."""
-        logits, _ = self.answers.step((*begun.ids[-1:], *ids), None, begun.state)
+        logits, _ = self.restricted_engine.step((*header.ids[-1:], *ids), None, header.state)
         return logits
 
-    def decide(self, logits: Floats, columns: Ids, hashes: Keys, key: int, place: Place) -> int:
+    def decide(
+        self, logits: Floats, columns: Ids, hashes: Keys, key: int, place: GrammarPosition
+    ) -> int:
         """Return the column that is drawn at a place of a tune."""
         logs = logits[columns].astype(np.float64)
         for cut in self.filters:
             logs = cut(logs)
-        here = chain(key, place.bar, self.automaton.spot_at(place))
-        logs += gumbels(np.array(here, np.uint64), hashes)
+        here = hash_combine(key, place.bar, self.grammar.find_position_id(place))
+        logs += gumbel_noise(np.array(here, np.uint64), hashes)
         return int(columns[logs.argmax()])

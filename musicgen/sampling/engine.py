@@ -80,7 +80,7 @@ class GRU:
 
     def __init__(self, w: Array, u: Array, b_input: Array, b_hidden: Array) -> None:
         self.inputs, self.recurrent = w, u
-        self.bias, self.own_bias = b_input, b_hidden
+        self.bias, self.recurrent_bias = b_input, b_hidden
         self.hidden = u.shape[1]
         self.scratch = np.empty(u.shape[0], u.dtype)
 
@@ -88,7 +88,7 @@ class GRU:
         """Replace h by the next."""
         size, h = self.hidden, state[0]
         own = np.dot(self.recurrent, h, out=self.scratch)
-        own += self.own_bias
+        own += self.recurrent_bias
         gates, n = projected[: 2 * size], projected[2 * size :]
         gates += own[: 2 * size]
         sigmoid(gates)
@@ -167,7 +167,7 @@ class NumpyEngine:
         self.head_bias = held["head.bias"]
         rows = len(self.cells[0].bias)
         self.table = np.empty((settings.vocabulary_size, rows), dtype)
-        self.known = [False] * settings.vocabulary_size
+        self.is_row_filled = [False] * settings.vocabulary_size
         self.projected = np.empty(rows, dtype)
 
     @classmethod
@@ -192,34 +192,34 @@ class NumpyEngine:
             self.advance(number, state)
         return self.logits_of(state[-1, 0]), state
 
-    def over(self, ids: Sequence[int] | np.ndarray) -> NumpyEngine:
+    def restrict_vocabulary(self, ids: Sequence[int] | np.ndarray) -> NumpyEngine:
         """Return an engine that answers for some ids alone, in their order."""
         engine = copy(self)
         engine.head, engine.head_bias = self.head[ids], self.head_bias[ids]
         return engine
 
-    def advance(self, number: int, state: np.ndarray) -> None:
+    def advance(self, id_: int, state: np.ndarray) -> None:
         """Feed one id: replace the state by the next."""
         projected = self.projected
-        projected[:] = self.row(number)
+        projected[:] = self.row(id_)
         for layer, cell in enumerate(self.cells):
             if layer:
                 np.dot(cell.inputs, state[layer - 1, 0], out=projected)
                 projected += cell.bias
             cell.step(projected, state[layer])
 
-    def row(self, number: int) -> np.ndarray:
+    def row(self, id_: int) -> np.ndarray:
         """Return what the first layer gets from an event: projected once, then kept."""
-        if not self.known[number]:
+        if not self.is_row_filled[id_]:
             first = self.cells[0]
-            self.table[number] = first.inputs @ self.embedding[number] + first.bias
-            self.known[number] = True
-        return self.table[number]  # type: ignore[no-any-return]
+            self.table[id_] = first.inputs @ self.embedding[id_] + first.bias
+            self.is_row_filled[id_] = True
+        return self.table[id_]  # type: ignore[no-any-return]
 
     @property
     def whole_table(self) -> np.ndarray:
         """What the first layer gets from each event, (vocabulary, rows)."""
-        for number in np.flatnonzero(~np.array(self.known)):
+        for number in np.flatnonzero(~np.array(self.is_row_filled)):
             self.row(int(number))
         return self.table
 
@@ -232,7 +232,7 @@ class NumpyEngine:
         return logits  # type: ignore[no-any-return]
 
 
-class Selected:
+class RestrictedEngine:
     """Any engine, asked for some ids alone."""
 
     def __init__(self, engine: Engine, ids: Sequence[int] | np.ndarray) -> None:
@@ -248,6 +248,10 @@ class Selected:
         return logits[self.ids], state
 
 
-def over(engine: Engine, ids: Sequence[int] | np.ndarray) -> Engine:
+def restrict_vocabulary(engine: Engine, ids: Sequence[int] | np.ndarray) -> Engine:
     """Return an engine that answers for some ids alone, in their order."""
-    return engine.over(ids) if isinstance(engine, NumpyEngine) else Selected(engine, ids)
+    return (
+        engine.restrict_vocabulary(ids)
+        if isinstance(engine, NumpyEngine)
+        else RestrictedEngine(engine, ids)
+    )

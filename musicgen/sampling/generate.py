@@ -7,81 +7,83 @@ from dataclasses import dataclass, replace
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Score
-from musicgen.sampling.forced_tokens import Opening
-from musicgen.sampling.generation_state import Draft
-from musicgen.sampling.infill import regenerated
+from musicgen.sampling.forced_tokens import ForcedPrimer
+from musicgen.sampling.generation_state import GenerationState
+from musicgen.sampling.infill import regenerate_bars
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
-from musicgen.sampling.primer import Fitting, Primer, fitted
-from musicgen.sampling.recipe import Order
-from musicgen.sampling.sampler import Sampler, Start
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
+from musicgen.sampling.recipe import GenerationRequest
+from musicgen.sampling.sampler import Sampler, TuneStart
 from musicgen.tokens.codec import PLAIN_SETTING, Encoded, Setting
-from musicgen.tokens.constraints import DEFAULT_LIMIT
+from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Generated:
     """What came of an order: a tune as ids, and where what is to be written of it begins."""
 
     encoded: Encoded
-    skipped: int = 0  # steps of the primer, where it is left out
-    told: tuple[str, ...] = ()  # what a person should know of it
+    skipped_steps: int = 0  # steps of the primer, where it is left out
+    messages: tuple[str, ...] = ()  # what a person should know of it
 
     @property
     def score(self) -> Score:
         """What is to be written."""
         whole = MeasuresCodec().decode(self.encoded.ids, self.encoded.setting).score
-        return whole.heard_from(self.skipped) if self.skipped else whole
+        return whole.unfold_from(self.skipped_steps) if self.skipped_steps else whole
 
     def to_json(self) -> str:
         """Write it as text, for another process."""
         setting = self.encoded.setting.to_json()
-        return json.dumps([self.encoded.ids, setting, self.skipped, self.told])
+        return json.dumps([self.encoded.ids, setting, self.skipped_steps, self.messages])
 
     @classmethod
-    def from_json(cls, text: str) -> Written:
+    def from_json(cls, text: str) -> Generated:
         """Read what `to_json` wrote."""
         ids, setting, skipped, told = json.loads(text)
         return cls(Encoded(tuple(ids), Setting.from_json(setting)), skipped, tuple(told))
 
 
-def write(sampler: Sampler, order: Order) -> Written:
+def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
     """Carry an order out. Raises InvalidValue for what cannot be met."""
-    noise = Noise(order.seed, order.number)
-    start = held_on_to(order)
-    if order.keep is not None:
-        encoded, stretches = regenerated(sampler, order.wishes, noise, start, order.keep)
-        return Written(encoded, told=tuple(map(str, stretches)))
-    if order.primer is None:
-        return Written(sampler.encoded(order.wishes, noise, start))
-    encoded, end, told = _from_primer(sampler, order.wishes, order.primer, noise, start)
-    if order.writes_primer:
-        return Written(encoded, told=told)
-    found = Written(encoded, end, told)
+    noise = Noise(request.seed, request.number)
+    start = get_pinned_start(request)
+    if request.keep is not None:
+        encoded, stretches = regenerate_bars(sampler, request.options, noise, start, request.keep)
+        return Generated(encoded, messages=tuple(map(str, stretches)))
+    if request.primer is None:
+        return Generated(sampler.sample_encoded(request.options, noise, start))
+    encoded, end, told = _continue_primer(sampler, request.options, request.primer, noise, start)
+    if request.writes_primer:
+        return Generated(encoded, messages=told)
+    found = Generated(encoded, end, told)
     if not found.score.notes:
         raise InvalidValue("no-primer: nothing comes after the primer; ask for more bars")
     return found
 
 
-def held_on_to(order: Order) -> Start:
+def get_pinned_start(request: GenerationRequest) -> TuneStart:
     """Return what a variant holds on to of the tune that it varies."""
-    drawn = order.drawn
-    return Start(drawn.header, drawn.tonic, drawn.qpm) if drawn else Start()
+    drawn = request.drawn
+    return TuneStart(drawn.header, drawn.tonic, drawn.qpm) if drawn else TuneStart()
 
 
-def _from_primer(
-    sampler: Sampler, wishes: Wishes, primer: Primer, noise: Noise, start: Start
+def _continue_primer(
+    sampler: Sampler, options: SamplingOptions, primer: Primer, noise: Noise, start: TuneStart
 ) -> tuple[Encoded, int, tuple[str, ...]]:
     """Go on from a primer; return the step at which it ends, and what was told."""
-    asked = wishes.heard
-    if asked is not None and primer.count > asked:
-        raise InvalidValue(f"bars {asked}: the primer has {primer.count}; ask for as many or more")
-    opening = Opening(primer.bars)
+    asked = options.heard_bars
+    if asked is not None and primer.bar_count > asked:
+        raise InvalidValue(
+            f"bars {asked}: the primer has {primer.bar_count}; ask for as many or more"
+        )
+    opening = ForcedPrimer(primer.bars)
     rhythm = MEASURES.ids.get(Event("rhythm", primer.rhythm))
-    rules = sampler.rules(wishes)
-    known = rhythm if rhythm in rules.ids("rhythm") else None
+    rules = sampler.build_rules(options)
+    known = rhythm if rhythm in rules.ids_of_kind("rhythm") else None
     header = start.header or (
         MEASURES.id("meter", str(primer.meter)), MEASURES.id("mode", primer.key.mode), known, None,
     )  # fmt: skip
@@ -90,36 +92,42 @@ def _from_primer(
         header=header,
         tonic=start.tonic or primer.key.tonic,
         tempo=start.tempo or primer.tempo,
-        scripts=(opening,),
+        forced_sources=(opening,),
     )
-    draft = sampler.begun(wishes, noise, begin)
+    draft = sampler.start_tune(options, noise, begin)
     if asked is None:
-        most = max(DEFAULT_LIMIT, primer.count + DEFAULT_LIMIT // 2)
-        draft.walk.narrow(replace(draft.walk.rules, most=most, _values={}, _pickups={}))
-    while not draft.walk.done:
+        most = max(DEFAULT_MAX_BARS, primer.bar_count + DEFAULT_MAX_BARS // 2)
+        draft.walk.narrow(
+            replace(draft.walk.rules, max_bars=most, _fitting_cache={}, _pickup_cache={})
+        )
+    while not draft.walk.is_done:
         draft.step()
-    return sampler.finished(draft, wishes, begin), _end(draft, opening, primer), _cut(opening)
+    return (
+        sampler.finish_tune(draft, options, begin),
+        _find_primer_end(draft, opening, primer),
+        _describe_rejection(opening),
+    )
 
 
-def _end(draft: Draft, opening: Opening, primer: Primer) -> int:
+def _find_primer_end(draft: GenerationState, opening: ForcedPrimer, primer: Primer) -> int:
     """Return the step at which the primer stops, or would have."""
-    if opening.stopped is None:
+    if opening.rejected_id is None:
         return primer.end
-    ids = draft.ids[1 : opening.followed]
+    ids = draft.ids[1 : opening.end_position]
     part = MeasuresCodec().decode(ids, PLAIN_SETTING).score
     return max((note.end for note in part.notes), default=0)
 
 
-def _cut(opening: Opening) -> tuple[str, ...]:
+def _describe_rejection(opening: ForcedPrimer) -> tuple[str, ...]:
     """Tell where a primer could not be followed."""
-    if opening.stopped is None:
+    if opening.rejected_id is None:
         return ()
-    event = MEASURES.events[opening.stopped]
+    event = MEASURES.events[opening.rejected_id]
     return (f"the primer was followed up to {event}, which has no place there; the rest is new",)
 
 
-def fit(score: Score, sampler: Sampler, wishes: Wishes, name: str) -> Primer:
+def fit_primer(score: Score, sampler: Sampler, options: SamplingOptions, name: str) -> Primer:
     """Fit a score to what a model writes and what is asked. Raises InvalidValue."""
-    lowest, highest = wishes.range or (0, 127)
-    rules = sampler.rules(replace(wishes, key=None, range=None, rhythm=None))
-    return fitted(score, Fitting(rules, wishes.meter, wishes.key, lowest, highest), name)
+    lowest, highest = options.range or (0, 127)
+    rules = sampler.build_rules(replace(options, key=None, range=None, rhythm=None))
+    return fit_score(score, PrimerTarget(rules, options.meter, options.key, lowest, highest), name)

@@ -19,24 +19,24 @@ from msgspec import Meta
 
 from musicgen.errors import InvalidValue
 from musicgen.number_parsing import shorten
-from musicgen.sampling.forced_tokens import Kept
-from musicgen.sampling.generation_state import Draft
+from musicgen.sampling.forced_tokens import ForcedBars
+from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import MOST_BARS, Wishes
-from musicgen.sampling.sampler import Sampler, Start
-from musicgen.similarity.copy_filter import Line, Note
-from musicgen.tokens.bar_split import Written, voices_of
+from musicgen.sampling.options import MOST_BARS, SamplingOptions
+from musicgen.sampling.sampler import Sampler, TuneStart
+from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
+from musicgen.tokens.bar_split import BarSplit, split_by_voice
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER, Context, Walk
-from musicgen.tokens.measures import drum_parts
-from musicgen.tokens.song_form import Layout
+from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.measures import find_drum_parts
+from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES
 
 CANDIDATES: Final = 24
 MOST_CANDIDATES: Final = 512
 MOST_IDS: Final = 10**6
-_APART: Final = 2**32  # between the luck of two candidates
+_CANDIDATE_NOISE_OFFSET: Final = 2**32  # between the luck of two candidates
 
 BarRanges = tuple[tuple[int, int], ...]
 
@@ -55,7 +55,7 @@ def parse_bars(text: str) -> BarRanges:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class KeptBars:
     """A tune, and which of its bars stay; numbered as written, a pickup with the bar after it."""
 
     ids: Annotated[tuple[int, ...], Meta(max_length=MOST_IDS)]
@@ -78,13 +78,13 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RegeneratedBars:
     """A stretch that was drawn: its bars, and what its candidates were worth."""
 
     first: int
     last: int
     candidates: int
-    effective: float  # sample size
+    effective_sample_size: float  # sample size
 
     def __str__(self) -> str:
         bars = f"bar {self.first}" if self.first == self.last else f"bars {self.first}-{self.last}"
@@ -92,143 +92,149 @@ class Drawn:
             return f"{bars}: drawn"
         return (
             f"{bars}: chosen from {self.candidates} candidates, which are worth"
-            f" {self.effective:.1f} of equal weight"
+            f" {self.effective_sample_size:.1f} of equal weight"
         )
 
 
-def regenerated(
-    sampler: Sampler, wishes: Wishes, noise: Noise, start: Start, keep: Keep
-) -> tuple[Encoded, tuple[Drawn, ...]]:
+def regenerate_bars(
+    sampler: Sampler, options: SamplingOptions, noise: Noise, start: TuneStart, keep: KeptBars
+) -> tuple[Encoded, tuple[RegeneratedBars, ...]]:
     """Draw the bars of a tune that are not kept. Raises InvalidValue for bars it does not have."""
-    notes = _notes(keep.ids, wishes)
-    written = Written.of(keep.ids)
-    kept = _places(written, keep, wishes.layout)
-    script = Kept(written, kept, notes)
-    draft = sampler.begun(wishes, noise, replace(start, scripts=(*start.scripts, script)))
+    notes = _collect_notes_by_bar(keep.ids, options)
+    written = BarSplit.of(keep.ids)
+    kept = _find_kept_bars(written, keep, options.layout)
+    script = ForcedBars(written, kept, notes)
+    draft = sampler.start_tune(
+        options, noise, replace(start, forced_sources=(*start.forced_sources, script))
+    )
     _check_header(draft, written)
     _keep_drums(draft, keep.ids)
     told = []
-    given = kept | _again(written, wishes.layout).keys()
-    gaps = list(_gaps(len(written.bars), given))
+    given = kept | _map_repeated_bars(written, options.layout).keys()
+    gaps = list(_find_gaps(len(written.bars), given))
     stops: list[int | None] = [first for first, _ in gaps[1:]]
     for gap, stop in zip(gaps, [*stops, None], strict=False):  # all bars may be kept
-        while not _reached(draft, script, gap[0]):
+        while not _has_reached(draft, script, gap[0]):
             draft.step()
         count = keep.candidates if gap[1] < len(written.bars) else 1  # nothing to lead into
-        draft, effective = _best(draft, script, stop, count, noise)
+        draft, effective = _choose_candidate(draft, script, stop, count, noise)
         numbers = [written.bars[place].number for place in range(*gap)]
-        told.append(Drawn(numbers[0], numbers[-1], count, effective))
-    while not draft.walk.done:
+        told.append(RegeneratedBars(numbers[0], numbers[-1], count, effective))
+    while not draft.walk.is_done:
         draft.step()
-    return sampler.finished(draft, wishes, start), tuple(told)
+    return sampler.finish_tune(draft, options, start), tuple(told)
 
 
-def _keep_drums(draft: Draft, ids: Sequence[int]) -> None:
+def _keep_drums(draft: GenerationState, ids: Sequence[int]) -> None:
     """Let drums play the parts that they play in a tune. Raises InvalidValue where they cannot."""
-    rules, drums = draft.walk.rules, drum_parts(ids)
+    rules, drums = draft.walk.rules, find_drum_parts(ids)
     if not rules.chooses_drums:
         return
-    if rules.closing and 0 in drums:
+    if rules.final_pitch_ids and 0 in drums:
         raise InvalidValue("end tonic: drums play the first part of what is kept; leave it out")
-    draft.walk.narrow(replace(rules, drum_parts=drums, _values={}, _pickups={}))
+    draft.walk.narrow(replace(rules, drum_parts=drums, _fitting_cache={}, _pickup_cache={}))
 
 
-def _best(
-    draft: Draft, script: Kept, stop: int | None, candidates: int, noise: Noise
-) -> tuple[Draft, float]:
+def _choose_candidate(
+    draft: GenerationState, forced_bars: ForcedBars, stop: int | None, candidates: int, noise: Noise
+) -> tuple[GenerationState, float]:
     """Return the candidate that is chosen, as far as the next stretch, and what all are worth."""
     forks = [_fork(draft, noise, number) for number in range(candidates)]
     for fork in forks:
-        while not (fork.walk.done if stop is None else _reached(fork, script, stop)):
+        while not (fork.walk.is_done if stop is None else _has_reached(fork, forced_bars, stop)):
             fork.step()
-    weights = np.array([fork.likelihood for fork in forks])
-    place = Context(0, draft.walk.form.written, 0, 0, 0, None, decision="candidate")
+    weights = np.array([fork.log_likelihood for fork in forks])
+    place = DecisionContext(0, draft.walk.form.bars_written, 0, 0, 0, None, decision="candidate")
     luck = noise.gumbel(place, range(candidates))
     chosen = forks[int(np.argmax(weights + luck))]
-    chosen.noise, chosen.likelihood = noise, 0.0
+    chosen.noise, chosen.log_likelihood = noise, 0.0
     shares = np.exp(weights - weights.max())
     return chosen, float(shares.sum() ** 2 / (shares**2).sum())
 
 
-def _fork(draft: Draft, noise: Noise, number: int) -> Draft:
+def _fork(draft: GenerationState, noise: Noise, number: int) -> GenerationState:
     """Return a draft that goes on with a luck of its own: not that of the tune as it was."""
     fork = draft.copy()
-    fork.noise = Noise(noise.seed, noise.tune + (number + 1) * _APART)
-    fork.likelihood = 0.0
+    fork.noise = Noise(noise.seed, noise.tune_number + (number + 1) * _CANDIDATE_NOISE_OFFSET)
+    fork.log_likelihood = 0.0
     return fork
 
 
-def _reached(draft: Draft, script: Kept, place: int) -> bool:
+def _has_reached(draft: GenerationState, forced_bars: ForcedBars, bar_index: int) -> bool:
     """Tell whether all bars before a place are written, and nothing after them."""
-    return draft.walk.form.written == place and script.is_complete(draft)
+    return draft.walk.form.bars_written == bar_index and forced_bars.is_complete(draft)
 
 
-def _gaps(count: int, given: frozenset[int] | set[int]) -> Iterator[tuple[int, int]]:
+def _find_gaps(count: int, forced_bars: frozenset[int] | set[int]) -> Iterator[tuple[int, int]]:
     """Yield the stretches (first, stop) of the places that are not given."""
-    for is_given, places in groupby(range(count), key=given.__contains__):
+    for is_given, places in groupby(range(count), key=forced_bars.__contains__):
         if not is_given:
             stretch = list(places)
             yield stretch[0], stretch[-1] + 1
 
 
-def _places(written: Written, keep: Keep, layout: Layout | None) -> frozenset[int]:
+def _find_kept_bars(
+    source_tune: BarSplit, keep: KeptBars, layout: FormLayout | None
+) -> frozenset[int]:
     """Return the places of the bars that stay, with those that they cannot do without."""
-    beyond = [last for _, last in keep.bars if last > written.count]
+    beyond = [last for _, last in keep.bars if last > source_tune.bar_count]
     if beyond:
         raise InvalidValue(
-            f"keep {beyond[0]}: the tune has {written.count} bars as they are written; keep some"
+            f"keep {beyond[0]}: the tune has {source_tune.bar_count} bars as they are written; keep some"
             " of them"
         )
     asked = {
-        place for place, bar in enumerate(written.bars)
+        place for place, bar in enumerate(source_tune.bars)
         if any(first <= bar.number <= last for first, last in keep.bars)
     }  # fmt: skip
-    again = _again(written, layout)
+    again = _map_repeated_bars(source_tune, layout)
     found = {again.get(place, place) for place in asked}
     for place in sorted(found, reverse=True):
-        while place > 0 and _needs_the_bar_before(written, place):
+        while place > 0 and _needs_the_bar_before(source_tune, place):
             place -= 1
             found.add(place)
     return frozenset(found)
 
 
-def _again(written: Written, layout: Layout | None) -> dict[int, int]:
+def _map_repeated_bars(source_tune: BarSplit, layout: FormLayout | None) -> dict[int, int]:
     """Return which bars are those of an earlier letter again, and which of its bars they are."""
     if layout is None:
         return {}
     by_stretch: list[list[int]] = []
     at = 0
-    for stretch in layout.stretches:
-        pickup = stretch.picks_up and _is_pickup(written, at)
+    for stretch in layout.sections:
+        pickup = stretch.has_pickup and _is_pickup(source_tune, at)
         by_stretch.append(list(range(at + pickup, at + pickup + stretch.bars)))
         at += pickup + stretch.bars
     return {
         place: source
-        for number, stretch in enumerate(layout.stretches)
+        for number, stretch in enumerate(layout.sections)
         if stretch.source is not None
         for place, source in zip(by_stretch[number], by_stretch[stretch.source], strict=True)
     }
 
 
-def _is_pickup(written: Written, place: int) -> bool:
-    return written.bars[place].number == written.bars[place + 1].number
+def _is_pickup(source_tune: BarSplit, bar_index: int) -> bool:
+    return source_tune.bars[bar_index].number == source_tune.bars[bar_index + 1].number
 
 
-def _needs_the_bar_before(written: Written, place: int) -> bool:
+def _needs_the_bar_before(source_tune: BarSplit, bar_index: int) -> bool:
     """Tell whether a bar holds on to what no bar that is drawn before it could be made to sound.
 
     That is a chord of the bar before, or a note of another voice than the first.
     """
-    for voice, ids in voices_of(written.bars[place].content).items():
+    for voice, ids in split_by_voice(source_tune.bars[bar_index].content).items():
         head = next((id_ for id_ in ids if MEASURES.events[id_].kind in _HEADS), None)
-        if head == MEASURES.id("hold") and (voice != (0, 0) or _ends_on_a_chord(written, place)):
+        if head == MEASURES.id("hold") and (
+            voice != (0, 0) or _ends_on_a_chord(source_tune, bar_index)
+        ):
             return True
     return False
 
 
-def _ends_on_a_chord(written: Written, place: int) -> bool:
+def _ends_on_a_chord(source_tune: BarSplit, bar_index: int) -> bool:
     """Tell whether several notes end the first voice of the bar before a place."""
-    before = voices_of(written.bars[place - 1].content)[0, 0]
+    before = split_by_voice(source_tune.bars[bar_index - 1].content)[0, 0]
     return all(MEASURES.events[id_].kind in _NOTES for id_ in before[-2:]) and len(before) > 1
 
 
@@ -236,38 +242,44 @@ _NOTES: Final = ("pitch", "drum")
 _HEADS: Final = (*_NOTES, "rest", "hold")
 
 
-def _notes(ids: Sequence[int], wishes: Wishes) -> tuple[tuple[Note, ...], ...]:
+def _collect_notes_by_bar(
+    ids: Sequence[int], options: SamplingOptions
+) -> tuple[tuple[MelodyNote, ...], ...]:
     """Return the notes of each bar. Raises InvalidValue for ids that are no tune of such a form."""
-    walk, line = Walk(_rules(wishes)), Line()
+    walk, line = MeasuresGrammar(_build_rules(options)), MelodyLine()
     starts = []
     for number, id_ in enumerate(ids):
-        if id_ not in walk.legal():
+        if id_ not in walk.legal_ids():
             raise InvalidValue(
-                f"the kept tune: {MEASURES.events[id_]} has no place in bar {walk.form.written};"
+                f"the kept tune: {MEASURES.events[id_]} has no place in bar {walk.form.bars_written};"
                 " the recipe was changed or damaged"
             )
         line.follow(walk, id_)
         walk.take(id_)
         if MEASURES.events[id_].kind in ("bar", "partial"):
             starts.append(number)
-    if not walk.done:
+    if not walk.is_done:
         raise InvalidValue("the kept tune has no end; the recipe was changed or damaged")
     stops = [*starts[1:], len(ids)]
-    return tuple(tuple(line.between(*pair)) for pair in zip(starts, stops, strict=True))
+    return tuple(tuple(line.get_notes_between(*pair)) for pair in zip(starts, stops, strict=True))
 
 
-def _rules(wishes: Wishes) -> Rules:
+def _build_rules(options: SamplingOptions) -> Rules:
     """Return what a tune may hold of the bars and the form that a variant cannot change."""
-    fewest, most = (wishes.heard,) * 2 if wishes.heard else (1, MOST_BARS)
+    fewest, most = (options.heard_bars,) * 2 if options.heard_bars else (1, MOST_BARS)
     return Rules(
-        fewest=fewest, most=most, drum_parts=None, layout=wishes.layout, pickup=wishes.pickup
+        min_bars=fewest,
+        max_bars=most,
+        drum_parts=None,
+        layout=options.layout,
+        pickup=options.pickup,
     )
 
 
-def _check_header(draft: Draft, written: Written) -> None:
+def _check_header(draft: GenerationState, source_tune: BarSplit) -> None:
     """Raise InvalidValue where a tune begins with another meter, or parts, than what is kept."""
-    for place, kind in enumerate(HEADER):
-        drawn, kept = draft.ids[1 + place], written.header[place]
+    for place, kind in enumerate(HEADER_KINDS):
+        drawn, kept = draft.ids[1 + place], source_tune.header[place]
         if kind in ("meter", "parts") and drawn != kept:
             raise InvalidValue(
                 f"{MEASURES.events[drawn]}: the tune that is kept has {MEASURES.events[kept]};"

@@ -24,19 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from musicgen.errors import InvalidValue
-from musicgen.tokens.grammar import Context
+from musicgen.tokens.grammar import DecisionContext
 from musicgen.tokens.vocabulary import MEASURES
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
-TEMPERATURES: Final = (0.01, 10)
+TEMPERATURE_RANGE: Final = (0.01, 10)
 Filter = Callable[[Floats], Floats]  # log-probabilities, cut ones become -inf
 
 
 def temperature(value: float) -> Filter:
     """Divide log-probabilities by a temperature: under 1 likelier, over 1 more surprising."""
-    low, high = TEMPERATURES
+    low, high = TEMPERATURE_RANGE
     if not low <= value <= high:
         raise InvalidValue(f"temperature {value}: choose {low} to {high}; 1 is the model as it is")
     return lambda logs: logs / value
@@ -86,7 +86,7 @@ def log_softmax(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
-def event_hashes(names: Iterable[str]) -> Keys:
+def hash_event_names(names: Iterable[str]) -> Keys:
     """Return a number for each event that follows from its name alone."""
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
@@ -95,35 +95,35 @@ def event_hashes(names: Iterable[str]) -> Keys:
 @lru_cache(maxsize=1)
 def measures_hashes() -> Keys:
     """Return the hashes of the events of `measures`, by their ids."""
-    return event_hashes(MEASURES.names)
+    return hash_event_names(MEASURES.names)
 
 
 @lru_cache(maxsize=256)
 def _decision_hash(decision: str) -> int:
-    return int(event_hashes([decision])[0])
+    return int(hash_event_names([decision])[0])
 
 
-_WORD: Final = 2**64 - 1
+_MASK_64: Final = 2**64 - 1
 _STEP: Final = 0x9E3779B97F4A7C15
 _MIX: Final = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def chain(key: int, *numbers: int) -> int:
+def hash_combine(key: int, *numbers: int) -> int:
     """Mix numbers into a key, one after the other; all are of 64 bits."""
     for number in numbers:
-        key = (key + number + _STEP) & _WORD
-        key = ((key ^ (key >> 30)) * _MIX[0]) & _WORD
-        key = ((key ^ (key >> 27)) * _MIX[1]) & _WORD
+        key = (key + number + _STEP) & _MASK_64
+        key = ((key ^ (key >> 30)) * _MIX[0]) & _MASK_64
+        key = ((key ^ (key >> 27)) * _MIX[1]) & _MASK_64
         key ^= key >> 31
     return key
 
 
-def chains(keys: Keys, numbers: Keys) -> Keys:
+def hash_combine_arrays(keys: Keys, numbers: Keys) -> Keys:
     """Mix a number into each key, as `chain` does."""
-    return _mixed(keys + numbers + np.uint64(_STEP))
+    return _mix_bits(keys + numbers + np.uint64(_STEP))
 
 
-def _mixed(keys: Keys) -> Keys:
+def _mix_bits(keys: Keys) -> Keys:
     """Mix 64 bits, in place, so that each bit that goes in moves each that comes out."""
     keys ^= keys >> np.uint64(30)
     keys *= np.uint64(_MIX[0])
@@ -133,14 +133,14 @@ def _mixed(keys: Keys) -> Keys:
     return keys
 
 
-def spot(context: Context) -> int:
+def position_id(context: DecisionContext) -> int:
     """Return the number of a place in its bar: voice, step, and what is decided there."""
-    return chain(0, context.voice, context.position, _decision_hash(context.decision))
+    return hash_combine(0, context.voice, context.position, _decision_hash(context.decision))
 
 
-def gumbels(keys: Keys, hashes: Keys) -> Floats:
+def gumbel_noise(keys: Keys, hashes: Keys) -> Floats:
     """Return standard Gumbel noise for places and events, whose shapes are broadcast."""
-    bits = _mixed(keys ^ hashes)
+    bits = _mix_bits(keys ^ hashes)
     bits >>= np.uint64(11)
     luck = bits.astype(np.float64)
     luck += 0.5
@@ -156,20 +156,20 @@ class Noise:
     """The luck of one tune: a number of its own for each place and event."""
 
     seed: int
-    tune: int = 0
+    tune_number: int = 0
 
     @property
     def key(self) -> int:
         """The number of the tune, of all seeds."""
-        return chain(0, self.seed, self.tune)
+        return hash_combine(0, self.seed, self.tune_number)
 
-    def gumbel(self, context: Context, ids: Sequence[int] | Ids) -> Floats:
+    def gumbel(self, context: DecisionContext, ids: Sequence[int] | Ids) -> Floats:
         """Return standard Gumbel noise for events at a place: shape (ids,)."""
-        return self.at(context.bar, spot(context), measures_hashes()[np.asarray(ids)])
+        return self.gumbel_at(context.bar, position_id(context), measures_hashes()[np.asarray(ids)])
 
-    def at(self, bar: int, place: int, hashes: Keys) -> Floats:
+    def gumbel_at(self, bar: int, position: int, hashes: Keys) -> Floats:
         """Return standard Gumbel noise for the hashes of events at a place of a bar."""
-        return gumbels(np.array(chain(self.key, bar, place), np.uint64), hashes)
+        return gumbel_noise(np.array(hash_combine(self.key, bar, position), np.uint64), hashes)
 
 
 def draw(
@@ -177,17 +177,17 @@ def draw(
     ids: Sequence[int] | Ids,
     filters: Sequence[Filter],
     noise: Noise,
-    context: Context,
+    context: DecisionContext,
 ) -> int:
     """Draw one of the ids: the model's logits over them, cut by the filters, decided by noise."""
-    return luckiest(logits, ids, filters, lambda: noise.gumbel(context, ids))
+    return argmax_with_noise(logits, ids, filters, lambda: noise.gumbel(context, ids))
 
 
-def luckiest(
+def argmax_with_noise(
     logits: npt.NDArray[np.floating],
     ids: Sequence[int] | Ids,
     filters: Sequence[Filter],
-    luck: Callable[[], Floats],
+    make_noise: Callable[[], Floats],
 ) -> int:
     """Return the id whose log-probability, cut by the filters, and luck are the greatest sum."""
     if len(ids) == 1:
@@ -195,4 +195,4 @@ def luckiest(
     logs = logits[np.asarray(ids)].astype(np.float64)
     for cut in filters:
         logs = cut(logs)
-    return int(ids[(logs + luck()).argmax()])
+    return int(ids[(logs + make_noise()).argmax()])

@@ -16,21 +16,21 @@ import numpy as np
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
-from musicgen.music.general_midi import program as program_number
+from musicgen.music.general_midi import parse_program as program_number
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
 from musicgen.number_parsing import parse_decimal, parse_fraction, parse_integer, shorten
-from musicgen.sampling.noise import TEMPERATURES, Filter, min_p, temperature, top_k, top_p
-from musicgen.tokens.constraints import DEFAULT_LIMIT
-from musicgen.tokens.song_form import FREE, THROUGH, Layout, check_form, parse_form
+from musicgen.sampling.noise import TEMPERATURE_RANGE, Filter, min_p, temperature, top_k, top_p
+from musicgen.tokens.constraints import DEFAULT_MAX_BARS
+from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form, parse_form
 from musicgen.typed_data import check_schema, decode_json
 
 MOST_BARS: Final = 512
 MIN_BARS: Final = 8  # of a tune without a named number of bars, unless its form is "free"
 MOST_PICKUP: Final = 64 * STEPS_PER_WHOLE  # steps: the longest bar
-TEMPOS: Final = (10, 1000)  # quarters a minute
+TEMPO_RANGE: Final = (10, 1000)  # quarters a minute
 MOST_TOP_K: Final = 10**6  # more than any codec has events
-MOST_WORDS: Final = 100  # characters of a dance
+MAX_RHYTHM_LENGTH: Final = 100  # characters of a dance
 ENDS: Final = ("any", "tonic")
 LEAST_COPY: Final = 4  # notes; every tune shares three with some other
 MOST_COPY: Final = 1000  # more than any tune has
@@ -52,12 +52,12 @@ def parse_pickup(text: str) -> int:
     )
 
 
-class WishesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SamplingOptionsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Wishes as JSON has them; their ranges are those of `Wishes`."""
 
     key: str | None = None
     meter: str | None = None
-    rhythm: Annotated[str, Meta(max_length=MOST_WORDS)] | None = None
+    rhythm: Annotated[str, Meta(max_length=MAX_RHYTHM_LENGTH)] | None = None
     bars: int | None = None
     min_bars: int | None = None
     form: str | None = None
@@ -74,7 +74,7 @@ class WishesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SamplingOptions:
     """What is asked of a tune; None leaves it to the model."""
 
     key: Key | None = None
@@ -97,8 +97,8 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.bars is not None and not 1 <= self.bars <= MOST_BARS:
             raise InvalidValue(f"bars {self.bars}: ask for 1 to {MOST_BARS} bars")
-        if self.tempo is not None and not TEMPOS[0] <= self.tempo <= TEMPOS[1]:
-            slowest, fastest = TEMPOS
+        if self.tempo is not None and not TEMPO_RANGE[0] <= self.tempo <= TEMPO_RANGE[1]:
+            slowest, fastest = TEMPO_RANGE
             raise InvalidValue(
                 f"tempo {self.tempo}: choose {slowest} to {fastest} quarters a minute"
             )
@@ -126,38 +126,38 @@ class Wishes:
             return
         object.__setattr__(self, "form", check_form(self.form))
         layout = self.layout
-        if self.pickup and layout is not None and not layout.takes_pickup:
+        if self.pickup and layout is not None and not layout.allows_pickup:
             raise InvalidValue(
-                f"pickup: the form {self.form} in {self.heard} bars has none, for a part that"
+                f"pickup: the form {self.form} in {self.heard_bars} bars has none, for a part that"
                 " returns would end in another bar; ask for more bars, or leave one of them out"
             )
 
     def _check_min_bars(self) -> None:
         if self.min_bars is None:
             return
-        if not 1 <= self.min_bars <= DEFAULT_LIMIT:
+        if not 1 <= self.min_bars <= DEFAULT_MAX_BARS:
             raise InvalidValue(
-                f"min-bars {self.min_bars}: ask for 1 to {DEFAULT_LIMIT}, the most that a tune has"
+                f"min-bars {self.min_bars}: ask for 1 to {DEFAULT_MAX_BARS}, the most that a tune has"
                 " whose number of bars is free"
             )
-        if self.heard is not None:
+        if self.heard_bars is not None:
             raise InvalidValue(
-                f"min-bars {self.min_bars}: the tune has {self.heard} bars, by --bars or --form;"
+                f"min-bars {self.min_bars}: the tune has {self.heard_bars} bars, by --bars or --form;"
                 " leave one of them out"
             )
 
     @property
-    def layout(self) -> Layout | None:
+    def layout(self) -> FormLayout | None:
         """The form laid out; None where bars and repeats are free."""
         if self.form is None or (self.form == THROUGH and self.bars is None):
             return None
-        return Layout.of(self.form, self.bars)
+        return FormLayout.of(self.form, self.bars)
 
     @property
-    def heard(self) -> int | None:
+    def heard_bars(self) -> int | None:
         """The bars that are to be heard, where their number is fixed."""
         layout = self.layout
-        return sum(one.bars * one.plays for one in layout.stretches) if layout else self.bars
+        return sum(one.bars * one.plays for one in layout.sections) if layout else self.bars
 
     @property
     def filters(self) -> tuple[Filter, ...]:
@@ -172,59 +172,59 @@ class Wishes:
         return tuple(found)
 
     @classmethod
-    def read(cls, **wishes: Any) -> Wishes:
+    def parse(cls, **options: Any) -> SamplingOptions:
         """Make wishes from values as a person writes them: key="Dmix", range="D4-B5"."""
-        return cls(**cls.changes(**wishes))
+        return cls(**cls.parse_changes(**options))
 
     @classmethod
-    def recorded(cls, form: str | None = None, **wishes: Any) -> Wishes:
+    def from_recipe(cls, form: str | None = None, **options: Any) -> SamplingOptions:
         """Make wishes from those of a recipe, whose form may have any letters."""
-        return replace(cls.read(**wishes), form=form)
+        return replace(cls.parse(**options), form=form)
 
     @classmethod
-    def changes(cls, **wishes: Any) -> dict[str, Any]:
+    def parse_changes(cls, **options: Any) -> dict[str, Any]:
         """Read some wishes, by their names. Raises InvalidValue for one that there is none of."""
-        unknown = sorted(wishes.keys() - {entry.name for entry in fields(cls)})
+        unknown = sorted(options.keys() - {entry.name for entry in fields(cls)})
         if unknown:
             known = ", ".join(entry.name for entry in fields(cls))
             raise InvalidValue(f"{unknown[0]!r} cannot be asked for: choose from {known}")
         for name, reader in _READERS.items():
-            if isinstance(wishes.get(name), str):
-                wishes[name] = reader(wishes[name])
-        wishes = {name: _plain(value) for name, value in wishes.items()}
-        plain = {n: v for n, v in wishes.items() if not isinstance(v, _READ.get(n, ()))}
-        check_schema(plain, WishesTable, "what is asked for")
-        return wishes
+            if isinstance(options.get(name), str):
+                options[name] = reader(options[name])
+        options = {name: _to_python_value(value) for name, value in options.items()}
+        plain = {n: v for n, v in options.items() if not isinstance(v, _PARSED_TYPES.get(n, ()))}
+        check_schema(plain, SamplingOptionsTable, "what is asked for")
+        return options
 
     @classmethod
-    def from_table(cls, table: WishesTable) -> Wishes:
+    def from_table(cls, table: SamplingOptionsTable) -> SamplingOptions:
         """Make wishes of checked JSON. Raises InvalidValue for one that is out of range."""
         said = {name: getattr(table, name) for name in table.__struct_fields__}
-        return cls.recorded(**{name: value for name, value in said.items() if value is not None})
+        return cls.from_recipe(**{name: value for name, value in said.items() if value is not None})
 
     def to_json(self) -> str:
         """Write them as text: those that are not the plain ones, as a person would."""
-        return json.dumps(self.said(), separators=(",", ":"))
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Wishes:
+    def from_json(cls, text: str) -> SamplingOptions:
         """Read what `to_json` wrote."""
-        return cls.from_table(decode_json(text, WishesTable, "what is asked for"))
+        return cls.from_table(decode_json(text, SamplingOptionsTable, "what is asked for"))
 
-    def said(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return what differs from the plain wishes, as values that JSON has."""
-        plain = asdict(Wishes())
+        plain = asdict(SamplingOptions())
         told = {name: getattr(self, name) for name in plain if getattr(self, name) != plain[name]}
-        return {name: _WRITERS.get(name, _as_it_is)(value) for name, value in told.items()}
+        return {name: _WRITERS.get(name, _identity)(value) for name, value in told.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_python_value(value: Any) -> Any:
     """Return the values of NumPy as Python's own, and lists as tuples."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(_to_python_value, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_range(value: tuple[Any, ...]) -> bool:
@@ -233,11 +233,11 @@ def _is_range(value: tuple[Any, ...]) -> bool:
     return whole and 0 <= value[0] <= value[1] <= 127
 
 
-def _whole(name: str, low: int, high: int) -> Callable[[str], int]:
+def _make_integer_reader(name: str, low: int, high: int) -> Callable[[str], int]:
     return lambda text: parse_integer(text, name, low, high)
 
 
-def _decimal(name: str, low: float, high: float) -> Callable[[str], float]:
+def _make_decimal_reader(name: str, low: float, high: float) -> Callable[[str], float]:
     return lambda text: parse_decimal(text, name, low, high)
 
 
@@ -248,19 +248,23 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "program": program_number,
     "pickup": parse_pickup,
     "range": parse_range,
-    "bars": _whole("bars", 1, MOST_BARS),
-    "min_bars": _whole("min-bars", 1, DEFAULT_LIMIT),
-    "top_k": _whole("top-k", 1, MOST_TOP_K),
-    "max_copy": _whole("max-copy", LEAST_COPY, MOST_COPY),
-    "tempo": _decimal("tempo", *TEMPOS),
-    "temperature": _decimal("temperature", *TEMPERATURES),
-    "top_p": _decimal("top-p", 0, 1),
-    "min_p": _decimal("min-p", 0, 1),
+    "bars": _make_integer_reader("bars", 1, MOST_BARS),
+    "min_bars": _make_integer_reader("min-bars", 1, DEFAULT_MAX_BARS),
+    "top_k": _make_integer_reader("top-k", 1, MOST_TOP_K),
+    "max_copy": _make_integer_reader("max-copy", LEAST_COPY, MOST_COPY),
+    "tempo": _make_decimal_reader("tempo", *TEMPO_RANGE),
+    "temperature": _make_decimal_reader("temperature", *TEMPERATURE_RANGE),
+    "top_p": _make_decimal_reader("top-p", 0, 1),
+    "min_p": _make_decimal_reader("min-p", 0, 1),
 }
-_READ: Final[Mapping[str, type]] = {"key": Key, "meter": Meter, "range": tuple}  # not JSON's own
+_PARSED_TYPES: Final[Mapping[str, type]] = {
+    "key": Key,
+    "meter": Meter,
+    "range": tuple,
+}  # not JSON's own
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
@@ -296,15 +300,17 @@ TONICS: Final[Mapping[str, Mapping[str, int]]] = {
 USUAL_QPM: Final = 120.0
 
 
-def unmet_dance(dances: Mapping[str, Mapping[str, int]], rhythm: str, meter: str) -> str | None:
+def describe_unseen_dance(
+    dance_counts: Mapping[str, Mapping[str, int]], rhythm: str, meter: str
+) -> str | None:
     """Say that no training tune is such a dance in such a meter; None where some is.
 
     Args:
-        dances: how many training tunes there are of each dance in each meter.
+        dance_counts: how many training tunes there are of each dance in each meter.
         rhythm: the dance that is asked for.
         meter: the meter that is asked for.
     """
-    meters = dances.get(rhythm, {})
+    meters = dance_counts.get(rhythm, {})
     if not meters or meter in meters:
         return None
     known = ", ".join(sorted(meters, key=lambda name: -meters[name]))

@@ -18,14 +18,18 @@ from typing import Any, Final
 from musicgen import errors
 from musicgen.errors import MusicgenError, WriteFailed
 
-Answer = tuple[int, bytes]
-Work = Callable[..., Iterator[Answer]]  # of the numbers, and what it was started with
-_THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_PLACE: Final = 8  # bytes of a number
-_FAULT: Final = -1  # in the place of a number: what follows is an error
+NumberedResult = tuple[int, bytes]
+WorkFunction = Callable[
+    ..., Iterator[NumberedResult]
+]  # of the numbers, and what it was started with
+_THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_NUMBER_BYTES: Final = 8  # bytes of a number
+_ERROR_MARKER: Final = -1  # in the place of a number: what follows is an error
 
 
-def in_order(work: Work, arguments: tuple[str, ...], count: int, jobs: int) -> Iterator[bytes]:
+def run_in_order(
+    work: WorkFunction, arguments: tuple[str, ...], count: int, jobs: int
+) -> Iterator[bytes]:
     """Yield the answers to the numbers 0..count-1 in turn.
 
     `work` is a function of a module, which each process finds by its name; it may answer in any
@@ -35,18 +39,18 @@ def in_order(work: Work, arguments: tuple[str, ...], count: int, jobs: int) -> I
     links: list[Any] = []
     children: list[Any] = []
     try:
-        with _explained(), _one_thread_each(), _deaf_to_ctrl_c():
+        with _translate_start_errors(), _limit_child_threads(), _block_sigint():
             taken = context.Value("q", 0)
             for _ in range(jobs):
                 ours, theirs = context.Pipe(duplex=False)
                 child = context.Process(
-                    target=_run, args=(work, arguments, taken, count, theirs), daemon=True
+                    target=_run_worker, args=(work, arguments, taken, count, theirs), daemon=True
                 )
                 child.start()
                 theirs.close()
                 links.append(ours)
                 children.append(child)
-        yield from _sorted(links, count)
+        yield from _yield_in_order(links, count)
     finally:
         for child in children:
             child.terminate()
@@ -57,7 +61,7 @@ def in_order(work: Work, arguments: tuple[str, ...], count: int, jobs: int) -> I
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _translate_start_errors() -> Iterator[None]:
     """Say in one line that the system lets no process start, or share a number with it."""
     try:
         yield
@@ -70,7 +74,7 @@ def _explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def _block_sigint() -> Iterator[None]:
     """Let processes that start here not hear Ctrl-C: whoever started them ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -82,22 +86,22 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Ended(BaseException):
+class _Terminated(BaseException):
     """A process was told to end: what it is writing is finished, and no more begun."""
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _handle_sigterm(number: int, frame: FrameType | None) -> None:
     """Hear SIGTERM once."""
     del frame
     signal.signal(number, signal.SIG_IGN)
-    raise _Ended
+    raise _Terminated
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def _limit_child_threads() -> Iterator[None]:
     """Let processes that start here compute in one thread: each has a core of its own."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
@@ -108,10 +112,10 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _sorted(links: list[Any], count: int) -> Iterator[bytes]:
+def _yield_in_order(connections: list[Any], count: int) -> Iterator[bytes]:
     """Yield the answers that arrive, each once all before it have come."""
     early: dict[int, bytes] = {}
-    open_ = list(links)
+    open_ = list(connections)
     for number in range(count):
         while number not in early:
             if not open_:
@@ -126,42 +130,44 @@ def _sorted(links: list[Any], count: int) -> Iterator[bytes]:
                 except EOFError:
                     open_.remove(link)
                     continue
-                place = int.from_bytes(data[:_PLACE], "little", signed=True)
-                if place == _FAULT:
-                    raise _fault(data[_PLACE:])
-                early[place] = data[_PLACE:]
+                place = int.from_bytes(data[:_NUMBER_BYTES], "little", signed=True)
+                if place == _ERROR_MARKER:
+                    raise _decode_error(data[_NUMBER_BYTES:])
+                early[place] = data[_NUMBER_BYTES:]
         yield early.pop(number)
 
 
-def _fault(data: bytes) -> MusicgenError:
+def _decode_error(data: bytes) -> MusicgenError:
     name, _, words = data.decode().partition(" ")
     kind = getattr(errors, name, MusicgenError)
     found = kind(words)
     return found if isinstance(found, MusicgenError) else MusicgenError(words)
 
 
-def _run(work: Work, arguments: tuple[str, ...], taken: Any, count: int, link: Any) -> None:
+def _run_worker(
+    work: WorkFunction, arguments: tuple[str, ...], counter: Any, count: int, connection: Any
+) -> None:
     """Work in a process until no number is left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        signal.signal(signal.SIGTERM, _end)
-        for number, answer in work(_numbers(taken, count), *arguments):
-            link.send_bytes(number.to_bytes(_PLACE, "little", signed=True) + answer)
+        signal.signal(signal.SIGTERM, _handle_sigterm)
+        for number, answer in work(_take_numbers(counter, count), *arguments):
+            connection.send_bytes(number.to_bytes(_NUMBER_BYTES, "little", signed=True) + answer)
     except MusicgenError as fault:
         words = f"{type(fault).__name__} {fault}".encode()
-        link.send_bytes(_FAULT.to_bytes(_PLACE, "little", signed=True) + words)
-    except (_Ended, KeyboardInterrupt, BrokenPipeError):
+        connection.send_bytes(_ERROR_MARKER.to_bytes(_NUMBER_BYTES, "little", signed=True) + words)
+    except (_Terminated, KeyboardInterrupt, BrokenPipeError):
         pass  # whoever asked is gone, and says so itself
     finally:
-        link.close()
+        connection.close()
 
 
-def _numbers(taken: Any, count: int) -> Iterator[int]:
+def _take_numbers(counter: Any, count: int) -> Iterator[int]:
     """Yield numbers that no other process has taken."""
     while True:
-        with taken.get_lock():
-            number = int(taken.value)
-            taken.value = number + 1
+        with counter.get_lock():
+            number = int(counter.value)
+            counter.value = number + 1
         if number >= count:
             return
         yield number

@@ -29,70 +29,78 @@ import numpy as np
 
 from musicgen.music.melodic_runs import RunColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Score
-from musicgen.similarity.note_index import Known
+from musicgen.similarity.note_index import NoteIndex
 
-NOTES: Final = 4  # of the runs by which tunes are alike
-MIDDLE: Final = (0.05, 0.95)
-ALIKE_COSTS: Final = 2.0  # what a tune costs that has all of its runs in one that was taken
-RARE_COSTS: Final = 0.25  # what the least likely tune costs that is still as likely as real ones
+SHORT_RUN_NOTES: Final = 4  # of the runs by which tunes are alike
+MIDDLE_QUANTILES: Final = (0.05, 0.95)
+SIMILARITY_WEIGHT: Final = 2.0  # what a tune costs that has all of its runs in one that was taken
+RARITY_WEIGHT: Final = 0.25  # what the least likely tune costs that is still as likely as real ones
 Ranges = Mapping[str, tuple[float, float]]
-Pieces = frozenset[tuple[int, ...]]
+ShortRuns = frozenset[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TuneFigures:
     """One tune's figures, by their names, and the short runs that it has."""
 
     figures: Mapping[str, float]
-    pieces: Pieces
+    short_runs: ShortRuns
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class RankedTune:
     """A tune that is kept: its place among all, and what speaks against it."""
 
-    place: int
+    index: int
     cost: float  # of its figures
-    alike: float  # share of its short runs that stand in the most alike of those before it
-    outside: tuple[str, ...]  # the figures that lie outside the range of real tunes
+    similarity: float  # share of its short runs that stand in the most alike of those before it
+    outliers: tuple[str, ...]  # the figures that lie outside the range of real tunes
 
 
-def measured(score: Score, figures: Mapping[str, float]) -> Measured:
+def measure_tune(score: Score, figures: Mapping[str, float]) -> TuneFigures:
     """Measure a tune; figures: those that others have measured."""
     columns = RunColumns.of(score)
-    own, pieces = _figures(columns.durations, columns.intervals, columns.starts)
-    return Measured({**figures, **own}, frozenset(pieces))
+    own, pieces = _compute_figures(columns.durations, columns.intervals, columns.starts)
+    return TuneFigures({**figures, **own}, frozenset(pieces))
 
 
-def real_ranges(known: Known, bits: tuple[float, float] | None = None) -> dict[str, Any]:
+def measure_real_ranges(
+    index: NoteIndex, bits: tuple[float, float] | None = None
+) -> dict[str, Any]:
     """Return within which values the middle nine tenths of real tunes lie, figure by figure.
 
     bits: of held-out tunes under the model, where they were measured.
     """
-    rows = [figures for figures in map(dict, _each(known)) if figures]
-    found: dict[str, Any] = {name: _middle([row[name] for row in rows]) for name in rows[0]}
-    if len(known.longest):
-        found["longest"] = (0.0, _middle(known.longest)[1])
-        found["copied"] = (0.0, _middle(known.shares)[1])
+    rows = [figures for figures in map(dict, _iterate_training_figures(index)) if figures]
+    found: dict[str, Any] = {
+        name: _compute_middle_range([row[name] for row in rows]) for name in rows[0]
+    }
+    if len(index.longest):
+        found["longest"] = (0.0, _compute_middle_range(index.longest)[1])
+        found["copied"] = (0.0, _compute_middle_range(index.shares)[1])
     return found | ({"bits": bits} if bits else {})
 
 
-def choose(tunes: Sequence[Measured], count: int, ranges: Ranges) -> Iterator[Chosen]:
+def choose(tunes: Sequence[TuneFigures], count: int, ranges: Ranges) -> Iterator[RankedTune]:
     """Yield the best tunes, the best first, as many as asked for or as there are."""
     costs = {place: cost(tune, ranges) for place, tune in enumerate(tunes)}
-    taken: list[Pieces] = []
+    taken: list[ShortRuns] = []
     while costs and len(taken) < count:
-        alike = {place: _alike(tunes[place].pieces, taken) for place in costs}
-        best = min(costs, key=lambda place: (costs[place] + ALIKE_COSTS * alike[place], place))
-        yield Chosen(best, costs.pop(best), alike[best], tuple(_outside(tunes[best], ranges)))
-        taken.append(tunes[best].pieces)
+        alike = {place: _compute_similarity(tunes[place].short_runs, taken) for place in costs}
+        best = min(
+            costs, key=lambda place: (costs[place] + SIMILARITY_WEIGHT * alike[place], place)
+        )
+        yield RankedTune(
+            best, costs.pop(best), alike[best], tuple(_describe_outliers(tunes[best], ranges))
+        )
+        taken.append(tunes[best].short_runs)
 
 
-def cost(tune: Measured, ranges: Ranges) -> float:
+def cost(tune: TuneFigures, ranges: Ranges) -> float:
     """Return how far a tune lies outside of real tunes, all figures added, and how rare it is."""
     known = [name for name in ranges if name in tune.figures]
     outside = sum(_distance(tune.figures[name], ranges[name]) for name in known)
-    return outside + (RARE_COSTS * _rarity(tune.figures, ranges) if "bits" in known else 0.0)
+    return outside + (RARITY_WEIGHT * _rarity(tune.figures, ranges) if "bits" in known else 0.0)
 
 
 def _rarity(figures: Mapping[str, float], ranges: Ranges) -> float:
@@ -107,43 +115,45 @@ def _distance(value: float, span: tuple[float, float]) -> float:
     return max(0.0, low - value, value - high) / max(high - low, 1e-9)
 
 
-def _outside(tune: Measured, ranges: Ranges) -> Iterator[str]:
+def _describe_outliers(tune: TuneFigures, ranges: Ranges) -> Iterator[str]:
     for name, (low, high) in ranges.items():
         value = tune.figures.get(name, low)
         if not low <= value <= high:
             yield f"{name} {value:.2f}, of real tunes {low:.2f} to {high:.2f}"
 
 
-def _alike(pieces: Pieces, taken: Iterable[Pieces]) -> float:
-    return max((len(pieces & other) / max(1, len(pieces)) for other in taken), default=0.0)
+def _compute_similarity(short_runs: ShortRuns, chosen_runs: Iterable[ShortRuns]) -> float:
+    return max(
+        (len(short_runs & other) / max(1, len(short_runs)) for other in chosen_runs), default=0.0
+    )
 
 
-def _middle(values: Any) -> tuple[float, float]:
-    low, high = np.quantile(np.asarray(values, dtype=float), MIDDLE)
+def _compute_middle_range(values: Any) -> tuple[float, float]:
+    low, high = np.quantile(np.asarray(values, dtype=float), MIDDLE_QUANTILES)
     return float(low), float(high)
 
 
-def _each(known: Known) -> Iterator[dict[str, float]]:
+def _iterate_training_figures(index: NoteIndex) -> Iterator[dict[str, float]]:
     """Yield the figures of each training tune."""
-    durations = known.table[known.codes].astype(np.int64)
+    durations = index.table[index.codes].astype(np.int64)
     starts = np.zeros(len(durations), dtype=bool)
-    starts[np.cumsum(known.lengths)[:-1]] = True
+    starts[np.cumsum(index.lengths)[:-1]] = True
     starts[:1] = True
-    runs = np.append(0, np.cumsum(known.lengths, dtype=np.int64))
-    edges = runs[np.append(0, np.cumsum(known.runs, dtype=np.int64))].tolist()
+    runs = np.append(0, np.cumsum(index.lengths, dtype=np.int64))
+    edges = runs[np.append(0, np.cumsum(index.runs, dtype=np.int64))].tolist()
     for first, stop in pairwise(edges):
         here = slice(first, stop)
-        yield _figures(durations[here], known.intervals[here], starts[here])[0]
+        yield _compute_figures(durations[here], index.intervals[here], starts[here])[0]
 
 
-def _figures(
+def _compute_figures(
     durations: Any, intervals: Any, starts: Any
 ) -> tuple[dict[str, float], list[tuple[int, ...]]]:
     """Return the figures of a tune's runs, and its short runs; none for a tune without notes."""
     if not len(durations):
         return {}, []
     inside = ~np.asarray(starts)
-    pieces = _pieces(durations.tolist(), intervals.tolist(), inside.tolist())
+    pieces = _find_short_runs(durations.tolist(), intervals.tolist(), inside.tolist())
     leaps = np.abs(np.asarray(intervals, dtype=np.int64)[inside])
     figures = {
         "returning": 1 - len(set(pieces)) / max(1, len(pieces)),
@@ -153,13 +163,16 @@ def _figures(
     return figures, pieces
 
 
-def _pieces(
+def _find_short_runs(
     durations: Sequence[int], intervals: Sequence[int], inside: Sequence[bool]
 ) -> list[tuple[int, ...]]:
     """Return all runs of NOTES notes, free of key."""
     found = []
-    for at in range(len(durations) - NOTES + 1):
-        if all(inside[at + 1 : at + NOTES]):
-            moves = (*intervals[at + 1 : at + NOTES], *durations[at : at + NOTES])
+    for at in range(len(durations) - SHORT_RUN_NOTES + 1):
+        if all(inside[at + 1 : at + SHORT_RUN_NOTES]):
+            moves = (
+                *intervals[at + 1 : at + SHORT_RUN_NOTES],
+                *durations[at : at + SHORT_RUN_NOTES],
+            )
             found.append(moves)
     return found

@@ -47,7 +47,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from musicgen.config import BEGIN, ModelSettings
+from musicgen.config import BEGIN_ID, ModelSettings
 
 Array = np.ndarray
 State = tuple[Array, ...]  # h, and c for an LSTM: each (lane, hidden)
@@ -65,7 +65,7 @@ class Weights(NamedTuple):
     b_hh: Array  # (rows,)
 
 
-class Back(NamedTuple):
+class StepGradients(NamedTuple):
     """What a step sends back: the gradients of all that it was given."""
 
     fed: Array  # (lane, rows)
@@ -80,7 +80,7 @@ class Step(Protocol):
     def state(self) -> State:
         """Return the state after the step."""
 
-    def backward(self, d_state: State) -> Back:
+    def backward(self, d_state: State) -> StepGradients:
         """Return the gradients of what the step was given, from those of the state after it."""
 
 
@@ -92,7 +92,7 @@ class LSTMStep:
     f: Array
     g: Array
     o: Array
-    before: Array  # c of the step before
+    previous_c: Array  # c of the step before
     c: Array
 
     @classmethod
@@ -108,13 +108,13 @@ class LSTMStep:
         """Return h and c."""
         return self.o * np.tanh(self.c), self.c
 
-    def backward(self, d_state: State) -> Back:
+    def backward(self, d_state: State) -> StepGradients:
         """Follow h back to o and c, then c to i, f, g and to the c before."""
         i, f, g, o, tanh_c = self.i, self.f, self.g, self.o, np.tanh(self.c)
         d_h, d_c = d_state
         d_o = d_h * tanh_c
         d_c = d_c + d_h * o * tanh_slope(tanh_c)
-        d_i, d_f, d_g = d_c * g, d_c * self.before, d_c * i
+        d_i, d_f, d_g = d_c * g, d_c * self.previous_c, d_c * i
         d_z = np.concatenate(
             [
                 d_i * sigmoid_slope(i),
@@ -124,7 +124,7 @@ class LSTMStep:
             ],
             axis=1,
         )
-        return Back(d_z, d_z, (np.zeros_like(d_h), d_c * f))
+        return StepGradients(d_z, d_z, (np.zeros_like(d_h), d_c * f))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ class GRUStep:
     r: Array  # each (lane, hidden)
     u: Array
     n: Array
-    own: Array  # n's part of U h + b_hh
-    before: Array  # h of the step before
+    recurrent_n: Array  # n's part of U h + b_hh
+    previous_h: Array  # h of the step before
 
     @classmethod
     def forward(cls, fed: Array, recurrent: Array, state: State) -> GRUStep:
@@ -148,18 +148,18 @@ class GRUStep:
     @property
     def state(self) -> State:
         """Return h."""
-        return ((1 - self.u) * self.n + self.u * self.before,)
+        return ((1 - self.u) * self.n + self.u * self.previous_h,)
 
-    def backward(self, d_state: State) -> Back:
+    def backward(self, d_state: State) -> StepGradients:
         """Follow h back to u, n and the h before, then n to r and to both sums."""
         r, u, n = self.r, self.u, self.n
         (d_h,) = d_state
-        d_u = d_h * (self.before - n) * sigmoid_slope(u)
+        d_u = d_h * (self.previous_h - n) * sigmoid_slope(u)
         d_n = d_h * (1 - u) * tanh_slope(n)
-        d_r = d_n * self.own * sigmoid_slope(r)
+        d_r = d_n * self.recurrent_n * sigmoid_slope(r)
         d_fed = np.concatenate([d_r, d_u, d_n], axis=1)
         d_recurrent = np.concatenate([d_r, d_u, d_n * r], axis=1)
-        return Back(d_fed, d_recurrent, (d_h * u,))
+        return StepGradients(d_fed, d_recurrent, (d_h * u,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +188,10 @@ class RNNStep:
         """Return h."""
         return (self.h,)
 
-    def backward(self, d_state: State) -> Back:
+    def backward(self, d_state: State) -> StepGradients:
         """Follow h back to z."""
         d_z = d_state[0] * self.slope
-        return Back(d_z, d_z, (np.zeros_like(d_z),))
+        return StepGradients(d_z, d_z, (np.zeros_like(d_z),))
 
 
 STEPS: dict[str, Callable[[Array, Array, State], Step]] = {
@@ -238,8 +238,8 @@ class Window:
 
     weights: Weights
     x: Array  # (window, lane, inputs)
-    kept: Array  # (window, lane, 1): 0 where a tune starts, else 1
-    entered: Array  # (window, lane, hidden): h before each step
+    keep_mask: Array  # (window, lane, 1): 0 where a tune starts, else 1
+    previous_h: Array  # (window, lane, hidden): h before each step
     steps: tuple[Step, ...]
 
     @property
@@ -259,9 +259,9 @@ class Window:
             d_outputs: (window, lane, hidden), the gradient of the loss by each output.
             d_state: by the state after the window; zero where the windows after it are cut off.
         """
-        sent: list[Back] = []
+        sent: list[StepGradients] = []
         for step, d_output, kept in zip(
-            reversed(self.steps), d_outputs[::-1], self.kept[::-1], strict=True
+            reversed(self.steps), d_outputs[::-1], self.keep_mask[::-1], strict=True
         ):
             back = step.backward((d_state[0] + d_output, *d_state[1:]))
             d_h = back.state[0] + back.recurrent @ self.weights.u
@@ -269,13 +269,15 @@ class Window:
             sent.append(back)
         d_fed = np.stack([back.fed for back in reversed(sent)])
         d_recurrent = np.stack([back.recurrent for back in reversed(sent)])
-        return Gradients(d_fed @ self.weights.w, self.of_weights(d_fed, d_recurrent), d_state)
+        return Gradients(
+            d_fed @ self.weights.w, self.sum_weight_gradients(d_fed, d_recurrent), d_state
+        )
 
-    def of_weights(self, d_fed: Array, d_recurrent: Array) -> Weights:
+    def sum_weight_gradients(self, d_fed: Array, d_recurrent: Array) -> Weights:
         """Add up, over steps and lanes, what each weight did."""
         return Weights(
             w=outer(d_fed, self.x),
-            u=outer(d_recurrent, self.entered),
+            u=outer(d_recurrent, self.previous_h),
             b_ih=d_fed.sum((0, 1)),
             b_hh=d_recurrent.sum((0, 1)),
         )
@@ -307,12 +309,12 @@ def forward(
 
 
 States = tuple[State, ...]  # one a layer
-Named = Mapping[str, Array]
+NamedWeights = Mapping[str, Array]
 EMBEDDING, HEAD, BIAS, NARROW = "embedding.weight", "head.weight", "head.bias", "narrow.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class LossAndGradients:
     """What some ids teach."""
 
     loss: float  # nats an id
@@ -320,13 +322,13 @@ class Learnt:
     states: States  # after the last id
 
 
-def learn(
+def compute_gradients(
     settings: ModelSettings,
-    weights: Named,
+    weights: NamedWeights,
     inputs: Array,
     targets: Array,
     states: States | None = None,
-) -> Learnt:
+) -> LossAndGradients:
     """Return the loss of one window and its gradient by every weight.
 
     Args:
@@ -344,57 +346,59 @@ def learn(
     d_embedded, of_layers = layers_backward(windows, d_outputs)
     d_table = gradients.setdefault(EMBEDDING, np.zeros_like(weights[EMBEDDING]))
     np.add.at(d_table, ids, d_embedded)  # an id that was fed twice adds twice
-    return Learnt(loss, gradients | of_layers, tuple(window.state for window in windows))
+    return LossAndGradients(loss, gradients | of_layers, tuple(window.state for window in windows))
 
 
-def learn_truncated(
-    settings: ModelSettings, weights: Named, inputs: Array, targets: Array, bptt: int
-) -> Learnt:
+def compute_truncated_gradients(
+    settings: ModelSettings, weights: NamedWeights, inputs: Array, targets: Array, bptt: int
+) -> LossAndGradients:
     """Return the same loss, and what of its gradient is left where windows of `bptt` ids cut it.
 
     The state goes on from window to window, the gradient does not (Williams and Peng, 1990).
     """
-    total, states = 0.0, start(settings, len(inputs), weights[EMBEDDING].dtype)
+    total, states = 0.0, make_zero_states(settings, len(inputs), weights[EMBEDDING].dtype)
     gradients = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for begin in range(0, inputs.shape[1], bptt):
         cut = slice(begin, begin + bptt)
-        learnt = learn(settings, weights, inputs[:, cut], targets[:, cut], states)
+        learnt = compute_gradients(settings, weights, inputs[:, cut], targets[:, cut], states)
         share = inputs[:, cut].shape[1] / inputs.shape[1]
         total, states = total + share * learnt.loss, learnt.states
         for name, gradient in learnt.gradients.items():
             gradients[name] += share * gradient
-    return Learnt(
-        total, gradients, states or start(settings, len(inputs), weights[EMBEDDING].dtype)
+    return LossAndGradients(
+        total,
+        gradients,
+        states or make_zero_states(settings, len(inputs), weights[EMBEDDING].dtype),
     )
 
 
-def clip(gradients: Mapping[str, Array], largest: float) -> float:
+def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> float:
     """Shorten the gradients, in place, to a norm of at most `largest`; return what it was.
 
     All of them together are one vector, whose direction stays (Pascanu, Mikolov and Bengio, 2013).
     """
     norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients.values()))
-    share = min(1.0, largest / (norm + 1e-6))  # torch's own guard against a norm of 0
+    share = min(1.0, max_norm / (norm + 1e-6))  # torch's own guard against a norm of 0
     for gradient in gradients.values():
         gradient *= share
     return norm
 
 
-def start(settings: ModelSettings, lanes: int, dtype: np.dtype) -> States:
+def make_zero_states(settings: ModelSettings, lanes: int, dtype: np.dtype) -> States:
     """Return the state before a tune: zero."""
     zero = np.zeros((lanes, settings.hidden), dtype)
     return ((zero,) * (2 if settings.cell == "lstm" else 1),) * settings.layers
 
 
 def run_layers(
-    settings: ModelSettings, weights: Named, ids: Array, states: States | None = None
+    settings: ModelSettings, weights: NamedWeights, ids: Array, states: States | None = None
 ) -> list[Window]:
     """Run every layer over ids (window, lane), each over what the one below it says."""
     x = weights[EMBEDDING][ids]  # (window, lane, embedding)
     windows: list[Window] = []
-    for layer, state in enumerate(states or start(settings, ids.shape[1], x.dtype)):
+    for layer, state in enumerate(states or make_zero_states(settings, ids.shape[1], x.dtype)):
         own = Weights(*(weights[name] for name in names_of(layer)))
-        windows.append(forward(settings.cell, own, x, state, ids == BEGIN))
+        windows.append(forward(settings.cell, own, x, state, ids == BEGIN_ID))
         x = windows[-1].outputs
     return windows
 
@@ -415,19 +419,19 @@ def names_of(layer: int) -> list[str]:
     return [f"layers.{layer}.{part}" for part in parts]
 
 
-def logits(weights: Named, outputs: Array) -> Array:
+def logits(weights: NamedWeights, outputs: Array) -> Array:
     """Return the logits (window, lane, vocabulary) from what the last layer says."""
-    return narrowed(weights, outputs) @ weights[head_of(weights)].T + weights[BIAS]
+    return narrow_outputs(weights, outputs) @ weights[head_of(weights)].T + weights[BIAS]
 
 
 def head_backward(
-    weights: Named, outputs: Array, d_logits: Array
+    weights: NamedWeights, outputs: Array, d_logits: Array
 ) -> tuple[Array, dict[str, Array]]:
     """Return the gradients of what the last layer says, and of the head's weights."""
     name = head_of(weights)
     d_narrowed = d_logits @ weights[name]
     gradients = {
-        name: outer(d_logits, narrowed(weights, outputs)),
+        name: outer(d_logits, narrow_outputs(weights, outputs)),
         BIAS: d_logits.sum((0, 1)),
     }
     if NARROW not in weights:
@@ -436,12 +440,12 @@ def head_backward(
     return d_narrowed @ weights[NARROW], gradients
 
 
-def head_of(weights: Named) -> str:
+def head_of(weights: NamedWeights) -> str:
     """Return the name of the head's matrix: the embedding's own where they are tied."""
     return HEAD if HEAD in weights else EMBEDDING
 
 
-def narrowed(weights: Named, outputs: Array) -> Array:
+def narrow_outputs(weights: NamedWeights, outputs: Array) -> Array:
     """Bring what the last layer says to the embedding's width, where the model does."""
     return outputs @ weights[NARROW].T if NARROW in weights else outputs
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.config import BEGIN
+from musicgen.config import BEGIN_ID
 from musicgen.music.melodic_runs import bar_numbers
 from musicgen.music.score import Score
 from musicgen.music.theory import Key, spell
@@ -28,44 +28,44 @@ from musicgen.sampling.engine import Engine
 from musicgen.sampling.noise import log_softmax
 from musicgen.tokens.codec import AnyCodec, Setting
 from musicgen.tokens.frames import FRAME, FRAMES, PITCH, FramesCodec
-from musicgen.tokens.measures import MeasuresCodec, Sounding, followed
-from musicgen.tokens.performance import PERFORMANCE, UNIT, PerformanceCodec
+from musicgen.tokens.measures import MeasuresCodec, SoundingChord, trace_chords
+from musicgen.tokens.performance import PERFORMANCE, UNIT_MILLISECONDS, PerformanceCodec
 
 
 @dataclass(slots=True)
-class Writing:
+class NoteTokens:
     """A note, and the places of its own ids."""
 
     onset: int  # steps
     end: int
     pitch: int
     part: int = 0
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
 
-def written(codec: AnyCodec, ids: Iterable[int], setting: Setting) -> list[Writing]:
+def locate_notes(codec: AnyCodec, ids: Iterable[int], setting: Setting) -> list[NoteTokens]:
     """Return the notes in the order in which they are written; a text has none."""
     if isinstance(codec, MeasuresCodec):
-        return _in_measures(ids, setting)
+        return _locate_in_measures(ids, setting)
     if isinstance(codec, PerformanceCodec):
-        return list(_in_performance(ids))
+        return list(_locate_in_performance(ids))
     if isinstance(codec, FramesCodec):
-        return list(_in_frames(ids, codec.frame_steps))
+        return list(_locate_in_frames(ids, codec.frame_steps))
     return []
 
 
-def _in_measures(ids: Iterable[int], setting: Setting) -> list[Writing]:
-    found: list[tuple[Sounding, Writing]] = []
-    tops: dict[int, Writing] = {}  # the first note of each chord: what holds it belongs to it
+def _locate_in_measures(ids: Iterable[int], setting: Setting) -> list[NoteTokens]:
+    found: list[tuple[SoundingChord, NoteTokens]] = []
+    tops: dict[int, NoteTokens] = {}  # the first note of each chord: what holds it belongs to it
     waiting: list[int] = []  # tuplet and duration, until their head comes
-    for place, (event, chord) in enumerate(followed(ids, setting)):
+    for place, (event, chord) in enumerate(trace_chords(ids, setting)):
         if event.kind in ("tuplet", "duration"):
             waiting.append(place)
             continue
         if chord is not None and event.kind == "hold":
-            tops[id(chord)].places += [*waiting, place]
+            tops[id(chord)].positions += [*waiting, place]
         elif chord is not None:
-            note = Writing(chord.onset, 0, chord.pitches[-1], chord.part, [*waiting, place])
+            note = NoteTokens(chord.onset, 0, chord.pitches[-1], chord.part, [*waiting, place])
             tops.setdefault(id(chord), note)
             found.append((chord, note))
         waiting = []
@@ -74,8 +74,8 @@ def _in_measures(ids: Iterable[int], setting: Setting) -> list[Writing]:
     return [note for _, note in found]
 
 
-def _in_performance(ids: Iterable[int]) -> Iterator[Writing]:
-    sounding: dict[int, Writing] = {}
+def _locate_in_performance(ids: Iterable[int]) -> Iterator[NoteTokens]:
+    sounding: dict[int, NoteTokens] = {}
     now, waiting = 0, list[int]()
     for place, id_ in enumerate(ids):
         event = PERFORMANCE.event(id_)
@@ -83,20 +83,20 @@ def _in_performance(ids: Iterable[int]) -> Iterator[Writing]:
         if event.kind == "velocity":
             waiting = [place]
         elif event.kind == "on" and value not in sounding:
-            note = Writing(now, now + UNIT, value, places=[*waiting, place])
+            note = NoteTokens(now, now + UNIT_MILLISECONDS, value, positions=[*waiting, place])
             sounding[value], waiting = note, []
             yield note
         elif event.kind == "off" and value in sounding:
             note = sounding.pop(value)
             note.end = now
-            note.places.append(place)
+            note.positions.append(place)
         elif event.kind == "shift":
-            now += UNIT * value
+            now += UNIT_MILLISECONDS * value
 
 
-def _in_frames(ids: Iterable[int], steps: int) -> Iterator[Writing]:
-    before: dict[int, Writing] = {}  # what sounds in the frame before
-    here: dict[int, Writing] = {}
+def _locate_in_frames(ids: Iterable[int], steps: int) -> Iterator[NoteTokens]:
+    before: dict[int, NoteTokens] = {}  # what sounds in the frame before
+    here: dict[int, NoteTokens] = {}
     now = 0
     for place, id_ in enumerate(ids):
         if id_ == FRAME:
@@ -104,15 +104,15 @@ def _in_frames(ids: Iterable[int], steps: int) -> Iterator[Writing]:
         elif id_ in PITCH:
             pitch = int(FRAMES.event(id_).value or 0)
             is_held = pitch in before
-            note = before[pitch] if is_held else Writing(now, now, pitch)
+            note = before[pitch] if is_held else NoteTokens(now, now, pitch)
             note.end = now + steps
-            note.places.append(place)
+            note.positions.append(place)
             here[pitch] = note
             if not is_held:
                 yield note
 
 
-MARKED: Final = 0.1  # of the notes: the most surprising ones
+MARKED_SHARE: Final = 0.1  # of the notes: the most surprising ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +132,14 @@ class Surprise:
     """The bits of a tune under a model: those of its notes, and those of all else by kind."""
 
     notes: tuple[NoteSurprise, ...]  # in time
-    rest: Mapping[str, float]  # kind of event to bits
+    other_bits: Mapping[str, float]  # kind of event to bits
     count: int  # notes of the tune, or characters of a text
     key: Key
 
     @property
     def bits(self) -> float:
         """All bits of the tune."""
-        return sum(note.bits for note in self.notes) + sum(self.rest.values())
+        return sum(note.bits for note in self.notes) + sum(self.other_bits.values())
 
     @property
     def bits_per_note(self) -> float:
@@ -147,29 +147,32 @@ class Surprise:
         return self.bits / max(1, self.count)
 
     @property
-    def marked(self) -> frozenset[NoteSurprise]:
+    def marked_notes(self) -> frozenset[NoteSurprise]:
         """The most surprising notes: one in ten."""
         ranked = sorted(self.notes, key=lambda note: -note.bits)
-        return frozenset(ranked[: math.ceil(MARKED * len(ranked))])
+        return frozenset(ranked[: math.ceil(MARKED_SHARE * len(ranked))])
 
-    def lines(self) -> Iterator[str]:
+    def format_lines(self) -> Iterator[str]:
         """Say the bits of each note, bar by bar, and of all else."""
-        marked = self.marked
+        marked = self.marked_notes
         for bar, notes in groupby(self.notes, key=lambda note: note.bar):
             told = list(notes)
-            each = (f"{'*' * (note in marked)}{self._name(note)} {note.bits:.1f}" for note in told)
+            each = (
+                f"{'*' * (note in marked)}{self._format_note_name(note)} {note.bits:.1f}"
+                for note in told
+            )
             yield f"bar {bar}: {sum(note.bits for note in told):.1f} bits: {', '.join(each)}"
         unit = "note" if self.notes else "character"
-        most = sorted(self.rest.items(), key=lambda item: -item[1])
+        most = sorted(self.other_bits.items(), key=lambda item: -item[1])
         rest = ", ".join(f"{kind} {bits:.1f}" for kind, bits in most)
         yield (
             f"{self.bits:.1f} bits, {self.bits_per_note:.2f} a {unit}; of them"
-            f" {sum(self.rest.values()):.1f} for what is no note ({rest})"
+            f" {sum(self.other_bits.values()):.1f} for what is no note ({rest})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON's own types."""
-        marked = self.marked
+        marked = self.marked_notes
         return {
             "bits": round(self.bits, 4),
             "bits_per_note": round(self.bits_per_note, 4),
@@ -185,21 +188,21 @@ class Surprise:
                 }
                 for note in self.notes
             ],
-            "rest": {kind: round(bits, 4) for kind, bits in self.rest.items()},
+            "rest": {kind: round(bits, 4) for kind, bits in self.other_bits.items()},
         }
 
-    def _name(self, note: NoteSurprise) -> str:
+    def _format_note_name(self, note: NoteSurprise) -> str:
         name = spell(note.pitch, self.key)
         sign = "#" * name.alteration if name.alteration > 0 else "b" * -name.alteration
         return f"{name.letter}{sign}{name.octave}"
 
 
-def surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Surprise:
+def measure_surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Surprise:
     """Ask a model for the bits of a piece. Raises Refusal for what the codec cannot write."""
     encoded = codec.encode(piece)
-    bits = bits_of(engine, encoded.ids)
-    notes = written(codec, encoded.ids, encoded.setting)
-    own = {place for note in notes for place in note.places}
+    bits = measure_bits(engine, encoded.ids)
+    notes = locate_notes(codec, encoded.ids, encoded.setting)
+    own = {place for note in notes for place in note.positions}
     rest: dict[str, float] = defaultdict(float)
     for place, id_ in enumerate(encoded.ids):
         if place not in own:
@@ -207,28 +210,30 @@ def surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Surprise:
     if isinstance(piece, str):
         return Surprise((), rest, len(piece), Key("C"))
     shown = codec.decode(encoded.ids, encoded.setting).piece
-    return Surprise(_told(notes, bits, shown), rest, len(piece.canonical().notes), piece.key)
+    return Surprise(
+        _make_note_surprises(notes, bits, shown), rest, len(piece.canonical().notes), piece.key
+    )
 
 
-def bits_of(engine: Engine, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+def measure_bits(engine: Engine, ids: Sequence[int]) -> npt.NDArray[np.float64]:
     """Return the bits of each id after all before it."""
     state = engine.start()
     bits = np.empty(len(ids))
-    for place, (fed, wanted) in enumerate(zip((BEGIN, *ids), ids, strict=False)):
+    for place, (fed, wanted) in enumerate(zip((BEGIN_ID, *ids), ids, strict=False)):
         logits, state = engine.step([fed], None, state)
         bits[place] = -log_softmax(np.asarray(logits, dtype=np.float64))[wanted] / math.log(2)
     return bits
 
 
-def _told(
-    notes: Sequence[Writing], bits: npt.NDArray[np.float64], score: Score
+def _make_note_surprises(
+    notes: Sequence[NoteTokens], bits: npt.NDArray[np.float64], score: Score
 ) -> tuple[NoteSurprise, ...]:
     """Put the notes in order of time, each with its bar and bits."""
     bars = bar_numbers(score, np.array([note.onset for note in notes], dtype=np.int64)).tolist()
     found = [
         NoteSurprise(
             note.onset, note.pitch, note.end - note.onset, note.part, bar,
-            float(bits[note.places].sum()),
+            float(bits[note.positions].sum()),
         )
         for note, bar in zip(notes, bars, strict=True)
     ]  # fmt: skip

@@ -21,85 +21,94 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.similarity.note_index import BASE, MASK, Known, Rolled, durations, move
-from musicgen.tokens.grammar import HEADER, Walk
+from musicgen.similarity.note_index import (
+    BASE,
+    MASK,
+    NoteIndex,
+    RollingHash,
+    hash_durations,
+    hash_interval,
+)
+from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
-LEAST: Final = 4  # notes: three are shared by every tune with some other
-Sounded = tuple[int, int]  # pitch and duration of a note
+MIN_LIMIT: Final = 4  # notes: three are shared by every tune with some other
+PitchDuration = tuple[int, int]  # pitch and duration of a note
 
-_NONE: Final[frozenset[Sounded]] = frozenset()
+_NOTHING_FORBIDDEN: Final[frozenset[PitchDuration]] = frozenset()
 
 
-class CopyGuard:
+class IndexCopyDetector:
     """Knows the training tunes' runs of one note more than a tune may share.
 
     The caller follows the run under way: its notes so far, ties joined, since the last rest. A note
     that may still be held is judged by the duration that it has by now, and again when it is held.
     """
 
-    def __init__(self, known: Known, rolled: Rolled, limit: int) -> None:
+    def __init__(self, note_index: NoteIndex, rolling_hash: RollingHash, limit: int) -> None:
         """Raise InvalidValue for a limit that no tune keeps."""
-        if limit < LEAST:
+        if limit < MIN_LIMIT:
             raise InvalidValue(
                 f"max-copy {limit}: every tune shares three notes with some other: ask for"
-                f" {LEAST} or more"
+                f" {MIN_LIMIT} or more"
             )
-        self.known, self.rolled = known, rolled
+        self.note_index, self.rolling_hash = note_index, rolling_hash
         self.limit = limit
         self._powers = [pow(BASE, place, 2**64) for place in range(1, limit)]
-        table = known.table.tolist()
+        table = note_index.table.tolist()
         self._codes = {duration: code for code, duration in enumerate(table)}
-        self._numbers = dict(zip(table, durations(len(table)).tolist(), strict=True))
+        self._duration_hashes = dict(zip(table, hash_durations(len(table)).tolist(), strict=True))
 
     @cached_property
-    def _sorted(self) -> tuple[Any, Any]:
+    def _sorted_hashes(self) -> tuple[Any, Any]:
         """The hashes of all runs of `limit` notes that go on, ascending, and where they start."""
-        places = self.rolled.places(self.limit + 1)
-        hashes = self.rolled.hashes(places, self.limit)
+        places = self.rolling_hash.find_starts(self.limit + 1)
+        hashes = self.rolling_hash.compute_hashes(places, self.limit)
         order = np.argsort(hashes)
         return hashes[order], places[order]
 
-    def forbidden(self, tail: Sequence[Sounded]) -> frozenset[Sounded]:
+    def find_forbidden(self, tail: Sequence[PitchDuration]) -> frozenset[PitchDuration]:
         """Return what may not follow the run so far, as (interval, duration).
 
         Args:
             tail: pitch and duration of the run's notes; only the last `limit` of them matter.
         """
         if len(tail) < self.limit:
-            return _NONE
+            return _NOTHING_FORBIDDEN
         last = tail[-self.limit :]
         if not all(duration in self._codes for _, duration in last):
-            return _NONE
+            return _NOTHING_FORBIDDEN
         intervals = [after[0] - before[0] for before, after in pairwise(last)]
-        found = np.uint64(self._hash(last, intervals))
-        hashes, places = self._sorted
+        found = np.uint64(self._hash_run(last, intervals))
+        hashes, places = self._sorted_hashes
         start = int(hashes.searchsorted(found))
         if start == len(hashes) or hashes[start] != found:
-            return _NONE
+            return _NOTHING_FORBIDDEN
         stop = int(hashes.searchsorted(found, side="right"))
-        return self._following(places[start:stop], last, intervals)
+        return self._find_continuations(places[start:stop], last, intervals)
 
-    def blocked(self, tail: Sequence[Sounded], candidates: Iterable[Sounded]) -> list[bool]:
+    def find_blocked(
+        self, tail: Sequence[PitchDuration], candidates: Iterable[PitchDuration]
+    ) -> list[bool]:
         """Tell of notes, as pitch and duration, which would make the run longer than it may be."""
-        wrong = self.forbidden(tail)
+        wrong = self.find_forbidden(tail)
         if not wrong:
             return [False for _ in candidates]
         last = tail[-1][0]
         return [(pitch - last, duration) in wrong for pitch, duration in candidates]
 
-    def _hash(self, notes: Sequence[Sounded], intervals: Sequence[int]) -> int:
+    def _hash_run(self, notes: Sequence[PitchDuration], intervals: Sequence[int]) -> int:
         """Return the hash of a run, as `Rolled` has it."""
-        total = int(self._numbers[notes[0][1]])
+        total = int(self._duration_hashes[notes[0][1]])
         for (_, duration), interval, power in zip(notes[1:], intervals, self._powers, strict=True):
-            total += (self._numbers[duration] + move(interval)) * power
+            total += (self._duration_hashes[duration] + hash_interval(interval)) * power
         return int(total & MASK)
 
-    def _following(
-        self, places: Any, notes: Sequence[Sounded], intervals: Sequence[int]
-    ) -> frozenset[Sounded]:
+    def _find_continuations(
+        self, places: Any, notes: Sequence[PitchDuration], intervals: Sequence[int]
+    ) -> frozenset[PitchDuration]:
         """Return how the training tunes go on where they have just these notes."""
-        known, there = self.known, places[:, None] + np.arange(self.limit)
+        known, there = self.note_index, places[:, None] + np.arange(self.limit)
         codes = [self._codes[duration] for _, duration in notes]
         same = (known.codes[there] == codes).all(axis=1)
         same &= (known.intervals[there[:, 1:]] == intervals).all(axis=1)
@@ -108,143 +117,156 @@ class CopyGuard:
         return frozenset(zip(known.intervals[after].tolist(), lasting, strict=True))
 
 
-Note = tuple[int, int]  # pitch and duration in steps
-BREAK: Final[Note] = (-1, 0)  # a rest, which ends a run
+MelodyNote = tuple[int, int]  # pitch and duration in steps
+RUN_BREAK: Final[MelodyNote] = (-1, 0)  # a rest, which ends a run
 
 
-class Guard(Protocol):
+class CopyDetector(Protocol):
     """What knows the runs of the training tunes."""
 
     @property
     def limit(self) -> int:
         """The longest run that may be shared, in notes."""
 
-    def blocked(self, tail: Sequence[Note], candidates: Sequence[Note]) -> list[bool]:
+    def find_blocked(
+        self, tail: Sequence[MelodyNote], candidates: Sequence[MelodyNote]
+    ) -> list[bool]:
         """Tell of each next note whether it completes a run over the limit, after the tail."""
 
 
 @dataclass(slots=True)
-class Line:
+class MelodyLine:
     """The notes of the first voice so far, and at which id each began."""
 
-    notes: list[Note] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    notes: list[MelodyNote] = field(default_factory=list)
+    id_positions: list[int] = field(default_factory=list)
     count: int = 0  # ids followed
 
-    def copy(self) -> Line:
+    def copy(self) -> MelodyLine:
         """Return one that goes on from here alone."""
-        return Line(list(self.notes), list(self.places), self.count)
+        return MelodyLine(list(self.notes), list(self.id_positions), self.count)
 
-    def follow(self, walk: Walk, id_: int) -> None:
+    def follow(self, walk: MeasuresGrammar, id_: int) -> None:
         """Take the id that a walk is about to take."""
         event = MEASURES.events[id_]
         here, self.count = self.count, self.count + 1
-        if walk.header < len(HEADER) or walk.duration is None or walk.voice != (0, 0):
+        if (
+            walk.header_events_read < len(HEADER_KINDS)
+            or walk.duration is None
+            or walk.voice != (0, 0)
+        ):
             return
         if event.kind == "hold":
             pitch, duration = self.notes[-1]
-            if (pitch, duration) != BREAK:
-                self.notes[-1] = pitch, duration + walk.spent
+            if (pitch, duration) != RUN_BREAK:
+                self.notes[-1] = pitch, duration + walk.duration_steps
         elif event.kind in ("rest", "drum"):  # drums have no runs
-            self.notes.append(BREAK)
-            self.places.append(here)
+            self.notes.append(RUN_BREAK)
+            self.id_positions.append(here)
         elif event.kind == "pitch":
-            self.notes.append((int(event.value or 0), walk.spent))
-            self.places.append(here)
+            self.notes.append((int(event.value or 0), walk.duration_steps))
+            self.id_positions.append(here)
 
-    def tail(self, most: int) -> list[Note]:
+    def get_run_tail(self, max_notes: int) -> list[MelodyNote]:
         """Return the last notes of the run under way."""
-        found = self.notes[-most:]
-        rests = [place for place, note in enumerate(found) if note == BREAK]
+        found = self.notes[-max_notes:]
+        rests = [place for place, note in enumerate(found) if note == RUN_BREAK]
         return found[rests[-1] + 1 :] if rests else found
 
-    def between(self, first: int, stop: int) -> list[Note]:
+    def get_notes_between(self, first: int, stop: int) -> list[MelodyNote]:
         """Return the notes that began at the ids of a stretch."""
-        pairs = zip(self.places, self.notes, strict=True)
+        pairs = zip(self.id_positions, self.notes, strict=True)
         return [note for place, note in pairs if first <= place < stop]
 
 
 @dataclass(slots=True)
-class CopyVeto:
+class CopyFilter:
     """What may be drawn, given the notes so far."""
 
-    guard: Guard
-    line: Line = field(default_factory=Line)
+    detector: CopyDetector
+    line: MelodyLine = field(default_factory=MelodyLine)
 
-    def copy(self) -> CopyVeto:
+    def copy(self) -> CopyFilter:
         """Return one that goes on from here alone."""
-        return CopyVeto(self.guard, self.line.copy())
+        return CopyFilter(self.detector, self.line.copy())
 
-    def follow(self, walk: Walk, id_: int) -> None:
+    def follow(self, walk: MeasuresGrammar, id_: int) -> None:
         """Take the id that a walk is about to take."""
         self.line.follow(walk, id_)
 
-    def offered(
-        self, walk: Walk, legal: tuple[int, ...], ahead: Sequence[Note] = ()
+    def filter_legal(
+        self,
+        walk: MeasuresGrammar,
+        legal: tuple[int, ...],
+        lookahead_notes: Sequence[MelodyNote] = (),
     ) -> tuple[int, ...]:
         """Leave of the legal ids those after which no run is too long.
 
-        ahead: the notes that are given after the bar under way.
+        lookahead_notes: the notes that are given after the bar under way.
         Should nothing be left, all are: what is written is looked at again when it is finished.
         """
-        if walk.header < len(HEADER) or not walk.in_bar:
+        if walk.header_events_read < len(HEADER_KINDS) or not walk.in_bar:
             return legal
         if walk.duration is not None:
-            kept = self._heads(walk, legal, ahead)
+            kept = self._filter_heads(walk, legal, lookahead_notes)
         elif walk.must_land:
-            kept = tuple(id_ for id_ in legal if self._survives(walk, id_))
+            kept = tuple(id_ for id_ in legal if self._has_continuation(walk, id_))
         else:
             return legal
         return kept or legal
 
-    def _heads(self, walk: Walk, legal: tuple[int, ...], ahead: Sequence[Note]) -> tuple[int, ...]:
+    def _filter_heads(
+        self, walk: MeasuresGrammar, legal: tuple[int, ...], lookahead_notes: Sequence[MelodyNote]
+    ) -> tuple[int, ...]:
         """Leave out the heads that complete a copy, or lead to one that must come."""
-        free = self._free(walk, legal)
-        if ahead and walk.completes:
-            free = tuple(id_ for id_ in free if self._joins(walk, id_, ahead))
-        if walk.must_land or walk.completes:
-            free = tuple(id_ for id_ in free if self._survives(walk, id_))
+        free = self._drop_copying_heads(walk, legal)
+        if lookahead_notes and walk.is_filling_bar:
+            free = tuple(id_ for id_ in free if self._can_join(walk, id_, lookahead_notes))
+        if walk.must_land or walk.is_filling_bar:
+            free = tuple(id_ for id_ in free if self._has_continuation(walk, id_))
         return free
 
-    def _free(self, walk: Walk, legal: tuple[int, ...]) -> tuple[int, ...]:
+    def _drop_copying_heads(self, walk: MeasuresGrammar, legal: tuple[int, ...]) -> tuple[int, ...]:
         """Leave out the heads with which the run under way is too long."""
-        limit, spent = self.guard.limit, walk.spent
-        tail = self.line.tail(limit + 1)
+        limit, spent = self.detector.limit, walk.duration_steps
+        tail = self.line.get_run_tail(limit + 1)
         hold = MEASURES.id("hold")
         pitches = [id_ for id_ in legal if MEASURES.events[id_].kind == "pitch"]
         candidates = [(int(MEASURES.events[id_].value or 0), spent) for id_ in pitches]
         cut = set()
         if len(tail) >= limit:
-            blocked = self.guard.blocked(tail[-limit:], candidates)
+            blocked = self.detector.find_blocked(tail[-limit:], candidates)
             cut = {id_ for id_, is_cut in zip(pitches, blocked, strict=True) if is_cut}
         if hold in legal and len(tail) > limit:
             longer = (tail[-1][0], tail[-1][1] + spent)
-            if self.guard.blocked(tail[:-1], [longer])[0]:
+            if self.detector.find_blocked(tail[:-1], [longer])[0]:
                 cut.add(hold)
         return tuple(id_ for id_ in legal if id_ not in cut)
 
-    def _joins(self, walk: Walk, id_: int, ahead: Sequence[Note]) -> bool:
+    def _can_join(
+        self, walk: MeasuresGrammar, id_: int, lookahead_notes: Sequence[MelodyNote]
+    ) -> bool:
         """Tell whether the notes that are given may follow a head."""
         after, line = walk.copy(), self.line.copy()
         line.follow(after, id_)
-        limit = self.guard.limit
-        run = line.tail(limit)
-        for note in ahead[:limit]:
-            if note == BREAK:
+        limit = self.detector.limit
+        run = line.get_run_tail(limit)
+        for note in lookahead_notes[:limit]:
+            if note == RUN_BREAK:
                 return True
-            if len(run) >= limit and self.guard.blocked(run[-limit:], [note])[0]:
+            if len(run) >= limit and self.detector.find_blocked(run[-limit:], [note])[0]:
                 return False
             run = [*run, note]
         return True
 
-    def _survives(self, walk: Walk, id_: int) -> bool:
+    def _has_continuation(self, walk: MeasuresGrammar, id_: int) -> bool:
         """Tell whether a head that must follow an id without any choice is free."""
         after, other = walk.copy(), self.copy()
         other.follow(after, id_)
         after.take(id_)
-        while len(legal := after.legal()) == 1 and after.duration is None:
+        while len(legal := after.legal_ids()) == 1 and after.duration is None:
             other.follow(after, legal[0])
             after.take(legal[0])
         if after.duration is None or not after.must_land:
             return True
-        return bool(other._free(after, legal))
+        return bool(other._drop_copying_heads(after, legal))

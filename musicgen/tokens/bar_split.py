@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from musicgen.tokens.form_state import RANKS
-from musicgen.tokens.grammar import HEADER
+from musicgen.tokens.grammar import HEADER_KINDS
 from musicgen.tokens.vocabulary import MEASURES
 
-BETWEEN: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ranges[kind])
+BETWEEN_BAR_IDS: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ranges[kind])
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenBar:
+class BarIds:
     """A bar of a strict tune: the ids up to its opening, its own, and the number that it has."""
 
     opening: tuple[int, ...]  # what stands between it and the bar before; bar or partial is last
@@ -23,41 +23,41 @@ class WrittenBar:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class BarSplit:
     """A tune of a strict walk, bar by bar."""
 
     header: tuple[int, ...]
-    bars: tuple[WrittenBar, ...]
+    bars: tuple[BarIds, ...]
     closing: tuple[int, ...]  # what follows the last bar
 
     @classmethod
-    def of(cls, ids: Sequence[int]) -> Written:
+    def of(cls, ids: Sequence[int]) -> BarSplit:
         """Cut ids that a strict walk allows."""
-        head, rest = ids[: len(HEADER)], ids[len(HEADER) :]
-        bars: list[WrittenBar] = []
+        head, rest = ids[: len(HEADER_KINDS)], ids[len(HEADER_KINDS) :]
+        bars: list[BarIds] = []
         opening: list[int] = []
         content: list[int] = []
-        numbers = _Numbers()
+        numbers = _BarNumbering()
         for id_ in rest:
-            if id_ not in BETWEEN:
+            if id_ not in BETWEEN_BAR_IDS:
                 content.append(id_)
                 continue
             if opening and _opens_bar(opening[-1]):
-                bars.append(WrittenBar(tuple(opening), tuple(content), numbers.take(opening[-1])))
+                bars.append(BarIds(tuple(opening), tuple(content), numbers.number_bar(opening[-1])))
                 opening, content = [], []
             opening.append(id_)
         if opening and _opens_bar(opening[-1]):
-            bars.append(WrittenBar(tuple(opening), tuple(content), numbers.take(opening[-1])))
+            bars.append(BarIds(tuple(opening), tuple(content), numbers.number_bar(opening[-1])))
             opening = []
         return cls(tuple(head), tuple(bars), tuple(opening))
 
     @property
-    def count(self) -> int:
+    def bar_count(self) -> int:
         """The number of the last bar."""
         return max((bar.number for bar in self.bars), default=0)
 
 
-def voices_of(content: Sequence[int]) -> dict[tuple[int, int], tuple[int, ...]]:
+def split_by_voice(content: Sequence[int]) -> dict[tuple[int, int], tuple[int, ...]]:
     """Cut what a bar holds at its voices: part and number of a voice to its ids."""
     voice, ids = (0, 0), list[int]()
     found = {voice: ids}
@@ -76,7 +76,7 @@ def _opens_bar(id_: int) -> bool:
     return MEASURES.events[id_].kind in ("bar", "partial")
 
 
-class _Numbers:
+class _BarNumbering:
     """Counts bars: a short one opens the tune, or completes one that closed short; else it closes.
 
     It is a pickup in the first two cases, and has the number of the bar after it.
@@ -84,14 +84,14 @@ class _Numbers:
 
     def __init__(self) -> None:
         self.count = 0
-        self.owed = True  # a short bar now would be a pickup
+        self.is_pickup_possible = True  # a short bar now would be a pickup
 
-    def take(self, id_: int) -> int:
+    def number_bar(self, id_: int) -> int:
         """Return the number of the bar that opens with an id."""
         short = MEASURES.events[id_].kind == "partial"
-        if short and self.owed:
-            self.owed = False
+        if short and self.is_pickup_possible:
+            self.is_pickup_possible = False
             return self.count + 1
         self.count += 1
-        self.owed = short
+        self.is_pickup_possible = short
         return self.count

@@ -14,14 +14,14 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, Refusal
-from musicgen.music.arrays import each_once
+from musicgen.music.arrays import unique_sorted
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key
 from musicgen.tokens.vocabulary import Vocabulary
 from musicgen.typed_data import decode_json
 
 Piece = TypeVar("Piece", bound=Score | str)
-Pieces = tuple[tuple[Piece, ...], tuple[Refusal, ...]]
+PieceParseResult = tuple[tuple[Piece, ...], tuple[Refusal, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ class Decoded(Generic[Piece]):
 class Grammar(Protocol):
     """One piece under way: `legal()` offers ids, `take(id)` follows one of them."""
 
-    done: bool
+    is_done: bool
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
         ...
 
@@ -114,11 +114,11 @@ class Codec(Protocol[Piece]):
         """The suffixes of the files that it reads."""
         ...
 
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Piece]:
+    def read(self, data: bytes, suffix: str, source: str = "") -> PieceParseResult[Piece]:
         """Read all pieces of a file's bytes. A bad piece costs one piece; it is a refusal."""
         ...
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Piece | Refusal]:
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Piece | Refusal]:
         """Read the same piece by piece, in the order of the file."""
         ...
 
@@ -130,7 +130,7 @@ class Codec(Protocol[Piece]):
         """Read any ids at all as a piece; those that mean nothing where they stand are counted."""
         ...
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Grammar:
+    def create_grammar(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Grammar:
         """Start a piece. Strict is for sampling: without it, all that `encode` writes is legal."""
         ...
 
@@ -138,11 +138,11 @@ class Codec(Protocol[Piece]):
 AnyCodec = Codec[Any]
 
 
-def gathered(found: Iterable[Piece | Refusal]) -> Pieces[Piece]:
+def separate_refusals(items: Iterable[Piece | Refusal]) -> PieceParseResult[Piece]:
     """Part the pieces from the refusals."""
     pieces: list[Piece] = []
     refusals: list[Refusal] = []
-    for one in found:
+    for one in items:
         if isinstance(one, Refusal):
             refusals.append(one)
         else:
@@ -153,27 +153,27 @@ def gathered(found: Iterable[Piece | Refusal]) -> Pieces[Piece]:
 class ScoreCodec:
     """What the codecs of notes share: they read every format of tunes."""
 
-    suffixes = formats.READABLE
+    suffixes = formats.READABLE_SUFFIXES
 
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[Score]:
+    def read(self, data: bytes, suffix: str, source: str = "") -> PieceParseResult[Score]:
         """Read all tunes of a file's bytes, as `formats.parse` does."""
-        return gathered(self.each(data, suffix, source))
+        return separate_refusals(self.iter_pieces(data, suffix, source))
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
-        """Read the same tune by tune, as `formats.each` does."""
-        return formats.each(data, suffix, source)
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+        """Read the same tune by tune, as `formats.iter_tunes` does."""
+        return formats.iter_tunes(data, suffix, source)
 
 
-def doubled_notes(score: Score) -> int:
+def count_doubled_notes(score: Score) -> int:
     """Count the notes that their part strikes twice at a step, of which ids say only one."""
     onsets, pitches, _, _, parts = score.columns
-    return len(onsets) - len(each_once((parts << 7 | pitches) << _ONSET_BITS | onsets))
+    return len(onsets) - len(unique_sorted((parts << 7 | pitches) << _ONSET_BITS | onsets))
 
 
 _ONSET_BITS: Final = 32
 
 
-def one_part(score: Score) -> Part:
+def find_main_part(score: Score) -> Part:
     """Return who plays, where all parts sound as one: the part with the most notes.
 
     Raises Refusal for drums, which have no pitch to share with the others.
@@ -189,29 +189,29 @@ def one_part(score: Score) -> Part:
     return score.parts[first]
 
 
-class PlainWalk:
+class LengthLimitedGrammar:
     """A grammar that counts: after so many ids it offers only what ends the piece."""
 
-    def __init__(self, most: int | None) -> None:
-        self.most = most  # None: as many as there are, and an empty piece too; for reading
-        self.done = False
-        self.taken = 0
+    def __init__(self, max_ids: int | None) -> None:
+        self.max_ids = max_ids  # None: as many as there are, and an empty piece too; for reading
+        self.is_done = False
+        self.id_count = 0
 
     @property
-    def strict(self) -> bool:
+    def is_strict(self) -> bool:
         """Whether this is for sampling."""
-        return self.most is not None
+        return self.max_ids is not None
 
     @property
-    def closing(self) -> bool:
+    def is_closing(self) -> bool:
         """Whether the piece is long enough."""
-        return self.most is not None and self.taken >= self.most
+        return self.max_ids is not None and self.id_count >= self.max_ids
 
 
-def first_illegal(ids: Iterable[int], walk: Grammar) -> int | None:
+def find_first_illegal(ids: Iterable[int], grammar: Grammar) -> int | None:
     """Return the place of the first id that a grammar does not allow, None if it allows all."""
     for place, id_ in enumerate(ids):
-        if id_ not in walk.legal():
+        if id_ not in grammar.legal_ids():
             return place
-        walk.take(id_)
+        grammar.take(id_)
     return None

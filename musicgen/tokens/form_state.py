@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from musicgen.music.score import MAX_PLAYS
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.song_form import Layout, Stretch
+from musicgen.tokens.song_form import FormLayout, FormSection
 from musicgen.tokens.vocabulary import MEASURES
 
 # Ranks of the events between two bars; each may only follow lower ones.
@@ -29,54 +29,56 @@ RANKS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class RepeatedSection:
     """A repeated section under way; bars are counted once, as written."""
 
-    opening: int | None = None  # steps of its pickup, 0 without one; None: not started, irregular
-    started: bool = False
-    body: int = 0  # bars before the first ending
-    ending: int = 0  # bars of the ending under way
-    passes: int = 0  # bars heard in the passes that are over
+    pickup_steps: int | None = (
+        None  # steps of its pickup, 0 without one; None: not started, irregular
+    )
+    has_started: bool = False
+    body_bars: int = 0  # bars before the first ending
+    ending_bars: int = 0  # bars of the ending under way
+    finished_pass_bars: int = 0  # bars heard in the passes that are over
     last_pass: int = 0  # the highest pass that has an ending; 0: no ending yet
     plays: int = 1  # passes that the ending under way is played in
-    fork: int | None = 0  # what the bar before the first ending owes
-    between: bool = False  # a pass is over; the next ending opens
+    steps_owed_at_fork: int | None = 0  # what the bar before the first ending owes
+    is_between_endings: bool = False  # a pass is over; the next ending opens
 
-    def fits(self, owed: int | None) -> bool:
+    def fits(self, steps_owed: int | None) -> bool:
         """Tell whether the section's first bar completes what the last one owes."""
-        return owed is None or self.opening is None or owed == self.opening
+        return steps_owed is None or self.pickup_steps is None or steps_owed == self.pickup_steps
 
 
 @dataclass(slots=True)
-class Form:
+class FormState:
     """The form of a tune so far, seen from the end of the bar under way."""
 
     rules: Rules
     meter_steps: int
     rank: int = CLOSING  # of the last event since the bar
-    started: bool = False
-    written: int = 0  # bars
-    phrase: int = 0  # bars since the last border
-    heard: int = 0  # bars outside of the section under way
-    owed: int | None = 0  # steps that the last bar lacks; None: unknown, it was irregular
-    border: bool = True  # a section or an ending has opened or closed since the last bar
-    opened_short: bool = False  # the last bar is a pickup
-    first_short: int = 0  # steps of the pickup that opens the tune
-    section: Section | None = field(default=None)
+    has_started: bool = False
+    bars_written: int = 0  # bars
+    bars_in_phrase: int = 0  # bars since the last border
+    bars_heard: int = 0  # bars outside of the section under way
+    steps_owed: int | None = 0  # steps that the last bar lacks; None: unknown, it was irregular
+    is_after_border: bool = True  # a section or an ending has opened or closed since the last bar
+    is_after_pickup: bool = False  # the last bar is a pickup
+    first_pickup_steps: int = 0  # steps of the pickup that opens the tune
+    section: RepeatedSection | None = field(default=None)
 
     @property
-    def is_fresh(self) -> bool:
+    def is_first_of_section(self) -> bool:
         """Whether nothing may be held into the bar under way, the first of a part."""
         return False
 
     @property
-    def is_last(self) -> bool:
+    def is_last_bar(self) -> bool:
         """Whether the bar under way is the last, or will be written again as the last."""
-        return not self.goes_on()
+        return not self.can_add_bar()
 
-    def key(self) -> tuple[object, ...]:
+    def state_key(self) -> tuple[object, ...]:
         """Return what tells this form so far from others: all of it, but how many bars it took."""
-        names = (one for one in self.__dataclass_fields__ if one not in ("rules", "written"))
+        names = (one for one in self.__dataclass_fields__ if one not in ("rules", "bars_written"))
         return tuple([getattr(self, name) for name in names])
 
     def __copy__(self) -> Self:
@@ -86,10 +88,10 @@ class Form:
             setattr(other, name, getattr(self, name))
         return other
 
-    def legal(self) -> list[int]:
+    def legal_ids(self) -> list[int]:
         """Return the ids that may come next between two bars."""
         found = [*self._closings(), *self._openings(), *self._bars()]
-        return [i for i in found if i in self.rules.allowed]
+        return [i for i in found if i in self.rules.allowed_ids]
 
     def take(self, kind: str, value: int | str | None) -> None:
         """Follow an event between two bars; of a bar, its opening."""
@@ -97,66 +99,68 @@ class Form:
             self._open_bar(value if isinstance(value, int) else None)
         elif kind in ("repeat_start", "repeat_end", "ending", "ending_end"):
             getattr(self, "_take_" + kind)(value)
-            self.border, self.phrase = True, 0
+            self.is_after_border, self.bars_in_phrase = True, 0
         self.rank = RANKS[kind] if kind not in ("bar", "partial") else CLOSING
 
     # What closes
 
     def _closings(self) -> Iterator[int]:
         section = self.section
-        if self.rank != CLOSING or section is None or section.between:
+        if self.rank != CLOSING or section is None or section.is_between_endings:
             return
         if not self.rules.strict:
             yield from (*MEASURES.ranges["repeat_end"], MEASURES.id("ending_end"))
-        elif self.opened_short:
+        elif self.is_after_pickup:
             return
         elif section.last_pass == 0:
-            if section.body and section.fits(self.owed):
+            if section.body_bars and section.fits(self.steps_owed):
                 yield from self._feasible("repeat_end", MEASURES.ranges["repeat_end"])
-        elif section.ending:
-            if self._another_pass(section):
+        elif section.ending_bars:
+            if self._can_open_another_pass(section):
                 yield from self._feasible("repeat_end", [MEASURES.id("repeat_end", 2)])
             if section.last_pass > 1:
                 yield from self._feasible("ending_end", [MEASURES.id("ending_end")])
 
-    def _another_pass(self, section: Section) -> bool:
+    def _can_open_another_pass(self, section: RepeatedSection) -> bool:
         following = section.last_pass + 1
-        known = following <= MAX_PLAYS and self.rules.has("ending", str(following))
-        return known and section.fits(self.owed)
+        known = following <= MAX_PLAYS and self.rules.allows("ending", str(following))
+        return known and section.fits(self.steps_owed)
 
     # What opens
 
     def _openings(self) -> Iterator[int]:
         rules, section = self.rules, self.section
-        free = section is None or (section.between and not rules.strict)
-        if self.rank < SECTION and free and rules.can_repeat and not self._hangs():
+        free = section is None or (section.is_between_endings and not rules.strict)
+        if self.rank < SECTION and free and rules.can_repeat and not self._has_open_pickup():
             yield from self._feasible("repeat_start", MEASURES.ranges["repeat_start"])
-        if self.rank < ENDING and section is not None and self._may_fork(section):
+        if self.rank < ENDING and section is not None and self._may_open_ending(section):
             yield from self._feasible("ending", self._ending_ids(section))
-        if self.rank < KEY and self.started and self._bar_may_follow():
-            yield from rules.ids("key")
-        if not rules.strict and self.rank < METER and self.started:
+        if self.rank < KEY and self.has_started and self._bar_may_follow():
+            yield from rules.ids_of_kind("key")
+        if not rules.strict and self.rank < METER and self.has_started:
             yield from MEASURES.ranges["meter"]
         if not rules.strict and self.rank < IRREGULAR:
             yield MEASURES.id("irregular")
 
-    def _hangs(self) -> bool:
+    def _has_open_pickup(self) -> bool:
         """Tell whether the last bar is a pickup that what follows must complete."""
-        return self.rules.strict and self.opened_short
+        return self.rules.strict and self.is_after_pickup
 
     def _bar_may_follow(self) -> bool:
         return any(MEASURES.events[id_].kind != "end" for id_ in self._bars())
 
     def _must_open_ending(self) -> bool:
-        return self.rules.strict and self.section is not None and self.section.between
+        return self.rules.strict and self.section is not None and self.section.is_between_endings
 
-    def _may_fork(self, section: Section) -> bool:
-        if section.between or not self.rules.strict:
-            return section.between or section.last_pass == 0
-        first = section.last_pass == 0 and section.body > 0 and self.rules.has("ending", "2")
-        return first and not self.owed and not self.opened_short
+    def _may_open_ending(self, section: RepeatedSection) -> bool:
+        if section.is_between_endings or not self.rules.strict:
+            return section.is_between_endings or section.last_pass == 0
+        first = (
+            section.last_pass == 0 and section.body_bars > 0 and self.rules.allows("ending", "2")
+        )
+        return first and not self.steps_owed and not self.is_after_pickup
 
-    def _ending_ids(self, section: Section) -> list[int]:
+    def _ending_ids(self, section: RepeatedSection) -> list[int]:
         if self.rules.strict:
             return [MEASURES.id("ending", str(section.last_pass + 1))]
         ids = MEASURES.ranges["ending"]
@@ -173,37 +177,39 @@ class Form:
             return
         if self._must_open_ending():
             return
-        if not self.owed and (self.started or not rules.pickup):
+        if not self.steps_owed and (self.has_started or not rules.pickup):
             yield from self._feasible("bar", [MEASURES.id("bar")])
-        yield from self._feasible("partial", [MEASURES.id("partial", n) for n in self._shorts()])
-        if self._may_end() and rules.fewest <= self.heard <= rules.most:
+        yield from self._feasible(
+            "partial", [MEASURES.id("partial", n) for n in self._short_bar_lengths()]
+        )
+        if self._may_end() and rules.min_bars <= self.bars_heard <= rules.max_bars:
             yield MEASURES.id("end")
 
-    def _shorts(self) -> tuple[int, ...]:
+    def _short_bar_lengths(self) -> tuple[int, ...]:
         """Return the lengths of a short bar that may come next."""
-        pickups = self.rules.pickups(self.meter_steps)
-        if not self.started:
+        pickups = self.rules.pickup_lengths(self.meter_steps)
+        if not self.has_started:
             return pickups
-        if self.owed:
-            return (self.owed,) if self.border else ()
-        if self.opened_short:
+        if self.steps_owed:
+            return (self.steps_owed,) if self.is_after_border else ()
+        if self.is_after_pickup:
             return ()  # a full bar stands between a pickup and the bar that closes
         section = self.section
         if section is not None and section.last_pass > 1:
             return pickups
-        opening = self.first_short if section is None else section.opening
-        started = section is None or section.started
+        opening = self.first_pickup_steps if section is None else section.pickup_steps
+        started = section is None or section.has_started
         return (self.meter_steps - opening,) if opening and started else ()
 
     def _may_end(self) -> bool:
-        whole = not self.owed or self.owed == self.first_short
-        return self.section is None and self.heard > 0 and not self.opened_short and whole
+        whole = not self.steps_owed or self.steps_owed == self.first_pickup_steps
+        return self.section is None and self.bars_heard > 0 and not self.is_after_pickup and whole
 
-    def goes_on(self) -> bool:
+    def can_add_bar(self) -> bool:
         """Tell whether another bar may follow."""
-        return any(map(self.leads_on, self.legal()))
+        return any(map(self.can_add_bar_after, self.legal_ids()))
 
-    def leads_on(self, id_: int) -> bool:
+    def can_add_bar_after(self, id_: int) -> bool:
         """Tell whether another bar may follow a legal event, or opens with it."""
         event = MEASURES.events[id_]
         if event.kind in ("bar", "partial"):
@@ -212,62 +218,74 @@ class Form:
             return event.kind == "key"
         after = copy(self)
         after.take(event.kind, event.value)
-        return after.goes_on()
+        return after.can_add_bar()
 
     # Following
 
-    def _open_bar(self, short: int | None) -> None:
+    def _open_bar(self, short_steps: int | None) -> None:
         irregular = self.rank == IRREGULAR
-        opens = short is not None and (not self.started or (self.owed or 0) > 0)
-        if short is not None and not self.started:
-            self.first_short = short
-        if self.section is not None and not self.section.started:
-            opening = None if irregular else short if opens else 0
-            self.section = replace(self.section, opening=opening, started=True)
-        closes = short is not None and not opens
-        self.owed = None if irregular else self.meter_steps - (short or 0) if closes else 0
-        self.opened_short, self.started, self.border = opens, True, False
-        self.written += 1
-        self.phrase += 1
+        opens = short_steps is not None and (not self.has_started or (self.steps_owed or 0) > 0)
+        if short_steps is not None and not self.has_started:
+            self.first_pickup_steps = short_steps
+        if self.section is not None and not self.section.has_started:
+            opening = None if irregular else short_steps if opens else 0
+            self.section = replace(self.section, pickup_steps=opening, has_started=True)
+        closes = short_steps is not None and not opens
+        self.steps_owed = (
+            None if irregular else self.meter_steps - (short_steps or 0) if closes else 0
+        )
+        self.is_after_pickup, self.has_started, self.is_after_border = opens, True, False
+        self.bars_written += 1
+        self.bars_in_phrase += 1
         self._count(0 if opens else 1)
 
     def _count(self, bars: int) -> None:
         section = self.section
         if section is None:
-            self.heard += bars
+            self.bars_heard += bars
         elif section.last_pass == 0:
-            self.section = replace(section, body=section.body + bars)
+            self.section = replace(section, body_bars=section.body_bars + bars)
         else:
-            self.section = replace(section, ending=section.ending + bars)
+            self.section = replace(section, ending_bars=section.ending_bars + bars)
 
     def _take_repeat_start(self, _: None) -> None:
         if self.section is not None:
-            self.heard += self.section.passes
-        self.section = Section()
+            self.bars_heard += self.section.finished_pass_bars
+        self.section = RepeatedSection()
 
     def _take_repeat_end(self, plays: int) -> None:
         section = self.section
         if section is None:
             return
         if section.last_pass == 0:
-            self.heard += plays * section.body
+            self.bars_heard += plays * section.body_bars
             self.section = None
             return
-        heard = section.passes + section.plays * (section.body + section.ending)
-        self.section = replace(section, passes=heard, ending=0, between=True)
+        heard = section.finished_pass_bars + section.plays * (
+            section.body_bars + section.ending_bars
+        )
+        self.section = replace(
+            section, finished_pass_bars=heard, ending_bars=0, is_between_endings=True
+        )
 
     def _take_ending(self, value: str) -> None:
-        section = self.section or Section(opening=0, started=True)
-        if section.between:
-            self.owed = section.fork
+        section = self.section or RepeatedSection(pickup_steps=0, has_started=True)
+        if section.is_between_endings:
+            self.steps_owed = section.steps_owed_at_fork
         self.section = replace(
-            section, fork=self.owed, last_pass=int(value[-1]), plays=len(value), between=False
+            section,
+            steps_owed_at_fork=self.steps_owed,
+            last_pass=int(value[-1]),
+            plays=len(value),
+            is_between_endings=False,
         )
 
     def _take_ending_end(self, _: None) -> None:
         section = self.section
         if section is not None:
-            self.heard += section.passes + section.plays * (section.body + section.ending)
+            self.bars_heard += section.finished_pass_bars + section.plays * (
+                section.body_bars + section.ending_bars
+            )
             self.section = None
 
     # Looking ahead
@@ -275,7 +293,7 @@ class Form:
     def _feasible(self, kind: str, ids: range | list[int]) -> Iterator[int]:
         """Yield the ids after which a number of bars that was asked for can be reached."""
         for id_ in ids:
-            if id_ in self.rules.allowed:
+            if id_ in self.rules.allowed_ids:
                 after = copy(self)
                 after.take(kind, MEASURES.events[id_].value)
                 if after.can_finish():
@@ -290,135 +308,147 @@ class Form:
         rules = self.rules
         if not rules.strict:
             return True
-        if self.section is None and self.owed and not self.border:
-            now = self._may_end() and rules.fewest <= self.heard <= rules.most
-            return now or (rules.can_repeat and self.heard + 4 <= rules.most)
-        return self.least() <= rules.most
+        if self.section is None and self.steps_owed and not self.is_after_border:
+            now = self._may_end() and rules.min_bars <= self.bars_heard <= rules.max_bars
+            return now or (rules.can_repeat and self.bars_heard + 4 <= rules.max_bars)
+        return self.min_total_bars() <= rules.max_bars
 
-    def least(self) -> int:
+    def min_total_bars(self) -> int:
         """Return the fewest bars, as heard, with which the tune can end from here."""
         section = self.section
         if section is None:
-            open_ = self.opened_short or not self.heard
-            return self.heard + (1 if open_ else self._extra(self.owed))
-        heard, body = self.heard + section.passes, section.body
-        if section.between:
+            open_ = self.is_after_pickup or not self.bars_heard
+            return self.bars_heard + (1 if open_ else self._extra(self.steps_owed))
+        heard, body = self.bars_heard + section.finished_pass_bars, section.body_bars
+        if section.is_between_endings:
             return heard + body + 1
-        settled = not self.opened_short and section.fits(self.owed)
+        settled = not self.is_after_pickup and section.fits(self.steps_owed)
         if section.last_pass == 0:
-            coming = self.owed if self.started else self.rules.pickup
-            opening = section.opening if section.started else coming
-            if opening and (self.opened_short or not section.started):
+            coming = self.steps_owed if self.has_started else self.rules.pickup
+            opening = section.pickup_steps if section.has_started else coming
+            if opening and (self.is_after_pickup or not section.has_started):
                 body += 2  # after its pickup a full bar, and the one that closes
             else:
-                body += not (body and settled and section.started)
-            return heard + 2 * body + (self._extra(opening) if self.started else 0)
+                body += not (body and settled and section.has_started)
+            return heard + 2 * body + (self._extra(opening) if self.has_started else 0)
         if section.last_pass == 1:
-            ending = section.ending + (not (section.ending and settled))
+            ending = section.ending_bars + (not (section.ending_bars and settled))
             return heard + body + ending + body + 1
-        done = section.ending > 0 and not self.opened_short
-        return heard + body + section.ending + (self._extra(self.owed) if done else 1)
+        done = section.ending_bars > 0 and not self.is_after_pickup
+        return heard + body + section.ending_bars + (self._extra(self.steps_owed) if done else 1)
 
-    def _extra(self, owed: int | None) -> int:
+    def _extra(self, steps_owed: int | None) -> int:
         """Return how many more bars a tune needs that ends a section owing some steps."""
-        return 0 if not owed or owed == self.first_short else 1
+        return 0 if not steps_owed or steps_owed == self.first_pickup_steps else 1
 
 
 @dataclass(slots=True)
-class LaidOut(Form):
+class FixedFormState(FormState):
     """The form of a tune whose parts are laid out: at most its pickup is free."""
 
-    place: int = 0  # of the stretch under way
-    filled: int = 0  # its bars so far
-    opened: bool = False  # whether it has begun
+    section_index: int = 0  # of the stretch under way
+    bars_filled: int = 0  # its bars so far
+    has_opened: bool = False  # whether it has begun
 
     @property
-    def stretch(self) -> Stretch:
+    def form_section(self) -> FormSection:
         """The stretch under way."""
-        return self.layout.stretches[self.place]
+        return self.layout.sections[self.section_index]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> FormLayout:
         """What the rules ask for."""
         assert self.rules.layout is not None
         return self.rules.layout
 
     @property
-    def is_fresh(self) -> bool:
+    def is_first_of_section(self) -> bool:
         """Whether the bar under way is the first of its stretch, or the pickup before it."""
-        return self.filled <= 1
+        return self.bars_filled <= 1
 
     @property
-    def is_last(self) -> bool:
+    def is_last_bar(self) -> bool:
         """Whether the bar under way is the last, or will be written again as the last."""
-        last = len(self.layout.stretches) - 1
-        ends = (last, self.layout.stretches[last].source)
-        return self.place in ends and self.filled == self.stretch.bars
+        last = len(self.layout.sections) - 1
+        ends = (last, self.layout.sections[last].source)
+        return self.section_index in ends and self.bars_filled == self.form_section.bars
 
     @property
-    def coming(self) -> Stretch | None:
+    def next_section(self) -> FormSection | None:
         """The stretch that opens next; None inside of one, and after the last."""
-        if self.section is not None or (self.opened and self.filled < self.stretch.bars):
+        if self.section is not None or (
+            self.has_opened and self.bars_filled < self.form_section.bars
+        ):
             return None
-        place = self.place + self.opened
-        return self.layout.stretches[place] if place < len(self.layout.stretches) else None
+        place = self.section_index + self.has_opened
+        return self.layout.sections[place] if place < len(self.layout.sections) else None
 
     def _closings(self) -> Iterator[int]:
-        is_full = self.section is not None and self.filled == self.stretch.bars
+        is_full = self.section is not None and self.bars_filled == self.form_section.bars
         if self.rank == CLOSING and is_full:
-            yield MEASURES.id("repeat_end", self.stretch.plays)
+            yield MEASURES.id("repeat_end", self.form_section.plays)
 
     def _openings(self) -> Iterator[int]:
-        if self.rank < SECTION and self.coming is not None and self.coming.plays > 1:
+        if self.rank < SECTION and self.next_section is not None and self.next_section.plays > 1:
             yield MEASURES.id("repeat_start")
 
     def _bars(self) -> Iterator[int]:
-        coming = self.coming
+        coming = self.next_section
         if coming is not None and coming.plays == 1:
             yield from self._next_bar(coming, 0)
-        elif self.opened and self.filled < self.stretch.bars:
-            yield from self._next_bar(self.stretch, self.filled)
+        elif self.has_opened and self.bars_filled < self.form_section.bars:
+            yield from self._next_bar(self.form_section, self.bars_filled)
         elif coming is None and self.section is None:
             yield MEASURES.id("end")
 
-    def _next_bar(self, stretch: Stretch, filled: int) -> Iterator[int]:
+    def _next_bar(self, form_section: FormSection, bars_filled: int) -> Iterator[int]:
         """Yield the kinds of bar that a stretch may go on with."""
-        ends_short = filled == stretch.bars - 1 and stretch.ends_short and self.first_short > 0
-        if self.owed:
-            yield MEASURES.id("partial", self.owed)
-        elif not self.started:
-            yield from (MEASURES.id("partial", n) for n in self.rules.pickups(self.meter_steps))
+        ends_short = (
+            bars_filled == form_section.bars - 1
+            and form_section.has_short_end
+            and self.first_pickup_steps > 0
+        )
+        if self.steps_owed:
+            yield MEASURES.id("partial", self.steps_owed)
+        elif not self.has_started:
+            yield from (
+                MEASURES.id("partial", n) for n in self.rules.pickup_lengths(self.meter_steps)
+            )
             if not self.rules.pickup:
                 yield MEASURES.id("bar")
         elif ends_short:
-            yield MEASURES.id("partial", self.meter_steps - self.first_short)
+            yield MEASURES.id("partial", self.meter_steps - self.first_pickup_steps)
         else:
             yield MEASURES.id("bar")
 
     def _advance(self) -> None:
         """Go on to the next stretch where the one under way is full."""
-        if self.opened and self.filled == self.stretch.bars:
-            self.place, self.filled = self.place + 1, 0
-        self.opened = True
+        if self.has_opened and self.bars_filled == self.form_section.bars:
+            self.section_index, self.bars_filled = self.section_index + 1, 0
+        self.has_opened = True
 
-    def _open_bar(self, short: int | None) -> None:
+    def _open_bar(self, short_steps: int | None) -> None:
         if self.section is None:
             self._advance()
-        Form._open_bar(self, short)
+        FormState._open_bar(self, short_steps)
 
     def _count(self, bars: int) -> None:
-        Form._count(self, bars)
-        self.filled += bars
+        FormState._count(self, bars)
+        self.bars_filled += bars
 
     def _take_repeat_start(self, _: None) -> None:
         self._advance()
-        Form._take_repeat_start(self, None)
+        FormState._take_repeat_start(self, None)
 
     def _take_repeat_end(self, plays: int) -> None:
-        Form._take_repeat_end(self, plays)
-        self.place, self.filled, self.opened = self.place + 1, 0, False
+        FormState._take_repeat_end(self, plays)
+        self.section_index, self.bars_filled, self.has_opened = self.section_index + 1, 0, False
 
 
-def form_of(rules: Rules, meter_steps: int) -> Form:
+def create_form_state(rules: Rules, meter_steps: int) -> FormState:
     """Start the form of a tune."""
-    return Form(rules, meter_steps) if rules.layout is None else LaidOut(rules, meter_steps)
+    return (
+        FormState(rules, meter_steps)
+        if rules.layout is None
+        else FixedFormState(rules, meter_steps)
+    )

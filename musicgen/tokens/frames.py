@@ -28,10 +28,10 @@ from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    PlainWalk,
+    LengthLimitedGrammar,
     ScoreCodec,
     Setting,
-    one_part,
+    find_main_part,
 )
 from musicgen.tokens.vocabulary import Vocabulary
 
@@ -39,7 +39,7 @@ Frame = frozenset[int]  # MIDI numbers
 
 EIGHTH: Final = STEPS_PER_QUARTER // 2
 SIXTEENTH: Final = STEPS_PER_QUARTER // 4
-MOST_IDS: Final = 4096  # of a sampled piece
+MAX_IDS: Final = 4096  # of a sampled piece
 
 FRAMES: Final = Vocabulary(
     (("begin", (None,)), ("end", (None,)), ("frame", (None,)), ("pitch", range(128)))
@@ -63,7 +63,7 @@ def decode_frames(ids: Iterable[int]) -> tuple[tuple[Frame, ...], int]:
     dropped = 0
     ended = False
     for id_ in ids:
-        if ended or id_ not in _USED or (pitches and id_ >= PITCH[pitches[-1]]):
+        if ended or id_ not in _MEANINGFUL_IDS or (pitches and id_ >= PITCH[pitches[-1]]):
             dropped += 1
         elif id_ in PITCH:
             pitches.append(id_ - PITCH.start)
@@ -75,10 +75,10 @@ def decode_frames(ids: Iterable[int]) -> tuple[tuple[Frame, ...], int]:
     return (*frames, *([frozenset(pitches)] if pitches else [])), dropped
 
 
-_USED: Final = frozenset((END, FRAME, *PITCH))
+_MEANINGFUL_IDS: Final = frozenset((END, FRAME, *PITCH))
 
 
-def frames_of(score: Score, frame_steps: int = EIGHTH) -> tuple[Frame, ...]:
+def score_to_frames(score: Score, frame_steps: int = EIGHTH) -> tuple[Frame, ...]:
     """Return what sounds at the first step of each frame, repeats played out."""
     played = score.unfolded()
     frames: list[set[int]] = [set() for _ in range(-(-played.end // frame_steps))]
@@ -88,7 +88,7 @@ def frames_of(score: Score, frame_steps: int = EIGHTH) -> tuple[Frame, ...]:
     return tuple(map(frozenset, frames))
 
 
-def notes_of(
+def frames_to_notes(
     frames: Sequence[Frame], frame_steps: int = EIGHTH, velocity: int = DEFAULT_VELOCITY
 ) -> Iterator[Note]:
     """Yield the notes of a roll: a pitch that stays in the next frame is held."""
@@ -109,17 +109,17 @@ class FramesCodec(ScoreCodec):
         self.name = name
         self.frame_steps = frame_steps
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Read a file's tunes, repeats played out."""
-        for one in formats.each(data, suffix, source):
-            yield _as_heard(one) if isinstance(one, Score) else one
+        for one in formats.iter_tunes(data, suffix, source):
+            yield _unfold_without_bars(one) if isinstance(one, Score) else one
 
     def encode(self, piece: Score) -> Encoded:
         """Write a score, played out, as ids. Raises Refusal for drums."""
         played = piece.unfolded()
-        part = one_part(played)
-        frames = frames_of(played, self.frame_steps)
-        kept = sum(1 for _ in notes_of(frames, self.frame_steps))
+        part = find_main_part(played)
+        frames = score_to_frames(played, self.frame_steps)
+        kept = sum(1 for _ in frames_to_notes(frames, self.frame_steps))
         velocities = [note.velocity for note in played.notes] if kept else [DEFAULT_VELOCITY]
         setting = Setting(
             title=played.title,
@@ -137,25 +137,27 @@ class FramesCodec(ScoreCodec):
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Read any ids at all as a score; those that could not be used are counted."""
         frames, dropped = decode_frames(ids)
-        notes = tuple(notes_of(frames, self.frame_steps, setting.velocities[0]))
+        notes = tuple(frames_to_notes(frames, self.frame_steps, setting.velocities[0]))
         marks = tuple(self._marks(len(frames), setting))
         score = Score(notes, marks, setting.parts[:1], setting.title, setting.rhythm)
         return Decoded(score, dropped)
 
-    def _marks(self, frames: int, setting: Setting) -> Iterator[Mark]:
+    def _marks(self, frame_count: int, setting: Setting) -> Iterator[Mark]:
         """Yield the tempos, and the bar line that says how many frames there are."""
-        end = frames * self.frame_steps
+        end = frame_count * self.frame_steps
         yield from (Mark(step, "tempo", qpm) for step, qpm in setting.tempos if step < end)
-        if frames:
+        if frame_count:
             yield Mark(end, "bar")
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> FramesWalk:
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> FramesGrammar:
         """Start a piece."""
         del setting
-        return FramesWalk(MOST_IDS if strict else None)
+        return FramesGrammar(MAX_IDS if strict else None)
 
 
-def _as_heard(score: Score) -> Score:
+def _unfold_without_bars(score: Score) -> Score:
     """Play repeats out and leave out the bar lines, which a repeat may split: a roll has none."""
     played = score.unfolded()
     kept = [mark for mark in played.marks if mark.kind in ("key", "tempo")]
@@ -165,26 +167,26 @@ def _as_heard(score: Score) -> Score:
     return replace(played, marks=tuple(kept))
 
 
-class FramesWalk(PlainWalk):
+class FramesGrammar(LengthLimitedGrammar):
     """Which ids may come next: pitches from high to low, the end only between two frames."""
 
-    def __init__(self, most: int | None) -> None:
-        super().__init__(most)
-        self.sounded = not self.strict
-        self.lowest: int | None = None  # the id of the last pitch of the frame under way
+    def __init__(self, max_ids: int | None) -> None:
+        super().__init__(max_ids)
+        self.has_sounded = not self.is_strict
+        self.lowest_pitch_id: int | None = None  # the id of the last pitch of the frame under way
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
         if self.done:
             return ()
-        if self.lowest is not None:
-            return (FRAME, *(() if self.closing else range(PITCH.start, self.lowest)))
-        end = (END,) if self.sounded else ()
-        return end or tuple(PITCH) if self.closing else (*end, FRAME, *PITCH)
+        if self.lowest_pitch_id is not None:
+            return (FRAME, *(() if self.is_closing else range(PITCH.start, self.lowest_pitch_id)))
+        end = (END,) if self.has_sounded else ()
+        return end or tuple(PITCH) if self.is_closing else (*end, FRAME, *PITCH)
 
     def take(self, id_: int) -> None:
         """Follow a legal id."""
-        self.taken += 1
+        self.id_count += 1
         self.done = id_ == END
-        self.lowest = id_ if id_ in PITCH else None
-        self.sounded = self.sounded or id_ in PITCH
+        self.lowest_pitch_id = id_ if id_ in PITCH else None
+        self.has_sounded = self.has_sounded or id_ in PITCH

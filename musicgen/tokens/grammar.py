@@ -17,14 +17,14 @@ from musicgen.music.durations import Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens import codec
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.form_state import RANKS, Form, form_of
+from musicgen.tokens.form_state import RANKS, FormState, create_form_state
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 
-HEADER: Final = ("meter", "mode", "rhythm", "parts")
+HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class DecisionContext:
     """What is known at a place before its event is drawn."""
 
     voice: int  # part * 16 + voice in the part
@@ -36,171 +36,193 @@ class Context:
     decision: str  # what is drawn: "meter", "between 3", "value", "tuplet", "head", "tone"
 
 
-class Walk:
+class MeasuresGrammar:
     """One tune under way: `legal()` offers ids, `take(id)` follows one of them."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.done = False
-        self.header = 0  # header events read
+        self.is_done = False
+        self.header_events_read = 0  # header events read
         self.parts = 1
-        self.form: Form = form_of(rules, 0)
+        self.form: FormState = create_form_state(rules, 0)
         self.in_bar = False
-        self.length: int | None = None  # of the bar; None: irregular, and its first voice is open
+        self.bar_length: int | None = (
+            None  # of the bar; None: irregular, and its first voice is open
+        )
         self.cursor = 0  # steps from the start of the bar, in the voice under way
         self.voice = (0, 0)  # part and number
-        self.changed = 0  # how far the changes of key, meter, chord and bass at this place are
+        self.change_rank = 0  # how far the changes of key, meter, chord and bass at this place are
         self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
         self.duration: int | None = None  # read, and still without its head
-        self.lowest: int | None = None  # the id that further pitches of a chord must stay under
-        self.sounded = False
-        self.last: int | None = None  # the id of the last note of the first voice
-        self.kinds: frozenset[tuple[int, str]] = frozenset()  # part to "pitch" or "drum", if drawn
-        self.landing: frozenset[int] | None = None  # pitch ids that the bar under way must end in
-        self.sounding: dict[tuple[int, int], tuple[int, int]] = {}  # voice to bar and step reached
+        self.lowest_tone_id: int | None = (
+            None  # the id that further pitches of a chord must stay under
+        )
+        self.has_sounded = False
+        self.last_note_id: int | None = None  # the id of the last note of the first voice
+        self.part_kinds: frozenset[tuple[int, str]] = (
+            frozenset()
+        )  # part to "pitch" or "drum", if drawn
+        self.landing_ids: frozenset[int] | None = (
+            None  # pitch ids that the bar under way must end in
+        )
+        self.sound_ends: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # voice to bar and step reached
 
     @property
-    def context(self) -> Context:
+    def context(self) -> DecisionContext:
         """What is known at this place."""
         rules, form = self.rules, self.form
-        asked = rules.fewest == rules.most
-        return Context(
+        asked = rules.min_bars == rules.max_bars
+        return DecisionContext(
             voice=self.voice[0] * MAX_VOICES + self.voice[1],
-            bar=form.written,
+            bar=form.bars_written,
             position=self.cursor,
-            bar_steps=(self.length or 0) if self.in_bar else 0,
-            bar_in_phrase=form.phrase,
-            bars_left=max(0, rules.most - form.heard) if asked else None,
+            bar_steps=(self.bar_length or 0) if self.in_bar else 0,
+            bar_in_phrase=form.bars_in_phrase,
+            bars_left=max(0, rules.max_bars - form.bars_heard) if asked else None,
             decision=self.decision,
         )
 
     @property
     def decision(self) -> str:
         """The name of what is drawn at this place."""
-        if self.header < len(HEADER):
-            return HEADER[self.header]
+        if self.header_events_read < len(HEADER_KINDS):
+            return HEADER_KINDS[self.header_events_read]
         if not self.in_bar:
             return f"between {self.form.rank}"
         if self.duration is not None:
             return "head"
         if self.is_full:
             return "done"
-        return f"value {self.changed}" if self.tuplet is None else "tuplet"
+        return f"value {self.change_rank}" if self.tuplet is None else "tuplet"
 
-    def copy(self) -> Walk:
+    def copy(self) -> MeasuresGrammar:
         """Return a walk that goes on from here alone."""
-        other = object.__new__(Walk)
+        other = object.__new__(MeasuresGrammar)
         vars(other).update(vars(self))
-        other.form, other.sounding = copy(self.form), dict(self.sounding)
+        other.form, other.sound_ends = copy(self.form), dict(self.sound_ends)
         return other
 
     # What the compiled grammar asks
 
     @property
-    def at_border(self) -> bool:
+    def can_leave_bar(self) -> bool:
         """Whether the bar may be left here, or no bar is under way."""
-        if self.done or self.header < len(HEADER):
+        if self.is_done or self.header_events_read < len(HEADER_KINDS):
             return False
         return not self.in_bar or (self.duration is None and self.is_full)
 
-    def key(self) -> tuple[object, ...]:
+    def state_key(self) -> tuple[object, ...]:
         """Return what tells this place in a bar from others; all but the form, in which it is.
 
         Every attribute counts, so that a new one is never forgotten; the exceptions stand here. The
         tones that a chord may still have go beside any place, and do not tell it from others.
         """
-        closing = self.rules.closing
+        closing = self.rules.final_pitch_ids
         told = vars(self) | {
-            "form": self.form.is_last if closing and self.in_bar else None,
-            "lowest": None,
-            "last": (self.last in closing, self.last in (self.landing or ())),
-            "sounding": frozenset(
-                (voice, self.form.written - bar, step)
-                for voice, (bar, step) in self.sounding.items()
+            "form": self.form.is_last_bar if closing and self.in_bar else None,
+            "lowest_tone_id": None,
+            "last_note_id": (
+                self.last_note_id in closing,
+                self.last_note_id in (self.landing_ids or ()),
+            ),
+            "sound_ends": frozenset(
+                (voice, self.form.bars_written - bar, step)
+                for voice, (bar, step) in self.sound_ends.items()
             ),
         }
         return tuple(told.values())
 
-    def left(self) -> Walk:
+    def copy_after_bar(self) -> MeasuresGrammar:
         """Return a walk that has left the bar under way, and so stands where any such bar ends."""
         other = self.copy()
         other._leave_bar()
         return other
 
-    def joined(self, form: Form) -> Walk:
+    def copy_with_form(self, form: FormState) -> MeasuresGrammar:
         """Return a walk at the same place of a bar, in another form."""
-        other, ahead = self.copy(), form.written - self.form.written
+        other, ahead = self.copy(), form.bars_written - self.form.bars_written
         other.form = copy(form)
         other.form.rules = self.rules
-        other.sounding = {voice: (bar + ahead, at) for voice, (bar, at) in self.sounding.items()}
+        other.sound_ends = {
+            voice: (bar + ahead, at) for voice, (bar, at) in self.sound_ends.items()
+        }
         return other
 
     # What may come next
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the tune is done."""
-        if self.done:
+        if self.is_done:
             return ()
-        if self.header < len(HEADER):
-            kind = HEADER[self.header]
-            return self.rules.meters if kind == "meter" else self.rules.ids(kind)
+        if self.header_events_read < len(HEADER_KINDS):
+            kind = HEADER_KINDS[self.header_events_read]
+            return self.rules.meter_ids if kind == "meter" else self.rules.ids_of_kind(kind)
         if not self.in_bar:
-            return self._between()
+            return self._ids_between_bars()
         if self.duration is not None:
             return self._heads()
         if self.is_full:
-            return (*self.tones(), *self._lines(), *self._between(), *self._more())
-        fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
-        lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
-        return self.tones() + self._values() + lines
+            return (
+                *self.chord_tone_ids(),
+                *self._voice_ids(),
+                *self._ids_between_bars(),
+                *self._irregular_bar_ids(),
+            )
+        fresh = self.cursor == 0 and self.tuplet is None and self.change_rank == 0
+        lines = (
+            self._voice_ids(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
+        )
+        return self.chord_tone_ids() + self._values() + lines
 
-    def _between(self) -> tuple[int, ...]:
+    def _ids_between_bars(self) -> tuple[int, ...]:
         """Return what may stand between two bars; where the tune may not end yet, what leads on."""
-        found = tuple(self.form.legal())
-        if not self.rules.closing or self.last in self.rules.closing:
+        found = tuple(self.form.legal_ids())
+        if not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids:
             return found
-        return tuple(id_ for id_ in found if self.form.leads_on(id_))
+        return tuple(id_ for id_ in found if self.form.can_add_bar_after(id_))
 
     @property
     def is_full(self) -> bool:
         """Whether the voice under way fills its bar; of an irregular one, whether it may end."""
         if self.tuplet is not None or self.cursor == 0:
             return False
-        return self.length is None or self.cursor == self.length
+        return self.bar_length is None or self.cursor == self.bar_length
 
-    def _more(self) -> tuple[int, ...]:
+    def _irregular_bar_ids(self) -> tuple[int, ...]:
         """Return what may go on in an irregular bar, which ends where it likes."""
-        if self.length is not None:
+        if self.bar_length is not None:
             return ()
-        keys_too = {*self.rules.ids("key"), *self.rules.ids("meter")}
+        keys_too = {*self.rules.ids_of_kind("key"), *self.rules.ids_of_kind("meter")}
         return tuple(id_ for id_ in self._values() if id_ not in keys_too)
 
     def _heads(self) -> tuple[int, ...]:
         rules = self.rules
-        found = tuple(id_ for kind in self._kinds() for id_ in rules.ids(kind))
-        if self.sounded or not rules.strict:
-            found += rules.ids("rest")
-        if self.sounding.get(self.voice) == (self.form.written, self.cursor):
-            found += rules.ids("hold")
-        return self._landed(found)
+        found = tuple(id_ for kind in self._kinds() for id_ in rules.ids_of_kind(kind))
+        if self.has_sounded or not rules.strict:
+            found += rules.ids_of_kind("rest")
+        if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
+            found += rules.ids_of_kind("hold")
+        return self._keep_landing_heads(found)
 
     def _kinds(self) -> tuple[str, ...]:
         """Return the kinds of note that the part under way may have."""
         rules, part = self.rules, self.voice[0]
         if rules.drum_parts is not None:
             return ("drum",) if part in rules.drum_parts else ("pitch",)
-        drawn = tuple(kind for number, kind in self.kinds if number == part)
-        if not drawn and part == 0 and rules.closing:
+        drawn = tuple(kind for number, kind in self.part_kinds if number == part)
+        if not drawn and part == 0 and rules.final_pitch_ids:
             return ("pitch",)  # drums have no note to end on
         return drawn or _NOTES
 
-    def _landed(self, heads: tuple[int, ...]) -> tuple[int, ...]:
+    def _keep_landing_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
         """Leave of the heads what ends the bar, or the tune, where it is to end."""
-        if not self.completes or not self.must_land:
+        if not self.is_filling_bar or not self.must_land:
             return heads
-        rules, wanted = self.rules, self.landing or self.rules.closing
-        silent = rules.ids("hold") + (() if self.landing else rules.ids("rest"))
-        kept = wanted | set(silent if self.last in wanted else ())
+        rules, wanted = self.rules, self.landing_ids or self.rules.final_pitch_ids
+        silent = rules.ids_of_kind("hold") + (() if self.landing_ids else rules.ids_of_kind("rest"))
+        kept = wanted | set(silent if self.last_note_id in wanted else ())
         return tuple(id_ for id_ in heads if id_ in kept)
 
     @property
@@ -208,39 +230,43 @@ class Walk:
         """Whether the bar under way must end on certain notes: given ones, or the tune's last."""
         if not self.in_bar or self.voice != (0, 0):
             return False
-        return bool(self.landing) or (bool(self.rules.closing) and self.form.is_last)
+        return bool(self.landing_ids) or (
+            bool(self.rules.final_pitch_ids) and self.form.is_last_bar
+        )
 
     @property
-    def completes(self) -> bool:
+    def is_filling_bar(self) -> bool:
         """Whether the duration that was read fills the bar, in its first voice."""
-        return self.voice == (0, 0) and self._after_duration() == self.length
+        return self.voice == (0, 0) and self._duration_end() == self.bar_length
 
     @property
-    def spent(self) -> int:
+    def duration_steps(self) -> int:
         """Steps for which the duration that was read sounds."""
-        return self._after_duration() - self.cursor
+        return self._duration_end() - self.cursor
 
-    def _after_duration(self) -> int:
+    def _duration_end(self) -> int:
         """Return the step of the bar at which the duration that was read ends."""
         nominal = self.duration or 0
         if self.tuplet is None:
             return self.cursor + nominal
         group, start, written = self.tuplet
-        return start + group.sounding(written + nominal)
+        return start + group.to_sounding(written + nominal)
 
-    def tones(self) -> tuple[int, ...]:
+    def chord_tone_ids(self) -> tuple[int, ...]:
         """Return the further pitches that a chord may have, from the highest down."""
-        if self.lowest is None:
+        if self.lowest_tone_id is None:
             return ()
-        kind = MEASURES.events[self.lowest].kind
-        return tuple(id_ for id_ in self.rules.ids(kind) if id_ < (self.lowest or 0))
+        kind = MEASURES.events[self.lowest_tone_id].kind
+        return tuple(
+            id_ for id_ in self.rules.ids_of_kind(kind) if id_ < (self.lowest_tone_id or 0)
+        )
 
     def _values(self) -> tuple[int, ...]:
         if self.tuplet is not None:
             group, _, written = self.tuplet
-            return self._changes() + self.rules.within(group.nominal - written)
-        room = None if self.length is None else self.length - self.cursor
-        return self._changes() + self.rules.values(room)
+            return self._changes() + self.rules.tuplet_duration_ids(group.nominal - written)
+        room = None if self.bar_length is None else self.bar_length - self.cursor
+        return self._changes() + self.rules.fitting_value_ids(room)
 
     def _changes(self) -> tuple[int, ...]:
         """Return the key, meter and chord events inside a bar, in the first voice."""
@@ -249,17 +275,21 @@ class Walk:
             return ()
         found: tuple[int, ...] = ()
         if not rules.strict and self.cursor:
-            found += rules.ids("key") if self.changed < 1 else ()
-            found += rules.ids("meter") if self.changed < 2 else ()
-        found += rules.ids("chord") + rules.ids("no_chord") if self.changed < 3 else ()
-        return found + (rules.ids("bass") if self.changed == 3 else ())
+            found += rules.ids_of_kind("key") if self.change_rank < 1 else ()
+            found += rules.ids_of_kind("meter") if self.change_rank < 2 else ()
+        found += (
+            rules.ids_of_kind("chord") + rules.ids_of_kind("no_chord")
+            if self.change_rank < 3
+            else ()
+        )
+        return found + (rules.ids_of_kind("bass") if self.change_rank == 3 else ())
 
-    def _lines(self, *, parts: bool = True) -> tuple[int, ...]:
+    def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
         """Return the events that open a further voice of the bar."""
         part, number = self.voice
         others = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
         voices = MEASURES.ranges["voice"][number:]
-        return tuple(id_ for id_ in (*others, *voices) if id_ in self.rules.allowed)
+        return tuple(id_ for id_ in (*others, *voices) if id_ in self.rules.allowed_ids)
 
     # Following an id
 
@@ -267,41 +297,41 @@ class Walk:
         """Follow a legal id."""
         event = MEASURES.events[id_]
         kind, value = event.kind, event.value
-        if self.header < len(HEADER):
+        if self.header_events_read < len(HEADER_KINDS):
             self._take_header(kind, value)
-        elif not self.crosses(id_):
+        elif not self.changes_form(id_):
             getattr(self, "_take_" + kind)(value)
-            self.lowest = id_ if kind in ("pitch", "drum") else None
+            self.lowest_tone_id = id_ if kind in ("pitch", "drum") else None
         else:
             self._take_between(kind, value)
 
-    def crosses(self, id_: int) -> bool:
+    def changes_form(self, id_: int) -> bool:
         """Tell whether a legal id changes the form: the header's meter, and all between bars."""
         kind = MEASURES.events[id_].kind
-        if self.header < len(HEADER):
+        if self.header_events_read < len(HEADER_KINDS):
             return kind == "meter"
-        return not (kind in _IN_BAR or (kind in ("key", "meter") and self._inside()))
+        return not (kind in _IN_BAR or (kind in ("key", "meter") and self._is_inside_bar()))
 
-    def _inside(self) -> bool:
-        return self.in_bar and not (self.length is not None and self.is_full)
+    def _is_inside_bar(self) -> bool:
+        return self.in_bar and not (self.bar_length is not None and self.is_full)
 
     def narrow(self, rules: Rules) -> None:
         """Go on under rules that allow less, once the header is read."""
         self.rules = self.form.rules = rules
 
     def _take_header(self, kind: str, value: int | str | None) -> None:
-        self.header += 1
+        self.header_events_read += 1
         if kind == "meter":
-            self.form = form_of(self.rules, Meter.parse(str(value)).steps)
+            self.form = create_form_state(self.rules, Meter.parse(str(value)).steps)
         elif kind == "parts" and isinstance(value, int):
             self.parts = value
 
     def _take_between(self, kind: str, value: int | str | None) -> None:
         self._leave_bar()
         if kind == "end":
-            self.done = True
+            self.is_done = True
         if kind in ("repeat_start", "repeat_end", "ending", "ending_end"):
-            self.sounding.clear()
+            self.sound_ends.clear()
         irregular = self.form.rank == RANKS["irregular"]
         self.form.take(kind, value)
         if kind == "meter":
@@ -309,45 +339,45 @@ class Walk:
         if kind in ("bar", "partial"):
             self.in_bar = True
             full = value if isinstance(value, int) else self.form.meter_steps
-            self.length = None if irregular else full
-            held = () if self.form.is_fresh else self.sounding
-            self.sounding = dict.fromkeys(held, (self.form.written, 0))
+            self.bar_length = None if irregular else full
+            held = () if self.form.is_first_of_section else self.sound_ends
+            self.sound_ends = dict.fromkeys(held, (self.form.bars_written, 0))
 
     def _leave_bar(self) -> None:
         """End the bar under way; what sounds at its end can be held."""
         if not self.in_bar:
             return
-        end = (self.form.written, self.cursor if self.length is None else self.length)
-        self.sounding = {voice: at for voice, at in self.sounding.items() if at == end}
-        self.in_bar, self.length = False, None
-        self._open_line((0, 0))
+        end = (self.form.bars_written, self.cursor if self.bar_length is None else self.bar_length)
+        self.sound_ends = {voice: at for voice, at in self.sound_ends.items() if at == end}
+        self.in_bar, self.bar_length = False, None
+        self._open_voice((0, 0))
 
-    def _open_line(self, voice: tuple[int, int]) -> None:
-        self.cursor, self.voice, self.changed, self.lowest = 0, voice, 0, None
+    def _open_voice(self, voice: tuple[int, int]) -> None:
+        self.cursor, self.voice, self.change_rank, self.lowest_tone_id = 0, voice, 0, None
 
     def _take_part(self, value: int) -> None:
-        self.length = self.cursor if self.length is None else self.length
-        self._open_line((value, 0))
+        self.bar_length = self.cursor if self.bar_length is None else self.bar_length
+        self._open_voice((value, 0))
 
     def _take_voice(self, value: int) -> None:
-        self.length = self.cursor if self.length is None else self.length
-        self._open_line((self.voice[0], value))
+        self.bar_length = self.cursor if self.bar_length is None else self.bar_length
+        self._open_voice((self.voice[0], value))
 
     def _take_key(self, _: str) -> None:
-        self.changed = 1
+        self.change_rank = 1
 
     def _take_meter(self, value: str) -> None:
-        self.changed = 2
+        self.change_rank = 2
         self.form.meter_steps = Meter.parse(value).steps
 
     def _take_chord(self, _: str) -> None:
-        self.changed = 3
+        self.change_rank = 3
 
     def _take_no_chord(self, _: None) -> None:
-        self.changed = 4
+        self.change_rank = 4
 
     def _take_bass(self, _: int) -> None:
-        self.changed = 4
+        self.change_rank = 4
 
     def _take_tuplet(self, value: str) -> None:
         self.tuplet = Tuplet(*map(int, value.split())), self.cursor, 0
@@ -357,11 +387,11 @@ class Walk:
 
     def _take_rest(self, _: None) -> None:
         self._advance()
-        self.sounding.pop(self.voice, None)
+        self.sound_ends.pop(self.voice, None)
 
     def _take_hold(self, _: None) -> None:
         self._advance()
-        self.sounding[self.voice] = (self.form.written, self.cursor)
+        self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _take_pitch(self, value: int) -> None:
         self._sound("pitch", value)
@@ -373,16 +403,16 @@ class Walk:
         if self.duration is not None:
             self._advance()
             if self.voice == (0, 0):
-                self.last = MEASURES.ids.get(Event(kind, value))
+                self.last_note_id = MEASURES.ids.get(Event(kind, value))
         if self.rules.chooses_drums:
-            self.kinds |= {(self.voice[0], kind)}
-        self.sounded = True
-        self.sounding[self.voice] = (self.form.written, self.cursor)
+            self.part_kinds |= {(self.voice[0], kind)}
+        self.has_sounded = True
+        self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _advance(self) -> None:
         """Spend the duration that was read."""
-        self.cursor = self._after_duration()
-        nominal, self.duration, self.changed = self.duration or 0, None, 0
+        self.cursor = self._duration_end()
+        nominal, self.duration, self.change_rank = self.duration or 0, None, 0
         if self.tuplet is not None:
             group, start, written = self.tuplet
             written += nominal
@@ -407,6 +437,6 @@ _IN_BAR: Final = frozenset(
 )
 
 
-def first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
+def find_first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
     """Return the place of the first id that the rules do not allow, None if they allow all."""
-    return codec.first_illegal(ids, Walk(rules))
+    return codec.find_first_illegal(ids, MeasuresGrammar(rules))

@@ -27,24 +27,24 @@ from typing import Final
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performance import PERFORMED_QPM, performed
+from musicgen.music.performance import PERFORMANCE_QPM, to_performance
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    PlainWalk,
+    LengthLimitedGrammar,
     ScoreCodec,
     Setting,
-    one_part,
+    find_main_part,
 )
 from musicgen.tokens.vocabulary import Event, Vocabulary
 
-UNIT: Final = 10  # milliseconds, which are steps
+UNIT_MILLISECONDS: Final = 10  # milliseconds, which are steps
 LONGEST_SHIFT: Final = 100  # units
-BINS: Final = 32
-BIN: Final = 128 // BINS  # velocities in a bin
-MOST_EVENTS: Final = 4096  # of a sampled piece: some two minutes
+VELOCITY_BINS: Final = 32
+VELOCITIES_PER_BIN: Final = 128 // VELOCITY_BINS  # velocities in a bin
+MAX_EVENTS: Final = 4096  # of a sampled piece: some two minutes
 
 PERFORMANCE: Final = Vocabulary(
     (
@@ -53,7 +53,7 @@ PERFORMANCE: Final = Vocabulary(
         ("on", range(128)),
         ("off", range(128)),
         ("shift", range(1, LONGEST_SHIFT + 1)),
-        ("velocity", range(BINS)),
+        ("velocity", range(VELOCITY_BINS)),
     )
 )
 ON, OFF, SHIFT, VELOCITY = (PERFORMANCE.ranges[kind] for kind in ("on", "off", "shift", "velocity"))
@@ -62,16 +62,16 @@ END: Final = PERFORMANCE.id("end")
 
 def to_units(milliseconds: int) -> int:
     """Round to the nearest unit, halves upward."""
-    return (milliseconds + UNIT // 2) // UNIT
+    return (milliseconds + UNIT_MILLISECONDS // 2) // UNIT_MILLISECONDS
 
 
-def velocity_of(bin_: int) -> int:
+def bin_to_velocity(bin_: int) -> int:
     """Return the velocity that stands for a bin: never 0, at most 2 from any other in it."""
-    return BIN * bin_ + BIN // 2
+    return VELOCITIES_PER_BIN * bin_ + VELOCITIES_PER_BIN // 2
 
 
 @dataclass(slots=True)
-class _Stroke:
+class _UnitNote:
     """A note in units."""
 
     on: int
@@ -86,47 +86,51 @@ class PerformanceCodec(ScoreCodec):
     name = "performance"
     vocabulary = PERFORMANCE
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Read a file's tunes as they sound, a step a millisecond."""
-        return formats.each(data, suffix, source, performed=True)
+        return formats.iter_tunes(data, suffix, source, as_performance=True)
 
     def encode(self, piece: Score) -> Encoded:
         """Write a score, played out, as ids. Raises Refusal for drums."""
-        part = one_part(piece)
-        strokes, lost = _strokes(performed(piece).notes)
+        part = find_main_part(piece)
+        strokes, lost = _quantise_notes(to_performance(piece).notes)
         setting = Setting(
             title=piece.title,
             rhythm=piece.rhythm,
-            tempos=((0, PERFORMED_QPM),),
+            tempos=((0, PERFORMANCE_QPM),),
             parts=(part,),
         )
-        ids = (PERFORMANCE.ids[event] for event in _events(strokes))
+        ids = (PERFORMANCE.ids[event] for event in _iter_events(strokes))
         return Encoded(tuple(ids), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Read any ids at all as a performance; those that could not be used are counted."""
-        reader = _Reader()
+        reader = _PerformanceDecoder()
         for id_ in ids:
             reader.take(PERFORMANCE.event(id_))
-        marks = (Mark(0, "tempo", PERFORMED_QPM),)
+        marks = (Mark(0, "tempo", PERFORMANCE_QPM),)
         notes = tuple(reader.finish())
         score = Score(notes, marks, setting.parts[:1], setting.title, setting.rhythm)
         return Decoded(score, reader.dropped)
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> PerformanceWalk:
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> PerformanceGrammar:
         """Start a piece."""
         del setting
-        return PerformanceWalk(MOST_EVENTS if strict else None)
+        return PerformanceGrammar(MAX_EVENTS if strict else None)
 
 
-def _strokes(notes: Iterable[Note]) -> tuple[list[_Stroke], int]:
+def _quantise_notes(notes: Iterable[Note]) -> tuple[list[_UnitNote], int]:
     """Put notes on the grid, each pitch sounding once at a time; count those that are lost."""
-    found: list[_Stroke] = []
-    latest: dict[int, _Stroke] = {}
+    found: list[_UnitNote] = []
+    latest: dict[int, _UnitNote] = {}
     lost = 0
     for note in sorted(notes, key=lambda note: (note.onset, note.pitch, -note.velocity)):
         on = to_units(note.onset)
-        stroke = _Stroke(on, max(on + 1, to_units(note.end)), note.pitch, note.velocity // BIN)
+        stroke = _UnitNote(
+            on, max(on + 1, to_units(note.end)), note.pitch, note.velocity // VELOCITIES_PER_BIN
+        )
         before = latest.get(note.pitch)
         if before is not None and before.on == on:
             before.off = max(before.off, stroke.off)
@@ -139,7 +143,7 @@ def _strokes(notes: Iterable[Note]) -> tuple[list[_Stroke], int]:
     return found, lost
 
 
-def _events(strokes: Iterable[_Stroke]) -> Iterator[Event]:
+def _iter_events(strokes: Iterable[_UnitNote]) -> Iterator[Event]:
     """Yield the events of strokes in time, the offs of a time before its ons."""
     offs = [(s.off, 0, s.pitch, s.bin) for s in strokes]
     ons = [(s.on, 1, s.pitch, s.bin) for s in strokes]
@@ -162,13 +166,13 @@ def _shifts(units: int) -> Iterator[Event]:
         yield Event("shift", units % LONGEST_SHIFT)
 
 
-class _Reader:
+class _PerformanceDecoder:
     """Events as notes: one method a kind of event, which tells whether it could be used."""
 
     def __init__(self) -> None:
         self.now = 0  # units
-        self.bin = DEFAULT_VELOCITY // BIN
-        self.sounding: dict[int, tuple[int, int]] = {}  # pitch to its start and bin
+        self.bin = DEFAULT_VELOCITY // VELOCITIES_PER_BIN
+        self.sounding_notes: dict[int, tuple[int, int]] = {}  # pitch to its start and bin
         self.notes: list[Note] = []
         self.dropped = 0
         self.ended = False
@@ -182,8 +186,8 @@ class _Reader:
 
     def finish(self) -> list[Note]:
         """Release what still sounds and return the notes."""
-        self.now = max([self.now, *(start + 1 for start, _ in self.sounding.values())])
-        for pitch in list(self.sounding):
+        self.now = max([self.now, *(start + 1 for start, _ in self.sounding_notes.values())])
+        for pitch in list(self.sounding_notes):
             self.take_off(pitch)
         return self.notes
 
@@ -192,17 +196,17 @@ class _Reader:
         return True
 
     def take_on(self, pitch: int) -> bool:
-        if pitch in self.sounding:
+        if pitch in self.sounding_notes:
             return False
-        self.sounding[pitch] = self.now, self.bin
+        self.sounding_notes[pitch] = self.now, self.bin
         return True
 
     def take_off(self, pitch: int) -> bool:
-        if pitch not in self.sounding or self.sounding[pitch][0] == self.now:
+        if pitch not in self.sounding_notes or self.sounding_notes[pitch][0] == self.now:
             return False
-        start, bin_ = self.sounding.pop(pitch)
-        duration = (self.now - start) * UNIT
-        self.notes.append(Note(start * UNIT, pitch, duration, velocity_of(bin_)))
+        start, bin_ = self.sounding_notes.pop(pitch)
+        duration = (self.now - start) * UNIT_MILLISECONDS
+        self.notes.append(Note(start * UNIT_MILLISECONDS, pitch, duration, bin_to_velocity(bin_)))
         return True
 
     def take_shift(self, units: int) -> bool:
@@ -214,7 +218,7 @@ class _Reader:
         return True
 
 
-class PerformanceWalk(PlainWalk):
+class PerformanceGrammar(LengthLimitedGrammar):
     """Which events may come next, so that each piece has one way of being written.
 
     Off only what sounds, on only what is silent; at one time the offs before the ons, each from low
@@ -222,48 +226,52 @@ class PerformanceWalk(PlainWalk):
     time; the end right after the last off.
     """
 
-    def __init__(self, most: int | None) -> None:
-        super().__init__(most)
-        self.sounding: set[int] = set()
+    def __init__(self, max_ids: int | None) -> None:
+        super().__init__(max_ids)
+        self.sounding_pitches: set[int] = set()
         self.velocity: int | None = None
-        self.released = self.struck = -1  # the highest pitch of this time's offs and ons
-        self.last = Event("begin")
+        self.last_released = self.last_struck = -1  # the highest pitch of this time's offs and ons
+        self.last_event = Event("begin")
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
         if self.done:
             return ()
-        if self.last.kind == "velocity":
+        if self.last_event.kind == "velocity":
             return self._ons()
-        if self.closing:
-            return tuple(self._close() or self._strikes())
+        if self.is_closing:
+            return tuple(self._closing_ids() or self._strikes())
         return (*self._offs(), *self._strikes(), *self._shifts(), *self._end())
 
     def take(self, id_: int) -> None:
         """Follow a legal id."""
-        self.taken += 1
-        self.last = event = PERFORMANCE.events[id_]
+        self.id_count += 1
+        self.last_event = event = PERFORMANCE.events[id_]
         value = event.value if isinstance(event.value, int) else 0
         if event.kind == "on":
-            self.sounding.add(value)
-            self.struck = value
+            self.sounding_pitches.add(value)
+            self.last_struck = value
         elif event.kind == "off":
-            self.sounding.discard(value)
-            self.released = value
+            self.sounding_pitches.discard(value)
+            self.last_released = value
         elif event.kind == "shift":
-            self.released = self.struck = -1
+            self.last_released = self.last_struck = -1
         elif event.kind == "velocity":
             self.velocity = value
         else:
             self.done = True
 
     def _offs(self) -> list[int]:
-        if self.struck >= 0:
+        if self.last_struck >= 0:
             return []
-        return [OFF[pitch] for pitch in sorted(self.sounding) if pitch > self.released]
+        return [OFF[pitch] for pitch in sorted(self.sounding_pitches) if pitch > self.last_released]
 
     def _ons(self) -> tuple[int, ...]:
-        silent = (pitch for pitch in range(self.struck + 1, 128) if pitch not in self.sounding)
+        silent = (
+            pitch
+            for pitch in range(self.last_struck + 1, 128)
+            if pitch not in self.sounding_pitches
+        )
         return tuple(ON[pitch] for pitch in silent)
 
     def _strikes(self) -> list[int]:
@@ -275,17 +283,19 @@ class PerformanceWalk(PlainWalk):
         return [*(ons if self.velocity is not None else ()), *changes]
 
     def _shifts(self) -> range:
-        short = self.last.kind == "shift" and self.last.value != LONGEST_SHIFT
+        short = self.last_event.kind == "shift" and self.last_event.value != LONGEST_SHIFT
         return SHIFT[: 0 if short else None]
 
     def _end(self) -> list[int]:
-        may_end = self.last.kind == "off" or (self.last.kind == "begin" and not self.strict)
-        return [END] if may_end and not self.sounding else []
+        may_end = self.last_event.kind == "off" or (
+            self.last_event.kind == "begin" and not self.is_strict
+        )
+        return [END] if may_end and not self.sounding_pitches else []
 
-    def _close(self) -> Sequence[int]:
+    def _closing_ids(self) -> Sequence[int]:
         """Return what leads to the end; nothing where a note must be struck first."""
-        if not self.sounding:
+        if not self.sounding_pitches:
             return self._end()
-        lowest = min(self.sounding)
-        may_release = self.struck < 0 and lowest > self.released
+        lowest = min(self.sounding_pitches)
+        may_release = self.last_struck < 0 and lowest > self.last_released
         return [OFF[lowest]] if may_release else self._shifts()

@@ -31,17 +31,17 @@ from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    Pieces,
-    PlainWalk,
+    LengthLimitedGrammar,
+    PieceParseResult,
     Setting,
-    gathered,
+    separate_refusals,
 )
 from musicgen.tokens.vocabulary import Event, Value, Vocabulary
 
 UNKNOWN_TEXT: Final = "\N{REPLACEMENT CHARACTER}"
-MOST_TOKENS: Final = 16_384  # of a vocabulary; rarer ones are unknown
-MOST_CHARACTERS: Final = 65_536  # of a piece
-MOST_IDS: Final = 8192  # of a sampled piece
+MAX_TOKENS: Final = 16_384  # of a vocabulary; rarer ones are unknown
+MAX_CHARACTERS: Final = 65_536  # of a piece
+MAX_IDS: Final = 8192  # of a sampled piece
 
 _TOKEN: Final = re.compile(r"\n|\S+")
 _BLANK: Final = re.compile(r"\n[^\S\n]*\n\s*")
@@ -49,20 +49,20 @@ _TUNE: Final = re.compile(r"^X:", re.MULTILINE)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class _Reading:
+class _TextCodecBase:
     """What both codecs of text share: how a file is cut into pieces, and pieces into tokens."""
 
     suffixes = (".txt", ".abc")
 
-    def __init__(self, name: str, *, words: bool) -> None:
+    def __init__(self, name: str, *, is_word_level: bool) -> None:
         self.name = name
-        self.words = words
+        self.is_word_level = is_word_level
 
-    def read(self, data: bytes, suffix: str, source: str = "") -> Pieces[str]:
+    def read(self, data: bytes, suffix: str, source: str = "") -> PieceParseResult[str]:
         """Read all paragraphs of a text, or all tunes of an ABC book, each as it stands."""
-        return gathered(self.each(data, suffix, source))
+        return separate_refusals(self.iter_pieces(data, suffix, source))
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[str | Refusal]:
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[str | Refusal]:
         """Read them one by one."""
         text = decode_bytes(data)
         number = 0
@@ -77,16 +77,16 @@ class _Reading:
 
     def tokens(self, text: str) -> list[str]:
         """Cut a text into characters, or into words and ends of lines."""
-        return _TOKEN.findall(text) if self.words else list(text)
+        return _TOKEN.findall(text) if self.is_word_level else list(text)
 
     def join(self, tokens: Sequence[str]) -> str:
         """Put tokens together, words with a space between two of a line."""
-        if not self.words:
+        if not self.is_word_level:
             return "".join(tokens)
         return " ".join(tokens).replace(" \n", "\n").replace("\n ", "\n")
 
 
-class ByteCodec(_Reading):
+class ByteCodec(_TextCodecBase):
     """Any text to ids and back, as UTF-8."""
 
     vocabulary = Vocabulary((("begin", (None,)), ("end", (None,)), ("byte", range(256))))
@@ -96,7 +96,7 @@ class ByteCodec(_Reading):
         counts = Counter(token for text in texts for token in self.tokens(text))
         del counts[UNKNOWN_TEXT]
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
-        return TextCodec(self.name, ranked[:MOST_TOKENS], words=self.words)
+        return TextCodec(self.name, ranked[:MAX_TOKENS], is_word_level=self.is_word_level)
 
     def encode(self, piece: str) -> Encoded:
         """Write a text as ids. Raises Refusal for half a surrogate pair, which is no character."""
@@ -111,22 +111,24 @@ class ByteCodec(_Reading):
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[str]:
         """Read any ids at all as a text; bytes that make no character are counted."""
         del setting
-        data, dropped = _until_end(ids, self.vocabulary, "byte")
+        data, dropped = _read_until_end(ids, self.vocabulary, "byte")
         whole = bytes(int(value) for value in data if isinstance(value, int))
         text = whole.decode("utf-8", "ignore")
         return Decoded(text, dropped + len(whole) - len(text.encode("utf-8")))
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> ByteWalk:
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> ByteGrammar:
         """Start a text."""
         del setting
-        return ByteWalk(MOST_IDS if strict else None)
+        return ByteGrammar(MAX_IDS if strict else None)
 
 
-class TextCodec(_Reading):
+class TextCodec(_TextCodecBase):
     """Text to ids of a vocabulary that was learnt, and back."""
 
-    def __init__(self, name: str, tokens: Iterable[str], *, words: bool) -> None:
-        super().__init__(name, words=words)
+    def __init__(self, name: str, tokens: Iterable[str], *, is_word_level: bool) -> None:
+        super().__init__(name, is_word_level=is_word_level)
         single: tuple[Value, ...] = (None,)
         self.vocabulary = Vocabulary(
             (("begin", single), ("end", single), ("unknown", single), ("token", tuple(tokens)))
@@ -143,23 +145,27 @@ class TextCodec(_Reading):
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[str]:
         """Read any ids at all as a text; unknown tokens, and what has no place, are counted."""
         del setting
-        values, dropped = _until_end(ids, self.vocabulary, "token", "unknown")
+        values, dropped = _read_until_end(ids, self.vocabulary, "token", "unknown")
         tokens = [UNKNOWN_TEXT if value is None else str(value) for value in values]
         return Decoded(self.join(tokens), dropped + values.count(None))
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> TextWalk:
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> TextGrammar:
         """Start a text."""
         del setting
-        return TextWalk(self.vocabulary, MOST_IDS if strict else None)
+        return TextGrammar(self.vocabulary, MAX_IDS if strict else None)
 
 
-def restored(name: str, names: Iterable[str], *, words: bool) -> TextCodec:
+def restore_text_codec(name: str, names: Iterable[str], *, is_word_level: bool) -> TextCodec:
     """Make a codec again from the names of its events, as a manifest keeps them."""
     tokens = (text.removeprefix("token=") for text in names if text.startswith("token="))
-    return TextCodec(name, tokens, words=words)
+    return TextCodec(name, tokens, is_word_level=is_word_level)
 
 
-def _until_end(ids: Iterable[int], vocabulary: Vocabulary, *kinds: str) -> tuple[list[Value], int]:
+def _read_until_end(
+    ids: Iterable[int], vocabulary: Vocabulary, *kinds: str
+) -> tuple[list[Value], int]:
     """Return the values of some kinds of events before the end, and count all others."""
     found: list[Value] = []
     dropped = 0
@@ -188,8 +194,8 @@ def _tunes(text: str) -> Iterator[str]:
 
 def _fault(piece: str) -> tuple[str, str] | None:
     """Return what is wrong with a piece, and its reason code."""
-    if len(piece) > MOST_CHARACTERS:
-        return f"it has {len(piece):,} characters, over {MOST_CHARACTERS:,}", "too-large"
+    if len(piece) > MAX_CHARACTERS:
+        return f"it has {len(piece):,} characters, over {MAX_CHARACTERS:,}", "too-large"
     found = _CONTROL.search(piece)
     if found:
         return f"it holds a control character, U+{ord(found[0]):04X}", "damaged"
@@ -200,56 +206,60 @@ def _refusal(fault: str, code: str, source: str, number: int) -> Refusal:
     return Refusal(f"{fault}; it was left out", source=source, place=f"text {number}", code=code)
 
 
-class TextWalk(PlainWalk):
+class TextGrammar(LengthLimitedGrammar):
     """Any token may follow any other; where this is for sampling, all but the unknown one."""
 
-    def __init__(self, vocabulary: Vocabulary, most: int | None) -> None:
-        super().__init__(most)
+    def __init__(self, vocabulary: Vocabulary, max_ids: int | None) -> None:
+        super().__init__(max_ids)
         self.end = vocabulary.id("end")
         self.tokens = tuple(vocabulary.ranges.get("token", range(0)))
-        self.every = (self.end, *(() if self.strict else (vocabulary.id("unknown"),)), *self.tokens)
+        self.all_ids = (
+            self.end,
+            *(() if self.is_strict else (vocabulary.id("unknown"),)),
+            *self.tokens,
+        )
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
         if self.done:
             return ()
-        if self.closing:
+        if self.is_closing:
             return (self.end,)
-        return self.tokens if self.strict and not self.taken and self.tokens else self.every
+        return self.tokens if self.is_strict and not self.id_count and self.tokens else self.all_ids
 
     def take(self, id_: int) -> None:
         """Follow a legal id."""
-        self.taken += 1
+        self.id_count += 1
         self.done = id_ == self.end
 
 
-class ByteWalk(PlainWalk):
+class ByteGrammar(LengthLimitedGrammar):
     """Which byte may come next, so that all bytes are well-formed UTF-8."""
 
-    def __init__(self, most: int | None) -> None:
-        super().__init__(most)
-        self.owed = 0  # bytes that the character under way still lacks
+    def __init__(self, max_ids: int | None) -> None:
+        super().__init__(max_ids)
+        self.missing_bytes = 0  # bytes that the character under way still lacks
         self.low, self.high = 0x80, 0xBF  # between which the next of them is
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
         if self.done:
             return ()
-        if self.owed:
+        if self.missing_bytes:
             return tuple(range(_BYTES[self.low], _BYTES[self.high] + 1))
-        starts = () if self.closing else (*_BYTES[:0x80], *_BYTES[0xC2:0xF5])
-        return (*(() if self.strict and not self.taken else (_END,)), *starts)
+        starts = () if self.is_closing else (*_BYTES[:0x80], *_BYTES[0xC2:0xF5])
+        return (*(() if self.is_strict and not self.id_count else (_END,)), *starts)
 
     def take(self, id_: int) -> None:
         """Follow a legal id."""
-        self.taken += 1
+        self.id_count += 1
         self.done = id_ == _END
         byte = id_ - _BYTES.start
-        if self.owed:
-            self.owed -= 1
+        if self.missing_bytes:
+            self.missing_bytes -= 1
             self.low, self.high = 0x80, 0xBF
         elif byte >= 0xC2:
-            self.owed = 1 + (byte >= 0xE0) + (byte >= 0xF0)
+            self.missing_bytes = 1 + (byte >= 0xE0) + (byte >= 0xF0)
             self.low, self.high = _SECOND.get(byte, (0x80, 0xBF))
 
 

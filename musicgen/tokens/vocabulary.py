@@ -34,8 +34,8 @@ from itertools import combinations
 from typing import Final
 
 from musicgen.errors import Mismatch
-from musicgen.music.bars import PARTIALS
-from musicgen.music.durations import PLAIN, TUPLETS
+from musicgen.music.bars import PARTIAL_BAR_STEPS
+from musicgen.music.durations import PLAIN_DURATIONS, TUPLETS
 from musicgen.music.score import MAX_PLAYS
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 
@@ -82,14 +82,14 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     yield "key", (f"{interval} {mode}" for interval in range(12) for mode in MODES)
     yield "irregular", (None,)
     yield "bar", (None,)
-    yield "partial", PARTIALS
+    yield "partial", PARTIAL_BAR_STEPS
     yield "part", range(MAX_PARTS)
     yield "voice", range(1, MAX_VOICES)
     yield "chord", (f"{root} {quality}" for root in range(12) for quality in CHORD_QUALITIES)
     yield "bass", range(12)
     yield "no_chord", (None,)
     yield "tuplet", (f"{t.p} {t.q} {t.unit}" for t in TUPLETS)
-    yield "duration", PLAIN
+    yield "duration", PLAIN_DURATIONS
     yield "rest", (None,)
     yield "hold", (None,)
     yield "pitch", range(-68, 71)

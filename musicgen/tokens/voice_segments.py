@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from musicgen.music.arrays import counted, each_once
+from musicgen.music.arrays import ragged_arange, unique_sorted
 from musicgen.music.bars import Bar
 from musicgen.music.voices import Chords
 
@@ -21,7 +21,7 @@ REST: Final = -2
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class BarVoices:
     """Lines as columns, bar by bar."""
 
     bars: Any  # the number of its bar
@@ -47,19 +47,21 @@ class Segments:
     sounds: Any  # the chord that starts there, or HOLD, or REST
 
 
-def cut(chords: Chords, bars: Sequence[Bar], changes: Sequence[int]) -> tuple[Lines, Segments]:
+def cut_into_segments(
+    chords: Chords, bars: Sequence[Bar], changes: Sequence[int]
+) -> tuple[BarVoices, Segments]:
     """Cut chords in lines and segments; the first voice is cut at the steps of changes too."""
     starts, ends = np.array([(bar.start, bar.end) for bar in bars], dtype=np.int64).T
-    numbers = chords.voices()
+    numbers = chords.assign_voices()
     most = numbers.max(initial=0) + 1  # voices in a part
     known, voice = np.unique(np.append(0, chords.parts * most + numbers), return_inverse=True)
     voice = voice[1:]
-    place, bar = np.divmod(_lines(chords, voice, ends), len(bars))
+    place, bar = np.divmod(_number_bar_voices(chords, voice, ends), len(bars))
     # Each voice starts where the one before it ends: one number says where in which voice.
     shift = ends[-1]
     begins, stops = place * shift + starts[bar], place * shift + ends[bar]
     onsets, chord_ends = voice * shift + chords.onsets, voice * shift + chords.ends
-    at = each_once(np.concatenate([begins, onsets, chord_ends, changes]).astype(np.int64))
+    at = unique_sorted(np.concatenate([begins, onsets, chord_ends, changes]).astype(np.int64))
     line = np.searchsorted(begins, at, side="right") - 1
     at, line = at[inside := at < stops[line]], line[inside]
     segments = Segments(
@@ -67,23 +69,23 @@ def cut(chords: Chords, bars: Sequence[Bar], changes: Sequence[int]) -> tuple[Li
         at - begins[line],
         np.minimum(np.append(at[1:], stops[-1]), stops[line]) - at,
         (ends - starts)[bar[line]],
-        _sounds(onsets, chord_ends, at),
+        _find_sounds(onsets, chord_ends, at),
     )
     firsts = np.searchsorted(at, begins)
     order = np.lexsort((place, bar))
     columns = bar, known[place] // most, known[place] % most, firsts, np.append(firsts[1:], len(at))
-    return Lines(*(column[order] for column in columns)), segments
+    return BarVoices(*(column[order] for column in columns)), segments
 
 
-def _lines(chords: Chords, voices: Any, bar_ends: Any) -> Any:
+def _number_bar_voices(chords: Chords, voices: Any, bar_ends: Any) -> Any:
     """Return the number of each line, voice by voice: those of the first voice, and what sounds."""
     first = np.searchsorted(bar_ends, chords.onsets, side="right")
     count = np.searchsorted(bar_ends, chords.ends) - first + 1
-    sounding = np.repeat(voices * len(bar_ends) + first, count) + counted(count)
-    return each_once(np.append(np.arange(len(bar_ends)), sounding))
+    sounding = np.repeat(voices * len(bar_ends) + first, count) + ragged_arange(count)
+    return unique_sorted(np.append(np.arange(len(bar_ends)), sounding))
 
 
-def _sounds(onsets: Any, ends: Any, at: Any) -> Any:
+def _find_sounds(onsets: Any, ends: Any, at: Any) -> Any:
     """Return which chord starts at each of the times, or what goes on there."""
     if not len(onsets):
         return np.full(len(at), REST)

@@ -26,10 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from musicgen.errors import Interrupted, InvalidValue, MusicgenError
 
-PATIENCE: Final = timedelta(minutes=30)  # for a process that reads, evaluates or saves
+PROCESS_GROUP_TIMEOUT: Final = timedelta(minutes=30)  # for a process that reads, evaluates or saves
 
 
-class AveragedModel:
+class GradientAveragingModel:
     """A model whose gradients are averaged over the processes after each pass back."""
 
     def __init__(self, model: Any) -> None:
@@ -49,70 +49,70 @@ class Ranks:
     """Which of how many processes this is."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device is a constant
-    models: list[AveragedModel] = field(default_factory=list, compare=False)
+    models: list[GradientAveragingModel] = field(default_factory=list, compare=False)
 
     @property
-    def writes(self) -> bool:
+    def is_main_process(self) -> bool:
         """Tell whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def lanes(self, worker: int, workers: int) -> slice:
+    def get_lane_slice(self, worker: int, workers: int) -> slice:
         """Return the lanes of one of this process's workers."""
-        return slice(worker * self.world + self.rank, None, workers * self.world)
+        return slice(worker * self.world_size + self.rank, None, workers * self.world_size)
 
-    def wrap(self, model: Any) -> Any:
+    def wrap_model(self, model: Any) -> Any:
         """Return the model, its gradients averaged over the processes after each pass back."""
-        if self.world == 1:
+        if self.world_size == 1:
             return model
-        self.models.append(AveragedModel(model))
+        self.models.append(GradientAveragingModel(model))
         return self.models[-1]
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """Add values up over the processes."""
-        if self.world == 1:
+        if self.world_size == 1:
             return values
         moved = values.to(self.device)
         distributed.all_reduce(moved)
         return moved.to(values.device)
 
-    def any(self, flag: bool) -> bool:
+    def all_reduce_any(self, flag: bool) -> bool:
         """Tell whether any process says so."""
-        return bool(self.total(torch.tensor(float(flag)))) if self.world > 1 else flag
+        return bool(self.all_reduce(torch.tensor(float(flag)))) if self.world_size > 1 else flag
 
-    def first(self, value: float) -> float:
+    def broadcast_first(self, value: float) -> float:
         """Return what the first process says."""
         own = torch.tensor(value if self.rank == 0 else 0.0, dtype=torch.float64)
-        return float(self.total(own))
+        return float(self.all_reduce(own))
 
-    def every(self, values: Tensor) -> list[Tensor]:
+    def all_gather(self, values: Tensor) -> list[Tensor]:
         """Return the values of all processes; their shapes are equal."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [values]
         own = values.contiguous().to(self.device)
-        found = [torch.empty_like(own) for _ in range(self.world)]
+        found = [torch.empty_like(own) for _ in range(self.world_size)]
         distributed.all_gather(found, own)
         return found
 
     def sum_array(self, values: np.ndarray) -> np.ndarray:
         """Add arrays up over the processes."""
-        return self.total(torch.from_numpy(values)).numpy() if self.world > 1 else values
+        return self.all_reduce(torch.from_numpy(values)).numpy() if self.world_size > 1 else values
 
-    def refuse_odd_lanes(self, lanes: int) -> None:
+    def check_lanes_divisible(self, lanes: int) -> None:
         """Raise InvalidValue unless every process gets as many lanes."""
-        if lanes % self.world:
+        if lanes % self.world_size:
             raise InvalidValue(
-                f"--batch {lanes}: {self.world} processes cannot share it evenly;"
-                f" choose a multiple of {self.world}"
+                f"--batch {lanes}: {self.world_size} processes cannot share it evenly;"
+                f" choose a multiple of {self.world_size}"
             )
 
 
-ALONE: Final = Ranks()
+SINGLE_PROCESS: Final = Ranks()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def join_process_group(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone, nothing is joined.
 
     Args:
@@ -121,16 +121,18 @@ def joined(device: str) -> Iterator[Ranks]:
     Raises MusicgenError where another process ended while this one waited for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    place = own_device(device)
+    place = choose_process_device(device)
     # Its functions take the process group of the moment of import as a default, and hold it for
     # good: DistributedDataParallel imports it, and then no group is ever destroyed.
     import_module("torch.distributed.nn.functional")
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT
+    )
     ranks = Ranks(distributed.get_rank(), distributed.get_world_size(), place)
     try:
-        with _leaving_together():
+        with _wait_for_all_at_exit():
             yield ranks
     except (RuntimeError, distributed.DistBackendError) as fault:
         if not is_lost_peer(fault):
@@ -140,11 +142,11 @@ def joined(device: str) -> Iterator[Ranks]:
             " again with --resume"
         ) from fault
     finally:
-        leave(ranks)
+        leave_process_group(ranks)
 
 
 @contextlib.contextmanager
-def _leaving_together() -> Iterator[None]:
+def _wait_for_all_at_exit() -> Iterator[None]:
     """Wait for the other processes at the end, and where all of them were told to stop.
 
     torchrun ends all processes as soon as one has failed: none may leave while the first one saves.
@@ -157,7 +159,7 @@ def _leaving_together() -> Iterator[None]:
     distributed.barrier()
 
 
-def leave(ranks: Ranks) -> None:
+def leave_process_group(ranks: Ranks) -> None:
     """Destroy the process group, and the threads that work for it.
 
     They end with the last reference to the group. A thread that is still there when the interpreter
@@ -169,7 +171,7 @@ def leave(ranks: Ranks) -> None:
     distributed.destroy_process_group()
 
 
-def own_device(device: str) -> torch.device:
+def choose_process_device(device: str) -> torch.device:
     """Return the device of this process."""
     if device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from musicgen.checkpoint import Manifest, Weights, stored
+from musicgen.checkpoint import Manifest, Weights, round_to_float16
 from musicgen.formats import abc
-from musicgen.sampling.default_form import complete_wishes
+from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
-from musicgen.sampling.sampler import PlainSampler, Sampler
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.tokens.codec import PLAIN_SETTING
-from musicgen.tokens.registry import restored
-from musicgen.training.heldout_loss import Held
+from musicgen.tokens.registry import restore_codec
+from musicgen.training.heldout_loss import HeldOutScore
 
 SEEDS_SHOWN = 5
 BARS_SHOWN = 8
@@ -26,62 +26,66 @@ IDS_SHOWN = 80
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreSummary:
     """What was measured, each on whole held-out tunes."""
 
     table: dict[str, Any] = field(default_factory=dict)
 
-    def with_valid(self, held: Held) -> Scores:
+    def with_valid(self, score: HeldOutScore) -> ScoreSummary:
         """Add the score on the validation part."""
-        return replace(self, table=self.table | {"valid": _score(held)})
+        return replace(self, table=self.table | {"valid": _score_to_dict(score)})
 
-    def with_test(self, held: Held, grams: Held) -> Scores:
+    def with_test(self, score: HeldOutScore, ngram_score: HeldOutScore) -> ScoreSummary:
         """Add the scores on the test part: the model's, and the 5-gram's."""
-        lower = 100 * (1 - held.bits_per_note / grams.bits_per_note)
+        lower = 100 * (1 - score.bits_per_note / ngram_score.bits_per_note)
         return replace(
             self,
             table=self.table
             | {
-                "test": _score(held),
-                "test_5gram": _score(grams),
+                "test": _score_to_dict(score),
+                "test_5gram": _score_to_dict(ngram_score),
                 "percent_below_5gram": round(lower, 2),
             },
         )
 
-    def as_table(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it for a manifest."""
         return dict(self.table)
 
 
-def _score(held: Held) -> dict[str, Any]:
-    low, high = held.interval(np.random.default_rng(0))
-    by_tune = held.nats / math.log(2) / np.maximum(1, held.notes)
+def _score_to_dict(score: HeldOutScore) -> dict[str, Any]:
+    low, high = score.bootstrap_interval(np.random.default_rng(0))
+    by_tune = score.nats / math.log(2) / np.maximum(1, score.notes)
     return {
-        "bits_per_note": round(held.bits_per_note, 4),
+        "bits_per_note": round(score.bits_per_note, 4),
         "interval_95": [round(low, 4), round(high, 4)],
         "middle_90": [round(float(bits), 4) for bits in np.quantile(by_tune, (0.05, 0.95))],
-        "nats_per_token": round(held.loss, 5),
-        "tunes": len(held.nats),
-        "notes": int(held.notes.sum()),
+        "nats_per_token": round(score.loss, 5),
+        "tunes": len(score.nats),
+        "notes": int(score.notes.sum()),
     }
 
 
-def model_card(manifest: Manifest, scores: Scores, weights: Weights, *, heard: bool = True) -> str:
+def render_model_card(
+    manifest: Manifest, scores: ScoreSummary, weights: Weights, *, with_samples: bool = True
+) -> str:
     """Render the card as Markdown; with tunes to be heard, which take some seconds to draw."""
     return (
         "\n".join(
             [
-                *_shape(manifest, weights),
-                *_corpus(manifest),
-                *_scores(scores, "character" if manifest.codec.startswith("text") else "note"),
-                *(_tunes(manifest, weights) if heard else ()),
+                *_render_shape(manifest, weights),
+                *_render_corpus(manifest),
+                *_render_scores(
+                    scores, "character" if manifest.codec.startswith("text") else "note"
+                ),
+                *(_render_samples(manifest, weights) if with_samples else ()),
             ]
         )
         + "\n"
     )
 
 
-def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
+def _render_shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
     shape = manifest.settings
     count = sum(array.size for array in weights.values())
     yield f"# {manifest.name} {manifest.version}"
@@ -93,12 +97,12 @@ def _shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
     )
 
 
-def _corpus(manifest: Manifest) -> Iterator[str]:
+def _render_corpus(manifest: Manifest) -> Iterator[str]:
     corpus = manifest.corpus
     yield ""
     yield "## What it learnt from"
     yield ""
-    yield from _cards(corpus)
+    yield from _render_source_cards(corpus)
     if not corpus.get("cards"):
         yield f"- {', '.join(corpus.get('sources', ())) or 'an unnamed corpus'}"
     base = corpus.get("adapted_from")
@@ -106,7 +110,7 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
         yield ""
         yield f"It went on from the weights of {base['name']} {base['version']}, which learnt from:"
         yield ""
-        yield from _cards(base)
+        yield from _render_source_cards(base)
     parts = corpus.get("tunes", {})
     yield ""
     yield (
@@ -116,12 +120,12 @@ def _corpus(manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _cards(corpus: Mapping[str, Any]) -> Iterator[str]:
+def _render_source_cards(corpus: Mapping[str, Any]) -> Iterator[str]:
     for card in corpus.get("cards", ()):
         yield f"- **{card['title']}** (`{card['name']}`). {card['source']}. {card['terms']}"
 
 
-def _scores(scores: Scores, unit: str) -> Iterator[str]:
+def _render_scores(scores: ScoreSummary, unit: str) -> Iterator[str]:
     yield ""
     yield "## How well it predicts"
     yield ""
@@ -147,32 +151,35 @@ def _scores(scores: Scores, unit: str) -> Iterator[str]:
         yield f"On the test part {scores.table['percent_below_5gram']} % below the 5-gram."
 
 
-def _tunes(manifest: Manifest, weights: Weights) -> Iterator[str]:
+def _render_samples(manifest: Manifest, weights: Weights) -> Iterator[str]:
     """Show how a few seeds begin, as the checkpoint will write them."""
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
-    engine = NumpyEngine(manifest.settings, stored(weights))
-    codec = restored(manifest.codec, manifest.vocabulary, manifest.name)
+    engine = NumpyEngine(manifest.settings, round_to_float16(weights))
+    codec = restore_codec(manifest.codec, manifest.vocabulary, manifest.name)
     if manifest.codec == "measures":
         sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
-        wishes = complete_wishes({}, manifest)
-        yield from _fenced(f"The first {BARS_SHOWN} bars", "abc", (
-            _first_bars(abc.render(sampler.sample(wishes, Noise(seed)), seed))
+        wishes = complete_options({}, manifest)
+        yield from _render_fenced(f"The first {BARS_SHOWN} bars", "abc", (
+            _cut_first_bars(abc.render(sampler.sample(wishes, Noise(seed)), seed))
             for seed in range(1, SEEDS_SHOWN + 1)
         ))  # fmt: skip
         return
-    plain = PlainSampler(engine, codec, seen)
-    begun = [plain.draw_ids(Wishes(), Noise(seed), IDS_SHOWN) for seed in range(1, SEEDS_SHOWN + 1)]
+    plain = GenericSampler(engine, codec, seen)
+    begun = [
+        plain.draw_ids(SamplingOptions(), Noise(seed), IDS_SHOWN)
+        for seed in range(1, SEEDS_SHOWN + 1)
+    ]
     if manifest.codec.startswith("text"):
         texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in begun]
         fenced = (text.replace("```", "` ` `") for text in texts)
     else:
         fenced = (" ".join(codec.vocabulary.names[id_] for id_ in ids) for ids in begun)
-    yield from _fenced(f"The first {IDS_SHOWN} events", "text", fenced)
+    yield from _render_fenced(f"The first {IDS_SHOWN} events", "text", fenced)
 
 
-def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:
+def _render_fenced(heading: str, language: str, texts: Iterable[str]) -> Iterator[str]:
     yield ""
-    yield f"## {what} of {SEEDS_SHOWN} seeds"
+    yield f"## {heading} of {SEEDS_SHOWN} seeds"
     for text in texts:
         yield ""
         yield f"```{language}"
@@ -180,7 +187,7 @@ def _fenced(what: str, language: str, texts: Iterable[str]) -> Iterator[str]:
         yield "```"
 
 
-def _first_bars(text: str) -> str:
+def _cut_first_bars(text: str) -> str:
     """Keep the header and the first two lines of music, of four bars each."""
     lines = [line for line in text.strip().split("\n") if not line.startswith("%%")]
     music = next(i for i, line in enumerate(lines) if line.startswith("K:")) + 1

@@ -20,8 +20,8 @@ import torch
 
 from musicgen.checkpoint import Checkpoint
 from musicgen.config import MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
-from musicgen.corpus.split import place
-from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, flat_ids
+from musicgen.corpus.split import split_position
+from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.network import LanguageModel
@@ -29,27 +29,32 @@ from musicgen.tokens.frames import FramesCodec
 from musicgen.tokens.performance import PerformanceCodec
 from musicgen.tokens.registry import CODECS
 from musicgen.training import fine_tune
-from musicgen.training.distributed import ALONE, Ranks
+from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.trainer import Trainer, levelled
+from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 PROBE_UPDATES: Final = 6
-FEWEST_HELD: Final = 8  # groups, of which some may be held out
-SMALL: Final = 50  # groups, with which there is a test part
-LARGE: Final = 2000  # tunes whose parts are never looked at again
-HELD: Final = 0.15  # of a small corpus' groups are held out
-LEAST_VALID: Final = 4  # groups to stop by, of a corpus with a test part
-EVALUATIONS: Final = 6  # of a small run: what each costs shows
-PATIENCE: Final = 3  # of them, without a better one
-LANES: Final = 8  # at the most, where an epoch has few updates
-UPDATES: Final = 20  # an epoch, at the least, with more lanes
-WIDE: Final = 256  # units, above which the rate falls as the width grows (Yang and others, 2022)
-MOST_RATE: Final = {"rnn": 1e-3, "irnn": 2e-4}  # without gates a larger one is soon too large
-FEW_UPDATES: Final = 4  # an epoch, at the least
+MIN_GROUPS_TO_HOLD_OUT: Final = 8  # groups, of which some may be held out
+MIN_GROUPS_FOR_TEST: Final = 50  # groups, with which there is a test part
+LARGE_CORPUS_TUNES: Final = 2000  # tunes whose parts are never looked at again
+SMALL_HELD_OUT_SHARE: Final = 0.15  # of a small corpus' groups are held out
+MIN_VALID_GROUPS: Final = 4  # groups to stop by, of a corpus with a test part
+SMALL_RUN_EVALUATIONS: Final = 6  # of a small run: what each costs shows
+SMALL_RUN_PATIENCE: Final = 3  # of them, without a better one
+FEW_LANES: Final = 8  # at the most, where an epoch has few updates
+MIN_UPDATES_MANY_LANES: Final = 20  # an epoch, at the least, with more lanes
+WIDE_HIDDEN: Final = (
+    256  # units, above which the rate falls as the width grows (Yang and others, 2022)
+)
+MAX_LEARNING_RATES: Final = {
+    "rnn": 1e-3,
+    "irnn": 2e-4,
+}  # without gates a larger one is soon too large
+MIN_UPDATES_FEW_LANES: Final = 4  # an epoch, at the least
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TrainingOptions:
     """What a user may choose; None is derived from the corpus."""
 
     cell: str | None = None
@@ -73,10 +78,10 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SizePreset:
     """What suits a corpus of a size."""
 
-    below: float  # tokens to learn from
+    max_tokens: float  # tokens to learn from
     layers: int = 2
     hidden: int = 256
     dropout: float = 0.3
@@ -86,18 +91,20 @@ class Recipe:
     bptt: int = 64
     first_bptt: int = 0
     epochs: float = 10
-    least: int = 800_000  # tokens, however few there are to learn from
+    min_tokens: int = 800_000  # tokens, however few there are to learn from
 
 
-FRESH: Final = (
-    Recipe(8_000, 1, 256, 0.5, 0.2, epochs=60, least=60_000),
-    Recipe(50_000, 1, 256, 0.5, 0.2, epochs=30, least=200_000),
-    Recipe(250_000, 2, 256, 0.4, 0.1, epochs=20),
-    Recipe(float("inf"), 2, 256, 0.2, 0.05, 7e-3, lanes=64, bptt=32, first_bptt=8),
+FRESH_PRESETS: Final = (
+    SizePreset(8_000, 1, 256, 0.5, 0.2, epochs=60, min_tokens=60_000),
+    SizePreset(50_000, 1, 256, 0.5, 0.2, epochs=30, min_tokens=200_000),
+    SizePreset(250_000, 2, 256, 0.4, 0.1, epochs=20),
+    SizePreset(float("inf"), 2, 256, 0.2, 0.05, 7e-3, lanes=64, bptt=32, first_bptt=8),
 )
-ADAPTED: Final = (
-    Recipe(50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=5e-4, epochs=60, least=25_000),
-    Recipe(float("inf"), learning_rate=1e-3, least=25_000),
+FINE_TUNE_PRESETS: Final = (
+    SizePreset(
+        50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=5e-4, epochs=60, min_tokens=25_000
+    ),
+    SizePreset(float("inf"), learning_rate=1e-3, min_tokens=25_000),
 )
 
 
@@ -113,18 +120,20 @@ class Plan:
     lines: tuple[str, ...] = ()  # what was decided, for people
 
 
-def divided(dataset: Dataset) -> Dataset:
+def adjust_split(dataset: Dataset) -> Dataset:
     """Return the data set with as much held out as its size allows; a large one as it is.
 
     Held out are the groups that stand last in the order that decides parts: no new chance is
     drawn, and a tune more seldom changes it.
     """
-    if len(dataset) >= LARGE:
+    if len(dataset) >= LARGE_CORPUS_TUNES:
         return dataset
-    groups = sorted({tune.group for _, tune in dataset}, key=lambda name: (place(name), name))
-    tested = {tune.group for tune in dataset.test} if len(groups) >= SMALL else set()
+    groups = sorted(
+        {tune.group for _, tune in dataset}, key=lambda name: (split_position(name), name)
+    )
+    tested = {tune.group for tune in dataset.test} if len(groups) >= MIN_GROUPS_FOR_TEST else set()
     judged = [name for name in groups if name not in tested]
-    held = set(judged[len(judged) - _held(len(groups), dataset) :])
+    held = set(judged[len(judged) - _count_held_out_groups(len(groups), dataset) :])
     if tested and held == {tune.group for tune in dataset.valid}:
         return dataset
     tunes = [tune for _, tune in dataset]
@@ -136,17 +145,20 @@ def divided(dataset: Dataset) -> Dataset:
     )
 
 
-def _held(groups: int, dataset: Dataset) -> int:
+def _count_held_out_groups(groups: int, dataset: Dataset) -> int:
     """Return how many groups stop the run."""
-    if groups < FEWEST_HELD:
+    if groups < MIN_GROUPS_TO_HOLD_OUT:
         return 0
-    if groups < SMALL:
-        return max(2, round(HELD * groups))
-    return max(LEAST_VALID, len({tune.group for tune in dataset.valid}))
+    if groups < MIN_GROUPS_FOR_TEST:
+        return max(2, round(SMALL_HELD_OUT_SHARE * groups))
+    return max(MIN_VALID_GROUPS, len({tune.group for tune in dataset.valid}))
 
 
-def plan(
-    dataset: Dataset, options: Options, start: Checkpoint | None = None, ranks: Ranks = ALONE
+def make_plan(
+    dataset: Dataset,
+    options: TrainingOptions,
+    base: Checkpoint | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Plan:
     """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once.
 
@@ -155,13 +167,19 @@ def plan(
     Raises Mismatch where the options ask for another shape than that of the model to start from.
     """
     tokens = count_tokens(dataset.train)
-    recipe = next(one for one in (ADAPTED if start else FRESH) if tokens < one.below)
+    recipe = next(
+        one for one in (FINE_TUNE_PRESETS if base else FRESH_PRESETS) if tokens < one.max_tokens
+    )
     device = choose_device(options.device)
-    lanes, bptt = _window(tokens, recipe, options, ranks)
+    lanes, bptt = _choose_window(tokens, recipe, options, ranks)
     epochs = options.epochs or recipe.epochs
-    least = 1 if options.epochs else recipe.least
-    shape = _adapted(start, recipe, dataset, options) if start else _fresh(recipe, dataset, options)
-    is_small = not dataset.test or start is not None
+    least = 1 if options.epochs else recipe.min_tokens
+    shape = (
+        _make_adapted_settings(base, recipe, dataset, options)
+        if base
+        else _make_fresh_settings(recipe, dataset, options)
+    )
+    is_small = not dataset.test or base is not None
     found = Plan(
         shape,
         TrainingSettings(
@@ -169,83 +187,95 @@ def plan(
             lanes=lanes,
             bptt=bptt,
             first_bptt=min(recipe.first_bptt, bptt),
-            learning_rate=options.learning_rate or _rate(recipe, shape),
+            learning_rate=options.learning_rate or _choose_learning_rate(recipe, shape),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
         ),
         str(device),
-        f"{start.manifest.name} {start.manifest.version}" if start else "",
-        guarded=is_small and len(dataset.train) < LARGE and not dataset.codec.startswith("text"),
+        f"{base.manifest.name} {base.manifest.version}" if base else "",
+        guarded=is_small
+        and len(dataset.train) < LARGE_CORPUS_TUNES
+        and not dataset.codec.startswith("text"),
     )
     if options.minutes is not None:
-        found = _in_time(dataset, found, options.minutes, start, ranks, at_most=is_small)
+        found = _fit_to_minutes(dataset, found, options.minutes, base, ranks, at_most=is_small)
     if is_small:
-        found = _seldom_judged(found, tokens)
-    return replace(found, lines=tuple(_reasons(dataset, found)))
+        found = _limit_evaluations(found, tokens)
+    return replace(found, lines=tuple(_explain_plan(dataset, found)))
 
 
-def _window(tokens: int, recipe: Recipe, options: Options, ranks: Ranks) -> tuple[int, int]:
+def _choose_window(
+    tokens: int, preset: SizePreset, options: TrainingOptions, ranks: Ranks
+) -> tuple[int, int]:
     """Return lanes and bptt: fewer lanes for a small corpus, so that an epoch has updates."""
-    bptt = options.bptt or recipe.bptt
+    bptt = options.bptt or preset.bptt
     most = tokens // bptt
-    lanes = max(1, min(LANES, most // FEW_UPDATES), min(recipe.lanes, most // UPDATES))
-    return options.batch or -(-lanes // ranks.world) * ranks.world, bptt
+    lanes = max(
+        1,
+        min(FEW_LANES, most // MIN_UPDATES_FEW_LANES),
+        min(preset.lanes, most // MIN_UPDATES_MANY_LANES),
+    )
+    return options.batch or -(-lanes // ranks.world_size) * ranks.world_size, bptt
 
 
-def _rate(recipe: Recipe, shape: ModelSettings) -> float:
+def _choose_learning_rate(preset: SizePreset, shape: ModelSettings) -> float:
     """Return the recipe's rate, less for wide models, and what a plain cell can take."""
-    wide = min(1.0, WIDE / shape.hidden)
-    return min(recipe.learning_rate * wide, MOST_RATE.get(shape.cell, math.inf))
+    wide = min(1.0, WIDE_HIDDEN / shape.hidden)
+    return min(preset.learning_rate * wide, MAX_LEARNING_RATES.get(shape.cell, math.inf))
 
 
-def _fresh(recipe: Recipe, dataset: Dataset, options: Options) -> ModelSettings:
-    hidden = options.hidden or recipe.hidden
+def _make_fresh_settings(
+    preset: SizePreset, dataset: Dataset, options: TrainingOptions
+) -> ModelSettings:
+    hidden = options.hidden or preset.hidden
     return ModelSettings(
         vocabulary_size=dataset.vocabulary_size,
         cell=options.cell or "lstm",
-        layers=options.layers or recipe.layers,
+        layers=options.layers or preset.layers,
         hidden=hidden,
         embedding=hidden,
-        dropout=recipe.dropout if options.dropout is None else options.dropout,
-        embedding_dropout=recipe.embedding_dropout,
+        dropout=preset.dropout if options.dropout is None else options.dropout,
+        embedding_dropout=preset.embedding_dropout,
     )
 
 
-def _adapted(
-    start: Checkpoint, recipe: Recipe, dataset: Dataset, options: Options
+def _make_adapted_settings(
+    base: Checkpoint, preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
     wished = {name: getattr(options, name) for name in ("cell", "layers", "hidden")}
     return replace(
-        fine_tune.shape_of(start, dataset.vocabulary_size, wished),
-        dropout=recipe.dropout if options.dropout is None else options.dropout,
-        embedding_dropout=recipe.embedding_dropout,
+        fine_tune.adapt_model_settings(base, dataset.vocabulary_size, wished),
+        dropout=preset.dropout if options.dropout is None else options.dropout,
+        embedding_dropout=preset.embedding_dropout,
     )
 
 
-def _in_time(
+def _fit_to_minutes(
     dataset: Dataset,
-    found: Plan,
+    plan: Plan,
     minutes: float,
-    start: Checkpoint | None,
+    base: Checkpoint | None,
     ranks: Ranks,
     *,
     at_most: bool,
 ) -> Plan:
     """Return the plan for so many minutes; a small corpus may be learnt in fewer."""
-    settings = found.training
-    rate = tokens_a_second(dataset, found, start, ranks)
+    settings = plan.training
+    rate = measure_tokens_per_second(dataset, plan, base, ranks)
     tokens = max(settings.lanes * settings.bptt, int(rate * 60 * minutes))
-    return replace_tokens(found, min(tokens, settings.tokens) if at_most else tokens)
+    return replace_tokens(plan, min(tokens, settings.tokens) if at_most else tokens)
 
 
-def _seldom_judged(found: Plan, tokens: int) -> Plan:
-    every = max(tokens, found.training.tokens // EVALUATIONS)
-    return replace(found, training=replace(found.training, evaluate_every=every, patience=PATIENCE))
+def _limit_evaluations(plan: Plan, tokens: int) -> Plan:
+    every = max(tokens, plan.training.tokens // SMALL_RUN_EVALUATIONS)
+    return replace(
+        plan, training=replace(plan.training, evaluate_every=every, patience=SMALL_RUN_PATIENCE)
+    )
 
 
-def _reasons(dataset: Dataset, found: Plan) -> list[str]:
+def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
     """Say what was decided for a corpus of this size, and why."""
-    count, shape = len(dataset), found.model
+    count, shape = len(dataset), plan.model
     lines = []
     if not dataset.valid:
         lines.append(
@@ -255,52 +285,57 @@ def _reasons(dataset: Dataset, found: Plan) -> list[str]:
     elif not dataset.test:
         lines.append(
             f"{count} tunes: {len(dataset.valid)} are held out to stop by; there is no test part,"
-            f" for with fewer than {SMALL} different tunes its score would say nothing"
+            f" for with fewer than {MIN_GROUPS_FOR_TEST} different tunes its score would say nothing"
         )
-    if found.origin:
+    if plan.origin:
         lines.append(
-            f"goes on from {found.origin}: its shape and weights; new are dropout"
-            f" {shape.dropout:g} and a learning rate of {found.training.learning_rate:g}"
+            f"goes on from {plan.origin}: its shape and weights; new are dropout"
+            f" {shape.dropout:g} and a learning rate of {plan.training.learning_rate:g}"
         )
-    if found.guarded:
+    if plan.guarded:
         few = "this tune" if count == 1 else "these tunes than they share"
         lines.append(f"stops when what it writes copies {'' if count == 1 else 'more of '}{few}")
     return lines
 
 
-def replace_tokens(found: Plan, tokens: int) -> Plan:
+def replace_tokens(plan: Plan, tokens: int) -> Plan:
     """Return the plan with another number of tokens."""
-    return replace(found, training=replace(found.training, tokens=tokens))
+    return replace(plan, training=replace(plan.training, tokens=tokens))
 
 
-def tokens_a_second(
-    dataset: Dataset, found: Plan, start: Checkpoint | None = None, ranks: Ranks = ALONE
+def measure_tokens_per_second(
+    dataset: Dataset, plan: Plan, base: Checkpoint | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> float:
     """Measure the speed of training on a model that is thrown away."""
-    found = replace(found, training=levelled(found.training))
-    trainer = new_trainer(dataset, found, start, ranks)
-    rates = [trainer.update(trainer.next()).rate for _ in range(PROBE_UPDATES)]
-    return ranks.first(float(np.median(rates[1:])))
+    plan = replace(plan, training=equalize_window_lengths(plan.training))
+    trainer = make_trainer(dataset, plan, base, ranks)
+    rates = [
+        trainer.train_on_window(trainer.next_window()).tokens_per_second
+        for _ in range(PROBE_UPDATES)
+    ]
+    return ranks.broadcast_first(float(np.median(rates[1:])))
 
 
-def new_trainer(
-    dataset: Dataset, found: Plan, start: Checkpoint | None = None, ranks: Ranks = ALONE
+def make_trainer(
+    dataset: Dataset, plan: Plan, base: Checkpoint | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> Trainer:
     """Make the trainer of a plan, at its first step; the weights may be those of a model."""
-    generator = torch.Generator().manual_seed(found.training.seed)
-    model = LanguageModel(found.model, generator).to(found.device)
-    if start is not None:
-        model.put(fine_tune.grown(start, dataset.vocabulary_size, found.training.seed))
-    valid, notes = flat_ids(dataset.valid), notes_of(dataset.valid)
-    train, pitches = flat_ids(dataset.train), pitches_of(dataset.codec)
-    trainer = Trainer(model, train, valid, found.training, notes, ranks, pitches)
-    if start is not None:  # what it adds must be better than nothing
+    generator = torch.Generator().manual_seed(plan.training.seed)
+    model = LanguageModel(plan.model, generator).to(plan.device)
+    if base is not None:
+        model.load_weights(
+            fine_tune.extend_embeddings(base, dataset.vocabulary_size, plan.training.seed)
+        )
+    valid, notes = get_id_arrays(dataset.valid), get_note_counts(dataset.valid)
+    train, pitches = get_id_arrays(dataset.train), find_pitch_ranges(dataset.codec)
+    trainer = Trainer(model, train, valid, plan.training, notes, ranks, pitches)
+    if base is not None:  # what it adds must be better than nothing
         loss = evaluate(model, valid, crew=trainer.crew).loss if valid else 0.0
-        trainer.best.offer(loss, 0, model)
+        trainer.best.keep_if_better(loss, 0, model)
     return trainer
 
 
-def pitches_of(codec: str) -> tuple[range, ...]:
+def find_pitch_ranges(codec: str) -> tuple[range, ...]:
     """Return the ids of pitches in a codec that leaves tunes in their keys; none for others."""
     found = CODECS.get(codec)
     if not isinstance(found, PerformanceCodec | FramesCodec):
@@ -309,6 +344,6 @@ def pitches_of(codec: str) -> tuple[range, ...]:
     return tuple(ranges[kind] for kind in ("on", "off", "pitch") if kind in ranges)
 
 
-def notes_of(tunes: Sequence[EncodedTune]) -> list[int]:
+def get_note_counts(tunes: Sequence[EncodedTune]) -> list[int]:
     """Count the notes of each tune."""
     return [tune.notes for tune in tunes]

@@ -27,7 +27,7 @@ from matplotlib.ticker import (
     EngFormatter,
 )
 
-from musicgen.errors import printable
+from musicgen.errors import escape_unprintable
 
 if TYPE_CHECKING:  # to draw takes no torch
     pass
@@ -48,7 +48,7 @@ OTHER_STYLES: Final = (
     (BLACK, "-"), (PURPLE, (0, (6, 1.5))), (SKY, "-"), (GREY, (0, (4, 1, 1, 1))),
     (BLACK, (0, (1.5, 1))), (PURPLE, "-"),
 )  # fmt: skip
-LOOK: Final[Style] = {
+STYLE_SETTINGS: Final[Style] = {
     "font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "normal", "axes.labelsize": 9.5,
     "figure.titlesize": 12, "legend.frameon": False, "legend.fontsize": 9.5,
     "legend.handlelength": 2.8, "lines.linewidth": 1.8, "axes.spines.top": False,
@@ -56,12 +56,12 @@ LOOK: Final[Style] = {
     "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
     "xtick.color": "#444444", "ytick.color": "#444444", "svg.fonttype": "path",
 }  # fmt: skip
-FAINT: Final[Style] = {"color": GREY, "linewidth": 0.6, "alpha": 0.6, "zorder": 1.5}
+FAINT_STYLE: Final[Style] = {"color": GREY, "linewidth": 0.6, "alpha": 0.6, "zorder": 1.5}
 WIDTH, HEIGHT = 6.6, 3.9  # inches: a column of text
 METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versions; title, again
 LEGEND_COLUMNS: Final = 4
-BELOW: Final = "outside lower center"
-MOST_HEIGHTS: Final = 4  # of what three quarters of the losses lie in
+LEGEND_LOCATION: Final = "outside lower center"
+MAX_HEIGHT_RATIO: Final = 4  # of what three quarters of the losses lie in
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +83,21 @@ class Picture:
     width: float = WIDTH  # inches
     height: float = HEIGHT
 
-    def svg(self) -> str:
+    def to_svg(self) -> str:
         """Return the picture as one <svg> element, to stand in a page or in a file."""
-        metadata = {"Title": printable(self.title), "Date": None}
-        text = self.saved("svg", metadata=metadata).decode("utf-8")
-        return own_names(METADATA.sub("", text[text.index("<svg ") :], count=1))
+        metadata = {"Title": escape_unprintable(self.title), "Date": None}
+        text = self.render("svg", metadata=metadata).decode("utf-8")
+        return make_ids_unique(METADATA.sub("", text[text.index("<svg ") :], count=1))
 
-    def png(self, dots_per_inch: int = 160) -> bytes:
+    def to_png(self, dots_per_inch: int = 160) -> bytes:
         """Return the picture as PNG."""
-        return self.saved("png", dpi=dots_per_inch, metadata={"Software": None})
+        return self.render("png", dpi=dots_per_inch, metadata={"Software": None})
 
-    def saved(self, kind: str, **options: Any) -> bytes:
+    def render(self, kind: str, **options: Any) -> bytes:
         """Draw, and return the bytes of that format."""
-        with own_look(salt=self.title):
+        with use_own_style(salt=self.title):
             figure = Figure((self.width, self.height), layout="constrained")
-            figure.suptitle(plain(self.title), x=0.01, ha="left")
+            figure.suptitle(escape_label(self.title), x=0.01, ha="left")
             self.draw(figure)
             buffer = BytesIO()
             figure.savefig(buffer, format=kind, **options)
@@ -105,15 +105,15 @@ class Picture:
 
 
 @contextmanager
-def own_look(salt: str) -> Iterator[None]:
+def use_own_style(salt: str) -> Iterator[None]:
     """Draw with matplotlib's defaults and this file's look, then give all settings back."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(LOOK | {"svg.hashsalt": salt})
+        mpl.rcParams.update(STYLE_SETTINGS | {"svg.hashsalt": salt})
         yield
 
 
-def own_names(svg: str) -> str:
+def make_ids_unique(svg: str) -> str:
     """Make a picture's ids its own, so that several can stand in one page, and name it an image."""
     prefix = "p" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     tag = re.compile(r"<[a-z][^<>]*>")
@@ -122,56 +122,56 @@ def own_names(svg: str) -> str:
     return svg.replace("<svg ", '<svg role="img" ', 1)
 
 
-def plain(text: str) -> str:
+def escape_label(text: str) -> str:
     """Return text that is drawn as it stands: no formulas, no steering of terminals or legends."""
-    text = printable(text).replace("$", r"\$")
+    text = escape_unprintable(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def loss_curves(
+def plot_loss_curves(
     lines: Sequence[Line],
     *,
     title: str = "Loss on held-out tunes",
-    across: str = "ids learnt from",
-    up: str = "nats an id",
+    x_label: str = "ids learnt from",
+    y_label: str = "nats an id",
 ) -> Picture:
     """Draw losses over training: one line a model, or one run's training and held-out loss."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        strong = iter(styles([line.name for line in lines if not line.faint]))
+        strong = iter(choose_styles([line.name for line in lines if not line.faint]))
         for line in lines:
-            style = FAINT if line.faint else next(strong)
-            axes.plot(line.x, line.y, label=plain(line.name), **style)
-        if scale := cut_scale(lines):
+            style = FAINT_STYLE if line.faint else next(strong)
+            axes.plot(line.x, line.y, label=escape_label(line.name), **style)
+        if scale := choose_y_limits(lines):
             axes.set_ylim(*scale)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set(xlabel=plain(across), ylabel=plain(up))
+        axes.set(xlabel=escape_label(x_label), ylabel=escape_label(y_label))
         add_legend(figure, axes)
 
     return Picture(title, draw)
 
 
-def cut_scale(lines: Sequence[Line]) -> tuple[float, float] | None:
+def choose_y_limits(lines: Sequence[Line]) -> tuple[float, float] | None:
     """Return a scale that cuts off what is high at first only, for the rest to be seen; or None."""
-    strong = finite([line.y for line in lines if not line.faint])
+    strong = concatenate_finite([line.y for line in lines if not line.faint])
     if not len(strong):
         return None
     lowest, usual = float(strong.min()), float(np.quantile(strong, 0.75))
-    highest = lowest + MOST_HEIGHTS * (usual - lowest)
-    bottom = float(finite([line.y for line in lines]).min())
+    highest = lowest + MAX_HEIGHT_RATIO * (usual - lowest)
+    bottom = float(concatenate_finite([line.y for line in lines]).min())
     margin = 0.05 * (highest - bottom)
     return (bottom - margin, highest) if lowest < highest < strong.max() else None
 
 
-def finite(curves: Sequence[Values]) -> np.ndarray:
+def concatenate_finite(curves: Sequence[Values]) -> np.ndarray:
     """Lay the curves' values end to end, but for those that are no numbers."""
     values = np.concatenate([[], *curves])
     kept: np.ndarray = values[np.isfinite(values)]
     return kept
 
 
-def styles(names: Sequence[str]) -> list[Style]:
+def choose_styles(names: Sequence[str]) -> list[Style]:
     """Return a colour and a dash for each name: a cell's own, or the next that is free."""
     free = cycle(OTHER_STYLES)
     chosen = (CELL_STYLES[name] if name in CELL_STYLES else next(free) for name in names)
@@ -187,4 +187,6 @@ def add_legend(figure: Figure, *panels: Axes) -> None:
     columns = min(len(found), LEGEND_COLUMNS)
     labels = [label for column in range(columns) for label in list(found)[column::columns]]
     if found:  # matplotlib fills columns; it is read by rows
-        figure.legend([found[label] for label in labels], labels, loc=BELOW, ncols=columns)
+        figure.legend(
+            [found[label] for label in labels], labels, loc=LEGEND_LOCATION, ncols=columns
+        )

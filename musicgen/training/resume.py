@@ -25,21 +25,21 @@ from musicgen.checkpoint import (
     Tonics,
     check_name,
     check_weights,
-    damaged,
+    damage_error,
+    get_package_versions,
     load_one,
-    versions,
 )
 from musicgen.config import MOST_EVENTS, MOST_TOKENS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
 from musicgen.folder_contents import MANIFEST
 from musicgen.training.plan import Plan
-from musicgen.training.run_folder import Saved, latest
-from musicgen.training.trainer import under
+from musicgen.training.run_folder import SavedProgress, load_latest_progress
+from musicgen.training.trainer import select_prefix
 from musicgen.typed_data import Count, check_schema
 
 # Where the value of a flag stands in a plan, for those that a run's plan decides.
-IN_PLAN: Final = {
+PLAN_FIELDS: Final = {
     "cell": ("model", "cell"),
     "layers": ("model", "layers"),
     "hidden": ("model", "hidden"),
@@ -50,7 +50,7 @@ IN_PLAN: Final = {
     "seed": ("training", "seed"),
 }
 # What may change: spoken of, but not refused.
-MAY_CHANGE: Final = ("device", "learning_rate", "no_index")
+CHANGEABLE_FLAGS: Final = ("device", "learning_rate", "no_index")
 
 
 class LanesTable(msgspec.Struct):
@@ -83,7 +83,7 @@ class PlanTable(msgspec.Struct):
     lines: tuple[str, ...] = ()
 
 
-class AskedTable(msgspec.Struct):
+class RequestedOptionsTable(msgspec.Struct):
     """What of the command line a resumed run goes by; the rest is compared only."""
 
     sources: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class RunTable(msgspec.Struct):
     name: str
     version: Count
     corpus: CorpusTable
-    asked: AskedTable
+    asked: RequestedOptionsTable
     plan: PlanTable
     machine: dict[str, Any]
     codec: str
@@ -125,115 +125,118 @@ class StateTable(msgspec.Struct):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SavedRun:
     """A run that was saved."""
 
-    saved: Saved
+    progress: SavedProgress
     notes: Sequence[str] = ()  # a line for each later state that was damaged
 
     @property
-    def run(self) -> Mapping[str, Any]:
+    def run_record(self) -> Mapping[str, Any]:
         """What the run says of itself."""
-        return self.saved.values["run"]  # type: ignore[no-any-return]
+        return self.progress.values["run"]  # type: ignore[no-any-return]
 
     @property
-    def asked(self) -> Mapping[str, Any]:
+    def requested_options(self) -> Mapping[str, Any]:
         """What was asked on the command line."""
-        return self.run["asked"]  # type: ignore[no-any-return]
+        return self.run_record["asked"]  # type: ignore[no-any-return]
 
     @property
     def is_over(self) -> bool:
         """Whether the last update was done."""
-        return bool(self.run["over"])
+        return bool(self.run_record["over"])
 
     @property
     def step(self) -> int:
         """Updates so far."""
-        return int(self.saved.values["trainer"]["step"])
+        return int(self.progress.values["trainer"]["step"])
 
-    def plan(self) -> Plan:
+    def read_plan(self) -> Plan:
         """Return what was planned. Raises Mismatch where this version knows no such settings."""
-        values: dict[str, Any] = dict(self.run["plan"])
+        values: dict[str, Any] = dict(self.run_record["plan"])
         values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         try:
-            model = ModelSettings.read(values.pop("model"))
-            training = TrainingSettings.read(values.pop("training"))
+            model = ModelSettings.from_dict(values.pop("model"))
+            training = TrainingSettings.from_dict(values.pop("training"))
             found = Plan(model, training, **values)
         except (InvalidValue, TypeError) as fault:
             raise Mismatch(
-                f"{self.saved.folder}: its plan is another version's ({fault}); update musicgen"
+                f"{self.progress.folder}: its plan is another version's ({fault}); update musicgen"
             ) from fault
         try:
             self._check_size(model, training)
         except InvalidValue as fault:
             message = f"its contents do not fit the plan ({fault})"
-            raise damaged(self.saved.folder, message) from fault
+            raise damage_error(self.progress.folder, message) from fault
         return found
 
     def _check_size(self, model: ModelSettings, training: TrainingSettings) -> None:
         """Raise InvalidValue, before anything is allocated, unless the arrays are of this size."""
-        check_weights(under("model", self.saved.arrays), model)
-        lanes = len(self.saved.values["trainer"]["lanes"]["at"])
+        check_weights(select_prefix("model", self.progress.arrays), model)
+        lanes = len(self.progress.values["trainer"]["lanes"]["at"])
         if lanes != training.lanes:
             raise InvalidValue(f"lanes is {training.lanes}, and the state has {lanes}")
-        if len(self.run["seen"]) != model.vocabulary_size:
+        if len(self.run_record["seen"]) != model.vocabulary_size:
             raise InvalidValue(
                 f"seen does not have the {model.vocabulary_size} events of the model"
             )
 
-    def refuse_other_flags(self, given: Mapping[str, Any]) -> None:
+    def refuse_other_flags(self, flags: Mapping[str, Any]) -> None:
         """Raise Mismatch for the first flag that contradicts the run."""
-        for flag, value in given.items():
-            known = self.known(flag)
-            if flag not in MAY_CHANGE and value not in (known, self.asked.get(flag)):
+        for flag, value in flags.items():
+            known = self.get_flag_value(flag)
+            if flag not in CHANGEABLE_FLAGS and value not in (
+                known,
+                self.requested_options.get(flag),
+            ):
                 raise Mismatch(
                     f"--{flag.replace('_', '-')} {value}: the run that is resumed has"
                     f" {'none' if known is None else known}; leave the flag out, or train another"
                     " --name"
                 )
 
-    def known(self, flag: str) -> Any:
+    def get_flag_value(self, flag: str) -> Any:
         """Return the value that the run has for a flag, which it may have derived."""
         if flag == "codec":
-            return self.run["codec"]
-        if flag in IN_PLAN:
-            table, name = IN_PLAN[flag]
-            return self.run["plan"][table][name]
-        return self.asked.get(flag)
+            return self.run_record["codec"]
+        if flag in PLAN_FIELDS:
+            table, name = PLAN_FIELDS[flag]
+            return self.run_record["plan"][table][name]
+        return self.requested_options.get(flag)
 
     def refuse_other_corpus(self, dataset: Dataset) -> None:
         """Raise Mismatch unless a data set is the one that was learnt from."""
         for what, known, now in (
-            ("codec", self.run["codec"], dataset.codec),
-            ("vocabulary", self.run["vocabulary"], vocabulary(dataset)),
-            ("corpus", self.run["fingerprint"][:16], dataset.fingerprint[:16]),
+            ("codec", self.run_record["codec"], dataset.codec),
+            ("vocabulary", self.run_record["vocabulary"], describe_vocabulary(dataset)),
+            ("corpus", self.run_record["fingerprint"][:16], dataset.fingerprint[:16]),
         ):
             if known != now:
                 raise Mismatch(
-                    f"{self.saved.folder}: its {what} was {known}, now it is {now};"
+                    f"{self.progress.folder}: its {what} was {known}, now it is {now};"
                     " go on with the tunes that it began with, or train another --name"
                 )
 
-    def differences(self, now: Mapping[str, Any]) -> list[str]:
+    def list_differences(self, current: Mapping[str, Any]) -> list[str]:
         """Say in a line each what is not as it was: equal bits are promised where all of it is."""
-        before = self.run["machine"]
+        before = self.run_record["machine"]
         return [
             f"{name} was {before.get(name)}, now it is {value}: the last bits may differ"
-            for name, value in now.items()
+            for name, value in current.items()
             if before.get(name) != value
         ]
 
 
-def find(folder: Path) -> Found | None:
+def load_saved_run(folder: Path) -> SavedRun | None:
     """Return the last state of a run that is whole, None where nothing was saved."""
-    saved, notes = latest(folder)
+    saved, notes = load_latest_progress(folder)
     if saved is None:
         return None
     try:
         check_schema(saved.values, StateTable, "its values")
     except InvalidValue as fault:
-        raise damaged(saved.folder, str(fault)) from fault
-    return Found(saved, [f"{note}; the one before it is taken" for note in notes])
+        raise damage_error(saved.folder, str(fault)) from fault
+    return SavedRun(saved, [f"{note}; the one before it is taken" for note in notes])
 
 
 def is_finished(folder: Path) -> bool:
@@ -247,18 +250,18 @@ def is_finished(folder: Path) -> bool:
     return True
 
 
-def vocabulary(dataset: Dataset) -> str:
+def describe_vocabulary(dataset: Dataset) -> str:
     """Name a vocabulary by its size and content."""
     content = json.dumps(dataset.vocabulary).encode()
     return f"{dataset.vocabulary_size} events ({hashlib.sha256(content).hexdigest()[:16]})"
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON's own types."""
     return json.loads(json.dumps(asdict(plan)))  # type: ignore[no-any-return]
 
 
-def machine(device: str, workers: int) -> dict[str, Any]:
+def describe_machine(device: str, workers: int) -> dict[str, Any]:
     """Return what the bits of a run depend on, its plan and corpus left aside."""
-    packages = {name: v for name, v in versions().items() if name in ("numpy", "torch")}
+    packages = {name: v for name, v in get_package_versions().items() if name in ("numpy", "torch")}
     return packages | {"processor": platform.machine(), "device": device, "threads": workers}

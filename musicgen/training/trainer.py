@@ -29,17 +29,19 @@ from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
 from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.descent import Descent
-from musicgen.model.devices import autocast, memory, send, staged
-from musicgen.model.network import Masks, SequenceModel, State, detach
-from musicgen.training.batches import Lanes, Window
-from musicgen.training.distributed import ALONE, Ranks
-from musicgen.training.heldout_loss import Held, evaluate
+from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
+from musicgen.model.network import DropoutMasks, RecurrentState, SequenceModel, detach
+from musicgen.training.batches import Window, WindowStream
+from musicgen.training.distributed import SINGLE_PROCESS, Ranks
+from musicgen.training.heldout_loss import HeldOutScore, evaluate
 
 Arrays = dict[str, np.ndarray]
-Nested = tuple[tuple[Tensor, ...], ...]  # a recurrent state: for each layer its parts, lane first
+NestedTensors = tuple[
+    tuple[Tensor, ...], ...
+]  # a recurrent state: for each layer its parts, lane first
 
 
-class Named(Protocol):
+class HasNamedParameters(Protocol):
     """What has named parameters: a torch module, or any model of a trainer."""
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -54,50 +56,52 @@ class TrainerState:
     values: dict[str, Any]  # JSON's own types
 
 
-def array(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """Copy a tensor off its device."""
     return tensor.detach().to("cpu", copy=True).numpy()
 
 
-def put(tensor: Tensor, values: np.ndarray) -> None:
+def copy_into(tensor: Tensor, values: np.ndarray) -> None:
     """Copy an array into a tensor, in place."""
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(values))
 
 
-def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+def select_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
     """Return the arrays whose names start with a prefix, without it."""
     head = prefix + "/"
     return {name.removeprefix(head): v for name, v in arrays.items() if name.startswith(head)}
 
 
-def named(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+def add_prefix(prefix: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
     """Return the arrays with a prefix before their names."""
     return {f"{prefix}/{name}": values for name, values in arrays.items()}
 
 
-def weights(module: Named) -> Arrays:
+def copy_parameters(module: HasNamedParameters) -> Arrays:
     """Copy a module's parameters, in their own precision."""
-    return {name: array(parameter) for name, parameter in module.named_parameters()}
+    return {name: to_numpy(parameter) for name, parameter in module.named_parameters()}
 
 
-def put_weights(module: Named, arrays: Mapping[str, np.ndarray]) -> None:
+def restore_parameters(module: HasNamedParameters, arrays: Mapping[str, np.ndarray]) -> None:
     """Take parameters back."""
     for name, parameter in module.named_parameters():
-        put(parameter, arrays[name])
+        copy_into(parameter, arrays[name])
 
 
-def moments(descent: Descent, module: Named) -> Arrays:
+def copy_moments(descent: Descent, module: HasNamedParameters) -> Arrays:
     """Copy what an optimiser remembers of each parameter."""
     known = dict(descent.moments())
     return {
-        f"{name}/{moment}": array(value)
+        f"{name}/{moment}": to_numpy(value)
         for name, parameter in module.named_parameters()
         for moment, value in known[parameter].items()
     }
 
 
-def put_moments(descent: Descent, module: Named, arrays: Mapping[str, np.ndarray]) -> None:
+def restore_moments(
+    descent: Descent, module: HasNamedParameters, arrays: Mapping[str, np.ndarray]
+) -> None:
     """Take back what an optimiser remembered; what it has learnt since is forgotten."""
     known, parameters = dict(descent.moments()), dict(module.named_parameters())
     for remembered in known.values():
@@ -108,25 +112,25 @@ def put_moments(descent: Descent, module: Named, arrays: Mapping[str, np.ndarray
         known[parameter][moment] = torch.from_numpy(values.copy()).to(parameter.device)
 
 
-def joined(shares: Sequence[Nested | None]) -> Arrays:
+def gather_lanes(shares: Sequence[NestedTensors | None]) -> Arrays:
     """Lay the shares' states side by side, in the order of the lanes: share k has k, k + n, ..."""
     if not shares or shares[0] is None:
         return {}
-    parts = [list(flat(share)) for share in shares if share is not None]
+    parts = [list(iter_state_parts(share)) for share in shares if share is not None]
     return {
-        name: interleaved([array(part[at][1]) for part in parts])
+        name: interleave([to_numpy(part[at][1]) for part in parts])
         for at, (name, _) in enumerate(parts[0])
     }
 
 
-def flat(state: Nested) -> Iterable[tuple[str, Tensor]]:
+def iter_state_parts(state: NestedTensors) -> Iterable[tuple[str, Tensor]]:
     """Name each part of a state."""
     for layer, parts in enumerate(state):
         for number, part in enumerate(parts):
             yield f"{layer}/{number}", part
 
 
-def interleaved(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def interleave(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Put rows of several arrays in turn: the inverse of taking every n-th."""
     whole = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
     for number, values in enumerate(arrays):
@@ -134,14 +138,16 @@ def interleaved(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def parted(
+def scatter_lanes(
     arrays: Mapping[str, np.ndarray], shares: Sequence[slice], device: torch.device
-) -> list[Nested | None]:
+) -> list[NestedTensors | None]:
     """Deal a joined state out to shares of the lanes again."""
-    return [nested(arrays, lanes, device) if arrays else None for lanes in shares]
+    return [build_state(arrays, lanes, device) if arrays else None for lanes in shares]
 
 
-def nested(arrays: Mapping[str, np.ndarray], lanes: slice, device: torch.device) -> Nested:
+def build_state(
+    arrays: Mapping[str, np.ndarray], lanes: slice, device: torch.device
+) -> NestedTensors:
     """Build the state of some lanes."""
     layers: dict[int, list[Tensor]] = {}
     for name in sorted(arrays, key=lambda name: tuple(map(int, name.split("/")))):
@@ -150,8 +156,8 @@ def nested(arrays: Mapping[str, np.ndarray], lanes: slice, device: torch.device)
     return tuple(tuple(parts) for parts in layers.values())
 
 
-LOOK_EVERY = 10  # updates between two looks at the loss on a GPU, which each look makes wait
-MOST_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
+READ_INTERVAL = 10  # updates between two looks at the loss on a GPU, which each look makes wait
+MAX_EVALUATIONS = 60  # of a run; a small corpus is not judged after each of its epochs
 
 
 class Diverged(MusicgenError):
@@ -164,35 +170,42 @@ class Progress:
 
     step: int  # updates so far
     tokens: int  # ids learnt from so far
-    planned: int
+    planned_tokens: int
     epoch: float  # tokens over the tokens of the training part
     loss: float  # nats a token of this window, with dropout
-    norm: float  # of the gradient, before clipping
-    clipped: float  # share of the updates so far whose gradient was clipped
+    gradient_norm: float  # of the gradient, before clipping
+    clipped_share: float  # share of the updates so far whose gradient was clipped
     learning_rate: float
-    rate: float  # tokens a second since the last look, evaluations left out
-    memory: int  # bytes in use, of the device's own memory or of this program's
-    held: Held | None = None  # the held-out score, at intervals
-    copied: float | None = None  # share of what it writes that stands in the tunes, where judged
+    tokens_per_second: float  # tokens a second since the last look, evaluations left out
+    memory_bytes: int  # bytes in use, of the device's own memory or of this program's
+    held_out_score: HeldOutScore | None = None  # the held-out score, at intervals
+    copied_share: float | None = (
+        None  # share of what it writes that stands in the tunes, where judged
+    )
     is_best: bool = False
     is_last: bool = False
 
 
 @dataclass(slots=True)
-class Best:
+class BestWeights:
     """The weights with the lowest held-out loss."""
 
     loss: float = math.inf
     tokens: int = 0
-    stale: int = 0  # evaluations since
+    stale_evaluations: int = 0  # evaluations since
     weights: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def offer(self, loss: float, tokens: int, model: SequenceModel) -> bool:
+    def keep_if_better(self, loss: float, tokens: int, model: SequenceModel) -> bool:
         """Keep the model's weights if their loss is lower."""
         if not loss < self.loss:
-            self.stale += 1
+            self.stale_evaluations += 1
             return False
-        self.loss, self.tokens, self.stale, self.weights = loss, tokens, 0, model.arrays()
+        self.loss, self.tokens, self.stale_evaluations, self.weights = (
+            loss,
+            tokens,
+            0,
+            model.copy_weights(),
+        )
         return True
 
 
@@ -206,135 +219,144 @@ class Trainer:
         valid: Sequence[np.ndarray],
         settings: TrainingSettings,
         valid_notes: Sequence[int] | None = None,
-        ranks: Ranks = ALONE,
-        pitches: Sequence[range] = (),
+        ranks: Ranks = SINGLE_PROCESS,
+        pitch_ranges: Sequence[range] = (),
     ) -> None:
-        ranks.refuse_odd_lanes(settings.lanes)
+        ranks.check_lanes_divisible(settings.lanes)
         self.model, self.settings, self.ranks = model, settings, ranks
-        self.joined = ranks.wrap(model)  # what runs forward; its passes back add up over processes
+        self.wrapped_model = ranks.wrap_model(
+            model
+        )  # what runs forward; its passes back add up over processes
         self.valid, self.valid_notes = valid, valid_notes
         self.epoch_tokens = sum(len(ids) for ids in train)
         shuffled = np.random.default_rng(settings.seed)
-        moving = pitches if settings.transposed else ()
-        self.lanes = Lanes(train, settings.lanes, shuffled, moving)
+        moving = pitch_ranges if settings.transposed else ()
+        self.window_stream = WindowStream(train, settings.lanes, shuffled, moving)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
-        self.look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
-        self.share_out(Crew(1 if ranks.world > 1 else self.workers()))
-        self.step = self.tokens = self.evaluated = 0
-        self.clipped = torch.zeros((), device=model.device)
-        self.seen, self.looked = 0, time.perf_counter()  # tokens and time at the last look
-        self.best = Best()
+        self.read_interval = 1 if model.device.type == "cpu" else READ_INTERVAL
+        self.assign_crew(Crew(1 if ranks.world_size > 1 else self.choose_worker_count()))
+        self.step = self.tokens = self.evaluated_tokens = 0
+        self.clipped_updates = torch.zeros((), device=model.device)
+        self.read_tokens, self.read_time = (
+            0,
+            time.perf_counter(),
+        )  # tokens and time at the last look
+        self.best = BestWeights()
 
-    def share_out(self, crew: Crew) -> None:
+    def assign_crew(self, crew: Crew) -> None:
         """Let a crew do the work, from the beginning of a run."""
         self.crew, self.descent = crew, Descent(self.parameters, self.settings, crew)
-        self.states: list[State | None] = [None] * crew.workers
+        self.states: list[RecurrentState | None] = [None] * crew.workers
 
-    def workers(self) -> int:
+    def choose_worker_count(self) -> int:
         """Return how many threads share a batch where one process has all of it."""
         return choose_workers(self.model.device, self.settings.lanes, self.model.settings.hidden)
 
     def run(self) -> Iterator[Progress]:
         """Train to the planned tokens, or until the held-out loss falls no more."""
-        self.looked = time.perf_counter()
+        self.read_time = time.perf_counter()
         while True:
-            measured = self.learn(self.next())
-            if self.step % self.look_every and not self.is_due():
+            measured = self.update_weights(self.next_window())
+            if self.step % self.read_interval and not self.is_evaluation_due():
                 continue
-            progress = self.look(measured)
-            if self.is_due():
-                progress = self.judged(progress)
+            progress = self.read_progress(measured)
+            if self.is_evaluation_due():
+                progress = self.evaluate_progress(progress)
             yield progress
             if progress.is_last:
                 return
-            self.looked = time.perf_counter()
+            self.read_time = time.perf_counter()
 
-    def next(self) -> Window:
+    def next_window(self) -> Window:
         """Cut the next window; windows grow with what was learnt."""
-        return self.lanes.next(window_length(self.tokens / self.settings.tokens, self.settings))
+        return self.window_stream.next_window(
+            window_length(self.tokens / self.settings.tokens, self.settings)
+        )
 
-    def update(self, window: Window) -> Progress:
+    def train_on_window(self, window: Window) -> Progress:
         """Learn from one window and look at it."""
-        self.looked = time.perf_counter()
-        return self.look(self.learn(window))
+        self.read_time = time.perf_counter()
+        return self.read_progress(self.update_weights(window))
 
-    def learn(self, window: Window) -> Tensor:
+    def update_weights(self, window: Window) -> Tensor:
         """Learn from one window; return its loss and the gradient's norm, (2,), unread."""
         settings = self.settings
-        learning_rate = settings.learning_rate * schedule(self.tokens / settings.tokens, settings)
+        learning_rate = settings.learning_rate * learning_rate_factor(
+            self.tokens / settings.tokens, settings
+        )
         loss = self.backward(window)
         norm = self.descent.norm()
         measured = torch.stack([loss, norm])
         if self.model.device.type == "cpu":
-            self.refuse_nan(measured)
+            self.check_finite_loss(measured)
         self.descent.step(learning_rate, norm)
-        self.clipped += norm > settings.clip
+        self.clipped_updates += norm > settings.clip
         self.step += 1
-        self.tokens += window.tokens
+        self.tokens += window.token_count
         return measured
 
-    def look(self, measured: Tensor) -> Progress:
+    def read_progress(self, loss_and_norm: Tensor) -> Progress:
         """Read what was measured, and say where the run stands."""
-        self.refuse_nan(measured)
-        loss, norm = measured.tolist()
+        self.check_finite_loss(loss_and_norm)
+        loss, norm = loss_and_norm.tolist()
         settings, done = self.settings, self.tokens
-        rate = (done - self.seen) / (time.perf_counter() - self.looked)
-        self.seen = done
+        rate = (done - self.read_tokens) / (time.perf_counter() - self.read_time)
+        self.read_tokens = done
         return Progress(
             step=self.step,
             tokens=done,
-            planned=settings.tokens,
+            planned_tokens=settings.tokens,
             epoch=done / self.epoch_tokens,
             loss=loss,
-            norm=norm,
-            clipped=float(self.clipped) / self.step,
+            gradient_norm=norm,
+            clipped_share=float(self.clipped_updates) / self.step,
             learning_rate=self.descent.learning_rate,
-            rate=rate,
-            memory=memory(self.model.device),
+            tokens_per_second=rate,
+            memory_bytes=get_memory_in_use(self.model.device),
         )
 
     def backward(self, window: Window) -> Tensor:
         """Run one window forward and backward; the state goes on, the gradient stops here."""
         masks = self.model.draw_masks(len(window.inputs), self.generator)
-        if self.ranks.world > 1:
-            return self.backward_joined(window, masks)
-        shares = self.crew.each(lambda number: self.share(number, window, masks))
+        if self.ranks.world_size > 1:
+            return self.backward_distributed(window, masks)
+        shares = self.crew.each(lambda number: self.compute_lane_gradients(number, window, masks))
         self.descent.gather([grads for _, grads in shares])
         return torch.stack([loss for loss, _ in shares]).sum()
 
-    def backward_joined(self, window: Window, masks: Masks | None) -> Tensor:
+    def backward_distributed(self, window: Window, masks: DropoutMasks | None) -> Tensor:
         """Do the same for this process's lanes; the gradients are averaged as they are found."""
         self.descent.clear()
-        loss = self.forward(0, window, masks)
-        (loss * self.ranks.world).backward()  # type: ignore[no-untyped-call]
-        return self.ranks.total(loss.detach())
+        loss = self.compute_lane_loss(0, window, masks)
+        (loss * self.ranks.world_size).backward()  # type: ignore[no-untyped-call]
+        return self.ranks.all_reduce(loss.detach())
 
-    def share(
-        self, number: int, window: Window, masks: Masks | None
+    def compute_lane_gradients(
+        self, worker: int, window: Window, masks: DropoutMasks | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the loss and the gradients of one worker's lanes, as parts of the window's."""
-        loss = self.forward(number, window, masks)
+        loss = self.compute_lane_loss(worker, window, masks)
         return loss.detach(), torch.autograd.grad(loss, self.parameters)
 
-    def forward(self, number: int, window: Window, masks: Masks | None) -> Tensor:
+    def compute_lane_loss(self, worker: int, window: Window, masks: DropoutMasks | None) -> Tensor:
         """Return the loss of one worker's lanes, as a part of the window's; its state goes on."""
         device = self.model.device
-        lanes = self.ranks.lanes(number, self.crew.workers)
-        inputs = staged(window.inputs[lanes], device)  # (lane, window)
-        targets = send(staged(window.targets[lanes], device), device)
-        kept = masks and masks.share(lanes)
+        lanes = self.ranks.get_lane_slice(worker, self.crew.workers)
+        inputs = to_staged_tensor(window.inputs[lanes], device)  # (lane, window)
+        targets = send(to_staged_tensor(window.targets[lanes], device), device)
+        kept = masks and masks.select_lanes(lanes)
         with autocast(device, self.settings.precision):
-            logits, state = self.joined(inputs, self.states[number], kept)
+            logits, state = self.wrapped_model(inputs, self.states[worker], kept)
             loss = functional.cross_entropy(
                 logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"
             )
-        self.states[number] = detach(state)
-        return loss / window.tokens
+        self.states[worker] = detach(state)
+        return loss / window.token_count
 
-    def refuse_nan(self, measured: Tensor) -> None:
+    def check_finite_loss(self, loss_and_norm: Tensor) -> None:
         """Stop before what is not a number is kept."""
-        loss, norm = measured.tolist()
+        loss, norm = loss_and_norm.tolist()
         if not math.isfinite(loss + norm):
             raise Diverged(
                 f"update {self.step + 1}, after {self.tokens} tokens: loss {loss}, gradient norm "
@@ -342,99 +364,106 @@ class Trainer:
                 f"(now {self.settings.learning_rate:g}) and start again"
             )
 
-    def is_due(self) -> bool:
+    def is_evaluation_due(self) -> bool:
         """Tell whether the held-out tunes are to be judged now."""
         every = self.settings.evaluate_every or max(
-            self.epoch_tokens, self.settings.tokens // MOST_EVALUATIONS
+            self.epoch_tokens, self.settings.tokens // MAX_EVALUATIONS
         )
-        return self.tokens >= min(self.settings.tokens, self.evaluated + every)
+        return self.tokens >= min(self.settings.tokens, self.evaluated_tokens + every)
 
-    def judged(self, progress: Progress) -> Progress:
+    def evaluate_progress(self, progress: Progress) -> Progress:
         """Add the held-out score, keep the weights if they are the best so far."""
-        self.evaluated = self.tokens
+        self.evaluated_tokens = self.tokens
         held = None
         if self.valid:
             held = evaluate(self.model, self.valid, self.valid_notes, self.ranks, self.crew)
         loss = held.loss if held else -float(self.tokens)  # unjudged, what learnt more is better
-        is_best = self.best.offer(loss, self.tokens, self.model)
-        over = progress.tokens >= progress.planned or self.best.stale >= self.settings.patience
-        return replace(progress, held=held, is_best=is_best, is_last=over)
+        is_best = self.best.keep_if_better(loss, self.tokens, self.model)
+        over = (
+            progress.tokens >= progress.planned_tokens
+            or self.best.stale_evaluations >= self.settings.patience
+        )
+        return replace(progress, held_out_score=held, is_best=is_best, is_last=over)
 
-    def every_state(self) -> Sequence[State | None]:
+    def gather_states(self) -> Sequence[RecurrentState | None]:
         """Return the recurrent states of all lanes: those of other processes too."""
         own = self.states[0]
-        if self.ranks.world == 1 or own is None:
+        if self.ranks.world_size == 1 or own is None:
             return self.states
-        found = [[self.ranks.every(part) for part in layer] for layer in own]
+        found = [[self.ranks.all_gather(part) for part in layer] for layer in own]
         return [
             tuple(tuple(part[rank] for part in layer) for layer in found)
-            for rank in range(self.ranks.world)
+            for rank in range(self.ranks.world_size)
         ]
 
-    def state(self) -> TrainerState:
+    def copy_state(self) -> TrainerState:
         """Copy all that the rest of the run depends on; several processes do it together."""
         parts = {
-            "model": weights(self.model),
-            "optimizer": moments(self.descent, self.model),
-            "state": joined(self.every_state()),
+            "model": copy_parameters(self.model),
+            "optimizer": copy_moments(self.descent, self.model),
+            "state": gather_lanes(self.gather_states()),
             "best": self.best.weights,
         }
         arrays = {"generator": self.generator.get_state().numpy()}
         for prefix, found in parts.items():
-            arrays |= named(prefix, found)
+            arrays |= add_prefix(prefix, found)
         best = self.best
         return TrainerState(
             arrays,
             {
                 "step": self.step,
                 "tokens": self.tokens,
-                "evaluated": self.evaluated,
-                "clipped": float(self.clipped),
-                "lanes": self.lanes.position(),
-                "best": [best.loss if math.isfinite(best.loss) else None, best.tokens, best.stale],
+                "evaluated": self.evaluated_tokens,
+                "clipped": float(self.clipped_updates),
+                "lanes": self.window_stream.get_position(),
+                "best": [
+                    best.loss if math.isfinite(best.loss) else None,
+                    best.tokens,
+                    best.stale_evaluations,
+                ],
             },
         )
 
     def restore(self, state: TrainerState) -> None:
         """Go on from a copy. The model, the tunes and the settings must be the copy's own."""
         arrays, values = state.arrays, state.values
-        put_weights(self.model, under("model", arrays))
-        put_moments(self.descent, self.model, under("optimizer", arrays))
-        recurrent = under("state", arrays)
-        shares = [self.ranks.lanes(n, self.crew.workers) for n in range(self.crew.workers)]
-        self.states = parted(recurrent, shares, self.model.device)
+        restore_parameters(self.model, select_prefix("model", arrays))
+        restore_moments(self.descent, self.model, select_prefix("optimizer", arrays))
+        recurrent = select_prefix("state", arrays)
+        shares = [self.ranks.get_lane_slice(n, self.crew.workers) for n in range(self.crew.workers)]
+        self.states = scatter_lanes(recurrent, shares, self.model.device)
         self.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
-        self.lanes.seek(values["lanes"])
-        self.step, self.tokens, self.evaluated = (
+        self.window_stream.seek(values["lanes"])
+        self.step, self.tokens, self.evaluated_tokens = (
             values[name] for name in ("step", "tokens", "evaluated")
         )
-        self.seen = self.tokens
-        self.clipped.fill_(values["clipped"])
+        self.read_tokens = self.tokens
+        self.clipped_updates.fill_(values["clipped"])
         loss, tokens, stale = values["best"]
         loss = math.inf if loss is None else loss
-        self.best = Best(loss, tokens, stale, under("best", arrays))
+        self.best = BestWeights(loss, tokens, stale, select_prefix("best", arrays))
 
 
-def schedule(done: float, settings: TrainingSettings) -> float:
+def learning_rate_factor(progress_share: float, settings: TrainingSettings) -> float:
     """Return the share of the highest rate: linear warm-up, then half a cosine."""
-    if done < settings.warmup:
-        return max(done / settings.warmup, 0.01)
-    turn = min(1.0, (done - settings.warmup) / (1 - settings.warmup))
+    if progress_share < settings.warmup:
+        return max(progress_share / settings.warmup, 0.01)
+    turn = min(1.0, (progress_share - settings.warmup) / (1 - settings.warmup))
     final = settings.final_rate
     return final + (1 - final) * (1 + math.cos(math.pi * turn)) / 2
 
 
-def window_length(done: float, settings: TrainingSettings) -> int:
+def window_length(progress_share: float, settings: TrainingSettings) -> int:
     """Return how many ids a window holds after a share of the planned tokens.
 
     Early on the loss falls with each update, whatever it learns from: short windows make many.
     What depends on more than they hold is learnt later, from long ones.
     """
     first, last = settings.first_bptt or settings.bptt, settings.bptt
-    return min(last, first + int((last - first + 1) * done))
+    return min(last, first + int((last - first + 1) * progress_share))
 
 
-def levelled(settings: TrainingSettings) -> TrainingSettings:
+def equalize_window_lengths(settings: TrainingSettings) -> TrainingSettings:
     """Return settings whose windows are all as long as makes a run cost what it costs with these.
 
     An update costs so much for itself and so much for each id: the mean of 1 / length counts.

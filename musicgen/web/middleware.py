@@ -22,9 +22,9 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from musicgen.web.limits import Limits
-from musicgen.web.worker_pool import Held
-from musicgen.web.worker_process import Refused
+from musicgen.web.limits import ServerLimits
+from musicgen.web.worker_pool import UploadBudget
+from musicgen.web.worker_process import HttpError
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 SAFE: Final = ("GET", "HEAD", "OPTIONS")
@@ -33,7 +33,7 @@ POLICY: Final = (
     " media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS: Final = tuple(
+SECURITY_HEADERS: Final = tuple(
     (name.lower().encode(), value.encode())
     for name, value in {
         "Content-Security-Policy": POLICY,
@@ -48,22 +48,22 @@ CLOSE: Final = (b"connection", b"close")
 PAGE: Final = "/"  # may be opened by a link from anywhere
 
 
-class TooMuch(HTTPException):
+class BodyRejected(HTTPException):
     """A body is refused while it comes in; of this kind, since the app lets no other through."""
 
-    def __init__(self, refused: Refused) -> None:
-        super().__init__(refused.status, str(refused))
+    def __init__(self, error: HttpError) -> None:
+        super().__init__(error.status, str(error))
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class RequestGuard:
     """Refuses what is foreign or too large, and marks every answer."""
 
     app: ASGIApp
-    limits: Limits
-    held: Held  # bytes of bodies that are read
+    limits: ServerLimits
+    upload_budget: UploadBudget  # bytes of bodies that are read
     hosts: Collection[str] = LOOPBACK  # without ports
-    any_address: bool = False  # whether an address in numbers will do too: it cannot be rebound
+    allow_ip_hosts: bool = False  # whether an address in numbers will do too: it cannot be rebound
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with why not."""
@@ -73,75 +73,77 @@ class Gate:
         if scope["type"] != "http":
             return
         body = _Body(self, receive)
-        answer = _Answer(send, body)
+        answer = _GuardedResponse(send, body)
         try:
             self._check(scope)
             await self.app(scope, body.receive, answer.send)
-        except Refused as fault:
+        except HttpError as fault:
             await answer.refuse(fault)
         finally:
-            self.held.give_back(body.taken)
+            self.upload_budget.release(body.received_bytes)
 
     def _check(self, scope: Scope) -> None:
         """Raise Refused for what is foreign, or is known to be too large."""
-        headers = Headers(scope)
+        headers = RequestHeaders(scope)
         self._check_host(headers, scope)
         self._check_site(headers, scope)
         if headers.has_body:
-            kind = headers.one("content-type").partition(";")[0].strip().lower()
+            kind = headers.get_single("content-type").partition(";")[0].strip().lower()
             if kind != "application/json":
-                raise Refused(415, "a body must be application/json")
-        length = headers.one("content-length")
+                raise HttpError(415, "a body must be application/json")
+        length = headers.get_single("content-length")
         if length and (not length.isdecimal() or int(length[:20]) > self.limits.body_bytes):
-            raise _too_large(self.limits)
+            raise _make_too_large_error(self.limits)
 
-    def _check_host(self, headers: Headers, scope: Scope) -> None:
-        host = headers.one("host").lower()
+    def _check_host(self, headers: RequestHeaders, scope: Scope) -> None:
+        host = headers.get_single("host").lower()
         name, colon, port = host.rpartition(":")
         if not colon or port.endswith("]"):
             name, port = host, "80"
-        known = name in self.hosts or (self.any_address and _is_address(name))
+        known = name in self.hosts or (self.allow_ip_hosts and _is_address(name))
         if not known or port != str(scope["server"][1]):
-            raise Refused(403, "this server answers only to its own address")
+            raise HttpError(403, "this server answers only to its own address")
 
-    def _check_site(self, headers: Headers, scope: Scope) -> None:
-        site = headers.one("sec-fetch-site") or "none"
-        is_page = scope["path"] == PAGE and headers.one("sec-fetch-mode") == "navigate"
+    def _check_site(self, headers: RequestHeaders, scope: Scope) -> None:
+        site = headers.get_single("sec-fetch-site") or "none"
+        is_page = scope["path"] == PAGE and headers.get_single("sec-fetch-mode") == "navigate"
         if site not in ("same-origin", "none") and not (is_page and scope["method"] == "GET"):
-            raise Refused(403, "this server answers only to its own pages")
-        origin = headers.one("origin")
-        if origin and origin.lower() != f"{scope['scheme']}://{headers.one('host').lower()}":
-            raise Refused(403, "this server answers only to its own pages")
+            raise HttpError(403, "this server answers only to its own pages")
+        origin = headers.get_single("origin")
+        if origin and origin.lower() != f"{scope['scheme']}://{headers.get_single('host').lower()}":
+            raise HttpError(403, "this server answers only to its own pages")
 
 
-class Headers:
+class RequestHeaders:
     """The headers of a request, of which each that decides may stand there once."""
 
     def __init__(self, scope: Scope) -> None:
-        self._found: Iterable[tuple[bytes, bytes]] = scope["headers"]
+        self._headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
 
-    def one(self, name: str) -> str:
+    def get_single(self, name: str) -> str:
         """Return a header, "" without it. Raises Refused where it stands there twice."""
-        found = [value for key, value in self._found if key == name.encode()]
+        found = [value for key, value in self._headers if key == name.encode()]
         if len(found) > 1:
-            raise Refused(400, f"the header {name} stands there twice")
+            raise HttpError(400, f"the header {name} stands there twice")
         return found[0].decode("latin-1") if found else ""
 
     @property
     def has_body(self) -> bool:
         """Whether a body comes."""
-        return self.one("content-length") not in ("", "0") or bool(self.one("transfer-encoding"))
+        return self.get_single("content-length") not in ("", "0") or bool(
+            self.get_single("transfer-encoding")
+        )
 
 
 class _Body:
     """The body of a request, counted."""
 
-    def __init__(self, gate: Gate, receive: Receive) -> None:
-        self.taken = 0
+    def __init__(self, guard: RequestGuard, receive: Receive) -> None:
+        self.received_bytes = 0
         self.is_refused = False  # so that the rest of it is not read
-        self._gate = gate
+        self._guard = guard
         self._receive = receive
-        self._deadline = asyncio.get_running_loop().time() + gate.limits.body_seconds
+        self._deadline = asyncio.get_running_loop().time() + guard.limits.body_seconds
         self._is_whole = False
 
     async def receive(self) -> Message:
@@ -150,15 +152,15 @@ class _Body:
             return await self._receive()  # that the client is gone
         message = await self._next()
         count = len(message.get("body", b""))
-        if self.taken + count > self._gate.limits.body_bytes:
-            raise self._refusal(_too_large(self._gate.limits))
+        if self.received_bytes + count > self._guard.limits.body_bytes:
+            raise self._reject(_make_too_large_error(self._guard.limits))
         try:
-            self._gate.held.take(count)
-        except Refused as fault:
+            self._guard.upload_budget.reserve(count)
+        except HttpError as fault:
             message.clear()
             await self._drop_rest(count)
-            raise self._refusal(fault) from fault
-        self.taken += count
+            raise self._reject(fault) from fault
+        self.received_bytes += count
         return message
 
     async def _next(self) -> Message:
@@ -166,42 +168,42 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as fault:
-            late = Refused(408, "the request took too long to come in")
-            raise self._refusal(late) from fault
+            late = HttpError(408, "the request took too long to come in")
+            raise self._reject(late) from fault
         self._is_whole = not message.get("more_body", False)
         return message
 
     async def _drop_rest(self, count: int) -> None:
         """Read the rest and hold none of it: whoever is still sending hears no answer."""
-        self._gate.held.give_back(self.taken)
-        count, self.taken = self.taken + count, 0
-        while not self._is_whole and count <= self._gate.limits.body_bytes:
+        self._guard.upload_budget.release(self.received_bytes)
+        count, self.received_bytes = self.received_bytes + count, 0
+        while not self._is_whole and count <= self._guard.limits.body_bytes:
             count += len((await self._next()).get("body", b""))
 
-    def _refusal(self, fault: Refused) -> TooMuch:
+    def _reject(self, fault: HttpError) -> BodyRejected:
         self.is_refused = True
-        return TooMuch(fault)
+        return BodyRejected(fault)
 
 
-class _Answer:
+class _GuardedResponse:
     """The answer to a request, with the headers that every one has."""
 
     def __init__(self, send: Send, body: _Body) -> None:
         self._send = send
         self._body = body
-        self._is_begun = False
+        self._has_started = False
 
     async def send(self, message: Message) -> None:
         """Send what comes next."""
         if message["type"] == "http.response.start":
-            self._is_begun = True
+            self._has_started = True
             closing = [CLOSE] if self._body.is_refused else []
-            message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
+            message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS, *closing]
         await self._send(message)
 
-    async def refuse(self, fault: Refused) -> None:
+    async def refuse(self, fault: HttpError) -> None:
         """Say why not, and end the connection: the rest of the request is not read."""
-        if self._is_begun:
+        if self._has_started:
             raise fault
         body = json.dumps({"error": str(fault)}).encode()
         headers = [(b"content-type", b"application/json"),
@@ -212,8 +214,8 @@ class _Answer:
         await self.send({"type": "http.response.body", "body": body})
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"the request is larger than {limits.body_bytes:,} bytes; send less")
+def _make_too_large_error(limits: ServerLimits) -> HttpError:
+    return HttpError(413, f"the request is larger than {limits.body_bytes:,} bytes; send less")
 
 
 def _is_address(name: str) -> bool:

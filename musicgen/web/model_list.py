@@ -15,25 +15,25 @@ from typing import Any, Final
 
 import msgspec
 
-from musicgen.checkpoint import FORMAT, Tonics, places, read_manifest
-from musicgen.errors import InvalidValue, MusicgenError, printable
+from musicgen.checkpoint import FORMAT, Tonics, list_checkpoint_folders, read_manifest
+from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
-from musicgen.sampling.default_form import default_form_of
-from musicgen.sampling.options import MOST_BARS, TONICS, Wishes
-from musicgen.sampling.sampler import ALSO, EVERY
-from musicgen.similarity.note_index import NAME as INDEX
+from musicgen.sampling.default_form import choose_default_form
+from musicgen.sampling.options import MOST_BARS, TONICS, SamplingOptions
+from musicgen.sampling.sampler import CODEC_OPTIONS, COMMON_OPTIONS
+from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import known
+from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
 MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
-CODECS: Final = (MEASURES_CODEC, *ALSO)  # of which tunes are notes
-FIRST: Final = "folk"
-FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
+NOTE_CODECS: Final = (MEASURES_CODEC, *CODEC_OPTIONS)  # of which tunes are notes
+FIRST_MODEL: Final = "folk"
+COMMON_FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
 
 def tune_id(recipe: str) -> str:
@@ -42,29 +42,34 @@ def tune_id(recipe: str) -> str:
 
 
 @dataclass
-class Models:
+class ModelList:
     """The models that write notes; a manifest is read again only once it has changed."""
 
     runs: Path
-    _read: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
+    _cache: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
 
-    def told(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, Any]]:
         """Say what can be asked of each; `folk` comes first."""
-        found = known(self.runs)
-        self._read = {folder: self._one(name, folder) for name, folder in found.items()}
-        told = [about for _, about in self._read.values() if about is not None]
-        return sorted(told, key=lambda about: (about["name"] != FIRST, about["name"]))
+        found = list_models(self.runs)
+        self._cache = {
+            folder: self._describe_cached(name, folder) for name, folder in found.items()
+        }
+        told = [about for _, about in self._cache.values() if about is not None]
+        return sorted(told, key=lambda about: (about["name"] != FIRST_MODEL, about["name"]))
 
-    def _one(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
-        stamp = stamp_of(folder)
-        before = self._read.get(folder)
-        return before if before and before[0] == stamp else (stamp, about(name, folder))
+    def _describe_cached(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
+        stamp = get_model_stamp(folder)
+        before = self._cache.get(folder)
+        return before if before and before[0] == stamp else (stamp, describe_model(name, folder))
 
 
-def stamp_of(folder: Path) -> object:
+def get_model_stamp(folder: Path) -> object:
     """Return what changes when a model is trained on, or replaced."""
     try:
-        return [(str(place), (place / MANIFEST).stat().st_mtime_ns) for place in places(folder)[:1]]
+        return [
+            (str(place), (place / MANIFEST).stat().st_mtime_ns)
+            for place in list_checkpoint_folders(folder)[:1]
+        ]
     except OSError:  # it has just been replaced, or cannot be read
         return None
 
@@ -84,48 +89,57 @@ class _Manifest(msgspec.Struct):
     corpus: _Corpus
 
 
-def about(name: str, folder: Path) -> dict[str, Any] | None:
+def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     """Say what can be asked of a model; None of one that writes no notes, or is damaged."""
     faults: list[str] = []
-    for place in places(folder):
+    for place in list_checkpoint_folders(folder):
         try:
             body = read_manifest(place, FORMAT)
             found = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
-            return _about(name, place, found) if found.codec in CODECS else None
+            return _describe_manifest(name, place, found) if found.codec in NOTE_CODECS else None
         except MusicgenError as fault:
             faults.append(str(fault))
     LOG.warning(
-        "model %s was left out: %s", printable(name), printable(faults[0]) if faults else "gone"
+        "model %s was left out: %s",
+        escape_unprintable(name),
+        escape_unprintable(faults[0]) if faults else "gone",
     )
     return None
 
 
-def _about(name: str, place: Path, found: _Manifest) -> dict[str, Any]:
+def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) -> dict[str, Any]:
     """Say what can be asked of a model. Raises InvalidValue where its manifest does not fit it."""
-    writes_bars = found.codec == MEASURES_CODEC
-    if writes_bars and len(found.seen) != len(MEASURES):
-        raise InvalidValue(f"it has met {len(found.seen)} events, and there are {len(MEASURES)}")
-    options = [*Wishes.__slots__] if writes_bars else [*EVERY, *ALSO[found.codec]]
+    writes_bars = manifest.codec == MEASURES_CODEC
+    if writes_bars and len(manifest.seen) != len(MEASURES):
+        raise InvalidValue(f"it has met {len(manifest.seen)} events, and there are {len(MEASURES)}")
+    options = (
+        [*SamplingOptions.__slots__]
+        if writes_bars
+        else [*COMMON_OPTIONS, *CODEC_OPTIONS[manifest.codec]]
+    )
     return {
-        "name": name, "version": found.version, "codec": found.codec, "options": options,
-        "keys": _keys(found.corpus) if writes_bars else [],
-        "meters": _values(found.seen, "meter") if writes_bars else [],
-        "rhythms": _values(found.seen, "rhythm") if writes_bars else [],
+        "name": name, "version": manifest.version, "codec": manifest.codec, "options": options,
+        "keys": _rank_keys(manifest.corpus) if writes_bars else [],
+        "meters": _rank_values(manifest.seen, "meter") if writes_bars else [],
+        "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
         "max_bars": MOST_BARS if writes_bars else 0,
-        "forms": list(FORMS) if writes_bars else [],
-        "default_form": default_form_of(found.seen) if writes_bars else FREE,
-        "has_index": (place / INDEX).is_file(),
+        "forms": list(COMMON_FORMS) if writes_bars else [],
+        "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
+        "has_index": (checkpoint_folder / INDEX).is_file(),
     }  # fmt: skip
 
 
-def _values(seen: Sequence[int], kind: str) -> list[str]:
+def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
     """Return the values of a kind of event that the model has met, the commonest first."""
-    ids = sorted((id_ for id_ in MEASURES.ranges[kind] if seen[id_]), key=lambda id_: -seen[id_])
+    ids = sorted(
+        (id_ for id_ in MEASURES.ranges[kind] if event_counts[id_]),
+        key=lambda id_: -event_counts[id_],
+    )
     values = (str(MEASURES.events[id_].value) for id_ in ids)
     return [value for value in values if value not in ("", "other")]
 
 
-def _keys(corpus: _Corpus) -> list[str]:
+def _rank_keys(corpus: _Corpus) -> list[str]:
     """Return the keys that the model's tunes have, the commonest first. Raises InvalidValue."""
     counts = {str(Key(tonic, mode)): count for mode, names in (corpus.tonics or TONICS).items()
               for tonic, count in names.items()}  # fmt: skip

@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.errors import MusicgenError, OutputExists
-from musicgen.files import open_regular, write_whole
-from musicgen.web.worker_process import Away, Refused
+from musicgen.files import read_regular_file, write_atomically
+from musicgen.web.worker_process import HttpError, WorkerUnavailable
 
 MAX_BYTES: Final = 2**20  # of a file that is looked at
 MAX_FILES: Final = 1000
-AT_ONCE: Final = 40  # files that a worker looks at in one go
-BUSY: Final = 429  # the status of what is refused because too much waits
+BATCH_SIZE: Final = 40  # files that a worker looks at in one go
+TOO_MANY_REQUESTS: Final = 429  # the status of what is refused because too much waits
 MAX_NAMES: Final = 99  # that are tried for a tune, where files of others have them
-_NAME: Final = re.compile(r"([0-9a-f]{16})(?:-[1-9][0-9]?)?\.mid")
-Describe = Callable[[list[bytes]], Awaitable[list[dict[str, Any] | None]]]
-_Stamp = tuple[int, int, int]
+_FILE_NAME: Final = re.compile(r"([0-9a-f]{16})(?:-[1-9][0-9]?)?\.mid")
+DescribeFiles = Callable[[list[bytes]], Awaitable[list[dict[str, Any] | None]]]
+_FileStamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SavedTune:
     """One tune on the shelf."""
 
     id: str
@@ -53,62 +53,62 @@ class Entry:
 
 
 @dataclass
-class Shelf:
+class SavedTunes:
     """A folder of tunes, and what is known of its files."""
 
     folder: Path
-    describe: Describe  # what tunes some files hold, asked where files may be hostile
-    _known: dict[tuple[str, _Stamp], Entry | None] = field(default_factory=dict)
-    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # one look or change at a time
+    describe: DescribeFiles  # what tunes some files hold, asked where files may be hostile
+    _entries: dict[tuple[str, _FileStamp], SavedTune | None] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one look or change at a time
 
-    async def entries(self) -> list[Entry]:
+    async def list_tunes(self) -> list[SavedTune]:
         """Return the tunes on the shelf, the latest first; only new files are read."""
-        async with self._changing:
-            await self._look()
-        return self.listed()
+        async with self._lock:
+            await self._refresh()
+        return self.get_cached_tunes()
 
-    def listed(self) -> list[Entry]:
+    def get_cached_tunes(self) -> list[SavedTune]:
         """Return the tunes that were on the shelf when it was looked at last, the latest first."""
-        found = sorted(filter(None, self._known.values()), key=lambda entry: -entry.when)
+        found = sorted(filter(None, self._entries.values()), key=lambda entry: -entry.when)
         return list({entry.id: entry for entry in reversed(found)}.values())[::-1]
 
-    async def _look(self) -> None:
-        present = dict(await asyncio.to_thread(self._files))
-        self._known = {key: told for key, told in self._known.items() if key in present.items()}
-        new = [key for key in present.items() if key not in self._known]
-        for start in range(0, len(new), AT_ONCE):
-            await self._look_at(new[start : start + AT_ONCE])
+    async def _refresh(self) -> None:
+        present = dict(await asyncio.to_thread(self._scan_folder))
+        self._entries = {key: told for key, told in self._entries.items() if key in present.items()}
+        new = [key for key in present.items() if key not in self._entries]
+        for start in range(0, len(new), BATCH_SIZE):
+            await self._describe_new(new[start : start + BATCH_SIZE])
 
     async def has(self, id_: str) -> bool:
         """Tell whether a tune was on the shelf when it was looked at last, and still is."""
-        return await self._path(id_) is not None
+        return await self._find_path(id_) is not None
 
     async def read(self, id_: str) -> bytes | None:
         """Return the bytes of a tune's file; None where there is none."""
-        path = await self._path(id_)
+        path = await self._find_path(id_)
         if path is None:
-            await self.entries()
-            path = await self._path(id_)
-        return None if path is None else await asyncio.to_thread(_read, path)
+            await self.list_tunes()
+            path = await self._find_path(id_)
+        return None if path is None else await asyncio.to_thread(_read_file, path)
 
-    async def keep(self, id_: str, data: bytes) -> None:
+    async def save(self, id_: str, data: bytes) -> None:
         """Write a tune's file, under a name that is free, unless it is there. Raises Refused."""
-        async with self._changing:
-            if await self._path(id_) is None:
+        async with self._lock:
+            if await self._find_path(id_) is None:
                 await asyncio.to_thread(self._write, id_, data)
-            with contextlib.suppress(Refused):  # it is kept, whoever cannot look at it now
-                await self._look()
+            with contextlib.suppress(HttpError):  # it is kept, whoever cannot look at it now
+                await self._refresh()
 
     async def remove(self, id_: str) -> None:
         """Take a tune off the shelf, every file of it. Raises Refused where it is not there."""
-        async with self._changing:
-            await self._look()
-            entries = self._of(id_)
+        async with self._lock:
+            await self._refresh()
+            entries = self._find_entries(id_)
             if not entries:
-                raise Refused(404, "the tune is not on the shelf")
+                raise HttpError(404, "the tune is not on the shelf")
             for key, _ in entries:
                 await asyncio.to_thread(self._unlink, *key)
-                del self._known[key]
+                del self._entries[key]
 
     def _write(self, id_: str, data: bytes) -> None:
         """Write a new file; one of the name that holds something else stays. Raises Refused."""
@@ -118,86 +118,90 @@ class Shelf:
             for name in names:
                 path = self.folder / name
                 with contextlib.suppress(OutputExists):
-                    return write_whole(path, data)
-                if _read(path) == data:
+                    return write_atomically(path, data)
+                if _read_file(path) == data:
                     return None
         except (MusicgenError, OSError) as fault:
             words = fault.strerror if isinstance(fault, OSError) else str(fault)
-            raise Refused(400, f"the tune was not kept: {words}") from fault
-        raise Refused(400, f"the tune was not kept: {MAX_NAMES} other files have its name; move"
+            raise HttpError(400, f"the tune was not kept: {words}") from fault
+        raise HttpError(400, f"the tune was not kept: {MAX_NAMES} other files have its name; move"
                            " them to another folder")  # fmt: skip
 
-    def _unlink(self, name: str, stamp: _Stamp) -> None:
+    def _unlink(self, name: str, stamp: _FileStamp) -> None:
         """Remove a file, unless it changed since it was looked at. Raises Refused."""
         path = self.folder / name
         try:
-            if _stamp(path.lstat()) != stamp:
-                raise Refused(409, "the tune's file has just been changed, and stays")
+            if _get_file_stamp(path.lstat()) != stamp:
+                raise HttpError(409, "the tune's file has just been changed, and stays")
             path.unlink()
         except FileNotFoundError:
             return
         except OSError as fault:
             words = os.strerror(fault.errno or 0)
-            raise Refused(400, f"the tune's file stays: {words}") from fault
+            raise HttpError(400, f"the tune's file stays: {words}") from fault
 
-    async def _path(self, id_: str) -> Path | None:
+    async def _find_path(self, id_: str) -> Path | None:
         """Return the file of a tune, out of the table: an id is never made a path."""
-        paths = [self.folder / entry.name for _, entry in self._of(id_)]
-        return await asyncio.to_thread(_first_file, paths)
+        paths = [self.folder / entry.name for _, entry in self._find_entries(id_)]
+        return await asyncio.to_thread(_find_first_file, paths)
 
-    def _of(self, id_: str) -> list[tuple[tuple[str, _Stamp], Entry]]:
+    def _find_entries(self, id_: str) -> list[tuple[tuple[str, _FileStamp], SavedTune]]:
         """Return what the table has of a tune: one file, or copies too."""
-        return [(key, entry) for key, entry in self._known.items() if entry and entry.id == id_]
+        return [(key, entry) for key, entry in self._entries.items() if entry and entry.id == id_]
 
-    def _files(self) -> list[tuple[str, _Stamp]]:
+    def _scan_folder(self) -> list[tuple[str, _FileStamp]]:
         """Return the latest regular files of the folder that have names and sizes of ours."""
         try:
             with os.scandir(self.folder) as found:
-                entries = [entry for entry in found if _NAME.fullmatch(entry.name)]
+                entries = [entry for entry in found if _FILE_NAME.fullmatch(entry.name)]
         except OSError:
             return []
-        looked = [(entry.name, status) for entry in entries if (status := _status(entry))]
+        looked = [(entry.name, status) for entry in entries if (status := _stat_entry(entry))]
         looked.sort(key=lambda one: -one[1].st_mtime_ns)
-        ours = [(name, _stamp(status)) for name, status in looked
+        ours = [(name, _get_file_stamp(status)) for name, status in looked
                 if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES]  # fmt: skip
         return ours[:MAX_FILES]
 
-    async def _look_at(self, files: list[tuple[str, _Stamp]]) -> None:
+    async def _describe_new(self, files: list[tuple[str, _FileStamp]]) -> None:
         """Ask what some files hold; one that cannot be told of spoils nothing for the others."""
         paths = [self.folder / name for name, _ in files]
-        contents = await asyncio.to_thread(lambda: [_read(path) or b"" for path in paths])
+        contents = await asyncio.to_thread(lambda: [_read_file(path) or b"" for path in paths])
         told: list[dict[str, Any] | None] = [None]
         try:
             told = await self.describe(contents)
-        except Refused as fault:
-            if isinstance(fault, Away) or fault.status == BUSY:  # no fault of the files
+        except HttpError as fault:
+            if (
+                isinstance(fault, WorkerUnavailable) or fault.status == TOO_MANY_REQUESTS
+            ):  # no fault of the files
                 raise
             if len(files) > 1:
                 for file in files:
-                    await self._look_at([file])
+                    await self._describe_new([file])
                 return
         for (name, stamp), about in zip(files, told, strict=True):
-            is_ours = about is not None and about["id"] == _id_of(name)
-            entry = Entry(**about, when=stamp[1] / 1e9, name=name) if about and is_ours else None
-            self._known[name, stamp] = entry
+            is_ours = about is not None and about["id"] == _parse_tune_id(name)
+            entry = (
+                SavedTune(**about, when=stamp[1] / 1e9, name=name) if about and is_ours else None
+            )
+            self._entries[name, stamp] = entry
 
 
-def _id_of(name: str) -> str | None:
+def _parse_tune_id(name: str) -> str | None:
     """Return the id of the tune that a file's name stands for."""
-    match = _NAME.fullmatch(name)
+    match = _FILE_NAME.fullmatch(name)
     return match[1] if match else None
 
 
-def _stamp(status: os.stat_result) -> _Stamp:
+def _get_file_stamp(status: os.stat_result) -> _FileStamp:
     """Return what changes when a file is written again."""
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _first_file(paths: list[Path]) -> Path | None:
+def _find_first_file(paths: list[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+def _stat_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
     """Return how a file stands; None of one that has gone meanwhile."""
     try:
         return entry.stat(follow_symlinks=False)
@@ -205,8 +209,8 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
 
 
-def _read(path: Path) -> bytes | None:
+def _read_file(path: Path) -> bytes | None:
     try:
-        return open_regular(path, limit=MAX_BYTES, follow=False)
+        return read_regular_file(path, limit=MAX_BYTES, follow=False)
     except MusicgenError:
         return None

@@ -10,26 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES
 
-WORDS: Final = 100  # characters of a value
-Words = Annotated[str, Meta(max_length=WORDS)]
-Number = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+MAX_TEXT_LENGTH: Final = 100  # characters of a value
+ShortText = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 FileText = Annotated[str, Meta(max_length=BODY_BYTES)]
 
 
-class Wire(BaseModel):
+class StrictModel(BaseModel):
     """A body that holds nothing but what it names."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Fault(Wire):
+class ErrorResponse(StrictModel):
     """Why not."""
 
     error: str = Field(description="one line: what is wrong, and the way out")
 
 
-class ModelAbout(Wire):
+class ModelInfo(StrictModel):
     """A model that can be asked for tunes."""
 
     name: str
@@ -45,48 +45,50 @@ class ModelAbout(Wire):
     has_index: bool = Field(description="whether it tells what a tune shares with others")
 
 
-class PrimerSent(Struct, frozen=True, forbid_unknown_fields=True):
+class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
     """The notes that a tune starts from: the text of an ABC tune, or the bytes of a file."""
 
-    name: Words = "primer.abc"
+    name: ShortText = "primer.abc"
     text: FileText | None = None
     base64: FileText | None = None
 
 
-class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TuneRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tune that is wished for; every wish has the name of its option of `musicgen sample`."""
 
     do: Literal["sample", "tweak"]
-    model: Words = "folk"
+    model: ShortText = "folk"
     seed: Seed | None = None
     temperature: float | UnsetType | None = UNSET
-    top_k: Number | UnsetType | None = UNSET
+    top_k: Int32 | UnsetType | None = UNSET
     top_p: float | UnsetType | None = UNSET
     min_p: float | UnsetType | None = UNSET
-    key: Words | UnsetType | None = UNSET
-    meter: Words | UnsetType | None = UNSET
-    rhythm: Words | UnsetType | None = UNSET
-    bars: Number | UnsetType | None = UNSET
-    min_bars: Number | UnsetType | None = UNSET
-    form: Words | UnsetType | None = UNSET
-    pickup: Number | Words | UnsetType | None = UNSET
-    range: Words | UnsetType | None = UNSET
-    end: Words | UnsetType | None = UNSET
+    key: ShortText | UnsetType | None = UNSET
+    meter: ShortText | UnsetType | None = UNSET
+    rhythm: ShortText | UnsetType | None = UNSET
+    bars: Int32 | UnsetType | None = UNSET
+    min_bars: Int32 | UnsetType | None = UNSET
+    form: ShortText | UnsetType | None = UNSET
+    pickup: Int32 | ShortText | UnsetType | None = UNSET
+    range: ShortText | UnsetType | None = UNSET
+    end: ShortText | UnsetType | None = UNSET
     tempo: float | UnsetType | None = UNSET
-    program: Number | Words | UnsetType | None = UNSET
-    max_copy: Number | UnsetType | None = UNSET
-    primer: PrimerSent | None = None
+    program: Int32 | ShortText | UnsetType | None = UNSET
+    max_copy: Int32 | UnsetType | None = UNSET
+    primer: PrimerUpload | None = None
     of: (
         Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="tweak: the tune it varies")]
         | None
     ) = None
     keep: (
-        Annotated[str, Meta(max_length=WORDS, description="tweak: bars that stay: 1-8,13-16")]
+        Annotated[
+            str, Meta(max_length=MAX_TEXT_LENGTH, description="tweak: bars that stay: 1-8,13-16")
+        ]
         | None
     ) = None
 
 
-def read_ask(body: bytes) -> Ask:
+def parse_tune_request(body: bytes) -> TuneRequest:
     """Parse the body of a request for a tune.
 
     The time is linear in the bytes: what the schema does not name is refused before it is built.
@@ -94,16 +96,16 @@ def read_ask(body: bytes) -> Ask:
     Raises:
         InvalidValue: the body is not JSON, or does not fit the schema.
     """
-    return decode_json(body, Ask, "the request")
+    return decode_json(body, TuneRequest, "the request")
 
 
-class JobId(Wire):
+class JobId(StrictModel):
     """A job that waits or is at work."""
 
     id: str
 
 
-class JobState(Wire):
+class JobState(StrictModel):
     """How a job stands."""
 
     state: Literal["waiting", "working", "done", "failed", "cancelled"]
@@ -114,7 +116,7 @@ class JobState(Wire):
     error: str | None
 
 
-class TuneShown(BaseModel):
+class TuneResponse(BaseModel):
     """All that a page shows of a tune."""
 
     id: str
@@ -149,7 +151,7 @@ class TuneShown(BaseModel):
     midi: str | None = Field(description="base64; null: no MIDI file can hold it")
 
 
-class Differences(Wire):
+class Differences(StrictModel):
     """Where two tunes differ."""
 
     notes_a: list[int] = Field(description="notes of the first that the second has not")
@@ -157,7 +159,7 @@ class Differences(Wire):
     bars: list[int] = Field(description="written bars that differ, from 0")
 
 
-class Kept(Wire):
+class SavedTuneResponse(StrictModel):
     """A tune on the shelf."""
 
     id: str
@@ -169,14 +171,14 @@ class Kept(Wire):
     when: float = Field(description="seconds since 1970")
 
 
-class Curve(Wire):
+class Curve(StrictModel):
     """Points of a curve."""
 
     steps: list[int]
     values: list[float]
 
 
-class Training(Wire):
+class TrainingRun(StrictModel):
     """A run in ./checkpoints."""
 
     run: str

@@ -20,51 +20,58 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from musicgen.errors import MusicgenError
-from musicgen.web.handlers import Craft
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, Answer, Tell, no_core
+from musicgen.web.handlers import RequestHandlers
+from musicgen.web.worker_protocol import (
+    OUT_OF_MEMORY,
+    ProgressWriter,
+    WorkerAnswer,
+    disable_core_dumps,
+)
 
 ORPHAN_SECONDS: Final = 10.0  # what a job may take longer than its parent would have waited
-Answering = Callable[[dict[str, Any], bytes], Answer]
+RequestHandler = Callable[[dict[str, Any], bytes], WorkerAnswer]
 
 
 def main(runs: str) -> None:
     """Answer the requests of a parent until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
-    tell = Tell(os.fdopen(os.dup(1), "wb"))
-    no_core()
+    tell = ProgressWriter(os.fdopen(os.dup(1), "wb"))
+    disable_core_dumps()
     with Path(os.devnull).open("wb") as nowhere:  # what libraries print
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     try:
-        serve(sys.stdin.buffer, Craft(Path(runs), tell).answer, tell)
+        serve_requests(sys.stdin.buffer, RequestHandlers(Path(runs), tell).answer, tell)
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
 
 
-def serve(requests: IO[bytes], answer: Answering, tell: Tell) -> None:
+def serve_requests(requests: IO[bytes], answer: RequestHandler, progress: ProgressWriter) -> None:
     """Answer requests until there are no more."""
-    tell.line({"done": {}, "bytes": 0})
+    progress.write_line({"done": {}, "bytes": 0})
     while line := requests.readline():
         request = json.loads(line)
         payload = requests.read(request.pop("bytes"))
-        with _lifetime(request.pop("seconds")):
-            _answer_one(request, payload, answer, tell)
+        with _end_process_after(request.pop("seconds")):
+            _answer_one(request, payload, answer, progress)
 
 
-def _answer_one(request: dict[str, Any], payload: bytes, answer: Answering, tell: Tell) -> None:
-    tell.bars = 0
+def _answer_one(
+    request: dict[str, Any], payload: bytes, answer: RequestHandler, progress: ProgressWriter
+) -> None:
+    progress.bars = 0
     try:
         found = answer(request, payload)
     except MusicgenError as fault:
-        tell.line({"refused": str(fault), "kind": type(fault).__name__})
+        progress.write_line({"refused": str(fault), "kind": type(fault).__name__})
         return
-    tell.line({"done": found.head, "bytes": len(found.body)}, found.body)
+    progress.write_line({"done": found.head, "bytes": len(found.body)}, found.body)
 
 
 @contextlib.contextmanager
-def _lifetime(seconds: float) -> Iterator[None]:
+def _end_process_after(seconds: float) -> Iterator[None]:
     """End the process if nobody else did: a parent that was killed cannot."""
     if not hasattr(signal, "setitimer"):
         yield

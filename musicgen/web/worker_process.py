@@ -14,22 +14,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.errors import MusicgenError
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, Answer
+from musicgen.web.worker_protocol import OUT_OF_MEMORY, WorkerAnswer
 
 COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # what this Python runs as the child
 MAX_LINE: Final = 8 * 2**20
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES: Final = Path(__file__).parents[2]
-_OUT_OF_TIME: Final = tuple(
+_TIME_LIMIT_STATUSES: Final = tuple(
     -number for name in ("SIGPROF", "SIGXCPU") if (number := getattr(signal, name, 0))
 )
-SLOW: Final = "reading took longer than its limit; a shorter piece of it will do"
-LARGE: Final = "it took more memory than there is for it; ask for less, or send a shorter piece"
-AWAY: Final = "the process that writes tunes does not start; try again"
-DIED: Final = "the process that worked on it died ({}); ask again, or for something else"
+TIME_LIMIT_MESSAGE: Final = "reading took longer than its limit; a shorter piece of it will do"
+MEMORY_LIMIT_MESSAGE: Final = (
+    "it took more memory than there is for it; ask for less, or send a shorter piece"
+)
+START_FAILED_MESSAGE: Final = "the process that writes tunes does not start; try again"
+CRASH_MESSAGE: Final = "the process that worked on it died ({}); ask again, or for something else"
 
 
-class Refused(MusicgenError):
+class HttpError(MusicgenError):
     """A request that comes to nothing: the status of its answer, and one line."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -37,15 +39,15 @@ class Refused(MusicgenError):
         self.status = status
 
 
-class Died(Refused):
+class WorkerLost(HttpError):
     """The worker is gone; the next request needs another."""
 
 
-class Crashed(Died):
+class WorkerCrashed(WorkerLost):
     """The worker ended by itself: by a fault of its own, or since others ended it."""
 
 
-class Away(Died):
+class WorkerUnavailable(WorkerLost):
     """There is no worker to ask, which says nothing of what was to be asked."""
 
 
@@ -56,22 +58,22 @@ class Worker:
         self._process = process
 
     @classmethod
-    async def started(cls, runs: Path, seconds: float) -> Worker:
+    async def start(cls, runs: Path, seconds: float) -> Worker:
         """Start a process and wait until it is there. Raises Away."""
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *COMMAND, str(runs.resolve()), stdin=PIPE, stdout=PIPE,
-                stderr=DEVNULL, start_new_session=True, env=_environment(), limit=MAX_LINE,
+                stderr=DEVNULL, start_new_session=True, env=_build_environment(), limit=MAX_LINE,
             )  # fmt: skip
         except (OSError, ValueError) as fault:  # too many files or processes, no memory
-            raise Away(503, AWAY) from fault
+            raise WorkerUnavailable(503, START_FAILED_MESSAGE) from fault
         worker = cls(process)
         try:
             async with asyncio.timeout(seconds):
-                await worker._answer(lambda _: None)
-        except (TimeoutError, Died) as fault:
+                await worker._wait_for_answer(lambda _: None)
+        except (TimeoutError, WorkerLost) as fault:
             await worker.stop()
-            raise Away(503, AWAY) from fault
+            raise WorkerUnavailable(503, START_FAILED_MESSAGE) from fault
         except BaseException:
             await worker.stop()
             raise
@@ -82,20 +84,20 @@ class Worker:
         request: Mapping[str, Any],
         payload: bytes,
         seconds: float,
-        told: Callable[[int], None],
-    ) -> Answer:
+        on_progress: Callable[[int], None],
+    ) -> WorkerAnswer:
         """Ask for something and wait for the answer; a process that takes too long is ended.
 
-        told: called with the bars written so far. Raises Refused; Died where it is gone.
+        on_progress: called with the bars written so far. Raises Refused; Died where it is gone.
         """
         try:
             async with asyncio.timeout(seconds):
                 await self._send(dict(request) | {"seconds": seconds}, payload)
-                return await self._answer(told)
+                return await self._wait_for_answer(on_progress)
         except TimeoutError as fault:
             await self.stop()
             words = f"it took longer than {seconds:g} s and was stopped; ask for fewer bars"
-            raise Died(400, words) from fault
+            raise WorkerLost(400, words) from fault
         except asyncio.CancelledError:
             await asyncio.shield(self.stop())
             raise
@@ -126,60 +128,60 @@ class Worker:
             pipe.write(line + b"\n" + payload)
             await pipe.drain()
 
-    async def _answer(self, told: Callable[[int], None]) -> Answer:
+    async def _wait_for_answer(self, on_progress: Callable[[int], None]) -> WorkerAnswer:
         """Wait for the answer; a process that says what cannot be read is ended."""
         try:
-            return await self._read_answer(told)
+            return await self._read_answer(on_progress)
         except TimeoutError:  # an OSError too, but the caller's
             raise
         except (OSError, ValueError) as fault:
             await self.stop()
-            raise Died(503, DIED.format("its answer cannot be read")) from fault
+            raise WorkerLost(503, CRASH_MESSAGE.format("its answer cannot be read")) from fault
 
-    async def _read_answer(self, told: Callable[[int], None]) -> Answer:
+    async def _read_answer(self, on_progress: Callable[[int], None]) -> WorkerAnswer:
         pipe = self._process.stdout
         assert pipe is not None
         while True:
             line = await pipe.readline()
             if not line.endswith(b"\n"):
-                raise await self._death()
+                raise await self._diagnose_exit()
             words = json.loads(line)
             if "bars" in words:
-                told(int(words["bars"]))
+                on_progress(int(words["bars"]))
             elif "refused" in words:
                 status = 404 if words["kind"] == "NotFound" else 400
-                raise Refused(status, words["refused"])
+                raise HttpError(status, words["refused"])
             else:
-                return Answer(words["done"], await self._body(words["bytes"]))
+                return WorkerAnswer(words["done"], await self._read_body(words["bytes"]))
 
-    async def _body(self, count: int) -> bytes:
+    async def _read_body(self, count: int) -> bytes:
         pipe = self._process.stdout
         assert pipe is not None
         try:
             return await pipe.readexactly(count)
         except asyncio.IncompleteReadError as fault:
-            raise await self._death() from fault
+            raise await self._diagnose_exit() from fault
 
-    async def _death(self) -> Died:
+    async def _diagnose_exit(self) -> WorkerLost:
         """Say why it is gone: it has closed its pipe, so it ends by itself or hangs."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._process.wait()
         status = await self.stop()
-        if status in _OUT_OF_TIME:
-            return Died(400, SLOW)
+        if status in _TIME_LIMIT_STATUSES:
+            return WorkerLost(400, TIME_LIMIT_MESSAGE)
         if status == OUT_OF_MEMORY:
-            return Died(400, LARGE)
-        return Crashed(503, DIED.format(_named(status)))
+            return WorkerLost(400, MEMORY_LIMIT_MESSAGE)
+        return WorkerCrashed(503, CRASH_MESSAGE.format(_describe_status(status)))
 
 
-def _named(status: int) -> str:
+def _describe_status(status: int) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-status).name
     return f"exit status {status}"
 
 
-def _environment() -> dict[str, str]:
+def _build_environment() -> dict[str, str]:
     """Return the parent's environment, one thread a library, and where this package lies."""
     paths = (str(_PACKAGES), os.environ.get("PYTHONPATH", ""))
     own = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}

@@ -21,7 +21,7 @@ PARSE_BYTES: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WorkerAnswer:
     """What came of a request: a few words, and perhaps a body."""
 
     head: dict[str, Any]
@@ -29,25 +29,25 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Tell:
+class ProgressWriter:
     """Counts the bars that are written, and tells the parent."""
 
-    out: IO[bytes]
+    stream: IO[bytes]
     bars: int = field(default=0, init=False)
 
-    def bar(self) -> None:
+    def count_bar(self) -> None:
         """Tell that another bar was begun."""
         self.bars += 1
-        self.line({"bars": self.bars})
+        self.write_line({"bars": self.bars})
 
-    def line(self, words: dict[str, Any], body: bytes = b"") -> None:
+    def write_line(self, message: dict[str, Any], body: bytes = b"") -> None:
         """Say something, with a body after it."""
-        self.out.write(json.dumps(words).encode() + b"\n" + body)
-        self.out.flush()
+        self.stream.write(json.dumps(message).encode() + b"\n" + body)
+        self.stream.flush()
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def resource_limits() -> Iterator[None]:
     """Limit what the parsing of somebody's bytes may cost; too much of it ends the process."""
     timer = hasattr(signal, "setitimer")
     before = _limit_memory(PARSE_BYTES)
@@ -70,7 +70,7 @@ def _limit_memory(limit: int) -> int:
     return int(soft)
 
 
-def no_core() -> None:
+def disable_core_dumps() -> None:
     """Let no memory of this process be written to a disk when it dies."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

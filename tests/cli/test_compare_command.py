@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
-from musicgen.compare.comparison import Comparison, Told
-from musicgen.compare.report import PAGE
+from musicgen.compare.comparison import Comparison, ComparisonProgress
+from musicgen.compare.report import PAGE_TEMPLATE
 from tests import synthetic_tunes
 
 SMALL = ["--cells", "lstm", "--parameters", "10000"]
@@ -76,7 +76,7 @@ def test_a_page_is_not_overwritten_unless_told(single: Path, tmp_path: Path) -> 
 
 def test_force_replaces_a_page(tunes: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
-    old = PAGE.format(style="", body="an older comparison")
+    old = PAGE_TEMPLATE.format(style="", body="an older comparison")
     page.write_text(old)
     assert compare(tunes, *TOY, "--out", page, "--force").exit_code == 0
     assert page.read_text() != old
@@ -110,10 +110,10 @@ def test_an_interrupt_leaves_nothing_behind(
 ) -> None:
     real = Comparison.run
 
-    def interrupted(self: Comparison) -> Iterator[Told]:
+    def interrupted(self: Comparison) -> Iterator[ComparisonProgress]:
         for told in real(self):
             yield told
-            if told.rung == "bag":
+            if told.model_name == "bag":
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(Comparison, "run", interrupted)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.cli.sample import HEAD
+from musicgen.cli.sample import TABLE_COLUMNS
 from musicgen.corpus.build import build
-from musicgen.files import is_partial, partial_beside
+from musicgen.files import is_partial, make_partial_path
 from tests.command_runner import done, refused, run
 from tests.synthetic_tunes import tune
 
@@ -65,7 +65,7 @@ def test_what_has_the_name_of_the_table_stays(here: Path) -> None:
     words = ("sample", "--out", "tunes/", "--count", "2", "--best", "1", "--seed", "1", "--force")
     refused(run(*words), 2, "index.tsv exists and is not a table of tunes")
     assert [path.name for path in (here / "tunes").iterdir()] == ["index.tsv"]
-    (here / "tunes" / "index.tsv").write_text("\t".join(HEAD) + "\n")
+    (here / "tunes" / "index.tsv").write_text("\t".join(TABLE_COLUMNS) + "\n")
     done(*words)
 
 
@@ -112,7 +112,7 @@ def test_what_a_killed_writer_left_is_swept_at_the_next_start(here: Path) -> Non
     foreign.write_text(THESIS)
     for words in (("sample", "--out", "song.mid", "--seed", "1"),
                   ("render", "tune.abc", "--out", "other.mid")):  # fmt: skip
-        partial_beside(here / "song.mid").write_text("half")
+        make_partial_path(here / "song.mid").write_text("half")
         done(*words)
         assert not [path for path in here.iterdir() if is_partial(path.name)]
     assert foreign.read_text() == THESIS

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import COMMANDS, commands
-from musicgen.cli.formatting import counted, size, span
+from musicgen.cli.formatting import format_bytes, format_count, format_duration
 from tests import synthetic_tunes
 from tests.fake_models import untrained
 
@@ -131,7 +131,7 @@ def test_one_tune_in_one_file(tmp_path: Path) -> None:
     ("count", "told"), [(0, "0 tunes"), (1, "1 tune"), (2, "2 tunes"), (1200, "1,200 tunes")]
 )
 def test_counts(count: int, told: str) -> None:
-    assert counted(count, "tune") == told
+    assert format_count(count, "tune") == told
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_counts(count: int, told: str) -> None:
     [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5_370, "1 h 30 min"), (36_000, "10 h 00 min")],
 )
 def test_spans(seconds: float, told: str) -> None:
-    assert span(seconds) == told
+    assert format_duration(seconds) == told
 
 
 @pytest.mark.parametrize(
     ("count", "told"), [(0, "0 MiB"), (640 * 2**20, "640 MiB"), (3 * 2**29, "1.5 GiB")]
 )
 def test_sizes(count: int, told: str) -> None:
-    assert size(count) == told
+    assert format_bytes(count) == told

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from musicgen.cli import commands
 from musicgen.errors import MusicgenError, OutputExists
-from musicgen.files import MAX_NAME, is_file, is_folder, refuse_existing
+from musicgen.files import MAX_NAME_BYTES, is_file, is_folder, refuse_existing
 from musicgen.tune import load
 
 LENGTHS = (300, 10_000)
@@ -62,7 +62,7 @@ def test_a_recipe_beside_a_file_needs_room_for_its_name_too(
 ) -> None:
     """The name of the sound fits, that of the recipe beside it does not: known before any work."""
     monkeypatch.chdir(tmp_path)
-    name = "a" * (MAX_NAME - 5) + ".wav"
+    name = "a" * (MAX_NAME_BYTES - 5) + ".wav"
     done = CliRunner().invoke(commands, ["sample", "--out", name])
     assert done.exit_code == 2
     assert "choose another name" in done.stderr

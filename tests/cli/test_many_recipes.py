@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musicgen import checkpoint
-from musicgen.tune import find
+from musicgen.tune import find_model_folder
 from tests.cli.test_tweak import IDEA
 from tests.command_runner import done
 
@@ -59,8 +59,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Go to a folder with a primer, and `folk` saved anew."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "idea.abc").write_text(IDEA)
-    folk = checkpoint.load(find("folk"))
-    extra = {"receipt.bin": folk.extra("receipt.bin")}
+    folk = checkpoint.load(find_model_folder("folk"))
+    extra = {"receipt.bin": folk.read_extra_file("receipt.bin")}
     checkpoint.save(tmp_path / "copy", folk.weights, folk.manifest, extra)
     return tmp_path
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from musicgen import checkpoint, formats
-from musicgen.similarity.note_index import NAME
+from musicgen.similarity.note_index import INDEX_FILE
 from tests import synthetic_tunes
 from tests.command_runner import refused, run
 from tests.fake_models import untrained
@@ -26,9 +26,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.abc").write_text(BOOK)
     known, _ = formats.read(tmp_path / "book.abc")
-    found = indexed(known).known.beside([4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0])
+    found = indexed(known).note_index.with_reference_stats([4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0])
     model = checkpoint.load(untrained(tmp_path / "model"))
-    checkpoint.publish(model.folder, model.weights, model.manifest, {NAME: found.render()})
+    checkpoint.publish(model.folder, model.weights, model.manifest, {INDEX_FILE: found.to_bytes()})
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def test_a_file_of_any_make_is_traced(here: Path, suffix: str) -> None:
         path.write_text(musicxml_of(here / "book.abc"))
     else:
         scores, _ = formats.read(here / "book.abc")
-        formats.write(scores[2].transposed(3), path)
+        formats.write(scores[2].transpose(3), path)
     result = run("origin", str(path), "--model", "model")
     assert result.exit_code == 0, result.output
     assert "is 72 of 72 notes, bars 1-12, from 'Tune 3' (book.abc, tune 3)" in result.stdout
@@ -122,7 +122,7 @@ def test_what_cannot_be_traced_costs_one_line(
 
 
 def test_a_damaged_index_is_noticed(here: Path) -> None:
-    path = here / "model" / NAME
+    path = here / "model" / INDEX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     refused(run("origin", "book.abc", "--model", "model"), 1, "its bytes changed")
 

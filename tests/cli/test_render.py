@@ -238,8 +238,8 @@ def test_a_sampled_file_is_rendered_as_its_model_wrote_it(here: Path) -> None:
 
 def test_edited_notes_are_rendered_as_they_stand(sampled: Path) -> None:
     (score,), _ = formats.read("a.mid")
-    higher = score.transposed(1)
-    formats.write(higher, "b.mid", remarks=formats.remarks(Path("a.mid")))
+    higher = score.transpose(1)
+    formats.write(higher, "b.mid", remarks=formats.read_remarks(Path("a.mid")))
     done("b.mid", "--out", "b.abc")
     (shown,), _ = formats.read("b.abc")
     assert [note.pitch for note in shown.notes] == [note.pitch for note in higher.notes]

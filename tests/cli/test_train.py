@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint, formats
 from musicgen.cli import commands
 from musicgen.cli.train import train
-from musicgen.cli.train_report import Watched
+from musicgen.cli.train_report import ProgressDisplay
 from musicgen.training.trainer import Progress
 from tests import synthetic_tunes
 
@@ -121,20 +121,20 @@ def test_a_terminal_shows_one_panel(here: Path) -> None:
     assert not (here / "checkpoints" / "tiny" / "heard").exists()
 
 
-class Stopped(Watched):
+class Stopped(ProgressDisplay):
     """Raises the signal of Ctrl-C at the second evaluation; remembers the best of the start."""
 
     judged = 0
     began_with: ClassVar[list[str]] = []
 
     def __enter__(self) -> Self:
-        self.began_with.append(self.seen.best)
+        self.began_with.append(self.state.best_text)
         super().__enter__()
         return self
 
     def __call__(self, progress: Progress) -> None:
         super().__call__(progress)
-        self.judged += progress.held is not None
+        self.judged += progress.held_out_score is not None
         if self.judged == 2:
             signal.raise_signal(signal.SIGINT)
 
@@ -142,7 +142,7 @@ class Stopped(Watched):
 def test_a_resumed_run_brings_its_best_and_keeps_its_settings(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("musicgen.cli.train.Watched", Stopped)
+    monkeypatch.setattr("musicgen.cli.train.ProgressDisplay", Stopped)
     first = run(*"train tunes --name tiny --hidden 8 --epochs 9 --no-heard".split())
     assert first.exit_code == 130, first.output
     settings = (here / "checkpoints" / "tiny" / "config.toml").read_bytes()

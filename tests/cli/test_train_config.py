@@ -14,7 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.cli import commands
-from musicgen.cli.config_file import NO_SETTINGS, read_settings, render_settings, settings_of
+from musicgen.cli.config_file import (
+    NON_SETTING_OPTIONS,
+    read_settings,
+    render_settings,
+    select_setting_params,
+)
 from musicgen.cli.formatting import long_name
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
@@ -57,7 +62,7 @@ def toml(table: dict[str, Any]) -> str:
 
 
 def test_every_setting_can_stand_in_a_file(tmp_path: Path) -> None:
-    params = {long_name(param): param for param in settings_of(train.params)}
+    params = {long_name(param): param for param in select_setting_params(train.params)}
     taken = read(tmp_path / "a.toml", toml(FILLED))
     assert taken == {key.replace("-", "_"): value for key, value in FILLED.items()}
     assert params.keys() == FILLED.keys(), "name a value for the new option in FILLED"
@@ -174,7 +179,9 @@ def test_what_was_left_open_is_a_remark_with_its_value(tmp_path: Path) -> None:
 
 def test_what_to_do_with_a_run_is_no_setting() -> None:
     names = {str(param.name) for param in train.params}
-    assert {"force", "config", "save_config", "quiet", "verbose"} <= names & set(NO_SETTINGS)
+    assert {"force", "config", "save_config", "quiet", "verbose"} <= names & set(
+        NON_SETTING_OPTIONS
+    )
 
 
 @pytest.fixture

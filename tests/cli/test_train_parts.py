@@ -15,12 +15,12 @@ from click.testing import CliRunner
 
 from musicgen import formats, load
 from musicgen.cli import commands
-from musicgen.cli.sample import _table
+from musicgen.cli.sample import _format_table
 from musicgen.music.score import Score
-from musicgen.sampling.ranking import choose, measured
+from musicgen.sampling.ranking import choose, measure_tune
 from musicgen.sampling.sampler import Sampler
 from musicgen.tune import Model
-from musicgen.web.serializers import differences, file_of, shown
+from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
 from tests.multi_part import write_some
 
 KINDS = {"pop": "measures", "drums": "measures", "band": "measures", "chorale": "measures",
@@ -77,7 +77,7 @@ def check_sampled(kind: str, codec: str, count: int, *words: str) -> None:
 
 def check_file(file: Path) -> None:
     """Read a file elsewhere: as many notes as were written, and each part plays what it should."""
-    (score,), refusals = formats.read(file, performed=True)
+    (score,), refusals = formats.read(file, as_performance=True)
     assert not refusals
     heard = pretty_midi.PrettyMIDI(str(file)).instruments
     assert sum(len(one.notes) for one in heard) == len(score.notes) > 0
@@ -97,7 +97,7 @@ def kinds(*names: str) -> list[ParameterSet | str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_trained_on_and_sampled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicgen.tokens.performance.MOST_EVENTS", 200)  # a piece ends there
+    monkeypatch.setattr("musicgen.tokens.performance.MAX_EVENTS", 200)  # a piece ends there
     bars = ("--bars", "4") if KINDS[kind] == "measures" else ()
     check_sampled(kind, KINDS[kind], 5, "--seed", "1", *bars)
 
@@ -154,10 +154,10 @@ def in_bar(score: Score, bar: int) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", kinds("pop", "band"))
 def test_many_at_once_are_those_drawn_alone(kind: str) -> None:
     model = model_of(kind)
-    order = model.sample(seed=5, bars=4).recipe.order
-    alone = [model.carried_out(model.sample(seed=5, number=n, bars=4).recipe.order).score
+    order = model.sample(seed=5, bars=4).recipe.request
+    alone = [model.generate(model.sample(seed=5, number=n, bars=4).recipe.request).score
              for n in range(3)]  # fmt: skip
-    many = dict(model.carried_out_many(order, range(3)))
+    many = dict(model.generate_many(order, range(3)))
     assert [many[number].score for number in range(3)] == alone
 
 
@@ -182,9 +182,9 @@ def test_what_drums_cannot_do_is_refused_in_a_line() -> None:
 
 def test_drums_have_a_row_in_the_table_of_the_best() -> None:
     tune = model_of("drums").sample(seed=1, bars=2)
-    row = measured(tune.score, {"bits": 1.0, "longest": 0.0, "copied": 0.0})
+    row = measure_tune(tune.score, {"bits": 1.0, "longest": 0.0, "copied": 0.0})
     chosen = list(choose([row], 1, {"bits": (0.5, 2.0), "leap": (1.0, 3.0)}))
-    head, line = _table([tune], [row], chosen, [[Path("a.mid")]])
+    head, line = _format_table([tune], [row], chosen, [[Path("a.mid")]])
     assert line.count("\t") == head.count("\t")
 
 
@@ -206,10 +206,10 @@ def test_weights_that_know_nothing_end_in_no_dead_end(kind: str) -> None:
 def test_the_page_and_every_file_take_several_parts(kind: str) -> None:
     tune = model_of(kind).sample(seed=3, bars=2)
     other = model_of(kind).sample(seed=4, bars=2)
-    assert json.loads(json.dumps(shown(tune)))
-    assert json.loads(json.dumps(differences(tune.score, other.score)))["bars"]
+    assert json.loads(json.dumps(tune_to_json(tune)))
+    assert json.loads(json.dumps(compare_scores(tune.score, other.score)))["bars"]
     for suffix in ("mid", "abc", "musicxml", "html"):
-        assert file_of(tune, suffix)
+        assert render_tune_file(tune, suffix)
 
 
 def test_a_model_card_without_tunes_ends_a_training_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_a_model_card_without_tunes_ends_a_training_well(monkeypatch: pytest.Mon
         raise IndexError("tuple index out of range")
 
     folder = write_some(Path("corpora", "failing"), "drums")
-    monkeypatch.setattr(Sampler, "finished", fail)
+    monkeypatch.setattr(Sampler, "finish_tune", fail)
     told = musicgen("train", str(folder), "--name", "failing", *SMALL)
     lines = [line for line in told.splitlines() if "tuple index" in line]
     assert sorted(line.split(":")[0] for line in lines) == ["copies", "heard", "model card"]

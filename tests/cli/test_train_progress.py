@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator
 import pytest
 from rich.console import Console
 
-from musicgen.cli.train_report import SMOOTHED_OVER, Seen, Smooth, Watched
+from musicgen.cli.train_report import (
+    SMOOTHING_UPDATES,
+    MovingAverage,
+    ProgressDisplay,
+    ProgressState,
+)
 from musicgen.training.trainer import Progress
 from tests.fake_run import Hand, at
 
@@ -31,7 +36,9 @@ class Screen:
             highlight=False, quiet=options.pop("quiet", False), color_system=None,
         )  # fmt: skip
         self.clock = Hand()
-        self.watched = Watched(self.console, "mine", Seen(clock=self.clock), **options)
+        self.watched = ProgressDisplay(
+            self.console, "mine", ProgressState(clock=self.clock), **options
+        )
 
     def feed(self, stream: Iterable[Progress], seconds: float = 0.5) -> Screen:
         with self.watched:
@@ -51,7 +58,7 @@ class Screen:
 
     def panel(self) -> str:
         self.console.export_text(clear=True)
-        self.console.print(self.watched.panel())
+        self.console.print(self.watched.make_panel())
         return self.console.export_text()
 
 
@@ -80,7 +87,7 @@ def test_a_panel_holds_what_a_line_holds() -> None:
     screen = Screen(terminal=True)
     screen.feed(updates(30, {10: (3.25, True), 20: (3.375, False)}))
     words = " ".join(screen.panel().replace("│", " ").split())
-    for name, value in cells_of(screen.watched.line()).items():
+    for name, value in cells_of(screen.watched.format_line()).items():
         assert f"{name} {value}" in words
     assert "mine" in words
     assert "30%" in words
@@ -136,58 +143,60 @@ def test_the_time_is_told_once_it_is_known() -> None:
 
 def test_time_left_counts_tokens_and_what_evaluations_add() -> None:
     clock = Hand()
-    seen = Seen(clock=clock)
+    seen = ProgressState(clock=clock)
     for progress in updates(50, {}):
-        seen.take(progress)
+        seen.update(progress)
     clock.now += 25
-    assert seen.left == pytest.approx(25)
+    assert seen.remaining_seconds == pytest.approx(25)
     clock.now += 25  # half of the time went elsewhere
-    assert seen.left == pytest.approx(50)
+    assert seen.remaining_seconds == pytest.approx(50)
 
 
 def test_a_resumed_run_is_timed_by_what_it_learnt_itself() -> None:
     clock = Hand()
-    seen = Seen(clock=clock)
+    seen = ProgressState(clock=clock)
     for step in range(80, 90):
         clock.now += 0.5
-        seen.take(at(step))
-    assert seen.left == pytest.approx(11 * 0.5)
-    assert seen.done == pytest.approx(0.89)
+        seen.update(at(step))
+    assert seen.remaining_seconds == pytest.approx(11 * 0.5)
+    assert seen.fraction_done == pytest.approx(0.89)
 
 
 def test_the_pace_follows_a_machine_that_slows_down() -> None:
     clock = Hand()
-    seen = Seen(clock=clock)
+    seen = ProgressState(clock=clock)
     for step in range(1, 401):
         rate = 4_000.0 if step <= 200 else 1_000.0
-        seen.take(at(step, rate=rate, planned=10**7))
-    assert seen.pace.value == pytest.approx(1_000, rel=0.05)
+        seen.update(at(step, rate=rate, planned=10**7))
+    assert seen.tokens_per_second.value == pytest.approx(1_000, rel=0.05)
 
 
 def test_jumps_are_smoothed() -> None:
-    mean = Smooth()
+    mean = MovingAverage()
     for number in range(400):
         mean.add(1.0 + (-1) ** number)
-    assert mean.value == pytest.approx(1.0, abs=2 / SMOOTHED_OVER)
-    assert Smooth().value == 0.0
+    assert mean.value == pytest.approx(1.0, abs=2 / SMOOTHING_UPDATES)
+    assert MovingAverage().value == 0.0
 
 
 def test_before_the_first_update_and_without_held_out_tunes() -> None:
     screen = Screen(terminal=True)
     assert "starting" in screen.panel()
-    seen = Seen(held="none")
-    seen.take(at(1))
-    assert dict(seen.cells())["held-out"] == "none"
-    assert dict(seen.cells())["best"] == "none yet"
+    seen = ProgressState(held_out_text="none")
+    seen.update(at(1))
+    assert dict(seen.list_values())["held-out"] == "none"
+    assert dict(seen.list_values())["best"] == "none yet"
 
 
 def test_a_save_and_a_gpu_are_told() -> None:
     clock = Hand()
     saved = clock.now
-    seen = Seen(clock=clock, resident=lambda: 3 * 2**29, saved=lambda: saved)
-    seen.take(at(1))
+    seen = ProgressState(
+        clock=clock, resident_memory=lambda: 3 * 2**29, last_save_time=lambda: saved
+    )
+    seen.update(at(1))
     clock.now += 200
-    told = dict(seen.cells())
+    told = dict(seen.list_values())
     assert told["saved"] == "3 min ago"
     assert told["memory"] == "640 MiB on the GPU, 1.5 GiB here"
 

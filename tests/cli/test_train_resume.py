@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint
 from musicgen.checkpoint import render_manifest
 from musicgen.cli import commands
-from musicgen.cli.signals import Stopping
-from musicgen.cli.train_report import Watched
-from musicgen.training.resume import find
-from musicgen.training.run import Run
-from musicgen.training.run_folder import Claim, claimed
+from musicgen.cli.signals import StopSignals
+from musicgen.cli.train_report import ProgressDisplay
+from musicgen.training.resume import load_saved_run
+from musicgen.training.run import TrainingRun
+from musicgen.training.run_folder import RunLock, lock_run
 from musicgen.training.trainer import Progress
 
 TUNES = "".join(f"X:{n}\nT:{n}\nL:1/8\nM:2/4\nK:C\nCDEF|{'CDEFGAB'[n % 7]}4|\n\n" for n in range(9))
@@ -43,15 +43,15 @@ def at_update(
     monkeypatch: pytest.MonkeyPatch, step: int, *numbers: signal.Signals
 ) -> pytest.MonkeyPatch:
     """Send this process signals at an update."""
-    watch = Watched.__call__
+    watch = ProgressDisplay.__call__
 
-    def watched(self: Watched, progress: Progress) -> None:
+    def watched(self: ProgressDisplay, progress: Progress) -> None:
         watch(self, progress)
         if progress.step == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Watched, "__call__", watched)
+    monkeypatch.setattr(ProgressDisplay, "__call__", watched)
     return monkeypatch
 
 
@@ -103,7 +103,7 @@ def test_whatever_signal_comes_the_state_is_saved_and_said(
     refused(result, 130, "stopped after update 5, all saved; musicgen train --name mine --resume")
     assert "stopping: this update is finished and saved first" in result.output
     assert ("still saving; a third signal" in result.output) == (len(numbers) == 2)
-    found = find(here / "checkpoints" / "mine")
+    found = load_saved_run(here / "checkpoints" / "mine")
     assert found is not None
     assert found.step == 5
 
@@ -123,22 +123,22 @@ def test_the_state_is_saved_before_the_update_is_shown(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A terminal that is gone cannot be written to."""
-    take = Run._take
+    take = TrainingRun._handle_progress
 
-    def taken(self: Run, progress: Progress, claim: Claim) -> None:
+    def taken(self: TrainingRun, progress: Progress, claim: RunLock) -> None:
         if progress.step == 4:
             os.kill(os.getpid(), signal.SIGHUP)
         take(self, progress, claim)
 
-    def watched(self: Watched, progress: Progress) -> None:
+    def watched(self: ProgressDisplay, progress: Progress) -> None:
         if progress.step == 4:
             raise OSError(errno.EIO, "the terminal is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_take", taken)
-        patch.setattr(Watched, "__call__", watched)
+        patch.setattr(TrainingRun, "_handle_progress", taken)
+        patch.setattr(ProgressDisplay, "__call__", watched)
         assert train(*WORDS).exit_code != 0
-    found = find(here / "checkpoints" / "mine")
+    found = load_saved_run(here / "checkpoints" / "mine")
     assert found is not None
     assert found.step == 4
 
@@ -146,7 +146,7 @@ def test_the_state_is_saved_before_the_update_is_shown(
 def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Stopping():
+        with StopSignals():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -155,10 +155,10 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 def test_before_there_is_anything_to_save_a_signal_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
     asked: list[str] = []
-    with pytest.raises(KeyboardInterrupt), Stopping():
+    with pytest.raises(KeyboardInterrupt), StopSignals():
         os.kill(os.getpid(), signal.SIGTERM)
-    with Stopping() as stopping:
-        stopping.ask = lambda: asked.append("stop")
+    with StopSignals() as stopping:
+        stopping.stop_callback = lambda: asked.append("stop")
         os.kill(os.getpid(), signal.SIGINT)
         assert asked == ["stop"]
     assert signal.getsignal(signal.SIGTERM) == before
@@ -189,7 +189,7 @@ def test_other_tunes_are_refused(stopped: Path, here: Path) -> None:
 
 
 def test_another_format_is_refused(stopped: Path) -> None:
-    (folder,) = checkpoint.numbered(stopped / "progress")
+    (folder,) = checkpoint.list_numbered_folders(stopped / "progress")
     body = json.loads((folder / "manifest.json").read_bytes()) | {"format": 7}
     (folder / "manifest.json").write_bytes(render_manifest(body))
     refused(train("--resume"), 2, "its format is 7, this musicgen reads format 2")
@@ -202,7 +202,7 @@ def test_a_lower_rate_may_be_asked_for_and_is_spoken_of(stopped: Path) -> None:
 
 
 def test_a_run_under_way_keeps_others_out_before_any_work(stopped: Path) -> None:
-    with claimed(stopped, exists=True):
+    with lock_run(stopped, exists=True):
         for words in (["--resume"], ["--force", *WORDS], WORDS):
             refused(train(*words), 2, f"another run is at work here (process {os.getpid()} on ")
 
@@ -288,7 +288,7 @@ def test_a_damaged_state_is_spoken_of(stopped: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         at_update(patch, 11, signal.SIGINT)
         assert train("--resume").exit_code == 130
-    newest = checkpoint.numbered(stopped / "progress")[-1] / "values.json"
+    newest = checkpoint.list_numbered_folders(stopped / "progress")[-1] / "values.json"
     newest.write_bytes(newest.read_bytes()[:-1])
     result = train("--resume")
     assert result.exit_code == 0, result.output

@@ -69,7 +69,7 @@ def test_another_key_moves_every_note(here: Path) -> None:
 def test_a_tune_without_a_key_moves_too(here: Path) -> None:
     done(*SAMPLE, "--out", "a.abc", "--bars", "8")
     (before,), _ = formats.read(here / "a.abc")
-    other = before.key.transposed(2)
+    other = before.key.transpose(2)
     done("tweak", "a.abc", "--model", "model", "--out", "b.abc", "--key", str(other))
     (after,), _ = formats.read(here / "b.abc")
     assert len({b.pitch - a.pitch for a, b in zip(before.notes, after.notes, strict=True)}) == 1

@@ -6,22 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.compare.baselines import (
-    Bag,
+    BagOfWords,
     FeedForward,
-    Shape,
-    Window,
+    FeedForwardSettings,
+    FixedWindow,
     choose_width,
     count_parameters,
 )
-from musicgen.config import BEGIN, ModelSettings
-from musicgen.model.network import LanguageModel, State
+from musicgen.config import BEGIN_ID, ModelSettings
+from musicgen.model.network import LanguageModel, RecurrentState
 
 SIZE = 7
-SHAPE = Shape(SIZE, hidden=8, reach=3)
+SHAPE = FeedForwardSettings(SIZE, hidden=8, context_length=3)
 MODELS = {
-    "one": Window(Shape(SIZE, hidden=8, reach=1), torch.Generator().manual_seed(1)).double(),
-    "window": Window(SHAPE, torch.Generator().manual_seed(1)).double(),
-    "bag": Bag(SHAPE, torch.Generator().manual_seed(1)).double(),
+    "one": FixedWindow(
+        FeedForwardSettings(SIZE, hidden=8, context_length=1), torch.Generator().manual_seed(1)
+    ).double(),
+    "window": FixedWindow(SHAPE, torch.Generator().manual_seed(1)).double(),
+    "bag": BagOfWords(SHAPE, torch.Generator().manual_seed(1)).double(),
 }
 NAMES = sorted(MODELS)
 ids_of_a_lane = st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=24)
@@ -29,7 +31,7 @@ ids_of_a_lane = st.lists(st.integers(0, SIZE - 1), min_size=1, max_size=24)
 
 def in_windows(model: FeedForward, ids: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """Read lanes window by window, the state carried."""
-    state: State | None = None
+    state: RecurrentState | None = None
     found = []
     for window in torch.split(ids, sizes, 1):
         logits, state = model(window, state)
@@ -62,7 +64,7 @@ def test_windows_of_any_size_say_what_one_pass_says(
 def test_a_tune_does_not_feel_what_came_before_it_in_its_lane(
     name: str, before: list[int], tune: list[int]
 ) -> None:
-    model, begun = MODELS[name], [BEGIN, *tune]
+    model, begun = MODELS[name], [BEGIN_ID, *tune]
     alone, _ = model(torch.tensor([begun]))
     after, _ = model(torch.tensor([before + begun]))
     torch.testing.assert_close(after[:, len(before) :], alone, rtol=0, atol=1e-12)
@@ -103,7 +105,7 @@ def test_a_bag_forgets_nothing() -> None:
 def test_the_counts_of_a_bag_by_hand() -> None:
     model = MODELS["bag"]
     _, state = model(torch.tensor([[2, 2]]))
-    known, _ = model.features(torch.tensor([[2, 5, BEGIN, 2]]), state)
+    known, _ = model.compute_features(torch.tensor([[2, 5, BEGIN_ID, 2]]), state)
     counts = known.expm1().round().int()[0].tolist()
     assert counts == [
         [0, 0, 3, 0, 0, 0, 0],
@@ -115,16 +117,18 @@ def test_the_counts_of_a_bag_by_hand() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_go_out_and_come_back(name: str) -> None:
-    model, kind = MODELS[name], Bag if name == "bag" else Window
+    model, kind = MODELS[name], BagOfWords if name == "bag" else FixedWindow
     other = kind(model.settings, torch.Generator().manual_seed(9)).double()
     ids = torch.tensor([[2, 3, 4]])
     assert not torch.allclose(model(ids)[0], other(ids)[0])
-    other.put(model.arrays())
+    other.load_weights(model.copy_weights())
     torch.testing.assert_close(model(ids)[0], other(ids)[0], rtol=0, atol=1e-5)
 
 
 def test_dropout_leaves_out_units_and_follows_the_generator() -> None:
-    model = Window(Shape(SIZE, hidden=50, dropout=0.5), torch.Generator().manual_seed(1))
+    model = FixedWindow(
+        FeedForwardSettings(SIZE, hidden=50, dropout=0.5), torch.Generator().manual_seed(1)
+    )
     first, again = (model.draw_masks(2, torch.Generator().manual_seed(3)) for _ in range(2))
     assert first is not None
     assert again is not None
@@ -139,9 +143,9 @@ def test_dropout_leaves_out_units_and_follows_the_generator() -> None:
 def test_a_width_gives_about_the_asked_number_of_parameters(rung: str, target: int) -> None:
     def make(hidden: int) -> FeedForward | LanguageModel:
         if rung.startswith("window"):
-            return Window(Shape(844, hidden, int(rung[7:])))
+            return FixedWindow(FeedForwardSettings(844, hidden, int(rung[7:])))
         if rung == "bag":
-            return Bag(Shape(844, hidden))
+            return BagOfWords(FeedForwardSettings(844, hidden))
         return LanguageModel(ModelSettings(844, rung, layers=1, hidden=hidden, embedding=hidden))
 
     width = choose_width(make, target)

@@ -11,21 +11,28 @@ import numpy as np
 import pytest
 
 from musicgen.compare import baselines
-from musicgen.compare.baselines import NetworkRung, Point
-from musicgen.compare.comparison import Comparison, Options, Result
-from musicgen.compare.diagnostics import Fade, HalfLives
-from musicgen.compare.report import Words, bits, gap, ladder_page, lifetimes, reach
+from musicgen.compare.baselines import ComparedNetwork, CurvePoint
+from musicgen.compare.comparison import Comparison, ComparisonOptions, ModelResult
+from musicgen.compare.diagnostics import GradientDecay, HalfLives
+from musicgen.compare.report import (
+    ReportText,
+    compute_paired_difference,
+    describe_decay,
+    format_bits,
+    render_html_report,
+    summarise_half_lives,
+)
 from musicgen.errors import InvalidValue
-from musicgen.training.heldout_loss import Held
+from musicgen.training.heldout_loss import HeldOutScore
 from tests.loop_corpus import corpus
 
-TOY = Options(tokens=640, cells=("rnn", "lstm"), parameters=10_000)
+TOY = ComparisonOptions(tokens=640, cells=("rnn", "lstm"), parameters=10_000)
 NAMES = ["window-4", "bag", "window-64", "n-gram", "rnn", "lstm", "rnn unclipped", "lstm unclipped"]
 
 
-def run(options: Options = TOY) -> tuple[Comparison, list[str]]:
+def run(options: ComparisonOptions = TOY) -> tuple[Comparison, list[str]]:
     comparison = Comparison(corpus(24, 8, 6), options)
-    return comparison, [f"{told.rung}: {told.doing}" for told in comparison.run()]
+    return comparison, [f"{told.model_name}: {told.activity}" for told in comparison.run()]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def done(finished: tuple[Comparison, list[str]]) -> Comparison:
 
 def timeless(comparison: Comparison) -> str:
     """Return what a comparison found, without what a clock says."""
-    text = json.dumps(comparison.table())
+    text = json.dumps(comparison.to_json())
     return re.sub(r'"(seconds|tokens_a_second)": [0-9.]+', "", text)
 
 
@@ -62,9 +69,9 @@ def test_the_test_tunes_are_read_once_at_the_end(finished: tuple[Comparison, lis
 
 def test_cells_are_looked_into_before_and_after(done: Comparison) -> None:
     for result in done.results:
-        assert (result.fade is not None) == (result.cell is not None)
-        assert (result.fresh is not None) == (result.name in ("rnn", "lstm"))
-        assert (result.memory is not None) == (result.cell == "lstm")
+        assert (result.decay_after_training is not None) == (result.cell is not None)
+        assert (result.decay_before_training is not None) == (result.name in ("rnn", "lstm"))
+        assert (result.half_lives is not None) == (result.cell == "lstm")
 
 
 def test_equal_tokens_give_equal_figures(done: Comparison) -> None:
@@ -78,7 +85,7 @@ def test_another_seed_gives_other_figures(done: Comparison) -> None:
 
 
 def test_the_numbers_of_json(done: Comparison) -> None:
-    found = json.loads(json.dumps(done.table()))
+    found = json.loads(json.dumps(done.to_json()))
     assert [rung["rung"] for rung in found["rungs"]] == NAMES
     lstm = found["rungs"][5]
     assert lstm["valid"]["bits_per_note"] == round(done.results[5].valid.bits_per_note, 4)
@@ -90,13 +97,13 @@ def test_the_numbers_of_json(done: Comparison) -> None:
 def test_minutes_are_shared_out_by_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def speed(self: NetworkRung, seconds: float) -> float:
+    def speed(self: ComparedNetwork, seconds: float) -> float:
         asked.append(self.name)
         return 4000.0 if self.name == "bag" else 2000.0
 
-    monkeypatch.setattr(NetworkRung, "tokens_a_second", speed)
+    monkeypatch.setattr(ComparedNetwork, "measure_tokens_per_second", speed)
     comparison = Comparison(corpus(24, 8), replace(TOY, tokens=None, minutes=7.0))
-    list(comparison.share_out())
+    list(comparison.allocate_budgets())
     assert asked == ["window-4", "bag", "window-64", "rnn", "lstm"]  # once each
     assert comparison.budgets["bag"] == 2 * comparison.budgets["window-4"] == 240_000
     assert comparison.budgets["rnn unclipped"] == comparison.budgets["rnn"]
@@ -111,7 +118,7 @@ def test_a_corpus_without_a_test_part_is_compared_by_what_is_held_out() -> None:
     comparison = Comparison(corpus(8, 3, 0), replace(TOY, tokens=64, cells=()))
     list(comparison.run())
     assert [result.test for result in comparison.results] == [None] * 4
-    assert "<td>none</td>" in ladder_page(comparison)
+    assert "<td>none</td>" in render_html_report(comparison)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ def test_a_corpus_without_a_test_part_is_compared_by_what_is_held_out() -> None:
 )
 def test_options_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
-        Options(**options)  # type: ignore[arg-type]
+        ComparisonOptions(**options)  # type: ignore[arg-type]
 
 
 class Page(HTMLParser):
@@ -148,7 +155,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone(done: Comparison) -> None:
-    text = ladder_page(done)
+    text = render_html_report(done)
     page = Page(text)
     assert not {"script", "link", "iframe", "img", "object", "form"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
@@ -160,95 +167,100 @@ def test_the_page_stands_alone(done: Comparison) -> None:
 
 
 def test_names_in_the_corpus_are_text_on_the_page(done: Comparison) -> None:
-    text = ladder_page(done, command="musicgen compare '<b>'")
+    text = render_html_report(done, command="musicgen compare '<b>'")
     assert "made &lt;up&gt;" in text
     assert "<up>" not in text
     assert "<b>" not in text
 
 
 def test_equal_results_are_equal_pages(done: Comparison) -> None:
-    assert ladder_page(done) == ladder_page(done)
+    assert render_html_report(done) == render_html_report(done)
 
 
 def test_a_page_without_cells_has_no_pictures_of_them() -> None:
     comparison, _ = run(replace(TOY, cells=()))
-    page = Page(ladder_page(comparison))
+    page = Page(render_html_report(comparison))
     assert page.tags.count("svg") == 3
 
 
-def held(*nats: float) -> Held:
+def held(*nats: float) -> HeldOutScore:
     count = len(nats)
-    return Held(np.array(nats), np.full(count, 10), np.full(count, 5))
+    return HeldOutScore(np.array(nats), np.full(count, 10), np.full(count, 5))
 
 
 def test_a_gap_is_measured_on_the_same_tunes() -> None:
     luck = np.random.default_rng(1).normal(40, 15, 50)  # tunes differ far more than the rungs do
-    found = gap(held(*luck + 0.5), held(*luck))
+    found = compute_paired_difference(held(*luck + 0.5), held(*luck))
     assert found.low == pytest.approx(found.high) == pytest.approx(0.1 / np.log(2))
-    assert found.is_told
-    assert not gap(held(1, 2, 3, 4), held(4, 3, 2, 1)).is_told
-    assert gap(held(*luck), held(*luck + 0.5)).high < 0
+    assert found.is_significant
+    assert not compute_paired_difference(held(1, 2, 3, 4), held(4, 3, 2, 1)).is_significant
+    assert compute_paired_difference(held(*luck), held(*luck + 0.5)).high < 0
 
 
-def with_scores(done: Comparison, **scores: Held) -> Words:
+def with_scores(done: Comparison, **scores: HeldOutScore) -> ReportText:
     done.results = [
         replace(result, test=scores[result.name]) if result.name in scores else result
         for result in done.results
     ]
-    return Words(done)
+    return ReportText(done)
 
 
 def test_words_follow_the_scores(done: Comparison) -> None:
     assert "lstm needs 0.289 bits a note fewer than rnn" in with_scores(
         done, rnn=held(5, 6, 7), lstm=held(4, 5, 6)
-    ).versus("lstm", "rnn")
+    ).compare_pair("lstm", "rnn")
     assert "lstm needs 0.289 bits a note more than rnn" in with_scores(
         done, rnn=held(4, 5, 6), lstm=held(5, 6, 7)
-    ).versus("lstm", "rnn")
-    assert with_scores(done, rnn=held(1, 2, 3, 4), lstm=held(4, 3, 2, 1)).versus("lstm", "rnn") == (
-        "lstm and rnn cannot be told apart on these tunes."
-    )
+    ).compare_pair("lstm", "rnn")
+    assert with_scores(done, rnn=held(1, 2, 3, 4), lstm=held(4, 3, 2, 1)).compare_pair(
+        "lstm", "rnn"
+    ) == ("lstm and rnn cannot be told apart on these tunes.")
 
 
 def test_a_reason_is_given_up_where_it_did_not_pay(done: Comparison) -> None:
     names = [result.name for result in done.results if result.name not in ("rnn", "lstm")]
     others = {name: held(9, 9, 9) for name in names}
-    paid = " ".join(with_scores(done, **others, rnn=held(5, 6, 7), lstm=held(4, 5, 6)).ladder())
+    paid = " ".join(
+        with_scores(done, **others, rnn=held(5, 6, 7), lstm=held(4, 5, 6)).describe_ranking()
+    )
     assert "Its gates decide what is kept." in paid
-    unpaid = " ".join(with_scores(done, rnn=held(4, 5, 6), lstm=held(5, 6, 7)).ladder())
+    unpaid = " ".join(with_scores(done, rnn=held(4, 5, 6), lstm=held(5, 6, 7)).describe_ranking())
     assert "what is kept, which has not paid within this budget." in unpaid
 
 
 def test_words_of_what_is_missing_are_none(done: Comparison) -> None:
     alone = replace(done, results=[r for r in done.results if not r.name.startswith("rnn")])
-    assert "rnn" not in " ".join(Words(alone).ladder())
-    assert Words(done).versus("lstm", "gru") == ""
-    assert Words(done).flatter("gru", "rnn") == ""
+    assert "rnn" not in " ".join(ReportText(alone).describe_ranking())
+    assert ReportText(done).compare_pair("lstm", "gru") == ""
+    assert ReportText(done).compare_decay("gru", "rnn") == ""
 
 
-def with_fades(done: Comparison, **shares: float) -> Words:
+def with_fades(done: Comparison, **shares: float) -> ReportText:
     distances = np.arange(101)
     done.results = [
-        replace(result, fade=fade(result.name, np.geomspace(1, shares[result.name], 101)))
+        replace(
+            result,
+            decay_after_training=fade(result.name, np.geomspace(1, shares[result.name], 101)),
+        )
         if result.name in shares
         else result
         for result in done.results
     ]
     assert len(distances) == 101
-    return Words(done)
+    return ReportText(done)
 
 
-def fade(cell: str, mean: np.ndarray) -> Fade:
-    return Fade(cell, np.arange(len(mean)), mean[None], mean[None], mean[None])
+def fade(cell: str, mean: np.ndarray) -> GradientDecay:
+    return GradientDecay(cell, np.arange(len(mean)), mean[None], mean[None], mean[None])
 
 
 def test_words_say_whose_curve_is_flatter(done: Comparison) -> None:
-    flat = with_fades(done, lstm=0.01, rnn=1e-12).flatter("lstm", "rnn")
+    flat = with_fades(done, lstm=0.01, rnn=1e-12).compare_decay("lstm", "rnn")
     assert flat == (
         "100 ids back, lstm has 1 % of it left and rnn has 1e-12 of it:"
         " the curve of lstm is the flatter one, as the lecture says."
     )
-    steep = with_fades(done, lstm=1e-12, rnn=0.01).flatter("lstm", "rnn")
+    steep = with_fades(done, lstm=1e-12, rnn=0.01).compare_decay("lstm", "rnn")
     assert steep.endswith("here the curve of lstm is not the flatter one.")
 
 
@@ -261,7 +273,7 @@ def test_words_say_whose_curve_is_flatter(done: Comparison) -> None:
     ],
 )
 def test_words_say_how_far_a_gradient_reaches(mean: np.ndarray, words: str) -> None:
-    assert reach(fade("rnn", mean)) == words
+    assert describe_decay(fade("rnn", mean)) == words
 
 
 def test_words_say_what_broke_down(done: Comparison) -> None:
@@ -269,35 +281,42 @@ def test_words_say_what_broke_down(done: Comparison) -> None:
         replace(result, fault="no number") if result.name == "rnn unclipped" else result
         for result in done.results
     ]
-    told = " ".join(Words(done).clipping())
+    told = " ".join(ReportText(done).describe_clipping())
     assert re.search(r"rnn: \d+ % of the updates were clipped; .* broke down after \d+ ids", told)
-    assert np.isinf(done.clipping()["rnn"].free[-1])
+    assert np.isinf(done.pair_gradient_norms()["rnn"].unclipped[-1])
 
 
 def test_words_say_how_long_units_remember() -> None:
     memory = HalfLives("lstm", (np.array([5.0, 10.0, 200.0]),), 10.0)
-    assert lifetimes(memory) == (
+    assert summarise_half_lives(memory) == (
         "half of the units forget half within 1 bars; the longest takes 20 bars;"
         " 33 % take more than 8"
     )
-    assert "within 10 ids" in lifetimes(replace(memory, ids_per_bar=None))
+    assert "within 10 ids" in summarise_half_lives(replace(memory, ids_per_bar=None))
 
 
 def test_the_level_of_the_ngram_is_its_best(done: Comparison) -> None:
     grams = next(result for result in done.results if result.name == "n-gram")
-    losses = [one.loss for _, one in grams.scored]
+    losses = [one.loss for _, one in grams.scored_points]
     assert all(a > b for a, b in pairwise(losses[: grams.width]))
-    assert f"the one of {grams.width} ids did best" in Words(done).grams()
+    assert f"the one of {grams.width} ids did best" in ReportText(done).describe_ngram_orders()
 
 
 def test_absurd_bits_are_written_short() -> None:
-    assert [bits(4.35678), bits(4.35678, 2), bits(123456.0)] == ["4.357", "4.36", "1e+05"]
+    assert [format_bits(4.35678), format_bits(4.35678, 2), format_bits(123456.0)] == [
+        "4.357",
+        "4.36",
+        "1e+05",
+    ]
 
 
 def test_curves_name_the_quick_and_the_thrifty(done: Comparison) -> None:
-    def curve(result: Result, loss: float, seconds: float) -> Result:
-        score = Held(np.array([10 * loss]), np.array([10]), np.array([5]))
-        points = [Point(100, seconds / 2, held=score), Point(200, seconds, held=score)]
+    def curve(result: ModelResult, loss: float, seconds: float) -> ModelResult:
+        score = HeldOutScore(np.array([10 * loss]), np.array([10]), np.array([5]))
+        points = [
+            CurvePoint(100, seconds / 2, held_out_score=score),
+            CurvePoint(200, seconds, held_out_score=score),
+        ]
         return replace(result, points=tuple(points))
 
     done.results = [
@@ -306,7 +325,7 @@ def test_curves_name_the_quick_and_the_thrifty(done: Comparison) -> None:
         else result
         for result in done.results
     ]
-    told = next(Words(done).curves())
+    told = next(ReportText(done).describe_learning_curves())
     assert told.startswith("After 200 ids, the most that every network has read, lstm has")
     assert told.endswith("after 10 seconds, lstm.")
 
@@ -314,10 +333,14 @@ def test_curves_name_the_quick_and_the_thrifty(done: Comparison) -> None:
 @pytest.mark.parametrize("nats", [math.inf, math.nan])
 def test_a_rung_that_blew_up_is_no_number_and_comes_last(done: Comparison, nats: float) -> None:
     count = len(done.dataset.test)
-    blown = Held(np.array([5.0, nats] + [5.0] * (count - 2)), np.full(count, 9), np.full(count, 5))
+    blown = HeldOutScore(
+        np.array([5.0, nats] + [5.0] * (count - 2)), np.full(count, 9), np.full(count, 5)
+    )
     words = with_scores(done, rnn=blown)
-    assert words.versus("lstm", "rnn") == ("rnn has blown up: on some tune its bits are no number.")
-    assert next(words.ladder()).endswith(", rnn.")
-    assert done.table()["rungs"][4]["test"] is None
-    json.dumps(done.table(), allow_nan=False)
-    assert "rnn" in ladder_page(done)
+    assert words.compare_pair("lstm", "rnn") == (
+        "rnn has blown up: on some tune its bits are no number."
+    )
+    assert next(words.describe_ranking()).endswith(", rnn.")
+    assert done.to_json()["rungs"][4]["test"] is None
+    json.dumps(done.to_json(), allow_nan=False)
+    assert "rnn" in render_html_report(done)

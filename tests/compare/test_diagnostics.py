@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from musicgen.compare.diagnostics import (
-    FAINTEST,
-    Fade,
+    MIN_SHARE,
+    GradientDecay,
+    compute_gradient_decay,
+    compute_half_lives,
+    compute_state,
     draw_positions,
-    gradient_by_distance,
-    gradient_norms,
-    half_lives,
+    iterate_states,
+    measure_gradient_norms,
     spectra,
-    state_after,
-    walk,
 )
-from musicgen.config import BEGIN, CELLS, ModelSettings, TrainingSettings
+from musicgen.config import BEGIN_ID, CELLS, ModelSettings, TrainingSettings
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.sampling.reference_cells import (
@@ -28,7 +28,7 @@ from musicgen.sampling.reference_cells import (
     logits,
     run_layers,
 )
-from musicgen.training.batches import fed
+from musicgen.training.batches import shift_right
 
 SIZE, HIDDEN = 11, 6
 SHAPE = ModelSettings(SIZE, layers=1, hidden=HIDDEN, embedding=HIDDEN, tied=False, dropout=0.4)
@@ -51,10 +51,10 @@ def luck() -> np.random.Generator:
 def linear(recurrent: np.ndarray) -> LanguageModel:
     """Make a rectified network that never rectifies: no input, weight or bias is below zero."""
     model = make(replace(SHAPE, cell="irnn"))
-    weights = {name: np.abs(weight) for name, weight in model.arrays().items()}
+    weights = {name: np.abs(weight) for name, weight in model.copy_weights().items()}
     weights["layers.0.bias_ih_l0"] += 0.1
     weights["layers.0.weight_hh_l0"] = recurrent
-    model.put(weights)
+    model.load_weights(weights)
     return model
 
 
@@ -62,7 +62,7 @@ def linear(recurrent: np.ndarray) -> LanguageModel:
 def test_what_is_left_of_a_rotation_is_a_power_of_its_size(factor: float) -> None:
     """A permutation moves a vector and keeps its length, so each step back is one factor."""
     turn = np.roll(np.eye(HIDDEN), 1, axis=0)
-    fade = gradient_by_distance(linear(factor * turn), draw(30, 50), luck(), furthest=20)
+    fade = compute_gradient_decay(linear(factor * turn), draw(30, 50), luck(), max_distance=20)
     expected = float(np.float32(factor)) ** fade.distances
     for curve in (fade.mean[0], fade.low[0], fade.high[0]):
         np.testing.assert_allclose(curve, expected, rtol=1e-9)
@@ -72,7 +72,7 @@ def test_any_linear_network_fades_by_powers_of_its_matrix() -> None:
     """By numpy's own matrix powers: |U'^k g| over |g|, g the gradient at the head."""
     matrix = np.abs(np.random.default_rng(3).normal(size=(HIDDEN, HIDDEN)))
     model, tune = linear(matrix / 7), draw(26)[0]
-    fade = gradient_by_distance(model, [tune], luck(), furthest=25)
+    fade = compute_gradient_decay(model, [tune], luck(), max_distance=25)
     weights = doubled(model)
     gradient = head_gradient(weights, model.settings, tune)
     lengths = []
@@ -83,12 +83,12 @@ def test_any_linear_network_fades_by_powers_of_its_matrix() -> None:
 
 
 def doubled(model: LanguageModel) -> Weights:
-    return {name: weight.astype(np.float64) for name, weight in model.arrays().items()}
+    return {name: weight.astype(np.float64) for name, weight in model.copy_weights().items()}
 
 
 def head_gradient(weights: Weights, shape: ModelSettings, tune: np.ndarray) -> np.ndarray:
     """Return the gradient (hidden,) of a tune's last loss by the last layer's last h."""
-    outputs = run_layers(shape, weights, fed(tune)[:, np.newaxis])[-1].outputs[-1:]
+    outputs = run_layers(shape, weights, shift_right(tune)[:, np.newaxis])[-1].outputs[-1:]
     _, d_logits = cross_entropy(logits(weights, outputs), tune[-1:, np.newaxis].astype(np.int64))
     d_outputs, _ = head_backward(weights, outputs, d_logits)
     gradient: np.ndarray = d_outputs[0, 0]
@@ -98,7 +98,7 @@ def head_gradient(weights: Weights, shape: ModelSettings, tune: np.ndarray) -> n
 def by_hand(model: LanguageModel, tune: np.ndarray, parts: int) -> np.ndarray:
     """Return the norms (layer, distance) of a tune's last loss, by the NumPy cells' way back."""
     shape, weights = model.settings, doubled(model)
-    windows = run_layers(shape, weights, fed(tune)[:, np.newaxis])
+    windows = run_layers(shape, weights, shift_right(tune)[:, np.newaxis])
     d_outputs = np.zeros_like(windows[-1].outputs)
     d_outputs[-1, 0] = head_gradient(weights, shape, tune)
     found = []
@@ -121,19 +121,21 @@ def by_hand(model: LanguageModel, tune: np.ndarray, parts: int) -> np.ndarray:
 def test_every_cells_fade_is_that_of_the_cells_by_hand(cell: str, hidden_only: bool) -> None:
     shape = replace(SHAPE, cell=cell, layers=2, tied=True, embedding=4)
     model, (tune,) = make(shape), draw(14)
-    fade = gradient_by_distance(model, [tune], luck(), furthest=99, hidden_only=hidden_only)
+    fade = compute_gradient_decay(model, [tune], luck(), max_distance=99, hidden_only=hidden_only)
     norms = by_hand(model, tune, 1 if hidden_only else 2)
     assert fade.distances.tolist() == list(range(14))
-    np.testing.assert_allclose(fade.mean, norms / norms[:, :1], rtol=1e-8, atol=FAINTEST)
+    np.testing.assert_allclose(fade.mean, norms / norms[:, :1], rtol=1e-8, atol=MIN_SHARE)
 
 
 def test_positions_deep_in_long_tunes_are_followed_from_the_state_that_they_had() -> None:
     """One position at a time is all at once; each is at the end of its own tune, cut there."""
     model = make(replace(SHAPE, cell="lstm", layers=2))
     tune = draw(90)[0]
-    whole = gradient_by_distance(model, [tune], luck(), furthest=12, positions=1000)
+    whole = compute_gradient_decay(model, [tune], luck(), max_distance=12, positions=1000)
     single = [
-        gradient_by_distance(model, [tune[:end]], LastOnly(end), furthest=12, positions=1).mean
+        compute_gradient_decay(
+            model, [tune[:end]], LastOnly(end), max_distance=12, positions=1
+        ).mean
         for end in range(13, 91)
     ]
     expected = np.exp(np.mean(np.log(single), axis=0))
@@ -157,25 +159,25 @@ class LastOnly(np.random.Generator):
 def test_a_walk_ends_in_the_models_own_state(cell: str) -> None:
     model = make(replace(SHAPE, cell=cell, layers=2)).double()
     ids = torch.from_numpy(np.stack(draw(20, 20)).astype(np.int64))
-    ids[0, 7] = BEGIN
-    *_, last = walk(model, ids[:, 5:], state_after(model, ids[:, :5]))
-    for mine, theirs in zip(last, state_after(model, ids), strict=True):
+    ids[0, 7] = BEGIN_ID
+    *_, last = iterate_states(model, ids[:, 5:], compute_state(model, ids[:, :5]))
+    for mine, theirs in zip(last, compute_state(model, ids), strict=True):
         for part, expected in zip(mine, theirs, strict=True):
             torch.testing.assert_close(part.detach(), expected, rtol=0, atol=1e-12)
 
 
 def test_nothing_is_measured_on_no_tune() -> None:
     with pytest.raises(InvalidValue, match=r"no tune was given .* give one at least"):
-        gradient_by_distance(make(), [], luck())
+        compute_gradient_decay(make(), [], luck())
     with pytest.raises(InvalidValue, match="no tune was given"):
-        half_lives(make(), [])
+        compute_half_lives(make(), [])
 
 
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = make()
-    before = model.arrays()
-    gradient_by_distance(model, draw(30), luck(), furthest=5)
-    assert all(np.array_equal(before[name], now) for name, now in model.arrays().items())
+    before = model.copy_weights()
+    compute_gradient_decay(model, draw(30), luck(), max_distance=5)
+    assert all(np.array_equal(before[name], now) for name, now in model.copy_weights().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert model.head.bias.dtype == torch.float32
 
@@ -192,25 +194,25 @@ def test_positions_are_different_deep_enough_and_all_alike_likely() -> None:
 
 def test_what_has_died_counts_as_the_faintest() -> None:
     model = linear(np.zeros((HIDDEN, HIDDEN)))
-    fade = gradient_by_distance(model, draw(10), luck(), furthest=3)
-    np.testing.assert_allclose(fade.mean[0], [1, FAINTEST, FAINTEST, FAINTEST])
+    fade = compute_gradient_decay(model, draw(10), luck(), max_distance=3)
+    np.testing.assert_allclose(fade.mean[0], [1, MIN_SHARE, MIN_SHARE, MIN_SHARE])
 
 
 def test_the_reach_is_where_the_mean_falls_below_a_share() -> None:
     mean = np.array([[1, 0.5, 0.009, 0.02], [1, 0.9, 0.8, 0.7]])
-    fade = Fade("rnn", np.arange(4), mean, mean, mean)
-    assert fade.reach(0.01, layer=0) == 2
-    assert fade.reach(0.75) == 3
-    assert fade.reach(0.01) is None
+    fade = GradientDecay("rnn", np.arange(4), mean, mean, mean)
+    assert fade.first_distance_below(0.01, layer=0) == 2
+    assert fade.first_distance_below(0.75) == 3
+    assert fade.first_distance_below(0.01) is None
 
 
 def with_gates(cell: str, kept: list[float]) -> LanguageModel:
     """Make a network whose units keep the given shares, whatever is fed to it."""
     model = make(replace(SHAPE, cell=cell, hidden=len(kept), embedding=len(kept)))
-    weights = {name: np.zeros_like(weight) for name, weight in model.arrays().items()}
+    weights = {name: np.zeros_like(weight) for name, weight in model.copy_weights().items()}
     odds = np.array(kept) / (1 - np.array(kept))
     weights["layers.0.bias_ih_l0"][len(kept) : 2 * len(kept)] = np.log(odds)
-    model.put(weights)
+    model.load_weights(weights)
     return model
 
 
@@ -219,7 +221,7 @@ def test_half_lives_follow_from_the_gates(cell: str) -> None:
     """A unit that keeps the k-th root of a half has half of it left after k ids."""
     kept = [0.5 ** (1 / ids) for ids in (40, 1, 7)]
     tunes = [np.array([9, 2, 3, 9, 4, 5, 9, 6]), np.array([9, 2, 3, 4])]
-    found = half_lives(with_gates(cell, kept), tunes, [9, 8])
+    found = compute_half_lives(with_gates(cell, kept), tunes, [9, 8])
     np.testing.assert_allclose(found.ids, [[1, 7, 40]], rtol=1e-5)
     assert found.ids_per_bar == 3
     np.testing.assert_allclose(found.bars, [[1 / 3, 7 / 3, 40 / 3]], rtol=1e-5)
@@ -231,8 +233,8 @@ def test_the_gates_mean_is_over_whole_tunes_one_id_each(cell: str) -> None:
     model, tunes = make(replace(SHAPE, cell=cell, layers=2)), draw(150, 70, 3)
     weights, gates = doubled(model), []
     for tune in tunes:
-        ids = torch.from_numpy(fed(tune))[None]
-        states = list(walk(model, ids, model.start(1)))
+        ids = torch.from_numpy(shift_right(tune))[None]
+        states = list(iterate_states(model, ids, model.start(1)))
         zero = np.zeros(HIDDEN)
         h = [zero] + [state[1][0][0].detach().numpy() for state in states[:-1]]
         x = [state[0][0][0].detach().numpy() for state in states]
@@ -241,16 +243,16 @@ def test_the_gates_mean_is_over_whole_tunes_one_id_each(cell: str) -> None:
                           ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))  # fmt: skip
         gates += [1 / (1 + np.exp(-(w @ a + u @ c + b + own_b))) for a, c in zip(x, h, strict=True)]
     expected = np.sort(math.log(0.5) / np.log(np.mean(gates, axis=0)))
-    np.testing.assert_allclose(half_lives(model, tunes).ids[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(compute_half_lives(model, tunes).ids[1], expected, rtol=1e-5)
 
 
 def test_a_gate_that_is_wide_open_has_a_finite_half_life() -> None:
     model = with_gates("lstm", [0.5, 1 - 1e-12])
-    assert np.isfinite(half_lives(model, draw(5)).ids).all()
+    assert np.isfinite(compute_half_lives(model, draw(5)).ids).all()
 
 
 def test_tunes_without_bars_have_half_lives_in_ids_only() -> None:
-    found = half_lives(with_gates("lstm", [0.5]), draw(5), [])
+    found = compute_half_lives(with_gates("lstm", [0.5]), draw(5), [])
     assert found.ids_per_bar is None
     with pytest.raises(InvalidValue, match="have no bars: ask for the half-lives in ids"):
         _ = found.bars
@@ -259,16 +261,18 @@ def test_tunes_without_bars_have_half_lives_in_ids_only() -> None:
 @pytest.mark.parametrize("cell", ["rnn", "irnn"])
 def test_a_cell_without_a_gate_is_refused(cell: str) -> None:
     with pytest.raises(InvalidValue, match=f"cell '{cell}' has no gate: choose lstm or gru"):
-        half_lives(make(replace(SHAPE, cell=cell)), draw(5))
+        compute_half_lives(make(replace(SHAPE, cell=cell)), draw(5))
 
 
 def test_clipping_changes_what_follows_it_and_not_what_is_before() -> None:
     settings = TrainingSettings(tokens=2000, lanes=2, bptt=8, clip=0.05, learning_rate=0.02)
-    norms = gradient_norms(lambda: make(replace(SHAPE, dropout=0)), draw(40, 30), settings, 12)
+    norms = measure_gradient_norms(
+        lambda: make(replace(SHAPE, dropout=0)), draw(40, 30), settings, 12
+    )
     assert norms.clip == 0.05
-    assert len(norms.clipped) == len(norms.free) == 12
-    assert norms.clipped[0] == norms.free[0] > 0.05
-    assert not np.array_equal(norms.clipped, norms.free)
+    assert len(norms.clipped) == len(norms.unclipped) == 12
+    assert norms.clipped[0] == norms.unclipped[0] > 0.05
+    assert not np.array_equal(norms.clipped, norms.unclipped)
 
 
 def test_a_run_that_diverges_ends_its_norms_with_infinity() -> None:
@@ -276,16 +280,16 @@ def test_a_run_that_diverges_ends_its_norms_with_infinity() -> None:
         return linear(np.full((HIDDEN, HIDDEN), 3e4))
 
     settings = TrainingSettings(tokens=2000, lanes=2, bptt=16)
-    norms = gradient_norms(explosive, draw(40, 30), settings, 12)
-    assert norms.free[-1] == math.inf
-    assert len(norms.free) < 12
+    norms = measure_gradient_norms(explosive, draw(40, 30), settings, 12)
+    assert norms.unclipped[-1] == math.inf
+    assert len(norms.unclipped) < 12
 
 
 def test_spectra_tell_the_long_run_from_a_single_step() -> None:
     shear = np.array([[0.5, 10], [0, 0.25]])
     model = make(replace(SHAPE, cell="irnn", hidden=2, embedding=2))
-    model.put(model.arrays() | {"layers.0.weight_hh_l0": shear})
+    model.load_weights(model.copy_weights() | {"layers.0.weight_hh_l0": shear})
     (found,) = spectra(model)
     assert found.radius == pytest.approx(0.5)
-    assert found.stretch == pytest.approx(np.linalg.svd(shear)[1][0])
+    assert found.spectral_norm == pytest.approx(np.linalg.svd(shear)[1][0])
     assert [s.block for s in spectra(make(replace(SHAPE, cell="gru", layers=2)))] == list("runrun")

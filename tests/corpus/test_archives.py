@@ -11,8 +11,8 @@ import pytest
 
 from musicgen.corpus import archives
 from musicgen.corpus.archives import is_archive
-from musicgen.corpus.sandbox import Limits, Reader
-from musicgen.corpus.sources import TuneFile, find
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
+from musicgen.corpus.sources import TuneFile, find_files
 from musicgen.errors import Refusal
 from tests.corpus.test_sandbox import DEATHS, answers, refusals
 from tests.malformed_files import TUNE, tarred, zipped
@@ -35,7 +35,7 @@ def archive(folder: Path, name: str, files: dict[str, bytes]) -> TuneFile:
 
 
 def codes(file: TuneFile) -> dict[str, str]:
-    return {part.name: getattr(data, "code", "read") for part, data in file.contents()}
+    return {part.name: getattr(data, "code", "read") for part, data in file.iter_contents()}
 
 
 @pytest.mark.parametrize("name", ["b.zip", "b.tar", "b.tar.gz", "B.TGZ", "b.tar.bz2", "b.tar.xz"])
@@ -44,7 +44,7 @@ def test_members_are_read_by_name(tmp_path: Path, name: str) -> None:
     assert codes(file) == {f"tunes/{name}/a.abc": "read", f"tunes/{name}/deep/b.ABC": "read"}
     scores, refused = file.read()
     assert ([score.title for score in scores], refused) == (["Hostile"] * 2, ())
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         told = answers(reader.encode(file))
     assert [line["tune"]["source"] for line in told] == list(codes(file))
     assert list(tmp_path.iterdir()) == [file.path]
@@ -54,10 +54,10 @@ def test_a_source_may_be_an_archive_or_a_folder_with_some(tmp_path: Path) -> Non
     file = archive(tmp_path, "b.zip", TUNES)
     (tmp_path / "c.abc").write_bytes(DATA)
     (tmp_path / "readme.txt").write_text("words")
-    assert [found.name for found in find(file.path).files] == ["b.zip"]
-    found = find(tmp_path)
+    assert [found.name for found in find_files(file.path).files] == ["b.zip"]
+    found = find_files(tmp_path)
     assert [file.path.name for file in found.files] == ["b.zip", "c.abc"]
-    assert found.passed_over == 1
+    assert found.skipped_files == 1
 
 
 def test_a_pattern_chooses_members(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_pattern_chooses_members(tmp_path: Path) -> None:
 def test_an_archive_without_end_costs_itself(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(archives, "RATIO_EXEMPT_BYTES", 2**20)
     long = {f"{n:02}.abc": DATA + bytes(2**17) for n in range(40)}
     packed = archive(tmp_path, name, long)
     found = list(codes(packed).values())
@@ -97,7 +97,7 @@ def test_a_member_that_kills_its_reader_costs_itself(
     bad = DATA + b"\n%die:segv\n"
     for name in ("b.zip", "b.tar"):
         file = archive(tmp_path, name, {"a.abc": DATA, "b.abc": bad, "c.txt": b"", "d.abc": DATA})
-        with Reader() as reader:
+        with SandboxedReader() as reader:
             told = answers(reader.encode(file))
         kept = [line["tune"]["source"] for line in told if "tune" in line]
         assert kept == [f"tunes/{name}/a.abc", f"tunes/{name}/d.abc"]
@@ -110,7 +110,7 @@ def test_one_that_is_endless_to_walk_through_ends(tmp_path: Path) -> None:
     info = tarfile.TarInfo("a.wav")
     info.size = 2**50
     (tmp_path / "b.tar").write_bytes(tarred({"a.abc": DATA})[:1024] + info.tobuf())
-    with Reader(Limits(seconds=1)) as reader:
+    with SandboxedReader(ReadLimits(seconds=1)) as reader:
         told = answers(reader.encode(TuneFile(tmp_path / "b.tar", "b.tar")))
     assert len(told) == 2
     assert refusals(told)[0]["code"] == "truncated"
@@ -144,7 +144,7 @@ def test_a_way_of_packing_that_is_not_known(tmp_path: Path) -> None:
     data = bytearray(zipped({"a.abc": DATA}))
     data[8] = data[data.index(b"PK\x01\x02") + 10] = 99
     (tmp_path / "b.zip").write_bytes(data)
-    ((_, refusal),) = TuneFile(tmp_path / "b.zip", "z").contents()
+    ((_, refusal),) = TuneFile(tmp_path / "b.zip", "z").iter_contents()
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.source) == ("format", "z/a.abc")
     assert "packed in a way that is not read" in refusal.message

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from musicgen.cli.corpus import corpus
-from musicgen.corpus.build import Progress, build
-from musicgen.corpus.store import Dataset, flat_ids, load
+from musicgen.corpus.build import BuildProgress, build
+from musicgen.corpus.store import Dataset, get_id_arrays, load
 from musicgen.errors import REASONS, MusicgenError, NotFound, OutputExists, Refusal
 from musicgen.music.score import Score
 from musicgen.tokens.codec import Encoded, Setting
@@ -102,7 +102,7 @@ def some_books(book: Any) -> Path:
 
 def test_the_number_and_kind_of_workers_change_no_byte(book: Any, tmp_path: Path) -> None:
     folder = some_books(book)
-    told: list[Progress] = []
+    told: list[BuildProgress] = []
     outs = [tmp_path / f"{jobs}" for jobs in (0, 1, 2, 3)]
     for jobs, out in enumerate(outs):
         build([folder], out, jobs=jobs, progress=told.append)
@@ -113,7 +113,7 @@ def test_the_number_and_kind_of_workers_change_no_byte(book: Any, tmp_path: Path
     assert all(other == first for other in others)
     done = [now.files for now in told if now.files]
     assert sorted(done) == sorted([1, 2, 3, 4] * 4)
-    assert {now.bytes for now in told if now.files == 4} == {told[-1].of_bytes}
+    assert {now.bytes for now in told if now.files == 4} == {told[-1].total_bytes}
 
 
 def test_many_shards_hold_the_same_tunes(
@@ -121,14 +121,14 @@ def test_many_shards_hold_the_same_tunes(
 ) -> None:
     folder = book("a.abc", *range(60))
     one, _ = build([folder], tmp_path / "one", jobs=0)
-    monkeypatch.setattr("musicgen.corpus.store.GROUP_TUNES", 4)
+    monkeypatch.setattr("musicgen.corpus.store.ROW_GROUP_TUNES", 4)
     monkeypatch.setattr("musicgen.corpus.store.SHARD_TUNES", 12)
     many, _ = build([folder], tmp_path / "many", jobs=0)
     assert len(list((tmp_path / "many").glob("train-*.parquet"))) > 3
     assert many == one
     assert many.fingerprint == one.fingerprint
-    assert [ids.tolist() for ids in flat_ids(many.train)] == [
-        ids.tolist() for ids in flat_ids(one.train)
+    assert [ids.tolist() for ids in get_id_arrays(many.train)] == [
+        ids.tolist() for ids in get_id_arrays(one.train)
     ]
 
 
@@ -138,14 +138,14 @@ def test_a_rebuild_reads_only_what_changed(book: Any, tmp_path: Path) -> None:
     build([folder], out, jobs=0)
     first = everything(out)
     _, again = build([folder], out, jobs=0, force=True)
-    assert (again.files, again.taken_over) == (4, 4)
+    assert (again.files, again.reused_files) == (4, 4)
     assert everything(out) == first
 
     book("b.abc", 500, 501)
     (folder / "c.abc").unlink()
     book("new.abc", 600)
     _, changed = build([folder], out, jobs=0, force=True)
-    assert (changed.files, changed.taken_over) == (4, 2)
+    assert (changed.files, changed.reused_files) == (4, 2)
     build([folder], tmp_path / "fresh", jobs=0)
     assert everything(out) == everything(tmp_path / "fresh")
 
@@ -155,9 +155,9 @@ def test_what_was_read_with_other_code_is_read_again(
 ) -> None:
     folder = some_books(book)
     build([folder], tmp_path / "data", jobs=0)
-    monkeypatch.setattr("musicgen.corpus.dispatch.reading_code", lambda: "another version")
+    monkeypatch.setattr("musicgen.corpus.dispatch.hash_reading_code", lambda: "another version")
     _, report = build([folder], tmp_path / "data", jobs=0, force=True)
-    assert report.taken_over == 0
+    assert report.reused_files == 0
 
 
 def test_changed_answers_are_not_taken_over(book: Any, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_changed_answers_are_not_taken_over(book: Any, tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     answers.write_bytes(data)
     _, report = build([folder], tmp_path / "data", jobs=0, force=True)
-    assert (report.taken_over, report.kept) == (0, 8)
+    assert (report.reused_files, report.kept) == (0, 8)
 
 
 def test_an_existing_data_set_is_refused_before_anything_is_read(book: Any, tmp_path: Path) -> None:

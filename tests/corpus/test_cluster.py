@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from musicgen.corpus.build import Progress, build
-from musicgen.corpus.dispatch import dask
+from musicgen.corpus.build import BuildProgress, build
+from musicgen.corpus.dispatch import connect_dask
 from musicgen.errors import InvalidValue
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +74,9 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(book: Any, tmp_path:
     for number in range(30):
         folder = book(f"{number}.abc", number, number + 100)
     build([folder], tmp_path / "one", jobs=0)
-    with cluster() as (address, workers), dask(address) as executor:
+    with cluster() as (address, workers), connect_dask(address) as executor:
 
-        def killing(now: Progress) -> None:
+        def killing(now: BuildProgress) -> None:
             if now.files == 5 and workers[0].poll() is None:
                 workers[0].send_signal(signal.SIGKILL)
 
@@ -92,7 +92,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(book: Any, tmp_path:
 def test_an_address_where_nobody_answers_is_one_line() -> None:
     with (
         pytest.raises(InvalidValue, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
-        dask("tcp://127.0.0.1:9"),
+        connect_dask("tcp://127.0.0.1:9"),
     ):
         pass
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.corpus.download import Download, cache_folder, download
-from musicgen.corpus.sources import find
+from musicgen.corpus.download import RemoteFile, cache_folder, download
+from musicgen.corpus.sources import find_files
 from musicgen.errors import InvalidValue, MusicgenError, WriteFailed
 from tests.malformed_files import TUNE, zipped
 
@@ -40,8 +40,8 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/tunes.bin"
 
     @property
-    def wanted(self) -> Download:
-        return Download(self.url, hashlib.sha256(self.data).hexdigest(), len(self.data))
+    def wanted(self) -> RemoteFile:
+        return RemoteFile(self.url, hashlib.sha256(self.data).hexdigest(), len(self.data))
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -99,7 +99,7 @@ def test_a_cut_connection_goes_on_where_it_stopped(server: Server, tmp_path: Pat
 
 
 def test_it_goes_on_in_another_run(server: Server, tmp_path: Path) -> None:
-    partial = tmp_path / f"{server.wanted.name}.part"
+    partial = tmp_path / f"{server.wanted.cache_name}.part"
     partial.write_bytes(DATA[:300_000])
     assert download(server.wanted, tmp_path).read_bytes() == DATA
     assert server.ranges == ["bytes=300000-"]
@@ -107,7 +107,7 @@ def test_it_goes_on_in_another_run(server: Server, tmp_path: Path) -> None:
 
 
 def test_what_lay_there_may_be_something_else(server: Server, tmp_path: Path) -> None:
-    (tmp_path / f"{server.wanted.name}.part").write_bytes(b"x" * 300_000)
+    (tmp_path / f"{server.wanted.cache_name}.part").write_bytes(b"x" * 300_000)
     assert download(server.wanted, tmp_path).read_bytes() == DATA
     assert server.ranges == ["bytes=300000-", ""]
 
@@ -120,7 +120,7 @@ def test_a_damaged_copy_in_the_cache_is_not_used(server: Server, tmp_path: Path)
 
 def test_a_server_may_ignore_ranges(server: Server, tmp_path: Path) -> None:
     server.ignores_range = True
-    (tmp_path / f"{server.wanted.name}.part").write_bytes(DATA[:1000])
+    (tmp_path / f"{server.wanted.cache_name}.part").write_bytes(DATA[:1000])
     assert download(server.wanted, tmp_path).read_bytes() == DATA
 
 
@@ -129,16 +129,16 @@ def test_a_server_may_lie_about_the_length(server: Server, tmp_path: Path) -> No
     assert download(server.wanted, tmp_path).read_bytes() == DATA
 
 
-def short(server: Server) -> Download:
-    return Download(server.url, SHA, len(DATA) + 5)
+def short(server: Server) -> RemoteFile:
+    return RemoteFile(server.url, SHA, len(DATA) + 5)
 
 
-def long(server: Server) -> Download:
-    return Download(server.url, SHA, len(DATA) - 5)
+def long(server: Server) -> RemoteFile:
+    return RemoteFile(server.url, SHA, len(DATA) - 5)
 
 
-def other(server: Server) -> Download:
-    return Download(server.url, "0" * 64, len(DATA))
+def other(server: Server) -> RemoteFile:
+    return RemoteFile(server.url, "0" * 64, len(DATA))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def other(server: Server) -> Download:
     ],
 )
 def test_what_the_card_does_not_describe_is_not_used(
-    server: Server, tmp_path: Path, wanted: Callable[[Server], Download], words: str
+    server: Server, tmp_path: Path, wanted: Callable[[Server], RemoteFile], words: str
 ) -> None:
     with pytest.raises(MusicgenError, match=words):
         download(wanted(server), tmp_path)
@@ -175,7 +175,7 @@ def test_a_server_that_never_answers_is_given_up(
 
 
 def test_no_network_is_said_in_one_line(tmp_path: Path, server: Server) -> None:
-    wanted = Download("http://127.0.0.1:9/tunes.bin", SHA, len(DATA))
+    wanted = RemoteFile("http://127.0.0.1:9/tunes.bin", SHA, len(DATA))
     with pytest.raises(MusicgenError, match=r"stops at 0 of .*refused"):
         download(wanted, tmp_path)
 
@@ -231,12 +231,12 @@ def test_a_full_disk_is_said_in_one_line(
 )
 def test_a_card_that_cannot_be_meant_is_refused(url: str, sha: str, size: int, words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
-        Download(url, sha, size)
+        RemoteFile(url, sha, size)
 
 
 @pytest.mark.parametrize("last", ["..%2f..%2fevil", "..", "a\\..\\b.zip", ".hidden", "è.zip", ""])
 def test_a_urls_name_becomes_no_path(last: str) -> None:
-    name = Download(f"https://example.org/x/{last}", SHA, 5).name
+    name = RemoteFile(f"https://example.org/x/{last}", SHA, 5).cache_name
     assert name.startswith(f"{SHA[:16]}-")
     assert "/" not in name
     assert "\\" not in name
@@ -260,10 +260,10 @@ def test_a_card_of_ones_own_is_a_source(
     monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path / "cache"))
     url = server.url.replace("tunes.bin", "tunes.zip")
     (tmp_path / "my.toml").write_text(CARD.format(url, server.wanted.sha256, len(server.data)))
-    (file,) = find(str(tmp_path / "my.toml")).files
+    (file,) = find_files(str(tmp_path / "my.toml")).files
     scores, refused = file.read()
     assert ([score.title for score in scores], refused) == (["Hostile"], ())
-    assert [part.name for part, _ in file.contents()] == ["my/tunes.zip/a.abc"]
+    assert [part.name for part, _ in file.iter_contents()] == ["my/tunes.zip/a.abc"]
 
 
 @pytest.mark.parametrize(
@@ -286,4 +286,4 @@ def test_a_card_of_ones_own_is_a_source(
 def test_a_card_that_is_none_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(InvalidValue, match=words):
-        find(str(tmp_path / "bad.toml"))
+        find_files(str(tmp_path / "bad.toml"))

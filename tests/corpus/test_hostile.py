@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from musicgen.corpus.sandbox import Limits, Reader
-from musicgen.corpus.sources import files
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
+from musicgen.corpus.sources import list_files
 from musicgen.errors import REASONS
 from musicgen.music import durations
 from tests import malformed_files
@@ -90,8 +90,8 @@ def test_one_build_of_all_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["abc-title-escape.abc", "zip-paths.zip", "tar-paths.tar"])
 def test_names_steer_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(malformed_files.make(big=False)[name])
-    with Reader(Limits()) as reader:
-        for file in files(tmp_path):
+    with SandboxedReader(ReadLimits()) as reader:
+        for file in list_files(tmp_path):
             for line in reader.encode(file):
                 assert not STEERING.search(json.loads(line).get("tune", {}).get("source", ""))
                 assert b"\x1b" not in line
@@ -156,8 +156,8 @@ def test_mutants_of_real_tunes_find_nothing(tmp_path: Path, count: int) -> None:
 
 def test_lengths_that_no_value_writes_are_cut_from_one_table() -> None:
     """A mutant of 413 bytes asked for 700 of them, 15 ms each, before there was one."""
-    durations.split.cache_clear()
-    durations._fewest.cache_clear()
+    durations.split_duration.cache_clear()
+    durations._fewest_values.cache_clear()
     for steps in range(1, 2_000):
-        assert sum(durations.split(steps)) == steps
-    assert durations._fewest.cache_info().misses == 2
+        assert sum(durations.split_duration(steps)) == steps
+    assert durations._fewest_values.cache_info().misses == 2

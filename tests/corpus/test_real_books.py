@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from musicgen.corpus.build import build
-from musicgen.corpus.sources import tunes
+from musicgen.corpus.sources import iter_tunes
 from musicgen.corpus.store import EncodedTune
 from musicgen.formats import abc, midi
-from musicgen.music.melodic_runs import Move, elements
+from musicgen.music.melodic_runs import Move, list_moves
 from musicgen.music.score import Score
 from musicgen.tokens.codec import Decoded, Setting
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import first_illegal
+from musicgen.tokens.grammar import find_first_illegal
 from musicgen.tokens.measures import MeasuresCodec
 
 CODEC = MeasuresCodec()
@@ -24,7 +24,7 @@ SHARED = 32  # consecutive moves that make two tunes near-duplicates
 
 def read(source: str, stride: int = 1) -> Iterator[Score]:
     """Yield every stride-th tune of a corpus, canonical."""
-    found = [score for score, _ in tunes(source) if isinstance(score, Score)]
+    found = [score for score, _ in iter_tunes(source) if isinstance(score, Score)]
     return (score.canonical() for score in found[::stride])
 
 
@@ -39,7 +39,7 @@ def check_round_trips(scores: Iterator[Score], at_least: int) -> None:
     for score in scores:
         encoded = CODEC.encode(score)
         assert CODEC.decode(encoded.ids, encoded.setting) == Decoded(score, dropped=0)
-        assert first_illegal(encoded.ids, Rules.reading()) is None
+        assert find_first_illegal(encoded.ids, Rules.permissive()) is None
         (back,), refusals = abc.parse(abc.render(score))
         assert not refusals
         assert replace(back.canonical(), parts=score.parts) == score
@@ -60,7 +60,7 @@ def test_all_tunes_come_back_from_ids_abc_and_midi() -> None:
 
 
 def line(tune: EncodedTune) -> list[Move]:
-    return elements(CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score)
+    return list_moves(CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score)
 
 
 def runs_of(tune: EncodedTune) -> Iterator[tuple[Move, ...]]:

@@ -11,10 +11,10 @@ import pytest
 
 from musicgen.corpus.build import build
 from musicgen.corpus.encode import encode_file
-from musicgen.corpus.sandbox import Limits, Reader
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
 from musicgen.corpus.sources import TuneFile
 from musicgen.errors import REASONS
-from musicgen.tokens.registry import find
+from musicgen.tokens.registry import find_codec
 from tests import malformed_files
 from tests.corpus.conftest import tune
 from tests.corpus.test_hostile import EXPECTED
@@ -29,7 +29,7 @@ def of_files() -> set[str]:
 def without_event(folder: Path) -> list[str]:
     drums = bytes(byte | 9 if byte in (0x80, 0x90) else byte for byte in malformed_files.honest())
     (folder / "drums.mid").write_bytes(drums)
-    lines = encode_file(TuneFile(folder / "drums.mid", "drums.mid"), find("frames"))
+    lines = encode_file(TuneFile(folder / "drums.mid", "drums.mid"), find_codec("frames"))
     return [json.loads(line)["refusal"]["code"] for line in lines]
 
 
@@ -43,8 +43,8 @@ def twice(folder: Path) -> list[str]:
 def dying(way: str) -> Callable[[Path], list[str]]:
     def die(folder: Path) -> list[str]:
         (folder / "bad.abc").write_text(tune(1) + f"%die:{way}\n")
-        limits = Limits(seconds=0.5 if way == "loop" else 100, memory_bytes=2**28)
-        with Reader(limits) as reader:
+        limits = ReadLimits(seconds=0.5 if way == "loop" else 100, memory_bytes=2**28)
+        with SandboxedReader(limits) as reader:
             lines = list(reader.encode(TuneFile(folder / "bad.abc", "bad.abc")))
         return [json.loads(line)["refusal"]["code"] for line in lines]
 

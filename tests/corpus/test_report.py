@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
-from musicgen.corpus.dry_run import Checkup, check
+from musicgen.corpus.dry_run import DryRunResult, check_sources
 from musicgen.corpus.encode import REMARKS
-from musicgen.corpus.sources import files
+from musicgen.corpus.sources import list_files
 from musicgen.errors import REASONS
 from tests import synthetic_tunes
 from tests.synthetic_tunes import DEFECTS, RELATIVES, Defect
@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkup(folder: Path) -> Checkup:
-    return check([folder])
+def checkup(folder: Path) -> DryRunResult:
+    return check_sources([folder])
 
 
 def run(*words: str | Path) -> Result:
@@ -43,41 +43,41 @@ def test_there_are_20_kinds_of_defect() -> None:
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.file)
-def test_a_defect_is_named_at_its_place(checkup: Checkup, defect: Defect) -> None:
+def test_a_defect_is_named_at_its_place(checkup: DryRunResult, defect: Defect) -> None:
     source = f"mu/{defect.file}"
     if defect.refused:
-        (row,) = (row for row in checkup.refused() if row["source"] == source)
+        (row,) = (row for row in checkup.iter_refused() if row["source"] == source)
         assert row["place"].startswith(defect.place)
         assert row["code"] == defect.code
         assert defect.words in row["message"]
-        assert not [row for row in checkup.kept() if row["source"] == source]
+        assert not [row for row in checkup.iter_kept() if row["source"] == source]
     else:
-        (kept,) = (row for row in checkup.kept() if row["source"] == source)
+        (kept,) = (row for row in checkup.iter_kept() if row["source"] == source)
         assert kept["place"].startswith(defect.place)
         assert [r for r in kept["remarks"] if r.startswith(defect.code) and defect.words in r]
 
 
-def test_nothing_is_said_of_what_is_good(checkup: Checkup) -> None:
-    good = [row for row in checkup.kept() if row["source"] == "mu/good.abc"]
+def test_nothing_is_said_of_what_is_good(checkup: DryRunResult) -> None:
+    good = [row for row in checkup.iter_kept() if row["source"] == "mu/good.abc"]
     assert len(good) == TUNES_IN_ORDER
     assert not any(row["remarks"] for row in good)
 
 
-def test_nothing_is_dropped_in_silence(checkup: Checkup, folder: Path) -> None:
-    kept, refused = list(checkup.kept()), list(checkup.refused())
+def test_nothing_is_dropped_in_silence(checkup: DryRunResult, folder: Path) -> None:
+    kept, refused = list(checkup.iter_kept()), list(checkup.iter_refused())
     assert (len(kept), len(refused)) == (checkup.report.kept, checkup.report.refused)
     assert checkup.report.found == len(kept) + len(refused)
     named = {row["source"] for row in (*kept, *refused)}
-    assert named == {file.name for file in files(folder)}
+    assert named == {file.name for file in list_files(folder)}
     assert len(named) == len(synthetic_tunes.FILES) + 1  # the file inside of folder.mid
 
 
 @pytest.mark.parametrize("file", RELATIVES)
-def test_relatives_are_found_and_named(checkup: Checkup, file: str) -> None:
+def test_relatives_are_found_and_named(checkup: DryRunResult, file: str) -> None:
     relation, title = RELATIVES[file]
     (members,) = (
         members
-        for members in checkup.groups().values()
+        for members in checkup.group_relatives().values()
         if any(member.source == f"mu/{file}" for member in members)
     )
     pair = {(member.source, member.relation): member for member in members}
@@ -88,13 +88,13 @@ def test_relatives_are_found_and_named(checkup: Checkup, file: str) -> None:
         assert repr(title) in pair["mu/good.abc", relation].place
 
 
-def test_only_the_planted_tunes_are_alike(checkup: Checkup) -> None:
-    assert {len(members) for members in checkup.groups().values()} == {2}
-    assert len(checkup.groups()) == len(RELATIVES)
+def test_only_the_planted_tunes_are_alike(checkup: DryRunResult) -> None:
+    assert {len(members) for members in checkup.group_relatives().values()} == {2}
+    assert len(checkup.group_relatives()) == len(RELATIVES)
 
 
-def test_no_group_crosses_the_split(checkup: Checkup) -> None:
-    for members in checkup.groups().values():
+def test_no_group_crosses_the_split(checkup: DryRunResult) -> None:
+    for members in checkup.group_relatives().values():
         assert len({member.part for member in members if member.part}) == 1
 
 
@@ -109,11 +109,11 @@ def test_the_tables_say_it(folder: Path) -> None:
     assert "'Tune 40'" not in result.stdout
 
 
-def test_json_has_the_same_keys_and_rows(folder: Path, checkup: Checkup) -> None:
+def test_json_has_the_same_keys_and_rows(folder: Path, checkup: DryRunResult) -> None:
     told = json.loads(run(folder, "--json").stdout)
     assert {"kept", "refused", "groups", "counts", "found"} <= set(told)
-    assert told["kept"] == list(checkup.kept())
-    assert told["refused"] == list(checkup.refused())
+    assert told["kept"] == list(checkup.iter_kept())
+    assert told["refused"] == list(checkup.iter_refused())
     assert told["found"] == len(told["kept"]) + len(told["refused"])
 
 

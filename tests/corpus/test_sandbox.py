@@ -23,7 +23,7 @@ import pytest
 
 from musicgen.corpus import sandbox
 from musicgen.corpus.encode import encode_file
-from musicgen.corpus.sandbox import Limits, Reader, serve
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader, serve
 from musicgen.corpus.sources import TuneFile
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.tokens.measures import MeasuresCodec
@@ -34,7 +34,7 @@ import ctypes, os, signal, sys, time
 from musicgen import formats
 from musicgen.corpus import encode
 
-real_each = formats.each
+real_each = formats.iter_tunes
 real_answers = encode._encoded
 files_read = 0
 
@@ -73,7 +73,7 @@ def die(word):
 
 def die_deep(n): return die_deep(n + 1)
 
-formats.each = each
+formats.iter_tunes = each
 encode._encoded = encoded
 """
 
@@ -108,7 +108,7 @@ def test_a_reader_answers_as_the_function_does(tmp_path: Path) -> None:
         TuneFile(tmp_path / "gone.abc", "tunes/gone.abc"),
         TuneFile(tmp_path / "b.abc", "caf\udce9.abc"),
     ]
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         told = [list(reader.encode(file)) for file in found]
     assert told == [list(encode_file(file, MeasuresCodec())) for file in found]
     assert [len(lines) for lines in told] == [3, 1, 1, 1]
@@ -129,7 +129,9 @@ CODES = {
 
 def test_each_death_costs_the_file_that_it_came_from(deadly: Path) -> None:
     found: dict[str, list[dict[str, Any]]] = {}
-    with Reader(Limits(seconds=100, memory_bytes=2**28)) as reader:  # no clock decides on these
+    with SandboxedReader(
+        ReadLimits(seconds=100, memory_bytes=2**28)
+    ) as reader:  # no clock decides on these
         for number, word in enumerate(CODES):
             found[word] = answers(reader.encode(write(deadly, "bad.abc", 1, die=word)))
             (good,) = answers(reader.encode(write(deadly, "good.abc", number)))
@@ -142,12 +144,12 @@ def test_each_death_costs_the_file_that_it_came_from(deadly: Path) -> None:
 
 
 def test_a_child_that_computes_for_too_long_ends_by_its_own_clock(deadly: Path) -> None:
-    with Reader(Limits(seconds=100)) as reader:  # so that the parent's watch waits
-        child = reader._child = sandbox.Child(Limits(seconds=0.5), "measures")
+    with SandboxedReader(ReadLimits(seconds=100)) as reader:  # so that the parent's watch waits
+        child = reader._child = sandbox.ChildProcess(ReadLimits(seconds=0.5), "measures")
         (refusal,) = refusals(answers(reader.encode(write(deadly, "bad.abc", 1, die="loop"))))
     assert (refusal["source"], refusal["code"]) == ("tunes/bad.abc", "too-slow")
     assert refusal["message"] == "reading took longer than its limit; it was left out"
-    assert not child._watch.has_bitten
+    assert not child._watchdog.has_timed_out
 
 
 @pytest.mark.parametrize("word", ["sleep", "stop"])
@@ -155,7 +157,7 @@ def test_a_child_that_waits_is_ended(
     deadly: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     monkeypatch.setattr(sandbox, "WALL_FACTOR", 1)
-    with Reader(Limits(seconds=0.5)) as reader:
+    with SandboxedReader(ReadLimits(seconds=0.5)) as reader:
         (refusal,) = refusals(answers(reader.encode(write(deadly, "bad.abc", 1, die=word))))
         (good,) = answers(reader.encode(write(deadly, "good.abc", 2)))
     assert (refusal["code"], refusal["source"]) == ("too-slow", "tunes/bad.abc")
@@ -164,7 +166,7 @@ def test_a_child_that_waits_is_ended(
 
 def test_tunes_that_were_answered_stay(deadly: Path) -> None:
     book = "\n".join([tune(1), tune(2), tune(3, title="die:segv"), tune(4)])
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         list(reader.encode(write(deadly, "good.abc", 9)))  # so that it is read a second time
         found = answers(reader.encode(write(deadly, "bad.abc", more=book)))
     assert [line["tune"]["title"] for line in found[:2]] == ["Tune 1", "Tune 2"]
@@ -175,14 +177,14 @@ def test_tunes_that_were_answered_stay(deadly: Path) -> None:
 
 def test_a_file_is_judged_by_a_child_that_has_read_nothing_else(deadly: Path) -> None:
     """Else what was read before would decide what is kept, and so would the number of jobs."""
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         list(reader.encode(write(deadly, "first.abc", 1)))
         (kept,) = answers(reader.encode(write(deadly, "second.abc", 2, die="old")))
     assert kept["tune"]["title"] == "Tune 2"
 
 
 def test_what_libraries_print_is_no_answer(deadly: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         found = answers(reader.encode(write(deadly, "loud.abc", 1, die="print")))
     assert len(found) == 1
     assert "tune" in found[0]
@@ -190,19 +192,19 @@ def test_what_libraries_print_is_no_answer(deadly: Path, capfd: pytest.CaptureFi
 
 
 def test_a_child_hears_no_interrupt_and_ends_with_its_parent(tmp_path: Path) -> None:
-    with Reader() as reader:
+    with SandboxedReader() as reader:
         list(reader.encode(write(tmp_path, "a.abc", 1)))
         child = reader._child
         assert child is not None
         os.kill(child._process.pid, signal.SIGINT)
         assert len(list(reader.encode(write(tmp_path, "b.abc", 2)))) == 1
         assert reader._child is child
-        sandbox._open(child._process.stdin).close()
+        sandbox._require_pipe(child._process.stdin).close()
         assert child._process.wait(10) == 0
 
 
 def test_another_thread_can_end_a_reading(deadly: Path) -> None:
-    with Reader(Limits(seconds=100)) as reader:
+    with SandboxedReader(ReadLimits(seconds=100)) as reader:
         list(reader.encode(write(deadly, "good.abc", 1)))
         threading.Timer(0.2, reader.cancel).start()
         with pytest.raises(CancelledError):
@@ -213,10 +215,10 @@ def test_another_thread_can_end_a_reading(deadly: Path) -> None:
 def test_a_child_that_cannot_start_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "COMMAND", ("-P", "-c", "raise OSError('no such thing')"))
+    monkeypatch.setattr(sandbox, "CHILD_ARGUMENTS", ("-P", "-c", "raise OSError('no such thing')"))
     with (
         pytest.raises(MusicgenError, match=r"does not start \(OSError: no such thing\); see what"),
-        Reader() as reader,
+        SandboxedReader() as reader,
     ):
         list(reader.encode(write(tmp_path, "a.abc", 1)))
 
@@ -224,7 +226,7 @@ def test_a_child_that_cannot_start_says_why(
 def test_the_child_answers_lines_and_reads_lines(tmp_path: Path) -> None:
     request = {"path": str(write(tmp_path, "a.abc", 1).path), "name": "a.abc", "named": False}
     told = io.BytesIO()
-    serve([json.dumps({**request, "first": 0}).encode()], told, MeasuresCodec(), Limits())
+    serve([json.dumps({**request, "first": 0}).encode()], told, MeasuresCodec(), ReadLimits())
     at, answer, done = (json.loads(line) for line in told.getvalue().splitlines())
     assert at == {"at": {"name": "a.abc", "member": 0}}
     assert answer["tune"]["title"] == "Tune 1"
@@ -234,11 +236,11 @@ def test_the_child_answers_lines_and_reads_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [{"seconds": 0.0}, {"seconds": -1.0}, {"memory_bytes": 1000}])
 def test_absurd_limits_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue, match="a file: give"):
-        Limits(**bad)
+        ReadLimits(**bad)
 
 
 def test_slow_formats_have_more_time() -> None:
-    limits = Limits(seconds=2)
+    limits = ReadLimits(seconds=2)
     assert limits.seconds_for("a/b.abc") == 2
     assert limits.seconds_for("a/B.MXL") == limits.seconds_for("x.krn") == 24
     assert limits.wall_seconds_for("a.mid") == 12

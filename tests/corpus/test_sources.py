@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from musicgen.corpus import sources
-from musicgen.corpus.sources import Card, TuneFile, cards, count_tunes, files, find_card, tunes
+from musicgen.corpus.sources import (
+    CorpusCard,
+    TuneFile,
+    count_tunes,
+    find_card,
+    iter_tunes,
+    list_cards,
+    list_files,
+)
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.music.score import Score
 
@@ -22,7 +30,7 @@ NAMES = ["aird", "chorales", "dance-tunes", "essen", "josquin", "miscfolk", "not
 
 
 def test_the_cards_are_these() -> None:
-    assert [card.name for card in cards()] == NAMES
+    assert [card.name for card in list_cards()] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +45,7 @@ def test_a_card_says_whose_its_tunes_are_and_on_what_terms(name: str) -> None:
 
 
 def test_what_may_not_ship_does_not() -> None:
-    assert [card.name for card in cards() if card.ships] == [
+    assert [card.name for card in list_cards() if card.ships] == [
         "aird",
         "dance-tunes",
         "oneill",
@@ -48,15 +56,15 @@ def test_what_may_not_ship_does_not() -> None:
 
 
 def test_quoted_terms_stand_in_music21s_own_files() -> None:
-    folder = files("essen")[0].path.parents[1]
+    folder = list_files("essen")[0].path.parents[1]
     words = " ".join((folder / "license.txt").read_text().split())
     words += " ".join((folder / "essenFolksong" / "license.txt").read_text().split())
     own = {"josquin": 1, "palestrina": 0}  # these say their terms in each file: here in this one
-    for card in cards():
+    for card in list_cards():
         said = words
         if card.name in own:
             said += " ".join(
-                files(card.name)[own[card.name]].path.read_text().replace("%", "").split()
+                list_files(card.name)[own[card.name]].path.read_text().replace("%", "").split()
             )
         for quoted in card.terms.split('"')[1::2]:
             assert quoted in said or quoted in "Jack Campin * www.campin.me.uk * 2009"
@@ -71,52 +79,52 @@ def test_a_card_is_found_without_importing_music21() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split(maxsplit=1) == [str(len(files("oneill"))), "[]\n"]
+    assert done.stdout.split(maxsplit=1) == [str(len(list_files("oneill"))), "[]\n"]
 
 
 def test_dance_tunes_are_three_books() -> None:
-    together = [file for name in ("oneill", "ryan", "aird") for file in files(name)]
-    assert list(files("dance-tunes")) == together
+    together = [file for name in ("oneill", "ryan", "aird") for file in list_files(name)]
+    assert list(list_files("dance-tunes")) == together
     assert count_tunes(find_card("dance-tunes")) == 4_248
 
 
 def test_a_card_reads_its_own_kind_of_file_and_no_stray() -> None:
     for name in ("aird", "essen", "oneill", "ryan"):
-        assert {file.path.suffix for file in files(name)} == {".abc"}
+        assert {file.path.suffix for file in list_files(name)} == {".abc"}
         assert find_card(name).files == "*.abc"
 
 
 def test_chorales_are_bachs() -> None:
-    assert all(file.path.name.startswith("bwv") for file in files("chorales"))
-    assert count_tunes(find_card("chorales")) == len(files("chorales")) > 370
+    assert all(file.path.name.startswith("bwv") for file in list_files("chorales"))
+    assert count_tunes(find_card("chorales")) == len(list_files("chorales")) > 370
 
 
 def test_an_unknown_source_names_the_known() -> None:
     with pytest.raises(NotFound, match="no file, folder or corpus 'nowhere'; known are aird, chor"):
-        files("nowhere")
+        list_files("nowhere")
 
 
 def test_a_folder_that_music21_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = Card(name="lost", title="Lost", description="", where="music21:no_such_folder")
-    monkeypatch.setattr(sources, "cards", lambda: (lost,))
+    lost = CorpusCard(name="lost", title="Lost", description="", where="music21:no_such_folder")
+    monkeypatch.setattr(sources, "list_cards", lambda: (lost,))
     with pytest.raises(NotFound, match="corpus lost: music21's corpus holds no folder music21:no_"):
-        files("lost")
+        list_files("lost")
     assert count_tunes(lost) is None
 
 
 def test_cards_travel_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text('title = "Mine"\ndescription = "d"\nincludes = ["aird"]\n')
     monkeypatch.setattr(sources, "_CARD_FOLDERS", (tmp_path, Path("/nowhere")))
-    assert [card.name for card in cards()] == ["mine"]
+    assert [card.name for card in list_cards()] == ["mine"]
 
 
 def test_a_folder_is_read_with_its_folders_in_the_order_of_names(book: Any) -> None:
     for name in ("b.abc", "a.ABC", "deep/c.abc", "notes.txt", "deep/.hidden.abc"):
         folder = book(name, 1)
-    assert [file.name for file in files(folder)] == [
+    assert [file.name for file in list_files(folder)] == [
         "tunes/a.ABC", "tunes/b.abc", "tunes/deep/.hidden.abc", "tunes/deep/c.abc"
     ]  # fmt: skip
-    assert len(list(tunes(folder))) == 4
+    assert len(list(iter_tunes(folder))) == 4
 
 
 def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
@@ -130,7 +138,7 @@ def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
     (folder / "round").symlink_to(folder)
     (folder / "folder.mid").mkdir()
     os.mkfifo(folder / "pipe.mid")
-    found = list(tunes(folder))
+    found = list(iter_tunes(folder))
     assert [name for what, name in found if isinstance(what, Score)] == ["tunes/a.abc"]
     refused = {name: what.code for what, name in found if isinstance(what, Refusal)}
     assert refused == dict.fromkeys(
@@ -141,7 +149,7 @@ def test_what_is_no_regular_file_is_refused_and_no_link_is_followed(
 @pytest.mark.parametrize("name", ["set.mid", "set.zip"])
 def test_what_lies_in_a_folder_named_like_a_file_is_read(book: Any, name: str) -> None:
     folder = book("a.abc", 1, folder=f"tunes/{name}").parent
-    found = {where: getattr(what, "message", "kept") for what, where in tunes(folder)}
+    found = {where: getattr(what, "message", "kept") for what, where in iter_tunes(folder)}
     said = (
         "it is a folder; only regular files are read; what lies in it is read under its own names"
     )
@@ -152,14 +160,14 @@ def test_what_lies_in_a_folder_named_like_a_file_is_read(book: Any, name: str) -
 def test_a_link_that_the_user_names_is_followed(book: Any, tmp_path: Path) -> None:
     folder = book("a.abc", 1)
     (tmp_path / "link.abc").symlink_to(folder / "a.abc")
-    assert [what.title for what, _ in tunes(tmp_path / "link.abc") if isinstance(what, Score)] == [
-        "Tune 1"
-    ]
+    assert [
+        what.title for what, _ in iter_tunes(tmp_path / "link.abc") if isinstance(what, Score)
+    ] == ["Tune 1"]
 
 
 def test_a_folder_without_tunes_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"holds no tunes; \.abc, \.mid") as caught:
-        files(tmp_path)
+        list_files(tmp_path)
     assert caught.value.exit_code == 2
 
 
@@ -168,7 +176,7 @@ def test_a_file_of_an_unknown_kind_names_the_known(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidValue, match=r"only \.abc, .*\.zip, .* folders of them and corpus cards"
     ):
-        files(tmp_path / "tune.pdf")
+        list_files(tmp_path / "tune.pdf")
 
 
 def test_a_card_goes_before_a_folder_of_its_name(
@@ -176,8 +184,8 @@ def test_a_card_goes_before_a_folder_of_its_name(
 ) -> None:
     book("a.abc", 1, folder="ryan")
     monkeypatch.chdir(tmp_path)
-    assert len(files("ryan")) > 100
-    assert [file.name for file in files("./ryan")] == ["ryan/a.abc"]
+    assert len(list_files("ryan")) > 100
+    assert [file.name for file in list_files("./ryan")] == ["ryan/a.abc"]
 
 
 def test_a_file_that_went_away_is_one_refusal(tmp_path: Path) -> None:
@@ -196,7 +204,7 @@ def test_a_folder_deeper_than_a_path_can_be_is_refused_and_the_rest_read(
         monkeypatch.chdir(Path("d" * 200))
     monkeypatch.chdir(tmp_path)
     try:
-        first, deep = files(folder)
+        first, deep = list_files(folder)
         assert len(first.read()[0]) == 1
         scores, (refusal,) = deep.read()
         assert (scores, refusal.code) == ((), "unreadable")

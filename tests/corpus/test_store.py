@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicgen.corpus.store import Dataset, EncodedTune, check_out, is_dataset, load, save
+from musicgen.corpus.store import Dataset, EncodedTune, check_output_folder, is_dataset, load, save
 from musicgen.errors import Mismatch, NotFound, OutputExists, WriteFailed
 
 NAMES = tuple(map(str, range(700)))
@@ -102,10 +102,10 @@ def test_a_data_set_of_many_sources_is_read(tmp_path: Path) -> None:
 def test_saving_replaces_a_data_set_only_by_force(tmp_path: Path) -> None:
     save(dataset(1), tmp_path / "data")
     with pytest.raises(OutputExists, match="add --force"):
-        check_out(tmp_path / "data")
+        check_output_folder(tmp_path / "data")
     with pytest.raises(OutputExists):
         save(dataset(2), tmp_path / "data")
-    check_out(tmp_path / "data", force=True)
+    check_output_folder(tmp_path / "data", force=True)
     save(dataset(2), tmp_path / "data", force=True)
     assert load(tmp_path / "data") == dataset(2)
 
@@ -113,7 +113,7 @@ def test_saving_replaces_a_data_set_only_by_force(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(OutputExists, match="no data set; choose another name"):
-        check_out(tmp_path / "photos", force=True)
+        check_output_folder(tmp_path / "photos", force=True)
 
 
 def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from musicgen.corpus import store
 from musicgen.corpus.build import build
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.registry import find, restored
+from musicgen.tokens.registry import find_codec, restore_codec
 
 SETTING = Setting()
 WORDS = ("GAB", "c2A", "|:", ":|", "AGE", "d^cd", "z4", "[FA]")
@@ -34,13 +34,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def texts(dataset: store.Dataset, part: str) -> list[str]:
-    codec = restored(dataset.codec, dataset.vocabulary, "here")
+    codec = restore_codec(dataset.codec, dataset.vocabulary, "here")
     return [codec.decode(t.ids.tolist(), SETTING).piece for t in getattr(dataset, part)]
 
 
 @pytest.mark.parametrize("name", ["text", "text-words"])
 def test_the_vocabulary_is_learnt_from_the_training_part(folder: Path, name: str) -> None:
-    dataset, report = build([folder], codec=find(name), jobs=0)
+    dataset, report = build([folder], codec=find_codec(name), jobs=0)
     assert (report.kept, dict(report.codes)) == (24, {"duplicate": 1})
     train = texts(dataset, "train")
     assert set(train) <= set(PIECES)
@@ -51,16 +51,16 @@ def test_the_vocabulary_is_learnt_from_the_training_part(folder: Path, name: str
     held = texts(dataset, "valid") + texts(dataset, "test")
     assert all("\ufffd" in text for text in held)
     assert all(tune.remarks for part in (dataset.valid, dataset.test) for tune in part)
-    fitted = find(name).fit(train)  # type: ignore[attr-defined]
+    fitted = find_codec(name).fit(train)  # type: ignore[attr-defined]
     assert dataset.vocabulary == fitted.vocabulary.names
 
 
 def test_a_data_set_of_text_is_kept_and_comes_back(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    dataset, _ = build([folder], out, codec=find("text"), jobs=2)
+    dataset, _ = build([folder], out, codec=find_codec("text"), jobs=2)
     loaded = store.load(out)
     assert loaded == dataset
     assert store.read_manifest(out)["fingerprint"] == dataset.fingerprint
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    build([folder], out, codec=find("text"), jobs=0, force=True)
+    build([folder], out, codec=find_codec("text"), jobs=0, force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import REASONS, NotFound
 from musicgen.formats import abc
-from musicgen.formats.abc.fields import parse_key, parse_tempo, without_comment
+from musicgen.formats.abc.fields import parse_key, parse_tempo, strip_comment
 from musicgen.music.score import Ending, Mark, Score
 from musicgen.music.theory import Key, Meter
 from tests.time_growth import grows_linearly
@@ -430,9 +430,9 @@ def test_broken_bytes_are_decoded() -> None:
 
 
 def test_comments() -> None:
-    assert without_comment("CDE % F") == "CDE "
-    assert without_comment(r"100\% pure % no") == r"100\% pure "
-    assert without_comment("\\\\% no") == "\\\\"
+    assert strip_comment("CDE % F") == "CDE "
+    assert strip_comment(r"100\% pure % no") == r"100\% pure "
+    assert strip_comment("\\\\% no") == "\\\\"
 
 
 def test_read_opens_regular_files_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
 from musicgen.formats import midi
-from musicgen.formats.midi import inspect, parse, render, text_events, to_pretty_midi
+from musicgen.formats.midi import inspect, parse, read_text_events, render, to_pretty_midi
 from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import MODES, Key, Meter
 
@@ -157,7 +157,7 @@ def test_a_pickup_and_the_exact_meter_come_back() -> None:
 def test_regular_bars_need_no_words() -> None:
     marks = (Mark(0, "meter", Meter(3, 4)), Mark(0, "key", Key("C")), Mark(144, "bar"),
              Mark(288, "bar"))  # fmt: skip
-    assert text_events(render(Score((Note(0, 60, 150),), marks))) == ()
+    assert read_text_events(render(Score((Note(0, 60, 150),), marks))) == ()
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
@@ -213,7 +213,7 @@ def test_overlapping_and_doubled_pitches_are_written_apart() -> None:
 
 def test_further_texts_travel_in_order() -> None:
     data = render(JIG, text_events=['musicgen:recipe {"seed": 7}', "ö☃"])
-    assert text_events(data)[2:4] == ('musicgen:recipe {"seed": 7}', "ö☃")
+    assert read_text_events(data)[2:4] == ('musicgen:recipe {"seed": 7}', "ö☃")
     assert parse(data)[0] == (JIG,)
 
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from musicgen import formats
-from musicgen.formats.midi import REPAIRS, Inspection, inspect, parse, perform, render
+from musicgen.formats.midi import REPAIRS, Inspection, inspect, parse, parse_performance, render
 from musicgen.formats.midi.parser import key_of_signature
-from musicgen.music.performance import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.tokens.codec import Decoded
@@ -108,7 +108,7 @@ def test_film_frames_become_quarters_by_the_tempo(division: str) -> None:
     ((score,), refusals) = parse(data)
     assert refusals == ()
     assert rows(score) == [(0, 60, 48), (48, 62, 48)]
-    assert rows(perform(data)[0][0]) == [(0, 60, 500), (500, 62, 500)]
+    assert rows(parse_performance(data)[0][0]) == [(0, 60, 500), (500, 62, 500)]
 
 
 def test_a_first_meter_of_a_pickups_length_makes_a_pickup() -> None:
@@ -214,7 +214,7 @@ def test_a_live_performance_without_bars_is_refused_with_figures(seed: int) -> N
     assert "live.mid: its 1" in str(refusal)
     assert "onsets keep to no bars" in str(refusal)
     assert "--codec performance" in str(refusal)
-    assert len(perform(data)[0][0].notes) == len(notes)
+    assert len(parse_performance(data)[0][0].notes) == len(notes)
 
 
 def test_a_performance_at_another_tempo_than_its_map_is_refused() -> None:
@@ -239,7 +239,7 @@ def test_a_performance_keeps_velocities_and_folds_the_pedal_in() -> None:
         on(60, velocity=33), pedal(127, 240), off(60, 240), on(64, 480, velocity=77),
         off(64, 240), on(60, 240), off(60, 120), pedal(0, 360), on(62, 0), off(62, 480),
     ])  # fmt: skip
-    ((score,), _) = perform(data)
+    ((score,), _) = parse_performance(data)
     assert [(n.onset, n.pitch, n.duration, n.velocity) for n in score.notes] == [
         (0, 60, 3000, 33), (2000, 64, 2000, 77), (3000, 60, 1000, 64), (4000, 62, 1000, 64)
     ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_a_performance_keeps_velocities_and_folds_the_pedal_in() -> None:
 
 def test_every_format_is_read_as_it_sounds() -> None:
     tune = b"X:1\nM:2/4\nL:1/4\nQ:1/4=60\nK:C\n|:CD:|\n"
-    ((score,), _) = formats.parse(tune, ".abc", performed=True)
+    ((score,), _) = formats.parse(tune, ".abc", as_performance=True)
     assert rows(score) == [(0, 60, 1000), (1000, 62, 1000), (2000, 60, 1000), (3000, 62, 1000)]
     assert score.marks == (Mark(0, "tempo", 1_250.0),)
 
@@ -256,8 +256,8 @@ def test_every_format_is_read_as_it_sounds() -> None:
 def test_changes_of_tempo_are_heard_by_both_ways() -> None:
     marks = (Mark(0, "tempo", 60.0), Mark(48, "tempo", 240.0))
     score = Score((Note(0, 60, 48), Note(48, 62, 48), Note(96, 64, 24)), marks)
-    assert rows(performed(score)) == [(0, 60, 1000), (1000, 62, 250), (1250, 64, 125)]
-    assert rows(perform(render(score))[0][0]) == rows(performed(score))
+    assert rows(to_performance(score)) == [(0, 60, 1000), (1000, 62, 250), (1250, 64, 125)]
+    assert rows(parse_performance(render(score))[0][0]) == rows(to_performance(score))
 
 
 # Several parts through MIDI and ids

@@ -123,14 +123,14 @@ def test_no_text_of_a_tune_becomes_markup() -> None:
     root = ElementTree.fromstring(data)
     assert root.find("script") is None
     assert root.findtext("work/work-title") == "<script>&lt;[31m]]>\"'"
-    assert musicxml.remarks(data) == ('a="<b>&amp;"',)
+    assert musicxml.read_remarks(data) == ('a="<b>&amp;"',)
 
 
 def test_remarks_travel_in_the_file(tmp_path: Path) -> None:
     score = Score((Note(0, 60, 192),), (Mark(0, "meter", Meter(4, 4)),))
-    assert formats.has_room(".musicxml")
+    assert formats.supports_remarks(".musicxml")
     formats.write(score, tmp_path / "a.musicxml", remarks=["recipe seed=7", 'x {"a": 1}'])
-    assert formats.remarks(tmp_path / "a.musicxml") == ("recipe seed=7", 'x {"a": 1}')
+    assert formats.read_remarks(tmp_path / "a.musicxml") == ("recipe seed=7", 'x {"a": 1}')
     with pytest.raises(InvalidValue, match=r"write one line"):
         musicxml.render(score, remarks=["two\nlines"])
 

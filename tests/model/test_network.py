@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.config import BEGIN, CELLS, ModelSettings
-from musicgen.model.network import LanguageModel, run_layer, run_lstm
+from musicgen.config import BEGIN_ID, CELLS, ModelSettings
+from musicgen.model.network import LanguageModel, run_lstm_layer, run_torch_layer
 from musicgen.model.segments import cut
 
 SMALL = ModelSettings(vocabulary_size=11, hidden=6, embedding=6, dropout=0.5)
@@ -19,7 +19,7 @@ def make(settings: ModelSettings = SMALL) -> LanguageModel:
 
 def ids(lanes: int, window: int, seed: int = 0) -> torch.Tensor:
     drawn = np.random.default_rng(seed).integers(1, 11, (lanes, window))
-    drawn[:, 0] = BEGIN
+    drawn[:, 0] = BEGIN_ID
     return torch.from_numpy(drawn)
 
 
@@ -65,8 +65,8 @@ def test_torchs_own_layer_in_segments_is_the_reference() -> None:
     state = (values[0] / 2, values[1] / 2)
     columns = values.transpose(1, 2).contiguous()
     table = model.embedding.weight
-    mine, my_state = run_lstm(layer, columns, table, state, starts, None)
-    reference, last = run_layer(layer, columns, table, state, cut((~starts).long().t()))
+    mine, my_state = run_lstm_layer(layer, columns, table, state, starts, None)
+    reference, last = run_torch_layer(layer, columns, table, state, cut((~starts).long().t()))
     torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
     for ours, theirs in zip(my_state, last, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -93,17 +93,17 @@ def test_no_dropout_draws_no_masks() -> None:
 
 def test_weights_go_out_and_come_back() -> None:
     model, other = make(), LanguageModel(SMALL, torch.Generator().manual_seed(6)).double()
-    other.put(model.arrays())
+    other.load_weights(model.copy_weights())
     torch.testing.assert_close(model(ids(2, 5))[0], other(ids(2, 5))[0], rtol=0, atol=1e-6)
 
 
 def test_the_same_generator_gives_the_same_weights() -> None:
-    first, second = make().arrays(), make().arrays()
+    first, second = make().copy_weights(), make().copy_weights()
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_an_irnn_begins_as_the_identity() -> None:
-    weight = make(replace(SMALL, cell="irnn")).arrays()["layers.0.weight_hh_l0"]
+    weight = make(replace(SMALL, cell="irnn")).copy_weights()["layers.0.weight_hh_l0"]
     assert np.array_equal(weight, np.eye(6))
 
 
@@ -111,16 +111,16 @@ def test_a_compact_table_is_read_as_the_whole_one() -> None:
     model = make(replace(SMALL, embedding_dropout=0.5))
     masks = model.draw_masks(3, torch.Generator().manual_seed(3))
     assert masks is not None
-    assert masks.table is not None
+    assert masks.embedding is not None
     ids = torch.tensor([[5, 0, 5, 2], [7, 7, 1, 3]])
     read = []
     for compact in (False, True):
-        table, rows = model.embedded(ids, masks.table, compact)
+        table, rows = model.look_up_embeddings(ids, masks.embedding, compact)
         assert rows.shape == ids.shape
         read.append(table[rows])
     assert torch.equal(*read)
-    assert len(model.embedded(ids, masks.table, compact=True)[0]) == 6
-    dropped = masks.table[ids].squeeze(2) == 0
+    assert len(model.look_up_embeddings(ids, masks.embedding, compact=True)[0]) == 6
+    dropped = masks.embedding[ids].squeeze(2) == 0
     assert dropped.any()
     assert not dropped.all()
     assert torch.equal((read[0] == 0).all(2), dropped)

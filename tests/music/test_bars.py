@@ -6,35 +6,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicgen.music.bars import bars, heard_bars
-from musicgen.music.durations import GRAIN, PLAIN, TUPLETS, Piece, Tuplet, pieces, split, to_steps
+from musicgen.music.bars import count_heard_bars, find_bars
+from musicgen.music.durations import (
+    PLAIN_DURATIONS,
+    SHORTEST_WRITABLE,
+    TUPLETS,
+    Tuplet,
+    WrittenDuration,
+    notate_segments,
+    split_duration,
+    to_steps,
+)
 from musicgen.music.score import Mark, Note, Score
 from musicgen.music.theory import Meter
-from musicgen.music.voices import voices
+from musicgen.music.voices import separate_voices
 
 
-def sounding(written: tuple[Piece, ...]) -> list[tuple[int, int]]:
+def sounding(written: tuple[WrittenDuration, ...]) -> list[tuple[int, int]]:
     """Play pieces back: (segment, end) in steps."""
     cursor, group, found = 0, None, []
     for piece in written:
-        if piece.opens:
-            group = (piece.opens, cursor, 0)
+        if piece.opened_tuplet:
+            group = (piece.opened_tuplet, cursor, 0)
         if group is None:
             cursor += piece.nominal
         else:
             tuplet, start, done = group
             done += piece.nominal
-            cursor = start + tuplet.sounding(done)
-            group = None if piece.closes else (tuplet, start, done)
+            cursor = start + tuplet.to_sounding(done)
+            group = None if piece.closes_tuplet else (tuplet, start, done)
         found.append((piece.segment, cursor))
     return found
 
 
-def check(offsets: tuple[int, ...]) -> tuple[Piece, ...]:
-    written = pieces(offsets)
+def check(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
+    written = notate_segments(offsets)
     ends = dict(sounding(written))
     assert [ends[i] + offsets[0] for i in range(len(offsets) - 1)] == list(offsets[1:])
-    assert all(piece.nominal in PLAIN for piece in written)
+    assert all(piece.nominal in PLAIN_DURATIONS for piece in written)
     return written
 
 
@@ -61,27 +70,27 @@ def test_a_bar_of_minutes_off_the_grid_is_written() -> None:
 )
 def test_tuplets_are_found(offsets: tuple[int, ...], tuplet: Tuplet, count: int) -> None:
     written = check(offsets)
-    assert [piece.opens for piece in written if piece.opens] == [tuplet]
+    assert [piece.opened_tuplet for piece in written if piece.opened_tuplet] == [tuplet]
     assert len(written) == count
 
 
 def test_every_tuplet_is_found_where_all_its_units_sound() -> None:
     for tuplet in TUPLETS:
-        offsets = tuple(tuplet.sounding(i * tuplet.unit) for i in range(tuplet.p + 1))
+        offsets = tuple(tuplet.to_sounding(i * tuplet.unit) for i in range(tuplet.p + 1))
         check(offsets)
 
 
 def test_split_takes_the_fewest_values() -> None:
-    assert split(120) == (96, 24)
-    assert split(60) == (48, 12)
-    assert split(5) == (3, 2)
-    assert sum(split(10_000)) == 10_000
+    assert split_duration(120) == (96, 24)
+    assert split_duration(60) == (48, 12)
+    assert split_duration(5) == (3, 2)
+    assert sum(split_duration(10_000)) == 10_000
 
 
 @given(st.integers(1, 3000))
 def test_split_adds_up_without_crumbs_on_the_grain(steps: int) -> None:
-    assert sum(split(steps)) == steps
-    assert steps % GRAIN or min(split(steps)) >= GRAIN
+    assert sum(split_duration(steps)) == steps
+    assert steps % SHORTEST_WRITABLE or min(split_duration(steps)) >= SHORTEST_WRITABLE
 
 
 def tune(lengths: list[int], *marks: Mark) -> Score:
@@ -94,13 +103,13 @@ def tune(lengths: list[int], *marks: Mark) -> Score:
 
 
 def kinds(score: Score) -> list[str]:
-    return [bar.kind for bar in bars(score)]
+    return [bar.kind for bar in find_bars(score)]
 
 
 def test_a_pickup_and_its_partner_at_the_end_are_one_bar() -> None:
     score = tune([24, 144, 144, 120])
     assert kinds(score) == ["partial", "full", "full", "partial"]
-    assert heard_bars(score) == 3
+    assert count_heard_bars(score) == 3
 
 
 def test_a_short_last_bar_that_completes_nothing_is_irregular() -> None:
@@ -118,7 +127,7 @@ def test_a_repeat_joins_its_end_to_its_pickup() -> None:
     both = tune([24, 144, 120, 24, 144, 120], Mark(288, "repeat_end", 2),
                 Mark(576, "repeat_end", 2))  # fmt: skip
     assert kinds(both) == ["partial", "full", "partial"] * 2
-    assert heard_bars(both) == 8
+    assert count_heard_bars(both) == 8
 
 
 def test_a_bar_too_long_is_irregular() -> None:
@@ -127,7 +136,7 @@ def test_a_bar_too_long_is_irregular() -> None:
 
 def test_voices_hold_nothing_that_overlaps() -> None:
     notes = [Note(0, 60, 96), Note(0, 64, 96), Note(48, 72, 48), Note(96, 60, 48)]
-    found = voices(notes)
+    found = separate_voices(notes)
     assert [[c.pitches for c in voice] for voice in found] == [[(64, 60), (60,)], [(72,)]]
 
 
@@ -137,7 +146,7 @@ def test_ticks_round_to_the_nearest_step(ticks: int, steps: int) -> None:
 
 
 def voice_pitches(notes: list[Note]) -> list[list[int]]:
-    return [[chord.pitches[0] for chord in voice] for voice in voices(notes)]
+    return [[chord.pitches[0] for chord in voice] for voice in separate_voices(notes)]
 
 
 def test_a_bass_goes_on_in_its_voice_while_the_melody_leaps() -> None:
@@ -154,7 +163,7 @@ def test_a_melody_that_rests_comes_back_to_its_voice() -> None:
 
 def test_one_line_is_one_voice_however_it_leaps_and_rests() -> None:
     notes = [Note(30 * n, 30 + (37 * n) % 80, 24) for n in range(50)]
-    assert len(voices(notes)) == 1
+    assert len(separate_voices(notes)) == 1
 
 
 @given(
@@ -164,7 +173,7 @@ def test_voices_share_all_notes_out_and_are_as_few_as_can_be(
     drawn: list[tuple[int, int, int]],
 ) -> None:
     notes = [Note(onset, pitch, duration) for onset, pitch, duration in set(drawn)]
-    found = voices(notes)
+    found = separate_voices(notes)
     back = [(c.onset, pitch, c.duration) for voice in found for c in voice for pitch in c.pitches]
     assert sorted(back) == sorted((n.onset, n.pitch, n.duration) for n in notes)
     for voice in found:
@@ -172,4 +181,4 @@ def test_voices_share_all_notes_out_and_are_as_few_as_can_be(
     sounding = ({(n.onset, n.duration) for n in notes if n.onset <= step < n.end}
                 for step in range(100))  # fmt: skip
     assert len(found) == max(map(len, sounding))
-    assert voices(reversed(notes)) == found
+    assert separate_voices(reversed(notes)) == found

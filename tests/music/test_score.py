@@ -17,8 +17,8 @@ from musicgen.music.score import (
     Note,
     Part,
     Score,
-    jumps,
-    sections,
+    find_jumps,
+    find_sections,
 )
 from musicgen.music.theory import Key, Meter
 from tests.strategies import scores
@@ -140,17 +140,17 @@ def test_canonical_starts_the_notes_that_were_started_before(score: Score) -> No
 @settings(max_examples=60)
 @given(scores(most_parts=2, drums=False), st.integers(-12, 12))
 def test_transposing_moves_the_pitches_and_nothing_else(score: Score, semitones: int) -> None:
-    moved = score.transposed(semitones)
+    moved = score.transpose(semitones)
     assert [n.pitch - semitones for n in sorted(moved.notes, key=lambda n: (n.part, n))] == [
         n.pitch for n in sorted(score.notes, key=lambda n: (n.part, n))
     ]
-    assert jumps(moved) == jumps(score)
-    assert sections(moved) == sections(score)
+    assert find_jumps(moved) == find_jumps(score)
+    assert find_sections(moved) == find_sections(score)
 
 
 def test_drums_do_not_move() -> None:
     score = Score((Note(0, 38, 48),), parts=(Part("drums", 0, is_drums=True),))
-    assert score.transposed(5).notes == score.notes
+    assert score.transpose(5).notes == score.notes
 
 
 @pytest.mark.parametrize(

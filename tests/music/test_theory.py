@@ -11,7 +11,7 @@ from musicgen.music.theory import (
     Key,
     Meter,
     find_key,
-    plain_chord,
+    normalize_chord,
     signature,
     spell,
     transpose_chord,
@@ -74,7 +74,7 @@ def test_a_leading_note_is_a_sharp_and_a_lowered_seventh_a_flat() -> None:
 
 @given(keys(), st.integers(-24, 24))
 def test_transposing_a_key_there_and_back_sounds_the_same(key: Key, semitones: int) -> None:
-    back = key.transposed(semitones).transposed(-semitones)
+    back = key.transpose(semitones).transpose(-semitones)
     assert (back.pitch_class, back.mode) == (key.pitch_class, key.mode)
 
 
@@ -100,8 +100,8 @@ def test_an_unknown_meter_says_what_to_write(text: str) -> None:
 
 
 def test_chord_symbols_are_spelt_plainly_and_transposed() -> None:
-    assert plain_chord("C#min7/G#") == "Dbm7/Ab"
-    assert plain_chord("something") == "N.C."
+    assert normalize_chord("C#min7/G#") == "Dbm7/Ab"
+    assert normalize_chord("something") == "N.C."
     assert transpose_chord("F#m7/C#", 1) == "Gm7/D"
     assert ChordSymbol.parse("Bbmaj7") == ChordSymbol(10, "maj7")
 

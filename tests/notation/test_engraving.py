@@ -6,27 +6,27 @@ import pytest
 from hypothesis import given, settings
 
 from musicgen import formats
-from musicgen.music.bars import bars
-from musicgen.music.durations import counted
+from musicgen.music.bars import find_bars
+from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.notation.clefs import (
     BASS,
-    DRUMS,
-    DRUMS_BY_PLACE,
+    DRUM_SYMBOLS,
     PERCUSSION,
+    PITCH_BY_DRUM_SYMBOL,
     TREBLE,
-    TREBLE_BELOW,
-    clef_of,
+    TREBLE_8VB,
+    choose_clef,
 )
-from musicgen.notation.engraving import Measure, sheet
-from musicgen.notation.note_values import NoteValue, customary
+from musicgen.notation.engraving import Measure, build_sheet
+from musicgen.notation.note_values import NoteValue, split_by_meter
 from tests.strategies import bands, scores
 
 
 def measures(music: str, meter: str = "4/4", key: str = "C") -> tuple[Measure, ...]:
     text = f"X:1\nM:{meter}\nL:1/8\nK:{key}\n{music}\n"
-    return sheet(formats.parse(text.encode(), ".abc")[0][0]).measures
+    return build_sheet(formats.parse(text.encode(), ".abc")[0][0]).measures
 
 
 def beams(music: str, meter: str) -> list[int]:
@@ -35,7 +35,7 @@ def beams(music: str, meter: str) -> list[int]:
 
 def signs(music: str, key: str = "C") -> list[int | None]:
     return [
-        head.sign
+        head.accidental
         for measure in measures(music, key=key)
         for symbol in measure.staves[0][0].symbols
         for head in symbol.heads
@@ -63,7 +63,7 @@ def signs(music: str, key: str = "C") -> list[int | None]:
     ],
 )
 def test_a_note_shows_the_beats(meter: str, start: int, steps: int, written: object) -> None:
-    assert customary(Meter.parse(meter), start, steps, False) == written
+    assert split_by_meter(Meter.parse(meter), start, steps, False) == written
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_note_shows_the_beats(meter: str, start: int, steps: int, written: obj
 def test_a_rest_shows_them_more_plainly(
     meter: str, start: int, steps: int, written: object
 ) -> None:
-    assert customary(Meter.parse(meter), start, steps, True) == written
+    assert split_by_meter(Meter.parse(meter), start, steps, True) == written
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_beams_go_by_beat(music: str, meter: str, expected: list[int]) -> None:
 def test_tuplets_keep_to_their_beats() -> None:
     (measure,) = measures("(3ABc (3def (3gab (3abc'")
     symbols = measure.staves[0][0].symbols
-    assert [symbol.opens for symbol in symbols] == [True, False, False] * 4
+    assert [symbol.opens_tuplet for symbol in symbols] == [True, False, False] * 4
     assert {symbol.value for symbol in symbols} == {NoteValue(8)}
 
 
@@ -123,40 +123,47 @@ def test_measures_are_counted_as_players_count() -> None:
     assert [measure.number for measure in found] == [0, 1, 2, 3, 4, 5, 5]
     found = measures("A|d2e fed|B2A A2:|:d|f2e def|e3 e2:|", "6/8")
     assert [measure.number for measure in found] == [0, 1, 2, 3, 3, 4]
-    assert [measure.plays for measure in found] == [0, 0, 2, 0, 0, 2]
-    assert [measure.repeats for measure in found] == [False, False, False, True, False, False]
+    assert [measure.repeat_plays for measure in found] == [0, 0, 2, 0, 0, 2]
+    assert [measure.has_repeat_start for measure in found] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_endings_open_and_close() -> None:
     found = measures("|:c8|d8|1 e8|f8:|2 g8|a8||b8|]")
-    assert [measure.opens for measure in found] == [(), (), (1,), (), (2,), (), ()]
-    assert [measure.closes for measure in found] == [(), (), (), (1,), (), (2,), ()]
-    assert [measure.line for measure in found][-2:] == ["double", "final"]
+    assert [measure.starting_passes for measure in found] == [(), (), (1,), (), (2,), (), ()]
+    assert [measure.stopping_passes for measure in found] == [(), (), (), (1,), (), (2,), ()]
+    assert [measure.bar_line_style for measure in found][-2:] == ["double", "final"]
 
 
 def test_a_change_of_key_stands_where_it_is() -> None:
     found = measures("c8|c8|[K:D]c8|[M:3/4]c6|")
     assert [str(m.key) if m.key else "" for m in found] == ["C major", "", "D major", ""]
     assert [str(m.meter) if m.meter else "" for m in found] == ["4/4", "", "", "3/4"]
-    assert found[1].line == "double"
+    assert found[1].bar_line_style == "double"
 
 
 def test_a_clef_spares_ledger_lines() -> None:
-    assert clef_of([]) == TREBLE
-    assert clef_of(range(60, 80)) == TREBLE
-    assert clef_of(range(40, 58)) == BASS
-    assert clef_of([50, 67]) == TREBLE_BELOW
+    assert choose_clef([]) == TREBLE
+    assert choose_clef(range(60, 80)) == TREBLE
+    assert choose_clef(range(40, 58)) == BASS
+    assert choose_clef([50, 67]) == TREBLE_8VB
 
 
 def test_every_drum_has_a_place_of_its_own() -> None:
-    assert {drum: pitch for pitch, drum in DRUMS.items()} == DRUMS_BY_PLACE
-    assert len(DRUMS) == len(DRUMS_BY_PLACE) >= 40
+    assert {drum: pitch for pitch, drum in DRUM_SYMBOLS.items()} == PITCH_BY_DRUM_SYMBOL
+    assert len(DRUM_SYMBOLS) == len(PITCH_BY_DRUM_SYMBOL) >= 40
 
 
 def test_drums_may_be_written_as_strokes() -> None:
     notes = [Note(step, 42, 6, part=0) for step in range(0, 192, 24)] + [Note(0, 36, 12, part=0)]
     score = Score(notes, (Mark(192, "bar"),), (Part(is_drums=True),))
-    found = sheet(score, as_strokes=True)
+    found = build_sheet(score, as_strokes=True)
     assert found.staves[0].clef == PERCUSSION
     (layer,) = found.measures[0].staves[0]
     assert [len(symbol.heads) for symbol in layer.symbols] == [2, 1, 1, 1, 1, 1, 1, 1]
@@ -164,9 +171,9 @@ def test_drums_may_be_written_as_strokes() -> None:
 
 
 def test_an_empty_score_is_a_measure_of_rest() -> None:
-    (measure,) = sheet(Score(marks=(Mark(0, "meter", Meter(3, 4)),))).measures
+    (measure,) = build_sheet(Score(marks=(Mark(0, "meter", Meter(3, 4)),))).measures
     ((layer,),) = measure.staves
-    assert layer.symbols[0].is_whole
+    assert layer.symbols[0].is_measure_rest
     assert layer.symbols[0].stop == 144
 
 
@@ -178,26 +185,26 @@ def test_an_empty_score_is_a_measure_of_rest() -> None:
 def test_a_tempo_is_counted_in_whole_beats(
     qpm: float, meter: str, expected: tuple[int, float]
 ) -> None:
-    steps, pace = counted(qpm, Meter.parse(meter))
+    steps, pace = choose_tempo_beat(qpm, Meter.parse(meter))
     assert (steps, float(pace)) == expected
 
 
 @settings(max_examples=40, deadline=None)
 @given(bands() | scores())
 def test_symbols_fill_every_layer_and_name_every_note(score: Score) -> None:
-    found = sheet(score)
+    found = build_sheet(score)
     names: list[str] = []
     for measure in found.measures:
         for layer in (layer for staff in measure.staves for layer in staff):
             edges = [0, *(symbol.stop for symbol in layer.symbols)]
             assert [symbol.start for symbol in layer.symbols] == edges[:-1]
             assert edges[-1] == measure.bar.steps
-            names += [head.name for symbol in layer.symbols for head in symbol.heads]
+            names += [head.element_id for symbol in layer.symbols for head in symbol.heads]
     assert len(names) == len(set(names))
     assert {f"n{index}" for index in range(len(score.notes))} <= set(names)
-    assert [measure.bar for measure in found.measures] == list(bars(score)) or score.end == 0
+    assert [measure.bar for measure in found.measures] == list(find_bars(score)) or score.end == 0
 
 
 def test_a_key_without_a_signature_is_written_by_another_name() -> None:
     score = Score((Note(0, 60, 192),), (Mark(0, "key", Key("G#", "major")),))
-    assert sheet(score).measures[0].key == Key("Ab", "major")
+    assert build_sheet(score).measures[0].key == Key("Ab", "major")

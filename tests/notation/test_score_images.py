@@ -16,11 +16,11 @@ import musicgen
 from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.formats import abc
-from musicgen.music.bars import bars
+from musicgen.music.bars import find_bars
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Meter
 from musicgen.notation import mei
-from musicgen.notation.engraving import sheet
+from musicgen.notation.engraving import build_sheet
 from musicgen.notation.score_images import engrave, engrave_pages, engrave_png
 from tests import read_svg
 from tests.oracles import all_tunes, corpus_root
@@ -51,8 +51,8 @@ def real(count: int) -> Iterator[Score]:
 
 def assert_seen(score: Score) -> None:
     """Compare what stands on the page with the score, note by note."""
-    lengths = [bar.steps for bar in bars(score)] or [score.meter.steps]
-    page = read_svg.read(mei.render(sheet(score)), lengths)
+    lengths = [bar.steps for bar in find_bars(score)] or [score.meter.steps]
+    page = read_svg.read(mei.render(build_sheet(score)), lengths)
     assert all(end == length for end, length in page.layers)
     assert len(page.notes) == len(score.notes)
     for index, note in enumerate(score.notes):
@@ -94,14 +94,14 @@ def test_the_picture_has_every_note_and_measure_by_its_name() -> None:
         names = re.findall(r' id="([nm]\d+(?:-\d+)?)"', svg)
         assert len(names) == len(set(names))
         symbols = [
-            head.name
-            for measure in sheet(score).measures
+            head.element_id
+            for measure in build_sheet(score).measures
             for staff in measure.staves
             for layer in staff
             for symbol in layer.symbols
             for head in symbol.heads
         ]
-        assert set(names) == {*symbols, *(f"m{index}" for index in range(len(bars(score))))}
+        assert set(names) == {*symbols, *(f"m{index}" for index in range(len(find_bars(score))))}
 
 
 def test_drums_and_doubled_notes_keep_their_names() -> None:

@@ -11,7 +11,7 @@ import pytest
 from musicgen import formats
 from musicgen.errors import InvalidValue, NotFound, OutputExists, Refusal
 from musicgen.music.score import Mark, Note, Part, Score
-from musicgen.render.export import RENDERED, WRITABLE, View, check_suffix, write
+from musicgen.render.export import RENDERERS, WRITABLE, View, check_suffix, write
 from musicgen.render.timeline import at_tempo, duration, with_program
 
 TUNE = Score((Note(0, 60, 96), Note(96, 64, 96)), (Mark(192, "bar"),), title="Tune")
@@ -19,11 +19,11 @@ STARTS = {".wav": b"RIFF", ".svg": b"<svg", ".png": b"\x89PNG", ".html": b"<!doc
 
 
 def test_what_can_be_written_is_the_table() -> None:
-    assert (*formats.WRITABLE, *RENDERED) == WRITABLE
-    assert set(STARTS) == set(RENDERED)
+    assert (*formats.WRITABLE_SUFFIXES, *RENDERERS) == WRITABLE
+    assert set(STARTS) == set(RENDERERS)
 
 
-@pytest.mark.parametrize("suffix", RENDERED)
+@pytest.mark.parametrize("suffix", RENDERERS)
 def test_each_kind_is_written(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"tune{suffix.upper()}"
     write(TUNE, path)
@@ -37,7 +37,7 @@ def test_each_kind_is_written(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".mid", ".abc"])
 def test_remarks_travel_where_there_is_room(suffix: str, tmp_path: Path) -> None:
     write(TUNE, tmp_path / f"tune{suffix}", remarks=["hello there"])
-    assert "hello there" in formats.remarks(tmp_path / f"tune{suffix}")
+    assert "hello there" in formats.read_remarks(tmp_path / f"tune{suffix}")
 
 
 @pytest.mark.parametrize("view", ["score", "roll"])

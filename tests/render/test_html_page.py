@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
-from musicgen.render.html_page import SCRIPTS, STATIC, page, recipe_in
-from musicgen.render.tune_json import view
+from musicgen.render.html_page import SCRIPTS, STATIC, read_page_recipe, render_page
+from musicgen.render.tune_json import score_to_json
 from musicgen.tune import Tune, load, tweak
 from tests.related_tunes import indexed, line
 
@@ -54,7 +54,7 @@ def tune() -> Tune:
 @cache
 def whole() -> str:
     song = tune()
-    return page(song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise)
+    return render_page(song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise)
 
 
 class Elements(HTMLParser):
@@ -101,12 +101,14 @@ def test_a_page_of_32_bars_is_small() -> None:
 
 def test_a_page_has_the_same_bytes_each_time() -> None:
     song = tune()
-    again = page(song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise)
+    again = render_page(
+        song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise
+    )
     assert again == whole()
 
 
 def test_a_page_without_recipe_receipt_and_surprise_is_whole() -> None:
-    shown = data_of(page(abc()))
+    shown = data_of(render_page(abc()))
     assert shown["recipe"] is shown["receipt"] is shown["surprise"] is None
     assert shown["bars"] == 6
 
@@ -114,18 +116,18 @@ def test_a_page_without_recipe_receipt_and_surprise_is_whole() -> None:
 @pytest.mark.parametrize("title", HOSTILE)
 def test_a_title_is_no_markup(title: str) -> None:
     score = replace(abc(), title=title, rhythm=title, parts=(Part(name=title),))
-    plain = Elements(page(abc()))
-    hostile = Elements(page(score))
+    plain = Elements(render_page(abc()))
+    hostile = Elements(render_page(score))
     assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
     assert not any(name.startswith("on") for _, attributes in hostile.found for name in attributes)
-    assert data_of(page(score))["title"] == title
+    assert data_of(render_page(score))["title"] == title
 
 
 def test_a_name_in_a_receipt_is_no_markup() -> None:
     notes = [(pitch, 24) for pitch in (62, 64, 66, 67, 69, 71, 73, 74, 62, 66)]
     score = line(notes)
-    receipt = indexed([line(notes, HOSTILE[0])]).receipt(score)
-    text = page(score, receipt=receipt)
+    receipt = indexed([line(notes, HOSTILE[0])]).make_receipt(score)
+    text = render_page(score, receipt=receipt)
     assert "<img" not in text
     assert data_of(text)["receipt"]["runs"][0]["tune"] == HOSTILE[0]
     assert data_of(text)["receipt"]["runs"][0]["marked"] == list(range(10))
@@ -172,8 +174,8 @@ def _source(name: str) -> str:
 
 
 def test_a_page_knows_its_recipe() -> None:
-    assert recipe_in(whole().encode()) == tune().recipe.to_text()
-    assert recipe_in(page(abc()).encode()) is None
+    assert read_page_recipe(whole().encode()) == tune().recipe.to_text()
+    assert read_page_recipe(render_page(abc()).encode()) is None
 
 
 def test_a_page_is_tweaked_as_any_file_of_ours(tmp_path: Path) -> None:
@@ -182,14 +184,14 @@ def test_a_page_is_tweaked_as_any_file_of_ours(tmp_path: Path) -> None:
     assert (tmp_path / "song.html").read_text("utf-8") == whole()
     again = tweak(tmp_path / "song.html")
     assert again.recipe.to_text() == tune().recipe.to_text()
-    assert tweak(tmp_path / "song.html", temperature=0.9).recipe.order.wishes.temperature == 0.9
+    assert tweak(tmp_path / "song.html", temperature=0.9).recipe.request.options.temperature == 0.9
 
 
 @given(st.binary(max_size=200))
 def test_what_is_no_recipe_is_refused_in_one_line(inside: bytes) -> None:
     data = b'<script type="application/json" id="recipe">' + inside + b"</script>"
     try:
-        found = recipe_in(data)
+        found = read_page_recipe(data)
     except InvalidValue as fault:
         assert "damaged" in str(fault)  # noqa: PT017
     else:
@@ -207,7 +209,7 @@ def test_the_marks_of_a_copied_run_are_the_notes_that_it_covers() -> None:
 
 def test_the_surprise_of_a_note_is_its_own() -> None:
     song = tune()
-    told = view(song.score, surprise=song.surprise)["surprise"]["notes"]
+    told = score_to_json(song.score, surprise=song.surprise)["surprise"]["notes"]
     by_place = {(n.onset, n.pitch): n.bits for n in song.surprise.notes}
     expected = [by_place[n.onset, n.pitch] for n in song.score.notes]
     assert told == pytest.approx(expected, abs=0.006)
@@ -215,14 +217,14 @@ def test_the_surprise_of_a_note_is_its_own() -> None:
 
 def test_notes_have_the_names_of_their_key() -> None:
     score = abc("X:1\nM:4/4\nL:1/4\nK:Eb\nEAB=B|[K:E]EGd2|]\n")
-    assert view(score)["names"] == ["E♭4", "A♭4", "B♭4", "B4", "E4", "G♯4", "D♯5"]
+    assert score_to_json(score)["names"] == ["E♭4", "A♭4", "B♭4", "B4", "E4", "G♯4", "D♯5"]
 
 
 def test_a_pickup_is_bar_nought_and_a_later_one_goes_with_the_bar_after_it() -> None:
-    shown = view(abc("X:1\nM:2/4\nL:1/4\nK:C\nC|DE|F:|G|AB|c|]\n"))
+    shown = score_to_json(abc("X:1\nM:2/4\nL:1/4\nK:C\nC|DE|F:|G|AB|c|]\n"))
     assert shown["numbers"] == [0, 1, 2, 3, 3, 4]
     assert shown["keep_numbers"] == [1, 1, 2, 3, 3, 4]
-    assert view(abc("X:1\nM:4/4\nL:1/4\nK:C\nCCCC|]\n"))["numbers"] == [1]
+    assert score_to_json(abc("X:1\nM:4/4\nL:1/4\nK:C\nCCCC|]\n"))["numbers"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -230,4 +232,4 @@ def test_a_pickup_is_bar_nought_and_a_later_one_goes_with_the_bar_after_it() -> 
 )
 def test_the_count_in_has_the_beats_of_the_meter(meter: str, beats: int, seconds: float) -> None:
     score = abc(f"X:1\nM:{meter}\nL:1/4\nQ:1/4=120\nK:C\nCCC|]\n")
-    assert view(score)["count_in"] == {"beats": beats, "seconds": seconds}
+    assert score_to_json(score)["count_in"] == {"beats": beats, "seconds": seconds}

@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Page
 
 from musicgen import formats
 from musicgen.music.score import Part, Score
-from musicgen.render.html_page import page as page_of
-from musicgen.render.timeline import bars_heard, timeline
-from musicgen.render.tune_json import view
+from musicgen.render.html_page import render_page as page_of
+from musicgen.render.timeline import bar_timeline, timeline
+from musicgen.render.tune_json import score_to_json
 from musicgen.tune import Tune, load
 from tests.browser import Reader, chromium, opened, reader, serious, until
 from tests.related_tunes import indexed
@@ -123,7 +123,7 @@ def test_it_plays_to_the_end_and_lights_the_notes_in_order(
         until(page, "log.ended === 1")
         sounds = timeline(jig)
         assert logged(page, "lit") == [sound.note for sound in sounds]
-        assert logged(page, "bars") == [bar for _, _, bar in bars_heard(jig)]
+        assert logged(page, "bars") == [bar for _, _, bar in bar_timeline(jig)]
         assert logged(page, "states") == ["playing", "stopped"]
         assert page.locator(".sounding, .playing").count() == 0
         button(page, "Play").wait_for()
@@ -299,7 +299,7 @@ def test_keys_can_be_switched_off(desk: Reader, jig_file: Path) -> None:
 
 def test_the_files_have_the_right_bytes(desk: Reader, tune: Tune, tune_file: Path) -> None:
     with desk.reads(tune_file) as page:
-        told = view(tune.score, recipe=tune.recipe)
+        told = score_to_json(tune.score, recipe=tune.recipe)
         with page.expect_download() as midi:
             button(page, "MIDI").click()
         with page.expect_download() as text:
@@ -428,7 +428,7 @@ def test_names_are_shown_as_text_and_never_run(
 ) -> None:
     name = '</script><img src=x onerror="globalThis.ran = 1"><b>&amp;'
     score = replace(jig, title=name, rhythm=name, parts=(Part(name=name),))
-    receipt = indexed([score]).receipt(score)
+    receipt = indexed([score]).make_receipt(score)
     file = tmp_path / "hostile.html"
     file.write_text(page_of(score, receipt=receipt), encoding="utf-8")
     with opened(browser, file) as page:

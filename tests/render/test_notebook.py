@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 import musicgen
-from musicgen.checkpoint import version_of
+from musicgen.checkpoint import get_package_version
 from musicgen.music.score import Note, Score
 from musicgen.tune import Tune, load
 from tests.browser import chromium, opened, until
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 
 def test_the_version_is_the_package_s() -> None:
-    assert musicgen.__version__ == version_of("musicgen")
+    assert musicgen.__version__ == get_package_version("musicgen")
     assert "__version__" in musicgen.__all__
 
 

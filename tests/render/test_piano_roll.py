@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from musicgen.errors import Refusal
 from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.render.piano_roll import COLOURS, MAX_ROWS, pianoroll_png, pianoroll_svg
+from musicgen.render.piano_roll import COLOURS, MAX_ROWS, draw_pianoroll_png, draw_pianoroll_svg
 from musicgen.render.timeline import timeline
 from tests.strategies import scores
 
@@ -35,7 +35,7 @@ JIG = Score(
 
 
 def parsed(score: Score) -> ElementTree.Element:
-    return ElementTree.fromstring(pianoroll_svg(score))
+    return ElementTree.fromstring(draw_pianoroll_svg(score))
 
 
 def drawn(score: Score, name: str) -> list[ElementTree.Element]:
@@ -113,12 +113,12 @@ def test_every_note_lies_in_a_row(score: Score) -> None:
 def test_titles_and_names_are_no_markup() -> None:
     evil = '<script>alert("1")</script>\x00\x1b[31m&'
     score = Score((Note(0, 60, 48),), (), (Part(evil), Part()), title=evil)
-    assert "<script" not in pianoroll_svg(score)
+    assert "<script" not in draw_pianoroll_svg(score)
     assert words(score)[0].startswith('<script>alert("1")</script>[31m&')
 
 
 def test_the_png_shows_the_same() -> None:
-    data = pianoroll_png(JIG)
+    data = draw_pianoroll_png(JIG)
     width, height = struct.unpack(">II", data[16:24])
     svg = parsed(JIG)
     assert data.startswith(b"\x89PNG")
@@ -131,12 +131,12 @@ def test_the_png_shows_the_same() -> None:
 
 def test_no_notes_no_picture() -> None:
     with pytest.raises(Refusal, match="there are no notes to show"):
-        pianoroll_svg(Score())
+        draw_pianoroll_svg(Score())
 
 
 def test_what_would_be_too_tall_is_refused() -> None:
     with pytest.raises(Refusal, match=f"fills more than {MAX_ROWS} rows"):
-        pianoroll_svg(Score((Note(0, 60, 48), Note(48 * 20_000, 60, 48))))
+        draw_pianoroll_svg(Score((Note(0, 60, 48), Note(48 * 20_000, 60, 48))))
 
 
 def test_a_wide_range_has_fewer_names() -> None:

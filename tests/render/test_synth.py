@@ -12,8 +12,8 @@ from musicgen.errors import NotFound, Refusal
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Meter
 from musicgen.render import soundfont, synth, synth_voice
-from musicgen.render.soundfont import SoundFont, instrument
-from musicgen.render.synth import LOUDNESS, MAX_SECONDS, PEAK, synthesise, wav
+from musicgen.render.soundfont import SoundFont, load_instrument
+from musicgen.render.synth import MAX_PEAK, MAX_SECONDS, TARGET_RMS, render_wav, synthesise
 from musicgen.render.synth_voice import RATE
 from musicgen.render.timeline import duration, timeline
 from musicgen.tune import load
@@ -73,14 +73,14 @@ def test_notes_sound_where_the_timeline_says() -> None:
 @pytest.mark.parametrize("program", [PIANO, VIOLIN, 13, 47, 67, 109])
 def test_loudness_is_equal_and_nothing_clips(program: int) -> None:
     sound = synthesise(Score(scale().notes, scale().marks, (Part("", program),)))
-    assert np.abs(sound).max() <= PEAK + 1e-6
-    assert LOUDNESS / 3 < level(sound, 0, 4) < 1.2 * LOUDNESS
+    assert np.abs(sound).max() <= MAX_PEAK + 1e-6
+    assert TARGET_RMS / 3 < level(sound, 0, 4) < 1.2 * TARGET_RMS
 
 
 def test_a_crowd_of_notes_does_not_clip() -> None:
     notes = tuple(Note(0, pitch, 24, 127, part) for pitch in range(40, 90, 6) for part in range(4))
     sound = synthesise(Score(notes, parts=tuple(Part("", p) for p in (0, 19, 48, 61))))
-    assert 0.1 < np.abs(sound).max() <= PEAK + 1e-6
+    assert 0.1 < np.abs(sound).max() <= MAX_PEAK + 1e-6
 
 
 def test_a_faint_tune_is_as_loud_as_a_strong_one_but_not_its_faint_notes() -> None:
@@ -102,7 +102,7 @@ def test_an_instrument_for_all_parts_leaves_the_drums() -> None:
 
 def test_a_key_that_an_instrument_lacks_is_played_by_its_nearest_sample() -> None:
     saxophone = 67
-    assert max(region.keys[1] for region in instrument(saxophone)) < 83
+    assert max(region.keys[1] for region in load_instrument(saxophone)) < 83
     assert abs(cents_off(synthesise(held(83, saxophone)), 83)) < 5
 
 
@@ -119,18 +119,18 @@ def test_a_count_in_is_a_bar_of_clicks_and_what_the_pickup_lacks(
     assert abs(counted.shape[1] - plain.shape[1] - shift) < 0.05 * RATE
     for click in range(round(bars * 3)):
         assert level(counted, click * 0.25, click * 0.25 + 0.05) > 0.01
-    assert np.abs(counted).max() <= PEAK + 1e-6
+    assert np.abs(counted).max() <= MAX_PEAK + 1e-6
 
 
 def test_a_file_is_sixteen_bits_in_stereo() -> None:
-    with wave.open(io.BytesIO(wav(scale()))) as file:
+    with wave.open(io.BytesIO(render_wav(scale()))) as file:
         assert file.getparams()[:4] == (2, 2, RATE, synthesise(scale()).shape[1])
         found = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, 2).T
     assert np.abs(found / 32_767 - synthesise(scale())).max() < 1e-4
 
 
 def test_the_same_score_has_the_same_bytes() -> None:
-    assert wav(scale()) == wav(scale())
+    assert render_wav(scale()) == render_wav(scale())
 
 
 def test_no_notes_no_sound() -> None:
@@ -151,19 +151,21 @@ def test_a_font_that_is_none_is_refused() -> None:
 
 def test_without_the_font_it_is_said_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soundfont, "find_spec", lambda name: None)
-    soundfont._general_midi.cache_clear()
-    soundfont.instrument.cache_clear()
+    soundfont._load_general_midi.cache_clear()
+    soundfont.load_instrument.cache_clear()
     with pytest.raises(NotFound, match="come with pretty_midi, which is not there"):
         synth.synthesise(scale())
-    soundfont.instrument.cache_clear()
+    soundfont.load_instrument.cache_clear()
 
 
 def test_filtering_in_blocks_is_filtering_at_once() -> None:
     noise = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
     amounts = {"cutoff": 7000, "sweep_cutoff": 0, "wobble_cutoff": 0, "resonance": 60}
-    found = synth_voice._filtered(noise, amounts, np.arange(RATE) / RATE, None)
-    ratio = np.arange(RATE + 1) / 2 / synth_voice._hertz(7000)
-    whole = np.fft.irfft(np.fft.rfft(noise, 2 * RATE) * synth_voice._response(ratio, 60))[:RATE]
+    found = synth_voice._apply_filter(noise, amounts, np.arange(RATE) / RATE, None)
+    ratio = np.arange(RATE + 1) / 2 / synth_voice._cents_to_hertz(7000)
+    whole = np.fft.irfft(np.fft.rfft(noise, 2 * RATE) * synth_voice._filter_response(ratio, 60))[
+        :RATE
+    ]
     error = (found - whole)[synth_voice.RATE // 20 : -synth_voice.RATE // 20]
     assert np.std(error) < 0.001 * np.std(whole)
 
@@ -175,7 +177,7 @@ def test_sampled_tunes_are_heard_whole(count: int) -> None:
         score = model.sample(seed=seed).score
         sound, length = synthesise(score), duration(score)
         assert -0.05 < sound.shape[1] / RATE - length < 4
-        assert np.abs(sound).max() <= PEAK + 1e-6
-        assert LOUDNESS / 2 < level(sound, 0, length) < 1.2 * LOUDNESS
+        assert np.abs(sound).max() <= MAX_PEAK + 1e-6
+        assert TARGET_RMS / 2 < level(sound, 0, length) < 1.2 * TARGET_RMS
         first = float(np.argmax(np.abs(sound).max(axis=0) > 0.01)) / RATE
         assert abs(first - timeline(score)[0].start) < 0.05

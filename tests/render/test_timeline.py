@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 
 from musicgen import formats
-from musicgen.music.bars import bars
-from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Score, passages
-from musicgen.render.timeline import Sound, bars_heard, duration, timeline
+from musicgen.music.bars import find_bars
+from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Score, iter_passages
+from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
 from tests.strategies import scores
 
 JIG = """X:1
@@ -29,18 +29,18 @@ def abc(text: str) -> Score:
 
 
 def test_repeats_and_endings_are_played_out() -> None:
-    heard = [bar for _, _, bar in bars_heard(abc(JIG))]
+    heard = [bar for _, _, bar in bar_timeline(abc(JIG))]
     assert heard == [0, 1, 2, 1, 3, 4, 5]
 
 
 def test_a_pickup_is_a_bar_of_its_own_and_starts_at_nought() -> None:
-    first, second, *_ = bars_heard(abc(JIG))
+    first, second, *_ = bar_timeline(abc(JIG))
     assert (first[2], second[2]) == (0, 1)
     assert [*first[:2], *second[:2]] == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3 + 2])
 
 
 def test_a_tempo_mark_is_obeyed() -> None:
-    lengths = {bar: end - start for start, end, bar in bars_heard(abc(JIG))}
+    lengths = {bar: end - start for start, end, bar in bar_timeline(abc(JIG))}
     assert lengths[1] == pytest.approx(2)
     assert lengths[4] == lengths[5] == pytest.approx(1)
     assert duration(abc(JIG)) == pytest.approx(1 / 3 + 2 + 2 + 2 + 2 + 1 + 1)
@@ -56,7 +56,7 @@ def test_a_sound_knows_its_written_note_and_bar() -> None:
     score = abc(JIG)
     sounds = timeline(score)
     for sound in sounds:
-        note, bar = score.notes[sound.note], bars(score)[sound.bar]
+        note, bar = score.notes[sound.note], find_bars(score)[sound.bar]
         assert (sound.pitch, sound.velocity, sound.part) == (note.pitch, note.velocity, note.part)
         assert bar.start <= note.onset < bar.end
     twice = [sound.start for sound in sounds if sound.bar == 1 and sound.note == 1]
@@ -68,15 +68,15 @@ def test_a_note_held_over_a_jump_is_cut_there() -> None:
         (Note(0, 60, 192),), (Mark(96, "repeat_start"), Mark(192, "repeat_end", 2)), title="held"
     )
     assert timeline(score) == (
-        Sound(0.0, 1.0, 60, 80, 0, 0, 0),
-        Sound(1.0, 1.0, 60, 80, 0, 0, 1),
-        Sound(2.0, 1.0, 60, 80, 0, 0, 1),
+        SoundingNote(0.0, 1.0, 60, 80, 0, 0, 0),
+        SoundingNote(1.0, 1.0, 60, 80, 0, 0, 1),
+        SoundingNote(2.0, 1.0, 60, 80, 0, 0, 1),
     )
 
 
 def test_nothing_lasts_no_time() -> None:
     assert timeline(Score()) == ()
-    assert bars_heard(Score()) == ()
+    assert bar_timeline(Score()) == ()
     assert duration(Score()) == 0
 
 
@@ -88,17 +88,17 @@ def test_it_is_what_the_unfolded_score_sounds(score: Score) -> None:
     assert [one[0] for one in heard] == pytest.approx(_clock(plain, [n.onset for n in plain.notes]))
     ends = [start + length for start, length, *_ in heard]
     assert ends == pytest.approx(_clock(plain, [n.end for n in plain.notes]))
-    steps = sum(stop - start for start, stop in passages(score))
+    steps = sum(stop - start for start, stop in iter_passages(score))
     assert duration(score) == pytest.approx(_clock(plain, [steps])[0])
 
 
 @given(scores())
 def test_bars_follow_each_other_without_a_gap(score: Score) -> None:
     now = 0.0
-    for start, end, bar in bars_heard(score):
+    for start, end, bar in bar_timeline(score):
         assert start == pytest.approx(now)
         assert end > start
-        assert 0 <= bar < len(bars(score))
+        assert 0 <= bar < len(find_bars(score))
         now = end
     assert now == pytest.approx(duration(score))
 

@@ -16,18 +16,18 @@ from musicgen import formats
 from musicgen.cli import commands
 from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi, musicxml
-from musicgen.music.performance import PERFORMED_QPM, is_performance
+from musicgen.music.performance import PERFORMANCE_QPM, is_performance
 from musicgen.music.score import FASTEST_QPM, SLOWEST_QPM, Mark, Note, Part, Score
 from musicgen.notation.score_images import engrave
-from musicgen.render.html_page import page
-from musicgen.render.piano_roll import pianoroll_svg
+from musicgen.render.html_page import render_page
+from musicgen.render.piano_roll import draw_pianoroll_svg
 from musicgen.render.synth import LONGEST_NOTE, synthesise
 from musicgen.render.synth_voice import RATE
 from musicgen.render.timeline import timeline
-from musicgen.render.tune_json import view
+from musicgen.render.tune_json import score_to_json
 from tests.browser import chromium, opened
 
-TEMPO = Mark(0, "tempo", PERFORMED_QPM)
+TEMPO = Mark(0, "tempo", PERFORMANCE_QPM)
 
 
 def played(count: int) -> Score:
@@ -66,7 +66,7 @@ def test_live_playing_is_read_where_bars_are_not_asked(live: Path) -> None:
     (score,), refusals = formats.read(live, needs_bars=False)
     assert not refusals
     assert is_performance(score)
-    assert (score,) == formats.read(live, performed=True)[0]
+    assert (score,) == formats.read(live, as_performance=True)[0]
 
 
 def test_what_has_bars_is_read_with_them(tmp_path: Path) -> None:
@@ -133,18 +133,18 @@ def test_what_cannot_be_engraved_is_refused_in_a_second(
 def test_many_notes_without_bars_become_a_page(count: int) -> None:
     score = played(count)
     start = time.process_time()
-    text = page(score)
+    text = render_page(score)
     assert "keeps to no bars" in text
     assert "prints as sheet music" not in text
     assert time.process_time() - start < count / 1_000
-    assert len(view(score)["sounds"]) == count
+    assert len(score_to_json(score)["sounds"]) == count
 
 
 @pytest.mark.promises
 def test_many_notes_without_bars_are_heard_and_drawn() -> None:
     start = time.process_time()
     assert synthesise(played(10_000)).shape[1] > 400 * RATE
-    assert pianoroll_svg(played(10_000)).count('class="note"') >= 10_000
+    assert draw_pianoroll_svg(played(10_000)).count('class="note"') >= 10_000
     assert time.process_time() - start < 60
 
 
@@ -154,7 +154,7 @@ def test_tempi_at_both_bounds_are_rendered(first: float, then: float) -> None:
     notes = [Note(12 * n, 60 + n % 12, 12) for n in range(32)]
     marks = (Mark(0, "tempo", first), Mark(24, "tempo", then), Mark(192, "bar"), Mark(384, "bar"))
     score = Score(notes, marks)
-    assert "<svg" in page(score)
+    assert "<svg" in render_page(score)
     assert synthesise(score).shape[0] == 2
     assert midi.parse(midi.render(score))[0][0].qpm == pytest.approx(first)
 
@@ -163,7 +163,7 @@ def test_a_roll_of_a_tempo_that_falls_is_refused_at_once() -> None:
     marks = (Mark(0, "tempo", FASTEST_QPM), Mark(48, "tempo", SLOWEST_QPM))
     start = time.process_time()
     with pytest.raises(Exception, match="fills more than 200 rows"):
-        pianoroll_svg(Score([Note(0, 60, 900_000)], marks))
+        draw_pianoroll_svg(Score([Note(0, 60, 900_000)], marks))
     assert time.process_time() - start < 1
 
 
@@ -199,7 +199,7 @@ def test_the_page_of_live_playing_says_so_and_shows_the_roll(
     browser: Browser, tmp_path: Path
 ) -> None:
     path = tmp_path / "played.html"
-    path.write_text(page(played(200)))
+    path.write_text(render_page(played(200)))
     with opened(browser, path) as seen:
         assert "no score" in seen.inner_text(".tune-score")
         assert seen.locator(".tune-roll .roll-note").count() == 200

@@ -12,8 +12,8 @@ import pytest
 from musicgen import Model, Tune, load
 from musicgen.errors import InvalidValue
 from musicgen.sampling.infill import parse_bars
-from musicgen.sampling.recipe import Order, Recipe
-from musicgen.tokens.bar_split import Written
+from musicgen.sampling.recipe import GenerationRequest, Recipe
+from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.vocabulary import MEASURES
 from tests.fake_models import untrained
 
@@ -23,9 +23,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(untrained(tmp_path_factory.mktemp("models") / "untrained"))
 
 
-def bars_of(model: Model, order: Order) -> dict[int, list[tuple[int, ...]]]:
+def bars_of(model: Model, order: GenerationRequest) -> dict[int, list[tuple[int, ...]]]:
     """Return the ids of each numbered bar: its own and its pickup's."""
-    written = Written.of(model.carried_out(order).encoded.ids)
+    written = BarSplit.of(model.generate(order).encoded.ids)
     found: dict[int, list[tuple[int, ...]]] = {}
     for bar in written.bars:
         found.setdefault(bar.number, []).append((*bar.opening, *bar.content))
@@ -33,11 +33,11 @@ def bars_of(model: Model, order: Order) -> dict[int, list[tuple[int, ...]]]:
 
 
 def check_kept(model: Model, tune: Tune, luck: random.Random) -> None:
-    before = bars_of(model, tune.recipe.order)
+    before = bars_of(model, tune.recipe.request)
     chosen = sorted(luck.sample(sorted(before), luck.randint(1, len(before))))
     keep = ",".join(map(str, chosen))
     other = tune.tweak(keep=keep, candidates=3)
-    after = bars_of(model, other.recipe.order)
+    after = bars_of(model, other.recipe.request)
     assert after.keys() == before.keys()
     for number in chosen:
         assert after[number] == before[number]
@@ -77,15 +77,15 @@ def test_300_tunes_of_folk_keep_what_is_kept(chunk: int) -> None:
 def test_bars_that_are_not_kept_are_new(model: Model) -> None:
     tune = model.sample(seed=1, bars=8, form="through")
     other = tune.tweak(keep="1-4")
-    before, after = (bars_of(model, one.recipe.order) for one in (tune, other))
+    before, after = (bars_of(model, one.recipe.request) for one in (tune, other))
     assert all(before[n] == after[n] for n in range(1, 5))
     assert all(before[n] != after[n] for n in range(5, 9))
-    assert other.told == ("bars 5-8: drawn",)
+    assert other.messages == ("bars 5-8: drawn",)
 
 
 def test_what_candidates_are_worth_is_told(model: Model) -> None:
     tune = model.sample(seed=1, bars=8, form="through").tweak(keep="1-3,6-8", candidates=5)
-    assert tune.told[0].startswith("bars 4-5: chosen from 5 candidates, which are worth ")
+    assert tune.messages[0].startswith("bars 4-5: chosen from 5 candidates, which are worth ")
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_a_kept_tune_that_was_changed_is_a_tune_or_refused(model: Model, form: s
     for ids in mutants(found["keep"]["ids"], random.Random(0)):
         text = json.dumps(found | {"keep": found["keep"] | {"ids": ids}})
         try:
-            model.written(Recipe.from_text(text).order)
+            model.sample_request(Recipe.from_text(text).request)
         except InvalidValue as fault:
             refused.append(str(fault))
     assert len(refused) > 15
     assert all("\n" not in line and len(line) < 300 for line in refused)
-    assert model.written(Recipe.from_text(json.dumps(found)).order).score == tune.score
+    assert model.sample_request(Recipe.from_text(json.dumps(found)).request).score == tune.score
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_a_kept_tune_is_of_the_form_that_is_asked_for(
     changed = found | {name: found[name] | change for name, change in changes.items()}
     changed["wishes"].pop("meter")
     with pytest.raises(InvalidValue, match=said):
-        model.written(Recipe.from_text(json.dumps(changed)).order)
+        model.sample_request(Recipe.from_text(json.dumps(changed)).request)

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from musicgen.errors import InvalidValue
 from musicgen.sampling.noise import (
     Noise,
-    chain,
-    chains,
     draw,
-    gumbels,
+    gumbel_noise,
+    hash_combine,
+    hash_combine_arrays,
     log_softmax,
     min_p,
     temperature,
     top_k,
     top_p,
 )
-from musicgen.tokens.grammar import Context
+from musicgen.tokens.grammar import DecisionContext
 
-HERE = Context(voice=0, bar=3, position=24, bar_steps=144, bar_in_phrase=3, bars_left=None,
+HERE = DecisionContext(voice=0, bar=3, position=24, bar_steps=144, bar_in_phrase=3, bars_left=None,
                decision="head")  # fmt: skip
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1]))
 
@@ -85,7 +85,7 @@ def test_luck_belongs_to_the_place_and_the_event() -> None:
     noise = Noise(7, 2)
     here = noise.gumbel(HERE, [10, 20, 30])
     assert (noise.gumbel(HERE, [30, 10])[::-1] == here[[0, 2]]).all()
-    other = Context(0, 4, 24, 144, 3, None, "head")
+    other = DecisionContext(0, 4, 24, 144, 3, None, "head")
     assert not np.isin(noise.gumbel(other, [10, 20, 30]), here).any()
     assert not np.isin(Noise(7, 3).gumbel(HERE, [10, 20, 30]), here).any()
 
@@ -104,14 +104,18 @@ WORDS = st.integers(0, 2**64 - 1)
 
 @given(WORDS, st.lists(WORDS, min_size=1, max_size=9))
 def test_keys_are_mixed_alike_one_by_one_and_together(key: int, numbers: list[int]) -> None:
-    together = chains(np.full(len(numbers), key, np.uint64), np.array(numbers, np.uint64))
-    assert together.tolist() == [chain(key, number) for number in numbers]
+    together = hash_combine_arrays(
+        np.full(len(numbers), key, np.uint64), np.array(numbers, np.uint64)
+    )
+    assert together.tolist() == [hash_combine(key, number) for number in numbers]
 
 
 def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
     bars = np.arange(200, dtype=np.uint64)[:, None]
-    keys = chains(np.array([chain(0, seed) for seed in range(10)], np.uint64), bars)
-    luck = np.sort(gumbels(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
+    keys = hash_combine_arrays(
+        np.array([hash_combine(0, seed) for seed in range(10)], np.uint64), bars
+    )
+    luck = np.sort(gumbel_noise(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
     share = np.exp(-np.exp(-luck))  # uniform, if the luck is Gumbel's (inverse transform)
     expected = (np.arange(len(luck)) + 0.5) / len(luck)
     assert np.abs(share - expected).max() < 1.95 / len(luck) ** 0.5  # Kolmogorov, p = 0.001
@@ -119,5 +123,5 @@ def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
 
 def test_luck_of_neighbouring_bars_is_unrelated() -> None:
     events = np.arange(4000, dtype=np.uint64)
-    one, other = (gumbels(np.array(chain(5, bar), np.uint64), events) for bar in (1, 2))
+    one, other = (gumbel_noise(np.array(hash_combine(5, bar), np.uint64), events) for bar in (1, 2))
     assert abs(np.corrcoef(one, other)[0, 1]) < 3.3 / 4000**0.5  # p = 0.001

@@ -10,12 +10,12 @@ import pytest
 
 from musicgen import load
 from musicgen.errors import InvalidValue
-from musicgen.music.bars import bars, heard_bars
-from musicgen.music.score import Score, sections
+from musicgen.music.bars import count_heard_bars, find_bars
+from musicgen.music.score import Score, find_sections
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
-from musicgen.tokens.song_form import THROUGH, Layout
+from musicgen.tokens.song_form import THROUGH, FormLayout
 from musicgen.tokens.vocabulary import MEASURES
 from tests.fake_models import SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
@@ -50,10 +50,10 @@ def some_wishes(luck: random.Random, meters: list[str], rhythms: list[str]) -> d
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def check_asked(score: Score, wishes: Wishes) -> None:
+def check_asked(score: Score, wishes: SamplingOptions) -> None:
     """Check a tune against all that was asked for, without asking what drew it."""
-    check_form(score, Wishes(bars=wishes.heard))
-    assert wishes.heard in (None, heard_bars(score))
+    check_form(score, SamplingOptions(bars=wishes.heard_bars))
+    assert wishes.heard_bars in (None, count_heard_bars(score))
     if wishes.key:
         assert score.key == wishes.key
     if wishes.meter:
@@ -62,7 +62,7 @@ def check_asked(score: Score, wishes: Wishes) -> None:
         assert score.rhythm == wishes.rhythm
     if wishes.range:
         assert {wishes.range[0] <= note.pitch <= wishes.range[1] for note in score.notes} == {True}
-    first = bars(score)[0]
+    first = find_bars(score)[0]
     pickup = first.steps if first.kind == "partial" else 0
     assert wishes.pickup in (None, pickup)
     last = score.notes[-1].onset
@@ -73,21 +73,21 @@ def check_asked(score: Score, wishes: Wishes) -> None:
     if wishes.layout:
         check_letters(score, wishes.layout, pickup)
     elif wishes.form == THROUGH:
-        assert sections(score) == ()
+        assert find_sections(score) == ()
 
 
-def check_letters(score: Score, layout: Layout, pickup: int) -> None:
+def check_letters(score: Score, layout: FormLayout, pickup: int) -> None:
     """Check repeat signs and their places, and that a letter that returns has the same notes."""
     full, at = score.meter.steps, 0
     repeats, starts = [], []
-    for stretch in layout.stretches:
-        starts.append(at + (pickup if stretch.picks_up else 0))
-        end = starts[-1] + stretch.bars * full - (pickup if stretch.ends_short else 0)
+    for stretch in layout.sections:
+        starts.append(at + (pickup if stretch.has_pickup else 0))
+        end = starts[-1] + stretch.bars * full - (pickup if stretch.has_short_end else 0)
         repeats += [(at, end, stretch.plays)] if stretch.plays > 1 else []
         at = end
     assert at == score.end
-    assert [(one.start, one.stop, one.plays) for one in sections(score)] == repeats
-    for place, stretch in enumerate(layout.stretches):
+    assert [(one.start, one.stop, one.plays) for one in find_sections(score)] == repeats
+    for place, stretch in enumerate(layout.sections):
         if stretch.source is not None:
             length = min(b - a for a, b in pairwise([*starts, score.end]))
             pair = (notes_in(score, starts[n], length) for n in (place, stretch.source))
@@ -103,13 +103,13 @@ def notes_in(score: Score, start: int, length: int) -> list[tuple[int, int, int]
 def check_many(sampler: Sampler, first: int, count: int) -> int:
     """Check some tunes; return how many combinations were refused as impossible."""
     known = {kind: [str(MEASURES.events[i].value) for i in MEASURES.ranges[kind] if i in
-                    sampler.seen] for kind in ("meter", "rhythm")}  # fmt: skip
+                    sampler.seen_ids] for kind in ("meter", "rhythm")}  # fmt: skip
     rhythms = [name for name in known["rhythm"] if name not in ("", "other")]
     refused = 0
     for number in range(first, first + count):
         luck = random.Random(number)
         try:
-            wishes = Wishes.read(**some_wishes(luck, known["meter"], rhythms))
+            wishes = SamplingOptions.parse(**some_wishes(luck, known["meter"], rhythms))
             score = sampler.sample(wishes, Noise(3, number))
         except InvalidValue:
             refused += 1

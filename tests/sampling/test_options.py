@@ -9,7 +9,7 @@ import pytest
 
 from musicgen import Model, load
 from musicgen.errors import InvalidValue
-from musicgen.sampling.options import Wishes
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import Recipe
 from tests.fake_models import untrained
 
@@ -34,9 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_numbers_of_numpy_and_lists_are_wishes(
     asked: dict[str, Any], plain: dict[str, Any]
 ) -> None:
-    found = Wishes.read(**asked)
-    assert found == Wishes.read(**plain)
-    assert Wishes.from_json(found.to_json()) == found
+    found = SamplingOptions.parse(**asked)
+    assert found == SamplingOptions.parse(**plain)
+    assert SamplingOptions.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_numbers_of_numpy_and_lists_are_wishes(
 )
 def test_what_is_no_range_is_refused(value: Any) -> None:
     with pytest.raises(InvalidValue, match=r"range .*: name its lowest and highest note"):
-        Wishes.read(range=value)
+        SamplingOptions.parse(range=value)
 
 
 def test_the_name_of_a_dance_is_short(model: Model) -> None:

@@ -10,15 +10,15 @@ from click.testing import CliRunner
 
 from musicgen import Note, Score, load
 from musicgen.cli import commands
-from musicgen.sampling.ranking import Measured, choose, cost, measured, real_ranges
+from musicgen.sampling.ranking import TuneFigures, choose, cost, measure_real_ranges, measure_tune
 from tests.command_runner import refused
 from tests.fake_models import untrained
 
 RANGES = {"bits": (2.0, 4.0), "longest": (0.0, 16.0)}
 
 
-def tune(bits: float, longest: float = 8, pieces: Sequence[int] = ()) -> Measured:
-    return Measured({"bits": bits, "longest": longest}, frozenset((n,) for n in pieces))
+def tune(bits: float, longest: float = 8, pieces: Sequence[int] = ()) -> TuneFigures:
+    return TuneFigures({"bits": bits, "longest": longest}, frozenset((n,) for n in pieces))
 
 
 def test_what_lies_outside_of_real_tunes_costs() -> None:
@@ -29,31 +29,31 @@ def test_what_lies_outside_of_real_tunes_costs() -> None:
 
 
 def test_the_likelier_of_two_good_ones_comes_first() -> None:
-    assert [one.place for one in choose([tune(3.5), tune(2.5)], 2, RANGES)] == [1, 0]
+    assert [one.index for one in choose([tune(3.5), tune(2.5)], 2, RANGES)] == [1, 0]
 
 
 def test_the_best_are_unlike_each_other() -> None:
     same, other = tune(2, pieces=(1, 2, 3, 4)), tune(3, pieces=(5, 6, 7, 8))
     chosen = list(choose([same, same, other], 2, RANGES))
-    assert [one.place for one in chosen] == [0, 2]
-    assert [one.alike for one in chosen] == [0, 0]
+    assert [one.index for one in chosen] == [0, 2]
+    assert [one.similarity for one in chosen] == [0, 0]
 
 
 def test_what_speaks_against_a_tune_is_told() -> None:
     (one,) = choose([tune(2, 20)], 5, RANGES)
-    assert one.outside == ("longest 20.00, of real tunes 0.00 to 16.00",)
+    assert one.outliers == ("longest 20.00, of real tunes 0.00 to 16.00",)
 
 
 def test_figures_are_those_of_the_notes() -> None:
     notes = tuple(Note(48 * n, 60 + 2 * (n % 2), 48) for n in range(8))
-    found = measured(Score(notes), {"bits": 1.0})
+    found = measure_tune(Score(notes), {"bits": 1.0})
     assert found.figures == {"bits": 1.0, "returning": pytest.approx(0.6), "leap": 2, "pace": 0}
-    assert len(found.pieces) == 2
-    assert measured(Score(), {}).figures == {}
+    assert len(found.short_runs) == 2
+    assert measure_tune(Score(), {}).figures == {}
 
 
 def test_real_tunes_say_what_is_usual() -> None:
-    ranges = real_ranges(load("folk").index.known, (2.0, 4.0))
+    ranges = measure_real_ranges(load("folk").index.note_index, (2.0, 4.0))
     assert ranges["bits"] == (2.0, 4.0)
     assert 1 < ranges["leap"][0] < 2.5 < ranges["leap"][1] < 5
     assert all(low < high for low, high in ranges.values())

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from musicgen.config import BEGIN, CELLS, ModelSettings, TrainingSettings
-from musicgen.model.network import LanguageModel, State
-from musicgen.sampling.reference_cells import Array, Learnt, clip, learn, learn_truncated
+from musicgen.config import BEGIN_ID, CELLS, ModelSettings, TrainingSettings
+from musicgen.model.network import LanguageModel, RecurrentState
+from musicgen.sampling.reference_cells import (
+    Array,
+    LossAndGradients,
+    clip_gradients,
+    compute_gradients,
+    compute_truncated_gradients,
+)
 from musicgen.training.trainer import Trainer
 
 SIZE = 13
@@ -33,14 +39,14 @@ def draw(lanes: int, window: int, seed: int = 0) -> tuple[Array, Array]:
     """Draw what is fed and what comes next: each lane starts a tune, and some start another."""
     luck = np.random.default_rng(seed)
     ids = luck.integers(1, SIZE, (lanes, window + 1))
-    inputs = np.where(luck.random((lanes, window)) < 0.1, BEGIN, ids[:, :-1])
-    inputs[:, 0] = BEGIN
+    inputs = np.where(luck.random((lanes, window)) < 0.1, BEGIN_ID, ids[:, :-1])
+    inputs[:, 0] = BEGIN_ID
     return inputs, ids[:, 1:]
 
 
 def by_torch(
-    model: LanguageModel, inputs: Array, targets: Array, state: State | None = None
-) -> tuple[float, dict[str, Array], State]:
+    model: LanguageModel, inputs: Array, targets: Array, state: RecurrentState | None = None
+) -> tuple[float, dict[str, Array], RecurrentState]:
     logits, after = model(torch.from_numpy(inputs), state)
     loss = functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -71,7 +77,7 @@ def test_the_gradient_by_every_weight_equals_torchs(
     shape = replace(SHAPE, cell=cell, layers=layers, tied=tied, embedding=embedding)
     model = make(shape, seed, dtype)
     inputs, targets = draw(lanes, window, seed)
-    learnt = learn(shape, named(model), inputs, targets)
+    learnt = compute_gradients(shape, named(model), inputs, targets)
     loss, gradients, after = by_torch(model, inputs, targets)
     assert learnt.loss == pytest.approx(loss, rel=tolerance)
     compare(learnt.gradients, gradients, tolerance)
@@ -85,14 +91,14 @@ def test_a_state_that_is_handed_on_equals_torchs(cell: str) -> None:
     shape = replace(SHAPE, cell=cell)
     model = make(shape)
     inputs, targets = draw(2, 5)
-    inputs = np.where(inputs == BEGIN, 1, inputs)
+    inputs = np.where(inputs == BEGIN_ID, 1, inputs)
     luck = np.random.default_rng(8)
     states = tuple(
         tuple(luck.normal(size=(2, shape.hidden)) for _ in layer) for layer in model.start(2)
     )
     given = tuple(tuple(torch.from_numpy(part) for part in layer) for layer in states)
     loss, gradients, _ = by_torch(model, inputs, targets, given)
-    learnt = learn(shape, named(model), inputs, targets, states)
+    learnt = compute_gradients(shape, named(model), inputs, targets, states)
     assert learnt.loss == pytest.approx(loss, abs=1e-12)
     compare(learnt.gradients, gradients, 1e-10)
 
@@ -102,17 +108,17 @@ def test_the_whole_gradient_is_the_slope_of_the_loss(cell: str) -> None:
     """No torch's gradient: a step against it in weight space lowers the loss by its square."""
     shape = replace(SHAPE, cell=cell)
     weights, (inputs, targets) = named(make(shape)), draw(2, 9)
-    learnt = learn(shape, weights, inputs, targets)
+    learnt = compute_gradients(shape, weights, inputs, targets)
     squared = sum(np.vdot(g, g) for g in learnt.gradients.values())
 
     def at(nudge: float) -> float:
         moved = {name: w + nudge * learnt.gradients[name] for name, w in weights.items()}
-        return learn(shape, moved, inputs, targets).loss
+        return compute_gradients(shape, moved, inputs, targets).loss
 
     assert (at(1e-5) - at(-1e-5)) / 2e-5 == pytest.approx(squared, rel=1e-6)
 
 
-def distance(one: Learnt, other: Learnt) -> float:
+def distance(one: LossAndGradients, other: LossAndGradients) -> float:
     """Return how far two gradients are apart, as a share of the second's norm."""
     pairs = [(one.gradients[name], other.gradients[name]) for name in other.gradients]
     apart = sum(float(((a - b) ** 2).sum()) for a, b in pairs)
@@ -125,11 +131,11 @@ def test_windows_as_long_as_the_tune_give_the_full_gradient_and_shorter_ones_do_
 ) -> None:
     shape = replace(SHAPE, cell=cell)
     weights, (inputs, targets) = named(make(shape)), draw(1, 24)
-    inputs[0, 1:] = np.where(inputs[0, 1:] == BEGIN, 1, inputs[0, 1:])  # one tune
-    full = learn(shape, weights, inputs, targets)
+    inputs[0, 1:] = np.where(inputs[0, 1:] == BEGIN_ID, 1, inputs[0, 1:])  # one tune
+    full = compute_gradients(shape, weights, inputs, targets)
     apart = []
     for bptt in (100, 24, 12, 6, 1):
-        cut = learn_truncated(shape, weights, inputs, targets, bptt)
+        cut = compute_truncated_gradients(shape, weights, inputs, targets, bptt)
         assert cut.loss == pytest.approx(full.loss, abs=1e-12)
         apart.append(distance(cut, full))
     assert apart[:2] == [0, 0]
@@ -141,7 +147,7 @@ def test_truncated_gradients_equal_those_of_torch_in_windows(bptt: int) -> None:
     """What the trainer does: the state goes on, detached."""
     model = make(SHAPE)
     inputs, targets = draw(2, 8)
-    state: State | None = None
+    state: RecurrentState | None = None
     total = {name: np.zeros_like(weight) for name, weight in named(model).items()}
     for begin in range(0, 8, bptt):
         cut = slice(begin, begin + bptt)
@@ -149,7 +155,11 @@ def test_truncated_gradients_equal_those_of_torch_in_windows(bptt: int) -> None:
         state = tuple(tuple(part.detach() for part in layer) for layer in state)
         for name, gradient in gradients.items():
             total[name] += gradient * inputs[:, cut].shape[1] / 8
-    compare(learn_truncated(SHAPE, named(model), inputs, targets, bptt).gradients, total, 1e-10)
+    compare(
+        compute_truncated_gradients(SHAPE, named(model), inputs, targets, bptt).gradients,
+        total,
+        1e-10,
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -161,9 +171,9 @@ def test_the_trainers_own_gradients_are_those_by_hand(cell: str) -> None:
     tunes = [luck.integers(1, SIZE, length) for length in (9, 30, 14)]
     trainer = Trainer(model, tunes, [], TrainingSettings(tokens=1000, lanes=3, bptt=11))
     states = None
-    for window in (trainer.next() for _ in range(3)):
+    for window in (trainer.next_window() for _ in range(3)):
         loss = trainer.backward(window)
-        learnt = learn(shape, named(model), window.inputs, window.targets, states)
+        learnt = compute_gradients(shape, named(model), window.inputs, window.targets, states)
         assert learnt.loss == pytest.approx(float(loss), rel=1e-6)
         states = learnt.states
         gradients = {name: weight.grad for name, weight in model.named_parameters()}
@@ -179,14 +189,14 @@ def test_clipping_equals_torchs(largest: float) -> None:
     for leaf, gradient in zip(leaves, gradients.values(), strict=True):
         leaf.grad = torch.from_numpy(gradient.copy())
     expected = float(torch.nn.utils.clip_grad_norm_(leaves, largest))
-    assert clip(gradients, largest) == pytest.approx(expected, rel=1e-12)
+    assert clip_gradients(gradients, largest) == pytest.approx(expected, rel=1e-12)
     for leaf, gradient in zip(leaves, gradients.values(), strict=True):
         assert leaf.grad is not None
         np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-12)
-    assert clip(gradients, largest) == pytest.approx(min(expected, largest), rel=1e-5)
+    assert clip_gradients(gradients, largest) == pytest.approx(min(expected, largest), rel=1e-5)
 
 
 def test_clipping_a_gradient_of_zero_leaves_it() -> None:
     gradients = {"a": np.zeros(3)}
-    assert clip(gradients, 1.0) == 0
+    assert clip_gradients(gradients, 1.0) == 0
     assert not gradients["a"].any()

@@ -14,9 +14,9 @@ from musicgen.errors import Refusal
 from musicgen.formats import abc
 from musicgen.model.network import LanguageModel
 from musicgen.music.score import Note, Score
-from musicgen.sampling.surprisal import bits_of, surprise, written
+from musicgen.sampling.surprisal import locate_notes, measure_bits, measure_surprise
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.registry import find
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training.heldout_loss import evaluate
 from musicgen.tune import Model, load
@@ -39,11 +39,11 @@ def tune(text: str = TUNE) -> Score:
 
 def test_the_bits_are_those_that_evaluation_measures(model: Model) -> None:
     network = LanguageModel(model.checkpoint.settings)
-    network.put(model.checkpoint.weights)
+    network.load_weights(model.checkpoint.weights)
     for text in (TUNE, TUNE.replace("K:G", "K:Em").replace("B2c", "d2e")):
         ids = np.array(model.codec.encode(tune(text)).ids)
         held = evaluate(network, [ids], [len(tune(text).canonical().notes)])
-        found = model.surprise(tune(text))
+        found = model.measure_surprise(tune(text))
         assert found.bits_per_note == pytest.approx(held.bits_per_note, rel=1e-4)
 
 
@@ -51,13 +51,13 @@ def test_every_id_has_the_bits_of_its_share() -> None:
     logits = np.zeros(len(MEASURES))
     logits[MEASURES.id("bar")] = 2.0
     total = math.log2(len(MEASURES) - 1 + math.e**2)
-    found = surprise(FixedEngine(logits), find("measures"), tune())
+    found = measure_surprise(FixedEngine(logits), find_codec("measures"), tune())
     first = found.notes[0]
     assert (first.bar, first.pitch) == (0, 62)
     assert first.bits == pytest.approx(2 * total)
-    assert found.rest["bar"] == pytest.approx(2 * (total - 2 / math.log(2)))
-    assert found.rest["partial"] == pytest.approx(2 * total)
-    assert found.rest["meter"] == pytest.approx(total)
+    assert found.other_bits["bar"] == pytest.approx(2 * (total - 2 / math.log(2)))
+    assert found.other_bits["partial"] == pytest.approx(2 * total)
+    assert found.other_bits["meter"] == pytest.approx(total)
     held = next(note for note in found.notes if note.pitch == 72)
     assert held.duration == 48
     assert held.bits == pytest.approx(4 * total)  # tied over the bar
@@ -67,20 +67,22 @@ def test_every_id_has_the_bits_of_its_share() -> None:
     assert (upper.pitch, lower.pitch) == (71, 67)
     assert upper.bits == pytest.approx(2 * total)
     assert lower.bits == pytest.approx(total)
-    assert found.rest["duration"] == pytest.approx(total)  # of the silence at the end
+    assert found.other_bits["duration"] == pytest.approx(total)  # of the silence at the end
 
 
 def test_the_most_surprising_notes_are_marked() -> None:
-    found = surprise(RandomEngine(3), find("measures"), tune())
-    marked = [note for note in found.notes if note in found.marked]
+    found = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
+    marked = [note for note in found.notes if note in found.marked_notes]
     assert len(marked) == math.ceil(len(found.notes) / 10)
-    assert min(n.bits for n in marked) >= max(n.bits for n in found.notes if n not in found.marked)
-    assert sum("*" in line for line in found.lines()) >= 1
+    assert min(n.bits for n in marked) >= max(
+        n.bits for n in found.notes if n not in found.marked_notes
+    )
+    assert sum("*" in line for line in found.format_lines()) >= 1
 
 
 def test_it_is_told_bar_by_bar() -> None:
-    found = surprise(RandomEngine(3), find("measures"), tune())
-    lines = list(found.lines())
+    found = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
+    lines = list(found.format_lines())
     assert [line.split(":")[0] for line in lines[:-1]] == ["bar 0", "bar 1", "bar 2", "bar 3"]
     assert f"{found.bits_per_note:.2f} a note" in lines[-1]
     told = json.loads(json.dumps(found.to_json()))
@@ -92,7 +94,7 @@ def test_it_is_told_bar_by_bar() -> None:
 @settings(max_examples=30)
 @given(score=bands(2))
 def test_each_note_has_ids_of_its_own(name: str, score: Score) -> None:
-    codec: AnyCodec = find(name)
+    codec: AnyCodec = find_codec(name)
     if name != "measures" and any(part.is_drums for part in score.parts):
         return
     check_ownership(codec, score)
@@ -101,7 +103,7 @@ def test_each_note_has_ids_of_its_own(name: str, score: Score) -> None:
 @settings(max_examples=60)
 @given(scores())
 def test_each_note_of_any_score_has_ids_of_its_own(score: Score) -> None:
-    check_ownership(find("measures"), score)
+    check_ownership(find_codec("measures"), score)
 
 
 def check_ownership(codec: AnyCodec, score: Score) -> None:
@@ -109,27 +111,27 @@ def check_ownership(codec: AnyCodec, score: Score) -> None:
         encoded = codec.encode(score)
     except Refusal:  # it has no event for something: another test's
         return
-    notes = written(codec, encoded.ids, encoded.setting)
+    notes = locate_notes(codec, encoded.ids, encoded.setting)
     known = codec.decode(encoded.ids, encoded.setting).piece
     told = sorted((n.onset, n.pitch, n.end - n.onset, n.part) for n in notes)
     assert told == sorted((n.onset, n.pitch, n.duration, n.part) for n in known.notes)
-    places = [place for note in notes for place in note.places]
+    places = [place for note in notes for place in note.positions]
     assert len(set(places)) == len(places)
-    assert all(note.places for note in notes)
+    assert all(note.positions for note in notes)
     kinds = {codec.vocabulary.event(encoded.ids[place]).kind for place in places}
     assert kinds <= {"tuplet", "duration", "pitch", "drum", "hold", "on", "off", "velocity"}
 
 
 def test_a_text_has_bits_a_character() -> None:
-    codec = find("text")
-    found = surprise(FixedEngine(np.zeros(len(codec.vocabulary))), codec, "abc")
+    codec = find_codec("text")
+    found = measure_surprise(FixedEngine(np.zeros(len(codec.vocabulary))), codec, "abc")
     assert (found.notes, found.count) == ((), 3)
     assert found.bits == pytest.approx(4 * math.log2(len(codec.vocabulary)))
-    assert "a character" in next(found.lines())
+    assert "a character" in next(found.format_lines())
 
 
 def test_without_notes_there_are_still_bits() -> None:
-    found = surprise(FixedEngine(np.zeros(len(MEASURES))), find("measures"), Score())
+    found = measure_surprise(FixedEngine(np.zeros(len(MEASURES))), find_codec("measures"), Score())
     assert (found.notes, found.count) == ((), 0)
     assert found.bits_per_note == found.bits > 0
 
@@ -138,5 +140,5 @@ def test_a_note_alone_is_asked_after_all_before_it(tmp_path: Path) -> None:
     """The bits of an id do not know what comes after it."""
     engine = load(untrained(tmp_path / "m")).sampler.engine
     score = Score((Note(0, 60, 48), Note(48, 64, 48)))
-    ids = find("measures").encode(score).ids
-    assert bits_of(engine, ids)[:7].tolist() == bits_of(engine, ids[:7]).tolist()
+    ids = find_codec("measures").encode(score).ids
+    assert measure_bits(engine, ids)[:7].tolist() == measure_bits(engine, ids[:7]).tolist()

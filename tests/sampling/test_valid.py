@@ -25,7 +25,7 @@ from musicgen.formats import abc, midi
 from musicgen.music.score import Score
 from musicgen.music.theory import Meter
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
 from tests.fake_models import SEEN_IDS, RandomEngine, untrained
@@ -35,22 +35,24 @@ LONGEST = 48 * 192  # steps: bars of 16/1 are many notes each
 BARS = (None, 1, 2, 3, 4, 7, 8, 12, 16, 24, 31, 32, 48)
 
 
-def wishes(luck: random.Random, meters: list[str]) -> Wishes:
+def wishes(luck: random.Random, meters: list[str]) -> SamplingOptions:
     meter, bars = luck.choice(meters), luck.choice(BARS)
     most = max(1, LONGEST // Meter.parse(meter).steps)
-    return Wishes.read(meter=meter, bars=bars and min(bars, most), temperature=luck.uniform(0.5, 2))
+    return SamplingOptions.parse(
+        meter=meter, bars=bars and min(bars, most), temperature=luck.uniform(0.5, 2)
+    )
 
 
-def random_tunes(count: int) -> Iterator[tuple[Score, Wishes]]:
+def random_tunes(count: int) -> Iterator[tuple[Score, SamplingOptions]]:
     """Yield tunes from weights that know nothing, over all meters of the vocabulary."""
     for number in range(count):
         asked = wishes(random.Random(number), METERS)
         yield Sampler(RandomEngine(number), SEEN_IDS).sample(asked, Noise(1, number)), asked
 
 
-def folk_tunes(count: int) -> Iterator[tuple[Score, Wishes]]:
+def folk_tunes(count: int) -> Iterator[tuple[Score, SamplingOptions]]:
     model = load("folk")
-    ids = model.sampler.seen
+    ids = model.sampler.seen_ids
     meters = [str(MEASURES.events[i].value) for i in MEASURES.ranges["meter"] if i in ids]
     for number in range(count):
         asked = wishes(random.Random(number), meters)
@@ -64,7 +66,7 @@ def heard_lengths(score: Score) -> list[int]:
     return [after - before for before, after in pairwise(edges)]
 
 
-def check_form(score: Score, asked: Wishes) -> None:
+def check_form(score: Score, asked: SamplingOptions) -> None:
     """Check a tune without asking the grammar: from the notes and bar lines that are played."""
     full = score.meter.steps
     lengths = heard_lengths(score)
@@ -175,7 +177,7 @@ def check_abc(scores: list[Score], folder: Path) -> None:
     assert [line for line in faults if "Hornpipe must be" not in line] == []
 
 
-def check_all(found: Iterator[tuple[Score, Wishes]], folder: Path) -> None:
+def check_all(found: Iterator[tuple[Score, SamplingOptions]], folder: Path) -> None:
     scores = []
     for score, asked in found:
         check_form(score, asked)
@@ -205,11 +207,14 @@ def test_2000_tunes_from_folk_are_whole(tmp_path: Path) -> None:
 
 def test_tunes_from_an_untrained_checkpoint_are_whole(tmp_path: Path) -> None:
     model = load(untrained(tmp_path / "untrained"))
-    tunes = ((model.draw(Wishes(bars=8), 3, k).score, Wishes(bars=8)) for k in range(10))
+    tunes = (
+        (model.draw(SamplingOptions(bars=8), 3, k).score, SamplingOptions(bars=8))
+        for k in range(10)
+    )
     check_all(tunes, tmp_path)
 
 
 def test_the_luck_of_two_tunes_differs() -> None:
     flat = Sampler(RandomEngine(0, spread=0.0), SEEN_IDS)
-    first, second = (flat.draw_ids(Wishes(bars=4), Noise(1, number)) for number in (0, 1))
+    first, second = (flat.draw_ids(SamplingOptions(bars=4), Noise(1, number)) for number in (0, 1))
     assert not np.array_equal(first, second)

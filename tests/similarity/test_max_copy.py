@@ -9,8 +9,8 @@ import pytest
 
 from musicgen import Model, Score, load
 from musicgen.errors import InvalidValue
-from musicgen.music.melodic_runs import runs
-from musicgen.similarity.note_index import Known
+from musicgen.music.melodic_runs import find_runs
+from musicgen.similarity.note_index import NoteIndex
 from tests.sampling.test_option_combinations import check_asked, some_wishes
 
 METERS = ["6/8", "4/4", "2/4", "3/4", "9/8"]
@@ -21,7 +21,7 @@ def folk() -> Model:
     return load("folk")
 
 
-def known_runs(known: Known, notes: int) -> frozenset[tuple[int, ...]]:
+def known_runs(known: NoteIndex, notes: int) -> frozenset[tuple[int, ...]]:
     """Return all runs of so many notes, straight from the stored columns."""
     found = set()
     durations, intervals = known.table[known.codes].tolist(), known.intervals.tolist()
@@ -35,8 +35,8 @@ def known_runs(known: Known, notes: int) -> frozenset[tuple[int, ...]]:
 
 def runs_of(score: Score, notes: int) -> set[tuple[int, ...]]:
     found = set()
-    for run in runs(score):
-        durations = (run.first, *(duration for _, duration in run.moves))
+    for run in find_runs(score):
+        durations = (run.first_duration, *(duration for _, duration in run.moves))
         for at in range(len(run) - notes + 1):
             moves = run.moves[at : at + notes - 1]
             found.add((durations[at], *(n for move in moves for n in move)))
@@ -44,7 +44,7 @@ def runs_of(score: Score, notes: int) -> set[tuple[int, ...]]:
 
 
 def check(folk: Model, first: int, count: int, limit: int) -> int:
-    known = known_runs(folk.index.known, limit + 1)
+    known = known_runs(folk.index.note_index, limit + 1)
     assert len(known) > 100_000
     done = 0
     for number in range(first, first + count):
@@ -56,7 +56,7 @@ def check(folk: Model, first: int, count: int, limit: int) -> int:
                 raise
             continue  # contradictory wishes are refused
         assert not runs_of(tune.score, limit + 1) & known
-        check_asked(tune.score, tune.recipe.order.wishes)
+        check_asked(tune.score, tune.recipe.request.options)
         done += 1
     return done
 

@@ -11,11 +11,11 @@ import music21
 import pytest
 
 from musicgen.formats import musicxml
-from musicgen.music.performance import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Note, Score
-from musicgen.tokens.codec import AnyCodec, Setting, first_illegal
-from musicgen.tokens.performance import BIN, PerformanceCodec
-from musicgen.tokens.registry import CODECS, find
+from musicgen.tokens.codec import AnyCodec, Setting, find_first_illegal
+from musicgen.tokens.performance import VELOCITIES_PER_BIN, PerformanceCodec
+from musicgen.tokens.registry import CODECS, find_codec
 from musicgen.tokens.vocabulary import Vocabulary
 
 TEXTS = ("X:1\nK:D\nDEF|GAB|\n", "X:2\nK:G\n|:BAG AGE:|")
@@ -23,7 +23,7 @@ CHORALES = Path(music21.__file__).parent / "corpus" / "bach"
 
 
 def codecs() -> list[AnyCodec]:
-    fitted = [find(name).fit(TEXTS) for name in ("text", "text-words")]  # type: ignore[attr-defined]
+    fitted = [find_codec(name).fit(TEXTS) for name in ("text", "text-words")]  # type: ignore[attr-defined]
     return [*CODECS.values(), *fitted]
 
 
@@ -46,7 +46,9 @@ def any_ids_decode(codec: AnyCodec, count: int) -> None:
         once = codec.encode(decoded.piece)
         again = codec.encode(codec.decode(once.ids, once.setting).piece)
         assert again.ids == once.ids
-        assert first_illegal(once.ids, codec.walk(once.setting, strict=False)) is None
+        assert (
+            find_first_illegal(once.ids, codec.create_grammar(once.setting, strict=False)) is None
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def chorales(count: int) -> list[Score]:
 
 def jittered(score: Score, luck: random.Random) -> Score:
     """Play as people do: each note up to 40 ms off and at its own velocity."""
-    played = performed(score)
+    played = to_performance(score)
     notes = tuple(
         Note(
             max(0, note.onset + luck.randint(-40, 40)),
@@ -116,7 +118,10 @@ def test_played_chorales_keep_onsets_and_velocities() -> None:
         }
         for note in decoded.score.notes:
             near = [n for n in by_pitch[note.pitch] if abs(n.onset - note.onset) <= 5]
-            assert any(n.velocity // BIN == note.velocity // BIN for n in near)
+            assert any(
+                n.velocity // VELOCITIES_PER_BIN == note.velocity // VELOCITIES_PER_BIN
+                for n in near
+            )
         total, lost = total + len(score.notes), lost + encoded.lost
     assert total > 800
     assert lost / total < 0.02  # two voices in unison within 10 ms
@@ -124,10 +129,13 @@ def test_played_chorales_keep_onsets_and_velocities() -> None:
 
 @pytest.mark.parametrize("name", ["measures", "performance", "frames", "frames-16"])
 def test_chorales_obey_the_grammar_and_come_back(name: str) -> None:
-    codec = find(name)
+    codec = find_codec(name)
     for chorale in chorales(4):
         encoded = codec.encode(chorale)
         decoded = codec.decode(encoded.ids, encoded.setting)
         assert decoded.dropped == 0
         assert codec.encode(decoded.piece).ids == encoded.ids
-        assert first_illegal(encoded.ids, codec.walk(encoded.setting, strict=False)) is None
+        assert (
+            find_first_illegal(encoded.ids, codec.create_grammar(encoded.setting, strict=False))
+            is None
+        )

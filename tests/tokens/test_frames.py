@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from musicgen import formats
 from musicgen.errors import Refusal
 from musicgen.music.score import Mark, Note, Part, Score
-from musicgen.tokens.codec import Decoded, Setting, first_illegal
+from musicgen.tokens.codec import Decoded, Setting, find_first_illegal
 from musicgen.tokens.frames import (
     EIGHTH,
     FRAMES,
     SIXTEENTH,
     Frame,
     FramesCodec,
-    FramesWalk,
+    FramesGrammar,
     decode_frames,
     encode_frames,
-    frames_of,
-    notes_of,
+    frames_to_notes,
+    score_to_frames,
 )
 from tests.random_walks import wander
 from tests.strategies import scores
@@ -51,7 +51,7 @@ def test_a_score_that_came_from_frames_comes_back(
     codec = FramesCodec("any", steps)
     setting = Setting(title="Roll", rhythm="air", tempos=((0, 96.5),), parts=(Part("harp", 46),))
     score = codec.decode(encode_frames(roll), setting).score
-    assert frames_of(score, steps) == tuple(roll)
+    assert score_to_frames(score, steps) == tuple(roll)
     encoded = codec.encode(score)
     assert (encoded.ids, encoded.lost) == (encode_frames(roll), 0)
     assert codec.decode(encoded.ids, encoded.setting) == Decoded(score, 0)
@@ -71,7 +71,7 @@ def test_what_a_score_loses_is_counted_and_lost_once(score: Score) -> None:
 @settings(max_examples=150)
 @given(scores(drums=False))
 def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
-    assert first_illegal(CODEC.encode(score).ids, CODEC.walk(strict=False)) is None
+    assert find_first_illegal(CODEC.encode(score).ids, CODEC.create_grammar(strict=False)) is None
 
 
 @settings(max_examples=200)
@@ -146,15 +146,15 @@ def test_what_cannot_be_used_is_counted() -> None:
 
 
 def test_the_grammar_goes_down_in_a_frame() -> None:
-    walk = FramesWalk(1000)
+    walk = FramesGrammar(1000)
     walk.take(FRAMES.id("pitch", 2))
-    assert {FRAMES.names[i] for i in walk.legal()} == {"frame", "pitch=0", "pitch=1"}
+    assert {FRAMES.names[i] for i in walk.legal_ids()} == {"frame", "pitch=0", "pitch=1"}
     walk.take(FRAMES.id("frame"))
-    assert {"end", "frame", "pitch=127"} <= {FRAMES.names[i] for i in walk.legal()}
+    assert {"end", "frame", "pitch=127"} <= {FRAMES.names[i] for i in walk.legal_ids()}
 
 
 def test_a_pitch_that_stays_is_one_note() -> None:
     roll = [frozenset({60, 64}), frozenset({60}), frozenset[int](), frozenset({60})]
-    assert list(notes_of(roll, 10)) == [
+    assert list(frames_to_notes(roll, 10)) == [
         Note(0, 64, 10), Note(0, 60, 20), Note(30, 60, 10),
     ]  # fmt: skip

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.music.bars import bars, heard_bars
+from musicgen.music.bars import count_heard_bars, find_bars
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import Walk
+from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
@@ -51,10 +51,10 @@ def subset(luck: random.Random) -> frozenset[int]:
 
 def wander(rules: Rules, luck: random.Random) -> list[int]:
     """Draw kinds evenly, then events, so that rare structure is met often."""
-    walk = Walk(rules)
+    walk = MeasuresGrammar(rules)
     ids: list[int] = []
-    while not walk.done:
-        legal = walk.legal()
+    while not walk.is_done:
+        legal = walk.legal_ids()
         assert legal, f"a dead end after {[MEASURES.names[i] for i in ids[-12:]]}"
         assert len(set(legal)) == len(legal)
         kind = luck.choice(sorted({MEASURES.events[i].kind for i in legal}))
@@ -68,28 +68,28 @@ def wander(rules: Rules, luck: random.Random) -> list[int]:
 def test_every_walk_ends_in_a_whole_tune(seed: int, asked: int | None, thinned: bool) -> None:
     luck = random.Random(seed)
     allowed = subset(luck) if thinned else BASE
-    rules = Rules(allowed=allowed, fewest=asked or 1, most=asked or 24)
+    rules = Rules(allowed_ids=allowed, min_bars=asked or 1, max_bars=asked or 24)
     ids = wander(rules, luck)
     decoded = MeasuresCodec().decode(ids, Setting())
     assert decoded.dropped == 0
-    assert all(bar.kind != "irregular" for bar in bars(decoded.score))
-    count = heard_bars(decoded.score)
+    assert all(bar.kind != "irregular" for bar in find_bars(decoded.score))
+    count = count_heard_bars(decoded.score)
     assert count == asked if asked else 1 <= count <= 24
     assert MEASURES.names[ids[-1]] == "end"
     assert decoded.score.notes
 
 
-def follow(*names: str, rules: Rules | None = None) -> Walk:
-    walk = Walk(rules or Rules(allowed=BASE))
+def follow(*names: str, rules: Rules | None = None) -> MeasuresGrammar:
+    walk = MeasuresGrammar(rules or Rules(allowed_ids=BASE))
     for name in ("meter=6/8", "mode=major", "rhythm=jig", "parts=1", *names):
         id_ = MEASURES.names.index(name)
-        assert id_ in walk.legal(), name
+        assert id_ in walk.legal_ids(), name
         walk.take(id_)
     return walk
 
 
-def offered(walk: Walk) -> set[str]:
-    return {MEASURES.names[i] for i in walk.legal()}
+def offered(walk: MeasuresGrammar) -> set[str]:
+    return {MEASURES.names[i] for i in walk.legal_ids()}
 
 
 def test_no_duration_is_longer_than_the_bar_has_room() -> None:
@@ -103,7 +103,7 @@ def test_what_would_leave_a_gap_that_nothing_fills_is_not_offered() -> None:
     allowed = (BASE - set(MEASURES.ranges["duration"]) - set(MEASURES.ranges["tuplet"])) | {
         MEASURES.id("duration", 48), MEASURES.id("duration", 36),
     }  # fmt: skip
-    walk = follow("bar", "duration=48", "pitch=0", rules=Rules(allowed=allowed))
+    walk = follow("bar", "duration=48", "pitch=0", rules=Rules(allowed_ids=allowed))
     assert "duration=36" not in offered(walk)
     assert "duration=48" in offered(walk)
 
@@ -120,7 +120,7 @@ def test_a_repeat_with_a_pickup_closes_with_its_partner() -> None:
 
 
 def test_a_repeat_opens_only_where_it_can_be_played() -> None:
-    rules = Rules(allowed=BASE, fewest=3, most=3)
+    rules = Rules(allowed_ids=BASE, min_bars=3, max_bars=3)
     walk = follow("bar", "duration=144", "pitch=0", rules=rules)
     assert "repeat_start" in offered(walk)
     walk = follow("bar", "duration=144", "pitch=0", "bar", "duration=144", "pitch=0", rules=rules)
@@ -139,14 +139,14 @@ def test_nothing_is_held_that_does_not_sound() -> None:
 
 def test_the_sampler_is_never_offered_an_irregular_bar() -> None:
     assert "irregular" not in offered(follow())
-    walk = Walk(Rules.reading())
+    walk = MeasuresGrammar(Rules.permissive())
     for name in ("meter=6/8", "mode=major", "rhythm=jig", "parts=1"):
         walk.take(MEASURES.names.index(name))
     assert "irregular" in offered(walk)
 
 
 def test_the_context_tells_place_and_bars_left() -> None:
-    rules = Rules(allowed=BASE, fewest=4, most=4)
+    rules = Rules(allowed_ids=BASE, min_bars=4, max_bars=4)
     context = follow("bar", "duration=24", "pitch=0", rules=rules).context
     assert (context.bar, context.position, context.bar_steps) == (1, 24, 144)
     assert context.bars_left == 3
@@ -155,19 +155,19 @@ def test_the_context_tells_place_and_bars_left() -> None:
 @pytest.mark.parametrize(("fewest", "most"), [(0, 4), (5, 4)])
 def test_numbers_of_bars_that_cannot_be_are_refused(fewest: int, most: int) -> None:
     with pytest.raises(InvalidValue, match="ask for 1 bar or more"):
-        Rules(allowed=BASE, fewest=fewest, most=most)
+        Rules(allowed_ids=BASE, min_bars=fewest, max_bars=most)
 
 
 def test_a_model_without_pitches_is_refused() -> None:
     with pytest.raises(InvalidValue, match="no event 'pitch'"):
-        Rules(allowed=BASE - set(MEASURES.ranges["pitch"]))
+        Rules(allowed_ids=BASE - set(MEASURES.ranges["pitch"]))
 
 
 def kinds_of(rules: Rules, luck: random.Random) -> dict[int, set[str]]:
     """Draw a tune and return the kinds of note of each part."""
-    walk, found = Walk(rules), dict[int, set[str]]()
-    while not walk.done:
-        legal = walk.legal()
+    walk, found = MeasuresGrammar(rules), dict[int, set[str]]()
+    while not walk.is_done:
+        legal = walk.legal_ids()
         assert legal
         kind = luck.choice(sorted({MEASURES.events[i].kind for i in legal}))
         id_ = luck.choice([i for i in legal if MEASURES.events[i].kind == kind])
@@ -182,10 +182,15 @@ def test_the_first_note_of_a_part_decides_whether_drums_play_it(seed: int) -> No
     more = {MEASURES.id("parts", 3), *(MEASURES.id("part", n) for n in (1, 2)),
             *(MEASURES.id("drum", n) for n in (36, 38, 42))}  # fmt: skip
     single = set(MEASURES.ranges["parts"]) - {MEASURES.id("parts", 3)}
-    rules = Rules(allowed=frozenset(BASE | more) - single, most=8, drum_parts=None)
+    rules = Rules(allowed_ids=frozenset(BASE | more) - single, max_bars=8, drum_parts=None)
     found = kinds_of(rules, random.Random(seed))
     assert all(len(kinds) == 1 for kinds in found.values())
-    ending = replace(rules, closing=frozenset([MEASURES.id("pitch", 0)]), _values={}, _pickups={})
+    ending = replace(
+        rules,
+        final_pitch_ids=frozenset([MEASURES.id("pitch", 0)]),
+        _fitting_cache={},
+        _pickup_cache={},
+    )
     assert kinds_of(ending, random.Random(seed))[0] == {"pitch"}
 
 

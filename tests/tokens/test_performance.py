@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performance import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
-from musicgen.tokens.codec import Setting, first_illegal
+from musicgen.tokens.codec import Setting, find_first_illegal
 from musicgen.tokens.performance import (
-    BIN,
     PERFORMANCE,
-    UNIT,
+    UNIT_MILLISECONDS,
+    VELOCITIES_PER_BIN,
     PerformanceCodec,
-    PerformanceWalk,
+    PerformanceGrammar,
     to_units,
 )
 from tests.random_walks import wander
@@ -45,7 +45,7 @@ def performances(draw: st.DrawFn) -> Score:
             at += draw(st.integers(0, 4000))
             duration = draw(st.integers(1, 3000))
             found.append(Note(at, pitch, duration, draw(st.integers(1, 127))))
-            at += max(UNIT, duration)
+            at += max(UNIT_MILLISECONDS, duration)
     return Score(tuple(found), MARKS)
 
 
@@ -56,8 +56,8 @@ def assert_near(before: Score, after: Score) -> None:
     for old, new in zip(*by_pitch, strict=True):
         assert old.pitch == new.pitch
         assert abs(old.onset - new.onset) <= 5
-        assert old.velocity // BIN == new.velocity // BIN
-        assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT
+        assert old.velocity // VELOCITIES_PER_BIN == new.velocity // VELOCITIES_PER_BIN
+        assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT_MILLISECONDS
 
 
 @settings(max_examples=200)
@@ -76,14 +76,17 @@ def test_encoding_what_was_decoded_gives_the_same_ids(score: Score) -> None:
     encoded = CODEC.encode(score)
     decoded = CODEC.decode(encoded.ids, encoded.setting)
     assert decoded.dropped == 0
-    assert len(decoded.score.notes) + encoded.lost == len(performed(score).notes)
+    assert len(decoded.score.notes) + encoded.lost == len(to_performance(score).notes)
     assert CODEC.encode(decoded.score) == replace(encoded, lost=0)
 
 
 @settings(max_examples=150)
 @given(scores(drums=False))
 def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
-    assert first_illegal(CODEC.encode(score).ids, CODEC.walk(strict=bool(score.notes))) is None
+    assert (
+        find_first_illegal(CODEC.encode(score).ids, CODEC.create_grammar(strict=bool(score.notes)))
+        is None
+    )
 
 
 def test_no_error_adds_up() -> None:
@@ -153,12 +156,12 @@ def test_drums_are_refused() -> None:
 
 
 def offered(*events: str) -> set[str]:
-    walk = PerformanceWalk(1000)
+    walk = PerformanceGrammar(1000)
     for name in events:
         id_ = PERFORMANCE.names.index(name)
-        assert id_ in walk.legal(), name
+        assert id_ in walk.legal_ids(), name
         walk.take(id_)
-    return {PERFORMANCE.names[i] for i in walk.legal()}
+    return {PERFORMANCE.names[i] for i in walk.legal_ids()}
 
 
 def test_the_grammar_offers_what_can_be_played() -> None:

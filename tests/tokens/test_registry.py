@@ -4,17 +4,17 @@ import pytest
 
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.registry import CODECS, DEFAULT, find, restored
+from musicgen.tokens.registry import CODECS, DEFAULT_CODEC, find_codec, restore_codec
 
 
 def test_a_codec_is_found_by_its_name() -> None:
-    assert find(DEFAULT).name == "measures"
-    assert {find(name).name for name in CODECS} == set(CODECS)
+    assert find_codec(DEFAULT_CODEC).name == "measures"
+    assert {find_codec(name).name for name in CODECS} == set(CODECS)
 
 
 def test_an_unknown_codec_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidValue, match=r"codec 'solfege' is unknown: choose one of measures"):
-        find("solfege")
+        find_codec("solfege")
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)
@@ -28,6 +28,8 @@ def test_every_id_is_an_event_and_back(codec: AnyCodec) -> None:
 
 
 def test_a_codec_with_another_table_is_refused() -> None:
-    assert restored("measures", find("measures").vocabulary.names, "here") is find("measures")
+    assert restore_codec("measures", find_codec("measures").vocabulary.names, "here") is find_codec(
+        "measures"
+    )
     with pytest.raises(Mismatch, match="there: its vocabulary of 2 events differs"):
-        restored("measures", ("begin", "middle"), "there")
+        restore_codec("measures", ("begin", "middle"), "there")

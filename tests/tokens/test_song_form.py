@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.music.bars import bars, heard_bars
-from musicgen.music.score import Score, sections
+from musicgen.music.bars import count_heard_bars, find_bars
+from musicgen.music.score import Score, find_sections
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import Walk
+from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.song_form import THROUGH, Layout, Stretch, check_form, parse_form
+from musicgen.tokens.song_form import THROUGH, FormLayout, FormSection, check_form, parse_form
 from musicgen.tokens.vocabulary import MEASURES
 from tests.tokens.test_grammar import BASE, wander
 
@@ -37,7 +37,7 @@ PLAIN = BASE - {*MEASURES.ranges["key"], *MEASURES.ranges["chord"], *MEASURES.ra
 def test_letters_become_stretches(
     form: str, bars_: int | None, stretches: list[tuple[int, int, int | None]]
 ) -> None:
-    found = Layout.of(form, bars_).stretches
+    found = FormLayout.of(form, bars_).sections
     assert [(one.bars, one.plays, one.source) for one in found] == stretches
 
 
@@ -54,7 +54,7 @@ def test_letters_become_stretches(
     ],
 )
 def test_a_pickup_needs_bars_that_balance_it(form: str, bars_: int, can: bool) -> None:
-    assert Layout.of(form, bars_).takes_pickup is can
+    assert FormLayout.of(form, bars_).allows_pickup is can
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,27 @@ def test_letters_of_an_old_recipe_are_kept() -> None:
 
 def test_bars_that_a_form_does_not_divide_are_refused() -> None:
     with pytest.raises(InvalidValue, match="ask for a multiple of 4, such as 28"):
-        Layout.of("AABB", 30)
+        FormLayout.of("AABB", 30)
 
 
 def written_bars(score: Score) -> list[int]:
     """Return the lengths of the written bars."""
-    return [bar.steps for bar in bars(score)]
+    return [bar.steps for bar in find_bars(score)]
 
 
-def check_stretches(score: Score, layout: Layout) -> None:
+def check_stretches(score: Score, layout: FormLayout) -> None:
     """Check repeat signs and lengths against the letters, from the score alone."""
     full, lengths = score.meter.steps, written_bars(score)
     pickup = lengths[0] if lengths[0] < full else 0
     at, borders = 0, []
-    for stretch in layout.stretches:
+    for stretch in layout.sections:
         end = at + stretch.bars * full
-        end -= pickup if stretch.ends_short else 0
-        end += pickup if stretch.picks_up else 0
+        end -= pickup if stretch.has_short_end else 0
+        end += pickup if stretch.has_pickup else 0
         borders.append((at, end, stretch.plays))
         at = end
     assert at == score.end
-    repeats = [(one.start, one.stop, one.plays) for one in sections(score)]
+    repeats = [(one.start, one.stop, one.plays) for one in find_sections(score)]
     assert repeats == [border for border in borders if border[2] > 1]
 
 
@@ -124,19 +124,19 @@ def test_every_walk_has_the_form_that_was_asked_for(
     seed: int, form: str, each: int, pickup: int | None, tonic: bool
 ) -> None:
     count = each if form == THROUGH else each * len(form)
-    layout = Layout.of(form, count)
-    if pickup and not layout.takes_pickup:
+    layout = FormLayout.of(form, count)
+    if pickup and not layout.allows_pickup:
         pickup = None
     closing = frozenset(MEASURES.id("pitch", n) for n in (-12, 0, 12)) if tonic else frozenset()
-    rules = Rules(PLAIN, count, count, layout=layout, pickup=pickup, closing=closing)
+    rules = Rules(PLAIN, count, count, layout=layout, pickup=pickup, final_pitch_ids=closing)
     ids = wander(rules, random.Random(seed))
     decoded = MeasuresCodec().decode(ids, Setting())
     score = decoded.score
     assert decoded.dropped == 0
-    assert heard_bars(score) == count
-    assert all(bar.kind != "irregular" for bar in bars(score))
+    assert count_heard_bars(score) == count
+    assert all(bar.kind != "irregular" for bar in find_bars(score))
     check_stretches(score, layout)
-    first = bars(score)[0]
+    first = find_bars(score)[0]
     if pickup is not None:
         assert (first.steps if first.kind == "partial" else 0) == pickup
     if tonic:
@@ -149,22 +149,22 @@ def test_free_forms_end_on_the_tonic_with_the_pickup(
     seed: int, asked: int | None, pickup: int | None
 ) -> None:
     closing = frozenset([MEASURES.id("pitch", 0)])
-    rules = Rules(PLAIN, asked or 1, asked or 9, pickup=pickup, closing=closing)
+    rules = Rules(PLAIN, asked or 1, asked or 9, pickup=pickup, final_pitch_ids=closing)
     score = MeasuresCodec().decode(wander(rules, random.Random(seed)), Setting()).score
     assert max(n.pitch for n in score.notes if n.onset == score.notes[-1].onset) == 60
-    first = bars(score)[0]
+    first = find_bars(score)[0]
     assert pickup is None or (first.steps if first.kind == "partial" else 0) == pickup
 
 
 def test_nothing_is_held_into_a_part() -> None:
-    rules = Rules(PLAIN, 2, 2, layout=Layout.of("AB", 2))
-    walk = Walk(rules)
+    rules = Rules(PLAIN, 2, 2, layout=FormLayout.of("AB", 2))
+    walk = MeasuresGrammar(rules)
     names = ("meter=6/8", "mode=major", "rhythm=jig", "parts=1", "bar", "duration=144", "pitch=0")
     for name in (*names, "bar", "duration=144"):
         id_ = MEASURES.names.index(name)
-        assert id_ in walk.legal()
+        assert id_ in walk.legal_ids()
         walk.take(id_)
-    assert MEASURES.id("hold") not in walk.legal()
+    assert MEASURES.id("hold") not in walk.legal_ids()
 
 
 def test_pickups_that_no_meter_has_are_refused_with_those_that_there_are() -> None:
@@ -175,7 +175,7 @@ def test_pickups_that_no_meter_has_are_refused_with_those_that_there_are() -> No
 
 def test_the_stretches_of_a_form_alternate() -> None:
     for form in FORMS[:-1]:
-        stretches = Layout.of(form, 4 * len(form)).stretches
-        assert all(isinstance(one, Stretch) for one in stretches)
+        stretches = FormLayout.of(form, 4 * len(form)).sections
+        assert all(isinstance(one, FormSection) for one in stretches)
         assert sum(one.bars * one.plays for one in stretches) == 4 * len(form)
-        assert all(a.ends_short == b.picks_up for a, b in pairwise(stretches))
+        assert all(a.has_short_end == b.has_pickup for a, b in pairwise(stretches))

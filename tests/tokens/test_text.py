@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musicgen.errors import Refusal
-from musicgen.tokens.codec import Decoded, Encoded, Setting, first_illegal
-from musicgen.tokens.registry import restored
-from musicgen.tokens.text import MOST_CHARACTERS, ByteCodec, TextCodec
+from musicgen.tokens.codec import Decoded, Encoded, Setting, find_first_illegal
+from musicgen.tokens.registry import restore_codec
+from musicgen.tokens.text import MAX_CHARACTERS, ByteCodec, TextCodec
 from tests.random_walks import wander
 
-CHARACTERS, WORDS = ByteCodec("text", words=False), ByteCodec("text-words", words=True)
+CHARACTERS, WORDS = (
+    ByteCodec("text", is_word_level=False),
+    ByteCodec("text-words", is_word_level=True),
+)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 TUNES = ("X:1\nK:D\nDEF|GAB|", "X:2\nK:G\n|:BAG|AGE:|", "Ó Briain's — a tune\nK:C\nCc|")
 SETTING = Setting()
@@ -27,7 +30,7 @@ def fitted(words: bool = False, texts: tuple[str, ...] = TUNES) -> TextCodec:
 def test_bytes_bring_any_text_back(text: str) -> None:
     encoded = CHARACTERS.encode(text)
     assert CHARACTERS.decode(encoded.ids, SETTING) == Decoded(text, 0)
-    assert first_illegal(encoded.ids, CHARACTERS.walk(strict=False)) is None
+    assert find_first_illegal(encoded.ids, CHARACTERS.create_grammar(strict=False)) is None
 
 
 @settings(max_examples=200)
@@ -39,7 +42,7 @@ def test_characters_of_the_training_part_come_back_exactly(texts: list[str]) -> 
         decoded = codec.decode(encoded.ids, SETTING)
         assert decoded == Decoded(text, encoded.lost)
         assert encoded.lost == text.count("\ufffd")
-        assert first_illegal(encoded.ids, codec.walk(strict=False)) is None
+        assert find_first_illegal(encoded.ids, codec.create_grammar(strict=False)) is None
 
 
 @settings(max_examples=200)
@@ -61,7 +64,7 @@ def test_encoding_what_was_decoded_gives_the_same_ids(text: str, words: bool) ->
     decoded = codec.decode(encoded.ids, SETTING)
     assert decoded.dropped == encoded.lost
     assert codec.encode(decoded.piece) == encoded
-    assert first_illegal(encoded.ids, codec.walk(strict=False)) is None
+    assert find_first_illegal(encoded.ids, codec.create_grammar(strict=False)) is None
 
 
 @settings(max_examples=200)
@@ -105,7 +108,7 @@ def test_what_the_training_part_does_not_have_is_counted() -> None:
 def test_a_codec_is_made_again_from_its_names() -> None:
     for words in (False, True):
         codec = fitted(words)
-        again = restored(codec.name, codec.vocabulary.names, "here")
+        again = restore_codec(codec.name, codec.vocabulary.names, "here")
         assert again.vocabulary.names == codec.vocabulary.names
         assert again.encode(TUNES[0]) == codec.encode(TUNES[0])
 
@@ -133,7 +136,7 @@ def test_text_encodings_are_not_text(encoding: str) -> None:
 
 
 def test_bad_pieces_cost_themselves_only() -> None:
-    data = b"good\n\nbad \x1b[2J\n\n" + b"x" * (MOST_CHARACTERS + 1) + b"\n\nfine"
+    data = b"good\n\nbad \x1b[2J\n\n" + b"x" * (MAX_CHARACTERS + 1) + b"\n\nfine"
     texts, refusals = CHARACTERS.read(data, ".txt", "x.txt")
     assert texts == ("good", "fine")
     assert [refusal.code for refusal in refusals] == ["damaged", "too-large"]

@@ -18,9 +18,9 @@ from musicgen.corpus.build import build
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import Wishes
-from musicgen.sampling.recipe import Order
-from musicgen.tokens.registry import CODECS, find
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.recipe import GenerationRequest
+from musicgen.tokens.registry import CODECS, find_codec
 from musicgen.training.trainer import Trainer
 from musicgen.tune import Model, load, sample_many
 
@@ -39,7 +39,7 @@ def trained(folder: Path, codec: str) -> Model:
     """Train a model of a codec on one tune until it knows it, once."""
     out = folder / codec
     if not out.exists():
-        dataset, _ = build([folder / "tune.abc"], codec=find(codec), jobs=0)
+        dataset, _ = build([folder / "tune.abc"], codec=find_codec(codec), jobs=0)
         weights, shape = by_heart(dataset.train[0].ids, dataset.vocabulary_size)
         seen = np.bincount(dataset.train[0].ids, minlength=dataset.vocabulary_size)
         manifest = Manifest(codec, 1, shape, dataset.vocabulary, tuple(seen.tolist()), codec)
@@ -57,14 +57,14 @@ def by_heart(ids: np.ndarray, size: int) -> tuple[dict[str, np.ndarray], ModelSe
         if max(losses) < 0.02:
             break
     assert max(losses) < 0.02
-    return trainer.model.arrays(), shape
+    return trainer.model.copy_weights(), shape
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_a_tiny_corpus_is_learnt_by_heart(folder: Path, codec: str) -> None:
     model = trained(folder, codec)
-    dataset, _ = build([folder / "tune.abc"], codec=find(codec), jobs=0)
-    drawn = model.sampler.encoded(Wishes(temperature=0.01), Noise(1))
+    dataset, _ = build([folder / "tune.abc"], codec=find_codec(codec), jobs=0)
+    drawn = model.sampler.sample_encoded(SamplingOptions(temperature=0.01), Noise(1))
     assert list(drawn.ids) == dataset.train[0].ids.tolist()
     assert load_checkpoint(folder / codec).manifest.codec == codec
     assert load_checkpoint(folder / codec).vocabulary == dataset.vocabulary
@@ -85,7 +85,7 @@ def test_sample_writes_what_the_codec_can(folder: Path, tmp_path: Path, codec: s
         lines = [line.split() for line in out.read_text().splitlines()]
         assert lines == [line.split() for line in TUNE.splitlines()]
         return
-    (score,), refusals = formats.read(out, performed=True)
+    (score,), refusals = formats.read(out, as_performance=True)
     assert not refusals
     assert [note.pitch for note in score.notes][:5] == [67, 69, 71, 74, 76]
 
@@ -121,24 +121,24 @@ def test_what_the_codec_cannot_write_is_refused(folder: Path, codec: str, name: 
 @pytest.mark.parametrize("codec", PLAIN)
 def test_tune_k_is_the_same_however_many_are_asked_for(folder: Path, codec: str) -> None:
     model = trained(folder, codec)
-    wishes = Wishes(temperature=3)
-    many = list(sample_many(model, Order(wishes, 4), count=3))
+    wishes = SamplingOptions(temperature=3)
+    many = list(sample_many(model, GenerationRequest(wishes, 4), count=3))
     assert many[2] == model.draw(wishes, 4, 2)
     assert many[1] != many[2]
     with pytest.raises(InvalidValue, match="top-k 0"):
-        model.draw(Wishes(top_k=0), 4)
+        model.draw(SamplingOptions(top_k=0), 4)
 
 
 def test_processes_draw_the_same_texts(folder: Path) -> None:
     model = trained(folder, "text")
-    wishes = Wishes(temperature=1.2)
-    apart = list(sample_many(model, Order(wishes, 4), count=9, jobs=2))
+    wishes = SamplingOptions(temperature=1.2)
+    apart = list(sample_many(model, GenerationRequest(wishes, 4), count=9, jobs=2))
     assert apart == [model.draw(wishes, 4, number) for number in range(9)]
 
 
 def test_a_data_set_of_another_codec_is_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    build([folder / "tune.abc"], out, codec=find("frames"), jobs=0)
+    build([folder / "tune.abc"], out, codec=find_codec("frames"), jobs=0)
     words = ["train", str(out), "--codec", "text", "--name", "mine"]
     done = CliRunner().invoke(commands, words)
     assert done.exit_code == 2

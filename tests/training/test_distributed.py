@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
-from musicgen.training.distributed import ALONE, Ranks, joined
+from musicgen.training.distributed import SINGLE_PROCESS, Ranks, join_process_group
 from musicgen.training.trainer import Trainer, TrainerState
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ THREADS = Path("/proc/self/task")
 NEEDS_PROC = pytest.mark.skipif(not THREADS.exists(), reason="threads are counted in /proc")
 
 
-def make(ranks: Ranks = ALONE) -> Trainer:
+def make(ranks: Ranks = SINGLE_PROCESS) -> Trainer:
     import torch
 
     shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
@@ -43,8 +43,8 @@ def make(ranks: Ranks = ALONE) -> Trainer:
 def learn(trainer: Trainer, updates: int) -> list[float]:
     told: list[float] = []
     for progress in trainer.run():
-        told += [progress.loss, progress.norm]
-        told += [progress.held.loss] if progress.held else []
+        told += [progress.loss, progress.gradient_norm]
+        told += [progress.held_out_score.loss] if progress.held_out_score else []
         if progress.step == updates:
             break
     return told
@@ -56,7 +56,7 @@ def main(folder: Path, until: int) -> None:
 
     torch.set_num_threads(1)
     before = native_threads()
-    with joined("cpu") as ranks:
+    with join_process_group("cpu") as ranks:
         communicating = native_threads() - before
         if not communicating:
             raise AssertionError("a process group has no threads of its own now")
@@ -65,12 +65,14 @@ def main(folder: Path, until: int) -> None:
             values = json.loads((folder / "state.json").read_text())
             trainer.restore(TrainerState(load_file(folder / "state.safetensors"), values))
         told = learn(trainer, until)
-        state = trainer.state()
-        if ranks.writes:
+        state = trainer.copy_state()
+        if ranks.is_main_process:
             save_file(state.arrays, folder / "state.safetensors")
             (folder / "state.json").write_text(json.dumps(state.values))
             (folder / f"told-{until}.json").write_text(json.dumps(told))
-        if ranks.first(ranks.rank + 7.0) != 7.0 or not ranks.any(ranks.rank == 1):
+        if ranks.broadcast_first(ranks.rank + 7.0) != 7.0 or not ranks.all_reduce_any(
+            ranks.rank == 1
+        ):
             raise AssertionError("the processes do not agree")
         if until == UPDATES + 1:
             print("stuck", flush=True)
@@ -114,7 +116,7 @@ def test_two_processes_are_as_good_as_one(tmp_path: Path) -> None:
     ]
     assert told == pytest.approx(expected, abs=1e-4)
     weights = load_file(tmp_path / "state.safetensors")
-    for name, array in whole.model.arrays().items():
+    for name, array in whole.model.copy_weights().items():
         np.testing.assert_allclose(weights[f"model/{name}"], array, atol=1e-4)
 
 
@@ -130,20 +132,20 @@ def test_a_lost_process_is_one_line_to_the_other(tmp_path: Path) -> None:
 
 def test_lanes_are_shared_evenly_or_not_at_all() -> None:
     with pytest.raises(InvalidValue, match=r"--batch 5: 2 processes.*a multiple of 2"):
-        Ranks(0, 2).refuse_odd_lanes(5)
-    taken = [list(range(12))[Ranks(rank, 3).lanes(0, 1)] for rank in range(3)]
+        Ranks(0, 2).check_lanes_divisible(5)
+    taken = [list(range(12))[Ranks(rank, 3).get_lane_slice(0, 1)] for rank in range(3)]
     assert sorted(itertools.chain.from_iterable(taken)) == list(range(12))
     assert {len(lanes) for lanes in taken} == {4}
 
 
 def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined("auto") as ranks:
-        assert ranks == ALONE
-    assert ALONE.writes
-    assert ALONE.any(True)
-    assert not ALONE.any(False)
-    assert ALONE.first(3.5) == 3.5
+    with join_process_group("auto") as ranks:
+        assert ranks == SINGLE_PROCESS
+    assert SINGLE_PROCESS.is_main_process
+    assert SINGLE_PROCESS.all_reduce_any(True)
+    assert not SINGLE_PROCESS.all_reduce_any(False)
+    assert SINGLE_PROCESS.broadcast_first(3.5) == 3.5
 
 
 if __name__ == "__main__":

@@ -17,15 +17,23 @@ from musicgen.errors import Interrupted, Mismatch
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.text import TextCodec
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.training.fine_tune import add_dances, fitted, grown, joined, met, shape_of, tonics
-from musicgen.training.plan import Options, divided, new_trainer, plan
-from musicgen.training.resume import find
-from musicgen.training.run import Run, count_dances
+from musicgen.training.fine_tune import (
+    adapt_model_settings,
+    extend_embeddings,
+    merge_dance_counts,
+    merge_event_counts,
+    merge_tonic_counts,
+    merge_vocabularies,
+    remap_dataset,
+)
+from musicgen.training.plan import TrainingOptions, adjust_split, make_plan, make_trainer
+from musicgen.training.resume import load_saved_run
+from musicgen.training.run import TrainingRun, count_dances
 from musicgen.tune import load
 from tests import synthetic_tunes
 
-KNOWN = TextCodec("text", "abc", words=False)
-OTHER = TextCodec("text", "dacx", words=False)
+KNOWN = TextCodec("text", "abc", is_word_level=False)
+OTHER = TextCodec("text", "dacx", is_word_level=False)
 
 
 def a_model(
@@ -39,7 +47,7 @@ def a_model(
         "tonics": {"dorian": {"D": 3}, "major": {"A": 9}},
     }
     manifest = Manifest("base", 3, settings, names, seen or (50,) * len(names), codec, corpus)
-    save(folder, LanguageModel(settings).arrays(), manifest)
+    save(folder, LanguageModel(settings).copy_weights(), manifest)
     return load_checkpoint(folder)
 
 
@@ -55,27 +63,27 @@ def texts(codec: TextCodec, *written: str) -> Dataset:
 def test_another_codec_is_refused_and_both_are_named(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
     with pytest.raises(Mismatch, match="its codec is measures, the tunes were encoded with text"):
-        fitted(texts(OTHER, "dad"), start)
+        remap_dataset(texts(OTHER, "dad"), start)
 
 
 def test_another_table_of_notes_is_refused(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
     dataset = Dataset([], [], [], "measures", MEASURES.names[:-1], {})
     with pytest.raises(Mismatch, match=f"it has {len(MEASURES)} events.*{len(MEASURES) - 1}"):
-        fitted(dataset, start)
+        remap_dataset(dataset, start)
 
 
 def test_the_same_table_changes_nothing(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", OTHER.vocabulary.names, "text")
     dataset = texts(OTHER, "dad", "x")
-    assert fitted(dataset, start) is dataset
+    assert remap_dataset(dataset, start) is dataset
 
 
 def test_a_text_reads_the_same_in_the_vocabulary_of_both(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text")
-    found = fitted(texts(OTHER, "dad", "xxc"), start)
+    found = remap_dataset(texts(OTHER, "dad", "xxc"), start)
     assert found.vocabulary == (*KNOWN.vocabulary.names, "token=d", "token=x")
-    both = TextCodec("text", "abcdx", words=False)
+    both = TextCodec("text", "abcdx", is_word_level=False)
     assert found.vocabulary == both.vocabulary.names
     for part in (found.train, found.valid, found.test):
         for tune in part:
@@ -85,13 +93,13 @@ def test_a_text_reads_the_same_in_the_vocabulary_of_both(tmp_path: Path) -> None
 
 def test_too_many_events_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text")
-    monkeypatch.setattr("musicgen.training.fine_tune.MOST_EVENTS", 7)
+    monkeypatch.setattr("musicgen.training.fine_tune.MAX_VOCABULARY_SIZE", 7)
     with pytest.raises(Mismatch, match="there would be 8 events, over 7"):
-        fitted(texts(OTHER, "dad"), start)
+        remap_dataset(texts(OTHER, "dad"), start)
 
 
 def test_joined_keeps_places() -> None:
-    assert joined(("a", "b"), ("c", "b", "d")) == ("a", "b", "c", "d")
+    assert merge_vocabularies(("a", "b"), ("c", "b", "d")) == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("shape", [{"tied": True}, {"tied": False}, {"embedding": 6}])
@@ -100,8 +108,8 @@ def test_new_rows_are_near_the_mean_and_old_ones_as_they_were(
 ) -> None:
     seen = (0, 50, 50, 50, 50, 1)
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text", seen, **shape)
-    weights = grown(start, 9)
-    LanguageModel(shape_of(start, 9, {})).put(weights)
+    weights = extend_embeddings(start, 9)
+    LanguageModel(adapt_model_settings(start, 9, {})).load_weights(weights)
     for name, array in start.weights.items():
         assert np.array_equal(weights[name][: len(array)], array), name
     known = start.weights["embedding.weight"][1:5]
@@ -116,32 +124,32 @@ def test_new_rows_are_near_the_mean_and_old_ones_as_they_were(
 def test_another_shape_is_refused(tmp_path: Path, name: str, value: object) -> None:
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text")
     with pytest.raises(Mismatch, match=f"--{name} {value}: base has"):
-        shape_of(start, 6, {name: value})
+        adapt_model_settings(start, 6, {name: value})
     known = getattr(start.settings, name)
-    assert getattr(shape_of(start, 6, {name: known}), name) == known
+    assert getattr(adapt_model_settings(start, 6, {name: known}), name) == known
 
 
 def test_what_was_met_before_may_still_be_drawn(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text", (0, 1, 2, 3, 4, 5))
-    assert met(start, [0, 0, 0, 1, 0, 1, 7, 0]) == (0, 1, 2, 4, 4, 6, 7, 0)
-    assert tonics(start, {"major": {"C": 1}}) == {"dorian": {"D": 3}, "major": {"C": 1}}
+    assert merge_event_counts(start, [0, 0, 0, 1, 0, 1, 7, 0]) == (0, 1, 2, 4, 4, 6, 7, 0)
+    assert merge_tonic_counts(start, {"major": {"C": 1}}) == {"dorian": {"D": 3}, "major": {"C": 1}}
 
 
 def test_dances_are_added_to_those_of_a_model_that_says_its_own(tmp_path: Path) -> None:
     start = a_model(tmp_path / "m", KNOWN.vocabulary.names, "text")
     new = {"jig": {"6/8": 2, "9/8": 1}, "reel": {"2/2": 1}}
-    assert add_dances(start, new) == {}, "it may have learnt from others"
+    assert merge_dance_counts(start, new) == {}, "it may have learnt from others"
     said = replace(start.manifest, corpus={"dances": {"jig": {"6/8": 5}, "waltz": {"3/4": 1}}})
-    assert add_dances(replace(start, manifest=said), new) == {
+    assert merge_dance_counts(replace(start, manifest=said), new) == {
         "jig": {"6/8": 7, "9/8": 1}, "reel": {"2/2": 1}, "waltz": {"3/4": 1},
     }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def _judged_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicgen.training.memorisation.TUNES", 1)
-    monkeypatch.setattr("musicgen.training.memorisation.BARS", 1)
-    monkeypatch.setattr("musicgen.training.plan.EVALUATIONS", 1)
+    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_TUNES", 1)
+    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_BARS", 1)
+    monkeypatch.setattr("musicgen.training.plan.SMALL_RUN_EVALUATIONS", 1)
     monkeypatch.setattr("musicgen.training.model_card.SEEDS_SHOWN", 1)
     monkeypatch.setattr("musicgen.training.model_card.BARS_SHOWN", 1)
 
@@ -152,7 +160,7 @@ def tunes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     (folder / "book.abc").write_text(
         "".join(synthetic_tunes.tune(number) for number in range(1, 13))
     )
-    return divided(build([folder], jobs=0)[0])
+    return adjust_split(build([folder], jobs=0)[0])
 
 
 def test_the_meters_of_each_dance_are_counted(tmp_path: Path) -> None:
@@ -173,15 +181,15 @@ def test_the_meters_of_each_dance_are_counted(tmp_path: Path) -> None:
 
 def test_a_run_starts_from_the_weights_and_says_so(tmp_path: Path, tunes: Dataset) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
-    found = plan(tunes, Options(epochs=1, bptt=64), start)
+    found = make_plan(tunes, TrainingOptions(epochs=1, bptt=64), start)
     assert (found.model.hidden, found.origin, found.guarded) == (8, "base 3", True)
     assert any(line.startswith("goes on from base 3") for line in found.lines)
-    trainer = new_trainer(tunes, found, start)
-    assert np.array_equal(trainer.model.arrays()["embedding.weight"],
+    trainer = make_trainer(tunes, found, start)
+    assert np.array_equal(trainer.model.copy_weights()["embedding.weight"],
                           start.weights["embedding.weight"])  # fmt: skip
-    run = Run(tunes, found, "mine", tmp_path / "mine", start=start)
+    run = TrainingRun(tunes, found, "mine", tmp_path / "mine", base=start)
     steps = list(run.train())
-    assert any(step.copied is not None for step in steps)
+    assert any(step.copied_share is not None for step in steps)
     assert "copied" in (tmp_path / "mine" / "metrics.jsonl").read_text()
     manifest = load(tmp_path / "mine").checkpoint.manifest
     assert manifest.corpus["adapted_from"]["name"] == "base"
@@ -194,8 +202,8 @@ def test_a_run_starts_from_the_weights_and_says_so(tmp_path: Path, tunes: Datase
 
 def test_where_nothing_is_better_the_model_stays_as_it_was(tmp_path: Path, tunes: Dataset) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
-    found = plan(tunes, Options(epochs=1, bptt=64, learning_rate=1e-12), start)
-    run = Run(tunes, found, "mine", tmp_path / "mine", start=start)
+    found = make_plan(tunes, TrainingOptions(epochs=1, bptt=64, learning_rate=1e-12), start)
+    run = TrainingRun(tunes, found, "mine", tmp_path / "mine", base=start)
     run.trainer.best.loss = -1.0  # lower than any loss
     for _ in run.train():
         pass
@@ -204,7 +212,7 @@ def test_where_nothing_is_better_the_model_stays_as_it_was(tmp_path: Path, tunes
     )
 
 
-def stop_after(run: Run, step: int) -> None:
+def stop_after(run: TrainingRun, step: int) -> None:
     for progress in run.train():
         if progress.step == step:
             run.stop()
@@ -212,16 +220,16 @@ def stop_after(run: Run, step: int) -> None:
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, tunes: Dataset) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
-    found = plan(tunes, Options(epochs=2, bptt=64, batch=2), start)
-    whole = Run(tunes, found, "whole", tmp_path / "whole", start=start)
+    found = make_plan(tunes, TrainingOptions(epochs=2, bptt=64, batch=2), start)
+    whole = TrainingRun(tunes, found, "whole", tmp_path / "whole", base=start)
     for _ in whole.train():
         pass
-    cut = Run(tunes, found, "cut", tmp_path / "cut", start=start)
+    cut = TrainingRun(tunes, found, "cut", tmp_path / "cut", base=start)
     with pytest.raises(Interrupted):
         stop_after(cut, 4)
-    saved = find(tmp_path / "cut")
+    saved = load_saved_run(tmp_path / "cut")
     assert saved is not None
-    again = Run.resume(saved, tunes, tmp_path / "cut", start=start)
+    again = TrainingRun.resume(saved, tunes, tmp_path / "cut", start=start)
     assert again.plan.guarded
     for _ in again.train():
         pass
@@ -236,4 +244,4 @@ def test_a_shape_that_is_asked_for_is_refused_before_any_work(
 ) -> None:
     start = a_model(tmp_path / "m", MEASURES.names, "measures")
     with pytest.raises(Mismatch, match="--hidden 64"):
-        plan(tunes, Options(hidden=64), start)
+        make_plan(tunes, TrainingOptions(hidden=64), start)

@@ -18,8 +18,8 @@ from musicgen import checkpoint
 from musicgen.errors import DamagedCheckpoint, InUse, NotFound
 from musicgen.files import sweep_partials
 from musicgen.training import run_folder
-from musicgen.training.resume import find, is_finished
-from musicgen.training.run import Pace, Run
+from musicgen.training.resume import is_finished, load_saved_run
+from musicgen.training.run import SaveSchedule, TrainingRun
 from tests.fork_server import Child, Nursery
 from tests.small_runs import names, small_dataset, small_run, steps
 
@@ -94,13 +94,13 @@ def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def same_end(folder: Path, whole: Path) -> bool:
     """Tell whether two finished runs are equal bit for bit, what resuming needs included."""
-    mine, other = (find(place) for place in (folder, whole))
+    mine, other = (load_saved_run(place) for place in (folder, whole))
     assert mine is not None
     assert other is not None
     return (
-        mine.saved.values["trainer"] == other.saved.values["trainer"]
-        and {n: a.tobytes() for n, a in mine.saved.arrays.items()}
-        == {n: a.tobytes() for n, a in other.saved.arrays.items()}
+        mine.progress.values["trainer"] == other.progress.values["trainer"]
+        and {n: a.tobytes() for n, a in mine.progress.arrays.items()}
+        == {n: a.tobytes() for n, a in other.progress.arrays.items()}
         and (folder / "weights.safetensors").read_bytes()
         == (whole / "weights.safetensors").read_bytes()
     )
@@ -108,8 +108,13 @@ def same_end(folder: Path, whole: Path) -> bool:
 
 def check_visible(run: Path) -> int:
     """Load every checkpoint that can be seen; one that is gone meanwhile was not one any more."""
-    loads = [(path, run_folder.load) for path in checkpoint.numbered(run / "progress")]
-    loads += [(path, checkpoint.load_one) for path in checkpoint.numbered(run / "best")]  # type: ignore[misc]
+    loads = [
+        (path, run_folder.load_progress)
+        for path in checkpoint.list_numbered_folders(run / "progress")
+    ]
+    loads += [
+        (path, checkpoint.load_one) for path in checkpoint.list_numbered_folders(run / "best")
+    ]  # type: ignore[misc]
     seen = 0
     for path, read in loads:
         try:
@@ -117,7 +122,7 @@ def check_visible(run: Path) -> int:
             seen += 1
         except (DamagedCheckpoint, NotFound):
             assert not path.exists(), path
-    if seen and checkpoint.numbered(run / "best"):
+    if seen and checkpoint.list_numbered_folders(run / "best"):
         checkpoint.load(run)
     return seen
 
@@ -143,14 +148,14 @@ def check_kills(nursery: Nursery, folder: Path, whole: Path, kills: int) -> None
     while done < kills:
         shutil.rmtree(folder, ignore_errors=True)
         while done < kills and not is_finished(folder):
-            found = find(folder)
+            found = load_saved_run(folder)
             at = found.step if found else 0
             step = at + int(luck.integers(0, 9))
             child = nursery.start({"folder": str(folder)})
             status = run_to(child, folder, step, int(luck.integers(0, 400_000)))
             done += status == KILLED
             check_visible(folder)
-            later = find(folder)
+            later = load_saved_run(folder)
             assert (later.step if later else 0) >= at  # nothing good was lost
         child = nursery.start({"folder": str(folder)})
         child.end()
@@ -212,7 +217,7 @@ def test_a_forced_run_that_is_killed_first_leaves_the_old_one(
         job = {"folder": str(folder), "every": every, "resume": False, "plan": {"seed": 2}}
         assert run_to(nursery.start(job), folder, step, 0) == KILLED
         assert checkpoint.load(folder).manifest.training["seed"] == (1 if old else 2)
-        assert is_finished(checkpoint.aside(folder)) == old
+        assert is_finished(checkpoint.previous_run_path(folder)) == old
         child = nursery.start({"folder": str(folder)})
         child.end()
         assert child.status == 0
@@ -232,7 +237,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(
             child.kill(signal.Signals[asked])
     assert child.status == 130
     assert child.said[0].startswith("Interrupted: stopped after update")
-    found = find(folder)
+    found = load_saved_run(folder)
     assert found is not None
     assert found.step >= 11
     nursery.start({"folder": str(folder)}).end()
@@ -299,14 +304,14 @@ def check_short_memory(nursery: Nursery, folder: Path, room: int) -> None:
     for line in child.lines():
         if line == "2":
             child.kill(signal.SIGTERM)
-    kept = find(folder)
+    kept = load_saved_run(folder)
     assert kept is not None
     short = nursery.start(job | {"room": room})
     short.end()
     check_visible(folder)
     assert (short.status, len(short.said)) in ((0, 0), (1, 1)), (short.status, short.said)
     assert all("not enough memory" in line and "--resume" in line for line in short.said)
-    later = find(folder)
+    later = load_saved_run(folder)
     assert later is not None
     assert later.step >= kept.step
     again = nursery.start(job)
@@ -327,9 +332,9 @@ def test_two_processes_never_share_a_folder(nursery: Nursery, tmp_path: Path) ->
             child.kill()
     assert child.status == KILLED
     assert (tmp_path / ".mine.lock").exists()
-    found = find(folder)
+    found = load_saved_run(folder)
     assert found is not None
-    again = Run.resume(found, small_dataset(), folder, pace=Pace(1e9))
+    again = TrainingRun.resume(found, small_dataset(), folder, pace=SaveSchedule(1e9))
     assert next(steps(again)) == found.step + 1
     del again
     assert names(tmp_path) == ["mine"]

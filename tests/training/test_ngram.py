@@ -38,7 +38,7 @@ def test_unseen_events_share_alike_and_get_the_least() -> None:
 def test_surprise_is_the_distribution_read_along_the_tune() -> None:
     tune = np.array([2, 3, 3, 6, 2, 1])
     expected = [-np.log(MODEL.distribution(tune[:at].tolist())[tune[at]]) for at in range(6)]
-    np.testing.assert_allclose(MODEL.surprise(tune), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(MODEL.surprisal(tune), expected, rtol=0, atol=1e-12)
 
 
 def test_a_loop_is_learnt_and_a_longer_window_is_better() -> None:
@@ -62,10 +62,10 @@ def test_discounts_by_hand() -> None:
 
 def test_the_score_counts_bits_over_notes() -> None:
     held = MODEL.score(drawn(4), [2, 3, 4, 5])
-    nats = sum(MODEL.surprise(tune).sum() for tune in drawn(4))
+    nats = sum(MODEL.surprisal(tune).sum() for tune in drawn(4))
     assert held.bits_per_note == pytest.approx(nats / np.log(2) / 14)
     assert held.loss == pytest.approx(nats / sum(len(tune) for tune in drawn(4)))
-    low, high = held.interval(np.random.default_rng(1))
+    low, high = held.bootstrap_interval(np.random.default_rng(1))
     assert low < held.bits_per_note < high
 
 

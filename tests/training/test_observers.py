@@ -11,19 +11,19 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint, Manifest, Weights, load, shapes
+from musicgen.checkpoint import Checkpoint, Manifest, Weights, load, weight_shapes
 from musicgen.config import ModelSettings
 from musicgen.errors import NotFound, WriteFailed
-from musicgen.music.bars import heard_bars
-from musicgen.tokens.registry import find
+from musicgen.music.bars import count_heard_bars
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.text import ByteCodec
 from musicgen.training.observers import (
-    Board,
-    Curve,
-    Heard,
-    Record,
-    curves,
+    LossCurve,
+    ObserverGroup,
+    SampleWriter,
+    TensorBoardWriter,
     draw_losses,
+    make_loss_lines,
     read_metrics,
     smooth,
 )
@@ -89,7 +89,7 @@ class Counting(Faulty):
 def test_one_that_fails_is_told_once_and_costs_nothing(fault: Exception, said: str) -> None:
     told: list[str] = []
     faulty, counting = Faulty(fault, since=3), Counting()
-    with Record([faulty, counting], told.append) as record:
+    with ObserverGroup([faulty, counting], told.append) as record:
         for step in range(1, 7):
             record(at(step))
     assert counting.seen == [1, 2, 3, 4, 5, 6]
@@ -101,7 +101,7 @@ def test_one_that_fails_is_told_once_and_costs_nothing(fault: Exception, said: s
 
 def test_what_ends_a_run_goes_on_and_all_are_closed() -> None:
     def interrupted() -> None:
-        with Record([counting], print) as record:
+        with ObserverGroup([counting], print) as record:
             record(at(1))
             raise KeyboardInterrupt
 
@@ -116,15 +116,15 @@ def test_an_interrupt_inside_an_observer_is_no_fault_of_it() -> None:
         def __call__(self, progress: Progress) -> None:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Record([Interrupted()], print) as record:
+    with pytest.raises(KeyboardInterrupt), ObserverGroup([Interrupted()], print) as record:
         record(at(1))
 
 
 # Tunes
 
 
-def heard(folder: Path, model: Checkpoint, weights: Callable[[Progress], Weights]) -> Heard:
-    return Heard(folder / "heard", lambda: model.manifest, weights, seed=3)
+def heard(folder: Path, model: Checkpoint, weights: Callable[[Progress], Weights]) -> SampleWriter:
+    return SampleWriter(folder / "heard", lambda: model.manifest, weights, seed=3)
 
 
 def test_each_evaluation_is_heard(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_each_evaluation_is_heard(tmp_path: Path) -> None:
     assert files["000020.mid"] != files["000040.mid"]
     (written,), _ = formats.read(tmp_path / "heard" / "000020.abc")
     (played,), _ = formats.read(tmp_path / "heard" / "000020.mid")
-    assert heard_bars(written) == 32
+    assert count_heard_bars(written) == 32
     assert [n.pitch for n in played.notes] == [n.pitch for n in written.unfolded().notes]
 
 
@@ -155,14 +155,14 @@ def test_a_run_without_held_out_tunes_is_heard_too(tmp_path: Path) -> None:
     [("performance", ".mid"), ("frames-16", ".mid"), ("text", ".txt")],
 )
 def test_other_codecs_are_heard_as_what_they_write(tmp_path: Path, name: str, suffix: str) -> None:
-    codec = find(name)
+    codec = find_codec(name)
     learnt = codec.fit(["CDEF|GABc|", "EFG abc"]) if isinstance(codec, ByteCodec) else codec
     names = learnt.vocabulary.names
     settings = ModelSettings(vocabulary_size=len(names), hidden=8, embedding=8)
     luck = np.random.default_rng(1)
-    weights = {name: luck.normal(size=shape) for name, shape in shapes(settings).items()}
+    weights = {name: luck.normal(size=shape) for name, shape in weight_shapes(settings).items()}
     manifest = Manifest("m", 1, settings, names, (1,) * len(names), codec=name)
-    listen = Heard(tmp_path / "heard", lambda: manifest, lambda _: weights)
+    listen = SampleWriter(tmp_path / "heard", lambda: manifest, lambda _: weights)
     listen(at(12, 3.0))
     (path,) = (tmp_path / "heard").iterdir()
     assert path.name == f"000012{suffix}"
@@ -173,7 +173,7 @@ def test_a_tune_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     model = load(untrained(tmp_path / "a"))
     (tmp_path / "heard").write_text("in the way")
     told: list[str] = []
-    with Record([heard(tmp_path, model, lambda _: model.weights)], told.append) as record:
+    with ObserverGroup([heard(tmp_path, model, lambda _: model.weights)], told.append) as record:
         record(at(1, 3.0, is_best=True))
         record(at(2, 2.0, is_best=True))
     assert len(told) == 1
@@ -185,7 +185,7 @@ def test_a_tune_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_what_the_metrics_say() -> None:
-    each, trained, judged, best = curves(ROWS)
+    each, trained, judged, best = make_loss_lines(ROWS)
     assert (list(each.x), list(each.y)) == ([1000, 2000, 2600, 3000, 4000, 5000],
                                             [4.0, 3.0, 2.5, 2.0, 1.5, 1.0])  # fmt: skip
     assert list(trained.y) == list(each.y), "too few to smooth"
@@ -196,7 +196,10 @@ def test_the_curve_is_what_the_metrics_say() -> None:
 
 
 def test_without_held_out_tunes_there_is_one_curve() -> None:
-    assert [line.name for line in curves(ROWS[:2])] == ["each update", "training, smoothed"]
+    assert [line.name for line in make_loss_lines(ROWS[:2])] == [
+        "each update",
+        "training, smoothed",
+    ]
 
 
 def test_smoothing_keeps_a_line_and_calms_jumps() -> None:
@@ -242,7 +245,7 @@ def test_a_curve_is_drawn_once_a_minute_and_at_the_end(
         "musicgen.training.observers.draw_losses", lambda _: drawn.append(clock.now)
     )
     clock.now = 0.0
-    curve = Curve(tmp_path, clock)
+    curve = LossCurve(tmp_path, clock)
     for second in range(150):
         clock.now = float(second)
         curve(at(second + 1, 3.0 if second % 5 == 0 else None))
@@ -253,7 +256,7 @@ def test_a_curve_is_drawn_once_a_minute_and_at_the_end(
 
 
 def test_a_run_that_came_to_nothing_has_no_curve(tmp_path: Path) -> None:
-    curve = Curve(tmp_path / "gone")
+    curve = LossCurve(tmp_path / "gone")
     curve(at(1))
     curve.close()
     assert not (tmp_path / "gone").exists()
@@ -271,7 +274,7 @@ def points(board: EventAccumulator, name: str) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_reads_what_was_fed(tmp_path: Path) -> None:
-    board = Board(tmp_path, "character")
+    board = TensorBoardWriter(tmp_path, "character")
     for step in range(1, 31):
         board(at(step, 3.25 if step == 15 else None, loss=0.5 * step))
     board.close()
@@ -288,7 +291,7 @@ def test_tensorboard_reads_what_was_fed(tmp_path: Path) -> None:
 
 def test_a_resumed_run_takes_the_place_of_what_was_cut_off(tmp_path: Path) -> None:
     for first, loss in ((10, 1.0), (30, 2.0)):
-        board = Board(tmp_path)
+        board = TensorBoardWriter(tmp_path)
         for step in range(first, first + 31, 10):
             board(at(step, loss=loss))
         board.close()
@@ -298,5 +301,5 @@ def test_a_resumed_run_takes_the_place_of_what_was_cut_off(tmp_path: Path) -> No
 
 
 def test_a_log_that_was_never_opened_is_closed(tmp_path: Path) -> None:
-    Board(tmp_path / "board").close()
+    TensorBoardWriter(tmp_path / "board").close()
     assert not (tmp_path / "board").exists()

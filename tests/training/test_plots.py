@@ -16,43 +16,51 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from musicgen.compare.comparison_plots import Bar, bars, fading, half_lives, norms
-from musicgen.compare.diagnostics import Fade, HalfLives, Norms
-from musicgen.training.plots import CELL_STYLES, Line, Picture, loss_curves
+from musicgen.compare.comparison_plots import (
+    ChartBar,
+    plot_bars,
+    plot_gradient_decay,
+    plot_gradient_norms,
+    plot_half_lives,
+)
+from musicgen.compare.diagnostics import GradientDecay, GradientNorms, HalfLives
+from musicgen.training.plots import CELL_STYLES, Line, Picture, plot_loss_curves
 
 HOSTILE = '<script>alert("1")</script> & $\\frac{1}{2}$ --> ]]> \x1b[2J'
 
 
-def fade(cell: str, factor: float, reach: int = 40) -> Fade:
+def fade(cell: str, factor: float, reach: int = 40) -> GradientDecay:
     mean = factor ** np.arange(reach + 1.0)[np.newaxis]
-    return Fade(cell, np.arange(reach + 1), mean, mean / 2, mean * 2)
+    return GradientDecay(cell, np.arange(reach + 1), mean, mean / 2, mean * 2)
 
 
 def lives(cell: str, ids_per_bar: float | None = 8.0) -> HalfLives:
     return HalfLives(cell, (np.geomspace(0.3, 40, 9), np.geomspace(1, 1e7, 9)), ids_per_bar)
 
 
-def run(free: list[float]) -> Norms:
-    return Norms(1.0, np.array([2.0, 0.5, 0.7]), np.array(free))
+def run(free: list[float]) -> GradientNorms:
+    return GradientNorms(1.0, np.array([2.0, 0.5, 0.7]), np.array(free))
 
 
 EVERY: dict[str, Callable[[str], Picture]] = {
-    "loss_curves": lambda title: loss_curves(
+    "loss_curves": lambda title: plot_loss_curves(
         [Line(title, [0, 5e5, 1e6], [3, 2, 1]), Line("each", [0, 1e6], [4, 0], faint=True)],
         title=title,
     ),
-    "fading": lambda title: fading(
+    "fading": lambda title: plot_gradient_decay(
         {title: [fade("rnn", 0.5), fade("lstm", 0.97)], "after": [fade(title, 1.01)]}, title=title
     ),
-    "half_lives": lambda title: half_lives([lives("lstm"), lives(title)], title=title),
-    "norms": lambda title: norms(
+    "half_lives": lambda title: plot_half_lives([lives("lstm"), lives(title)], title=title),
+    "norms": lambda title: plot_gradient_norms(
         {title: run([2, 9, np.inf]), "other": run([1, 2, 3])}, title=title
     ),
-    "bars": lambda title: bars([Bar(title, 3.25, 3, 3.5), Bar("bare", 4)], title=title),
+    "bars": lambda title: plot_bars(
+        [ChartBar(title, 3.25, 3, 3.5), ChartBar("bare", 4)], title=title
+    ),
 }
 EMPTY = {
-    "loss_curves": loss_curves([]), "fading": fading({}), "half_lives": half_lives([]),
-    "norms": norms({}), "bars": bars([]),
+    "loss_curves": plot_loss_curves([]), "fading": plot_gradient_decay({}), "half_lives": plot_half_lives([]),
+    "norms": plot_gradient_norms({}), "bars": plot_bars([]),
 }  # fmt: skip
 
 
@@ -76,7 +84,7 @@ def legend_of(picture: Picture) -> list[str]:
 
 @cache
 def svg(name: str) -> str:
-    return EVERY[name](HOSTILE).svg()
+    return EVERY[name](HOSTILE).to_svg()
 
 
 def elements(text: str) -> list[ElementTree.Element]:
@@ -102,18 +110,18 @@ def test_an_svg_stands_alone_and_its_words_stand_as_they_are(name: str) -> None:
 
 
 def test_a_name_that_starts_low_is_in_the_legend_too() -> None:
-    assert legend_of(loss_curves([Line("_mine", [0, 1], [1, 2])])) == [" _mine"]
+    assert legend_of(plot_loss_curves([Line("_mine", [0, 1], [1, 2])])) == [" _mine"]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_equal_values_give_equal_bytes(name: str) -> None:
-    assert EVERY[name](HOSTILE).svg() == svg(name)
+    assert EVERY[name](HOSTILE).to_svg() == svg(name)
     assert not re.search(r"20\d\d-\d\d|Matplotlib|Date", svg(name))
 
 
 def test_equal_values_give_equal_pixels() -> None:
-    assert EVERY["bars"]("once").png() == EVERY["bars"]("once").png()
-    assert EVERY["bars"]("once").png() != EVERY["bars"]("twice").png()
+    assert EVERY["bars"]("once").to_png() == EVERY["bars"]("once").to_png()
+    assert EVERY["bars"]("once").to_png() != EVERY["bars"]("twice").to_png()
 
 
 def test_another_process_gives_the_same_bytes_and_needs_neither_display_nor_torch() -> None:
@@ -125,19 +133,19 @@ assert not {"matplotlib.pyplot", "torch"} & set(sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "2"},
                            capture_output=True, check=True).stdout  # fmt: skip
-    assert found.decode() == loss_curves([Line("lstm", [0, 1], [2, 1])]).svg()
+    assert found.decode() == plot_loss_curves([Line("lstm", [0, 1], [2, 1])]).to_svg()
 
 
 def test_what_a_user_has_set_is_neither_asked_nor_changed() -> None:
-    expected = EVERY["bars"]("same").svg()
+    expected = EVERY["bars"]("same").to_svg()
     with mpl.rc_context({"lines.linewidth": 9, "font.size": 20, "svg.fonttype": "none"}):
         before = dict(mpl.rcParams)
-        assert EVERY["bars"]("same").svg() == expected
+        assert EVERY["bars"]("same").to_svg() == expected
         assert dict(mpl.rcParams) == before
 
 
 def test_pictures_in_one_page_have_no_id_in_common() -> None:
-    pictures = [*map(svg, EVERY), loss_curves([], title=HOSTILE).svg()]
+    pictures = [*map(svg, EVERY), plot_loss_curves([], title=HOSTILE).to_svg()]
     ids = [element.get("id") for picture in pictures for element in elements(picture)]
     named = [id_ for id_ in ids if id_ is not None]
     assert len(named) == len(set(named))
@@ -150,7 +158,7 @@ def test_pictures_in_one_page_have_no_id_in_common() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_the_png_is_as_large_as_asked(name: str) -> None:
     picture = EVERY[name]("pixels")
-    data = picture.png(50)
+    data = picture.to_png(50)
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     size = [int.from_bytes(data[16:20]), int.from_bytes(data[20:24])]
     assert size == pytest.approx([50 * picture.width, 50 * picture.height], abs=1)
@@ -158,7 +166,7 @@ def test_the_png_is_as_large_as_asked(name: str) -> None:
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_nothing_to_draw_is_a_picture_too(name: str) -> None:
-    assert tag(elements(EMPTY[name].svg())[0]) == "svg"
+    assert tag(elements(EMPTY[name].to_svg())[0]) == "svg"
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -182,17 +190,19 @@ def test_losses_are_drawn_as_given_and_what_is_noisy_is_faint() -> None:
 def test_what_is_high_at_first_only_does_not_press_the_rest_flat() -> None:
     steep = Line("steep", range(9), [100, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1])
     noise = Line("noise", [0, 1], [200, 0.5], faint=True)
-    (axes,) = drawn(loss_curves([steep, noise]))
+    (axes,) = drawn(plot_loss_curves([steep, noise]))
     low, high = axes.get_ylim()
     assert high == pytest.approx(1 + 4 * 1.5)
     assert 0 < low < 0.5
     for gentle in ([2, 1.5, 1], [1, 1, 1], [1], [np.nan, 2, 1], []):
-        (axes,) = drawn(loss_curves([Line("gentle", range(len(gentle)), gentle)]))
+        (axes,) = drawn(plot_loss_curves([Line("gentle", range(len(gentle)), gentle)]))
         assert axes.get_ylim()[1] > np.nanmax([*gentle, 0])
 
 
 def test_each_panel_has_its_fades_on_one_logarithmic_scale() -> None:
-    picture = fading({"before": [fade("rnn", 0.5)], "none": [], "after": [fade("rnn", 1.05)]})
+    picture = plot_gradient_decay(
+        {"before": [fade("rnn", 0.5)], "none": [], "after": [fade("rnn", 1.05)]}
+    )
     before, after = drawn(picture)
     assert [axes.get_title("left") for axes in (before, after)] == ["before", "after"]
     assert before.get_yscale() == after.get_yscale() == "log"
@@ -203,18 +213,18 @@ def test_each_panel_has_its_fades_on_one_logarithmic_scale() -> None:
 
 
 def test_any_layer_can_be_drawn() -> None:
-    both = Fade("gru", np.arange(2), *[np.array([[1, 0.5], [1, 0.25]])] * 3)
+    both = GradientDecay("gru", np.arange(2), *[np.array([[1, 0.5], [1, 0.25]])] * 3)
     for layer, end in ((0, 0.5), (1, 0.25), (-1, 0.25)):
-        (axes,) = drawn(fading({"": [both]}, layer=layer))
+        (axes,) = drawn(plot_gradient_decay({"": [both]}, layer=layer))
         assert points(axes, 0)[-1, 1] == end
 
 
 @pytest.mark.parametrize("cell", CELL_STYLES)
 def test_a_cell_has_its_colour_in_every_picture(cell: str) -> None:
     for picture in (
-        fading({"": [fade("other", 1), fade(cell, 1)]}),
-        loss_curves([Line("other", [1], [1]), Line(cell, [1], [1])]),
-        half_lives([HalfLives(name, (np.ones(3),), None) for name in ("other", cell)]),
+        plot_gradient_decay({"": [fade("other", 1), fade(cell, 1)]}),
+        plot_loss_curves([Line("other", [1], [1]), Line(cell, [1], [1])]),
+        plot_half_lives([HalfLives(name, (np.ones(3),), None) for name in ("other", cell)]),
     ):
         (axes,) = drawn(picture)
         colors = [to_hex(line.get_color()) for line in axes.get_lines()]
@@ -222,32 +232,34 @@ def test_a_cell_has_its_colour_in_every_picture(cell: str) -> None:
 
 
 def test_half_lives_are_in_bars_where_all_have_bars() -> None:
-    (axes,) = drawn(half_lives([lives("lstm", 8.0)]))
+    (axes,) = drawn(plot_half_lives([lives("lstm", 8.0)]))
     assert axes.get_ylabel() == "half-life, in bars"
     np.testing.assert_allclose(points(axes, 0)[:, 1], np.geomspace(0.3, 40, 9) / 8)
-    (axes,) = drawn(half_lives([lives("lstm", 8.0), lives("gru", None)]))
+    (axes,) = drawn(plot_half_lives([lives("lstm", 8.0), lives("gru", None)]))
     assert axes.get_ylabel() == "half-life, in ids"
     np.testing.assert_allclose(points(axes, 0)[:, 1], np.geomspace(0.3, 40, 9))
-    assert legend_of(half_lives([lives("gru")])) == ["gru, layer 1", "gru, layer 2"]
+    assert legend_of(plot_half_lives([lives("gru")])) == ["gru, layer 1", "gru, layer 2"]
 
 
 def test_from_four_runs_on_the_panels_stand_in_two_columns() -> None:
     for count, expected in ((1, [1]), (3, [3]), (4, [2, 2]), (5, [2, 2, 1])):
-        panels = drawn(norms({str(number): run([1, 2, 3]) for number in range(count)}))
+        panels = drawn(
+            plot_gradient_norms({str(number): run([1, 2, 3]) for number in range(count)})
+        )
         rows = [round(axes.get_position().y0, 3) for axes in panels]
         assert [rows.count(y) for y in dict.fromkeys(rows)] == expected
 
 
 def test_a_run_that_diverged_is_marked_where_it_ended() -> None:
-    first, second = drawn(norms({"rnn": run([2, 9, np.inf]), "lstm": run([2, 1, 1])}))
+    first, second = drawn(plot_gradient_norms({"rnn": run([2, 9, np.inf]), "lstm": run([2, 1, 1])}))
     (mark,) = (at for at, line in enumerate(first.get_lines()) if line.get_label() == "diverged")
     np.testing.assert_array_equal(points(first, mark), [[2, 9]])
     assert all(line.get_label() != "diverged" for line in second.get_lines())
-    assert "diverged" in legend_of(norms({"rnn": run([2, 9, np.inf])}))
+    assert "diverged" in legend_of(plot_gradient_norms({"rnn": run([2, 9, np.inf])}))
 
 
 def test_bars_begin_at_zero_and_show_their_intervals() -> None:
-    (axes,) = drawn(bars([Bar("one", 3.25, 3, 3.5), Bar("two", 4)]))
+    (axes,) = drawn(plot_bars([ChartBar("one", 3.25, 3, 3.5), ChartBar("two", 4)]))
     drawn_bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert [bar.get_width() for bar in drawn_bars] == [3.25, 4]
     assert axes.get_xlim()[0] == 0

@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicgen.checkpoint import digest, numbered, render_manifest
+from musicgen.checkpoint import list_numbered_folders, render_manifest, sha256_hex
 from musicgen.errors import DamagedCheckpoint, Mismatch, MusicgenError, WriteFailed
-from musicgen.files import partial_beside, write_whole
-from musicgen.folder_contents import is_step
+from musicgen.files import make_partial_path, write_atomically
+from musicgen.folder_contents import is_step_folder
 from musicgen.training import run_folder
-from musicgen.training.run_folder import latest, load, place, save, sweep
+from musicgen.training.run_folder import (
+    load_latest_progress,
+    load_progress,
+    prepare_step_path,
+    remove_partial_files,
+    save_progress,
+)
 
 Damage = Callable[[bytes, np.random.Generator], bytes]
 CALLS = ("open", "write", "fsync", "link", "rename", "replace", "close", "mkdir")
@@ -38,16 +44,16 @@ def values(step: int) -> dict[str, Any]:
 
 def fill(run: Path, *steps: int) -> Path:
     for step in steps:
-        save(run, step, arrays(step), values(step))
+        save_progress(run, step, arrays(step), values(step))
     return run
 
 
 def kept(run: Path) -> list[str]:
-    return [folder.name for folder in numbered(run / "progress")]
+    return [folder.name for folder in list_numbered_folders(run / "progress")]
 
 
 def step_of(run: Path) -> int:
-    saved, _ = latest(run)
+    saved, _ = load_latest_progress(run)
     assert saved is not None
     step: int = saved.values["trainer"]["step"]
     for name, array in arrays(step).items():
@@ -63,11 +69,13 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
-    assert latest(tmp_path / "run") == (None, [])
+    assert load_latest_progress(tmp_path / "run") == (None, [])
     for step in (1, 5, 123_456_789):
         fill(tmp_path / "run", step)
         assert step_of(tmp_path / "run") == step
-    files = sorted(path.name for path in numbered(tmp_path / "run" / "progress")[0].iterdir())
+    files = sorted(
+        path.name for path in list_numbered_folders(tmp_path / "run" / "progress")[0].iterdir()
+    )
     assert files == ["arrays.safetensors", "manifest.json", "values.json"]
 
 
@@ -82,7 +90,7 @@ def test_an_old_one_goes_only_after_the_new_one_was_read_back(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "hash_regular", lambda *_, **__: b"other")
+        patch.setattr(run_folder, "hash_regular_file", lambda *_, **__: b"other")
         with pytest.raises(WriteFailed, match="00000032: what was written is not what is read"):
             fill(run, 32)
     assert kept(run) == ["00000008", "00000016", "00000024", "00000032"]
@@ -137,7 +145,7 @@ def check_damages(run: Path, damage: Damage, times: int) -> None:
             continue
         tried += 1
         path.write_bytes(changed)
-        saved, notes = latest(run)
+        saved, notes = load_latest_progress(run)
         assert saved is not None
         assert saved.folder.name == "00000016"
         noticed += len(notes) == 1 and f"00000024/{path.name}" in notes[0] and "\n" not in notes[0]
@@ -160,15 +168,15 @@ def test_300_damages_of_a_kind_are_noticed(run: Path, damage: Damage) -> None:
 @pytest.mark.parametrize("name", ["arrays.safetensors", "values.json", "manifest.json"])
 def test_a_missing_file_is_noticed(run: Path, name: str) -> None:
     (run / "progress" / "00000024" / name).unlink()
-    assert latest(run)[1] == [f"{run}/progress/00000024/{name}: it is missing"]
+    assert load_latest_progress(run)[1] == [f"{run}/progress/00000024/{name}: it is missing"]
     assert step_of(run) == 16
 
 
 def test_where_all_are_damaged_nothing_is_guessed(run: Path) -> None:
-    for folder in numbered(run / "progress"):
+    for folder in list_numbered_folders(run / "progress"):
         (folder / "values.json").write_bytes(b"{}")
     with pytest.raises(DamagedCheckpoint, match=r"00000024/values.json.*begin again with --force"):
-        latest(run)
+        load_latest_progress(run)
     assert len(kept(run)) == 3
 
 
@@ -177,7 +185,7 @@ def test_another_format_is_refused_not_passed_over(run: Path) -> None:
     body = json.loads(manifest.read_bytes()) | {"format": 3}
     manifest.write_bytes(render_manifest(body))
     with pytest.raises(Mismatch, match="its format is 3, this musicgen reads format 2") as told:
-        latest(run)
+        load_latest_progress(run)
     assert told.value.exit_code == 2
 
 
@@ -187,13 +195,13 @@ def test_what_is_not_finite_is_never_saved(run: Path, name: str, odd: float) -> 
     poisoned = arrays(32)
     poisoned[name].flat[-1] = odd
     with pytest.raises(MusicgenError, match=f"update 32: {name} is no longer finite.*--resume"):
-        save(run, 32, poisoned, values(32))
+        save_progress(run, 32, poisoned, values(32))
     assert kept(run) == ["00000008", "00000016", "00000024"]
 
 
 def test_values_that_are_no_json_are_never_saved(run: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        save(run, 32, arrays(32), {"loss": float("nan")})
+        save_progress(run, 32, arrays(32), {"loss": float("nan")})
     assert step_of(run) == 24
 
 
@@ -225,7 +233,7 @@ def test_whatever_call_fails_a_whole_state_is_there(
         assert words is None or "No space left on device" in words or "read back" in words
         assert words is None or "\n" not in words
         assert step_of(run) in (step - 1, step)
-        sweep(run)
+        remove_partial_files(run)
         if failing.count < number:
             assert step_of(run) == step
             return
@@ -243,19 +251,19 @@ def outcome(run: Path, step: int) -> str | None:
 
 
 def test_the_sweep_removes_what_killed_writers_left(run: Path) -> None:
-    half = partial_beside(run / "progress" / "00000032")
+    half = make_partial_path(run / "progress" / "00000032")
     half.mkdir()
     (half / "values.json").write_text("half")
-    partial_beside(run / "metrics.jsonl").write_text("half")
-    write_whole(run / "notes.partial", b"mine")
-    assert sweep(run) == 2
+    make_partial_path(run / "metrics.jsonl").write_text("half")
+    write_atomically(run / "notes.partial", b"mine")
+    assert remove_partial_files(run) == 2
     assert kept(run) == ["00000008", "00000016", "00000024"]
     assert (run / "notes.partial").exists()
-    assert sweep(run / "nowhere") == 0
+    assert remove_partial_files(run / "nowhere") == 0
 
 
 def test_a_place_is_named_by_its_update(tmp_path: Path) -> None:
-    assert place(tmp_path / "run" / "best", 7) == tmp_path / "run" / "best" / "00000007"
+    assert prepare_step_path(tmp_path / "run" / "best", 7) == tmp_path / "run" / "best" / "00000007"
     assert (tmp_path / "run" / "best").is_dir()
 
 
@@ -263,14 +271,14 @@ def test_what_is_vouched_for_may_still_not_fit(run: Path) -> None:
     folder = run / "progress" / "00000024"
     (folder / "values.json").write_bytes(b"[")
     body = json.loads((folder / "manifest.json").read_bytes())
-    body["sha256"]["values.json"] = digest(b"[")
+    body["sha256"]["values.json"] = sha256_hex(b"[")
     (folder / "manifest.json").write_bytes(render_manifest(body))
     with pytest.raises(DamagedCheckpoint, match="its contents do not fit"):
-        load(folder)
+        load_progress(folder)
 
 
 def test_a_folder_named_in_other_digits_is_no_state(tmp_path: Path) -> None:
     names = ("00000024", "\u0660" * 8)
     for name in names:
         (tmp_path / name).mkdir()
-    assert [is_step(tmp_path / name) for name in names] == [True, False]
+    assert [is_step_folder(tmp_path / name) for name in names] == [True, False]

@@ -26,29 +26,29 @@ from musicgen.errors import (
 )
 from musicgen.training import run_folder
 from musicgen.training.batches import Window
-from musicgen.training.resume import Found, find, is_finished
-from musicgen.training.run import Pace, Run, read_metrics
-from musicgen.training.run_folder import Saved, claimed, is_short_of_memory
+from musicgen.training.resume import SavedRun, is_finished, load_saved_run
+from musicgen.training.run import SaveSchedule, TrainingRun, read_metrics_until
+from musicgen.training.run_folder import SavedProgress, is_short_of_memory, lock_run
 from musicgen.training.trainer import Diverged, Progress
-from musicgen.tune import find as find_model
+from musicgen.tune import find_model_folder as find_model
 from tests.small_runs import names, small_dataset, small_plan, small_run, steps, weights_of
 
 NEVER = 1e9  # seconds: nothing is saved but the end
 CUTS = 20
 
 
-def found_in(folder: Path) -> Found:
-    found = find(folder)
+def found_in(folder: Path) -> SavedRun:
+    found = load_saved_run(folder)
     assert found is not None
     return found
 
 
-def resumed(folder: Path, **more: Any) -> Run:
-    more.setdefault("pace", Pace(NEVER))
-    return Run.resume(found_in(folder), small_dataset(), folder, **more)
+def resumed(folder: Path, **more: Any) -> TrainingRun:
+    more.setdefault("pace", SaveSchedule(NEVER))
+    return TrainingRun.resume(found_in(folder), small_dataset(), folder, **more)
 
 
-def stop_after(run: Run, step: int) -> None:
+def stop_after(run: TrainingRun, step: int) -> None:
     """Train to an update, and stop there as a signal asks."""
     words = rf"stopped after update {step}, all saved; .*--resume"
     with pytest.raises(Interrupted, match=words) as told:
@@ -56,7 +56,7 @@ def stop_after(run: Run, step: int) -> None:
     assert told.value.exit_code == 130
 
 
-def met(run: Run, step: int, act: Callable[[], object]) -> Iterator[int]:
+def met(run: TrainingRun, step: int, act: Callable[[], object]) -> Iterator[int]:
     """Train, and do something after an update."""
     for number in steps(run):
         yield number
@@ -65,7 +65,7 @@ def met(run: Run, step: int, act: Callable[[], object]) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """Return a run that nothing disturbed."""
     run = small_run(tmp_path_factory.mktemp("runs") / "whole", every=NEVER)
     assert len(list(steps(run))) == 40
@@ -84,7 +84,7 @@ def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return kept
 
 
-def test_a_run_leaves_a_checkpoint_and_what_it_is_made_of(whole: Run) -> None:
+def test_a_run_leaves_a_checkpoint_and_what_it_is_made_of(whole: TrainingRun) -> None:
     assert names(whole.folder) == [
         "MODEL_CARD.md", "best", "manifest.json", "metrics.jsonl", "progress",
         "weights.safetensors",
@@ -102,7 +102,7 @@ def test_a_run_leaves_a_checkpoint_and_what_it_is_made_of(whole: Run) -> None:
 
 
 def test_resumed_at_each_of_twenty_updates_it_ends_in_the_same_bits(
-    whole: Run, cuts: list[Path]
+    whole: TrainingRun, cuts: list[Path]
 ) -> None:
     assert len(cuts) == CUTS
     for folder in cuts:
@@ -110,45 +110,45 @@ def test_resumed_at_each_of_twenty_updates_it_ends_in_the_same_bits(
         assert run.notes == []
         list(run.trainer.run())
         assert weights_of(run) == weights_of(whole)
-        assert run.trainer.state().values == whole.trainer.state().values
+        assert run.trainer.copy_state().values == whole.trainer.copy_state().values
 
 
 def losses(folder: Path) -> list[tuple[Any, ...]]:
-    lines = read_metrics(folder, 10**9)
+    lines = read_metrics_until(folder, 10**9)
     return [tuple(line.get(name) for name in ("step", "loss", "norm", "held_loss"))
             for line in lines]  # fmt: skip
 
 
-def without(found: Found, *prefixes: str) -> Found:
-    arrays = {n: a for n, a in found.saved.arrays.items() if not n.startswith(prefixes)}
-    return Found(Saved(arrays, found.saved.values, found.saved.folder))
+def without(found: SavedRun, *prefixes: str) -> SavedRun:
+    arrays = {n: a for n, a in found.progress.arrays.items() if not n.startswith(prefixes)}
+    return SavedRun(SavedProgress(arrays, found.progress.values, found.progress.folder))
 
 
-def valued(found: Found, **values: Any) -> Found:
-    trainer = found.saved.values["trainer"] | values
-    kept = found.saved.values | {"trainer": trainer}
-    return Found(Saved(found.saved.arrays, kept, found.saved.folder))
+def valued(found: SavedRun, **values: Any) -> SavedRun:
+    trainer = found.progress.values["trainer"] | values
+    kept = found.progress.values | {"trainer": trainer}
+    return SavedRun(SavedProgress(found.progress.arrays, kept, found.progress.folder))
 
 
-def fresh_position(found: Found) -> Found:
-    run = Run(small_dataset(), found.plan(), "new", Path("new"))
-    return valued(found, lanes=run.trainer.lanes.position())
+def fresh_position(found: SavedRun) -> SavedRun:
+    run = TrainingRun(small_dataset(), found.read_plan(), "new", Path("new"))
+    return valued(found, lanes=run.trainer.window_stream.get_position())
 
 
-def fresh_order(found: Found) -> Found:
+def fresh_order(found: SavedRun) -> SavedRun:
     """Leave out the generator that shuffles the tunes, not where it stands among them."""
-    lanes = dict(found.saved.values["trainer"]["lanes"])
+    lanes = dict(found.progress.values["trainer"]["lanes"])
     lanes["generator"] = np.random.default_rng(1).bit_generator.state
     return valued(found, lanes=lanes)
 
 
-def fresh_masks(found: Found) -> Found:
+def fresh_masks(found: SavedRun) -> SavedRun:
     state = torch.Generator().manual_seed(1).get_state().numpy()
-    arrays = found.saved.arrays | {"generator": state}
-    return Found(Saved(arrays, found.saved.values, found.saved.folder))
+    arrays = found.progress.arrays | {"generator": state}
+    return SavedRun(SavedProgress(arrays, found.progress.values, found.progress.folder))
 
 
-LEFT_OUT: dict[str, Callable[[Found], Found]] = {
+LEFT_OUT: dict[str, Callable[[SavedRun], SavedRun]] = {
     "hidden state": lambda found: without(found, "state/"),
     "generator of the masks": fresh_masks,
     "generator of the order": fresh_order,
@@ -158,12 +158,12 @@ LEFT_OUT: dict[str, Callable[[Found], Found]] = {
 }
 
 
-def after(found: Found, folder: Path, updates: int) -> dict[str, bytes]:
+def after(found: SavedRun, folder: Path, updates: int) -> dict[str, bytes]:
     """Go on for some updates, and return the weights."""
-    run = Run.resume(found, small_dataset(), folder, pace=Pace(NEVER))
+    run = TrainingRun.resume(found, small_dataset(), folder, pace=SaveSchedule(NEVER))
     taken = itertools.islice(run.trainer.run(), updates)
     assert len(list(taken)) == updates
-    return {name: array.tobytes() for name, array in run.trainer.model.arrays().items()}
+    return {name: array.tobytes() for name, array in run.trainer.model.copy_weights().items()}
 
 
 @pytest.mark.parametrize("what", LEFT_OUT)
@@ -179,27 +179,27 @@ def test_progress_is_saved_by_the_clock_and_by_what_it_costs(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("musicgen.training.run.time.monotonic", lambda: now[0])
-    pace = Pace(saved=now[0])
-    assert pace.is_due(judged=True)  # what it costs is not known yet
-    assert not pace.is_due(judged=False)
-    with pace.counted():
+    pace = SaveSchedule(saved_at=now[0])
+    assert pace.is_due(is_evaluated=True)  # what it costs is not known yet
+    assert not pace.is_due(is_evaluated=False)
+    with pace.time_save():
         now[0] += 1.0
-    assert (pace.cost, pace.spent) == (1.0, 1.0)
+    assert (pace.last_save_seconds, pace.total_save_seconds) == (1.0, 1.0)
     for after, judged, due in (
         (49, True, False), (51, True, True), (51, False, False), (179, False, False),
         (181, False, True),
     ):  # fmt: skip
-        assert replace(pace, saved=now[0] - after).is_due(judged=judged) == due
-    dear = replace(pace, cost=60.0)  # even then, ten minutes are the most that is lost
-    assert not replace(dear, saved=now[0] - 530).is_due(judged=False)
-    assert replace(dear, saved=now[0] - 541).is_due(judged=False)
+        assert replace(pace, saved_at=now[0] - after).is_due(is_evaluated=judged) == due
+    dear = replace(pace, last_save_seconds=60.0)  # even then, ten minutes are the most that is lost
+    assert not replace(dear, saved_at=now[0] - 530).is_due(is_evaluated=False)
+    assert replace(dear, saved_at=now[0] - 541).is_due(is_evaluated=False)
 
 
 def test_the_cost_of_saving_is_in_the_metrics(tmp_path: Path) -> None:
     list(small_run(tmp_path / "mine", plan={"updates": 16}).train())
-    spent = [line["saving_seconds"] for line in read_metrics(tmp_path / "mine", 99)]
+    spent = [line["saving_seconds"] for line in read_metrics_until(tmp_path / "mine", 99)]
     assert spent == sorted(spent)
-    assert 0 < spent[-1] <= read_metrics(tmp_path / "mine", 99)[-1]["seconds"]
+    assert 0 < spent[-1] <= read_metrics_until(tmp_path / "mine", 99)[-1]["seconds"]
 
 
 def test_a_run_under_way_can_be_sampled_from(
@@ -221,7 +221,7 @@ def test_a_run_under_way_can_be_sampled_from(
     assert seen == {"best", "checkpoints"}
 
 
-def test_a_stopped_run_saves_and_goes_on(tmp_path: Path, whole: Run) -> None:
+def test_a_stopped_run_saves_and_goes_on(tmp_path: Path, whole: TrainingRun) -> None:
     run = small_run(tmp_path / "whole", every=NEVER)
     stop_after(run, 13)
     assert names(run.folder / "progress") == ["00000013"]
@@ -241,11 +241,11 @@ def test_metrics_after_the_resumed_update_are_cut_off(tmp_path: Path) -> None:
         file.write('{"step": 30, "loss": 1.0}\nno line\n{"step": 4')
     resumed(run.folder)
     list(itertools.islice(resumed(run.folder).train(), 1))
-    assert [line["step"] for line in read_metrics(run.folder, 99)] == [8, 10, 16, 20]
+    assert [line["step"] for line in read_metrics_until(run.folder, 99)] == [8, 10, 16, 20]
     assert len((run.folder / "metrics.jsonl").read_bytes().splitlines()) == 4
 
 
-def test_a_finished_run_is_known(whole: Run, cuts: list[Path], tmp_path: Path) -> None:
+def test_a_finished_run_is_known(whole: TrainingRun, cuts: list[Path], tmp_path: Path) -> None:
     assert is_finished(whole.folder)
     assert not is_finished(cuts[0])
     assert not is_finished(tmp_path)
@@ -253,7 +253,7 @@ def test_a_finished_run_is_known(whole: Run, cuts: list[Path], tmp_path: Path) -
     assert not found_in(cuts[0]).is_over
 
 
-def test_the_checkpoint_of_a_finished_run_is_made_again(whole: Run, tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_finished_run_is_made_again(whole: TrainingRun, tmp_path: Path) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole.folder, folder)
     (folder / "weights.safetensors").write_bytes(b"cut")
@@ -264,7 +264,7 @@ def test_the_checkpoint_of_a_finished_run_is_made_again(whole: Run, tmp_path: Pa
     assert kept == (whole.folder / "weights.safetensors").read_bytes()
 
 
-def test_a_test_score_is_added(whole: Run, tmp_path: Path) -> None:
+def test_a_test_score_is_added(whole: TrainingRun, tmp_path: Path) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole.folder, folder)
     run = resumed(folder)
@@ -274,7 +274,7 @@ def test_a_test_score_is_added(whole: Run, tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_gives_way_to_the_one_before_and_is_spoken_of(
-    cuts: list[Path], tmp_path: Path, whole: Run
+    cuts: list[Path], tmp_path: Path, whole: TrainingRun
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(cuts[-1], folder)
@@ -306,7 +306,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_another_corpus_is_refused_with_both_named(cuts: list[Path], what: str) -> None:
     dataset, words = OTHERS[what]
     with pytest.raises(Mismatch, match=words) as told:
-        Run.resume(found_in(cuts[0]), dataset(), cuts[0])
+        TrainingRun.resume(found_in(cuts[0]), dataset(), cuts[0])
     assert told.value.exit_code == 2
 
 
@@ -340,8 +340,8 @@ def test_flags_that_agree_or_may_change_are_taken(cuts: list[Path]) -> None:
 
 def test_other_versions_and_threads_are_spoken_of(cuts: list[Path]) -> None:
     found = found_in(cuts[0])
-    assert found.differences(resumed(cuts[0]).machine) == []
-    lines = found.differences(resumed(cuts[0]).machine | {"torch": "9.9", "threads": 2})
+    assert found.list_differences(resumed(cuts[0]).machine) == []
+    lines = found.list_differences(resumed(cuts[0]).machine | {"torch": "9.9", "threads": 2})
     assert [line.split(" was ")[0] for line in lines] == ["torch", "threads"]
     assert lines[1] == "threads was 1, now it is 2: the last bits may differ"
 
@@ -356,17 +356,17 @@ def test_a_newer_format_is_refused_and_so_is_a_newer_plan(cuts: list[Path], tmp_
     shutil.copytree(cuts[0], tmp_path / "run")
     rewrite(tmp_path / "run" / "progress" / "00000006", format=3)
     with pytest.raises(Mismatch, match="its format is 3, this musicgen reads format 2"):
-        find(tmp_path / "run")
+        load_saved_run(tmp_path / "run")
     found = found_in(cuts[1])
-    plan = found.run["plan"] | {"attention": 4}
-    newer = Found(replace_run(found.saved, plan=plan))
+    plan = found.run_record["plan"] | {"attention": 4}
+    newer = SavedRun(replace_run(found.progress, plan=plan))
     with pytest.raises(Mismatch, match=r"its plan is another version's .*attention.*update"):
-        newer.plan()
+        newer.read_plan()
 
 
-def replace_run(saved: Saved, **changes: Any) -> Saved:
+def replace_run(saved: SavedProgress, **changes: Any) -> SavedProgress:
     values = saved.values | {"run": saved.values["run"] | changes}
-    return Saved(saved.arrays, values, saved.folder)
+    return SavedProgress(saved.arrays, values, saved.folder)
 
 
 @pytest.mark.parametrize(
@@ -381,10 +381,10 @@ def test_sizes_are_checked_before_anything_is_allocated(
     cuts: list[Path], table: str, name: str, value: int, words: str
 ) -> None:
     found = found_in(cuts[0])
-    plan = found.run["plan"] | {table: found.run["plan"][table] | {name: value}}
-    odd = Found(replace_run(found.saved, plan=plan))
+    plan = found.run_record["plan"] | {table: found.run_record["plan"][table] | {name: value}}
+    odd = SavedRun(replace_run(found.progress, plan=plan))
     with pytest.raises((DamagedCheckpoint, Mismatch), match=words):
-        Run.resume(odd, small_dataset(), cuts[0])
+        TrainingRun.resume(odd, small_dataset(), cuts[0])
 
 
 @pytest.mark.parametrize(
@@ -415,9 +415,9 @@ def test_an_edited_state_is_refused_with_the_place(
         inner[name] = value
         path.write_bytes(json.dumps(values).encode())
         hashes = json.loads((state / "manifest.json").read_bytes())["sha256"]
-        rewrite(state, sha256=hashes | {path.name: checkpoint.digest(path.read_bytes())})
+        rewrite(state, sha256=hashes | {path.name: checkpoint.sha256_hex(path.read_bytes())})
     with pytest.raises(DamagedCheckpoint, match=words):
-        find(tmp_path / "run")
+        load_saved_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("lanes", [{"queue": [10**6]}, {"at": [[10**6, 0, 0]] * 99}])
@@ -425,25 +425,25 @@ def test_lanes_at_tunes_that_there_are_none_of_are_no_state(
     cuts: list[Path], lanes: dict[str, Any]
 ) -> None:
     found = found_in(cuts[0])
-    trainer = found.saved.values["trainer"]
-    values = found.saved.values | {"trainer": trainer | {"lanes": trainer["lanes"] | lanes}}
-    odd = Found(Saved(found.saved.arrays, values, found.saved.folder))
+    trainer = found.progress.values["trainer"]
+    values = found.progress.values | {"trainer": trainer | {"lanes": trainer["lanes"] | lanes}}
+    odd = SavedRun(SavedProgress(found.progress.arrays, values, found.progress.folder))
     with pytest.raises(DamagedCheckpoint, match="its contents do not fit the plan"):
-        Run.resume(odd, small_dataset(), cuts[0])
+        TrainingRun.resume(odd, small_dataset(), cuts[0])
 
 
 def test_arrays_of_another_shape_are_no_state(cuts: list[Path]) -> None:
     found = found_in(cuts[0])
-    arrays = found.saved.arrays | {"model/head.bias": np.zeros(3, np.float32)}
-    odd = Found(Saved(arrays, found.saved.values, found.saved.folder))
+    arrays = found.progress.arrays | {"model/head.bias": np.zeros(3, np.float32)}
+    odd = SavedRun(SavedProgress(arrays, found.progress.values, found.progress.folder))
     with pytest.raises(DamagedCheckpoint, match="its contents do not fit the plan"):
-        Run.resume(odd, small_dataset(), cuts[0])
+        TrainingRun.resume(odd, small_dataset(), cuts[0])
 
 
 # What goes wrong while it trains
 
 
-def poisoned(run: Run, at: int) -> Iterator[Progress]:
+def poisoned(run: TrainingRun, at: int) -> Iterator[Progress]:
     """Train, and put what is no number into the state before an update."""
     for progress in run.train():
         yield progress
@@ -453,7 +453,7 @@ def poisoned(run: Run, at: int) -> Iterator[Progress]:
             run.trainer.states = [odd]
 
 
-def spoilt(run: Run, at: int) -> Iterator[Progress]:
+def spoilt(run: TrainingRun, at: int) -> Iterator[Progress]:
     """Train, and make one gradient infinite from an update on."""
     for progress in run.train():
         yield progress
@@ -464,7 +464,7 @@ def spoilt(run: Run, at: int) -> Iterator[Progress]:
 
 @pytest.mark.parametrize("fault", [poisoned, spoilt])
 def test_what_is_no_number_stops_in_one_line_and_never_reaches_the_disk(
-    tmp_path: Path, whole: Run, fault: Callable[[Run, int], Iterator[Progress]]
+    tmp_path: Path, whole: TrainingRun, fault: Callable[[TrainingRun, int], Iterator[Progress]]
 ) -> None:
     run = small_run(tmp_path / "whole")
     with pytest.raises(Diverged, match=r"update 12.*--resume --learning-rate 0\.0035") as told:
@@ -478,7 +478,7 @@ def test_what_is_no_number_stops_in_one_line_and_never_reaches_the_disk(
 
 
 def all_finite(folder: Path) -> bool:
-    saved = [run_folder.load(path) for path in sorted((folder / "progress").iterdir())]
+    saved = [run_folder.load_progress(path) for path in sorted((folder / "progress").iterdir())]
     kept = [checkpoint.load_one(path).weights for path in sorted((folder / "best").iterdir())]
     arrays = [a for table in (*(s.arrays for s in saved), *kept) for a in table.values()]
     assert len(arrays) > 20
@@ -490,7 +490,7 @@ def test_a_weight_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
 
     def spoil() -> None:
         dict(run.trainer.model.named_parameters())["head.bias"].data[0] = np.inf
-        run.trainer.refuse_nan = lambda measured: None  # type: ignore[method-assign]
+        run.trainer.check_finite_loss = lambda loss_and_norm: None  # type: ignore[method-assign]
 
     with pytest.raises(MusicgenError, match=r"update 12: model/\S+ is no longer finite"):
         list(met(run, 11, spoil))
@@ -500,17 +500,17 @@ def test_a_weight_that_is_no_number_is_not_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("can't allocate memory: you tried")])
 def test_short_memory_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, whole: Run
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, whole: TrainingRun
 ) -> None:
     run = small_run(tmp_path / "whole")
-    learn = run.trainer.learn
+    learn = run.trainer.update_weights
 
     def short(window: Window) -> torch.Tensor:
         if run.trainer.step == 9:
             raise fault
         return learn(window)
 
-    monkeypatch.setattr(run.trainer, "learn", short)
+    monkeypatch.setattr(run.trainer, "update_weights", short)
     with pytest.raises(MusicgenError, match=r"whole: not enough memory; .*--resume, or .*--batch"):
         list(run.train())
     again = resumed(run.folder)
@@ -523,7 +523,7 @@ def test_other_faults_are_not_called_short_memory() -> None:
 
 
 def test_what_was_saved_before_a_write_failed_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Run
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: TrainingRun
 ) -> None:
     run = small_run(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(WriteFailed, match=r"No space left.*free"):
@@ -551,7 +551,7 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     assert is_finished(run.folder)
 
 
-def test_an_existing_run_is_kept_unless_forced(tmp_path: Path, whole: Run) -> None:
+def test_an_existing_run_is_kept_unless_forced(tmp_path: Path, whole: TrainingRun) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole.folder, folder)
     before = (folder / "manifest.json").read_bytes()
@@ -563,7 +563,9 @@ def test_an_existing_run_is_kept_unless_forced(tmp_path: Path, whole: Run) -> No
     assert names(tmp_path) == ["whole"]
 
 
-def test_a_forced_run_that_fails_first_leaves_the_old_one(tmp_path: Path, whole: Run) -> None:
+def test_a_forced_run_that_fails_first_leaves_the_old_one(
+    tmp_path: Path, whole: TrainingRun
+) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole.folder, folder)
     before = (folder / "manifest.json").read_bytes()
@@ -575,7 +577,7 @@ def test_a_forced_run_that_fails_first_leaves_the_old_one(tmp_path: Path, whole:
 
 
 def test_while_a_forced_run_has_nothing_the_old_one_is_the_model(
-    tmp_path: Path, whole: Run
+    tmp_path: Path, whole: TrainingRun
 ) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole.folder, folder)
@@ -595,22 +597,22 @@ def test_a_run_that_fails_before_it_saved_leaves_nothing(tmp_path: Path) -> None
 
 def test_a_resumed_run_that_saved_nothing_is_begun(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    assert find(tmp_path / "mine") is None
-    with claimed(tmp_path / "mine", exists=True) as claim:
+    assert load_saved_run(tmp_path / "mine") is None
+    with lock_run(tmp_path / "mine", exists=True) as claim:
         list(small_run(tmp_path / "mine", claim=claim, plan={"updates": 8}).train())
     assert is_finished(tmp_path / "mine")
 
 
 def test_the_plan_that_is_saved_is_the_plan(cuts: list[Path]) -> None:
-    assert found_in(cuts[0]).plan() == small_plan(small_dataset())
+    assert found_in(cuts[0]).read_plan() == small_plan(small_dataset())
 
 
 @pytest.mark.cuda
 def test_a_state_moves_to_a_gpu_and_back_with_equal_weights(cuts: list[Path]) -> None:
     there = resumed(cuts[0], device="cuda")
     assert there.trainer.model.device.type == "cuda"
-    expected = resumed(cuts[0]).trainer.state()
-    state = there.trainer.state()
+    expected = resumed(cuts[0]).trainer.copy_state()
+    state = there.trainer.copy_state()
     for name, array in expected.arrays.items():
         assert state.arrays[name].tobytes() == array.tobytes(), name
     assert any(line.startswith("device was cpu, now it is cuda") for line in there.notes)

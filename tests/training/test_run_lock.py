@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_arrays
 
-from musicgen.checkpoint import aside, digest, render_manifest
+from musicgen.checkpoint import previous_run_path, render_manifest, sha256_hex
 from musicgen.errors import InUse, MusicgenError, OutputExists
-from musicgen.files import partial_beside
+from musicgen.files import make_partial_path
 from musicgen.folder_contents import CONFIG_HEAD
 from musicgen.training import run_folder
-from musicgen.training.run_folder import claimed, has_saved
+from musicgen.training.run_folder import has_saved_state, lock_run
 
 NOBODY = 2**22 + 1  # no process has such a number: the kernel's highest is 2**22
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def fill(folder: Path, step: int) -> None:
-    run_folder.save(folder, step, {"a": np.zeros(2, np.float32)}, {"run": {}})
+    run_folder.save_progress(folder, step, {"a": np.zeros(2, np.float32)}, {"run": {}})
 
 
 def names(folder: Path) -> list[str]:
@@ -61,24 +61,24 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def test_a_held_folder_is_refused_with_the_holder_named(folder: Path, system: str) -> None:
-    with claimed(folder):
+    with lock_run(folder):
         told = json.loads(lock_of(folder).read_text())
         assert (told["pid"], told["host"]) == (os.getpid(), socket.gethostname())
         words = f"another run is at work here .process {os.getpid()} on .*wait for it, or choose"
         for _ in range(2):
-            with pytest.raises(InUse, match=words) as caught, claimed(folder):
+            with pytest.raises(InUse, match=words) as caught, lock_run(folder):
                 pytest.fail("it is held")
             assert caught.value.exit_code == 2
-    with claimed(folder):
+    with lock_run(folder):
         pass
     assert not folder.parent.exists()
 
 
 def test_a_dead_process_holds_nothing(folder: Path, system: str) -> None:
     leave_lock(folder, NOBODY, socket.gethostname())
-    with claimed(folder) as claim:
-        assert claim.before is not None
-        assert claim.before.pid == NOBODY
+    with lock_run(folder) as claim:
+        assert claim.previous_holder is not None
+        assert claim.previous_holder.pid == NOBODY
     assert names(folder.parent) == []
 
 
@@ -86,11 +86,11 @@ def test_without_locks_another_machine_is_believed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_lock(folder, NOBODY, "elsewhere")
-    with claimed(folder):  # the system's lock says that nobody has it
+    with lock_run(folder):  # the system's lock says that nobody has it
         pass
     monkeypatch.setattr("fcntl.flock", no_locks)
     leave_lock(folder, NOBODY, "elsewhere")
-    with pytest.raises(InUse, match="on elsewhere, since yesterday"), claimed(folder):
+    with pytest.raises(InUse, match="on elsewhere, since yesterday"), lock_run(folder):
         pytest.fail("nobody here knows")
 
 
@@ -98,42 +98,45 @@ def test_without_locks_another_machine_is_believed(
 def test_a_lock_that_says_nothing_is_no_obstacle(folder: Path, text: bytes) -> None:
     folder.parent.mkdir()
     lock_of(folder).write_bytes(text)
-    with claimed(folder) as claim:
-        assert claim.before is None
+    with lock_run(folder) as claim:
+        assert claim.previous_holder is None
 
 
 def test_a_run_that_stands_there_is_kept_unless_asked(folder: Path) -> None:
     fill(folder, 8)
-    with pytest.raises(OutputExists, match="--resume, or replace it with --force"), claimed(folder):
+    with (
+        pytest.raises(OutputExists, match="--resume, or replace it with --force"),
+        lock_run(folder),
+    ):
         pytest.fail("there is a run")
-    with claimed(folder, exists=True) as claim:
-        claim.begin()
+    with lock_run(folder, exists=True) as claim:
+        claim.create_folder()
         assert names(folder) == ["progress"]
     assert names(folder.parent) == ["mine"]
 
 
 def test_a_new_folder_goes_if_nothing_was_saved_in_it(folder: Path) -> None:
-    with claimed(folder) as claim:
-        claim.begin()
+    with lock_run(folder) as claim:
+        claim.create_folder()
         (folder / "metrics.jsonl").write_text('{"step": 1, "tokens": 8}')
     assert not folder.exists()
-    with claimed(folder) as claim:
-        claim.begin()
+    with lock_run(folder) as claim:
+        claim.create_folder()
         fill(folder, 1)
-        claim.settle()
-    assert has_saved(folder)
+        claim.discard_previous()
+    assert has_saved_state(folder)
 
 
 def begin_forced(folder: Path, *, saves: bool) -> None:
     """Begin a run in place of one, and fail."""
-    with claimed(folder, force=True) as claim:
-        claim.begin(force=True)
+    with lock_run(folder, force=True) as claim:
+        claim.create_folder(force=True)
         assert names(folder) == []
-        assert has_saved(aside(folder))
+        assert has_saved_state(previous_run_path(folder))
         if saves:
             fill(folder, 1)
-            claim.settle()
-            assert not aside(folder).exists()
+            claim.discard_previous()
+            assert not previous_run_path(folder).exists()
         raise ZeroDivisionError
 
 
@@ -148,15 +151,15 @@ def test_the_old_run_goes_when_the_new_one_has_saved(folder: Path, saves: bool, 
 
 @pytest.mark.parametrize("stage", ["moved", "made", "saved"])
 def test_the_next_start_puts_in_order_what_a_kill_left(folder: Path, stage: str) -> None:
-    fill(aside(folder), 8)
+    fill(previous_run_path(folder), 8)
     if stage != "moved":
         folder.mkdir()
     if stage == "saved":
         fill(folder, 1)
-    stray = partial_beside(folder)
+    stray = make_partial_path(folder)
     stray.mkdir()
     (stray / "half").touch()
-    with claimed(folder, exists=True):
+    with lock_run(folder, exists=True):
         assert names(folder / "progress") == ["00000001" if stage == "saved" else "00000008"]
     assert names(folder.parent) == ["mine"]
 
@@ -169,7 +172,7 @@ def test_a_lock_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr("os.write", full)
     words = r"\.mine\.lock was not written: No space left"
-    with pytest.raises(MusicgenError, match=words), claimed(folder):
+    with pytest.raises(MusicgenError, match=words), lock_run(folder):
         pytest.fail("there is no room")
     assert names(folder.parent) == []
 
@@ -241,7 +244,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_only_a_run_is_replaced(folder: Path, lay: Callable[[Path], None]) -> None:
     lay(folder)
     before = content(folder.parent.parent)
-    with pytest.raises(OutputExists, match="not replaced"), claimed(folder, force=True):
+    with pytest.raises(OutputExists, match="not replaced"), lock_run(folder, force=True):
         pytest.fail("it is more than a run")
     assert content(folder.parent.parent) == before
 
@@ -250,11 +253,11 @@ def test_only_a_run_is_replaced(folder: Path, lay: Callable[[Path], None]) -> No
 def test_what_has_the_name_of_a_run_set_aside_stays(
     folder: Path, lay: Callable[[Path], None]
 ) -> None:
-    lay(aside(folder))
+    lay(previous_run_path(folder))
     fill(folder, 16)
     before = content(folder.parent.parent)
     for options in ({"force": True}, {"exists": True}):
-        with pytest.raises(OutputExists, match=r"\.mine\.old"), claimed(folder, **options):
+        with pytest.raises(OutputExists, match=r"\.mine\.old"), lock_run(folder, **options):
             pytest.fail("it is in the way")
     assert content(folder.parent.parent) == before
 
@@ -264,10 +267,10 @@ def test_a_run_set_aside_takes_no_folder_of_somebody_else(
     folder: Path, lay: Callable[[Path], None]
 ) -> None:
     lay(folder)
-    fill(aside(folder), 8)
+    fill(previous_run_path(folder), 8)
     before = content(folder.parent.parent)
     words = "not the folder of a training run"
-    with pytest.raises(OutputExists, match=words), claimed(folder, exists=True):
+    with pytest.raises(OutputExists, match=words), lock_run(folder, exists=True):
         pytest.fail("it is in the way")
     assert content(folder.parent.parent) == before
 
@@ -275,7 +278,7 @@ def test_a_run_set_aside_takes_no_folder_of_somebody_else(
 def test_no_run_is_begun_in_a_folder_of_something_else(folder: Path) -> None:
     lay_thesis(folder)
     words = "not the folder of a training run"
-    with pytest.raises(OutputExists, match=words), claimed(folder, exists=True):
+    with pytest.raises(OutputExists, match=words), lock_run(folder, exists=True):
         pytest.fail("it is no run")
     assert names(folder) == ["thesis.tex"]
 
@@ -284,7 +287,7 @@ def test_no_run_is_begun_in_a_folder_of_something_else(folder: Path) -> None:
 def test_a_file_with_the_name_of_a_lock_stays(folder: Path, text: bytes) -> None:
     folder.parent.mkdir()
     lock_of(folder).write_bytes(text)
-    with pytest.raises(OutputExists, match="is not the lock file of a run"), claimed(folder):
+    with pytest.raises(OutputExists, match="is not the lock file of a run"), lock_run(folder):
         pytest.fail("it is in the way")
     assert lock_of(folder).read_bytes() == text
 
@@ -293,7 +296,7 @@ def test_a_link_with_the_name_of_a_lock_leads_nowhere(folder: Path) -> None:
     folder.parent.mkdir()
     (folder.parent.parent / "thesis.tex").write_text(THESIS)
     lock_of(folder).symlink_to(folder.parent.parent / "thesis.tex")
-    with pytest.raises(OutputExists, match="is not the lock file of a run"), claimed(folder):
+    with pytest.raises(OutputExists, match="is not the lock file of a run"), lock_run(folder):
         pytest.fail("it is in the way")
     assert (folder.parent.parent / "thesis.tex").read_text() == THESIS
 
@@ -316,7 +319,7 @@ def fill_whole(folder: Path) -> None:
     fill(folder, 8)
     state = np.zeros((2, 2), np.float16)
     files = {"weights.safetensors": save_arrays({"a": state}), "receipt.bin": b"MGNOTES1"}
-    hashes = {name: digest(data) for name, data in files.items()}
+    hashes = {name: sha256_hex(data) for name, data in files.items()}
     files["manifest.json"] = render_manifest({"format": 1, "codec": "measures", "sha256": hashes})
     files["metrics.jsonl"] = b'{"step": 10, "tokens": 8}\n{"step": 20, "tok'
     files["heard/000008.abc"] = HEARD_ABC
@@ -345,7 +348,7 @@ def test_a_file_of_somebody_else_stays_whatever_its_name(folder: Path, name: str
     (folder / name).write_bytes(f"# {THESIS}".encode())
     before = content(folder.parent)
     words = f"{re.escape(str(folder / name))} is not what a training run wrote.*not replaced"
-    with pytest.raises(OutputExists, match=words), claimed(folder, force=True):
+    with pytest.raises(OutputExists, match=words), lock_run(folder, force=True):
         pytest.fail("it holds the work of somebody else")
     assert content(folder.parent) == before
 
@@ -354,7 +357,7 @@ def test_weights_from_elsewhere_stay(folder: Path) -> None:
     fill_whole(folder)
     theirs = save_arrays({"theirs": np.ones(3, np.float32)})
     (folder / "weights.safetensors").write_bytes(theirs)
-    with pytest.raises(OutputExists, match="not what a training run"), claimed(folder, force=True):
+    with pytest.raises(OutputExists, match="not what a training run"), lock_run(folder, force=True):
         pytest.fail("they are not the run's")
     assert (folder / "weights.safetensors").read_bytes() == theirs
 
@@ -369,10 +372,10 @@ def test_a_run_is_replaced_whatever_a_kill_left_of_it(folder: Path, gone: str | 
 
 
 def begin_forced_and_save(folder: Path) -> None:
-    with claimed(folder, force=True) as claim:
-        claim.begin(force=True)
+    with lock_run(folder, force=True) as claim:
+        claim.create_folder(force=True)
         fill(folder, 1)
-        claim.settle()
+        claim.discard_previous()
 
 
 def test_a_damaged_state_is_the_runs_own(folder: Path) -> None:

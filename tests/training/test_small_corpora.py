@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from musicgen import formats
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.cli import commands
-from musicgen.music.bars import heard_bars
+from musicgen.music.bars import count_heard_bars
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import load
 from tests import synthetic_tunes
@@ -27,8 +27,8 @@ SAID = {
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("musicgen.training.memorisation.TUNES", 1)
-    monkeypatch.setattr("musicgen.training.memorisation.BARS", 1)
+    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_TUNES", 1)
+    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_BARS", 1)
     monkeypatch.setattr("musicgen.training.model_card.SEEDS_SHOWN", 1)
     monkeypatch.setattr("musicgen.training.model_card.BARS_SHOWN", 1)
 
@@ -59,7 +59,7 @@ def assert_writes_valid_tunes(bars: int = 2) -> None:
         tune.write(path)
         (score,), refusals = formats.read(path)
         assert not refusals
-        assert heard_bars(score) == bars
+        assert count_heard_bars(score) == bars
 
 
 @pytest.mark.parametrize("suffix", [".abc", ".mid"])

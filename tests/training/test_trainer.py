@@ -13,15 +13,15 @@ from torch.nn import functional
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.network import LanguageModel
-from musicgen.training.batches import Lanes, Window
+from musicgen.training.batches import Window, WindowStream
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import (
     Diverged,
     Progress,
     Trainer,
     TrainerState,
-    levelled,
-    schedule,
+    equalize_window_lengths,
+    learning_rate_factor,
     window_length,
 )
 
@@ -66,7 +66,7 @@ def test_loss_over_windows_is_the_loss_in_one_pass() -> None:
 
 def test_the_gradient_stops_at_the_edge_and_the_state_does_not() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=1000, lanes=2, bptt=8))
-    trainer.update(trainer.next())
+    trainer.train_on_window(trainer.next_window())
     state = trainer.states[0]
     assert state is not None
     assert not any(part.requires_grad for layer in state for part in layer)
@@ -78,16 +78,18 @@ def test_a_loss_that_is_no_number_stops_with_one_line_and_leaves_the_weights() -
     run = trainer.run()
     list(itertools.islice(run, 12))
     kept = {name: weight.copy() for name, weight in trainer.best.weights.items()}
-    before = trainer.model.arrays()
+    before = trainer.model.copy_weights()
     state = trainer.states[0] or ()
     trainer.states = [tuple(tuple(part * np.nan for part in layer) for layer in state)]
     poison = Window(np.full((2, 8), 3, np.int64), np.full((2, 8), 3, np.int64))
     with pytest.raises(
         Diverged, match=r"update 13, after 192 tokens: loss nan.*learning rate"
     ) as told:
-        trainer.update(poison)
+        trainer.train_on_window(poison)
     assert "\n" not in str(told.value)
-    assert all(np.array_equal(before[name], now) for name, now in trainer.model.arrays().items())
+    assert all(
+        np.array_equal(before[name], now) for name, now in trainer.model.copy_weights().items()
+    )
     assert all(np.array_equal(kept[name], now) for name, now in trainer.best.weights.items())
     assert all(np.isfinite(weight).all() for weight in kept.values())
 
@@ -96,7 +98,7 @@ def test_a_gradient_that_is_no_number_stops_too() -> None:
     trainer = make(drawn(4), TrainingSettings(tokens=10_000, lanes=2, bptt=8))
     trainer.parameters[-1].register_hook(lambda grad: grad * np.inf)  # type: ignore[no-untyped-call]
     with pytest.raises(Diverged, match=r"gradient norm (nan|inf)"):
-        trainer.update(trainer.next())
+        trainer.train_on_window(trainer.next_window())
 
 
 def test_stops_early_and_keeps_the_best() -> None:
@@ -106,13 +108,13 @@ def test_stops_early_and_keeps_the_best() -> None:
     )
     trainer = make(tunes, settings, drawn(9)[6:])
     steps = list(trainer.run())
-    judged = [step for step in steps if step.held]
+    judged = [step for step in steps if step.held_out_score]
     assert steps[-1].is_last
     assert steps[-1].tokens < 10**6
     assert [step.is_best for step in judged[-3:]] == [False] * 3
-    best = min(step.held.loss for step in judged if step.held)
+    best = min(step.held_out_score.loss for step in judged if step.held_out_score)
     assert trainer.best.loss == best
-    trainer.model.put(trainer.best.weights)
+    trainer.model.load_weights(trainer.best.weights)
     assert evaluate(trainer.model, trainer.valid).loss == pytest.approx(best, abs=1e-6)
 
 
@@ -128,11 +130,14 @@ def test_the_same_seed_gives_the_same_run() -> None:
 def test_shares_of_the_lanes_make_the_same_update() -> None:
     settings = TrainingSettings(tokens=1000, lanes=6, bptt=8)
     one, three = make(drawn(9), settings), make(drawn(9), settings)
-    three.share_out(Crew(3))
+    three.assign_crew(Crew(3))
     for _ in range(4):
-        mine, theirs = one.update(one.next()), three.update(three.next())
+        mine, theirs = (
+            one.train_on_window(one.next_window()),
+            three.train_on_window(three.next_window()),
+        )
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-5)
-        assert mine.norm == pytest.approx(theirs.norm, abs=1e-5)
+        assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +153,9 @@ def test_small_work_is_not_shared(
 
 def test_every_id_of_every_tune_is_a_target_once_an_epoch() -> None:
     tunes = [np.full(5 + number, number, np.int16) for number in range(1, 12)]
-    lanes = Lanes(tunes, 1, np.random.default_rng(0))
+    lanes = WindowStream(tunes, 1, np.random.default_rng(0))
     total = sum(len(tune) for tune in tunes)
-    windows = [lanes.next(11) for _ in range(-(-total // 11))]
+    windows = [lanes.next_window(11) for _ in range(-(-total // 11))]
     targets = np.concatenate([window.targets[0] for window in windows])[:total]
     assert np.array_equal(np.bincount(targets)[1:], [len(tune) for tune in tunes])
     inputs = np.concatenate([window.inputs[0] for window in windows])[:total]
@@ -158,8 +163,8 @@ def test_every_id_of_every_tune_is_a_target_once_an_epoch() -> None:
 
 
 def test_inputs_are_the_targets_one_step_late() -> None:
-    lanes = Lanes(drawn(5), 3, np.random.default_rng(0))
-    windows = [lanes.next(7) for _ in range(9)]
+    lanes = WindowStream(drawn(5), 3, np.random.default_rng(0))
+    windows = [lanes.next_window(7) for _ in range(9)]
     inputs = np.concatenate([window.inputs for window in windows], 1)
     targets = np.concatenate([window.targets for window in windows], 1)
     begins = inputs[:, 1:] == 0
@@ -167,19 +172,19 @@ def test_inputs_are_the_targets_one_step_late() -> None:
 
 
 def test_the_stream_goes_on_from_a_position() -> None:
-    lanes, other = (Lanes(drawn(5), 3, np.random.default_rng(seed)) for seed in (0, 1))
+    lanes, other = (WindowStream(drawn(5), 3, np.random.default_rng(seed)) for seed in (0, 1))
     for _ in range(4):
-        lanes.next(7)
-    other.seek(lanes.position())
+        lanes.next_window(7)
+    other.seek(lanes.get_position())
     for _ in range(20):
-        mine, theirs = lanes.next(7), other.next(7)
+        mine, theirs = lanes.next_window(7), other.next_window(7)
         assert np.array_equal(mine.inputs, theirs.inputs)
         assert np.array_equal(mine.targets, theirs.targets)
 
 
 def test_the_rate_rises_then_falls() -> None:
     settings = TrainingSettings(tokens=100, warmup=0.1, final_rate=0.1)
-    rates = [schedule(done, settings) for done in (0, 0.05, 0.1, 0.55, 1)]
+    rates = [learning_rate_factor(done, settings) for done in (0, 0.05, 0.1, 0.55, 1)]
     assert rates == pytest.approx([0.01, 0.5, 1, 0.55, 0.1])
 
 
@@ -192,10 +197,10 @@ def test_windows_grow_evenly_to_their_full_length() -> None:
 
 def test_a_run_costs_what_its_typical_windows_cost() -> None:
     settings = TrainingSettings(tokens=40_000, lanes=4, bptt=48, first_bptt=6)
-    growing, even = make(drawn(9), settings), make(drawn(9), levelled(settings))
+    growing, even = make(drawn(9), settings), make(drawn(9), equalize_window_lengths(settings))
     updates = [sum(1 for _ in trainer.run()) for trainer in (growing, even)]
     assert updates[1] == pytest.approx(updates[0], rel=0.05)
-    assert levelled(replace(settings, first_bptt=0)).bptt == 48
+    assert equalize_window_lengths(replace(settings, first_bptt=0)).bptt == 48
 
 
 def test_growing_windows_miss_no_id() -> None:
@@ -204,9 +209,9 @@ def test_growing_windows_miss_no_id() -> None:
     trainer = Trainer(LanguageModel(ModelSettings(200, hidden=8, embedding=8)), tunes, [], settings)
     seen: list[int] = []
     while trainer.tokens < 17 * 5:
-        window = trainer.next()
+        window = trainer.next_window()
         seen += window.targets[0].tolist()
-        trainer.learn(window)
+        trainer.update_weights(window)
     assert sorted(seen[: 17 * 5]) == sorted(np.concatenate(tunes).tolist())
 
 
@@ -226,22 +231,29 @@ def test_goes_on_from_a_state_bit_for_bit(at: int, workers: int) -> None:
     def trainer() -> Trainer:
         shape = ModelSettings(12, layers=2, hidden=16, embedding=16, weight_dropout=0.2)
         model = LanguageModel(shape, torch.Generator().manual_seed(2))
-        trainer = Trainer(model, drawn(9), drawn(3), settings, pitches=[range(4, 11)])
-        trainer.share_out(Crew(workers))
+        trainer = Trainer(model, drawn(9), drawn(3), settings, pitch_ranges=[range(4, 11)])
+        trainer.assign_crew(Crew(workers))
         return trainer
 
     whole, cut, other = trainer(), trainer(), trainer()
     expected = list(whole.run())
     list(itertools.islice(cut.run(), at))
-    other.restore(remade(cut.state()))
+    other.restore(remade(cut.copy_state()))
     rest = list(other.run())
     assert [told(p) for p in rest] == [told(p) for p in expected[at:]]
-    assert_same(other.state(), whole.state())
+    assert_same(other.copy_state(), whole.copy_state())
 
 
 def told(progress: Progress) -> tuple[float, ...]:
-    held = progress.held.loss if progress.held else 0.0
-    return progress.step, progress.loss, progress.norm, progress.clipped, held, progress.is_best
+    held = progress.held_out_score.loss if progress.held_out_score else 0.0
+    return (
+        progress.step,
+        progress.loss,
+        progress.gradient_norm,
+        progress.clipped_share,
+        held,
+        progress.is_best,
+    )
 
 
 def assert_same(one: TrainerState, other: TrainerState) -> None:
@@ -254,11 +266,14 @@ def test_products_in_bf16_learn_nearly_the_same() -> None:
     settings = TrainingSettings(tokens=2_000, lanes=8, bptt=16)
     full, half = make(drawn(9), settings), make(drawn(9), replace(settings, precision="bf16"))
     for _ in range(5):
-        one, other = full.update(full.next()), half.update(half.next())
+        one, other = (
+            full.train_on_window(full.next_window()),
+            half.train_on_window(half.next_window()),
+        )
         assert other.loss != one.loss
         assert other.loss == pytest.approx(one.loss, rel=0.01)
-        assert other.norm == pytest.approx(one.norm, rel=0.05)
-    assert all(weight.dtype == np.float32 for weight in half.model.arrays().values())
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=0.05)
+    assert all(weight.dtype == np.float32 for weight in half.model.copy_weights().values())
 
 
 def test_a_crew_scores_as_one_does() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from musicgen.web.limits import Limits
+from musicgen.web.limits import ServerLimits
 from tests.fake_models import untrained
 from tests.live_server import Served, served
 
@@ -20,7 +20,7 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     untrained(folder / "checkpoints" / "mine")
     lines = (json.dumps({"step": n, "tokens": 9 * n, "loss": 7 / n}) for n in range(1, 1001))
     (folder / "checkpoints" / "mine" / "metrics.jsonl").write_text("\n".join(lines))
-    with served(folder / "tunes", folder / "checkpoints", Limits(workers=1)) as found:
+    with served(folder / "tunes", folder / "checkpoints", ServerLimits(workers=1)) as found:
         yield found
 
 
@@ -28,6 +28,6 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Serve without workers: whatever needs one waits."""
     tmp_path = tmp_path_factory.mktemp("idle")
-    limits = Limits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
+    limits = ServerLimits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
     with served(tmp_path / "tunes", tmp_path / "checkpoints", limits) as found:
         yield found

@@ -20,10 +20,10 @@ from musicgen.checkpoint import render_manifest
 from musicgen.folder_contents import MANIFEST
 from musicgen.formats import midi
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.web.app import KINDS
-from musicgen.web.model_list import Models
-from musicgen.web.saved_tunes import Shelf
-from musicgen.web.schemas import Differences, JobState, ModelAbout, TuneShown
+from musicgen.web.app import DOWNLOAD_MEDIA_TYPES
+from musicgen.web.model_list import ModelList
+from musicgen.web.saved_tunes import SavedTunes
+from musicgen.web.schemas import Differences, JobState, ModelInfo, TuneResponse
 from tests.fake_models import untrained
 from tests.live_server import Served
 
@@ -35,7 +35,7 @@ ASKED: dict[str, Any] = {
 
 
 def test_models_say_what_can_be_asked(playground: Served) -> None:
-    folk, mine = TypeAdapter(list[ModelAbout]).validate_python(playground.get("/api/models"))
+    folk, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
     assert (folk.name, folk.has_index) == ("folk", True)
     assert (mine.name, mine.has_index) == ("mine", False)
     assert (folk.default_form, mine.default_form) == ("AABB", "AABB")
@@ -48,7 +48,7 @@ def test_models_of_other_codecs_have_the_options_of_their_codec(tmp_path: Path) 
     for codec in ("performance", "frames", "frames-16"):
         untrained(tmp_path / codec, codec=codec)
     untrained(tmp_path / "text", codec="text")
-    found = {one["name"]: ModelAbout(**one) for one in Models(tmp_path).told()}
+    found = {one["name"]: ModelInfo(**one) for one in ModelList(tmp_path).to_json()}
     assert found.keys() == {"folk", "performance", "frames", "frames-16"}
     heat = ["temperature", "top_k", "top_p", "min_p"]
     assert found["performance"].options == [*heat, "program"]
@@ -76,9 +76,9 @@ def test_an_odd_model_costs_the_list_itself_alone(
         path.write_bytes(render_manifest({k: v for k, v in body.items() if v is not None}))
     untrained(tmp_path / "good")
     (tmp_path / "loop").symlink_to("loop")
-    models = Models(tmp_path)
+    models = ModelList(tmp_path)
     for _ in range(2):
-        assert [one["name"] for one in models.told()] == ["folk", "good"]
+        assert [one["name"] for one in models.to_json()] == ["folk", "good"]
     told = [record.getMessage() for record in caplog.records]
     assert sorted(line.split()[1] for line in told) == sorted(odd)
     assert all(line.isprintable() and str(tmp_path) not in line for line in told)
@@ -96,10 +96,10 @@ def test_a_tune_without_bars_is_heard_and_seen(
     playground: Served, without_bars: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     place, codec = playground.playground, without_bars
-    monkeypatch.setattr(place, "shelf", Shelf(tmp_path, place.shelf.describe))
+    monkeypatch.setattr(place, "saved_tunes", SavedTunes(tmp_path, place.saved_tunes.describe))
     asked = {"do": "sample", "model": codec, "seed": 7, "temperature": 1.0, "program": "flute"}
     tune = playground.tune_of(**asked)
-    TuneShown(**tune)
+    TuneResponse(**tune)
     assert (tune["codec"], tune["svg"], tune["bars"], tune["key"]) == (codec, None, 0, "")
     assert "keeps to no bars" in tune["unwritten"]
     assert len(tune["sounds"]) == len(tune["names"]) > 10
@@ -117,7 +117,7 @@ def test_a_tune_without_bars_is_heard_and_seen(
     (told,) = playground.client.put(f"/api/shelf/{tune['id']}").json()
     assert (told["bars"], told["key"]) == (0, "")
     assert told["seconds"] == pytest.approx(tune["seconds"], abs=0.1)
-    place.tunes = type(place.tunes)(2**20)  # as after a restart
+    place.tune_cache = type(place.tune_cache)(2**20)  # as after a restart
     assert playground.get(f"/api/tunes/{tune['id']}") == tune | {"kept": True}
     end = playground.end_of(playground.ask(**asked, bars=8))
     assert "means nothing to a model of codec" in end["error"]
@@ -147,7 +147,7 @@ def test_a_tune_is_followed_while_it_is_written(playground: Served) -> None:
     bars = [state.bars for state in states]
     assert bars == sorted(bars)
     assert (bars[-1], states[-1].of) == (8, 8)
-    shown = TuneShown(**playground.get(f"/api/tunes/{states[-1].tune}"))
+    shown = TuneResponse(**playground.get(f"/api/tunes/{states[-1].tune}"))
     assert (shown.key, shown.meter, shown.bars, shown.seed) == ("E dorian", "6/8", 8, 7)
     assert shown.wishes == {"bars": 8, "form": "through", "key": "E dorian", "meter": "6/8"}
     assert not shown.kept
@@ -188,7 +188,7 @@ def test_every_kind_of_file_can_be_downloaded(
     assert answer.content.lower().startswith(start.lower())
     named = f'attachment; filename="tune-in-e-dorian-no-7-1.{suffix}"'
     assert answer.headers["content-disposition"] == named
-    assert answer.headers["content-type"].startswith(KINDS[suffix].partition(";")[0])
+    assert answer.headers["content-type"].startswith(DOWNLOAD_MEDIA_TYPES[suffix].partition(";")[0])
 
 
 def test_a_tweak_without_changes_is_the_same_tune(playground: Served) -> None:

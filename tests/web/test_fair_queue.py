@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musicgen.web.limits import Limits
-from musicgen.web.worker_pool import Job, Turns
-from musicgen.web.worker_process import Refused
+from musicgen.web.limits import ServerLimits
+from musicgen.web.worker_pool import FairQueue, Job
+from musicgen.web.worker_process import HttpError
 
 
 def job(client: str) -> Job:
     return Job(client, {})
 
 
-def served(turns: Turns) -> list[str]:
+def served(turns: FairQueue) -> list[str]:
     found = []
-    while (one := turns.take()) is not None:
+    while (one := turns.pop()) is not None:
         found.append(one.client)
     return found
 
 
 def test_clients_are_served_in_turn() -> None:
-    turns = Turns(Limits())
+    turns = FairQueue(ServerLimits())
     for client in ("a", "a", "a", "b", "c", "c"):
         turns.add(job(client))
     assert served(turns) == ["a", "b", "c", "a", "c", "a"]
@@ -31,7 +31,7 @@ def test_clients_are_served_in_turn() -> None:
 
 
 def test_a_hundred_clients_do_not_starve_one() -> None:
-    turns = Turns(Limits(waiting_all=400))
+    turns = FairQueue(ServerLimits(waiting_total=400))
     for _ in range(2):
         for number in range(99):
             turns.add(job(f"greedy {number}"))
@@ -40,30 +40,30 @@ def test_a_hundred_clients_do_not_starve_one() -> None:
 
 
 def test_one_client_does_not_fill_the_line() -> None:
-    turns = Turns(Limits(waiting_each=4))
+    turns = FairQueue(ServerLimits(waiting_per_client=4))
     for _ in range(4):
         turns.add(job("greedy"))
-    with pytest.raises(Refused, match="4 of your jobs wait already; let one finish") as told:
+    with pytest.raises(HttpError, match="4 of your jobs wait already; let one finish") as told:
         turns.add(job("greedy"))
     assert told.value.status == 429
     turns.add(job("modest"))
 
 
 def test_the_last_half_is_for_those_who_have_nothing_waiting() -> None:
-    turns = Turns(Limits(waiting_each=4, waiting_all=8))
+    turns = FairQueue(ServerLimits(waiting_per_client=4, waiting_total=8))
     for client in ("a", "a", "b", "b"):
         turns.add(job(client))
-    with pytest.raises(Refused, match="4 jobs wait already; try again in a moment"):
+    with pytest.raises(HttpError, match="4 jobs wait already; try again in a moment"):
         turns.add(job("a"))
     for client in ("c", "d", "e", "f"):
         turns.add(job(client))
-    with pytest.raises(Refused, match="8 jobs wait already"):
+    with pytest.raises(HttpError, match="8 jobs wait already"):
         turns.add(job("g"))
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.data())
 def test_how_many_come_before_is_told_truly(clients: list[str], data: st.DataObject) -> None:
-    turns = Turns(Limits(waiting_each=30, waiting_all=100))
+    turns = FairQueue(ServerLimits(waiting_per_client=30, waiting_total=100))
     jobs = [job(client) for client in clients]
     for one in jobs:
         turns.add(one)
@@ -71,6 +71,6 @@ def test_how_many_come_before_is_told_truly(clients: list[str], data: st.DataObj
         turns.remove(one)
         jobs.remove(one)
     assert len(turns) == len(jobs)
-    told = {turns.ahead(one): one for one in jobs}
+    told = {turns.count_ahead(one): one for one in jobs}
     assert sorted(told) == list(range(len(jobs)))
-    assert all(turns.take() is told[place] for place in sorted(told))
+    assert all(turns.pop() is told[place] for place in sorted(told))

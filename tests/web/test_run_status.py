@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.web.run_status import MOST_POINTS, Runs
-from musicgen.web.schemas import Training
+from musicgen.web.run_status import MAX_POINTS, RunList
+from musicgen.web.schemas import TrainingRun
 from tests.fake_models import untrained
 from tests.live_server import Served
 
@@ -25,8 +25,8 @@ def row(step: int, **more: float) -> dict[str, float]:
     return {"step": step, "tokens": 10 * step, "loss": 8 / step, **more}
 
 
-def told(folder: Path) -> list[Training]:
-    return [Training(**one) for one in Runs(folder).told()]
+def told(folder: Path) -> list[TrainingRun]:
+    return [TrainingRun(**one) for one in RunList(folder).to_json()]
 
 
 def test_a_run_has_its_curves(tmp_path: Path) -> None:
@@ -42,19 +42,19 @@ def test_a_run_has_its_curves(tmp_path: Path) -> None:
 def test_runs_stand_with_the_newest_first_and_read_what_grew(tmp_path: Path) -> None:
     write(tmp_path / "old", row(1), when=1)
     write(tmp_path / "new", row(1), when=2)
-    runs = Runs(tmp_path)
-    assert [one["run"] for one in runs.told()] == ["new", "old"]
+    runs = RunList(tmp_path)
+    assert [one["run"] for one in runs.to_json()] == ["new", "old"]
     write(tmp_path / "old", row(1), row(2), when=3)
-    assert [(one["run"], one["step"]) for one in runs.told()] == [("old", 2), ("new", 1)]
+    assert [(one["run"], one["step"]) for one in runs.to_json()] == [("old", 2), ("new", 1)]
     (tmp_path / "new" / "best").mkdir()
     untrained(tmp_path / "new" / "best" / "00000001")
-    assert [one["has_model"] for one in runs.told()] == [False, True]
+    assert [one["has_model"] for one in runs.to_json()] == [False, True]
 
 
 def test_a_long_curve_is_thinned_by_means(tmp_path: Path) -> None:
     write(tmp_path / "long", *(row(step) | {"loss": step % 2} for step in range(1, 10_001)))
     (found,) = told(tmp_path)
-    assert len(found.loss.steps) <= MOST_POINTS
+    assert len(found.loss.steps) <= MAX_POINTS
     assert found.loss.steps[-1] == 10_000
     assert {round(value, 1) for value in found.loss.values} <= {0.4, 0.5, 0.6}
 

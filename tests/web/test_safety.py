@@ -25,12 +25,12 @@ from starlette.types import Message, Receive, Scope, Send
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.web import app
 from musicgen.web.app import Asset
-from musicgen.web.limits import PRIMER_BYTES, Limits
-from musicgen.web.middleware import Gate
-from musicgen.web.request_validation import sample_job, tweak_job
-from musicgen.web.schemas import Ask, read_ask
-from musicgen.web.worker_pool import Held, Job
-from musicgen.web.worker_process import Refused
+from musicgen.web.limits import PRIMER_BYTES, ServerLimits
+from musicgen.web.middleware import RequestGuard
+from musicgen.web.request_validation import build_sample_job, build_tweak_job
+from musicgen.web.schemas import TuneRequest, parse_tune_request
+from musicgen.web.worker_pool import Job, UploadBudget
+from musicgen.web.worker_process import HttpError
 from tests.live_server import PATIENCE, Served, read_all, served, until
 from tests.malformed_files import make
 
@@ -50,9 +50,9 @@ def test_a_request_that_is_slow_to_check_keeps_nobody_waiting(
     def slow(*_: object) -> Job:
         begun.set()
         assert release.wait(PATIENCE)
-        raise Refused(400, "it took long to see what is wrong")
+        raise HttpError(400, "it took long to see what is wrong")
 
-    monkeypatch.setattr(app, "sample_job", slow)
+    monkeypatch.setattr(app, "build_sample_job", slow)
     with ThreadPoolExecutor() as clients:
         asked = clients.submit(idle.client.post, "/api/jobs", json={"do": "sample"})
         assert begun.wait(PATIENCE)
@@ -73,7 +73,7 @@ def test_a_body_is_never_built_where_it_does_not_fit(idle: Served, body: str) ->
     tracemalloc.start()
     try:
         with pytest.raises(InvalidValue):
-            read_ask(body.encode())
+            parse_tune_request(body.encode())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -82,7 +82,7 @@ def test_a_body_is_never_built_where_it_does_not_fit(idle: Served, body: str) ->
     idle.refused(answer, 400, "the request")
 
 
-FIELDS = [name for name in Ask.__struct_fields__ if name not in ("do", "primer")]
+FIELDS = [name for name in TuneRequest.__struct_fields__ if name not in ("do", "primer")]
 HOSTILE = st.sampled_from(
     ["1e-9999999", "1e9999999", "²", "½", "٣", "9" * 90, "-0", "nan", "inf", "1/0",
      "1/" + "9" * 90, "1-99999999999", "AB" * 50, "\x00", "", " "]
@@ -100,9 +100,9 @@ def test_any_value_of_a_field_is_taken_or_refused_at_once(field: str, count: int
     @example("9" * 4000, "tweak")
     def check(value: object, do: str) -> None:
         with contextlib.suppress(MusicgenError):
-            ask = read_ask(json.dumps({"do": do, field: value}).encode())
+            ask = parse_tune_request(json.dumps({"do": do, field: value}).encode())
             recipe = "{}"
-            _ = sample_job(ask, "a") if do == "sample" else tweak_job(ask, "a", recipe)
+            _ = build_sample_job(ask, "a") if do == "sample" else build_tweak_job(ask, "a", recipe)
 
     check()
 
@@ -205,7 +205,7 @@ def test_a_preflight_allows_nothing(idle: Served) -> None:
              "/api/training/..%2f..%2fetc/tune", "/api/shelf/..%2fsecret"],
 )  # fmt: skip
 def test_no_path_of_a_request_reaches_a_file(playground: Served, path: str) -> None:
-    secret = Path(playground.playground.shelf.folder).parent / "secret.mid"
+    secret = Path(playground.playground.saved_tunes.folder).parent / "secret.mid"
     secret.write_bytes(b"MThd")
     method = b"DELETE" if path.startswith("/api/shelf") else b"GET"
     told = raw(playground, b"%s %s HTTP/1.1\r\n" % (method, path.encode()))
@@ -251,7 +251,7 @@ def test_a_body_that_grows_too_large_is_not_read_whole(idle: Served) -> None:
     else:
         idle.refused(answer, 413, "larger than 1,048,576 bytes")
     assert sent < 16 * 2**20
-    until(lambda: idle.playground.crew.held.taken == 0)
+    until(lambda: idle.playground.worker_pool.upload_budget.used_bytes == 0)
 
 
 def test_a_primer_is_as_large_as_it_may_be(playground: Served) -> None:
@@ -288,7 +288,7 @@ def test_a_client_that_hangs_up_in_mid_request_leaves_nothing(idle: Served) -> N
             head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{idle.port}\r\n"
             kind = "Content-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
             connection.sendall(f"{head}{kind}".encode() + b" " * 100_000)
-    until(lambda: idle.playground.crew.held.taken == 0)
+    until(lambda: idle.playground.worker_pool.upload_budget.used_bytes == 0)
     until(lambda: len(idle.server.server_state.connections) <= 1)
     assert idle.get("/api/models")
 
@@ -312,7 +312,7 @@ def test_rubbish_is_refused(idle: Served, rubbish: bytes) -> None:
 
 
 def test_a_client_that_does_not_take_its_answer_is_given_up(tmp_path: Path) -> None:
-    limits = Limits(workers=0, unread_seconds=0.3)
+    limits = ServerLimits(workers=0, send_seconds=0.3)
     with served(tmp_path, tmp_path, limits) as found:
         found.playground.assets["big.js"] = Asset(bytes(32 * 2**20), "text/javascript", '"big"')
         with found.connection() as connection:
@@ -341,14 +341,14 @@ def test_a_server_that_is_open_to_others_goes_by_no_foreign_name(host: str, know
 
     scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http",
              "server": ("0.0.0.0", 80), "headers": [(b"host", host.encode())]}  # fmt: skip
-    gate = Gate(answer, Limits(), Held(0), any_address=True)
+    gate = RequestGuard(answer, ServerLimits(), UploadBudget(0), allow_ip_hosts=True)
     asyncio.run(gate(scope, receive, send))
     assert answers[0]["status"] == (200 if known else 403)
 
 
 def test_idle_sockets_do_not_shut_the_page_out(tmp_path: Path) -> None:
     """Of too many connections the oldest goes that has sent no complete request."""
-    limits = Limits(workers=0, connections=20)
+    limits = ServerLimits(workers=0, connections=20)
     head = b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
     with served(tmp_path, tmp_path, limits) as found, ExitStack() as end:
         job = found.ask(do="sample")
@@ -369,7 +369,10 @@ def test_idle_sockets_do_not_shut_the_page_out(tmp_path: Path) -> None:
 
 
 def test_a_server_whose_connections_are_all_at_work_takes_no_other(tmp_path: Path) -> None:
-    with served(tmp_path, tmp_path, Limits(workers=0, connections=3)) as found, ExitStack() as end:
+    with (
+        served(tmp_path, tmp_path, ServerLimits(workers=0, connections=3)) as found,
+        ExitStack() as end,
+    ):
         job = found.ask(do="sample")
         request = b"GET /api/jobs/%s/events HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
         for _ in range(3):
@@ -388,7 +391,7 @@ def test_a_server_whose_connections_are_all_at_work_takes_no_other(tmp_path: Pat
 @pytest.fixture
 def narrow(tmp_path: Path) -> Iterator[Served]:
     """Serve with room for few."""
-    limits = Limits(workers=0, body_bytes=2**20, waiting_all=100, held_bytes=4 * 2**20)
+    limits = ServerLimits(workers=0, body_bytes=2**20, waiting_total=100, upload_bytes=4 * 2**20)
     with served(tmp_path, tmp_path, limits) as found:
         yield found
 
@@ -413,9 +416,9 @@ def test_a_hundred_uploads_at_once(narrow: Served) -> None:
         thread.join()
     assert len(answers) == 100
     assert set(answers) == {202, 429}
-    held = narrow.playground.crew.held
-    until(lambda: held.taken == answers.count(202) * len(text))  # once the answers are through
-    assert held.taken <= held.room
+    held = narrow.playground.worker_pool.upload_budget
+    until(lambda: held.used_bytes == answers.count(202) * len(text))  # once the answers are through
+    assert held.used_bytes <= held.max_bytes
 
 
 def test_every_client_has_its_turn(narrow: Served) -> None:

@@ -13,14 +13,14 @@ import pytest
 
 from musicgen import formats, load
 from musicgen.music.score import Note, Score
-from musicgen.sampling.options import Wishes
-from musicgen.sampling.recipe import Drawn, ModelName, Order, Recipe, hash_of
-from musicgen.web.app import Tunes
-from musicgen.web.handlers import _cut, _described
-from musicgen.web.limits import Limits
-from musicgen.web.saved_tunes import Shelf
-from musicgen.web.schemas import Kept
-from musicgen.web.worker_process import Away, Refused
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.recipe import DrawnHeader, GenerationRequest, ModelName, Recipe, hash_notes
+from musicgen.web.app import TuneCache
+from musicgen.web.handlers import _describe_file, _truncate
+from musicgen.web.limits import ServerLimits
+from musicgen.web.saved_tunes import SavedTunes
+from musicgen.web.schemas import SavedTuneResponse
+from musicgen.web.worker_process import HttpError, WorkerUnavailable
 from tests.fake_models import untrained
 from tests.live_server import Served, served
 from tests.malformed_files import make
@@ -38,12 +38,12 @@ def shelf(playground: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def put_up(server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server know of a folder, and of no tune, as if it had just been started."""
     place = server.playground
-    monkeypatch.setattr(place, "shelf", Shelf(folder, place.shelf.describe))
-    monkeypatch.setattr(place, "tunes", Tunes(2**20))
+    monkeypatch.setattr(place, "saved_tunes", SavedTunes(folder, place.saved_tunes.describe))
+    monkeypatch.setattr(place, "tune_cache", TuneCache(2**20))
 
 
-def kept(server: Served) -> list[Kept]:
-    return [Kept(**told) for told in server.get("/api/shelf")]
+def kept(server: Served) -> list[SavedTuneResponse]:
+    return [SavedTuneResponse(**told) for told in server.get("/api/shelf")]
 
 
 def test_a_tune_that_is_kept_comes_back(
@@ -60,9 +60,9 @@ def test_a_tune_that_is_kept_comes_back(
 
 @pytest.mark.promises
 def test_a_tune_that_is_kept_comes_back_after_a_restart(tmp_path: Path) -> None:
-    with served(tmp_path / "tunes", tmp_path, Limits(workers=1)) as before:
+    with served(tmp_path / "tunes", tmp_path, ServerLimits(workers=1)) as before:
         first, data = kept_once(before, tmp_path / "tunes")
-    with served(tmp_path / "tunes", tmp_path, Limits(workers=2)) as after:
+    with served(tmp_path / "tunes", tmp_path, ServerLimits(workers=2)) as after:
         brought_back(after, first, data)
 
 
@@ -124,7 +124,7 @@ def test_a_kept_tune_that_was_edited_is_the_users(shelf: Served, tmp_path: Path)
     shelf.client.put(f"/api/shelf/{id_}")
     (file,) = (tmp_path / "tunes").iterdir()
     whole = file.read_bytes()
-    formats.write(Score((Note(0, 60, 48),)), file, force=True, remarks=formats.remarks(file))
+    formats.write(Score((Note(0, 60, 48),)), file, force=True, remarks=formats.read_remarks(file))
     edited = file.read_bytes()
     assert kept(shelf) == []
     (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
@@ -133,7 +133,7 @@ def test_a_kept_tune_that_was_edited_is_the_users(shelf: Served, tmp_path: Path)
     assert (file.read_bytes(), second.read_bytes()) == (edited, whole)
     assert shelf.client.delete(f"/api/shelf/{id_}").json() == []
     assert (file.read_bytes(), second.exists()) == (edited, False)
-    shelf.playground.tunes = Tunes(2**20)
+    shelf.playground.tune_cache = TuneCache(2**20)
     shelf.refused(shelf.client.get(f"/api/tunes/{id_}"), 404, "not at hand any more")
 
 
@@ -142,7 +142,7 @@ def test_another_model_of_the_name_is_not_taken_for_it(shelf: Served) -> None:
     untrained(folder, seed=1)
     first = shelf.tune_of(**ASKED, model="other")
     shelf.client.put(f"/api/shelf/{first['id']}")
-    shelf.playground.tunes = Tunes(2**20)
+    shelf.playground.tune_cache = TuneCache(2**20)
     shutil.rmtree(folder)
     shelf.refused(shelf.client.get(f"/api/tunes/{first['id']}"), 404, "model 'other' is unknown")
     untrained(folder, seed=2)
@@ -171,13 +171,13 @@ X, Y, Z = ("0" * 15 + letter for letter in "abc")
 async def told(files: list[bytes]) -> list[dict[str, Any] | None]:
     """Say of a file that its bytes are the id of its tune; die of one that is bad."""
     if b"bad" in files:
-        raise Refused(503, "the process that worked on it died")
+        raise HttpError(503, "the process that worked on it died")
     plain = {"title": "", "key": "C", "meter": "4/4", "bars": 1, "seconds": 2.0}
     return [plain | {"id": data.decode()[:16]} for data in files]
 
 
-def ids(shelf: Shelf) -> list[str]:
-    return sorted(entry.id for entry in asyncio.run(shelf.entries()))
+def ids(shelf: SavedTunes) -> list[str]:
+    return sorted(entry.id for entry in asyncio.run(shelf.list_tunes()))
 
 
 def laid(folder: Path, **files: str) -> Path:
@@ -193,7 +193,7 @@ def test_a_file_that_kills_a_worker_hides_no_other(tmp_path: Path) -> None:
         asked.append(files)
         return await told(files)
 
-    shelf = Shelf(laid(tmp_path, **{X: X, Y: "bad", Z: Z}), noted)
+    shelf = SavedTunes(laid(tmp_path, **{X: X, Y: "bad", Z: Z}), noted)
     assert ids(shelf) == [X, Z]
     asked.clear()
     assert (ids(shelf), asked) == ([X, Z], [])
@@ -201,8 +201,10 @@ def test_a_file_that_kills_a_worker_hides_no_other(tmp_path: Path) -> None:
     assert ids(shelf) == [X, Y, Z]
 
 
-@pytest.mark.parametrize("fault", [Away(503, "the server is stopping"), Refused(429, "wait")])
-def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: Refused) -> None:
+@pytest.mark.parametrize(
+    "fault", [WorkerUnavailable(503, "the server is stopping"), HttpError(429, "wait")]
+)
+def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: HttpError) -> None:
     faults = [fault]
 
     async def away(files: list[bytes]) -> list[dict[str, Any] | None]:
@@ -210,19 +212,19 @@ def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: 
             raise faults.pop()
         return await told(files)
 
-    shelf = Shelf(laid(tmp_path, **{X: X}), away)
-    with pytest.raises(Refused):
+    shelf = SavedTunes(laid(tmp_path, **{X: X}), away)
+    with pytest.raises(HttpError):
         ids(shelf)
     assert ids(shelf) == [X]
 
 
 def test_what_is_kept_is_kept_though_nobody_can_look_at_it(tmp_path: Path) -> None:
     async def away(_: list[bytes]) -> list[dict[str, Any] | None]:
-        raise Away(503, "the server is stopping")
+        raise WorkerUnavailable(503, "the server is stopping")
 
-    shelf = Shelf(tmp_path, away)
+    shelf = SavedTunes(tmp_path, away)
     for _ in range(2):  # the second time it is there
-        asyncio.run(shelf.keep(X, b"data"))
+        asyncio.run(shelf.save(X, b"data"))
     (file,) = tmp_path.iterdir()
     assert (file.name, file.read_bytes()) == (f"{X}.mid", b"data")
 
@@ -238,42 +240,46 @@ def test_a_file_that_goes_while_the_folder_is_read_is_passed_over(
         found += [entry for entry in entries if entry.name == f"{Y}.mid"]
     (tmp_path / f"{X}.mid").unlink()
     monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext(found))
-    assert ids(Shelf(tmp_path, told)) == [Y]
+    assert ids(SavedTunes(tmp_path, told)) == [Y]
 
 
 def test_every_file_of_a_tune_is_taken_off(tmp_path: Path) -> None:
-    shelf = Shelf(laid(tmp_path, **{X: X, f"{X}_2": X, f"{X}_3": Y, Z: Z, f"{X}_copy": X}), told)
+    shelf = SavedTunes(
+        laid(tmp_path, **{X: X, f"{X}_2": X, f"{X}_3": Y, Z: Z, f"{X}_copy": X}), told
+    )
     assert ids(shelf) == [X, Z]
     asyncio.run(shelf.remove(X))
-    assert [entry.id for entry in shelf.listed()] == [Z]
+    assert [entry.id for entry in shelf.get_cached_tunes()] == [Z]
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [f"{X}-3.mid", f"{X}-copy.mid", f"{Z}.mid"]
 
 
 def test_names_that_files_of_others_have_are_left_alone(tmp_path: Path) -> None:
-    shelf = Shelf(laid(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), told)
-    asyncio.run(shelf.keep(X, X.encode()))
+    shelf = SavedTunes(laid(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), told)
+    asyncio.run(shelf.save(X, X.encode()))
     assert ids(shelf) == [X]
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert texts == {f"{X}.mid": "mine", f"{X}-2.mid": "mine too", f"{X}-3.mid": X}
 
 
 def test_a_file_that_changed_after_the_last_look_stays(tmp_path: Path) -> None:
-    shelf = Shelf(laid(tmp_path, **{X: X}), told)
+    shelf = SavedTunes(laid(tmp_path, **{X: X}), told)
     assert ids(shelf) == [X]
     laid(tmp_path, **{X: "edited meanwhile"})
-    with pytest.raises(Refused, match="just been changed, and stays"):
-        shelf._unlink(f"{X}.mid", next(iter(shelf._known))[1])
+    with pytest.raises(HttpError, match="just been changed, and stays"):
+        shelf._unlink(f"{X}.mid", next(iter(shelf._entries))[1])
     assert (tmp_path / f"{X}.mid").read_text() == "edited meanwhile"
 
 
 def test_what_a_file_says_of_itself_is_cut(tmp_path: Path) -> None:
     score = Score((Note(0, 60, 48),), title="t" * 5000)
-    drawn = Drawn(None, None, None, None, None, None)
+    drawn = DrawnHeader(None, None, None, None, None, None)
     model = ModelName("folk", 1, "")
-    recipe = Recipe(Order(Wishes(), 1, drawn=drawn), model, "1", hash_of(score))
+    recipe = Recipe(
+        GenerationRequest(SamplingOptions(), 1, drawn=drawn), model, "1", hash_notes(score)
+    )
     formats.write(score, tmp_path / "a.mid", remarks=tuple(recipe.remarks()))
-    about = _described((tmp_path / "a.mid").read_bytes())
+    about = _describe_file((tmp_path / "a.mid").read_bytes())
     assert about is not None
     assert about["title"] == "t" * 200
-    assert _cut("\ud800" + "m" * 300) == "?" + "m" * 199
+    assert _truncate("\ud800" + "m" * 300) == "?" + "m" * 199

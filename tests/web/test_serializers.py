@@ -10,8 +10,8 @@ import pytest
 from musicgen import Tune, load
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Note, Score
-from musicgen.render.piano_roll import count_pixels, pianoroll_png
-from musicgen.web.serializers import MOST_PIXELS, file_of
+from musicgen.render.piano_roll import count_pixels, draw_pianoroll_png
+from musicgen.web.serializers import MAX_PNG_PIXELS, render_tune_file
 from tests.fake_models import untrained
 
 
@@ -29,15 +29,15 @@ def tune(tmp_path: Path) -> Tune:
 def test_the_png_of_a_long_performance_is_refused(tune: Tune) -> None:
     """That of ten minutes took 18 seconds."""
     long = replace(tune, score=scattered(300))
-    assert count_pixels(long.score) > MOST_PIXELS
+    assert count_pixels(long.score) > MAX_PNG_PIXELS
     with pytest.raises(InvalidValue, match="over 16 million pixels; take svg, or write it with"):
-        file_of(long, "png")
-    assert file_of(long, "svg").startswith(b"<svg")
+        render_tune_file(long, "png")
+    assert render_tune_file(long, "svg").startswith(b"<svg")
 
 
 def test_the_png_of_a_short_performance_is_handed_out(tune: Tune) -> None:
     short = replace(tune, score=scattered(3))
-    data = file_of(short, "png")
-    assert data == pianoroll_png(short.score)
+    data = render_tune_file(short, "png")
+    assert data == draw_pianoroll_png(short.score)
     width, height = (int.from_bytes(data[at : at + 4]) for at in (16, 20))
     assert count_pixels(short.score) == pytest.approx(width * height, rel=0.01)

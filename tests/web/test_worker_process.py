@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from musicgen.web import worker_process
-from musicgen.web.worker_process import Away, Died, Refused, Worker
+from musicgen.web.worker_process import HttpError, Worker, WorkerLost, WorkerUnavailable
 
 READY = 'import os, signal, sys, time; print(\'{"done": {}, "bytes": 0}\', flush=True);'
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def ask(code: str, monkeypatch: pytest.MonkeyPatch, seconds: float = 60) -> list
     bars: list[int] = []
 
     async def whole() -> None:
-        child = await Worker.started(Path(), 60)
+        child = await Worker.start(Path(), 60)
         try:
             answer = await child.ask({"do": "x"}, b"payload", seconds, bars.append)
             assert (answer.head, answer.body) == ({"id": "a"}, b"body")
@@ -61,28 +61,28 @@ def test_a_child_that_dies_is_explained(
     monkeypatch: pytest.MonkeyPatch, code: str, status: int, words: str
 ) -> None:
     monkeypatch.setattr(worker_process, "MAX_LINE", 2**14)
-    with pytest.raises(Died, match=words) as told:
+    with pytest.raises(WorkerLost, match=words) as told:
         ask(code, monkeypatch)
     assert told.value.status == status
 
 
 def test_a_child_that_refuses_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
     code = 'print(\'{"refused": "no such tune", "kind": "NotFound"}\', flush=True)'
-    with pytest.raises(Refused, match="no such tune") as told:
+    with pytest.raises(HttpError, match="no such tune") as told:
         ask(f"{code}; sys.stdin.read()", monkeypatch)
-    assert (told.value.status, isinstance(told.value, Died)) == (404, False)
+    assert (told.value.status, isinstance(told.value, WorkerLost)) == (404, False)
 
 
 def test_a_child_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Died, match=r"it took longer than 0\.2 s and was stopped"):
+    with pytest.raises(WorkerLost, match=r"it took longer than 0\.2 s and was stopped"):
         ask("time.sleep(600)", monkeypatch, seconds=0.2)
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(600)", "raise SystemExit"])
 def test_a_child_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(worker_process, "COMMAND", ("-c", code))
-    with pytest.raises(Died):
-        asyncio.run(Worker.started(Path(), 0.5))
+    with pytest.raises(WorkerLost):
+        asyncio.run(Worker.start(Path(), 0.5))
 
 
 def test_a_process_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +90,8 @@ def test_a_process_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", none)
-    with pytest.raises(Away, match="does not start") as told:
-        asyncio.run(Worker.started(Path(), 1))
+    with pytest.raises(WorkerUnavailable, match="does not start") as told:
+        asyncio.run(Worker.start(Path(), 1))
     assert told.value.status == 503
 
 
@@ -106,7 +106,7 @@ def guarded(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_reading_has_a_limit_of_time() -> None:
     done = guarded("while True: pass", "work.PARSE_SECONDS = 0.2")
-    assert done.returncode in worker_process._OUT_OF_TIME
+    assert done.returncode in worker_process._TIME_LIMIT_STATUSES
     assert guarded("pass", "work.PARSE_SECONDS = 0.2").stdout == "survived\n"
 
 

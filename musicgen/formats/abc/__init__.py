@@ -3,7 +3,7 @@
 `parse` and `render` undo each other on canonical scores; `read` opens a file.
 """
 
-from musicgen.formats.abc.reader import decode_bytes, each, parse, read
+from musicgen.formats.abc.reader import decode_bytes, iter_tunes, parse, read
 from musicgen.formats.abc.writer import render
 
-__all__ = ["decode_bytes", "each", "parse", "read", "render"]
+__all__ = ["decode_bytes", "iter_tunes", "parse", "read", "render"]

@@ -20,9 +20,9 @@ from musicgen.music.theory import Key, Meter, signature
 TICKS_PER_WHOLE: Final = 945 << 24  # 945 = 3 * 5 * 7 * 9
 TICKS_PER_STEP: Final = TICKS_PER_WHOLE // STEPS_PER_WHOLE
 
-SLOWEST_QPM: Final = 5
-FASTEST_QPM: Final = 1250
-MAX_TEXT: Final = 500  # characters of a title that are kept
+MIN_ABC_QPM: Final = 5
+MAX_ABC_QPM: Final = 1250
+MAX_FIELD_TEXT: Final = 500  # characters of a title that are kept
 
 _MODE: Final = r"(?:(?:maj|min|mix|dor|phr|lyd|loc|ion|aeo)[a-z]*|m)?"
 _KEY: Final = re.compile(rf"([A-Ga-g][#b♯♭]?)\s*({_MODE})(?![a-z])(.*)", re.IGNORECASE)
@@ -33,7 +33,7 @@ _TRANSPOSE: Final = re.compile(r"(?:transpose|(?<!\S)t)=\s*([+-]?[0-9]{1,2})(?![
 _CLEF_EIGHTH: Final = re.compile(r"[a-z][1-5]?([+-])8(?!\S)")
 _UNIT: Final = re.compile(r"([0-9]{1,2})(?:/([0-9]{1,3}))?")
 _BEAT: Final = re.compile(r"([0-9]{1,3})/([0-9]{1,3})")
-_BEATS_A_MINUTE: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,17})?")
+_BEATS_PER_MINUTE: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,17})?")
 _KEY_SETTINGS: Final = ("clef", "octave", "transpose", "t", "middle", "m", "stafflines", "style")
 ALTERATIONS: Final = {"": None, "^": 1, "^^": 2, "_": -1, "__": -2, "=": 0}
 PIPES: Final = Key("A", "mixolydian")  # what Highland pipes play where K:HP writes no signature
@@ -45,26 +45,26 @@ def refuse(code: str, message: str) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class Signature:
+class KeyField:
     """What a K: field says: the key, how it alters each letter, semitones that it sounds off."""
 
     key: Key
     alterations: dict[str, int]
-    shift: int = 0
+    transposition: int = 0
 
 
 @lru_cache(maxsize=1024)
-def parse_key(text: str) -> Signature:
+def parse_key(text: str) -> KeyField:
     """Read the text of a K: field: "D", "A mix", "D exp ^f", "HP", "none", "G octave=-1"."""
-    key, alterations, rest = _tonic(text.strip())
+    key, alterations, rest = _split_key_field(text.strip())
     for word in filter(_ALL_ALTERED.fullmatch, rest.split()):
         for sign, letter in _ALTERED.findall(word):
             alterations[letter.upper()] = ALTERATIONS[sign] or 0
-    shift = semitones(rest)
-    return Signature(key.transposed(shift), alterations, shift)
+    shift = parse_transposition(rest)
+    return KeyField(key.transpose(shift), alterations, shift)
 
 
-def _tonic(text: str) -> tuple[Key, dict[str, int], str]:
+def _split_key_field(text: str) -> tuple[Key, dict[str, int], str]:
     """Return the key, its signature, and what the field says besides."""
     word, _, rest = text.partition(" ")
     if word.lower() in ("", "none", "exp") or word.lower().partition("=")[0] in _KEY_SETTINGS:
@@ -74,23 +74,25 @@ def _tonic(text: str) -> tuple[Key, dict[str, int], str]:
     if word.lower() == "hp":
         return PIPES, signature(PIPES.fifths), rest
     match = _KEY.fullmatch(text)
-    key = _key(match[1] + match[2].lower() if match else text)  # "EM" is E minor: case says nothing
+    key = _parse_key_name(
+        match[1] + match[2].lower() if match else text
+    )  # "EM" is E minor: case says nothing
     rest = match[3] if match else ""
     explicit = rest.split()[:1] == ["exp"]
     return key, signature(0 if explicit else key.fifths), rest
 
 
-def _key(text: str) -> Key:
+def _parse_key_name(text: str) -> Key:
     try:
         key = Key.parse(text)
     except InvalidValue as error:
-        refuse("field", f"K: {_quoted(text)}: {error}")
+        refuse("field", f"K: {_quote_excerpt(text)}: {error}")
     if abs(key.fifths) > 7:
         refuse("field", f"K:{key} has {abs(key.fifths)} sharps or flats; write a key of at most 7")
     return key
 
 
-def semitones(text: str) -> int:
+def parse_transposition(text: str) -> int:
     """Return the semitones that octave=, transpose= and clefs such as treble-8 ask for."""
     octaves = sum(int(number) for number in _OCTAVE.findall(text))
     octaves += sum(int(sign + "1") for sign in _CLEF_EIGHTH.findall(text))
@@ -110,7 +112,7 @@ def parse_meter(text: str) -> tuple[Meter, ...]:
     try:
         return tuple(map(Meter.parse, text.split()))
     except InvalidValue:
-        refuse("field", f"M: {_quoted(text)}: {fault}")
+        refuse("field", f"M: {_quote_excerpt(text)}: {fault}")
 
 
 def parse_unit(text: str) -> int:
@@ -118,7 +120,7 @@ def parse_unit(text: str) -> int:
     match = _UNIT.fullmatch(text.replace(" ", ""))
     over, under = (int(match[1]), int(match[2] or 1)) if match else (0, 1)
     if over == 0 or under not in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
-        refuse("length", f"L: {_quoted(text)} is no length; write one such as L:1/8")
+        refuse("length", f"L: {_quote_excerpt(text)} is no length; write one such as L:1/8")
     return over * TICKS_PER_WHOLE // under
 
 
@@ -137,12 +139,15 @@ def parse_tempo(text: str, unit: int) -> float | None:
     """
     beat, _, pace = "".join(text.split('"')[::2]).rpartition("=")
     length = _beat(beat.strip(), unit)
-    match = _BEATS_A_MINUTE.match(pace.strip())
+    match = _BEATS_PER_MINUTE.match(pace.strip())
     if match is None or length is None:
         return None
     qpm = Fraction(match[0]) * length * 4
-    if not SLOWEST_QPM <= qpm <= FASTEST_QPM:
-        refuse("field", f"Q: {_quoted(text)} is outside of {SLOWEST_QPM} to {FASTEST_QPM} quarters")
+    if not MIN_ABC_QPM <= qpm <= MAX_ABC_QPM:
+        refuse(
+            "field",
+            f"Q: {_quote_excerpt(text)} is outside of {MIN_ABC_QPM} to {MAX_ABC_QPM} quarters",
+        )
     return float(qpm)
 
 
@@ -166,7 +171,7 @@ class VoiceField:
 
     id: str
     name: str
-    shift: int
+    transposition: int
 
 
 def parse_voice(text: str) -> VoiceField:
@@ -175,31 +180,31 @@ def parse_voice(text: str) -> VoiceField:
     assert match is not None
     name = _NAME.search(match[2])
     words = (name[1] or name[2] or "") if name else ""
-    shift = semitones(_IN_QUOTES.sub("", match[2]))
-    return VoiceField(match[1], plain_text(words.replace("&quot;", '"')), shift)
+    shift = parse_transposition(_IN_QUOTES.sub("", match[2]))
+    return VoiceField(match[1], clean_text(words.replace("&quot;", '"')), shift)
 
 
-def plain_text(text: str) -> str:
+def clean_text(text: str) -> str:
     r"""Return the text of a field without control characters, with \% and \\ resolved."""
     kept = text if text.isprintable() else "".join(_visible(text))
     if "\\" in kept:
         kept = re.sub(r"\\([\\%])", r"\1", kept)
-    return kept.strip()[:MAX_TEXT].rstrip()
+    return kept.strip()[:MAX_FIELD_TEXT].rstrip()
 
 
 def _visible(text: str) -> Iterator[str]:
     return (char for char in text if char.isprintable())
 
 
-def without_comment(line: str) -> str:
+def strip_comment(line: str) -> str:
     r"""Cut a line at its comment: a % that no backslash stands before."""
     at = line.find("%")
-    while at > 0 and _escaped(line, at):
+    while at > 0 and _is_escaped(line, at):
         at = line.find("%", at + 1)
     return line if at < 0 else line[:at]
 
 
-def _escaped(line: str, at: int) -> bool:
+def _is_escaped(line: str, at: int) -> bool:
     """Tell whether an odd number of backslashes stands before a place."""
     before = at
     while before and line[before - 1] == "\\":
@@ -207,14 +212,14 @@ def _escaped(line: str, at: int) -> bool:
     return (at - before) % 2 == 1
 
 
-def _quoted(text: str) -> str:
+def _quote_excerpt(text: str) -> str:
     """Return a piece of a tune as a message shows it: short, without control characters."""
     return repr("".join(_visible(text.strip()))[:24])
 
 
 MAX_MACROS: Final = 32  # definitions in a tune
-MAX_NAME: Final = 32  # characters
-MAX_MUSIC: Final = 200
+MAX_MACRO_NAME: Final = 32  # characters
+MAX_MACRO_MUSIC: Final = 200
 
 _LETTERS: Final = "CDEFGABcdefgab"
 _NOTE_NAME: Final = "([A-Ga-g][,']{0,9})"
@@ -225,7 +230,7 @@ class Macros:
     """The macros of a tune."""
 
     def __init__(self) -> None:
-        self._defined: list[tuple[str, str]] = []
+        self._definitions: list[tuple[str, str]] = []
         self._pattern: re.Pattern[str] | None = None
 
     def define(self, text: str) -> None:
@@ -233,21 +238,27 @@ class Macros:
         name, sign, music = (part.strip() for part in text.partition("="))
         if not name or not sign:
             return
-        if len(self._defined) >= MAX_MACROS or len(name) > MAX_NAME or len(music) > MAX_MUSIC:
+        if (
+            len(self._definitions) >= MAX_MACROS
+            or len(name) > MAX_MACRO_NAME
+            or len(music) > MAX_MACRO_MUSIC
+        ):
             refuse("too-large", f"over {MAX_MACROS} macros, or a long one; write the notes out")
-        self._defined.insert(0, (name, music))  # the last definition counts
-        self._pattern = re.compile("|".join(f"({_source(name)})" for name, _ in self._defined))
+        self._definitions.insert(0, (name, music))  # the last definition counts
+        self._pattern = re.compile(
+            "|".join(f"({_macro_pattern(name)})" for name, _ in self._definitions)
+        )
 
     def expand(self, line: str) -> str:
         """Return a line of music with the notes that its macros stand for."""
-        return line if self._pattern is None else self._pattern.sub(self._expanded, line)
+        return line if self._pattern is None else self._pattern.sub(self._replace_match, line)
 
-    def _expanded(self, match: re.Match[str]) -> str:
+    def _replace_match(self, match: re.Match[str]) -> str:
         group = 1
-        for name, music in self._defined:
+        for name, music in self._definitions:
             transposing = _is_transposing(name)
             if match[group] is not None:
-                return _transposed(music, match[group + 1]) if transposing else music
+                return _transpose_macro(music, match[group + 1]) if transposing else music
             group += 1 + transposing
         return match[0]
 
@@ -256,19 +267,19 @@ def _is_transposing(name: str) -> bool:
     return name.count("n") == 1
 
 
-def _source(name: str) -> str:
+def _macro_pattern(name: str) -> str:
     before, note, after = name.partition("n") if _is_transposing(name) else (name, "", "")
     return re.escape(before) + (_NOTE_NAME if note else "") + re.escape(after)
 
 
-def _transposed(music: str, note: str) -> str:
+def _transpose_macro(music: str, note: str) -> str:
     """Write the music of a macro from a note on: its letters h to z count steps from n."""
     octave = note.count("'") - note.count(",")
     degree = _LETTERS.index(note[0]) + 7 * octave
-    return _STEP_LETTER.sub(lambda match: _named(degree + ord(match[0]) - ord("n")), music)
+    return _STEP_LETTER.sub(lambda match: _name_degree(degree + ord(match[0]) - ord("n")), music)
 
 
-def _named(degree: int) -> str:
+def _name_degree(degree: int) -> str:
     """Return the name of a note by its steps above middle C."""
     octave, step = divmod(degree, 7)
     if octave >= 1:

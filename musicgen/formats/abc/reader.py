@@ -13,28 +13,31 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from musicgen.errors import Refusal
-from musicgen.files import open_regular
-from musicgen.formats.abc.body import MAX_NOTES, Settings, Voice
+from musicgen.files import read_regular_file
+from musicgen.formats.abc.body import MAX_NOTES, VoiceReader, VoiceSettings
 from musicgen.formats.abc.fields import (
     Macros,
+    clean_text,
     default_unit,
     parse_key,
     parse_meter,
     parse_tempo,
     parse_unit,
     parse_voice,
-    plain_text,
     refuse,
-    without_comment,
+    strip_comment,
 )
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 
 MAX_VOICES: Final = 16
 MAX_WORDS: Final = 9  # of a directive that are read
 
-_SWITCH: Final = re.compile(r"\[([VI]):([^\[\]]*)\]")
+_VOICE_SWITCH: Final = re.compile(r"\[([VI]):([^\[\]]*)\]")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,3}")
-_FREE: Final = ("chord", "tempo")  # what any voice may say; the rest is said by the first
+_PER_VOICE_KINDS: Final = (
+    "chord",
+    "tempo",
+)  # what any voice may say; the rest is said by the first
 _DRUM_CHANNEL: Final = 10
 
 
@@ -46,121 +49,128 @@ class Player:
     program: int = 0
     is_drums: bool = False
     velocity: int = DEFAULT_VELOCITY
-    shift: int = 0  # semitones by clef, octave= and transpose=
-    transposition: int = 0  # semitones by directive
-    voice: Voice | None = None
+    field_transposition: int = 0  # semitones by clef, octave= and transpose=
+    midi_transposition: int = 0  # semitones by directive
+    voice: VoiceReader | None = None
 
     @property
     def part(self) -> Part:
         """The player as a part of a score."""
         return Part(self.name, self.program, self.is_drums)
 
-    def move(self) -> None:
+    def update_transposition(self) -> None:
         """Let the music that follows sound where it now should."""
         if self.voice is not None:
-            self.voice.shift = self.shift + self.transposition
+            self.voice.transposition = self.field_transposition + self.midi_transposition
 
-    def direct(self, said: str, numbers: Sequence[int]) -> None:
+    def apply_directive(self, word: str, numbers: Sequence[int]) -> None:
         """Heed what a %%MIDI directive says: its word, its numbers."""
         last = numbers[-1] if numbers else -1
-        if said == "program" and 0 <= last <= 127:
+        if word == "program" and 0 <= last <= 127:
             self.program = last
-        elif said == "channel":
+        elif word == "channel":
             self.is_drums = last == _DRUM_CHANNEL
-        elif said == "transpose" and numbers:
-            self.transposition = last
-            self.move()
-        elif said == "beat" and len(set(numbers[:3])) == 1 and 1 <= numbers[0] <= 127:
+        elif word == "transpose" and numbers:
+            self.midi_transposition = last
+            self.update_transposition()
+        elif word == "beat" and len(set(numbers[:3])) == 1 and 1 <= numbers[0] <= 127:
             self.velocity = numbers[0]
 
 
-class Voices:
+class TuneVoices:
     """What has been read of a tune's voices so far."""
 
     def __init__(self) -> None:
-        self._settings: Settings | None = None
+        self._settings: VoiceSettings | None = None
         self._players: dict[str, Player] = {}
-        self._current: Player | None = None
-        self._default = Player()  # what directives say before any V:
+        self._current_player: Player | None = None
+        self._default_player = Player()  # what directives say before any V:
 
     @property
     def bars(self) -> int:
         """The bars that the current voice has come to."""
-        voice = self._current.voice if self._current else None
+        voice = self._current_player.voice if self._current_player else None
         return voice.bars if voice else 0
 
     # The header
 
-    def start(self, settings: Settings) -> None:
+    def start_music(self, settings: VoiceSettings) -> None:
         """Start the music; the voices named so far are known, none is chosen."""
         self._settings = settings
-        self._current = None
+        self._current_player = None
 
     @property
     def is_started(self) -> bool:
         """Tell whether the header is over."""
         return self._settings is not None
 
-    def choose(self, text: str) -> None:
+    def select_voice(self, text: str) -> None:
         """Read the text of a V: field: what follows belongs to that voice."""
         said = parse_voice(text)
         if said.id not in self._players:
             if len(self._players) == MAX_VOICES:
                 refuse("too-large", f"over {MAX_VOICES} voices; leave some out")
-            self._players[said.id] = replace(self._default)
-        player = self._current = self._players[said.id]
+            self._players[said.id] = replace(self._default_player)
+        player = self._current_player = self._players[said.id]
         player.name = said.name or player.name
-        player.shift = said.shift or player.shift
-        player.move()
+        player.field_transposition = said.transposition or player.field_transposition
+        player.update_transposition()
 
-    def direct(self, text: str) -> None:
+    def read_directive(self, text: str) -> None:
         """Read a directive such as "MIDI program 40"; most say nothing about notes."""
         said, *rest = text.replace("MIDI=", "MIDI ", 1).split()[:MAX_WORDS] or [""]
         if said not in ("player", "MIDI"):
             return
         numbers = [int(number) for number in takewhile(_NUMBER.fullmatch, rest[1:])]
         for player in (
-            (self._current,) if self._current else (self._default, *self._players.values())
+            (self._current_player,)
+            if self._current_player
+            else (self._default_player, *self._players.values())
         ):
             if said == "player":
-                player.name = plain_text(text.partition(" ")[2])
+                player.name = clean_text(text.partition(" ")[2])
             elif rest:
-                player.direct(rest[0], numbers)
+                player.apply_directive(rest[0], numbers)
 
     # The music
 
-    def field(self, name: str, text: str) -> None:
+    def read_field(self, name: str, text: str) -> None:
         """Read a field between lines of music; before any voice is chosen, it is for all."""
         if name == "V":
-            self.choose(text)
+            self.select_voice(text)
         elif name == "I":
-            self.direct(text)
-        elif self._current is not None:
-            self._voice().field(name, text)
+            self.read_directive(text)
+        elif self._current_player is not None:
+            self._current_reader().read_field(name, text)
         elif self._settings is not None:
-            self._settings = _changed(self._settings, name, text)
+            self._settings = _update_settings(self._settings, name, text)
 
-    def line(self, text: str) -> None:
+    def read_line(self, text: str) -> None:
         """Read a line of music."""
         if "[V:" not in text and "[I:" not in text:
-            self._voice().line(text)
+            self._current_reader().read_line(text)
             return
-        music, *rest = _SWITCH.split(text)
+        music, *rest = _VOICE_SWITCH.split(text)
         if music and not music.isspace():
-            self._voice().line(music)
+            self._current_reader().read_line(music)
         for name, said, music in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-            self.field(name, said)
-            self._voice().line(music)
+            self.read_field(name, said)
+            self._current_reader().read_line(music)
 
-    def _voice(self) -> Voice:
+    def _current_reader(self) -> VoiceReader:
         """Return the voice that is being read; without any V: there is one, called 1."""
-        if self._current is None:
-            self.choose(next(iter(self._players), "1"))
-        player = self._current
+        if self._current_player is None:
+            self.select_voice(next(iter(self._players), "1"))
+        player = self._current_player
         assert player is not None
         assert self._settings is not None
         if player.voice is None:
-            player.voice = Voice(replace(self._settings, shift=player.shift + player.transposition))
+            player.voice = VoiceReader(
+                replace(
+                    self._settings,
+                    transposition=player.field_transposition + player.midi_transposition,
+                )
+            )
         return player.voice
 
     def finish(self) -> tuple[list[Note], list[Mark], tuple[Part, ...]]:
@@ -177,10 +187,10 @@ class Voices:
             refuse("empty", "the tune has no notes; write some after K:")
         if len(notes) > MAX_NOTES:
             refuse("too-large", f"over {MAX_NOTES} notes; split the tune")
-        return notes, list(_together(marks)), tuple(player.part for player in players)
+        return notes, list(_merge_marks(marks)), tuple(player.part for player in players)
 
 
-def _changed(settings: Settings, name: str, text: str) -> Settings:
+def _update_settings(settings: VoiceSettings, name: str, text: str) -> VoiceSettings:
     """Return the settings as a field changes them for all voices."""
     if name == "K":
         return replace(settings, key=parse_key(text))
@@ -193,11 +203,11 @@ def _changed(settings: Settings, name: str, text: str) -> Settings:
     return settings
 
 
-def _together(marks: Sequence[list[Mark]]) -> Iterator[Mark]:
+def _merge_marks(marks: Sequence[list[Mark]]) -> Iterator[Mark]:
     """Yield the marks of all voices: bars, repeats, keys and meters once, as far as each goes."""
     covered = -1
     for voice in marks:
-        yield from (mark for mark in voice if mark.onset > covered or mark.kind in _FREE)
+        yield from (mark for mark in voice if mark.onset > covered or mark.kind in _PER_VOICE_KINDS)
         covered = max(covered, *(mark.onset for mark in voice))
 
 
@@ -208,7 +218,7 @@ _HEADER_FIELD: Final = re.compile(r"([A-Za-z+]):(.*)", re.DOTALL)
 _FIELD: Final = re.compile(r"([A-Za-z+]):(?![|:])(.*)", re.DOTALL)  # "G:|" is music
 _BOOK_FIELDS: Final = "LMRm"  # what a book may say once for all its tunes
 
-Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
+Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
 def decode_bytes(data: bytes) -> str:
@@ -225,30 +235,30 @@ def _with_line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read(path: str | Path) -> Read:
+def read(path: str | Path) -> Reading:
     """Read every tune of a file. Raises NotFound; what is no regular file is refused unread."""
     try:
-        data = open_regular(Path(path))
+        data = read_regular_file(Path(path))
     except Refusal as refusal:
         return (), (refusal,)
     return parse(decode_bytes(data), str(path))
 
 
-def parse(text: str, source: str = "") -> Read:
+def parse(text: str, source: str = "") -> Reading:
     """Read every tune of a book; return the scores, and why the other tunes were left out."""
-    found = list(each(text, source))
+    found = list(iter_tunes(text, source))
     scores = tuple(one for one in found if isinstance(one, Score))
     return scores, tuple(one for one in found if isinstance(one, Refusal))
 
 
-def each(text: str, source: str = "") -> Iterator[Score | Refusal]:
+def iter_tunes(text: str, source: str = "") -> Iterator[Score | Refusal]:
     """Read a book tune by tune, in its order: each is parsed when it is asked for.
 
     A limit on the time of each tune limits the book's: a book has only so many bytes.
     """
-    for tune in tunes(_lines(_with_line_feeds(text))):
+    for tune in split_tunes(_lines(_with_line_feeds(text))):
         try:
-            yield tune.score()
+            yield tune.read_score()
         except Refusal as fault:
             message = f"{fault.message}; the tune was left out"
             yield Refusal(message, source=source, place=tune.place, code=fault.code)
@@ -263,15 +273,15 @@ def _lines(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def tunes(lines: Iterable[str]) -> Iterator[Tune]:
+def split_tunes(lines: Iterable[str]) -> Iterator[TuneReader]:
     """Cut a book into its tunes: from X: to an empty line or the next X:."""
     book: dict[str, str] = {}
-    tune: Tune | None = None
+    tune: TuneReader | None = None
     for number, line in enumerate(lines, 1):
         if line.startswith("X:"):
             if tune is not None:
                 yield tune
-            tune = Tune(line[2:], number, book)
+            tune = TuneReader(line[2:], number, book)
         elif tune is not None and line and not line.isspace():
             tune.lines.append((number, line))
         elif tune is not None:
@@ -288,47 +298,47 @@ def _book_key(line: str) -> str:
     return line[0] if line[0] != "m" else line.partition("=")[0]
 
 
-class Tune:
+class TuneReader:
     """The lines of one tune, and how far they have been read."""
 
     def __init__(self, number: str, line: int, book: Mapping[str, str]) -> None:
         match = re.match(r"\s*([0-9]{1,9})", number)
         self.name = f"tune X:{match[1] if match else '?'}"
         self.lines: list[tuple[int, str]] = []  # with their numbers in the book
-        self._line = line
+        self._line_number = line
         self._book = tuple(book.values())
         self._fields: dict[str, str] = {}
-        self._last = ""  # the field that +: goes on with
-        self._no_key = 0  # the first line of music that no K: stands before
-        self._voices = Voices()
+        self._last_field = ""  # the field that +: goes on with
+        self._first_line_without_key = 0  # the first line of music that no K: stands before
+        self._voices = TuneVoices()
         self._macros = Macros()
-        self._expanded = 0  # characters that macros stood for
-        self._breaks = False  # a ! ends a printed line, and opens no decoration
+        self._expanded_length = 0  # characters that macros stood for
+        self._has_bang_line_breaks = False  # a ! ends a printed line, and opens no decoration
 
     @property
     def place(self) -> str:
         """Where the reading is: "tune X:42, line 9: bar 7"."""
         bar = f": bar {self._voices.bars + 1}" if self._voices.is_started else ""
-        return f"{self.name}, line {self._line}{bar}"
+        return f"{self.name}, line {self._line_number}{bar}"
 
-    def score(self) -> Score:
+    def read_score(self) -> Score:
         """Read the tune. Raises Refusal, without the place."""
         self._check_size()
         for line in self._book:
-            self._header_line(without_comment(line))
+            self._header_line(strip_comment(line))
         for number, text in _without_blocks(self.lines):
-            self._line = number
+            self._line_number = number
             self._read_line(text)
         if not self._voices.is_started:
-            self._line = self._no_key or self._line
+            self._line_number = self._first_line_without_key or self._line_number
             refuse("no-key", "the tune has no K: before its music; write one such as K:D")
         notes, marks, parts = self._voices.finish()
         return Score(
             tuple(notes),
             tuple(marks),
             parts,
-            title=plain_text(self._fields.get("T", "")),
-            rhythm=plain_text(self._fields.get("R", "")).lower(),
+            title=clean_text(self._fields.get("T", "")),
+            rhythm=clean_text(self._fields.get("R", "")).lower(),
         )
 
     def _check_size(self) -> None:
@@ -336,83 +346,85 @@ class Tune:
             refuse("too-large", f"the tune has over {MAX_TUNE} characters; split it")
         for number, text in self.lines:
             if len(text) > MAX_LINE:
-                self._line = number
-                _refuse_line()
+                self._line_number = number
+                _refuse_long_line()
 
     def _read_line(self, line: str) -> None:
         if line.startswith("%"):
             self._directive(line[2:] if line.startswith("%%") else "")
         elif self._voices.is_started:
-            self._body_line(without_comment(line) if "%" in line else line)
+            self._body_line(strip_comment(line) if "%" in line else line)
         else:
-            self._header_line(without_comment(line))
+            self._header_line(strip_comment(line))
 
     def _directive(self, text: str) -> None:
         if text.split() == ["linebreak", "!"]:
-            self._breaks = True
-        self._voices.direct(text)
+            self._has_bang_line_breaks = True
+        self._voices.read_directive(text)
 
     # The header
 
     def _header_line(self, text: str) -> None:
         match = _HEADER_FIELD.match(text)
         if match is None:
-            self._no_key = self._no_key or self._line
+            self._first_line_without_key = self._first_line_without_key or self._line_number
         else:
             self._header_field(match[1], match[2])
 
     def _header_field(self, name: str, text: str) -> None:
         """Keep a field; the first title and rhythm count, of the others the last."""
         if name == "K":
-            self._start(text)
+            self._start_music(text)
         elif name == "V":
-            self._voices.choose(text)
+            self._voices.select_voice(text)
         elif name == "I":
             self._directive(text.strip())
         elif name == "m":
             self._macros.define(text)
         elif name == "+":
-            self._fields[self._last] = f"{self._fields.get(self._last, '')} {text.strip()}"
-        elif name != "T" or not plain_text(self._fields.get("T", "")):
+            self._fields[self._last_field] = (
+                f"{self._fields.get(self._last_field, '')} {text.strip()}"
+            )
+        elif name != "T" or not clean_text(self._fields.get("T", "")):
             self._fields[name] = text
-            self._last = name
+            self._last_field = name
         else:
-            self._last = ""
+            self._last_field = ""
 
-    def _start(self, key: str) -> None:
+    def _start_music(self, key: str) -> None:
         """Start the music: the key is the last field of the header."""
         fields = self._fields
         meters = parse_meter(fields.get("M", ""))
         unit = parse_unit(fields["L"]) if "L" in fields else default_unit(meters)
         tempo = parse_tempo(fields.get("Q", ""), unit)
-        self._voices.start(Settings(parse_key(key), meters, unit, tempo))
+        self._voices.start_music(VoiceSettings(parse_key(key), meters, unit, tempo))
 
     # The body
 
     def _body_line(self, text: str) -> None:
         match = _FIELD.match(text)
         if match is None:
-            self._voices.line(self._music(text))
+            self._voices.read_line(self._expand_macros(text))
         elif match[1] == "m":
             self._macros.define(match[2])
         elif match[1] == "I":
             self._directive(match[2].strip())
         else:
-            self._voices.field(match[1], match[2])
+            self._voices.read_field(match[1], match[2])
 
-    def _music(self, text: str) -> str:
+    def _expand_macros(self, text: str) -> str:
         """Return a line of music with its macros written out."""
-        if self._breaks:
+        if self._has_bang_line_breaks:
             text = text.replace("!", "")
         music = self._macros.expand(text)
         if music is not text:
-            self._expanded += len(music)
-            if len(music) > MAX_LINE or self._expanded > MAX_TUNE:
-                _refuse_line()
+            self._expanded_length += len(music)
+            if len(music) > MAX_LINE or self._expanded_length > MAX_TUNE:
+                _refuse_long_line()
         return music
 
 
-def _refuse_line() -> NoReturn:
+def _refuse_long_line() -> NoReturn:
     refuse("too-large", f"the line has over {MAX_LINE} characters; break it")
 
 

@@ -14,9 +14,9 @@ from musicgen.formats.midi.reader import (
     Inspection,
     inspect,
     parse,
-    parse_or_perform,
-    perform,
-    text_events,
+    parse_performance,
+    parse_score_or_performance,
+    read_text_events,
 )
 from musicgen.formats.midi.writer import TICKS_PER_QUARTER, render, to_pretty_midi
 
@@ -33,9 +33,9 @@ __all__ = [
     "Inspection",
     "inspect",
     "parse",
-    "parse_or_perform",
-    "perform",
+    "parse_performance",
+    "parse_score_or_performance",
+    "read_text_events",
     "render",
-    "text_events",
     "to_pretty_midi",
 ]

@@ -23,15 +23,15 @@ from musicgen.formats.midi.parser import MAX_QUARTERS
 from musicgen.music.score import STEPS_PER_QUARTER
 from musicgen.music.theory import Key, Meter
 
-OWN: Final = "musicgen:"
+TEXT_PREFIX: Final = "musicgen:"
 NO_KEY: Final = "none"
 MAX_BARS: Final = 65_536
 MAX_STEPS: Final = MAX_QUARTERS * STEPS_PER_QUARTER
 
-Timed = tuple[int, Any]  # steps, and what happens there
+StepEvent = tuple[int, Any]  # steps, and what happens there
 
 
-def bar_lines(end: int, meters: Sequence[Timed]) -> list[int]:
+def infer_bar_lines(end: int, meters: Sequence[StepEvent]) -> list[int]:
     """Return where the meters put bar lines; the last at or after the last note's end.
 
     A meter that starts inside a bar, the same again too, ends the bar.
@@ -47,7 +47,7 @@ def bar_lines(end: int, meters: Sequence[Timed]) -> list[int]:
     return lines
 
 
-def has_pickup(meters: Sequence[Timed]) -> bool:
+def has_pickup(meters: Sequence[StepEvent]) -> bool:
     """Tell whether the first meter is the length of a pickup: one bar of it, then a longer one."""
     if len(meters) < 2 or meters[0][0]:
         return False
@@ -55,21 +55,21 @@ def has_pickup(meters: Sequence[Timed]) -> bool:
     return bool(start == first.steps < second.steps)
 
 
-def without_pickup_meter(meters: Sequence[Timed]) -> list[Timed]:
+def without_pickup_meter(meters: Sequence[StepEvent]) -> list[StepEvent]:
     """Let the meter of the first whole bar hold from the start."""
     if not has_pickup(meters):
         return list(meters)
     return [(0, meters[1][1]), *meters[2:]]
 
 
-def lengths_text(lines: Sequence[int]) -> str:
+def format_bar_lengths(lines: Sequence[int]) -> str:
     """Write the lengths between bar lines; "144*8" is eight bars of 144 steps."""
     lengths = [after - before for before, after in zip([0, *lines], lines, strict=False)]
     counted = [(length, len(list(same))) for length, same in groupby(lengths)]
     return " ".join(f"{length}*{count}" if count > 1 else str(length) for length, count in counted)
 
 
-def lines_of(text: str) -> list[int] | None:
+def parse_bar_lengths(text: str) -> list[int] | None:
     """Read bar lines from their lengths, or None where the text makes no sense."""
     lines: list[int] = []
     now = 0
@@ -83,7 +83,7 @@ def lines_of(text: str) -> list[int] | None:
     return lines
 
 
-def key_named(text: str) -> Key | None:
+def parse_key_or_none(text: str) -> Key | None:
     """Read a key in words, or None where they name none."""
     try:
         return Key.parse(text)
@@ -91,7 +91,7 @@ def key_named(text: str) -> Key | None:
         return None
 
 
-def changes(events: Sequence[Timed]) -> list[Timed]:
+def drop_unchanged(events: Sequence[StepEvent]) -> list[StepEvent]:
     """Drop events that say what already holds."""
     before = [None, *(value for _, value in events)]
     return [event for event, held in zip(events, before, strict=False) if event[1] != held]

@@ -26,7 +26,9 @@ MAX_TRACKS: Final = 1_024
 MAX_EVENTS: Final = 500_000
 DRUM_CHANNEL: Final = 9
 DEFAULT_TEMPO: Final = 500_000  # microseconds a quarter
-SMPTE_TICKS: Final = 9_600  # a quarter, where a file that counts seconds is put on quarters
+SMPTE_TICKS_PER_QUARTER: Final = (
+    9_600  # a quarter, where a file that counts seconds is put on quarters
+)
 
 REPAIRS: Final = {
     "hanging-note": "a note that nothing ends was ended with its track",
@@ -44,14 +46,14 @@ REPAIRS: Final = {
     "tail": "bytes after the last chunk were passed over",
 }  # every kind of repair that is counted
 
-Timed = tuple[int, Any]  # ticks, and what happens there
+TickEvent = tuple[int, Any]  # ticks, and what happens there
 
 # A note as one whole number: its tick, then velocity, channel, program and pitch in these bits.
 _TICK_BITS: Final = 25
 _VELOCITY_BITS: Final = 18
 _CHANNEL_BITS: Final = 14
 _PROGRAM_BITS: Final = 7
-_LATEST: Final = 2**37  # ticks; what is later is refused before anything is made of it
+_MAX_TICK: Final = 2**37  # ticks; what is later is refused before anything is made of it
 
 
 @dataclass
@@ -61,22 +63,22 @@ class Track:
     name: str = ""
     end: int = 0  # the tick of its last event
     program: tuple[int, int] | None = None  # channel and program of its first program change
-    packed: list[int] = field(default_factory=list)  # its notes, see _TICK_BITS
-    ends: list[int] = field(default_factory=list)  # theirs; -1 while a note sounds
+    packed_notes: list[int] = field(default_factory=list)  # its notes, see _TICK_BITS
+    note_ends: list[int] = field(default_factory=list)  # theirs; -1 while a note sounds
     pedals: list[tuple[int, int, bool]] = field(default_factory=list)  # tick, channel, is down
     texts: list[tuple[int, str]] = field(default_factory=list)
-    meters: list[Timed] = field(default_factory=list)
-    keys: list[Timed] = field(default_factory=list)
-    tempos: list[Timed] = field(default_factory=list)  # microseconds a quarter
+    meters: list[TickEvent] = field(default_factory=list)
+    keys: list[TickEvent] = field(default_factory=list)
+    tempos: list[TickEvent] = field(default_factory=list)  # microseconds a quarter
 
     @cached_property
-    def notes(self) -> Played:
+    def notes(self) -> TickNotes:
         """The notes that last, as arrays."""
-        return Played.of(self.packed, self.ends, self.end)
+        return TickNotes.of(self.packed_notes, self.note_ends, self.end)
 
 
 @dataclass(frozen=True)
-class Played:
+class TickNotes:
     """The notes of a track as arrays of one length, in the order of their onsets."""
 
     onsets: Any
@@ -86,7 +88,7 @@ class Played:
     instruments: Any  # channel * 128 + program
 
     @classmethod
-    def of(cls, packed: list[int], ends: list[int], last: int) -> Played:
+    def of(cls, packed: list[int], ends: list[int], last: int) -> TickNotes:
         """Unpack a walk's notes; what nothing ends lasts to the last tick."""
         found = np.array(packed, dtype=np.int64)
         stops = np.array(ends, dtype=np.int64)
@@ -103,74 +105,74 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ParsedMidi:
     """A whole file: its kind (format 0, 1 or 2), its division, its tracks, what was repaired."""
 
-    kind: int
+    smf_format: int
     ticks_per_quarter: int
     tracks: tuple[Track, ...]
     repairs: Counter[str]
     ticks_per_second: Fraction | None = None  # of a file that counts film frames
 
-    def tunes(self) -> Iterator[Survey]:
+    def split_tunes(self) -> Iterator[ParsedMidi]:
         """Yield the tunes of a file: each track of format 2 is one, any other file is one."""
-        if self.kind != 2:
+        if self.smf_format != 2:
             yield self
             return
         for track in self.tracks:
-            if track.packed:
-                yield Survey(1, self.ticks_per_quarter, (track,), self.repairs,
+            if track.packed_notes:
+                yield ParsedMidi(1, self.ticks_per_quarter, (track,), self.repairs,
                              self.ticks_per_second)  # fmt: skip
 
-    def all_of(self, name: str) -> list[Timed]:
+    def merge_events(self, name: str) -> list[TickEvent]:
         """Return one kind of event of all tracks in order; of two at a tick the last holds."""
         events = [event for track in self.tracks for event in getattr(track, name)]
         events.sort(key=lambda event: event[0])
         return list(dict(events).items())
 
 
-def refused(place: int, fault: str, code: str) -> Refusal:
+def make_refusal(offset: int, fault: str, code: str) -> Refusal:
     """Return the refusal of a file, at a byte."""
-    return Refusal(f"{fault}; the file was left out", place=f"byte {place}", code=code)
+    return Refusal(f"{fault}; the file was left out", place=f"byte {offset}", code=code)
 
 
-def survey(data: bytes) -> Survey:
+def parse_midi(data: bytes) -> ParsedMidi:
     """Walk over every byte of a file. Raises Refusal."""
     if len(data) > MAX_BYTES:
-        raise refused(MAX_BYTES, f"it is larger than {MAX_BYTES:,} bytes", "too-large")
+        raise make_refusal(MAX_BYTES, f"it is larger than {MAX_BYTES:,} bytes", "too-large")
     kind, counted, division, at = _header(data)
     repairs: Counter[str] = Counter()
     tracks: list[Track] = []
     left = MAX_EVENTS
     for start, stop in _chunks(data, at, repairs):
         if len(tracks) == MAX_TRACKS:
-            raise refused(start, f"it has more than {MAX_TRACKS:,} tracks", "too-large")
+            raise make_refusal(start, f"it has more than {MAX_TRACKS:,} tracks", "too-large")
         track = Track()
-        left = _walk(data, start, stop, track, left, repairs)
+        left = _parse_track(data, start, stop, track, left, repairs)
         tracks.append(track)
         if isinstance(division, int):
             _within_limit(stop, track, division)
     repairs["missing-track"] += max(0, counted - len(tracks))
     repairs["extra-track"] += max(0, len(tracks) - counted)
     if isinstance(division, int):
-        return Survey(kind, division, tuple(tracks), repairs)
-    return Survey(kind, SMPTE_TICKS, tuple(tracks), repairs, division)
+        return ParsedMidi(kind, division, tuple(tracks), repairs)
+    return ParsedMidi(kind, SMPTE_TICKS_PER_QUARTER, tuple(tracks), repairs, division)
 
 
 def _header(data: bytes) -> tuple[int, int, int | Fraction, int]:
     """Return format, tracks, ticks a quarter (or a second, a Fraction), and where chunks start."""
     if data[:4] != b"MThd":
-        raise refused(0, "it is no MIDI file: MThd is missing", "format")
+        raise make_refusal(0, "it is no MIDI file: MThd is missing", "format")
     length = int.from_bytes(data[4:8], "big")
     if len(data) < 14 or length < 6 or 8 + length > len(data):
-        raise refused(8, "the header is cut off", "truncated")
+        raise make_refusal(8, "the header is cut off", "truncated")
     kind, counted, division = (int.from_bytes(data[n : n + 2], "big") for n in (8, 10, 12))
     if kind > 2:
-        raise refused(8, f"its format is {kind}; known are 0, 1 and 2", "format")
+        raise make_refusal(8, f"its format is {kind}; known are 0, 1 and 2", "format")
     if division & 0x8000:
         return kind, counted, _ticks_per_second(data), 8 + length
     if division == 0:
-        raise refused(12, "it has 0 ticks a quarter", "damaged")
+        raise make_refusal(12, "it has 0 ticks a quarter", "damaged")
     return kind, counted, division, 8 + length
 
 
@@ -179,7 +181,7 @@ def _ticks_per_second(data: bytes) -> Fraction:
     frames = 256 - data[12]
     if frames not in (24, 25, 29, 30) or data[13] == 0:
         fault = f"it counts {data[13]} ticks in a film frame, {frames} frames a second"
-        raise refused(12, fault, "damaged")
+        raise make_refusal(12, fault, "damaged")
     return (Fraction(30_000, 1_001) if frames == 29 else Fraction(frames)) * data[13]
 
 
@@ -190,7 +192,7 @@ def _chunks(data: bytes, at: int, repairs: Counter[str]) -> Iterator[tuple[int, 
         stop = start + int.from_bytes(data[at + 4 : start], "big")
         if stop > len(data):
             fault = f"a chunk of {stop - start:,} bytes has only {len(data) - start:,}"
-            raise refused(at, fault, "truncated")
+            raise make_refusal(at, fault, "truncated")
         if data[at : at + 4] == b"MTrk":
             yield start, stop
         at = stop
@@ -199,27 +201,27 @@ def _chunks(data: bytes, at: int, repairs: Counter[str]) -> Iterator[tuple[int, 
 
 def _within_limit(place: int, track: Track, ticks_per_quarter: int) -> None:
     if track.end > MAX_QUARTERS * ticks_per_quarter:
-        raise refused(place, f"it lasts over {MAX_QUARTERS:,} quarters", "too-large")
+        raise make_refusal(place, f"it lasts over {MAX_QUARTERS:,} quarters", "too-large")
 
 
-def _walk(
-    data: bytes, start: int, stop: int, track: Track, left: int, repairs: Counter[str]
+def _parse_track(
+    data: bytes, start: int, stop: int, track: Track, events_left: int, repairs: Counter[str]
 ) -> int:
     """Follow the events of a track, and return how many more the file may have."""
-    follower = _Follower(data, track, repairs)
+    follower = _TrackParser(data, track, repairs)
     try:
-        at, left = follower.follow(start, stop, left)
+        at, events_left = follower.parse_events(start, stop, events_left)
     except IndexError:
         at = stop + 1
     if at > stop:
-        raise refused(stop, "an event runs past the end of its track", "truncated")
-    if track.end > _LATEST:
-        raise refused(stop, f"it lasts over {MAX_QUARTERS:,} quarters", "too-large")
+        raise make_refusal(stop, "an event runs past the end of its track", "truncated")
+    if track.end > _MAX_TICK:
+        raise make_refusal(stop, f"it lasts over {MAX_QUARTERS:,} quarters", "too-large")
     follower.finish()
-    return left
+    return events_left
 
 
-class _Follower:
+class _TrackParser:
     """The events of one track, one after the other."""
 
     def __init__(self, data: bytes, track: Track, repairs: Counter[str]) -> None:
@@ -227,21 +229,23 @@ class _Follower:
         self.track = track
         self.repairs = repairs
         self.bases = [channel << _CHANNEL_BITS for channel in range(16)]  # and their programs
-        self.waiting: dict[int, deque[int]] = {}  # further notes of a pitch that sounds
+        self.queued_notes: dict[int, deque[int]] = {}  # further notes of a pitch that sounds
         # A grace note of no ticks is written by some with its end before its start: a stray end,
         # and a note that nothing ends. The next start of its pitch tells the two cases apart.
-        self.strays: dict[int, deque[int]] = {}  # channel and pitch to ticks of ends without notes
-        self.graces: dict[int, int] = {}  # and to the note that starts at that tick
+        self.stray_ends: dict[
+            int, deque[int]
+        ] = {}  # channel and pitch to ticks of ends without notes
+        self.grace_notes: dict[int, int] = {}  # and to the note that starts at that tick
         self.has_end = False
 
-    def follow(self, at: int, stop: int, left: int) -> tuple[int, int]:
+    def parse_events(self, at: int, stop: int, events_left: int) -> tuple[int, int]:
         """Take events until one says that the track ends; return the place, and what is left.
 
         One loop and no calls for notes: it runs once for every event of every file.
         """
-        data, bases, waiting = self.data, self.bases, self.waiting
-        packed, ends = self.track.packed, self.track.ends
-        strays, graces = self.strays, self.graces
+        data, bases, waiting = self.data, self.bases, self.queued_notes
+        packed, ends = self.track.packed_notes, self.track.note_ends
+        strays, graces = self.stray_ends, self.grace_notes
         sounding = [-1] * 2048  # channel and pitch to the note that sounds
         tick = status = 0
         while at < stop:
@@ -252,15 +256,15 @@ class _Follower:
                     delta = (delta & 0x7F) << 7 | data[at]
                     at += 1
                 else:
-                    delta, at = _number(data, at - 1)
+                    delta, at = _parse_variable_length(data, at - 1)
             tick += delta
-            left -= 1
-            if left < 0:
-                raise refused(at, f"it has more than {MAX_EVENTS:,} events", "too-large")
+            events_left -= 1
+            if events_left < 0:
+                raise make_refusal(at, f"it has more than {MAX_EVENTS:,} events", "too-large")
             byte = data[at]
             if byte > 0x7F:
                 if byte > 0xEF:
-                    at = self.long_event(at, tick)
+                    at = self.parse_long_event(at, tick)
                     if self.has_end:
                         break
                     continue
@@ -268,22 +272,22 @@ class _Follower:
                 at += 1
                 byte = data[at]
             if not 0x80 <= status < 0xA0:
-                at = self.other_event(at, status, tick)
+                at = self.parse_channel_event(at, status, tick)
                 continue
             velocity = data[at + 1]
             if (byte | velocity) > 0x7F:
-                raise refused(at, "a data byte is over 127", "damaged")
+                raise make_refusal(at, "a data byte is over 127", "damaged")
             at += 2
             key = (status & 15) << 7 | byte
             if velocity and status > 0x8F:
                 if sounding[key] < 0:
                     sounding[key] = len(packed)
                     if key in strays:
-                        self.note_grace(key, tick, len(packed))
+                        self.record_grace_note(key, tick, len(packed))
                 elif graces and graces.pop(key, -1) == sounding[key]:
                     ends[sounding[key]] = packed[sounding[key]] >> 25
                     sounding[key] = len(packed)
-                    self.note_grace(key, tick, len(packed))
+                    self.record_grace_note(key, tick, len(packed))
                 else:
                     waiting.setdefault(key, deque()).append(len(packed))
                 packed.append(tick << 25 | velocity << 18 | bases[status & 15] | byte)
@@ -293,32 +297,32 @@ class _Follower:
                 self.repairs["stray-off"] += 1
             else:
                 ends[sounding[key]] = tick
-                sounding[key] = self.next_waiting(key) if waiting else -1
+                sounding[key] = self.pop_queued_note(key) if waiting else -1
         self.track.end = tick
-        return at, left
+        return at, events_left
 
-    def note_grace(self, key: int, tick: int, note: int) -> None:
+    def record_grace_note(self, key: int, tick: int, note: int) -> None:
         """Remember a note that starts where an end came before it, one note for every such end."""
-        line = self.strays.get(key)
+        line = self.stray_ends.get(key)
         while line and line[0] < tick:
             line.popleft()
         if line:
             line.popleft()
-            self.graces[key] = note
+            self.grace_notes[key] = note
 
-    def next_waiting(self, key: int) -> int:
+    def pop_queued_note(self, key: int) -> int:
         """Return the note that the next end of a pitch belongs to: the first that started."""
-        line = self.waiting.get(key)
+        line = self.queued_notes.get(key)
         if not line:
             return -1
         self.repairs["overlap"] += 1
         return line.popleft()
 
-    def other_event(self, at: int, status: int, tick: int) -> int:
+    def parse_channel_event(self, at: int, status: int, tick: int) -> int:
         """Take a program, a pedal or what is no matter here; return what follows."""
         first = self.data[at]
         if not status or first > 0x7F:
-            raise refused(at, "a note has no status, or a data byte is over 127", "damaged")
+            raise make_refusal(at, "a note has no status, or a data byte is over 127", "damaged")
         channel = status & 15
         if 0xC0 <= status < 0xE0:
             if status < 0xD0:
@@ -327,35 +331,35 @@ class _Follower:
             return at + 1
         second = self.data[at + 1]
         if second > 0x7F:
-            raise refused(at + 1, "a data byte is over 127", "damaged")
+            raise make_refusal(at + 1, "a data byte is over 127", "damaged")
         if first == 64 and 0xB0 <= status < 0xC0:
             self.track.pedals.append((tick, channel, second >= 64))
         return at + 2
 
-    def long_event(self, at: int, tick: int) -> int:
+    def parse_long_event(self, at: int, tick: int) -> int:
         """Take an event that says its length; return what follows."""
-        kind, start, length = _long_event(self.data, at)
+        kind, start, length = _parse_event_length(self.data, at)
         if kind == 0x2F:
             self.has_end = True
         elif kind:
             payload = self.data[start : start + length]
-            if (odd := _meta(self.track, tick, kind, payload)) is not None:
+            if (odd := _store_meta_event(self.track, tick, kind, payload)) is not None:
                 self.repairs[odd] += 1
         return start + length
 
     def finish(self) -> None:
         """Count what the track left open."""
         track = self.track
-        for note in self.graces.values():
-            if track.ends[note] < 0:
-                track.ends[note] = track.packed[note] >> _TICK_BITS
-        starts = map(rshift, track.packed, repeat(_TICK_BITS))
-        self.repairs["hanging-note"] += track.ends.count(-1)
-        self.repairs["zero-length"] += sum(map(eq, starts, track.ends))
+        for note in self.grace_notes.values():
+            if track.note_ends[note] < 0:
+                track.note_ends[note] = track.packed_notes[note] >> _TICK_BITS
+        starts = map(rshift, track.packed_notes, repeat(_TICK_BITS))
+        self.repairs["hanging-note"] += track.note_ends.count(-1)
+        self.repairs["zero-length"] += sum(map(eq, starts, track.note_ends))
         self.repairs["no-track-end"] += not self.has_end
 
 
-def _number(data: bytes, at: int) -> tuple[int, int]:
+def _parse_variable_length(data: bytes, at: int) -> tuple[int, int]:
     """Read a number of one to four bytes, and where it stops."""
     value = 0
     for place in range(at, at + 4):
@@ -363,27 +367,27 @@ def _number(data: bytes, at: int) -> tuple[int, int]:
         value = value << 7 | byte & 0x7F
         if byte < 0x80:
             return value, place + 1
-    raise refused(at, "a number has more than four bytes", "damaged")
+    raise make_refusal(at, "a number has more than four bytes", "damaged")
 
 
-def _long_event(data: bytes, at: int) -> tuple[int, int, int]:
+def _parse_event_length(data: bytes, at: int) -> tuple[int, int, int]:
     """Read the kind (0 for system messages), place and length of an event that says its length."""
     if data[at] == 0xFF:
-        length, start = _number(data, at + 2)
+        length, start = _parse_variable_length(data, at + 2)
         return data[at + 1], start, length
     if data[at] in (0xF0, 0xF7):
-        length, start = _number(data, at + 1)
+        length, start = _parse_variable_length(data, at + 1)
         return 0, start, length
-    raise refused(at, f"an event has the status {data[at]}", "damaged")
+    raise make_refusal(at, f"an event has the status {data[at]}", "damaged")
 
 
-def _meta(track: Track, tick: int, kind: int, payload: bytes) -> str | None:
+def _store_meta_event(track: Track, tick: int, kind: int, payload: bytes) -> str | None:
     """Keep what a meta event says; return the kind of repair where that is impossible."""
     match kind, len(payload):
         case (0x01, _):
-            track.texts.append((tick, _decoded(payload)))
+            track.texts.append((tick, _decode_text(payload)))
         case (0x03, _):
-            track.name = track.name or _decoded(payload)
+            track.name = track.name or _decode_text(payload)
         case (0x51, 3):
             if not any(payload):
                 return "odd-tempo"
@@ -400,7 +404,7 @@ def _meta(track: Track, tick: int, kind: int, payload: bytes) -> str | None:
     return None
 
 
-def _decoded(payload: bytes) -> str:
+def _decode_text(payload: bytes) -> str:
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError:

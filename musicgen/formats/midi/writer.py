@@ -20,10 +20,10 @@ from musicgen.formats.midi.bar_key_inference import (
     MAX_BARS,
     MAX_STEPS,
     NO_KEY,
-    OWN,
-    bar_lines,
+    TEXT_PREFIX,
+    format_bar_lengths,
     has_pickup,
-    lengths_text,
+    infer_bar_lines,
 )
 from musicgen.formats.midi.parser import DRUM_CHANNEL, MAX_QUARTERS, key_of_signature
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Part, Score
@@ -36,7 +36,7 @@ TICKS_PER_QUARTER: Final = 480
 TICKS_PER_STEP: Final = TICKS_PER_QUARTER // STEPS_PER_QUARTER
 NOTE_OFF: Final = 0x80
 NOTE_ON: Final = 0x90
-META: Final = 0xF0  # from here on a status holds for one message
+FIRST_SYSTEM_STATUS: Final = 0xF0  # from here on a status holds for one message
 _CHANNELS: Final = tuple(channel for channel in range(16) if channel != DRUM_CHANNEL)
 
 
@@ -48,7 +48,7 @@ def render(score: Score, *, text_events: Sequence[str] = ()) -> bytes:
     played = score.unfolded()
     if played.end > MAX_STEPS:
         raise InvalidValue(f"the tune lasts over {MAX_QUARTERS:,} quarters; write a part of it")
-    tracks = [_conductor(played, text_events)]
+    tracks = [_build_conductor_track(played, text_events)]
     for index, channel in enumerate(_channels(played.parts)):
         tracks.append(_part_track(played, index, channel))
     header = struct.pack(">hhh", 1, len(tracks), TICKS_PER_QUARTER)
@@ -69,31 +69,31 @@ def to_pretty_midi(score: Score) -> PrettyMIDI:
 # Writing
 
 
-def _conductor(score: Score, texts: Sequence[str]) -> bytes:
+def _build_conductor_track(score: Score, texts: Sequence[str]) -> bytes:
     """Build the first track: title, texts and marks."""
-    own = [*_texts_of(score), *texts]
+    own = [*_iter_own_texts(score), *texts]
     start = [_name(score.title), *(_text(text) for text in own)]
-    events = [(0, _spelt(message)) for message in start if message is not None]
+    events = [(0, _to_bytes(message)) for message in start if message is not None]
     for mark in score.marks:
-        events += [(mark.onset, _spelt(message)) for message in _mark_messages(mark)]
+        events += [(mark.onset, _to_bytes(message)) for message in _mark_messages(mark)]
     return _track(events, score.end)
 
 
 def _part_track(score: Score, index: int, channel: int) -> bytes:
     part = score.parts[index]
     first = [_name(part.name), Message("program_change", channel=channel, program=part.program)]
-    events = [(0, _spelt(message)) for message in first if message is not None]
+    events = [(0, _to_bytes(message)) for message in first if message is not None]
     kinds = NOTE_OFF | channel, NOTE_ON | channel
-    for onset, is_on, pitch, velocity in sorted(_switches(score.notes, index)):
+    for onset, is_on, pitch, velocity in sorted(_iter_note_switches(score.notes, index)):
         events.append((onset, bytes((kinds[is_on], pitch, velocity))))
     return _track(events, score.end)
 
 
-def _spelt(message: Any) -> bytes:
+def _to_bytes(message: Any) -> bytes:
     return bytes(message.bytes())
 
 
-def _switches(notes: Iterable[Note], part: int) -> Iterator[tuple[int, bool, int, int]]:
+def _iter_note_switches(notes: Iterable[Note], part: int) -> Iterator[tuple[int, bool, int, int]]:
     """Yield (step, on or off, pitch, velocity); a sounding pitch that starts again ends first."""
     mine = sorted((n for n in notes if n.part == part), key=lambda n: (n.pitch, n.onset, -n.end))
     for _, same in groupby(mine, key=lambda n: n.pitch):
@@ -109,16 +109,16 @@ def _track(events: Iterable[tuple[int, bytes]], end: int) -> bytes:
     data, now, running = bytearray(), 0, -1
     for onset, message in events:
         status = message[0]
-        data += _ticks((onset - now) * TICKS_PER_STEP)
+        data += _encode_ticks((onset - now) * TICKS_PER_STEP)
         data += message[1:] if status == running else message
-        now, running = onset, status if status < META else -1
-    data += _ticks((max(end, now) - now) * TICKS_PER_STEP)
-    data += _spelt(MetaMessage("end_of_track"))
+        now, running = onset, status if status < FIRST_SYSTEM_STATUS else -1
+    data += _encode_ticks((max(end, now) - now) * TICKS_PER_STEP)
+    data += _to_bytes(MetaMessage("end_of_track"))
     return bytes(data)
 
 
 @lru_cache(maxsize=4096)
-def _ticks(count: int) -> bytes:
+def _encode_ticks(count: int) -> bytes:
     """Spell a number of ticks in sevens of bits, the highest first."""
     found = [count & 0x7F]
     while count := count >> 7:
@@ -150,33 +150,33 @@ def _as_latin1(text: str) -> str:
     return text.encode("utf-8", "replace").decode("latin-1")
 
 
-def _texts_of(score: Score) -> Iterator[str]:
+def _iter_own_texts(score: Score) -> Iterator[str]:
     if score.rhythm:
-        yield f"{OWN}rhythm {score.rhythm}"
+        yield f"{TEXT_PREFIX}rhythm {score.rhythm}"
     lines = [mark.onset for mark in score.of("bar")]
     meters = [(mark.onset, mark.value) for mark in score.of("meter")]
     end = max((note.end for note in score.notes), default=0)
-    as_found = lines == bar_lines(end, meters) and not has_pickup(meters)
+    as_found = lines == infer_bar_lines(end, meters) and not has_pickup(meters)
     if not as_found and len(lines) <= MAX_BARS:
-        yield f"{OWN}bars {lengths_text(lines)}".rstrip()
+        yield f"{TEXT_PREFIX}bars {format_bar_lengths(lines)}".rstrip()
     if not any(True for _ in score.of("key")):
-        yield f"{OWN}key {NO_KEY}"
+        yield f"{TEXT_PREFIX}key {NO_KEY}"
 
 
 def _mark_messages(mark: Mark) -> Iterator[MetaMessage]:
     match mark.kind:
         case "tempo":
-            yield MetaMessage("set_tempo", tempo=_tempo(mark.value))
+            yield MetaMessage("set_tempo", tempo=_to_microseconds(mark.value))
         case "meter":
             beats, unit = mark.value.beats, mark.value.unit
             yield MetaMessage("time_signature", numerator=beats, denominator=unit)
         case "key":
             yield from _key_messages(mark.value)
         case "chord":
-            yield _text(f"{OWN}chord {mark.value}")
+            yield _text(f"{TEXT_PREFIX}chord {mark.value}")
 
 
-def _tempo(qpm: float) -> int:
+def _to_microseconds(qpm: float) -> int:
     microseconds = bpm2tempo(qpm) if qpm > 0 else 0
     if not 1 <= microseconds < 2**24:
         raise InvalidValue(f"tempo {qpm:g} is outside of 3.6 to 60,000,000 quarters a minute")
@@ -190,4 +190,4 @@ def _key_messages(key: Key) -> Iterator[MetaMessage]:
     name = name_on_fifths(written.fifths + 3) + "m" if is_minor else name_on_fifths(written.fifths)
     yield MetaMessage("key_signature", key=name)
     if key != key_of_signature(written.fifths, is_minor=is_minor):
-        yield _text(f"{OWN}key {key}")
+        yield _text(f"{TEXT_PREFIX}key {key}")

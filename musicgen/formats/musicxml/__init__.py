@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from musicgen.formats.musicxml.reader import MAX_XML_BYTES, parse, parse_humdrum, remarks
+from musicgen.formats.musicxml.reader import MAX_XML_BYTES, parse, parse_humdrum, read_remarks
 from musicgen.music.score import Score
 
-__all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "remarks", "render"]
+__all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "read_remarks", "render"]
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:

@@ -8,7 +8,7 @@ REMARK: Final = "musicgen"  # names the miscellaneous fields that hold remarks
 RHYTHM: Final = "rhythm"
 
 # The kinds of harmony, by the qualities of theory.CHORD_QUALITIES.
-KINDS: Final = {
+HARMONY_KINDS: Final = {
     "": "major", "m": "minor", "7": "dominant", "m7": "minor-seventh", "maj7": "major-seventh",
     "dim": "diminished", "aug": "augmented", "sus4": "suspended-fourth",
     "sus2": "suspended-second", "6": "major-sixth", "m6": "minor-sixth", "9": "dominant-ninth",
@@ -16,11 +16,11 @@ KINDS: Final = {
 }  # fmt: skip
 NO_CHORD: Final = "none"
 
-TYPES: Final = {
+NOTE_TYPES: Final = {
     0: "breve", 1: "whole", 2: "half", 4: "quarter", 8: "eighth", 16: "16th", 32: "32nd",
     64: "64th", 128: "128th",
 }  # fmt: skip
 ACCIDENTALS: Final = {-2: "flat-flat", -1: "flat", 0: "natural", 1: "sharp", 2: "double-sharp"}
 
 # A note's loudness is told in hundredths of this velocity.
-FORTE: Final = 90
+FORTE_VELOCITY: Final = 90

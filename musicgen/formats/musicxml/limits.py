@@ -56,20 +56,20 @@ def check_musicxml(data: bytes) -> None:
     What is not well-formed is left to the reader. It reads the encoding that the file names, and
     where that fails, UTF-8.
     """
-    if _is_checked(data):
+    if _is_well_formed(data):
         return
     with contextlib.suppress(UnicodeError):
-        _is_checked(data.decode("utf-8"))
+        _is_well_formed(data.decode("utf-8"))
 
 
-def _is_checked(data: bytes | str) -> bool:
+def _is_well_formed(data: bytes | str) -> bool:
     """Tell whether XML is well-formed, all of it within bounds. Raises Refusal."""
     parser = expat.ParserCreate()
-    walk = _Walk(parser)
+    walk = _BoundsChecker(parser)
     parser.StartElementHandler = walk.start
     parser.EndElementHandler = walk.end
     parser.CharacterDataHandler = walk.text
-    parser.EntityDeclHandler = walk.declare
+    parser.EntityDeclHandler = walk.refuse_entity
     parser.buffer_text = True
     try:
         parser.Parse(data, True)
@@ -81,21 +81,21 @@ def _is_checked(data: bytes | str) -> bool:
     return True
 
 
-class _Walk:
+class _BoundsChecker:
     """The element that a parser is in, and its text so far."""
 
     def __init__(self, parser: Any) -> None:
         self.parser = parser
-        self.checked = ""  # the element under way, where its text is a number
-        self.parts: list[str] = []
+        self.number_element = ""  # the element under way, where its text is a number
+        self.text_parts: list[str] = []
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        if self.checked:
+        if self.number_element:
             raise InvalidValue(
-                f"{self.checked} holds the element {shorten(name)!r}: write only a number in it"
+                f"{self.number_element} holds the element {shorten(name)!r}: write only a number in it"
             )
-        self.checked = name if name in _TEXTS else ""
-        self.parts = []
+        self.number_element = name if name in _CHECKED_ELEMENTS else ""
+        self.text_parts = []
         if name == "sound" and "tempo" in attributes:
             _check_tempo(attributes["tempo"])
         elif name == "ending":
@@ -104,19 +104,19 @@ class _Walk:
             parse_integer(attributes["times"], "times", 0, 1_000)
 
     def text(self, data: str) -> None:
-        if self.checked:
-            self.parts.append(data)
+        if self.number_element:
+            self.text_parts.append(data)
 
-    def declare(self, name: str, *_: object) -> None:
+    def refuse_entity(self, name: str, *_: object) -> None:
         raise InvalidValue(f"entity {shorten(name)!r} is declared: write the text itself")
 
     def end(self, name: str) -> None:
-        if self.checked == name:
-            _check_text(name, "".join(self.parts).strip())
-        self.checked = ""
+        if self.number_element == name:
+            _check_text(name, "".join(self.text_parts).strip())
+        self.number_element = ""
 
 
-_TEXTS: Final = frozenset({*_INTEGERS, *_DECIMALS, "beats", "per-minute"})
+_CHECKED_ELEMENTS: Final = frozenset({*_INTEGERS, *_DECIMALS, "beats", "per-minute"})
 
 
 def _check_text(name: str, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
-from musicgen.formats.musicxml.constants import KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.constants import HARMONY_KINDS, REMARK, RHYTHM
 from musicgen.formats.musicxml.limits import check_humdrum, check_musicxml
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
@@ -26,47 +26,47 @@ from musicgen.music.score import (
     Score,
 )
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
-from musicgen.notation.clefs import DRUMS_BY_PLACE, Drum
-from musicgen.notation.xml_text import unescaped
+from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
+from musicgen.notation.xml_text import unescape_xml
 
 MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
 _REMARKS: Final = re.compile(
     rf'<miscellaneous-field name="{REMARK}">([^<>]*)</miscellaneous-field>'.encode()
 )
-_QUALITIES: Final = {kind: quality for quality, kind in KINDS.items()} | {
+_QUALITIES: Final = {kind: quality for quality, kind in HARMONY_KINDS.items()} | {
     "dominant-seventh": "7", "half-diminished-seventh": "m7b5",
 }  # fmt: skip  # which are music21's own names
 _CONTAINER: Final = "META-INF/"
-Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
+Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
-def parse(data: bytes, source: str = "") -> Read:
+def parse(data: bytes, source: str = "") -> Reading:
     """Read MusicXML, plain or packed (.mxl); what cannot be read is refused, never raised."""
     try:
-        text = _unpacked(data) if data[:2] == b"PK" else data
+        text = _unpack(data) if data[:2] == b"PK" else data
         check_musicxml(text)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     return _parse(text, "musicxml", source)
 
 
-def parse_humdrum(data: bytes, source: str = "") -> Read:
+def parse_humdrum(data: bytes, source: str = "") -> Reading:
     """Read a Humdrum **kern file."""
     text = data.decode("utf-8", "replace")
     try:
         check_humdrum(text)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     return _parse(text, "humdrum", source)
 
 
-def remarks(data: bytes) -> tuple[str, ...]:
+def read_remarks(data: bytes) -> tuple[str, ...]:
     """Return the remarks that `render` was given. Raises Refusal for what cannot be unpacked."""
-    text = _unpacked(data) if data[:2] == b"PK" else data
-    return tuple(unescaped(found.decode("utf-8", "replace")) for found in _REMARKS.findall(text))
+    text = _unpack(data) if data[:2] == b"PK" else data
+    return tuple(unescape_xml(found.decode("utf-8", "replace")) for found in _REMARKS.findall(text))
 
 
-def _parse(data: bytes | str, form: str, source: str) -> Read:
+def _parse(data: bytes | str, form: str, source: str) -> Reading:
     from music21 import converter  # 0.9 s
 
     try:
@@ -75,7 +75,7 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
             stream = converter.parseData(data, format=form)
             score = _score(stream, PurePath(source).stem)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     except InvalidValue as fault:
         message = f"{fault}; the file was left out"
         return (), (Refusal(message, source=source, code="damaged"),)
@@ -87,7 +87,7 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
     return (score,), ()
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpack(data: bytes) -> bytes:
     """Return the score of a packed file: the first that is no part of the container."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -113,11 +113,11 @@ def _score(stream: Any, name: str) -> Score:
         notes += _notes(part, index, is_drums=parts[-1].is_drums)
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
-    title, rhythm = _words(stream.metadata)
+    title, rhythm = _title_and_rhythm(stream.metadata)
     return Score(notes, tuple(_marks(stream, streams[0])), tuple(parts), title or name, rhythm)
 
 
-def _words(metadata: Any) -> tuple[str, str]:
+def _title_and_rhythm(metadata: Any) -> tuple[str, str]:
     """Return the title, and the rhythm where our own writer has told it."""
     if metadata is None:
         return "", ""
@@ -159,14 +159,14 @@ def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
 def _pitch(note: Any, *, is_drums: bool) -> int | None:
     """Return the pitch; for a place of the drums the one that General MIDI gives to the drum."""
     if "Unpitched" not in note.classes:
-        return _sounding(note.pitch)
+        return _to_midi_pitch(note.pitch)
     if not is_drums:
         return None
     place = SpelledPitch(note.displayStep, 0, note.displayOctave)
-    return DRUMS_BY_PLACE.get(Drum(place, note.notehead))
+    return PITCH_BY_DRUM_SYMBOL.get(DrumSymbol(place, note.notehead))
 
 
-def _sounding(pitch: Any) -> int:
+def _to_midi_pitch(pitch: Any) -> int:
     """Return the MIDI note number, microtones to the nearest, halves upward.
 
     Raises Refusal outside of 0..127, where music21's own `midi` moves the octave.
@@ -198,11 +198,11 @@ def _marks(stream: Any, part: Any) -> Iterator[Mark]:
     for element in part.flatten():
         yield from _mark(element)
     for element in stream.flatten().getElementsByClass("Harmony"):
-        if figure := _figure(element):
+        if figure := _chord_symbol_text(element):
             yield Mark(_steps(element.offset), "chord", figure)
 
 
-def _figure(element: Any) -> str:
+def _chord_symbol_text(element: Any) -> str:
     """Return a chord symbol as we write it, else as music21 does."""
     quality = _QUALITIES.get(getattr(element, "chordKind", None) or "")
     if quality is None or not element.root():

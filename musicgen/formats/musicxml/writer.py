@@ -9,34 +9,34 @@ from typing import Final
 from musicgen.errors import InvalidValue
 from musicgen.formats.musicxml.constants import (
     ACCIDENTALS,
-    FORTE,
-    KINDS,
+    FORTE_VELOCITY,
+    HARMONY_KINDS,
     NO_CHORD,
+    NOTE_TYPES,
     REMARK,
     RHYTHM,
-    TYPES,
 )
-from musicgen.music.durations import counted
+from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.notation.clefs import Clef
 from musicgen.notation.engraving import (
-    Head,
     Layer,
     Measure,
+    NoteHead,
     Sheet,
     Staff,
     Symbol,
-    sheet,
-    written_key,
+    build_sheet,
+    to_writable_key,
 )
-from musicgen.notation.note_values import VALUES
-from musicgen.notation.xml_text import escaped
+from musicgen.notation.note_values import NOTE_VALUES
+from musicgen.notation.xml_text import escape_xml
 
 MAX_REMARK: Final = 8192
 _DRUM_CHANNEL: Final = 10
 _BAR_STYLES: Final = {"double": "light-light", "final": "light-heavy"}
-_HEAD: Final = """<?xml version="1.0" encoding="UTF-8"?>
+_DOCUMENT_START: Final = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" \
 "http://www.musicxml.org/dtds/partwise.dtd">
 <score-partwise version="4.0">"""
@@ -44,7 +44,7 @@ _HEAD: Final = """<?xml version="1.0" encoding="UTF-8"?>
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
     """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
-    page = sheet(score)
+    page = build_sheet(score)
     velocities = score.columns[3].tolist()
     lines = chain(
         _identification(page, remarks),
@@ -53,18 +53,18 @@ def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
         ["</part-list>"],
         *(_part(page, number, velocities) for number in range(len(page.staves))),
     )
-    return "\n".join([_HEAD, *lines, "</score-partwise>", ""]).encode("utf-8")
+    return "\n".join([_DOCUMENT_START, *lines, "</score-partwise>", ""]).encode("utf-8")
 
 
 def _identification(page: Sheet, remarks: Sequence[str]) -> Iterator[str]:
-    yield f"<work><work-title>{escaped(page.title)}</work-title></work>"
+    yield f"<work><work-title>{escape_xml(page.title)}</work-title></work>"
     yield "<identification><encoding><software>musicgen</software></encoding><miscellaneous>"
     if page.rhythm:
-        yield _field(RHYTHM, escaped(page.rhythm))
+        yield _field(RHYTHM, escape_xml(page.rhythm))
     for remark in remarks:
         if not remark.isprintable() or len(remark) > MAX_REMARK:
             raise InvalidValue(f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK}")
-        yield _field(REMARK, escaped(remark, MAX_REMARK))
+        yield _field(REMARK, escape_xml(remark, MAX_REMARK))
     yield "</miscellaneous></identification>"
 
 
@@ -74,7 +74,7 @@ def _field(name: str, text: str) -> str:
 
 def _score_part(number: int, staff: Staff) -> Iterator[str]:
     part, one = staff.part, f"P{number}-I1"
-    yield f'<score-part id="P{number}"><part-name>{escaped(part.name)}</part-name>'
+    yield f'<score-part id="P{number}"><part-name>{escape_xml(part.name)}</part-name>'
     yield f'<score-instrument id="{one}"><instrument-name/></score-instrument>'
     channel = _DRUM_CHANNEL if part.is_drums else _channel(number)
     yield f'<midi-instrument id="{one}"><midi-channel>{channel}</midi-channel>'
@@ -94,7 +94,7 @@ def _part(page: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
         yield from _left(measure)
         yield _attributes(index, measure, page.staves[number].clef)
         if number == 0:
-            yield from (_above(mark, measure) for mark in measure.marks)
+            yield from (_harmony_or_tempo(mark, measure) for mark in measure.marks)
         yield from _inner_keys(measure)
         for place, layer in enumerate(measure.staves[number]):
             if place:
@@ -113,22 +113,25 @@ def _measure_start(index: int, measure: Measure) -> str:
 
 
 def _left(measure: Measure) -> Iterator[str]:
-    if not (measure.repeats or measure.opens):
+    if not (measure.has_repeat_start or measure.starting_passes):
         return
-    yield '<barline location="left">' + "<bar-style>heavy-light</bar-style>" * measure.repeats
-    yield _ending(measure.opens, "start") if measure.opens else ""
-    yield '<repeat direction="forward"/>' * measure.repeats + "</barline>"
+    yield (
+        '<barline location="left">'
+        + "<bar-style>heavy-light</bar-style>" * measure.has_repeat_start
+    )
+    yield _ending(measure.starting_passes, "start") if measure.starting_passes else ""
+    yield '<repeat direction="forward"/>' * measure.has_repeat_start + "</barline>"
 
 
 def _right(measure: Measure) -> Iterator[str]:
-    style = "light-heavy" if measure.plays else _BAR_STYLES.get(measure.line)
-    if style is None and not measure.closes:
+    style = "light-heavy" if measure.repeat_plays else _BAR_STYLES.get(measure.bar_line_style)
+    if style is None and not measure.stopping_passes:
         return
     yield '<barline location="right">' + (f"<bar-style>{style}</bar-style>" if style else "")
-    if measure.closes:
-        yield _ending(measure.closes, "stop" if measure.plays else "discontinue")
-    if measure.plays:
-        times = f' times="{measure.plays}"' if measure.plays > 2 else ""
+    if measure.stopping_passes:
+        yield _ending(measure.stopping_passes, "stop" if measure.repeat_plays else "discontinue")
+    if measure.repeat_plays:
+        times = f' times="{measure.repeat_plays}"' if measure.repeat_plays > 2 else ""
         yield f'<repeat direction="backward"{times}/>'
     yield "</barline>"
 
@@ -172,14 +175,14 @@ def _inner_keys(measure: Measure) -> Iterator[str]:
         if mark.kind == "key":
             steps = mark.onset - measure.bar.start
             yield f"<forward><duration>{steps}</duration></forward>"
-            yield f"<attributes>{_key(written_key(mark.value))}</attributes>"
+            yield f"<attributes>{_key(to_writable_key(mark.value))}</attributes>"
             yield f"<backup><duration>{steps}</duration></backup>"
 
 
 # What stands above
 
 
-def _above(mark: Mark, measure: Measure) -> str:
+def _harmony_or_tempo(mark: Mark, measure: Measure) -> str:
     offset = f"<offset>{mark.onset - measure.bar.start}</offset>"
     if mark.kind == "chord":
         return _harmony(ChordSymbol.parse(mark.value), offset)
@@ -192,12 +195,12 @@ def _harmony(chord: ChordSymbol | None, offset: str) -> str:
     if chord is None:
         root = '<root><root-step text="">C</root-step></root>'
         return f'<harmony>{root}<kind text="N.C.">{NO_CHORD}</kind>{offset}</harmony>'
-    kind = f'<kind text="{chord.quality}">{KINDS[chord.quality]}</kind>'
-    bass = "" if chord.bass is None else _degree("bass", chord.bass)
-    return f"<harmony>{_degree('root', chord.root)}{kind}{bass}{offset}</harmony>"
+    kind = f'<kind text="{chord.quality}">{HARMONY_KINDS[chord.quality]}</kind>'
+    bass = "" if chord.bass is None else _root_or_bass("bass", chord.bass)
+    return f"<harmony>{_root_or_bass('root', chord.root)}{kind}{bass}{offset}</harmony>"
 
 
-def _degree(name: str, pitch_class: int) -> str:
+def _root_or_bass(name: str, pitch_class: int) -> str:
     """Write a root or a bass by the name that ChordSymbol gives it."""
     tonic = Key.of(pitch_class, "major").tonic
     alter = tonic.count("#") - tonic.count("b")
@@ -206,10 +209,10 @@ def _degree(name: str, pitch_class: int) -> str:
 
 
 def _tempo(qpm: float, meter: Meter, offset: str) -> str:
-    steps, pace = counted(qpm, meter)
-    beat = VALUES[steps]
+    steps, pace = choose_tempo_beat(qpm, meter)
+    beat = NOTE_VALUES[steps]
     shown = pace if pace.denominator == 1 else repr(qpm)
-    unit = f"<beat-unit>{TYPES[beat.denominator]}</beat-unit>" + "<beat-unit-dot/>" * beat.dots
+    unit = f"<beat-unit>{NOTE_TYPES[beat.denominator]}</beat-unit>" + "<beat-unit-dot/>" * beat.dots
     metronome = f"<metronome>{unit}<per-minute>{shown}</per-minute></metronome>"
     kind = f"<direction-type>{metronome}</direction-type>"
     return f'<direction placement="above">{kind}{offset}<sound tempo="{qpm!r}"/></direction>'
@@ -225,12 +228,12 @@ def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
             yield _rest(symbol, layer.voice)
         for place, head in enumerate(symbol.heads):
             shown = "" if place else beam
-            yield _note(symbol, head, layer.voice, velocities[head.note], place > 0, shown)
+            yield _note(symbol, head, layer.voice, velocities[head.note_index], place > 0, shown)
 
 
 def _rest(symbol: Symbol, voice: int) -> str:
     hidden = "" if symbol.is_shown else ' print-object="no"'
-    if symbol.is_whole:
+    if symbol.is_measure_rest:
         what, written = '<rest measure="yes"/>', ""
     else:
         what, written = "<rest/>", _value(symbol)
@@ -238,10 +241,18 @@ def _rest(symbol: Symbol, voice: int) -> str:
     return f"<note{hidden}>{what}{length}{written}{_notations(symbol, '')}</note>"
 
 
-def _note(symbol: Symbol, head: Head, voice: int, velocity: int, in_chord: bool, beam: str) -> str:
-    loud = "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE:.2f}"'
-    ends = ["stop"] * (head.symbol > 0) + ["start"] * head.is_tied
-    sign = f"<accidental>{ACCIDENTALS[head.sign]}</accidental>" if head.sign is not None else ""
+def _note(
+    symbol: Symbol, head: NoteHead, voice: int, velocity: int, in_chord: bool, beam: str
+) -> str:
+    loud = (
+        "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE_VELOCITY:.2f}"'
+    )
+    ends = ["stop"] * (head.symbol_index > 0) + ["start"] * head.is_tied
+    sign = (
+        f"<accidental>{ACCIDENTALS[head.accidental]}</accidental>"
+        if head.accidental is not None
+        else ""
+    )
     shape = "" if head.shape == "normal" else f"<notehead>{head.shape}</notehead>"
     return (
         f"<note{loud}>{'<chord/>' * in_chord}{_pitch(head)}"
@@ -253,8 +264,8 @@ def _note(symbol: Symbol, head: Head, voice: int, velocity: int, in_chord: bool,
     )
 
 
-def _pitch(head: Head) -> str:
-    place = head.place
+def _pitch(head: NoteHead) -> str:
+    place = head.staff_position
     if head.is_drum:
         where = f"<display-step>{place.letter}</display-step>"
         where += f"<display-octave>{place.octave}</display-octave>"
@@ -270,13 +281,13 @@ def _value(symbol: Symbol, sign: str = "") -> str:
     if tuplet is not None:
         within = f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
         within = f"<time-modification>{within}</time-modification>"
-    name, dots = TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
+    name, dots = NOTE_TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
     return f"<type>{name}</type>{dots}{sign}{within}"
 
 
 def _notations(symbol: Symbol, ties: str, *, in_chord: bool = False) -> str:
-    opens = '<tuplet type="start"/>' * (symbol.opens and not in_chord)
-    closes = '<tuplet type="stop"/>' * (symbol.closes and not in_chord)
+    opens = '<tuplet type="start"/>' * (symbol.opens_tuplet and not in_chord)
+    closes = '<tuplet type="stop"/>' * (symbol.closes_tuplet and not in_chord)
     found = ties + opens + closes
     return f"<notations>{found}</notations>" if found else ""
 
