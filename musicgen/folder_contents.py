@@ -148,8 +148,15 @@ def _find_foreign_in_step(path: Path) -> Path | None:
     if _is_link(path) or not path.is_dir() or not _STEP.fullmatch(path.name):
         return path
     hashes = _read_hashes(path)
-    return _find_first(path, lambda file: _none_if_known(file, _is_file(file) and file.name in _STEP_FILE_CHECKS and (
-        _STEP_FILE_CHECKS[file.name](file) or _is_intact(file, hashes))))  # fmt: skip
+    return _find_first(
+        path,
+        lambda file: _none_if_known(
+            file,
+            _is_file(file)
+            and file.name in _STEP_FILE_CHECKS
+            and (_STEP_FILE_CHECKS[file.name](file) or _is_intact(file, hashes)),
+        ),
+    )
 
 
 def _find_foreign_in_heard(path: Path) -> Path | None:

@@ -102,7 +102,8 @@ class Tune:
     def __repr__(self) -> str:
         """Say in one line what it is and how to come by it."""
         made = self.recipe.model
-        place = f"{made.name[:_MAX_TITLE_LENGTH]} {made.version}, seed {self.seed}, number {self.number + 1}"
+        model = f"{made.name[:_MAX_TITLE_LENGTH]} {made.version}"
+        place = f"{model}, seed {self.seed}, number {self.number + 1}"
         return escape_unprintable(f"<Tune {self.summary}; {place}>")
 
     def _repr_html_(self) -> str:

@@ -31,8 +31,16 @@ def held(bits: float) -> HeldOutScore:
 def at(step: int, bits: float | None = None, **changes: Any) -> Progress:
     """Return what update number `step` says: half a second for 2,000 tokens."""
     plain = Progress(
-        step=step, tokens=TOKENS * step, planned_tokens=TOKENS * STEPS, epoch=TOKENS * step / EPOCH,
-        loss=1.5, gradient_norm=0.25, clipped_share=0.125, learning_rate=0.003, tokens_per_second=2 * TOKENS,
-        memory_bytes=640 * 2**20, held_out_score=None if bits is None else held(bits),
-    )  # fmt: skip
+        step=step,
+        tokens=TOKENS * step,
+        planned_tokens=TOKENS * STEPS,
+        epoch=TOKENS * step / EPOCH,
+        loss=1.5,
+        gradient_norm=0.25,
+        clipped_share=0.125,
+        learning_rate=0.003,
+        tokens_per_second=2 * TOKENS,
+        memory_bytes=640 * 2**20,
+        held_out_score=None if bits is None else held(bits),
+    )
     return replace(plain, **changes)

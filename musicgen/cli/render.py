@@ -103,7 +103,8 @@ def render(
     names = ", ".join(map(str, outs))
     tell(
         escape_unprintable(
-            f"{names}: {_format_title(score)}; {_format_size(score)}, {format_duration(duration(score))}"
+            f"{names}: {_format_title(score)}; {_format_size(score)},"
+            f" {format_duration(duration(score))}"
         )
     )
 

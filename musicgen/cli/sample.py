@@ -143,8 +143,16 @@ def _format_table(
     for files, one in zip(names, chosen, strict=True):
         tune, row = tunes[one.index], figures[one.index].figures
         values = [f"{row[name]:.3f}" if name in row else "" for name in COLUMNS]
-        words = (files[0].name, str(one.index + 1), str(tune.seed), tune.score.title, *values,
-                 f"{one.cost:.3f}", f"{one.similarity:.3f}", _explain_choice(one, len(tunes)))  # fmt: skip
+        words = (
+            files[0].name,
+            str(one.index + 1),
+            str(tune.seed),
+            tune.score.title,
+            *values,
+            f"{one.cost:.3f}",
+            f"{one.similarity:.3f}",
+            _explain_choice(one, len(tunes)),
+        )
         yield "\t".join(map(escape_unprintable, words))
 
 

@@ -57,8 +57,11 @@ def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbos
     is_here = _is_loopback(found.getsockname()[0])
     hosts = (*HERE, address.removeprefix("http://").rpartition(":")[0].lower())
     if not is_here:
-        click.echo(f"warning: {escape_unprintable(host)} is open to others: whoever can reach this machine"
-                   " can use it, and read the tunes in the folder", err=True)  # fmt: skip
+        click.echo(
+            f"warning: {escape_unprintable(host)} is open to others: whoever can reach this machine"
+            " can use it, and read the tunes in the folder",
+            err=True,
+        )
     app = create_app(folder, hosts=hosts, allow_ip_hosts=not is_here)
 
     def ready() -> None:

@@ -164,7 +164,8 @@ class ProgressState:
     def _format_memory(self, progress: Progress) -> str:
         if self.resident_memory is None:
             return format_bytes(progress.memory_bytes)
-        return f"{format_bytes(progress.memory_bytes)} on the GPU, {format_bytes(self.resident_memory())} here"
+        on_gpu = format_bytes(progress.memory_bytes)
+        return f"{on_gpu} on the GPU, {format_bytes(self.resident_memory())} here"
 
 
 def format_best_score(bits: float, epoch: float) -> str:
@@ -279,7 +280,8 @@ def print_plan(run: TrainingRun, console: Console) -> None:
     shape, settings = found.model, found.training
     grown = f"{settings.first_bptt} to " if 0 < settings.first_bptt < settings.bptt else ""
     console.print(
-        f"{format_count(len(dataset.train), 'tune')} ({format_count(tokens, 'token')}) to learn from,"
+        f"{format_count(len(dataset.train), 'tune')} ({format_count(tokens, 'token')}) to learn"
+        f" from,"
         f" {len(dataset.valid):,} to stop by, {len(dataset.test):,} kept for a test"
     )
     for line in found.lines:

@@ -73,8 +73,19 @@ def lock_run_folder(folder: Path, *, exists: bool, force: bool = False) -> Itera
 
 
 # What decides no number of a run; all else must be as it was.
-RESULT_NEUTRAL_OPTIONS: Final = ("sources", "name", "resume", "force", "score_test", "config", "save_config",
-                 "no_heard", "tensorboard", "quiet", "verbose")  # fmt: skip
+RESULT_NEUTRAL_OPTIONS: Final = (
+    "sources",
+    "name",
+    "resume",
+    "force",
+    "score_test",
+    "config",
+    "save_config",
+    "no_heard",
+    "tensorboard",
+    "quiet",
+    "verbose",
+)
 
 _MAX_LISTED_RUNS: Final = 12
 

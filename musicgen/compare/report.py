@@ -109,13 +109,17 @@ class ReportText:
         names = ", ".join(result.name for result in order)
         yield f"From the fewest bits a {self.unit} to the most: {names}."
         yield self.compare_with_reason(
-            large, small, f"It sees {LARGE_WINDOW} ids instead of {SMALL_WINDOW}, with weights for each place:"
-            " what it has learnt of a place it must learn again for the next."
-        )  # fmt: skip
+            large,
+            small,
+            f"It sees {LARGE_WINDOW} ids instead of {SMALL_WINDOW}, with weights for each place:"
+            " what it has learnt of a place it must learn again for the next.",
+        )
         yield self.compare_with_reason(
-            "bag", small, f"It knows everything that has come, and the window only {SMALL_WINDOW} ids,"
-            " but not what has just come: a bag has lost the order."
-        )  # fmt: skip
+            "bag",
+            small,
+            f"It knows everything that has come, and the window only {SMALL_WINDOW} ids,"
+            " but not what has just come: a bag has lost the order.",
+        )
         yield self.describe_ngram_orders()
         yield self.compare_with_reason(
             "rnn", large, "One matrix serves all places, and its state may keep what a window drops"
@@ -274,7 +278,8 @@ def summarise_half_lives(half_lives: HalfLives) -> str:
     told = f"half of the units forget half within {middle:.2g} {unit}; the longest takes"
     told += f" {longest:.2g} {unit}" if math.isfinite(longest) else " longer than any tune"
     if in_bars:
-        told += f"; {100 * float(np.mean(values > LONG_HALF_LIFE_BARS)):.0f} % take more than {LONG_HALF_LIFE_BARS}"
+        share = 100 * float(np.mean(values > LONG_HALF_LIFE_BARS))
+        told += f"; {share:.0f} % take more than {LONG_HALF_LIFE_BARS}"
     return told
 
 
@@ -411,7 +416,8 @@ def _render_bits(score: HeldOutScore | None) -> str:
     if score is None:
         return "none"
     low, high = confidence_interval(score)
-    return f"{format_bits(score.bits_per_note)} <small>[{format_bits(low, 2)}, {format_bits(high, 2)}]</small>"
+    bounds = f"[{format_bits(low, 2)}, {format_bits(high, 2)}]"
+    return f"{format_bits(score.bits_per_note)} <small>{bounds}</small>"
 
 
 def _render_figures(comparison: Comparison, text: ReportText) -> Iterator[str]:

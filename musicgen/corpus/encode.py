@@ -136,7 +136,8 @@ def _describe_bar_length(bar: Bar) -> str:
     if not over:
         return f"is full, and no pickup's partner in {bar.meter}"
     much = "too much" if over > 0 else "too little"
-    return f"holds {_format_whole_notes(bar.steps)} in a meter of {bar.meter}: {_format_whole_notes(abs(over))} {much}"
+    length, difference = _format_whole_notes(bar.steps), _format_whole_notes(abs(over))
+    return f"holds {length} in a meter of {bar.meter}: {difference} {much}"
 
 
 def _format_whole_notes(steps: int) -> str:

@@ -221,7 +221,8 @@ def find_files(
         return _find_in_card(_load_card(path), suffixes, progress)
     if not _is_readable(path, suffixes):
         raise InvalidValue(
-            f"{path}: only {', '.join((*suffixes, *ARCHIVE_SUFFIXES))}, folders of them and corpus cards"
+            f"{path}: only {', '.join((*suffixes, *ARCHIVE_SUFFIXES))}, folders of them and"
+            f" corpus cards"
             " (.toml) are read"
         )
     return SourceFiles((TuneFile(path, escape_unprintable(path.name), named=True),))
@@ -295,10 +296,11 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
     for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
         here = Path(root)
         odd = [
-            n
-            for n in folders
-            if os.path.islink(here / n) or _is_readable(Path(n), READABLE_SUFFIXES)
-        ]  # noqa: PTH114 - Path.is_symlink fails where a name is too long
+            name
+            for name in folders
+            if os.path.islink(here / name)  # noqa: PTH114 - False where it may not be asked
+            or _is_readable(Path(name), READABLE_SUFFIXES)
+        ]
         lying += [here / name for name in (*names, *odd)]
     return lying, closed
 

@@ -200,7 +200,8 @@ def check_engravable(score: Score) -> None:
     fullest = np.bincount(np.searchsorted(edges, chords, side="right")).max(initial=0)
     if fullest > MAX_CHORDS_PER_BAR:
         raise InvalidValue(
-            f"a bar has {fullest:,} notes and chords, and {MAX_CHORDS_PER_BAR:,} are engraved at most;"
+            f"a bar has {fullest:,} notes and chords, and {MAX_CHORDS_PER_BAR:,} are engraved at"
+            f" most;"
             f" {_OTHER_OUTPUTS_HINT}"
         )
 

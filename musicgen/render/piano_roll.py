@@ -200,7 +200,8 @@ def _draw_keys(roll: _Layout, row: Row) -> Iterator[str]:
             )
         elif _has_label(roll, pitch):
             name = f"{'C D EF G A B'[pitch % 12]}{pitch // 12 - 1}"
-            yield f'<text x="{_LEFT - 5}" y="{top + _PIXELS_PER_PITCH}" text-anchor="end">{name}</text>'
+            bottom = top + _PIXELS_PER_PITCH
+            yield f'<text x="{_LEFT - 5}" y="{bottom}" text-anchor="end">{name}</text>'
     yield (
         f'<rect class="edge" x="{_LEFT}" y="{row.top:g}" width="{right - _LEFT:.1f}"'
         f' height="{roll.height}"/>'

@@ -93,7 +93,8 @@ class GenerationState:
             )
         elif chosen not in legal:
             raise InvalidValue(
-                f"bar {self.walk.form.bars_written}: {MEASURES.events[chosen]} is kept there, and what"
+                f"bar {self.walk.form.bars_written}: {MEASURES.events[chosen]} is kept there,"
+                f" and what"
                 " is asked for leaves it out; ask for less, or keep fewer bars"
             )
         elif len(legal) > 1:

@@ -180,7 +180,8 @@ def _find_kept_bars(
     beyond = [last for _, last in keep.bars if last > source_tune.bar_count]
     if beyond:
         raise InvalidValue(
-            f"keep {beyond[0]}: the tune has {source_tune.bar_count} bars as they are written; keep some"
+            f"keep {beyond[0]}: the tune has {source_tune.bar_count} bars as they are written;"
+            f" keep some"
             " of them"
         )
     asked = {
@@ -251,8 +252,8 @@ def _collect_notes_by_bar(
     for number, id_ in enumerate(ids):
         if id_ not in walk.legal_ids():
             raise InvalidValue(
-                f"the kept tune: {MEASURES.events[id_]} has no place in bar {walk.form.bars_written};"
-                " the recipe was changed or damaged"
+                f"the kept tune: {MEASURES.events[id_]} has no place in bar"
+                f" {walk.form.bars_written}; the recipe was changed or damaged"
             )
         line.follow(walk, id_)
         walk.take(id_)

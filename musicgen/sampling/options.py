@@ -137,13 +137,14 @@ class SamplingOptions:
             return
         if not 1 <= self.min_bars <= DEFAULT_MAX_BARS:
             raise InvalidValue(
-                f"min-bars {self.min_bars}: ask for 1 to {DEFAULT_MAX_BARS}, the most that a tune has"
+                f"min-bars {self.min_bars}: ask for 1 to {DEFAULT_MAX_BARS}, the most that a"
+                f" tune has"
                 " whose number of bars is free"
             )
         if self.heard_bars is not None:
             raise InvalidValue(
-                f"min-bars {self.min_bars}: the tune has {self.heard_bars} bars, by --bars or --form;"
-                " leave one of them out"
+                f"min-bars {self.min_bars}: the tune has {self.heard_bars} bars, by --bars or"
+                " --form; leave one of them out"
             )
 
     @property

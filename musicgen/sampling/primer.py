@@ -131,7 +131,8 @@ def _check_size(score: Score, meter: Meter, name: str) -> None:
     """Refuse what is far too long before anything is made of it."""
     if len(score.notes) > MAX_PRIMER_NOTES:
         raise InvalidValue(
-            f"{name}: it has {len(score.notes):,} notes; a primer has at most {MAX_PRIMER_NOTES:,}, so"
+            f"{name}: it has {len(score.notes):,} notes; a primer has at most"
+            f" {MAX_PRIMER_NOTES:,}, so"
             " cut it"
         )
     if score.notes and not any(score.of("repeat_end")):

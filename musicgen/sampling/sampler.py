@@ -113,8 +113,17 @@ class Sampler:
             *copies,
             *start.forced_sources,
         ]  # copies look at every id
-        draft = GenerationState(self.engine, MeasuresGrammar(rules), self.engine.start(), noise, options.filters,
-                      self._kind_counts, scripts, self._make_copy_filter(options), header_cache=course.header_cache)  # fmt: skip
+        draft = GenerationState(
+            self.engine,
+            MeasuresGrammar(rules),
+            self.engine.start(),
+            noise,
+            options.filters,
+            self._kind_counts,
+            scripts,
+            self._make_copy_filter(options),
+            header_cache=course.header_cache,
+        )
         while draft.walk.header_events_read < len(HEADER_KINDS):
             draft.step()
         if options.range is not None or options.end != "any":
@@ -261,9 +270,15 @@ class Sampler:
         }
         if far != set(modes):
             return far
-        keys = [options.key] if options.key else [
-            Key(tonic, str(_get_event_value(id_))) for id_ in modes for tonic in self._get_tonic_counts(_get_event_value(id_))
-        ]  # fmt: skip
+        keys = (
+            [options.key]
+            if options.key
+            else [
+                Key(tonic, str(_get_event_value(id_)))
+                for id_ in modes
+                for tonic in self._get_tonic_counts(_get_event_value(id_))
+            ]
+        )
         every = replace(options, range=None)
         zeros = [Setting(key.tonic).tonic_pitch - MEASURES.id("pitch", 0) for key in keys]
         pitches = sorted(

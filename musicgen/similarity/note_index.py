@@ -300,8 +300,12 @@ class NoteIndex:
 
     def to_bytes(self) -> bytes:
         """Write all of it as bytes."""
-        columns = {name: np.asarray(getattr(self, name)).astype(_get_column_dtype(name, len(self.table)))
-                   .tobytes() for name in _COLUMNS}  # fmt: skip
+        columns = {
+            name: np.asarray(getattr(self, name))
+            .astype(_get_column_dtype(name, len(self.table)))
+            .tobytes()
+            for name in _COLUMNS
+        }
         parts = columns | {name: getattr(self, name).encode() for name in _TEXTS}
         sizes = json.dumps({name: len(data) for name, data in parts.items()}).encode()
         body = b"\n".join([sizes, b"".join(parts.values())])

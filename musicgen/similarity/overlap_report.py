@@ -50,7 +50,8 @@ class SharedRun:
     their_bars: tuple[int, int]  # in the training tune
 
     def __str__(self) -> str:
-        return f"{_format_notes(self.notes)}, {_format_bars(self.bars)}: {self.label}, {_format_bars(self.their_bars)}"
+        here = f"{_format_notes(self.notes)}, {_format_bars(self.bars)}"
+        return f"{here}: {self.label}, {_format_bars(self.their_bars)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON's own types."""
@@ -106,7 +107,8 @@ class Receipt:
             what = "there are no notes to compare" if not self.notes else "nothing is shared"
             return f"{what} with the training tunes"
         told = [
-            f"the longest run shared with a training tune is {best.notes} of {_format_notes(self.notes)},"
+            f"the longest run shared with a training tune is {best.notes} of"
+            f" {_format_notes(self.notes)},"
             f" {_format_bars(best.bars)}, from {best.label}, {_format_bars(best.their_bars)}"
             + _format_comparison("longer", self.longer_than),
             f"{self.share:.0%} of the {RUN_NOTES}-note runs are copied"

@@ -130,9 +130,11 @@ class Rules:
     def meter_ids(self) -> tuple[int, ...]:
         """The ids of the meters whose bars can be filled, and that have the pickup asked for."""
         return tuple(
-            i for i in self.ids_of_kind("meter")
-            if self.fillable[_bar_steps(i)] and (not self.pickup or self.pickup_lengths(_bar_steps(i)))
-        )  # fmt: skip
+            i
+            for i in self.ids_of_kind("meter")
+            if self.fillable[_bar_steps(i)]
+            and (not self.pickup or self.pickup_lengths(_bar_steps(i)))
+        )
 
     @property
     def possible_pickups(self) -> tuple[int, ...]:

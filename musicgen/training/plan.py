@@ -285,7 +285,8 @@ def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
     elif not dataset.test:
         lines.append(
             f"{count} tunes: {len(dataset.valid)} are held out to stop by; there is no test part,"
-            f" for with fewer than {MIN_GROUPS_FOR_TEST} different tunes its score would say nothing"
+            f" for with fewer than {MIN_GROUPS_FOR_TEST} different tunes its score would say"
+            f" nothing"
         )
     if plan.origin:
         lines.append(

@@ -233,8 +233,13 @@ def create_app(
         lifespan=lifespan, responses=ERROR_RESPONSES,
     )  # fmt: skip
     app.state.playground = place
-    app.add_middleware(RequestGuard, limits=place.limits, upload_budget=place.worker_pool.upload_budget, hosts=hosts,
-                       allow_ip_hosts=allow_ip_hosts)  # fmt: skip
+    app.add_middleware(
+        RequestGuard,
+        limits=place.limits,
+        upload_budget=place.worker_pool.upload_budget,
+        hosts=hosts,
+        allow_ip_hosts=allow_ip_hosts,
+    )
     app.add_exception_handler(Exception, _handle_unexpected_error)
     for kind in (MusicgenError, HTTPException):
         app.add_exception_handler(kind, _handle_error)
@@ -321,9 +326,13 @@ def _add_jobs(app: FastAPI, playground: Playground) -> None:
 
 def _job_to_json(playground: Playground, job: Job) -> dict[str, Any]:
     return {
-        "state": job.state, "ahead": playground.worker_pool.queue.count_ahead(job), "bars": job.bars, "of": job.total_bars,
-        "tune": job.tune, "error": playground.format_error(str(job.fault)) if job.fault else None,
-    }  # fmt: skip
+        "state": job.state,
+        "ahead": playground.worker_pool.queue.count_ahead(job),
+        "bars": job.bars,
+        "of": job.total_bars,
+        "tune": job.tune,
+        "error": playground.format_error(str(job.fault)) if job.fault else None,
+    }
 
 
 async def _stream_job_events(playground: Playground, job: Job) -> AsyncIterator[str]:

@@ -82,10 +82,15 @@ class RequestHandlers:
     def answer(self, request: dict[str, Any], payload: bytes) -> WorkerAnswer:
         """Do what a request names. Raises MusicgenError."""
         todo: dict[str, Callable[..., WorkerAnswer]] = {
-            "warm": self.warm, "sample": self.sample, "tweak": self.tweak,
-            "recall": self.restore_tune, "file": self.render_file, "differences": self.compare_tunes,
-            "describe": self.describe_files, "heard": self.sample_preview,
-        }  # fmt: skip
+            "warm": self.warm,
+            "sample": self.sample,
+            "tweak": self.tweak,
+            "recall": self.restore_tune,
+            "file": self.render_file,
+            "differences": self.compare_tunes,
+            "describe": self.describe_files,
+            "heard": self.sample_preview,
+        }
         return todo[request.pop("do")](payload, **request)
 
     def warm(self, _: bytes, model: str) -> WorkerAnswer:

@@ -46,8 +46,10 @@ def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
     """Return the job of a near variant. Raises Refused, InvalidValue."""
     if tune_request.primer is not None:
         raise HttpError(400, "primer: it belongs to a sample; leave it out of a tweak")
-    wishes = {name: getattr(_DEFAULT_OPTIONS, name) if value is None else value
-              for name, value in get_requested_options(tune_request, include_nulls=True).items()}  # fmt: skip
+    wishes = {
+        name: getattr(_DEFAULT_OPTIONS, name) if value is None else value
+        for name, value in get_requested_options(tune_request, include_nulls=True).items()
+    }
     SamplingOptions.parse(**wishes)
     if tune_request.keep is not None:
         parse_bars(tune_request.keep)
@@ -88,8 +90,10 @@ def decode_primer(upload: PrimerUpload) -> tuple[bytes, str]:
     if suffix not in _PRIMER_SUFFIXES:
         suffix = ".mid" if data.startswith(b"MThd") else suffix[:12]
     if suffix not in _PRIMER_SUFFIXES:
-        raise InvalidValue(f"primer: a file called {upload.name[:60]!r} cannot be read here; send one"
-                           " of .abc, .mid")  # fmt: skip
+        raise InvalidValue(
+            f"primer: a file called {upload.name[:60]!r} cannot be read here; send one"
+            " of .abc, .mid"
+        )
     return data, suffix
 
 

@@ -132,12 +132,21 @@ class Server(uvicorn.Server):
         kind = type("Connection", (Connection,), {"limits": limits})
         super().__init__(
             uvicorn.Config(
-                _IgnoreCancelled(app), http=kind, ws="none", loop="asyncio", lifespan="on", log_config=None,
-                access_log=False, log_level="error", server_header=False,
-                h11_max_incomplete_event_size=MAX_HEADERS, timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=round(GRACE) + 1, proxy_headers=False,
+                _IgnoreCancelled(app),
+                http=kind,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                log_level="error",
+                server_header=False,
+                h11_max_incomplete_event_size=MAX_HEADERS,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=round(GRACE) + 1,
+                proxy_headers=False,
             )
-        )  # fmt: skip
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""

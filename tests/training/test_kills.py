@@ -113,8 +113,9 @@ def check_visible(run: Path) -> int:
         for path in checkpoint.list_numbered_folders(run / "progress")
     ]
     loads += [
-        (path, checkpoint.load_one) for path in checkpoint.list_numbered_folders(run / "best")
-    ]  # type: ignore[misc]
+        (path, checkpoint.load_one)  # type: ignore[misc]
+        for path in checkpoint.list_numbered_folders(run / "best")
+    ]
     seen = 0
     for path, read in loads:
         try:

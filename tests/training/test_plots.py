@@ -59,9 +59,12 @@ EVERY: dict[str, Callable[[str], Picture]] = {
     ),
 }
 EMPTY = {
-    "loss_curves": plot_loss_curves([]), "fading": plot_gradient_decay({}), "half_lives": plot_half_lives([]),
-    "norms": plot_gradient_norms({}), "bars": plot_bars([]),
-}  # fmt: skip
+    "loss_curves": plot_loss_curves([]),
+    "fading": plot_gradient_decay({}),
+    "half_lives": plot_half_lives([]),
+    "norms": plot_gradient_norms({}),
+    "bars": plot_bars([]),
+}
 
 
 def drawn(picture: Picture) -> list[Axes]:

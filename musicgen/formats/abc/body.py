@@ -143,12 +143,23 @@ class VoiceReader:
         self._tied_pitches: dict[int, int] = {}  # pitch: index
         self._overlaid_ties: tuple[dict[int, int], dict[int, int]] = {}, {}
         self._token_handlers: dict[str | None, Callable[[str], None]] = {
-            "note": self._note, "rest": self._rest, "bar": self._bar, "tie": self._tie,
-            "broken": self._read_broken_rhythm, "tuplet": self._open_tuplet, "ending": self._open_ending,
-            "field": self._inline_field, "opening": self._open_chord, "closing": self._close_chord,
-            "text": self._text, "grace": self._grace, "measures": self._read_measure_rests,
-            "overlay": self._read_overlay, "accidental": self._refuse_accidental, None: _ignore_token,
-        }  # fmt: skip
+            "note": self._note,
+            "rest": self._rest,
+            "bar": self._bar,
+            "tie": self._tie,
+            "broken": self._read_broken_rhythm,
+            "tuplet": self._open_tuplet,
+            "ending": self._open_ending,
+            "field": self._inline_field,
+            "opening": self._open_chord,
+            "closing": self._close_chord,
+            "text": self._text,
+            "grace": self._grace,
+            "measures": self._read_measure_rests,
+            "overlay": self._read_overlay,
+            "accidental": self._refuse_accidental,
+            None: _ignore_token,
+        }
         self._change_key(settings.key)
         self._change_meters(settings.meters)
         self._change_tempo(settings.tempo)

@@ -133,7 +133,8 @@ def choose_grid(onsets: Any, ticks_per_quarter: int) -> Grid:
 def _no_bars(count: int, made: float, gathered: float) -> str:
     return (
         f"its {count:,} onsets keep to no bars: {made:.0%} are note values, and they gather at the"
-        f" beat by {gathered:.2f} (a score: 1.00; at least {_MIN_CONCENTRATION:.2f} is asked); it was left out;"
+        f" beat by {gathered:.2f} (a score: 1.00; at least {_MIN_CONCENTRATION:.2f} is asked);"
+        f" it was left out;"
         " read it with --codec performance"
     )
 

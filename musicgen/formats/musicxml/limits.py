@@ -92,7 +92,8 @@ class _BoundsChecker:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if self.number_element:
             raise InvalidValue(
-                f"{self.number_element} holds the element {shorten(name)!r}: write only a number in it"
+                f"{self.number_element} holds the element {shorten(name)!r}: write only a number"
+                f" in it"
             )
         self.number_element = name if name in _CHECKED_ELEMENTS else ""
         self.text_parts = []
