@@ -44,7 +44,7 @@ def public_functions(path: Path) -> Iterator[tuple[str, Function]]:
                     yield f"{node.name}.{method.name}", method
 
 
-def annotations(function: Function) -> Iterator[ast.expr]:
+def annotations_of(function: Function) -> Iterator[ast.expr]:
     arguments = function.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     yield from (one.annotation for one in every if one.annotation is not None)
@@ -66,7 +66,7 @@ def raised_errors(function: Function) -> set[str]:
 def faults_of(function: Function) -> Iterator[str]:
     """Yield what a docstring leaves out."""
     text = ast.get_docstring(function) or ""
-    if any(ARRAY.search(ast.unparse(annotation)) for annotation in annotations(function)):
+    if any(ARRAY.search(ast.unparse(annotation)) for annotation in annotations_of(function)):
         if not SHAPE.search(text):
             yield "no shape of an array, such as (lane, window)"
         if not DTYPE.search(text):
@@ -75,7 +75,7 @@ def faults_of(function: Function) -> Iterator[str]:
     for name in sorted(raised_errors(function)):
         if not raises or not re.search(rf"\b{name}\b", listed):
             yield f"no {name} under Raises"
-    for annotation in annotations(function):
+    for annotation in annotations_of(function):
         if isinstance(annotation, ast.Name) and annotation.id == "Any":
             yield "a bare Any: name the array or the JSON value"
 
