@@ -108,16 +108,16 @@ class Tune:
 
     def _repr_html_(self) -> str:
         """Show score and player in a notebook; of a codec without bars, a player alone."""
-        from musicgen.render import html_page, notebook  # slow to import
+        from musicgen.render import html_page  # slow to import
 
         if self.text is not None:
-            return notebook.quote_text(self.text)
+            return html_page.quote_text(self.text)
         if self.codec != MeasuresCodec.name:
-            return notebook.embed_sound(self.summary, self.score)
+            return html_page.embed_sound(self.summary, self.score)
         whole = html_page.render_page(
             self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
-        return notebook.frame_page(self.score.title, whole)
+        return html_page.frame_page(self.score.title, whole)
 
     @property
     def summary(self) -> str:
