@@ -15,11 +15,18 @@ from playwright.sync_api import Browser, Page
 
 from musicgen import formats
 from musicgen.music.score import Part, Score
-from musicgen.render.html_page import render_page as page_of
+from musicgen.render.html_page import render_page as render_page
 from musicgen.render.timeline import bar_timeline, timeline
 from musicgen.render.tune_json import score_to_json
 from musicgen.tune import Tune, load
-from tests.browser import Reader, chromium, opened, reader, serious, until
+from tests.browser import (
+    CheckedPage,
+    launch_chromium,
+    open_page,
+    new_page,
+    find_serious_violations,
+    wait_until,
+)
 from tests.related_tunes import indexed
 
 JIG: Final = """X:1
@@ -61,14 +68,14 @@ PROGRAMS: Final = (0, 12, 16, 21, 24, 32, 40, 52, 56, 71, 73, 105, 109)  # one o
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
+    with launch_chromium() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def desk(browser: Browser) -> Iterator[Reader]:
+def checked_page(browser: Browser) -> Iterator[CheckedPage]:
     """Where most tests read, one after another."""
-    with reader(browser) as found:
+    with new_page(browser) as found:
         yield found
 
 
@@ -80,7 +87,7 @@ def jig() -> Score:
 @pytest.fixture(scope="module")
 def jig_file(jig: Score, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "jig.html"
-    file.write_text(page_of(jig), encoding="utf-8")
+    file.write_text(render_page(jig), encoding="utf-8")
     return file
 
 
@@ -92,7 +99,7 @@ def tune() -> Tune:
 @pytest.fixture(scope="module")
 def tune_file(tune: Tune, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "tune.html"
-    text = page_of(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
+    text = render_page(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -101,43 +108,43 @@ def button(page: Page, name: str) -> Any:
     return page.get_by_role("button", name=name, exact=True)
 
 
-def slide(page: Page, name: str, value: float) -> None:
+def set_slider(page: Page, name: str, value: float) -> None:
     page.get_by_role("slider", name=name).fill(str(value))
 
 
-def logged(page: Page, name: str) -> Any:
+def read_log(page: Page, name: str) -> Any:
     return page.evaluate("name => globalThis.log[name]", name)
 
 
-def test_it_plays_to_the_end_and_lights_the_notes_in_order(
-    desk: Reader, jig: Score, jig_file: Path
+def test_playback_highlights_notes_in_order(
+    checked_page: CheckedPage, jig: Score, jig_file: Path
 ) -> None:
-    with desk.reads(jig_file) as page:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
-        slide(page, "Tempo", 200)
+        set_slider(page, "Tempo", 200)
         button(page, "Play").click()
-        until(page, "musicgen.player.audio?.state === 'running'")
+        wait_until(page, "musicgen.player.audio?.state === 'running'")
         page.wait_for_selector(".tune-score .sounding")
         page.wait_for_selector(".tune-roll .sounding")
         page.wait_for_selector(".bar-cover.playing")
-        until(page, "log.ended === 1")
+        wait_until(page, "log.ended === 1")
         sounds = timeline(jig)
-        assert logged(page, "lit") == [sound.note for sound in sounds]
-        assert logged(page, "bars") == [bar for _, _, bar in bar_timeline(jig)]
-        assert logged(page, "states") == ["playing", "stopped"]
+        assert read_log(page, "lit") == [sound.note for sound in sounds]
+        assert read_log(page, "bars") == [bar for _, _, bar in bar_timeline(jig)]
+        assert read_log(page, "states") == ["playing", "stopped"]
         assert page.locator(".sounding, .playing").count() == 0
         button(page, "Play").wait_for()
 
 
-def test_sounds_are_planned_at_the_times_of_the_timeline(
-    desk: Reader, jig: Score, jig_file: Path
+def test_sounds_are_scheduled_at_the_times_of_the_timeline(
+    checked_page: CheckedPage, jig: Score, jig_file: Path
 ) -> None:
-    with desk.reads(jig_file) as page:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
         button(page, "Play").click()
-        until(page, "log.sounds.length >= 9")
+        wait_until(page, "log.sounds.length >= 9")
         button(page, "Pause").click()
-        planned, wanted = logged(page, "sounds"), timeline(jig)
+        planned, wanted = read_log(page, "sounds"), timeline(jig)
     first = planned[0]["time"]
     for told, sound in zip(planned, wanted, strict=False):
         assert told["time"] - first == pytest.approx(sound.start, abs=1e-3)
@@ -146,16 +153,16 @@ def test_sounds_are_planned_at_the_times_of_the_timeline(
 
 
 def test_the_tempo_changes_the_speed_and_not_the_pitch(
-    desk: Reader, jig: Score, jig_file: Path
+    checked_page: CheckedPage, jig: Score, jig_file: Path
 ) -> None:
-    with desk.reads(jig_file) as page:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
-        slide(page, "Tempo", 50)
+        set_slider(page, "Tempo", 50)
         button(page, "Play").click()
-        until(page, "log.sounds.length >= 4")
-        slide(page, "Tempo", 200)
-        until(page, "log.sounds.filter(({ tempo }) => tempo === 2).length >= 8")
-        planned = logged(page, "sounds")
+        wait_until(page, "log.sounds.length >= 4")
+        set_slider(page, "Tempo", 200)
+        wait_until(page, "log.sounds.filter(({ tempo }) => tempo === 2).length >= 8")
+        planned = read_log(page, "sounds")
     wanted = [sound.start for sound in timeline(jig)][: len(planned)]
     gaps = np.diff([told["time"] for told in planned]) / np.diff(wanted)
     tempos = np.array([told["tempo"] for told in planned])
@@ -169,46 +176,44 @@ def test_the_tempo_changes_the_speed_and_not_the_pitch(
     assert [told["frequency"] for told in planned] == pytest.approx(frequencies)
 
 
-def test_a_loop_stays_in_its_bars_and_keeps_time(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_loop_repeats_its_bars_in_time(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
-        slide(page, "Tempo", 200)
+        set_slider(page, "Tempo", 200)
         page.get_by_role("spinbutton", name="First bar of the loop").fill("3")
         page.get_by_role("spinbutton", name="Last bar of the loop").fill("4")
         page.keyboard.press("Tab")
         assert page.locator(".bar-cover.looped").count() == 2
         button(page, "Play").click()
-        until(page, "log.bars.length >= 5")
+        wait_until(page, "log.bars.length >= 5")
         button(page, "Pause").click()
-        planned = logged(page, "sounds")
-        assert logged(page, "bars")[:5] == [3, 4, 3, 4, 3]
+        planned = read_log(page, "sounds")
+        assert read_log(page, "bars")[:5] == [3, 4, 3, 4, 3]
         assert {told["bar"] for told in planned} == {3, 4}
     starts = [told["time"] for told in planned]
     places = [told["pathTime"] for told in planned]
     assert np.diff(starts) == pytest.approx(np.diff(places) / 2, abs=1e-3)
 
 
-def test_two_endings_are_looped_without_what_lies_between(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_loop_over_two_endings(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         course = page.evaluate(
             "() => { musicgen.toolbar.setLoop([2, 3]); musicgen.player.loop(new Set([2, 3]));"
             " return musicgen.player.isLooping; }"
         )
         assert course
         page.evaluate(LOG)
-        slide(page, "Tempo", 200)
+        set_slider(page, "Tempo", 200)
         button(page, "Play").click()
-        until(page, "log.bars.length >= 3")
-        assert logged(page, "bars")[:3] == [2, 3, 2]
+        wait_until(page, "log.bars.length >= 3")
+        assert read_log(page, "bars")[:3] == [2, 3, 2]
 
 
-def test_a_click_plays_from_a_bar_and_a_click_with_shift_loops(
-    desk: Reader, jig_file: Path
-) -> None:
-    with desk.reads(jig_file) as page:
+def test_click_plays_and_shift_click_loops(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
         page.get_by_role("button", name="Bar 4").click(position={"x": 4, "y": 4})
-        until(page, "log.bars[0] === 4")
+        wait_until(page, "log.bars[0] === 4")
         page.get_by_role("button", name="Bar 5").click(
             modifiers=["Shift"], position={"x": 4, "y": 4}
         )
@@ -223,38 +228,38 @@ def test_a_click_plays_from_a_bar_and_a_click_with_shift_loops(
         assert page.locator(".bar-cover.looped").count() == 3
 
 
-def test_it_stops_cleanly_and_goes_on_where_it_stood(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_pause_and_resume(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
         button(page, "Play").click()
-        until(page, "log.bars.length >= 2")
+        wait_until(page, "log.bars.length >= 2")
         button(page, "Pause").click()
         assert page.locator(".sounding").count() == 0
         stood = page.evaluate("musicgen.player.position")
-        count = len(logged(page, "sounds"))
+        count = len(read_log(page, "sounds"))
         page.evaluate("() => new Promise((done) => setTimeout(done, 200))")
-        assert len(logged(page, "sounds")) == count
+        assert len(read_log(page, "sounds")) == count
         assert page.evaluate("musicgen.player.position") == stood > 0
         button(page, "Play").click()
-        until(page, "log.sounds.length > given", count)
-        assert logged(page, "sounds")[count]["pathTime"] >= stood - 1e-3
+        wait_until(page, "log.sounds.length > given", count)
+        assert read_log(page, "sounds")[count]["pathTime"] >= stood - 1e-3
 
 
-def test_the_count_in_comes_before_the_first_sound(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_count_in_precedes_the_first_sound(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         page.evaluate(LOG)
         page.get_by_role("checkbox", name="Count-in").check()
         page.evaluate("globalThis.tune = JSON.parse(document.getElementById('tune').textContent)")
         button(page, "Play").click()
-        until(page, "log.sounds.length")
+        wait_until(page, "log.sounds.length")
         started = page.evaluate("log.sounds[0].time - musicgen.player.audio.currentTime")
         told = page.evaluate("tune.count_in.beats * tune.count_in.seconds")
         assert told == pytest.approx(4 * 0.3)
         assert 0 < started < 0.2  # it was planned when the clicks were over, or nearly
 
 
-def test_everything_is_done_by_keys(desk: Reader, tune_file: Path) -> None:
-    with desk.reads(tune_file) as page:
+def test_keyboard_controls_everything(checked_page: CheckedPage, tune_file: Path) -> None:
+    with checked_page.open(tune_file) as page:
         page.evaluate(LOG)
         page.keyboard.press("Tab")
         assert (
@@ -263,10 +268,10 @@ def test_everything_is_done_by_keys(desk: Reader, tune_file: Path) -> None:
         )
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
-        until(page, "musicgen.player.state === 'playing'")
+        wait_until(page, "musicgen.player.state === 'playing'")
         assert page.get_by_role("status").inner_text() == "Playing"
         page.keyboard.press("Space")
-        until(page, "musicgen.player.state === 'paused'")
+        wait_until(page, "musicgen.player.state === 'paused'")
         page.keyboard.press("]")
         assert page.evaluate("musicgen.player.tempo") == pytest.approx(1.05)
         page.keyboard.press("s")
@@ -288,8 +293,8 @@ def test_everything_is_done_by_keys(desk: Reader, tune_file: Path) -> None:
         assert page.evaluate("document.activeElement.getBoundingClientRect().top") >= below - 1
 
 
-def test_keys_can_be_switched_off(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_shortcuts_can_be_disabled(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         page.get_by_text("Keyboard shortcuts", exact=True).click()
         page.get_by_role("checkbox", name="Shortcuts work anywhere").uncheck()
         page.locator("h1").click()
@@ -297,8 +302,10 @@ def test_keys_can_be_switched_off(desk: Reader, jig_file: Path) -> None:
         assert not page.evaluate("musicgen.player.isLooping")
 
 
-def test_the_files_have_the_right_bytes(desk: Reader, tune: Tune, tune_file: Path) -> None:
-    with desk.reads(tune_file) as page:
+def test_downloads_have_the_right_bytes(
+    checked_page: CheckedPage, tune: Tune, tune_file: Path
+) -> None:
+    with checked_page.open(tune_file) as page:
         told = score_to_json(tune.score, recipe=tune.recipe)
         with page.expect_download() as midi:
             button(page, "MIDI").click()
@@ -310,12 +317,12 @@ def test_the_files_have_the_right_bytes(desk: Reader, tune: Tune, tune_file: Pat
         assert formats.parse(midi.value.path().read_bytes(), ".mid")[0]
 
 
-def test_surprise_colours_and_copied_runs_are_shown(
-    desk: Reader, tune: Tune, tune_file: Path
+def test_surprise_and_shared_runs_are_shown(
+    checked_page: CheckedPage, tune: Tune, tune_file: Path
 ) -> None:
     assert tune.receipt is not None
     assert tune.receipt.runs
-    with desk.reads(tune_file) as page:
+    with checked_page.open(tune_file) as page:
         assert page.locator(".tune-legend").is_hidden()
         page.get_by_role("checkbox", name="Surprise").check()
         page.get_by_role("checkbox", name="Copies").check()
@@ -344,10 +351,10 @@ def test_surprise_colours_and_copied_runs_are_shown(
         assert any(tune.receipt.runs[0].label.title in told for told in notes)
 
 
-def test_the_piano_roll_shows_every_sound_and_differences_are_ringed(
-    desk: Reader, jig: Score, jig_file: Path
+def test_roll_shows_every_sound_and_differences_are_ringed(
+    checked_page: CheckedPage, jig: Score, jig_file: Path
 ) -> None:
-    with desk.reads(jig_file) as page:
+    with checked_page.open(jig_file) as page:
         assert page.locator(".roll-note").count() == len(timeline(jig))
         page.evaluate("musicgen.view.markDifferences(new Set([0, 3]))")
         assert page.locator(".difference-rings ellipse").count() == 2
@@ -362,29 +369,29 @@ def test_the_piano_roll_shows_every_sound_and_differences_are_ringed(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_grave(browser: Browser, tune_file: Path, scheme: Any) -> None:
-    with opened(browser, tune_file, color_scheme=scheme, bypass_csp=True) as page:
+def test_page_is_accessible(browser: Browser, tune_file: Path, scheme: Any) -> None:
+    with open_page(browser, tune_file, color_scheme=scheme, bypass_csp=True) as page:
         page.get_by_text("Keyboard shortcuts", exact=True).click()
         page.get_by_role("checkbox", name="Surprise").check()
         page.get_by_role("checkbox", name="Copies").check()
-        assert serious(page, *(["color-contrast"] if scheme == "dark" else [])) == []
+        assert (
+            find_serious_violations(page, *(["color-contrast"] if scheme == "dark" else [])) == []
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_each_colour_of_surprise_stands_out_from_the_page(
-    browser: Browser, tune_file: Path, scheme: Any
-) -> None:
-    with opened(browser, tune_file, color_scheme=scheme) as page:
+def test_surprise_colours_have_contrast(browser: Browser, tune_file: Path, scheme: Any) -> None:
+    with open_page(browser, tune_file, color_scheme=scheme) as page:
         paper, *shades = page.evaluate(
             "['--paper', ...[0, 1, 2, 3, 4, 5].map((s) => `--s${s}`)].map((name) =>"
             " getComputedStyle(document.documentElement).getPropertyValue(name).trim())"
         )
-    ratios = [contrast(paper, shade) for shade in shades]
+    ratios = [contrast_ratio(paper, shade) for shade in shades]
     assert min(ratios) >= 3  # WCAG 2.2, 1.4.11
     assert ratios == sorted(ratios)  # lighter or darker step by step, so no hue is needed
 
 
-def contrast(one: str, other: str) -> float:
+def contrast_ratio(one: str, other: str) -> float:
     """Return the contrast of two colours as WCAG 2 defines it."""
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)
@@ -396,8 +403,8 @@ def luminance(colour: str) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_on_paper_there_is_only_music(browser: Browser, tune_file: Path) -> None:
-    with opened(browser, tune_file, color_scheme="dark") as page:
+def test_print_shows_only_music(browser: Browser, tune_file: Path) -> None:
+    with open_page(browser, tune_file, color_scheme="dark") as page:
         page.get_by_role("checkbox", name="Surprise").check()
         page.emulate_media(media="print")
         for hidden in ("#player", ".columns", ".help", ".tune-roll", ".tune-legend"):
@@ -409,8 +416,8 @@ def test_on_paper_there_is_only_music(browser: Browser, tune_file: Path) -> None
         assert ink == "rgb(0, 0, 0)"
 
 
-def test_a_sheet_of_paper_ends_between_two_systems(browser: Browser, tune_file: Path) -> None:
-    with opened(browser, tune_file, viewport={"width": 400, "height": 700}) as page:
+def test_printed_pages_break_between_systems(browser: Browser, tune_file: Path) -> None:
+    with open_page(browser, tune_file, viewport={"width": 400, "height": 700}) as page:
         narrow = page.locator(".tune-score svg[viewBox]").first.get_attribute("viewBox")
         assert len(page.pdf(format="A4")) > 5000
         assert page.locator(".piece").count() == 0
@@ -423,15 +430,13 @@ def test_a_sheet_of_paper_ends_between_two_systems(browser: Browser, tune_file: 
         assert page.locator(".tune-score svg[viewBox]").first.get_attribute("viewBox") == narrow
 
 
-def test_names_are_shown_as_text_and_never_run(
-    browser: Browser, jig: Score, tmp_path: Path
-) -> None:
+def test_names_are_escaped(browser: Browser, jig: Score, tmp_path: Path) -> None:
     name = '</script><img src=x onerror="globalThis.ran = 1"><b>&amp;'
     score = replace(jig, title=name, rhythm=name, parts=(Part(name=name),))
     receipt = indexed([score]).make_receipt(score)
     file = tmp_path / "hostile.html"
-    file.write_text(page_of(score, receipt=receipt), encoding="utf-8")
-    with opened(browser, file) as page:
+    file.write_text(render_page(score, receipt=receipt), encoding="utf-8")
+    with open_page(browser, file) as page:
         assert page.locator("h1").inner_text() == page.title() == name
         page.get_by_role("checkbox", name="Copies").check()
         assert name in page.locator(".tune-copies li").first.inner_text()
@@ -439,17 +444,15 @@ def test_names_are_shown_as_text_and_never_run(
         assert page.locator("img").count() == 0
 
 
-def test_a_screen_that_is_turned_goes_on_playing_and_showing(
-    browser: Browser, tune_file: Path
-) -> None:
-    with opened(browser, tune_file, viewport={"width": 900, "height": 400}) as page:
+def test_rotation_keeps_playing(browser: Browser, tune_file: Path) -> None:
+    with open_page(browser, tune_file, viewport={"width": 900, "height": 400}) as page:
         page.get_by_role("checkbox", name="Surprise").check()
         page.evaluate("musicgen.toolbar.setLoop([0, 1])")
         button(page, "Play").click()
         page.wait_for_selector(".bar-cover.playing")
         wide = page.locator(".tune-score > svg").get_attribute("viewBox")
         page.set_viewport_size({"width": 400, "height": 900})
-        until(
+        wait_until(
             page,
             f"document.querySelector('.tune-score > svg').getAttribute('viewBox') !== '{wide}'",
         )
@@ -459,20 +462,20 @@ def test_a_screen_that_is_turned_goes_on_playing_and_showing(
         assert page.evaluate("musicgen.player.state") == "playing"
 
 
-def test_a_phone_has_no_sideways_scrolling(browser: Browser, tune_file: Path) -> None:
-    with opened(browser, tune_file, viewport={"width": 360, "height": 740}) as page:
+def test_phone_has_no_horizontal_scrolling(browser: Browser, tune_file: Path) -> None:
+    with open_page(browser, tune_file, viewport={"width": 360, "height": 740}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_each_family_of_instruments_is_in_tune(desk: Reader, jig_file: Path) -> None:
-    with desk.reads(jig_file) as page:
+def test_instruments_are_in_tune(checked_page: CheckedPage, jig_file: Path) -> None:
+    with checked_page.open(jig_file) as page:
         sounds = json.loads(page.evaluate(RENDER, [PROGRAMS, 69, RATE]))
     for sound in map(np.array, sounds):
         assert 0.02 < np.abs(sound).max() < 1
-        assert abs(1200 * np.log2(pitch_near(sound[RATE // 4 :], 440) / 440)) < 5
+        assert abs(1200 * np.log2(find_frequency(sound[RATE // 4 :], 440) / 440)) < 5
 
 
-def pitch_near(sound: Any, hertz: float) -> float:
+def find_frequency(sound: Any, hertz: float) -> float:
     """Return the mean frequency, by energy, of what lies within half a tone of one."""
     energy = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 2**16)) ** 2
     found = np.arange(len(energy)) * RATE / 2**16

@@ -15,7 +15,7 @@ import musicgen
 from musicgen.checkpoint import get_package_version
 from musicgen.music.score import Note, Score
 from musicgen.tune import Tune, load
-from tests.browser import chromium, opened, until
+from tests.browser import launch_chromium, open_page, wait_until
 from tests.render.test_html_page import HOSTILE
 
 CELL = """<!doctype html><html lang="en"><title>A notebook</title>
@@ -24,7 +24,7 @@ CELL = """<!doctype html><html lang="en"><title>A notebook</title>
 
 
 @cache
-def tune() -> Tune:
+def sample_tune() -> Tune:
     return load("folk").sample(seed=7)
 
 
@@ -42,17 +42,17 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
+    with launch_chromium() as found:
         yield found
 
 
-def test_the_version_is_the_package_s() -> None:
+def test_version_is_that_of_the_package() -> None:
     assert musicgen.__version__ == get_package_version("musicgen")
     assert "__version__" in musicgen.__all__
 
 
-def test_a_tune_and_a_model_are_one_line() -> None:
-    made = tune()
+def test_repr_is_one_line() -> None:
+    made = sample_tune()
     what = f"{made.score.title}; {made.score.meter}, 32 bars"
     assert repr(made) == f"<Tune {what}; folk 2, seed 7, number 1>"
     hostile = replace(made, score=replace(made.score, title=f"{HOSTILE[4]}\n" * 300))
@@ -70,8 +70,8 @@ def test_a_tune_and_a_model_are_one_line() -> None:
 
 
 @pytest.mark.parametrize("title", HOSTILE)
-def test_a_title_stays_inside_of_the_frame(title: str) -> None:
-    hostile = replace(tune(), score=replace(tune().score, title=title))
+def test_title_stays_inside_the_frame(title: str) -> None:
+    hostile = replace(sample_tune(), score=replace(sample_tune().score, title=title))
     ((tag, attributes),) = Tags(hostile._repr_html_()).found
     assert tag == "iframe"
     assert set(attributes) == {"title", "srcdoc", "sandbox", "style"}
@@ -79,17 +79,17 @@ def test_a_title_stays_inside_of_the_frame(title: str) -> None:
     assert str(attributes["srcdoc"]).lower().startswith("<!doctype html>")
 
 
-def test_a_text_is_shown_as_it_is() -> None:
-    text = replace(tune(), score=Score(), text="<script>alert(1)</script>\nA & B\x1b[31m")
+def test_text_is_escaped() -> None:
+    text = replace(sample_tune(), score=Score(), text="<script>alert(1)</script>\nA & B\x1b[31m")
     assert text._repr_html_() == (
         "<pre>&lt;script&gt;alert(1)&lt;/script&gt;\nA &amp; B\\x1b[31m</pre>"
     )
 
 
-def test_a_notebook_shows_the_score_and_plays_it(browser: Browser, tmp_path: Path) -> None:
+def test_notebook_shows_and_plays_the_score(browser: Browser, tmp_path: Path) -> None:
     cell = tmp_path / "cell.html"
-    cell.write_text(CELL.format(tune()._repr_html_()), encoding="utf-8")
-    with opened(browser, cell) as page:
+    cell.write_text(CELL.format(sample_tune()._repr_html_()), encoding="utf-8")
+    with open_page(browser, cell) as page:
         frame = page.frame_locator("iframe")
         assert frame.locator(".tune-score .note").count() > 50
         assert frame.get_by_text("Receipt").count() == 1
@@ -100,15 +100,15 @@ def test_a_notebook_shows_the_score_and_plays_it(browser: Browser, tmp_path: Pat
         assert inside.evaluate(reach) == "another origin"
 
 
-def test_a_tune_without_bars_is_heard(browser: Browser, tmp_path: Path) -> None:
+def test_tune_without_bars_is_played(browser: Browser, tmp_path: Path) -> None:
     class Plain(Tune):
         codec = "performance"
 
     notes = tuple(Note(250 * number, 60 + number, 200) for number in range(4))
-    live = Plain(Score(notes, title=HOSTILE[0]), tune().recipe, tune().model)
+    live = Plain(Score(notes, title=HOSTILE[0]), sample_tune().recipe, sample_tune().model)
     cell = tmp_path / "cell.html"
     cell.write_text(CELL.format(live._repr_html_()), encoding="utf-8")
-    with opened(browser, cell) as page:
+    with open_page(browser, cell) as page:
         assert page.locator("img").count() == 0
-        until(page, "document.querySelector('audio').readyState >= 1")
+        wait_until(page, "document.querySelector('audio').readyState >= 1")
         assert 0.5 < page.evaluate("document.querySelector('audio').duration") < 20

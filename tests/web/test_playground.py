@@ -20,17 +20,17 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 import musicgen
 from musicgen import formats
 from musicgen.web.model_list import tune_id
-from tests.browser import WAIT, chromium, opened, serious
+from tests.browser import TIMEOUT_MS, launch_chromium, open_page, find_serious_violations
 from tests.fake_models import untrained
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
 IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
-REFUSED: Final = re.compile(r"Failed to load resource")
+FAILED_REQUEST: Final = re.compile(r"Failed to load resource")
 
 
 @dataclass
-class Serve:
+class ServeProcess:
     """`musicgen serve` as a process, which can be stopped and started again."""
 
     folder: Path
@@ -68,13 +68,13 @@ class Serve:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=WAIT)
-    with chromium() as found:
+    expect.set_options(timeout=TIMEOUT_MS)
+    with launch_chromium() as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """Serve in a folder that has a finished training, one under way, and one with a bad name."""
     folder = tmp_path_factory.mktemp("playground")
     shutil.copytree(FOLK, folder / "checkpoints" / "mine")
@@ -83,22 +83,22 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     for name in ("young", HOSTILE):
         (folder / "checkpoints" / name).mkdir()
         (folder / "checkpoints" / name / "metrics.jsonl").write_text("".join(lines[:100]))
-    found = Serve(folder)
+    found = ServeProcess(folder)
     found.start()
     yield found
     found.stop()
 
 
 @pytest.fixture
-def page(browser: Browser, serve: Serve) -> Iterator[Page]:
+def page(browser: Browser, serve: ServeProcess) -> Iterator[Page]:
     """Open the playground; what it complains of, or asks of others, fails the test."""
-    with opened(browser, serve.address, viewport={"width": 1280, "height": 900}) as found:
+    with open_page(browser, serve.address, viewport={"width": 1280, "height": 900}) as found:
         expect(found.locator("#model option")).not_to_have_count(0)
         yield found
 
 
 @contextlib.contextmanager
-def bold(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+def open_failing_page(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
     """Open a page that is going to be refused something, which the browser's console tells."""
     context = browser.new_context(**options)
     found = context.new_page()
@@ -108,7 +108,7 @@ def bold(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
     found.goto(address)
     expect(found.locator("#model option")).not_to_have_count(0)
     yield found
-    assert [fault for fault in faults if not REFUSED.search(fault)] == []
+    assert [fault for fault in faults if not FAILED_REQUEST.search(fault)] == []
     context.close()
 
 
@@ -135,7 +135,7 @@ def generate(page: Page, seed: int = 7, **wishes: str) -> str:
     return id_of(page)
 
 
-def warmer(page: Page, presses: int = 2) -> str:
+def raise_temperature(page: Page, presses: int = 2) -> str:
     """Turn the temperature up by the keyboard, and return the id of what comes."""
     before = id_of(page)
     page.locator("#knob-temperature").focus()
@@ -147,7 +147,7 @@ def warmer(page: Page, presses: int = 2) -> str:
     return id_of(page)
 
 
-def bars_of(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
+def list_bar_sounds(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
     """Return the sounds of each written measure as it is first heard, from its start."""
     first: dict[int, tuple[float, float]] = {}
     for start, end, bar in tune["heard"]:
@@ -160,7 +160,7 @@ def bars_of(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
     return [sorted(found[bar]) for bar in sorted(found)]
 
 
-def drawn(page: Page, pane: str = "b") -> list[str]:
+def list_note_heads(page: Page, pane: str = "b") -> list[str]:
     """Return how each measure of a score is drawn, by the places of its note heads."""
     heads = f"#view-{pane} .tune-score .note .notehead"
     found: list[str] = page.locator(heads).evaluate_all("all => all.map((one) => one.innerHTML)")
@@ -176,7 +176,7 @@ def download(page: Page, suffix: str, to: Path) -> Path:
     return path
 
 
-def test_the_tweak_loop(page: Page, serve: Serve) -> None:
+def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     page.locator("#more-knobs summary").click()
     first = generate(page, bars="32", form="AABB", rhythm="jig", key="D major", pickup="1/8")
     tune = serve.tune(first)
@@ -185,7 +185,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     assert page.locator("#view-b .note").count() == len({sound[5] for sound in tune["sounds"]})
 
     # one knob
-    near = warmer(page)
+    near = raise_temperature(page)
     found = httpx.get(f"{serve.address}/api/tunes/{first}/differences/{near}").json()
     assert serve.tune(near)["wishes"]["temperature"] == pytest.approx(0.9)
     assert bool(page.locator("#bars .cell.changed").count()) == bool(found["bars"])
@@ -201,7 +201,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     page.get_by_role("button", name="Regenerate the rest").click()
     expect(status(page)).to_contain_text(re.compile("Regenerated all except bars 1.8"))
     redrawn = id_of(page)
-    before, after = bars_of(serve.tune(near)), bars_of(serve.tune(redrawn))
+    before, after = list_bar_sounds(serve.tune(near)), list_bar_sounds(serve.tune(redrawn))
     assert after[:9] == before[:9]
     assert after[9:] != before[9:]
     changed = page.locator("#bars .cell.changed")
@@ -238,7 +238,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     expect(page.locator("#pane-a")).to_be_hidden()
 
 
-def test_an_empty_form_is_the_default_and_free_stays_free(page: Page, serve: Serve) -> None:
+def test_empty_form_is_the_default_and_free_stays_free(page: Page, serve: ServeProcess) -> None:
     form, bars = page.locator("#knob-form"), page.locator("#knob-bars")
     expect(form).to_have_attribute("placeholder", "AABB")
     bars.fill("12")
@@ -247,33 +247,33 @@ def test_an_empty_form_is_the_default_and_free_stays_free(page: Page, serve: Ser
     plain = serve.tune(generate(page))
     assert (plain["bars"], plain["wishes"]) == (32, {"form": "AABB"})
     expect(form).to_have_value("AABB")
-    assert serve.tune(warmer(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
+    assert serve.tune(raise_temperature(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
     free = serve.tune(generate(page, seed=9, form="free"))
     assert free["wishes"] == {"temperature": 0.9}
     expect(form).to_have_value("free")
     assert serve.tune(generate(page, seed=10))["wishes"] == {"temperature": 0.9}
 
 
-def test_what_is_kept_comes_back(
-    page: Page, browser: Browser, serve: Serve, tmp_path: Path
+def test_saved_tune_is_restored(
+    page: Page, browser: Browser, serve: ServeProcess, tmp_path: Path
 ) -> None:
     generate(page, bars="16")
-    kept = warmer(page)
+    kept = raise_temperature(page)
     page.locator("#keep").click()
     expect(page.locator("#keep-told")).to_have_text("Saved")
     expect(page.locator("#shelf-list li")).to_have_count(1)
     assert len(list(serve.tunes.glob("*.mid"))) == 1
-    scores = drawn(page)
+    scores = list_note_heads(page)
 
     page.reload()
     expect(page.locator("#knob-temperature")).to_have_value("0.9")
     expect(page.locator("#knob-bars")).to_have_value("16")
     expect(page.locator("#keep-told")).to_have_text("Saved")
-    assert (id_of(page), drawn(page)) == (kept, scores)
+    assert (id_of(page), list_note_heads(page)) == (kept, scores)
     assert generate(page, seed=8) != kept
     page.locator("#shelf-list a").click()
     expect(status(page)).to_contain_text("Back to tune 1")
-    assert (id_of(page), drawn(page)) == (kept, scores)
+    assert (id_of(page), list_note_heads(page)) == (kept, scores)
 
     for suffix in ("mid", "abc"):
         file, again = download(page, suffix, tmp_path), tmp_path / f"again.{suffix}"
@@ -292,7 +292,7 @@ def test_what_is_kept_comes_back(
 
 
 @pytest.mark.promises
-def test_every_format_can_be_taken_along(page: Page, tmp_path: Path) -> None:
+def test_every_format_is_downloadable(page: Page, tmp_path: Path) -> None:
     starts = {"mid": b"MThd", "abc": b"X:", "musicxml": b"<?xml", "wav": b"RIFF", "svg": b"<svg",
               "png": b"\x89PNG", "html": b"<!doctype html>"}  # fmt: skip
     generate(page, bars="16")
@@ -303,7 +303,7 @@ def test_every_format_can_be_taken_along(page: Page, tmp_path: Path) -> None:
         assert file.read_bytes()[: len(start)].lower() == start.lower()
 
 
-def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path) -> None:
+def test_primer_from_text_file_and_drop(page: Page, serve: ServeProcess, tmp_path: Path) -> None:
     page.locator("#primer summary").click()
     page.locator("#primer-text").fill(IDEA)
     page.locator("#at-once").uncheck()
@@ -340,7 +340,7 @@ DROP: Final = """(bytes) => {
 }"""
 
 
-def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
+def test_training_runs_are_shown_and_played(page: Page, serve: ServeProcess) -> None:
     page.clock.install()
     page.reload()
     asked: list[str] = []
@@ -376,7 +376,9 @@ def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
 
 
-def test_a_model_of_live_playing_has_its_own_knobs_and_a_roll(page: Page, serve: Serve) -> None:
+def test_performance_model_has_its_own_options_and_a_piano_roll(
+    page: Page, serve: ServeProcess
+) -> None:
     page.locator("#model").select_option("live")
     page.locator("#more-knobs summary").click()
     labels = page.locator(".knob:visible label").all_text_contents()
@@ -409,7 +411,7 @@ HIDDEN: Final = """(isHidden) => {
 }"""
 
 
-def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
+def test_hostile_names_are_text(page: Page, serve: ServeProcess) -> None:
     tune = musicgen.load("folk").sample(bars=4, seed=3)
     serve.tunes.mkdir(exist_ok=True)
     shelved = serve.tunes / f"{tune_id(tune.recipe.to_text())}.mid"
@@ -432,8 +434,8 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     shelved.unlink()
 
 
-def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> None:
-    with bold(browser, serve.address) as page:
+def test_errors_are_shown_in_one_line(browser: Browser, serve: ServeProcess) -> None:
+    with open_failing_page(browser, serve.address) as page:
         first = generate(page, bars="8")
         page.locator("#knob-bars").evaluate("(knob) => (knob.value = 512)")
         page.locator("#generate").click()
@@ -461,10 +463,10 @@ def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> 
         expect(page.locator("#alert")).to_contain_text("not at hand any more")
 
 
-def test_a_restart_in_the_middle_loses_nothing(browser: Browser, serve: Serve) -> None:
-    with bold(browser, serve.address) as page:
+def test_server_restart_loses_nothing(browser: Browser, serve: ServeProcess) -> None:
+    with open_failing_page(browser, serve.address) as page:
         generate(page, bars="16", form="AABB")
-        near = warmer(page)
+        near = raise_temperature(page)
         serve.stop()
         page.locator("#redraw").click()
         expect(page.locator("#alert")).to_contain_text("is musicgen serve still running?")
@@ -475,10 +477,10 @@ def test_a_restart_in_the_middle_loses_nothing(browser: Browser, serve: Serve) -
         page.locator("#bars .cell").first.click()
         page.get_by_role("button", name="Regenerate the rest").click()
         expect(status(page)).to_contain_text("Regenerated all except bar 1")
-        assert bars_of(serve.tune(id_of(page)))[0] == bars_of(serve.tune(near))[0]
+        assert list_bar_sounds(serve.tune(id_of(page)))[0] == list_bar_sounds(serve.tune(near))[0]
 
 
-def test_the_keyboard_reaches_everything(page: Page) -> None:
+def test_keyboard_reaches_everything(page: Page) -> None:
     generate(page, bars="8", form="AB")
     page.locator("#bars .cell").first.focus()
     page.keyboard.press("ArrowRight")
@@ -496,11 +498,11 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(page.locator("#play")).to_have_accessible_name("Play")
 
 
-def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> None:
-    with opened(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
+def test_page_is_accessible(browser: Browser, serve: ServeProcess) -> None:
+    with open_page(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
         expect(page.locator("#model option")).not_to_have_count(0)
         generate(page, bars="8")
-        warmer(page)
+        raise_temperature(page)
         page.locator("#bars .cell").first.click()
         for box in ("#surprise-on", "#copies-on"):
             page.locator(box).check()
@@ -512,6 +514,6 @@ def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> No
         schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
         for scheme in schemes:
             page.emulate_media(color_scheme=scheme)
-            assert serious(page) == []
+            assert find_serious_violations(page) == []
         page.set_viewport_size({"width": 390, "height": 844})  # a telephone
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
