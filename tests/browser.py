@@ -96,8 +96,9 @@ def wait_until(page: Page, condition: str, given: Any = None) -> None:
     Playwright's wait_for_function evaluates text later, which a strict policy forbids.
     """
     page.evaluate(
-        f"async (given) => {{ const last = performance.now() + {TIMEOUT_MS}; while (!({condition})) {{"
-        " if (performance.now() > last) throw new Error('waited too long');"
+        f"async (given) => {{ const last = performance.now() + {TIMEOUT_MS};"
+        f" while (!({condition})) {{"
+        " if (performance.now() > last) throw new Error('timeout');"
         " await new Promise((done) => setTimeout(done, 10)); } }",
         given,
     )

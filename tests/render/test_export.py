@@ -1,4 +1,4 @@
-"""A score as a file of any kind: the suffix says which."""
+"""Writing a score to a file of any format, chosen by its suffix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_format_is_written(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="choose another name or add --force"):
         write(TUNE, path)
     write(TUNE, path, force=True)
-    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".abc"])
@@ -45,20 +45,20 @@ def test_remarks_are_stored(suffix: str, tmp_path: Path) -> None:
 def test_pictures_have_views(view: View, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"tune{suffix}"
     write(TUNE, path, view=view)
-    other: View = "roll" if view == "score" else "score"
+    other_view: View = "roll" if view == "score" else "score"
     before = path.read_bytes()
-    write(TUNE, path, view=other, force=True)
+    write(TUNE, path, view=other_view, force=True)
     assert path.read_bytes() != before
 
 
 def test_count_in_and_program_change_the_sound(tmp_path: Path) -> None:
-    def frames(**wanted: bool | int) -> bytes:
-        write(TUNE, tmp_path / "tune.wav", force=True, **wanted)  # type: ignore[arg-type]
+    def render_frames(**options: bool | int) -> bytes:
+        write(TUNE, tmp_path / "tune.wav", force=True, **options)  # type: ignore[arg-type]
         with wave.open(io.BytesIO((tmp_path / "tune.wav").read_bytes())) as file:
             return bytes(file.readframes(file.getnframes()))
 
-    assert len(frames(count_in=True)) > len(frames()) + 4 * 44_100
-    assert frames(program=40) != frames()
+    assert len(render_frames(count_in=True)) > len(render_frames()) + 4 * 44_100
+    assert render_frames(program=40) != render_frames()
 
 
 def test_program_is_written(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_missing_folder_is_refused_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".wav", ".svg", ".png"])
 def test_refused_score_leaves_no_file(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="there are no notes"):
+    with pytest.raises(Refusal, match="the tune has no notes"):
         write(Score(), tmp_path / f"tune{suffix}", view="roll")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_with_program_keeps_drums() -> None:
     parts = (Part("a", 3), Part("b", 0, is_drums=True))
-    found = with_program(Score((), (), parts), 40)
-    assert found.parts == (Part("a", 40), parts[1])
+    changed = with_program(Score((), (), parts), 40)
+    assert changed.parts == (Part("a", 40), parts[1])
 
 
 def test_at_tempo_scales_all_tempos() -> None:

@@ -1,4 +1,4 @@
-"""The one-file page without a browser: what stands in it, and what cannot."""
+"""The one-file page without a browser: its content and its escaping."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def sample_tune() -> Tune:
 
 @cache
 def render_sample_page() -> str:
-    song = sample_tune()
-    return render_page(song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise)
+    tune = sample_tune()
+    return render_page(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
 
 
 class Elements(HTMLParser):
@@ -62,17 +62,17 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[str, dict[str, str | None], str]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag in ("script", "style"):
             self.texts.append((tag, dict(attrs), ""))
 
     def handle_data(self, data: str) -> None:
-        if self.cdata_elem:  # inside of a script or a style
+        if self.cdata_elem:  # inside a script or a style
             tag, attributes, text = self.texts[-1]
             self.texts[-1] = (tag, attributes, text + data)
 
@@ -85,14 +85,14 @@ def parse_page_data(text: str) -> dict[str, Any]:
 
 
 def test_page_contains_all_data() -> None:
-    shown = parse_page_data(render_sample_page())
-    assert shown["title"] == sample_tune().score.title
-    assert shown["bars"] == 32
-    assert len(shown["surprise"]["notes"]) == len(sample_tune().score.notes)
-    assert shown["recipe"]["seed"] == 7
-    assert base64.b64decode(shown["midi"])[:4] == b"MThd"
+    data = parse_page_data(render_sample_page())
+    assert data["title"] == sample_tune().score.title
+    assert data["bars"] == 32
+    assert len(data["surprise"]["notes"]) == len(sample_tune().score.notes)
+    assert data["recipe"]["seed"] == 7
+    assert base64.b64decode(data["midi"])[:4] == b"MThd"
     assert "surprise" in render_sample_page()
-    assert shown["receipt"]["words"] == sample_tune().receipt.line()  # type: ignore[union-attr]
+    assert data["receipt"]["words"] == sample_tune().receipt.format_line()  # type: ignore[union-attr]
 
 
 def test_page_of_32_bars_is_small() -> None:
@@ -100,17 +100,17 @@ def test_page_of_32_bars_is_small() -> None:
 
 
 def test_page_is_deterministic() -> None:
-    song = sample_tune()
+    tune = sample_tune()
     again = render_page(
-        song.score, recipe=song.recipe, receipt=song.receipt, surprise=song.surprise
+        tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise
     )
     assert again == render_sample_page()
 
 
 def test_page_without_recipe_receipt_and_surprise() -> None:
-    shown = parse_page_data(render_page(parse_abc()))
-    assert shown["recipe"] is shown["receipt"] is shown["surprise"] is None
-    assert shown["bars"] == 6
+    data = parse_page_data(render_page(parse_abc()))
+    assert data["recipe"] is data["receipt"] is data["surprise"] is None
+    assert data["bars"] == 6
 
 
 @pytest.mark.parametrize("title", HOSTILE)
@@ -118,8 +118,8 @@ def test_title_is_escaped(title: str) -> None:
     score = replace(parse_abc(), title=title, rhythm=title, parts=(Part(name=title),))
     plain = Elements(render_page(parse_abc()))
     hostile = Elements(render_page(score))
-    assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
-    assert not any(name.startswith("on") for _, attributes in hostile.found for name in attributes)
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert not any(name.startswith("on") for _, attributes in hostile.tags for name in attributes)
     assert parse_page_data(render_page(score))["title"] == title
 
 
@@ -135,25 +135,25 @@ def test_name_in_a_receipt_is_escaped() -> None:
 
 def test_policy_allows_only_the_page_s_scripts_and_styles() -> None:
     elements = Elements(render_sample_page())
-    policy = next(a["content"] for _, a in elements.found if "http-equiv" in a)
+    policy = next(a["content"] for _, a in elements.tags if "http-equiv" in a)
     assert policy is not None
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    run = [
+    executed = [
         (tag, data) for tag, attributes, data in elements.texts
         if attributes.get("type") != "application/json"
     ]  # fmt: skip
-    for tag, data in run:
+    for tag, data in executed:
         digest = base64.b64encode(hashlib.sha256(data.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in rules[f"{tag}-src"]
-    assert {tag for tag, _ in run} == {"script", "style"}
+    assert {tag for tag, _ in executed} == {"script", "style"}
     assert "unsafe" not in policy
 
 
 def test_page_has_no_external_resources() -> None:
-    for tag, attributes in Elements(render_sample_page()).found:
+    for tag, attributes in Elements(render_sample_page()).tags:
         assert tag not in ("link", "iframe", "object", "embed", "img", "base", "form")
-        assert "style" not in attributes  # the policy would not let it in
+        assert "style" not in attributes  # the policy would block it
         for name in ("src", "href", "xlink:href", "action"):
             assert (attributes.get(name) or "#").startswith("#")
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -188,33 +188,33 @@ def test_page_can_be_tweaked(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_damaged_recipe_is_refused(inside: bytes) -> None:
-    data = b'<script type="application/json" id="recipe">' + inside + b"</script>"
+def test_damaged_recipe_is_refused(content: bytes) -> None:
+    data = b'<script type="application/json" id="recipe">' + content + b"</script>"
     try:
-        found = read_page_recipe(data)
+        recipe = read_page_recipe(data)
     except InvalidValue as fault:
         assert "damaged" in str(fault)  # noqa: PT017
     else:
-        assert found is None or isinstance(found, str)
+        assert recipe is None or isinstance(recipe, str)
 
 
 def test_marked_notes_are_those_of_the_shared_run() -> None:
-    song = sample_tune()
-    assert song.receipt is not None
-    for told, run in zip(
-        parse_page_data(render_sample_page())["receipt"]["runs"], song.receipt.runs, strict=True
+    tune = sample_tune()
+    assert tune.receipt is not None
+    for run_data, run in zip(
+        parse_page_data(render_sample_page())["receipt"]["runs"], tune.receipt.runs, strict=True
     ):
-        notes = [song.score.notes[index] for index in told["marked"]]
+        notes = [tune.score.notes[index] for index in run_data["marked"]]
         assert len(notes) == run.notes
         assert (notes[0].onset, notes[-1].onset + notes[-1].duration) == (run.onset, run.end)
 
 
 def test_surprise_belongs_to_its_note() -> None:
-    song = sample_tune()
-    told = score_to_json(song.score, surprise=song.surprise)["surprise"]["notes"]
-    by_place = {(n.onset, n.pitch): n.bits for n in song.surprise.notes}
-    expected = [by_place[n.onset, n.pitch] for n in song.score.notes]
-    assert told == pytest.approx(expected, abs=0.006)
+    tune = sample_tune()
+    bits = score_to_json(tune.score, surprise=tune.surprise)["surprise"]["notes"]
+    bits_of = {(n.onset, n.pitch): n.bits for n in tune.surprise.notes}
+    expected = [bits_of[n.onset, n.pitch] for n in tune.score.notes]
+    assert bits == pytest.approx(expected, abs=0.006)
 
 
 def test_notes_are_spelled_in_their_key() -> None:
@@ -223,9 +223,9 @@ def test_notes_are_spelled_in_their_key() -> None:
 
 
 def test_pickup_has_number_0_and_partial_bars_share_a_number() -> None:
-    shown = score_to_json(parse_abc("X:1\nM:2/4\nL:1/4\nK:C\nC|DE|F:|G|AB|c|]\n"))
-    assert shown["numbers"] == [0, 1, 2, 3, 3, 4]
-    assert shown["keep_numbers"] == [1, 1, 2, 3, 3, 4]
+    data = score_to_json(parse_abc("X:1\nM:2/4\nL:1/4\nK:C\nC|DE|F:|G|AB|c|]\n"))
+    assert data["numbers"] == [0, 1, 2, 3, 3, 4]
+    assert data["keep_numbers"] == [1, 1, 2, 3, 3, 4]
     assert score_to_json(parse_abc("X:1\nM:4/4\nL:1/4\nK:C\nCCCC|]\n"))["numbers"] == [1]
 
 

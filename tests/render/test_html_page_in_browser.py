@@ -1,4 +1,4 @@
-"""The one-file page as a reader has it: opened from the disk, played, looped, printed, audited."""
+"""The one-file page in a browser: playback, loops, printing and accessibility."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from playwright.sync_api import Browser, Page
 
 from musicgen import formats
 from musicgen.music.score import Part, Score
-from musicgen.render.html_page import render_page as render_page
+from musicgen.render.html_page import render_page
 from musicgen.render.timeline import bar_timeline, timeline
 from musicgen.render.tune_json import score_to_json
 from musicgen.tune import Tune, load
 from tests.browser import (
     CheckedPage,
-    launch_chromium,
-    open_page,
-    new_page,
     find_serious_violations,
+    launch_chromium,
+    new_page,
+    open_page,
     wait_until,
 )
 from tests.related_tunes import indexed
@@ -51,7 +51,7 @@ LOG: Final = """
 }
 """
 RATE: Final = 8000
-# What each program sounds: one second of one note, computed without a loudspeaker.
+# Render one second of one note for each program.
 RENDER: Final = """
 async ([programs, pitch, rate]) => {
   const sound = async (program) => {
@@ -68,15 +68,15 @@ PROGRAMS: Final = (0, 12, 16, 21, 24, 32, 40, 52, 56, 71, 73, 105, 109)  # one o
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with launch_chromium() as found:
-        yield found
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
 def checked_page(browser: Browser) -> Iterator[CheckedPage]:
-    """Where most tests read, one after another."""
-    with new_page(browser) as found:
-        yield found
+    """Return the page in which most tests open their files, one after another."""
+    with new_page(browser) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +144,12 @@ def test_sounds_are_scheduled_at_the_times_of_the_timeline(
         button(page, "Play").click()
         wait_until(page, "log.sounds.length >= 9")
         button(page, "Pause").click()
-        planned, wanted = read_log(page, "sounds"), timeline(jig)
-    first = planned[0]["time"]
-    for told, sound in zip(planned, wanted, strict=False):
-        assert told["time"] - first == pytest.approx(sound.start, abs=1e-3)
-        assert told["length"] == pytest.approx(sound.length, abs=1e-3)
-        assert told["frequency"] == pytest.approx(440 * 2 ** ((sound.pitch - 69) / 12))
+        scheduled, expected = read_log(page, "sounds"), timeline(jig)
+    first = scheduled[0]["time"]
+    for sound_data, sound in zip(scheduled, expected, strict=False):
+        assert sound_data["time"] - first == pytest.approx(sound.start, abs=1e-3)
+        assert sound_data["length"] == pytest.approx(sound.length, abs=1e-3)
+        assert sound_data["frequency"] == pytest.approx(440 * 2 ** ((sound.pitch - 69) / 12))
 
 
 def test_the_tempo_changes_the_speed_and_not_the_pitch(
@@ -162,18 +162,20 @@ def test_the_tempo_changes_the_speed_and_not_the_pitch(
         wait_until(page, "log.sounds.length >= 4")
         set_slider(page, "Tempo", 200)
         wait_until(page, "log.sounds.filter(({ tempo }) => tempo === 2).length >= 8")
-        planned = read_log(page, "sounds")
-    wanted = [sound.start for sound in timeline(jig)][: len(planned)]
-    gaps = np.diff([told["time"] for told in planned]) / np.diff(wanted)
-    tempos = np.array([told["tempo"] for told in planned])
+        scheduled = read_log(page, "sounds")
+    starts = [sound.start for sound in timeline(jig)][: len(scheduled)]
+    gaps = np.diff([sound["time"] for sound in scheduled]) / np.diff(starts)
+    tempos = np.array([sound["tempo"] for sound in scheduled])
     assert gaps[tempos[1:] == 0.5] == pytest.approx(2, abs=0.02)
     assert gaps[tempos[:-1] == 2] == pytest.approx(0.5, abs=0.02)
-    assert 0.48 < gaps.min() < gaps.max() < 2.02  # nothing is skipped or said twice in between
-    lengths = np.array([sound.length for sound in timeline(jig)][: len(planned)])
-    assert [told["length"] for told in planned] == pytest.approx(lengths / tempos, abs=1e-3)
-    assert [told["pitch"] for told in planned] == [s.pitch for s in timeline(jig)][: len(planned)]
-    frequencies = [440 * 2 ** ((told["pitch"] - 69) / 12) for told in planned]
-    assert [told["frequency"] for told in planned] == pytest.approx(frequencies)
+    assert 0.48 < gaps.min() < gaps.max() < 2.02  # no note is skipped or repeated
+    lengths = np.array([sound.length for sound in timeline(jig)][: len(scheduled)])
+    assert [sound["length"] for sound in scheduled] == pytest.approx(lengths / tempos, abs=1e-3)
+    assert [sound["pitch"] for sound in scheduled] == [s.pitch for s in timeline(jig)][
+        : len(scheduled)
+    ]
+    frequencies = [440 * 2 ** ((sound["pitch"] - 69) / 12) for sound in scheduled]
+    assert [sound["frequency"] for sound in scheduled] == pytest.approx(frequencies)
 
 
 def test_loop_repeats_its_bars_in_time(checked_page: CheckedPage, jig_file: Path) -> None:
@@ -187,21 +189,21 @@ def test_loop_repeats_its_bars_in_time(checked_page: CheckedPage, jig_file: Path
         button(page, "Play").click()
         wait_until(page, "log.bars.length >= 5")
         button(page, "Pause").click()
-        planned = read_log(page, "sounds")
+        scheduled = read_log(page, "sounds")
         assert read_log(page, "bars")[:5] == [3, 4, 3, 4, 3]
-        assert {told["bar"] for told in planned} == {3, 4}
-    starts = [told["time"] for told in planned]
-    places = [told["pathTime"] for told in planned]
-    assert np.diff(starts) == pytest.approx(np.diff(places) / 2, abs=1e-3)
+        assert {sound["bar"] for sound in scheduled} == {3, 4}
+    starts = [sound["time"] for sound in scheduled]
+    path_times = [sound["pathTime"] for sound in scheduled]
+    assert np.diff(starts) == pytest.approx(np.diff(path_times) / 2, abs=1e-3)
 
 
 def test_loop_over_two_endings(checked_page: CheckedPage, jig_file: Path) -> None:
     with checked_page.open(jig_file) as page:
-        course = page.evaluate(
+        is_looping = page.evaluate(
             "() => { musicgen.toolbar.setLoop([2, 3]); musicgen.player.loop(new Set([2, 3]));"
             " return musicgen.player.isLooping; }"
         )
-        assert course
+        assert is_looping
         page.evaluate(LOG)
         set_slider(page, "Tempo", 200)
         button(page, "Play").click()
@@ -235,14 +237,14 @@ def test_pause_and_resume(checked_page: CheckedPage, jig_file: Path) -> None:
         wait_until(page, "log.bars.length >= 2")
         button(page, "Pause").click()
         assert page.locator(".sounding").count() == 0
-        stood = page.evaluate("musicgen.player.position")
+        position = page.evaluate("musicgen.player.position")
         count = len(read_log(page, "sounds"))
         page.evaluate("() => new Promise((done) => setTimeout(done, 200))")
         assert len(read_log(page, "sounds")) == count
-        assert page.evaluate("musicgen.player.position") == stood > 0
+        assert page.evaluate("musicgen.player.position") == position > 0
         button(page, "Play").click()
         wait_until(page, "log.sounds.length > given", count)
-        assert read_log(page, "sounds")[count]["pathTime"] >= stood - 1e-3
+        assert read_log(page, "sounds")[count]["pathTime"] >= position - 1e-3
 
 
 def test_count_in_precedes_the_first_sound(checked_page: CheckedPage, jig_file: Path) -> None:
@@ -252,10 +254,10 @@ def test_count_in_precedes_the_first_sound(checked_page: CheckedPage, jig_file: 
         page.evaluate("globalThis.tune = JSON.parse(document.getElementById('tune').textContent)")
         button(page, "Play").click()
         wait_until(page, "log.sounds.length")
-        started = page.evaluate("log.sounds[0].time - musicgen.player.audio.currentTime")
-        told = page.evaluate("tune.count_in.beats * tune.count_in.seconds")
-        assert told == pytest.approx(4 * 0.3)
-        assert 0 < started < 0.2  # it was planned when the clicks were over, or nearly
+        delay = page.evaluate("log.sounds[0].time - musicgen.player.audio.currentTime")
+        count_in_seconds = page.evaluate("tune.count_in.beats * tune.count_in.seconds")
+        assert count_in_seconds == pytest.approx(4 * 0.3)
+        assert 0 < delay < 0.2  # scheduled at the end of the clicks
 
 
 def test_keyboard_controls_everything(checked_page: CheckedPage, tune_file: Path) -> None:
@@ -306,13 +308,13 @@ def test_downloads_have_the_right_bytes(
     checked_page: CheckedPage, tune: Tune, tune_file: Path
 ) -> None:
     with checked_page.open(tune_file) as page:
-        told = score_to_json(tune.score, recipe=tune.recipe)
+        data = score_to_json(tune.score, recipe=tune.recipe)
         with page.expect_download() as midi:
             button(page, "MIDI").click()
         with page.expect_download() as text:
             button(page, "ABC").click()
-        assert midi.value.path().read_bytes() == base64.b64decode(told["midi"])
-        assert text.value.path().read_text("utf-8") == told["abc"]
+        assert midi.value.path().read_bytes() == base64.b64decode(data["midi"])
+        assert text.value.path().read_text("utf-8") == data["abc"]
         assert midi.value.suggested_filename.endswith(".mid")
         assert formats.parse(midi.value.path().read_bytes(), ".mid")[0]
 
@@ -347,8 +349,8 @@ def test_surprise_and_shared_runs_are_shown(
         runs.first.get_by_role("button").click()
         assert page.evaluate("document.activeElement.dataset.bar !== undefined")
         notes = page.locator(".tune-score [data-note] title").all_text_contents()
-        assert all("bits" in told for told in notes)
-        assert any(tune.receipt.runs[0].label.title in told for told in notes)
+        assert all("bits" in title for title in notes)
+        assert any(tune.receipt.runs[0].label.title in title for title in notes)
 
 
 def test_roll_shows_every_sound_and_differences_are_ringed(
@@ -388,18 +390,18 @@ def test_surprise_colours_have_contrast(browser: Browser, tune_file: Path, schem
         )
     ratios = [contrast_ratio(paper, shade) for shade in shades]
     assert min(ratios) >= 3  # WCAG 2.2, 1.4.11
-    assert ratios == sorted(ratios)  # lighter or darker step by step, so no hue is needed
+    assert ratios == sorted(ratios)  # monotonic, so that hue is not needed
 
 
-def contrast_ratio(one: str, other: str) -> float:
-    """Return the contrast of two colours as WCAG 2 defines it."""
-    low, high = sorted(map(luminance, (one, other)))
+def contrast_ratio(colour_a: str, colour_b: str) -> float:
+    """Return the contrast ratio of two colours as WCAG 2 defines it."""
+    low, high = sorted(map(luminance, (colour_a, colour_b)))
     return (high + 0.05) / (low + 0.05)
 
 
 def luminance(colour: str) -> float:
-    parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    channels = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
@@ -476,8 +478,8 @@ def test_instruments_are_in_tune(checked_page: CheckedPage, jig_file: Path) -> N
 
 
 def find_frequency(sound: Any, hertz: float) -> float:
-    """Return the mean frequency, by energy, of what lies within half a tone of one."""
+    """Return the energy-weighted mean frequency within a semitone of a frequency in hertz."""
     energy = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 2**16)) ** 2
-    found = np.arange(len(energy)) * RATE / 2**16
-    energy[abs(np.log2(found.clip(1) / hertz)) > 1 / 12] = 0
-    return float((found * energy).sum() / energy.sum())
+    frequencies = np.arange(len(energy)) * RATE / 2**16
+    energy[abs(np.log2(frequencies.clip(1) / hertz)) > 1 / 12] = 0
+    return float((frequencies * energy).sum() / energy.sum())

@@ -1,4 +1,4 @@
-"""A tune in a notebook: one line as text, score and player as HTML, and nothing that escapes."""
+"""A tune in a notebook: one line of text, and HTML that stays in its frame."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Tags(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with launch_chromium() as found:
-        yield found
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 def test_version_is_that_of_the_package() -> None:
@@ -52,27 +52,27 @@ def test_version_is_that_of_the_package() -> None:
 
 
 def test_repr_is_one_line() -> None:
-    made = sample_tune()
-    what = f"{made.score.title}; {made.score.meter}, 32 bars"
-    assert repr(made) == f"<Tune {what}; folk 2, seed 7, number 1>"
-    hostile = replace(made, score=replace(made.score, title=f"{HOSTILE[4]}\n" * 300))
+    tune = sample_tune()
+    summary = f"{tune.score.title}; {tune.score.meter}, 32 bars"
+    assert repr(tune) == f"<Tune {summary}; folk 2, seed 7, number 1>"
+    hostile = replace(tune, score=replace(tune.score, title=f"{HOSTILE[4]}\n" * 300))
     assert repr(hostile).isprintable()
     assert len(repr(hostile)) < 700
-    named = replace(made.recipe.model, name="\x1b]0;evil\x07\n" * 300)
-    renamed = replace(made, recipe=replace(made.recipe, model=named))
+    hostile_name = replace(tune.recipe.model, name="\x1b]0;evil\x07\n" * 300)
+    renamed = replace(tune, recipe=replace(tune.recipe, model=hostile_name))
     assert repr(renamed).isprintable()
     assert len(repr(renamed)) < 700
     assert "\x1b" not in renamed._repr_html_()
-    assert repr(replace(made, score=Score(), text="X:1\nT:x\n")).startswith("<Tune 8 characters; ")
-    assert repr(made.model).isprintable()
-    assert repr(made.model).startswith("<Model folk 2 (")
-    assert len(repr(made.model)) < 200
+    assert repr(replace(tune, score=Score(), text="X:1\nT:x\n")).startswith("<Tune 8 characters; ")
+    assert repr(tune.model).isprintable()
+    assert repr(tune.model).startswith("<Model folk 2 (")
+    assert len(repr(tune.model)) < 200
 
 
 @pytest.mark.parametrize("title", HOSTILE)
 def test_title_stays_inside_the_frame(title: str) -> None:
     hostile = replace(sample_tune(), score=replace(sample_tune().score, title=title))
-    ((tag, attributes),) = Tags(hostile._repr_html_()).found
+    ((tag, attributes),) = Tags(hostile._repr_html_()).tags
     assert tag == "iframe"
     assert set(attributes) == {"title", "srcdoc", "sandbox", "style"}
     assert attributes["sandbox"] == "allow-scripts allow-downloads"

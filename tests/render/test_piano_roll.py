@@ -1,4 +1,4 @@
-"""The piano roll shows every note that is heard, where and when it is."""
+"""The piano roll shows every note heard, at its time and pitch."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def parse_roll(score: Score) -> ElementTree.Element:
 
 
 def find_elements(score: Score, name: str) -> list[ElementTree.Element]:
-    return [one for one in parse_roll(score).iter() if one.get("class") == name]
+    return [element for element in parse_roll(score).iter() if element.get("class") == name]
 
 
 def list_texts(score: Score) -> list[str]:
-    return [one.text or "" for one in parse_roll(score).iter(f"{SVG}text")]
+    return [element.text or "" for element in parse_roll(score).iter(f"{SVG}text")]
 
 
 def test_repeats_are_unfolded() -> None:
@@ -100,8 +100,8 @@ def test_every_note_is_inside_a_row(score: Score) -> None:
     if not score.notes:
         return
     rows = [
-        (float(one.get("y", "")), float(one.get("height", "")), float(one.get("width", "")))
-        for one in find_elements(score, "edge")
+        (float(edge.get("y", "")), float(edge.get("height", "")), float(edge.get("width", "")))
+        for edge in find_elements(score, "edge")
     ]
     notes = find_elements(score, "note")
     assert len(notes) >= len(timeline(score))
@@ -130,16 +130,16 @@ def test_png_has_the_size_of_the_svg() -> None:
 
 
 def test_score_without_notes_is_refused() -> None:
-    with pytest.raises(Refusal, match="there are no notes to show"):
+    with pytest.raises(Refusal, match="the tune has no notes to show"):
         draw_pianoroll_svg(Score())
 
 
 def test_too_many_rows_are_refused() -> None:
-    with pytest.raises(Refusal, match=f"fills more than {MAX_ROWS} rows"):
+    with pytest.raises(Refusal, match=f"needs more than {MAX_ROWS} rows"):
         draw_pianoroll_svg(Score((Note(0, 60, 48), Note(48 * 20_000, 60, 48))))
 
 
 def test_wide_range_has_fewer_key_names() -> None:
     score = Score((Note(0, 30, 48), Note(0, 90, 48)))
-    named = {word for word in list_texts(score) if word and not word.isdigit()}
-    assert {word[0] for word in named} == {"C", "G"}
+    key_names = {word for word in list_texts(score) if word and not word.isdigit()}
+    assert {word[0] for word in key_names} == {"C", "G"}

@@ -1,4 +1,4 @@
-"""What a score sounds like: pitch, length, loudness, and a tail that dies away."""
+"""Synthesised sound: pitch, length, loudness and the decaying tail."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def make_scale(*, velocity: int = 80, count: int = 8) -> Score:
 
 
 def measure_rms(sound: np.ndarray, start: float, end: float) -> float:
-    piece = sound[:, round(start * RATE) : round(end * RATE)]
-    return float(np.sqrt((piece * piece).mean()))
+    excerpt = sound[:, round(start * RATE) : round(end * RATE)]
+    return float(np.sqrt((excerpt * excerpt).mean()))
 
 
 @pytest.mark.parametrize("program", [PIANO, GUITAR, VIOLIN, FLUTE, 21, 105, 109, 110])
@@ -84,8 +84,8 @@ def test_many_notes_do_not_clip() -> None:
 
 
 def test_normalisation_keeps_dynamics_within_a_tune() -> None:
-    faint, strong = synthesise(make_scale(velocity=1)), synthesise(make_scale(velocity=127))
-    assert measure_rms(faint, 0, 4) == pytest.approx(measure_rms(strong, 0, 4), rel=0.01)
+    quiet, loud = synthesise(make_scale(velocity=1)), synthesise(make_scale(velocity=127))
+    assert measure_rms(quiet, 0, 4) == pytest.approx(measure_rms(loud, 0, 4), rel=0.01)
     both = Score((Note(0, 60, 96, 127), Note(192, 60, 96, 40)))
     assert measure_rms(synthesise(both), 0, 1) > 5 * measure_rms(synthesise(both), 2, 3)
 
@@ -107,24 +107,24 @@ def test_missing_key_uses_the_nearest_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "bars"), [((), 1.0), ((Mark(24, "bar"), Mark(24 + 72, "bar")), 2 - 1 / 3)]
+    ("bar_lines", "bars"), [((), 1.0), ((Mark(24, "bar"), Mark(24 + 72, "bar")), 2 - 1 / 3)]
 )
-def test_count_in_completes_the_pickup(first: tuple[Mark, ...], bars: float) -> None:
+def test_count_in_completes_the_pickup(bar_lines: tuple[Mark, ...], bars: float) -> None:
     meter = Mark(0, "meter", Meter(3, 8))
-    score = Score((Note(0, 60, 24), Note(24, 62, 72)), (meter, *first))
-    plain, counted = synthesise(score), synthesise(score, count_in=True)
+    score = Score((Note(0, 60, 24), Note(24, 62, 72)), (meter, *bar_lines))
+    without_count_in, with_count_in = synthesise(score), synthesise(score, count_in=True)
     shift = round(bars * 0.75 * RATE)
-    assert abs(counted.shape[1] - plain.shape[1] - shift) < 0.05 * RATE
+    assert abs(with_count_in.shape[1] - without_count_in.shape[1] - shift) < 0.05 * RATE
     for click in range(round(bars * 3)):
-        assert measure_rms(counted, click * 0.25, click * 0.25 + 0.05) > 0.01
-    assert np.abs(counted).max() <= MAX_PEAK + 1e-6
+        assert measure_rms(with_count_in, click * 0.25, click * 0.25 + 0.05) > 0.01
+    assert np.abs(with_count_in).max() <= MAX_PEAK + 1e-6
 
 
 def test_wav_is_16_bit_stereo() -> None:
     with wave.open(io.BytesIO(render_wav(make_scale()))) as file:
         assert file.getparams()[:4] == (2, 2, RATE, synthesise(make_scale()).shape[1])
-        found = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, 2).T
-    assert np.abs(found / 32_767 - synthesise(make_scale())).max() < 1e-4
+        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").reshape(-1, 2).T
+    assert np.abs(samples / 32_767 - synthesise(make_scale())).max() < 1e-4
 
 
 def test_wav_is_deterministic() -> None:
@@ -132,18 +132,18 @@ def test_wav_is_deterministic() -> None:
 
 
 def test_score_without_notes_is_refused() -> None:
-    with pytest.raises(Refusal, match="there are no notes to hear; name a tune that has some"):
+    with pytest.raises(Refusal, match="the tune has no notes to play; choose another"):
         synthesise(Score((), (Mark(BAR, "bar"),)))
 
 
 def test_long_score_is_refused() -> None:
     beyond = round(MAX_SECONDS * 2 + 2) * QUARTER
-    with pytest.raises(Refusal, match=r"lasts 30 minutes, and sound is written of 30 at most"):
+    with pytest.raises(Refusal, match=r"lasts 30 minutes, over the limit of 30 for sound"):
         synthesise(Score((Note(beyond, 60, 48),)))
 
 
 def test_invalid_font_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"x\.sf2: it is no SoundFont 2 file"):
+    with pytest.raises(Refusal, match=r"x\.sf2: not a SoundFont 2 file"):
         SoundFont(b"RIFF" + bytes(100), "x.sf2")
 
 
@@ -151,7 +151,9 @@ def test_missing_font_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(soundfont, "find_spec", lambda name: None)
     soundfont._load_general_midi.cache_clear()
     soundfont.load_instrument.cache_clear()
-    with pytest.raises(NotFound, match="come with pretty_midi, which is not there"):
+    with pytest.raises(
+        NotFound, match="pretty_midi, which contains the instruments, is not installed"
+    ):
         synth.synthesise(make_scale())
     soundfont.load_instrument.cache_clear()
 
@@ -159,12 +161,13 @@ def test_missing_font_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None
 def test_block_filter_equals_filter_of_the_whole() -> None:
     noise = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
     amounts = {"cutoff": 7000, "sweep_cutoff": 0, "wobble_cutoff": 0, "resonance": 60}
-    found = synth_voice._apply_filter(noise, amounts, np.arange(RATE) / RATE, None)
-    ratio = np.arange(RATE + 1) / 2 / synth_voice._cents_to_hertz(7000)
+    times = (np.arange(RATE) / RATE).astype(np.float32)
+    filtered = synth_voice._apply_filter(noise, amounts, times, None)
+    ratio = (np.arange(RATE + 1) / 2 / synth_voice._cents_to_hertz(7000)).astype(np.float32)
     whole = np.fft.irfft(np.fft.rfft(noise, 2 * RATE) * synth_voice._filter_response(ratio, 60))[
         :RATE
     ]
-    error = (found - whole)[synth_voice.RATE // 20 : -synth_voice.RATE // 20]
+    error = (filtered - whole)[synth_voice.RATE // 20 : -synth_voice.RATE // 20]
     assert np.std(error) < 0.001 * np.std(whole)
 
 
@@ -177,5 +180,5 @@ def test_sampled_tunes_are_synthesised_completely(count: int) -> None:
         assert -0.05 < sound.shape[1] / RATE - length < 4
         assert np.abs(sound).max() <= MAX_PEAK + 1e-6
         assert TARGET_RMS / 2 < measure_rms(sound, 0, length) < 1.2 * TARGET_RMS
-        first = float(np.argmax(np.abs(sound).max(axis=0) > 0.01)) / RATE
-        assert abs(first - timeline(score)[0].start) < 0.05
+        first_sound = float(np.argmax(np.abs(sound).max(axis=0) > 0.01)) / RATE
+        assert abs(first_sound - timeline(score)[0].start) < 0.05

@@ -1,4 +1,4 @@
-"""What is heard, and when."""
+"""Times of the notes and bars as heard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from hypothesis import given
 from musicgen import formats
 from musicgen.music.bars import find_bars
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, Note, Score, iter_passages
-from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
+from musicgen.music.theory import Meter
+from musicgen.render.timeline import (
+    SoundingNote,
+    bar_timeline,
+    count_in_steps,
+    duration,
+    timeline,
+)
 from tests.strategies import scores
 
 JIG = """X:1
@@ -83,15 +90,15 @@ def test_empty_score() -> None:
 @given(scores())
 def test_timeline_equals_the_unfolded_score(score: Score) -> None:
     heard = [(s.start, s.length, s.pitch, s.velocity, s.part) for s in timeline(score)]
-    plain = score.unfolded()
-    assert [one[2:] for one in heard] == [(n.pitch, n.velocity, n.part) for n in plain.notes]
-    assert [one[0] for one in heard] == pytest.approx(
-        step_times(plain, [n.onset for n in plain.notes])
+    unfolded = score.unfolded()
+    assert [sound[2:] for sound in heard] == [(n.pitch, n.velocity, n.part) for n in unfolded.notes]
+    assert [sound[0] for sound in heard] == pytest.approx(
+        step_times(unfolded, [n.onset for n in unfolded.notes])
     )
     ends = [start + length for start, length, *_ in heard]
-    assert ends == pytest.approx(step_times(plain, [n.end for n in plain.notes]))
+    assert ends == pytest.approx(step_times(unfolded, [n.end for n in unfolded.notes]))
     steps = sum(stop - start for start, stop in iter_passages(score))
-    assert duration(score) == pytest.approx(step_times(plain, [steps])[0])
+    assert duration(score) == pytest.approx(step_times(unfolded, [steps])[0])
 
 
 @given(scores())
@@ -112,15 +119,33 @@ def test_timeline_agrees_with_pretty_midi(tempo: float) -> None:
     notes = sorted((n.start, n.pitch, n.end) for part in file.instruments for n in part.notes)
     heard = [(s.start, s.pitch, s.start + s.length) for s in timeline(score)]
     assert [pitch for _, pitch, _ in heard] == [pitch for _, pitch, _ in notes]
-    for ours, theirs in zip(heard, notes, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
+    for sound, note in zip(heard, notes, strict=True):
+        assert sound == pytest.approx(note, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("meter", "pickup_steps", "clicks", "length"),
+    [
+        (Meter(4, 4), 0, 4, 192),
+        (Meter(3, 4), 0, 3, 144),
+        (Meter(6, 8), 0, 4, 288),  # two bars, since one has two beats
+        (Meter(2, 2), 0, 4, 384),
+        (Meter(3, 8), 24, 5, 120),  # a bar, and the two beats that complete the pickup
+        (Meter(4, 4), 24, 8, 360),  # a pickup on the half beat starts between two clicks
+    ],
+)
+def test_count_in_clicks_bars_and_completes_the_pickup(
+    meter: Meter, pickup_steps: int, clicks: int, length: int
+) -> None:
+    steps = count_in_steps(meter, pickup_steps=pickup_steps)
+    assert (len(steps), steps.start, steps.stop) == (clicks, 0, length)
 
 
 def step_times(score: Score, steps: list[int]) -> list[float]:
-    """Add up the time to each step, one step at a time."""
+    """Return the time of each step, added up one step at a time."""
     tempos = {mark.onset: mark.value for mark in score.of("tempo")}
-    passed, qpm = [0.0], 120.0
+    times, qpm = [0.0], 120.0
     for step in range(max(steps, default=0)):
         qpm = tempos.get(step, qpm)
-        passed.append(passed[-1] + 60 / qpm / STEPS_PER_QUARTER)
-    return [passed[step] for step in steps]
+        times.append(times[-1] + 60 / qpm / STEPS_PER_QUARTER)
+    return [times[step] for step in steps]

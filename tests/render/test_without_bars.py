@@ -1,4 +1,4 @@
-"""Music without bars, and music of any size: sound, roll and page come to an end."""
+"""Music without bars, and very long music: sound, piano roll and page."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ TEMPO = Mark(0, "tempo", PERFORMANCE_QPM)
 
 
 def make_performance(count: int) -> Score:
-    """Return live playing: so many notes, 40 ms from one to the next, and no bars."""
-    luck = random.Random(count)
+    """Return a performance: notes about 40 ms apart, without bars."""
+    rng = random.Random(count)
     notes = [
-        Note(40 * n + luck.randrange(30), luck.randrange(36, 96), luck.randrange(30, 300))
+        Note(40 * n + rng.randrange(30), rng.randrange(36, 96), rng.randrange(30, 300))
         for n in range(count)
     ]
     return Score(notes, (TEMPO,), title="Played")
 
 
 def write_live_file(path: Path, count: int = 400) -> Path:
-    """Write live playing as it is recorded: at 120 quarters a minute, on no beat."""
+    """Write a recorded performance: 120 quarter notes per minute, and notes off the beat."""
     score = make_performance(count)
     notes = [replace(n, onset=n.onset // 10, duration=n.duration // 10 + 1) for n in score.notes]
     data = midi.render(Score(notes))
-    path.write_bytes(data.replace(b"\x01\xe0", b"\x01\xdf", 1))  # 479 ticks a quarter
+    path.write_bytes(data.replace(b"\x01\xe0", b"\x01\xdf", 1))  # 479 ticks per quarter note
     return path
 
 
@@ -81,7 +81,7 @@ def test_performance_becomes_sound_roll_page_and_midi(live: Path) -> None:
     result = run_render(live, *words, "--view", "roll")
     assert result.exit_code == 0, result.output
     assert "400 notes without bars" in result.stderr
-    assert "0:05" in outs[1].read_text()  # its seconds stand above it
+    assert "0:05" in outs[1].read_text()  # a label of its time axis
     assert is_performance(formats.read(outs[4])[0][0])
 
 
@@ -94,7 +94,7 @@ def test_performance_is_not_engraved(live: Path, suffix: str) -> None:
     assert "keeps to no bars" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not out.exists()
-    assert not sound.exists()  # nothing is begun
+    assert not sound.exists()  # nothing is written
 
 
 @pytest.mark.parametrize("words", [("--tempo", "90"), ("--count-in",)])
@@ -132,7 +132,7 @@ def test_long_performance_becomes_a_page(count: int) -> None:
     score = make_performance(count)
     start = time.process_time()
     text = render_page(score)
-    assert "keeps to no bars" in text
+    assert "has no bars" in text
     assert "prints as sheet music" not in text
     assert time.process_time() - start < count / 1_000
     assert len(score_to_json(score)["sounds"]) == count
@@ -160,7 +160,7 @@ def test_extreme_tempos_are_rendered(first: float, then: float) -> None:
 def test_roll_of_an_extreme_tempo_change_is_refused_quickly() -> None:
     marks = (Mark(0, "tempo", FASTEST_QPM), Mark(48, "tempo", SLOWEST_QPM))
     start = time.process_time()
-    with pytest.raises(Exception, match="fills more than 200 rows"):
+    with pytest.raises(Exception, match="needs more than 200 rows"):
         draw_pianoroll_svg(Score([Note(0, 60, 900_000)], marks))
     assert time.process_time() - start < 1
 
@@ -174,7 +174,7 @@ def test_endless_note_lasts_a_minute() -> None:
 
 
 def make_repeats(count: int) -> Score:
-    """Return a tune of so many repeated bars."""
+    """Return a tune of some repeated bars."""
     notes = [Note(192 * n, 60, 192) for n in range(count)]
     starts = [Mark(192 * n, "repeat_start") for n in range(count)]
     return Score(notes, (*starts, *(Mark(192 * n + 192, "repeat_end", 2) for n in range(count))))
@@ -184,20 +184,20 @@ def make_repeats(count: int) -> Score:
 def test_unfolding_repeats_takes_linear_time(work: Callable[[Score], object]) -> None:
     start = time.process_time()
     work(make_repeats(6_000))
-    assert time.process_time() - start < 6  # it took 40 seconds and more
+    assert time.process_time() - start < 6  # 40 seconds when it was quadratic
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with launch_chromium() as found:
-        yield found
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 def test_page_of_a_performance_shows_the_roll(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "played.html"
     path.write_text(render_page(make_performance(200)))
-    with open_page(browser, path) as seen:
-        assert "no score" in seen.inner_text(".tune-score")
-        assert seen.locator(".tune-roll .roll-note").count() == 200
-        assert not seen.locator("input[aria-label='First bar of the loop']").is_visible()
-        assert [b.inner_text() for b in seen.locator("[data-download]").all()] == ["MIDI"]
+    with open_page(browser, path) as page:
+        assert "cannot be shown as a score" in page.inner_text(".tune-score")
+        assert page.locator(".tune-roll .roll-note").count() == 200
+        assert not page.locator("input[aria-label='First bar of the loop']").is_visible()
+        assert [b.inner_text() for b in page.locator("[data-download]").all()] == ["MIDI"]

@@ -52,7 +52,11 @@ def test_models_list_the_options_of_their_codec(tmp_path: Path) -> None:
     assert models.keys() == {"folk", "performance", "frames", "frames-16"}
     temperature_options = ["temperature", "top_k", "top_p", "min_p"]
     assert models["performance"].options == [*temperature_options, "program"]
-    assert models["frames"].options == models["frames-16"].options == [*temperature_options, "program", "tempo"]
+    assert (
+        models["frames"].options
+        == models["frames-16"].options
+        == [*temperature_options, "program", "tempo"]
+    )
     assert {"key", "form", "bars", "max_copy"} <= set(models["folk"].options)
     for name in ("performance", "frames", "frames-16"):
         model = models[name]
@@ -142,7 +146,10 @@ def test_errors_hide_folders(playground: LiveServer) -> None:
 
 
 def test_events_report_progress(playground: LiveServer) -> None:
-    states = [JobState(**state_data) for state_data in playground.follow(playground.submit(**SAMPLE_REQUEST))]
+    states = [
+        JobState(**state_data)
+        for state_data in playground.follow(playground.submit(**SAMPLE_REQUEST))
+    ]
     assert [state.state for state in states if state.state == "done"] == ["done"]
     bars = [state.bars for state in states]
     assert bars == sorted(bars)
@@ -186,7 +193,9 @@ def test_each_format_is_downloadable(playground: LiveServer, suffix: str, start:
     assert response.content.lower().startswith(start.lower())
     disposition = f'attachment; filename="tune-in-e-dorian-no-7-1.{suffix}"'
     assert response.headers["content-disposition"] == disposition
-    assert response.headers["content-type"].startswith(DOWNLOAD_MEDIA_TYPES[suffix].partition(";")[0])
+    assert response.headers["content-type"].startswith(
+        DOWNLOAD_MEDIA_TYPES[suffix].partition(";")[0]
+    )
 
 
 def test_tweak_without_changes_returns_the_same_tune(playground: LiveServer) -> None:
@@ -197,7 +206,9 @@ def test_tweak_without_changes_returns_the_same_tune(playground: LiveServer) -> 
 def test_tweak_keeps_bars_and_resets_null_options(playground: LiveServer) -> None:
     first = playground.generate(**SAMPLE_REQUEST)
     variant = playground.generate(do="tweak", of=first["id"], keep="1-4", seed=9)
-    differences = Differences(**playground.get(f"/api/tunes/{first['id']}/differences/{variant['id']}"))
+    differences = Differences(
+        **playground.get(f"/api/tunes/{first['id']}/differences/{variant['id']}")
+    )
     assert differences.bars
     assert min(differences.bars) >= 4
     assert {first["sounds"][0][5]}.isdisjoint(differences.notes_a)
@@ -247,7 +258,7 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
         ({"do": "sample", "keep": "1-8"}, "only a tweak has these"),
         ({"do": "sample", "primer": {"name": "x.abc"}}, "either its text or its bytes"),
         ({"do": "sample", "primer": {"base64": "???"}}, "invalid base64"),
-        ({"do": "sample", "primer": {"name": "x.exe", "base64": "AAAA"}}, "send one of .abc, .mid"),
+        ({"do": "sample", "primer": {"name": "x.exe", "base64": "AAAA"}}, "send .abc or .mid"),
         ({"do": "sample", "primer": {"base64": "é"}}, "invalid base64"),
         ({"do": "sample", "bars": True}, "bars: expected int | null, got bool"),
         ({"do": "sample", "max_copy": 10**8}, "ask for 4 or more, up to 1,000"),
@@ -310,11 +321,15 @@ def test_openapi_describes_every_path(playground: LiveServer) -> None:
     refs = set(re.findall(r"#/components/schemas/(\w+)", str(description)))
     assert refs <= description["components"]["schemas"].keys()
     assert {
-        "TuneRequest", "JobState", "TuneResponse", "Differences", "SavedTuneResponse", "TrainingRun",
-        "ErrorResponse",
+        "TuneRequest", "JobState", "TuneResponse", "Differences", "SavedTuneResponse",
+        "TrainingRun", "ErrorResponse",
     } <= refs  # fmt: skip
-    operations = [operation for path in description["paths"].values() for operation in path.values()]
-    assert all(operation["description"] and "429" in operation["responses"] for operation in operations)
+    operations = [
+        operation for path in description["paths"].values() for operation in path.values()
+    ]
+    assert all(
+        operation["description"] and "429" in operation["responses"] for operation in operations
+    )
     assert "422" not in str(operations)
     properties = description["components"]["schemas"]["TuneResponse"]["properties"]
     for name in ("qpm", "midi"):  # of a tune without bars, and of one longer than MIDI is read

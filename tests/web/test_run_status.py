@@ -30,8 +30,12 @@ def list_runs(folder: Path) -> list[TrainingRun]:
 
 
 def test_run_has_its_curves(tmp_path: Path) -> None:
-    write_metrics(tmp_path / "mine", metrics_row(1), metrics_row(2, held_loss=1.5, held_bits_per_note=4.5),
-          metrics_row(4, held_loss=1.25, held_bits_per_note=4.0))  # fmt: skip
+    write_metrics(
+        tmp_path / "mine",
+        metrics_row(1),
+        metrics_row(2, held_loss=1.5, held_bits_per_note=4.5),
+        metrics_row(4, held_loss=1.25, held_bits_per_note=4.0),
+    )
     (run,) = list_runs(tmp_path)
     assert (run.run, run.step, run.tokens, run.best) == ("mine", 4, 40, 4.0)
     assert (run.loss.steps, run.loss.values) == ([1, 2, 4], [8, 4, 2])

@@ -102,7 +102,11 @@ def test_any_field_value_is_parsed_or_refused_quickly(field: str, count: int) ->
         with contextlib.suppress(MusicgenError):
             request = parse_tune_request(json.dumps({"do": do, field: value}).encode())
             recipe = "{}"
-            _ = build_sample_job(request, "a") if do == "sample" else build_tweak_job(request, "a", recipe)
+            _ = (
+                build_sample_job(request, "a")
+                if do == "sample"
+                else build_tweak_job(request, "a", recipe)
+            )
 
     check()
 

@@ -271,9 +271,7 @@ def test_all_files_of_a_tune_are_deleted(tmp_path: Path) -> None:
 
 
 def test_taken_file_names_are_skipped(tmp_path: Path) -> None:
-    saved_tunes = SavedTunes(
-        write_files(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), describe
-    )
+    saved_tunes = SavedTunes(write_files(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), describe)
     asyncio.run(saved_tunes.save(X, X.encode()))
     assert list_ids(saved_tunes) == [X]
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}

@@ -30,7 +30,9 @@ def test_png_of_a_long_performance_is_refused(tune: Tune) -> None:
     """The PNG of ten minutes took 18 seconds."""
     long = replace(tune, score=make_performance(300))
     assert count_pixels(long.score) > MAX_PNG_PIXELS
-    with pytest.raises(InvalidValue, match="over 16 million pixels; choose svg, or use musicgen render"):
+    with pytest.raises(
+        InvalidValue, match="over 16 million pixels; choose svg, or use musicgen render"
+    ):
         render_tune_file(long, "png")
     assert render_tune_file(long, "svg").startswith(b"<svg")
 

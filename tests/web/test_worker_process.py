@@ -99,7 +99,9 @@ def test_failed_process_creation_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def run_limited(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    program = f"from musicgen.web import limits\n{before}\nwith limits.resource_limits():\n    {code}\n"
+    program = (
+        f"from musicgen.web import limits\n{before}\nwith limits.resource_limits():\n    {code}\n"
+    )
     return subprocess.run([sys.executable, "-c", program + "print('survived')"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip
 
