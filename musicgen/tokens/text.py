@@ -221,7 +221,7 @@ class TextGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.is_closing:
             return (self.end,)
@@ -230,7 +230,7 @@ class TextGrammar(LengthLimitedGrammar):
     def take(self, id_: int) -> None:
         """Follow a legal id."""
         self.id_count += 1
-        self.done = id_ == self.end
+        self.is_done = id_ == self.end
 
 
 class ByteGrammar(LengthLimitedGrammar):
@@ -243,7 +243,7 @@ class ByteGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.missing_bytes:
             return tuple(range(_BYTES[self.low], _BYTES[self.high] + 1))
@@ -253,7 +253,7 @@ class ByteGrammar(LengthLimitedGrammar):
     def take(self, id_: int) -> None:
         """Follow a legal id."""
         self.id_count += 1
-        self.done = id_ == _END
+        self.is_done = id_ == _END
         byte = id_ - _BYTES.start
         if self.missing_bytes:
             self.missing_bytes -= 1
