@@ -85,6 +85,7 @@ class PerformanceCodec(ScoreCodec):
 
     name = "performance"
     vocabulary = PERFORMANCE
+    setting_options = ("program",)
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Read a file's tunes as they sound, a step a millisecond."""

@@ -34,6 +34,7 @@ from musicgen.tokens.codec import (
     LengthLimitedGrammar,
     PieceParseResult,
     Setting,
+    Unit,
     separate_refusals,
 )
 from musicgen.tokens.vocabulary import Event, Value, Vocabulary
@@ -53,6 +54,11 @@ class _TextCodecBase:
     """What both codecs of text share: how a file is cut into pieces, and pieces into tokens."""
 
     suffixes = (".txt", ".abc")
+    writable_suffixes = (".txt", ".abc")
+    unit: Unit = "character"
+    has_bars = False
+    pitch_range = None
+    setting_options: tuple[str, ...] = ()
 
     def __init__(self, name: str, *, is_word_level: bool) -> None:
         self.name = name
