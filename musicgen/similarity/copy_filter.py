@@ -230,7 +230,10 @@ class CopyFilter:
         return allowed or legal
 
     def _filter_heads(
-        self, grammar: MeasuresGrammar, legal: tuple[int, ...], lookahead_notes: Sequence[MelodyNote]
+        self,
+        grammar: MeasuresGrammar,
+        legal: tuple[int, ...],
+        lookahead_notes: Sequence[MelodyNote],
     ) -> tuple[int, ...]:
         """Remove the heads that complete a copy, or that inevitably lead to one."""
         allowed = self._drop_copying_heads(grammar, legal)
@@ -240,7 +243,9 @@ class CopyFilter:
             allowed = tuple(id_ for id_ in allowed if self._has_continuation(grammar, id_))
         return allowed
 
-    def _drop_copying_heads(self, grammar: MeasuresGrammar, legal: tuple[int, ...]) -> tuple[int, ...]:
+    def _drop_copying_heads(
+        self, grammar: MeasuresGrammar, legal: tuple[int, ...]
+    ) -> tuple[int, ...]:
         """Remove the heads that make the current run too long."""
         limit, steps = self.detector.limit, grammar.duration_steps
         tail = self.line.get_run_tail(limit + 1)

@@ -131,9 +131,10 @@ def hash_interval(interval: int) -> int:
 
 def _compute_powers(base: int, count: int) -> UInt64Array:
     """Return base**0 to base**(count - 1) modulo 2**64: faster as an outer product."""
-    fine = np.cumprod(np.array([1, *[base] * (_ROW - 1)], dtype=np.uint64))
+    fine = np.cumprod(np.array([1, *[base] * (_ROW - 1)], np.uint64), dtype=np.uint64)
     rows = -(-count // _ROW)
-    coarse = np.cumprod(np.array([1, *[pow(base, _ROW, 2**64)] * max(0, rows - 1)], np.uint64))
+    row_factors = np.array([1, *[pow(base, _ROW, 2**64)] * max(0, rows - 1)], np.uint64)
+    coarse = np.cumprod(row_factors, dtype=np.uint64)
     return (coarse[:rows, None] * fine).ravel()[:count]
 
 
@@ -150,7 +151,9 @@ def is_member(hashes: UInt64Array, others: UInt64Array) -> BoolArray:
     if not len(others):
         return np.zeros(len(hashes), dtype=bool)
     ordered = np.sort(others)
-    return ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)] == hashes
+    nearest = ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)]
+    is_found: BoolArray = nearest == hashes
+    return is_found
 
 
 def are_runs_equal(
@@ -174,7 +177,7 @@ def are_runs_equal(
     """
     offsets = np.arange(length)
     firsts, seconds = first_positions[:, None] + offsets, second_positions[:, None] + offsets
-    is_equal = (first.codes[firsts] == second.codes[seconds]).all(axis=1)
+    is_equal: BoolArray = (first.codes[firsts] == second.codes[seconds]).all(axis=1)
     firsts, seconds = firsts[:, 1:], seconds[:, 1:]
     is_equal &= (first.intervals[firsts] == second.intervals[seconds]).all(axis=1)
     is_equal &= first.count_remaining_notes(first_positions) >= length
@@ -280,9 +283,7 @@ class NoteIndex:
             lengths=np.diff(np.append(firsts, len(starts))),
             first_bars=bars[firsts],
             runs=np.array([int(rows[3].sum()) for rows in note_rows[1:]], dtype=np.int64),
-            books=np.array(
-                [books[_to_one_line(label.source)] for label in labels], dtype=np.int64
-            ),
+            books=np.array([books[_to_one_line(label.source)] for label in labels], dtype=np.int64),
             numbers=np.array([label.number for label in labels], dtype=np.int64),
             groups=np.array([label.group for label in labels], dtype=np.int64),
             longest=np.zeros(0, np.int64),

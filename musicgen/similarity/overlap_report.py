@@ -261,9 +261,7 @@ class OverlapIndex:
             _compute_share_below(self.note_index.shares, copied_runs / max(1, run_count)),
         )
 
-    def _make_shared_run(
-        self, columns: RunColumns, bars: list[int], run: _LocatedRun
-    ) -> SharedRun:
+    def _make_shared_run(self, columns: RunColumns, bars: list[int], run: _LocatedRun) -> SharedRun:
         first, last = run.tune_position, run.tune_position + run.notes - 1
         start = run.training_position
         return SharedRun(
@@ -319,9 +317,7 @@ class OverlapIndex:
         """Look up the training tunes of positions."""
         return self.note_index.tune_by_run[self.rolling_hash.find_runs(positions)]
 
-    def _find_shared_runs(
-        self, tune_hash: RollingHash, matches: _Matches
-    ) -> Iterator[_LocatedRun]:
+    def _find_shared_runs(self, tune_hash: RollingHash, matches: _Matches) -> Iterator[_LocatedRun]:
         """Yield disjoint shared runs, the longest first; of less than RUN_NOTES notes only one."""
         shared_counts = self._count_shared_runs(matches)
         # the end of the part of each note's run that is not yet covered by a yielded run
