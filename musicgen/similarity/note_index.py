@@ -225,7 +225,7 @@ class Label:
 
     title: str
     source: str  # name of its file, without folders
-    number: int  # position among the file's tunes, from 1; 0: the only one
+    number: int  # position among the tunes of its file, from 1; 0: not stated
     group: int  # tunes with the same number are near-duplicates
 
     def __str__(self) -> str:

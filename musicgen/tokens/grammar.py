@@ -33,7 +33,7 @@ class DecisionContext:
     position: int  # steps from the start of the bar
     bar_steps: int  # steps of the bar; 0 between bars and in irregular ones
     bar_in_phrase: int  # bars written since the section, the ending or the tune started
-    bars_left: int | None  # bars heard that remain; None if no number was asked for
+    bars_left: int | None  # bars heard that remain; None if their number is free
     decision: str  # what is drawn: "meter", "between 3", "value 0", "tuplet", "head", "done"
 
 
