@@ -21,17 +21,16 @@ from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
 from musicgen.sampling.options import MOST_BARS, TONICS, SamplingOptions
-from musicgen.sampling.sampler import CODEC_OPTIONS, COMMON_OPTIONS
+from musicgen.sampling.sampler import COMMON_OPTIONS
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.registry import CODECS
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
-MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
-NOTE_CODECS: Final = (MEASURES_CODEC, *CODEC_OPTIONS)  # whose tunes are notes, not text
 FIRST_MODEL: Final = "folk"
 COMMON_FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
@@ -96,9 +95,10 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
         try:
             body = read_manifest(checkpoint_folder, FORMAT)
             manifest = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
-            if manifest.codec not in NOTE_CODECS:
+            codec = CODECS.get(manifest.codec)
+            if codec is None or codec.unit != "note":
                 return None
-            return _describe_manifest(name, checkpoint_folder, manifest)
+            return _describe_manifest(name, checkpoint_folder, manifest, codec)
         except MusicgenError as error:
             errors.append(str(error))
     LOG.warning(
@@ -109,15 +109,15 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) -> dict[str, Any]:
+def _describe_manifest(
+    name: str, checkpoint_folder: Path, manifest: _Manifest, codec: AnyCodec
+) -> dict[str, Any]:
     """Return a `ModelInfo`. Raises InvalidValue for counts or keys that do not match."""
-    writes_bars = manifest.codec == MEASURES_CODEC
+    writes_bars = codec.has_bars
     if writes_bars and len(manifest.seen) != len(MEASURES):
         raise InvalidValue(f"{len(manifest.seen)} event counts for {len(MEASURES)} events")
     options = (
-        [*SamplingOptions.__slots__]
-        if writes_bars
-        else [*COMMON_OPTIONS, *CODEC_OPTIONS[manifest.codec]]
+        [*SamplingOptions.__slots__] if writes_bars else [*COMMON_OPTIONS, *codec.setting_options]
     )
     return {
         "name": name, "version": manifest.version, "codec": manifest.codec, "options": options,

@@ -16,7 +16,6 @@ from musicgen.render.export import PAGE_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import score_to_json
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH
 
@@ -74,7 +73,7 @@ def _find_unmatched(notes: dict[int, NoteInBar], other_notes: dict[int, NoteInBa
 
 def tune_to_json(tune: Tune) -> dict[str, Any]:
     """Return everything that a page shows of a tune, with long texts truncated."""
-    has_bars = tune.codec == MeasuresCodec.name
+    has_bars = tune.model.codec.has_bars
     data = score_to_json(
         tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
         has_bars=has_bars,
@@ -106,7 +105,7 @@ def render_tune_file(tune: Tune, suffix: str) -> bytes:
         InvalidValue: the tune has no bars for the format, or the file would be too large.
         NotFound: the suffix is unknown.
     """
-    has_bars = tune.codec == MeasuresCodec.name
+    has_bars = tune.model.codec.has_bars
     if not has_bars and suffix in FILE_SUFFIXES and suffix not in SUFFIXES_WITHOUT_BARS:
         raise InvalidValue(f"{suffix}: the music has no bars; choose one of"
                            f" {', '.join(SUFFIXES_WITHOUT_BARS)}")  # fmt: skip
