@@ -46,8 +46,10 @@ def public_functions(path: Path) -> Iterator[tuple[str, Function]]:
 
 def annotations_of(function: Function) -> Iterator[ast.expr]:
     arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    yield from (one.annotation for one in every if one.annotation is not None)
+    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    yield from (
+        parameter.annotation for parameter in parameters if parameter.annotation is not None
+    )
     if function.returns is not None:
         yield function.returns
 
