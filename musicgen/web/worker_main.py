@@ -20,13 +20,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from musicgen.errors import MusicgenError
+from musicgen.process_limits import OUT_OF_MEMORY_STATUS, disable_core_dumps
 from musicgen.web.handlers import RequestHandlers
-from musicgen.web.worker_protocol import (
-    OUT_OF_MEMORY,
-    ProgressWriter,
-    WorkerAnswer,
-    disable_core_dumps,
-)
+from musicgen.web.worker_protocol import ProgressWriter, WorkerAnswer
 
 ORPHAN_SECONDS: Final = 10.0  # what a job may take longer than its parent would have waited
 RequestHandler = Callable[[dict[str, Any], bytes], WorkerAnswer]
@@ -45,7 +41,7 @@ def main(runs: str) -> None:
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        os._exit(OUT_OF_MEMORY_STATUS)
 
 
 def serve_requests(requests: IO[bytes], answer: RequestHandler, progress: ProgressWriter) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.errors import MusicgenError
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, WorkerAnswer
+from musicgen.process_limits import (
+    OUT_OF_MEMORY_STATUS,
+    OUT_OF_TIME_STATUSES,
+    SINGLE_THREAD_VARIABLES,
+)
+from musicgen.web.worker_protocol import WorkerAnswer
 
 COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # what this Python runs as the child
 MAX_LINE: Final = 8 * 2**20
-_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES: Final = Path(__file__).parents[2]
-_TIME_LIMIT_STATUSES: Final = tuple(
-    -number for name in ("SIGPROF", "SIGXCPU") if (number := getattr(signal, name, 0))
-)
 TIME_LIMIT_MESSAGE: Final = "reading took longer than its limit; a shorter piece of it will do"
 MEMORY_LIMIT_MESSAGE: Final = (
     "it took more memory than there is for it; ask for less, or send a shorter piece"
@@ -168,9 +169,9 @@ class Worker:
             async with asyncio.timeout(1):
                 await self._process.wait()
         status = await self.stop()
-        if status in _TIME_LIMIT_STATUSES:
+        if status in OUT_OF_TIME_STATUSES:
             return WorkerLost(400, TIME_LIMIT_MESSAGE)
-        if status == OUT_OF_MEMORY:
+        if status == OUT_OF_MEMORY_STATUS:
             return WorkerLost(400, MEMORY_LIMIT_MESSAGE)
         return WorkerCrashed(503, CRASH_MESSAGE.format(_describe_status(status)))
 
@@ -185,4 +186,4 @@ def _build_environment() -> dict[str, str]:
     """Return the parent's environment, one thread a library, and where this package lies."""
     paths = (str(_PACKAGES), os.environ.get("PYTHONPATH", ""))
     own = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **own}
+    return {**os.environ, **SINGLE_THREAD_VARIABLES, **own}

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from musicgen.process_limits import limit_memory, start_cpu_timer
 
-OUT_OF_MEMORY: Final = 77  # the child's exit code for it
 PARSE_SECONDS: Final = 5.0  # of CPU
 PARSE_BYTES: Final = 2**30
 
@@ -49,31 +44,13 @@ class ProgressWriter:
 @contextlib.contextmanager
 def resource_limits() -> Iterator[None]:
     """Limit what the parsing of somebody's bytes may cost; too much of it ends the process."""
-    timer = hasattr(signal, "setitimer")
-    before = _limit_memory(PARSE_BYTES)
-    if timer:
-        signal.setitimer(signal.ITIMER_PROF, PARSE_SECONDS)
+    previous_limit = limit_memory(PARSE_BYTES)
+    start_cpu_timer(PARSE_SECONDS)
     try:
         yield
     finally:
-        if timer:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        _limit_memory(before)
-
-
-def _limit_memory(limit: int) -> int:
-    """Set the limit of data and return the one before; -1 is none."""
-    if resource is None:
-        return -1
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return int(soft)
-
-
-def disable_core_dumps() -> None:
-    """Let no memory of this process be written to a disk when it dies."""
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        start_cpu_timer(0)
+        limit_memory(previous_limit)
 
 
 def hide_folders(text: str, folders: Iterable[Path]) -> str:

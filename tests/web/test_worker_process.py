@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from musicgen import process_limits
 from musicgen.web import worker_process
 from musicgen.web.worker_process import HttpError, Worker, WorkerLost, WorkerUnavailable
 
@@ -106,7 +107,7 @@ def guarded(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_reading_has_a_limit_of_time() -> None:
     done = guarded("while True: pass", "work.PARSE_SECONDS = 0.2")
-    assert done.returncode in worker_process._TIME_LIMIT_STATUSES
+    assert done.returncode in process_limits.OUT_OF_TIME_STATUSES
     assert guarded("pass", "work.PARSE_SECONDS = 0.2").stdout == "survived\n"
 
 
