@@ -18,7 +18,7 @@ STRAYS: Final = (".venv/bin/python", "checkpoints/mine/weights.safetensors", "so
                  "musicgen/scratch.py", "mine.data/train.parquet")  # fmt: skip
 
 
-def git(folder: Path, *arguments: str) -> None:
+def run_git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
 
 
@@ -36,8 +36,8 @@ def test_source_distribution_holds_only_tracked_files(tmp_path: Path) -> None:
     for name in TRACKED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", *TRACKED)
+    run_git(tmp_path, "init", "-q")
+    run_git(tmp_path, "add", *TRACKED)
     for name in STRAYS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("stray")

@@ -21,7 +21,7 @@ DATA = TUNE.encode()
 TUNES = {"a.abc": DATA, "deep/b.ABC": DATA, "notes.txt": b"words", "deep/.DS_Store": b""}
 
 
-def archive(folder: Path, name: str, files: dict[str, bytes]) -> TuneFile:
+def write_archive(folder: Path, name: str, files: dict[str, bytes]) -> TuneFile:
     if name.endswith(".zip"):
         (folder / name).write_bytes(zipped(files))
     else:
@@ -34,24 +34,24 @@ def archive(folder: Path, name: str, files: dict[str, bytes]) -> TuneFile:
     return TuneFile(folder / name, f"tunes/{name}")
 
 
-def codes(file: TuneFile) -> dict[str, str]:
+def read_codes(file: TuneFile) -> dict[str, str]:
     return {part.name: getattr(data, "code", "read") for part, data in file.iter_contents()}
 
 
 @pytest.mark.parametrize("name", ["b.zip", "b.tar", "b.tar.gz", "B.TGZ", "b.tar.bz2", "b.tar.xz"])
 def test_reads_members_with_tune_suffixes(tmp_path: Path, name: str) -> None:
-    file = archive(tmp_path, name, TUNES)
-    assert codes(file) == {f"tunes/{name}/a.abc": "read", f"tunes/{name}/deep/b.ABC": "read"}
-    scores, refusals_of_file = file.read()
-    assert ([score.title for score in scores], refusals_of_file) == (["Hostile"] * 2, ())
+    file = write_archive(tmp_path, name, TUNES)
+    assert read_codes(file) == {f"tunes/{name}/a.abc": "read", f"tunes/{name}/deep/b.ABC": "read"}
+    scores, refusals = file.read()
+    assert ([score.title for score in scores], refusals) == (["Hostile"] * 2, ())
     with SandboxedReader() as reader:
-        lines = parse_lines(reader.encode(file))
-    assert [line["tune"]["source"] for line in lines] == list(codes(file))
+        answers = parse_lines(reader.encode(file))
+    assert [answer["tune"]["source"] for answer in answers] == list(read_codes(file))
     assert list(tmp_path.iterdir()) == [file.path]
 
 
 def test_finds_archives_and_folders_with_archives(tmp_path: Path) -> None:
-    file = archive(tmp_path, "b.zip", TUNES)
+    file = write_archive(tmp_path, "b.zip", TUNES)
     (tmp_path / "c.abc").write_bytes(DATA)
     (tmp_path / "readme.txt").write_text("words")
     assert [source.name for source in find_files(file.path).files] == ["b.zip"]
@@ -61,8 +61,8 @@ def test_finds_archives_and_folders_with_archives(tmp_path: Path) -> None:
 
 
 def test_pattern_selects_members(tmp_path: Path) -> None:
-    file = archive(tmp_path, "b.zip", TUNES)
-    assert codes(TuneFile(file.path, "b", only="b.*")) == {"b/deep/b.ABC": "read"}
+    file = write_archive(tmp_path, "b.zip", TUNES)
+    assert read_codes(TuneFile(file.path, "b", only="b.*")) == {"b/deep/b.ABC": "read"}
 
 
 @pytest.mark.parametrize("name", ["b.zip", "b.tar", "b.tar.gz"])
@@ -71,8 +71,8 @@ def test_archive_bomb_is_refused(
 ) -> None:
     monkeypatch.setattr(archives, "RATIO_EXEMPT_BYTES", 2**20)
     files = {f"{n:02}.abc": DATA + bytes(2**17) for n in range(40)}
-    packed = archive(tmp_path, name, files)
-    outcomes = list(codes(packed).values())
+    packed = write_archive(tmp_path, name, files)
+    outcomes = list(read_codes(packed).values())
     if name == "b.tar":  # not compressed, so no bomb
         assert outcomes == ["read"] * 40
     else:
@@ -85,8 +85,8 @@ def test_refuses_archive_with_too_many_members(
 ) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     files = {f"{n}.abc": DATA for n in range(4)}
-    assert codes(archive(tmp_path, "b.zip", files)) == {"tunes/b.zip": "too-large"}
-    outcomes = codes(archive(tmp_path, "b.tar", files))
+    assert read_codes(write_archive(tmp_path, "b.zip", files)) == {"tunes/b.zip": "too-large"}
+    outcomes = read_codes(write_archive(tmp_path, "b.tar", files))
     assert list(outcomes.values()) == ["read"] * 3 + ["too-large"]
 
 
@@ -98,12 +98,14 @@ def test_crash_on_a_member_refuses_only_that_member(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     bad = DATA + b"\n%die:segv\n"
     for name in ("b.zip", "b.tar"):
-        file = archive(tmp_path, name, {"a.abc": DATA, "b.abc": bad, "c.txt": b"", "d.abc": DATA})
+        file = write_archive(
+            tmp_path, name, {"a.abc": DATA, "b.abc": bad, "c.txt": b"", "d.abc": DATA}
+        )
         with SandboxedReader() as reader:
-            lines = parse_lines(reader.encode(file))
-        kept_sources = [line["tune"]["source"] for line in lines if "tune" in line]
+            answers = parse_lines(reader.encode(file))
+        kept_sources = [answer["tune"]["source"] for answer in answers if "tune" in answer]
         assert kept_sources == [f"tunes/{name}/a.abc", f"tunes/{name}/d.abc"]
-        assert [(r["source"], r["code"]) for r in list_refusals(lines)] == [
+        assert [(r["source"], r["code"]) for r in list_refusals(answers)] == [
             (f"tunes/{name}/b.abc", "crashed")
         ]
 
@@ -113,9 +115,9 @@ def test_forged_member_size_ends_as_truncated(tmp_path: Path) -> None:
     info.size = 2**50
     (tmp_path / "b.tar").write_bytes(tarred({"a.abc": DATA})[:1024] + info.tobuf())
     with SandboxedReader(ReadLimits(seconds=1)) as reader:
-        lines = parse_lines(reader.encode(TuneFile(tmp_path / "b.tar", "b.tar")))
-    assert len(lines) == 2
-    assert list_refusals(lines)[0]["code"] == "truncated"
+        answers = parse_lines(reader.encode(TuneFile(tmp_path / "b.tar", "b.tar")))
+    assert len(answers) == 2
+    assert list_refusals(answers)[0]["code"] == "truncated"
 
 
 @pytest.mark.parametrize("name", ["a.zip", "A.TAR.GZ", "x.tgz"])
@@ -125,21 +127,24 @@ def test_recognises_archives_by_suffix(name: str) -> None:
 
 
 def test_refuses_missing_archive(tmp_path: Path) -> None:
-    assert codes(TuneFile(tmp_path / "no.zip", "no.zip")) == {"no.zip": "unreadable"}
+    assert read_codes(TuneFile(tmp_path / "no.zip", "no.zip")) == {"no.zip": "unreadable"}
 
 
 def test_follows_link_to_archive_only_if_named(tmp_path: Path) -> None:
-    file = archive(tmp_path, "b.zip", TUNES)
+    file = write_archive(tmp_path, "b.zip", TUNES)
     (tmp_path / "link.zip").symlink_to(file.path)
-    assert codes(TuneFile(tmp_path / "link.zip", "l.zip")) == {"l.zip": "not-regular"}
-    assert len(codes(TuneFile(tmp_path / "link.zip", "l.zip", named=True))) == 2
+    assert read_codes(TuneFile(tmp_path / "link.zip", "l.zip")) == {"l.zip": "not-regular"}
+    assert len(read_codes(TuneFile(tmp_path / "link.zip", "l.zip", named=True))) == 2
 
 
 def test_damaged_member_is_refused_alone(tmp_path: Path) -> None:
     data = bytearray(zipped({"a.abc": DATA * 9, "b.abc": DATA}))
     data[45:60] = bytes(15)
     (tmp_path / "b.zip").write_bytes(data)
-    assert codes(TuneFile(tmp_path / "b.zip", "z")) == {"z/a.abc": "damaged", "z/b.abc": "read"}
+    assert read_codes(TuneFile(tmp_path / "b.zip", "z")) == {
+        "z/a.abc": "damaged",
+        "z/b.abc": "read",
+    }
 
 
 def test_refuses_unknown_compression_method(tmp_path: Path) -> None:
@@ -155,4 +160,4 @@ def test_refuses_unknown_compression_method(tmp_path: Path) -> None:
 def test_reads_lzma_member_of_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as out:
         out.writestr("a.abc", DATA)
-    assert codes(TuneFile(tmp_path / "b.zip", "z")) == {"z/a.abc": "read"}
+    assert read_codes(TuneFile(tmp_path / "b.zip", "z")) == {"z/a.abc": "read"}
