@@ -172,7 +172,8 @@ def build(
         create_folder_atomically(
             out, may_replace=has_only_dataset_files if force else None
         ) as staging,
-        translate_os_errors(out),_open_spools(staging / "work", max(1, jobs)) as spools
+        translate_os_errors(out),
+        _open_spools(staging / "work", max(1, jobs)) as spools,
     ):
         tracker = _ProgressTracker(files, progress)
         reused_files = _read_files(task, spools, out, tracker, executor, jobs)
