@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from msgspec import inspect as shapes_of
 
-from musicgen import checkpoint, folder_contents, formats, tune
+from musicgen import checkpoint, files, folder_contents, formats, tune
 from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
@@ -321,7 +321,7 @@ class Workplace:
         text = to_json(values)
         hashes = {
             **json.loads(vouched)["sha256"],
-            run_folder.VALUES_FILE: checkpoint.sha256_hex(text),
+            run_folder.VALUES_FILE: files.sha256_hex(text),
         }
         table = {"format": run_folder.FORMAT, "sha256": hashes}
         with (

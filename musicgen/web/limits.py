@@ -1,21 +1,16 @@
 """Limits on what clients and files may cost the server.
 
-A module without imports of the package, since the schemas, the middleware, the worker pool and the
-workers all read it.
+A module of its own, since the schemas, the middleware, the worker pool and the workers all read it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+from musicgen.process_limits import limit_memory, start_cpu_timer
 
 PRIMER_SUFFIXES: Final = (".abc", ".mid", ".midi")
 PRIMER_BYTES: Final = 8 * 2**20
@@ -51,28 +46,10 @@ def resource_limits() -> Iterator[None]:
 
     Exceeding the time ends the process with SIGPROF; exceeding the memory raises MemoryError.
     """
-    has_timer = hasattr(signal, "setitimer")
-    previous_limit = _limit_memory(PARSE_BYTES)
-    if has_timer:
-        signal.setitimer(signal.ITIMER_PROF, PARSE_SECONDS)
+    previous_limit = limit_memory(PARSE_BYTES)
+    start_cpu_timer(PARSE_SECONDS)
     try:
         yield
     finally:
-        if has_timer:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        _limit_memory(previous_limit)
-
-
-def _limit_memory(limit: int) -> int:
-    """Set the soft limit of the data segment in bytes, and return the previous one; -1 is none."""
-    if resource is None:
-        return -1
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return int(soft)
-
-
-def disable_core_dumps() -> None:
-    """Prevent a core dump, which would write the memory of the process to disk."""
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        start_cpu_timer(0)
+        limit_memory(previous_limit)

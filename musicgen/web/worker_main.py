@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from musicgen.process_limits import OUT_OF_MEMORY_STATUS, disable_core_dumps
 from musicgen.web.handlers import RequestHandlers
-from musicgen.web.limits import disable_core_dumps
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, ProgressWriter, RequestHandler
+from musicgen.web.worker_protocol import ProgressWriter, RequestHandler
 
 ORPHAN_SECONDS: Final = 10.0  # beyond the time limit of a job, in case the parent was killed
 
@@ -39,7 +39,7 @@ def main(runs: str) -> None:
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        os._exit(OUT_OF_MEMORY_STATUS)
 
 
 def serve_requests(requests: IO[bytes], handler: RequestHandler, progress: ProgressWriter) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.errors import MusicgenError
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, WorkerAnswer
+from musicgen.process_limits import (
+    OUT_OF_MEMORY_STATUS,
+    OUT_OF_TIME_STATUSES,
+    SINGLE_THREAD_VARIABLES,
+)
+from musicgen.web.worker_protocol import WorkerAnswer
 
 COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # arguments of the Python interpreter
 MAX_LINE: Final = 8 * 2**20
-_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES: Final = Path(__file__).parents[2]
-_TIME_LIMIT_STATUSES: Final = tuple(
-    -number for name in ("SIGPROF", "SIGXCPU") if (number := getattr(signal, name, 0))
-)
 TIME_LIMIT_MESSAGE: Final = "parsing the file exceeded the time limit; send a shorter file"
 MEMORY_LIMIT_MESSAGE: Final = (
     "the request exceeded the memory limit; ask for fewer bars, or send a shorter file"
@@ -184,9 +185,9 @@ class Worker:
             async with asyncio.timeout(1):
                 await self._process.wait()
         status = await self.stop()
-        if status in _TIME_LIMIT_STATUSES:
+        if status in OUT_OF_TIME_STATUSES:
             return WorkerLost(400, TIME_LIMIT_MESSAGE)
-        if status == OUT_OF_MEMORY:
+        if status == OUT_OF_MEMORY_STATUS:
             return WorkerLost(400, MEMORY_LIMIT_MESSAGE)
         return WorkerCrashed(503, CRASH_MESSAGE.format(_describe_status(status)))
 
@@ -201,4 +202,4 @@ def _build_environment() -> dict[str, str]:
     """Return the parent's environment with this package on the path and one thread per library."""
     paths = (str(_PACKAGES), os.environ.get("PYTHONPATH", ""))
     python_path = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **python_path}
+    return {**os.environ, **SINGLE_THREAD_VARIABLES, **python_path}

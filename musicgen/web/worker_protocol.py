@@ -13,11 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from musicgen.errors import MusicgenError
-
-OUT_OF_MEMORY: Final = 77  # exit status of a worker
 
 
 @dataclass(frozen=True, slots=True)

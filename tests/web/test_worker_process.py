@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from musicgen import process_limits
 from musicgen.web import worker_process
 from musicgen.web.worker_process import HttpError, Worker, WorkerLost, WorkerUnavailable
 
@@ -108,7 +109,7 @@ def run_limited(code: str, before: str = "") -> subprocess.CompletedProcess[str]
 
 def test_parsing_time_is_limited() -> None:
     process = run_limited("while True: pass", "limits.PARSE_SECONDS = 0.2")
-    assert process.returncode in worker_process._TIME_LIMIT_STATUSES
+    assert process.returncode in process_limits.OUT_OF_TIME_STATUSES
     assert run_limited("pass", "limits.PARSE_SECONDS = 0.2").stdout == "survived\n"
 
 
