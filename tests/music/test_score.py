@@ -39,7 +39,7 @@ def heard(score: Score) -> list[int]:
     [
         ({"onset": -1, "pitch": 60, "duration": 1}, "starts at step 0"),
         ({"onset": 0, "pitch": 128, "duration": 1}, "pitch is outside 0..127"),
-        ({"onset": 0, "pitch": 60, "duration": 0}, "lasts a step or more"),
+        ({"onset": 0, "pitch": 60, "duration": 0}, "lasts at least one step"),
         ({"onset": LATEST_STEP, "pitch": 60, "duration": 1}, "at the latest"),
         ({"onset": 2**70, "pitch": 60, "duration": 1}, "at the latest"),
         ({"onset": 0, "pitch": 60, "duration": 1, "velocity": 0}, "velocity is outside"),
@@ -177,9 +177,9 @@ def test_marks_hold_values_of_their_kind(kind: MarkKind, value: object) -> None:
 
 @pytest.mark.parametrize("step", [-1, LATEST_STEP + 1, 2**70, 0.5, float("nan")])
 def test_marks_and_endings_stand_at_steps(step: int) -> None:
-    with pytest.raises(InvalidValue, match="stands at step"):
+    with pytest.raises(InvalidValue, match="is at step"):
         Mark(step, "bar")
-    with pytest.raises(InvalidValue, match="stands at step"):
+    with pytest.raises(InvalidValue, match="is at step"):
         Ending((1,), step)
 
 
