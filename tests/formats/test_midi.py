@@ -199,7 +199,7 @@ def test_a_tempo_that_midi_cannot_say_is_refused(qpm: float) -> None:
 
 
 def test_a_tune_that_could_not_be_read_back_is_not_written() -> None:
-    with pytest.raises(InvalidValue, match="lasts over 20,000 quarters"):
+    with pytest.raises(InvalidValue, match="lasts over 20,000 quarter notes"):
         render(Score((Note(48 * 20_000, 60, 1),)))
 
 
@@ -433,19 +433,19 @@ def h(text: str) -> bytes:
 
 
 HOSTILE = {
-    "no header": (b"RIFF" + bytes(40), "format", "byte 0: it is no MIDI file: MThd is missing"),
-    "nothing": (b"", "format", "byte 0: it is no MIDI file"),
+    "no header": (b"RIFF" + bytes(40), "format", "byte 0: it is not a MIDI file: MThd is missing"),
+    "nothing": (b"", "format", "byte 0: it is not a MIDI file"),
     "half a header": (b"MThd\0\0\0\6\0\1", "truncated", "byte 8: the header is cut off"),
     "a header of 4 GiB": (b"MThd" + b"\xff" * 20, "truncated", "the header is cut off"),
     "film without ticks": (
         raw(NOTE + END, division=h("e7 00")),
         "damaged",
-        "byte 12: it counts 0 ticks in a film",
+        "byte 12: it has 0 ticks per SMPTE frame",
     ),
     "an unknown speed of film": (
         raw(NOTE + END, division=h("f0 28")),
         "damaged",
-        "byte 12: .* 16 frames a second",
+        "byte 12: .* 16 frames per second",
     ),
     "division 0": (raw(NOTE + END, division=h("00 00")), "damaged", "byte 12: it has 0 ticks"),
     "a chunk too long": (
@@ -460,9 +460,13 @@ HOSTILE = {
         "damaged",
         "byte 22: a number has more than",
     ),
-    "ticks past 2^31": (raw((LATER + NOTE[1:4]) * 9 + END), "too-large", "over 20,000 quarters"),
+    "ticks past 2^31": (
+        raw((LATER + NOTE[1:4]) * 9 + END),
+        "too-large",
+        "over 20,000 quarter notes",
+    ),
     "data over 127": (raw(h("00 90 3c ff") + END), "damaged", "a data byte is over 127"),
-    "no status": (raw(h("00 3c 40") + END), "damaged", "a note has no status"),
+    "no status": (raw(h("00 3c 40") + END), "damaged", "an event has no status"),
     "an unknown status": (raw(h("00 f4 00") + END), "damaged", "has the status 244"),
     "no notes": (raw(END), "empty", "it has no notes"),
     "no tracks": (raw(), "empty", "it has no notes"),
