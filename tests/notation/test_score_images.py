@@ -176,7 +176,7 @@ def test_lines_go_by_four_measures() -> None:
 
 def test_a_width_is_kept_and_an_odd_one_refused() -> None:
     assert ' width="500" ' in engrave(jig(), width=500)
-    with pytest.raises(InvalidValue, match=r"width 10 is no page's: write 240 to 4000"):
+    with pytest.raises(InvalidValue, match=r"width 10 is out of range: write 240 to 4000"):
         engrave(jig(), width=10)
 
 

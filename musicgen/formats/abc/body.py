@@ -94,7 +94,7 @@ def read_length(text: str) -> tuple[int, int]:
         refuse("length", f"the length {text[:12]}... is too long; use at most {MAX_DIGITS} digits")
     numerator, slashes, denominator = int(match[1] or 1), len(match[2]), int(match[3] or 2)
     if numerator == 0 or denominator == 0:
-        refuse("length", f"a length of {text} is not allowed; write one such as 2, /2 or 3/2")
+        refuse("length", f"the length {text} is not allowed; write one such as 2, /2 or 3/2")
     return numerator, denominator << (slashes - 1) if slashes else 1
 
 
