@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from musicgen.music.score import STEPS_PER_QUARTER
 from musicgen.music.theory import Meter
@@ -93,8 +93,7 @@ def notate_segments(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
             for i, length in enumerate(lengths)
             for value in split_duration(length)
         )
-    # position: (cost of reaching it, previous position, tuplet between the two)
-    cheapest: dict[int, tuple[int, int, Tuplet | None]] = {offsets[0]: (0, -1, None)}
+    cheapest = {offsets[0]: _PathEnd(0, -1)}  # by position
     offset_bits = _bits(offsets)
     for position in range(offsets[0], offsets[-1]):
         if position not in cheapest:
@@ -102,12 +101,18 @@ def notate_segments(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
         for stop, cost, tuplet in _iter_next_candidates(
             offsets, position, _bits_from(offset_bits, position - offsets[0])
         ):
-            total = cheapest[position][0] + cost
-            if stop not in cheapest or total < cheapest[stop][0]:
-                cheapest[stop] = (total, position, tuplet)
-    return tuple(
-        _walk_back(offsets, {stop: (position, t) for stop, (_, position, t) in cheapest.items()})
-    )
+            total = cheapest[position].cost + cost
+            if stop not in cheapest or total < cheapest[stop].cost:
+                cheapest[stop] = _PathEnd(total, position, tuplet)
+    return tuple(_walk_back(offsets, cheapest))
+
+
+class _PathEnd(NamedTuple):
+    """The last value or tuplet of the cheapest path to a position."""
+
+    cost: int  # of the whole path
+    start: int  # position at which the value or tuplet starts
+    tuplet: Tuplet | None = None
 
 
 def _bits(offsets: tuple[int, ...]) -> bytes:
@@ -127,14 +132,14 @@ def _bits_from(bits: bytes, at: int) -> int:
 
 
 def _walk_back(
-    offsets: tuple[int, ...], previous_steps: dict[int, tuple[int, Tuplet | None]]
+    offsets: tuple[int, ...], cheapest: dict[int, _PathEnd]
 ) -> Iterator[WrittenDuration]:
     """Yield the written values of the path to the last offset."""
     stops = [offsets[-1]]
     while stops[-1] != offsets[0]:
-        stops.append(previous_steps[stops[-1]][0])
+        stops.append(cheapest[stops[-1]].start)
     for position, stop in pairwise(reversed(stops)):
-        tuplet = previous_steps[stop][1]
+        tuplet = cheapest[stop].tuplet
         if tuplet is None:
             yield WrittenDuration(bisect_right(offsets, position) - 1, stop - position)
         else:

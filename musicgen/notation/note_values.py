@@ -139,7 +139,7 @@ def split_by_meter(meter: Meter, start: int, steps: int, is_rest: bool) -> tuple
         last = split_by_meter(meter, 0, rest, is_rest) if rest else ()
         return first + full_bars * split_by_meter(meter, 0, meter.steps, is_rest) + last
     levels, stop = metric_levels(meter), start + steps
-    min_gain = int(start % meter.beat_steps == 0)  # on a beat, the longer value first wins a tie
+    tie_margin = int(start % meter.beat_steps == 0)  # on a beat, the longer value first wins a tie
     cheapest: dict[int, tuple[int, tuple[int, ...]]] = {start: (0, ())}
     for position in range(start, stop, SHORTEST_WRITABLE):
         if position not in cheapest:
@@ -150,7 +150,7 @@ def split_by_meter(meter: Meter, start: int, steps: int, is_rest: bool) -> tuple
             if value % SHORTEST_WRITABLE == 0 and position + value <= stop:
                 total = cost + _DOT_COST * NOTE_VALUES[value].dots
                 current_best = cheapest.get(position + value)
-                if (current_best is None or total < current_best[0] + min_gain) and _is_customary(
+                if (current_best is None or total < current_best[0] + tie_margin) and _is_customary(
                     meter, position, value, is_rest
                 ):
                     cheapest[position + value] = (total, (*values, value))
