@@ -22,7 +22,8 @@ from musicgen.number_parsing import shorten
 from musicgen.sampling.forced_tokens import ForcedBars
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import MOST_BARS, SamplingOptions
+from musicgen.sampling.option_table import MAX_BARS
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler, TuneStart
 from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
 from musicgen.tokens.bar_split import BarSplit, split_by_voice
@@ -267,7 +268,7 @@ def _collect_notes_by_bar(
 
 def _build_rules(options: SamplingOptions) -> Rules:
     """Return what a tune may hold of the bars and the form that a variant cannot change."""
-    fewest, most = (options.heard_bars,) * 2 if options.heard_bars else (1, MOST_BARS)
+    fewest, most = (options.heard_bars,) * 2 if options.heard_bars else (1, MAX_BARS)
     return Rules(
         min_bars=fewest,
         max_bars=most,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
-from musicgen.sampling.options import TONICS, SamplingOptions, range_text, usual_qpm
+from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
+from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
@@ -289,7 +290,7 @@ class Sampler:
         where = f"in {options.key} the model's notes" if options.key else "the model's notes"
         tonic = ", and a tonic to end on must be among them" if options.end == "tonic" else ""
         raise InvalidValue(
-            f"range {range_text(options.range or (0, 127))}: {where} reach from"
+            f"range {format_range(options.range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"
         )
 
@@ -380,9 +381,6 @@ def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
     return f"{kind} in {key}, no. {noise.seed}-{noise.tune_number + 1}"
 
 
-COMMON_OPTIONS: Final = ("temperature", "top_k", "top_p", "min_p")  # what all codecs understand
-CODEC_OPTIONS: Final = {"performance": ("program",), "frames": ("program", "tempo"),
-               "frames-16": ("program", "tempo")}  # fmt: skip
 DEFAULT_QPM: Final = 120.0
 
 
@@ -453,14 +451,15 @@ def make_sampler(
 
 
 def check_codec_options(requested: SamplingOptions, codec: str) -> None:
-    """Raise InvalidValue for the first wish that a codec does not understand."""
-    known = (*COMMON_OPTIONS, *CODEC_OPTIONS.get(codec, ()))
-    plain: dict[str, Any] = {
-        name: getattr(SamplingOptions(), name) for name in SamplingOptions.__slots__
-    }
-    for name, default in plain.items():
-        if name not in known and getattr(requested, name) != default:
-            options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
+    """Check that a codec offers all options that differ from their defaults.
+
+    Raises:
+        InvalidValue: it does not offer one of them.
+    """
+    offered = list_codec_options(codec)
+    for option in OPTIONS:
+        if option not in offered and getattr(requested, option.name) != option.default:
+            flags = ", ".join(f"--{each.flag}" for each in offered)
             raise InvalidValue(
-                f"--{name} means nothing to a model of codec {codec}: it understands {options}"
+                f"--{option.flag} means nothing to a model of codec {codec}: it understands {flags}"
             )

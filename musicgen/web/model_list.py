@@ -20,8 +20,13 @@ from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
-from musicgen.sampling.options import MOST_BARS, TONICS, SamplingOptions
-from musicgen.sampling.sampler import CODEC_OPTIONS, COMMON_OPTIONS
+from musicgen.sampling.option_table import (
+    CODECS_WITHOUT_BARS,
+    COMMON_FORMS,
+    MAX_BARS,
+    list_codec_options,
+)
+from musicgen.sampling.options import TONICS
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.song_form import FREE
@@ -31,9 +36,8 @@ from musicgen.typed_data import Count, check_schema
 
 MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
-NOTE_CODECS: Final = (MEASURES_CODEC, *CODEC_OPTIONS)  # of which tunes are notes
+NOTE_CODECS: Final = (MEASURES_CODEC, *CODECS_WITHOUT_BARS)  # of which tunes are notes
 FIRST_MODEL: Final = "folk"
-COMMON_FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
 
 def tune_id(recipe: str) -> str:
@@ -112,17 +116,15 @@ def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) 
     writes_bars = manifest.codec == MEASURES_CODEC
     if writes_bars and len(manifest.seen) != len(MEASURES):
         raise InvalidValue(f"it has met {len(manifest.seen)} events, and there are {len(MEASURES)}")
-    options = (
-        [*SamplingOptions.__slots__]
-        if writes_bars
-        else [*COMMON_OPTIONS, *CODEC_OPTIONS[manifest.codec]]
-    )
+    options = list_codec_options(manifest.codec)
     return {
-        "name": name, "version": manifest.version, "codec": manifest.codec, "options": options,
+        "name": name, "version": manifest.version, "codec": manifest.codec,
+        "options": [option.name for option in options],
+        "controls": {option.name: option.control for option in options if option.control},
         "keys": _rank_keys(manifest.corpus) if writes_bars else [],
         "meters": _rank_values(manifest.seen, "meter") if writes_bars else [],
         "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
-        "max_bars": MOST_BARS if writes_bars else 0,
+        "max_bars": MAX_BARS if writes_bars else 0,
         "forms": list(COMMON_FORMS) if writes_bars else [],
         "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
         "has_index": (checkpoint_folder / INDEX).is_file(),

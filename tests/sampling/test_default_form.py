@@ -88,7 +88,7 @@ def test_other_codecs_have_no_form() -> None:
 
 
 def test_a_wish_that_there_is_none_of_is_refused_though_it_says_nothing() -> None:
-    with pytest.raises(InvalidValue, match="'colour' cannot be asked for"):
+    with pytest.raises(InvalidValue, match="option 'colour' is unknown"):
         complete_options({"colour": None}, manifest())
 
 
