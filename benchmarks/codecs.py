@@ -46,7 +46,7 @@ def example() -> Iterator[str]:
     """Show a small tune in each codec."""
     (score,), _ = abc.parse(EXAMPLE)
     for name, codec in CODECS.items():
-        text = name.startswith("text")
+        text = codec.unit == "character"
         fitted = codec.fit([EXAMPLE.strip()]) if text else codec  # type: ignore[attr-defined]
         encoded = fitted.encode(EXAMPLE.strip() if text else score)
         names = fitted.vocabulary.names

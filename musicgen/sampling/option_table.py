@@ -19,6 +19,7 @@ from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
 from musicgen.number_parsing import parse_decimal, parse_fraction, parse_integer, shorten
 from musicgen.sampling.noise import TEMPERATURE_RANGE
+from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.song_form import parse_form
 
@@ -26,9 +27,6 @@ MAX_BARS: Final = 512
 MIN_TEMPO, MAX_TEMPO = 10, 1000  # quarter notes per minute
 MAX_PICKUP: Final = 64 * STEPS_PER_WHOLE  # steps: the longest bar
 MIN_COPY, MAX_COPY = 4, 1000  # notes: any two tunes share three; no tune has a thousand
-# The codecs of notes other than `measures`, which has bars and therefore all options.
-CODECS_WITHOUT_BARS: Final = ("performance", "frames", "frames-16")
-_MEASURES: Final = "measures"
 # Suggestions for `form`; any letters from A to H are accepted.
 COMMON_FORMS: Final = ("AABB", "AABA", "AABBCC", "ABAC", "AABC", "AB", "AA", "through", "free")
 
@@ -52,8 +50,8 @@ class Option:
         remedy: how an error about the bounds goes on; "": the bounds themselves.
         page_range: lowest value, highest value and step of the page's control, where they are
             not the bounds of a whole number.
-        is_filter: whether the option only changes how an id is drawn from the distribution.
-        codecs: the codecs without bars that offer the option; all offer the filters.
+        is_filter: whether the option only changes how an id is drawn from the distribution; every
+            codec offers these.
     """
 
     name: str
@@ -70,7 +68,6 @@ class Option:
     remedy: str = ""
     page_range: tuple[float, float, float] | None = None
     is_filter: bool = False
-    codecs: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -217,14 +214,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         help="General MIDI instrument: 0 to 127, or a name (flute).",
         json_type=int, parser=parse_program, metavar="NAME|N", least=0, most=len(PROGRAMS) - 1,
         default=0, remedy=f"choose 0 to {len(PROGRAMS) - 1}, or a General MIDI name",
-        codecs=CODECS_WITHOUT_BARS,
     ),
     Option(
         name="tempo",
         help="Tempo in quarter notes per minute.",
         json_type=float, metavar="QPM", least=MIN_TEMPO, most=MAX_TEMPO,
         remedy=f"choose {MIN_TEMPO} to {MAX_TEMPO} quarter notes per minute",
-        page_range=(MIN_TEMPO, MAX_TEMPO, 1), codecs=("frames", "frames-16"),
+        page_range=(MIN_TEMPO, MAX_TEMPO, 1),
     ),
     Option(
         name="temperature",
@@ -259,11 +255,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
 OPTIONS_BY_NAME: Final[Mapping[str, Option]] = {option.name: option for option in OPTIONS}
 
 
-def list_codec_options(codec: str) -> tuple[Option, ...]:
+def list_codec_options(codec: AnyCodec) -> tuple[Option, ...]:
     """Return the options that a codec offers, the filters first."""
-    offered = (
+    filters = tuple(option for option in OPTIONS if option.is_filter)
+    return filters + tuple(
         option
         for option in OPTIONS
-        if codec == _MEASURES or option.is_filter or codec in option.codecs
+        if not option.is_filter and (codec.has_bars or option.name in codec.setting_options)
     )
-    return tuple(sorted(offered, key=lambda option: not option.is_filter))

@@ -402,7 +402,7 @@ class GenericSampler:
         self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
     ) -> Encoded:
         """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
-        check_codec_options(options, self.codec.name)
+        check_codec_options(options, self.codec)
         name = self.codec.name.split("-")[0].capitalize()
         setting = Setting(
             title=f"{name}, no. {noise.seed}-{noise.tune_number + 1}",
@@ -445,12 +445,12 @@ def make_sampler(
     manifest = checkpoint.manifest
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
-    if manifest.codec == MeasuresCodec.name:
+    if codec.has_bars:
         return Sampler(engine, seen, manifest.corpus.get("tonics", {}), make_copy_detector)
     return GenericSampler(engine, codec, seen)
 
 
-def check_codec_options(requested: SamplingOptions, codec: str) -> None:
+def check_codec_options(requested: SamplingOptions, codec: AnyCodec) -> None:
     """Check that a codec offers all options that differ from their defaults.
 
     Raises:
@@ -461,5 +461,6 @@ def check_codec_options(requested: SamplingOptions, codec: str) -> None:
         if option not in offered and getattr(requested, option.name) != option.default:
             flags = ", ".join(f"--{each.flag}" for each in offered)
             raise InvalidValue(
-                f"--{option.flag} means nothing to a model of codec {codec}: it understands {flags}"
+                f"--{option.flag} means nothing to a model of codec {codec.name}: it understands"
+                f" {flags}"
             )

@@ -28,7 +28,7 @@ from musicgen.similarity.note_index import (
 )
 from musicgen.similarity.overlap_report import OverlapIndex, Receipt
 from musicgen.tokens.codec import AnyCodec, Setting
-from musicgen.tokens.registry import restore_codec
+from musicgen.tokens.registry import find_codec, restore_codec
 
 SERIAL_LIMIT: Final = 512  # tunes that are decoded sooner than a second process starts
 CHUNK: Final = 64
@@ -45,7 +45,10 @@ def build_overlap_index(
         previous_index: of the model that this one went on from; it has learnt from those tunes too.
         jobs: processes that decode; 0 is one a core.
     """
-    if dataset.codec.startswith("text") or sum(t.notes for t in dataset.train) > MAX_NOTES:
+    if (
+        find_codec(dataset.codec).unit == "character"
+        or sum(t.notes for t in dataset.train) > MAX_NOTES
+    ):
         return None
     codec = restore_codec(dataset.codec, dataset.vocabulary, "the data set")
     notes = _decode_notes(dataset.train, codec, jobs or os.cpu_count() or 1)
@@ -146,8 +149,6 @@ def _pack_tunes(tunes: Iterable[EncodedTune], codec: str) -> bytes:
 
 def _decode_chunk(chunk: bytes) -> bytes:
     """Return the notes of tunes, each behind how many there are."""
-    from musicgen.tokens.registry import find_codec
-
     name, tunes = json.loads(chunk)
     notes = [extract_notes(_decode_score(ids, setting, find_codec(name))) for ids, setting in tunes]
     return b"".join(np.int32(own.shape[1]).tobytes() + own.tobytes() for own in notes)

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, Refusal
@@ -21,6 +21,7 @@ from musicgen.tokens.vocabulary import Vocabulary
 from musicgen.typed_data import decode_json
 
 Piece = TypeVar("Piece", bound=Score | str)
+Unit: TypeAlias = Literal["note", "character"]
 PieceParseResult = tuple[tuple[Piece, ...], tuple[Refusal, ...]]
 
 
@@ -114,6 +115,31 @@ class Codec(Protocol[Piece]):
         """The suffixes of the files that it reads."""
         ...
 
+    @property
+    def writable_suffixes(self) -> tuple[str, ...]:
+        """The suffixes of the files that a sampled piece can be written to, the usual one first."""
+        ...
+
+    @property
+    def unit(self) -> Unit:
+        """What pieces are measured in: bits per note or per character."""
+        ...
+
+    @property
+    def has_bars(self) -> bool:
+        """Whether the ids contain bars, so that bars, form, meter and key can be constrained."""
+        ...
+
+    @property
+    def pitch_range(self) -> tuple[int, int] | None:
+        """Lowest and highest MIDI note number that the ids can express; None for text."""
+        ...
+
+    @property
+    def setting_options(self) -> tuple[str, ...]:
+        """The sampling options that only fill in the setting of a sampled piece."""
+        ...
+
     def read(self, data: bytes, suffix: str, source: str = "") -> PieceParseResult[Piece]:
         """Read all pieces of a file's bytes. A bad piece costs one piece; it is a refusal."""
         ...
@@ -154,6 +180,11 @@ class ScoreCodec:
     """What the codecs of notes share: they read every format of tunes."""
 
     suffixes = formats.READABLE_SUFFIXES
+    writable_suffixes: tuple[str, ...] = (".mid", ".midi", ".wav", ".html")
+    unit: Unit = "note"
+    has_bars = False
+    pitch_range = (0, 127)
+    setting_options: tuple[str, ...] = ("program", "tempo")
 
     def read(self, data: bytes, suffix: str, source: str = "") -> PieceParseResult[Score]:
         """Read all tunes of a file's bytes, as `formats.parse` does."""

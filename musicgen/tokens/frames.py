@@ -177,7 +177,7 @@ class FramesGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.lowest_pitch_id is not None:
             return (FRAME, *(() if self.is_closing else range(PITCH.start, self.lowest_pitch_id)))
@@ -187,6 +187,6 @@ class FramesGrammar(LengthLimitedGrammar):
     def take(self, id_: int) -> None:
         """Follow a legal id."""
         self.id_count += 1
-        self.done = id_ == END
+        self.is_done = id_ == END
         self.lowest_pitch_id = id_ if id_ in PITCH else None
         self.has_sounded = self.has_sounded or id_ in PITCH

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from musicgen import formats
 from musicgen.errors import Refusal
 from musicgen.music.arrays import ragged_arange
 from musicgen.music.bars import Bar, find_bars
@@ -61,6 +62,8 @@ class MeasuresCodec(ScoreCodec):
 
     name = "measures"
     vocabulary = MEASURES
+    writable_suffixes = (*formats.WRITABLE_SUFFIXES, ".wav", ".svg", ".png", ".html")
+    has_bars = True
 
     def encode(self, score: Score) -> Encoded:
         """Write a score, made canonical, as ids. Raises Refusal for what has no event.

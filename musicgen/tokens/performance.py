@@ -85,6 +85,7 @@ class PerformanceCodec(ScoreCodec):
 
     name = "performance"
     vocabulary = PERFORMANCE
+    setting_options = ("program",)
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Read a file's tunes as they sound, a step a millisecond."""
@@ -235,7 +236,7 @@ class PerformanceGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.last_event.kind == "velocity":
             return self._ons()
@@ -259,7 +260,7 @@ class PerformanceGrammar(LengthLimitedGrammar):
         elif event.kind == "velocity":
             self.velocity = value
         else:
-            self.done = True
+            self.is_done = True
 
     def _offs(self) -> list[int]:
         if self.last_struck >= 0:

@@ -34,6 +34,7 @@ from musicgen.tokens.codec import (
     LengthLimitedGrammar,
     PieceParseResult,
     Setting,
+    Unit,
     separate_refusals,
 )
 from musicgen.tokens.vocabulary import Event, Value, Vocabulary
@@ -53,6 +54,11 @@ class _TextCodecBase:
     """What both codecs of text share: how a file is cut into pieces, and pieces into tokens."""
 
     suffixes = (".txt", ".abc")
+    writable_suffixes = (".txt", ".abc")
+    unit: Unit = "character"
+    has_bars = False
+    pitch_range = None
+    setting_options: tuple[str, ...] = ()
 
     def __init__(self, name: str, *, is_word_level: bool) -> None:
         self.name = name
@@ -221,7 +227,7 @@ class TextGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.is_closing:
             return (self.end,)
@@ -230,7 +236,7 @@ class TextGrammar(LengthLimitedGrammar):
     def take(self, id_: int) -> None:
         """Follow a legal id."""
         self.id_count += 1
-        self.done = id_ == self.end
+        self.is_done = id_ == self.end
 
 
 class ByteGrammar(LengthLimitedGrammar):
@@ -243,7 +249,7 @@ class ByteGrammar(LengthLimitedGrammar):
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the text is done."""
-        if self.done:
+        if self.is_done:
             return ()
         if self.missing_bytes:
             return tuple(range(_BYTES[self.low], _BYTES[self.high] + 1))
@@ -253,7 +259,7 @@ class ByteGrammar(LengthLimitedGrammar):
     def take(self, id_: int) -> None:
         """Follow a legal id."""
         self.id_count += 1
-        self.done = id_ == _END
+        self.is_done = id_ == _END
         byte = id_ - _BYTES.start
         if self.missing_bytes:
             self.missing_bytes -= 1

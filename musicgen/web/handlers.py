@@ -58,7 +58,7 @@ class ModelWithProgress(Model):
         """The sampler, with an engine that counts."""
         engine = CountingEngine.of(self.checkpoint)
         assert isinstance(engine, CountingEngine)
-        engine.progress = self.progress if self.codec.name == "measures" else None
+        engine.progress = self.progress if self.codec.has_bars else None
         return replace(super().sampler, engine=engine)
 
     @cached_property

@@ -21,22 +21,20 @@ from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
 from musicgen.sampling.option_table import (
-    CODECS_WITHOUT_BARS,
     COMMON_FORMS,
     MAX_BARS,
     list_codec_options,
 )
 from musicgen.sampling.options import TONICS
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.registry import CODECS
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
-MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
-NOTE_CODECS: Final = (MEASURES_CODEC, *CODECS_WITHOUT_BARS)  # of which tunes are notes
 FIRST_MODEL: Final = "folk"
 
 
@@ -100,7 +98,10 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
         try:
             body = read_manifest(place, FORMAT)
             found = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
-            return _describe_manifest(name, place, found) if found.codec in NOTE_CODECS else None
+            codec = CODECS.get(found.codec)
+            if codec is None or codec.unit != "note":
+                return None
+            return _describe_manifest(name, place, found, codec)
         except MusicgenError as fault:
             faults.append(str(fault))
     LOG.warning(
@@ -111,12 +112,14 @@ def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) -> dict[str, Any]:
+def _describe_manifest(
+    name: str, checkpoint_folder: Path, manifest: _Manifest, codec: AnyCodec
+) -> dict[str, Any]:
     """Say what can be asked of a model. Raises InvalidValue where its manifest does not fit it."""
-    writes_bars = manifest.codec == MEASURES_CODEC
+    writes_bars = codec.has_bars
     if writes_bars and len(manifest.seen) != len(MEASURES):
         raise InvalidValue(f"it has met {len(manifest.seen)} events, and there are {len(MEASURES)}")
-    options = list_codec_options(manifest.codec)
+    options = list_codec_options(codec)
     return {
         "name": name, "version": manifest.version, "codec": manifest.codec,
         "options": [option.name for option in options],

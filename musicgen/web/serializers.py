@@ -17,7 +17,6 @@ from musicgen.render.export import PAGE_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import score_to_json
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tune import Tune
 
 NoteInBar = tuple[int, int, int, int]  # steps into the bar, pitch above the tonic, steps, part
@@ -78,7 +77,7 @@ _NOT_IN_FILE_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 def tune_to_json(tune: Tune) -> dict[str, Any]:
     """Return everything that a page shows of a tune; titles are cut to a line or two."""
-    has_bars = tune.codec == MeasuresCodec.name
+    has_bars = tune.model.codec.has_bars
     found = score_to_json(
         tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
         has_bars=has_bars,
@@ -101,7 +100,7 @@ def _truncate_texts(value: Any) -> Any:
 
 def render_tune_file(tune: Tune, suffix: str) -> bytes:
     """Return the bytes of a tune's file, with its recipe where there is room for it."""
-    has_bars = tune.codec == MeasuresCodec.name
+    has_bars = tune.model.codec.has_bars
     if not has_bars and suffix in FILE_SUFFIXES and suffix not in SUFFIXES_WITHOUT_BARS:
         raise InvalidValue(f"{suffix}: the music keeps to no bars; it can be had as"
                            f" {', '.join(SUFFIXES_WITHOUT_BARS)}")  # fmt: skip

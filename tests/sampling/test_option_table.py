@@ -14,6 +14,7 @@ from musicgen.cli.tweak import tweak
 from musicgen.errors import InvalidValue
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME, Option, list_codec_options
 from musicgen.sampling.options import SamplingOptions, SamplingOptionsTable
+from musicgen.tokens.registry import find_codec
 from musicgen.web.schemas import TuneRequest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sampling.md"
@@ -71,10 +72,12 @@ def test_page_control_lies_within_the_bounds(option: Option) -> None:
 def test_codecs_without_bars_offer_filters_and_few_others() -> None:
     filters = ["temperature", "top_k", "top_p", "min_p"]
     offered = {
-        codec: [option.name for option in list_codec_options(codec)]
+        codec: [option.name for option in list_codec_options(find_codec(codec))]
         for codec in ("performance", "frames", "frames-16", "text")
     }
     assert offered["performance"] == [*filters, "program"]
     assert offered["frames"] == offered["frames-16"] == [*filters, "program", "tempo"]
     assert offered["text"] == filters
-    assert {option.name for option in list_codec_options("measures")} == OPTIONS_BY_NAME.keys()
+    assert {
+        option.name for option in list_codec_options(find_codec("measures"))
+    } == OPTIONS_BY_NAME.keys()

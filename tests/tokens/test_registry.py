@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from musicgen.errors import InvalidValue, Mismatch
+from musicgen.music.score import Note, Score
+from musicgen.render import export
+from musicgen.sampling.options import SamplingOptions
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import CODECS, DEFAULT_CODEC, find_codec, restore_codec
 
@@ -25,6 +28,35 @@ def test_every_id_is_an_event_and_back(codec: AnyCodec) -> None:
     for id_, event in enumerate(vocabulary.events):
         assert vocabulary.id(event.kind, event.value) == id_
         assert id_ in vocabulary.ranges[event.kind]
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)
+def test_codec_attributes_agree_with_its_pieces(codec: AnyCodec) -> None:
+    if codec.pitch_range is None:
+        assert codec.unit == "character"
+        assert codec.encode("a").ids
+        return
+    assert codec.unit == "note"
+    notes = tuple(Note(96 * index, pitch, 48) for index, pitch in enumerate(codec.pitch_range))
+    encoded = codec.encode(Score(notes))
+    piece = codec.decode(encoded.ids, encoded.setting).piece
+    assert tuple(note.pitch for note in piece.notes) == codec.pitch_range
+    assert codec.has_bars == ("bar" in codec.vocabulary.ranges)
+
+
+def test_bars_can_be_written_in_every_format_and_other_notes_as_sound() -> None:
+    for codec in CODECS.values():
+        if codec.has_bars:
+            assert codec.writable_suffixes == export.WRITABLE
+        elif codec.unit == "note":
+            assert set(codec.writable_suffixes) == {".mid", ".midi", ".wav", ".html"}
+        else:
+            assert codec.writable_suffixes == codec.suffixes == (".txt", ".abc")
+
+
+def test_setting_options_are_sampling_options() -> None:
+    for codec in CODECS.values():
+        assert set(codec.setting_options) <= set(SamplingOptions.__slots__)
 
 
 def test_a_codec_with_another_table_is_refused() -> None:
