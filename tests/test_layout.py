@@ -13,8 +13,9 @@ import musicgen
 
 PACKAGE = Path(musicgen.__file__).parent
 ROOMS = ("errors", "number_parsing", "typed_data", "files", "folder_contents", "config",
-         "music", "notation", "formats", "tokens", "corpus", "checkpoint", "similarity", "sampling",
-         "render", "model", "training", "compare", "tune", "web", "cli")  # fmt: skip
+         "music", "notation", "formats", "tokens", "corpus", "checkpoint", "model_folders",
+         "similarity", "sampling", "render", "model", "training", "compare", "recipe_files", "tune",
+         "trained_model", "variants", "tune_batch", "web", "cli")  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 
 

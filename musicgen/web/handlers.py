@@ -15,6 +15,7 @@ from typing import Any, Final
 from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
+from musicgen.model_folders import list_models
 from musicgen.music.score import Score
 from musicgen.render.timeline import duration
 from musicgen.sampling.engine import NumpyEngine
@@ -22,7 +23,8 @@ from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, Tune, list_models, load
+from musicgen.trained_model import Model, load
+from musicgen.tune import Tune
 from musicgen.web.model_list import get_model_stamp, tune_id
 from musicgen.web.serializers import compare_scores, make_file_name, render_tune_file, tune_to_json
 from musicgen.web.worker_protocol import ProgressWriter, WorkerAnswer, resource_limits

@@ -18,6 +18,7 @@ import msgspec
 from musicgen.checkpoint import FORMAT, Tonics, list_checkpoint_folders, read_manifest
 from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
+from musicgen.model_folders import list_models
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
 from musicgen.sampling.option_table import (
@@ -31,7 +32,6 @@ from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import CODECS
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
 LOG = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from musicgen.music.score import Part, Score
 from musicgen.render.html_page import render_page as page_of
 from musicgen.render.timeline import bar_timeline, timeline
 from musicgen.render.tune_json import score_to_json
-from musicgen.tune import Tune, load
+from musicgen.trained_model import load
+from musicgen.tune import Tune
 from tests.browser import Reader, chromium, opened, reader, serious, until
 from tests.related_tunes import indexed
 

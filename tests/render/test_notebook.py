@@ -14,7 +14,8 @@ from playwright.sync_api import Browser
 import musicgen
 from musicgen.checkpoint import get_package_version
 from musicgen.music.score import Note, Score
-from musicgen.tune import Tune, load
+from musicgen.trained_model import load
+from musicgen.tune import Tune
 from tests.browser import chromium, opened, until
 from tests.render.test_html_page import HOSTILE
 

@@ -20,7 +20,7 @@ from musicgen.sampling.noise import Ids, Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import load
+from musicgen.trained_model import load
 from tests.fake_models import SEEN_IDS
 from tests.lane_comparison import LANES, LIVE, check_lanes
 

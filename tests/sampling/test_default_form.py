@@ -24,8 +24,9 @@ from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest, Recipe, make_variant_request
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, sample_many
-from musicgen.tune import tweak as tweak_file
+from musicgen.trained_model import Model
+from musicgen.tune_batch import sample_many
+from musicgen.variants import tweak as tweak_file
 from tests.fake_models import SEEN, SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
 

@@ -18,8 +18,8 @@ from musicgen.sampling.surprisal import locate_notes, measure_bits, measure_surp
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.trained_model import Model, load
 from musicgen.training.heldout_loss import evaluate
-from musicgen.tune import Model, load
 from tests.fake_models import FixedEngine, RandomEngine, untrained
 from tests.strategies import bands, scores
 
