@@ -14,7 +14,8 @@ from playwright.sync_api import Browser
 import musicgen
 from musicgen.checkpoint import get_package_version
 from musicgen.music.score import Note, Score
-from musicgen.trained_model import load
+from musicgen.tokens.registry import find_codec
+from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
 from tests.browser import chromium, opened, until
 from tests.render.test_html_page import HOSTILE
@@ -102,11 +103,9 @@ def test_a_notebook_shows_the_score_and_plays_it(browser: Browser, tmp_path: Pat
 
 
 def test_a_tune_without_bars_is_heard(browser: Browser, tmp_path: Path) -> None:
-    class Plain(Tune):
-        codec = "performance"
-
+    model = Model(tune().model.checkpoint, find_codec("performance"))
     notes = tuple(Note(250 * number, 60 + number, 200) for number in range(4))
-    live = Plain(Score(notes, title=HOSTILE[0]), tune().recipe, tune().model)
+    live = Tune(Score(notes, title=HOSTILE[0]), tune().recipe, model)
     cell = tmp_path / "cell.html"
     cell.write_text(CELL.format(live._repr_html_()), encoding="utf-8")
     with opened(browser, cell) as page:
