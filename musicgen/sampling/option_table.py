@@ -88,12 +88,12 @@ class Option:
             return parse_decimal(text, self.flag, self.least or 0, self.most or 0)
         return text
 
-    def to_json(self, value: Any) -> str | int | float | None:
+    def to_json(self, value: object) -> str | int | float | None:
         """Convert a value to what JSON has: a key to "D mixolydian", a range to "D4-B5"."""
-        json_value: str | int | float | None = self.formatter(value) if self.formatter else value
-        return json_value
+        json_value: Any = self.formatter(value) if self.formatter else value
+        return json_value  # type: ignore[no-any-return]
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         """Check a value against the bounds or the choices.
 
         Raises:
@@ -103,12 +103,12 @@ class Option:
             raise InvalidValue(f"{self.flag} {value!r}: choose {' or '.join(self.choices)}")
         if self.json_type is str or value is None or self.least is None or self.most is None:
             return
-        if not self.least <= value <= self.most:
+        if not isinstance(value, int | float) or not self.least <= value <= self.most:
             remedy = self.remedy or f"choose {self.least:g} to {self.most:g}"
             raise InvalidValue(f"{self.flag} {value}: {remedy}")
 
     @property
-    def json_annotation(self) -> Any:
+    def json_annotation(self) -> object:
         """The annotation of the option's field in the schema of a recipe."""
         if self.json_type is float:
             return int | float | None

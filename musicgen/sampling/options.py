@@ -118,10 +118,10 @@ class SamplingOptions:
             InvalidValue: a filter's value is out of range.
         """
         makers = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-        given = {name: getattr(self, name) for name in makers}
+        values = {name: getattr(self, name) for name in makers}
         return (
             temperature(self.temperature),
-            *(makers[name](value) for name, value in given.items() if value is not None),
+            *(makers[name](value) for name, value in values.items() if value is not None),
         )
 
     @classmethod

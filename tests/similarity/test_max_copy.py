@@ -11,7 +11,7 @@ from musicgen import Model, Score, load
 from musicgen.errors import InvalidValue
 from musicgen.music.melodic_runs import find_runs
 from musicgen.similarity.note_index import NoteIndex
-from tests.sampling.test_option_combinations import check_asked, some_wishes
+from tests.sampling.test_option_combinations import check_options_met, draw_options
 
 METERS = ["6/8", "4/4", "2/4", "3/4", "9/8"]
 
@@ -48,7 +48,7 @@ def check(folk: Model, first: int, count: int, limit: int) -> int:
     assert len(known) > 100_000
     done = 0
     for number in range(first, first + count):
-        asked = some_wishes(random.Random(number), METERS, ["jig", "reel", "hornpipe"])
+        asked = draw_options(random.Random(number), METERS, ["jig", "reel", "hornpipe"])
         try:
             tune = folk.sample(seed=number, **asked | {"max_copy": limit})
         except InvalidValue as refusal:
@@ -56,7 +56,7 @@ def check(folk: Model, first: int, count: int, limit: int) -> int:
                 raise
             continue  # contradictory wishes are refused
         assert not runs_of(tune.score, limit + 1) & known
-        check_asked(tune.score, tune.recipe.request.options)
+        check_options_met(tune.score, tune.recipe.request.options)
         done += 1
     return done
 
