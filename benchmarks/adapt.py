@@ -36,6 +36,7 @@ from musicgen.corpus.sources import find_files
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats.abc import decode_bytes
 from musicgen.model.network import LanguageModel
+from musicgen.trained_model import Model, load
 from musicgen.training.fine_tune import extend_embeddings
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.memorisation import (
@@ -46,7 +47,6 @@ from musicgen.training.memorisation import (
 )
 from musicgen.training.plan import TrainingOptions, adjust_split, make_plan
 from musicgen.training.run import TrainingRun
-from musicgen.tune import Model, load
 
 GENERAL = re.compile(
     r"((Mittel|Ost|Nord|West|Sued|Suedost|Suedwest|Nordost)?europa|(Ost)?asien|Deutschland.*)?",

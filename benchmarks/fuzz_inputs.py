@@ -34,7 +34,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from msgspec import inspect as shapes_of
 
-from musicgen import checkpoint, files, folder_contents, formats, tune
+import musicgen
+from musicgen import checkpoint, files, folder_contents, formats
 from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
@@ -228,7 +229,7 @@ class Workplace:
         self.model, self.dataset = self.folder / "model", self.folder / "data"
         self.run = self.folder / "run"
         _untrained(self.model)
-        self.loaded = tune.load(self.model)
+        self.loaded = musicgen.load(self.model)
         made = self.loaded.sample(seed=1, bars=4, key="D", tempo=90)
         made.write(self.folder / "song.mid")
         primed = self.loaded.sample(seed=1, bars=4, primer=made.score)
@@ -301,7 +302,7 @@ class Workplace:
         body = {**self.recipe, "model": {**self.recipe["model"], "name": name}}
         beside = self.folder / "song.mid.recipe.json"
         beside.write_bytes(to_json(body))
-        tune.tweak(self.folder / "song.mid")
+        musicgen.tweak(self.folder / "song.mid")
 
     def read_manifest(self, data: Drawing) -> None:
         """Load a model with another manifest, and write two bars."""
@@ -311,7 +312,7 @@ class Workplace:
         corpus = changed(valid["corpus"]).map(lambda found: {**valid, "corpus": found})
         body = data.draw(examples(valid, checkpoint.ManifestTable) | corpus)
         with _replaced(path, whole, lambda: checkpoint.render_manifest(body)):
-            tune.load(self.model).sample(seed=1, bars=2, rhythm="jig", meter="4/4")
+            musicgen.load(self.model).sample(seed=1, bars=2, rhythm="jig", meter="4/4")
 
     def read_state(self, data: Drawing) -> None:
         """Go on with a run whose values are others."""
@@ -442,7 +443,7 @@ class Watch:
     """Notes what is opened outside of the folder, and which traps are imported."""
 
     def __init__(self, folder: Path) -> None:
-        package = Path(tune.__file__).parents[1]
+        package = Path(musicgen.__file__).parents[1]
         own = [package / name for name in ("musicgen", "corpora", "checkpoints")]
         installed = [sys.prefix, sys.base_prefix, *filter(is_installed, sys.path)]
         self.roots = tuple(os.path.realpath(root) + os.sep for root in (*installed, folder, *own))

@@ -36,6 +36,7 @@ from torch import nn
 from musicgen.checkpoint import load as load_checkpoint
 from musicgen.checkpoint import save, weight_shapes
 from musicgen.config import ModelSettings
+from musicgen.model_folders import find_model_folder
 from musicgen.music.theory import Meter
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
@@ -43,7 +44,7 @@ from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import find_model_folder, load
+from musicgen.trained_model import load
 
 VOCABULARY = len(MEASURES)
 

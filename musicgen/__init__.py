@@ -13,7 +13,9 @@ from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import read, write
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.tune import Model, Tune, load, tweak
+from musicgen.trained_model import Model, load
+from musicgen.tune import Tune
+from musicgen.variants import tweak
 
 __version__: str
 

@@ -70,9 +70,9 @@ def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measu
     """Write a checkpoint with random weights and return its folder."""
     vocabulary = find_codec(codec).vocabulary
     settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
-    luck = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     weights = {
-        name: luck.normal(size=shape).astype(np.float32)
+        name: rng.normal(size=shape).astype(np.float32)
         for name, shape in weight_shapes(settings).items()
     }
     manifest = Manifest(

@@ -14,15 +14,15 @@ TURNS = 24
 
 def check_lanes(lanes: BatchEngine, engine: NumpyEngine, tolerance: float) -> None:
     """Feed five lanes, later two of them; their logits are those that each has alone."""
-    luck = np.random.default_rng(1)
-    states = [engine.step([int(n)], None, engine.start())[1] for n in luck.integers(1, 800, LANES)]
+    rng = np.random.default_rng(1)
+    states = [engine.step([int(n)], None, engine.start())[1] for n in rng.integers(1, 800, LANES)]
     for lane, state in enumerate(states):
         lanes.set_state(lane, state)
     for turn in range(TURNS):
         if turn == TURNS // 2:
             lanes.select_lanes(np.array([0, 3]))
             states = [states[0], states[3]]
-        ids = luck.integers(1, 800, len(states))
+        ids = rng.integers(1, 800, len(states))
         logits = lanes.step(ids)
         for lane, id_ in enumerate(ids.tolist()):
             expected, states[lane] = engine.step([id_], None, states[lane])

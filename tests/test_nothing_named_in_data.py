@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from musicgen import checkpoint, formats, tune
+from musicgen import checkpoint, formats, load, tweak
 from musicgen.checkpoint import render_manifest
 from musicgen.corpus import sources, store
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.files import is_plain_name
+from musicgen.model_folders import find_named_folder
 from tests.corpus.test_store import dataset
 from tests.fake_models import untrained
 
@@ -37,7 +38,7 @@ NAMES = ("../model", "./model", "/etc", "..", ".", "", "model/", "a/b", "a\\b", 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-import musicgen.tune
+import musicgen
 from musicgen.cli.render import render
 from musicgen.corpus.sources import find_files
 from musicgen.errors import MusicgenError
@@ -61,7 +62,7 @@ for name in sys.argv[2:]:
             outs = ["--out", "shown.html", "--out", "shown.svg", "--force", "--quiet"]
             render.main([name, *outs], standalone_mode=False)
         else:
-            musicgen.tune.tweak(name)
+            musicgen.tweak(name)
     except MusicgenError:
         continue
     seen.append(f"read {name}")
@@ -111,21 +112,21 @@ def test_refuses_other_locations_in_card(tmp_path: Path, location: str) -> None:
 def test_recipe_names_no_model_by_path(folder: Path) -> None:
     """A checkpoint at a path is loaded if the user names it, never if a file does."""
     model = untrained(folder.parent / "elsewhere" / "model")
-    sampled = tune.load(model).sample(seed=1, bars=2)
+    sampled = load(model).sample(seed=1, bars=2)
     songs = []
     for number, name in enumerate((str(model), "../elsewhere/model", *NAMES)):
         recipe = replace(sampled.recipe, model=replace(sampled.recipe.model, name=name))
         replace(sampled, recipe=recipe).write(folder / f"{number}.mid")
         songs.append(f"{number}.mid")
     assert run_under_hook("recipe", folder, songs) == "[]"
-    tweaked = tune.tweak(folder / "0.mid", model)
+    tweaked = tweak(folder / "0.mid", model)
     assert tweaked.score == sampled.score
 
 
 def test_render_loads_no_model_by_path(folder: Path) -> None:
     """Performance formats are rendered as their model wrote them."""
     model = untrained(folder.parent / "elsewhere" / "model")
-    sampled = tune.load(model).sample(seed=1, bars=2)
+    sampled = load(model).sample(seed=1, bars=2)
     played = sorted(
         s for s, form in formats.FORMAT_BY_SUFFIX.items() if form.parse_performance and form.render
     )
@@ -142,7 +143,7 @@ def test_render_loads_no_model_by_path(folder: Path) -> None:
 def test_path_is_not_a_model_name(name: str) -> None:
     assert not is_plain_name(name)
     with pytest.raises(NotFound, match="is unknown"):
-        tune.find_named_folder(name)
+        find_named_folder(name)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", "..", "", "a\x00b", "a\n"])
@@ -192,5 +193,5 @@ def test_audit_hook_detects(folder: Path) -> None:
 
 def test_error_for_long_name_is_short() -> None:
     with pytest.raises(MusicgenError) as refusal:
-        tune.load("m" * 10_000)
+        load("m" * 10_000)
     assert len(str(refusal.value)) < 500

@@ -25,7 +25,8 @@ from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import parse_program
 from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.sampling.infill import parse_bars
-from musicgen.sampling.options import SamplingOptions, parse_pickup
+from musicgen.sampling.option_table import parse_pickup
+from musicgen.sampling.options import SamplingOptions
 from musicgen.tokens.song_form import parse_form
 
 HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, "1/" + "9" * 4_000,

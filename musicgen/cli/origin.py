@@ -13,7 +13,7 @@ from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
-    from musicgen.tune import Model
+    from musicgen.trained_model import Model
 
 
 @click.command()
@@ -41,7 +41,7 @@ def origin(
     musicgen origin song.abc --surprise        and how surprising each note is
     musicgen origin song.mid --json            keys: longest_run, tune, bars, ...
     """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import load
+    from musicgen.trained_model import load
 
     loaded = load(model)
     found = _read_pieces(file, loaded)

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -18,10 +18,8 @@ from musicgen.config import MOST_EPOCHS, MOST_MINUTES, MOST_SEED
 from musicgen.errors import InvalidValue
 from musicgen.files import MAX_NAME_BYTES
 from musicgen.music.general_midi import parse_program
-from musicgen.music.theory import Key, Meter, parse_range
 from musicgen.number_parsing import parse_decimal, parse_integer, shorten
-from musicgen.sampling.options import ENDS, parse_pickup
-from musicgen.tokens.song_form import parse_form
+from musicgen.sampling.option_table import OPTIONS, Option
 
 
 class ParsedText(click.ParamType):  # type: ignore[type-arg]
@@ -122,73 +120,37 @@ FRACTION = DecimalNumber(0, 1, min_open=True)
 EPOCHS = DecimalNumber(0, MOST_EPOCHS, min_open=True)
 MINUTES = DecimalNumber(0, MOST_MINUTES, min_open=True)
 SEED = WholeNumber(0, MOST_SEED)
-KEY = ParsedText("KEY", Key.parse)
-METER = ParsedText("METER", Meter.parse)
-FORM = ParsedText("FORM", parse_form)
-PICKUP = ParsedText("none|1/8|STEPS", parse_pickup)
-RANGE = ParsedText("LOW-HIGH", parse_range)
 PROGRAM = ParsedText("NAME|N", parse_program)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_SAMPLING_OPTIONS: Final = (
-    click.option("--key", type=KEY, help="Tonic and mode: D, Am, Edor, Dmix, Bb minor."),
-    click.option("--meter", type=METER, help="Such as 6/8."),
-    click.option("--rhythm", help="The dance: jig, reel, hornpipe, slip jig, ..."),
-    click.option(
-        "--bars",
-        type=WHOLE,
-        help="Exactly so many bars, as heard: repeats are counted. Without --form the model chooses"
-        " the form.",
-    ),
-    click.option(
-        "--min-bars",
-        type=WHOLE,
-        help="At least so many bars, where neither --bars nor the letters of --form fix their"
-        " number.",
-    ),
-    click.option(
-        "--form",
-        type=FORM,
-        help="Parts of equal length by letters A to H: AABB is two repeated parts, in ABAC the A"
-        " returns note for note. 8 bars a letter, unless --bars says otherwise. through: nothing"
-        " returns. free: the model chooses the form, and how many bars.",
-    ),
-    click.option(
-        "--pickup", type=PICKUP, help="none, a note value (1/8), or steps, 48 to the quarter."
-    ),
-    click.option("--range", type=RANGE, help="The lowest and the highest note: D4-B5."),
-    click.option("--end", type=click.Choice(ENDS), help="Whether the last note is the tonic."),
-    click.option("--tempo", type=DECIMAL, metavar="QPM", help="Quarters a minute."),
-    click.option("--program", type=PROGRAM, help="The instrument: 0..127, or a name (flute)."),
-    click.option(
-        "--temperature",
-        type=DECIMAL,
-        help="1 is the model as it is; lower is likelier, higher more surprising.  [default: 0.8]",
-    ),
-    click.option("--top-k", type=WHOLE, help="Draw from the K likeliest events only."),
-    click.option(
-        "--top-p", type=DECIMAL, help="Draw from the likeliest events that hold a mass of P."
-    ),
-    click.option(
-        "--min-p", type=DECIMAL, help="Leave out what is under P times as likely as the best."
-    ),
-    click.option(
-        "--max-copy",
-        type=WHOLE,
-        metavar="N",
-        help="No run of more than N notes that stands in a training tune, in any key.",
-    ),
-)
+
+def _get_param_type(option: Option) -> click.ParamType | None:  # type: ignore[type-arg]
+    """Return the type that parses an option; bounds are checked with the other options."""
+    if option.parser is not None:
+        return ParsedText(option.metavar or option.name, option.parse)
+    if option.choices:
+        return click.Choice(option.choices)
+    return {str: None, int: WHOLE, float: DECIMAL}[option.json_type]
+
+
+def _get_help(option: Option) -> str:
+    has_default = option.default is not None
+    return f"{option.help}  [default: {option.default}]" if has_default else option.help
 
 
 def add_sampling_options(command: Command) -> Command:
-    """Give a command the options."""
-    for option in reversed(_SAMPLING_OPTIONS):
-        command = option(command)
+    """Give a command the options of the option table."""
+    for option in reversed(OPTIONS):
+        command = click.option(
+            f"--{option.flag}",
+            type=_get_param_type(option),
+            metavar=option.metavar,
+            help=_get_help(option),
+        )(command)
     return command
 
 
 def select_given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was asked for."""
+    """Return the options that the user gave."""
     return {name: value for name, value in options.items() if value is not None}

@@ -18,7 +18,7 @@ from musicgen.errors import InvalidValue, MusicgenError, Refusal, escape_unprint
 if TYPE_CHECKING:
     from musicgen.music.score import Score
     from musicgen.sampling.recipe import Recipe
-    from musicgen.tune import Model
+    from musicgen.trained_model import Model
 
 _MAX_LISTED_TUNES: Final = 12  # tunes of a book that are named
 _MAX_TITLE_LENGTH: Final = 80  # characters of a title that are told
@@ -74,9 +74,9 @@ def render(
     musicgen render book.abc --tune 3 --out third.wav --count-in
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import prepare_outputs
+    from musicgen.recipe_files import is_recipe, sidecar_path, supports_metadata
     from musicgen.render.export import check_has_bars, check_suffix, write
     from musicgen.render.timeline import at_tempo, duration
-    from musicgen.tune import is_recipe, sidecar_path, supports_metadata
 
     for out in outs:
         check_suffix(out)
@@ -157,8 +157,8 @@ def _read_tune(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]
 
 def _load_recipe(file: Path) -> Recipe | None:
     """Return the recipe of a file; None where it has none, or one that is damaged."""
+    from musicgen.recipe_files import read_recipe_text
     from musicgen.sampling.recipe import Recipe
-    from musicgen.tune import read_recipe_text
 
     try:
         text = read_recipe_text(file)
@@ -196,7 +196,7 @@ def _load_recipe_model(file: Path, recipe: Recipe) -> Model:
 
     Raises NotFound, DamagedCheckpoint, or Mismatch for another model of that name.
     """
-    from musicgen.tune import load_named
+    from musicgen.trained_model import load_named
 
     model = load_named(recipe.model.name)
     recipe.check(model.name, str(file))

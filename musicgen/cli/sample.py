@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ from musicgen.files import is_folder
 if TYPE_CHECKING:
     from musicgen.sampling.ranking import RankedTune, TuneFigures
     from musicgen.sampling.recipe import GenerationRequest
-    from musicgen.tune import Model, Tune
+    from musicgen.trained_model import Model
+    from musicgen.tune import Tune
 
 
 COLUMNS = ("bits", "longest", "copied", "returning", "leap", "pace")
@@ -45,23 +46,37 @@ TABLE_COLUMNS = ("file", "number", "seed", "title", *COLUMNS, "cost", "alike", "
 TABLE_HEADER_LINE = "\t".join(TABLE_COLUMNS).encode()
 
 
-def write_best(
+@dataclass(frozen=True)
+class Selection:
+    """The generated tunes with their figures, and those that were chosen, the best first."""
+
+    tunes: list[Tune]
+    figures: list[TuneFigures]
+    chosen: list[RankedTune]
+
+
+def generate_best(
     model: Model,
     request: GenerationRequest,
-    names: Sequence[Sequence[Path]],
-    table_path: Path | None,
+    best: int,
     *,
     count: int,
     jobs: int | None,
-    force: bool,
-    verbosity: int,
     print_line: LinePrinter,
-) -> None:
-    """Draw so many tunes and write the best of them, as many as there are names, with a table.
+) -> Selection:
+    """Generate tunes and choose the best of them.
 
-    Raises InvalidValue for a model whose tunes cannot be compared with real ones.
+    Args:
+        model: the model; it needs bars and an index.
+        request: the request of all tunes.
+        best: number of tunes to choose.
+        count: number of tunes to generate.
+        jobs: number of processes; None starts one per CPU core.
+        print_line: prints progress.
+
+    Raises:
+        InvalidValue: the model's tunes cannot be compared with real ones.
     """
-    from musicgen.files import write_atomically
     from musicgen.sampling.ranking import choose, measure_real_ranges
 
     if not model.codec.has_bars or not model.has_index:
@@ -77,14 +92,29 @@ def write_best(
         figures.append(measured)
         if len(tunes) % 50 == 0:
             print_line(f"{len(tunes):,} of {count:,} tunes drawn and measured")
-    chosen = list(choose(figures, len(names), ranges))
-    for files, one in zip(names, chosen, strict=True):
-        for line in write_tune(tunes[one.index], files, force=force, verbosity=verbosity):
+    return Selection(tunes, figures, list(choose(figures, best, ranges)))
+
+
+def write_best(
+    selection: Selection,
+    names: Sequence[Sequence[Path]],
+    table_path: Path | None,
+    *,
+    force: bool,
+    verbosity: int,
+    print_line: LinePrinter,
+) -> None:
+    """Write the chosen tunes to their files, and the table of what was chosen and why."""
+    from musicgen.files import write_atomically
+
+    for files, ranked in zip(names, selection.chosen, strict=True):
+        tune = selection.tunes[ranked.index]
+        for line in write_tune(tune, files, force=force, verbosity=verbosity):
             print_line(line)
-        print_line(f"  {_explain_choice(one, count)}")
+        print_line(f"  {_explain_choice(ranked, len(selection.tunes))}")
     if table_path is not None:
-        lines = _format_table(tunes, figures, chosen, names)
-        write_atomically(table_path, "".join(f"{line}\n" for line in lines).encode(), force=force)
+        text = "".join(f"{line}\n" for line in _format_table(selection, names))
+        write_atomically(table_path, text.encode(), force=force)
 
 
 def _draw_and_measure(
@@ -94,7 +124,7 @@ def _draw_and_measure(
     from musicgen.sampling.generate import Generated
     from musicgen.sampling.parallel import run_in_order
     from musicgen.sampling.ranking import measure_tune
-    from musicgen.tune import count_processes, to_process_arguments
+    from musicgen.tune_batch import count_processes, to_process_arguments
 
     jobs = count_processes(count, jobs)
     start = to_process_arguments(model, request)
@@ -109,7 +139,7 @@ def _draw_and_measure(
 
 def _draw_batch(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
     """Draw and measure tunes in a process of its own."""
-    from musicgen.tune import from_process_arguments
+    from musicgen.tune_batch import from_process_arguments
 
     model, order = from_process_arguments(*start)
     for number, found in model.generate_many(order, numbers):
@@ -132,28 +162,22 @@ def _explain_choice(choice: RankedTune, count: int) -> str:
     return f"number {choice.index + 1} of {count}: {outside if choice.outliers else inside}{alike}"
 
 
-def _format_table(
-    tunes: Sequence[Tune],
-    figures: Sequence[TuneFigures],
-    chosen: Sequence[RankedTune],
-    names: Sequence[Sequence[Path]],
-) -> Iterator[str]:
-    """Yield the lines of the table: tab-separated, the best first."""
+def _format_table(selection: Selection, names: Sequence[Sequence[Path]]) -> Iterator[str]:
+    """Yield the lines of the table: tab-separated, the best tune first."""
     yield "\t".join(TABLE_COLUMNS)
-    for files, one in zip(names, chosen, strict=True):
-        tune, row = tunes[one.index], figures[one.index].figures
-        values = [f"{row[name]:.3f}" if name in row else "" for name in COLUMNS]
-        words = (
+    for files, ranked in zip(names, selection.chosen, strict=True):
+        tune, figures = selection.tunes[ranked.index], selection.figures[ranked.index].figures
+        cells = (
             files[0].name,
-            str(one.index + 1),
+            str(ranked.index + 1),
             str(tune.seed),
             tune.score.title,
-            *values,
-            f"{one.cost:.3f}",
-            f"{one.similarity:.3f}",
-            _explain_choice(one, len(tunes)),
+            *(f"{figures[name]:.3f}" if name in figures else "" for name in COLUMNS),
+            f"{ranked.cost:.3f}",
+            f"{ranked.similarity:.3f}",
+            _explain_choice(ranked, len(selection.tunes)),
         )
-        yield "\t".join(map(escape_unprintable, words))
+        yield "\t".join(map(escape_unprintable, cells))
 
 
 def choose_table_path(out: str, files: Sequence[Path]) -> Path | None:
@@ -248,7 +272,7 @@ def sample(
     """  # noqa: D301 - click wants the character itself
     from musicgen.files import refuse_existing, refuse_foreign
     from musicgen.sampling.recipe import GenerationRequest
-    from musicgen.tune import load
+    from musicgen.trained_model import load
 
     if no_primer and primer is None:
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
@@ -277,8 +301,11 @@ def sample(
         refuse_existing([table] if table else [], force=force)
         if table:
             refuse_foreign(table, TABLE_HEADER_LINE, "a table of tunes")
-        write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
-                   force=force, verbosity=loud, print_line=tell)  # fmt: skip
+        selection = generate_best(loaded, order, best, count=count, jobs=jobs, print_line=tell)
+        write_best(
+            selection, list(zip(*names, strict=True)), table,
+            force=force, verbosity=loud, print_line=tell,
+        )  # fmt: skip
     each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]
     for lines in write_tunes(loaded, order, each, force=force, verbosity=loud, jobs=jobs):
         for line in lines:

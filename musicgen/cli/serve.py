@@ -47,7 +47,7 @@ def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbos
     musicgen serve
     musicgen serve --folder mytunes/ --port 9000
     """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import list_models
+    from musicgen.model_folders import list_models
     from musicgen.web.app import create_app
     from musicgen.web.middleware import LOOPBACK as HERE
     from musicgen.web.server import format_url, open_socket, run

@@ -199,7 +199,7 @@ def _prefer_command_line(ctx: click.Context) -> None:
 
 
 def _resolve_run_folder(name: str) -> Path:
-    from musicgen.tune import RUNS_FOLDER
+    from musicgen.model_folders import RUNS_FOLDER
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise InvalidValue(f"--name {name!r}: use letters, digits, dots, dashes and underscores")

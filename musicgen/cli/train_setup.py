@@ -209,7 +209,7 @@ def load_base_model(name: str | None) -> Checkpoint | None:
     """Load the model that a run goes on from. Raises NotFound, DamagedCheckpoint or Mismatch."""
     if name is None:
         return None
-    from musicgen.tune import load
+    from musicgen.trained_model import load
 
     return load(name).checkpoint
 

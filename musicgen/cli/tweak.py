@@ -70,7 +70,7 @@ def tweak(
     musicgen tweak song.mid --out higher.mid --key G
     musicgen tweak song.mid --out other.mid --keep 1-8,13-16
     """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import tweak as tweaked
+    from musicgen.variants import tweak as tweaked
 
     changes = select_given_options(sampling_options) | ({} if seed is None else {"seed": seed})
     tune = tweaked(song, model, keep=keep, candidates=candidates, **changes)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from musicgen.sampling.generate import Generated
     from musicgen.sampling.recipe import GenerationRequest
-    from musicgen.tune import Model, Tune
+    from musicgen.trained_model import Model
+    from musicgen.tune import Tune, TuneModel
 
 LinePrinter = Callable[[str], object]
 QUIET, NORMAL, VERBOSE = range(3)  # how much is told
@@ -36,15 +37,17 @@ def select_verbosity(*, quiet: bool, verbose: bool) -> int:
 
 
 def resolve_output_files(
-    outs: Sequence[str], model: Model, *, count: int, suffix: str, force: bool
+    outs: Sequence[str], model: TuneModel, *, count: int, suffix: str, force: bool
 ) -> list[list[Path]]:
     """Return the files that each --out stands for. Raises InvalidValue or OutputExists."""
     from musicgen.files import prepare_outputs
-    from musicgen.tune import check_writable, refuse_non_recipe, sidecar_path, supports_metadata
+    from musicgen.recipe_files import refuse_non_recipe, sidecar_path, supports_metadata
+    from musicgen.render.export import check_suffix
 
     names = [list(_expand_output(out, count, suffix)) for out in outs]
     for files in names:
-        check_writable(files, model.writable)
+        for file in files:
+            check_suffix(file, model.writable)
     every = list(chain.from_iterable(names))
     recipes = [sidecar_path(file) for file in every if not supports_metadata(file.suffix)]
     prepare_outputs([*every, *recipes], force=force)
@@ -85,7 +88,7 @@ def write_tunes(
 
     Many are drawn and written in processes, each of which writes what it has drawn.
     """
-    from musicgen.tune import count_processes, sample_many, to_process_arguments
+    from musicgen.tune_batch import count_processes, sample_many, to_process_arguments
 
     count = len(names)
     jobs = count_processes(count, jobs)
@@ -105,7 +108,7 @@ def _write_batch(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, byt
     """Draw and write tunes in a process of its own; while the disk is waited for, it draws."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from musicgen.tune import from_process_arguments
+    from musicgen.tune_batch import from_process_arguments
 
     model, order = from_process_arguments(*start[:-1])
     names, force, loud = json.loads(start[-1])
@@ -128,7 +131,7 @@ def _write_batch(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, byt
         writer.shutdown(cancel_futures=True)  # what is being written is finished
 
 
-def describe_model(model: Model) -> str:
+def describe_model(model: TuneModel) -> str:
     """Say what a model is."""
     manifest = model.checkpoint.manifest
     shape = manifest.settings

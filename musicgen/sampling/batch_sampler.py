@@ -35,28 +35,28 @@ Array = np.ndarray
 
 
 class BatchEngine(Protocol):
-    """An engine over lanes: tunes that stand at different places, each with its own state."""
+    """An engine over lanes: tunes at different positions, each with its own state."""
 
     def set_state(self, lane: int, state: Array) -> None:
-        """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
+        """Set a lane to a state of the one-tune engine: (layer, part, hidden) float32."""
 
     def step(self, ids: Ids) -> Array:
-        """Feed an id to each lane; return its logits (lane, live)."""
+        """Feed one id per lane, (lane,) int64; return the logits (lane, live) float32."""
 
     def select_lanes(self, lanes: Ids) -> None:
-        """Go on with some of the lanes."""
+        """Keep some of the lanes, by index: (lane,) int64."""
 
 
 class Layer(Protocol):
-    """One layer over lanes."""
+    """One recurrent layer over lanes."""
 
     def step(self, projected: Array, h: Array, state: Array) -> None:
-        """Replace h and c by the next.
+        """Advance h and c in place by one step.
 
         Args:
-            projected: (lane, rows), all of W x + b and, but for a GRU, U h; it is used up.
-            h: (lane, hidden), a view: h.
-            state: (lane, hidden): c, or a GRU's scratch.
+            projected: (lane, rows) float32, W x + b and, except for a GRU, U h; it is overwritten.
+            h: (lane, hidden) float32, a view.
+            state: (lane, hidden) float32: c of an LSTM; the other layers do not use it.
         """
 
 
@@ -68,14 +68,14 @@ class LSTMLayer:
 
     @staticmethod
     def scale(rows: Array) -> Array:
-        """Halve the rows of the gates that are sigmoids."""
+        """Halve the rows of the sigmoid gates: (rows, any) float32."""
         scaled, size = rows.copy(), len(rows) // 4
         scaled[: 2 * size] *= 0.5
         scaled[3 * size :] *= 0.5
         return scaled
 
     def step(self, projected: Array, h: Array, state: Array) -> None:
-        """Replace h and c by the next."""
+        """Replace h and c in place: projected (lane, rows), h and state (lane, hidden), float32."""
         size, z = self.hidden, projected
         np.tanh(z, out=z)
         i, f, g, o = (z[:, n * size : (n + 1) * size] for n in range(4))
@@ -92,14 +92,14 @@ class LSTMLayer:
 
 
 class GRULayer:
-    """Its own part of n stands inside the reset gate, and takes a product of its own."""
+    """A layer whose recurrent sum is a separate product, since the reset gate multiplies it."""
 
     def __init__(self, cell: GRU) -> None:
         self.hidden, self.bias = cell.hidden, cell.recurrent_bias
         self.recurrent = np.ascontiguousarray(cell.recurrent.T)
 
     def step(self, projected: Array, h: Array, state: Array) -> None:
-        """Replace h by the next."""
+        """Replace h in place: projected (lane, rows), h and state (lane, hidden), float32."""
         del state
         size, z = self.hidden, projected
         recurrent = h @ self.recurrent
@@ -116,13 +116,13 @@ class GRULayer:
 
 
 class RNNLayer:
-    """One product and its squashing."""
+    """A layer of one product and its non-linearity."""
 
     def __init__(self, cell: RNN) -> None:
         self.relu = cell.relu
 
     def step(self, projected: Array, h: Array, state: Array) -> None:
-        """Replace h by the next."""
+        """Replace h in place: projected (lane, rows), h and state (lane, hidden), float32."""
         del state
         if self.relu:
             np.maximum(projected, 0, out=h)
@@ -140,7 +140,7 @@ def _make_layer(cell: Cell) -> Layer:
 
 
 class NumpyBatchEngine:
-    """A model over lanes; it answers for the ids of the engine that it was made from."""
+    """A model over lanes; its logits are those of the engine that it was made from."""
 
     def __init__(self, engine: NumpyEngine, lanes: int) -> None:
         self.engine = engine
@@ -155,34 +155,34 @@ class NumpyBatchEngine:
         self.scratch = [np.empty((lanes, len(bias)), kind) for bias in self.biases]
 
     def set_state(self, lane: int, state: Array) -> None:
-        """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
+        """Set a lane to a state of the one-tune engine: (layer, part, hidden) float32."""
         self.outputs[lane] = state[:, 0].ravel()
         if state.shape[1] > 1:
             self.states[:, lane] = state[:, 1]
 
     def select_lanes(self, lanes: Ids) -> None:
-        """Go on with some of the lanes."""
+        """Keep some of the lanes, by index: (lane,) int64."""
         self.outputs, self.states = self.outputs[lanes], self.states[:, lanes]
         self.scratch = [scratch[: len(lanes)] for scratch in self.scratch]
 
     def step(self, ids: Ids) -> Array:
-        """Feed an id to each lane; return its logits (lane, live)."""
+        """Feed one id per lane, (lane,) int64; return the logits (lane, live) float32."""
         size = self.hidden
         for number, layer in enumerate(self.layers):
-            z, own = self.scratch[number], self.outputs[:, number * size : (number + 1) * size]
+            z, output = self.scratch[number], self.outputs[:, number * size : (number + 1) * size]
             if number:
-                read = self.outputs[:, (number - 1) * size : number * size]
+                inputs = self.outputs[:, (number - 1) * size : number * size]
                 if not isinstance(layer, GRULayer):
-                    read = self.outputs[:, (number - 1) * size : (number + 1) * size]
-                np.dot(read, self.weights[number], out=z)
+                    inputs = self.outputs[:, (number - 1) * size : (number + 1) * size]
+                np.dot(inputs, self.weights[number], out=z)
                 z += self.biases[number]
             elif isinstance(layer, GRULayer):
                 np.take(self.table, ids, axis=0, out=z)
             else:
-                np.dot(own, self.weights[0], out=z)
+                np.dot(output, self.weights[0], out=z)
                 z += self.table[ids]
-            layer.step(z, own, self.states[number])
-        return self.engine.logits_of(own)
+            layer.step(z, output, self.states[number])
+        return self.engine.logits_of(output)
 
 
 def _scale_rows(cell: Cell, rows: Array) -> Array:
@@ -194,8 +194,8 @@ def _pack_weights(cell: Any, *, first: bool) -> Array:
     parts = [] if first else [cell.inputs]
     if not isinstance(cell, GRU):
         parts.append(cell.recurrent)
-    found = _scale_rows(cell, np.concatenate(parts, axis=1)) if parts else cell.inputs
-    return np.ascontiguousarray(found.T)
+    packed = _scale_rows(cell, np.concatenate(parts, axis=1)) if parts else cell.inputs
+    return np.ascontiguousarray(packed.T)
 
 
 DEFAULT_LANES: Final = 64
@@ -291,10 +291,10 @@ class _LaneBatch:
         masks |= automaton.tones["mask"][self.tones]
         flat = np.flatnonzero(masks)
         lane, column = np.divmod(flat, masks.shape[1])
-        luck = gumbel_noise(self._compute_noise_keys()[lane], self.sampler.hashes[column])
-        luck += logits.ravel()[flat].astype(np.float64) / self.batch_sampler.temperature
+        noise = gumbel_noise(self._compute_noise_keys()[lane], self.sampler.hashes[column])
+        noise += logits.ravel()[flat].astype(np.float64) / self.batch_sampler.temperature
         scores = np.full(masks.shape, -np.inf)
-        scores.ravel()[flat] = luck
+        scores.ravel()[flat] = noise
         every = np.arange(len(scores))
         best: Ids = scores.argmax(axis=1)
         if self.batch_sampler.is_exact:
@@ -318,9 +318,9 @@ class _LaneBatch:
     def _decide_exactly(self, lane: int, logits: npt.NDArray[np.float32]) -> int:
         """Return what the one-tune engine draws in a lane, which goes on from its state."""
         exact = self._recompute_logits(lane, logits)
-        place = self._get_place(lane)
-        columns, hashes = self.sampler.legal_columns(place)
-        return self.sampler.decide(exact, columns, hashes, self.headers[lane].key, place)
+        position = self._get_place(lane)
+        columns, hashes = self.sampler.legal_columns(position)
+        return self.sampler.decide(exact, columns, hashes, self.headers[lane].key, position)
 
     def _recompute_logits(self, lane: int, logits: npt.NDArray[np.float32]) -> Floats:
         """Return the one-tune engine's logits in a lane; raise where the lane's are too far off."""
@@ -360,17 +360,17 @@ class _LaneBatch:
         self, finished_lanes: Ids, logits: npt.NDArray[np.float32]
     ) -> Iterator[NumberedIds]:
         """Yield the tunes that are done, and give their lanes to those that wait."""
-        found = []
+        finished = []
         self._check_rounding(finished_lanes, logits)
         for lane in finished_lanes.tolist():
             ids = self.ids[lane, : self.steps[lane]].tolist()
-            found.append((int(self.numbers[lane]), [*self.headers[lane].ids, *ids]))
+            finished.append((int(self.numbers[lane]), [*self.headers[lane].ids, *ids]))
             self.numbers[lane] = next(self.waiting, -1)
             if self.numbers[lane] >= 0:
                 self._start_lane(lane, self.batch_sampler.begin(int(self.numbers[lane])))
-        if len(kept := np.flatnonzero(self.numbers >= 0)) < len(self.numbers):
-            self._keep_lanes(kept)
-        yield from found
+        if len(remaining := np.flatnonzero(self.numbers >= 0)) < len(self.numbers):
+            self._keep_lanes(remaining)
+        yield from finished
 
     def _check_rounding(self, finished_lanes: Ids, logits: npt.NDArray[np.float32]) -> None:
         """Go over one in so many of the tunes that are done, the first of all among them."""
@@ -382,7 +382,7 @@ class _LaneBatch:
             self.finished_count += 1
 
     def _keep_lanes(self, lanes: Ids) -> None:
-        """Go on with some of the lanes."""
+        """Keep some of the lanes, by index: (lane,) int64."""
         self.engine.select_lanes(lanes)
         self.headers = [self.headers[lane] for lane in lanes.tolist()]
         for name in _PER_LANE:
@@ -406,15 +406,15 @@ def generate_tunes(
         if not _is_batchable(sampler, request, number):
             yield number, generate_tune(sampler, replace(request, number=number))
             continue
-        course, drafts = (
+        compiled, drafts = (
             sampler.get_compiled_sampler(request.options),
             _PendingTunes(sampler, request),
         )
         lanes = partial(
-            make_engine or NumpyBatchEngine, cast(NumpyEngine, course.restricted_engine)
+            make_engine or NumpyBatchEngine, cast(NumpyEngine, compiled.restricted_engine)
         )
         stream = BatchSampler(
-            course, drafts.begin, lanes, request.options.temperature, make_engine is None, width
+            compiled, drafts.begin, lanes, request.options.temperature, make_engine is None, width
         )
         for done, ids in stream.draw(chain((number,), waiting)):
             yield done, drafts.finish_tune(done, ids)
@@ -424,10 +424,10 @@ def _is_batchable(sampler: Sampler, request: GenerationRequest, number: int) -> 
     """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
     if request.keep or request.primer or len(request.options.filters) > 1:
         return False
-    known = isinstance(sampler.engine, NumpyEngine)
+    legal = isinstance(sampler.engine, NumpyEngine)
     noise = Noise(request.seed, number)
     return (
-        known
+        legal
         and sampler.start_tune(request.options, noise, get_pinned_start(request)).is_unconstrained
     )
 
@@ -443,13 +443,13 @@ class _PendingTunes:
     def begin(self, number: int) -> HeaderState:
         """Draw the header of a tune."""
         noise, start = Noise(self.order.seed, number), get_pinned_start(self.order)
-        draft = self.sampler.start_tune(self.order.options, noise, start)
-        self.states[number] = draft
-        return self.sampler.get_compiled_sampler(self.order.options).capture_header(draft)
+        generation = self.sampler.start_tune(self.order.options, noise, start)
+        self.states[number] = generation
+        return self.sampler.get_compiled_sampler(self.order.options).capture_header(generation)
 
     def finish_tune(self, number: int, ids: list[int]) -> Generated:
         """Return a tune that is whole."""
-        draft = self.states.pop(number)
-        draft.ids = ids
-        wishes, start = self.order.options, get_pinned_start(self.order)
-        return Generated(self.sampler.finish_tune(draft, wishes, start))
+        generation = self.states.pop(number)
+        generation.ids = ids
+        options, start = self.order.options, get_pinned_start(self.order)
+        return Generated(self.sampler.finish_tune(generation, options, start))

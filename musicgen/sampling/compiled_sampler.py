@@ -75,32 +75,32 @@ class CompiledSampler:
     def _legal_cache(self) -> dict[tuple[int, int, int], tuple[Ids, Keys]]:
         return {}
 
-    def legal_columns(self, place: GrammarPosition) -> tuple[Ids, Keys]:
+    def legal_columns(self, position: GrammarPosition) -> tuple[Ids, Keys]:
         """Return the columns that may come next, and their hashes."""
-        key = place.inner, place.border, place.tones
+        key = position.inner, position.border, position.tones
         if key not in self._legal_cache:
-            columns = self.grammar.legal_columns(place)
+            columns = self.grammar.legal_columns(position)
             self._legal_cache[key] = columns, self.hashes[columns]
         return self._legal_cache[key]
 
-    def capture_header(self, draft: GenerationState) -> HeaderState:
+    def capture_header(self, generation: GenerationState) -> HeaderState:
         """Return where a draft goes on from; nothing of it may be given."""
-        place = self.grammar.locate(draft.walk)
-        return HeaderState(tuple(draft.ids), draft.state, place, draft.noise.key)
+        position = self.grammar.locate(generation.walk)
+        return HeaderState(tuple(generation.ids), generation.state, position, generation.noise.key)
 
     def finish(self, header: HeaderState) -> list[int]:
         """Draw what is left of a tune; return its ids from the begin event on."""
         automaton, live = self.grammar, self.grammar.allowed_ids
-        ids, state, place = list(header.ids), header.state, header.place
+        ids, state, position = list(header.ids), header.state, header.place
         fed = len(ids) - 1
-        while not automaton.is_done(place):
-            columns, hashes = self.legal_columns(place)
+        while not automaton.is_done(position):
+            columns, hashes = self.legal_columns(position)
             column = int(columns[0])
             if len(columns) > 1:  # what must come is fed together with what is drawn after it
                 logits, state = self.restricted_engine.step(ids[fed:], None, state)
                 fed = len(ids)
-                column = self.decide(logits, columns, hashes, header.key, place)
-            place = automaton.follow(place, column)
+                column = self.decide(logits, columns, hashes, header.key, position)
+            position = automaton.follow(position, column)
             ids.append(int(live[column]))
         return ids
 
@@ -110,12 +110,12 @@ class CompiledSampler:
         return logits
 
     def decide(
-        self, logits: Floats, columns: Ids, hashes: Keys, key: int, place: GrammarPosition
+        self, logits: Floats, columns: Ids, hashes: Keys, key: int, position: GrammarPosition
     ) -> int:
         """Return the column that is drawn at a place of a tune."""
         logs = logits[columns].astype(np.float64)
         for cut in self.filters:
             logs = cut(logs)
-        here = hash_combine(key, place.bar, self.grammar.find_position_id(place))
+        here = hash_combine(key, position.bar, self.grammar.find_position_id(position))
         logs += gumbel_noise(np.array(here, np.uint64), hashes)
         return int(columns[logs.argmax()])

@@ -41,15 +41,15 @@ def complete_options(
         for name, value in SamplingOptions.parse_changes(**requested).items()
         if value is not None
     }
-    wishes = SamplingOptions(**named)
+    options = SamplingOptions(**named)
     if not find_codec(manifest.codec).has_bars:
-        return wishes
+        return options
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)
-        return replace(wishes, form=form, min_bars=MIN_BARS if form == FREE else None)
-    if wishes.form == THROUGH and wishes.bars is None and wishes.min_bars is None:
-        return replace(wishes, min_bars=MIN_BARS)
-    return wishes
+        return replace(options, form=form, min_bars=MIN_BARS if form == FREE else None)
+    if options.form == THROUGH and options.bars is None and options.min_bars is None:
+        return replace(options, min_bars=MIN_BARS)
+    return options
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """The one-tune engine: ids in, logits for the next id out, with NumPy only.
 
 One token costs one pass over the weights, so memory bandwidth is the limit. The input part of the
-first layer is a row of a table, filled in when an event first occurs. Each cell has the parameters
+first layer is a row of a table, filled when an event first occurs. Each cell has the parameters
 and the gate order of torch's (a test holds them equal); a step works in place and allocates
 nothing. `reference_cells` has windows, batches and the backward pass.
 
@@ -35,11 +35,16 @@ class Cell(Protocol):
     bias: Array  # (rows,): all of the bias that goes with the input
 
     def step(self, projected: Array, state: Array) -> None:
-        """Replace the state (part, hidden) by the next; `projected`, W x + b, is used up."""
+        """Advance the state in place by one step.
+
+        Args:
+            projected: (rows,) float32 W x + b; its values are overwritten.
+            state: (part, hidden) float32: h, and c for an LSTM.
+        """
 
 
 def sigmoid(values: Array) -> None:
-    """Replace values by their sigmoid, written with tanh: it cannot overflow."""
+    """Apply the sigmoid in place, written with tanh, which cannot overflow: (...) float32."""
     values *= 0.5
     np.tanh(values, out=values)
     values += 1.0
@@ -58,7 +63,7 @@ class LSTM:
         self.scratch = np.empty(u.shape[0], u.dtype)
 
     def step(self, projected: Array, state: Array) -> None:
-        """Replace h and c by the next."""
+        """Replace h and c in place: projected (rows,) and state (part, hidden), float32."""
         size, h, c = self.hidden, state[0], state[1]
         z = projected
         z += np.dot(self.recurrent, h, out=self.scratch)
@@ -85,15 +90,15 @@ class GRU:
         self.scratch = np.empty(u.shape[0], u.dtype)
 
     def step(self, projected: Array, state: Array) -> None:
-        """Replace h by the next."""
+        """Replace h in place: projected (rows,) and state (part, hidden), float32."""
         size, h = self.hidden, state[0]
-        own = np.dot(self.recurrent, h, out=self.scratch)
-        own += self.recurrent_bias
+        recurrent = np.dot(self.recurrent, h, out=self.scratch)
+        recurrent += self.recurrent_bias
         gates, n = projected[: 2 * size], projected[2 * size :]
-        gates += own[: 2 * size]
+        gates += recurrent[: 2 * size]
         sigmoid(gates)
         reset, update = gates[:size], gates[size:]
-        reset *= own[2 * size :]
+        reset *= recurrent[2 * size :]
         n += reset
         np.tanh(n, out=n)
         h -= n
@@ -116,7 +121,7 @@ class RNN:
         self.scratch = np.empty(u.shape[0], u.dtype)
 
     def step(self, projected: Array, state: Array) -> None:
-        """Replace h by the next."""
+        """Replace h in place: projected (rows,) and state (part, hidden), float32."""
         projected += np.dot(self.recurrent, state[0], out=self.scratch)
         if self.relu:
             np.maximum(projected, 0, out=state[0])
@@ -125,7 +130,15 @@ class RNN:
 
 
 def make_cell(name: str, w: Array, u: Array, b_input: Array, b_hidden: Array) -> Cell:
-    """Make the cell of that name from torch's four parameters."""
+    """Make a cell from the four parameters that torch gives a layer.
+
+    Args:
+        name: lstm, gru, rnn or irnn.
+        w: (rows, inputs) float32.
+        u: (rows, hidden) float32.
+        b_input: (rows,) float32.
+        b_hidden: (rows,) float32.
+    """
     if name == "lstm":
         return LSTM(w, u, b_input, b_hidden)
     if name == "gru":
@@ -133,21 +146,26 @@ def make_cell(name: str, w: Array, u: Array, b_input: Array, b_hidden: Array) ->
     return RNN(w, u, b_input, b_hidden, relu=name == "irnn")
 
 
-State = Any  # an engine's own
+State = Any  # of an engine, opaque to the sampler
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 class Engine(Protocol):
-    """What the sampler needs of a model."""
+    """The interface through which the sampler runs a model."""
 
     def start(self) -> State:
         """Return the state before a tune."""
 
     def step(self, ids: Sequence[int], context: object, state: State) -> tuple[np.ndarray, State]:
-        """Feed the ids one after another.
+        """Feed ids one after another.
 
-        Returns logits (vocabulary,) for the id after them, and the new state; the old one still
-        holds. The context is what the grammar knows of the place; a model may ignore it.
+        Args:
+            ids: token ids, at least one.
+            context: the score context at the last id; a model may ignore it.
+            state: the state before the ids; it is not changed.
+
+        Returns:
+            The logits (vocabulary,) float32 of the next id, and the state after the ids.
         """
 
 
@@ -155,16 +173,16 @@ class NumpyEngine:
     """A trained model as an engine; its state is an array (layer, part, hidden)."""
 
     def __init__(self, settings: ModelSettings, weights: Weights, dtype: Any = np.float32) -> None:
-        held = {name: np.ascontiguousarray(array, dtype) for name, array in weights.items()}
+        arrays = {name: np.ascontiguousarray(array, dtype) for name, array in weights.items()}
         self.settings = settings
         self.cells = [
-            make_cell(settings.cell, *(held[f"layers.{layer}.{name}"] for name in PARAMETERS))
+            make_cell(settings.cell, *(arrays[f"layers.{layer}.{name}"] for name in PARAMETERS))
             for layer in range(settings.layers)
         ]
-        self.embedding = held["embedding.weight"]  # (vocabulary, embedding)
-        self.narrow = held.get("narrow.weight")
-        self.head = held.get("head.weight", self.embedding)  # (vocabulary, hidden or embedding)
-        self.head_bias = held["head.bias"]
+        self.embedding = arrays["embedding.weight"]  # (vocabulary, embedding)
+        self.narrow = arrays.get("narrow.weight")
+        self.head = arrays.get("head.weight", self.embedding)  # (vocabulary, hidden or embedding)
+        self.head_bias = arrays["head.bias"]
         rows = len(self.cells[0].bias)
         self.table = np.empty((settings.vocabulary_size, rows), dtype)
         self.is_row_filled = [False] * settings.vocabulary_size
@@ -176,30 +194,37 @@ class NumpyEngine:
         return cls(checkpoint.settings, checkpoint.weights)
 
     def start(self) -> np.ndarray:
-        """Return the state before a tune: zero."""
+        """Return the zero state before a tune: (layer, part, hidden) float32."""
         shape = len(self.cells), self.cells[0].parts, self.settings.hidden
         return np.zeros(shape, self.head_bias.dtype)
 
     def step(
         self, ids: Sequence[int], context: object, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Feed the ids; return the logits (vocabulary,) after the last, and the new state."""
+        """Feed ids one after another; see `Engine.step`.
+
+        Returns:
+            The logits (vocabulary,) float32 of the next id, and the state (layer, part, hidden).
+
+        Raises:
+            InvalidValue: there are no ids.
+        """
         del context
         if not len(ids):
-            raise InvalidValue("no id was given to the model; a tune starts with the begin event")
+            raise InvalidValue("no ids were given to the model; a tune starts with the begin event")
         state = state.copy()
-        for number in ids:
-            self.advance(number, state)
+        for id_ in ids:
+            self.advance(id_, state)
         return self.logits_of(state[-1, 0]), state
 
     def restrict_vocabulary(self, ids: Sequence[int] | np.ndarray) -> NumpyEngine:
-        """Return an engine that answers for some ids alone, in their order."""
+        """Return an engine whose logits are those of some ids: (live,) int64, in their order."""
         engine = copy(self)
         engine.head, engine.head_bias = self.head[ids], self.head_bias[ids]
         return engine
 
     def advance(self, id_: int, state: np.ndarray) -> None:
-        """Feed one id: replace the state by the next."""
+        """Feed one id, and advance the state (layer, part, hidden) float32 in place."""
         projected = self.projected
         projected[:] = self.row(id_)
         for layer, cell in enumerate(self.cells):
@@ -209,7 +234,7 @@ class NumpyEngine:
             cell.step(projected, state[layer])
 
     def row(self, id_: int) -> np.ndarray:
-        """Return what the first layer gets from an event: projected once, then kept."""
+        """Return the first layer's projected input (rows,) float32 for an id; it is cached."""
         if not self.is_row_filled[id_]:
             first = self.cells[0]
             self.table[id_] = first.inputs @ self.embedding[id_] + first.bias
@@ -218,13 +243,13 @@ class NumpyEngine:
 
     @property
     def whole_table(self) -> np.ndarray:
-        """What the first layer gets from each event, (vocabulary, rows)."""
-        for number in np.flatnonzero(~np.array(self.is_row_filled)):
-            self.row(int(number))
+        """The first layer's projected input for each id: (vocabulary, rows) float32."""
+        for id_ in np.flatnonzero(~np.array(self.is_row_filled)):
+            self.row(int(id_))
         return self.table
 
     def logits_of(self, output: np.ndarray) -> np.ndarray:
-        """Return the logits from what the last layer says: (hidden,), or (lane, hidden)."""
+        """Return the logits (..., vocabulary) of the last layer's output (..., hidden), float32."""
         if self.narrow is not None:
             output = output @ self.narrow.T
         logits = output @ self.head.T
@@ -233,7 +258,7 @@ class NumpyEngine:
 
 
 class RestrictedEngine:
-    """Any engine, asked for some ids alone."""
+    """An engine whose logits are restricted to some ids."""
 
     def __init__(self, engine: Engine, ids: Sequence[int] | np.ndarray) -> None:
         self.engine, self.ids = engine, np.asarray(ids)
@@ -243,13 +268,13 @@ class RestrictedEngine:
         return self.engine.start()
 
     def step(self, ids: Sequence[int], context: object, state: State) -> tuple[np.ndarray, State]:
-        """Feed the ids; return the logits of those that are asked for, and the new state."""
+        """Feed ids; return the logits (live,) float32 of the restricted ids, and the state."""
         logits, state = self.engine.step(ids, context, state)
         return logits[self.ids], state
 
 
 def restrict_vocabulary(engine: Engine, ids: Sequence[int] | np.ndarray) -> Engine:
-    """Return an engine that answers for some ids alone, in their order."""
+    """Return an engine whose logits are those of some ids: (live,) int64, in their order."""
     return (
         engine.restrict_vocabulary(ids)
         if isinstance(engine, NumpyEngine)

@@ -26,19 +26,19 @@ class ForcedHeader:
 
     ids: tuple[int | None, ...]  # None: drawn anew
 
-    def next_forced_id(self, draft: GenerationState) -> int | None:
+    def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the header event of this place."""
-        place = draft.walk.header_events_read
-        return self.ids[place] if place < len(self.ids) else None
+        position = generation.walk.header_events_read
+        return self.ids[position] if position < len(self.ids) else None
 
-    def lookahead_notes(self, draft: GenerationState) -> Sequence[MelodyNote]:
+    def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return nothing: a header has no notes."""
-        del draft
+        del generation
         return ()
 
-    def is_over(self, draft: GenerationState) -> bool:
+    def is_over(self, generation: GenerationState) -> bool:
         """Tell whether the header is read."""
-        return draft.walk.header_events_read == len(HEADER_KINDS)
+        return generation.walk.header_events_read == len(HEADER_KINDS)
 
     def copy(self) -> ForcedHeader:
         """Return itself: it changes nothing."""
@@ -64,34 +64,36 @@ class ForcedRepeats:
             dict(self.pickup_starts), dict(self.bar_starts), dict(self.last_stops), self.queue
         )
 
-    def next_forced_id(self, draft: GenerationState) -> int | None:
+    def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the bars that are written again."""
-        form = draft.walk.form
-        if not self.queue and isinstance(form, FixedFormState) and draft.walk.in_bar:
-            self._record_positions(draft, form)
-            if MEASURES.events[draft.ids[-1]].kind in BAR_OPENERS:
+        form = generation.walk.form
+        if not self.queue and isinstance(form, FixedFormState) and generation.walk.in_bar:
+            self._record_positions(generation, form)
+            if MEASURES.events[generation.ids[-1]].kind in BAR_OPENERS:
                 first, stop = self._find_source_range(
                     form.section_index, form.is_after_pickup, form
                 )
-                self.queue = tuple(draft.ids[first:stop])
+                self.queue = tuple(generation.ids[first:stop])
         if not self.queue:
             return None
         first, self.queue = self.queue[0], self.queue[1:]
         return first
 
-    def lookahead_notes(self, draft: GenerationState) -> Sequence[MelodyNote]:
+    def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes that are written again right after the bar under way."""
-        line = draft.copy_filter.line if draft.copy_filter else MelodyLine()
-        return line.get_notes_between(*(place - 1 for place in self._find_next_range(draft)))
+        line = generation.copy_filter.line if generation.copy_filter else MelodyLine()
+        return line.get_notes_between(
+            *(position - 1 for position in self._find_next_range(generation))
+        )
 
-    def is_over(self, draft: GenerationState) -> bool:
+    def is_over(self, generation: GenerationState) -> bool:
         """Tell whether no letter returns."""
-        layout = draft.walk.rules.layout
-        return layout is None or all(one.source is None for one in layout.sections)
+        layout = generation.walk.rules.layout
+        return layout is None or all(section.source is None for section in layout.sections)
 
-    def _find_next_range(self, draft: GenerationState) -> tuple[int, int]:
+    def _find_next_range(self, generation: GenerationState) -> tuple[int, int]:
         """Return which ids are written again right after the bar under way; (0, 0): none."""
-        form = draft.walk.form
+        form = generation.walk.form
         if not isinstance(form, FixedFormState) or not form.has_opened:
             return 0, 0
         if form.bars_filled == 0:  # a pickup, which may be new
@@ -105,10 +107,10 @@ class ForcedRepeats:
         )
         return self._find_source_range(form.section_index + 1, with_pickup, form)
 
-    def _record_positions(self, draft: GenerationState, form: FixedFormState) -> None:
+    def _record_positions(self, generation: GenerationState, form: FixedFormState) -> None:
         """Keep where the ids of the stretch under way start and stop."""
-        here = len(draft.ids)
-        if MEASURES.events[draft.ids[-1]].kind in BAR_OPENERS and form.bars_filled <= 1:
+        here = len(generation.ids)
+        if MEASURES.events[generation.ids[-1]].kind in BAR_OPENERS and form.bars_filled <= 1:
             starts = self.pickup_starts if form.is_after_pickup else self.bar_starts
             starts[form.section_index] = here
         if form.bars_filled == form.form_section.bars:
@@ -137,42 +139,42 @@ class ForcedPrimer:
         """Return one that goes on from here alone."""
         return replace(self)
 
-    def lookahead_notes(self, draft: GenerationState) -> Sequence[MelodyNote]:
+    def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return nothing: what is drawn comes after a primer."""
-        del draft
+        del generation
         return ()
 
-    def is_over(self, draft: GenerationState) -> bool:
+    def is_over(self, generation: GenerationState) -> bool:
         """Tell whether the primer is."""
-        del draft
+        del generation
         return self.end_position > 0
 
-    def next_forced_id(self, draft: GenerationState) -> int | None:
+    def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the primer, or what must stand before its next bar."""
-        if self.end_position or draft.walk.header_events_read < len(HEADER_KINDS):
+        if self.end_position or generation.walk.header_events_read < len(HEADER_KINDS):
             return None
-        wanted = self._find_next_id(draft)
-        if wanted is None:
-            self.end_position = len(draft.ids)
-            draft.walk.lowest_tone_id = None  # no further note joins the primer's last
+        forced_id = self._find_next_id(generation)
+        if forced_id is None:
+            self.end_position = len(generation.ids)
+            generation.walk.lowest_tone_id = None  # no further note joins the primer's last
             return None
-        legal = draft.walk.legal_ids()
-        if wanted in legal:
-            return wanted
+        legal = generation.walk.legal_ids()
+        if forced_id in legal:
+            return forced_id
         between = [id_ for id_ in legal if id_ in BETWEEN_BAR_IDS]
-        if draft.is_at_bar_boundary and len(between) == 1 and _is_opener_or_repeat(between[0]):
+        if generation.is_at_bar_boundary and len(between) == 1 and _is_opener_or_repeat(between[0]):
             return between[0]  # a repeat sign, or the short bar before one
-        self.rejected_id, self.end_position = wanted, len(draft.ids)
+        self.rejected_id, self.end_position = forced_id, len(generation.ids)
         return None
 
-    def _find_next_id(self, draft: GenerationState) -> int | None:
+    def _find_next_id(self, generation: GenerationState) -> int | None:
         """Return the id that the primer has here; None where it is over."""
-        number = draft.walk.form.bars_written
-        if draft.walk.in_bar:
-            content, at = self.bars[number - 1][1], len(draft.ids) - draft.bar_start
+        number = generation.walk.form.bars_written
+        if generation.walk.in_bar:
+            content, at = self.bars[number - 1][1], len(generation.ids) - generation.bar_start
             if at < len(content):
                 return content[at]
-            if not draft.is_at_bar_boundary:
+            if not generation.is_at_bar_boundary:
                 return None
         return self.bars[number][0] if number < len(self.bars) else None
 
@@ -193,52 +195,58 @@ class ForcedBars:
         """Return itself: it changes nothing."""
         return self
 
-    def lookahead_notes(self, draft: GenerationState) -> Sequence[MelodyNote]:
+    def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes of the kept bars that follow the one under way."""
-        place = draft.walk.form.bars_written
-        found: list[MelodyNote] = []
-        while place in self.kept_bars:
-            found += self.notes[place]
-            place += 1
-        return found
+        position = generation.walk.form.bars_written
+        notes: list[MelodyNote] = []
+        while position in self.kept_bars:
+            notes += self.notes[position]
+            position += 1
+        return notes
 
-    def is_over(self, draft: GenerationState) -> bool:
+    def is_over(self, generation: GenerationState) -> bool:
         """Tell that it is not: it has its say between all bars."""
-        del draft
+        del generation
         return False
 
-    def next_forced_id(self, draft: GenerationState) -> int | None:
+    def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of what is kept."""
-        walk = draft.walk
+        walk = generation.walk
         if walk.header_events_read < len(HEADER_KINDS):
             return self.source_tune.header[walk.header_events_read]
-        if self.is_complete(draft):
-            return self._next_id_between_bars(draft, walk.form.bars_written)
-        place, at = walk.form.bars_written - 1, len(draft.ids) - draft.bar_start
-        if place in self.kept_bars:
-            return self.source_tune.bars[place].content[at]
+        if self.is_complete(generation):
+            return self._next_id_between_bars(generation, walk.form.bars_written)
+        position, at = walk.form.bars_written - 1, len(generation.ids) - generation.bar_start
+        if position in self.kept_bars:
+            return self.source_tune.bars[position].content[at]
         if at == 0:
-            self._start_drawn_bar(draft, place)
+            self._start_drawn_bar(generation, position)
         return None
 
-    def is_complete(self, draft: GenerationState) -> bool:
+    def is_complete(self, generation: GenerationState) -> bool:
         """Tell whether the bar under way has all that it is to have."""
-        place, at = draft.walk.form.bars_written - 1, len(draft.ids) - draft.bar_start
-        whole = place not in self.kept_bars or at >= len(self.source_tune.bars[place].content)
-        return draft.is_at_bar_boundary and (whole or not draft.walk.in_bar)
+        position, at = (
+            generation.walk.form.bars_written - 1,
+            len(generation.ids) - generation.bar_start,
+        )
+        whole = position not in self.kept_bars or at >= len(self.source_tune.bars[position].content)
+        return generation.is_at_bar_boundary and (whole or not generation.walk.in_bar)
 
-    def _next_id_between_bars(self, draft: GenerationState, bar_index: int) -> int:
+    def _next_id_between_bars(self, generation: GenerationState, bar_index: int) -> int:
         """Return the next id of what stands before a bar, or after the last."""
         bars = self.source_tune.bars
-        wanted = bars[bar_index].opening if bar_index < len(bars) else self.source_tune.closing
+        forced_id = bars[bar_index].opening if bar_index < len(bars) else self.source_tune.closing
         taken = 0
-        while draft.ids[-1 - taken] in BETWEEN_BAR_IDS and len(draft.ids) - taken > draft.bar_start:
+        while (
+            generation.ids[-1 - taken] in BETWEEN_BAR_IDS
+            and len(generation.ids) - taken > generation.bar_start
+        ):
             taken += 1
-        return wanted[taken]
+        return forced_id[taken]
 
-    def _start_drawn_bar(self, draft: GenerationState, bar_index: int) -> None:
+    def _start_drawn_bar(self, generation: GenerationState, bar_index: int) -> None:
         """Say what holds in a bar that is drawn: nothing is tied into it, its end leads on."""
-        walk = draft.walk
+        walk = generation.walk
         if bar_index - 1 in self.kept_bars:
             walk.sound_ends.clear()
         following = (
@@ -247,8 +255,8 @@ class ForcedBars:
         heads = (
             id_ for id_ in split_by_voice(following)[0, 0] if MEASURES.events[id_].kind in _HEADS
         )
-        held = next(heads, None)
-        walk.landing_ids = self._find_last_pitch(bar_index) if held == _HOLD else None
+        held_pitches = next(heads, None)
+        walk.landing_ids = self._find_last_pitch(bar_index) if held_pitches == _HOLD else None
 
     def _find_last_pitch(self, bar_index: int) -> frozenset[int]:
         """Return the pitch that sounds last in a bar as it was, or before it."""

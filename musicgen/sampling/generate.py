@@ -43,8 +43,8 @@ class Generated:
     @classmethod
     def from_json(cls, text: str) -> Generated:
         """Read what `to_json` wrote."""
-        ids, setting, skipped, told = json.loads(text)
-        return cls(Encoded(tuple(ids), Setting.from_json(setting)), skipped, tuple(told))
+        ids, setting, skipped, messages = json.loads(text)
+        return cls(Encoded(tuple(ids), Setting.from_json(setting)), skipped, tuple(messages))
 
 
 def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
@@ -56,13 +56,15 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
         return Generated(encoded, messages=tuple(map(str, stretches)))
     if request.primer is None:
         return Generated(sampler.sample_encoded(request.options, noise, start))
-    encoded, end, told = _continue_primer(sampler, request.options, request.primer, noise, start)
+    encoded, end, messages = _continue_primer(
+        sampler, request.options, request.primer, noise, start
+    )
     if request.writes_primer:
-        return Generated(encoded, messages=told)
-    found = Generated(encoded, end, told)
-    if not found.score.notes:
+        return Generated(encoded, messages=messages)
+    generated = Generated(encoded, end, messages)
+    if not generated.score.notes:
         raise InvalidValue("no-primer: nothing comes after the primer; ask for more bars")
-    return found
+    return generated
 
 
 def get_pinned_start(request: GenerationRequest) -> TuneStart:
@@ -75,18 +77,21 @@ def _continue_primer(
     sampler: Sampler, options: SamplingOptions, primer: Primer, noise: Noise, start: TuneStart
 ) -> tuple[Encoded, int, tuple[str, ...]]:
     """Go on from a primer; return the step at which it ends, and what was told."""
-    asked = options.heard_bars
-    if asked is not None and primer.bar_count > asked:
+    requested_bars = options.heard_bars
+    if requested_bars is not None and primer.bar_count > requested_bars:
         raise InvalidValue(
-            f"bars {asked}: the primer has {primer.bar_count}; ask for as many or more"
+            f"bars {requested_bars}: the primer has {primer.bar_count}; ask for as many or more"
         )
     opening = ForcedPrimer(primer.bars)
     rhythm = MEASURES.ids.get(Event("rhythm", primer.rhythm))
     rules = sampler.build_rules(options)
-    known = rhythm if rhythm in rules.ids_of_kind("rhythm") else None
+    rhythm_id = rhythm if rhythm in rules.ids_of_kind("rhythm") else None
     header = start.header or (
-        MEASURES.id("meter", str(primer.meter)), MEASURES.id("mode", primer.key.mode), known, None,
-    )  # fmt: skip
+        MEASURES.id("meter", str(primer.meter)),
+        MEASURES.id("mode", primer.key.mode),
+        rhythm_id,
+        None,
+    )
     begin = replace(
         start,
         header=header,
@@ -94,26 +99,26 @@ def _continue_primer(
         tempo=start.tempo or primer.tempo,
         forced_sources=(opening,),
     )
-    draft = sampler.start_tune(options, noise, begin)
-    if asked is None:
+    generation = sampler.start_tune(options, noise, begin)
+    if requested_bars is None:
         most = max(DEFAULT_MAX_BARS, primer.bar_count + DEFAULT_MAX_BARS // 2)
-        draft.walk.narrow(
-            replace(draft.walk.rules, max_bars=most, _fitting_cache={}, _pickup_cache={})
+        generation.walk.narrow(
+            replace(generation.walk.rules, max_bars=most, _fitting_cache={}, _pickup_cache={})
         )
-    while not draft.walk.is_done:
-        draft.step()
+    while not generation.walk.is_done:
+        generation.step()
     return (
-        sampler.finish_tune(draft, options, begin),
-        _find_primer_end(draft, opening, primer),
+        sampler.finish_tune(generation, options, begin),
+        _find_primer_end(generation, opening, primer),
         _describe_rejection(opening),
     )
 
 
-def _find_primer_end(draft: GenerationState, opening: ForcedPrimer, primer: Primer) -> int:
+def _find_primer_end(generation: GenerationState, opening: ForcedPrimer, primer: Primer) -> int:
     """Return the step at which the primer stops, or would have."""
     if opening.rejected_id is None:
         return primer.end
-    ids = draft.ids[1 : opening.end_position]
+    ids = generation.ids[1 : opening.end_position]
     part = MeasuresCodec().decode(ids, PLAIN_SETTING).score
     return max((note.end for note in part.notes), default=0)
 

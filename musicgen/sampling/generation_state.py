@@ -26,13 +26,13 @@ BAR_OPENERS: Final = ("bar", "partial")
 class ForcedTokenSource(Protocol):
     """What says which ids are given, at some places of a tune."""
 
-    def next_forced_id(self, draft: GenerationState) -> int | None:
+    def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the id that comes next; None where it says nothing."""
 
-    def lookahead_notes(self, draft: GenerationState) -> Sequence[MelodyNote]:
+    def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes that it gives right after the bar under way."""
 
-    def is_over(self, draft: GenerationState) -> bool:
+    def is_over(self, generation: GenerationState) -> bool:
         """Tell whether it has nothing more to say."""
 
     def copy(self) -> ForcedTokenSource:
@@ -68,15 +68,19 @@ class GenerationState:
     header_cache: HeaderCache = field(default_factory=HeaderCache)
 
     def copy(self) -> GenerationState:
-        """Return a draft that goes on from here alone; an engine's state is never changed."""
-        other = copy(self)
-        other.walk, other.ids = self.walk.copy(), list(self.ids)
-        other.forced_sources = [script.copy() for script in self.forced_sources]
-        other.copy_filter = self.copy_filter and self.copy_filter.copy()
-        return other
+        """Return an independent copy; an engine never changes its states in place."""
+        duplicate = copy(self)
+        duplicate.walk, duplicate.ids = self.walk.copy(), list(self.ids)
+        duplicate.forced_sources = [source.copy() for source in self.forced_sources]
+        duplicate.copy_filter = self.copy_filter and self.copy_filter.copy()
+        return duplicate
 
     def step(self) -> None:
-        """Add one id."""
+        """Append one id: a forced one, else one that is sampled.
+
+        Raises:
+            InvalidValue: a forced id is not legal under the options.
+        """
         context = self.walk.context
         logits, self.state = self._run_engine()
         chosen = self.next_forced_id()  # which may say what holds from here
@@ -94,8 +98,7 @@ class GenerationState:
         elif chosen not in legal:
             raise InvalidValue(
                 f"bar {self.walk.form.bars_written}: {MEASURES.events[chosen]} is kept there,"
-                f" and what"
-                " is asked for leaves it out; ask for less, or keep fewer bars"
+                " and the options exclude it; leave an option out, or keep fewer bars"
             )
         elif len(legal) > 1:
             logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(legal)])
@@ -103,7 +106,7 @@ class GenerationState:
         self.append_id(chosen)
 
     def _run_engine(self) -> tuple[np.ndarray, State]:
-        """Feed the last id; in a header only where that was never done."""
+        """Feed the last id; in the header, outputs come from the cache where it has them."""
         context = self.walk.context
         if self.walk.header_events_read == len(HEADER_KINDS):
             return self.engine.step(self.ids[-1:], context, self.state)
@@ -114,38 +117,49 @@ class GenerationState:
 
     @property
     def is_unconstrained(self) -> bool:
-        """Whether all that follows the header is drawn, and nothing that is legal left out."""
+        """Whether all ids after the header are sampled, from all legal ids."""
         if self.copy_filter is not None or self.walk.header_events_read < len(HEADER_KINDS):
             return False
-        return all(script.is_over(self) for script in self.forced_sources)
+        return all(source.is_over(self) for source in self.forced_sources)
 
     def filter_copies(self, legal: tuple[int, ...]) -> tuple[int, ...]:
-        """Leave of the legal ids those that copy no more than is allowed."""
+        """Return the legal ids that do not extend a copied run beyond the limit."""
         if self.copy_filter is None:
             return legal
         ahead = next(
-            filter(None, (script.lookahead_notes(self) for script in self.forced_sources)), ()
+            filter(None, (source.lookahead_notes(self) for source in self.forced_sources)), ()
         )
         return self.copy_filter.filter_legal(self.walk, legal, ahead)
 
     def weigh_header_logits(self, logits: np.ndarray, legal: tuple[int, ...]) -> np.ndarray:
-        """Weigh header events by how likely what is asked of the later ones is after each.
+        """Weight header events by the likelihood of the requested later ones after each.
 
-        So a reel that is asked for gets the meter of a reel, although the meter is drawn first.
+        A requested reel thus gets a reel's meter, although the meter is sampled first.
+
+        Args:
+            logits: (vocabulary,) float32 logits of the next id.
+            legal: the ids to weight.
+
+        Returns:
+            (vocabulary,) float64 logits, or those given where nothing is requested.
         """
-        place = self.walk.header_events_read + 1
-        if place > len(HEADER_KINDS) or len(legal) == 1 or not self._is_restricted_from(place):
+        position = self.walk.header_events_read + 1
+        if (
+            position > len(HEADER_KINDS)
+            or len(legal) == 1
+            or not self._is_restricted_from(position)
+        ):
             return logits
         ids = tuple(self.ids)
         if ids not in self.header_cache.weighed_logits:
             weighed = np.array(logits, dtype=np.float64)
             for id_ in legal:
-                weighed[id_] += self._log_prob_of_request(id_, self.state, place)
+                weighed[id_] += self._log_prob_of_request(id_, self.state, position)
             self.header_cache.weighed_logits[ids] = weighed
         return self.header_cache.weighed_logits[ids]
 
     def _log_prob_of_request(self, id_: int, state: State, header_position: int) -> float:
-        """Return the log-probability that the header goes on as asked after an event."""
+        """Return the log-probability, in nats, of the requested header after an event."""
         if not self._is_restricted_from(header_position):
             return 0.0
         logits, state = self.engine.step([id_], self.walk.context, state)
@@ -155,22 +169,22 @@ class GenerationState:
         return float(np.logaddexp.reduce(ways))
 
     def _is_restricted_from(self, header_position: int) -> bool:
-        """Tell whether, from a place of the header on, less is allowed than the model has met."""
+        """Return whether the options restrict the header from a position on."""
         rules = self.walk.rules
-        # The number of parts, which nobody asks for, is weighed one event ahead and no more: looked
-        # at from the first event on, it would cost more steps of the model than the tune.
+        # No option sets the number of parts, so it is weighted one event ahead only: looking ahead
+        # from the first event would cost more steps of the model than the tune.
         kinds = HEADER_KINDS[header_position:-1] or HEADER_KINDS[header_position:]
         return any(len(rules.ids_of_kind(kind)) < self.kind_counts[kind] for kind in kinds)
 
     def next_forced_id(self) -> int | None:
-        """Return the id that the first script with a say gives."""
-        for script in self.forced_sources:
-            if (id_ := script.next_forced_id(self)) is not None:
+        """Return the id of the first source that forces one."""
+        for source in self.forced_sources:
+            if (id_ := source.next_forced_id(self)) is not None:
                 return id_
         return None
 
     def append_id(self, id_: int) -> None:
-        """Write an id down."""
+        """Append an id, and advance the grammar."""
         if self.copy_filter:
             self.copy_filter.follow(self.walk, id_)
         self.walk.take(id_)
@@ -181,6 +195,6 @@ class GenerationState:
 
     @property
     def is_at_bar_boundary(self) -> bool:
-        """Whether what stands between two bars may come next."""
+        """Whether an event between two bars may come next."""
         walk = self.walk
         return not walk.in_bar or (walk.duration is None and walk.is_full)

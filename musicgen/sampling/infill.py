@@ -22,7 +22,8 @@ from musicgen.number_parsing import shorten
 from musicgen.sampling.forced_tokens import ForcedBars
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import MOST_BARS, SamplingOptions
+from musicgen.sampling.option_table import MAX_BARS
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler, TuneStart
 from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
 from musicgen.tokens.bar_split import BarSplit, split_by_voice
@@ -43,15 +44,15 @@ BarRanges = tuple[tuple[int, int], ...]
 
 def parse_bars(text: str) -> BarRanges:
     """Read "1-8,13-16": the first and the last bar of each stretch. Raises InvalidValue."""
-    found = []
+    bars = []
     for word in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", word)
         first = int(match[1]) if match else 0
         last = int(match[2] or first) if match else 0
         if not 1 <= first <= last:
             raise InvalidValue(f"keep {shorten(text)!r}: write bars such as 1-8 or 1-8,13-16")
-        found.append((first, last))
-    return tuple(found)
+        bars.append((first, last))
+    return tuple(bars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,67 +103,73 @@ def regenerate_bars(
     """Draw the bars of a tune that are not kept. Raises InvalidValue for bars it does not have."""
     notes = _collect_notes_by_bar(keep.ids, options)
     written = BarSplit.of(keep.ids)
-    kept = _find_kept_bars(written, keep, options.layout)
-    script = ForcedBars(written, kept, notes)
-    draft = sampler.start_tune(
-        options, noise, replace(start, forced_sources=(*start.forced_sources, script))
+    kept_ranges = _find_kept_bars(written, keep, options.layout)
+    source = ForcedBars(written, kept_ranges, notes)
+    generation = sampler.start_tune(
+        options, noise, replace(start, forced_sources=(*start.forced_sources, source))
     )
-    _check_header(draft, written)
-    _keep_drums(draft, keep.ids)
-    told = []
-    given = kept | _map_repeated_bars(written, options.layout).keys()
-    gaps = list(_find_gaps(len(written.bars), given))
+    _check_header(generation, written)
+    _keep_drums(generation, keep.ids)
+    stretches = []
+    given_ids = kept_ranges | _map_repeated_bars(written, options.layout).keys()
+    gaps = list(_find_gaps(len(written.bars), given_ids))
     stops: list[int | None] = [first for first, _ in gaps[1:]]
     for gap, stop in zip(gaps, [*stops, None], strict=False):  # all bars may be kept
-        while not _has_reached(draft, script, gap[0]):
-            draft.step()
+        while not _has_reached(generation, source, gap[0]):
+            generation.step()
         count = keep.candidates if gap[1] < len(written.bars) else 1  # nothing to lead into
-        draft, effective = _choose_candidate(draft, script, stop, count, noise)
-        numbers = [written.bars[place].number for place in range(*gap)]
-        told.append(RegeneratedBars(numbers[0], numbers[-1], count, effective))
-    while not draft.walk.is_done:
-        draft.step()
-    return sampler.finish_tune(draft, options, start), tuple(told)
+        generation, effective = _choose_candidate(generation, source, stop, count, noise)
+        numbers = [written.bars[position].number for position in range(*gap)]
+        stretches.append(RegeneratedBars(numbers[0], numbers[-1], count, effective))
+    while not generation.walk.is_done:
+        generation.step()
+    return sampler.finish_tune(generation, options, start), tuple(stretches)
 
 
-def _keep_drums(draft: GenerationState, ids: Sequence[int]) -> None:
+def _keep_drums(generation: GenerationState, ids: Sequence[int]) -> None:
     """Let drums play the parts that they play in a tune. Raises InvalidValue where they cannot."""
-    rules, drums = draft.walk.rules, find_drum_parts(ids)
+    rules, drums = generation.walk.rules, find_drum_parts(ids)
     if not rules.chooses_drums:
         return
     if rules.final_pitch_ids and 0 in drums:
         raise InvalidValue("end tonic: drums play the first part of what is kept; leave it out")
-    draft.walk.narrow(replace(rules, drum_parts=drums, _fitting_cache={}, _pickup_cache={}))
+    generation.walk.narrow(replace(rules, drum_parts=drums, _fitting_cache={}, _pickup_cache={}))
 
 
 def _choose_candidate(
-    draft: GenerationState, forced_bars: ForcedBars, stop: int | None, candidates: int, noise: Noise
+    generation: GenerationState,
+    forced_bars: ForcedBars,
+    stop: int | None,
+    candidates: int,
+    noise: Noise,
 ) -> tuple[GenerationState, float]:
     """Return the candidate that is chosen, as far as the next stretch, and what all are worth."""
-    forks = [_fork(draft, noise, number) for number in range(candidates)]
+    forks = [_fork(generation, noise, number) for number in range(candidates)]
     for fork in forks:
         while not (fork.walk.is_done if stop is None else _has_reached(fork, forced_bars, stop)):
             fork.step()
     weights = np.array([fork.log_likelihood for fork in forks])
-    place = DecisionContext(0, draft.walk.form.bars_written, 0, 0, 0, None, decision="candidate")
-    luck = noise.gumbel(place, range(candidates))
-    chosen = forks[int(np.argmax(weights + luck))]
+    position = DecisionContext(
+        0, generation.walk.form.bars_written, 0, 0, 0, None, decision="candidate"
+    )
+    gumbel = noise.gumbel(position, range(candidates))
+    chosen = forks[int(np.argmax(weights + gumbel))]
     chosen.noise, chosen.log_likelihood = noise, 0.0
     shares = np.exp(weights - weights.max())
     return chosen, float(shares.sum() ** 2 / (shares**2).sum())
 
 
-def _fork(draft: GenerationState, noise: Noise, number: int) -> GenerationState:
+def _fork(generation: GenerationState, noise: Noise, number: int) -> GenerationState:
     """Return a draft that goes on with a luck of its own: not that of the tune as it was."""
-    fork = draft.copy()
+    fork = generation.copy()
     fork.noise = Noise(noise.seed, noise.tune_number + (number + 1) * _CANDIDATE_NOISE_OFFSET)
     fork.log_likelihood = 0.0
     return fork
 
 
-def _has_reached(draft: GenerationState, forced_bars: ForcedBars, bar_index: int) -> bool:
+def _has_reached(generation: GenerationState, forced_bars: ForcedBars, bar_index: int) -> bool:
     """Tell whether all bars before a place are written, and nothing after them."""
-    return draft.walk.form.bars_written == bar_index and forced_bars.is_complete(draft)
+    return generation.walk.form.bars_written == bar_index and forced_bars.is_complete(generation)
 
 
 def _find_gaps(count: int, forced_bars: frozenset[int] | set[int]) -> Iterator[tuple[int, int]]:
@@ -184,17 +191,17 @@ def _find_kept_bars(
             f" keep some"
             " of them"
         )
-    asked = {
-        place for place, bar in enumerate(source_tune.bars)
+    requested = {
+        position for position, bar in enumerate(source_tune.bars)
         if any(first <= bar.number <= last for first, last in keep.bars)
     }  # fmt: skip
     again = _map_repeated_bars(source_tune, layout)
-    found = {again.get(place, place) for place in asked}
-    for place in sorted(found, reverse=True):
-        while place > 0 and _needs_the_bar_before(source_tune, place):
-            place -= 1
-            found.add(place)
-    return frozenset(found)
+    numbers = {again.get(position, position) for position in requested}
+    for position in sorted(numbers, reverse=True):
+        while position > 0 and _needs_the_bar_before(source_tune, position):
+            position -= 1
+            numbers.add(position)
+    return frozenset(numbers)
 
 
 def _map_repeated_bars(source_tune: BarSplit, layout: FormLayout | None) -> dict[int, int]:
@@ -208,10 +215,10 @@ def _map_repeated_bars(source_tune: BarSplit, layout: FormLayout | None) -> dict
         by_stretch.append(list(range(at + pickup, at + pickup + stretch.bars)))
         at += pickup + stretch.bars
     return {
-        place: source
+        position: source
         for number, stretch in enumerate(layout.sections)
         if stretch.source is not None
-        for place, source in zip(by_stretch[number], by_stretch[stretch.source], strict=True)
+        for position, source in zip(by_stretch[number], by_stretch[stretch.source], strict=True)
     }
 
 
@@ -267,7 +274,7 @@ def _collect_notes_by_bar(
 
 def _build_rules(options: SamplingOptions) -> Rules:
     """Return what a tune may hold of the bars and the form that a variant cannot change."""
-    fewest, most = (options.heard_bars,) * 2 if options.heard_bars else (1, MOST_BARS)
+    fewest, most = (options.heard_bars,) * 2 if options.heard_bars else (1, MAX_BARS)
     return Rules(
         min_bars=fewest,
         max_bars=most,
@@ -277,12 +284,12 @@ def _build_rules(options: SamplingOptions) -> Rules:
     )
 
 
-def _check_header(draft: GenerationState, source_tune: BarSplit) -> None:
+def _check_header(generation: GenerationState, source_tune: BarSplit) -> None:
     """Raise InvalidValue where a tune begins with another meter, or parts, than what is kept."""
-    for place, kind in enumerate(HEADER_KINDS):
-        drawn, kept = draft.ids[1 + place], source_tune.header[place]
-        if kind in ("meter", "parts") and drawn != kept:
+    for position, kind in enumerate(HEADER_KINDS):
+        drawn, kept_header = generation.ids[1 + position], source_tune.header[position]
+        if kind in ("meter", "parts") and drawn != kept_header:
             raise InvalidValue(
-                f"{MEASURES.events[drawn]}: the tune that is kept has {MEASURES.events[kept]};"
-                " the recipe was changed or damaged"
+                f"{MEASURES.events[drawn]}: the tune that is kept has"
+                f" {MEASURES.events[kept_header]}; the recipe was changed or damaged"
             )

@@ -1,15 +1,14 @@
-"""Drawing one event: what is cut from the distribution, and the noise that decides.
+"""Sampling of one event: filters of the distribution, and noise keyed by musical position.
 
-The noise belongs to a place in the music and to an event, not to a count of draws: the same seed
-gives the same event the same luck at the same beat of the same bar, whatever came before it. So a
-small change of a setting makes a small change of the tune. An event is drawn by adding a Gumbel
-number to each log-probability and taking the greatest sum (Gumbel 1954; Maddison and others 2014),
-which draws from exactly that distribution. The sum may leave out what all events share, so that
-log-probabilities stand for themselves up to a constant.
+The noise depends on the seed, the position in the music and the event, not on the number of draws
+before, so a small change of an option changes the tune little. An event is sampled by the
+Gumbel-max method: add Gumbel noise to each log-probability and take the largest sum (Gumbel, 1954;
+Maddison et al., 2014), which samples from exactly that distribution. A constant added to all
+log-probabilities has no effect.
 
-The generator counts nothing: a chain of splitmix64 steps (Steele and others 2014) over the seed,
-the tune and the place, and one more for the event. `chain` is its form for one place, `chains` for
-many at once, with equal bits.
+The noise generator has no state: a chain of splitmix64 steps (Steele et al., 2014) mixes the seed,
+the tune and the position, and one more step mixes the event. `hash_combine` does so for one
+position, `hash_combine_arrays` for many at once, with the same bits.
 """
 
 from __future__ import annotations
@@ -35,7 +34,11 @@ Filter = Callable[[Floats], Floats]  # log-probabilities, cut ones become -inf
 
 
 def temperature(value: float) -> Filter:
-    """Divide log-probabilities by a temperature: under 1 likelier, over 1 more surprising."""
+    """Divide log-probabilities by a temperature: below 1 favours likely events.
+
+    Raises:
+        InvalidValue: the temperature is out of range.
+    """
     low, high = TEMPERATURE_RANGE
     if not low <= value <= high:
         raise InvalidValue(f"temperature {value}: choose {low} to {high}; 1 is the model as it is")
@@ -43,7 +46,11 @@ def temperature(value: float) -> Filter:
 
 
 def top_k(count: int) -> Filter:
-    """Keep the most likely events, as many as count (and those as likely as the last of them)."""
+    """Keep the `count` most likely events, and those as likely as the last of them.
+
+    Raises:
+        InvalidValue: the count is below 1.
+    """
     if count < 1:
         raise InvalidValue(f"top-k {count}: keep 1 event or more")
 
@@ -57,44 +64,52 @@ def top_k(count: int) -> Filter:
 
 
 def top_p(mass: float) -> Filter:
-    """Keep the smallest set of events that holds the mass (Holtzman and others 2019)."""
+    """Keep the nucleus: the smallest set of events with the probability (Holtzman et al., 2019).
+
+    Raises:
+        InvalidValue: the probability is not in (0, 1].
+    """
     if not 0 < mass <= 1:
-        raise InvalidValue(f"top-p {mass}: choose a mass over 0 and up to 1")
+        raise InvalidValue(f"top-p {mass}: choose a probability over 0 and up to 1")
 
     def cut(logs: Floats) -> Floats:
         order = np.argsort(-logs, kind="stable")
         probabilities = np.exp(log_softmax(logs)[order])
         before = np.cumsum(probabilities) - probabilities
-        kept = np.full_like(logs, -np.inf)
-        chosen = order[before < mass]
-        kept[chosen] = logs[chosen]
-        return kept
+        filtered = np.full_like(logs, -np.inf)
+        nucleus = order[before < mass]
+        filtered[nucleus] = logs[nucleus]
+        return filtered
 
     return cut
 
 
 def min_p(share: float) -> Filter:
-    """Keep events at least a share as likely as the likeliest (Nguyen and others 2024)."""
+    """Keep events at least `share` times as likely as the most likely (Nguyen et al., 2024).
+
+    Raises:
+        InvalidValue: the share is not in [0, 1].
+    """
     if not 0 <= share <= 1:
         raise InvalidValue(f"min-p {share}: choose a share from 0 to 1")
     return lambda logs: np.where(logs >= logs.max() + np.log(max(share, 1e-300)), logs, -np.inf)
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Return log-probabilities; -inf stays."""
+    """Return the log-probabilities (ids,) float64 of logits; -inf stays."""
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
 def hash_event_names(names: Iterable[str]) -> Keys:
-    """Return a number for each event that follows from its name alone."""
+    """Return a hash for each event name: (names,) uint64."""
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(digest, "little") for digest in digests], dtype=np.uint64)
 
 
 @lru_cache(maxsize=1)
 def measures_hashes() -> Keys:
-    """Return the hashes of the events of `measures`, by their ids."""
+    """Return the hashes of the `measures` vocabulary by id: (vocabulary,) uint64."""
     return hash_event_names(MEASURES.names)
 
 
@@ -109,7 +124,7 @@ _MIX: Final = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def hash_combine(key: int, *numbers: int) -> int:
-    """Mix numbers into a key, one after the other; all are of 64 bits."""
+    """Mix 64-bit numbers into a 64-bit key, one after the other."""
     for number in numbers:
         key = (key + number + _STEP) & _MASK_64
         key = ((key ^ (key >> 30)) * _MIX[0]) & _MASK_64
@@ -119,12 +134,12 @@ def hash_combine(key: int, *numbers: int) -> int:
 
 
 def hash_combine_arrays(keys: Keys, numbers: Keys) -> Keys:
-    """Mix a number into each key, as `chain` does."""
+    """Mix a number into each key, as `hash_combine` does: (n,) uint64 both."""
     return _mix_bits(keys + numbers + np.uint64(_STEP))
 
 
 def _mix_bits(keys: Keys) -> Keys:
-    """Mix 64 bits, in place, so that each bit that goes in moves each that comes out."""
+    """Mix 64 bits in place, so that each input bit affects each output bit."""
     keys ^= keys >> np.uint64(30)
     keys *= np.uint64(_MIX[0])
     keys ^= keys >> np.uint64(27)
@@ -134,41 +149,49 @@ def _mix_bits(keys: Keys) -> Keys:
 
 
 def position_id(context: DecisionContext) -> int:
-    """Return the number of a place in its bar: voice, step, and what is decided there."""
+    """Return a hash of a position in its bar: voice, step, and the kind of decision."""
     return hash_combine(0, context.voice, context.position, _decision_hash(context.decision))
 
 
 def gumbel_noise(keys: Keys, hashes: Keys) -> Floats:
-    """Return standard Gumbel noise for places and events, whose shapes are broadcast."""
+    """Return standard Gumbel noise for positions and events.
+
+    Args:
+        keys: (n,) uint64 hashes of positions.
+        hashes: (n,) uint64 hashes of events; the shapes are broadcast.
+
+    Returns:
+        (n,) float64 noise.
+    """
     bits = _mix_bits(keys ^ hashes)
     bits >>= np.uint64(11)
-    luck = bits.astype(np.float64)
-    luck += 0.5
-    luck *= 2.0**-53
+    noise = bits.astype(np.float64)
+    noise += 0.5
+    noise *= 2.0**-53
     for _ in range(2):
-        np.log(luck, out=luck)
-        np.negative(luck, out=luck)
-    return luck
+        np.log(noise, out=noise)
+        np.negative(noise, out=noise)
+    return noise
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The luck of one tune: a number of its own for each place and event."""
+    """The noise of one tune, keyed by musical position and event."""
 
     seed: int
     tune_number: int = 0
 
     @property
     def key(self) -> int:
-        """The number of the tune, of all seeds."""
+        """The 64-bit key of the seed and the tune."""
         return hash_combine(0, self.seed, self.tune_number)
 
     def gumbel(self, context: DecisionContext, ids: Sequence[int] | Ids) -> Floats:
-        """Return standard Gumbel noise for events at a place: shape (ids,)."""
+        """Return standard Gumbel noise for ids at a position: (ids,) float64."""
         return self.gumbel_at(context.bar, position_id(context), measures_hashes()[np.asarray(ids)])
 
     def gumbel_at(self, bar: int, position: int, hashes: Keys) -> Floats:
-        """Return standard Gumbel noise for the hashes of events at a place of a bar."""
+        """Return standard Gumbel noise for hashes at a position of a bar: (ids,) float64."""
         return gumbel_noise(np.array(hash_combine(self.key, bar, position), np.uint64), hashes)
 
 
@@ -179,7 +202,15 @@ def draw(
     noise: Noise,
     context: DecisionContext,
 ) -> int:
-    """Draw one of the ids: the model's logits over them, cut by the filters, decided by noise."""
+    """Sample one id by the Gumbel-max method.
+
+    Args:
+        logits: (vocabulary,) logits of the model, float32 or float64.
+        ids: the legal ids.
+        filters: applied in order to the log-probabilities of the legal ids.
+        noise: the noise of the tune.
+        context: the musical position, which keys the noise.
+    """
     return argmax_with_noise(logits, ids, filters, lambda: noise.gumbel(context, ids))
 
 
@@ -189,7 +220,14 @@ def argmax_with_noise(
     filters: Sequence[Filter],
     make_noise: Callable[[], Floats],
 ) -> int:
-    """Return the id whose log-probability, cut by the filters, and luck are the greatest sum."""
+    """Return the id with the largest sum of filtered log-probability and noise.
+
+    Args:
+        logits: (vocabulary,) logits of the model, float32 or float64.
+        ids: the legal ids.
+        filters: applied in order to the log-probabilities of the legal ids.
+        make_noise: returns (ids,) float64 Gumbel noise; not called for a single id.
+    """
     if len(ids) == 1:
         return int(ids[0])
     logs = logits[np.asarray(ids)].astype(np.float64)

@@ -130,18 +130,18 @@ def _yield_in_order(connections: list[Any], count: int) -> Iterator[bytes]:
                 except EOFError:
                     open_.remove(link)
                     continue
-                place = int.from_bytes(data[:_NUMBER_BYTES], "little", signed=True)
-                if place == _ERROR_MARKER:
+                next_number = int.from_bytes(data[:_NUMBER_BYTES], "little", signed=True)
+                if next_number == _ERROR_MARKER:
                     raise _decode_error(data[_NUMBER_BYTES:])
-                early[place] = data[_NUMBER_BYTES:]
+                early[next_number] = data[_NUMBER_BYTES:]
         yield early.pop(number)
 
 
 def _decode_error(data: bytes) -> MusicgenError:
     name, _, words = data.decode().partition(" ")
     kind = getattr(errors, name, MusicgenError)
-    found = kind(words)
-    return found if isinstance(found, MusicgenError) else MusicgenError(words)
+    error_type = kind(words)
+    return error_type if isinstance(error_type, MusicgenError) else MusicgenError(words)
 
 
 def _run_worker(

@@ -193,10 +193,10 @@ def _skyline(notes: Sequence[Note]) -> Iterator[Note]:
 
 
 def _check_meter(meter: Meter, rules: Rules, name: str) -> None:
-    known = {str(MEASURES.events[id_].value) for id_ in rules.meter_ids}
-    if str(meter) not in known:
+    meters = {str(MEASURES.events[id_].value) for id_ in rules.meter_ids}
+    if str(meter) not in meters:
         raise InvalidValue(
-            f"{name}: its meter is {meter}, and the model knows {', '.join(sorted(known))}; add"
+            f"{name}: its meter is {meter}, and the model knows {', '.join(sorted(meters))}; add"
             " --meter to cut its bars anew"
         )
 
@@ -204,10 +204,10 @@ def _check_meter(meter: Meter, rules: Rules, name: str) -> None:
 def _choose_key(score: Score, target: PrimerTarget, name: str, changes: list[str]) -> Key:
     """Return the key in which the primer is written."""
     key = target.key or score.key
-    known = {str(MEASURES.events[id_].value) for id_ in target.rules.ids_of_kind("mode")}
-    if key.mode not in known:
+    modes = {str(MEASURES.events[id_].value) for id_ in target.rules.ids_of_kind("mode")}
+    if key.mode not in modes:
         raise InvalidValue(
-            f"{name}: its key is {key}, and the model knows {', '.join(sorted(known))}; add --key"
+            f"{name}: its key is {key}, and the model knows {', '.join(sorted(modes))}; add --key"
         )
     if target.key is not None and target.key != score.key:
         changes.append(f"it is moved from {score.key} to {key}")
@@ -219,26 +219,28 @@ def _transpose(
 ) -> list[Note]:
     """Move notes to a key, and to the octave in which the model has most of them."""
     zero = Setting(new.tonic).tonic_pitch
-    known = {
+    pitches = {
         zero + int(MEASURES.events[id_].value or 0) for id_ in target.rules.ids_of_kind("pitch")
     }
-    known = {pitch for pitch in known if target.lowest <= pitch <= target.highest}
+    pitches = {pitch for pitch in pitches if target.lowest <= pitch <= target.highest}
     by = (new.pitch_class - old.pitch_class + 6) % 12 - 6
     shifts = sorted((by + 12 * octave for octave in range(-6, 7)), key=abs)
-    best = max(shifts, key=lambda shift: sum(note.pitch + shift in known for note in line))
+    best = max(shifts, key=lambda shift: sum(note.pitch + shift in pitches for note in line))
     if best != by:
         changes.append(f"it is moved by {(best - by) // 12:+d} octaves")
-    found = [replace(note, pitch=_find_nearest_pitch(note.pitch + best, known)) for note in line]
-    odd = sum(a.pitch + best != b.pitch for a, b in zip(line, found, strict=True))
+    notes = [replace(note, pitch=_find_nearest_pitch(note.pitch + best, pitches)) for note in line]
+    odd = sum(a.pitch + best != b.pitch for a, b in zip(line, notes, strict=True))
     if odd:
         changes.append(f"{odd} notes that the model cannot write are moved")
-    return found
+    return notes
 
 
 def _find_nearest_pitch(pitch: int, allowed_pitches: Collection[int]) -> int:
     """Return a pitch that is known: itself, in another octave, or the nearest."""
-    octaves = [other for other in allowed_pitches if (other - pitch) % 12 == 0]
-    return min(octaves or allowed_pitches, key=lambda other: (abs(other - pitch), other))
+    octaves = [candidate for candidate in allowed_pitches if (candidate - pitch) % 12 == 0]
+    return min(
+        octaves or allowed_pitches, key=lambda candidate: (abs(candidate - pitch), candidate)
+    )
 
 
 def _measure_pickup(score: Score, meter: Meter) -> int:
@@ -258,12 +260,12 @@ def _align_start(
     """
     onset = line[0].onset
     lead = (pickup - onset) % meter.steps  # from the first note to the next bar line
-    wanted = lead if lead in rules.pickup_lengths(meter.steps) else 0
-    if lead and not wanted:
+    target = lead if lead in rules.pickup_lengths(meter.steps) else 0
+    if lead and not target:
         changes.append("it begins on the first beat of a bar")
     elif onset:
         changes.append("its opening rest is left out")
-    return [replace(note, onset=note.onset - onset) for note in line], wanted
+    return [replace(note, onset=note.onset - onset) for note in line], target
 
 
 def _encode_bars(
@@ -275,14 +277,14 @@ def _encode_bars(
         return exact
     coarse = list(_snap_to_sixteenths(line))
     changes.append("its times are moved to sixteenths")
-    found = _try_encode(coarse, pickup // SIXTEENTH * SIXTEENTH, meter, key)
-    return found or ()
+    encoded = _try_encode(coarse, pickup // SIXTEENTH * SIXTEENTH, meter, key)
+    return encoded or ()
 
 
 def _snap_to_sixteenths(line: Sequence[Note]) -> Iterator[Note]:
     """Move onsets and ends to the nearest sixteenth; of those that meet the first stays."""
     edges = [(round(n.onset / SIXTEENTH), round(n.end / SIXTEENTH)) for n in line]
-    first = {start: place for place, (start, _) in reversed(list(enumerate(edges)))}
+    first = {start: position for position, (start, _) in reversed(list(enumerate(edges)))}
     starts = sorted(first)
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         stop = max(edges[first[start]][1], start + 1)
@@ -306,12 +308,12 @@ def _try_encode(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> Pr
         ids = MeasuresCodec().encode(Score(notes, marks, (Part(),))).ids
     except Refusal:
         return None
-    found = tuple((bar.opening[-1], bar.content) for bar in BarSplit.of(ids).bars)
-    return (*found[:-1], (found[-1][0], _strip_trailing_rests(found[-1][1])))
+    encoded = tuple((bar.opening[-1], bar.content) for bar in BarSplit.of(ids).bars)
+    return (*encoded[:-1], (encoded[-1][0], _strip_trailing_rests(encoded[-1][1])))
 
 
 def _strip_trailing_rests(content: tuple[int, ...]) -> tuple[int, ...]:
     """Leave out the rests after the last note."""
-    sounds = [place for place, id_ in enumerate(content)
+    sounds = [position for position, id_ in enumerate(content)
               if MEASURES.events[id_].kind in ("pitch", "hold")]  # fmt: skip
     return content[: sounds[-1] + 1] if sounds else ()

@@ -60,8 +60,8 @@ class RankedTune:
 def measure_tune(score: Score, figures: Mapping[str, float]) -> TuneFigures:
     """Measure a tune; figures: those that others have measured."""
     columns = RunColumns.of(score)
-    own, pieces = _compute_figures(columns.durations, columns.intervals, columns.starts)
-    return TuneFigures({**figures, **own}, frozenset(pieces))
+    runs, pieces = _compute_figures(columns.durations, columns.intervals, columns.starts)
+    return TuneFigures({**figures, **runs}, frozenset(pieces))
 
 
 def measure_real_ranges(
@@ -72,23 +72,23 @@ def measure_real_ranges(
     bits: of held-out tunes under the model, where they were measured.
     """
     rows = [figures for figures in map(dict, _iterate_training_figures(index)) if figures]
-    found: dict[str, Any] = {
+    ranges: dict[str, Any] = {
         name: _compute_middle_range([row[name] for row in rows]) for name in rows[0]
     }
     if len(index.longest):
-        found["longest"] = (0.0, _compute_middle_range(index.longest)[1])
-        found["copied"] = (0.0, _compute_middle_range(index.shares)[1])
-    return found | ({"bits": bits} if bits else {})
+        ranges["longest"] = (0.0, _compute_middle_range(index.longest)[1])
+        ranges["copied"] = (0.0, _compute_middle_range(index.shares)[1])
+    return ranges | ({"bits": bits} if bits else {})
 
 
 def choose(tunes: Sequence[TuneFigures], count: int, ranges: Ranges) -> Iterator[RankedTune]:
     """Yield the best tunes, the best first, as many as asked for or as there are."""
-    costs = {place: cost(tune, ranges) for place, tune in enumerate(tunes)}
+    costs = {index: cost(tune, ranges) for index, tune in enumerate(tunes)}
     taken: list[ShortRuns] = []
     while costs and len(taken) < count:
-        alike = {place: _compute_similarity(tunes[place].short_runs, taken) for place in costs}
+        alike = {index: _compute_similarity(tunes[index].short_runs, taken) for index in costs}
         best = min(
-            costs, key=lambda place: (costs[place] + SIMILARITY_WEIGHT * alike[place], place)
+            costs, key=lambda index: (costs[index] + SIMILARITY_WEIGHT * alike[index], index)
         )
         yield RankedTune(
             best, costs.pop(best), alike[best], tuple(_describe_outliers(tunes[best], ranges))
@@ -98,9 +98,9 @@ def choose(tunes: Sequence[TuneFigures], count: int, ranges: Ranges) -> Iterator
 
 def cost(tune: TuneFigures, ranges: Ranges) -> float:
     """Return how far a tune lies outside of real tunes, all figures added, and how rare it is."""
-    known = [name for name in ranges if name in tune.figures]
-    outside = sum(_distance(tune.figures[name], ranges[name]) for name in known)
-    return outside + (RARITY_WEIGHT * _rarity(tune.figures, ranges) if "bits" in known else 0.0)
+    measured = [name for name in ranges if name in tune.figures]
+    outside = sum(_distance(tune.figures[name], ranges[name]) for name in measured)
+    return outside + (RARITY_WEIGHT * _rarity(tune.figures, ranges) if "bits" in measured else 0.0)
 
 
 def _rarity(figures: Mapping[str, float], ranges: Ranges) -> float:
@@ -124,7 +124,8 @@ def _describe_outliers(tune: TuneFigures, ranges: Ranges) -> Iterator[str]:
 
 def _compute_similarity(short_runs: ShortRuns, chosen_runs: Iterable[ShortRuns]) -> float:
     return max(
-        (len(short_runs & other) / max(1, len(short_runs)) for other in chosen_runs), default=0.0
+        (len(short_runs & other_runs) / max(1, len(short_runs)) for other_runs in chosen_runs),
+        default=0.0,
     )
 
 
@@ -167,12 +168,12 @@ def _find_short_runs(
     durations: Sequence[int], intervals: Sequence[int], inside: Sequence[bool]
 ) -> list[tuple[int, ...]]:
     """Return all runs of NOTES notes, free of key."""
-    found = []
+    runs = []
     for at in range(len(durations) - SHORT_RUN_NOTES + 1):
         if all(inside[at + 1 : at + SHORT_RUN_NOTES]):
             moves = (
                 *intervals[at + 1 : at + SHORT_RUN_NOTES],
                 *durations[at : at + SHORT_RUN_NOTES],
             )
-            found.append(moves)
-    return found
+            runs.append(moves)
+    return runs

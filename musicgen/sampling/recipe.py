@@ -1,7 +1,7 @@
-"""What made a tune: its model, seed and every option, as it travels inside of the file.
+"""Recipes: model, seed and options of a tune, stored in its file.
 
-A recipe is one JSON object. With it and the model the same tune is drawn again, to the byte; its
-hash of the notes tells whether the file was edited since.
+A recipe is one JSON object. With the model it generates the same tune again, byte for byte; its
+hash of the notes shows whether the file was edited.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES, Event
 from musicgen.typed_data import decode_json
 
-REMARK_PREFIX: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
+REMARK_PREFIX: Final = "musicgen:recipe "  # prefix of each remark of a file that holds a part
 MOST_BYTES: Final = 2**20  # of a recipe's JSON
 _REMARK_LENGTH: Final = 3000  # characters of one remark
 _COMPRESSED_PREFIX: Final = "z:"  # a recipe that is compressed, where it is long
 _COMPRESS_ABOVE: Final = 1500
-_MOST_SEED: Final = 10**300  # more than anybody asked for
+_MOST_SEED: Final = 10**300
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """Which model it was."""
+    """Name, version and fingerprint of a model."""
 
     name: Annotated[str, Meta(min_length=1, max_length=1000)]
     version: int
@@ -60,7 +60,7 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class DrawnHeader:
-    """What was drawn, or asked, of a tune before its first bar; None: it is to be drawn anew."""
+    """The header events of a tune, sampled or requested; None is to be sampled again."""
 
     meter: str | None
     mode: str | None
@@ -74,11 +74,11 @@ class DrawnHeader:
             _ = Key(self.tonic)
         for kind, value in zip(HEADER_KINDS, self._values, strict=True):
             if value is not None and Event(kind, value) not in MEASURES.ids:
-                raise InvalidValue(f"{kind} {shorten(str(value))}: there is no such {kind}")
+                raise InvalidValue(f"{kind} {shorten(str(value))} is unknown")
 
     @classmethod
     def of(cls, encoded: Encoded) -> DrawnHeader:
-        """Say what was drawn of a tune."""
+        """Return the header of encoded ids."""
         events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER_KINDS)]]
         meter, mode, rhythm, parts = events
         setting = encoded.setting
@@ -87,7 +87,7 @@ class DrawnHeader:
 
     @property
     def header(self) -> tuple[int | None, ...]:
-        """The events of the header."""
+        """The ids of the header events; None is to be sampled."""
         pairs = zip(HEADER_KINDS, self._values, strict=True)
         return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
 
@@ -97,7 +97,7 @@ class DrawnHeader:
 
 
 class GenerationRequestTable(msgspec.Struct, frozen=True):
-    """An order as JSON has it; unknown entries are passed over."""
+    """A request as JSON; unknown fields are ignored."""
 
     seed: int
     number: Annotated[int, Meta(ge=0, le=2**53)]
@@ -115,7 +115,7 @@ class GenerationRequestTable(msgspec.Struct, frozen=True):
 
 
 def _to_int(value: SupportsIndex, name: str) -> int:
-    """Return a whole number of any library as an int. Raises InvalidValue for what is none."""
+    """Convert an integer of any library, such as NumPy, to an int."""
     try:
         return operator.index(value)
     except TypeError as fault:
@@ -123,7 +123,7 @@ def _to_int(value: SupportsIndex, name: str) -> int:
 
 
 class RecipeTable(GenerationRequestTable, frozen=True, kw_only=True):
-    """A recipe as JSON has it."""
+    """A recipe as JSON."""
 
     musicgen: str
     model: ModelName
@@ -132,12 +132,12 @@ class RecipeTable(GenerationRequestTable, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """All that decides a tune of one model."""
+    """All that determines a tune of one model."""
 
     options: SamplingOptions
     seed: int
     number: int = 0  # of the tunes of this seed, from 0
-    drawn: DrawnHeader | None = None  # what a variant holds on to
+    drawn: DrawnHeader | None = None  # the header that a variant keeps
     primer: Primer | None = None
     writes_primer: bool = True
     keep: KeptBars | None = None
@@ -148,27 +148,35 @@ class GenerationRequest:
             object.__setattr__(self, name, _to_int(getattr(self, name), name))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values that JSON has; what is plain is left out."""
-        found: dict[str, Any] = {"seed": self.seed, "number": self.number}
-        found |= {"wishes": self.options.to_dict()}
+        """Return the request as JSON values, without fields that have their default."""
+        fields: dict[str, Any] = {"seed": self.seed, "number": self.number}
+        fields |= {"wishes": self.options.to_dict()}
         if self.engine != "numpy":
-            found["engine"] = self.engine
+            fields["engine"] = self.engine
         if self.drawn:
-            found["drawn"] = {name: getattr(self.drawn, name) for name in DrawnHeader.__slots__}
+            fields["drawn"] = {name: getattr(self.drawn, name) for name in DrawnHeader.__slots__}
         if self.primer:
-            found |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
+            fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:
-            found["keep"] = self.keep.to_json()
-        return found
+            fields["keep"] = self.keep.to_json()
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> GenerationRequest:
-        """Read what `to_json` returned, as text. Raises InvalidValue."""
+        """Parse the JSON text of what `to_json` returned.
+
+        Raises:
+            InvalidValue: the text is not JSON, or does not fit the schema.
+        """
         return cls.from_table(decode_json(text, GenerationRequestTable, "order"))
 
     @classmethod
     def from_table(cls, table: GenerationRequestTable) -> GenerationRequest:
-        """Make an order of checked JSON. Raises InvalidValue for a value that is out of range."""
+        """Make a request from JSON that fits the schema.
+
+        Raises:
+            InvalidValue: a value is out of range.
+        """
         return cls(
             SamplingOptions.from_table(table.wishes),
             table.seed,
@@ -183,7 +191,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A tune's order, the model that it went to, and the notes that came of it."""
+    """The request of a tune, its model, and a hash of the resulting notes."""
 
     request: GenerationRequest
     model: ModelName
@@ -191,7 +199,7 @@ class Recipe:
     notes_hash: str  # their hash
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
+        """Return the recipe as JSON values."""
         return {
             "musicgen": self.musicgen_version,
             "model": {name: getattr(self.model, name) for name in ModelName.__slots__},
@@ -200,7 +208,7 @@ class Recipe:
         }
 
     def to_text(self) -> str:
-        """Write it on one line of ASCII."""
+        """Return the recipe as one line of ASCII; a long one is compressed."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
         if len(text) <= _COMPRESS_ABOVE:
             return text
@@ -208,7 +216,11 @@ class Recipe:
 
     @classmethod
     def from_text(cls, text: str) -> Recipe:
-        """Read what `to_text` wrote. Raises InvalidValue for anything else."""
+        """Parse what `to_text` returned.
+
+        Raises:
+            InvalidValue: the text is not a recipe.
+        """
         try:
             table = decode_json(_decompress(text), RecipeTable, "recipe")
             return cls(
@@ -220,7 +232,11 @@ class Recipe:
             ) from fault
 
     def check(self, model: ModelName, file: str) -> None:
-        """Raise Mismatch unless a model is the one that made the file."""
+        """Check that a model is the one that generated a file.
+
+        Raises:
+            Mismatch: it is another model, or another version.
+        """
         if model.fingerprint != self.model.fingerprint:
             raise Mismatch(
                 f"{file}: it was made by {self.model}, and this model is {model}; name the one"
@@ -228,7 +244,7 @@ class Recipe:
             )
 
     def remarks(self) -> Iterator[str]:
-        """Yield it as remarks that travel with a file."""
+        """Yield the recipe as remarks for a file, each of limited length."""
         text = self.to_text()
         for start in range(0, len(text), _REMARK_LENGTH):
             yield f"{REMARK_PREFIX}{text[start : start + _REMARK_LENGTH]}"
@@ -237,10 +253,10 @@ class Recipe:
 def _decompress(text: str) -> str:
     if not text.startswith(_COMPRESSED_PREFIX):
         return text
-    packed = base64.b64decode(text[len(_COMPRESSED_PREFIX) :], validate=True)
+    compressed = base64.b64decode(text[len(_COMPRESSED_PREFIX) :], validate=True)
     inflater = zlib.decompressobj()
     try:
-        body = inflater.decompress(packed, MOST_BYTES)
+        body = inflater.decompress(compressed, MOST_BYTES)
     except zlib.error as fault:
         raise ValueError(str(fault)) from fault
     if not inflater.eof:
@@ -249,7 +265,7 @@ def _decompress(text: str) -> str:
 
 
 def join_recipe_remarks(remarks: Iterable[str]) -> str | None:
-    """Return the recipe among a file's remarks; None where there is none."""
+    """Join the remarks of a file that hold its recipe; None where there are none."""
     return (
         "".join(text[len(REMARK_PREFIX) :] for text in remarks if text.startswith(REMARK_PREFIX))
         or None
@@ -257,43 +273,54 @@ def join_recipe_remarks(remarks: Iterable[str]) -> str | None:
 
 
 def hash_notes(score: Score) -> str:
-    """Return a hash of what is played: onsets, pitches, durations."""
+    """Return a hash of the sounding notes: onsets, pitches, durations."""
     rows = sorted(zip(*score.unfolded().columns[:3].tolist(), strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
 def hash_text(text: str) -> str:
-    """Return a hash of what a model of text wrote."""
+    """Return a hash of a text model's output."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def make_variant_request(
     request: GenerationRequest, changes: Mapping[str, Any], keep: KeptBars | None = None
 ) -> GenerationRequest:
-    """Return the order of a variant: what is not changed stays as it was drawn.
+    """Return the request of a variant; what is not changed stays as it was sampled.
 
-    changes: wishes by their names. Where the meter or the rhythm changes, the other is drawn anew.
-    Raises InvalidValue for a change that what is kept, or the primer, does not allow.
+    Where the meter or the rhythm changes, the other is sampled again.
+
+    Args:
+        request: the request of the tune to vary.
+        changes: sampling options by name.
+        keep: bars to keep; None keeps those of the request.
+
+    Raises:
+        InvalidValue: kept bars or the primer do not allow a change.
     """
     before = request.options
-    wishes = replace(before, **_add_min_bars(changes, before))
-    fixed = "its primer" if request.primer else "what is kept of it" if keep or request.keep else ""
-    bound = ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
-    for name in bound if fixed else ():
-        if getattr(wishes, name) != getattr(before, name):
-            raise InvalidValue(f"{name}: {fixed} does not allow another; sample a new tune instead")
+    options = replace(before, **_add_min_bars(changes, before))
+    obstacle = "its primer" if request.primer else "its kept bars" if keep or request.keep else ""
+    fixed_names = (
+        ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
+    )
+    for name in fixed_names if obstacle else ():
+        if getattr(options, name) != getattr(before, name):
+            raise InvalidValue(
+                f"{name}: {obstacle} does not allow another; sample a new tune instead"
+            )
     drawn = request.drawn
-    if drawn and (wishes.meter, wishes.rhythm) != (before.meter, before.rhythm):
+    if drawn and (options.meter, options.rhythm) != (before.meter, before.rhythm):
         drawn = replace(drawn, meter=None, rhythm=None, qpm=None)
-    if drawn and wishes.key is not None and wishes.key.mode != drawn.mode:
+    if drawn and options.key is not None and options.key.mode != drawn.mode:
         drawn = replace(drawn, mode=None)
-    return replace(request, options=wishes, drawn=drawn, keep=keep or request.keep)
+    return replace(request, options=options, drawn=drawn, keep=keep or request.keep)
 
 
 def _add_min_bars(
     changes: Mapping[str, Any], previous_options: SamplingOptions
 ) -> Mapping[str, Any]:
-    """Add what changes mean for the least number of bars, where it is not among them."""
+    """Add the minimum number of bars that the changes imply, where they do not set it."""
     form, bars = changes.get("form"), changes.get("bars")
     if "min_bars" in changes:
         return changes

@@ -66,22 +66,22 @@ class Weights(NamedTuple):
 
 
 class StepGradients(NamedTuple):
-    """What a step sends back: the gradients of all that it was given."""
+    """The gradients of a step's inputs."""
 
     fed: Array  # (lane, rows)
     recurrent: Array  # (lane, rows)
-    state: State  # but for the way through U
+    state: State  # without the path through U
 
 
 class Step(Protocol):
-    """One step of a cell that has been taken: its values, kept for the way back."""
+    """One completed step of a cell, with the values that the backward pass needs."""
 
     @property
     def state(self) -> State:
         """Return the state after the step."""
 
     def backward(self, d_state: State) -> StepGradients:
-        """Return the gradients of what the step was given, from those of the state after it."""
+        """Return the gradients of the step's inputs from those of the state after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class LSTMStep:
 
     @classmethod
     def forward(cls, fed: Array, recurrent: Array, state: State) -> LSTMStep:
-        """Take the step."""
+        """Take one step: fed and recurrent (lane, rows), state (lane, hidden), any dtype."""
         i, f, g, o = np.split(fed + recurrent, 4, axis=1)
         i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
         before = state[1]
@@ -139,7 +139,7 @@ class GRUStep:
 
     @classmethod
     def forward(cls, fed: Array, recurrent: Array, state: State) -> GRUStep:
-        """Take the step."""
+        """Take one step: fed and recurrent (lane, rows), state (lane, hidden), any dtype."""
         fed_r, fed_u, fed_n = np.split(fed, 3, axis=1)
         own_r, own_u, own_n = np.split(recurrent, 3, axis=1)
         r, u = sigmoid(fed_r + own_r), sigmoid(fed_u + own_u)
@@ -171,14 +171,14 @@ class RNNStep:
 
     @classmethod
     def tanh(cls, fed: Array, recurrent: Array, state: State) -> RNNStep:
-        """Take the step of a plain cell."""
+        """Take one tanh step: fed and recurrent (lane, rows), state (lane, hidden), any dtype."""
         del state  # h comes in through U alone
         h = np.tanh(fed + recurrent)
         return cls(h, tanh_slope(h))
 
     @classmethod
     def relu(cls, fed: Array, recurrent: Array, state: State) -> RNNStep:
-        """Take the step of a rectified cell."""
+        """Take one ReLU step: fed and recurrent (lane, rows), state (lane, hidden), any dtype."""
         del state
         h = np.maximum(fed + recurrent, 0)
         return cls(h, (h > 0).astype(h.dtype))
@@ -203,29 +203,37 @@ STEPS: dict[str, Callable[[Array, Array, State], Step]] = {
 
 
 def sigmoid(z: Array) -> Array:
-    """Return 1 / (1 + exp(-z)), written with tanh: it cannot overflow."""
+    """Return 1 / (1 + exp(-z)), written with tanh, which cannot overflow: (...) any dtype."""
     return (np.tanh(z / 2) + 1) / 2
 
 
 def sigmoid_slope(value: Array) -> Array:
-    """Return the derivative of the sigmoid where it has this value."""
+    """Return the derivative of the sigmoid where its value is this: (...) any dtype."""
     slope: Array = value * (1 - value)
     return slope
 
 
 def tanh_slope(value: Array) -> Array:
-    """Return the derivative of tanh where it has this value."""
+    """Return the derivative of tanh where its value is this: (...) any dtype."""
     slope: Array = 1 - value * value
     return slope
 
 
 def outer(d_products: Array, values: Array) -> Array:
-    """Return a matrix's gradient (row, column): d(M v) v', added up over (window, lane)."""
+    """Return a matrix's gradient, d(M v) v' summed over window and lane.
+
+    Args:
+        d_products: (window, lane, rows) any dtype, the gradient of M v.
+        values: (window, lane, columns) any dtype, v.
+
+    Returns:
+        (rows, columns) any dtype.
+    """
     return np.tensordot(d_products, values, ((0, 1), (0, 1)))
 
 
 class Gradients(NamedTuple):
-    """The gradients of all that a window was given."""
+    """The gradients of a window's inputs."""
 
     x: Array  # (window, lane, inputs)
     weights: Weights
@@ -234,7 +242,7 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One layer that has run over one window: what it said, and what the way back needs."""
+    """One layer after a window: its outputs, and the values that the backward pass needs."""
 
     weights: Weights
     x: Array  # (window, lane, inputs)
@@ -244,7 +252,7 @@ class Window:
 
     @property
     def outputs(self) -> Array:
-        """Return h after each step, (window, lane, hidden)."""
+        """Return h after each step: (window, lane, hidden), any dtype."""
         return np.stack([step.state[0] for step in self.steps])
 
     @property
@@ -256,25 +264,26 @@ class Window:
         """Go back through time.
 
         Args:
-            d_outputs: (window, lane, hidden), the gradient of the loss by each output.
-            d_state: by the state after the window; zero where the windows after it are cut off.
+            d_outputs: (window, lane, hidden) any dtype, the gradient of the loss by each output.
+            d_state: (lane, hidden) each, the gradient by the state after the window; zero where
+                later windows are truncated.
         """
-        sent: list[StepGradients] = []
-        for step, d_output, kept in zip(
+        step_gradients: list[StepGradients] = []
+        for step, d_output, mask in zip(
             reversed(self.steps), d_outputs[::-1], self.keep_mask[::-1], strict=True
         ):
-            back = step.backward((d_state[0] + d_output, *d_state[1:]))
-            d_h = back.state[0] + back.recurrent @ self.weights.u
-            d_state = tuple(part * kept for part in (d_h, *back.state[1:]))
-            sent.append(back)
-        d_fed = np.stack([back.fed for back in reversed(sent)])
-        d_recurrent = np.stack([back.recurrent for back in reversed(sent)])
+            gradients = step.backward((d_state[0] + d_output, *d_state[1:]))
+            d_h = gradients.state[0] + gradients.recurrent @ self.weights.u
+            d_state = tuple(part * mask for part in (d_h, *gradients.state[1:]))
+            step_gradients.append(gradients)
+        d_fed = np.stack([gradients.fed for gradients in reversed(step_gradients)])
+        d_recurrent = np.stack([gradients.recurrent for gradients in reversed(step_gradients)])
         return Gradients(
             d_fed @ self.weights.w, self.sum_weight_gradients(d_fed, d_recurrent), d_state
         )
 
     def sum_weight_gradients(self, d_fed: Array, d_recurrent: Array) -> Weights:
-        """Add up, over steps and lanes, what each weight did."""
+        """Sum gradients (window, lane, rows), any dtype, by weight, over steps and lanes."""
         return Weights(
             w=outer(d_fed, self.x),
             u=outer(d_recurrent, self.previous_h),
@@ -296,28 +305,28 @@ def forward(
         starts: (window, lane) bool: the state is zero before these steps; None is nowhere.
     """
     fed = x @ weights.w.T + weights.b_ih  # (window, lane, rows)
-    kept = np.ones((*x.shape[:2], 1), x.dtype)
+    keep_mask = np.ones((*x.shape[:2], 1), x.dtype)
     if starts is not None:
-        kept[starts] = 0
-    entered, steps = np.empty((*x.shape[:2], weights.u.shape[1]), x.dtype), []
+        keep_mask[starts] = 0
+    previous_h, steps = np.empty((*x.shape[:2], weights.u.shape[1]), x.dtype), []
     for t in range(len(x)):
-        state = tuple(part * kept[t] for part in state)
-        entered[t] = state[0]
+        state = tuple(part * keep_mask[t] for part in state)
+        previous_h[t] = state[0]
         steps.append(STEPS[cell](fed[t], state[0] @ weights.u.T + weights.b_hh, state))
         state = steps[-1].state
-    return Window(weights, x, kept, entered, tuple(steps))
+    return Window(weights, x, keep_mask, previous_h, tuple(steps))
 
 
-States = tuple[State, ...]  # one a layer
+States = tuple[State, ...]  # one per layer
 NamedWeights = Mapping[str, Array]
 EMBEDDING, HEAD, BIAS, NARROW = "embedding.weight", "head.weight", "head.bias", "narrow.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class LossAndGradients:
-    """What some ids teach."""
+    """Loss and gradients of some ids."""
 
-    loss: float  # nats an id
+    loss: float  # nats per token
     gradients: dict[str, Array]  # by the weights' names
     states: States  # after the last id
 
@@ -334,9 +343,9 @@ def compute_gradients(
     Args:
         settings: the model's shape.
         weights: the model's own, by their names.
-        inputs: (lane, window) ids; the state is zero before each begin event.
-        targets: (lane, window) ids: what came next.
-        states: what the window before returned, to which no gradient goes back; None is zero.
+        inputs: (lane, window) int64 ids; the state is zero before each begin event.
+        targets: (lane, window) int64, the next ids.
+        states: the states after the previous window, which get no gradient; None is zero.
     """
     ids = inputs.T  # (window, lane)
     windows = run_layers(settings, weights, ids, states)
@@ -352,18 +361,25 @@ def compute_gradients(
 def compute_truncated_gradients(
     settings: ModelSettings, weights: NamedWeights, inputs: Array, targets: Array, bptt: int
 ) -> LossAndGradients:
-    """Return the same loss, and what of its gradient is left where windows of `bptt` ids cut it.
+    """Return the loss and its gradient truncated to windows (Williams and Peng, 1990).
 
-    The state goes on from window to window, the gradient does not (Williams and Peng, 1990).
+    The state continues from window to window, the gradient does not.
+
+    Args:
+        settings: the model's shape.
+        weights: the model's own, by name.
+        inputs: (lane, window) int64 ids.
+        targets: (lane, window) int64, the next ids.
+        bptt: tokens per truncated window.
     """
     total, states = 0.0, make_zero_states(settings, len(inputs), weights[EMBEDDING].dtype)
     gradients = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for begin in range(0, inputs.shape[1], bptt):
         cut = slice(begin, begin + bptt)
-        learnt = compute_gradients(settings, weights, inputs[:, cut], targets[:, cut], states)
+        result = compute_gradients(settings, weights, inputs[:, cut], targets[:, cut], states)
         share = inputs[:, cut].shape[1] / inputs.shape[1]
-        total, states = total + share * learnt.loss, learnt.states
-        for name, gradient in learnt.gradients.items():
+        total, states = total + share * result.loss, result.states
+        for name, gradient in result.gradients.items():
             gradients[name] += share * gradient
     return LossAndGradients(
         total,
@@ -373,9 +389,14 @@ def compute_truncated_gradients(
 
 
 def clip_gradients(gradients: Mapping[str, Array], max_norm: float) -> float:
-    """Shorten the gradients, in place, to a norm of at most `largest`; return what it was.
+    """Scale gradients in place to a maximum norm (Pascanu, Mikolov and Bengio, 2013).
 
-    All of them together are one vector, whose direction stays (Pascanu, Mikolov and Bengio, 2013).
+    Args:
+        gradients: by name, (...) any dtype; their norm is that of all of them as one vector.
+        max_norm: the largest norm.
+
+    Returns:
+        The norm before scaling.
     """
     norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for gradient in gradients.values()))
     share = min(1.0, max_norm / (norm + 1e-6))  # torch's own guard against a norm of 0
@@ -393,23 +414,33 @@ def make_zero_states(settings: ModelSettings, lanes: int, dtype: np.dtype) -> St
 def run_layers(
     settings: ModelSettings, weights: NamedWeights, ids: Array, states: States | None = None
 ) -> list[Window]:
-    """Run every layer over ids (window, lane), each over what the one below it says."""
+    """Run all layers over (window, lane) int64 ids, each over the outputs of the one below."""
     x = weights[EMBEDDING][ids]  # (window, lane, embedding)
     windows: list[Window] = []
     for layer, state in enumerate(states or make_zero_states(settings, ids.shape[1], x.dtype)):
-        own = Weights(*(weights[name] for name in names_of(layer)))
-        windows.append(forward(settings.cell, own, x, state, ids == BEGIN_ID))
+        layer_weights = Weights(*(weights[name] for name in names_of(layer)))
+        windows.append(forward(settings.cell, layer_weights, x, state, ids == BEGIN_ID))
         x = windows[-1].outputs
     return windows
 
 
 def layers_backward(windows: Sequence[Window], d_outputs: Array) -> tuple[Array, dict[str, Array]]:
-    """Go back through the layers; return the gradients of what was fed, and of their weights."""
+    """Go back through the layers.
+
+    Args:
+        windows: the layers, the lowest first.
+        d_outputs: (window, lane, hidden) any dtype, the gradient of the top layer's outputs.
+
+    Returns:
+        The gradient of the lowest layer's inputs, and those of the weights by name.
+    """
     gradients: dict[str, Array] = {}
     for layer, window in reversed(list(enumerate(windows))):
-        back = window.backward(d_outputs, tuple(np.zeros_like(part) for part in window.state))
-        gradients |= zip(names_of(layer), back.weights, strict=True)
-        d_outputs = back.x
+        layer_gradients = window.backward(
+            d_outputs, tuple(np.zeros_like(part) for part in window.state)
+        )
+        gradients |= zip(names_of(layer), layer_gradients.weights, strict=True)
+        d_outputs = layer_gradients.x
     return d_outputs, gradients
 
 
@@ -420,14 +451,23 @@ def names_of(layer: int) -> list[str]:
 
 
 def logits(weights: NamedWeights, outputs: Array) -> Array:
-    """Return the logits (window, lane, vocabulary) from what the last layer says."""
+    """Return the logits (window, lane, vocabulary), any dtype, of the last layer's outputs."""
     return narrow_outputs(weights, outputs) @ weights[head_of(weights)].T + weights[BIAS]
 
 
 def head_backward(
     weights: NamedWeights, outputs: Array, d_logits: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the gradients of what the last layer says, and of the head's weights."""
+    """Return the gradients of the head's inputs and weights.
+
+    Args:
+        weights: the model's own, by name.
+        outputs: (window, lane, hidden) any dtype, the last layer's.
+        d_logits: (window, lane, vocabulary) any dtype.
+
+    Returns:
+        The gradient of the outputs, and those of the weights by name.
+    """
     name = head_of(weights)
     d_narrowed = d_logits @ weights[name]
     gradients = {
@@ -441,20 +481,25 @@ def head_backward(
 
 
 def head_of(weights: NamedWeights) -> str:
-    """Return the name of the head's matrix: the embedding's own where they are tied."""
+    """Return the name of the head's matrix, which is the embedding where they are tied."""
     return HEAD if HEAD in weights else EMBEDDING
 
 
 def narrow_outputs(weights: NamedWeights, outputs: Array) -> Array:
-    """Bring what the last layer says to the embedding's width, where the model does."""
+    """Project outputs (..., hidden), any dtype, to the embedding's width where the model does."""
     return outputs @ weights[NARROW].T if NARROW in weights else outputs
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[float, Array]:
-    """Return the mean loss of targets (window, lane), and its gradient: softmax less target."""
+    """Return the mean loss in nats, and its gradient: softmax minus one-hot target.
+
+    Args:
+        logits: (window, lane, vocabulary) any dtype.
+        targets: (window, lane) int64 ids.
+    """
     shifted = logits - logits.max(-1, keepdims=True)
-    told = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))  # log softmax
+    log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))  # log softmax
     chosen = targets[..., np.newaxis]
-    d_logits = np.exp(told)
+    d_logits = np.exp(log_probs)
     np.put_along_axis(d_logits, chosen, np.take_along_axis(d_logits, chosen, -1) - 1, -1)
-    return -float(np.take_along_axis(told, chosen, -1).mean()), d_logits / targets.size
+    return -float(np.take_along_axis(log_probs, chosen, -1).mean()), d_logits / targets.size

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
-from musicgen.sampling.options import TONICS, SamplingOptions, range_text, usual_qpm
+from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
+from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
@@ -76,14 +77,14 @@ class Sampler:
         self, options: SamplingOptions, noise: Noise, start: TuneStart = DEFAULT_START
     ) -> Encoded:
         """Draw one tune as ids and their setting."""
-        draft = self.start_tune(options, noise, start)
-        if draft.is_unconstrained:
-            course = self.get_compiled_sampler(options)
-            draft.ids = course.finish(course.capture_header(draft))
-            return self.finish_tune(draft, options, start)
-        while not draft.walk.is_done:
-            draft.step()
-        return self.finish_tune(draft, options, start)
+        generation = self.start_tune(options, noise, start)
+        if generation.is_unconstrained:
+            compiled = self.get_compiled_sampler(options)
+            generation.ids = compiled.finish(compiled.capture_header(generation))
+            return self.finish_tune(generation, options, start)
+        while not generation.walk.is_done:
+            generation.step()
+        return self.finish_tune(generation, options, start)
 
     def get_compiled_sampler(self, options: SamplingOptions) -> CompiledSampler:
         """Return what draws the tunes of some wishes; what it has learnt of them is kept a while.
@@ -91,10 +92,10 @@ class Sampler:
         Raises InvalidValue for what the model has never met.
         """
         if options not in self._compiled_samplers:
-            course = CompiledSampler(self.engine, self.build_rules(options), options.filters)
+            compiled = CompiledSampler(self.engine, self.build_rules(options), options.filters)
             while len(self._compiled_samplers) >= _MAX_CACHED_SAMPLERS:
                 del self._compiled_samplers[next(iter(self._compiled_samplers))]
-            self._compiled_samplers[options] = course
+            self._compiled_samplers[options] = compiled
         return self._compiled_samplers[options]
 
     @cached_property
@@ -105,48 +106,51 @@ class Sampler:
         self, options: SamplingOptions, noise: Noise, start: TuneStart = DEFAULT_START
     ) -> GenerationState:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
-        course = self.get_compiled_sampler(options)
-        rules = course.rules
+        compiled = self.get_compiled_sampler(options)
+        rules = compiled.rules
         copies: list[ForcedTokenSource] = [ForcedRepeats()] if rules.layout else []
-        scripts = [
+        forced_sources = [
             ForcedHeader(start.header),
             *copies,
             *start.forced_sources,
         ]  # copies look at every id
-        draft = GenerationState(
+        generation = GenerationState(
             self.engine,
             MeasuresGrammar(rules),
             self.engine.start(),
             noise,
             options.filters,
             self._kind_counts,
-            scripts,
+            forced_sources,
             self._make_copy_filter(options),
-            header_cache=course.header_cache,
+            header_cache=compiled.header_cache,
         )
-        while draft.walk.header_events_read < len(HEADER_KINDS):
-            draft.step()
+        while generation.walk.header_events_read < len(HEADER_KINDS):
+            generation.step()
         if options.range is not None or options.end != "any":
             key = Key(
-                self._choose_tonic(draft.ids[1:], options, noise, start),
-                _read_header(draft.ids[1:])[1],
+                self._choose_tonic(generation.ids[1:], options, noise, start),
+                _read_header(generation.ids[1:])[1],
             )
-            if key not in course.rules_by_key:
-                course.rules_by_key[key] = self._restrict_to_key(rules, options, key)
-            draft.walk.narrow(course.rules_by_key[key])
-        return draft
+            if key not in compiled.rules_by_key:
+                compiled.rules_by_key[key] = self._restrict_to_key(rules, options, key)
+            generation.walk.narrow(compiled.rules_by_key[key])
+        return generation
 
     def finish_tune(
-        self, draft: GenerationState, options: SamplingOptions, start: TuneStart = DEFAULT_START
+        self,
+        generation: GenerationState,
+        options: SamplingOptions,
+        start: TuneStart = DEFAULT_START,
     ) -> Encoded:
         """Return what a draft that is done says, with the setting that belongs to it."""
-        ids = tuple(draft.ids[1:])
+        ids = tuple(generation.ids[1:])
         meter, mode, rhythm, _ = _read_header(ids)
-        tonic = self._choose_tonic(ids, options, draft.noise, start)
+        tonic = self._choose_tonic(ids, options, generation.noise, start)
         parts = _make_parts(ids, options.program)
         setting = Setting(
             tonic=tonic,
-            title=start.title or _make_title(rhythm, Key(tonic, mode), draft.noise),
+            title=start.title or _make_title(rhythm, Key(tonic, mode), generation.noise),
             tempos=((0, float(options.tempo or start.tempo or usual_qpm(rhythm, meter))),),
             parts=parts,
             velocities=(DEFAULT_VELOCITY,) * len(parts),
@@ -159,14 +163,14 @@ class Sampler:
         allowed |= (
             {MEASURES.id("rest")} if options.max_copy is not None else frozenset()
         )  # breaks a copy
-        asked = {
+        requested = {
             "meter": None if options.meter is None else str(options.meter),
             "mode": None if options.key is None else options.key.mode,
             "rhythm": None if options.rhythm is None else _parse_rhythm(options.rhythm),
             "parts": 1 if MEASURES.id("parts", 1) in allowed else None,
         }
         for kind in HEADER_KINDS:
-            allowed -= _find_unrequested_ids(kind, asked[kind], allowed)
+            allowed -= _find_unrequested_ids(kind, requested[kind], allowed)
         allowed -= self._find_unreachable_modes(options, allowed)
         least = options.min_bars or 1
         fewest, most = (
@@ -234,8 +238,8 @@ class Sampler:
         """Return the pitches that the model knows in a key, as far as the range goes."""
         lowest, highest = options.range or (0, 127)
         zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
-        known = self._drawable_ids & set(MEASURES.ranges["pitch"])
-        return frozenset(id_ for id_ in known if lowest <= id_ - zero <= highest)
+        pitch_ids = self._drawable_ids & set(MEASURES.ranges["pitch"])
+        return frozenset(id_ for id_ in pitch_ids if lowest <= id_ - zero <= highest)
 
     def _has_reachable_pitches(self, options: SamplingOptions, key: Key) -> bool:
         """Tell whether a key has a pitch in the range, and a tonic if the tune ends on one."""
@@ -250,8 +254,8 @@ class Sampler:
 
     def _check_pitches(self, options: SamplingOptions) -> None:
         """Raise InvalidValue for a wish about pitches where the model knows drums only."""
-        asked = {"range": options.range is not None, "end": options.end == "tonic"}
-        for name in (name for name, is_asked in asked.items() if is_asked):
+        requested = {"range": options.range is not None, "end": options.end == "tonic"}
+        for name in (name for name, is_asked in requested.items() if is_asked):
             if not self._has_pitches:
                 raise InvalidValue(
                     f"{name}: the model knows drums and no pitches; leave --{name} out"
@@ -289,7 +293,7 @@ class Sampler:
         where = f"in {options.key} the model's notes" if options.key else "the model's notes"
         tonic = ", and a tonic to end on must be among them" if options.end == "tonic" else ""
         raise InvalidValue(
-            f"range {range_text(options.range or (0, 127))}: {where} reach from"
+            f"range {format_range(options.range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"
         )
 
@@ -316,9 +320,9 @@ class Sampler:
         if start.tonic in counts or not counts:
             return start.tonic or "C"
         names = sorted(counts)
-        place = DecisionContext(0, 0, 0, 0, 0, None, decision="tonic")
-        luck = noise.gumbel(place, range(len(names)))
-        return names[int(np.argmax(np.log([counts[name] for name in names]) + luck))]
+        context = DecisionContext(0, 0, 0, 0, 0, None, decision="tonic")
+        gumbel = noise.gumbel(context, range(len(names)))
+        return names[int(np.argmax(np.log([counts[name] for name in names]) + gumbel))]
 
 
 def _get_event_value(id_: int) -> str:
@@ -356,23 +360,23 @@ def _is_drawable(event: Event) -> bool:
 
 def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collection[int]) -> set[int]:
     """Return the events of a kind that are not the one that was asked for."""
-    known = {i for i in MEASURES.ranges[kind] if i in allowed}
+    candidates = {i for i in MEASURES.ranges[kind] if i in allowed}
     chosen = MEASURES.ids.get(Event(kind, value))
     if value is None:
         return set()
-    if chosen not in known:
-        names = sorted(str(MEASURES.events[i].value) or "(none)" for i in known)
+    if chosen not in candidates:
+        names = sorted(str(MEASURES.events[i].value) or "(none)" for i in candidates)
         raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
                            f" {', '.join(names)}")  # fmt: skip
-    return known - {chosen}
+    return candidates - {chosen}
 
 
 def _parse_rhythm(name: str) -> str:
-    known = normalise_rhythm(name.strip().lower())
-    if known == "other":
+    normalised = normalise_rhythm(name.strip().lower())
+    if normalised == "other":
         names = ", ".join(r for r in RHYTHMS if r not in ("", "other"))
         raise InvalidValue(f"rhythm {shorten(name)!r} is unknown: choose one of {names}")
-    return known
+    return normalised
 
 
 def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
@@ -380,7 +384,6 @@ def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
     return f"{kind} in {key}, no. {noise.seed}-{noise.tune_number + 1}"
 
 
-COMMON_OPTIONS: Final = ("temperature", "top_k", "top_p", "min_p")  # what all codecs understand
 DEFAULT_QPM: Final = 120.0
 
 
@@ -416,15 +419,15 @@ class GenericSampler:
     ) -> list[int]:
         """Draw the ids of one piece, to its end, or only so many of them."""
         walk, state, filters = self.codec.create_grammar(), self.engine.start(), options.filters
-        ids, met = [BEGIN_ID], list[int]()
+        ids, candidates = [BEGIN_ID], list[int]()
         legal: tuple[int, ...] = ()
         while not walk.is_done and (max_ids is None or len(ids) <= max_ids):
             logits, state = self.engine.step(ids[-1:], None, state)
             before, legal = legal, walk.legal_ids()
             if legal is not before:  # a text offers the same thousands each time
-                met = [id_ for id_ in legal if id_ in self.seen_ids] or list(legal)
-            luck = partial(noise.gumbel_at, 0, len(ids), self._hashes[met])
-            ids.append(argmax_with_noise(logits, met, filters, luck))
+                candidates = [id_ for id_ in legal if id_ in self.seen_ids] or list(legal)
+            make_noise = partial(noise.gumbel_at, 0, len(ids), self._hashes[candidates])
+            ids.append(argmax_with_noise(logits, candidates, filters, make_noise))
             walk.take(ids[-1])
         return ids[1:]
 
@@ -451,14 +454,16 @@ def make_sampler(
 
 
 def check_codec_options(requested: SamplingOptions, codec: AnyCodec) -> None:
-    """Raise InvalidValue for the first wish that a codec does not understand."""
-    known = (*COMMON_OPTIONS, *codec.setting_options)
-    plain: dict[str, Any] = {
-        name: getattr(SamplingOptions(), name) for name in SamplingOptions.__slots__
-    }
-    for name, default in plain.items():
-        if name not in known and getattr(requested, name) != default:
-            options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
+    """Check that a codec offers all options that differ from their defaults.
+
+    Raises:
+        InvalidValue: it does not offer one of them.
+    """
+    offered = list_codec_options(codec)
+    for option in OPTIONS:
+        if option not in offered and getattr(requested, option.name) != option.default:
+            flags = ", ".join(f"--{each.flag}" for each in offered)
             raise InvalidValue(
-                f"--{name} means nothing to a model of codec {codec.name}: it understands {options}"
+                f"--{option.flag} means nothing to a model of codec {codec.name}: it understands"
+                f" {flags}"
             )

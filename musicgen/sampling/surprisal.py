@@ -55,41 +55,41 @@ def locate_notes(codec: AnyCodec, ids: Iterable[int], setting: Setting) -> list[
 
 
 def _locate_in_measures(ids: Iterable[int], setting: Setting) -> list[NoteTokens]:
-    found: list[tuple[SoundingChord, NoteTokens]] = []
+    notes: list[tuple[SoundingChord, NoteTokens]] = []
     tops: dict[int, NoteTokens] = {}  # the first note of each chord: what holds it belongs to it
     waiting: list[int] = []  # tuplet and duration, until their head comes
-    for place, (event, chord) in enumerate(trace_chords(ids, setting)):
+    for position, (event, chord) in enumerate(trace_chords(ids, setting)):
         if event.kind in ("tuplet", "duration"):
-            waiting.append(place)
+            waiting.append(position)
             continue
         if chord is not None and event.kind == "hold":
-            tops[id(chord)].positions += [*waiting, place]
+            tops[id(chord)].positions += [*waiting, position]
         elif chord is not None:
-            note = NoteTokens(chord.onset, 0, chord.pitches[-1], chord.part, [*waiting, place])
+            note = NoteTokens(chord.onset, 0, chord.pitches[-1], chord.part, [*waiting, position])
             tops.setdefault(id(chord), note)
-            found.append((chord, note))
+            notes.append((chord, note))
         waiting = []
-    for chord, note in found:
+    for chord, note in notes:
         note.end = chord.end
-    return [note for _, note in found]
+    return [note for _, note in notes]
 
 
 def _locate_in_performance(ids: Iterable[int]) -> Iterator[NoteTokens]:
     sounding: dict[int, NoteTokens] = {}
     now, waiting = 0, list[int]()
-    for place, id_ in enumerate(ids):
+    for position, id_ in enumerate(ids):
         event = PERFORMANCE.event(id_)
         value = event.value if isinstance(event.value, int) else 0
         if event.kind == "velocity":
-            waiting = [place]
+            waiting = [position]
         elif event.kind == "on" and value not in sounding:
-            note = NoteTokens(now, now + UNIT_MILLISECONDS, value, positions=[*waiting, place])
+            note = NoteTokens(now, now + UNIT_MILLISECONDS, value, positions=[*waiting, position])
             sounding[value], waiting = note, []
             yield note
         elif event.kind == "off" and value in sounding:
             note = sounding.pop(value)
             note.end = now
-            note.positions.append(place)
+            note.positions.append(position)
         elif event.kind == "shift":
             now += UNIT_MILLISECONDS * value
 
@@ -98,7 +98,7 @@ def _locate_in_frames(ids: Iterable[int], steps: int) -> Iterator[NoteTokens]:
     before: dict[int, NoteTokens] = {}  # what sounds in the frame before
     here: dict[int, NoteTokens] = {}
     now = 0
-    for place, id_ in enumerate(ids):
+    for position, id_ in enumerate(ids):
         if id_ == FRAME:
             before, here, now = here, {}, now + steps
         elif id_ in PITCH:
@@ -106,7 +106,7 @@ def _locate_in_frames(ids: Iterable[int], steps: int) -> Iterator[NoteTokens]:
             is_held = pitch in before
             note = before[pitch] if is_held else NoteTokens(now, now, pitch)
             note.end = now + steps
-            note.positions.append(place)
+            note.positions.append(position)
             here[pitch] = note
             if not is_held:
                 yield note
@@ -156,12 +156,12 @@ class Surprise:
         """Say the bits of each note, bar by bar, and of all else."""
         marked = self.marked_notes
         for bar, notes in groupby(self.notes, key=lambda note: note.bar):
-            told = list(notes)
+            lines = list(notes)
             each = (
                 f"{'*' * (note in marked)}{self._format_note_name(note)} {note.bits:.1f}"
-                for note in told
+                for note in lines
             )
-            yield f"bar {bar}: {sum(note.bits for note in told):.1f} bits: {', '.join(each)}"
+            yield f"bar {bar}: {sum(note.bits for note in lines):.1f} bits: {', '.join(each)}"
         unit = "note" if self.notes else "character"
         most = sorted(self.other_bits.items(), key=lambda item: -item[1])
         rest = ", ".join(f"{kind} {bits:.1f}" for kind, bits in most)
@@ -202,11 +202,11 @@ def measure_surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Sur
     encoded = codec.encode(piece)
     bits = measure_bits(engine, encoded.ids)
     notes = locate_notes(codec, encoded.ids, encoded.setting)
-    own = {place for note in notes for place in note.positions}
+    note_positions = {position for note in notes for position in note.positions}
     rest: dict[str, float] = defaultdict(float)
-    for place, id_ in enumerate(encoded.ids):
-        if place not in own:
-            rest[codec.vocabulary.event(id_).kind] += float(bits[place])
+    for position, id_ in enumerate(encoded.ids):
+        if position not in note_positions:
+            rest[codec.vocabulary.event(id_).kind] += float(bits[position])
     if isinstance(piece, str):
         return Surprise((), rest, len(piece), Key("C"))
     shown = codec.decode(encoded.ids, encoded.setting).piece
@@ -216,12 +216,12 @@ def measure_surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Sur
 
 
 def measure_bits(engine: Engine, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Return the bits of each id after all before it."""
+    """Return the bits of each id, given all ids before it: (ids,) float64."""
     state = engine.start()
     bits = np.empty(len(ids))
-    for place, (fed, wanted) in enumerate(zip((BEGIN_ID, *ids), ids, strict=False)):
-        logits, state = engine.step([fed], None, state)
-        bits[place] = -log_softmax(np.asarray(logits, dtype=np.float64))[wanted] / math.log(2)
+    for position, (previous_id, id_) in enumerate(zip((BEGIN_ID, *ids), ids, strict=False)):
+        logits, state = engine.step([previous_id], None, state)
+        bits[position] = -log_softmax(np.asarray(logits, dtype=np.float64))[id_] / math.log(2)
     return bits
 
 
@@ -230,11 +230,11 @@ def _make_note_surprises(
 ) -> tuple[NoteSurprise, ...]:
     """Put the notes in order of time, each with its bar and bits."""
     bars = bar_numbers(score, np.array([note.onset for note in notes], dtype=np.int64)).tolist()
-    found = [
+    surprises = [
         NoteSurprise(
             note.onset, note.pitch, note.end - note.onset, note.part, bar,
             float(bits[note.positions].sum()),
         )
         for note, bar in zip(notes, bars, strict=True)
     ]  # fmt: skip
-    return tuple(sorted(found, key=lambda note: (note.onset, note.part, -note.pitch)))
+    return tuple(sorted(surprises, key=lambda note: (note.onset, note.part, -note.pitch)))

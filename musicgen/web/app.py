@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from musicgen.checkpoint import get_package_version
 from musicgen.errors import MusicgenError, escape_unprintable
-from musicgen.tune import RUNS_FOLDER
+from musicgen.model_folders import RUNS_FOLDER
 from musicgen.web.limits import ServerLimits
 from musicgen.web.middleware import LOOPBACK, RequestGuard
 from musicgen.web.model_list import ModelList

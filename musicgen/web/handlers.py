@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
+from musicgen.model_folders import list_models
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
@@ -26,7 +27,8 @@ from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, Tune, list_models, load
+from musicgen.trained_model import Model, load
+from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
 from musicgen.web.model_list import get_model_stamp, tune_id
 from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json

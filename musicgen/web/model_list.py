@@ -18,21 +18,24 @@ import msgspec
 from musicgen.checkpoint import FORMAT, Tonics, list_checkpoint_folders, read_manifest
 from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
+from musicgen.model_folders import list_models
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
-from musicgen.sampling.options import MOST_BARS, TONICS, SamplingOptions
-from musicgen.sampling.sampler import COMMON_OPTIONS
+from musicgen.sampling.option_table import (
+    COMMON_FORMS,
+    MAX_BARS,
+    list_codec_options,
+)
+from musicgen.sampling.options import TONICS
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import CODECS
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
 LOG = logging.getLogger(__name__)
 FIRST_MODEL: Final = "folk"
-COMMON_FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
 
 def tune_id(recipe: str) -> str:
@@ -116,15 +119,15 @@ def _describe_manifest(
     writes_bars = codec.has_bars
     if writes_bars and len(manifest.seen) != len(MEASURES):
         raise InvalidValue(f"{len(manifest.seen)} event counts for {len(MEASURES)} events")
-    options = (
-        [*SamplingOptions.__slots__] if writes_bars else [*COMMON_OPTIONS, *codec.setting_options]
-    )
+    options = list_codec_options(codec)
     return {
-        "name": name, "version": manifest.version, "codec": manifest.codec, "options": options,
+        "name": name, "version": manifest.version, "codec": manifest.codec,
+        "options": [option.name for option in options],
+        "controls": {option.name: option.control for option in options if option.control},
         "keys": _rank_keys(manifest.corpus) if writes_bars else [],
         "meters": _rank_values(manifest.seen, "meter") if writes_bars else [],
         "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
-        "max_bars": MOST_BARS if writes_bars else 0,
+        "max_bars": MAX_BARS if writes_bars else 0,
         "forms": list(COMMON_FORMS) if writes_bars else [],
         "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
         "has_index": (checkpoint_folder / INDEX).is_file(),

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode
-from dataclasses import fields
-from typing import Any, Final
+from typing import Any
 
 from msgspec import UNSET
 
 from musicgen.errors import InvalidValue
 from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.option_table import OPTIONS_BY_NAME
 from musicgen.sampling.options import SamplingOptions
 from musicgen.web.limits import PRIMER_BYTES, PRIMER_SUFFIXES
 from musicgen.web.schemas import PrimerUpload, TuneRequest
 from musicgen.web.worker_pool import Job
 from musicgen.web.worker_process import HttpError
-
-_OPTION_NAMES: Final = tuple(option.name for option in fields(SamplingOptions))
-_DEFAULT_OPTIONS: Final = SamplingOptions()
 
 
 def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
@@ -56,7 +53,7 @@ def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
     if tune_request.primer is not None:
         raise HttpError(400, "primer: only a sample has one; leave it out of a tweak")
     changes = {
-        name: getattr(_DEFAULT_OPTIONS, name) if value is None else value
+        name: OPTIONS_BY_NAME[name].default if value is None else value
         for name, value in get_named_options(tune_request, include_nulls=True).items()
     }
     SamplingOptions.parse(**changes)
@@ -74,7 +71,7 @@ def get_named_options(tune_request: TuneRequest, *, include_nulls: bool = False)
         tune_request: the request.
         include_nulls: include options that are null, which a tweak resets to their defaults.
     """
-    values = {name: getattr(tune_request, name) for name in _OPTION_NAMES}
+    values = {name: getattr(tune_request, name) for name in OPTIONS_BY_NAME}
     named = {name: value for name, value in values.items() if value is not UNSET}
     return {name: value for name, value in named.items() if include_nulls or value is not None}
 

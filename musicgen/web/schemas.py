@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from pydantic import BaseModel, ConfigDict, Field
 
+from musicgen.sampling.option_table import OPTIONS, Option
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES
 
@@ -29,6 +30,15 @@ class ErrorResponse(StrictModel):
     error: str = Field(description="one line: what is wrong, and how to fix it")
 
 
+class Control(StrictModel):
+    """Bounds of an option's input; null where they do not apply."""
+
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
+    choices: list[str] | None = None
+
+
 class ModelInfo(StrictModel):
     """A model, and the options that it supports."""
 
@@ -39,6 +49,7 @@ class ModelInfo(StrictModel):
     rhythms: list[str]
     codec: str
     options: list[str] = Field(description="names of the sampling options that the model supports")
+    controls: dict[str, Control] = Field(description="bounds of the inputs, by option")
     max_bars: int = Field(description="0: tunes of the model have no bars")
     forms: list[str] = Field(description="common forms; others combine the letters A to H")
     default_form: str = Field("free", description="used if a request has no form, bars or primer")
@@ -55,28 +66,33 @@ class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
     base64: FileText | None = None
 
 
-class TuneRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tune that is wished for; every wish has the name of its option of `musicgen sample`."""
+def _build_option_field(option: Option) -> tuple[str, Any, Any]:
+    """Return name, type and default of an option in a request; null frees it in a tweak."""
+    types: dict[type, Any] = {str: ShortText, int: Int32, float: float}
+    annotation = types[option.json_type] | UnsetType | None
+    if option.parser is not None:  # as a person writes it
+        annotation |= ShortText
+    return option.name, Annotated[annotation, Meta(description=option.help)], UNSET
+
+
+if TYPE_CHECKING:
+    _OptionFields = Struct
+else:
+    _OptionFields = defstruct(
+        "_OptionFields",
+        map(_build_option_field, OPTIONS),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+class TuneRequest(_OptionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a new tune or a variant; its options are those of `musicgen sample`."""
 
     do: Literal["sample", "tweak"]
     model: ShortText = "folk"
     seed: Seed | None = None
-    temperature: float | UnsetType | None = UNSET
-    top_k: Int32 | UnsetType | None = UNSET
-    top_p: float | UnsetType | None = UNSET
-    min_p: float | UnsetType | None = UNSET
-    key: ShortText | UnsetType | None = UNSET
-    meter: ShortText | UnsetType | None = UNSET
-    rhythm: ShortText | UnsetType | None = UNSET
-    bars: Int32 | UnsetType | None = UNSET
-    min_bars: Int32 | UnsetType | None = UNSET
-    form: ShortText | UnsetType | None = UNSET
-    pickup: Int32 | ShortText | UnsetType | None = UNSET
-    range: ShortText | UnsetType | None = UNSET
-    end: ShortText | UnsetType | None = UNSET
-    tempo: float | UnsetType | None = UNSET
-    program: Int32 | ShortText | UnsetType | None = UNSET
-    max_copy: Int32 | UnsetType | None = UNSET
     primer: PrimerUpload | None = None
     of: (
         Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="tweak: the tune it varies")]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from musicgen.cli import commands
 from musicgen.errors import MusicgenError, OutputExists
 from musicgen.files import MAX_NAME_BYTES, is_file, is_folder, refuse_existing
-from musicgen.tune import load
+from musicgen.trained_model import load
 
 LENGTHS = (300, 10_000)
 COMMAND_LINES = (

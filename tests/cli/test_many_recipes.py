@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musicgen import checkpoint
-from musicgen.tune import find_model_folder
+from musicgen.model_folders import find_model_folder
 from tests.cli.test_tweak import IDEA
 from tests.command_runner import done
 

@@ -197,7 +197,7 @@ def test_no_recipe_stays_beside_the_sound_of_another_tune(sampled: Path) -> None
         commands, ["tweak", "a.wav", "--model", "model", "--out", "same.mid"]
     )
     assert result.exit_code == 2
-    assert "a.wav: it holds no recipe" in result.stderr
+    assert "a.wav: it has no recipe" in result.stderr
 
 
 def test_a_midi_file_is_written_without_what_draws_and_plays(sampled: Path) -> None:

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 from musicgen import formats, load
 from musicgen.cli import commands
-from musicgen.cli.sample import _format_table
+from musicgen.cli.sample import Selection, _format_table
 from musicgen.music.score import Score
 from musicgen.sampling.ranking import choose, measure_tune
 from musicgen.sampling.sampler import Sampler
-from musicgen.tune import Model
+from musicgen.trained_model import Model
 from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
 from tests.multi_part import write_pieces
 
@@ -184,7 +184,7 @@ def test_drums_have_a_row_in_the_table_of_the_best() -> None:
     tune = model_of("drums").sample(seed=1, bars=2)
     row = measure_tune(tune.score, {"bits": 1.0, "longest": 0.0, "copied": 0.0})
     chosen = list(choose([row], 1, {"bits": (0.5, 2.0), "leap": (1.0, 3.0)}))
-    head, line = _format_table([tune], [row], chosen, [[Path("a.mid")]])
+    head, line = _format_table(Selection([tune], [row], chosen), [[Path("a.mid")]])
     assert line.count("\t") == head.count("\t")
 
 

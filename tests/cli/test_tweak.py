@@ -109,7 +109,7 @@ def test_another_model_is_refused_by_name(here: Path) -> None:
     ("words", "code", "said"),
     [
         (("tweak", "none.mid"), 2, "none.mid does not exist"),
-        (("tweak", "plain.abc"), 2, "plain.abc: it holds no recipe"),
+        (("tweak", "plain.abc"), 2, "plain.abc: it has no recipe"),
         (("tweak", "a.mid", "--keep", "1-99"), 2, "keep 99: the tune has 4 bars"),
         (("tweak", "a.mid", "--key", "H"), 2, "write a tonic and a mode"),
         (("tweak", "a.mid", "--range", "D4"), 2, "write its lowest and highest note"),
@@ -137,7 +137,7 @@ def test_tweak_refuses_in_one_line(
         (("--form", "AABB", "--bars", "30"), "ask for a multiple of 4"),
         (("--pickup", "x"), "write none, a note value such as 1/8, or steps"),
         (("--max-copy", "3"), "every tune shares three notes with some other"),
-        (("--max-copy", "8"), "the model has no index of the tunes that it learnt from"),
+        (("--max-copy", "8"), "the model has no index of its training tunes"),
         (("--primer", "none.mid"), "none.mid does not exist"),
         (("--end", "never"), "is not one of 'any', 'tonic'"),
     ],

@@ -21,7 +21,9 @@ from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
 from musicgen.render.html_page import SCRIPTS, STATIC, read_page_recipe, render_page
 from musicgen.render.tune_json import score_to_json
-from musicgen.tune import Tune, load, tweak
+from musicgen.trained_model import load
+from musicgen.tune import Tune
+from musicgen.variants import tweak
 from tests.related_tunes import indexed, line
 
 JIG = """X:1

@@ -18,7 +18,8 @@ from musicgen.music.score import Part, Score
 from musicgen.render.html_page import render_page
 from musicgen.render.timeline import bar_timeline, timeline
 from musicgen.render.tune_json import score_to_json
-from musicgen.tune import Tune, load
+from musicgen.trained_model import load
+from musicgen.tune import Tune
 from tests.browser import (
     CheckedPage,
     find_serious_violations,

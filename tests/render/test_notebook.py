@@ -14,7 +14,9 @@ from playwright.sync_api import Browser
 import musicgen
 from musicgen.checkpoint import get_package_version
 from musicgen.music.score import Note, Score
-from musicgen.tune import Tune, load
+from musicgen.tokens.registry import find_codec
+from musicgen.trained_model import Model, load
+from musicgen.tune import Tune
 from tests.browser import launch_chromium, open_page, wait_until
 from tests.render.test_html_page import HOSTILE
 
@@ -101,11 +103,9 @@ def test_notebook_shows_and_plays_the_score(browser: Browser, tmp_path: Path) ->
 
 
 def test_tune_without_bars_is_played(browser: Browser, tmp_path: Path) -> None:
-    class Plain(Tune):
-        codec = "performance"
-
+    model = Model(sample_tune().model.checkpoint, find_codec("performance"))
     notes = tuple(Note(250 * number, 60 + number, 200) for number in range(4))
-    live = Plain(Score(notes, title=HOSTILE[0]), sample_tune().recipe, sample_tune().model)
+    live = Tune(Score(notes, title=HOSTILE[0]), sample_tune().recipe, model)
     cell = tmp_path / "cell.html"
     cell.write_text(CELL.format(live._repr_html_()), encoding="utf-8")
     with open_page(browser, cell) as page:

@@ -16,7 +16,7 @@ from musicgen.render.soundfont import SoundFont, load_instrument
 from musicgen.render.synth import MAX_PEAK, MAX_SECONDS, TARGET_RMS, render_wav, synthesise
 from musicgen.render.synth_voice import RATE
 from musicgen.render.timeline import duration, timeline
-from musicgen.tune import load
+from musicgen.trained_model import load
 from tests.render.pitches import cents_off
 
 PIANO, GUITAR, VIOLIN, FLUTE = 0, 24, 40, 73

@@ -20,7 +20,7 @@ from musicgen.sampling.noise import Ids, Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import load
+from musicgen.trained_model import load
 from tests.fake_models import SEEN_IDS
 from tests.lane_comparison import LANES, LIVE, check_lanes
 
@@ -36,31 +36,31 @@ def random_engine(
     cell: str, layers: int = 2, embedding: int = 12, scale: float = 0.4
 ) -> NumpyEngine:
     settings = ModelSettings(len(MEASURES), cell, layers, hidden=20, embedding=embedding)
-    luck = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     return NumpyEngine(settings, {
-        name: (luck.normal(size=shape) * scale).astype(np.float32)
+        name: (rng.normal(size=shape) * scale).astype(np.float32)
         for name, shape in weight_shapes(settings).items()
     })  # fmt: skip
 
 
-def stream(sampler: Sampler, wishes: SamplingOptions, width: int = 64) -> BatchSampler:
-    course = sampler.get_compiled_sampler(wishes)
+def stream(sampler: Sampler, options: SamplingOptions, width: int = 64) -> BatchSampler:
+    compiled = sampler.get_compiled_sampler(options)
     return BatchSampler(
-        course,
-        lambda number: course.capture_header(sampler.start_tune(wishes, Noise(3, number))),
-        lambda lanes: NumpyBatchEngine(engine_of(course), lanes),
-        wishes.temperature,
+        compiled,
+        lambda number: compiled.capture_header(sampler.start_tune(options, Noise(3, number))),
+        lambda lanes: NumpyBatchEngine(engine_of(compiled), lanes),
+        options.temperature,
         width=width,
     )
 
 
-def engine_of(course: CompiledSampler) -> NumpyEngine:
-    assert isinstance(course.restricted_engine, NumpyEngine)
-    return course.restricted_engine
+def engine_of(compiled: CompiledSampler) -> NumpyEngine:
+    assert isinstance(compiled.restricted_engine, NumpyEngine)
+    return compiled.restricted_engine
 
 
-def one_by_one(sampler: Sampler, wishes: SamplingOptions, count: int) -> dict[int, list[int]]:
-    return {n: [0, *sampler.sample_encoded(wishes, Noise(3, n)).ids] for n in range(count)}
+def one_by_one(sampler: Sampler, options: SamplingOptions, count: int) -> dict[int, list[int]]:
+    return {n: [0, *sampler.sample_encoded(options, Noise(3, n)).ids] for n in range(count)}
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -70,36 +70,36 @@ def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
     check_lanes(NumpyBatchEngine(engine, LANES), engine, 1e-5)
 
 
-@pytest.mark.parametrize("wishes", ASKED, ids=range(len(ASKED)))
-def test_the_tunes_of_folk_are_those_drawn_alone(wishes: SamplingOptions) -> None:
+@pytest.mark.parametrize("options", ASKED, ids=range(len(ASKED)))
+def test_the_tunes_of_folk_are_those_drawn_alone(options: SamplingOptions) -> None:
     sampler = load("folk").sampler
     assert isinstance(sampler, Sampler)
-    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
+    assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str) -> None:
-    sampler, wishes = Sampler(random_engine(cell), SEEN_IDS), SamplingOptions(bars=4)
-    assert dict(stream(sampler, wishes, 4).draw(range(9))) == one_by_one(sampler, wishes, 9)
+    sampler, options = Sampler(random_engine(cell), SEEN_IDS), SamplingOptions(bars=4)
+    assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 
 
 def off_by(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Add noise to all logits of lanes."""
-    step, luck = NumpyBatchEngine.step, np.random.default_rng(2)
+    step, rng = NumpyBatchEngine.step, np.random.default_rng(2)
 
     def noisy(self: NumpyBatchEngine, ids: Ids) -> np.ndarray:
         logits = step(self, ids)
-        return logits + luck.uniform(-most, most, logits.shape).astype(np.float32)
+        return logits + rng.uniform(-most, most, logits.shape).astype(np.float32)
 
     monkeypatch.setattr(NumpyBatchEngine, "step", noisy)
 
 
 def test_near_ties_are_decided_by_the_one_tune_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, wishes = (
+    sampler, options = (
         Sampler(random_engine("lstm"), SEEN_IDS),
         SamplingOptions(meter=Meter(3, 4), bars=2),
     )
-    expected, settled = one_by_one(sampler, wishes, 6), []
+    expected, settled = one_by_one(sampler, options, 6), []
     off_by(0.2, monkeypatch)
     monkeypatch.setattr(batch_sampler, "TOLERANCE", 1)
     decide = CompiledSampler.decide
@@ -109,27 +109,27 @@ def test_near_ties_are_decided_by_the_one_tune_engine(monkeypatch: pytest.Monkey
         return decide(*arguments)
 
     monkeypatch.setattr(CompiledSampler, "decide", counted)
-    assert dict(stream(sampler, wishes).draw(range(6))) == expected
+    assert dict(stream(sampler, options).draw(range(6))) == expected
     assert settled
 
 
 def test_tunes_are_drawn_one_by_one_where_logits_are_too_far_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler, wishes = (
+    sampler, options = (
         Sampler(random_engine("lstm"), SEEN_IDS),
         SamplingOptions(meter=Meter(3, 4), bars=2),
     )
-    expected = one_by_one(sampler, wishes, 6)
+    expected = one_by_one(sampler, options, 6)
     off_by(0.2, monkeypatch)
-    assert dict(stream(sampler, wishes).draw(range(6))) == expected
-    loose = replace(stream(sampler, wishes), is_exact=False)  # had nobody looked
+    assert dict(stream(sampler, options).draw(range(6))) == expected
+    loose = replace(stream(sampler, options), is_exact=False)  # had nobody looked
     assert dict(loose.draw(range(6))) != expected
 
 
 def test_a_tune_does_not_depend_on_the_others() -> None:
-    sampler, wishes = Sampler(random_engine("gru"), SEEN_IDS), SamplingOptions(bars=2)
-    alone = dict(stream(sampler, wishes).draw([8]))
-    among = dict(stream(sampler, wishes, 3).draw(range(10)))
+    sampler, options = Sampler(random_engine("gru"), SEEN_IDS), SamplingOptions(bars=2)
+    alone = dict(stream(sampler, options).draw([8]))
+    among = dict(stream(sampler, options, 3).draw(range(10)))
     assert alone[8] == among[8]
-    assert dict(islice(stream(sampler, wishes, 3).draw(iter(range(10**9))), 2))
+    assert dict(islice(stream(sampler, options, 3).draw(iter(range(10**9))), 2))

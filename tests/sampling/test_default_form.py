@@ -24,8 +24,9 @@ from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest, Recipe, make_variant_request
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, sample_many
-from musicgen.tune import tweak as tweak_file
+from musicgen.trained_model import Model
+from musicgen.tune_batch import sample_many
+from musicgen.variants import tweak as tweak_file
 from tests.fake_models import SEEN, SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
 
@@ -44,19 +45,19 @@ def manifest(seen: tuple[int, ...] = SEEN, codec: str = "measures") -> Manifest:
 
 def random_model(folder: Path, seen: tuple[int, ...]) -> Model:
     """Return a model of random weights that ends nearly every tune as soon as it may."""
-    made = manifest(seen)
-    luck = np.random.default_rng(3)
+    checkpoint = manifest(seen)
+    rng = np.random.default_rng(3)
     weights = {
-        name: luck.normal(size=shape).astype(np.float32) * 0.1
-        for name, shape in weight_shapes(made.settings).items()
+        name: rng.normal(size=shape).astype(np.float32) * 0.1
+        for name, shape in weight_shapes(checkpoint.settings).items()
     }
     weights["head.bias"][MEASURES.id("end")] = 9
-    save(folder, weights, made)
+    save(folder, weights, checkpoint)
     return load(folder)
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         ({}, {"form": "AABB"}),
         ({"form": None, "bars": None}, {"form": "AABB"}),
@@ -71,9 +72,9 @@ def random_model(folder: Path, seen: tuple[int, ...]) -> Model:
     ],
 )
 def test_what_is_asked_decides_what_the_default_adds(
-    asked: dict[str, Any], expected: dict[str, Any]
+    options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert complete_options(asked, manifest()).to_dict() == expected
+    assert complete_options(options, manifest()).to_dict() == expected
 
 
 def test_a_primer_and_a_model_without_repeats_get_a_free_form_of_eight_bars() -> None:
@@ -88,7 +89,7 @@ def test_other_codecs_have_no_form() -> None:
 
 
 def test_a_wish_that_there_is_none_of_is_refused_though_it_says_nothing() -> None:
-    with pytest.raises(InvalidValue, match="'colour' cannot be asked for"):
+    with pytest.raises(InvalidValue, match="option 'colour' is unknown"):
         complete_options({"colour": None}, manifest())
 
 
@@ -148,18 +149,18 @@ def test_no_tune_ends_before_its_least_number_of_bars(
     tmp_path: Path, engine: str, seen: tuple[int, ...]
 ) -> None:
     model = random_model(tmp_path / "model", seen)
-    wishes = SamplingOptions.parse(min_bars=8, meter="2/4")
-    order = GenerationRequest(wishes, 5, engine=engine)
-    tunes = list(sample_many(model, order, count=4, jobs=1))
+    options = SamplingOptions.parse(min_bars=8, meter="2/4")
+    request = GenerationRequest(options, 5, engine=engine)
+    tunes = list(sample_many(model, request, count=4, jobs=1))
     bars = Counter(tune.bars for tune in tunes)
     assert min(bars) >= 8
     assert bars[8] > 0, "it would have ended sooner"
     for tune in tunes:
         check_form(tune.score, SamplingOptions())
     if engine == "numpy":
-        alone = [model.sample_request(replace(order, number=number)) for number in range(4)]
+        alone = [model.sample_request(replace(request, number=number)) for number in range(4)]
         assert [tune.recipe for tune in tunes] == [tune.recipe for tune in alone]
-        free = [model.draw(replace(wishes, min_bars=None), 5, number).bars for number in range(4)]
+        free = [model.draw(replace(options, min_bars=None), 5, number).bars for number in range(4)]
         assert min(free) < 8
 
 
@@ -176,10 +177,10 @@ def test_the_least_number_of_bars_is_met_with_all_else(
 ) -> None:
     sampler = Sampler(RandomEngine(least), ids)
     for number, pickup in enumerate(("none", "1/8")):
-        wishes = SamplingOptions.parse(
+        options = SamplingOptions.parse(
             min_bars=least, end=end, pickup=pickup, meter="2/4", range="C4-C6"
         )
-        score = sampler.sample(wishes, Noise(1, number))
+        score = sampler.sample(options, Noise(1, number))
         check_form(score, SamplingOptions())
         assert least <= count_heard_bars(score) <= 64
 
@@ -194,7 +195,7 @@ def test_a_primer_goes_on_for_eight_bars_at_least(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"min_bars": 0}, "min-bars 0: ask for 1 to 64"),
         ({"min_bars": 65}, "min-bars 65: ask for 1 to 64"),
@@ -203,10 +204,10 @@ def test_a_primer_goes_on_for_eight_bars_at_least(tmp_path: Path) -> None:
     ],
 )
 def test_a_least_number_that_contradicts_the_rest_is_refused(
-    asked: dict[str, Any], said: str
+    options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidValue, match=said):
-        SamplingOptions.parse(**asked)
+    with pytest.raises(InvalidValue, match=message):
+        SamplingOptions.parse(**options)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +227,8 @@ def test_a_least_number_that_contradicts_the_rest_is_refused(
 def test_a_variant_keeps_what_its_changes_allow(
     before: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    order = make_variant_request(
+    request = make_variant_request(
         GenerationRequest(SamplingOptions.parse(**before), 1),
         SamplingOptions.parse_changes(**changes),
     )
-    assert order.options.to_dict() == expected
+    assert request.options.to_dict() == expected

@@ -23,27 +23,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(untrained(tmp_path_factory.mktemp("models") / "untrained"))
 
 
-def bars_of(model: Model, order: GenerationRequest) -> dict[int, list[tuple[int, ...]]]:
+def bars_of(model: Model, request: GenerationRequest) -> dict[int, list[tuple[int, ...]]]:
     """Return the ids of each numbered bar: its own and its pickup's."""
-    written = BarSplit.of(model.generate(order).encoded.ids)
-    found: dict[int, list[tuple[int, ...]]] = {}
+    written = BarSplit.of(model.generate(request).encoded.ids)
+    bars: dict[int, list[tuple[int, ...]]] = {}
     for bar in written.bars:
-        found.setdefault(bar.number, []).append((*bar.opening, *bar.content))
-    return found
+        bars.setdefault(bar.number, []).append((*bar.opening, *bar.content))
+    return bars
 
 
-def check_kept(model: Model, tune: Tune, luck: random.Random) -> None:
+def check_kept(model: Model, tune: Tune, rng: random.Random) -> None:
     before = bars_of(model, tune.recipe.request)
-    chosen = sorted(luck.sample(sorted(before), luck.randint(1, len(before))))
+    chosen = sorted(rng.sample(sorted(before), rng.randint(1, len(before))))
     keep = ",".join(map(str, chosen))
-    other = tune.tweak(keep=keep, candidates=3)
-    after = bars_of(model, other.recipe.request)
+    variant = tune.tweak(keep=keep, candidates=3)
+    after = bars_of(model, variant.recipe.request)
     assert after.keys() == before.keys()
     for number in chosen:
         assert after[number] == before[number]
-    assert other.bars == tune.bars
-    again = other.tweak()
-    assert (again.score, again.recipe) == (other.score, other.recipe)
+    assert variant.bars == tune.bars
+    again = variant.tweak()
+    assert (again.score, again.recipe) == (variant.score, variant.recipe)
 
 
 FORMS = (None, "AABB", "ABAC", "AABA")
@@ -51,10 +51,10 @@ FORMS = (None, "AABB", "ABAC", "AABA")
 
 @pytest.mark.parametrize("number", range(12))
 def test_kept_bars_stay(model: Model, number: int) -> None:
-    luck = random.Random(number)
-    form = luck.choice(FORMS)
-    tune = model.sample(seed=number, bars=luck.choice((8, 16)), form=form)
-    check_kept(model, tune, luck)
+    rng = random.Random(number)
+    form = rng.choice(FORMS)
+    tune = model.sample(seed=number, bars=rng.choice((8, 16)), form=form)
+    check_kept(model, tune, rng)
 
 
 def test_kept_bars_of_folk_stay() -> None:
@@ -69,18 +69,18 @@ def test_kept_bars_of_folk_stay() -> None:
 def test_300_tunes_of_folk_keep_what_is_kept(chunk: int) -> None:
     folk = load("folk")
     for number in range(30 * chunk, 30 * chunk + 30):
-        luck = random.Random(number)
-        tune = folk.sample(seed=number, bars=16, form=luck.choice(FORMS))
-        check_kept(folk, tune, luck)
+        rng = random.Random(number)
+        tune = folk.sample(seed=number, bars=16, form=rng.choice(FORMS))
+        check_kept(folk, tune, rng)
 
 
 def test_bars_that_are_not_kept_are_new(model: Model) -> None:
     tune = model.sample(seed=1, bars=8, form="through")
-    other = tune.tweak(keep="1-4")
-    before, after = (bars_of(model, one.recipe.request) for one in (tune, other))
+    variant = tune.tweak(keep="1-4")
+    before, after = (bars_of(model, original.recipe.request) for original in (tune, variant))
     assert all(before[n] == after[n] for n in range(1, 5))
     assert all(before[n] != after[n] for n in range(5, 9))
-    assert other.messages == ("bars 5-8: drawn",)
+    assert variant.messages == ("bars 5-8: drawn",)
 
 
 def test_what_candidates_are_worth_is_told(model: Model) -> None:
@@ -102,7 +102,7 @@ def test_bars_that_are_none_are_refused(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"keep": "9"}, "keep 9: the tune has 8 bars as they are written"),
         ({"keep": "1", "candidates": 0}, "candidates 0: weigh 1 to 512"),
@@ -111,47 +111,47 @@ def test_bars_that_are_none_are_refused(words: str) -> None:
     ],
 )
 def test_what_does_not_go_with_what_is_kept_is_refused(
-    model: Model, changes: dict[str, object], said: str
+    model: Model, changes: dict[str, object], message: str
 ) -> None:
     tune = model.sample(seed=1, bars=8, meter="4/4", form="through")
-    with pytest.raises(InvalidValue, match=said):
+    with pytest.raises(InvalidValue, match=message):
         tune.tweak(**changes)  # type: ignore[arg-type]
 
 
-def mutants(ids: list[int], luck: random.Random) -> Iterator[list[int]]:
+def mutants(ids: list[int], rng: random.Random) -> Iterator[list[int]]:
     """Yield the ids of a tune with small faults, as a damaged or edited recipe has them."""
     yield ids[::-1]
     yield []
     for length in (3, 4, 5, len(ids) - 1):
         yield ids[:length]
     for _ in range(6):
-        here, there = sorted(luck.sample(range(4, len(ids)), 2))
+        here, there = sorted(rng.sample(range(4, len(ids)), 2))
         yield [*ids[:here], *ids[there:]]
-        yield [*ids[:here], luck.randrange(len(MEASURES)), *ids[here:]]
+        yield [*ids[:here], rng.randrange(len(MEASURES)), *ids[here:]]
         swapped = list(ids)
         swapped[here], swapped[there] = swapped[there], swapped[here]
         yield swapped
-        yield [*ids[:here], luck.randrange(len(MEASURES)), *ids[here + 1 :]]
+        yield [*ids[:here], rng.randrange(len(MEASURES)), *ids[here + 1 :]]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_kept_tune_that_was_changed_is_a_tune_or_refused(model: Model, form: str | None) -> None:
     tune = model.sample(seed=3, bars=8, form=form).tweak(keep="1-2,4", candidates=1)
-    found = json.loads(json.dumps(tune.recipe.to_json()))
+    bars = json.loads(json.dumps(tune.recipe.to_json()))
     refused: list[str] = []
-    for ids in mutants(found["keep"]["ids"], random.Random(0)):
-        text = json.dumps(found | {"keep": found["keep"] | {"ids": ids}})
+    for ids in mutants(bars["keep"]["ids"], random.Random(0)):
+        text = json.dumps(bars | {"keep": bars["keep"] | {"ids": ids}})
         try:
             model.sample_request(Recipe.from_text(text).request)
         except InvalidValue as fault:
             refused.append(str(fault))
     assert len(refused) > 15
     assert all("\n" not in line and len(line) < 300 for line in refused)
-    assert model.sample_request(Recipe.from_text(json.dumps(found)).request).score == tune.score
+    assert model.sample_request(Recipe.from_text(json.dumps(bars)).request).score == tune.score
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"drawn": {"meter": "3/4"}}, "meter=3/4: the tune that is kept has meter=4/4"),
         ({"wishes": {"bars": 4}}, "the kept tune: bar has no place in bar 4"),
@@ -160,11 +160,11 @@ def test_a_kept_tune_that_was_changed_is_a_tune_or_refused(model: Model, form: s
     ],
 )
 def test_a_kept_tune_is_of_the_form_that_is_asked_for(
-    model: Model, changes: dict[str, dict[str, Any]], said: str
+    model: Model, changes: dict[str, dict[str, Any]], message: str
 ) -> None:
     tune = model.sample(seed=1, bars=8, meter="4/4", form="through", pickup=0)
-    found = tune.tweak(keep="1-2", candidates=1).recipe.to_json()
-    changed = found | {name: found[name] | change for name, change in changes.items()}
+    bars = tune.tweak(keep="1-2", candidates=1).recipe.to_json()
+    changed = bars | {name: bars[name] | change for name, change in changes.items()}
     changed["wishes"].pop("meter")
-    with pytest.raises(InvalidValue, match=said):
+    with pytest.raises(InvalidValue, match=message):
         model.sample_request(Recipe.from_text(json.dumps(changed)).request)

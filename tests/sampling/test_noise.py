@@ -85,8 +85,8 @@ def test_luck_belongs_to_the_place_and_the_event() -> None:
     noise = Noise(7, 2)
     here = noise.gumbel(HERE, [10, 20, 30])
     assert (noise.gumbel(HERE, [30, 10])[::-1] == here[[0, 2]]).all()
-    other = DecisionContext(0, 4, 24, 144, 3, None, "head")
-    assert not np.isin(noise.gumbel(other, [10, 20, 30]), here).any()
+    other_noise = DecisionContext(0, 4, 24, 144, 3, None, "head")
+    assert not np.isin(noise.gumbel(other_noise, [10, 20, 30]), here).any()
     assert not np.isin(Noise(7, 3).gumbel(HERE, [10, 20, 30]), here).any()
 
 
@@ -115,13 +115,15 @@ def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
     keys = hash_combine_arrays(
         np.array([hash_combine(0, seed) for seed in range(10)], np.uint64), bars
     )
-    luck = np.sort(gumbel_noise(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
-    share = np.exp(-np.exp(-luck))  # uniform, if the luck is Gumbel's (inverse transform)
-    expected = (np.arange(len(luck)) + 0.5) / len(luck)
-    assert np.abs(share - expected).max() < 1.95 / len(luck) ** 0.5  # Kolmogorov, p = 0.001
+    noise = np.sort(gumbel_noise(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
+    share = np.exp(-np.exp(-noise))  # uniform, if the luck is Gumbel's (inverse transform)
+    expected = (np.arange(len(noise)) + 0.5) / len(noise)
+    assert np.abs(share - expected).max() < 1.95 / len(noise) ** 0.5  # Kolmogorov, p = 0.001
 
 
 def test_luck_of_neighbouring_bars_is_unrelated() -> None:
     events = np.arange(4000, dtype=np.uint64)
-    one, other = (gumbel_noise(np.array(hash_combine(5, bar), np.uint64), events) for bar in (1, 2))
-    assert abs(np.corrcoef(one, other)[0, 1]) < 3.3 / 4000**0.5  # p = 0.001
+    noise, other_noise = (
+        gumbel_noise(np.array(hash_combine(5, bar), np.uint64), events) for bar in (1, 2)
+    )
+    assert abs(np.corrcoef(noise, other_noise)[0, 1]) < 3.3 / 4000**0.5  # p = 0.001

@@ -20,7 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.mark.parametrize(
-    ("asked", "plain"),
+    ("given", "plain"),
     [
         ({"bars": np.int64(16)}, {"bars": 16}),
         ({"temperature": np.float64(0.9)}, {"temperature": 0.9}),
@@ -32,11 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     ],
 )
 def test_numbers_of_numpy_and_lists_are_wishes(
-    asked: dict[str, Any], plain: dict[str, Any]
+    given: dict[str, Any], plain: dict[str, Any]
 ) -> None:
-    found = SamplingOptions.parse(**asked)
-    assert found == SamplingOptions.parse(**plain)
-    assert SamplingOptions.from_json(found.to_json()) == found
+    options = SamplingOptions.parse(**given)
+    assert options == SamplingOptions.parse(**plain)
+    assert SamplingOptions.from_json(options.to_json()) == options
 
 
 @pytest.mark.parametrize(

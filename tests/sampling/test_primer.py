@@ -97,7 +97,7 @@ def test_any_notes_are_fitted_or_refused(
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
+    ("score", "message"),
     [
         (Score(), "primer: it has no notes"),
         (Score((Note(0, 40, 48),), parts=(Part(is_drums=True),)), "primer: it has no notes"),
@@ -111,8 +111,8 @@ def test_any_notes_are_fitted_or_refused(
         ),
     ],
 )
-def test_primers_that_cannot_be_are_refused(model: Model, score: Score, said: str) -> None:
-    with pytest.raises(InvalidValue, match=said):
+def test_primers_that_cannot_be_are_refused(model: Model, score: Score, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
         model.sample(primer=score, seed=1)
 
 

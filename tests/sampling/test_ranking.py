@@ -29,26 +29,26 @@ def test_what_lies_outside_of_real_tunes_costs() -> None:
 
 
 def test_the_likelier_of_two_good_ones_comes_first() -> None:
-    assert [one.index for one in choose([tune(3.5), tune(2.5)], 2, RANGES)] == [1, 0]
+    assert [ranked.index for ranked in choose([tune(3.5), tune(2.5)], 2, RANGES)] == [1, 0]
 
 
 def test_the_best_are_unlike_each_other() -> None:
-    same, other = tune(2, pieces=(1, 2, 3, 4)), tune(3, pieces=(5, 6, 7, 8))
-    chosen = list(choose([same, same, other], 2, RANGES))
-    assert [one.index for one in chosen] == [0, 2]
-    assert [one.similarity for one in chosen] == [0, 0]
+    same, other_tune = tune(2, pieces=(1, 2, 3, 4)), tune(3, pieces=(5, 6, 7, 8))
+    chosen = list(choose([same, same, other_tune], 2, RANGES))
+    assert [ranked.index for ranked in chosen] == [0, 2]
+    assert [ranked.similarity for ranked in chosen] == [0, 0]
 
 
 def test_what_speaks_against_a_tune_is_told() -> None:
-    (one,) = choose([tune(2, 20)], 5, RANGES)
-    assert one.outliers == ("longest 20.00, of real tunes 0.00 to 16.00",)
+    (ranked,) = choose([tune(2, 20)], 5, RANGES)
+    assert ranked.outliers == ("longest 20.00, of real tunes 0.00 to 16.00",)
 
 
 def test_figures_are_those_of_the_notes() -> None:
     notes = tuple(Note(48 * n, 60 + 2 * (n % 2), 48) for n in range(8))
-    found = measure_tune(Score(notes), {"bits": 1.0})
-    assert found.figures == {"bits": 1.0, "returning": pytest.approx(0.6), "leap": 2, "pace": 0}
-    assert len(found.short_runs) == 2
+    figures = measure_tune(Score(notes), {"bits": 1.0})
+    assert figures.figures == {"bits": 1.0, "returning": pytest.approx(0.6), "leap": 2, "pace": 0}
+    assert len(figures.short_runs) == 2
     assert measure_tune(Score(), {}).figures == {}
 
 
@@ -74,14 +74,14 @@ def test_the_best_are_written_with_a_table(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [("--best 3 --count 2", "--best 3: of 2 tunes"),
      ("--best 1 --count 2 --model model", "the model has no index")],
 )  # fmt: skip
 def test_what_cannot_be_chosen_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
     result = CliRunner().invoke(commands, ["sample", "--out", "b-{n}.mid", *words.split()])
-    refused(result, 2, said)
+    refused(result, 2, message)

@@ -36,10 +36,10 @@ def draw(
     cell: str, layers: int, window: int, lanes: int, inputs: int, hidden: int, seed: int,
     dtype: type[np.floating] = np.float64,
 ) -> Case:  # fmt: skip
-    luck = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
-        return luck.normal(size=shape).astype(dtype)
+        return rng.normal(size=shape).astype(dtype)
 
     def state() -> State:
         return tuple(normal(lanes, hidden) for _ in range(2 if cell == "lstm" else 1))
@@ -68,13 +68,13 @@ def by_hand(case: Case) -> Iterator[Array]:
         x = windows[-1].outputs
     yield x
     yield from (part for window in windows for part in window.state)
-    d_x, found = case.d_outputs, []
+    d_x, outputs = case.d_outputs, []
     for window, d_state in zip(reversed(windows), reversed(case.d_states), strict=True):
-        back = window.backward(d_x, d_state)
-        d_x = back.x
-        found.append([*back.weights, *back.state])
+        gradients = window.backward(d_x, d_state)
+        d_x = gradients.x
+        outputs.append([*gradients.weights, *gradients.state])
     yield d_x
-    yield from (gradient for layer in reversed(found) for gradient in layer)
+    yield from (gradient for layer in reversed(outputs) for gradient in layer)
 
 
 def torch_layers(cell: str, inputs: int, hidden: int, layers: int) -> nn.RNNBase:
@@ -170,9 +170,9 @@ def test_one_step_is_the_samplers(cell: str) -> None:
     case = draw(cell, 1, 15, 1, 3, 5, seed=2)
     weights, state = case.layers[0], np.stack([part[0] for part in case.states[0]])
     window = forward(cell, weights, case.x, case.states[0])
-    one = make_cell(cell, *weights)
+    step = make_cell(cell, *weights)
     for x, expected in zip(case.x[:, 0], window.outputs[:, 0], strict=True):
-        one.step(one.inputs @ x + one.bias, state)
+        step.step(step.inputs @ x + step.bias, state)
         np.testing.assert_allclose(state[0], expected, rtol=0, atol=1e-12)
 
 
@@ -193,16 +193,18 @@ def test_every_gradient_is_the_finite_difference(cell: str) -> None:
     starts[0, 1] = starts[3, 0] = True
     weights, state = case.layers[0], case.states[0]
     window = forward(cell, weights, case.x, state, starts)
-    back = window.backward(case.d_outputs, case.d_states[0])
-    given = [*weights, case.x, *state]
-    for array, gradient in zip(given, [*back.weights, back.x, *back.state], strict=True):
-        for place in np.ndindex(array.shape):
-            kept, heights = array[place], []
+    gradients = window.backward(case.d_outputs, case.d_states[0])
+    values = [*weights, case.x, *state]
+    for array, gradient in zip(
+        values, [*gradients.weights, gradients.x, *gradients.state], strict=True
+    ):
+        for index in np.ndindex(array.shape):
+            original, heights = array[index], []
             for nudge in (1e-5, -1e-5):
-                array[place] = kept + nudge
+                array[index] = original + nudge
                 heights.append(loss(case, weights, case.x, state, starts))
-            array[place] = kept
-            assert gradient[place] == pytest.approx((heights[0] - heights[1]) / 2e-5, abs=1e-7)
+            array[index] = original
+            assert gradient[index] == pytest.approx((heights[0] - heights[1]) / 2e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -213,11 +215,11 @@ def test_nothing_goes_back_over_the_start_of_a_tune(cell: str) -> None:
     window = forward(cell, case.layers[0], case.x, case.states[0], starts)
     late = case.d_outputs.copy()
     late[:2] = 0
-    back = window.backward(late, case.d_states[0])
-    assert not back.x[:2, 0].any()
-    assert not any(part[0].any() for part in back.state)
-    assert back.x[:2, 1].any()
-    assert any(part[1].any() for part in back.state)
+    gradients = window.backward(late, case.d_states[0])
+    assert not gradients.x[:2, 0].any()
+    assert not any(part[0].any() for part in gradients.state)
+    assert gradients.x[:2, 1].any()
+    assert any(part[1].any() for part in gradients.state)
     alone = forward(cell, case.layers[0], case.x[2:], tuple(p * 0 for p in case.states[0]))
     np.testing.assert_allclose(window.outputs[2:, 0], alone.outputs[:, 0], rtol=0, atol=1e-15)
 
@@ -230,12 +232,14 @@ def test_two_windows_are_one(cell: str) -> None:
     whole = forward(cell, weights, case.x, case.states[0])
     first = forward(cell, weights, case.x[:4], case.states[0])
     second = forward(cell, weights, case.x[4:], first.state)
-    back = second.backward(case.d_outputs[4:], case.d_states[0])
-    front = first.backward(case.d_outputs[:4], back.state)
+    gradients = second.backward(case.d_outputs[4:], case.d_states[0])
+    front = first.backward(case.d_outputs[:4], gradients.state)
     expected = whole.backward(case.d_outputs, case.d_states[0])
-    for one, other, both in zip(front.weights, back.weights, expected.weights, strict=True):
-        np.testing.assert_allclose(one + other, both, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(np.concatenate([front.x, back.x]), expected.x, rtol=0, atol=1e-12)
+    for step, other, both in zip(front.weights, gradients.weights, expected.weights, strict=True):
+        np.testing.assert_allclose(step + other, both, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        np.concatenate([front.x, gradients.x]), expected.x, rtol=0, atol=1e-12
+    )
     np.testing.assert_allclose(front.state, expected.state, rtol=0, atol=1e-12)
 
 

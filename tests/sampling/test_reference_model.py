@@ -37,9 +37,9 @@ def named(model: LanguageModel) -> dict[str, Array]:
 
 def draw(lanes: int, window: int, seed: int = 0) -> tuple[Array, Array]:
     """Draw what is fed and what comes next: each lane starts a tune, and some start another."""
-    luck = np.random.default_rng(seed)
-    ids = luck.integers(1, SIZE, (lanes, window + 1))
-    inputs = np.where(luck.random((lanes, window)) < 0.1, BEGIN_ID, ids[:, :-1])
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(1, SIZE, (lanes, window + 1))
+    inputs = np.where(rng.random((lanes, window)) < 0.1, BEGIN_ID, ids[:, :-1])
     inputs[:, 0] = BEGIN_ID
     return inputs, ids[:, 1:]
 
@@ -77,13 +77,13 @@ def test_the_gradient_by_every_weight_equals_torchs(
     shape = replace(SHAPE, cell=cell, layers=layers, tied=tied, embedding=embedding)
     model = make(shape, seed, dtype)
     inputs, targets = draw(lanes, window, seed)
-    learnt = compute_gradients(shape, named(model), inputs, targets)
+    result = compute_gradients(shape, named(model), inputs, targets)
     loss, gradients, after = by_torch(model, inputs, targets)
-    assert learnt.loss == pytest.approx(loss, rel=tolerance)
-    compare(learnt.gradients, gradients, tolerance)
-    for ours, theirs in zip(learnt.states, after, strict=True):
-        for part, other in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(part, other.detach().numpy(), rtol=0, atol=tolerance)
+    assert result.loss == pytest.approx(loss, rel=tolerance)
+    compare(result.gradients, gradients, tolerance)
+    for ours, theirs in zip(result.states, after, strict=True):
+        for part, other_result in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(part, other_result.detach().numpy(), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -92,15 +92,15 @@ def test_a_state_that_is_handed_on_equals_torchs(cell: str) -> None:
     model = make(shape)
     inputs, targets = draw(2, 5)
     inputs = np.where(inputs == BEGIN_ID, 1, inputs)
-    luck = np.random.default_rng(8)
+    rng = np.random.default_rng(8)
     states = tuple(
-        tuple(luck.normal(size=(2, shape.hidden)) for _ in layer) for layer in model.start(2)
+        tuple(rng.normal(size=(2, shape.hidden)) for _ in layer) for layer in model.start(2)
     )
     given = tuple(tuple(torch.from_numpy(part) for part in layer) for layer in states)
     loss, gradients, _ = by_torch(model, inputs, targets, given)
-    learnt = compute_gradients(shape, named(model), inputs, targets, states)
-    assert learnt.loss == pytest.approx(loss, abs=1e-12)
-    compare(learnt.gradients, gradients, 1e-10)
+    result = compute_gradients(shape, named(model), inputs, targets, states)
+    assert result.loss == pytest.approx(loss, abs=1e-12)
+    compare(result.gradients, gradients, 1e-10)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -108,19 +108,21 @@ def test_the_whole_gradient_is_the_slope_of_the_loss(cell: str) -> None:
     """No torch's gradient: a step against it in weight space lowers the loss by its square."""
     shape = replace(SHAPE, cell=cell)
     weights, (inputs, targets) = named(make(shape)), draw(2, 9)
-    learnt = compute_gradients(shape, weights, inputs, targets)
-    squared = sum(np.vdot(g, g) for g in learnt.gradients.values())
+    result = compute_gradients(shape, weights, inputs, targets)
+    squared = sum(np.vdot(g, g) for g in result.gradients.values())
 
     def at(nudge: float) -> float:
-        moved = {name: w + nudge * learnt.gradients[name] for name, w in weights.items()}
+        moved = {name: w + nudge * result.gradients[name] for name, w in weights.items()}
         return compute_gradients(shape, moved, inputs, targets).loss
 
     assert (at(1e-5) - at(-1e-5)) / 2e-5 == pytest.approx(squared, rel=1e-6)
 
 
-def distance(one: LossAndGradients, other: LossAndGradients) -> float:
+def distance(actual: LossAndGradients, other_result: LossAndGradients) -> float:
     """Return how far two gradients are apart, as a share of the second's norm."""
-    pairs = [(one.gradients[name], other.gradients[name]) for name in other.gradients]
+    pairs = [
+        (actual.gradients[name], other_result.gradients[name]) for name in other_result.gradients
+    ]
     apart = sum(float(((a - b) ** 2).sum()) for a, b in pairs)
     return float(np.sqrt(apart / sum(float((b**2).sum()) for _, b in pairs)))
 
@@ -167,24 +169,24 @@ def test_the_trainers_own_gradients_are_those_by_hand(cell: str) -> None:
     """Over three windows of lanes in which tunes end and start, the states handed on."""
     shape = replace(SHAPE, cell=cell)
     model = make(shape, dtype=torch.float32)
-    luck = np.random.default_rng(4)
-    tunes = [luck.integers(1, SIZE, length) for length in (9, 30, 14)]
+    rng = np.random.default_rng(4)
+    tunes = [rng.integers(1, SIZE, length) for length in (9, 30, 14)]
     trainer = Trainer(model, tunes, [], TrainingSettings(tokens=1000, lanes=3, bptt=11))
     states = None
     for window in (trainer.next_window() for _ in range(3)):
         loss = trainer.backward(window)
-        learnt = compute_gradients(shape, named(model), window.inputs, window.targets, states)
-        assert learnt.loss == pytest.approx(float(loss), rel=1e-6)
-        states = learnt.states
+        result = compute_gradients(shape, named(model), window.inputs, window.targets, states)
+        assert result.loss == pytest.approx(float(loss), rel=1e-6)
+        states = result.states
         gradients = {name: weight.grad for name, weight in model.named_parameters()}
         found = {name: grad.numpy() for name, grad in gradients.items() if grad is not None}
-        compare(learnt.gradients, found, 1e-5)
+        compare(result.gradients, found, 1e-5)
 
 
 @pytest.mark.parametrize("largest", [1e-3, 0.5, 1e6])
 def test_clipping_equals_torchs(largest: float) -> None:
-    luck = np.random.default_rng(2)
-    gradients = {"a": luck.normal(size=(4, 3)), "b": luck.normal(size=7)}
+    rng = np.random.default_rng(2)
+    gradients = {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=7)}
     leaves = [torch.zeros(g.shape, dtype=torch.float64) for g in gradients.values()]
     for leaf, gradient in zip(leaves, gradients.values(), strict=True):
         leaf.grad = torch.from_numpy(gradient.copy())

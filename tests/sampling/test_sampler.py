@@ -23,14 +23,16 @@ def sampler(seed: int = 0) -> Sampler:
 
 
 def test_wishes_are_granted() -> None:
-    wishes = SamplingOptions(Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73)
-    score = sampler().sample(wishes, Noise(1))
+    options = SamplingOptions(
+        Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73
+    )
+    score = sampler().sample(options, Noise(1))
     assert (score.key, score.meter, score.rhythm) == (Key("E", "dorian"), Meter(6, 8), "jig")
     assert (score.qpm, score.parts[0].program, count_heard_bars(score)) == (130, 73, 16)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("options", "words"),
     [
         ({"bars": 0}, "bars 0: ask for 1 to 512 bars"),
         ({"tempo": 1.0}, "tempo 1.0: choose 10 to 1000"),
@@ -39,13 +41,13 @@ def test_wishes_are_granted() -> None:
         ({"meter": "7/0"}, "write 1 to 64 beats"),
     ],
 )
-def test_wishes_out_of_range_are_refused(wishes: dict[str, Any], words: str) -> None:
+def test_wishes_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
-        SamplingOptions.parse(**wishes)
+        SamplingOptions.parse(**options)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("options", "words"),
     [
         (
             SamplingOptions(meter=Meter(17, 8)),
@@ -55,18 +57,18 @@ def test_wishes_out_of_range_are_refused(wishes: dict[str, Any], words: str) -> 
     ],
 )
 def test_what_the_model_never_met_is_refused_with_what_it_knows(
-    wishes: SamplingOptions, words: str
+    options: SamplingOptions, words: str
 ) -> None:
     with pytest.raises(InvalidValue, match=words):
-        sampler().sample(wishes, Noise(1))
+        sampler().sample(options, Noise(1))
 
 
 def test_wishes_are_written_and_read() -> None:
-    wishes = SamplingOptions(
+    options = SamplingOptions(
         Key("F#", "minor"), Meter(3, 4), "waltz", 8, "AABB", 24, (62, 83), "tonic", 90.0, 12,
         0.7, 5, 0.9, 0.1, 6,
     )  # fmt: skip
-    assert SamplingOptions.from_json(wishes.to_json()) == wishes
+    assert SamplingOptions.from_json(options.to_json()) == options
     assert SamplingOptions.from_json(SamplingOptions().to_json()) == SamplingOptions()
 
 

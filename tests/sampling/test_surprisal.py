@@ -18,8 +18,8 @@ from musicgen.sampling.surprisal import locate_notes, measure_bits, measure_surp
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.trained_model import Model, load
 from musicgen.training.heldout_loss import evaluate
-from musicgen.tune import Model, load
 from tests.fake_models import FixedEngine, RandomEngine, untrained
 from tests.strategies import bands, scores
 
@@ -42,50 +42,50 @@ def test_the_bits_are_those_that_evaluation_measures(model: Model) -> None:
     network.load_weights(model.checkpoint.weights)
     for text in (TUNE, TUNE.replace("K:G", "K:Em").replace("B2c", "d2e")):
         ids = np.array(model.codec.encode(tune(text)).ids)
-        held = evaluate(network, [ids], [len(tune(text).canonical().notes)])
-        found = model.measure_surprise(tune(text))
-        assert found.bits_per_note == pytest.approx(held.bits_per_note, rel=1e-4)
+        heldout = evaluate(network, [ids], [len(tune(text).canonical().notes)])
+        surprise = model.measure_surprise(tune(text))
+        assert surprise.bits_per_note == pytest.approx(heldout.bits_per_note, rel=1e-4)
 
 
 def test_every_id_has_the_bits_of_its_share() -> None:
     logits = np.zeros(len(MEASURES))
     logits[MEASURES.id("bar")] = 2.0
     total = math.log2(len(MEASURES) - 1 + math.e**2)
-    found = measure_surprise(FixedEngine(logits), find_codec("measures"), tune())
-    first = found.notes[0]
+    surprise = measure_surprise(FixedEngine(logits), find_codec("measures"), tune())
+    first = surprise.notes[0]
     assert (first.bar, first.pitch) == (0, 62)
     assert first.bits == pytest.approx(2 * total)
-    assert found.other_bits["bar"] == pytest.approx(2 * (total - 2 / math.log(2)))
-    assert found.other_bits["partial"] == pytest.approx(2 * total)
-    assert found.other_bits["meter"] == pytest.approx(total)
-    held = next(note for note in found.notes if note.pitch == 72)
-    assert held.duration == 48
-    assert held.bits == pytest.approx(4 * total)  # tied over the bar
-    triplet = next(note for note in found.notes if note.duration == 16)
+    assert surprise.other_bits["bar"] == pytest.approx(2 * (total - 2 / math.log(2)))
+    assert surprise.other_bits["partial"] == pytest.approx(2 * total)
+    assert surprise.other_bits["meter"] == pytest.approx(total)
+    heldout = next(note for note in surprise.notes if note.pitch == 72)
+    assert heldout.duration == 48
+    assert heldout.bits == pytest.approx(4 * total)  # tied over the bar
+    triplet = next(note for note in surprise.notes if note.duration == 16)
     assert triplet.bits == pytest.approx(3 * total)  # its bracket is its own
-    upper, lower = (note for note in found.notes if note.bar == 3)
+    upper, lower = (note for note in surprise.notes if note.bar == 3)
     assert (upper.pitch, lower.pitch) == (71, 67)
     assert upper.bits == pytest.approx(2 * total)
     assert lower.bits == pytest.approx(total)
-    assert found.other_bits["duration"] == pytest.approx(total)  # of the silence at the end
+    assert surprise.other_bits["duration"] == pytest.approx(total)  # of the silence at the end
 
 
 def test_the_most_surprising_notes_are_marked() -> None:
-    found = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
-    marked = [note for note in found.notes if note in found.marked_notes]
-    assert len(marked) == math.ceil(len(found.notes) / 10)
+    surprise = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
+    marked = [note for note in surprise.notes if note in surprise.marked_notes]
+    assert len(marked) == math.ceil(len(surprise.notes) / 10)
     assert min(n.bits for n in marked) >= max(
-        n.bits for n in found.notes if n not in found.marked_notes
+        n.bits for n in surprise.notes if n not in surprise.marked_notes
     )
-    assert sum("*" in line for line in found.format_lines()) >= 1
+    assert sum("*" in line for line in surprise.format_lines()) >= 1
 
 
 def test_it_is_told_bar_by_bar() -> None:
-    found = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
-    lines = list(found.format_lines())
+    surprise = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
+    lines = list(surprise.format_lines())
     assert [line.split(":")[0] for line in lines[:-1]] == ["bar 0", "bar 1", "bar 2", "bar 3"]
-    assert f"{found.bits_per_note:.2f} a note" in lines[-1]
-    told = json.loads(json.dumps(found.to_json()))
+    assert f"{surprise.bits_per_note:.2f} a note" in lines[-1]
+    told = json.loads(json.dumps(surprise.to_json()))
     bits = sum(note["bits"] for note in told["notes"]) + sum(told["rest"].values())
     assert bits == pytest.approx(told["bits"], abs=0.01)
 
@@ -112,28 +112,30 @@ def check_ownership(codec: AnyCodec, score: Score) -> None:
     except Refusal:  # it has no event for something: another test's
         return
     notes = locate_notes(codec, encoded.ids, encoded.setting)
-    known = codec.decode(encoded.ids, encoded.setting).piece
-    told = sorted((n.onset, n.pitch, n.end - n.onset, n.part) for n in notes)
-    assert told == sorted((n.onset, n.pitch, n.duration, n.part) for n in known.notes)
-    places = [place for note in notes for place in note.positions]
+    positions = codec.decode(encoded.ids, encoded.setting).piece
+    lines = sorted((n.onset, n.pitch, n.end - n.onset, n.part) for n in notes)
+    assert lines == sorted((n.onset, n.pitch, n.duration, n.part) for n in positions.notes)
+    places = [position for note in notes for position in note.positions]
     assert len(set(places)) == len(places)
     assert all(note.positions for note in notes)
-    kinds = {codec.vocabulary.event(encoded.ids[place]).kind for place in places}
+    kinds = {codec.vocabulary.event(encoded.ids[position]).kind for position in places}
     assert kinds <= {"tuplet", "duration", "pitch", "drum", "hold", "on", "off", "velocity"}
 
 
 def test_a_text_has_bits_a_character() -> None:
     codec = find_codec("text")
-    found = measure_surprise(FixedEngine(np.zeros(len(codec.vocabulary))), codec, "abc")
-    assert (found.notes, found.count) == ((), 3)
-    assert found.bits == pytest.approx(4 * math.log2(len(codec.vocabulary)))
-    assert "a character" in next(found.format_lines())
+    surprise = measure_surprise(FixedEngine(np.zeros(len(codec.vocabulary))), codec, "abc")
+    assert (surprise.notes, surprise.count) == ((), 3)
+    assert surprise.bits == pytest.approx(4 * math.log2(len(codec.vocabulary)))
+    assert "a character" in next(surprise.format_lines())
 
 
 def test_without_notes_there_are_still_bits() -> None:
-    found = measure_surprise(FixedEngine(np.zeros(len(MEASURES))), find_codec("measures"), Score())
-    assert (found.notes, found.count) == ((), 0)
-    assert found.bits_per_note == found.bits > 0
+    surprise = measure_surprise(
+        FixedEngine(np.zeros(len(MEASURES))), find_codec("measures"), Score()
+    )
+    assert (surprise.notes, surprise.count) == ((), 0)
+    assert surprise.bits_per_note == surprise.bits > 0
 
 
 def test_a_note_alone_is_asked_after_all_before_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from musicgen import Model, load
 from musicgen.errors import InvalidValue
 from musicgen.similarity.note_index import NoteIndex
 from tests.related_tunes import slice_runs
-from tests.sampling.test_option_combinations import check_asked, some_wishes
+from tests.sampling.test_option_combinations import check_options_met, draw_options
 
 METERS = ["6/8", "4/4", "2/4", "3/4", "9/8"]
 
@@ -43,7 +43,7 @@ def check_tunes(folk: Model, seeds: range, limit: int) -> int:
     assert len(training_runs) > 100_000
     tune_count = 0
     for seed in seeds:
-        options = some_wishes(random.Random(seed), METERS, ["jig", "reel", "hornpipe"])
+        options = draw_options(random.Random(seed), METERS, ["jig", "reel", "hornpipe"])
         try:
             tune = folk.sample(seed=seed, **options | {"max_copy": limit})
         except InvalidValue as refusal:
@@ -51,7 +51,7 @@ def check_tunes(folk: Model, seeds: range, limit: int) -> int:
                 raise
             continue  # contradictory options are refused
         assert training_runs.isdisjoint(slice_runs(tune.score, limit + 1))
-        check_asked(tune.score, tune.recipe.request.options)
+        check_options_met(tune.score, tune.recipe.request.options)
         tune_count += 1
     return tune_count
 

@@ -17,6 +17,7 @@ from musicgen.errors import Interrupted, Mismatch
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.text import TextCodec
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.trained_model import load
 from musicgen.training.fine_tune import (
     adapt_model_settings,
     extend_embeddings,
@@ -29,7 +30,6 @@ from musicgen.training.fine_tune import (
 from musicgen.training.plan import TrainingOptions, adjust_split, make_plan, make_trainer
 from musicgen.training.resume import load_saved_run
 from musicgen.training.run import TrainingRun, count_dances
-from musicgen.tune import load
 from tests import synthetic_tunes
 
 KNOWN = TextCodec("text", "abc", is_word_level=False)

@@ -26,13 +26,13 @@ from musicgen.errors import (
     is_short_of_memory,
 )
 from musicgen.files import sha256_hex
+from musicgen.model_folders import find_model_folder as find_model
 from musicgen.training import run_folder
 from musicgen.training.batches import Window
 from musicgen.training.resume import SavedRun, is_finished, load_saved_run
 from musicgen.training.run import SaveSchedule, TrainingRun, read_metrics_until
 from musicgen.training.run_folder import SavedProgress, lock_run
 from musicgen.training.trainer import Diverged, Progress
-from musicgen.tune import find_model_folder as find_model
 from tests.small_runs import names, small_dataset, small_plan, small_run, steps, weights_of
 
 NEVER = 1e9  # seconds: nothing is saved but the end

@@ -13,7 +13,7 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.cli import commands
 from musicgen.music.bars import count_heard_bars
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import load
+from musicgen.trained_model import load
 from tests import synthetic_tunes
 
 SAID = {

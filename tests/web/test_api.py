@@ -19,11 +19,12 @@ from musicgen import formats, load
 from musicgen.checkpoint import render_manifest
 from musicgen.folder_contents import MANIFEST
 from musicgen.formats import midi
+from musicgen.sampling.option_table import COMMON_FORMS
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.web.app import DOWNLOAD_MEDIA_TYPES
 from musicgen.web.model_list import ModelList
 from musicgen.web.saved_tunes import SavedTunes
-from musicgen.web.schemas import Differences, JobState, ModelInfo, TuneResponse
+from musicgen.web.schemas import Control, Differences, JobState, ModelInfo, TuneResponse
 from tests.fake_models import untrained
 from tests.live_server import LiveServer
 
@@ -42,6 +43,9 @@ def test_models_list_their_options(playground: LiveServer) -> None:
     assert folk.keys[:2] == ["G major", "D major"]
     assert {"6/8", "4/4"} <= set(folk.meters)
     assert {"jig", "reel"} <= set(folk.rhythms)
+    assert folk.controls["bars"] == Control(min=1, max=512, step=1)
+    assert folk.controls["end"] == Control(choices=["any", "tonic"])
+    assert folk.forms == list(COMMON_FORMS)
 
 
 def test_models_list_the_options_of_their_codec(tmp_path: Path) -> None:

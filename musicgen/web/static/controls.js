@@ -3,7 +3,6 @@
 import { html, svg } from "/static/render/dom.js";
 
 const ANY = "any";
-const FORMS = ["AABB", "AABA", "AABBCC", "ABAC", "AABC", "AB", "AA", "through", "free"];
 const INSTRUMENTS = [
   [0, "piano"], [6, "harpsichord"], [9, "glockenspiel"], [11, "vibraphone"], [12, "marimba"],
   [16, "organ"], [21, "accordion"], [22, "harmonica"], [24, "guitar"], [25, "steel guitar"],
@@ -14,7 +13,8 @@ const INSTRUMENTS = [
 const DRAG_PIXELS = 180; // that turn a dial from its minimum to its maximum
 
 /**
- * An option of a generation request and its control. `wishes` below is the API's name for the options
+ * An option of a generation request and its control; the bounds of its input, or its choices, come with
+ * the model (`controls` of GET /api/models). `wishes` below is the API's name for the options
  * that a tune was requested with; those that have their default value are left out of it.
  *
  * @typedef {object} Option
@@ -23,7 +23,8 @@ const DRAG_PIXELS = 180; // that turn a dial from its minimum to its maximum
  * @property {"dial" | "choice" | "text" | "number"} kind
  * @property {any} default what the server assumes where the option is missing
  * @property {boolean} [more] belongs under "More"
- * @property {string} [from] of a choice: the list of the model that holds its values
+ * @property {string} [from] of a choice: the list of the model that holds its values; of a text: its
+ *   suggestions
  * @property {[any, string][]} [options] of a choice: fixed values and their labels
  * @property {any} [off] of a dial: the position that switches the option off
  * @property {(value: number) => string} [describe] of a dial: its value in words, for screen readers
@@ -35,31 +36,25 @@ const DRAG_PIXELS = 180; // that turn a dial from its minimum to its maximum
 
 /** @type {(Option & Record<string, any>)[]} */
 const OPTIONS = [
-  { name: "temperature", label: "Temperature", kind: "dial", default: 0.8, min: 0.1, max: 1.6,
-    step: 0.05, describe: temperatureLabel },
+  { name: "temperature", label: "Temperature", kind: "dial", default: 0.8,
+    describe: temperatureLabel },
   { name: "key", label: "Key", kind: "choice", default: null, from: "keys" },
   { name: "meter", label: "Meter", kind: "choice", default: null, from: "meters" },
   { name: "rhythm", label: "Rhythm", kind: "choice", default: null, from: "rhythms" },
-  { name: "bars", label: "Bars", kind: "number", default: null, min: 1, max: 512, step: 1 },
-  { name: "form", label: "Form", kind: "text", default: null, list: FORMS, hint: ANY,
+  { name: "bars", label: "Bars", kind: "number", default: null },
+  { name: "form", label: "Form", kind: "text", default: null, from: "forms", hint: ANY,
     missingValue: (wishes) => (wishes.min_bars ? null : "free") },
-  { name: "top_p", label: "Top-p", kind: "dial", default: null, min: 0.05, max: 1, step: 0.05, off: 1,
-    more: true },
-  { name: "min_p", label: "Min-p", kind: "dial", default: null, min: 0, max: 0.5, step: 0.01, off: 0,
-    more: true },
-  { name: "top_k", label: "Top-k", kind: "number", default: null, min: 1, max: 999, step: 1,
-    more: true },
-  { name: "tempo", label: "Tempo", kind: "number", default: null, min: 10, max: 1000, step: 1,
-    more: true },
+  { name: "top_p", label: "Top-p", kind: "dial", default: null, off: 1, more: true },
+  { name: "min_p", label: "Min-p", kind: "dial", default: null, off: 0, more: true },
+  { name: "top_k", label: "Top-k", kind: "number", default: null, more: true },
+  { name: "tempo", label: "Tempo", kind: "number", default: null, more: true },
   { name: "program", label: "Instrument", kind: "choice", default: 0, options: INSTRUMENTS,
     more: true },
   { name: "range", label: "Range", kind: "text", default: null, hint: "D4-B5", more: true },
   { name: "pickup", label: "Pickup", kind: "text", default: null, list: ["none", "1/8", "1/4"],
     hint: ANY, more: true },
-  { name: "end", label: "Last note", kind: "choice", default: "any",
-    options: [["any", "any"], ["tonic", "tonic"]], more: true },
-  { name: "max_copy", label: "Copy limit", kind: "number", default: null, min: 4, max: 999, step: 1,
-    hint: "notes", more: true },
+  { name: "end", label: "Last note", kind: "choice", default: "any", more: true },
+  { name: "max_copy", label: "Copy limit", kind: "number", default: null, hint: "notes", more: true },
   { name: "seed", label: "Seed", kind: "number", default: null, min: 0, max: 2 ** 53 - 1, step: 1,
     more: true },
 ];
@@ -114,13 +109,14 @@ export class Controls {
   /** Offer the options and values that a model supports. */
   setModel(model) {
     for (const option of OPTIONS.filter(({ from }) => from)) {
-      const control = this.controls.get(option.name);
-      const value = control?.read();
       const values = (model[option.from] ?? []).map((name) => [name, String(name)]);
-      control?.input.replaceChildren(...createOptions([[null, ANY], ...values]));
-      control?.write(value);
+      if (option.kind === "text") this.#input(option.name).list.replaceChildren(...createOptions(values));
+      else this.#replaceChoices(option.name, [[null, ANY], ...values]);
     }
-    this.#input("bars").max = model.max_bars;
+    for (const [name, { choices, ...bounds }] of Object.entries(model.controls)) {
+      if (choices) this.#replaceChoices(name, choices.map((value) => [value, value]));
+      else this.#setBounds(name, bounds);
+    }
     this.defaultForm = model.default_form;
     this.#updateFormHint();
     for (const [name, { input }] of this.controls) {
@@ -140,6 +136,21 @@ export class Controls {
     const defaultForm = this.defaultForm ?? "free";
     const isFree = defaultForm === "free" || this.#input("bars").value !== "";
     this.#input("form").placeholder = isFree ? ANY : defaultForm;
+  }
+
+  #replaceChoices(name, pairs) {
+    const control = this.controls.get(name);
+    const value = control?.read();
+    control?.input.replaceChildren(...createOptions(pairs));
+    control?.write(value);
+  }
+
+  #setBounds(name, { min, max, step }) {
+    const control = this.controls.get(name);
+    if (!control) return; // an option without a control on the page
+    const value = control.read();
+    Object.assign(control.input, { min, max, step });
+    control.write(value);
   }
 
   #input(name) {
@@ -190,12 +201,12 @@ function wrapWithLabel(option, input, ...children) {
 
 function createDial(option, onChange) {
   const off = option.off ?? null;
-  const input = html("input", { type: "range", min: option.min, max: option.max, step: option.step });
+  const input = html("input", { type: "range", step: "any" }); // its bounds come with the model
   const output = html("output", { for: `knob-${option.name}` });
   const face = html("div", { class: "face" }, createDialPicture(), input);
   const read = () => (Number(input.value) === off ? null : Number(input.value));
   const draw = () => {
-    const turn = (input.value - option.min) / (option.max - option.min);
+    const turn = (input.value - input.min) / (input.max - input.min);
     face.style.setProperty("--turn", String(turn));
     output.textContent = formatValue(option, read());
     const spoken = option.describe ? `${output.textContent}, ${option.describe(read())}` : output.textContent;
@@ -226,7 +237,7 @@ function makeDraggable(face, input, option) {
   const turn = (event) => {
     if (!start) return;
     const distance = event.clientX - start.x + (start.y - event.clientY);
-    const value = start.value + (distance / DRAG_PIXELS) * (option.max - option.min);
+    const value = start.value + (distance / DRAG_PIXELS) * (input.max - input.min);
     const textBefore = input.value;
     input.value = String(value); // the slider rounds to its steps
     if (input.value !== textBefore) input.dispatchEvent(new Event("input"));
@@ -278,7 +289,7 @@ function createText(option, onChange) {
   const suggestions = (option.list ?? []).map((text) => [text, text]);
   const list = html("datalist", { id: `list-${option.name}` }, ...createOptions(suggestions));
   const input = html("input", { type: "text", placeholder: option.hint, maxlength: 24, autocomplete: "off",
-    spellcheck: "false", list: option.list ? list.id : null });
+    spellcheck: "false", list: option.list || option.from ? list.id : null });
   input.addEventListener("change", () => onChange(true));
   const read = () => input.value.trim() || null;
   const write = (value) => (input.value = value ?? "");
@@ -286,8 +297,8 @@ function createText(option, onChange) {
 }
 
 function createNumber(option, onChange) {
-  const input = html("input", { type: "number", min: option.min, max: option.max, step: option.step,
-    placeholder: option.hint ?? ANY, inputmode: "numeric" });
+  const bounds = { min: option.min, max: option.max, step: option.step };
+  const input = html("input", { type: "number", ...bounds, placeholder: option.hint ?? ANY, inputmode: "numeric" });
   input.addEventListener("change", () => onChange(true));
   const read = () => (input.value === "" ? null : Number(input.value));
   const write = (value) => (input.value = value ?? "");
