@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -103,17 +103,12 @@ def _parse_cells(text: str) -> tuple[str, ...]:
 @click.option("-v", "--verbose", is_flag=True, help="Print each validation score.")
 def compare(
     sources: tuple[str, ...],
-    minutes: float,
-    tokens: int | None,
-    cells: tuple[str, ...],
-    parameters: int,
-    seed: int,
-    device: str,
     out: Path,
     as_json: bool,
     force: bool,
     quiet: bool,
     verbose: bool,
+    **options: Any,
 ) -> None:
     """Compare sequence models on SOURCEs; by default, on three books of dance tunes.
 
@@ -144,8 +139,7 @@ def compare(
 
     from musicgen.compare.comparison import Comparison, ComparisonOptions
 
-    options = ComparisonOptions(minutes, tokens, cells, parameters, seed, device)
-    comparison = Comparison(dataset, options)
+    comparison = Comparison(dataset, ComparisonOptions(**options))
     _run_comparison(comparison, console, verbose=verbose)
     _write_report(comparison, sources, out, force=force)
     console.print(f"{out}: open it in a browser", markup=False)
