@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.command_runner import done
+from tests.command_runner import run_ok
 
 README: Final = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -39,7 +39,7 @@ def run_all(most: int | None) -> None:
     for words in ran:
         if most is not None and "--count" in words:
             words[words.index("--count") + 1] = str(most)
-        done(*words)
+        run_ok(*words)
     assert [words[0] for words in ran].count("sample") >= 5
     assert {"tweak", "origin", "render"} <= {words[0] for words in ran}
     (program,) = blocks("python")

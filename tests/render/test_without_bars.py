@@ -103,7 +103,7 @@ def test_options_of_beats_are_refused_where_there_are_none(
 ) -> None:
     result = render(live, "--out", str(live.with_name("a.wav")), *words)
     assert result.exit_code == 2
-    assert "keeps to no bars and beats" in result.stderr
+    assert "has no bars and beats" in result.stderr
 
 
 WRITERS: tuple[Callable[[Score], object], ...] = (engrave, musicxml.render, abc.render)
