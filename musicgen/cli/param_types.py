@@ -32,7 +32,7 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg]
         self.parse = parse
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
         """Parse the text; an InvalidValue becomes the usage error."""
         try:
@@ -44,13 +44,16 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg]
 class WholeNumber(click.IntRange):
     """An integer in a range, of at most 19 digits."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
         """Match the text against a pattern before it is converted."""
         if isinstance(value, str):
+            text = value
             try:
-                value = parse_integer(value, self.name, -MOST_SEED, MOST_SEED)
+                value = parse_integer(text, self.name, -MOST_SEED, MOST_SEED)
             except InvalidValue:
-                self.fail(f"{shorten(value)!r} is not a whole number", param, ctx)
+                self.fail(f"{shorten(text)!r} is not an integer", param, ctx)
         return int(super().convert(value, param, ctx))
 
 
@@ -58,14 +61,15 @@ class DecimalNumber(click.FloatRange):
     """A finite number in a range."""
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Match the text against a pattern before it is converted."""
         if isinstance(value, str):
+            text = value
             try:
-                value = parse_decimal(value, self.name, -math.inf, math.inf)
+                value = parse_decimal(text, self.name, -math.inf, math.inf)
             except InvalidValue:
-                self.fail(f"{shorten(value)!r} is not a number such as 0.5 or 2e-3", param, ctx)
+                self.fail(f"{shorten(text)!r} is not a number such as 0.5 or 2e-3", param, ctx)
         try:
             number = float(value)
         except OverflowError:  # an integer of hundreds of digits, from a file
@@ -78,7 +82,12 @@ class DecimalNumber(click.FloatRange):
 class OutputPath(click.Path):
     """A path to write to; an empty one is refused, for it would name the current folder."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
         """Check the path."""
         if not str(value).strip():
             self.fail("the name is empty; give one", param, ctx)
@@ -90,9 +99,14 @@ class OutputPath(click.Path):
 class OutputFolder(OutputPath):
     """A folder to write to, which is created if it does not exist."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
         """Check the path; refuse one that cannot be a folder."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not _has_valid_length(path):
             self.fail(f"{shorten(str(path))!r}: the name is too long; choose another", param, ctx)
         ancestors = (path, *path.absolute().parents)
@@ -201,5 +215,5 @@ def add_sampling_options(command: Command) -> Command:
 
 
 def select_given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was asked for."""
+    """Return the options that have a value."""
     return {name: value for name, value in options.items() if value is not None}
