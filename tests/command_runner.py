@@ -1,4 +1,4 @@
-"""Commands, run as a user types them."""
+"""Run commands in this process and check their results."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from click.testing import CliRunner, Result
 from musicgen.cli import commands
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(commands, list(words))
+def run(*args: str) -> Result:
+    """Run `musicgen` with arguments."""
+    return CliRunner().invoke(commands, list(args))
 
 
-def done(*words: str) -> str:
-    """Run a command that must succeed; return what it told."""
-    result = run(*words)
+def run_ok(*args: str) -> str:
+    """Run a command that must succeed and return its output."""
+    result = run(*args)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def refused(result: Result, code: int, words: str) -> None:
-    """Check that a command failed with a code and one line that holds the words."""
+def assert_refused(result: Result, code: int, message: str) -> None:
+    """Check that a command failed with an exit code and one line that contains a message."""
     assert result.exit_code == code, result.output
-    assert words in result.output
+    assert message in result.output
     assert "Traceback" not in result.output
     assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.command_runner import done
+from tests.command_runner import run_ok
 
 README: Final = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,7 +44,7 @@ def run_all(max_count: int | None) -> None:
     for arguments in commands:
         if max_count is not None and "--count" in arguments:
             arguments[arguments.index("--count") + 1] = str(max_count)
-        done(*arguments)
+        run_ok(*arguments)
     assert [arguments[0] for arguments in commands].count("sample") >= 5
     assert {"tweak", "origin", "render"} <= {arguments[0] for arguments in commands}
     (program,) = iter_blocks("python")

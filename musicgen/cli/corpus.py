@@ -1,19 +1,20 @@
-"""`musicgen corpus`: which collections there are, files looked at, files made into a data set."""
+"""`musicgen corpus`: list the known corpora, check files, build a data set."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from musicgen.cli import SuggestingGroup
 from musicgen.cli.formatting import format_count
-from musicgen.cli.param_types import OUT_PATH, POSITIVE, WholeNumber
+from musicgen.cli.param_types import OUT_PATH, POSITIVE, WholeNumber, quiet_option
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -26,40 +27,42 @@ if TYPE_CHECKING:
     from musicgen.corpus.sandbox import ReadLimits
     from musicgen.corpus.store import Dataset
 
-ROWS_SHOWN = 20  # of a table, without -v
-RELATION_TEXTS = {
+MAX_ROWS: Final = 20  # of a table, without --verbose
+RELATION_TEXTS: Final = {
     "exact": "the same notes as",
     "transposed": "transposed:",
     "rescaled": "in other note values:",
-    "variant": "much like",
+    "variant": "similar to",
 }
-PLAIN_WIDTH = 160  # columns where there is no terminal
+PLAIN_WIDTH: Final = 160  # columns of a table if stdout is not a terminal
 
 OptionDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _SOURCES = click.argument("sources", metavar="SOURCE ...", nargs=-1, required=True)
 _READER_OPTIONS: Sequence[OptionDecorator] = (
     click.option(
-        "--codec", default="measures", show_default=True, help="How tunes become ids: see docs."
+        "--codec", default="measures", show_default=True, help="Encoding of tunes as tokens."
     ),
     click.option(
-        "--jobs", type=WholeNumber(1, 256), help="Processes that read; the default: one a core."
+        "--jobs",
+        type=WholeNumber(1, 256),
+        help="Processes that read files; by default, one per core.",
     ),
     click.option(
         "--seconds",
         type=POSITIVE,
-        help="CPU time for a file, or for a tune of an ABC book; the default is 5.",
+        help="CPU time limit per file, or per tune of an ABC book.  [default: 5]",
     ),
     click.option(
         "--memory",
         type=WholeNumber(192, 2**24),
-        help="MiB for a reading process; the default is 1024.",
+        help="Memory limit of a reading process, in MiB.  [default: 1024]",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    quiet_option,
 )
 
 
 def _add_reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how files are read."""
+    """Add the options that control how files are read."""
     for option in reversed(_READER_OPTIONS):
         command = option(command)
     return command
@@ -67,20 +70,20 @@ def _add_reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=SuggestingGroup)
 def corpus() -> None:
-    """Look at corpora, and build data sets from them.
+    """List and check corpora, and build data sets from them.
 
     \b
-    musicgen corpus list                          collections that are known by name
-    musicgen corpus check mytunes/                what would become of every tune, and why
+    musicgen corpus list                          the corpora known by name
+    musicgen corpus check mytunes/                which tunes can be used, and why not
     musicgen corpus build mytunes/ --out data     a data set, for musicgen train data
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the backspace character
 
 
 @corpus.command("list")
-@click.option("-q", "--quiet", is_flag=True, help="Print the names and nothing else.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the source and the terms in full.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the names.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the source and the full terms.")
 def list_(quiet: bool, verbose: bool) -> None:
-    """List the corpora that have a card, with their terms."""
+    """List the corpora known by name, with their terms of use."""
     from musicgen.corpus.sources import count_tunes, list_cards
 
     for card in list_cards():
@@ -95,13 +98,15 @@ def list_(quiet: bool, verbose: bool) -> None:
 
 @corpus.command()
 @_SOURCES
-@click.option("--out", type=OUT_PATH, required=True, help="The folder to write; it is new.")
+@click.option("--out", type=OUT_PATH, required=True, help="New folder for the data set.")
 @_add_reader_options
-@click.option("--dask", metavar="ADDRESS", help="Read on a Dask cluster; it sees the same files.")
 @click.option(
-    "--force", is_flag=True, help="Replace a data set; only files that changed are read again."
+    "--dask", metavar="ADDRESS", help="Read files on a Dask cluster that sees the same file system."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Name every tune that is left out.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing data set; only changed files are read."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Also print every tune that is left out.")
 def build(
     sources: tuple[str, ...],
     out: Path,
@@ -114,27 +119,27 @@ def build(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Read, check, split and encode files, folders, archives or corpora by name.
+    """Read, check, split and encode files, folders, archives or named corpora.
 
     \b
     musicgen corpus build mytunes/ --out data
     musicgen corpus build mytunes/ more.zip ryan --out data --force    after a change
     musicgen corpus build chorales --out bach --jobs 8
     musicgen corpus build huge/ --out data --dask tcp://10.0.0.1:8786
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the backspace character
     from musicgen.corpus import store
     from musicgen.corpus.build import build as build_dataset
     from musicgen.files import sweep_partials
     from musicgen.tokens.registry import find_codec
 
-    found = find_codec(codec)
+    chosen_codec = find_codec(codec)
     store.check_output_folder(out, force=force)
     sweep_partials(out.parent)
     with _connect_cluster(dask) as executor, _show_progress(quiet=quiet) as progress:
         dataset, report = build_dataset(
             sources,
             out,
-            codec=found,
+            codec=chosen_codec,
             jobs=jobs or _count_cores(),
             limits=_make_limits(seconds, memory),
             executor=executor,
@@ -151,8 +156,8 @@ def build(
 @corpus.command()
 @_SOURCES
 @_add_reader_options
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-@click.option("-v", "--verbose", is_flag=True, help="List all, the tunes that are kept too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all rows, and the tunes that are kept.")
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -165,14 +170,14 @@ def check(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Say what becomes of every tune: kept or refused, where and why; and which are alike.
+    """Report which tunes are kept or refused, where and why, and which are near-duplicates.
 
     \b
     musicgen corpus check mytunes/
     musicgen corpus check book.abc -v
     musicgen corpus check ryan --json > ryan.json      keys: kept, refused, groups, counts
-    """  # noqa: D301 - click wants the character itself
-    from musicgen.corpus.dry_run import check_sources as check_sources
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.corpus.dry_run import check_sources
     from musicgen.tokens.registry import find_codec
 
     with _show_progress(quiet=quiet or as_json) as progress:
@@ -187,7 +192,7 @@ def check(
         for text in checkup.iter_json():
             click.echo(text, nl=False)
     elif not quiet:
-        _print_checkup(checkup, None if verbose else ROWS_SHOWN)
+        _print_checkup(checkup, None if verbose else MAX_ROWS)
     if not checkup.report.kept:
         ctx.exit(1)
 
@@ -199,8 +204,10 @@ def _count_cores() -> int:
 def _make_limits(seconds: float | None, memory: int | None) -> ReadLimits:
     from musicgen.corpus.sandbox import ReadLimits
 
-    plain = ReadLimits()
-    return ReadLimits(seconds or plain.seconds, memory * 2**20 if memory else plain.memory_bytes)
+    defaults = ReadLimits()
+    return ReadLimits(
+        seconds or defaults.seconds, memory * 2**20 if memory else defaults.memory_bytes
+    )
 
 
 @contextmanager
@@ -216,28 +223,29 @@ def _connect_cluster(address: str | None) -> Iterator[Executor | None]:
 
 def _format_summary(dataset: Dataset, report: Report, out: Path) -> str:
     codes = ", ".join(f"{count:,} {code}" for code, count in report.codes.items())
-    parts = (
-        f"train {len(dataset.train):,}, valid {len(dataset.valid):,}, test {len(dataset.test):,}"
+    split = (
+        f"train {len(dataset.train):,}, validation {len(dataset.valid):,},"
+        f" test {len(dataset.test):,}"
     )
+    kept = f"kept {report.kept:,} of {format_count(report.found, 'tune')} ({split})"
     left_out = f"; left out {report.refused:,} ({codes})" if codes else ""
-    taken = (
+    reused = (
         f"; read {format_count(report.files - report.reused_files, 'file')},"
-        f" took over {report.reused_files:,} that did not change"
+        f" reused {report.reused_files:,} unchanged"
         if report.reused_files
         else ""
     )
-    kept = f"kept {report.kept:,} of {format_count(report.found, 'tune')} ({parts})"
-    return f"{out}: {kept}{left_out}{taken}{_format_skipped(report)}"
+    return f"{out}: {kept}{left_out}{reused}{_format_skipped(report)}"
 
 
 def _format_skipped(report: Report) -> str:
-    many = report.skipped_files
-    return f"; passed over: {format_count(many, 'other file')}" if many else ""
+    count = report.skipped_files
+    return f"; skipped {format_count(count, 'other file')}" if count else ""
 
 
 @contextmanager
 def _show_progress(*, quiet: bool) -> Iterator[Callable[[BuildProgress], None]]:
-    """Draw a bar on stderr where that is a terminal, with the time left by bytes."""
+    """Show a progress bar on stderr if that is a terminal; yield a function that updates it."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -246,15 +254,12 @@ def _show_progress(*, quiet: bool) -> Iterator[Callable[[BuildProgress], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
-        yield lambda now: bar.update(
+        yield lambda progress: bar.update(
             task,
-            completed=now.bytes,
-            total=now.total_bytes,
-            description=f"read {now.files:,} of {format_count(now.total_files, 'file')}",
+            completed=progress.bytes,
+            total=progress.total_bytes,
+            description=f"read {progress.files:,} of {format_count(progress.total_files, 'file')}",
         )
-
-
-# What check prints
 
 
 def _print_checkup(checkup: DryRunResult, max_rows: int | None) -> None:
@@ -263,46 +268,44 @@ def _print_checkup(checkup: DryRunResult, max_rows: int | None) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    report = checkup.report
+    print_table = partial(_print_table, console, max_rows)
     if max_rows is None:
-        rows = (
-            (t["source"], t["place"], t["key"], t["meter"], t["part"]) for t in checkup.iter_kept()
-        )
-        _print_table(console, "Kept", ("file", "tune", "key", "meter", "part"), rows, max_rows)
-    names = ("source", "place", "code", "message")
-    refused = (tuple(row[name] for name in names) for row in checkup.iter_refused())
-    _print_table(console, "Refused", ("file", "place", "code", "why"), refused, max_rows)
-    remarked = (
-        (t["source"], t["place"], remark) for t in checkup.iter_kept() for remark in t["remarks"]
+        kept_keys = ("source", "place", "key", "meter", "part")
+        kept = (tuple(tune[key] for key in kept_keys) for tune in checkup.iter_kept())
+        print_table("Kept", ("file", "tune", "key", "meter", "part"), kept)
+    refused_keys = ("source", "place", "code", "message")
+    refused = (tuple(row[key] for key in refused_keys) for row in checkup.iter_refused())
+    print_table("Refused", ("file", "place", "code", "reason"), refused)
+    remarks = (
+        (tune["source"], tune["place"], remark)
+        for tune in checkup.iter_kept()
+        for remark in tune["remarks"]
     )
-    _print_table(console, "Kept, but odd", ("file", "tune", "what"), remarked, max_rows)
+    print_table("Kept, with remarks", ("file", "tune", "remark"), remarks)
     groups = checkup.group_relatives()
-    _print_table(
-        console, "Alike", ("group", "file", "tune", "how"), _format_relatives(groups), max_rows
-    )
-    _print_totals(console, report, groups)
+    print_table("Near-duplicates", ("group", "file", "tune", "relation"), _format_relatives(groups))
+    _print_totals(console, checkup.report, groups)
 
 
 def _format_relatives(groups: dict[str, list[GroupMember]]) -> Iterator[tuple[str, ...]]:
     for number, members in enumerate(groups.values(), 1):
         for member in members:
-            how = (
-                f"{RELATION_TEXTS[member.relation]} {member.like}"
-                if member.relation
-                else "the first"
-            )
-            how += "" if member.part else "; refused"
-            yield str(number), member.source, member.place, how
+            relation = "the first"
+            if member.relation:
+                relation = f"{RELATION_TEXTS[member.relation]} {member.like}"
+            if not member.part:
+                relation += "; refused"
+            yield str(number), member.source, member.place, relation
 
 
 def _print_table(
     console: Console,
+    max_rows: int | None,
     title: str,
     columns: Sequence[str],
     rows: Iterable[tuple[str, ...]],
-    max_rows: int | None,
 ) -> None:
-    """Print the first rows of a table, and how many more there are."""
+    """Print the first rows of a table, and the number of the others."""
     from rich.table import Table
     from rich.text import Text
 
@@ -321,16 +324,20 @@ def _print_table(
 
 
 def _print_totals(console: Console, report: Report, groups: dict[str, list[GroupMember]]) -> None:
-    def told(counts: Counter[str]) -> str:
+    def format_counts(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
     if report.remarks:
-        console.print(f"odd: {told(Counter(report.remarks))}")
+        console.print(f"remarks: {format_counts(Counter(report.remarks))}")
     if groups:
-        alike = Counter(m.relation for ms in groups.values() for m in ms if m.relation)
-        console.print(f"alike: {format_count(len(groups), 'group')} ({told(alike)})")
+        relations = Counter(
+            member.relation for members in groups.values() for member in members if member.relation
+        )
+        console.print(
+            f"near-duplicates: {format_count(len(groups), 'group')} ({format_counts(relations)})"
+        )
     if report.codes:
-        console.print(f"refused: {told(Counter(report.codes))}")
+        console.print(f"refused: {format_counts(Counter(report.codes))}")
     console.print(
         f"found {format_count(report.found, 'tune')} in {format_count(report.files, 'file')}:"
         f" kept {report.kept:,}, refused {report.refused:,}{_format_skipped(report)}"
@@ -338,5 +345,6 @@ def _print_totals(console: Console, report: Report, groups: dict[str, list[Group
 
 
 def _to_one_line(text: str) -> str:
-    """Return a text in one line without what could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    """Join the lines of a text and replace control characters by question marks."""
+    one_line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in one_line)

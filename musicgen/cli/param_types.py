@@ -1,6 +1,6 @@
-"""Option types, and the options shared by `sample` and `tweak`.
+"""Types of options, and options that several commands share.
 
-A bad value is refused at the command line, in words that name the possible values.
+A type refuses a bad value with a usage error that names the valid values.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from musicgen.sampling.option_table import OPTIONS, Option
 
 
 class ParsedText(click.ParamType):  # type: ignore[type-arg]
-    """A value that one of our own functions reads from text."""
+    """A value that one of our own functions parses."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
         self.parse = parse
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
-        """Read the text; the refusal's own words become the usage error."""
+        """Parse the text; an InvalidValue becomes the usage error."""
         try:
             return self.parse(value) if isinstance(value, str) else value
         except InvalidValue as error:
@@ -40,33 +40,37 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg]
 
 
 class WholeNumber(click.IntRange):
-    """A whole number in a range, written in at most 19 digits."""
+    """An integer in a range, of at most 19 digits."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
         """Match the text against a pattern before it is converted."""
         if isinstance(value, str):
+            text = value
             try:
-                value = parse_integer(value, self.name, -MOST_SEED, MOST_SEED)
+                value = parse_integer(text, self.name, -MOST_SEED, MOST_SEED)
             except InvalidValue:
-                self.fail(f"{shorten(value)!r} is not a whole number", param, ctx)
+                self.fail(f"{shorten(text)!r} is not an integer", param, ctx)
         return int(super().convert(value, param, ctx))
 
 
 class DecimalNumber(click.FloatRange):
-    """A number in a range; infinity and nan lie in none."""
+    """A finite number in a range."""
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Match the text against a pattern before it is converted."""
         if isinstance(value, str):
+            text = value
             try:
-                value = parse_decimal(value, self.name, -math.inf, math.inf)
+                value = parse_decimal(text, self.name, -math.inf, math.inf)
             except InvalidValue:
-                self.fail(f"{shorten(value)!r} is not a number such as 0.5 or 2e-3", param, ctx)
+                self.fail(f"{shorten(text)!r} is not a number such as 0.5 or 2e-3", param, ctx)
         try:
             number = float(value)
-        except OverflowError:  # a whole number of a file, of hundreds of digits
+        except OverflowError:  # an integer of hundreds of digits, from a file
             number = math.inf
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)
@@ -74,41 +78,62 @@ class DecimalNumber(click.FloatRange):
 
 
 class OutputPath(click.Path):
-    """A path that is written to; an empty one would name the current folder."""
+    """A path to write to; an empty one is refused, for it would name the current folder."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the path."""
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Check the path."""
         if not str(value).strip():
-            self.fail("the name is empty; write one", param, ctx)
+            self.fail("the name is empty; give one", param, ctx)
         if "\0" in str(value):
-            self.fail("the name holds a NUL character; write another", param, ctx)
+            self.fail("the name contains a NUL character; choose another", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class OutputFolder(OutputPath):
-    """A folder that is written to, and made where it is not there yet."""
+    """A folder to write to, which is created if it does not exist."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the path; refuse one at which no folder can be."""
-        path = Path(super().convert(value, param, ctx))
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        """Check the path; refuse one that cannot be a folder."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not _has_valid_length(path):
-            self.fail(f"{shorten(str(path))!r}: the name is too long; write another", param, ctx)
-        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-        if not there.is_dir():
-            self.fail(f"{str(there)!r} is not a folder; name another", param, ctx)
+            self.fail(f"{shorten(str(path))!r}: the name is too long; choose another", param, ctx)
+        ancestors = (path, *path.absolute().parents)
+        existing = next(ancestor for ancestor in ancestors if os.path.lexists(ancestor))
+        if not existing.is_dir():
+            self.fail(f"{str(existing)!r} is not a folder; choose another", param, ctx)
         return path
 
 
 def _has_valid_length(folder: Path) -> bool:
-    """Tell whether the system can have a folder of that name, and files in it."""
+    """Return whether the file system allows the folder's name, and files in the folder."""
     if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in folder.parts):
         return False
     try:
         (folder / "tune.abc").lstat()
-    except OSError as fault:
-        return fault.errno != errno.ENAMETOOLONG
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
     return True
 
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Hardware to train on; auto prefers CUDA, then MPS, then the CPU.",
+)
+force_option = click.option("--force", is_flag=True, help="Replace existing files.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 
 OUT = OutputPath()
 OUT_PATH = OutputPath(path_type=Path)
@@ -152,5 +177,5 @@ def add_sampling_options(command: Command) -> Command:
 
 
 def select_given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that the user gave."""
+    """Return the options that have a value."""
     return {name: value for name, value in options.items() if value is not None}

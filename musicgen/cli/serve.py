@@ -1,4 +1,4 @@
-"""`musicgen serve`: the playground, on this machine."""
+"""`musicgen serve`: the local playground, a web page to generate and edit tunes."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ DEFAULT_HOST: Final = "127.0.0.1"
     type=WholeNumber(0, 65535),
     default=PORT,
     show_default=True,
-    help="Where it listens; 0: wherever is free.",
+    help="TCP port to listen on; 0 chooses a free port.",
 )
 @click.option(
     "--host",
     default=DEFAULT_HOST,
     show_default=True,
-    help="The address to listen on. Any but this machine's own lets others in.",
+    help="Address to listen on; any but a loopback address is reachable from other machines.",
 )
 @click.option(
     "--folder",
     type=FOLDER,
     default=Path("tunes"),
     show_default=True,
-    help="Where the tunes that you keep are written, and found again.",
+    help="Folder of saved tunes.",
 )
-@click.option("--no-open", is_flag=True, help="Open no browser.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and warnings.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the models and the folder too.")
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors and warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the models and the folder.")
 def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbose: bool) -> None:
-    """Open the playground: make tunes, change them, see and hear them, in a browser.
+    """Open the playground: generate, edit, view and play tunes in a browser.
 
-    Nothing is loaded from elsewhere, and nobody else can reach it. Ctrl-C ends it.
+    By default only this machine can reach it, and it needs no network. Ctrl-C stops it.
 
     \b
     musicgen serve
     musicgen serve --folder mytunes/ --port 9000
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the backspace character
     from musicgen.model_folders import list_models
     from musicgen.web.app import create_app
-    from musicgen.web.middleware import LOOPBACK as HERE
+    from musicgen.web.middleware import LOOPBACK
     from musicgen.web.server import format_url, open_socket, run
 
-    found = open_socket(host, port)
-    address = format_url(found, host)
-    is_here = _is_loopback(found.getsockname()[0])
-    hosts = (*HERE, address.removeprefix("http://").rpartition(":")[0].lower())
-    if not is_here:
+    listener = open_socket(host, port)
+    url = format_url(listener, host)
+    is_loopback = _is_loopback(listener.getsockname()[0])
+    hosts = (*LOOPBACK, url.removeprefix("http://").rpartition(":")[0].lower())
+    if not is_loopback:
         click.echo(
-            f"warning: {escape_unprintable(host)} is open to others: whoever can reach this machine"
-            " can use it, and read the tunes in the folder",
+            f"warning: {escape_unprintable(host)} is reachable from other machines, whose users"
+            " can run the playground and read the tunes in the folder",
             err=True,
         )
-    app = create_app(folder, hosts=hosts, allow_ip_hosts=not is_here)
+    app = create_app(folder, hosts=hosts, allow_ip_hosts=not is_loopback)
 
-    def ready() -> None:
+    def announce() -> None:
         if not quiet:
-            click.echo(f"{escape_unprintable(address)} is open; Ctrl-C ends it")
+            click.echo(f"{escape_unprintable(url)} is open; Ctrl-C stops it")
         if verbose:
-            click.echo(f"models: {escape_unprintable(', '.join(list_models()))}; tunes are kept in"
-                       f" {escape_unprintable(str(folder.resolve()))}")  # fmt: skip
+            models, tunes = ", ".join(list_models()), str(folder.resolve())
+            click.echo(escape_unprintable(f"models: {models}; saved tunes: {tunes}"))
         if not no_open:
-            _open_browser(address)
+            _open_browser(url)
 
-    run(app, found, ready)
+    run(app, listener, announce)
 
 
 def _is_loopback(address: str) -> bool:
@@ -82,16 +82,14 @@ def _is_loopback(address: str) -> bool:
     return ip_address(address.partition("%")[0]).is_loopback
 
 
-def _open_browser(address: str) -> None:
-    """Open a browser beside the server; say so where there is none that has windows."""
+def _open_browser(url: str) -> None:
+    """Open a page in a graphical browser; print the address if there is none."""
     import webbrowser
 
     try:
         browser = webbrowser.get()
-        opened = type(browser) is not webbrowser.GenericBrowser and browser.open(address)
+        opened = type(browser) is not webbrowser.GenericBrowser and browser.open(url)
     except (webbrowser.Error, OSError):
         opened = False
     if not opened:
-        click.echo(
-            f"no browser was found here: open {escape_unprintable(address)} in one", err=True
-        )
+        click.echo(f"no browser found; open {escape_unprintable(url)} yourself", err=True)

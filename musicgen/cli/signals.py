@@ -1,4 +1,4 @@
-"""What Ctrl-C, a polite kill and a lost terminal do while work can stop in good order."""
+"""Graceful stop on SIGINT (Ctrl-C), SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from typing import Any, Final, Self
 SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-SIGNALS_TO_ABORT: Final = 3  # signals after which the program ends at once
+SIGNALS_TO_ABORT: Final = 3  # the third signal ends the program immediately
 
 
 class StopSignals:
-    """Pass SIGINT, SIGTERM or SIGHUP on to whoever can stop; the third signal ends all at once.
+    """Context manager that calls `stop_callback` on the first SIGINT, SIGTERM or SIGHUP.
 
-    One Ctrl-C may arrive twice: from the terminal, and from torchrun.
+    Without a callback a signal raises KeyboardInterrupt, and so does the third signal. Two are
+    tolerated because under torchrun one Ctrl-C arrives twice: from the terminal and from torchrun.
 
-    with Stopping() as stopping:
-        read()                     # interrupted at once
-        stopping.ask = run.stop    # from here on a signal asks
+    with StopSignals() as stop_signals:
+        read()                                   # a signal interrupts it
+        stop_signals.stop_callback = run.stop    # from here on a signal calls run.stop
     """
 
     def __init__(self) -> None:
         self.stop_callback: Callable[[], None] | None = None
         self.message_callback: Callable[[str], object] = lambda _: None
-        self.signal_count = 0  # signals since there is somebody to ask
+        self.signal_count = 0  # signals since the callback was set
         self.previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # others hear no signals
+        if threading.current_thread() is threading.main_thread():  # others get no signals
             self.previous_handlers = {
                 number: signal.signal(number, self.handle_signal)
                 for number in SIGNALS
@@ -44,13 +45,13 @@ class StopSignals:
         self,
         kind: type[BaseException] | None,
         fault: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
-        for number, known in self.previous_handlers.items():
-            signal.signal(number, known)
+        for number, handler in self.previous_handlers.items():
+            signal.signal(number, handler)
 
-    def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's own
-        """Ask once; say that it was heard; then insist."""
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - signal's signature
+        """Call the callback on the first signal; raise KeyboardInterrupt on the third."""
         if self.stop_callback is None:
             raise KeyboardInterrupt
         self.signal_count += 1
@@ -58,17 +59,17 @@ class StopSignals:
             raise KeyboardInterrupt
         if self.signal_count == 1:
             self.stop_callback()
-        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be closed
             self.message_callback(_STOP_MESSAGES[self.signal_count])
 
 
 _STOP_MESSAGES: Final = {
-    1: "stopping: this update is finished and saved first",
-    2: "still saving; a third signal ends at once, and what was not saved is lost",
+    1: "stopping after this update, which is saved first",
+    2: "still saving; a third signal stops immediately and loses unsaved updates",
 }
 
 
 def is_handled(number: signal.Signals) -> bool:
-    """Tell whether a signal is to be heard: nohup has SIGHUP ignored."""
+    """Return whether to handle a signal; nohup ignores SIGHUP, and that is respected."""
     hangup = getattr(signal, "SIGHUP", None)
     return number != hangup or signal.getsignal(number) is not signal.SIG_IGN

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from musicgen import Note, Score, load
 from musicgen.cli import commands
 from musicgen.sampling.ranking import TuneFigures, choose, cost, measure_real_ranges, measure_tune
-from tests.command_runner import refused
+from tests.command_runner import assert_refused
 from tests.fake_models import untrained
 
 RANGES = {"bits": (2.0, 4.0), "longest": (0.0, 16.0)}
@@ -75,7 +75,7 @@ def test_the_best_are_written_with_a_table(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("--best 3 --count 2", "--best 3: of 2 tunes"),
+    [("--best 3 --count 2", "--best 3: exceeds --count 2"),
      ("--best 1 --count 2 --model model", "the model has no index")],
 )  # fmt: skip
 def test_what_cannot_be_chosen_is_refused(
@@ -84,4 +84,4 @@ def test_what_cannot_be_chosen_is_refused(
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
     result = CliRunner().invoke(commands, ["sample", "--out", "b-{n}.mid", *words.split()])
-    refused(result, 2, message)
+    assert_refused(result, 2, message)

@@ -167,7 +167,7 @@ def test_train_takes_a_codec(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(commands, words)
     assert done.exit_code == 0, done.output
     assert "kept 9 of 9" in done.output
-    assert "bits a character" in done.output
+    assert "bits per character" in done.output
     assert "song.txt" in done.output
     card = (tmp_path / "checkpoints" / "t" / "MODEL_CARD.md").read_text()
     assert "codec `text`" in card

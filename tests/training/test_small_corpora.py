@@ -68,7 +68,7 @@ def test_so_few_files_are_learnt_from(tmp_path: Path, count: int, suffix: str) -
     write_tunes(tmp_path / "tunes", count, suffix)
     said = trained("--epochs", "0.1")
     assert SAID[count] in said
-    assert ("valid:" in said) == (count == 20)
+    assert ("validation:" in said) == (count == 20)
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     parts = manifest.corpus["tunes"]
     assert parts == {"train": 17 if count == 20 else count, "valid": 3 * (count == 20), "test": 0}
