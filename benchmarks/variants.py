@@ -47,15 +47,15 @@ class CountedNoise:
     """Noise keyed by the number of draws so far, as in ordinary sampling."""
 
     seed: int
-    tune: int = 0
-    draws: int = 0
+    tune_number: int = 0
+    draw_count: int = 0
 
     def gumbel(self, context: DecisionContext, ids: Sequence[int]) -> Any:
         """Return the Gumbel noise of the next draw."""
         del context
-        self.draws += 1
-        context_of_draw = DecisionContext(0, self.draws, 0, 0, 0, None, decision="draw")
-        return Noise(self.seed, self.tune).gumbel(context_of_draw, ids)
+        self.draw_count += 1
+        context_of_draw = DecisionContext(0, self.draw_count, 0, 0, 0, None, decision="draw")
+        return Noise(self.seed, self.tune_number).gumbel(context_of_draw, ids)
 
 
 def list_bars(score: Score) -> list[tuple[tuple[int, ...], ...]]:
