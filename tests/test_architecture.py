@@ -69,8 +69,11 @@ def test_page_lists_every_module_once_with_its_first_sentence() -> None:
 def test_functions_named_on_the_page_exist() -> None:
     references = REFERENCE.findall(PAGE.read_text(encoding="utf-8"))
     assert len(references) > 50
-    missing = [f"{module}: {name}" for module, name in references
-               if not (PACKAGE / module).is_file() or name not in names_in(PACKAGE / module)]  # fmt: skip
+    missing = [
+        f"{module}: {name}"
+        for module, name in references
+        if not (PACKAGE / module).is_file() or name not in names_in(PACKAGE / module)
+    ]
     assert missing == []
 
 
