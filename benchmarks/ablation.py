@@ -134,8 +134,6 @@ VARIANTS = (
     Variant("dropout 0.3", {"dropout": 0.3}),
     Variant("no event dropout", {"embedding_dropout": 0.0}),
     Variant("event dropout 0.1", {"embedding_dropout": 0.1}),
-    Variant("weight drop 0.2", {"weight_dropout": 0.2}),
-    Variant("weight drop 0.4", {"weight_dropout": 0.4}),
     Variant("head and embedding untied", {"tied": False}),
     Variant("layer normalisation before the head", model=NormalisedModel),
     Variant("no weight decay", training_settings={"weight_decay": 0.0}),

@@ -34,7 +34,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from msgspec import inspect as type_inspect
 
-from musicgen import checkpoint, folder_contents, formats, tune
+import musicgen
+from musicgen import checkpoint, folder_contents, formats
 from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
@@ -229,7 +230,7 @@ class Workplace:
         self.model, self.dataset = self.folder / "model", self.folder / "data"
         self.run = self.folder / "run"
         _write_untrained_model(self.model)
-        self.loaded = tune.load(self.model)
+        self.loaded = musicgen.load(self.model)
         sampled = self.loaded.sample(seed=1, bars=4, key="D", tempo=90)
         sampled.write(self.folder / "song.mid")
         with_primer = self.loaded.sample(seed=1, bars=4, primer=sampled.score)
@@ -305,7 +306,7 @@ class Workplace:
         body = {**self.recipe, "model": {**self.recipe["model"], "name": name}}
         sidecar = self.folder / "song.mid.recipe.json"
         sidecar.write_bytes(to_json(body))
-        tune.tweak(self.folder / "song.mid")
+        musicgen.tweak(self.folder / "song.mid")
 
     def read_manifest(self, data: Drawing) -> None:
         """Load a model with a mutated manifest, and sample two bars."""
@@ -315,7 +316,7 @@ class Workplace:
         corpus = mutate(valid["corpus"]).map(lambda corpus_table: {**valid, "corpus": corpus_table})
         body = data.draw(make_examples(valid, checkpoint.ManifestTable) | corpus)
         with _replace_content(path, original, lambda: checkpoint.render_manifest(body)):
-            tune.load(self.model).sample(seed=1, bars=2, rhythm="jig", meter="4/4")
+            musicgen.load(self.model).sample(seed=1, bars=2, rhythm="jig", meter="4/4")
 
     def read_state(self, data: Drawing) -> None:
         """Resume a run with a mutated state."""
@@ -460,7 +461,7 @@ class Watch:
     """Records files opened outside the folder, and imports of trap modules."""
 
     def __init__(self, folder: Path) -> None:
-        package = Path(tune.__file__).parents[1]
+        package = Path(musicgen.__file__).parents[1]
         own = [package / name for name in ("musicgen", "corpora", "checkpoints")]
         installed = [sys.prefix, sys.base_prefix, *filter(is_installed, sys.path)]
         self.roots = tuple(os.path.realpath(root) + os.sep for root in (*installed, folder, *own))
