@@ -46,7 +46,7 @@ def format_examples() -> Iterator[str]:
     """Yield a small tune as ids of each codec."""
     (score,), _ = abc.parse(EXAMPLE)
     for name, codec in CODECS.items():
-        is_text = name.startswith("text")
+        is_text = codec.unit == "character"
         fitted_codec = codec.fit([EXAMPLE.strip()]) if is_text else codec  # type: ignore[attr-defined]
         encoded = fitted_codec.encode(EXAMPLE.strip() if is_text else score)
         names = fitted_codec.vocabulary.names

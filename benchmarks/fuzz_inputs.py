@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from msgspec import inspect as type_inspect
 
 import musicgen
-from musicgen import checkpoint, folder_contents, formats
+from musicgen import checkpoint, files, folder_contents, formats
 from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
@@ -326,7 +326,7 @@ class Workplace:
         text = to_json(values)
         hashes = {
             **json.loads(manifest_bytes)["sha256"],
-            run_folder.VALUES_FILE: checkpoint.sha256_hex(text),
+            run_folder.VALUES_FILE: files.sha256_hex(text),
         }
         table = {"format": run_folder.FORMAT, "sha256": hashes}
         with (

@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    """Look the version up when it is asked for: that reads the installed package's metadata."""
+    """Return `__version__`, read from the package metadata on first use."""
     if name == "__version__":
         return get_package_version("musicgen")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -65,14 +65,6 @@ if TYPE_CHECKING:
 RUNS_FOLDER: Final = Path("checkpoints")  # where `train` puts a user's own models
 _PACKAGE: Final = Path(__file__).parent
 _SHIPPED_FOLDERS: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
-# What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
-CODEC_SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
-    "performance": (".mid", ".midi", ".wav", ".html"),
-    "frames": (".mid", ".midi", ".wav", ".html"),
-    "frames-16": (".mid", ".midi", ".wav", ".html"),
-    "text": (".txt", ".abc"),
-    "text-words": (".txt", ".abc"),
-}
 MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
 MAX_TEXT: Final = 2**24  # of a text
 ENGINES: Final = ("numpy", "torch")
@@ -108,16 +100,16 @@ class Tune:
 
     def _repr_html_(self) -> str:
         """Show score and player in a notebook; of a codec without bars, a player alone."""
-        from musicgen.render import html_page, notebook  # slow to import
+        from musicgen.render import html_page  # slow to import
 
         if self.text is not None:
-            return notebook.quote_text(self.text)
-        if self.codec != MeasuresCodec.name:
-            return notebook.embed_sound(self.summary, self.score)
+            return html_page.quote_text(self.text)
+        if not self.model.codec.has_bars:
+            return html_page.embed_sound(self.summary, self.score)
         whole = html_page.render_page(
             self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
-        return notebook.frame_page(self.score.title, whole)
+        return html_page.frame_page(self.score.title, whole)
 
     @property
     def summary(self) -> str:
@@ -125,7 +117,7 @@ class Tune:
         if self.text is not None:
             return _format_count(len(self.text), "character")
         title = self.score.title[:_MAX_TITLE_LENGTH]
-        if self.codec != MeasuresCodec.name:
+        if not self.model.codec.has_bars:
             return f"{title}; {_format_count(len(self.score.notes), 'note')}"
         return f"{title}; {self.score.meter}, {_format_count(self.bars, 'bar')}"
 
@@ -304,7 +296,7 @@ class Model:
 
         Raises NotFound for a model without an index, Refusal for what the codec cannot write.
         """
-        if self.codec.name == MeasuresCodec.name:
+        if self.codec.has_bars:
             return self.index.make_receipt(score)
         encoded = self.codec.encode(score)
         return self.index.make_receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
@@ -316,7 +308,7 @@ class Model:
     @property
     def writable(self) -> tuple[str, ...]:
         """The suffixes of the files that its tunes can be written to."""
-        return CODEC_SUFFIXES.get(self.codec.name, export.WRITABLE)
+        return self.codec.writable_suffixes
 
     def sample(
         self,
@@ -419,7 +411,7 @@ class Model:
     def make_tune(self, request: GenerationRequest, generated: Generated) -> Tune:
         """Make the tune of what was drawn for an order."""
         encoded, text = generated.encoded, None
-        if self.codec.name == MeasuresCodec.name:
+        if self.codec.has_bars:
             request, score = replace(request, drawn=DrawnHeader.of(encoded)), generated.score
         else:
             piece = self.codec.decode(encoded.ids, encoded.setting).piece

@@ -1,10 +1,10 @@
-"""Real processes to kill, that start at once: one reads the libraries, and forks for each job.
+"""Start real processes to kill, quickly: a server imports the libraries once and forks per job.
 
-with Nursery(CODE) as nursery:        # CODE defines work(job), a function of JSON's own types
-    child = nursery.start({"steps": 5})
-    for line in child.lines(): ...    # what it prints, as it prints it
+with ForkServer(CODE, errors) as fork_server:    # CODE defines work(job), a function of JSON types
+    child = fork_server.start({"steps": 5})
+    for line in child.lines(): ...    # its output, line by line
     child.kill()
-    child.status                      # its exit code; of a killed one minus the signal's number
+    child.status                      # its exit code, or minus the number of the signal
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[1]
 SERVE = """
 import json, os, sys
 
-def born(job):
+def run_child(job):
     try:
         work(job)
         code = 0
     except BaseException as fault:
-        print(f"fault {type(fault).__name__}: {fault}", flush=True)  # a pipe has no limit of size
+        print(f"fault {type(fault).__name__}: {fault}", flush=True)
         code = getattr(fault, "exit_code", 99)
     sys.stdout.flush()
     os._exit(code)
@@ -38,7 +38,7 @@ for line in sys.stdin:
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        born(json.loads(line))
+        run_child(json.loads(line))
     print(f"child {pid}", flush=True)
     _, status = os.waitpid(pid, 0)
     print(f"status {os.waitstatus_to_exitcode(status)}", flush=True)
@@ -46,39 +46,39 @@ for line in sys.stdin:
 
 
 class Child:
-    """A forked process at work."""
+    """A forked process."""
 
-    def __init__(self, nursery: subprocess.Popen[str], pid: int) -> None:
-        self.nursery, self.pid = nursery, pid
+    def __init__(self, server: subprocess.Popen[str], pid: int) -> None:
+        self.server, self.pid = server, pid
         self.status: int | None = None
-        self.said: list[str] = []  # of what ended it
+        self.error_lines: list[str] = []  # the exception that ended it
 
     def lines(self) -> Iterator[str]:
-        """Go through what it prints, to its end."""
-        assert self.nursery.stdout
+        """Yield the lines that it prints, until it ends."""
+        assert self.server.stdout
         while self.status is None:
-            line = self.nursery.stdout.readline()
-            assert line, "the nursery is gone"
+            line = self.server.stdout.readline()
+            assert line, "the fork server is gone"
             if line.startswith("status "):
                 self.status = int(line.split()[1])
             elif line.startswith("fault "):
-                self.said.append(line.removeprefix("fault ").rstrip("\n"))
-            elif self.said:
-                self.said.append(line.rstrip("\n"))  # it was no single line
+                self.error_lines.append(line.removeprefix("fault ").rstrip("\n"))
+            elif self.error_lines:
+                self.error_lines.append(line.rstrip("\n"))  # of a message with several lines
             else:
                 yield line.rstrip("\n")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal; it is there until its status was read."""
+        """Send it a signal; it exists until its status is read."""
         os.kill(self.pid, number)
 
-    def end(self) -> list[str]:
-        """Wait for its end; return what else it printed."""
+    def wait(self) -> list[str]:
+        """Wait until it ends; return the remaining lines that it printed."""
         return list(self.lines())
 
 
-class Nursery:
-    """The process that forks."""
+class ForkServer:
+    """The process that forks the others."""
 
     def __init__(self, code: str, errors: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
@@ -99,7 +99,7 @@ class Nursery:
         self,
         kind: type[BaseException] | None,
         fault: BaseException | None,
-        at: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self.process.stdin
         assert self.process.stdout
@@ -114,8 +114,8 @@ class Nursery:
         self.process.stdin.flush()
         return Child(self.process, int(self._read("child").split()[1]))
 
-    def _read(self, first: str) -> str:
+    def _read(self, prefix: str) -> str:
         assert self.process.stdout
         line = self.process.stdout.readline()
-        assert line.startswith(first), (line, self.errors.read_text())
+        assert line.startswith(prefix), (line, self.errors.read_text())
         return line

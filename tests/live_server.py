@@ -1,4 +1,4 @@
-"""A playground that listens on a free port of this machine, for tests that talk to it."""
+"""Run a playground on a free local port, for tests that talk to it over HTTP."""
 
 from __future__ import annotations
 
@@ -18,93 +18,93 @@ from musicgen.web.app import Playground, create_app
 from musicgen.web.limits import ServerLimits
 from musicgen.web.server import Server, open_socket
 
-PATIENCE = 60.0  # seconds for what takes one
+TIMEOUT = 60.0  # seconds, for operations that take about one
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server under way, and a client of it."""
+class LiveServer:
+    """A running server, with an HTTP client for it."""
 
     port: int
     client: httpx.Client
     playground: Playground
     server: Server
 
-    def ask(self, **body: Any) -> str:
+    def submit(self, **body: Any) -> str:
         """Submit a job, and return its id."""
-        answer = self.client.post("/api/jobs", json=body)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
+        response = self.client.post("/api/jobs", json=body)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
 
-    def events(self, job: str) -> list[dict[str, Any]]:
-        """Follow a job to its end."""
-        with self.client.stream("GET", f"/api/jobs/{job}/events") as lines:
-            found = [line for line in lines.iter_lines() if line.startswith("data: ")]
-        return [json.loads(line.removeprefix("data: ")) for line in found]
+    def follow(self, job: str) -> list[dict[str, Any]]:
+        """Follow a job to its end, and return its states."""
+        with self.client.stream("GET", f"/api/jobs/{job}/events") as response:
+            events = [line for line in response.iter_lines() if line.startswith("data: ")]
+        return [json.loads(line.removeprefix("data: ")) for line in events]
 
-    def end_of(self, job: str) -> dict[str, Any]:
-        """Wait for the end of a job."""
-        return self.events(job)[-1]
+    def wait_for_end(self, job: str) -> dict[str, Any]:
+        """Wait for the end of a job, and return its final state."""
+        return self.follow(job)[-1]
 
-    def tune_of(self, **body: Any) -> dict[str, Any]:
-        """Ask for a tune, and return what is shown of it."""
-        end = self.end_of(self.ask(**body))
+    def generate(self, **body: Any) -> dict[str, Any]:
+        """Generate a tune, and return its `TuneResponse`."""
+        end = self.wait_for_end(self.submit(**body))
         assert end["state"] == "done", end
-        shown: dict[str, Any] = self.get(f"/api/tunes/{end['tune']}")
-        return shown
+        tune: dict[str, Any] = self.get(f"/api/tunes/{end['tune']}")
+        return tune
 
     def get(self, path: str) -> Any:
-        """Return what a path answers."""
-        answer = self.client.get(path)
-        assert answer.status_code == 200, answer.text[:300]
-        return answer.json()
+        """Return the JSON of a GET request that succeeds."""
+        response = self.client.get(path)
+        assert response.status_code == 200, response.text[:300]
+        return response.json()
 
-    def refused(self, answer: httpx.Response, status: int, words: str) -> None:
-        """Check that an answer is one line of why not."""
-        assert answer.status_code == status, answer.text[:300]
-        told = answer.json()
-        assert list(told) == ["error"]
-        assert words in told["error"]
-        assert told["error"].isprintable()
+    def assert_refused(self, response: httpx.Response, status: int, words: str) -> None:
+        """Check that a response is an error of one line that contains some words."""
+        assert response.status_code == status, response.text[:300]
+        body = response.json()
+        assert list(body) == ["error"]
+        assert words in body["error"]
+        assert body["error"].isprintable()
 
     @contextlib.contextmanager
-    def connection(self) -> Iterator[socket.socket]:
-        """Yield a bare connection."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as found:
-            yield found
+    def connect(self) -> Iterator[socket.socket]:
+        """Yield a TCP connection to the server."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT) as connection:
+            yield connection
 
 
 @contextlib.contextmanager
-def served(folder: Path, runs: Path, limits: ServerLimits) -> Iterator[Served]:
-    """Serve for a block."""
+def run_server(folder: Path, runs: Path, limits: ServerLimits) -> Iterator[LiveServer]:
+    """Run a server for the duration of a block."""
     app = create_app(folder, runs=runs, limits=limits)
     ready = threading.Event()
-    with open_socket("127.0.0.1", 0) as found:
+    with open_socket("127.0.0.1", 0) as server_socket:
         server = Server(app, ready.set)
-        thread = threading.Thread(target=server.run, args=([found],), daemon=True)
+        thread = threading.Thread(target=server.run, args=([server_socket],), daemon=True)
         thread.start()
-        assert ready.wait(PATIENCE)
-        port = found.getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+        assert ready.wait(TIMEOUT)
+        port = server_socket.getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT) as client:
             try:
-                yield Served(port, client, app.state.playground, server)
+                yield LiveServer(port, client, app.state.playground, server)
             finally:
                 server.should_exit = True
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, and fail where it does not come."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; fail after the timeout."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read what a server says until it hangs up."""
-    found = b""
+    """Read from a connection until the server closes it."""
+    data = b""
     with contextlib.suppress(ConnectionError):
-        while piece := connection.recv(2**16):
-            found += piece
-    return found
+        while chunk := connection.recv(2**16):
+            data += chunk
+    return data

@@ -1,9 +1,8 @@
-"""Files that no honest program writes: truncated, lying, endless, explosive. Made, not collected.
+"""Malformed files, generated: truncated, inconsistent, endless, explosive.
 
-`python -m tests.malformed_files FOLDER` writes them all; `make(big=False)` returns the small
-ones by name.
-The outcomes that are expected stand in corpus/hostile_outcomes.json, which
-`python -m tests.malformed_files --renew` writes anew: read the difference before you commit it.
+`python -m tests.malformed_files FOLDER` writes them all; `make(big=False)` returns the small ones
+by name. The expected outcomes are in corpus/hostile_outcomes.json;
+`python -m tests.malformed_files --renew` updates them: review the diff before you commit it.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ NOTE: Final = bytes([0, 0x90, 60, 64, 96, 0x80, 60, 0])
 
 
 def make(*, big: bool = True) -> dict[str, bytes]:
-    """Return the hostile files by name; the same bytes each time."""
+    """Return the malformed files by name; the same bytes each time."""
     return {name: data for name, data in _files().items() if big or len(data) <= 200_000}
 
 
 @cache
 def _files() -> dict[str, bytes]:
-    return dict(everything())
+    return dict(generate_files())
 
 
 def write(folder: Path, *, big: bool = True) -> list[str]:
@@ -48,8 +47,8 @@ def write(folder: Path, *, big: bool = True) -> list[str]:
     return sorted(files)
 
 
-def everything() -> Iterator[tuple[str, bytes]]:
-    """Yield the names and bytes of all files, made anew."""
+def generate_files() -> Iterator[tuple[str, bytes]]:
+    """Yield the names and bytes of all files."""
     yield from _midi()
     yield from _cut_and_flipped()
     for name, text in _abc():
@@ -63,7 +62,7 @@ def everything() -> Iterator[tuple[str, bytes]]:
 
 
 def varlen(value: int) -> bytes:
-    """Write a number as MIDI's bytes of seven bits."""
+    """Encode a number as a MIDI variable-length quantity."""
     out = [value & 0x7F]
     while value := value >> 7:
         out.append(0x80 | value & 0x7F)
@@ -71,18 +70,18 @@ def varlen(value: int) -> bytes:
 
 
 def chunk(kind: bytes, data: bytes, length: int | None = None) -> bytes:
-    """Write a chunk, with a length that may lie."""
+    """Return a chunk, whose declared length may be wrong."""
     return kind + struct.pack(">I", len(data) if length is None else length) + data
 
 
 def midi(*tracks: bytes, form: int = 1, count: int | None = None, division: int = 96) -> bytes:
-    """Write a file of tracks, with a header that may lie."""
+    """Return a MIDI file of tracks, whose header may be wrong."""
     head = struct.pack(">HHH", form, len(tracks) if count is None else count, division)
     return chunk(b"MThd", head) + b"".join(chunk(b"MTrk", track) for track in tracks)
 
 
-def honest() -> bytes:
-    """Write a file that nothing is wrong with."""
+def valid_midi() -> bytes:
+    """Return a well-formed MIDI file."""
     notes = b"".join(
         bytes([0, 0x90, 60 + step % 12, 80, 96, 0x80, 60 + step % 12, 0]) for step in range(32)
     )
@@ -95,7 +94,7 @@ def _on_every_channel() -> bytes:
 
 
 def _bar_of_tuplets() -> bytes:
-    """Write one bar of 30,096 steps: each long way to write it is to be weighed once."""
+    """Return a MIDI file with one bar of 30,096 steps, which is expensive to split into notes."""
     words = b"musicgen:bars 30096"
     notes = b"".join(
         bytes([0, 0x90, 60 + place, 80, steps, 0x80, 60 + place, 0])
@@ -175,9 +174,9 @@ def _midi() -> Iterator[tuple[str, bytes]]:
         "no-end-of-track": midi(NOTE * 16),
         "end-in-the-middle": midi(NOTE * 4 + END + NOTE * 4 + END),
         "end-with-length": midi(NOTE * 4 + b"\x00\xff\x2f\x7f" + b"x" * 127),
-        "trailing-rubbish": honest() + b"\x00\xff" * 500,
-        "leading-rubbish": b"\n\n" + honest(),
-        "twice": honest() * 2,
+        "trailing-rubbish": valid_midi() + b"\x00\xff" * 500,
+        "leading-rubbish": b"\n\n" + valid_midi(),
+        "twice": valid_midi() * 2,
         "tempos-100000": midi(b"\x01\xff\x51\x03\x07\xa1\x20" * 28_000 + track),
         "meters-20000": midi(b"\x01\xff\x58\x04\x07\x03\x18\x08" * 20_000 + track),
         "programs-30000": midi(b"\x00\xc0\x05" * 30_000 + track),
@@ -192,34 +191,36 @@ def _midi() -> Iterator[tuple[str, bytes]]:
 
 
 def _cut_and_flipped() -> Iterator[tuple[str, bytes]]:
-    """Yield an honest file cut at many places, and with single bits flipped."""
-    whole = honest()
-    for place in range(1, len(whole), len(whole) // 24):
-        yield f"midi-cut-{place:03}.mid", whole[:place]
-    chance = random.Random(3)
+    """Yield well-formed files cut at many places, and with single bits flipped."""
+    song = valid_midi()
+    for offset in range(1, len(song), len(song) // 24):
+        yield f"midi-cut-{offset:03}.mid", song[:offset]
+    rng = random.Random(3)
     for number in range(24):
-        place = chance.randrange(len(whole))
-        flipped = bytes([whole[place] ^ 1 << chance.randrange(8)])
-        yield f"midi-flip-{number:02}.mid", whole[:place] + flipped + whole[place + 1 :]
+        yield f"midi-flip-{number:02}.mid", _flip_random_bit(song, rng)
     book = (TUNE + "\n").encode() * 3
-    for place in range(1, len(TUNE), len(TUNE) // 10):
-        yield f"abc-cut-{place:03}.abc", book[:place]
+    for offset in range(1, len(TUNE), len(TUNE) // 10):
+        yield f"abc-cut-{offset:03}.abc", book[:offset]
     for number in range(12):
-        place = chance.randrange(len(book))
-        flipped = bytes([book[place] ^ 1 << chance.randrange(8)])
-        yield f"abc-flip-{number:02}.abc", book[:place] + flipped + book[place + 1 :]
+        yield f"abc-flip-{number:02}.abc", _flip_random_bit(book, rng)
+
+
+def _flip_random_bit(data: bytes, rng: random.Random) -> bytes:
+    offset = rng.randrange(len(data))
+    flipped = bytes([data[offset] ^ 1 << rng.randrange(8)])
+    return data[:offset] + flipped + data[offset + 1 :]
 
 
 # ABC
 
 
 def with_field(text: str) -> str:
-    """Write a header with one more field."""
+    """Return a tune header with an additional field."""
     return HEAD.replace("K:", f"{text}\nK:")
 
 
 def _doubling_macros() -> str:
-    """Write macros that stand for two of the next each."""
+    """Return macros that each expand to two of the next."""
     names = [chr(65 + number) for number in range(25)]
     return "".join(f"m: ~{a} = ~{b}~{b}\n" for a, b in itertools.pairwise(names))
 
@@ -319,7 +320,7 @@ def _abc() -> Iterator[tuple[str, str]]:
 
 
 def _encodings() -> Iterator[tuple[str, bytes]]:
-    """Yield the same tune in encodings, and in what only looks like one."""
+    """Yield the same tune in several text encodings, and in broken ones."""
     title = TUNE.replace("Hostile", "Cafè")
     yield "abc-utf-8-bom.abc", b"\xef\xbb\xbf" + title.encode()
     yield "abc-utf-16.abc", title.encode("utf-16")
@@ -332,7 +333,7 @@ def _encodings() -> Iterator[tuple[str, bytes]]:
     yield "abc-cr.abc", title.replace("\n", "\r").encode()
     yield "abc-crlf-mixed.abc", title.replace("\n", "\r\r\n").encode()
     yield "abc-random.abc", random.Random(1).randbytes(50_000)
-    yield "abc-is-midi.abc", honest()
+    yield "abc-is-midi.abc", valid_midi()
     yield "midi-is-abc.mid", TUNE.encode()
     yield "midi-random.mid", b"MThd" + random.Random(2).randbytes(50_000)
     yield "midi-random-track.mid", midi(random.Random(4).randbytes(50_000))
@@ -376,7 +377,7 @@ def _xml() -> Iterator[tuple[str, bytes]]:
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
-    """Write a zip archive."""
+    """Return a zip archive."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
@@ -385,7 +386,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def tarred(members: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
-    """Write a tar archive of members of a kind."""
+    """Return a tar archive of members of one type."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, data in members.items():
@@ -409,7 +410,7 @@ def _archives() -> Iterator[tuple[str, bytes]]:
     })  # fmt: skip
     yield "zip-nested.zip", zipped({"in.zip": good, "in.tar.gz": b""})
     yield "zip-bomb.zip", zipped({"a.abc": bytes(65 * 2**20)})
-    yield "zip-lying-size.zip", _lying_size(good)
+    yield "zip-lying-size.zip", _with_wrong_size(good)
     yield (
         "zip-bad-crc.zip",
         good.replace(tune[:3], b"Y:1", 1)
@@ -444,23 +445,23 @@ def _archives() -> Iterator[tuple[str, bytes]]:
     yield "tar-xz-words.tar.xz", b"\xfd7zXZ\x00" + bytes(99)
 
 
-def _lying_size(data: bytes) -> bytes:
-    """Let the directory of a zip archive name a size that is not."""
-    place = data.index(b"PK\x01\x02") + 24
-    return data[:place] + struct.pack("<I", 5) + data[place + 4 :]
+def _with_wrong_size(data: bytes) -> bytes:
+    """Change the size of a member in the directory of a zip archive."""
+    offset = data.index(b"PK\x01\x02") + 24
+    return data[:offset] + struct.pack("<I", 5) + data[offset + 4 :]
 
 
 def flagged(data: bytes, flag: int = 1) -> bytes:
     """Set the flags of the first member, in its header and in the directory."""
-    place = data.index(b"PK\x01\x02") + 8
-    return data[:6] + bytes([flag]) + data[7:place] + bytes([flag]) + data[place + 1 :]
+    offset = data.index(b"PK\x01\x02") + 8
+    return data[:6] + bytes([flag]) + data[7:offset] + bytes([flag]) + data[offset + 1 :]
 
 
 def _overlapping() -> bytes:
-    """Let two members of the directory have one's bytes."""
+    """Return a zip archive whose directory lists the same bytes as two members."""
     data = zipped({"a.abc": TUNE.encode(), "b.abc": TUNE.encode()})
-    place = data.rindex(b"PK\x01\x02") + 42
-    return data[:place] + struct.pack("<I", 0) + data[place + 4 :]
+    offset = data.rindex(b"PK\x01\x02") + 42
+    return data[:offset] + struct.pack("<I", 0) + data[offset + 4 :]
 
 
 def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -470,29 +471,29 @@ def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 
 def outcomes(folder: Path, *, big: bool = True) -> dict[str, list[str]]:
-    """Read each file as a build does; return what became of each of its tunes."""
+    """Read each file as a build does; return the outcome of each of its tunes."""
     from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
     from musicgen.corpus.sources import list_files
 
     write(folder, big=big)
-    found = {}
+    table = {}
     with SandboxedReader(ReadLimits()) as reader:
         for file in list_files(folder):
-            told = [json.loads(line) for line in reader.encode(file)]
-            codes = [answer.get("refusal", {"code": "kept"})["code"] for answer in told]
-            found[file.path.name] = _short(codes)
-    return found
+            answers = [json.loads(line) for line in reader.encode(file)]
+            codes = [answer.get("refusal", {"code": "kept"})["code"] for answer in answers]
+            table[file.path.name] = _summarise(codes)
+    return table
 
 
-def _short(codes: list[str]) -> list[str]:
-    """Count many equal outcomes."""
+def _summarise(codes: list[str]) -> list[str]:
+    """Replace many outcomes by the count of each code."""
     if len(codes) <= 4:
         return codes
     return [f"{codes.count(code)} {code}" for code in sorted(set(codes))]
 
 
 def main() -> None:
-    """Write the files to a folder, or renew the table of outcomes."""
+    """Write the files to a folder, or update the table of outcomes."""
     import tempfile
 
     if sys.argv[1:] == ["--renew"]:

@@ -1,6 +1,6 @@
-"""What a reader of the page sees: the notes of MEI by signs, signatures and ties alone.
+"""Independent reader of MEI: notes from note heads, accidentals, key signatures and ties.
 
-Written apart from the writer: of sounding pitches (accid.ges, pnum) only the drums' are used.
+It shares no code with the writer, and ignores sounding pitches (accid.ges, pnum) except for drums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHARPS = "fcgdaeb"
 
 
 class Seen(NamedTuple):
-    """A note as it is read off the page, in steps; tuplets round their edges."""
+    """A note as read from the page, in steps; onsets in tuplets are rounded."""
 
     onset: int
     pitch: int
@@ -27,7 +27,7 @@ class Seen(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The notes by their ids, and how long each layer of each measure is beside the measure."""
+    """The notes by id, and the length of each layer with that of its measure."""
 
     notes: dict[str, Seen]
     layers: list[tuple[Fraction, int]]
@@ -58,15 +58,19 @@ def read(text: str, lengths: list[int]) -> Page:
             number = int(staff.attrib["n"])
             symbols = []
             for layer in staff.findall("layer"):
-                found = list(_symbols(layer, Fraction(0), length))
-                layers.append((found[-1].end, length))
-                symbols += found
+                layer_symbols = list(_symbols(layer, Fraction(0), length))
+                layers.append((layer_symbols[-1].end, length))
+                symbols += layer_symbols
             heads.update(_read_staff(symbols, start, number - 1, keys.get(number, 0), heads, ties))
         ties.update({tie.attrib["endid"][1:]: tie.attrib["startid"][1:]
                      for tie in element.findall("tie")})  # fmt: skip
-        for name, first in ties.items():
-            if name in heads and first in heads and heads[name].pitch != heads[first].pitch:
-                heads[name] = heads[name]._replace(pitch=heads[first].pitch)
+        for head_id, first_id in ties.items():
+            if (
+                head_id in heads
+                and first_id in heads
+                and heads[head_id].pitch != heads[first_id].pitch
+            ):
+                heads[head_id] = heads[head_id]._replace(pitch=heads[first_id].pitch)
         start += length
     return Page(_joined(heads, ties), layers)
 
@@ -84,22 +88,22 @@ def _fifths(key: ElementTree.Element | None) -> int:
 
 
 def _symbols(
-    parent: ElementTree.Element, now: Fraction, measure: int, scale: Fraction = Fraction(1)
+    parent: ElementTree.Element, position: Fraction, measure: int, scale: Fraction = Fraction(1)
 ) -> Iterator[_Symbol]:
     for element in parent:
         if element.tag in ("beam", "tuplet"):
             inner = scale
             if element.tag == "tuplet":
                 inner *= Fraction(int(element.attrib["numbase"]), int(element.attrib["num"]))
-            for symbol in _symbols(element, now, measure, inner):
+            for symbol in _symbols(element, position, measure, inner):
                 yield symbol
-                now = symbol.end
+                position = symbol.end
         elif element.tag in ("note", "chord", "rest", "space", "mRest"):
             length = scale * _length(element) if element.tag != "mRest" else Fraction(measure)
             heads = tuple(element) if element.tag == "chord" else (element,)
-            shown = heads if element.tag in ("note", "chord") else ()
-            yield _Symbol(now, now + length, shown)
-            now += length
+            sounding_heads = heads if element.tag in ("note", "chord") else ()
+            yield _Symbol(position, position + length, sounding_heads)
+            position += length
 
 
 def _length(element: ElementTree.Element) -> Fraction:
@@ -118,27 +122,36 @@ def _read_staff(
     before: dict[str, Seen],
     ties: dict[str, str],
 ) -> Iterator[tuple[str, Seen]]:
-    """Yield the heads of a staff in a measure: signs hold in their octave to its end."""
-    known: dict[tuple[str, str], int] = {}
+    """Yield the heads of a staff in a measure; accidentals hold in their octave to its end."""
+    accidentals: dict[tuple[str, str], int] = {}
     for symbol in sorted(symbols, key=lambda symbol: symbol.onset):
         for head in symbol.heads:
-            name, place = head.attrib["name"], (head.attrib["pname"], head.attrib["oct"])
+            head_id, letter_and_octave = (
+                head.attrib["name"],
+                (head.attrib["pname"], head.attrib["oct"]),
+            )
             onset, end = start + _rounded(symbol.onset), start + _rounded(symbol.end)
             if "pnum" in head.attrib:
                 pitch = int(head.attrib["pnum"])
-            elif name in ties and ties[name] in before and "accid" not in head.attrib:
-                pitch = before[ties[name]].pitch
+            elif head_id in ties and ties[head_id] in before and "accid" not in head.attrib:
+                pitch = before[ties[head_id]].pitch
             else:
                 if "accid" in head.attrib:
-                    known[place] = ALTERED[head.attrib["accid"]]
-                altered = known.get(place, _signature(fifths, place[0]))
-                pitch = 12 * (int(place[1]) + 1) + NATURALS[place[0]] + altered
-            yield name, Seen(onset, pitch, end - onset, part)
+                    accidentals[letter_and_octave] = ALTERED[head.attrib["accid"]]
+                alteration = accidentals.get(
+                    letter_and_octave, _signature(fifths, letter_and_octave[0])
+                )
+                pitch = (
+                    12 * (int(letter_and_octave[1]) + 1)
+                    + NATURALS[letter_and_octave[0]]
+                    + alteration
+                )
+            yield head_id, Seen(onset, pitch, end - onset, part)
 
 
 def _signature(fifths: int, letter: str) -> int:
-    place = SHARPS.index(letter)
-    return (place < fifths) - (6 - place < -fifths)
+    index = SHARPS.index(letter)
+    return (index < fifths) - (6 - index < -fifths)
 
 
 def _rounded(steps: Fraction) -> int:
@@ -146,17 +159,17 @@ def _rounded(steps: Fraction) -> int:
 
 
 def _joined(heads: dict[str, Seen], ties: dict[str, str]) -> dict[str, Seen]:
-    """Join what is tied; the first head gives its name."""
-    following = defaultdict(list)
+    """Join tied heads under the id of the first one."""
+    next_ids = defaultdict(list)
     for end, start in ties.items():
-        following[start].append(end)
-    found = {}
-    for name, head in heads.items():
-        if name in ties:
+        next_ids[start].append(end)
+    joined = {}
+    for head_id, head in heads.items():
+        if head_id in ties:
             continue
-        last = name
-        while following[last]:
-            (last,) = following[last]
-        stop = heads[last].onset + heads[last].duration
-        found[name] = head._replace(duration=stop - head.onset)
-    return found
+        last_id = head_id
+        while next_ids[last_id]:
+            (last_id,) = next_ids[last_id]
+        stop = heads[last_id].onset + heads[last_id].duration
+        joined[head_id] = head._replace(duration=stop - head.onset)
+    return joined

@@ -1,6 +1,6 @@
-"""A made-up corpus with known defects: each at a known place.
+"""A synthetic corpus with defects at known places.
 
-python tests/synthetic_tunes.py FOLDER      write it, to look at with musicgen corpus check FOLDER
+python tests/synthetic_tunes.py FOLDER      write it; then try musicgen corpus check FOLDER
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ BARS = 12
 
 @dataclass(frozen=True)
 class Defect:
-    """What is wrong, where, and what the doctor is to say of it."""
+    """A defect, its place, and how `corpus check` reports it."""
 
     file: str
-    place: str  # a part of the place that is told
+    place: str  # start of the reported place
     code: str  # of the refusal, or the kind of the remark
-    words: str  # a part of what is told
+    words: str  # part of the message
     refused: bool = True
 
 
 def music(number: int, up: int = 0, twice: bool = False) -> str:
-    """Write twelve bars of eighths in 6/8 that only the number decides, some letters higher."""
-    chance = random.Random(number)
+    """Return 12 bars of eighths in 6/8, drawn from a number, `up` scale steps higher."""
+    rng = random.Random(number)
     letters = "CDEFGABcdefgab"
-    drawn = [chance.randrange(7) for _ in range(6 * BARS)]
-    written = [letters[up + degree] + ("2" if twice else "") for degree in drawn]
-    return "|".join("".join(written[i : i + 6]) for i in range(0, 6 * BARS, 6)) + "|]"
+    degrees = [rng.randrange(7) for _ in range(6 * BARS)]
+    notes = [letters[up + degree] + ("2" if twice else "") for degree in degrees]
+    return "|".join("".join(notes[i : i + 6]) for i in range(0, 6 * BARS, 6)) + "|]"
 
 
 def sharp(body: str) -> str:
@@ -40,21 +40,21 @@ def sharp(body: str) -> str:
 
 
 def tune(number: int, body: str = "", **fields: str) -> str:
-    """Write an ABC tune; an empty field is left out."""
-    known = {"T": f"Tune {number}", "M": "6/8", "L": "1/8", "K": "C"} | fields
-    head = "".join(f"{name}:{value}\n" for name, value in known.items() if value)
+    """Return an ABC tune; an empty field is left out."""
+    header = {"T": f"Tune {number}", "M": "6/8", "L": "1/8", "K": "C"} | fields
+    head = "".join(f"{name}:{value}\n" for name, value in header.items() if value)
     return f"X:{number}\n{head}{body or music(number)}\n\n"
 
 
 def midi(*events: bytes, division: int = 480) -> bytes:
-    """Write a MIDI file of one track from its events."""
+    """Return a MIDI file of one track from its events."""
     track = b"".join(events) + b"\x00\xff\x2f\x00"
     header = struct.pack(">4sIHHH", b"MThd", 6, 0, 1, division)
     return header + struct.pack(">4sI", b"MTrk", len(track)) + track
 
 
 def note(pitch: int, wait: int, ticks: int) -> bytes:
-    """Write one note of a MIDI track."""
+    """Return the events of one note of a MIDI track."""
     return _delta(wait) + bytes((0x90, pitch, 80)) + _delta(ticks) + bytes((0x80, pitch, 0))
 
 
@@ -66,17 +66,16 @@ def _delta(ticks: int) -> bytes:
 
 
 def live() -> bytes:
-    """Write playing that keeps to no bars."""
-    chance = random.Random(5)
+    """Return a live performance as MIDI, without bars."""
+    rng = random.Random(5)
     events = (
-        note(chance.randint(50, 80), chance.randint(0, 400), chance.randint(30, 700))
-        for _ in range(300)
+        note(rng.randint(50, 80), rng.randint(0, 400), rng.randint(30, 700)) for _ in range(300)
     )
     return midi(*events)
 
 
 GOOD = "".join(tune(number) for number in range(1, 41))
-OTHER_BOOK = music(7)[:3] + "g" + music(7)[4:]  # one note is another
+OTHER_BOOK = music(7)[:3] + "g" + music(7)[4:]  # one note differs
 
 FILES: dict[str, bytes | str] = {
     "good.abc": GOOD,
@@ -114,9 +113,9 @@ DEFECTS = (
     Defect("no-key.abc", "tune X:101", "no-key", "no K:"),
     Defect("field.abc", "tune X:102, line 5", "field", "K: 'H'"),
     Defect("syntax.abc", "tune X:103, line 6: bar 1", "syntax", "a chord is still open"),
-    Defect("length.abc", "tune X:104, line 5", "length", "'1/0' is no length"),
-    Defect("long.abc", "tune X:105, line 6: bar 1", "length", "absurd"),
-    Defect("tuplet.abc", "tune X:106, line 6: bar 1", "tuplet", "(12 is no tuplet"),
+    Defect("length.abc", "tune X:104, line 5", "length", "'1/0' is not a length"),
+    Defect("long.abc", "tune X:105, line 6: bar 1", "length", "is too long"),
+    Defect("tuplet.abc", "tune X:106, line 6: bar 1", "tuplet", "(12 is not a tuplet"),
     Defect("pitch.abc", "tune X:107, line 6: bar 1", "pitch", "outside of 0..127"),
     Defect("empty.abc", "tune X:108", "empty", "no notes"),
     Defect("again.abc", "tune 1 'Tune three", "duplicate", "those of 'Tune 3' in mu/good.abc;"),
@@ -125,20 +124,20 @@ DEFECTS = (
     Defect("folder.mid", "", "not-regular", "a folder"),
     Defect("large.mid", "", "too-large", "8,388,608 bytes"),
     Defect("format.mid", "byte 0", "format", "MThd is missing"),
-    Defect("damaged.mid", "byte 12", "damaged", "0 ticks a quarter"),
+    Defect("damaged.mid", "byte 12", "damaged", "0 ticks per quarter note"),
     Defect("live.mid", "", "no-bars", "--codec performance"),
     Defect("broken.musicxml", "", "damaged", "cannot read it"),
     Defect("silent.mid", "", "empty", "no notes"),
     Defect("long-bar.abc", "tune 1 ", "bar-sum", "bar 3 holds 7/8 in a meter of 6/8", False),
     Defect("short-bar.abc", "tune 1 ", "bar-sum", "bar 2 holds 1/2 in a meter of 6/8", False),
-    Defect("range.abc", "tune 1 ", "range", "1 note outside of a piano's keys", False),
+    Defect("range.abc", "tune 1 ", "range", "1 note outside the range of a piano", False),
     Defect("wide.abc", "tune 1 ", "range", "spans 60 semitones, from C2 to C7", False),
     Defect("title.abc", "tune 1 ''", "title", "there is none", False),
     Defect("meter.abc", "tune 1 ", "meter", "4/4 was taken", False),
     Defect("hanging.mid", "tune 1 ", "repaired", "1 x hanging-note", False),
     Defect("short.abc", "tune 1 ", "short", "it has 6 notes", False),
 )
-RELATIVES = {  # which are like which, and how
+RELATIVES = {  # file -> its relation to a tune of good.abc
     "again.abc": ("exact", "Tune 3"),
     "higher.abc": ("transposed", "Tune 4"),
     "unmarked.abc": ("transposed", "Tune 9"),
@@ -148,7 +147,7 @@ RELATIVES = {  # which are like which, and how
 
 
 def write(folder: Path) -> None:
-    """Write the corpus."""
+    """Write the corpus to a new folder."""
     folder.mkdir()
     for name, content in FILES.items():
         data = content.encode() if isinstance(content, str) else content

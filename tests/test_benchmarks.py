@@ -1,4 +1,4 @@
-"""Each benchmark runs, at toy size: what it prints there is no figure."""
+"""Each benchmark runs at toy size, where its figures mean nothing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_benchmark_prints_figures(script: Path) -> None:
-    done = subprocess.run(
+def test_benchmark_prints_figures(script: Path) -> None:
+    process = subprocess.run(
         [sys.executable, str(script), "--toy"], cwd=ROOT, capture_output=True, text=True,
         check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"\d\.\d", done.stdout)
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"\d\.\d", process.stdout)

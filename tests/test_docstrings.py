@@ -28,11 +28,11 @@ DTYPE = re.compile(r"\b(u?int(8|16|32|64)|float(16|32|64)|bfloat16|bool|structur
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def name_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
-def public_functions(path: Path) -> Iterator[tuple[str, Function]]:
+def iter_public_functions(path: Path) -> Iterator[tuple[str, Function]]:
     """Yield the public functions of a module and the public methods of its public classes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
@@ -44,15 +44,17 @@ def public_functions(path: Path) -> Iterator[tuple[str, Function]]:
                     yield f"{node.name}.{method.name}", method
 
 
-def annotations_of(function: Function) -> Iterator[ast.expr]:
+def iter_annotations(function: Function) -> Iterator[ast.expr]:
     arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    yield from (one.annotation for one in every if one.annotation is not None)
+    parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    yield from (
+        parameter.annotation for parameter in parameters if parameter.annotation is not None
+    )
     if function.returns is not None:
         yield function.returns
 
 
-def raised_errors(function: Function) -> set[str]:
+def find_raised_errors(function: Function) -> set[str]:
     """Return our errors that a function raises in its own body, not in those it calls."""
     names = set()
     for node in ast.walk(function):
@@ -63,28 +65,28 @@ def raised_errors(function: Function) -> set[str]:
     return names
 
 
-def faults_of(function: Function) -> Iterator[str]:
+def find_faults(function: Function) -> Iterator[str]:
     """Yield what a docstring leaves out."""
     text = ast.get_docstring(function) or ""
-    if any(ARRAY.search(ast.unparse(annotation)) for annotation in annotations_of(function)):
+    if any(ARRAY.search(ast.unparse(annotation)) for annotation in iter_annotations(function)):
         if not SHAPE.search(text):
             yield "no shape of an array, such as (lane, window)"
         if not DTYPE.search(text):
             yield "no dtype of an array, such as int64"
     _, raises, listed = text.partition("Raises")
-    for name in sorted(raised_errors(function)):
+    for name in sorted(find_raised_errors(function)):
         if not raises or not re.search(rf"\b{name}\b", listed):
             yield f"no {name} under Raises"
-    for annotation in annotations_of(function):
+    for annotation in iter_annotations(function):
         if isinstance(annotation, ast.Name) and annotation.id == "Any":
             yield "a bare Any: name the array or the JSON value"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_docstrings_specify(path: Path) -> None:
     faults = [
         f"{name} (line {function.lineno}): {fault}"
-        for name, function in public_functions(path)
-        for fault in faults_of(function)
+        for name, function in iter_public_functions(path)
+        for fault in find_faults(function)
     ]
     assert faults == []

@@ -1,7 +1,7 @@
 """Promise 27: a number that arrives as text is matched against a pattern before it is converted.
 
-Every option of every command, every wish of the API, every key of a TOML file and the parsers that
-they share: whatever text comes, the answer is a value or one line of ours, at once.
+Every option of every command, every sampling option of the API, every key of a TOML file and the
+shared parsers convert any text to a value or refuse it in one line, quickly.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ PARSERS: dict[str, Callable[[str], object]] = {
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30) | st.from_regex(r"[0-9eE./+-]{1,12}")
 
 
-def options() -> Iterator[tuple[str, click.Option]]:
-    """Yield the options of all commands that take a value and no file."""
+def iter_options() -> Iterator[tuple[str, click.Option]]:
+    """Yield the options of all commands that take a value."""
     commands: list[tuple[str, click.Command]] = []
     for name in COMMANDS:
         command = getattr(import_module(f"musicgen.cli.{name}"), name)
         inner = command.commands if isinstance(command, click.Group) else {"": command}
-        commands += [(f"{name} {other}".strip(), one) for other, one in inner.items()]
+        commands += [
+            (f"{name} {subcommand}".strip(), inner_command)
+            for subcommand, inner_command in inner.items()
+        ]
     for name, command in commands:
         for param in command.params:
             if isinstance(param, click.Option) and not (param.is_flag or param.multiple):
@@ -52,39 +55,39 @@ def options() -> Iterator[tuple[str, click.Option]]:
 
 
 OPTIONS = {
-    name: param for name, param in options()
+    name: param for name, param in iter_options()
     if not isinstance(param.type, click.types.StringParamType | click.Path | click.Choice)
 }  # fmt: skip
 
 
 def convert(name: str, text: str) -> object:
-    """Convert the text of an option; None where it is refused."""
+    """Convert the text of an option; None if it is refused."""
     param = OPTIONS[name]
     with suppress(click.BadParameter):
         return param.type.convert(text, param, click.Context(click.Command(name)))
     return None
 
 
-def test_every_number_of_the_command_line_is_of_our_own_types() -> None:
-    """Those of click take other digits, and a number of any length."""
+def test_numeric_options_use_our_own_types() -> None:
+    """The types of click accept other digits, and numbers of any length."""
     plain = (click.types.IntParamType, click.types.FloatParamType, click.IntRange, click.FloatRange)
     assert len(OPTIONS) > 40
     assert [name for name, param in OPTIONS.items() if type(param.type) in plain] == []
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_hostile_text_for_an_option_is_refused_at_once(name: str) -> None:
+def test_option_refuses_malformed_numbers_quickly(name: str) -> None:
     began = time.perf_counter()
-    found = {text: convert(name, text) for text in HOSTILE}
+    values = {text: convert(name, text) for text in HOSTILE}
     assert time.perf_counter() - began < 1
-    known = {"0", "-1", "", " "}  # of ranges that have them, or of lists without an entry
-    known |= {"inf", "nan"} if name.endswith("--form") else set()  # whose letters are a form's
-    assert {text for text, value in found.items() if value is not None} <= known
+    accepted = {"0", "-1", "", " "}  # in range for some options, or an empty list
+    accepted |= {"inf", "nan"} if name.endswith("--form") else set()  # letters are a valid form
+    assert {text for text, value in values.items() if value is not None} <= accepted
 
 
 @settings(max_examples=150, deadline=2_000)
 @given(st.sampled_from(sorted(OPTIONS)), TEXTS)
-def test_any_text_for_an_option_is_a_value_or_refused(name: str, text: str) -> None:
+def test_option_converts_or_refuses_any_text(name: str, text: str) -> None:
     convert(name, text)
 
 
@@ -92,13 +95,13 @@ def test_any_text_for_an_option_is_a_value_or_refused(name: str, text: str) -> N
 @given(st.sampled_from(sorted(PARSERS)), TEXTS)
 @example("pickup", "1e-9999999")
 @example("program", "²")
-def test_any_text_for_a_parser_is_a_value_or_refused(name: str, text: str) -> None:
+def test_parser_converts_or_refuses_any_text(name: str, text: str) -> None:
     with suppress(InvalidValue):
         PARSERS[name](text)
 
 
 @pytest.mark.parametrize("name", sorted(PARSERS.keys() - {"key", "form"}))
-def test_digits_are_ascii(name: str) -> None:
+def test_refuses_digits_that_are_not_ascii(name: str) -> None:
     plain = {"meter": "3/4", "range": "60-72", "program": "3", "bars": "1-3", "pickup": "1/8"}[name]
     PARSERS[name](plain)
     with pytest.raises(InvalidValue):
@@ -110,7 +113,7 @@ def test_digits_are_ascii(name: str) -> None:
 @example("tempo", "1e-9999999")
 @example("bars", "²")
 @example("top_k", "9" * 4_000)
-def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None:
+def test_sampling_option_converts_or_refuses_any_text(name: str, text: str) -> None:
     with suppress(InvalidValue):
         SamplingOptions.parse(**{name: text})
 
@@ -121,7 +124,7 @@ def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None
      ("top_p", ".9", 0.9), ("min_p", "0", 0.0), ("max_copy", "9", 9), ("program", "73", 73),
      ("pickup", "1/8", 24), ("pickup", "none", 0), ("pickup", "24", 24)],
 )  # fmt: skip
-def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> None:
+def test_sampling_options_accept_numbers_as_text(name: str, text: str, value: float) -> None:
     assert getattr(SamplingOptions.parse(**{name: text}), name) == value
 
 
@@ -130,7 +133,7 @@ def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> No
     [("bars", [8]), ("bars", 8.0), ("bars", True), ("tempo", {}), ("top_k", 1.5), ("key", 5),
      ("rhythm", 5), ("form", 5), ("program", {}), ("range", 60)],
 )  # fmt: skip
-def test_a_wish_of_another_kind_is_refused(name: str, value: Any) -> None:
+def test_sampling_option_refuses_other_types(name: str, value: Any) -> None:
     with pytest.raises(InvalidValue):
         SamplingOptions.parse(**{name: value})
 
@@ -143,16 +146,14 @@ def test_a_wish_of_another_kind_is_refused(name: str, value: Any) -> None:
 @example(key="epochs", text="1e-9999999")
 @example(key="seed", text="9" * 4_000)
 @example(key="seed", text="9" * 5_000)
-def test_any_number_of_a_toml_file_is_a_value_or_refused(
-    tmp_path: Path, key: str, text: str
-) -> None:
+def test_toml_option_converts_or_refuses_any_number(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(f"{key} = {text}\n", "utf-8")
     with suppress(InvalidValue):
         read_settings(path, click.Context(train))
 
 
-def test_a_number_of_epochs_has_a_bound() -> None:
+def test_refuses_epochs_and_minutes_out_of_bounds() -> None:
     from musicgen.training.plan import TrainingOptions
 
     for number in (1e308, float("nan")):

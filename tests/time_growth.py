@@ -1,4 +1,4 @@
-"""How the time that work takes grows with its size, on a machine that has other work to do."""
+"""Measure how the time of some work grows with its size, also on a busy machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import time
 from collections.abc import Callable
 
 ROUNDS = 10
-MOST = 18  # times as long, for eight times the size: a line is 8, a square 64
+MAX_RATIO = 18  # of the times for 8 times the size: linear is 8, quadratic 64
 
 
 def grows_linearly(work: Callable[[str], object], small: str, large: str) -> bool:
-    """Tell whether work on a text of eight times the size takes under 18 times as long.
+    """Tell whether work on a text of 8 times the size takes less than 18 times as long.
 
-    Other programs only ever lengthen a time, so the shortest of several counts; the two sizes take
-    turns, and what is slow by nature is as slow in each round.
+    Other processes only ever lengthen a time, so the shortest of several rounds counts; the two
+    sizes take turns.
     """
-    few, many = seconds(work, small), seconds(work, large)
+    small_time, large_time = measure_seconds(work, small), measure_seconds(work, large)
     for _ in range(ROUNDS):
-        if many < MOST * few + 0.005:
+        if large_time < MAX_RATIO * small_time + 0.005:
             return True
-        few = min(few, seconds(work, small))
-        many = min(many, seconds(work, large))
+        small_time = min(small_time, measure_seconds(work, small))
+        large_time = min(large_time, measure_seconds(work, large))
     return False
 
 
-def seconds(work: Callable[[str], object], text: str) -> float:
-    """Return the processor's time for one piece of work, without the collection of garbage."""
+def measure_seconds(work: Callable[[str], object], text: str) -> float:
+    """Return the CPU time of some work in seconds, without garbage collection."""
     gc.collect()
     gc.disable()
     try:

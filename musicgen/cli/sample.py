@@ -64,7 +64,7 @@ def write_best(
     from musicgen.files import write_atomically
     from musicgen.sampling.ranking import choose, measure_real_ranges
 
-    if model.codec.name != "measures" or not model.has_index:
+    if not model.codec.has_bars or not model.has_index:
         raise InvalidValue(
             "best: the model has no index of the tunes that it learnt from, which others are"
             " compared with; train it without --no-index, or leave --best out"
@@ -256,7 +256,7 @@ def sample(
     asked = loaded.complete_options(
         select_given_options(sampling_options), has_primer=primer is not None
     )
-    suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
+    suffix = ".mid" if loaded.codec.has_bars else loaded.writable[0]
     if best is not None and best > count:
         raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")
     names = resolve_output_files(outs, loaded, count=best or count, suffix=suffix, force=force)

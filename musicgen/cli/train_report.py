@@ -395,9 +395,11 @@ def describe_copying(run: TrainingRun) -> str:
 
 def is_text_run(run: TrainingRun) -> bool:
     """Tell whether what it writes is text."""
-    return run.dataset.codec.startswith("text")
+    return name_unit(run) == "character"
 
 
 def name_unit(run: TrainingRun) -> str:
     """Name what bits are counted by: a text has no notes."""
-    return "character" if is_text_run(run) else "note"
+    from musicgen.tokens.registry import find_codec
+
+    return find_codec(run.dataset.codec).unit

@@ -48,6 +48,7 @@ from musicgen.corpus.store import Dataset, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
+from musicgen.tokens.registry import find_codec
 from musicgen.training.heldout_loss import HeldOutScore
 
 BASELINES: Final = (
@@ -218,7 +219,7 @@ class Comparison:
     @property
     def unit(self) -> str:
         """What bits are counted by: a text has no notes."""
-        return "character" if self.dataset.codec.startswith("text") else "note"
+        return find_codec(self.dataset.codec).unit
 
     def list_model_names(self) -> list[str]:
         """Name all that learns, in the order of the ladder; what is not clipped comes last."""

@@ -1,7 +1,7 @@
-"""The doctor's visit: a build that is thrown away, and what it says of every tune.
+"""Check a corpus: build a data set, report on every tune, and throw the data set away.
 
-found = kept + refused, always. Relatives are listed in groups, those that were left out as
-duplicates with them.
+found = kept + refused, always. Related tunes are listed in groups, which include the duplicates
+that were left out.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from musicgen.tokens.codec import AnyCodec
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
-    """A tune of a group of relatives."""
+    """A tune of a group of related tunes."""
 
     source: str
     place: str
     key: str
-    relation: str  # to the tune that it is like: exact, transposed, rescaled, variant
-    like: str  # that tune's place and file; "" for the group's first
-    part: str  # "" where it was left out
+    relation: str  # to the tune in `like`: exact, transposed, rescaled, variant
+    like: str  # place and file of the related tune; "" for the first of the group
+    part: str  # split; "" if it was left out
 
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What became of every tune of some sources."""
+    """The result of checking sources: the temporary data set and its report."""
 
     dataset: Dataset
     report: Report
 
     def iter_kept(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known of each tune that is kept."""
+        """Yield the metadata of each kept tune as a JSON object."""
         for part, tune in self.dataset:
             yield {
                 "source": tune.source,
@@ -58,30 +58,30 @@ class DryRunResult:
             }
 
     def iter_refused(self) -> Iterator[dict[str, str]]:
-        """Yield where and why each other one was left out."""
+        """Yield the place and reason of each refusal as a JSON object."""
         for refusal in self.report.refusals:
             names = ("source", "place", "code", "message")
             yield {name: getattr(refusal, name) for name in names}
 
     def group_relatives(self) -> dict[str, list[GroupMember]]:
-        """Return the groups of more than one tune, by their names; the first member leads."""
+        """Return the groups of more than one tune by group name, the first tune of each first."""
         leaders = self._index_leaders()
-        found: dict[str, list[GroupMember]] = {}
+        groups: dict[str, list[GroupMember]] = {}
         for part, tune in self.dataset:
             if tune.relation or tune.content in leaders:
                 like = leaders.get(tune.like, ("", ""))[0]
-                found.setdefault(tune.group, []).append(_make_member(part, tune, like))
+                groups.setdefault(tune.group, []).append(_make_member(part, tune, like))
         for refusal, relation, like in self._iter_duplicates():
             name, group = leaders[like]
             member = GroupMember(refusal.source, refusal.place, "", relation, name, "")
-            found.setdefault(group, []).append(member)
+            groups.setdefault(group, []).append(member)
         return {
             group: sorted(members, key=lambda m: (m.relation != "", m.source, m.place))
-            for group, members in sorted(found.items())
+            for group, members in sorted(groups.items())
         }
 
     def _index_leaders(self) -> dict[str, tuple[str, str]]:
-        """Return name and group of each tune that another is like, by content."""
+        """Return name and group of each tune that another one is related to, by content hash."""
         wanted = {like for _, _, like in self._iter_duplicates()}
         wanted |= {tune.like for _, tune in self.dataset if tune.relation}
         return {
@@ -103,7 +103,7 @@ class DryRunResult:
                 yield refusal, relation, like
 
     def iter_json(self) -> Iterator[str]:
-        """Yield it as one JSON object, piece by piece."""
+        """Yield the text of one JSON object with counts, kept tunes, refusals and groups."""
         counts = {"codes": self.report.codes, "remarks": self.report.remarks}
         head = {"found": self.report.found, "files": self.report.files, "counts": counts}
         yield json.dumps(head)[:-1]
@@ -125,7 +125,7 @@ def check_sources(
     limits: ReadLimits | None = None,
     progress: BuildCallback | None = None,
 ) -> DryRunResult:
-    """Read all tunes of the sources and say what became of each."""
+    """Read all tunes of the sources and report on each; the arguments are those of `build`."""
     dataset, report = build(
         sources, codec=codec, jobs=jobs, limits=limits, progress=progress, min_tunes=0
     )

@@ -1,8 +1,8 @@
-"""One file to lines of JSON: one line for each tune kept, and one for each tune refused.
+"""Encode a file as lines of JSON: one line per tune kept, and one per tune refused.
 
-Lines of bytes, because they pass between processes: they carry no objects and run nothing. Beside
-its ids each tune has metadata: how it is compared with other tunes, and remarks on what is odd in
-it ("kind: words"; the kinds are in REMARKS). A remark refuses nothing.
+Lines of bytes, because they pass between processes: they carry no objects and run no code. Besides
+its ids each tune has metadata: hashes that compare it with other tunes, and remarks on oddities
+("kind: description"; the kinds are in REMARKS). A remark does not refuse a tune.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from musicgen.corpus.archives import FileEntry
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.split import hash_grams
+from musicgen.corpus.split import Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
-from musicgen.formats import FORMAT_BY_SUFFIX, ParseResult, midi
+from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.melodic_runs import Move, list_moves
 from musicgen.music.performance import PERFORMANCE_QPM
@@ -30,38 +30,39 @@ from musicgen.music.theory import Key, spell
 from musicgen.tokens.codec import AnyCodec, ScoreCodec
 
 REMARKS: Final = {
-    "bar-sum": "a bar holds more or less than its meter, and none balances it",
-    "range": "notes lie where no voice or piano has them, or one voice spans four octaves",
+    "bar-sum": "a bar is longer or shorter than its meter, and no other bar balances it",
+    "range": "notes are outside the range of a piano, or one voice spans over four octaves",
     "title": "it has no title",
     "key": "no key is given; C major was taken",
     "meter": "no meter is given; 4/4 was taken",
     "short": "it has fewer than eight notes",
-    "repaired": "a MIDI file needed repair: formats.midi.REPAIRS says of which kinds",
-    "lost": "the codec has no event for some of it, which is left out",
+    "repaired": "a MIDI file was repaired; formats.midi.REPAIRS lists the kinds",
+    "lost": "the codec cannot encode some of it, which was left out",
 }
-SHARED_CHARACTERS: Final = 200  # consecutive ones that make two texts relatives
+SHARED_CHARACTERS: Final = 200  # consecutive characters that make two texts near-duplicates
 _MAX_BARS_NAMED = 4
-_LOWEST, _HIGHEST, _WIDEST_SPAN = 21, 108, 48  # a piano's keys; semitones of one voice
+_LOWEST_PITCH, _HIGHEST_PITCH = 21, 108  # of a piano
+_WIDEST_SPAN = 48  # semitones of one voice
 _FEW_NOTES = 8
 
 
 def describe_piece(piece: Score | str) -> dict[str, Any]:
-    """Return the fields of a piece's row that every codec shares."""
+    """Return the row fields of a piece that do not depend on the codec."""
     return _describe_text(piece) if isinstance(piece, str) else _describe_score(piece)
 
 
 def _describe_score(score: Score) -> dict[str, Any]:
-    whole = score.canonical()
-    moves = list_moves(whole)
+    canonical = score.canonical()
+    moves = list_moves(canonical)
     return {
-        "notes": len(whole.notes),
-        "title": whole.title,
-        "key": str(whole.key),
-        "meter": str(whole.meter),
-        "rhythm": whole.rhythm,
+        "notes": len(canonical.notes),
+        "title": canonical.title,
+        "key": str(canonical.key),
+        "meter": str(canonical.meter),
+        "rhythm": canonical.rhythm,
         "group": pack_hashes(hash_grams(moves)),
         "line": [
-            whole.notes[0].pitch if whole.notes else 0,
+            canonical.notes[0].pitch if canonical.notes else 0,
             _hash_moves(moves),
             _hash_moves(normalise_durations(moves)),
         ],
@@ -84,13 +85,13 @@ def _describe_text(text: str) -> dict[str, Any]:
     }
 
 
-def pack_hashes(hashes: Any) -> str:
-    """Write hashes as text."""
+def pack_hashes(hashes: Grams) -> str:
+    """Write hashes, (count,) uint64, as base64 of little-endian bytes."""
     return base64.b64encode(hashes.astype("<u8").tobytes()).decode("ascii")
 
 
 def normalise_durations(moves: Sequence[Move]) -> list[Move]:
-    """Divide all durations by their common measure: the same in 2/4 as in 4/8 or 2/2."""
+    """Divide all durations by their greatest common divisor: 2/4, 4/8 and 2/2 become equal."""
     unit = math.gcd(*(duration for _, duration in moves)) or 1
     return [(interval, duration // unit) for interval, duration in moves]
 
@@ -101,7 +102,7 @@ def _hash_moves(moves: Sequence[Move]) -> str:
 
 
 def iter_remarks(score: Score) -> Iterator[str]:
-    """Yield what is odd in a tune."""
+    """Yield remarks on the oddities of a tune."""
     yield from _iter_bar_remarks(score)
     yield from _iter_range_remarks(score)
     if not score.title.strip():
@@ -115,29 +116,29 @@ def iter_remarks(score: Score) -> Iterator[str]:
 
 
 def _is_performance(score: Score) -> bool:
-    """Tell whether a step is a millisecond: a codec of performances wants no key or meter."""
+    """Tell whether a score is a performance (1 step = 1 ms), which needs no key or meter."""
     return any(mark.value == PERFORMANCE_QPM for mark in score.of("tempo"))
 
 
 def _iter_bar_remarks(score: Score) -> Iterator[str]:
-    found = find_bars(score)
-    if len(found) < 2:  # a performance: nobody drew bars
+    bars = find_bars(score)
+    if len(bars) < 2:  # a performance has no bar lines
         return
-    first = 0 if found[0].kind == "partial" else 1  # a pickup is bar 0
-    wrong = [(number, bar) for number, bar in enumerate(found, first) if bar.kind == "irregular"]
-    for number, bar in wrong[:_MAX_BARS_NAMED]:
+    first = 0 if bars[0].kind == "partial" else 1  # a pickup is bar 0
+    irregular = [(number, bar) for number, bar in enumerate(bars, first) if bar.kind == "irregular"]
+    for number, bar in irregular[:_MAX_BARS_NAMED]:
         yield f"bar-sum: bar {number} {_describe_bar_length(bar)}"
-    if len(wrong) > _MAX_BARS_NAMED:
-        yield f"bar-sum: and {len(wrong) - _MAX_BARS_NAMED} more bars of {len(found)}"
+    if len(irregular) > _MAX_BARS_NAMED:
+        yield f"bar-sum: and {len(irregular) - _MAX_BARS_NAMED} more bars of {len(bars)}"
 
 
 def _describe_bar_length(bar: Bar) -> str:
-    over = bar.steps - bar.meter.steps
-    if not over:
-        return f"is full, and no pickup's partner in {bar.meter}"
-    much = "too much" if over > 0 else "too little"
-    length, difference = _format_whole_notes(bar.steps), _format_whole_notes(abs(over))
-    return f"holds {length} in a meter of {bar.meter}: {difference} {much}"
+    excess = bar.steps - bar.meter.steps
+    if not excess:
+        return f"is full and does not complete the pickup in {bar.meter}"
+    direction = "too much" if excess > 0 else "too little"
+    length, difference = _format_whole_notes(bar.steps), _format_whole_notes(abs(excess))
+    return f"holds {length} in a meter of {bar.meter}: {difference} {direction}"
 
 
 def _format_whole_notes(steps: int) -> str:
@@ -151,10 +152,10 @@ def _iter_range_remarks(score: Score) -> Iterator[str]:
     if not pitches:
         return
     lowest, highest = min(pitches), max(pitches)
-    outside = sum(not _LOWEST <= pitch <= _HIGHEST for pitch in pitches)
+    outside = sum(not _LOWEST_PITCH <= pitch <= _HIGHEST_PITCH for pitch in pitches)
     if outside:
-        many = f"{outside} note{'s' * (outside > 1)}"
-        yield f"range: {many} outside of a piano's keys, {_format_span(lowest, highest)}"
+        notes = f"{outside} note{'s' * (outside > 1)}"
+        yield f"range: {notes} outside the range of a piano, {_format_span(lowest, highest)}"
     elif len(score.parts) == 1 and highest - lowest > _WIDEST_SPAN:
         yield f"range: one part spans {highest - lowest} semitones, {_format_span(lowest, highest)}"
 
@@ -176,32 +177,31 @@ def encode_file(
     file: TuneFile,
     codec: AnyCodec,
     *,
-    read: Callable[[TuneFile], ParseResult] | None = None,
     on_start: Callable[[str, int], None] | None = None,
     first: int = 0,
 ) -> Iterator[bytes]:
     """Read and encode one file; yield {"tune": {...}} or {"refusal": {...}} for each tune.
 
-    Before each member of an archive (any other file is one) `starting` is told its name and
-    number; those before the first are passed over.
+    Args:
+        file: a tune file or an archive of tune files.
+        codec: how to encode the tunes.
+        on_start: called with the name and number of each member of an archive before it is read;
+            a plain file counts as one member.
+        first: skip the members before this number.
     """
-    if read is not None:
-        scores, refusals = read(file)
-        yield from _encode_pieces((*refusals, *scores), file.name, codec)
-        return
-    for part, data in file.iter_contents(codec.suffixes, on_start=on_start, first=first):
+    for entry, data in file.iter_contents(codec.suffixes, on_start=on_start, first=first):
         if isinstance(data, Refusal):
             yield refusal_to_json(data)
         else:
-            yield from _encode_entry(part, data, codec)
+            yield from _encode_entry(entry, data, codec)
 
 
 def _encode_entry(entry: FileEntry, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
-    """Answer for one part, tune by tune; memory that is short is the caller's to tell."""
+    """Encode one file or archive member. Raises MemoryError, which the caller reports."""
     try:
-        found, repairs = _read_pieces(data, entry, codec)
-        yield from _encode_pieces(found, entry.name, codec, repairs)
-    except Exception as fault:  # a reader's mistake costs the file, not the build
+        pieces, repairs = _read_pieces(data, entry, codec)
+        yield from _encode_pieces(pieces, entry.name, codec, repairs)
+    except Exception as fault:  # a bug in a reader costs one file, not the build
         if is_short_of_memory(fault):
             raise MemoryError from fault
         message = f"its reader failed ({fault!r:.80}); it was left out"
@@ -211,27 +211,27 @@ def _encode_entry(entry: FileEntry, data: bytes, codec: AnyCodec) -> Iterator[by
 def _read_pieces(
     data: bytes, entry: FileEntry, codec: AnyCodec
 ) -> tuple[Iterable[Piece | Refusal], list[str]]:
-    """Read a file's pieces as they are asked for, and say what had to be repaired in it."""
+    """Return the pieces of a file, read lazily where possible, and remarks on its repairs."""
     form = FORMAT_BY_SUFFIX.get(entry.suffix.lower())
-    is_plain = getattr(type(codec), "iter_pieces", None) is ScoreCodec.iter_pieces
-    if form is None or form.parse is not midi.parse or not is_plain:
+    reads_scores = getattr(type(codec), "iter_pieces", None) is ScoreCodec.iter_pieces
+    if form is None or form.parse is not midi.parse or not reads_scores:
         return codec.iter_pieces(data, entry.suffix, entry.name), []
-    found = midi.inspect(data, entry.name)
-    told = [f"repaired: {count} x {kind}" for kind, count in (found.repairs or {}).items()]
-    return (*found.refusals, *found.scores), sorted(told)
+    result = midi.inspect(data, entry.name)
+    remarks = [f"repaired: {count} x {kind}" for kind, count in (result.repairs or {}).items()]
+    return (*result.refusals, *result.scores), sorted(remarks)
 
 
 def _encode_pieces(
     pieces: Iterable[Piece | Refusal], name: str, codec: AnyCodec, repairs: Sequence[str] = ()
 ) -> Iterator[bytes]:
     number, is_empty = 0, True
-    for one in pieces:
+    for piece in pieces:
         is_empty = False
-        if isinstance(one, Refusal):
-            yield refusal_to_json(one)
+        if isinstance(piece, Refusal):
+            yield refusal_to_json(piece)
         else:
             number += 1
-            yield _encode_piece(one, name, number, codec, repairs if number == 1 else ())
+            yield _encode_piece(piece, name, number, codec, repairs if number == 1 else ())
     if is_empty:
         yield refusal_to_json(
             Refusal("it holds no tune; it was left out", source=name, code="empty")
@@ -239,7 +239,7 @@ def _encode_pieces(
 
 
 def refusal_to_json(refusal: Refusal) -> bytes:
-    """Write a refusal as a line."""
+    """Write a refusal as one line of JSON."""
     names = ("message", "source", "place", "code")
     return json.dumps({"refusal": {name: getattr(refusal, name) for name in names}}).encode()
 

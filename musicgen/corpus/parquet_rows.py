@@ -1,4 +1,4 @@
-"""Rows of Parquet files as sequences that are read when they are asked for, and not kept."""
+"""Lazy sequences over data on disk: rows of Parquet files, and the ids of many tunes."""
 
 from __future__ import annotations
 
@@ -9,50 +9,68 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+Item = TypeVar("Item")
 Row = TypeVar("Row")
+Int16Array: TypeAlias = NDArray[np.int16]
 BatchToRows = Callable[[Any], list[Row]]  # a record batch -> its rows
 _CACHED_GROUPS: Final = 2
 
 
-class ParquetRows(Sequence[Row], Generic[Row]):
-    """The rows of some Parquet files, one file after the other; a row group is read at a time."""
+class LazySequence(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made when they are indexed."""
+
+    def get_item(self, index: int) -> Item:
+        """Return the item at an index in 0..len - 1."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        """Return an item, or a list of the items of a slice."""
+        indices = range(len(self))[index]
+        if isinstance(indices, range):
+            return [self.get_item(number) for number in indices]
+        return self.get_item(indices)
+
+
+class ParquetRows(LazySequence[Row], Generic[Row]):
+    """The rows of several Parquet files in order; one row group is read at a time.
+
+    Args:
+        paths: the files.
+        make_rows: turns a record batch into rows.
+        keep_alive: an object that must live as long as the files are read.
+    """
 
     def __init__(
-        self, paths: Sequence[Path], make: BatchToRows[Row], keep_alive: object = None
+        self, paths: Sequence[Path], make_rows: BatchToRows[Row], keep_alive: object = None
     ) -> None:
         import pyarrow.parquet as pq  # 0.3 s
 
         self.paths = tuple(paths)
-        self._make = make
-        self._keep_alive = keep_alive  # what holds the files
+        self._make_rows = make_rows
+        self._keep_alive = keep_alive
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
         for path in paths:
-            about = pq.read_metadata(path)
-            self._groups += [(path, number) for number in range(about.num_row_groups)]
-            sizes += [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+            file = pq.read_metadata(path)
+            self._groups += [(path, number) for number in range(file.num_row_groups)]
+            sizes += [file.row_group(number).num_rows for number in range(file.num_row_groups)]
         self._starts: list[int] = list(accumulate(sizes, initial=0))
         self._group_cache: OrderedDict[int, list[Row]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """Return a row, or a list of those of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        index = index + len(self) if index < 0 else index
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
+    def get_item(self, index: int) -> Row:
+        """Return a row."""
         group = bisect_right(self._starts, index) - 1
         return self._load_group(group)[index - self._starts[group]]
 
@@ -68,7 +86,7 @@ class ParquetRows(Sequence[Row], Generic[Row]):
     __hash__ = None  # type: ignore[assignment]
 
     def iter_column(self, name: str) -> Iterator[Any]:
-        """Yield one column, a chunk for each row group; nothing else is read."""
+        """Yield a column as one Arrow array per row group; no other column is read."""
         import pyarrow.parquet as pq
 
         for path in self.paths:
@@ -78,28 +96,28 @@ class ParquetRows(Sequence[Row], Generic[Row]):
 
     @cached_property
     def ids(self) -> StoredIds:
-        """The ids of all rows."""
+        """The token ids of all rows, memory-mapped."""
         return StoredIds(self.iter_column("ids"))
 
     def _load_group(self, group: int) -> list[Row]:
-        """Read a row group; a few are kept for the rows that are asked for next."""
+        """Read a row group; the last few are cached."""
         import pyarrow.parquet as pq
 
         if group not in self._group_cache:
             path, number = self._groups[group]
             with pq.ParquetFile(path) as file:
                 table = file.read_row_group(number).combine_chunks()
-            rows = [row for batch in table.to_batches() for row in self._make(batch)]
+            rows = [row for batch in table.to_batches() for row in self._make_rows(batch)]
             self._group_cache[group] = rows
             while len(self._group_cache) > _CACHED_GROUPS:
                 self._group_cache.popitem(last=False)
         return self._group_cache[group]
 
 
-class StoredIds(Sequence[NDArray[np.int16]]):
-    """The ids of many tunes, end to end in a file without a name that is mapped into memory.
+class StoredIds(LazySequence[Int16Array]):
+    """The token ids of many tunes, concatenated in an unnamed, memory-mapped temporary file.
 
-    Any tune is at hand at once, and what is not in use takes no memory that others need.
+    Any tune can be read at once, and unused pages take no memory.
     """
 
     def __init__(self, chunks: Iterator[Any]) -> None:
@@ -116,25 +134,16 @@ class StoredIds(Sequence[NDArray[np.int16]]):
     def __len__(self) -> int:
         return len(self._edges) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.int16]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[NDArray[np.int16]]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.int16] | list[NDArray[np.int16]]:
-        """Return a tune's ids, without a copy."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        index = index + len(self) if index < 0 else index
-        if not 0 <= index < len(self):
-            raise IndexError(f"tune {index} of {len(self)}")
+    def get_item(self, index: int) -> Int16Array:
+        """Return the ids of a tune, (tokens,) int16, without a copy."""
         return np.asarray(self._flat[self._edges[index] : self._edges[index + 1]])
 
     @property
     def token_count(self) -> int:
-        """How many ids there are in all."""
+        """The number of ids of all tunes."""
         return int(self._edges[-1])
 
     @property
-    def flat(self) -> NDArray[np.int16]:
-        """All ids, end to end."""
+    def flat(self) -> Int16Array:
+        """The ids of all tunes, concatenated: (token_count,) int16."""
         return np.asarray(self._flat)

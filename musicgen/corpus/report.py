@@ -1,4 +1,4 @@
-"""What became of every tune: kept, or left out for a reason."""
+"""The report of a build: which tunes were kept, and why the others were left out."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from musicgen.errors import Refusal
 
 @dataclass(frozen=True)
 class Report:
-    """The account of a build: found = kept + refused."""
+    """The counts of a build: found = kept + refused."""
 
     kept: int
-    codes: Mapping[str, int]  # how many were refused, by reason code, the most frequent first
-    remarks: Mapping[str, int]  # how many kept tunes have something odd, by its kind
-    relations: Mapping[str, int]  # how many kept tunes are like an earlier one, by how
+    codes: Mapping[str, int]  # number of refusals by reason code, most frequent first
+    remarks: Mapping[str, int]  # number of kept tunes by kind of remark
+    relations: Mapping[str, int]  # number of kept tunes by relation to an earlier tune
     files: int = 0
-    skipped_files: int = 0  # other files, which are no tunes by their names
-    reused_files: int = 0  # files that did not change since the build that this one replaces
+    skipped_files: int = 0  # files whose suffix is not that of a tune
+    reused_files: int = 0  # unchanged files taken from the read cache of the replaced build
     refusals: Sequence[Refusal] = field(default=(), compare=False)
 
     @property
     def refused(self) -> int:
-        """How many were left out, a file that cannot be read as one."""
+        """The number of refusals; an unreadable file counts as one."""
         return sum(self.codes.values())
 
     @property
     def found(self) -> int:
-        """How many tunes the sources hold, those of a file that cannot be read as one."""
+        """The number of tunes in the sources; an unreadable file counts as one."""
         return self.kept + self.refused
 
     def with_refusals(self, refusals: Sequence[Refusal]) -> Report:
-        """Return the report with the refusals themselves."""
+        """Return a copy with the refusals themselves."""
         return replace(self, refusals=refusals)
 
     def to_json(self) -> str:
-        """Write what a data set keeps of it: what follows from the tunes alone."""
-        told = {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
-        return json.dumps({"found": self.found, "refused": self.refused, **told}, indent=1)
+        """Serialize what a data set stores: the counts that depend on the tunes alone."""
+        stored = {key: value for key, value in asdict(self).items() if key not in _NOT_STORED}
+        return json.dumps({"found": self.found, "refused": self.refused, **stored}, indent=1)
 
 
 _NOT_STORED = ("skipped_files", "reused_files", "refusals")
@@ -49,14 +49,18 @@ _NOT_STORED = ("skipped_files", "reused_files", "refusals")
 def make_duplicate_refusal(
     row: Mapping[str, Any], first: Mapping[str, Any], semitones: int
 ) -> Refusal:
-    """Refuse a tune whose ids are those of another, so many semitones higher than it."""
-    moved = (
-        f", {abs(semitones)} semitones {'higher' if semitones > 0 else 'lower'}"
-        if semitones
-        else ""
-    )
+    """Make the refusal of a tune with the same ids as an earlier one.
+
+    Args:
+        row: the duplicate.
+        first: the earlier tune.
+        semitones: how much higher the duplicate is.
+    """
+    direction = "higher" if semitones > 0 else "lower"
+    transposition = f", {abs(semitones)} semitones {direction}" if semitones else ""
     return Refusal(
-        f"its notes are those of {first['title']!r} in {first['source']}{moved}; it was left out",
+        f"its notes are those of {first['title']!r} in {first['source']}{transposition};"
+        " it was left out",
         source=row["source"],
         place=format_place(row["number"], row["title"]),
         code="duplicate",
@@ -64,5 +68,5 @@ def make_duplicate_refusal(
 
 
 def format_place(number: int, title: str) -> str:
-    """Name a tune of a file."""
+    """Name a tune in a file by its number and title."""
     return f"tune {number} {title!r}"

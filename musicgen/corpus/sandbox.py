@@ -1,14 +1,14 @@
-"""Reading where it may die: a child process that is fed one file after the other.
+"""Read files in a sandboxed child process, which is fed one file after another.
 
-A parser can crash, hang or eat the memory. So files are read by a child that lives under limits,
-and its death costs the file that it read: `Reader.encode` answers as `encode_file` does, whatever
-happens. Both sides speak in lines of JSON; nothing is unpickled.
+A parser can crash, hang or exhaust memory. Files are therefore read by a child with limits, whose
+death costs only the file that it was reading: `SandboxedReader.encode` yields what `encode_file`
+yields, or a refusal. Both sides exchange lines of JSON; nothing is unpickled.
 
 =============  ==================================================================================
-CPU time       a timer in the child that is set anew for each file, and each tune of an ABC book
-wall clock     a watch in the parent: for a child that waits for something, and where there is
-               no timer (Windows)
-memory         RLIMIT_DATA, for the whole child: the interpreter and libraries have 60 MiB of it,
+CPU time       a timer in the child, restarted for each file and for each tune of an ABC book
+wall clock     a watchdog in the parent: for a child that blocks, and where there is no timer
+               (Windows)
+memory         RLIMIT_DATA of the whole child, of which the interpreter and libraries take 60 MiB,
                100 with music21 (not on Windows)
 =============  ==================================================================================
 """
@@ -36,65 +36,56 @@ from typing import IO, Any, Final, Self
 from musicgen.corpus.encode import encode_file, refusal_to_json
 from musicgen.corpus.sources import TuneFile
 from musicgen.errors import InvalidValue, MusicgenError, Refusal
+from musicgen.process_limits import (
+    OUT_OF_MEMORY_STATUS,
+    OUT_OF_TIME_STATUSES,
+    SINGLE_THREAD_VARIABLES,
+    disable_core_dumps,
+    limit_memory,
+    start_cpu_timer,
+)
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import DEFAULT_CODEC, find_codec
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
-CHILD_ARGUMENTS: Final = (
-    "-P",
-    "-m",
-    "musicgen.corpus.sandbox",
-)  # what this Python runs as the child
-SLOW_SUFFIXES: Final = (
-    ".mxl",
-    ".musicxml",
-    ".xml",
-    ".krn",
-)  # music21 reads these, some 50 times slower
+CHILD_ARGUMENTS: Final = ("-P", "-m", "musicgen.corpus.sandbox")  # of the Python interpreter
+SLOW_SUFFIXES: Final = (".mxl", ".musicxml", ".xml", ".krn")  # music21 is about 50 times slower
 SLOW_FACTOR: Final = 12
-WALL_FACTOR: Final = 6  # on a busy machine an honest file waits for the CPU
-MIN_MEMORY: Final = 192 * 2**20
-MAX_LINE: Final = 64 * 2**20
+WALL_FACTOR: Final = 6  # on a busy machine a file waits for the CPU
+MIN_MEMORY_BYTES: Final = 192 * 2**20
+MAX_LINE_BYTES: Final = 64 * 2**20
 START_SECONDS: Final = 120.0
-WATCHDOG_INTERVAL: Final = 0.2
+WATCHDOG_INTERVAL: Final = 0.2  # seconds
 BOOK_SUFFIXES: Final = (".abc",)
 _PACKAGE_ROOT: Final = Path(__file__).parents[2]
-_OUT_OF_MEMORY_STATUS: Final = 77  # the child's exit code for it
-_OUT_OF_TIME_STATUSES: Final = tuple(
-    -number for name in ("SIGPROF", "SIGXCPU") if (number := getattr(signal, name, 0))
-)
-_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What the reading of one file may cost."""
+    """Limits on reading one file."""
 
-    seconds: float = 5.0  # of CPU, a file or a tune of an ABC book; what music21 reads has 12 times
-    memory_bytes: int = 2**30  # of the child in all
+    seconds: float = 5.0  # CPU time per file or tune of an ABC book; 12 times that with music21
+    memory_bytes: int = 2**30  # of the whole child
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= 1e6:
-            raise InvalidValue(f"{self.seconds:g} seconds a file: give a number over 0")
-        if self.memory_bytes < MIN_MEMORY:
-            least = MIN_MEMORY // 2**20
-            raise InvalidValue(f"{self.memory_bytes} bytes a file: give at least {least} MiB")
+            raise InvalidValue(f"{self.seconds:g} seconds per file: give a number over 0")
+        if self.memory_bytes < MIN_MEMORY_BYTES:
+            minimum_mib = MIN_MEMORY_BYTES // 2**20
+            raise InvalidValue(
+                f"{self.memory_bytes} bytes per file: give at least {minimum_mib} MiB"
+            )
 
     def seconds_for(self, name: str) -> float:
-        """Return the CPU time for a file of a name."""
+        """Return the CPU time in seconds for a file name."""
         return self.seconds * (SLOW_FACTOR if name.lower().endswith(SLOW_SUFFIXES) else 1)
 
     def wall_seconds_for(self, name: str) -> float:
-        """Return how long the parent waits for a word about it."""
+        """Return how many seconds the parent waits for an answer about a file name."""
         return WALL_FACTOR * self.seconds_for(name)
 
 
 class SandboxedReader:
-    """One child that reads files; a context manager, for one thread."""
+    """A child process that reads files; a context manager, used by one thread."""
 
     def __init__(self, limits: ReadLimits | None = None, codec: str = DEFAULT_CODEC) -> None:
         self._limits = limits or ReadLimits()
@@ -120,30 +111,30 @@ class SandboxedReader:
             self._child = None
 
     def cancel(self) -> None:
-        """End the child from another thread; `encode` raises CancelledError then."""
+        """End the child from another thread; `encode` then raises CancelledError."""
         self._is_cancelled = True
         if (child := self._child) is not None:
             child.kill()
 
     def encode(self, file: TuneFile) -> Iterator[bytes]:
-        """Yield what `encode_file` yields; what kills the child becomes a refusal."""
-        reading = _FileProgress(file)
-        while not reading.is_over:
+        """Yield what `encode_file` yields, or a refusal of a file that kills the child."""
+        progress = _FileProgress(file)
+        while not progress.is_done:
             if self._is_cancelled:
                 raise CancelledError
             child, is_fresh = self._get_child()
-            child.send_request(reading.to_request())
+            child.send_request(progress.to_request())
             try:
-                yield from reading.iter_answers(child, self._limits)
+                yield from progress.iter_answers(child, self._limits)
             except _ChildDied as death:
                 self._child = None
                 if is_fresh or death.code == "too-slow":
-                    yield refusal_to_json(reading.skip_current(death))
+                    yield refusal_to_json(progress.skip_current(death))
                 else:
-                    reading.restart()
+                    progress.restart()
 
     def _get_child(self) -> tuple[ChildProcess, bool]:
-        """Return the child, and whether it has read nothing yet."""
+        """Return the child, and whether it is new and has read nothing yet."""
         if self._child is not None:
             return self._child, False
         self._child = ChildProcess(self._limits, self._codec)
@@ -151,26 +142,27 @@ class SandboxedReader:
 
 
 class _ChildDied(Exception):
-    """The child is gone."""
+    """The child process ended; `code` is one of REASONS."""
 
-    def __init__(self, code: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
         self.code = code
-        self.why = why
+        self.reason = reason
 
 
 class _FileProgress:
-    """How far the reading of one file has come, over the deaths of its readers."""
+    """How far one file has been read, across the deaths of its readers."""
 
     def __init__(self, file: TuneFile) -> None:
-        self.is_over = False
+        self.is_done = False
         self._file = file
-        self._name = file.name  # what is being read: the file, or a member of an archive
+        self._name = file.name  # of the file or the archive member that is being read
         self._member = 0
-        self._yielded_count = 0  # answers about it that were passed on
-        self._repeat_count = 0  # of these, how many the child will say again
+        self._yielded_count = 0  # its answers that were passed on
+        self._repeat_count = 0  # of these, how many a new child will repeat
 
     def to_request(self) -> dict[str, Any]:
+        """Return the request to read on from the current member."""
         file = self._file
         return {
             "path": os.fspath(file.path),
@@ -181,13 +173,13 @@ class _FileProgress:
         }
 
     def iter_answers(self, child: ChildProcess, limits: ReadLimits) -> Iterator[bytes]:
-        """Yield the child's answers. Raises _Died."""
-        while not self.is_over:
+        """Yield the answers of the child. Raises _ChildDied."""
+        while not self.is_done:
             line = child.read_answer(limits.wall_seconds_for(self._name))
             if line.startswith(b'{"at"'):
                 self._set_position(**json.loads(line)["at"])
             elif line.startswith(b'{"done"'):
-                self.is_over = True
+                self.is_done = True
             elif self._repeat_count:
                 self._repeat_count -= 1
             else:
@@ -195,19 +187,17 @@ class _FileProgress:
                 yield line
 
     def restart(self) -> None:
-        """Read what was being read once more, without saying again what was said."""
+        """Read the current file or member again, without repeating the answers passed on."""
         self._repeat_count = self._yielded_count
 
     def skip_current(self, death: _ChildDied) -> Refusal:
-        """Leave out what was being read, and go on with the archive's next member."""
-        name, place = (
-            self._name,
-            f"after {self._yielded_count} tunes" if self._yielded_count else "",
-        )
-        rest = "the rest of it was left out" if self._yielded_count else "it was left out"
-        self.is_over = name == self._file.name
+        """Refuse the current file or member, and move on to the next member of the archive."""
+        name, tunes = self._name, self._yielded_count
+        place = f"after {tunes} tunes" if tunes else ""
+        consequence = "the rest of it was left out" if tunes else "it was left out"
+        self.is_done = name == self._file.name
         self._set_position(self._file.name, self._member + 1)
-        return Refusal(f"{death.why}; {rest}", source=name, place=place, code=death.code)
+        return Refusal(f"{death.reason}; {consequence}", source=name, place=place, code=death.code)
 
     def _set_position(self, name: str, member: int) -> None:
         if (name, member) != (self._name, self._member):
@@ -216,40 +206,40 @@ class _FileProgress:
 
 
 class ChildProcess:
-    """The parent's end of one process."""
+    """A child process as its parent sees it."""
 
     def __init__(self, limits: ReadLimits, codec: str) -> None:
-        with tempfile.TemporaryFile() as complaints:
-            self._process = _spawn(complaints)
+        with tempfile.TemporaryFile() as stderr:
+            self._process = _spawn(stderr)
             self._watchdog = _Watchdog(self._process.kill)
             self.send_request({"codec": codec, "limits": asdict(limits)})
             try:
                 self.read_answer(START_SECONDS)
             except _ChildDied as death:
-                complaints.seek(0)
-                raise _start_error(death, complaints.read()) from death
+                stderr.seek(0)
+                raise _start_error(death, stderr.read()) from death
 
     def send_request(self, request: dict[str, Any]) -> None:
-        """Send a request; if the child is dead, the wait for its answer will tell."""
+        """Send a request; if the child is dead, `read_answer` raises."""
         with contextlib.suppress(OSError):
             pipe = _require_pipe(self._process.stdin)
             pipe.write(json.dumps(request).encode() + b"\n")
             pipe.flush()
 
     def read_answer(self, seconds: float) -> bytes:
-        """Wait for a line. Raises _Died."""
+        """Wait up to some seconds for a line. Raises _ChildDied."""
         with self._watchdog.limit_time(seconds):
-            line = _require_pipe(self._process.stdout).readline(MAX_LINE)
+            line = _require_pipe(self._process.stdout).readline(MAX_LINE_BYTES)
         if line.endswith(b"\n"):
             return line[:-1]
         raise self._death_error()
 
     def kill(self) -> None:
-        """End the process, whatever it does; another thread may call this."""
+        """Kill the process; another thread may call this."""
         self._process.kill()
 
     def reap(self) -> int:
-        """End it and wait; return its exit status, below 0 for a signal."""
+        """Kill the process and wait; return its exit status, below 0 for a signal."""
         self._watchdog.stop()
         self._process.kill()
         status = self._process.wait()
@@ -260,15 +250,15 @@ class ChildProcess:
 
     def _death_error(self) -> _ChildDied:
         status = self.reap()
-        if self._watchdog.has_timed_out or status in _OUT_OF_TIME_STATUSES:
+        if self._watchdog.has_timed_out or status in OUT_OF_TIME_STATUSES:
             return _ChildDied("too-slow", "reading took longer than its limit")
-        if status == _OUT_OF_MEMORY_STATUS:
+        if status == OUT_OF_MEMORY_STATUS:
             return _ChildDied("memory", "reading took more memory than its limit")
-        return _ChildDied("crashed", f"the program that reads it died ({_describe_status(status)})")
+        return _ChildDied("crashed", f"the reader process died ({_describe_status(status)})")
 
 
 class _Watchdog:
-    """A thread that kills a child which keeps its parent waiting."""
+    """A thread that kills a child that does not answer in time."""
 
     def __init__(self, kill: Callable[[], None]) -> None:
         self.has_timed_out = False
@@ -279,7 +269,7 @@ class _Watchdog:
 
     @contextlib.contextmanager
     def limit_time(self, seconds: float) -> Iterator[None]:
-        """Give the child some seconds for what the block waits for."""
+        """Kill the child if the block takes more than some seconds."""
         self._deadline = time.monotonic() + seconds
         try:
             yield
@@ -287,7 +277,7 @@ class _Watchdog:
             self._deadline = math.inf
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._stopped.set()
 
     def _poll(self) -> None:
@@ -299,8 +289,8 @@ class _Watchdog:
 
 
 def _spawn(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start a child; it hears no keys, for it has no terminal."""
-    return subprocess.Popen(  # noqa: S603 - one fixed command, this Python itself
+    """Start a child in a session of its own, so that it receives no Ctrl-C."""
+    return subprocess.Popen(  # noqa: S603 - a fixed command, this Python interpreter
         [sys.executable, *CHILD_ARGUMENTS],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -311,17 +301,17 @@ def _spawn(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _build_environment() -> dict[str, str]:
-    """Return the parent's environment, one thread a library, and where this package lies."""
+    """Return the environment of a child: single-threaded libraries, this package on the path."""
     paths = (str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", ""))
-    own = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, "1"), **own}
+    python_path = os.pathsep.join(path for path in paths if path)
+    return {**os.environ, **SINGLE_THREAD_VARIABLES, "PYTHONPATH": python_path}
 
 
 def _start_error(death: _ChildDied, stderr: bytes) -> MusicgenError:
-    last = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    last_line = stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
     return MusicgenError(
-        f"the reading process does not start ({last or death.why});"
-        f" see what {sys.executable} -m musicgen.corpus.sandbox says"
+        f"the reader process does not start ({last_line or death.reason});"
+        f" see the output of {sys.executable} -m musicgen.corpus.sandbox"
     )
 
 
@@ -336,89 +326,79 @@ def _require_pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-# The child
+# In the child process
 
 
 def main() -> None:
-    """Answer the requests of a parent until it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    """Answer the requests of the parent until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print
+    os.dup2(2, 1)  # where libraries print
     requests = sys.stdin.buffer
-    first = json.loads(requests.readline() or b"null")
-    if first is None:
+    settings = json.loads(requests.readline() or b"null")
+    if settings is None:
         return
-    codec, limits = find_codec(first["codec"]), ReadLimits(**first["limits"])
-    _limit_memory(limits)
+    codec, limits = find_codec(settings["codec"]), ReadLimits(**settings["limits"])
+    limit_memory(limits.memory_bytes, permanent=True)
+    disable_core_dumps()
     _write_message(answers, {"ready": True})
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    with Path(os.devnull).open("wb") as null_device:
+        os.dup2(null_device.fileno(), 1)
+        os.dup2(null_device.fileno(), 2)
     try:
         serve(requests, answers, codec, limits)
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
     except MemoryError:
-        os._exit(_OUT_OF_MEMORY_STATUS)
+        os._exit(OUT_OF_MEMORY_STATUS)
 
 
 def serve(
     requests: Iterable[bytes], answers: IO[bytes], codec: AnyCodec, limits: ReadLimits
 ) -> None:
-    """Read one file a line of the requests, each within the limits."""
+    """Read one file per request line, each within the limits."""
     for line in requests:
         request = json.loads(line)
         first = request.pop("first")
         file = TuneFile(**{**request, "path": Path(request["path"])})
-        clock = _CpuTimer(limits)
-        clock.start(file.name)
-        starting = partial(_start_member, answers, clock, first)
-        for answer in encode_file(file, codec, on_start=starting, first=first):
+        timer = _CpuTimer(limits)
+        timer.start(file.name)
+        on_start = partial(_start_member, answers, timer, first)
+        for answer in encode_file(file, codec, on_start=on_start, first=first):
             answers.write(answer + b"\n")
             answers.flush()
-            clock.start_next_tune()
-        clock.stop()
+            timer.start_next_tune()
+        timer.stop()
         _write_message(answers, {"done": True})
 
 
 def _start_member(answers: IO[bytes], timer: _CpuTimer, first: int, name: str, member: int) -> None:
-    """Set the clock anew, and say what is read now."""
+    """Restart the timer, and report which member is read now."""
     timer.start(name)
     if member >= first:
         _write_message(answers, {"at": {"name": name, "member": member}})
 
 
 class _CpuTimer:
-    """The timer that ends a child which computes for too long."""
+    """The CPU timer that ends this process if reading takes too long."""
 
     def __init__(self, limits: ReadLimits) -> None:
         self._limits = limits
         self._name = ""
 
     def start(self, name: str) -> None:
-        """Start on a file, or a member of an archive."""
+        """Restart the timer for a file or a member of an archive."""
         self._name = name
-        self._set_timer(self._limits.seconds_for(name))
+        start_cpu_timer(self._limits.seconds_for(name))
 
     def start_next_tune(self) -> None:
-        """Start on the next tune of a book; other files hold one."""
+        """Restart the timer for the next tune of an ABC book; other files hold one tune."""
         if self._name.lower().endswith(BOOK_SUFFIXES):
             self.start(self._name)
 
     def stop(self) -> None:
-        """Rest."""
-        self._set_timer(0)
-
-    @staticmethod
-    def _set_timer(seconds: float) -> None:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory(limits: ReadLimits) -> None:
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        """Stop the timer."""
+        start_cpu_timer(0)
 
 
 def _write_message(answers: IO[bytes], message: dict[str, Any]) -> None:

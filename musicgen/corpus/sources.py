@@ -1,4 +1,7 @@
-"""Where tunes come from: a file, a folder, or a corpus card that names one."""
+"""Sources of tunes: files, folders, archives, and corpus cards that name them.
+
+`find_files` lists the `TuneFile`s of a source; a `CorpusCard` is a TOML file in `corpora/`.
+"""
 
 from __future__ import annotations
 
@@ -26,39 +29,40 @@ from musicgen.number_parsing import shorten
 from musicgen.typed_data import check_schema, parse_toml
 
 MAX_CARD_BYTES: Final = 2**16
-_MUSIC21_PREFIX: Final = "music21:"  # before a folder of the corpus that music21 brings
-_FOLDER: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
-_WHERE: Final = re.compile(rf"(https?://\S{{1,2000}}|music21:{_FOLDER}(/{_FOLDER}){{0,4}})?")
+_MUSIC21_PREFIX: Final = "music21:"  # prefix of a folder of music21's corpus
+_FOLDER_PATTERN: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
+_WHERE: Final = re.compile(
+    rf"(https?://\S{{1,2000}}|music21:{_FOLDER_PATTERN}(/{_FOLDER_PATTERN}){{0,4}})?"
+)
 _PACKAGE: Final = Path(__file__).parents[1]
-_CARD_HINT: Final = "one is TOML with title, description and where (or includes)"
+_CARD_HINT: Final = "a card is TOML with title, description and where (or includes)"
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
 class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a card's file may say."""
+    """The fields of a corpus card."""
 
     title: Annotated[str, Meta(min_length=1)]
     description: str
     source: str = ""
     terms: str = ""
-    in_short: str = ""  # the terms in a line
-    where: str = ""  # https://..., or music21:FOLDER, inside the corpus that music21 brings
-    files: Annotated[str, Meta(max_length=200)] = "*"  # names in that folder or archive
+    in_short: str = ""  # the terms in one line
+    where: str = ""  # https://..., or music21:FOLDER, a folder of music21's corpus
+    files: Annotated[str, Meta(max_length=200)] = "*"  # pattern of the file names to read
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
-    bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # how long that is
-    includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # other cards, its parts
-    ships: bool = False  # whether weights trained on it may be given away
+    bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
+    includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
+    ships: bool = False  # whether weights trained on it may be distributed
 
     def __post_init__(self) -> None:
-        """Refuse a place that is not allowed, and fields that contradict each other."""
+        """Raise ValueError for a forbidden location or contradictory fields."""
         if not _WHERE.fullmatch(self.where):
             raise ValueError(
-                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER, a"
-                " folder inside the corpus that music21 brings; a folder of your own is named"
-                " instead of a card"
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER for"
+                " a folder of music21's corpus; name a folder of your own instead of a card"
             )
         if bool(self.where) == bool(self.includes):
-            raise ValueError("the corpus card lacks one of where and includes")
+            raise ValueError("a corpus card needs exactly one of where and includes")
         if is_url(self.where):
             split_url(self.where)
             if not (self.sha256 and self.bytes):
@@ -66,24 +70,26 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CorpusCard(CardSchema, frozen=True, kw_only=True):
-    """What is known of a corpus: where it lies, whose it is, on what terms."""
+    """A corpus: its name, location, source and terms."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class TuneFile:
-    """A file that may hold tunes, and the name that reports and data sets call it by."""
+    """A file that may hold tunes, and its name in reports and data sets."""
 
     path: Path
     name: str
-    named: bool = False  # by the user, who may name a link
-    only: str = "*"  # which members of an archive
+    named: bool = False  # by the user, so that a link is followed
+    only: str = "*"  # pattern of the archive members to read
 
     def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
-        """Yield what is read one by one: the file itself, or the members of an archive.
+        """Yield the file itself, or the members of an archive.
 
-        Raises Refusal or NotFound for an archive that cannot be read, or not to its end.
+        Raises:
+            NotFound: the archive does not exist.
+            Refusal: the archive cannot be read to its end.
         """
         if not is_archive(self.path.name):
             yield FileEntry(self.name, 0, self._read_bytes)
@@ -105,21 +111,29 @@ class TuneFile:
         on_start: Callable[[str, int], None] | None = None,
         first: int = 0,
     ) -> Iterator[tuple[FileEntry, bytes | Refusal]]:
-        """Yield the bytes of each part, or why there are none; what is no tune is passed over.
+        """Yield each tune file of the entries with its bytes, or with the refusal of reading it.
 
-        Before each part `starting` is told its name and number; those before the first are
-        not read.
+        A file or archive that cannot be read gives a refusal too; nothing is raised.
+
+        Args:
+            suffixes: of tune files; other members of an archive are skipped.
+            on_start: called with the name and number of each entry before it is read.
+            first: skip the entries before this number.
         """
-        holds_none = True
+        is_empty = True
         try:
-            for part in self.iter_entries(suffixes):
+            for entry in self.iter_entries(suffixes):
                 if on_start is not None:
-                    on_start(part.name, part.number)
-                holds_none = holds_none and part.read is None
-                if part.read is not None and part.number >= first:
-                    yield part, _read_entry(part)
-            if holds_none:
-                raise Refusal("it holds no file of tunes; it was left out", code="empty")
+                    on_start(entry.name, entry.number)
+                is_empty = is_empty and entry.read is None
+                if entry.read is not None and entry.number >= first:
+                    yield entry, _read_entry(entry)
+            if is_empty:
+                message = "it holds no tune file; it was left out"
+                yield (
+                    FileEntry(self.name, 0, None),
+                    Refusal(message, source=self.name, code="empty"),
+                )
         except NotFound as fault:
             yield (
                 FileEntry(self.name, 0, None),
@@ -129,28 +143,28 @@ class TuneFile:
             yield FileEntry(self.name, 0, None), fault.with_source(self.name)
 
     def read(self) -> ParseResult:
-        """Read its tunes here and now; refusals say the name, that of a file that went away too."""
+        """Parse all tunes in this process; a missing file gives a refusal too."""
         scores: list[Score] = []
         refusals: list[Refusal] = []
-        for part, data in self.iter_contents():
+        for entry, data in self.iter_contents():
             if isinstance(data, Refusal):
                 refusals.append(data)
             else:
-                read, refused = parse(data, part.suffix, part.name)
-                scores += read
-                refusals += refused
+                entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
+                scores += entry_scores
+                refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
 
 @contextmanager
 def _explain_folder_refusals(path: Path) -> Iterator[None]:
-    """Where a folder with a tune's suffix is refused, say that its files are not."""
+    """Add to the refusal of a folder named like a tune file that its files are read."""
     try:
         yield
     except Refusal as fault:
         if fault.code != "not-regular" or path.is_symlink() or not path.is_dir():
             raise
-        message = f"{fault.message}; what lies in it is read under its own names"
+        message = f"{fault.message}; the files in it are read under their own names"
         raise Refusal(message, source=fault.source, code=fault.code) from fault
 
 
@@ -170,31 +184,31 @@ def list_cards() -> tuple[CorpusCard, ...]:
 
 def find_card(name: str) -> CorpusCard:
     """Return the card of a name. Raises NotFound."""
-    found = {card.name: card for card in list_cards()}
-    if name not in found:
-        raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(found)}")
-    return found[name]
+    cards = {card.name: card for card in list_cards()}
+    if name not in cards:
+        raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(cards)}")
+    return cards[name]
 
 
 def expand_cards(sources: Iterable[str | Path]) -> list[CorpusCard]:
-    """Return the cards among sources, a card of cards as the ones that it is made of."""
-    known = {card.name: card for card in list_cards()}
-    named = [known[str(source)] for source in sources if str(source) in known]
-    return [one for card in named for one in ([known[n] for n in card.includes] or [card])]
+    """Return the cards named by sources, each card of cards replaced by the cards it includes."""
+    cards = {card.name: card for card in list_cards()}
+    named = [cards[str(source)] for source in sources if str(source) in cards]
+    return [part for card in named for part in ([cards[name] for name in card.includes] or [card])]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFiles:
-    """What a source stands for."""
+    """The files of a source."""
 
     files: tuple[TuneFile, ...]
-    skipped_files: int = 0  # other files, which are no tunes by their names
+    skipped_files: int = 0  # number of other files, whose suffix is not that of a tune
 
 
 def list_files(
     source: str | Path, *, suffixes: Collection[str] = READABLE_SUFFIXES
 ) -> tuple[TuneFile, ...]:
-    """Return the tune files of a source, as `find` does."""
+    """Return the tune files of a source; raises as `find_files`."""
     return find_files(source, suffixes=suffixes).files
 
 
@@ -204,12 +218,20 @@ def find_files(
     suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceFiles:
-    """Return the tune files of a file, folder, archive or card, in the order of their names.
+    """Return the tune files of a file, folder, archive or card, sorted by name.
 
-    A card goes before a folder of its name, which is written ./NAME; a card of one's own is named
-    by its path, which ends in .toml. A card's URL is downloaded; progress is told the bytes so far
-    and in all. Raises NotFound where a source has none, InvalidValue for a file of an unknown
-    suffix, MusicgenError where a download fails.
+    The URL of a card is downloaded.
+
+    Args:
+        source: a path, the name of a shipped card, or the path of a .toml card. A card hides a
+            folder of the same name; write ./NAME for the folder.
+        suffixes: of tune files.
+        progress: called with the bytes downloaded so far and in all.
+
+    Raises:
+        NotFound: the source does not exist, or a folder holds no tune file.
+        InvalidValue: the suffix of the file is unknown, or the card is malformed.
+        MusicgenError: a download failed.
     """
     if isinstance(source, str) and source in {card.name for card in list_cards()}:
         return _find_in_card(find_card(source), suffixes, progress)
@@ -222,22 +244,21 @@ def find_files(
     if not _is_readable(path, suffixes):
         raise InvalidValue(
             f"{path}: only {', '.join((*suffixes, *ARCHIVE_SUFFIXES))}, folders of them and"
-            f" corpus cards"
-            " (.toml) are read"
+            " corpus cards (.toml) are read"
         )
     return SourceFiles((TuneFile(path, escape_unprintable(path.name), named=True),))
 
 
 def _check_exists(source: str | Path, path: Path) -> None:
-    """Refuse what does not exist; an empty word is no name of the folder that one is in."""
+    """Raise NotFound unless a source exists; "" is not the current folder."""
     if source == "" or not os.path.lexists(path):
         find_card(str(source))
     elif not os.path.exists(path):  # noqa: PTH110 - Path.exists fails where a name is too long
-        raise NotFound(f"{path} is a link to nothing; see where it leads")
+        raise NotFound(f"{path} is a broken link; check its target")
 
 
 def iter_tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
-    """Yield each tune of a source, or why there is none, with the file that it stands in."""
+    """Yield each tune or refusal of a source, with the name of its file."""
     for file in list_files(source):
         scores, refusals = file.read()
         yield from ((score, file.name) for score in scores)
@@ -245,7 +266,7 @@ def iter_tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
 
 
 def count_tunes(card: CorpusCard) -> int | None:
-    """Count the tunes of a card without reading them; None where it is not on this machine."""
+    """Count the tunes of a card without parsing them; None if it is not on this machine."""
     if is_url(card.where):
         return None
     try:
@@ -263,13 +284,13 @@ def _count_in_file(path: Path) -> int:
 def _find_in_folder(
     folder: Path, name: str, pattern: str, suffixes: Collection[str]
 ) -> SourceFiles:
-    lying, closed = _walk(folder)
-    read = [path for path in lying if fnmatch(path.name, pattern) and _is_readable(path, suffixes)]
-    names = sorted(path.relative_to(folder).as_posix() for path in (*read, *closed))
+    paths, unreadable_folders = _walk(folder)
+    tune_paths = [p for p in paths if fnmatch(p.name, pattern) and _is_readable(p, suffixes)]
+    names = sorted(p.relative_to(folder).as_posix() for p in (*tune_paths, *unreadable_folders))
     if not names:
         raise NotFound(f"{folder} holds no tunes; {', '.join(suffixes)} are read")
     return SourceFiles(
-        tuple(_make_tune_file(folder, name, path) for path in names), len(lying) - len(read)
+        tuple(_make_tune_file(folder, name, path) for path in names), len(paths) - len(tune_paths)
     )
 
 
@@ -282,27 +303,27 @@ def _is_readable(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return what lies in a folder and its folders, and the folders that cannot be entered.
+    """Return the files below a folder, and the subfolders that cannot be read.
 
-    Linked folders are not entered; they, and folders with a tune's suffix, count as files, which
-    reading refuses.
+    Linked folders are not entered. They, and folders with the suffix of a tune, count as files,
+    which reading refuses.
     """
-    lying: list[Path] = []
-    closed: list[Path] = []
+    paths: list[Path] = []
+    unreadable: list[Path] = []
 
-    def no_entry(fault: OSError) -> None:
-        closed.append(Path(fault.filename))
+    def add_unreadable(fault: OSError) -> None:
+        unreadable.append(Path(fault.filename))
 
-    for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
-        here = Path(root)
-        odd = [
+    for root, folders, names in os.walk(folder, onerror=add_unreadable, followlinks=False):
+        parent = Path(root)
+        file_like_folders = [
             name
             for name in folders
-            if os.path.islink(here / name)  # noqa: PTH114 - False where it may not be asked
+            if os.path.islink(parent / name)  # noqa: PTH114 - False without permission
             or _is_readable(Path(name), READABLE_SUFFIXES)
         ]
-        lying += [here / name for name in (*names, *odd)]
-    return lying, closed
+        paths += [parent / name for name in (*names, *file_like_folders)]
+    return paths, unreadable
 
 
 def _find_in_card(
@@ -310,10 +331,10 @@ def _find_in_card(
     suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceFiles:
-    own = _find_at_location(card, suffixes, progress) if card.where else SourceFiles(())
-    others = [_find_in_card(one, suffixes, progress) for one in _load_included_cards(card)]
-    everything = tuple(file for found in (own, *others) for file in found.files)
-    return SourceFiles(everything, sum(found.skipped_files for found in (own, *others)))
+    parts = [_find_at_location(card, suffixes, progress)] if card.where else []
+    parts += [_find_in_card(part, suffixes, progress) for part in _load_included_cards(card)]
+    files = tuple(file for part in parts for file in part.files)
+    return SourceFiles(files, sum(part.skipped_files for part in parts))
 
 
 def _load_included_cards(card: CorpusCard) -> list[CorpusCard]:
@@ -324,7 +345,7 @@ def _load_included_cards(card: CorpusCard) -> list[CorpusCard]:
 
 
 def is_url(text: str) -> bool:
-    """Tell a URL from other places."""
+    """Tell whether a text is a URL."""
     return "://" in text
 
 
@@ -333,17 +354,17 @@ def _find_at_location(
 ) -> SourceFiles:
     if not is_url(card.where):
         return _find_in_folder(_find_music21_folder(card), card.name, card.files, suffixes)
-    from musicgen.corpus.download import RemoteFile, download  # 0.1 s, and wanted by few
+    from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
     path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
     if not _is_readable(path, suffixes):
-        raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
+        raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
     name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
     return SourceFiles((TuneFile(path, name, only=card.files),))
 
 
 def _find_music21_folder(card: CorpusCard) -> Path:
-    """Find a card's folder in music21's corpus, without importing music21."""
+    """Return the folder of a card in music21's corpus, without importing music21."""
     spec = importlib.util.find_spec("music21")
     for root in (spec.submodule_search_locations or ()) if spec else ():
         corpus = Path(root, "corpus").resolve()
@@ -351,7 +372,7 @@ def _find_music21_folder(card: CorpusCard) -> Path:
         if folder.is_dir() and corpus in folder.parents:
             return folder
     raise NotFound(
-        f"corpus {card.name}: music21's corpus holds no folder {card.where}; see that music21 is"
+        f"corpus {card.name}: music21's corpus holds no folder {card.where}; check that music21 is"
         " installed with its corpus, or name another folder in the card"
     )
 
@@ -365,10 +386,10 @@ def _load_card(path: Path) -> CorpusCard:
     try:
         fields = parse_toml(read_regular_file(path, limit=MAX_CARD_BYTES).decode("utf-8"))
     except (ValueError, RecursionError, Refusal) as fault:
-        why = fault.message if isinstance(fault, Refusal) else fault
-        raise InvalidValue(f"{path} is not a corpus card: {why}; {_CARD_HINT}") from fault
+        reason = fault.message if isinstance(fault, Refusal) else fault
+        raise InvalidValue(f"{path} is not a corpus card: {reason}; {_CARD_HINT}") from fault
     try:
-        text = check_schema(fields, CardSchema, f"{path} is not a corpus card")
+        card = check_schema(fields, CardSchema, f"{path} is not a corpus card")
     except InvalidValue as fault:
         raise InvalidValue(f"{fault}; {_CARD_HINT}") from fault
-    return CorpusCard(name=path.stem, **structs.asdict(text))
+    return CorpusCard(name=path.stem, **structs.asdict(card))

@@ -1,15 +1,15 @@
-"""A data set on disk: Parquet shards of encoded tunes, and a manifest that vouches for them.
+"""A data set on disk: Parquet shards of encoded tunes, and a manifest with their hashes.
 
     DATA/
-    ├── train-00000.parquet ...   a row a tune: ids, title, source, key, group, ...
+    ├── train-00000.parquet ...   one row per tune: ids, title, source, key, group, ...
     ├── valid-00000.parquet ...
     ├── test-00000.parquet ...
-    ├── refusals.parquet          a row for each tune or file that was left out, and why
-    ├── report.json               the account of the build
-    ├── answers.jsonl.zst         what was read of each file: a later build reads only what changed
+    ├── refusals.parquet          one row per refused tune or file, with the reason
+    ├── report.json               the counts of the build
+    ├── answers.jsonl.zst         read cache, so that a later build reads only what changed
     └── manifest.json             codec, vocabulary, counts, SHA-256 of every file; written last
 
-The order of rows follows from their content alone, so equal corpora are equal bytes.
+The order of rows follows from their content alone, so that equal corpora give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,57 +22,61 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from musicgen.config import MOST_EVENTS
-from musicgen.corpus.parquet_rows import ParquetRows
+from musicgen.corpus.parquet_rows import Int16Array, ParquetRows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
 from musicgen.files import (
     create_folder_atomically,
+    hash_file,
     is_file,
     is_folder,
     read_regular_file,
     refuse_existing,
+    sha256_hex,
     translate_os_errors,
     write_atomically,
 )
 from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, find_unlisted
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT: Final = 2
 REFUSALS: Final = "refusals.parquet"
 REPORT: Final = "report.json"
 READ_CACHE: Final = "answers.jsonl.zst"
 _ZSTD_HEAD: Final = b"\x28\xb5\x2f\xfd"
-ROW_GROUP_TUNES, ROW_GROUP_IDS = 256, 2**17  # a row group has at most as many
-SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # a shard
-_V1_TUNES: Final = "tunes.parquet"  # of format 1
+ROW_GROUP_TUNES, ROW_GROUP_IDS = 256, 2**17  # limits of a row group
+SHARD_TUNES, SHARD_IDS = 65_536, 2**25  # limits of a shard
+_V1_TUNES: Final = "tunes.parquet"  # of data sets in format 1
 _V1_FILES: Final = frozenset((_V1_TUNES, MANIFEST, REFUSALS, REPORT))
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTune:
-    """One tune as ids, with what names it."""
+    """One tune as token ids, with its metadata."""
 
-    ids: NDArray[np.int16]
-    notes: int
+    ids: Int16Array  # (tokens,)
+    notes: int  # number of notes
     title: str
-    source: str  # the file that it stands in
-    group: str
+    source: str  # name of its file
+    group: str  # of near-duplicates
     key: str
     meter: str
     rhythm: str
-    setting: str  # JSON: what the ids leave out
-    number: int = 0  # which of the file's tunes
-    remarks: tuple[str, ...] = ()  # what is odd in it
+    setting: str  # JSON of the codec's Setting
+    number: int = 0  # of the tune in its file
+    remarks: tuple[str, ...] = ()  # oddities
     relation: str = ""  # to an earlier tune of its group: one of split.RELATIONS
-    like: str = ""  # the fingerprint of that tune
+    like: str = ""  # content hash of that tune
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedTune) and _comparison_key(self) == _comparison_key(other)
@@ -82,24 +86,24 @@ class EncodedTune:
 
     @cached_property
     def content(self) -> str:
-        """The hash of its ids."""
-        return hashlib.sha256(self.ids.astype("<i2").tobytes()).hexdigest()
+        """The SHA-256 of the ids."""
+        return sha256_hex(self.ids.astype("<i2").tobytes())
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Encoded tunes in three parts, and what they were made with."""
+    """Encoded tunes in three splits, and the codec that encoded them."""
 
     train: Sequence[EncodedTune]
     valid: Sequence[EncodedTune]
     test: Sequence[EncodedTune]
     codec: str
     vocabulary: tuple[str, ...]  # every event, by id
-    refusals: Mapping[str, int]  # how many tunes were left out, by reason code
+    refusals: Mapping[str, int]  # number of refused tunes by reason code
     sources: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[SplitName, EncodedTune]]:
-        """Iterate over all tunes, each with the part that it is in."""
+        """Iterate over all tunes, each with its split."""
         for name in SPLITS:
             for tune in getattr(self, name):
                 yield name, tune
@@ -109,36 +113,35 @@ class Dataset:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many events there are."""
+        """The number of events."""
         return len(self.vocabulary)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the codec and of every tune's ids, part and title, in no matter what order."""
-        lines = sorted((tune.content, name, tune.title) for name, tune in self)
-        found = FingerprintHasher(self.codec, self.vocabulary_size)
-        for line in lines:
-            found.add(*line)
-        return found.hexdigest()
+        """A hash of the codec and of the ids, split and title of all tunes, in any order."""
+        hasher = FingerprintHasher(self.codec, self.vocabulary_size)
+        for entry in sorted((tune.content, split, tune.title) for split, tune in self):
+            hasher.add(*entry)
+        return hasher.hexdigest()
 
 
 class FingerprintHasher:
-    """The hash of a data set, from its tunes in the order of their content."""
+    """Computes the fingerprint of a data set from its tunes, sorted by content hash."""
 
     def __init__(self, codec: str, vocabulary_size: int) -> None:
         self._hash = hashlib.sha256(f"{codec} {vocabulary_size}".encode())
 
-    def add(self, content: str, part: str, title: str) -> None:
-        """Take a tune in."""
-        self._hash.update(f"\n{content} {part} {title!r}".encode("utf-8", "backslashreplace"))
+    def add(self, content: str, split: str, title: str) -> None:
+        """Add a tune by its content hash, split and title."""
+        self._hash.update(f"\n{content} {split} {title!r}".encode("utf-8", "backslashreplace"))
 
     def hexdigest(self) -> str:
-        """Return the hash of what was added."""
+        """Return the fingerprint in hex."""
         return self._hash.hexdigest()
 
 
-def get_id_arrays(tunes: Sequence[EncodedTune]) -> Sequence[NDArray[np.int16]]:
-    """Return the ids of tunes; those of stored tunes stay on disk."""
+def get_id_arrays(tunes: Sequence[EncodedTune]) -> Sequence[Int16Array]:
+    """Return the ids of each tune, (tokens,) int16; those of stored tunes stay on disk."""
     return tunes.ids if isinstance(tunes, ParquetRows) else [tune.ids for tune in tunes]
 
 
@@ -148,10 +151,10 @@ def count_tokens(tunes: Sequence[EncodedTune]) -> int:
 
 
 class ShardWriter:
-    """Writes tunes, each to its part's current shard; a context manager."""
+    """Writes tunes to the shards of their splits; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        self._parts = {name: _SplitWriter(folder, name) for name in SPLITS}
+        self._writers = {name: _SplitWriter(folder, name) for name in SPLITS}
 
     def __enter__(self) -> Self:
         return self
@@ -162,24 +165,24 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for part in self._parts.values():
-            part.close(is_complete=error is None)
+        for writer in self._writers.values():
+            writer.close(is_complete=error is None)
 
-    def add(self, part: SplitName, tune: EncodedTune) -> None:
+    def add(self, split: SplitName, tune: EncodedTune) -> None:
         """Write a tune."""
-        self._parts[part].add(tune)
+        self._writers[split].add(tune)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tunes each part has."""
-        return {name: part.tunes for name, part in self._parts.items()}
+        """The number of tunes per split."""
+        return {name: writer.tune_count for name, writer in self._writers.items()}
 
 
 class _SplitWriter:
-    """The shards of one part; row groups and shards end where the tunes alone decide it."""
+    """Writes the shards of one split; the tunes alone decide where row groups and shards end."""
 
     def __init__(self, folder: Path, name: SplitName) -> None:
-        self.tunes = 0
+        self.tune_count = 0
         self._folder, self._name = folder, name
         self._shard = 0
         self._rows: list[EncodedTune] = []
@@ -188,7 +191,7 @@ class _SplitWriter:
 
     def add(self, tune: EncodedTune) -> None:
         self._rows.append(tune)
-        self.tunes += 1
+        self.tune_count += 1
         self._group_ids += len(tune.ids)
         if len(self._rows) >= ROW_GROUP_TUNES or self._group_ids >= ROW_GROUP_IDS:
             self._flush()
@@ -196,8 +199,8 @@ class _SplitWriter:
             self._close_shard()
 
     def close(self, *, is_complete: bool) -> None:
-        """Write what waits; a part without tunes has one empty shard, so that all parts exist."""
-        if is_complete and (self._rows or not self.tunes):
+        """Write pending rows; a split without tunes gets one empty shard."""
+        if is_complete and (self._rows or not self.tune_count):
             self._flush()
         self._close_shard()
 
@@ -221,10 +224,11 @@ class _SplitWriter:
         self._shard_tunes = self._shard_ids = 0
 
 
-def _build_table(part: SplitName, tunes: Sequence[EncodedTune]) -> Any:
+def _build_table(split: SplitName, tunes: Sequence[EncodedTune]) -> Any:
+    """Return a pyarrow table with one row per tune."""
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"split": pa.array([part] * len(tunes), pa.string())}
+    columns: dict[str, Any] = {"split": pa.array([split] * len(tunes), pa.string())}
     for name in _TUNE_FIELDS:
         values = [getattr(tune, name) for tune in tunes]
         if name == "ids":
@@ -232,15 +236,15 @@ def _build_table(part: SplitName, tunes: Sequence[EncodedTune]) -> Any:
         elif name in ("notes", "number"):
             columns[name] = pa.array(values, pa.int32())
         elif name == "remarks":
-            texts = [[escape_surrogates(text) for text in texts] for texts in values]
-            columns[name] = pa.array(texts, pa.list_(pa.string()))
+            remarks = [[escape_surrogates(text) for text in texts] for texts in values]
+            columns[name] = pa.array(remarks, pa.list_(pa.string()))
         else:
             columns[name] = pa.array(map(escape_surrogates, values), pa.string())
     columns["fingerprint"] = pa.array([tune.content for tune in tunes], pa.string())
     return pa.table(columns)
 
 
-def _build_list_array(arrays: Sequence[NDArray[np.int16]]) -> Any:
+def _build_list_array(arrays: Sequence[Int16Array]) -> Any:
     import pyarrow as pa
 
     edges = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
@@ -249,24 +253,29 @@ def _build_list_array(arrays: Sequence[NDArray[np.int16]]) -> Any:
 
 
 def escape_surrogates(text: str) -> str:
-    """Return a text that can be written as UTF-8: a file's name need not be."""
+    """Escape the undecodable bytes of a file name, so that it can be written as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def build_refusal_table(refusals: Sequence[tuple[Refusal, str, str]]) -> Any:
-    """Make a table of refusals, each with its relation to a kept tune and that tune, or ""."""
+def build_refusal_table(refusals: Sequence[tuple[Refusal, str, str]]) -> pa.Table:
+    """Make a table of refusals.
+
+    Args:
+        refusals: each with the relation of the tune to a kept one and the content hash of that
+            tune, or "" and "".
+    """
     import pyarrow as pa
 
-    rows: dict[str, list[str]] = {name: [] for name in _REFUSAL_COLUMNS}
+    columns: dict[str, list[str]] = {name: [] for name in _REFUSAL_COLUMNS}
     for refusal, relation, like in refusals:
-        told = (refusal.source, refusal.place, refusal.code, refusal.message, relation, like)
-        for name, value in zip(_REFUSAL_COLUMNS, told, strict=True):
-            rows[name].append(escape_surrogates(value))
-    return pa.table({name: pa.array(values, pa.string()) for name, values in rows.items()})
+        row = (refusal.source, refusal.place, refusal.code, refusal.message, relation, like)
+        for name, value in zip(_REFUSAL_COLUMNS, row, strict=True):
+            columns[name].append(escape_surrogates(value))
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def open_refusals(folder: Path, keep_alive: object = None) -> ParquetRows[Refusal]:
-    """Return the refusals of a data set, read when they are asked for."""
+    """Return the refusals of a data set, read lazily."""
     return ParquetRows([folder / REFUSALS], _batch_to_refusals, keep_alive)
 
 
@@ -276,7 +285,7 @@ def _batch_to_refusals(batch: Any) -> list[Refusal]:
 
 
 def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
-    """Write a data set as a new folder, which appears whole or not at all."""
+    """Write a data set to a new folder, or with force in place of an old data set."""
     with (
         create_folder_atomically(
             folder, may_replace=has_only_dataset_files if force else None
@@ -284,8 +293,8 @@ def save(dataset: Dataset, folder: Path, *, force: bool = False) -> None:
         translate_os_errors(folder),
     ):
         with ShardWriter(staging) as shards:
-            for part, tune in dataset:
-                shards.add(part, tune)
+            for split, tune in dataset:
+                shards.add(split, tune)
         write_manifest(
             staging,
             codec=dataset.codec,
@@ -307,7 +316,7 @@ def write_manifest(
     tunes: Mapping[str, int],
     refusals: Mapping[str, int],
 ) -> None:
-    """Say what the files of a folder are, and vouch for each; nothing is written after it."""
+    """Write the manifest of a data set, with the hash of each file; the last file to be written."""
     content = {
         "format": FORMAT,
         "codec": codec,
@@ -322,22 +331,21 @@ def write_manifest(
     write_atomically(folder / MANIFEST, json.dumps(content, indent=1).encode())
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, read a piece at a time."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash_manifest(content: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "check"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    unhashed = {key: value for key, value in content.items() if key != "check"}
+    return sha256_hex(json.dumps(unhashed, sort_keys=True).encode())
 
 
 def check_output_folder(folder: Path, *, force: bool = False) -> None:
-    """Raise OutputExists, before any work, for a folder that may not become this data set."""
+    """Check the output folder of a data set before any work.
+
+    Raises:
+        OutputExists: it exists and `force` is false, or it holds anything but a data set.
+        NotFound: its parent folder does not exist.
+    """
     if is_folder(folder) and (foreign := _find_foreign(folder)) is not None:
         if foreign == folder:
-            fault = f"{folder} is a folder, and no data set; choose another name"
+            fault = f"{folder} is a folder and not a data set; choose another name"
         else:
             fault = (f"{foreign} is not what musicgen wrote; {folder} is not replaced:"
                      " move the file away, or choose another name")  # fmt: skip
@@ -347,28 +355,28 @@ def check_output_folder(folder: Path, *, force: bool = False) -> None:
 
 
 def has_only_dataset_files(folder: Path) -> bool:
-    """Tell whether a folder is a data set, with files missing or not, and holds nothing else."""
+    """Tell whether a folder holds a data set, complete or not, and nothing else."""
     return _find_foreign(folder) is None
 
 
 def _find_foreign(folder: Path) -> Path | None:
-    """Return what no build wrote: a folder itself, or a file in it; else None."""
+    """Return the folder itself if it is not a data set, the first foreign file in it, or None."""
     if not is_dataset(folder) or folder.is_symlink():
         return folder
     paths = sorted(folder.iterdir())
     if (folder / _V1_TUNES).exists() and {path.name for path in paths} <= _V1_FILES:
         return next((path for path in paths if not _is_v1_file(path)), None)
-    return find_unlisted(folder, {READ_CACHE: _ZSTD_HEAD})  # a damaged cache is written anew
+    return find_unlisted(folder, {READ_CACHE: _ZSTD_HEAD})  # a damaged cache is replaced
 
 
 def _is_v1_file(path: Path) -> bool:
-    """Tell whether a file starts as one of a data set of format 1 does."""
+    """Tell whether a file starts like one of a data set in format 1."""
     head = {".parquet": b"PAR1", ".json": b"{"}[path.suffix]
     return is_file(path) and not path.is_symlink() and path.read_bytes().startswith(head)
 
 
 class DatasetTable(msgspec.Struct):
-    """What a data set's manifest says of it; no name in it is a path."""
+    """The manifest of a data set; its file names are not paths."""
 
     codec: str
     vocabulary: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_EVENTS)]
@@ -380,22 +388,30 @@ class DatasetTable(msgspec.Struct):
 
 
 def load(folder: Path, keep_alive: object = None) -> Dataset:
-    """Open a data set; tunes are read when they are asked for, and until then `keep` is held.
+    """Open a data set; its tunes are read lazily.
 
-    Raises NotFound for none or half of one, Mismatch where its bytes changed or its format is old.
+    Args:
+        folder: the data set.
+        keep_alive: an object that must live as long as the tunes are read.
+
+    Raises:
+        NotFound: there is no complete data set in the folder.
+        Mismatch: its bytes changed, or its format is not supported.
+        InvalidValue: its manifest is malformed.
     """
     table = read_manifest_table(folder)
     try:
-        shards = {part: _verify_shards(folder, part, table.sha256) for part in SPLITS}
-        rows = {
-            part: ParquetRows(paths, _batch_to_tunes, keep_alive) for part, paths in shards.items()
+        shards = {split: _verify_shards(folder, split, table.sha256) for split in SPLITS}
+        tunes = {
+            split: ParquetRows(paths, _batch_to_tunes, keep_alive)
+            for split, paths in shards.items()
         }
     except (KeyError, TypeError, ValueError, OSError) as fault:
         raise _changed_error(folder) from fault
-    for part, found in rows.items():
-        _check_rows(found, f"{folder}, {part}", len(table.vocabulary))
+    for split, rows in tunes.items():
+        _check_rows(rows, f"{folder}, {split}", len(table.vocabulary))
     return Dataset(
-        **rows,
+        **tunes,
         codec=table.codec,
         vocabulary=table.vocabulary,
         refusals=table.refusals,
@@ -404,32 +420,34 @@ def load(folder: Path, keep_alive: object = None) -> Dataset:
 
 
 def _check_rows(rows: ParquetRows[EncodedTune], place: str, events: int) -> None:
-    """Raise Mismatch for columns of another kind, or ids that the vocabulary has none of."""
+    """Raise Mismatch for missing columns or types, or for ids outside the vocabulary."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = _build_table(SPLITS[0], ()).schema
+    expected = _build_table(SPLITS[0], ()).schema
     for path in rows.paths:
-        found = pq.read_schema(path)
-        if not all(found.field(f.name).type.equals(f.type) if f.name in found.names else False
-                   for f in wanted):  # fmt: skip
+        schema = pq.read_schema(path)
+        if not all(
+            field.name in schema.names and schema.field(field.name).type.equals(field.type)
+            for field in expected
+        ):
             raise Mismatch(f"{place}: its columns are not those of a data set; build it again")
     try:
         for ids in rows.iter_column("ids"):
             flat = ids.flatten().to_numpy()
             if flat.size and not 0 <= flat.min() <= flat.max() < events:
-                odd = int(flat.min() if flat.min() < 0 else flat.max())
+                invalid_id = int(flat.min() if flat.min() < 0 else flat.max())
                 raise Mismatch(
-                    f"{place}: a tune holds the id {odd}, and the vocabulary has {events:,} events;"
-                    " build it again"
+                    f"{place}: a tune holds the id {invalid_id}, and the vocabulary has"
+                    f" {events:,} events; build it again"
                 )
     except (pa.ArrowException, OSError) as fault:
         raise Mismatch(f"{place}: its shards cannot be read ({fault}); build it again") from fault
 
 
-def _verify_shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> list[Path]:
-    """Return the shards of a part. Raises ValueError where one changed."""
-    paths = [folder / name for name in sorted(hashes) if name.startswith(f"{part}-")]
+def _verify_shards(folder: Path, split: SplitName, hashes: Mapping[str, str]) -> list[Path]:
+    """Return the shards of a split. Raises ValueError if one changed."""
+    paths = [folder / name for name in sorted(hashes) if name.startswith(f"{split}-")]
     for path in paths:
         if not is_file(path) or hash_file(path) != hashes[path.name]:
             raise ValueError(f"{path} changed")
@@ -437,33 +455,39 @@ def _verify_shards(folder: Path, part: SplitName, hashes: Mapping[str, str]) -> 
 
 
 def read_manifest_table(folder: Path) -> DatasetTable:
-    """Read a data set's manifest and check it. Raises as `load` does, and InvalidValue."""
+    """Read the manifest of a data set and check its schema; raises as `load`."""
     return check_schema(read_manifest(folder), DatasetTable, f"{folder / MANIFEST}")
 
 
 def is_dataset(folder: Path) -> bool:
-    """Tell whether a folder is a data set that was finished."""
-    known = (f"train-{0:05d}.parquet", _V1_TUNES)
-    return is_file(folder / MANIFEST) and any(is_file(folder / name) for name in known)
+    """Tell whether a folder is a complete data set."""
+    tune_files = (f"train-{0:05d}.parquet", _V1_TUNES)
+    return is_file(folder / MANIFEST) and any(is_file(folder / name) for name in tune_files)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read what a data set says of itself. Raises NotFound or Mismatch, as `load` does."""
+    """Read the manifest of a data set and check its hash.
+
+    Raises:
+        NotFound: there is no complete data set in the folder.
+        Mismatch: its bytes changed, or its format is not supported.
+    """
     if not is_dataset(folder):
-        raise NotFound(f"{folder} is no data set; make one with musicgen corpus build")
+        raise NotFound(f"{folder} is not a data set; make one with musicgen corpus build")
     try:
         manifest = dict(json.loads(read_regular_file(folder / MANIFEST, limit=MOST_MANIFEST_BYTES)))
-        theirs = manifest["format"]
-        intact = theirs != FORMAT or manifest["check"] == _hash_manifest(manifest)
+        format_number = manifest["format"]
+        is_intact = format_number != FORMAT or manifest["check"] == _hash_manifest(manifest)
     except Refusal as fault:
         raise Mismatch(f"{folder / MANIFEST}: {fault.message}; build it again") from fault
     except (KeyError, TypeError, ValueError, RecursionError) as fault:
         raise _changed_error(folder) from fault
-    if type(theirs) is not int or theirs != FORMAT:
+    if type(format_number) is not int or format_number != FORMAT:
         raise Mismatch(
-            f"{folder}: its format is {theirs!r}, this program reads {FORMAT}; build it again"
+            f"{folder}: its format is {format_number!r}, this musicgen reads format {FORMAT};"
+            " build it again"
         )
-    if not intact:
+    if not is_intact:
         raise _changed_error(folder)
     return manifest
 
@@ -472,21 +496,21 @@ def _changed_error(folder: Path) -> Mismatch:
     return Mismatch(f"{folder}: its bytes changed since it was built; build it again")
 
 
-def tune_from_row(row: Mapping[str, Any], **more: str) -> EncodedTune:
-    """Make a tune of a row that `encode_file` wrote."""
+def tune_from_row(row: Mapping[str, Any], **other_fields: str) -> EncodedTune:
+    """Make a tune from a row that `encode_file` wrote and further fields."""
     fields = {name: row[name] for name in _TUNE_FIELDS if name in row}
     ids = np.frombuffer(base64.b64decode(row["ids"]), dtype="<i2").astype(np.int16)
-    return EncodedTune(**{**fields, "ids": ids, "remarks": tuple(row["remarks"]), **more})
+    return EncodedTune(**{**fields, "ids": ids, "remarks": tuple(row["remarks"]), **other_fields})
 
 
 def _batch_to_tunes(batch: Any) -> list[EncodedTune]:
     ids = batch.column("ids")
     flat = ids.flatten().to_numpy()
     edges = np.concatenate([[0], np.cumsum(ids.value_lengths().to_numpy())]).astype(int)
-    rest = batch.drop_columns(["ids", "split", "fingerprint"]).to_pylist()
+    rows = batch.drop_columns(["ids", "split", "fingerprint"]).to_pylist()
     return [
         EncodedTune(**{**row, "ids": flat[start:stop], "remarks": tuple(row["remarks"])})
-        for row, start, stop in zip(rest, edges[:-1], edges[1:], strict=True)
+        for row, start, stop in zip(rows, edges[:-1], edges[1:], strict=True)
     ]
 
 

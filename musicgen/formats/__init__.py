@@ -1,4 +1,4 @@
-"""Files to Score and back: read(path), write(score, path) by suffix."""
+"""Read and write files of tunes; the suffix of a path selects the format."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.errors import InvalidValue, Refusal
 from musicgen.files import read_regular_file, refuse_existing, write_atomically
 from musicgen.formats import abc, midi, musicxml
-from musicgen.music.performance import to_performance as as_performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Score
 
 ParseResult = tuple[tuple[Score, ...], tuple[Refusal, ...]]
@@ -21,27 +21,24 @@ MAX_XML_BYTES: Final = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How files of some suffixes are read and written; None where there is no way.
-
-    perform: reads what was played, where a format knows more of it than the written notes say.
-    parse_or_perform: reads as a performance what has no bars, where a format may hold such music.
-    each: reads tune by tune, where a file may hold many.
-    remarks: the texts that travel with the notes, as `render` was given them; None: it has no room.
-    """
+    """The functions that read and write a format; None where it does not support an operation."""
 
     suffixes: tuple[str, ...]
-    parse: Callable[[bytes, str], ParseResult] | None = None
-    render: Callable[[Score, Sequence[str]], bytes] | None = None
+    parse: Callable[[bytes, str], ParseResult] | None = None  # of file contents and source
+    render: Callable[[Score, Sequence[str]], bytes] | None = None  # of score and remarks
     max_bytes: int = MAX_BOOK_BYTES
+    # Reads what was played, where the format stores more of it than the written notes.
     parse_performance: Callable[[bytes, str], ParseResult] | None = None
+    # Reads tune by tune, where a file may hold many.
     iter_tunes: Callable[[bytes, str], Iterator[Score | Refusal]] | None = None
+    # Returns the remarks that `render` stored in the file.
     read_remarks: Callable[[bytes], tuple[str, ...]] | None = None
+    # Reads music without bars as a performance, where the format may hold such music.
     parse_score_or_performance: Callable[[bytes, str], ParseResult] | None = None
 
 
 def _parse_abc(data: bytes, source: str) -> ParseResult:
-    scores, refusals = abc.parse(abc.decode_bytes(data), source)
-    return tuple(scores), tuple(refusals)
+    return abc.parse(abc.decode_bytes(data), source)
 
 
 def _iter_abc(data: bytes, source: str) -> Iterator[Score | Refusal]:
@@ -102,16 +99,22 @@ def read(
     as_performance: bool = False,
     needs_bars: bool = True,
 ) -> ParseResult:
-    """Read all tunes of a file. A bad tune costs one tune, a bad file itself; both are refusals.
+    """Read all tunes of a file; return the scores, and a refusal per tune that cannot be read.
 
-    as_performance: as they sound, at 1,250 quarters a minute, where one step is one millisecond.
-    needs_bars: refuse music that keeps to no bars; else it is read as if `performed`.
-    Raises NotFound where there is no such file, InvalidValue for a suffix that no format has.
+    Args:
+        path: a file with one of READABLE_SUFFIXES.
+        follow_symlinks: read the target of a symbolic link instead of refusing it.
+        as_performance: read tunes as played, with one step per millisecond.
+        needs_bars: refuse music without bars; otherwise read it as a performance.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidValue: no format has the suffix.
     """
     path = Path(path)
     form = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if form is None or form.parse is None:
-        raise _unknown(path, READABLE_SUFFIXES, "read")
+        raise _unknown_suffix(path, READABLE_SUFFIXES, "read")
     try:
         data = read_regular_file(path, limit=form.max_bytes, follow=follow_symlinks)
     except Refusal as refusal:
@@ -124,10 +127,20 @@ def read(
 def parse(
     data: bytes, suffix: str, source: str = "", *, as_performance: bool = False
 ) -> ParseResult:
-    """Read all tunes of a file's bytes, as `read` does. Raises InvalidValue for the suffix."""
+    """Read all tunes of a file's contents, as `read` does.
+
+    Args:
+        data: the contents of the file.
+        suffix: one of READABLE_SUFFIXES, which selects the format.
+        source: the name of the file for refusals.
+        as_performance: read tunes as played, with one step per millisecond.
+
+    Raises:
+        InvalidValue: no format has the suffix.
+    """
     form = FORMAT_BY_SUFFIX.get(suffix.lower())
     if form is None or form.parse is None:
-        raise _unknown(Path(source or f"(bytes){suffix}"), READABLE_SUFFIXES, "read")
+        raise _unknown_suffix(Path(source or f"(bytes){suffix}"), READABLE_SUFFIXES, "read")
     if len(data) > form.max_bytes:
         fault = f"it is larger than {form.max_bytes:,} bytes; the file was left out"
         return (), (Refusal(fault, source=source, code="too-large"),)
@@ -137,15 +150,15 @@ def parse(
 def iter_tunes(
     data: bytes, suffix: str, source: str = "", *, as_performance: bool = False
 ) -> Iterator[Score | Refusal]:
-    """Read a file's bytes tune by tune; of a book, each is parsed when it is asked for."""
+    """Yield the outcome for each tune of a file's contents; parse those of a book on demand."""
     form = FORMAT_BY_SUFFIX.get(suffix.lower())
     if form is None or form.iter_tunes is None or len(data) > form.max_bytes:
         scores, refusals = parse(data, suffix, source, as_performance=as_performance)
         yield from refusals
         yield from scores
         return
-    for one in form.iter_tunes(data, source):
-        yield as_performed(one) if as_performance and isinstance(one, Score) else one
+    for outcome in form.iter_tunes(data, source):
+        yield to_performance(outcome) if as_performance and isinstance(outcome, Score) else outcome
 
 
 def _parse_with(form: Format, data: bytes, source: str, *, as_performance: bool) -> ParseResult:
@@ -155,11 +168,11 @@ def _parse_with(form: Format, data: bytes, source: str, *, as_performance: bool)
     if form.parse_performance is not None:
         return form.parse_performance(data, source)
     scores, refusals = form.parse(data, source)
-    return tuple(map(as_performed, scores)), refusals
+    return tuple(map(to_performance, scores)), refusals
 
 
 def max_bytes_of(suffix: str) -> int:
-    """Return how large a file of a suffix may be."""
+    """Return the limit on the size of a file by its suffix, in bytes."""
     form = FORMAT_BY_SUFFIX.get(suffix.lower())
     return form.max_bytes if form else MAX_BOOK_BYTES
 
@@ -167,22 +180,28 @@ def max_bytes_of(suffix: str) -> int:
 def write(
     score: Score, path: str | Path, *, force: bool = False, remarks: Sequence[str] = ()
 ) -> None:
-    """Write a score in the format of the suffix, whole or not at all.
+    """Write a score in the format of the suffix, completely or not at all.
 
-    remarks: texts of one line each that are to travel with it, where the format has room for them.
+    Args:
+        score: the score to write.
+        path: a file with one of WRITABLE_SUFFIXES.
+        force: overwrite an existing file.
+        remarks: single-line texts to store in the file, where the format supports it.
     """
     path = Path(path)
     form = FORMAT_BY_SUFFIX.get(path.suffix.lower())
     if form is None or form.render is None:
-        raise _unknown(path, WRITABLE_SUFFIXES, "written")
+        raise _unknown_suffix(path, WRITABLE_SUFFIXES, "written")
     refuse_existing([path], force=force)
     write_atomically(path, form.render(score, remarks), force=force)
 
 
 def read_remarks(path: str | Path) -> tuple[str, ...]:
-    """Return the texts that travel with the notes of a file, in order; none where it has no room.
+    """Return the remarks stored in a file, in order; none where its format does not support them.
 
-    Raises NotFound, or Refusal for a file that cannot be read.
+    Raises:
+        NotFound: there is no such file.
+        Refusal: the file cannot be read.
     """
     path = Path(path)
     form = FORMAT_BY_SUFFIX.get(path.suffix.lower())
@@ -192,12 +211,12 @@ def read_remarks(path: str | Path) -> tuple[str, ...]:
 
 
 def supports_remarks(suffix: str) -> bool:
-    """Tell whether files of a suffix carry remarks."""
+    """Return whether files of a suffix can store remarks."""
     form = FORMAT_BY_SUFFIX.get(suffix.lower())
     return form is not None and form.read_remarks is not None
 
 
-def _unknown(path: Path, suffixes: tuple[str, ...], verb: str) -> InvalidValue | NotFound:
+def _unknown_suffix(path: Path, suffixes: tuple[str, ...], verb: str) -> InvalidValue:
     return InvalidValue(
         f"{path}: a file with the suffix {path.suffix or '(none)'!r} cannot be {verb};"
         f" known are {', '.join(suffixes)}"

@@ -1,7 +1,7 @@
 """Durations as notation writes them: plain and dotted values, ties, tuplets.
 
-`pieces` cuts a row of onsets into written values and tuplets; `split` ties one duration together.
-The token codec and the ABC writer both use them, so that they agree.
+`notate_segments` writes the segments between offsets as note values and tuplets; `split_duration`
+writes one duration as tied values. The token codec and the ABC writer share them and so agree.
 """
 
 from __future__ import annotations
@@ -12,67 +12,49 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from musicgen.music.score import STEPS_PER_QUARTER
 from musicgen.music.theory import Meter
 
-# Note values that one sign writes: 1/64 to the breve, dotted, doubly dotted; 1 and 2 are crumbs
-# that only an odd remainder needs.
+# Durations in steps that a single symbol writes: 1/64 to the breve, also dotted and double-dotted;
+# 1 and 2 only fill a remainder off the grid of 1/64 notes.
 PLAIN_DURATIONS: Final = (
-    1,
-    2,
-    3,
-    6,
-    9,
-    12,
-    18,
-    21,
-    24,
-    36,
-    42,
-    48,
-    72,
-    84,
-    96,
-    144,
-    168,
-    192,
-    288,
-    384,
-)
-SHORTEST_WRITABLE: Final = 3  # a 1/64 note; inside a tuplet every value is a multiple of it
-_BEATS: Final = (48, 72, 96, 24, 144, 12)  # in which a tempo may be counted
-_SIGN_COST: Final = 100  # a written value, or a tuplet's bracket
-_REMAINDER_SIGNS: Final = 20  # a crumb counts as so many
+    1, 2, 3, 6, 9, 12, 18, 21, 24, 36, 42, 48, 72, 84, 96, 144, 168, 192, 288, 384,
+)  # fmt: skip
+SHORTEST_WRITABLE: Final = 3  # steps of a 1/64 note; values inside a tuplet are multiples of it
+_BEATS: Final = (48, 72, 96, 24, 144, 12)  # steps; beats that a tempo may be written in
+_SYMBOL_COST: Final = 100  # of a written value or a tuplet bracket
+_REMAINDER_SYMBOLS: Final = 20  # symbols that a remainder of 1 or 2 steps counts as
+_LONGEST_TABULATED: Final = 768  # steps; longer durations start with breves
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Tuplet:
-    """Write p units in the time of q units; a unit is a plain value in steps."""
+    """p units in the time of q units, as in (p:q in ABC."""
 
     p: int
     q: int
-    unit: int
+    unit: int  # steps; a plain duration
 
     @property
     def steps(self) -> int:
-        """Steps that the group lasts."""
+        """Sounding length in steps."""
         return self.q * self.unit
 
     @property
     def nominal(self) -> int:
-        """Steps that its values add up to as written."""
+        """Written length in steps: the sum of its note values."""
         return self.p * self.unit
 
     def to_sounding(self, nominal: int) -> int:
-        """Return the step, from the group's start, of a written offset; halves upward."""
+        """Convert a written offset to a sounding one, in steps; round halves up."""
         return (2 * nominal * self.q + self.p) // (2 * self.p)
 
     def to_written(self, sounding: int) -> int | None:
-        """Return the written offset that sounds at a step, None if there is none on the grain."""
-        about = round(sounding * self.p / self.q / SHORTEST_WRITABLE) * SHORTEST_WRITABLE
-        return about if self.to_sounding(about) == sounding else None
+        """Return the written offset on the 1/64 grid that sounds at a step, or None."""
+        nominal = round(sounding * self.p / self.q / SHORTEST_WRITABLE) * SHORTEST_WRITABLE
+        return nominal if self.to_sounding(nominal) == sounding else None
 
 
 TUPLETS: Final = tuple(
@@ -85,20 +67,24 @@ _MAX_TUPLET_STEPS: Final = max(tuplet.steps for tuplet in TUPLETS)
 
 @dataclass(frozen=True, slots=True)
 class WrittenDuration:
-    """One written value: of which segment, how long as written, and the tuplet's brackets."""
+    """One written note value, and the tuplet brackets before and after it."""
 
-    segment: int
-    nominal: int
+    segment: int  # index of the segment that it writes all or part of
+    nominal: int  # written length in steps
     opened_tuplet: Tuplet | None = None
     closes_tuplet: bool = False
 
 
 @lru_cache(maxsize=4096)
 def notate_segments(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
-    """Say how the segments between offsets (ascending, in steps) are written.
+    """Write the segments between offsets as note values and tuplets.
 
-    A segment that one value cannot write is cut in several, tied. Where every length is a multiple
-    of the grain, plain values do; else the fewest signs win, a tuplet's bracket counting as one.
+    A segment that no single value can write becomes several tied values. Where every length is a
+    multiple of a 1/64 note, plain values suffice. Otherwise a shortest-path search over the steps
+    finds the writing with the fewest symbols; a tuplet bracket counts as one symbol.
+
+    Args:
+        offsets: ascending, in steps.
     """
     lengths = [after - before for before, after in pairwise(offsets)]
     if all(length % SHORTEST_WRITABLE == 0 for length in lengths):
@@ -107,22 +93,30 @@ def notate_segments(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
             for i, length in enumerate(lengths)
             for value in split_duration(length)
         )
-    best: dict[int, tuple[int, int, Tuplet | None]] = {offsets[0]: (0, -1, None)}
-    places = _bits(offsets)
-    for here in range(offsets[0], offsets[-1]):
-        if here not in best:
+    cheapest = {offsets[0]: _PathEnd(0, -1)}  # by position
+    offset_bits = _bits(offsets)
+    for position in range(offsets[0], offsets[-1]):
+        if position not in cheapest:
             continue
         for stop, cost, tuplet in _iter_next_candidates(
-            offsets, here, _bits_from(places, here - offsets[0])
+            offsets, position, _bits_from(offset_bits, position - offsets[0])
         ):
-            total = best[here][0] + cost
-            if stop not in best or total < best[stop][0]:
-                best[stop] = (total, here, tuplet)
-    return tuple(_walk_back(offsets, {stop: (here, t) for stop, (_, here, t) in best.items()}))
+            total = cheapest[position].cost + cost
+            if stop not in cheapest or total < cheapest[stop].cost:
+                cheapest[stop] = _PathEnd(total, position, tuplet)
+    return tuple(_walk_back(offsets, cheapest))
+
+
+class _PathEnd(NamedTuple):
+    """The last value or tuplet of the cheapest path to a position."""
+
+    cost: int  # of the whole path
+    start: int  # position at which the value or tuplet starts
+    tuplet: Tuplet | None = None
 
 
 def _bits(offsets: tuple[int, ...]) -> bytes:
-    """Return one bit a step, from the first offset on: whether an offset is there."""
+    """Return one bit per step from the first offset: whether an offset lies there."""
     bits = bytearray((offsets[-1] - offsets[0]) // 8 + 1)
     for offset in offsets:
         byte, bit = divmod(offset - offsets[0], 8)
@@ -131,62 +125,67 @@ def _bits(offsets: tuple[int, ...]) -> bytes:
 
 
 def _bits_from(bits: bytes, at: int) -> int:
-    """Return the bits from a step on, as far as a tuplet may reach; the first is bit 0."""
+    """Return the bits from a step as far as a tuplet can reach, the first as bit 0."""
     byte, bit = divmod(at, 8)
     window = int.from_bytes(bits[byte : byte + _MAX_TUPLET_STEPS // 8 + 2], "little") >> bit
     return window & ((1 << _MAX_TUPLET_STEPS) - 1)
 
 
 def _walk_back(
-    offsets: tuple[int, ...], ways: dict[int, tuple[int, Tuplet | None]]
+    offsets: tuple[int, ...], cheapest: dict[int, _PathEnd]
 ) -> Iterator[WrittenDuration]:
-    """Yield the pieces of the way that leads to the last offset."""
+    """Yield the written values of the path to the last offset."""
     stops = [offsets[-1]]
     while stops[-1] != offsets[0]:
-        stops.append(ways[stops[-1]][0])
-    for here, stop in pairwise(reversed(stops)):
-        tuplet = ways[stop][1]
+        stops.append(cheapest[stops[-1]].start)
+    for position, stop in pairwise(reversed(stops)):
+        tuplet = cheapest[stop].tuplet
         if tuplet is None:
-            yield WrittenDuration(bisect_right(offsets, here) - 1, stop - here)
+            yield WrittenDuration(bisect_right(offsets, position) - 1, stop - position)
         else:
-            yield from _notate_tuplet(offsets, here, tuplet)
+            yield from _notate_tuplet(offsets, position, tuplet)
 
 
 def _iter_next_candidates(
-    offsets: tuple[int, ...], here: int, ahead: int
+    offsets: tuple[int, ...], position: int, offset_bits: int
 ) -> Iterator[tuple[int, int, Tuplet | None]]:
-    """Yield (stop, cost, tuplet) for each plain value and each tuplet that may start here.
+    """Yield (stop, cost, tuplet) for each plain value and tuplet that may start at a position.
 
-    Of the plain values: the first of the segment's own split, and those that reach a half beat.
-    Of the tuplets: those that some offset ahead (bit n: n steps from here) needs and all allow.
+    Plain values: the first of the segment's own split, and those that end on an eighth note.
+    Tuplets: those that some offset ahead (bit n: in n steps) requires and that can write them all.
     """
-    segment = bisect_right(offsets, here) - 1
-    room = offsets[segment + 1] - here
-    longest, into = split_duration(room)[0], here - offsets[0]
-    for value in PLAIN_DURATIONS[: bisect_right(PLAIN_DURATIONS, room)]:
-        if value == longest or (into + value) % 24 == 0:
-            signs = _REMAINDER_SIGNS if value < SHORTEST_WRITABLE else 1
-            yield here + value, _SIGN_COST * signs, None
-    if not ahead & _off_grid_bits(_MAX_TUPLET_STEPS):
+    segment = bisect_right(offsets, position) - 1
+    steps_left = offsets[segment + 1] - position
+    first_value, elapsed = split_duration(steps_left)[0], position - offsets[0]
+    for value in PLAIN_DURATIONS[: bisect_right(PLAIN_DURATIONS, steps_left)]:
+        if value == first_value or (elapsed + value) % 24 == 0:
+            symbols = _REMAINDER_SYMBOLS if value < SHORTEST_WRITABLE else 1
+            yield position + value, _SYMBOL_COST * symbols, None
+    if not offset_bits & _off_grid_bits(_MAX_TUPLET_STEPS):
         return
-    for rank, (tuplet, steps, needing, denying) in enumerate(_tuplet_masks()):
-        if ahead & needing and not ahead & denying and here + steps <= offsets[-1]:
-            inner = offsets[segment + 1 : bisect_left(offsets, here + steps)]
-            signs = 1 + sum(
-                len(split_duration(value)) for value in _iter_written_lengths(inner, here, tuplet)
+    for rank, (tuplet, steps, required, unwritable) in enumerate(_tuplet_masks()):
+        if (
+            offset_bits & required
+            and not offset_bits & unwritable
+            and position + steps <= offsets[-1]
+        ):
+            inner = offsets[segment + 1 : bisect_left(offsets, position + steps)]
+            symbols = 1 + sum(
+                len(split_duration(value))
+                for value in _iter_written_lengths(inner, position, tuplet)
             )
-            yield here + steps, _SIGN_COST * signs + rank, tuplet
+            yield position + steps, _SYMBOL_COST * symbols + rank, tuplet
 
 
 @cache
 def _off_grid_bits(steps: int) -> int:
-    """Return the bits of the offsets that plain values do not reach."""
+    """Return the bits of the offsets that plain values cannot reach."""
     return sum(1 << step for step in range(1, steps) if step % SHORTEST_WRITABLE)
 
 
 @cache
 def _tuplet_masks() -> tuple[tuple[Tuplet, int, int, int], ...]:
-    """Return each tuplet, its steps, the offsets that need it, and those that it cannot write."""
+    """Return (tuplet, steps, bits of offsets that need it, bits of those it cannot write)."""
     return tuple(
         (
             t,
@@ -201,29 +200,29 @@ def _tuplet_masks() -> tuple[tuple[Tuplet, int, int, int], ...]:
 @cache
 def _written_offsets(tuplet: Tuplet) -> tuple[int, ...]:
     """Return the written offset for each step of a tuplet, -1 where there is none."""
-    found = map(tuplet.to_written, range(tuplet.steps))
-    return tuple(-1 if nominal is None else nominal for nominal in found)
+    offsets = map(tuplet.to_written, range(tuplet.steps))
+    return tuple(-1 if nominal is None else nominal for nominal in offsets)
 
 
-def _iter_written_lengths(inner: Sequence[int], here: int, tuplet: Tuplet) -> Iterator[int]:
-    """Yield what is written between the offsets inside of a tuplet that starts here."""
-    written, before = _written_offsets(tuplet), 0
+def _iter_written_lengths(inner: Sequence[int], position: int, tuplet: Tuplet) -> Iterator[int]:
+    """Yield the written lengths between the offsets inside a tuplet that starts at a position."""
+    written, previous = _written_offsets(tuplet), 0
     for offset in inner:
-        nominal = written[offset - here]
-        yield nominal - before
-        before = nominal
-    yield tuplet.nominal - before
+        nominal = written[offset - position]
+        yield nominal - previous
+        previous = nominal
+    yield tuplet.nominal - previous
 
 
 def _notate_tuplet(
-    offsets: tuple[int, ...], here: int, tuplet: Tuplet
+    offsets: tuple[int, ...], position: int, tuplet: Tuplet
 ) -> Iterator[WrittenDuration]:
-    """Write what lies in a tuplet that starts here, and that it can write."""
-    first = bisect_right(offsets, here) - 1
-    inner = offsets[first + 1 : bisect_left(offsets, here + tuplet.steps)]
+    """Yield the values of a tuplet that starts at a position."""
+    first = bisect_right(offsets, position) - 1
+    inner = offsets[first + 1 : bisect_left(offsets, position + tuplet.steps)]
     values = [
         (first + index, value)
-        for index, nominal in enumerate(_iter_written_lengths(inner, here, tuplet))
+        for index, nominal in enumerate(_iter_written_lengths(inner, position, tuplet))
         for value in split_duration(nominal)
     ]
     for index, (segment, value) in enumerate(values):
@@ -232,27 +231,38 @@ def _notate_tuplet(
 
 @lru_cache(maxsize=4096)
 def split_duration(steps: int) -> tuple[int, ...]:
-    """Cut a length into the fewest plain values, the longest first; no crumbs unless it must."""
+    """Split a duration into the fewest plain durations, the longest first.
+
+    Values under a 1/64 note occur only where the duration is not a multiple of one.
+
+    Args:
+        steps: a duration in steps.
+    """
     fewest = _fewest_values(SHORTEST_WRITABLE if steps % SHORTEST_WRITABLE == 0 else 1)
-    whole, rest = divmod(steps, 768) if steps > 768 else (0, steps)
+    whole, rest = divmod(steps, _LONGEST_TABULATED) if steps > _LONGEST_TABULATED else (0, steps)
     return tuple([384] * (2 * whole) + sorted(fewest[rest], reverse=True))
 
 
 @cache
 def _fewest_values(least: int) -> list[tuple[int, ...]]:
-    """Return the fewest plain values, none under the least, for each length to 768 steps."""
+    """Return for each duration up to 768 steps its fewest plain durations, none under `least`."""
     values = [value for value in PLAIN_DURATIONS if value >= least]
     fewest: list[tuple[int, ...]] = [()]
-    for length in range(1, 769):
+    for length in range(1, _LONGEST_TABULATED + 1):
         ends = [v for v in values if v <= length and (v == length or fewest[length - v])]
         fewest.append(min(((*fewest[length - v], v) for v in ends), key=len, default=()))
     return fewest
 
 
 def choose_tempo_beat(qpm: float, meter: Meter) -> tuple[int, Fraction]:
-    """Return a beat in steps, and how many a minute has: the meter's, or one that is whole.
+    """Choose the beat in which a tempo is written: (steps per beat, beats per minute).
 
-    A quarter where none is.
+    Prefer the meter's beat, then others, for a whole number of beats per minute; fall back to
+    quarter notes.
+
+    Args:
+        qpm: quarter notes per minute.
+        meter: the meter in force.
     """
     exact = Fraction(qpm) * STEPS_PER_QUARTER
     for steps in (meter.beat_steps, *_BEATS):
@@ -262,5 +272,5 @@ def choose_tempo_beat(qpm: float, meter: Meter) -> tuple[int, Fraction]:
 
 
 def to_steps(ticks: int, ticks_per_quarter: int, steps_per_quarter: int) -> int:
-    """Round a tick count to the nearest step, halves upward."""
+    """Convert ticks to the nearest step; round halves up."""
     return (2 * ticks * steps_per_quarter + ticks_per_quarter) // (2 * ticks_per_quarter)

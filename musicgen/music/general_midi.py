@@ -35,19 +35,22 @@ PROGRAMS: Final = tuple(
 
 
 def parse_program(text: str) -> int:
-    """Return the number of a General MIDI instrument: "flute", "73". Raises InvalidValue.
+    """Parse a General MIDI program given by name or number, such as "flute" or "73".
 
-    A part of a name will do where only one instrument has it, or where a name starts with it.
+    Part of a name selects the first program whose name starts with it, or else contains it.
+
+    Raises:
+        InvalidValue: no program has such a name or number.
     """
-    wanted = text.strip().lower()
-    if wanted[:1].isdigit() or wanted[:1] in ("+", "-"):
-        return parse_integer(wanted, "program", 0, 127)
-    if wanted in PROGRAMS:
-        return PROGRAMS.index(wanted)
-    found = [n for n in PROGRAMS if n.startswith(wanted)] or [n for n in PROGRAMS if wanted in n]
-    if not wanted or not found:
+    query = text.strip().lower()
+    if query[:1].isdigit() or query[:1] in ("+", "-"):
+        return parse_integer(query, "program", 0, 127)
+    if query in PROGRAMS:
+        return PROGRAMS.index(query)
+    matches = [n for n in PROGRAMS if n.startswith(query)] or [n for n in PROGRAMS if query in n]
+    if not query or not matches:
         raise InvalidValue(
             f"program {shorten(text)!r} is unknown: write 0 to 127, or a General MIDI name"
             " such as flute, violin or accordion"
         )
-    return PROGRAMS.index(found[0])
+    return PROGRAMS.index(matches[0])

@@ -1,6 +1,6 @@
-"""Separate the notes of a part into voices of chords that do not overlap.
+"""Voice separation: assign the chords of a part to voices in which nothing overlaps.
 
-Each note goes to the free voice that is nearest in pitch and time.
+Each chord goes to the free voice that is nearest in pitch and time.
 """
 
 from __future__ import annotations
@@ -8,41 +8,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from musicgen.music.arrays import unique_sorted
+from musicgen.music.arrays import IntArray, unique_sorted
 from musicgen.music.notes import Note, NoteColumns, Notes
 
 
 class Chord(NamedTuple):
-    """Notes of one voice that start and end together; pitches from the highest down."""
+    """Notes of one voice that start and end together."""
 
-    onset: int
-    duration: int
-    pitches: tuple[int, ...]
+    onset: int  # steps
+    duration: int  # steps
+    pitches: tuple[int, ...]  # MIDI note numbers, descending
 
     @property
     def end(self) -> int:
-        """The first step at which it no longer sounds."""
+        """Step at which the chord has ended."""
         return self.onset + self.duration
 
 
 @dataclass(frozen=True, eq=False)
 class Chords:
-    """The chords of a tune as columns: by part, then in order of onset, the shortest first."""
+    """The chords of a tune as columns, sorted by part, onset and duration.
 
-    parts: Any
-    onsets: Any
-    ends: Any
-    pitches: Any  # of all notes, those of a chord from the highest down
-    pitch_starts: Any  # where each chord's pitches start; one more, where the last chord's stop
-    note_indexes: Any  # where in the columns the note of each pitch stands
+    The pitches of chord i are pitches[pitch_starts[i]:pitch_starts[i + 1]].
+    """
+
+    parts: IntArray  # (chord,) indexes into Score.parts
+    onsets: IntArray  # (chord,) steps
+    ends: IntArray  # (chord,) steps
+    pitches: IntArray  # (note,) MIDI note numbers, descending within a chord
+    pitch_starts: IntArray  # (chord + 1,)
+    note_indexes: IntArray  # (note,) index of each pitch's note in the columns
 
     @classmethod
     def of(cls, columns: NoteColumns) -> Chords:
-        """Join the notes of a part that start and end together."""
+        """Join the notes of a part that start and end together, from (5, note) int64 columns."""
         onsets, pitches, durations, _, parts = columns
         order = np.lexsort((durations << 7 | 127 - pitches, onsets, parts))
         same = np.stack([parts, onsets, durations])[:, order]
@@ -52,93 +55,90 @@ class Chords:
         stops = np.append(firsts, len(order))
         return cls(parts, onsets, onsets + durations, pitches[order], stops, order)
 
-    def assign_voices(self) -> Any:
-        """Return the number of each chord's voice in its part: in a voice nothing overlaps.
+    def assign_voices(self) -> IntArray:
+        """Number the voice of each chord within its part, so that no voice overlaps itself.
 
-        There are no more voices than notes of different lengths sound at once. A chord goes to the
-        free voice whose last chord is nearest in pitch, one that has just ended before one that
-        rests; what finds none free opens a new voice, higher notes first.
+        A part has as many voices as chords sound at once. A chord goes to the free voice whose last
+        chord is nearest in pitch, with a penalty for a rest between them. Where no voice is free,
+        it opens a new one, higher chords first.
+
+        Returns:
+            (chord,) int64 voice numbers from 0.
         """
         numbers = np.zeros(len(self.parts), dtype=np.int64)
         overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
         for part in unique_sorted(self.parts[1:][overlaps]).tolist():
-            here = slice(*np.searchsorted(self.parts, [part, part + 1]))
-            numbers[here] = _assign_part_voices(
-                self.onsets[here].tolist(),
-                self.ends[here].tolist(),
-                self.pitches[self.pitch_starts[:-1][here]].tolist(),
-                self.pitches[self.pitch_starts[1:][here] - 1].tolist(),
-            )
+            rows = slice(*np.searchsorted(self.parts, [part, part + 1]))
+            tops = self.pitches[self.pitch_starts[:-1][rows]]
+            bottoms = self.pitches[self.pitch_starts[1:][rows] - 1]
+            columns = np.stack([self.onsets[rows], self.ends[rows], tops, bottoms])
+            numbers[rows] = _assign_part_voices(list(map(_ChordSpan._make, columns.T.tolist())))
         return numbers
 
 
 def separate_voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
-    """Share the notes of one part out to voices, see Chords.voices."""
+    """Separate the notes of one part into voices, as `Chords.assign_voices` does."""
     chords = Chords.of(Notes.of(notes).columns)
     numbers = chords.assign_voices().tolist()
-    found: list[list[Chord]] = [[] for _ in range(max(numbers, default=-1) + 1)]
-    pitches, firsts = chords.pitches.tolist(), chords.pitch_starts.tolist()
+    voices: list[list[Chord]] = [[] for _ in range(max(numbers, default=-1) + 1)]
+    pitches, pitch_starts = chords.pitches.tolist(), chords.pitch_starts.tolist()
     durations = (chords.ends - chords.onsets).tolist()
     for number, onset, duration, (start, stop) in zip(
-        numbers, chords.onsets.tolist(), durations, pairwise(firsts), strict=True
+        numbers, chords.onsets.tolist(), durations, pairwise(pitch_starts), strict=True
     ):
-        found[number].append(Chord(onset, duration, tuple(pitches[start:stop])))
-    return tuple(map(tuple, found))
+        voices[number].append(Chord(onset, duration, tuple(pitches[start:stop])))
+    return tuple(map(tuple, voices))
 
 
-_GAP_COST: Final = 5  # a voice that rests before a note is as good as one so many semitones off
+_REST_COST: Final = 10  # semitones of distance that a rest before a chord counts as
 
 
-class _VoiceState:
-    """What a voice sounded last."""
+class _ChordSpan(NamedTuple):
+    """When a chord sounds, and its highest and lowest pitch."""
 
-    __slots__ = ("bottom", "end", "number", "top")
+    onset: int  # steps
+    end: int  # steps
+    top: int  # MIDI note number
+    bottom: int  # MIDI note number
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.end = self.top = self.bottom = 0
-
-    def cost(self, onset: int, top: int, bottom: int) -> int:
-        """Tell how ill a chord follows the last one: semitones, and a gap between them."""
-        away = abs(self.top - top) + abs(self.bottom - bottom)
-        return away + (2 * _GAP_COST if self.end < onset else 0)
+    def cost_after(self, previous: _ChordSpan) -> int:
+        """Return the distance in semitones from the voice's previous chord, plus a rest's cost."""
+        distance = abs(previous.top - self.top) + abs(previous.bottom - self.bottom)
+        return distance + (_REST_COST if previous.end < self.onset else 0)
 
 
-def _assign_part_voices(
-    onsets: Sequence[int], ends: Sequence[int], tops: Sequence[int], bottoms: Sequence[int]
-) -> list[int]:
-    """Return the number of each chord's voice; the chords are given by column."""
-    numbers = [0] * len(onsets)
-    found: list[_VoiceState] = []
-    for onset, same in groupby(range(len(onsets)), key=onsets.__getitem__):
-        together = list(same)
-        free = [voice for voice in found if voice.end <= onset]
-        chosen: Sequence[_VoiceState | None] = free
-        if not len(together) == len(free) == 1:
-            together.sort(key=lambda chord: (-tops[chord], ends[chord]))
-            chosen = _pair_nearest(
-                [(onset, tops[chord], bottoms[chord]) for chord in together], free
-            )
-        for chord, known in zip(together, chosen, strict=True):
-            voice = known or _VoiceState(len(found))
-            if known is None:
-                found.append(voice)
-            numbers[chord] = voice.number
-            voice.end, voice.top, voice.bottom = ends[chord], tops[chord], bottoms[chord]
+def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
+    """Return the voice number of each chord of a part, in order of onset."""
+    numbers = [0] * len(chords)
+    last_chords: list[_ChordSpan] = []  # of each voice
+    for onset, group in groupby(range(len(chords)), key=lambda index: chords[index].onset):
+        indexes = list(group)
+        free = [voice for voice, chord in enumerate(last_chords) if chord.end <= onset]
+        voices: Sequence[int | None] = free
+        if not len(indexes) == len(free) == 1:
+            indexes.sort(key=lambda index: (-chords[index].top, chords[index].end))
+            voices = _pair_nearest([chords[i] for i in indexes], free, last_chords)
+        for index, voice in zip(indexes, voices, strict=True):
+            if voice is None:
+                numbers[index] = len(last_chords)
+                last_chords.append(chords[index])
+            else:
+                numbers[index] = voice
+                last_chords[voice] = chords[index]
     return numbers
 
 
 def _pair_nearest(
-    chords: Sequence[tuple[int, int, int]], free: Sequence[_VoiceState]
-) -> Sequence[_VoiceState | None]:
-    """Pair chords with voices, the nearest first; of equals the higher chord, the earlier voice."""
+    chords: Sequence[_ChordSpan], free: Sequence[int], last_chords: Sequence[_ChordSpan]
+) -> list[int | None]:
+    """Pair chords with free voices, nearest first, then the higher chord and the earlier voice."""
     costs = sorted(
-        (voice.cost(*chord), i, j) for i, chord in enumerate(chords) for j, voice in enumerate(free)
+        (chord.cost_after(last_chords[voice]), position, voice)
+        for position, chord in enumerate(chords)
+        for voice in free
     )
-    pairs: dict[int, _VoiceState] = {}
-    taken: set[int] = set()
-    for _, i, j in costs:
-        if i not in pairs and j not in taken:
-            pairs[i] = free[j]
-            taken.add(j)
-    return list(map(pairs.get, range(len(chords))))
+    voice_by_position: dict[int, int] = {}
+    for _, position, voice in costs:
+        if position not in voice_by_position and voice not in voice_by_position.values():
+            voice_by_position[position] = voice
+    return list(map(voice_by_position.get, range(len(chords))))

@@ -1,1 +1,1 @@
-"""The engraving model: what a score looks like on paper, as MEI, SVG and PNG."""
+"""Sheet music: the layout of a score on staves, and its rendering as MEI, SVG and PNG."""

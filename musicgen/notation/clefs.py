@@ -1,4 +1,4 @@
-"""Where pitches stand on a staff: clefs, and the places of the drums."""
+"""Positions of pitches on a staff: clefs, and the notation of drums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from musicgen.music.theory import SpelledPitch
 
 @dataclass(frozen=True, slots=True)
 class Clef:
-    """A clef by its sign and line, and the octaves that it is read higher (1) or lower (-1)."""
+    """A clef."""
 
-    sign: str
-    line: int
-    octave: int = 0
+    sign: str  # "G", "F" or "percussion"
+    line: int  # of the staff, from the bottom
+    octave: int = 0  # octaves that it sounds higher (1) or lower (-1) than written
 
 
 TREBLE: Final = Clef("G", 2)
@@ -25,8 +25,8 @@ TREBLE_8VA: Final = Clef("G", 2, 1)
 BASS_8VB: Final = Clef("F", 4, -1)
 PERCUSSION: Final = Clef("percussion", 3)
 
-# The lowest and highest pitch without ledger lines, and how many ledger lines a note a clef that
-# is read in another octave must save.
+# Clef, lowest and highest pitch without ledger lines, and how many ledger lines per note an octave
+# clef must save to be chosen.
 _RANGES: Final = (
     (TREBLE, 62, 79, 0.0),
     (BASS, 41, 60, 0.0),
@@ -38,15 +38,15 @@ _SEMITONES_PER_LEDGER_LINE: Final = 3.5
 
 
 def choose_clef(pitches: Iterable[int]) -> Clef:
-    """Choose the clef that needs the fewest ledger lines; the treble clef where nothing sounds."""
+    """Choose the clef that needs the fewest ledger lines; treble if there are no pitches."""
     sounding = list(pitches)
     if not sounding:
         return TREBLE
 
     def cost(row: tuple[Clef, int, int, float]) -> float:
-        _, low, high, price = row
-        away = sum(max(0, low - pitch, pitch - high) for pitch in sounding)
-        return price + away / _SEMITONES_PER_LEDGER_LINE / len(sounding)
+        _, lowest, highest, penalty = row
+        distance = sum(max(0, lowest - pitch, pitch - highest) for pitch in sounding)
+        return penalty + distance / _SEMITONES_PER_LEDGER_LINE / len(sounding)
 
     return min(_RANGES, key=cost)[0]
 
@@ -56,24 +56,24 @@ HeadShape = Literal["normal", "x", "circle-x", "diamond", "triangle", "square"]
 
 @dataclass(frozen=True, slots=True)
 class DrumSymbol:
-    """Where a drum is written, as if in the treble clef, and the shape of its head."""
+    """The notation of a drum."""
 
-    staff_position: SpelledPitch
+    staff_position: SpelledPitch  # as in the treble clef
     shape: HeadShape
 
 
 def _drums(text: str) -> dict[int, DrumSymbol]:
-    """Read lines of a shape, then places and the drums that stand there: "F4=36"."""
-    found = {}
+    """Parse one line per HeadShape, of positions with their drums: "F4=36"."""
+    symbols = {}
     for shape, line in zip(get_args(HeadShape), text.strip().split(";"), strict=True):
         for word in line.split():
-            place, _, number = word.partition("=")
-            found[int(number)] = DrumSymbol(SpelledPitch(place[0], 0, int(place[1])), shape)
-    return found
+            position, _, number = word.partition("=")
+            symbols[int(number)] = DrumSymbol(SpelledPitch(position[0], 0, int(position[1])), shape)
+    return symbols
 
 
-# General MIDI's drums where drummers look for them; no two share a place and a shape, so that what
-# is read is what was written.
+# General MIDI drums in customary notation; no two share position and shape, so that reading undoes
+# writing.
 DRUM_SYMBOLS: Final = _drums("""
     E4=35 F4=36 C5=38 G4=41 A4=43 B4=45 D5=47 E5=48 F5=50;
     D4=44 C5=37 G5=42 A5=49 B5=57 F5=51 D5=54 E5=75;

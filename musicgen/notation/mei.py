@@ -1,6 +1,6 @@
-"""A sheet as MEI, which verovio engraves.
+"""Writer of MEI, which verovio engraves.
 
-Notes have the ids of `Head.name`, measure k (from 0) has `m{k}`: the SVG keeps them.
+A note head has its `element_id`, and measure k (from 0) the id `m{k}`; the SVG keeps these ids.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _METRONOME_NOTES: Final = {1 << n: chr(code) for n, code in enumerate(range(0xEC
 _METRONOME_NOTES[1] = "\ueca2"
 _METRONOME_DOT: Final = "\uecb7"
 _SHAPES: Final = {"circle-x": "circle", "triangle": "isotriangle"}
-MAX_LABEL: Final = 20  # characters of a name beside a staff
-MAX_CHORD_SYMBOL: Final = 24  # characters of a chord symbol that are shown
+MAX_LABEL: Final = 20  # characters of the name beside a staff
+MAX_CHORD_SYMBOL: Final = 24  # characters
 
 
 def render(sheet: Sheet, title_width: int = 60) -> str:
-    """Write a sheet as MEI; title_width: the characters of a title's line."""
+    """Write a sheet as MEI, with the title in lines of at most title_width characters."""
     return "".join(_document(sheet, title_width))
 
 
@@ -64,7 +64,7 @@ def _score_def(sheet: Sheet, title_width: int) -> Iterator[str]:
 
 
 def _heading(sheet: Sheet, title_width: int) -> str:
-    """Write the title in the middle, and the rhythm on the left below it."""
+    """Write the title, centered, and the rhythm below it on the left."""
     lines = ""
     if sheet.title:
         title = "<lb/>".join(map(escape_xml, wrap(sheet.title[:MAX_SHOWN_TEXT], title_width)))
@@ -84,7 +84,7 @@ def _staff_def(number: int, staff: Staff, key: Key | None, *, is_alone: bool) ->
 
 
 def _instrument(staff: Staff) -> str:
-    """Name what plays a part without a name; a piano goes without saying."""
+    """Name the instrument of a part without a name; omit the default piano."""
     if staff.part.is_drums:
         return "drums"
     return PROGRAMS[staff.part.program].split(" (")[0] if staff.part.program else ""
@@ -100,7 +100,7 @@ def _clef(clef: Clef) -> str:
 
 
 def _key(key: Key | None, staff: Staff) -> str:
-    """Write a signature, which drums have none of."""
+    """Write a key signature, except for drums."""
     if key is None or staff.part.is_drums:
         return ""
     sign = f"{abs(key.fifths)}{'s' if key.fifths > 0 else 'f'}" if key.fifths else "0"
@@ -113,25 +113,25 @@ def _meter(meter: Meter | None) -> str:
 
 def _section(sheet: Sheet) -> Iterator[str]:
     heads = _heads_by_note(sheet.measures)
-    inside = False
+    in_ending = False
     for index, measure in enumerate(sheet.measures):
         if index and (measure.key or measure.meter):
             yield _key_and_meter_changes(sheet, measure)
         if measure.starting_passes:
-            yield "</ending>" if inside else ""
+            yield "</ending>" if in_ending else ""
             name = ", ".join(map(str, measure.starting_passes))
             yield f'<ending n="{name}" label="{name}.">'
-            inside = True
+            in_ending = True
         yield from _measure(index, measure, sheet.staves, heads)
         if measure.ends_line and index + 1 < len(sheet.measures):
-            yield "<sb/>"  # inside of an ending, behind which verovio would not break
-        if inside and measure.stopping_passes:
+            yield "<sb/>"  # inside an ending, as verovio does not break after it
+        if in_ending and measure.stopping_passes:
             yield "</ending>"
-            inside = False
+            in_ending = False
 
 
 def _key_and_meter_changes(sheet: Sheet, measure: Measure) -> str:
-    """Write what changes before a measure, the key staff by staff."""
+    """Write the changes of key, per staff, and meter before a measure."""
     staves = "".join(
         f'<staffDef n="{number}">{_key(measure.key, staff)}</staffDef>'
         for number, staff in enumerate(sheet.staves, 1)
@@ -142,7 +142,7 @@ def _key_and_meter_changes(sheet: Sheet, measure: Measure) -> str:
 
 
 def _heads_by_note(measures: Iterable[Measure]) -> dict[tuple[int, int], NoteHead]:
-    """Return every head by its note and its number among the note's symbols."""
+    """Return all heads by note index and symbol index."""
     return {
         (head.note_index, head.symbol_index): head
         for measure in measures
@@ -161,12 +161,12 @@ def _measure(
 ) -> Iterator[str]:
     right = "rptend" if measure.repeat_plays else _BAR_LINES[measure.bar_line_style]
     left = ' left="rptstart"' if measure.has_repeat_start else ""
-    short = "" if measure.bar.kind == "full" else ' metcon="false"'
-    yield f'<measure xml:id="m{index}" n="{measure.number}" right="{right}"{left}{short}>'
+    metcon = "" if measure.bar.kind == "full" else ' metcon="false"'
+    yield f'<measure xml:id="m{index}" n="{measure.number}" right="{right}"{left}{metcon}>'
     for number, (staff, layers) in enumerate(zip(staves, measure.staves, strict=True), 1):
         yield f'<staff n="{number}">'
-        for place, layer in enumerate(layers, 1):
-            yield f'<layer n="{place}">{"".join(_layer(layer, measure, staff))}</layer>'
+        for layer_number, layer in enumerate(layers, 1):
+            yield f'<layer n="{layer_number}">{"".join(_layer(layer, measure, staff))}</layer>'
         yield "</staff>"
     yield from _ties(measure, heads)
     yield from (_chord_symbol_or_tempo(mark, measure) for mark in measure.marks)
@@ -182,30 +182,29 @@ def _ties(measure: Measure, heads: dict[tuple[int, int], NoteHead]) -> Iterator[
             for symbol in layer.symbols:
                 for head in symbol.heads:
                     if head.is_tied:
-                        other = heads[head.note_index, head.symbol_index + 1]
-                        yield f'<tie startid="#{head.element_id}" endid="#{other.element_id}"/>'
+                        next_head = heads[head.note_index, head.symbol_index + 1]
+                        yield f'<tie startid="#{head.element_id}" endid="#{next_head.element_id}"/>'
 
 
 def _tstamp(steps: int, measure: Measure) -> str:
-    """Write a place in a measure in its beats, from 1."""
+    """Write a position in a measure in beats, from 1."""
     beats = Fraction(steps * measure.bar.meter.unit, STEPS_PER_WHOLE)
     return f"{float(1 + beats):.6g}"
 
 
 def _chord_symbol_or_tempo(mark: Mark, measure: Measure) -> str:
-    """Write a chord symbol or a tempo; a key that changes inside stands in the layers."""
-    place = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
+    """Write a chord symbol or a tempo; key changes inside a measure are in its layers."""
+    attributes = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
     if mark.kind == "chord":
-        return f"<harm {place}>{escape_xml(mark.value, MAX_CHORD_SYMBOL)}</harm>"
+        return f"<harm {attributes}>{escape_xml(mark.value, MAX_CHORD_SYMBOL)}</harm>"
     if mark.kind == "tempo":
-        return (
-            f'<tempo {place} midi.bpm="{mark.value!r}">{_tempo_text(mark.value, measure)}</tempo>'
-        )
+        text = _tempo_text(mark.value, measure)
+        return f'<tempo {attributes} midi.bpm="{mark.value!r}">{text}</tempo>'
     return ""
 
 
 def _tempo_text(qpm: float, measure: Measure) -> str:
-    """Write a tempo in the meter's beats, with the note that they are counted in."""
+    """Write a tempo as a note value and beats per minute."""
     steps, pace = choose_tempo_beat(qpm, measure.bar.meter)
     beat = NOTE_VALUES[steps]
     note = _METRONOME_NOTES[beat.denominator] + _METRONOME_DOT * beat.dots
@@ -216,21 +215,21 @@ def _tempo_text(qpm: float, measure: Measure) -> str:
 
 
 def _layer(layer: Layer, measure: Measure, staff: Staff) -> Iterator[str]:
-    """Yield the symbols, in their beams and tuplets, and the keys that change between them."""
+    """Yield the symbols in their beams and tuplets, with the key changes between them."""
     keys = [mark for mark in measure.marks if mark.kind == "key"]
     opening, closing = _brackets(layer.symbols)
     depth = 0
-    for place, symbol in enumerate(layer.symbols):
+    for position, symbol in enumerate(layer.symbols):
         while keys and not depth and keys[0].onset - measure.bar.start <= symbol.start:
             yield _key(to_writable_key(keys.pop(0).value), staff)
-        yield "".join(opening[place])
+        yield "".join(opening[position])
         yield _symbol(symbol)
-        yield "".join(closing[place])
-        depth += len(opening[place]) - len(closing[place])
+        yield "".join(closing[position])
+        depth += len(opening[position]) - len(closing[position])
 
 
 def _brackets(symbols: Sequence[Symbol]) -> tuple[list[list[str]], list[list[str]]]:
-    """Return what opens and what closes at each symbol: of beam and tuplet the longer holds."""
+    """Return the tags before and after each symbol, with the longer of beam and tuplet outside."""
     spans = [(start, stop, "<beam>", "</beam>") for start, stop in _beams(symbols)]
     for start, stop in _tuplets(symbols):
         tuplet = symbols[start].tuplet
@@ -245,18 +244,18 @@ def _brackets(symbols: Sequence[Symbol]) -> tuple[list[list[str]], list[list[str
 
 
 def _beams(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
-    for number, run in groupby(range(len(symbols)), key=lambda place: symbols[place].beam):
-        places = list(run)
+    for number, group in groupby(range(len(symbols)), key=lambda position: symbols[position].beam):
+        positions = list(group)
         if number:
-            yield places[0], places[-1]
+            yield positions[0], positions[-1]
 
 
 def _tuplets(symbols: Sequence[Symbol]) -> Iterator[tuple[int, int]]:
-    opened = 0
-    for place, symbol in enumerate(symbols):
-        opened = place if symbol.opens_tuplet else opened
+    tuplet_start = 0
+    for position, symbol in enumerate(symbols):
+        tuplet_start = position if symbol.opens_tuplet else tuplet_start
         if symbol.closes_tuplet:
-            yield opened, place
+            yield tuplet_start, position
 
 
 def _symbol(symbol: Symbol) -> str:
@@ -278,13 +277,13 @@ def _value(value: NoteValue) -> str:
 
 
 def _head(head: NoteHead) -> str:
-    """Write where a head stands, what it sounds, and what is before it."""
-    place = head.staff_position
-    text = f' xml:id="{head.element_id}" pname="{place.letter.lower()}" oct="{place.octave}"'
+    """Write the position, pitch and accidental of a head."""
+    position = head.staff_position
+    text = f' xml:id="{head.element_id}" pname="{position.letter.lower()}" oct="{position.octave}"'
     if head.shape != "normal":
         text += f' head.shape="{_SHAPES.get(head.shape, head.shape)}"'
     if head.is_drum or head.shape != "normal":
         return f'{text} pnum="{head.pitch}"'
-    if place.alteration:
-        text += f' accid.ges="{_ACCIDENTALS[place.alteration]}"'
+    if position.alteration:
+        text += f' accid.ges="{_ACCIDENTALS[position.alteration]}"'
     return text if head.accidental is None else f'{text} accid="{_ACCIDENTALS[head.accidental]}"'

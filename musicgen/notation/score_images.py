@@ -1,4 +1,4 @@
-"""A score as a picture of sheet music: SVG by verovio, and PNG by resvg."""
+"""Images of sheet music: SVG by verovio, and PNG by resvg."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from musicgen.notation import mei
 from musicgen.notation.engraving import Sheet, build_sheet, check_engravable
 from musicgen.notation.xml_text import escape_xml
 
-WIDTH: Final = 840  # pixels; a line of four bars of eighths
-MARGIN: Final = 20
-_UNITS_PER_PIXEL: Final = 2.5  # verovio's own size is for print
+WIDTH: Final = 840  # pixels; fits four bars of eighths
+_UNITS_PER_PIXEL: Final = 2.5  # of verovio, whose default size is for print
 _TITLE_CHARACTER_WIDTH: Final = 14  # pixels
-_MAX_PAGE_HEIGHT: Final = 60_000  # verovio's limit; what is longer is put below it
-_WIDTHS: Final = (240, 4000)
-_A4_SIZE: Final = (2100, 2970)  # A4
+_MAX_PAGE_HEIGHT: Final = 60_000  # verovio's limit; further pages are placed below
+_WIDTHS: Final = (240, 4000)  # pixels
+_A4_SIZE: Final = (2100, 2970)  # tenths of a millimetre
 PNG_ZOOM: Final = 2.0
 MAX_PNG_PIXELS: Final = 60_000_000
 
@@ -36,42 +35,53 @@ _VEROVIO_LOCK = threading.Lock()
 
 
 def engrave(score: Score, *, width: int | None = None) -> str:
-    """Draw a tune as one SVG, as tall as it takes; width in pixels.
+    """Engrave a tune as one SVG, in the text color of its surroundings.
 
-    The symbol of score.notes[i] has the id n{i}, further symbols tied to it n{i}-1, n{i}-2 ...;
-    measure k of `music.bars.bars` has m{k}. Lines and heads have the colour of the text around.
-    Raises InvalidValue for a width that no page has, and for what `check_engravable` refuses.
+    The symbol of score.notes[i] has the id n{i}; further symbols tied to it have n{i}-1, n{i}-2
+    and so on. Measure k of `music.bars.find_bars` has m{k}.
+
+    Args:
+        score: a tune with bars.
+        width: of the image in pixels, WIDTH by default; the height follows from the music.
+
+    Raises:
+        InvalidValue: the width is out of range, or `check_engravable` refuses the score.
     """
     width = WIDTH if width is None else width
     if not _WIDTHS[0] <= width <= _WIDTHS[1]:
-        least, most = _WIDTHS
-        raise InvalidValue(f"width {width} is no page's: write {least} to {most} pixels")
+        narrowest, widest = _WIDTHS
+        raise InvalidValue(f"width {width} is out of range: write {narrowest} to {widest} pixels")
     check_engravable(score)
-    found = build_sheet(score, as_strokes=True)
+    sheet = build_sheet(score, as_strokes=True)
     page = {"pageWidth": round(width * _UNITS_PER_PIXEL), "pageHeight": _MAX_PAGE_HEIGHT}
-    drawn = _render_svg_pages(
-        mei.render(found, width // _TITLE_CHARACTER_WIDTH), page | {"adjustPageHeight": True}
+    pages = _render_svg_pages(
+        mei.render(sheet, width // _TITLE_CHARACTER_WIDTH), page | {"adjustPageHeight": True}
     )
-    return _combine_pages(found, drawn)
+    return _combine_pages(sheet, pages)
 
 
 def engrave_pages(score: Score) -> tuple[str, ...]:
-    """Draw a tune on pages of A4, one SVG each, for print."""
+    """Engrave a tune on A4 pages for print, one SVG per page."""
     check_engravable(score)
-    found = build_sheet(score, as_strokes=True)
-    drawn = _render_svg_pages(
-        mei.render(found), {"pageWidth": _A4_SIZE[0], "pageHeight": _A4_SIZE[1]}
+    sheet = build_sheet(score, as_strokes=True)
+    pages = _render_svg_pages(
+        mei.render(sheet), {"pageWidth": _A4_SIZE[0], "pageHeight": _A4_SIZE[1]}
     )
-    return tuple(_combine_pages(found, [page]) for page in drawn)
+    return tuple(_combine_pages(sheet, [page]) for page in pages)
 
 
 def engrave_png(score: Score, *, width: int | None = None, zoom: float = PNG_ZOOM) -> bytes:
-    """Draw a tune as PNG, black on white; zoom: pixels of the picture for one of the SVG."""
+    """Engrave a tune as PNG, black on white; zoom is PNG pixels per SVG pixel."""
     return svg_to_png(engrave(score, width=width), zoom=zoom)
 
 
 def svg_to_png(svg: str, *, zoom: float = PNG_ZOOM) -> bytes:
-    """Turn an SVG of this module into PNG, with the fonts that come with matplotlib."""
+    """Render an SVG of this module as PNG, with the fonts of matplotlib.
+
+    Args:
+        svg: the result of `engrave`, or one of `engrave_pages`.
+        zoom: PNG pixels per SVG pixel; lowered for an image of over MAX_PNG_PIXELS.
+    """
     import resvg_py
 
     match = _SIZE.search(svg)
@@ -88,14 +98,14 @@ def svg_to_png(svg: str, *, zoom: float = PNG_ZOOM) -> bytes:
 
 @cache
 def _fonts() -> list[str]:
-    """Return a font as wide as Times, and one that has nearly every letter; matplotlib's."""
+    """Return matplotlib's files of a font as wide as Times, and of one with broad coverage."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [str(folder / f"{name}.ttf") for name in _FONTS]
 
 
-# What verovio draws
+# verovio
 
 
 @cache
@@ -126,13 +136,13 @@ _OPTIONS: Final = {
 
 
 def _render_svg_pages(text: str, options: dict[str, Any]) -> list[str]:
-    """Return the pages that verovio draws of a text of MEI; its ids hang on the text alone."""
+    """Render MEI with verovio, one SVG per page; its ids depend on the text alone."""
     with _VEROVIO_LOCK:
         toolkit = _toolkit()
         toolkit.setOptions(_OPTIONS | options)
         toolkit.resetXmlIdSeed(zlib.crc32(text.encode()) >> 1 | 1)
         if not toolkit.loadData(text):
-            raise InvalidValue("verovio cannot engrave this score; the notes are in its MIDI file")
+            raise InvalidValue("verovio cannot engrave this score; write it as .mid instead")
         return [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())]
 
 
@@ -146,7 +156,7 @@ _ID: Final = re.compile(r' id="([^"]*)"')
 _GLYPH_ID: Final = re.compile(r"[EF][0-9A-F]{3}-.*")
 _EMPTY: Final = re.compile(r'<g(?: class="[^"]*")?\s*/>|<text[^>]*/>')
 _INNER: Final = re.compile(r'<svg class="definition-scale"[^>]*>')
-_COLOURED_GROUP: Final = (  # verovio draws in tenths
+_COLORED_GROUP: Final = (  # verovio uses tenths of a unit
     '<g transform="scale(0.1)" font-family="Times, serif"'
     ' fill="currentColor" stroke="currentColor">'
 )
@@ -162,36 +172,37 @@ _GLYPH: Final = re.compile(r'<g c="([0-9A-F]+)"[^>]* h-a-x="(\d+)"')
 
 
 def _combine_pages(sheet: Sheet, pages_svg: list[str]) -> str:
-    """Put pages one below the other into one picture."""
-    names = set(_iter_element_ids(sheet))
+    """Stack pages vertically in one SVG."""
+    element_ids = set(_iter_element_ids(sheet))
     width = height = 0
-    pages = []
+    groups = []
     for page in pages_svg:
         match = _ROOT.search(page)
         assert match is not None
-        inside = _clean_svg(page[match.end() :].rpartition("</svg>")[0], names)
-        pages.append(f'<g transform="translate(0,{height})">{inside}</g>')
+        content = _clean_svg(page[match.end() :].rpartition("</svg>")[0], element_ids)
+        groups.append(f'<g transform="translate(0,{height})">{content}</g>')
         width, height = max(width, int(match[1])), height + int(match[2])
-    across, down = (round(units / _UNITS_PER_PIXEL) for units in (width, height))
+    image_width, image_height = (round(units / _UNITS_PER_PIXEL) for units in (width, height))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sheet" role="img"'
-        f' width="{across}" height="{down}" viewBox="0 0 {width} {height}">'
-        f"{_title_and_description(sheet)}{''.join(pages)}</svg>\n"
+        f' width="{image_width}" height="{image_height}" viewBox="0 0 {width} {height}">'
+        f"{_title_and_description(sheet)}{''.join(groups)}</svg>\n"
     )
 
 
 def _title_and_description(sheet: Sheet) -> str:
-    """Say what is in the picture, for those who hear it described."""
-    first = sheet.measures[0]
+    """Write the title and the description, for screen readers."""
+    first_measure = sheet.measures[0]
     name = escape_xml(sheet.title) or "Sheet music"
     parts = f", {len(sheet.staves)} parts" if len(sheet.staves) > 1 else ""
     rhythm = f"{escape_xml(sheet.rhythm)} in " if sheet.rhythm else "in "
-    told = f"Sheet music: {rhythm}{first.key}, {first.meter}, {len(sheet.measures)} measures{parts}"
-    return f"<title>{name}</title><desc>{told}</desc>"
+    key_and_meter = f"{first_measure.key}, {first_measure.meter}"
+    description = f"Sheet music: {rhythm}{key_and_meter}, {len(sheet.measures)} measures{parts}"
+    return f"<title>{name}</title><desc>{description}</desc>"
 
 
 def _iter_element_ids(sheet: Sheet) -> Iterator[str]:
-    """Yield the ids of notes and measures; verovio gives one to everything else too."""
+    """Yield the ids of notes and measures; verovio adds ids to all other elements."""
     for index, measure in enumerate(sheet.measures):
         yield f"m{index}"
         for layer in chain.from_iterable(measure.staves):
@@ -199,14 +210,14 @@ def _iter_element_ids(sheet: Sheet) -> Iterator[str]:
                 yield from (head.element_id for head in symbol.heads)
 
 
-def _clean_svg(page: str, names: Container[str]) -> str:
-    """Leave out what nobody asks for; take colours and styles from where the picture stands."""
+def _clean_svg(page: str, element_ids: Container[str]) -> str:
+    """Remove unused ids, descriptions and styles; inherit the color of the surroundings."""
 
-    def kept(match: re.Match[str]) -> str:
-        return match[0] if match[1] in names or _GLYPH_ID.fullmatch(match[1]) else ""
+    def keep_known_id(match: re.Match[str]) -> str:
+        return match[0] if match[1] in element_ids or _GLYPH_ID.fullmatch(match[1]) else ""
 
-    page = _EMPTY.sub("", _ID.sub(kept, _DESC.sub("", _STYLE.sub("", page))))
-    page = _INNER.sub(_COLOURED_GROUP, page).replace("</svg>", "</g>")
+    page = _EMPTY.sub("", _ID.sub(keep_known_id, _DESC.sub("", _STYLE.sub("", page))))
+    page = _INNER.sub(_COLORED_GROUP, page).replace("</svg>", "</g>")
     page = page.replace(
         '<path transform="scale(1,-1)"', '<path stroke="none" transform="scale(1,-1)"'
     )
@@ -217,20 +228,20 @@ def _clean_svg(page: str, names: Container[str]) -> str:
 
 
 def _draw_music_glyphs(match: re.Match[str]) -> str:
-    """Draw the note that a text begins with, so that the text needs no font of music."""
+    """Draw the note at the start of a text as paths, so that no music font is needed."""
     x, y, scale = int(match[2]), int(match[3]), int(match[4]) / 1000
     paths = []
     for char in match[5]:
         path, width = _glyph(f"{ord(char):04X}")
         paths.append(f'<path transform="translate({x},{y}) scale({scale},{-scale})" d="{path}"/>')
         x += round(width * scale)
-    text = match[1].replace(f'x="{match[2]}"', f'x="{x}"')
-    return f"{''.join(paths)}<text{text}>"
+    attributes = match[1].replace(f'x="{match[2]}"', f'x="{x}"')
+    return f"{''.join(paths)}<text{attributes}>"
 
 
 @cache
 def _glyph(code: str) -> tuple[str, int]:
-    """Return the outline of a sign of verovio's font, and how far it goes on, in 1/1000."""
+    """Return the outline of a glyph of verovio's font, and its advance width in 1/1000 em."""
     folder = Path(_toolkit().getResourcePath())
     outline = re.search(r' d="([^"]*)"', (folder / "Leipzig" / f"{code}.xml").read_text("utf-8"))
     widths = dict(_GLYPH.findall((folder / "Leipzig.xml").read_text("utf-8")))

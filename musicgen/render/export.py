@@ -1,7 +1,7 @@
-"""A score to a file of any kind, by its suffix: what `formats` writes, and sound, pictures, a page.
+"""Write a score to a file of any kind, chosen by its suffix.
 
-One table says what each suffix is. What draws and plays is slow to import, so that each is imported
-when a file of its kind is written.
+RENDERERS is the table of the suffixes that this package adds to those of `formats`: sound,
+pictures and the HTML page. Their modules are slow to import, so each is imported on first use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VIEWS: Final[tuple[View, ...]] = ("score", "roll")
 
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
-    """How a score is to be shown or heard; each kind of file takes what it can show."""
+    """What to render; each kind of file uses the options that apply to it."""
 
     view: View = "score"
     count_in: bool = False
@@ -77,14 +77,10 @@ RENDERERS: Final[Mapping[str, Callable[[Score, RenderOptions], bytes]]] = {
     ".png": _render_png,
     ".html": _render_html,
 }
-PICTURE_SUFFIXES: Final = (".svg", ".png")  # which have views
-NOTATION_SUFFIXES: Final = (
-    ".abc",
-    ".musicxml",
-    ".xml",
-)  # which need bars; pictures of the score do too
-SOUND_SUFFIXES: Final = (".wav",)  # which have a count-in
-PAGE_SUFFIXES: Final = (".html",)  # which show a recipe, a receipt, a surprise
+PICTURE_SUFFIXES: Final = (".svg", ".png")  # take `view`
+NOTATION_SUFFIXES: Final = (".abc", ".musicxml", ".xml")  # need bars, as pictures of the score do
+SOUND_SUFFIXES: Final = (".wav",)  # take `count_in`
+PAGE_SUFFIXES: Final = (".html",)  # take `recipe`, `receipt` and `surprise`
 WRITABLE: Final = (*formats.WRITABLE_SUFFIXES, *RENDERERS)
 
 
@@ -101,11 +97,24 @@ def write(
     receipt: Receipt | None = None,
     surprise: Surprise | None = None,
 ) -> None:
-    """Write a score as what the suffix says, whole or not at all.
+    """Write a score atomically, in the format that the suffix names.
 
-    program: the instrument of all parts but drums. remarks: texts that travel with the notes where
-    the format has room. Raises InvalidValue for a suffix that is unknown, Refusal for a score that
-    cannot be heard or drawn, and what `files.write_whole` raises.
+    Args:
+        score: the music.
+        path: the file; its suffix is one of WRITABLE.
+        view: what pictures show, the engraved score or the piano roll.
+        program: one General MIDI program, 0..127, for all parts except drums.
+        count_in: start sound with clicks.
+        force: overwrite an existing file.
+        remarks: texts stored with the notes, in formats that support them.
+        recipe: shown and stored in a page.
+        receipt: shown in a page.
+        surprise: shown in a page.
+
+    Raises:
+        InvalidValue: the suffix is unknown.
+        Refusal: the score cannot be played or drawn.
+        OutputExists, NotFound, WriteFailed: as `files.write_atomically` raises them.
     """
     path = Path(path)
     check_suffix(path)
@@ -115,12 +124,16 @@ def write(
         formats.write(score, path, force=force, remarks=remarks)
         return
     refuse_existing([path], force=force)
-    wanted = RenderOptions(view, count_in, recipe, receipt, surprise)
-    write_atomically(path, render(score, wanted), force=force)
+    options = RenderOptions(view, count_in, recipe, receipt, surprise)
+    write_atomically(path, render(score, options), force=force)
 
 
 def check_has_bars(score: Score, path: Path, view: View = "score") -> None:
-    """Raise InvalidValue where a file would show bars that a score does not have."""
+    """Check that a score has the bars that a file would show.
+
+    Raises:
+        InvalidValue: the score has no bars, or bars that cannot be engraved.
+    """
     from musicgen.notation.engraving import check_bars, check_engravable
 
     suffix = path.suffix.lower()
@@ -132,7 +145,11 @@ def check_has_bars(score: Score, path: Path, view: View = "score") -> None:
 
 
 def check_suffix(path: Path, suffixes: Iterable[str] = WRITABLE) -> None:
-    """Raise InvalidValue where a name has none of the suffixes."""
-    known = tuple(suffixes)
-    if path.suffix.lower() not in known:
-        raise InvalidValue(f"{path}: write one of {', '.join(known)}")
+    """Check that a file has one of the suffixes.
+
+    Raises:
+        InvalidValue: it has another suffix.
+    """
+    allowed = tuple(suffixes)
+    if path.suffix.lower() not in allowed:
+        raise InvalidValue(f"{path}: write one of {', '.join(allowed)}")

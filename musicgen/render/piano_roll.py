@@ -1,4 +1,4 @@
-"""A score as a piano roll: time to the right, pitch upward, repeats played out; SVG and PNG."""
+"""Draw a score as a piano roll, with repeats unfolded, as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from musicgen.music.theory import Key, spell
 from musicgen.notation.xml_text import escape_xml
 from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
 
-# Eight colours that the colour-blind tell apart (Okabe and Ito, Color Universal Design, 2008).
+# Eight colours for all kinds of colour vision (Okabe and Ito, Color Universal Design, 2008).
 COLOURS: Final = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f00", "#222222",
 )  # fmt: skip
-MAX_ROWS: Final = 200  # which are a picture of some 40,000 pixels
-_WIDTH: Final = 1040  # pixels of a row of music
-_LABEL_SECONDS: Final = 5  # in a performance, a line with its time
-MAX_PIECES: Final = 400_000  # of notes, a piece for each row that a note sounds in: 60 MB
-_PIXELS_PER_QUARTER: Final = (
-    32  # pixels, where the tempo is that of the start; half a second of a performance
-)
-_PIXELS_PER_PITCH: Final = 8  # pixels of a pitch
+MAX_ROWS: Final = 200  # a picture about 40,000 pixels high
+MAX_RECTANGLES: Final = 400_000  # one for each row in which a note sounds: 60 MB of SVG
+_WIDTH: Final = 1040  # pixels of a row
+_LABEL_SECONDS: Final = 5  # between the labelled lines of a performance
+_PIXELS_PER_QUARTER: Final = 32  # at the initial tempo; half a second of a performance
+_PIXELS_PER_PITCH: Final = 8
 _LEFT, _TOP, _GAP, _MARGIN = 44, 56, 30, 16  # pixels
 _BLACK: Final = (1, 3, 6, 8, 10)  # pitch classes of the black keys
 _ZOOM: Final = 1.5
@@ -46,7 +44,7 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stretch of the tune that stands in one row."""
+    """The part of the tune that one row shows."""
 
     start: float  # seconds
     end: float
@@ -55,56 +53,61 @@ class Row:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where everything stands."""
+    """The positions of all elements."""
 
     score: Score
     sounds: tuple[SoundingNote, ...]
     rows: tuple[Row, ...]
-    low: int  # pitches
-    high: int
-    pixels_per_second: float  # pixels
+    low: int  # lowest pitch shown
+    high: int  # highest pitch shown
+    pixels_per_second: float
 
     @classmethod
     def of(cls, score: Score) -> _Layout:
         sounds = timeline(score)
         if not sounds:
-            raise Refusal("there are no notes to show; name a tune that has some", code="empty")
+            raise Refusal("the tune has no notes to show; choose another tune", code="empty")
         low, high = min(s.pitch for s in sounds) - 1, max(s.pitch for s in sounds) + 1
-        a_second = _PIXELS_PER_QUARTER * _reference_qpm(score) / 60
-        spans = list(islice(_split_into_rows(score, _WIDTH / a_second), MAX_ROWS + 1))
-        pieces = sum(1 + sound.length * a_second / _WIDTH for sound in sounds)
+        pixels_per_second = _PIXELS_PER_QUARTER * _reference_qpm(score) / 60
+        row_seconds = _WIDTH / pixels_per_second
+        spans = list(islice(_split_into_rows(score, row_seconds), MAX_ROWS + 1))
+        rectangles = sum(1 + sound.length * pixels_per_second / _WIDTH for sound in sounds)
         _check_size(len(spans), MAX_ROWS, "rows")
-        _check_size(pieces, MAX_PIECES, "pieces of notes")
-        step = (high - low + 1) * _PIXELS_PER_PITCH + _GAP
-        rows = tuple(Row(*span, _TOP + place * step) for place, span in enumerate(spans))
-        return cls(score, sounds, rows, low, high, a_second)
+        _check_size(rectangles, MAX_RECTANGLES, "rectangles")
+        row_height = (high - low + 1) * _PIXELS_PER_PITCH + _GAP
+        rows = tuple(Row(*span, _TOP + index * row_height) for index, span in enumerate(spans))
+        return cls(score, sounds, rows, low, high, pixels_per_second)
 
     @property
     def height(self) -> int:
-        """Pixels of a row."""
+        """Height of a row in pixels."""
         return (self.high - self.low + 1) * _PIXELS_PER_PITCH
 
     @property
     def size(self) -> tuple[int, int]:
-        """Pixels of the picture, width and height."""
+        """Width and height of the picture in pixels."""
         return _LEFT + _WIDTH + _MARGIN, round(self.rows[-1].top + self.height + _MARGIN)
 
     def x(self, row: Row, seconds: float) -> float:
-        """Return where in a row a moment stands."""
+        """Return the horizontal position of a time in a row, in pixels."""
         return _LEFT + (min(max(seconds, row.start), row.end) - row.start) * self.pixels_per_second
 
     def y(self, row: Row, pitch: int) -> float:
-        """Return the top of a pitch in a row."""
+        """Return the top edge of a pitch in a row, in pixels."""
         return row.top + (self.high - pitch) * _PIXELS_PER_PITCH
 
 
 def draw_pianoroll_svg(score: Score) -> str:
-    """Draw a score as it is heard. Raises Refusal for one without notes, or past MAX_ROWS."""
+    """Draw a score as it sounds, as an SVG document.
+
+    Raises:
+        Refusal: the score has no notes, or exceeds MAX_ROWS or MAX_RECTANGLES.
+    """
     return _draw_svg(_Layout.of(score))
 
 
 def draw_pianoroll_png(score: Score) -> bytes:
-    """Draw a score as it is heard, as PNG; see `pianoroll_svg`."""
+    """Draw a score as it sounds, as PNG; see `draw_pianoroll_svg`."""
     import matplotlib
     import resvg_py
 
@@ -120,14 +123,14 @@ def draw_pianoroll_png(score: Score) -> bytes:
 
 
 def count_pixels(score: Score) -> int:
-    """Return how many pixels `pianoroll_png` draws; its time grows with them. Raises Refusal."""
+    """Return how many pixels `draw_pianoroll_png` draws, which determine its running time."""
     roll = _Layout.of(score)
     width, height = roll.size
     return round(width * height * _zoom(roll) ** 2)
 
 
 def _zoom(roll: _Layout) -> float:
-    """Return by how much a PNG is larger than its SVG."""
+    """Return the scale of the PNG relative to the SVG."""
     width, height = roll.size
     return min(_ZOOM, math.sqrt(_MAX_PIXELS / width / height))
 
@@ -140,44 +143,44 @@ def _draw_svg(roll: _Layout) -> str:
         f'<rect width="{width}" height="{height}" fill="#fff"/>'
         f'<text class="title" x="{_LEFT}" y="24">{escape_xml(roll.score.title)}</text>'
     )
-    keys = (piece for row in roll.rows for piece in _draw_keys(roll, row))
+    keys = (element for row in roll.rows for element in _draw_keys(roll, row))
     return "".join(
         [head, *_draw_legend(roll.score), *keys, *_draw_grid(roll), *_draw_notes(roll), "</svg>\n"]
     )
 
 
-def _check_size(count: float, limit: int, what: str) -> None:
+def _check_size(count: float, limit: int, unit: str) -> None:
     if count > limit:
         raise Refusal(
-            f"the tune fills more than {limit:,} {what}, and no more are drawn; write a part of it",
-            code="too-large",
+            f"the piano roll needs more than {limit:,} {unit}; shorten the tune", code="too-large"
         )
 
 
 def _reference_qpm(score: Score) -> float:
-    """Return the quarters a minute that a row is wide for; a performance has no quarters."""
+    """Return the tempo that sets the horizontal scale; a performance has no tempo of its own."""
     return DEFAULT_QPM if is_performance(score) else score.qpm
 
 
 def _split_into_rows(score: Score, row_seconds: float) -> Iterator[tuple[float, float]]:
-    """Yield what stands in each row: whole bars, where they are not longer than a row."""
-    edges = [end for _, end, _ in bar_timeline(score)] or [duration(score)]
+    """Yield start and end of each row in seconds: whole bars, unless a bar is longer than a row."""
+    bar_ends = [end for _, end, _ in bar_timeline(score)] or [duration(score)]
     start = 0.0
-    while start < edges[-1] - 1e-6:
-        last = bisect_right(edges, start + row_seconds + 1e-6) - 1
-        end = edges[last] if last >= 0 and edges[last] > start + 1e-6 else start + row_seconds
+    while start < bar_ends[-1] - 1e-6:
+        last = bisect_right(bar_ends, start + row_seconds + 1e-6) - 1
+        fits = last >= 0 and bar_ends[last] > start + 1e-6
+        end = bar_ends[last] if fits else start + row_seconds
         yield start, end
         start = end
 
 
 def _draw_legend(score: Score) -> Iterator[str]:
-    """Name the parts by their colours, where there are several."""
-    at = _LEFT
+    """Draw the name and colour of each part, if there are several."""
+    x = _LEFT
     for index, part in enumerate(score.parts if len(score.parts) > 1 else ()):
         name = escape_xml(part.name or _instrument_name(part))
-        yield f'<rect x="{at}" y="33" width="9" height="9" fill="{_colour(index)}"/>'
-        yield f'<text x="{at + 13}" y="41">{name}</text>'
-        at += 30 + 6 * len(name)
+        yield f'<rect x="{x}" y="33" width="9" height="9" fill="{_colour(index)}"/>'
+        yield f'<text x="{x + 13}" y="41">{name}</text>'
+        x += 30 + 6 * len(name)
 
 
 def _instrument_name(part: Part) -> str:
@@ -189,7 +192,7 @@ def _colour(part: int) -> str:
 
 
 def _draw_keys(roll: _Layout, row: Row) -> Iterator[str]:
-    """Draw the keys: stripes for the black ones, names for the white."""
+    """Draw the keyboard: stripes for black keys, names of white keys."""
     right = roll.x(row, row.end)
     for pitch in range(roll.low, roll.high + 1):
         top = roll.y(row, pitch)
@@ -209,12 +212,12 @@ def _draw_keys(roll: _Layout, row: Row) -> Iterator[str]:
 
 
 def _has_label(roll: _Layout, pitch: int) -> bool:
-    """Tell whether there is room for a key's name: of wide ranges, C and G only."""
+    """Tell whether a key is named: in a wide range, only C and G are."""
     return roll.high - roll.low < 30 or pitch % 12 in (0, 7)
 
 
 def _draw_grid(roll: _Layout) -> Iterator[str]:
-    """Draw bars and beats, and number the bars as they are heard; seconds where there are none."""
+    """Draw bars, beats and the numbers of bars as heard; of a performance, seconds."""
     starts = [row.start for row in roll.rows]
     for second in range(int(roll.rows[-1].end) + 1 if is_performance(roll.score) else 0):
         row = roll.rows[bisect_right(starts, second) - 1]
@@ -224,8 +227,8 @@ def _draw_grid(roll: _Layout) -> Iterator[str]:
             yield f'<text x="{x:.1f}" y="{row.top - 4:g}">{second // 60}:{second % 60:02d}</text>'
     for start, end, bar, number in _number_bars(roll.score):
         row = roll.rows[bisect_right(starts, start + 1e-6) - 1]
-        for share in _beat_positions(bar):
-            yield _draw_line(roll, row, start + share * (end - start), "beat")
+        for fraction in _beat_fractions(bar):
+            yield _draw_line(roll, row, start + fraction * (end - start), "beat")
         yield _draw_line(roll, row, start, "bar")
         if number:
             x = roll.x(row, start) + 2
@@ -233,20 +236,23 @@ def _draw_grid(roll: _Layout) -> Iterator[str]:
 
 
 def _number_bars(score: Score) -> Iterator[tuple[float, float, Bar, int]]:
-    """Yield the bars heard with their numbers; a pickup and what completes one have number 0."""
+    """Yield (start, end, bar, number) of each bar heard; start and end are in seconds.
+
+    A pickup has number 0, and so has the partial bar that completes the bar before it.
+    """
     if is_performance(score):
         return
-    written, number, is_open = find_bars(score), 0, True
-    for start, end, place in bar_timeline(score):
-        bar = written[place]
+    written_bars, number, is_open = find_bars(score), 0, True
+    for start, end, index in bar_timeline(score):
+        bar = written_bars[index]
         completes = is_open and bar.kind == "partial"
         number += not completes
         yield start, end, bar, 0 if completes else number
         is_open = bar.kind == "partial" and not completes
 
 
-def _beat_positions(bar: Bar) -> Sequence[float]:
-    """Return where in a bar its beats stand, as shares of it; those of a pickup count back."""
+def _beat_fractions(bar: Bar) -> Sequence[float]:
+    """Return the positions of beats as fractions of a bar; a pickup counts back from its end."""
     beat = bar.meter.beat_steps
     first = bar.steps % beat if bar.kind == "partial" else beat
     return [step / bar.steps for step in range(first or beat, bar.steps, beat)]
@@ -258,21 +264,22 @@ def _draw_line(roll: _Layout, row: Row, seconds: float, name: str) -> str:
 
 
 def _draw_notes(roll: _Layout) -> Iterator[str]:
-    """Draw each note in the rows that it sounds in; the louder, the more opaque."""
-    starts, names = [row.start for row in roll.rows], _spell_pitches(roll.score.key)
+    """Draw each note in every row in which it sounds; louder notes are more opaque."""
+    starts = [row.start for row in roll.rows]
+    names = [name_pitch(pitch, roll.score.key) for pitch in range(128)]
     for sound in roll.sounds:
         end = sound.start + sound.length
-        place = bisect_right(starts, sound.start + 1e-6) - 1
-        for row in islice(roll.rows, place, None):
+        first_row = bisect_right(starts, sound.start + 1e-6) - 1
+        for row in islice(roll.rows, first_row, None):
             if row.start >= end - 1e-6:
                 break
             yield _draw_note(roll, row, sound, end, names[sound.pitch])
 
 
-def _spell_pitches(key: Key) -> list[str]:
-    """Return the name of each pitch."""
-    spelled = (spell(pitch, key) for pitch in range(128))
-    return [f"{named.letter}{_ACCIDENTALS[named.alteration]}{named.octave}" for named in spelled]
+def name_pitch(pitch: int, key: Key) -> str:
+    """Return the name of a MIDI pitch as its key spells it, such as B♭4."""
+    spelled = spell(pitch, key)
+    return f"{spelled.letter}{_ACCIDENTALS[spelled.alteration]}{spelled.octave}"
 
 
 def _draw_note(roll: _Layout, row: Row, sound: SoundingNote, end: float, name: str) -> str:

@@ -1,7 +1,8 @@
-"""A SoundFont 2 file: which samples an instrument plays, and how (SoundFont 2.04, chapters 7 to 9).
+"""Read SoundFont 2 files: the samples of each instrument, and how to play them.
 
-The font is General MIDI's instruments in 6 MB, which come with pretty_midi. symusic's synthesiser
-plays most of them out of tune, middle C of its violin at 468 Hz, so they are played here.
+Source: SoundFont Technical Specification 2.04, chapters 7 to 9. The default font is the General
+MIDI set of 6 MB that pretty_midi contains. `synth_voice` plays it, since the synthesiser of symusic
+plays most of its instruments out of tune (middle C of the violin at 468 Hz).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from musicgen.errors import NotFound, Refusal
 from musicgen.files import read_regular_file
@@ -23,7 +25,7 @@ from musicgen.files import read_regular_file
 FONT_FILE_NAME: Final = "TimGM6mb.sf2"
 DRUM_BANK: Final = 128
 
-# name -> (number, what it is where the font says nothing)
+# name -> (number, default value)
 _GENERATORS: Final = {
     "start": (0, 0),
     "end": (1, 0),
@@ -58,11 +60,11 @@ _GENERATORS: Final = {
     "semitones": (51, 0),
     "cents": (52, 0),
     "loops": (54, 0),
-    "cents_a_key": (56, 100),
+    "cents_per_key": (56, 100),
     "root": (58, -1),
 }
-_INSTRUMENT, _KEYS, _VELOCITIES, _SAMPLE = 41, 43, 44, 53  # generators that are no amounts
-_RECORDS: Final = {  # of the lists in the chunk "pdta"
+_INSTRUMENT, _KEYS, _VELOCITIES, _SAMPLE = 41, 43, 44, 53  # generators without an amount
+_RECORDS: Final = {  # fields of the lists in the chunk "pdta"
     "phdr": [("name", "S20"), ("program", "<u2"), ("bank", "<u2"), ("zone", "<u2"), ("", "S12")],
     "pbag": [("generator", "<u2"), ("", "S2")],
     "pgen": [("kind", "<u2"), ("amount", "<i2")],
@@ -73,26 +75,35 @@ _RECORDS: Final = {  # of the lists in the chunk "pdta"
              ("loop_end", "<u4"), ("rate", "<u4"), ("pitch", "u1"), ("correction", "i1"),
              ("", "S4")],
 }  # fmt: skip
-_ROOT_OVERRIDES: Final = {b"whistle": 79}  # where the font names another key than its sample has
-Zone = dict[int, int]  # generator -> amount
+_ROOT_OVERRIDES: Final = {b"whistle": 79}  # samples whose root key in the font is wrong
+Zone: TypeAlias = dict[int, int]  # generator number -> amount
+Int16Array: TypeAlias = NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """One sample, the keys and velocities that play it, and how; amounts are the font's own."""
+    """One sample, the keys and velocities that play it, and its generators in the font's units."""
 
     keys: tuple[int, int]
     velocities: tuple[int, int]
-    sample: Any  # from its start to its end, 16 bits each
-    rate: int  # samples a second
-    loop: tuple[int, int] | None  # where it goes round, from the sample's start
-    root: int  # the key at which it sounds as it was recorded
-    cents: int  # by which it is moved for all keys
-    amounts: dict[str, int]
+    sample: Int16Array  # (sample,)
+    rate: int  # samples per second
+    loop: tuple[int, int] | None  # start and end, as indices into `sample`
+    root: int  # MIDI key at which the sample sounds as recorded
+    cents: int  # transposition of all keys
+    amounts: dict[str, int]  # generator name -> amount
 
 
 class SoundFont:
-    """The instruments of a font. Raises Refusal for a file that is none."""
+    """The instruments of a SoundFont 2 file.
+
+    Args:
+        data: the bytes of the file.
+        source: the name of the file, for errors.
+
+    Raises:
+        Refusal: the data is not a SoundFont 2 file.
+    """
 
     def __init__(self, data: bytes, source: str = "") -> None:
         try:
@@ -103,49 +114,50 @@ class SoundFont:
                 for name, fields in _RECORDS.items()
             }
         except (KeyError, ValueError, struct.error) as fault:
-            raise Refusal("it is no SoundFont 2 file", source=source, code="format") from fault
+            raise Refusal("not a SoundFont 2 file", source=source, code="format") from fault
 
     def get_regions(self, program: int, *, bank: int = 0) -> tuple[Region, ...]:
-        """Return the regions of a program; none where the font does not have it."""
+        """Return the regions of a program; an empty tuple for a program the font lacks."""
         headers = self._lists["phdr"]
-        found = np.flatnonzero((headers["bank"] == bank) & (headers["program"] == program))[:1]
-        return tuple(region for place in found.tolist() for region in self._read_preset(place))
+        presets = np.flatnonzero((headers["bank"] == bank) & (headers["program"] == program))[:1]
+        return tuple(region for index in presets.tolist() for region in self._read_preset(index))
 
     def _read_preset(self, index: int) -> Iterator[Region]:
-        for outer in self._read_zones("phdr", "pbag", "pgen", index, _INSTRUMENT):
-            for inner in self._read_zones("inst", "ibag", "igen", outer[_INSTRUMENT], _SAMPLE):
-                region = self._build_region(inner, outer)
+        for preset_zone in self._read_zones("phdr", "pbag", "pgen", index, _INSTRUMENT):
+            instrument = preset_zone[_INSTRUMENT]
+            for zone in self._read_zones("inst", "ibag", "igen", instrument, _SAMPLE):
+                region = self._build_region(zone, preset_zone)
                 if region.keys[0] <= region.keys[1] and len(region.sample):
                     yield region
 
     def _read_zones(
         self, header_list: str, bag_list: str, generator_list: str, index: int, required: int
     ) -> list[Zone]:
-        """Return the zones of a preset or an instrument; the first may hold for all of them."""
+        """Return the zones of a preset or an instrument, with the values of its global zone."""
         first, stop = self._lists[header_list]["zone"][index : index + 2].tolist()
         edges = self._lists[bag_list]["generator"][first : stop + 1].tolist()
-        found: list[Zone] = []
-        for start, end in pairwise(edges):
-            found.append(dict(self._lists[generator_list][start:end].tolist()))
-        common = found[0] if found and required not in found[0] else {}
-        return [common | zone for zone in found if required in zone]
+        generators = self._lists[generator_list]
+        zones: list[Zone] = [dict(generators[start:end].tolist()) for start, end in pairwise(edges)]
+        global_zone = zones[0] if zones and required not in zones[0] else {}
+        return [global_zone | zone for zone in zones if required in zone]
 
-    def _build_region(self, inner: Zone, outer: Zone) -> Region:
+    def _build_region(self, zone: Zone, preset_zone: Zone) -> Region:
+        """Combine an instrument's zone with the offsets that a preset adds to it."""
         amounts = {
-            name: inner.get(number, plain) + (outer.get(number, 0) if name != "root" else 0)
-            for name, (number, plain) in _GENERATORS.items()
+            name: zone.get(number, default) + (preset_zone.get(number, 0) if name != "root" else 0)
+            for name, (number, default) in _GENERATORS.items()
         }
-        header = self._lists["shdr"][inner[_SAMPLE]]
+        header = self._lists["shdr"][zone[_SAMPLE]]
         start, end = int(header["start"]) + amounts["start"], int(header["end"]) + amounts["end"]
         root = amounts["root"] if amounts["root"] >= 0 else int(header["pitch"])
-        first, last = (int(header[at]) + amounts[at] - start for at in ("loop_start", "loop_end"))
-        goes_round = amounts["loops"] in (1, 3) and 0 <= first < last <= end - start
+        first, last = (int(header[f]) + amounts[f] - start for f in ("loop_start", "loop_end"))
+        is_looped = amounts["loops"] in (1, 3) and 0 <= first < last <= end - start
         return Region(
-            keys=_intersect(_get_range(inner, _KEYS), _get_range(outer, _KEYS)),
-            velocities=_intersect(_get_range(inner, _VELOCITIES), _get_range(outer, _VELOCITIES)),
+            keys=_intersect_ranges(zone, preset_zone, _KEYS),
+            velocities=_intersect_ranges(zone, preset_zone, _VELOCITIES),
             sample=self._samples[start:end],
             rate=int(header["rate"]),
-            loop=(first, last) if goes_round else None,
+            loop=(first, last) if is_looped else None,
             root=_ROOT_OVERRIDES.get(bytes(header["name"]), root),
             cents=int(header["correction"]) + 100 * amounts["semitones"] + amounts["cents"],
             amounts=amounts,
@@ -167,15 +179,19 @@ def _load_general_midi() -> SoundFont:
 
 
 def general_midi_path() -> Path:
-    """Return the font that comes with pretty_midi. Raises NotFound where it did not."""
-    found = find_spec("pretty_midi")  # which does not import it: that takes a second
-    if found is None or found.origin is None:
-        raise NotFound("the instruments come with pretty_midi, which is not there; install it")
-    return Path(found.origin).with_name(FONT_FILE_NAME)
+    """Return the path of the font inside the package pretty_midi.
+
+    Raises:
+        NotFound: pretty_midi is not installed.
+    """
+    spec = find_spec("pretty_midi")  # without the import, which takes a second
+    if spec is None or spec.origin is None:
+        raise NotFound("pretty_midi, which contains the instruments, is not installed; install it")
+    return Path(spec.origin).with_name(FONT_FILE_NAME)
 
 
 def _iter_chunks(data: bytes, start: int, end: int) -> Iterator[tuple[str, memoryview]]:
-    """Yield the chunks of a RIFF file by name; lists are opened."""
+    """Yield the chunks of a RIFF file by name, including those inside lists."""
     view = memoryview(data)
     while start + 8 <= end:
         name, size = struct.unpack_from("<4sI", data, start)
@@ -186,10 +202,11 @@ def _iter_chunks(data: bytes, start: int, end: int) -> Iterator[tuple[str, memor
 
 
 def _get_range(zone: Zone, generator: int) -> tuple[int, int]:
-    """Return the keys or velocities of a zone: the low byte and the high one."""
+    """Return the lowest and highest key (or velocity) of a zone: its low and high byte."""
     low_high = zone.get(generator, 127 << 8) & 0xFFFF
     return low_high & 0xFF, low_high >> 8
 
 
-def _intersect(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return max(one[0], other[0]), min(one[1], other[1])
+def _intersect_ranges(zone: Zone, preset_zone: Zone, generator: int) -> tuple[int, int]:
+    lows, highs = zip(*(_get_range(z, generator) for z in (zone, preset_zone)), strict=True)
+    return max(lows), min(highs)

@@ -1,7 +1,7 @@
-"""Everything that a page shows of one tune, as JSON's own types.
+"""Serialise a tune to JSON for a page.
 
-The playground's server sends it, the one-file page contains it, and `static/tune_view.js` shows it.
-Titles and names in it are plain text: whoever shows them escapes them.
+The playground sends this JSON, the one-file page embeds it, and `static/tune_view.js` displays it.
+Titles and names are plain text, which the page must escape.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from musicgen.music.bars import count_heard_bars, find_bars, number_bars
 from musicgen.music.melodic_runs import RunColumns
 from musicgen.music.performance import is_performance
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
-from musicgen.music.theory import spell
 from musicgen.notation.engraving import check_engravable
 from musicgen.notation.score_images import engrave
-from musicgen.render.timeline import bar_timeline, duration, timeline
+from musicgen.render.piano_roll import name_pitch
+from musicgen.render.timeline import bar_timeline, count_in_steps, duration, timeline
 from musicgen.sampling.recipe import Recipe
 from musicgen.sampling.surprisal import Surprise
 from musicgen.similarity.overlap_report import Receipt, SharedRun
 
-DRUM_PROGRAM: Final = -1  # in place of the program of a part that is a drum kit
+DRUM_PROGRAM: Final = -1  # program of a drum part
 NO_BARS_MESSAGE: Final = (
-    "This music keeps to no bars, so there is no score of it; the piano roll shows it."
+    "This music has no bars, so it cannot be shown as a score; see the piano roll."
 )
-_ACCIDENTALS: Final = {-2: "𝄫", -1: "♭", 0: "", 1: "♯", 2: "𝄪"}
-_SECONDS_DECIMALS: Final = 4  # of a second
+_SECONDS_DECIMALS: Final = 4
 
 
 def score_to_json(
@@ -45,16 +44,16 @@ def score_to_json(
     surprise: Surprise | None = None,
     has_bars: bool = True,
 ) -> dict[str, Any]:
-    """Return what there is to show of a tune.
+    """Return everything that a page shows of a tune.
 
-    Indices of notes are those of `score.notes`, indices of bars those of `grid.bars(score)`.
-    What cannot be engraved has no svg, and `unwritten` says why; what has no bars has 0 of them.
+    Notes are indices into `score.notes`, bars are indices into `find_bars(score)`. Where the score
+    cannot be engraved, `svg` is null and `unwritten` says why; without bars, `bars` is 0.
     """
     has_bars = has_bars and not is_performance(score)
     unwritten = _explain_not_engravable(score) if has_bars else NO_BARS_MESSAGE
     remarks = tuple(recipe.remarks()) if recipe else ()
     sounds, programs = _list_sounds(score)
-    found = find_bars(score)
+    numbers = number_bars(find_bars(score))
     return {
         "title": score.title,
         "rhythm": score.rhythm,
@@ -63,9 +62,9 @@ def score_to_json(
         "qpm": score.qpm if has_bars else None,
         "seconds": round(duration(score), _SECONDS_DECIMALS),
         "bars": count_heard_bars(score) if has_bars else 0,
-        "numbers": number_bars(found),
-        "keep_numbers": [max(1, number) for number in number_bars(found)],
-        "count_in": _describe_count_in(score),
+        "numbers": numbers,
+        "keep_numbers": [max(1, number) for number in numbers],
+        "count_in": _count_in_to_json(score),
         "names": list(_spell_notes(score)),
         "svg": None if unwritten else engrave_untitled(score),
         "unwritten": unwritten,
@@ -81,21 +80,21 @@ def score_to_json(
 
 
 def engrave_untitled(score: Score, *, width: int | None = None) -> str:
-    """Return the sheet music alone, for the page has a title of its own."""
+    """Return the score as SVG without its title, which the page shows itself."""
     return engrave(replace(score, title="", rhythm=""), width=width)
 
 
 def _explain_not_engravable(score: Score) -> str | None:
-    """Say why a score cannot be engraved; None where it can."""
+    """Return why a score cannot be engraved, or None."""
     try:
         check_engravable(score)
     except InvalidValue:
-        return "This music is too large to be engraved; the piano roll shows it."
+        return "This music is too large to be shown as a score; see the piano roll."
     return None
 
 
 def _encode_midi(score: Score, remarks: Sequence[str]) -> str | None:
-    """Return the tune as MIDI in base64; None where it lasts longer than our own reader takes."""
+    """Return the tune as base64 MIDI, or None if it exceeds the limits of our reader."""
     try:
         return base64.b64encode(midi.render(score, text_events=remarks)).decode()
     except InvalidValue:
@@ -103,7 +102,7 @@ def _encode_midi(score: Score, remarks: Sequence[str]) -> str | None:
 
 
 def _encode_abc(score: Score, remarks: Sequence[str]) -> str | None:
-    """Return the tune as ABC; None where it is more than our own reader takes."""
+    """Return the tune as ABC, or None if it exceeds the limits of our reader."""
     try:
         return abc.render(score, directives=[f"%%{text}" for text in remarks])
     except InvalidValue:
@@ -115,7 +114,7 @@ def _round_seconds(seconds: float) -> float:
 
 
 def _list_sounds(score: Score) -> tuple[list[list[float]], list[int]]:
-    """Return the sounds and each part's program."""
+    """Return the fields of each sounding note, and each part's program."""
     sounds = [
         [
             _round_seconds(s.start),
@@ -131,53 +130,56 @@ def _list_sounds(score: Score) -> tuple[list[list[float]], list[int]]:
     return sounds, [DRUM_PROGRAM if part.is_drums else part.program for part in score.parts]
 
 
-def _describe_count_in(score: Score) -> dict[str, float]:
-    """Say how many beats are clicked before the tune, and the seconds from one to the next."""
-    meter = score.meter
-    beats = max(1, meter.steps // meter.beat_steps)
+def _count_in_to_json(score: Score) -> dict[str, float]:
+    """Return the number of clicks, and the seconds between them.
+
+    The page may start at any bar, so the count-in does not depend on a pickup.
+    """
+    steps = count_in_steps(score.meter)
     qpm = DEFAULT_QPM if is_performance(score) else score.qpm
-    seconds = meter.beat_steps / STEPS_PER_QUARTER * 60 / qpm
-    return {"beats": beats if beats > 2 else 2 * beats, "seconds": _round_seconds(seconds)}
+    return {
+        "beats": len(steps),
+        "seconds": _round_seconds(steps.step / STEPS_PER_QUARTER * 60 / qpm),
+    }
 
 
 def _spell_notes(score: Score) -> Iterator[str]:
-    """Yield the name of each note, as its key spells it."""
+    """Yield the name of each note, spelled in the key at its onset."""
     keys = [(mark.onset, mark.value) for mark in score.of("key")] or [(0, score.key)]
     onsets = [onset for onset, _ in keys]
     for note in score.notes:
-        name = spell(note.pitch, keys[max(0, bisect_right(onsets, note.onset) - 1)][1])
-        yield f"{name.letter}{_ACCIDENTALS.get(name.alteration, '')}{name.octave}"
+        yield name_pitch(note.pitch, keys[max(0, bisect_right(onsets, note.onset) - 1)][1])
 
 
 def _receipt_to_json(score: Score, receipt: Receipt) -> dict[str, Any]:
-    """Return a receipt, in words too; each run with the notes that it covers."""
+    """Return a receipt with its summary line, and with the notes of each shared run."""
     columns = RunColumns.of(score.canonical())
-    found = receipt.to_json() | {"words": receipt.format_line()}
-    for told, run in zip(found["runs"], receipt.runs, strict=True):
-        told["marked"] = _find_run_notes(score, columns, run)
-    return found
+    data = receipt.to_json() | {"words": receipt.format_line()}
+    for run_data, run in zip(data["runs"], receipt.runs, strict=True):
+        run_data["marked"] = _find_run_notes(score, columns, run)
+    return data
 
 
 def _find_run_notes(score: Score, columns: RunColumns, run: SharedRun) -> list[int]:
-    """Return the indices of the notes of a run, in order; of a chord the highest is in it."""
-    places = defaultdict(list)
+    """Return the sorted indices of a run's notes; a run follows the highest note of each chord."""
+    indices = defaultdict(list)
     for index, note in enumerate(score.notes):
-        places[note.onset, note.pitch].append(index)
+        indices[note.onset, note.pitch].append(index)
     for first in np.flatnonzero(columns.onsets == run.onset).tolist():
         last = first + run.notes - 1
         fits = last < len(columns.onsets) and not columns.starts[first + 1 : last + 1].any()
         if fits and columns.onsets[last] + columns.durations[last] == run.end:
-            here = slice(first, last + 1)
-            keys = zip(columns.onsets[here].tolist(), columns.pitches[here].tolist(), strict=True)
-            return sorted({index for key in keys for index in places[key]})
+            span = slice(first, last + 1)
+            keys = zip(columns.onsets[span].tolist(), columns.pitches[span].tolist(), strict=True)
+            return sorted({index for key in keys for index in indices[key]})
     return []
 
 
 def _surprise_to_json(score: Score, surprise: Surprise) -> dict[str, Any]:
-    """Return the bits of each note of the score; None for what the model's codec has left out."""
-    bits = {(note.onset, note.pitch, note.part): note.bits for note in surprise.notes}
-    told = (bits.get((note.onset, note.pitch, note.part)) for note in score.notes)
+    """Return the bits of each note; null for a note that the model's codec left out."""
+    bits_of = {(note.onset, note.pitch, note.part): note.bits for note in surprise.notes}
+    note_bits = (bits_of.get((note.onset, note.pitch, note.part)) for note in score.notes)
     return {
-        "notes": [None if value is None else round(value, 2) for value in told],
+        "notes": [None if bits is None else round(bits, 2) for bits in note_bits],
         "bits_per_note": round(surprise.bits_per_note, 4),
     }

@@ -277,7 +277,7 @@ class _LaneBatch:
             logits = self.engine.step(self.last)
             columns = self._draw_columns(logits)
             self._advance(columns)
-            over = np.flatnonzero(self.grammar.flags.array[self.inner, 2])
+            over = np.flatnonzero(self.grammar.inner["is_done"][self.inner])
             if len(over):
                 yield from self._finish_lanes(over, logits)
 
@@ -286,9 +286,9 @@ class _LaneBatch:
     def _draw_columns(self, logits: npt.NDArray[np.float32]) -> Ids:
         """Return the column that is drawn in each lane."""
         automaton = self.grammar
-        masks = automaton.masks.array[self.inner]
-        masks |= automaton.border_masks.array[self.border]
-        masks |= automaton.tones.array[self.tones]
+        masks = automaton.inner["mask"][self.inner]
+        masks |= automaton.borders["mask"][self.border]
+        masks |= automaton.tones["mask"][self.tones]
         flat = np.flatnonzero(masks)
         lane, column = np.divmod(flat, masks.shape[1])
         luck = gumbel_noise(self._compute_noise_keys()[lane], self.sampler.hashes[column])
@@ -308,9 +308,9 @@ class _LaneBatch:
     def _compute_noise_keys(self) -> Keys:
         """Return the key of the noise at each lane's place."""
         automaton = self.grammar
-        between = automaton.flags.array[self.inner, 1]
-        spots = np.where(between, automaton.border_position_ids.array[self.border, 0],
-                         automaton.position_ids.array[self.inner, 0])  # fmt: skip
+        between = automaton.inner["is_between_bars"][self.inner]
+        spots = np.where(between, automaton.borders["position_id"][self.border],
+                         automaton.inner["position_id"][self.inner])  # fmt: skip
         return hash_combine_arrays(
             hash_combine_arrays(self.keys, self.bar.astype(np.uint64)), spots
         )
@@ -344,8 +344,8 @@ class _LaneBatch:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
         self.ids[np.arange(len(self.steps)), self.steps] = self.last
         self.steps += 1
-        self.tones = automaton.tones_after.array[automaton.rules_of.array[before, 0], columns]
-        self.inner = automaton.next.array[before, columns].astype(np.int64)
+        self.tones = automaton.tones_after["tones"][automaton.inner["rules"][before], columns]
+        self.inner = automaton.inner["next"][before, columns].astype(np.int64)
         for lane in np.flatnonzero(self.inner < 0).tolist():
             inner, outer, bars = automaton.step(
                 int(before[lane]), int(self.outer[lane]), int(self.border[lane]), int(columns[lane])
@@ -353,7 +353,7 @@ class _LaneBatch:
             self.inner[lane], self.outer[lane] = inner, outer
             self.bar[lane] += bars
         self.border[:] = 0
-        for lane in np.flatnonzero(automaton.flags.array[self.inner, 0]).tolist():
+        for lane in np.flatnonzero(automaton.inner["can_leave_bar"][self.inner]).tolist():
             self.border[lane] = automaton.find_border(int(self.inner[lane]), int(self.outer[lane]))
 
     def _finish_lanes(

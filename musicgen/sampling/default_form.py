@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from musicgen.checkpoint import Manifest
 from musicgen.sampling.options import MIN_BARS, SamplingOptions
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES
 
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
-_CODEC: Final = "measures"  # the one that has bars
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -42,7 +42,7 @@ def complete_options(
         if value is not None
     }
     wishes = SamplingOptions(**named)
-    if manifest.codec != _CODEC:
+    if not find_codec(manifest.codec).has_bars:
         return wishes
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)

@@ -381,8 +381,6 @@ def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
 
 
 COMMON_OPTIONS: Final = ("temperature", "top_k", "top_p", "min_p")  # what all codecs understand
-CODEC_OPTIONS: Final = {"performance": ("program",), "frames": ("program", "tempo"),
-               "frames-16": ("program", "tempo")}  # fmt: skip
 DEFAULT_QPM: Final = 120.0
 
 
@@ -404,7 +402,7 @@ class GenericSampler:
         self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
     ) -> Encoded:
         """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
-        check_codec_options(options, self.codec.name)
+        check_codec_options(options, self.codec)
         name = self.codec.name.split("-")[0].capitalize()
         setting = Setting(
             title=f"{name}, no. {noise.seed}-{noise.tune_number + 1}",
@@ -447,14 +445,14 @@ def make_sampler(
     manifest = checkpoint.manifest
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
-    if manifest.codec == MeasuresCodec.name:
+    if codec.has_bars:
         return Sampler(engine, seen, manifest.corpus.get("tonics", {}), make_copy_detector)
     return GenericSampler(engine, codec, seen)
 
 
-def check_codec_options(requested: SamplingOptions, codec: str) -> None:
+def check_codec_options(requested: SamplingOptions, codec: AnyCodec) -> None:
     """Raise InvalidValue for the first wish that a codec does not understand."""
-    known = (*COMMON_OPTIONS, *CODEC_OPTIONS.get(codec, ()))
+    known = (*COMMON_OPTIONS, *codec.setting_options)
     plain: dict[str, Any] = {
         name: getattr(SamplingOptions(), name) for name in SamplingOptions.__slots__
     }
@@ -462,5 +460,5 @@ def check_codec_options(requested: SamplingOptions, codec: str) -> None:
         if name not in known and getattr(requested, name) != default:
             options = ", ".join(f"--{option.replace('_', '-')}" for option in known)
             raise InvalidValue(
-                f"--{name} means nothing to a model of codec {codec}: it understands {options}"
+                f"--{name} means nothing to a model of codec {codec.name}: it understands {options}"
             )

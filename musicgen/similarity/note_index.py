@@ -1,17 +1,17 @@
-"""The notes of the training tunes, as a small file beside a checkpoint's weights.
+"""The notes of the training tunes, stored as a small file beside a checkpoint's weights.
 
     8 bytes      MAGIC, with the version
     8 bytes      length of the rest, uncompressed
     the rest     zlib: a line of JSON that names the columns, then their bytes, little-endian
 
-It holds numbers and titles: for each note its duration, its interval from the note before and the
-number of written bars entered since; for each tune its title, its near-duplicate group and the name
-of its file.
+`NoteIndex` holds numbers and titles: for each note its duration, its interval from the previous
+note and the number of written bars entered since; for each tune its title, its near-duplicate group
+and the name of its file.
 
-Runs of notes are found by a rolling hash (Karp and Rabin, 1987). A note is a 64-bit number made of
-its duration and the interval that leads to it; the hash of a run is the sum of its notes times the
-powers of BASE, without its first interval. Equal runs have equal hashes; different runs so rarely
-that the notes are compared as well.
+`RollingHash` finds runs of notes (Karp and Rabin, "Efficient randomized pattern-matching
+algorithms", 1987). A note is a 64-bit number made of its duration and the interval that leads to
+it; the hash of a run is the sum of its notes times the powers of BASE, without its first interval,
+modulo 2**64. Equal runs have equal hashes. Different runs rarely do, so the notes are compared too.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from musicgen.errors import DamagedCheckpoint
-from musicgen.music.arrays import splitmix64
+from musicgen.music.arrays import BoolArray, IntArray, UInt64Array, splitmix64
 from musicgen.music.melodic_runs import RunColumns, bar_numbers
 from musicgen.music.score import Score
 
@@ -39,116 +40,149 @@ _INTERVAL_HASHES: Final = splitmix64(
 _RUN_START_HASHES: Final = splitmix64(np.arange(2**41, 2**41 + 2, dtype=np.uint64))
 _ROW: Final = 1024
 
+AnyIntArray: TypeAlias = NDArray[np.integer[Any]]  # stored columns have the narrowest dtype
+
 
 @dataclass(frozen=True, eq=False)
 class RollingHash:
-    """Notes, run after run, of which any stretch has a hash."""
+    """Notes, run after run, with prefix sums from which the hash of any slice follows.
 
-    codes: Any  # by note: the number of its duration
-    intervals: Any  # by note: semitones from the note before; nothing where a run starts
-    edges: Any  # where each run starts; one more, where the last stops
-    prefix_sums: Any  # hashes of all notes before each; one more
-    interval_hashes: Any  # what each note's interval has in its own number
-    inverse_powers: Any  # the inverse of each note's power of BASE
+    Positions are note indexes.
+    """
+
+    codes: AnyIntArray  # (note,) index of the duration in a table
+    intervals: AnyIntArray  # (note,) semitones from the previous note; unused where a run starts
+    edges: IntArray  # (run + 1,) position at which each run starts, and at which the last one ends
+    prefix_sums: UInt64Array  # (note + 1,) sum of the weighted numbers of all notes before
+    interval_hashes: UInt64Array  # (note,) the part of each note's number that is its interval's
+    inverse_powers: UInt64Array  # (note,) inverse of each note's power of BASE, modulo 2**64
 
     @classmethod
-    def of(cls, codes: Any, intervals: Any, edges: Any, border: int) -> RollingHash:
-        """Sum notes up.
+    def of(
+        cls, codes: AnyIntArray, intervals: AnyIntArray, edges: IntArray, border: int
+    ) -> RollingHash:
+        """Compute the prefix sums of some runs.
 
         Args:
-            codes: as the field.
-            intervals: as the field; -127 to 127, in a byte.
-            edges: as the field.
-            border: 0 or 1; over the border of a run no hash is that of another border's.
+            codes: (note,) uint8, uint16 or int64 index of the duration.
+            intervals: (note,) int8 semitones from the previous note.
+            edges: (run + 1,) int64 positions of the starts of runs, and of the end.
+            border: 0 or 1; slices across the start of a run never equal those of the other value.
         """
-        moves = _INTERVAL_HASHES.take(intervals.view(np.uint8), mode="wrap")
-        moves[edges[:-1]] = _RUN_START_HASHES[border]
+        interval_hashes = _INTERVAL_HASHES.take(intervals.view(np.uint8), mode="wrap")
+        interval_hashes[edges[:-1]] = _RUN_START_HASHES[border]
         values = hash_durations(int(codes.max(initial=0)) + 1).take(codes, mode="wrap")
-        values += moves
+        values += interval_hashes
         values *= _compute_powers(BASE, len(codes))
         sums = np.zeros(len(codes) + 1, dtype=np.uint64)
         np.cumsum(values, out=sums[1:])
-        return cls(
-            codes, intervals, edges, sums, moves, _compute_powers(pow(BASE, -1, 2**64), len(codes))
-        )
+        inverse_powers = _compute_powers(pow(BASE, -1, 2**64), len(codes))
+        return cls(codes, intervals, edges, sums, interval_hashes, inverse_powers)
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def find_runs(self, places: Any) -> Any:
-        """Return in which run each place is."""
-        return np.searchsorted(self.edges, places, side="right") - 1
+    def find_runs(self, positions: IntArray) -> IntArray:
+        """Look up the run of each position.
 
-    def count_remaining_notes(self, places: Any) -> Any:
-        """Return how many notes each place's run has from there on."""
-        return self.edges[self.find_runs(places) + 1] - places
+        Args:
+            positions: (n,) int64.
 
-    def find_starts(self, length: int) -> Any:
-        """Return where runs of so many notes start."""
+        Returns:
+            (n,) int64 run numbers.
+        """
+        return np.searchsorted(self.edges, positions, side="right") - 1
+
+    def count_remaining_notes(self, positions: IntArray) -> IntArray:
+        """Count the notes from each position, (n,) int64, to the end of its run; (n,) int64."""
+        return self.edges[self.find_runs(positions) + 1] - positions
+
+    def find_starts(self, length: int) -> IntArray:
+        """Find the positions, (n,) int64, from which a run has at least `length` more notes."""
         sizes = np.diff(self.edges)
-        rests = np.repeat(self.edges[1:], sizes) - np.arange(len(self))
-        return np.flatnonzero(rests >= length)
+        remaining = np.repeat(self.edges[1:], sizes) - np.arange(len(self))
+        return np.flatnonzero(remaining >= length)
 
-    def compute_all_hashes(self, length: int) -> Any:
-        """Return the hash of so many notes from each place on that has as many before the end."""
+    def compute_all_hashes(self, length: int) -> UInt64Array:
+        """Compute the hash of `length` notes from each position; (note - length + 1,) uint64."""
         count = max(0, len(self) - length + 1)
-        found = (
-            self.prefix_sums[length:] - self.prefix_sums[:count]
-            if count
-            else self.prefix_sums[:0].copy()
-        )
-        found *= self.inverse_powers[:count]
-        found -= self.interval_hashes[:count]
-        return found
+        hashes = self.prefix_sums[len(self) + 1 - count :] - self.prefix_sums[:count]
+        hashes *= self.inverse_powers[:count]
+        hashes -= self.interval_hashes[:count]
+        return hashes
 
-    def compute_hashes(self, places: Any, length: int) -> Any:
-        """Return the hashes of so many notes from some places on."""
-        found = self.prefix_sums[places + length] - self.prefix_sums[places]
-        found *= self.inverse_powers[places]
-        found -= self.interval_hashes[places]
-        return found
+    def compute_hashes(self, positions: IntArray, length: int) -> UInt64Array:
+        """Compute the hash of `length` notes from each position, (n,) int64; (n,) uint64."""
+        hashes = self.prefix_sums[positions + length] - self.prefix_sums[positions]
+        hashes *= self.inverse_powers[positions]
+        hashes -= self.interval_hashes[positions]
+        return hashes
 
 
-def hash_durations(count: int) -> Any:
-    """Return the numbers of so many durations."""
+def hash_durations(count: int) -> UInt64Array:
+    """Return the numbers that stand for duration codes 0 to count - 1; (count,) uint64."""
     return splitmix64(np.arange(1, count + 1, dtype=np.uint64))
 
 
 def hash_interval(interval: int) -> int:
-    """Return the number of an interval."""
+    """Return the number that stands for an interval in semitones."""
     return int(_INTERVAL_HASHES[interval % 256])
 
 
-def _compute_powers(base: int, count: int) -> Any:
-    """Return the powers of a number: a table of them, row by row, is made sooner than a row."""
-    fine = np.cumprod(np.array([1, *[base] * (_ROW - 1)], dtype=np.uint64))
+def _compute_powers(base: int, count: int) -> UInt64Array:
+    """Return base**0 to base**(count - 1) modulo 2**64: faster as an outer product."""
+    fine = np.cumprod(np.array([1, *[base] * (_ROW - 1)], np.uint64), dtype=np.uint64)
     rows = -(-count // _ROW)
-    coarse = np.cumprod(np.array([1, *[pow(base, _ROW, 2**64)] * max(0, rows - 1)], np.uint64))
+    row_factors = np.array([1, *[pow(base, _ROW, 2**64)] * max(0, rows - 1)], np.uint64)
+    coarse = np.cumprod(row_factors, dtype=np.uint64)
     return (coarse[:rows, None] * fine).ravel()[:count]
 
 
-def is_member(values: Any, others: Any) -> Any:
-    """Tell which values are among others: as np.isin does, which takes 20 ms the first time."""
+def is_member(hashes: UInt64Array, others: UInt64Array) -> BoolArray:
+    """Tell which hashes occur among others; the first call of np.isin takes 20 ms.
+
+    Args:
+        hashes: (n,) uint64.
+        others: (m,) uint64, in any order.
+
+    Returns:
+        (n,) bool.
+    """
     if not len(others):
-        return np.zeros(len(values), dtype=bool)
+        return np.zeros(len(hashes), dtype=bool)
     ordered = np.sort(others)
-    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    nearest = ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)]
+    is_found: BoolArray = nearest == hashes
+    return is_found
 
 
 def are_runs_equal(
-    one: RollingHash, places: Any, other: RollingHash, others: Any, length: int
-) -> Any:
-    """Tell of pairs of places whether the runs from there on are equal, note for note."""
-    steps = np.arange(length)
-    here, there = places[:, None] + steps, others[:, None] + steps
-    same = (one.codes[here] == other.codes[there]).all(axis=1)
-    here, there = here[:, 1:], there[:, 1:]
-    same &= (one.intervals[here] == other.intervals[there]).all(axis=1)
-    return (
-        same
-        & (one.count_remaining_notes(places) >= length)
-        & (other.count_remaining_notes(others) >= length)
-    )
+    first: RollingHash,
+    first_positions: IntArray,
+    second: RollingHash,
+    second_positions: IntArray,
+    length: int,
+) -> BoolArray:
+    """Tell for pairs of positions whether the same run of `length` notes starts at both.
+
+    Args:
+        first: the notes that `first_positions` refer to.
+        first_positions: (pair,) int64.
+        second: the notes that `second_positions` refer to.
+        second_positions: (pair,) int64.
+        length: notes to compare.
+
+    Returns:
+        (pair,) bool.
+    """
+    offsets = np.arange(length)
+    firsts, seconds = first_positions[:, None] + offsets, second_positions[:, None] + offsets
+    is_equal: BoolArray = (first.codes[firsts] == second.codes[seconds]).all(axis=1)
+    firsts, seconds = firsts[:, 1:], seconds[:, 1:]
+    is_equal &= (first.intervals[firsts] == second.intervals[seconds]).all(axis=1)
+    is_equal &= first.count_remaining_notes(first_positions) >= length
+    is_equal &= second.count_remaining_notes(second_positions) >= length
+    return is_equal
 
 
 INDEX_FILE: Final = "receipt.bin"
@@ -158,22 +192,27 @@ MAX_NOTES: Final = 32 * 2**20
 REPAIR_HINT: Final = "install or train the model again"
 _HEAD: Final = struct.Struct("<8sQ")
 _MAX_BYTE_CODES: Final = 256
-_MOST_BARS: Final = 255  # entered between two notes; a note that is longer loses the others
+_MOST_BARS: Final = 255  # entered between two notes; more are not counted
 _COLUMNS: Final = {
     "table": "<i4",
     "codes": "<u2", "intervals": "i1", "entered": "u1",  # by note
     "lengths": "<u4", "first_bars": "<i4",  # by run
     "runs": "<u4", "books": "<u4", "numbers": "<u4", "groups": "<u4",  # by tune
-    "longest": "<u4", "shares": "<f4",  # by real tune
+    "longest": "<u4", "shares": "<f4",  # by reference tune
 }  # fmt: skip
 _TEXTS: Final = ("titles", "names")
 _BY_TUNE: Final = ("runs", "books", "numbers", "groups")
 
-TuneNotes: TypeAlias = Any  # (4, note): duration, interval, bar, whether a run starts
+TuneNotes: TypeAlias = NDArray[np.int32]  # (4, note): duration, interval, bar, starts a run
 
 
 def extract_notes(score: Score) -> TuneNotes:
-    """Return the notes of a score's runs, as an index keeps them."""
+    """Extract the notes of a score's runs as rows.
+
+    Returns:
+        (4, note) int32: duration in steps, semitones from the previous note, bar number, and
+        whether a run starts.
+    """
     columns = RunColumns.of(score)
     bars = bar_numbers(score, columns.onsets)
     rows = (columns.durations, columns.intervals, bars, columns.starts)
@@ -182,50 +221,60 @@ def extract_notes(score: Score) -> TuneNotes:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What names a training tune."""
+    """Identifies a training tune."""
 
     title: str
-    source: str  # the file that it stands in, without its folders
-    number: int  # which of the file's tunes
+    source: str  # name of its file, without folders
+    number: int  # position among the tunes of its file, from 1; 0: not stated
     group: int  # tunes with the same number are near-duplicates
 
     def __str__(self) -> str:
-        place = f"{self.source}, tune {self.number}" if self.number else self.source
-        return f"{self.title!r} ({place})" if self.title else place or "an unnamed tune"
+        source = f"{self.source}, tune {self.number}" if self.number else self.source
+        return f"{self.title!r} ({source})" if self.title else source or "an unnamed tune"
 
 
 @dataclass(frozen=True, eq=False)
 class NoteIndex:
-    """The notes of many tunes as columns, and what names the tunes."""
+    """The notes of many tunes as columns, and the labels of the tunes.
 
-    table: Any  # durations in steps, ascending
-    codes: Any  # by note: its duration's place in the table
-    intervals: Any  # by note: semitones from the note before; 0 where a run starts
-    entered: Any  # by note: written bars entered since the note before, 0 where a run starts
-    lengths: Any  # by run: its notes
-    first_bars: Any  # by run: the bar that its first note stands in
-    runs: Any  # by tune: how many it has
-    books: Any  # by tune: the place of its file's name
-    numbers: Any  # by tune: which of the file's tunes
-    groups: Any  # by tune
-    longest: Any  # of real tunes, ascending: the longest run shared with a tune of another group
-    shares: Any  # of real tunes, ascending: the share of their 8-note runs that such tunes have
-    titles: str  # a line a tune
-    names: str  # a line a file
+    `longest` and `shares` are statistics of reference tunes, held-out tunes where there are some:
+    what human composers share with tunes of other groups.
+    """
+
+    table: AnyIntArray  # (code,) durations in steps, ascending
+    codes: AnyIntArray  # (note,) index of its duration in the table
+    intervals: AnyIntArray  # (note,) semitones from the previous note; 0 where a run starts
+    entered: AnyIntArray  # (note,) bars entered since the previous note; 0 where a run starts
+    lengths: AnyIntArray  # (run,) its notes
+    first_bars: AnyIntArray  # (run,) number of the written bar of its first note
+    runs: AnyIntArray  # (tune,) number of its runs
+    books: AnyIntArray  # (tune,) index of its file in `names`
+    numbers: AnyIntArray  # (tune,) position among the tunes of its file
+    groups: AnyIntArray  # (tune,) near-duplicate group
+    longest: AnyIntArray  # (reference tune,) notes of its longest shared run, ascending
+    shares: NDArray[np.floating[Any]]  # (reference tune,) share of its 8-note runs, ascending
+    titles: str  # one line per tune
+    names: str  # one line per file
 
     @classmethod
     def of(cls, tunes: Iterable[tuple[TuneNotes, Label]]) -> NoteIndex:
-        """Put tunes together."""
-        found = list(tunes)
-        notes = np.concatenate([np.zeros((4, 0), np.int32), *(own for own, _ in found)], axis=1)
+        """Build an index of tunes.
+
+        Args:
+            tunes: (4, note) int32 notes of each, as `extract_notes` returns them, and its label.
+        """
+        note_rows, labels = [np.zeros((4, 0), np.int32)], list[Label]()
+        for rows, label in tunes:
+            note_rows.append(rows)
+            labels.append(label)
+        notes = np.concatenate(note_rows, axis=1)
         durations, intervals, bars, starts = notes
         table, codes = np.unique(durations, return_inverse=True)
         firsts = np.flatnonzero(starts)
         entered = np.diff(bars, prepend=0)
         entered[firsts] = 0
-        labels = [label for _, label in found]
         names = list(dict.fromkeys(_to_one_line(label.source) for label in labels))
-        places = {name: place for place, name in enumerate(names)}
+        books = {name: index for index, name in enumerate(names)}
         return cls(
             table=table,
             codes=codes.astype(np.uint8 if len(table) <= _MAX_BYTE_CODES else np.uint16),
@@ -233,10 +282,8 @@ class NoteIndex:
             entered=np.clip(entered, 0, _MOST_BARS).astype(np.uint8),
             lengths=np.diff(np.append(firsts, len(starts))),
             first_bars=bars[firsts],
-            runs=np.array([int(own[3].sum()) for own, _ in found], dtype=np.int64),
-            books=np.array(
-                [places[_to_one_line(label.source)] for label in labels], dtype=np.int64
-            ),
+            runs=np.array([int(rows[3].sum()) for rows in note_rows[1:]], dtype=np.int64),
+            books=np.array([books[_to_one_line(label.source)] for label in labels], dtype=np.int64),
             numbers=np.array([label.number for label in labels], dtype=np.int64),
             groups=np.array([label.group for label in labels], dtype=np.int64),
             longest=np.zeros(0, np.int64),
@@ -246,12 +293,17 @@ class NoteIndex:
         )
 
     def with_reference_stats(self, longest: Sequence[int], shares: Sequence[float]) -> NoteIndex:
-        """Return the same with what real tunes share."""
+        """Return the index with statistics of reference tunes.
+
+        Args:
+            longest: notes of the longest run that each reference tune shares.
+            shares: share of the 8-note runs of each reference tune that are shared, 0 to 1.
+        """
         return replace(self, longest=np.sort(np.array(longest, dtype=np.int64)),
                        shares=np.sort(np.array(shares, dtype=np.float64)))  # fmt: skip
 
     def to_tunes(self) -> list[tuple[TuneNotes, Label]]:
-        """Return the tunes one by one: what `of` takes."""
+        """Return the tunes one by one, as `of` takes them: (4, note) int32 and a label each."""
         bars = np.cumsum(self.entered, dtype=np.int64)
         firsts = self.edges[:-1]
         bars += np.repeat(self.first_bars - bars[firsts], self.lengths)
@@ -269,24 +321,24 @@ class NoteIndex:
         return len(self.codes)
 
     @cached_property
-    def edges(self) -> Any:
-        """Where each run starts; one more, where the last one stops."""
+    def edges(self) -> IntArray:
+        """(run + 1,) int64 position at which each run starts, and at which the last one ends."""
         return np.append(0, np.cumsum(self.lengths, dtype=np.int64))
 
     @cached_property
-    def tune_by_run(self) -> Any:
-        """The tune of each run."""
+    def tune_by_run(self) -> IntArray:
+        """(run,) int64 number of the tune of each run."""
         return np.repeat(np.arange(len(self.runs)), self.runs)
 
     def find_bars(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the first and the last bar of some notes of one run."""
+        """Return the numbers of the first and the last bar of notes start..stop of one run."""
         run = int(np.searchsorted(self.edges, start, side="right")) - 1
-        begun = int(self.edges[run]) + 1
-        first = int(self.first_bars[run]) + int(self.entered[begun : start + 1].sum())
+        second_note = int(self.edges[run]) + 1
+        first = int(self.first_bars[run]) + int(self.entered[second_note : start + 1].sum())
         return first, first + int(self.entered[start + 1 : stop].sum())
 
     def get_label(self, tune: int) -> Label:
-        """Return what names a tune."""
+        """Return the label of a tune by its number."""
         source = self._names[int(self.books[tune])]
         return Label(self._titles[tune], source, int(self.numbers[tune]), int(self.groups[tune]))
 
@@ -299,7 +351,7 @@ class NoteIndex:
         return self.names.split("\n")
 
     def to_bytes(self) -> bytes:
-        """Write all of it as bytes."""
+        """Serialize the index; `from_bytes` reads it."""
         columns = {
             name: np.asarray(getattr(self, name))
             .astype(_get_column_dtype(name, len(self.table)))
@@ -313,18 +365,26 @@ class NoteIndex:
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = INDEX_FILE) -> NoteIndex:
-        """Read what `render` wrote. Raises DamagedCheckpoint for anything else."""
+        """Read what `to_bytes` wrote.
+
+        Args:
+            data: the bytes of the file.
+            source: the file's name, for the error message.
+
+        Raises:
+            DamagedCheckpoint: the bytes are not an index, or its columns contradict each other.
+        """
         try:
-            found = _parse_columns(_decompress(data))
-            _check_columns(found)
+            index = _parse_columns(_decompress(data))
+            _check_columns(index)
         except (ValueError, TypeError, KeyError, struct.error, zlib.error) as fault:
-            raise DamagedCheckpoint(f"{source}: it is no receipt index ({fault}); {REPAIR_HINT}") \
-                from fault  # fmt: skip
-        return found
+            message = f"{source}: not a similarity index ({fault}); {REPAIR_HINT}"
+            raise DamagedCheckpoint(message) from fault
+        return index
 
 
 def _to_one_line(text: str) -> str:
-    """Return a text on one line that can be written as UTF-8."""
+    """Join the lines of a text and escape what cannot be encoded as UTF-8."""
     return " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -333,42 +393,42 @@ def _decompress(data: bytes) -> bytes:
     if magic != MAGIC:
         raise ValueError(f"it starts with {magic!r}, not {MAGIC!r}")
     if size > MAX_BYTES:
-        raise ValueError(f"unpacked it has {size:,} bytes, over {MAX_BYTES:,}")
-    packed = zlib.decompressobj()
-    body = packed.decompress(data[_HEAD.size :], size + 1)
-    if len(body) != size or not packed.eof or packed.unused_data:
-        raise ValueError("it is longer or shorter than it says")
+        raise ValueError(f"its uncompressed size of {size:,} bytes exceeds {MAX_BYTES:,}")
+    decompressor = zlib.decompressobj()
+    body = decompressor.decompress(data[_HEAD.size :], size + 1)
+    if len(body) != size or not decompressor.eof or decompressor.unused_data:
+        raise ValueError("its length differs from the length that it states")
     return body
 
 
 def _get_column_dtype(name: str, durations: int) -> str:
-    """Return how a column is written: few durations have numbers of one byte."""
+    """Return the stored dtype of a column: codes of few durations take one byte."""
     return "u1" if name == "codes" and durations <= _MAX_BYTE_CODES else _COLUMNS[name]
 
 
 def _parse_columns(body: bytes) -> NoteIndex:
     start = body.index(b"\n") + 1
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name, size in json.loads(body[:start]).items():
         if not isinstance(size, int) or not 0 <= size <= len(body) - start:
             raise ValueError(f"{name} has {size} bytes")
         if name in _TEXTS:
-            found[name] = body[start : start + size].decode()
+            columns[name] = body[start : start + size].decode()
         else:
-            kind = np.dtype(_get_column_dtype(name, len(found.get("table", ()))))
-            count, odd = divmod(size, kind.itemsize)
-            if odd:
+            dtype = np.dtype(_get_column_dtype(name, len(columns.get("table", ()))))
+            count, remainder = divmod(size, dtype.itemsize)
+            if remainder:
                 raise ValueError(f"{name} has {size} bytes")
-            found[name] = np.frombuffer(body, kind, count, start)
+            columns[name] = np.frombuffer(body, dtype, count, start)
         start += size
-    return NoteIndex(**found)
+    return NoteIndex(**columns)
 
 
 def _check_columns(index: NoteIndex) -> None:
-    """Raise ValueError unless the columns belong together."""
+    """Raise ValueError if the columns contradict each other."""
     notes, runs = len(index.codes), len(index.lengths)
     tunes = {len(getattr(index, name)) for name in _BY_TUNE}
-    together = (
+    is_consistent = (
         len(index.intervals) == len(index.entered) == notes <= MAX_NOTES
         and len(index.first_bars) == runs == int(index.runs.sum(dtype=np.int64))
         and int(index.lengths.sum(dtype=np.int64)) == notes
@@ -383,5 +443,5 @@ def _check_columns(index: NoteIndex) -> None:
         and bool(np.all(np.diff(index.longest.astype(np.int64)) >= 0))
         and bool(np.all(np.diff(index.shares) >= 0))
     )
-    if not together:
-        raise ValueError("its columns do not belong together")
+    if not is_consistent:
+        raise ValueError("its columns contradict each other")

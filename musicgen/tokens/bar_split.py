@@ -1,4 +1,4 @@
-"""Ids of a tune cut at its bars: what opens each, what it holds, and how it is numbered."""
+"""Split the ids of a tune at its bars, and number the bars."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ BETWEEN_BAR_IDS: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ran
 
 @dataclass(frozen=True, slots=True)
 class BarIds:
-    """A bar of a strict tune: the ids up to its opening, its own, and the number that it has."""
+    """The ids of one bar."""
 
-    opening: tuple[int, ...]  # what stands between it and the bar before; bar or partial is last
+    opening: tuple[int, ...]  # from the end of the previous bar to `bar` or `partial`, inclusive
     content: tuple[int, ...]
-    number: int  # from 1; a pickup has that of the bar after it
+    number: int  # from 1; a pickup has the number of the bar after it
 
 
 @dataclass(frozen=True, slots=True)
 class BarSplit:
-    """A tune of a strict walk, bar by bar."""
+    """The ids of a tune, bar by bar."""
 
     header: tuple[int, ...]
     bars: tuple[BarIds, ...]
-    closing: tuple[int, ...]  # what follows the last bar
+    closing: tuple[int, ...]  # ids after the last bar
 
     @classmethod
     def of(cls, ids: Sequence[int]) -> BarSplit:
-        """Cut ids that a strict walk allows."""
-        head, rest = ids[: len(HEADER_KINDS)], ids[len(HEADER_KINDS) :]
+        """Split ids that a strict grammar allows."""
+        header, rest = ids[: len(HEADER_KINDS)], ids[len(HEADER_KINDS) :]
         bars: list[BarIds] = []
         opening: list[int] = []
         content: list[int] = []
@@ -49,7 +49,7 @@ class BarSplit:
         if opening and _opens_bar(opening[-1]):
             bars.append(BarIds(tuple(opening), tuple(content), numbers.number_bar(opening[-1])))
             opening = []
-        return cls(tuple(head), tuple(bars), tuple(opening))
+        return cls(tuple(header), tuple(bars), tuple(opening))
 
     @property
     def bar_count(self) -> int:
@@ -58,18 +58,18 @@ class BarSplit:
 
 
 def split_by_voice(content: Sequence[int]) -> dict[tuple[int, int], tuple[int, ...]]:
-    """Cut what a bar holds at its voices: part and number of a voice to its ids."""
+    """Split the ids of a bar by voice: maps part and number of each voice to its ids."""
     voice, ids = (0, 0), list[int]()
-    found = {voice: ids}
+    ids_by_voice = {voice: ids}
     for id_ in content:
         event = MEASURES.events[id_]
         if event.kind in ("part", "voice"):
             number = int(event.value or 0)
             voice = (number, 0) if event.kind == "part" else (voice[0], number)
-            ids = found.setdefault(voice, [])
+            ids = ids_by_voice.setdefault(voice, [])
         else:
             ids.append(id_)
-    return {voice: tuple(ids) for voice, ids in found.items()}
+    return {voice: tuple(ids) for voice, ids in ids_by_voice.items()}
 
 
 def _opens_bar(id_: int) -> bool:
@@ -77,21 +77,22 @@ def _opens_bar(id_: int) -> bool:
 
 
 class _BarNumbering:
-    """Counts bars: a short one opens the tune, or completes one that closed short; else it closes.
+    """Numbers bars in order.
 
-    It is a pickup in the first two cases, and has the number of the bar after it.
+    A short bar that opens the tune, or that completes a short bar before it, is a pickup and has
+    the number of the bar after it. Any other short bar closes a section.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.is_pickup_possible = True  # a short bar now would be a pickup
+        self.is_pickup_possible = True  # whether a short bar would be a pickup
 
     def number_bar(self, id_: int) -> int:
-        """Return the number of the bar that opens with an id."""
-        short = MEASURES.events[id_].kind == "partial"
-        if short and self.is_pickup_possible:
+        """Return the number of the bar that an id opens."""
+        is_short = MEASURES.events[id_].kind == "partial"
+        if is_short and self.is_pickup_possible:
             self.is_pickup_possible = False
             return self.count + 1
         self.count += 1
-        self.is_pickup_possible = short
+        self.is_pickup_possible = is_short
         return self.count

@@ -1,16 +1,17 @@
-"""The grammar as arrays: a number for each place that a tune can stand at, and what may follow it.
+"""The grammar compiled to tables: states are numbered, and the legal ids of a state are a mask.
 
-A `Walk` stays the one definition of the grammar. What it offers at a place, and where an event
-leads, is asked of it once and then looked up, for one tune or for many at once. Four tables:
+`MeasuresGrammar` stays the only definition of the grammar. Its answers are computed once per state
+and then looked up, for one tune or for many at once. There are four tables:
 
 =======  ===========================================================================================
-inner    places inside of a bar (and in the header), whichever bar of whichever form it is
-outer    forms so far: what stands between bars, and the number of bars
-border   an inner place at which the bar may be left, in a form
-tones    what a chord may still have, by the last of its notes, besides what its place offers
+inner    states inside a bar (and in the header), independent of the bar and of the form
+outer    states of the form: what may stand between bars, and the number of bars
+borders  an inner state at which the bar may be left, together with an outer state
+tones    the further notes that a chord may have, by its last note, beyond what its state allows
 =======  ===========================================================================================
 
-So a bar's places are compiled once for all bars, and only its borders know of the form.
+So the states of a bar are compiled once for all bars, and only its borders depend on the form.
+Ids are addressed by their column: their index in the ascending array of allowed ids.
 """
 
 from __future__ import annotations
@@ -24,249 +25,260 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from musicgen.music.arrays import BoolArray, IntArray
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.form_state import FormState
 from musicgen.tokens.grammar import DecisionContext, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
-_UNKNOWN: Final = -1
-_CROSSES: Final = -2
-_FIRST_ROWS: Final = 256
-_WIDE: Final = 32  # bits of a number in a pair of them
+_UNKNOWN: Final = -1  # a next state that is not compiled yet
+_CHANGES_FORM: Final = -2  # a next state that depends on the form
+_INITIAL_ROWS: Final = 256
+_KEY_BITS: Final = 32  # of the second number in a key made of two
 
 
-class GrowingArray:
-    """An array that grows by rows."""
+class GrowingTable:
+    """A table of named columns that grows by rows."""
 
-    def __init__(self, width: int, dtype: Any, fill: Any) -> None:
-        self.fill = fill
+    def __init__(self, *columns: tuple[str, npt.DTypeLike, tuple[int, ...]]) -> None:
+        """Make an empty table.
+
+        Args:
+            columns: name, dtype, and shape of one entry, () for a scalar.
+        """
         self.count = 0
-        self.array = np.full((_FIRST_ROWS, width), fill, dtype)
+        self._rows = np.zeros(_INITIAL_ROWS, np.dtype(list(columns), align=True))
 
-    def add(self, row: Any) -> None:
-        """Append a row, or its one value."""
-        if self.count == len(self.array):
-            self.array = np.concatenate([self.array, np.full_like(self.array, self.fill)])
-        self.array[self.count] = row
+    def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        return self._rows[column]
+
+    def add(self, *values: object) -> int:
+        """Append a row, one value per column in order; return its number."""
+        if self.count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        for column, value in zip(self._rows.dtype.names or (), values, strict=True):
+            self._rows[column][self.count] = value
         self.count += 1
+        return self.count - 1
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarPosition:
-    """Where a tune stands; all of it but the bars it has written is shared with other tunes."""
+    """The state of a tune as row numbers; other tunes share all but the number of bars."""
 
     inner: int
     outer: int
-    border: int  # 0 where the bar may not be left
-    tones: int  # 0 but after a note
-    bar: int  # written so far
+    border: int  # 0: the bar may not be left
+    tones: int  # 0: not after a note
+    bar: int  # bars written so far
 
 
 class CompiledGrammar:
-    """The places that were met so far, under some rules and all that are narrower."""
+    """The states met so far under some rules and all rules that are narrower."""
 
     def __init__(self, rules: Rules, position_id: Callable[[DecisionContext], int]) -> None:
+        """Start with empty tables.
+
+        Args:
+            rules: the widest rules.
+            position_id: computes the number of a position that keys its sampling noise.
+        """
         self.rules = rules
-        self.position_id = position_id  # the number of a place, for its noise
-        self.allowed_ids: npt.NDArray[np.int64] = np.array(sorted(rules.allowed_ids))
+        self.position_id = position_id
+        self.allowed_ids: IntArray = np.array(sorted(rules.allowed_ids))
         self.column_by_id = np.full(len(MEASURES), _UNKNOWN)
         self.column_by_id[self.allowed_ids] = np.arange(len(self.allowed_ids))
-        self.masks = GrowingArray(len(self.allowed_ids), bool, False)  # of inner places
-        self.position_ids = GrowingArray(1, np.uint64, 0)
-        self.next = GrowingArray(
-            len(self.allowed_ids), np.int32, _UNKNOWN
-        )  # inner places, or _CROSSES
-        self.flags = GrowingArray(3, bool, False)  # at a border, between bars, done
-        self.rules_of = GrowingArray(1, np.int64, 0)  # the number of the rules of each inner place
-        self.tones = GrowingArray(len(self.allowed_ids), bool, False)
-        self.tones.add(False)  # number 0
-        self.tones_after = GrowingArray(
-            len(self.allowed_ids), np.int64, 0
-        )  # by the rules' number and an event
-        self.border_masks = GrowingArray(len(self.allowed_ids), bool, False)
-        self.border_position_ids = GrowingArray(1, np.uint64, 0)
-        self.inner_grammars: list[MeasuresGrammar] = []  # one that stands at each inner place
-        self.after_leaving_bar: list[
+        row = (len(self.allowed_ids),)
+        self.inner = GrowingTable(
+            ("mask", bool, row),  # legal ids inside the bar
+            ("next", np.int32, row),  # inner state after each id, _UNKNOWN or _CHANGES_FORM
+            ("position_id", np.uint64, ()),
+            ("rules", np.int64, ()),  # number of its rules
+            ("can_leave_bar", bool, ()),
+            ("is_between_bars", bool, ()),
+            ("is_done", bool, ()),
+        )
+        self.borders = GrowingTable(("mask", bool, row), ("position_id", np.uint64, ()))
+        self.tones = GrowingTable(("mask", bool, row))
+        self.tones_after = GrowingTable(("tones", np.int64, row))  # by rules, after each id
+        self.inner_grammars: list[MeasuresGrammar] = []  # by inner state
+        self.outer_forms: list[FormState] = []  # by outer state
+        self.border_grammars: list[MeasuresGrammar] = []  # by border
+        self._state_after_bar: list[
             int
-        ] = []  # for each inner place the one after its bar was left
-        self.forms: list[FormState] = []
-        self.border_grammars: list[MeasuresGrammar] = []
-        self._inner: dict[object, int] = {}
-        self._outer: dict[object, int] = {}
-        self._borders: dict[int, int] = {}
-        self._crossings: dict[int, tuple[int, int, int]] = {}
-        self._rules: dict[object, tuple[int, Rules]] = {}
-        self._add_border(
-            MeasuresGrammar(rules), np.zeros(len(self.allowed_ids), bool)
-        )  # number 0: no border
+        ] = []  # by inner state: the inner state once its bar is left
+        self._inner_by_key: dict[object, int] = {}
+        self._outer_by_key: dict[object, int] = {}
+        self._border_by_key: dict[int, int] = {}
+        self._form_changes: dict[int, tuple[int, int, int]] = {}
+        self._rules_by_key: dict[object, tuple[int, Rules]] = {}
+        no_ids = np.zeros(len(self.allowed_ids), bool)
+        self.tones.add(no_ids)  # number 0: not after a note
+        self._add_border(MeasuresGrammar(rules), no_ids)  # number 0: no border
 
     @cached_property
     def start(self) -> GrammarPosition:
-        """The place before the header."""
+        """The position before the header."""
         return self.locate(MeasuresGrammar(self.rules))
 
     def locate(self, grammar: MeasuresGrammar) -> GrammarPosition:
-        """Return where a walk stands. Its rules may be narrower, and only those of sampling."""
+        """Return the position of a grammar whose rules are these or narrower, and strict."""
         inner, outer = self._intern_inner(grammar), self._intern_outer(grammar.form)
+        last_tone = grammar.lowest_tone_id
         tones = (
-            0
-            if grammar.lowest_tone_id is None
-            else self.find_tones(inner, int(self.column_by_id[grammar.lowest_tone_id]))
+            0 if last_tone is None else self.find_tones(inner, int(self.column_by_id[last_tone]))
         )
-        return GrammarPosition(
-            inner, outer, self.find_border(inner, outer), tones, grammar.form.bars_written
-        )
+        border = self.find_border(inner, outer)
+        return GrammarPosition(inner, outer, border, tones, grammar.form.bars_written)
 
     def find_tones(self, inner: int, column: int) -> int:
-        """Return the number of the tones that may follow an event at a place."""
-        return int(self.tones_after.array[self.rules_of.array[inner, 0], column])
+        """Return the row in `tones` after an id at an inner state."""
+        return int(self.tones_after["tones"][self.inner["rules"][inner], column])
 
     def find_border(self, inner: int, outer: int) -> int:
-        """Return the number of a border, 0 where the bar may not be left."""
-        if not self.flags.array[inner, 0]:
+        """Return the row in `borders` of an inner and an outer state; 0 if no bar may be left."""
+        if not self.inner["can_leave_bar"][inner]:
             return 0
-        key = self.after_leaving_bar[inner] << _WIDE | outer
-        if key not in self._borders:
-            walk = self.inner_grammars[self.after_leaving_bar[inner]].copy_with_form(
-                self.forms[outer]
-            )
-            self._borders[key] = self._add_border(walk, self._mask(walk))
-        return self._borders[key]
+        after_bar = self._state_after_bar[inner]
+        key = after_bar << _KEY_BITS | outer
+        if key not in self._border_by_key:
+            grammar = self.inner_grammars[after_bar].copy_with_form(self.outer_forms[outer])
+            self._border_by_key[key] = self._add_border(grammar, self._legal_mask(grammar))
+        return self._border_by_key[key]
 
-    def follow(self, place: GrammarPosition, column: int) -> GrammarPosition:
-        """Return where an event leads."""
-        inner, outer, bars = self.step(place.inner, place.outer, place.border, column)
-        tones = self.find_tones(place.inner, column)
-        return GrammarPosition(
-            inner, outer, self.find_border(inner, outer), tones, place.bar + bars
-        )
+    def follow(self, position: GrammarPosition, column: int) -> GrammarPosition:
+        """Return the position after an id."""
+        inner, outer, bars = self.step(position.inner, position.outer, position.border, column)
+        tones = self.find_tones(position.inner, column)
+        border = self.find_border(inner, outer)
+        return GrammarPosition(inner, outer, border, tones, position.bar + bars)
 
-    def is_done(self, place: GrammarPosition) -> bool:
-        """Tell whether the tune is whole."""
-        return bool(self.flags.array[place.inner, 2])
+    def is_done(self, position: GrammarPosition) -> bool:
+        """Tell whether the tune is complete."""
+        return bool(self.inner["is_done"][position.inner])
 
-    def find_position_id(self, place: GrammarPosition) -> int:
-        """Return the number of a place, for its noise."""
-        if self.flags.array[place.inner, 1]:
-            return int(self.border_position_ids.array[place.border, 0])
-        return int(self.position_ids.array[place.inner, 0])
+    def find_position_id(self, position: GrammarPosition) -> int:
+        """Return the number that keys the sampling noise of a position."""
+        if self.inner["is_between_bars"][position.inner]:
+            return int(self.borders["position_id"][position.border])
+        return int(self.inner["position_id"][position.inner])
 
     def step(self, inner: int, outer: int, border: int, column: int) -> tuple[int, int, int]:
-        """Return the inner and outer place after an event, and how many bars it opens."""
-        after = int(self.next.array[inner, column])
-        if after == _UNKNOWN:
-            after = self._compile_step(inner, column)
-        return (
-            self._step_changing_form(inner, border, column)
-            if after == _CROSSES
-            else (after, outer, 0)
-        )
+        """Return the inner and outer state after an id, and the number of bars that it opens."""
+        next_inner = int(self.inner["next"][inner, column])
+        if next_inner == _UNKNOWN:
+            next_inner = self._compile_step(inner, column)
+        if next_inner == _CHANGES_FORM:
+            return self._step_changing_form(inner, border, column)
+        return next_inner, outer, 0
 
     def _compile_step(self, inner: int, column: int) -> int:
-        """Find where an event leads inside of a bar."""
-        walk, id_ = self.inner_grammars[inner], int(self.allowed_ids[column])
-        after = _CROSSES
-        if not walk.changes_form(id_):
-            walk = walk.copy()
-            walk.take(id_)
-            after = self._intern_inner(walk)
-        self.next.array[inner, column] = after
-        return after
+        """Compute an entry of the column `next`."""
+        grammar, id_ = self.inner_grammars[inner], int(self.allowed_ids[column])
+        next_inner = _CHANGES_FORM
+        if not grammar.changes_form(id_):
+            grammar = grammar.copy()
+            grammar.take(id_)
+            next_inner = self._intern_inner(grammar)
+        self.inner["next"][inner, column] = next_inner
+        return next_inner
 
     def _step_changing_form(self, inner: int, border: int, column: int) -> tuple[int, int, int]:
-        """Return what `step` does, for an event that changes the form."""
-        key = (border or -inner) << _WIDE | column  # in a header there is no border
-        if key not in self._crossings:
-            walk = (self.border_grammars[border] if border else self.inner_grammars[inner]).copy()
-            before = walk.form.bars_written
-            walk.take(int(self.allowed_ids[column]))
-            bars = walk.form.bars_written - before
-            self._crossings[key] = self._intern_inner(walk), self._intern_outer(walk.form), bars
-        return self._crossings[key]
+        """Return what `step` does, for an id that changes the form."""
+        key = (border or -inner) << _KEY_BITS | column  # the header has no border
+        if key not in self._form_changes:
+            grammar = self.border_grammars[border] if border else self.inner_grammars[inner]
+            grammar = grammar.copy()
+            bars_before = grammar.form.bars_written
+            grammar.take(int(self.allowed_ids[column]))
+            self._form_changes[key] = (
+                self._intern_inner(grammar),
+                self._intern_outer(grammar.form),
+                grammar.form.bars_written - bars_before,
+            )
+        return self._form_changes[key]
 
-    def legal_columns(self, place: GrammarPosition) -> npt.NDArray[np.int64]:
-        """Return the columns of `live` that may come next, ascending."""
-        mask = self.masks.array[place.inner]
-        if place.border:
-            mask = mask | self.border_masks.array[place.border]
-        if place.tones:
-            mask = mask | self.tones.array[place.tones]
+    def legal_columns(self, position: GrammarPosition) -> IntArray:
+        """Return the columns of the legal ids, ascending; (n,) int64."""
+        mask = self.inner["mask"][position.inner]
+        if position.border:
+            mask = mask | self.borders["mask"][position.border]
+        if position.tones:
+            mask = mask | self.tones["mask"][position.tones]
         return np.flatnonzero(mask)
 
-    def context(self, place: GrammarPosition) -> DecisionContext:
-        """Return what is known at a place."""
-        walk = self.inner_grammars[place.inner]
-        between = bool(self.flags.array[place.inner, 1])
-        walk = (
-            self.border_grammars[place.border]
-            if between
-            else walk.copy_with_form(self.forms[place.outer])
-        )
-        return replace(walk.context, bar=place.bar)
+    def context(self, position: GrammarPosition) -> DecisionContext:
+        """Return the decision context of a position."""
+        if self.inner["is_between_bars"][position.inner]:
+            grammar = self.border_grammars[position.border]
+        else:
+            grammar = self.inner_grammars[position.inner]
+            grammar = grammar.copy_with_form(self.outer_forms[position.outer])
+        return replace(grammar.context, bar=position.bar)
 
-    # Numbers for what is met
+    # Numbering states
 
     def _intern_inner(self, grammar: MeasuresGrammar) -> int:
-        number, rules = self._intern_rules(grammar.rules)
+        rules_number, rules = self._intern_rules(grammar.rules)
         grammar.rules = grammar.form.rules = rules
         key = grammar.state_key()
-        if key not in self._inner:
-            here = self._inner[key] = len(self._inner)
-            self._add_inner(grammar.copy(), number)
-            left = (
-                here
-                if not grammar.in_bar or not grammar.can_leave_bar
-                else self._intern_inner(grammar.copy_after_bar())
-            )
-            self.after_leaving_bar[here] = left
-        return self._inner[key]
+        if key not in self._inner_by_key:
+            inner = self._inner_by_key[key] = self._add_inner(grammar.copy(), rules_number)
+            if grammar.in_bar and grammar.can_leave_bar:
+                self._state_after_bar[inner] = self._intern_inner(grammar.copy_after_bar())
+        return self._inner_by_key[key]
 
     def _intern_rules(self, rules: Rules) -> tuple[int, Rules]:
-        """Return the first rules that said the same, and their number."""
-        if rules.cache_key not in self._rules:
-            self._rules[rules.cache_key] = len(self._rules), rules
+        """Return the number of some rules, and the first equal rules."""
+        if rules.cache_key not in self._rules_by_key:
+            self._rules_by_key[rules.cache_key] = len(self._rules_by_key), rules
             self.tones_after.add(self._compile_tones(rules))
-        return self._rules[rules.cache_key]
+        return self._rules_by_key[rules.cache_key]
 
-    def _compile_tones(self, rules: Rules) -> npt.NDArray[np.int64]:
-        """Return the number of the tones after each event, under some rules."""
-        numbers = np.zeros(len(self.allowed_ids), np.int64)
-        walk = MeasuresGrammar(rules)
+    def _compile_tones(self, rules: Rules) -> IntArray:
+        """Add the tones after each note under some rules; return their rows by column."""
+        tones_by_column = np.zeros(len(self.allowed_ids), np.int64)
+        grammar = MeasuresGrammar(rules)
         for id_ in (*rules.ids_of_kind("pitch"), *rules.ids_of_kind("drum")):
-            walk.lowest_tone_id = id_
-            mask = np.zeros(len(self.allowed_ids), bool)
-            mask[self.column_by_id[list(walk.chord_tone_ids())]] = True
-            numbers[self.column_by_id[id_]] = self.tones.count
-            self.tones.add(mask)
-        return numbers
+            grammar.lowest_tone_id = id_
+            mask = self._mask_of(grammar.chord_tone_ids())
+            tones_by_column[self.column_by_id[id_]] = self.tones.add(mask)
+        return tones_by_column
 
-    def _add_inner(self, grammar: MeasuresGrammar, rules_number: int) -> None:
+    def _add_inner(self, grammar: MeasuresGrammar, rules_number: int) -> int:
+        """Compile an inner state."""
         grammar.lowest_tone_id = None
-        mask = self._mask(grammar)
-        is_between = grammar.can_leave_bar and not grammar.in_bar
-        if grammar.can_leave_bar:  # what the form offers is the border's
-            mask &= ~self._mask(grammar.copy_after_bar())
+        mask = self._legal_mask(grammar)
+        is_between_bars = grammar.can_leave_bar and not grammar.in_bar
+        if grammar.can_leave_bar:  # the border adds the ids that the form allows
+            mask &= ~self._legal_mask(grammar.copy_after_bar())
+        inner = self.inner.add(
+            mask,
+            _UNKNOWN,
+            0 if is_between_bars else self.position_id(grammar.context),
+            rules_number,
+            grammar.can_leave_bar,
+            is_between_bars,
+            grammar.is_done,
+        )
         self.inner_grammars.append(grammar)
-        self.after_leaving_bar.append(len(self.after_leaving_bar))
-        self.rules_of.add(rules_number)
-        self.masks.add(mask)
-        self.next.add(_UNKNOWN)
-        self.position_ids.add(0 if is_between else self.position_id(grammar.context))
-        self.flags.add((grammar.can_leave_bar, is_between, grammar.is_done))
+        self._state_after_bar.append(inner)
+        return inner
 
-    def _add_border(self, grammar: MeasuresGrammar, mask: npt.NDArray[np.bool_]) -> int:
+    def _add_border(self, grammar: MeasuresGrammar, mask: BoolArray) -> int:
         self.border_grammars.append(grammar)
-        self.border_masks.add(mask)
-        self.border_position_ids.add(self.position_id(grammar.context))
-        return len(self.border_grammars) - 1
+        return self.borders.add(mask, self.position_id(grammar.context))
 
     def _intern_outer(self, form: FormState) -> int:
-        number = self._outer.setdefault(form.state_key(), len(self._outer))
-        if number == len(self.forms):
-            self.forms.append(copy(form))
-        return number
+        outer = self._outer_by_key.setdefault(form.state_key(), len(self._outer_by_key))
+        if outer == len(self.outer_forms):
+            self.outer_forms.append(copy(form))
+        return outer
 
-    def _mask(self, grammar: MeasuresGrammar) -> npt.NDArray[np.bool_]:
+    def _legal_mask(self, grammar: MeasuresGrammar) -> BoolArray:
+        return self._mask_of(grammar.legal_ids())
+
+    def _mask_of(self, ids: tuple[int, ...]) -> BoolArray:
         mask = np.zeros(len(self.allowed_ids), bool)
-        mask[self.column_by_id[list(grammar.legal_ids())]] = True
+        mask[self.column_by_id[list(ids)]] = True
         return mask

@@ -1,10 +1,11 @@
-"""What a tune may hold: the settings of the grammar, and what follows from them once for all."""
+"""The constraints on a tune, and the tables that the grammar derives from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain
 from typing import Final
 
 from musicgen.errors import InvalidValue
@@ -14,7 +15,7 @@ from musicgen.music.theory import Meter
 from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES, Event, Value
 
-DEFAULT_MAX_BARS: Final = 64  # bars heard, where no number is asked for
+DEFAULT_MAX_BARS: Final = 64  # bars heard, if no number is given
 _UNBOUNDED: Final = 10**9
 _LONGEST_TUPLET: Final = max(tuplet.nominal for tuplet in TUPLETS)
 _REQUIRED_KINDS: Final = (("end",), ("mode",), ("rhythm",), ("parts",), ("bar",), ("duration",),
@@ -23,51 +24,56 @@ _REQUIRED_KINDS: Final = (("end",), ("mode",), ("rhythm",), ("parts",), ("bar",)
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """What a tune may hold: the allowed events and the number of bars as heard.
+    """The constraints on a tune.
 
-    strict: for sampling. No irregular bars, no change of meter, no rest before the first note.
-    Without it every canonical tune that the codec can write is legal.
-    drum_parts: the parts that drums play; None: each part is what its first note makes it.
-    layout, pickup, closing: what else is asked of a tune that is sampled. With a layout there are
-    no variant endings and no changes of key.
+    Strict rules are for sampling: no irregular bars, no change of meter, no rest before the first
+    note. Without `strict`, every canonical tune that the codec can write is legal. With a layout
+    there are no variant endings and no changes of key.
     """
 
     allowed_ids: frozenset[int] = frozenset(range(len(MEASURES)))
-    min_bars: int = 1
-    max_bars: int = DEFAULT_MAX_BARS
+    min_bars: int = 1  # bars heard
+    max_bars: int = DEFAULT_MAX_BARS  # bars heard
     strict: bool = True
-    drum_parts: frozenset[int] | None = frozenset()
+    drum_parts: frozenset[int] | None = frozenset()  # None: the first note of each part decides
     layout: FormLayout | None = None
-    pickup: int | None = None  # steps; 0: none; None: as it comes
-    final_pitch_ids: frozenset[int] = frozenset()  # pitch ids that the tune may end on; none: any
+    pickup: int | None = None  # steps; 0: no pickup; None: free
+    final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
     _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
     _pickup_cache: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_bars <= self.max_bars:
             raise InvalidValue(f"bars {self.min_bars}..{self.max_bars}: ask for 1 bar or more")
-        missing = [kinds[0] for kinds in _REQUIRED_KINDS if not any(map(self.ids_of_kind, kinds))]
-        if not missing and not self.meter_ids and self.pickup:
+        for kinds in _REQUIRED_KINDS:
+            if not any(map(self.ids_of_kind, kinds)):
+                raise InvalidValue(
+                    f"the model knows no event {kinds[0]!r}; train it on complete tunes"
+                )
+        if not self.meter_ids and self.pickup:
+            pickups = ", ".join(map(str, self.possible_pickups)) or "no pickups"
             raise InvalidValue(
-                f"pickup of {self.pickup} steps: the model has none such; it knows"
-                f" {', '.join(map(str, self.possible_pickups)) or 'no pickups'} (48 to the quarter)"
+                f"pickup of {self.pickup} steps: the model knows {pickups} (48 steps per quarter"
+                " note)"
             )
-        if missing or not self.meter_ids:
-            what = f"no event {missing[0]!r}" if missing else "no meter that can be filled"
-            raise InvalidValue(f"the model knows {what}; train it on whole tunes")
+        if not self.meter_ids:
+            raise InvalidValue(
+                "the model knows no meter whose bars its note values fill; train it on complete"
+                " tunes"
+            )
 
     @cached_property
     def cache_key(self) -> tuple[object, ...]:
-        """What tells these rules from others: everything that they were given."""
-        return tuple(getattr(self, one.name) for one in fields(self) if one.repr)
+        """A key that equal rules share."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.repr)
 
     @classmethod
     def permissive(cls, drum_parts: Iterable[int] = ()) -> Rules:
-        """Rules that every canonical tune obeys."""
+        """Return rules that every canonical tune obeys."""
         return cls(max_bars=_UNBOUNDED, strict=False, drum_parts=frozenset(drum_parts))
 
     def allows(self, kind: str, value: Value = None) -> bool:
-        """Tell whether an event is in the table and allowed."""
+        """Tell whether an event exists and is allowed."""
         return MEASURES.ids.get(Event(kind, value), -1) in self.allowed_ids
 
     def ids_of_kind(self, kind: str) -> tuple[int, ...]:
@@ -97,71 +103,80 @@ class Rules:
 
     @cached_property
     def durations(self) -> tuple[int, ...]:
-        """The allowed plain values."""
+        """The allowed durations in steps."""
         return tuple(value for value in PLAIN_DURATIONS if self.allows("duration", value))
 
     @cached_property
     def longest_gap(self) -> int:
-        """The longest gap that is asked about: a bar of the longest meter, or a tuplet."""
+        """The longest gap in steps that occurs: a bar of the longest meter, or a tuplet."""
         meters = map(_bar_steps, self.ids_of_kind("meter"))
         return max(_LONGEST_TUPLET, *meters, 0)
 
     @cached_property
     def plain_fillable(self) -> list[bool]:
-        """Whether plain values on the grain can fill a length exactly, by length."""
+        """By length in steps: whether the durations that ABC can write fill it exactly."""
         return _fill(
             [value for value in self.durations if value % SHORTEST_WRITABLE == 0], self.longest_gap
         )
 
     @cached_property
     def tuplets(self) -> tuple[Tuplet, ...]:
-        """The allowed tuplets that the allowed values can fill."""
+        """The allowed tuplets that the allowed durations can fill."""
         return tuple(
-            t for t in TUPLETS
-            if self.allows("tuplet", f"{t.p} {t.q} {t.unit}") and self.plain_fillable[t.nominal]
-        )  # fmt: skip
+            tuplet
+            for tuplet in TUPLETS
+            if MEASURES.ids.get(_tuplet_event(tuplet), -1) in self.allowed_ids
+            and self.plain_fillable[tuplet.nominal]
+        )
 
     @cached_property
     def fillable(self) -> list[bool]:
-        """Whether allowed values and tuplets can fill a length exactly, by length."""
-        return _fill([*self.durations, *(t.steps for t in self.tuplets)], self.longest_gap)
+        """By length in steps: whether allowed durations and tuplets fill it exactly."""
+        values = [*self.durations, *(tuplet.steps for tuplet in self.tuplets)]
+        return _fill(values, self.longest_gap)
 
     @cached_property
     def meter_ids(self) -> tuple[int, ...]:
-        """The ids of the meters whose bars can be filled, and that have the pickup asked for."""
+        """The ids of the meters whose bars can be filled, and that allow the required pickup."""
         return tuple(
-            i
-            for i in self.ids_of_kind("meter")
-            if self.fillable[_bar_steps(i)]
-            and (not self.pickup or self.pickup_lengths(_bar_steps(i)))
+            id_
+            for id_ in self.ids_of_kind("meter")
+            if self.fillable[_bar_steps(id_)]
+            and (not self.pickup or self.pickup_lengths(_bar_steps(id_)))
         )
 
     @property
     def possible_pickups(self) -> tuple[int, ...]:
-        """The pickups that would do in some allowed meter."""
+        """The lengths in steps of the pickups that some allowed meter has, ascending."""
         free = replace(self, pickup=None, _fitting_cache={}, _pickup_cache={})
-        return tuple(
-            sorted({n for i in free.meter_ids for n in free.pickup_lengths(_bar_steps(i))})
-        )
+        lengths = (free.pickup_lengths(_bar_steps(id_)) for id_ in free.meter_ids)
+        return tuple(sorted(set(chain.from_iterable(lengths))))
 
     def fitting_value_ids(self, gap_steps: int | None) -> tuple[int, ...]:
-        """Return durations and tuplets after which a gap can be filled; None: any will do."""
+        """Return the durations and tuplets after which the rest of a gap can be filled.
+
+        Args:
+            gap_steps: length of the gap; None: unbounded, so that every value fits.
+        """
         if gap_steps not in self._fitting_cache:
-            free = gap_steps is None or gap_steps > self.longest_gap
-            room_ = self.longest_gap if gap_steps is None else gap_steps
-            plain = [(MEASURES.id("duration", v), v) for v in self.durations]
-            groups = [
-                (MEASURES.id("tuplet", f"{t.p} {t.q} {t.unit}"), t.steps) for t in self.tuplets
-            ]
             self._fitting_cache[gap_steps] = tuple(
                 id_
-                for id_, steps in (*plain, *groups)
-                if free or (steps <= room_ and self.fillable[room_ - steps])
+                for id_, steps in self._steps_by_value_id.items()
+                if gap_steps is None
+                or gap_steps > self.longest_gap
+                or (steps <= gap_steps and self.fillable[gap_steps - steps])
             )
         return self._fitting_cache[gap_steps]
 
+    @cached_property
+    def _steps_by_value_id(self) -> dict[int, int]:
+        """The sounding steps of the allowed durations and tuplets, by id."""
+        durations = {MEASURES.id("duration", steps): steps for steps in self.durations}
+        tuplets = {MEASURES.ids[_tuplet_event(tuplet)]: tuplet.steps for tuplet in self.tuplets}
+        return durations | tuplets
+
     def tuplet_duration_ids(self, nominal_left: int) -> tuple[int, ...]:
-        """Return the durations that may come next in a tuplet, by what is left of it as written."""
+        """Return the durations that may come next in a tuplet with some nominal steps left."""
         return tuple(
             MEASURES.id("duration", value)
             for value in self.durations
@@ -171,15 +186,18 @@ class Rules:
         )
 
     def pickup_lengths(self, bar_steps: int) -> tuple[int, ...]:
-        """Return the lengths of pickups that have a partner, both allowed and fillable."""
+        """Return the lengths in steps of pickups that a short bar can complete to a full one."""
         if bar_steps not in self._pickup_cache:
-            asked = PARTIAL_BAR_STEPS if self.pickup is None else (self.pickup,)
-            free = self.layout is None or self.layout.allows_pickup
-            lengths = (n for n in asked if free and n in PARTIAL_BAR_STEPS and n < bar_steps)
+            candidates: Sequence[int] = PARTIAL_BAR_STEPS if self.pickup is None else (self.pickup,)
+            if self.layout is not None and not self.layout.allows_pickup:
+                candidates = ()
             self._pickup_cache[bar_steps] = tuple(
-                n
-                for n in lengths
-                if self._allows_short_bar(n) and self._allows_short_bar(bar_steps - n)
+                steps
+                for steps in candidates
+                if steps in PARTIAL_BAR_STEPS
+                and steps < bar_steps
+                and self._allows_short_bar(steps)
+                and self._allows_short_bar(bar_steps - steps)
             )
         return self._pickup_cache[bar_steps]
 
@@ -191,8 +209,15 @@ def _bar_steps(id_: int) -> int:
     return Meter.parse(str(MEASURES.events[id_].value)).steps
 
 
+def _tuplet_event(tuplet: Tuplet) -> Event:
+    return Event("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
+
+
 def _fill(values: Sequence[int], longest: int) -> list[bool]:
-    filled = [True] + [False] * longest
+    """Tell for each length up to the longest whether a sum of values equals it."""
+    is_fillable = [True] + [False] * longest
     for length in range(1, longest + 1):
-        filled[length] = any(v <= length and filled[length - v] for v in values)
-    return filled
+        is_fillable[length] = any(
+            value <= length and is_fillable[length - value] for value in values
+        )
+    return is_fillable

@@ -1,21 +1,19 @@
-"""Which events may come next, so that every tune drawn is whole: what the sampler stands on.
+"""The grammar of the measures codec: which events may come next, so that every tune is complete.
 
-A `Walk` follows the ids of one tune. It knows where the bar, the tuplet, the repeat and the tune
-stand, and offers only events after which the tune can still be finished as asked: durations that
-leave a gap the allowed values can fill, pickups whose partner exists, repeats that the number of
-bars has room for. So no dead end is reached, and nothing is ever drawn twice.
+`MeasuresGrammar` follows the ids of one tune. It tracks the state of the bar, the tuplet, the
+repeat and the tune, and allows only events after which all constraints can still be met: durations
+that leave a gap which the allowed values can fill, pickups whose partner exists, repeats that fit
+into the number of bars. So sampling never reaches a dead end and never has to backtrack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from musicgen.music.durations import Tuplet
 from musicgen.music.theory import Meter
-from musicgen.tokens import codec
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.form_state import RANKS, FormState, create_form_state
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
@@ -23,70 +21,65 @@ from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")
 
 
+OpenTuplet: TypeAlias = tuple[Tuplet, int, int]  # group, start step, nominal steps written
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
-    """What is known at a place before its event is drawn."""
+    """What is known at a position before its event is drawn."""
 
     voice: int  # part * 16 + voice in the part
-    bar: int  # written bars before this one
+    bar: int  # bars written, including the current one
     position: int  # steps from the start of the bar
-    bar_steps: int  # steps of the bar; 0 between bars, and where it is not known
-    bar_in_phrase: int  # written bars since the section, the ending or the tune started
-    bars_left: int | None  # as heard, where a number was asked for
-    decision: str  # what is drawn: "meter", "between 3", "value", "tuplet", "head", "tone"
+    bar_steps: int  # steps of the bar; 0 between bars and in irregular ones
+    bar_in_phrase: int  # bars written since the section, the ending or the tune started
+    bars_left: int | None  # bars heard that remain; None if their number is free
+    decision: str  # what is drawn: "meter", "between 3", "value 0", "tuplet", "head", "done"
 
 
 class MeasuresGrammar:
-    """One tune under way: `legal()` offers ids, `take(id)` follows one of them."""
+    """The state of one tune while it is written id by id: `legal_ids()`, then `take(id_)`."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.is_done = False
-        self.header_events_read = 0  # header events read
+        self.header_events_read = 0
         self.parts = 1
         self.form: FormState = create_form_state(rules, 0)
         self.in_bar = False
-        self.bar_length: int | None = (
-            None  # of the bar; None: irregular, and its first voice is open
-        )
-        self.cursor = 0  # steps from the start of the bar, in the voice under way
-        self.voice = (0, 0)  # part and number
-        self.change_rank = 0  # how far the changes of key, meter, chord and bass at this place are
-        self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
-        self.duration: int | None = None  # read, and still without its head
-        self.lowest_tone_id: int | None = (
-            None  # the id that further pitches of a chord must stay under
-        )
+        # steps of the bar; None in the first voice of an irregular bar
+        self.bar_length: int | None = None
+        self.cursor = 0  # steps from the start of the bar, in the current voice
+        self.voice = (0, 0)  # part, number in the part
+        self.change_rank = 0  # 1 after a key, 2 meter, 3 chord, 4 bass or no chord at this position
+        self.tuplet: OpenTuplet | None = None
+        self.duration: int | None = None  # nominal steps; read, and its head follows
+        self.lowest_tone_id: int | None = None  # further notes of the chord must have lower ids
         self.has_sounded = False
-        self.last_note_id: int | None = None  # the id of the last note of the first voice
-        self.part_kinds: frozenset[tuple[int, str]] = (
-            frozenset()
-        )  # part to "pitch" or "drum", if drawn
-        self.landing_ids: frozenset[int] | None = (
-            None  # pitch ids that the bar under way must end in
-        )
-        self.sound_ends: dict[
-            tuple[int, int], tuple[int, int]
-        ] = {}  # voice to bar and step reached
+        self.last_note_id: int | None = None  # of the first voice
+        self.part_kinds: frozenset[tuple[int, str]] = frozenset()  # part, "pitch" or "drum"
+        self.landing_ids: frozenset[int] | None = None  # pitches on which the bar must end
+        # voice to the bar and the step at which its sound ends
+        self.sound_ends: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
     def context(self) -> DecisionContext:
-        """What is known at this place."""
+        """What is known at this position."""
         rules, form = self.rules, self.form
-        asked = rules.min_bars == rules.max_bars
+        has_bar_count = rules.min_bars == rules.max_bars
         return DecisionContext(
             voice=self.voice[0] * MAX_VOICES + self.voice[1],
             bar=form.bars_written,
             position=self.cursor,
             bar_steps=(self.bar_length or 0) if self.in_bar else 0,
             bar_in_phrase=form.bars_in_phrase,
-            bars_left=max(0, rules.max_bars - form.bars_heard) if asked else None,
+            bars_left=max(0, rules.max_bars - form.bars_heard) if has_bar_count else None,
             decision=self.decision,
         )
 
     @property
     def decision(self) -> str:
-        """The name of what is drawn at this place."""
+        """The name of what is drawn at this position."""
         if self.header_events_read < len(HEADER_KINDS):
             return HEADER_KINDS[self.header_events_read]
         if not self.in_bar:
@@ -98,33 +91,33 @@ class MeasuresGrammar:
         return f"value {self.change_rank}" if self.tuplet is None else "tuplet"
 
     def copy(self) -> MeasuresGrammar:
-        """Return a walk that goes on from here alone."""
+        """Return an independent copy."""
         other = object.__new__(MeasuresGrammar)
         vars(other).update(vars(self))
         other.form, other.sound_ends = copy(self.form), dict(self.sound_ends)
         return other
 
-    # What the compiled grammar asks
+    # For the compiled grammar
 
     @property
     def can_leave_bar(self) -> bool:
-        """Whether the bar may be left here, or no bar is under way."""
+        """Whether the bar may end here, or the position is between bars."""
         if self.is_done or self.header_events_read < len(HEADER_KINDS):
             return False
         return not self.in_bar or (self.duration is None and self.is_full)
 
     def state_key(self) -> tuple[object, ...]:
-        """Return what tells this place in a bar from others; all but the form, in which it is.
+        """Return a key that is equal for equivalent positions in a bar, whatever the form.
 
-        Every attribute counts, so that a new one is never forgotten; the exceptions stand here. The
-        tones that a chord may still have go beside any place, and do not tell it from others.
+        Every attribute counts except those replaced here, so that a new one is never forgotten.
+        The further tones of a chord are looked up separately and do not count.
         """
-        closing = self.rules.final_pitch_ids
-        told = vars(self) | {
-            "form": self.form.is_last_bar if closing and self.in_bar else None,
+        final_ids = self.rules.final_pitch_ids
+        state = vars(self) | {
+            "form": self.form.is_last_bar if final_ids and self.in_bar else None,
             "lowest_tone_id": None,
             "last_note_id": (
-                self.last_note_id in closing,
+                self.last_note_id in final_ids,
                 self.last_note_id in (self.landing_ids or ()),
             ),
             "sound_ends": frozenset(
@@ -132,25 +125,25 @@ class MeasuresGrammar:
                 for voice, (bar, step) in self.sound_ends.items()
             ),
         }
-        return tuple(told.values())
+        return tuple(state.values())
 
     def copy_after_bar(self) -> MeasuresGrammar:
-        """Return a walk that has left the bar under way, and so stands where any such bar ends."""
+        """Return a copy that has left the current bar."""
         other = self.copy()
         other._leave_bar()
         return other
 
     def copy_with_form(self, form: FormState) -> MeasuresGrammar:
-        """Return a walk at the same place of a bar, in another form."""
-        other, ahead = self.copy(), form.bars_written - self.form.bars_written
+        """Return a copy at the same position of a bar, in another form."""
+        other, bars_ahead = self.copy(), form.bars_written - self.form.bars_written
         other.form = copy(form)
         other.form.rules = self.rules
         other.sound_ends = {
-            voice: (bar + ahead, at) for voice, (bar, at) in self.sound_ends.items()
+            voice: (bar + bars_ahead, step) for voice, (bar, step) in self.sound_ends.items()
         }
         return other
 
-    # What may come next
+    # Legal ids
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the tune is done."""
@@ -162,7 +155,7 @@ class MeasuresGrammar:
         if not self.in_bar:
             return self._ids_between_bars()
         if self.duration is not None:
-            return self._heads()
+            return self._head_ids()
         if self.is_full:
             return (
                 *self.chord_tone_ids(),
@@ -170,64 +163,66 @@ class MeasuresGrammar:
                 *self._ids_between_bars(),
                 *self._irregular_bar_ids(),
             )
-        fresh = self.cursor == 0 and self.tuplet is None and self.change_rank == 0
-        lines = (
-            self._voice_ids(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
-        )
-        return self.chord_tone_ids() + self._values() + lines
+        is_voice_empty = self.cursor == 0 and self.tuplet is None and self.change_rank == 0
+        may_skip_voice = is_voice_empty and self.voice[0] > 0 and self.voice[1] == 0
+        voice_ids = self._voice_ids(parts=False) if may_skip_voice else ()
+        return self.chord_tone_ids() + self._value_ids() + voice_ids
 
     def _ids_between_bars(self) -> tuple[int, ...]:
-        """Return what may stand between two bars; where the tune may not end yet, what leads on."""
-        found = tuple(self.form.legal_ids())
+        """Return the ids that may stand between two bars; not the end before a final pitch."""
+        legal_ids = tuple(self.form.legal_ids())
         if not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids:
-            return found
-        return tuple(id_ for id_ in found if self.form.can_add_bar_after(id_))
+            return legal_ids
+        return tuple(id_ for id_ in legal_ids if self.form.can_add_bar_after(id_))
 
     @property
     def is_full(self) -> bool:
-        """Whether the voice under way fills its bar; of an irregular one, whether it may end."""
+        """Whether the current voice fills its bar, or may end in an irregular bar."""
         if self.tuplet is not None or self.cursor == 0:
             return False
         return self.bar_length is None or self.cursor == self.bar_length
 
     def _irregular_bar_ids(self) -> tuple[int, ...]:
-        """Return what may go on in an irregular bar, which ends where it likes."""
+        """Return the ids that may continue an irregular bar, whose length is free."""
         if self.bar_length is not None:
             return ()
-        keys_too = {*self.rules.ids_of_kind("key"), *self.rules.ids_of_kind("meter")}
-        return tuple(id_ for id_ in self._values() if id_ not in keys_too)
+        excluded = {*self.rules.ids_of_kind("key"), *self.rules.ids_of_kind("meter")}
+        return tuple(id_ for id_ in self._value_ids() if id_ not in excluded)
 
-    def _heads(self) -> tuple[int, ...]:
+    def _head_ids(self) -> tuple[int, ...]:
+        """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
-        found = tuple(id_ for kind in self._kinds() for id_ in rules.ids_of_kind(kind))
+        heads = tuple(id_ for kind in self._note_kinds() for id_ in rules.ids_of_kind(kind))
         if self.has_sounded or not rules.strict:
-            found += rules.ids_of_kind("rest")
+            heads += rules.ids_of_kind("rest")
         if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
-            found += rules.ids_of_kind("hold")
-        return self._keep_landing_heads(found)
+            heads += rules.ids_of_kind("hold")
+        return self._keep_landing_heads(heads)
 
-    def _kinds(self) -> tuple[str, ...]:
-        """Return the kinds of note that the part under way may have."""
+    def _note_kinds(self) -> tuple[str, ...]:
+        """Return the kinds of note that the current part may have."""
         rules, part = self.rules, self.voice[0]
         if rules.drum_parts is not None:
             return ("drum",) if part in rules.drum_parts else ("pitch",)
-        drawn = tuple(kind for number, kind in self.part_kinds if number == part)
-        if not drawn and part == 0 and rules.final_pitch_ids:
-            return ("pitch",)  # drums have no note to end on
-        return drawn or _NOTES
+        kinds = tuple(kind for number, kind in self.part_kinds if number == part)
+        if not kinds and part == 0 and rules.final_pitch_ids:
+            return ("pitch",)  # drums have no pitch to end on
+        return kinds or ("pitch", "drum")
 
     def _keep_landing_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
-        """Leave of the heads what ends the bar, or the tune, where it is to end."""
+        """Keep the heads with which a bar, or the tune, ends on a required note."""
         if not self.is_filling_bar or not self.must_land:
             return heads
-        rules, wanted = self.rules, self.landing_ids or self.rules.final_pitch_ids
-        silent = rules.ids_of_kind("hold") + (() if self.landing_ids else rules.ids_of_kind("rest"))
-        kept = wanted | set(silent if self.last_note_id in wanted else ())
-        return tuple(id_ for id_ in heads if id_ in kept)
+        rules, landing_ids = self.rules, self.landing_ids or self.rules.final_pitch_ids
+        allowed = set(landing_ids)
+        if self.last_note_id in landing_ids:
+            allowed.update(rules.ids_of_kind("hold"))
+            allowed.update(() if self.landing_ids else rules.ids_of_kind("rest"))
+        return tuple(id_ for id_ in heads if id_ in allowed)
 
     @property
     def must_land(self) -> bool:
-        """Whether the bar under way must end on certain notes: given ones, or the tune's last."""
+        """Whether the current bar must end on certain notes: `landing_ids`, or a final pitch."""
         if not self.in_bar or self.voice != (0, 0):
             return False
         return bool(self.landing_ids) or (
@@ -236,16 +231,16 @@ class MeasuresGrammar:
 
     @property
     def is_filling_bar(self) -> bool:
-        """Whether the duration that was read fills the bar, in its first voice."""
+        """Whether the pending duration fills the bar, in its first voice."""
         return self.voice == (0, 0) and self._duration_end() == self.bar_length
 
     @property
     def duration_steps(self) -> int:
-        """Steps for which the duration that was read sounds."""
+        """Sounding steps of the pending duration."""
         return self._duration_end() - self.cursor
 
     def _duration_end(self) -> int:
-        """Return the step of the bar at which the duration that was read ends."""
+        """Return the step of the bar at which the pending duration ends."""
         nominal = self.duration or 0
         if self.tuplet is None:
             return self.cursor + nominal
@@ -253,48 +248,45 @@ class MeasuresGrammar:
         return start + group.to_sounding(written + nominal)
 
     def chord_tone_ids(self) -> tuple[int, ...]:
-        """Return the further pitches that a chord may have, from the highest down."""
-        if self.lowest_tone_id is None:
+        """Return the ids of the further notes that a chord may have: lower ones, ascending."""
+        lowest = self.lowest_tone_id
+        if lowest is None:
             return ()
-        kind = MEASURES.events[self.lowest_tone_id].kind
-        return tuple(
-            id_ for id_ in self.rules.ids_of_kind(kind) if id_ < (self.lowest_tone_id or 0)
-        )
+        kind = MEASURES.events[lowest].kind
+        return tuple(id_ for id_ in self.rules.ids_of_kind(kind) if id_ < lowest)
 
-    def _values(self) -> tuple[int, ...]:
+    def _value_ids(self) -> tuple[int, ...]:
+        """Return the changes, durations and tuplets that may come next in a voice."""
         if self.tuplet is not None:
             group, _, written = self.tuplet
-            return self._changes() + self.rules.tuplet_duration_ids(group.nominal - written)
-        room = None if self.bar_length is None else self.bar_length - self.cursor
-        return self._changes() + self.rules.fitting_value_ids(room)
+            return self._change_ids() + self.rules.tuplet_duration_ids(group.nominal - written)
+        gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
+        return self._change_ids() + self.rules.fitting_value_ids(gap_steps)
 
-    def _changes(self) -> tuple[int, ...]:
+    def _change_ids(self) -> tuple[int, ...]:
         """Return the key, meter and chord events inside a bar, in the first voice."""
         rules = self.rules
         if self.voice != (0, 0):
             return ()
-        found: tuple[int, ...] = ()
+        kinds: list[str] = []
         if not rules.strict and self.cursor:
-            found += rules.ids_of_kind("key") if self.change_rank < 1 else ()
-            found += rules.ids_of_kind("meter") if self.change_rank < 2 else ()
-        found += (
-            rules.ids_of_kind("chord") + rules.ids_of_kind("no_chord")
-            if self.change_rank < 3
-            else ()
-        )
-        return found + (rules.ids_of_kind("bass") if self.change_rank == 3 else ())
+            kinds += ["key"] if self.change_rank < 1 else []
+            kinds += ["meter"] if self.change_rank < 2 else []
+        kinds += ["chord", "no_chord"] if self.change_rank < 3 else []
+        kinds += ["bass"] if self.change_rank == 3 else []
+        return tuple(id_ for kind in kinds for id_ in rules.ids_of_kind(kind))
 
     def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
-        """Return the events that open a further voice of the bar."""
+        """Return the ids that open a further voice of the bar."""
         part, number = self.voice
-        others = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
-        voices = MEASURES.ranges["voice"][number:]
-        return tuple(id_ for id_ in (*others, *voices) if id_ in self.rules.allowed_ids)
+        part_ids = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
+        voice_ids = MEASURES.ranges["voice"][number:]
+        return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
 
-    # Following an id
+    # Taking an id
 
     def take(self, id_: int) -> None:
-        """Follow a legal id."""
+        """Advance by a legal id."""
         event = MEASURES.events[id_]
         kind, value = event.kind, event.value
         if self.header_events_read < len(HEADER_KINDS):
@@ -306,17 +298,17 @@ class MeasuresGrammar:
             self._take_between(kind, value)
 
     def changes_form(self, id_: int) -> bool:
-        """Tell whether a legal id changes the form: the header's meter, and all between bars."""
+        """Tell whether a legal id changes the form: the header's meter, or an id between bars."""
         kind = MEASURES.events[id_].kind
         if self.header_events_read < len(HEADER_KINDS):
             return kind == "meter"
-        return not (kind in _IN_BAR or (kind in ("key", "meter") and self._is_inside_bar()))
+        return not (kind in _IN_BAR_KINDS or (kind in ("key", "meter") and self._is_inside_bar()))
 
     def _is_inside_bar(self) -> bool:
         return self.in_bar and not (self.bar_length is not None and self.is_full)
 
     def narrow(self, rules: Rules) -> None:
-        """Go on under rules that allow less, once the header is read."""
+        """Replace the rules by narrower ones, once the header is read."""
         self.rules = self.form.rules = rules
 
     def _take_header(self, kind: str, value: int | str | None) -> None:
@@ -332,36 +324,40 @@ class MeasuresGrammar:
             self.is_done = True
         if kind in ("repeat_start", "repeat_end", "ending", "ending_end"):
             self.sound_ends.clear()
-        irregular = self.form.rank == RANKS["irregular"]
+        is_irregular = self.form.rank == RANKS["irregular"]
         self.form.take(kind, value)
         if kind == "meter":
             self.form.meter_steps = Meter.parse(str(value)).steps
         if kind in ("bar", "partial"):
             self.in_bar = True
-            full = value if isinstance(value, int) else self.form.meter_steps
-            self.bar_length = None if irregular else full
-            held = () if self.form.is_first_of_section else self.sound_ends
-            self.sound_ends = dict.fromkeys(held, (self.form.bars_written, 0))
+            steps = value if isinstance(value, int) else self.form.meter_steps
+            self.bar_length = None if is_irregular else steps
+            voices = () if self.form.is_first_of_section else self.sound_ends
+            self.sound_ends = dict.fromkeys(voices, (self.form.bars_written, 0))
 
     def _leave_bar(self) -> None:
-        """End the bar under way; what sounds at its end can be held."""
+        """End the current bar; notes that sound at its end can be held."""
         if not self.in_bar:
             return
-        end = (self.form.bars_written, self.cursor if self.bar_length is None else self.bar_length)
-        self.sound_ends = {voice: at for voice, at in self.sound_ends.items() if at == end}
+        bar_end = self.cursor if self.bar_length is None else self.bar_length
+        end = self.form.bars_written, bar_end
+        self.sound_ends = {voice: sound for voice, sound in self.sound_ends.items() if sound == end}
         self.in_bar, self.bar_length = False, None
         self._open_voice((0, 0))
 
     def _open_voice(self, voice: tuple[int, int]) -> None:
         self.cursor, self.voice, self.change_rank, self.lowest_tone_id = 0, voice, 0, None
 
-    def _take_part(self, value: int) -> None:
+    def _open_later_voice(self, voice: tuple[int, int]) -> None:
+        """Open a voice after the first, which has decided the length of an irregular bar."""
         self.bar_length = self.cursor if self.bar_length is None else self.bar_length
-        self._open_voice((value, 0))
+        self._open_voice(voice)
+
+    def _take_part(self, value: int) -> None:
+        self._open_later_voice((value, 0))
 
     def _take_voice(self, value: int) -> None:
-        self.bar_length = self.cursor if self.bar_length is None else self.bar_length
-        self._open_voice((self.voice[0], value))
+        self._open_later_voice((self.voice[0], value))
 
     def _take_key(self, _: str) -> None:
         self.change_rank = 1
@@ -394,12 +390,12 @@ class MeasuresGrammar:
         self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _take_pitch(self, value: int) -> None:
-        self._sound("pitch", value)
+        self._add_note("pitch", value)
 
     def _take_drum(self, value: int) -> None:
-        self._sound("drum", value)
+        self._add_note("drum", value)
 
-    def _sound(self, kind: str, value: int) -> None:
+    def _add_note(self, kind: str, value: int) -> None:
         if self.duration is not None:
             self._advance()
             if self.voice == (0, 0):
@@ -410,7 +406,7 @@ class MeasuresGrammar:
         self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _advance(self) -> None:
-        """Spend the duration that was read."""
+        """Move the cursor to the end of the pending duration."""
         self.cursor = self._duration_end()
         nominal, self.duration, self.change_rank = self.duration or 0, None, 0
         if self.tuplet is not None:
@@ -419,24 +415,6 @@ class MeasuresGrammar:
             self.tuplet = None if written >= group.nominal else (group, start, written)
 
 
-_NOTES: Final = ("pitch", "drum")
-_IN_BAR: Final = frozenset(
-    (
-        "part",
-        "voice",
-        "chord",
-        "no_chord",
-        "bass",
-        "tuplet",
-        "duration",
-        "rest",
-        "hold",
-        "pitch",
-        "drum",
-    )
+_IN_BAR_KINDS: Final = frozenset(
+    "part voice chord no_chord bass tuplet duration rest hold pitch drum".split()
 )
-
-
-def find_first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
-    """Return the place of the first id that the rules do not allow, None if they allow all."""
-    return codec.find_first_illegal(ids, MeasuresGrammar(rules))

@@ -1,7 +1,7 @@
 """The default codec: bar by bar and, inside a bar, voice by voice.
 
-A note is its duration, then its pitch, then further pitches of a chord. `encode` and `decode` are
-exact inverses on canonical scores; `decode` takes any ids at all and counts what it could not use.
+A note is its duration, then its pitch, then the further pitches of a chord. `encode` and `decode`
+are exact inverses on canonical scores; `decode` accepts any ids and counts those it could not use.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
+from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.arrays import ragged_arange
+from musicgen.music.arrays import IntArray, ragged_arange
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
@@ -29,7 +30,7 @@ from musicgen.tokens.codec import (
     count_doubled_notes,
 )
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import MeasuresGrammar
+from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
 from musicgen.tokens.voice_segments import BarVoices, Segments, cut_into_segments
 
@@ -37,7 +38,7 @@ _CHANGES = ("key", "meter", "chord")
 
 
 def extract_setting(score: Score) -> Setting:
-    """Collect what the ids of a canonical score leave out."""
+    """Collect the properties that the ids of a canonical score leave out."""
     velocities = np.full(len(score.parts), DEFAULT_VELOCITY)
     velocities[score.columns[4]] = score.columns[3]
     return Setting(
@@ -51,21 +52,23 @@ def extract_setting(score: Score) -> Setting:
 
 
 def normalise_rhythm(rhythm: str) -> str:
-    """Return the name in RHYTHMS that stands for a rhythm as a tunebook writes it."""
+    """Map a rhythm as a tunebook spells it to a name in RHYTHMS."""
     name = RHYTHM_ALIASES.get(rhythm, rhythm)
     return name if name in RHYTHMS else "other"
 
 
 class MeasuresCodec(ScoreCodec):
-    """Score to ids of MEASURES and back."""
+    """Converts a score to ids of MEASURES and back."""
 
     name = "measures"
     vocabulary = MEASURES
+    writable_suffixes = (*formats.WRITABLE_SUFFIXES, ".wav", ".svg", ".png", ".html")
+    has_bars = True
 
     def encode(self, score: Score) -> Encoded:
-        """Write a score, made canonical, as ids. Raises Refusal for what has no event.
+        """Encode the canonical form of a score. Raises Refusal for music without an event.
 
-        Of notes that a part strikes twice at one step the ids say one; the others count as lost.
+        Of notes of equal part, onset and pitch, all but one are counted as lost.
         """
         lost = count_doubled_notes(score)
         score = score.canonical()
@@ -73,16 +76,16 @@ class MeasuresCodec(ScoreCodec):
         return Encoded(tuple(_MeasuresEncoder(score, setting.tonic_pitch).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
-        """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
-        reader = _MeasuresDecoder(setting)
+        """Decode ids to a canonical score; count the ids that could not be used."""
+        decoder = _MeasuresDecoder(setting)
         for id_ in ids:
-            reader.take(MEASURES.event(id_))
-        return reader.finish()
+            decoder.take(MEASURES.event(id_))
+        return decoder.finish()
 
     def create_grammar(
         self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
     ) -> MeasuresGrammar:
-        """Start a tune."""
+        """Create the grammar of a new tune."""
         drums = (number for number, part in enumerate(setting.parts) if part.is_drums)
         return MeasuresGrammar(
             Rules(drum_parts=frozenset(drums)) if strict else Rules.permissive(drums)
@@ -90,8 +93,8 @@ class MeasuresCodec(ScoreCodec):
 
 
 def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
-    """Return the parts in which drums sound."""
-    part, found = 0, set()
+    """Return the numbers of the parts that contain drum events."""
+    part, drum_parts = 0, set()
     for id_ in ids:
         event = MEASURES.event(id_)
         if event.kind in ("bar", "partial"):
@@ -99,16 +102,16 @@ def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
         elif event.kind == "part":
             part = int(event.value or 0)
         elif event.kind == "drum":
-            found.add(part)
-    return frozenset(found)
+            drum_parts.add(part)
+    return frozenset(drum_parts)
 
 
-Ids = tuple[int, ...]
+Ids: TypeAlias = tuple[int, ...]
 
 
 @lru_cache(maxsize=4096)
 def _event_id(kind: str, value: Value = None) -> int:
-    """Return the id of an event. Raises Refusal where the table has none."""
+    """Return the id of an event. Raises Refusal if there is no such event."""
     event = Event(kind, value)
     if event not in MEASURES.ids:
         raise Refusal(f"no event for {event}; the tune was left out", code="no-event")
@@ -119,23 +122,25 @@ _BAR: Final = _event_id("bar")
 _REST: Final = _event_id("rest")
 _HOLD: Final = _event_id("hold")
 _LONGEST: Final = PLAIN_DURATIONS[-1]
-# The id of each length that one sign writes and that needs no tuplet; 0 for others, longer ones too
+# By length in steps: the id of the plain duration; 0 if it needs ties or tuplets, or is longer
 _PLAIN_DURATION_IDS: Final = np.array(
     [
-        _event_id("duration", n) if n in PLAIN_DURATIONS and n % SHORTEST_WRITABLE == 0 else 0
-        for n in range(_LONGEST + 2)
+        _event_id("duration", steps)
+        if steps in PLAIN_DURATIONS and steps % SHORTEST_WRITABLE == 0
+        else 0
+        for steps in range(_LONGEST + 2)
     ]
 )
 
 
 class _MeasuresEncoder:
-    """A canonical score as ids."""
+    """Encodes a canonical score."""
 
     def __init__(self, score: Score, tonic_pitch: int) -> None:
         self.score = score
         self.tonic_pitch = tonic_pitch
         self.bars = find_bars(score)
-        self.marks: dict[int, list[Mark]] = {}  # but bar lines
+        self.marks: dict[int, list[Mark]] = {}  # by step, without bar lines
         for mark in score.marks:
             if mark.kind != "bar":
                 self.marks.setdefault(mark.onset, []).append(mark)
@@ -143,47 +148,56 @@ class _MeasuresEncoder:
 
     def ids(self) -> list[int]:
         """Return the ids of the whole tune."""
-        found = [
+        ids = [
             _event_id("meter", str(self.score.meter)),
             _event_id("mode", self.score.key.mode),
             _event_id("rhythm", normalise_rhythm(self.score.rhythm)),
             _event_id("parts", len(self.score.parts)),
         ]
         if self.bars:
-            self.write_bars(found)
-        found.append(_event_id("end"))
-        return found
+            self.write_bars(ids)
+        ids.append(_event_id("end"))
+        return ids
 
     def write_bars(self, output: list[int]) -> None:
-        """Write all bars: part 0's first voice always, others where they sound."""
+        """Append all bars: the first voice of part 0 always, other voices where they sound."""
         chords = Chords.of(self.score.columns)
-        changes = [n for n, m in self.marks.items() if n < self.score.end and _is_change(m)]
+        changes = [
+            step
+            for step, marks in self.marks.items()
+            if step < self.score.end and _is_change(marks)
+        ]
         lines, segments = cut_into_segments(chords, self.bars, changes)
         plain = self.encode_plain_segments(chords, segments)
-        odd = self.encode_irregular_lines(lines, segments, plain, changes)
+        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes)
         ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
-        now = 0
+        current_part = 0
         for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
             if not part and not voice:
                 self.write_bar_line(output, bar)
-                now = 0
-            if part != now:
-                now = part
+                current_part = 0
+            if part != current_part:
+                current_part = part
                 output.append(_event_id("part", part))
             if voice:
                 output.append(_event_id("voice", voice))
-            output += odd[line] if line in odd else ids[firsts[first] : firsts[stop]]
+            output += (
+                irregular_lines[line]
+                if line in irregular_lines
+                else ids[firsts[first] : firsts[stop]]
+            )
         output += self.closing_ids(self.bars[-1])
 
     def encode_plain_segments(self, chords: Chords, segments: Segments) -> _PlainSegments:
-        """Write each segment as one duration and its head."""
-        zeros = [_event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
-                 for part in self.score.parts]  # fmt: skip
-        sizes = np.append(
-            np.diff(chords.pitch_starts), [1, 1]
-        )  # at REST and HOLD stand the two last
+        """Encode each segment as one duration and its head."""
+        first_ids = [
+            _event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
+            for part in self.score.parts
+        ]
+        # Two entries follow those of the chords, so that indexes REST = -2 and HOLD = -1 find them.
+        sizes = np.append(np.diff(chords.pitch_starts), [1, 1])
         firsts = np.append(chords.pitch_starts, len(chords.pitches) + 1)
-        pitches = chords.pitches + np.repeat(np.array(zeros)[chords.parts], sizes[:-2])
+        pitches = chords.pitches + np.repeat(np.array(first_ids)[chords.parts], sizes[:-2])
         return _PlainSegments.of(
             _PLAIN_DURATION_IDS[np.minimum(segments.lengths, _LONGEST + 1)],
             np.append(pitches, [_REST, _HOLD]),
@@ -194,37 +208,60 @@ class _MeasuresEncoder:
     def encode_irregular_lines(
         self, lines: BarVoices, segments: Segments, plain: _PlainSegments, steps: Sequence[int]
     ) -> dict[int, list[int]]:
-        """Write the lines that need ties or tuplets, or in which something changes at a step."""
-        at = np.searchsorted(segments.starts, steps).tolist()
-        # at the start of a bar its opening says what changes
-        changing = {n: step for n, step in zip(at, steps, strict=True) if segments.offsets[n]}
-        is_odd = plain.duration_ids == 0
-        is_odd[list(changing)] = True
-        odd = np.append(0, np.cumsum(is_odd))
-        found = {}
-        for line in np.flatnonzero(odd[lines.stops] > odd[lines.firsts]).tolist():
+        """Encode the lines that need ties or tuplets, or inside which something changes.
+
+        Args:
+            lines: of the tune.
+            segments: of the lines.
+            plain: the segments as single durations.
+            steps: at which key, meter or chord symbol change.
+
+        Returns:
+            The ids by line.
+        """
+        changed_segments = np.searchsorted(segments.starts, steps).tolist()
+        change_by_segment = {
+            segment: step
+            for segment, step in zip(changed_segments, steps, strict=True)
+            if segments.offsets[segment]  # changes at the start of a bar belong to its opening
+        }
+        is_irregular = plain.duration_ids == 0
+        is_irregular[list(change_by_segment)] = True
+        irregular_counts = np.append(0, np.cumsum(is_irregular))
+        has_irregular = irregular_counts[lines.stops] > irregular_counts[lines.firsts]
+        ids_by_line = {}
+        for line in np.flatnonzero(has_irregular).tolist():
             first, stop = int(lines.firsts[line]), int(lines.stops[line])
             offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
-            found[line] = list(self.iter_segment_ids(offsets, first, plain, changing))
-        return found
+            ids_by_line[line] = list(
+                self.iter_segment_ids(offsets, first, plain, change_by_segment)
+            )
+        return ids_by_line
 
     def iter_segment_ids(
-        self, offsets: Ids, first: int, plain: _PlainSegments, changing: Mapping[int, int]
+        self, offsets: Ids, first: int, plain: _PlainSegments, change_by_segment: Mapping[int, int]
     ) -> Iterator[int]:
-        """Yield the ids of segments that fill a bar; what is tied is held."""
-        before = -1
-        for number, values in _values(offsets):
-            head = plain.head(first + number)
-            if number == before and head != [_REST]:
+        """Yield the ids of segments that fill a bar; tied values are holds.
+
+        Args:
+            offsets: steps in the bar at which segments start, and the end of the bar.
+            first: number of the first segment.
+            plain: the segments as single durations.
+            change_by_segment: the step of the marks that change at a segment.
+        """
+        previous = -1
+        for segment, value_ids in _notate(offsets):
+            head = plain.head(first + segment)
+            if segment == previous and head != [_REST]:
                 head = [_HOLD]
-            elif number != before and first + number in changing:
-                yield from self.change_ids(changing[first + number], _CHANGES)
-            yield from values
+            elif segment != previous and first + segment in change_by_segment:
+                yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
+            yield from value_ids
             yield from head
-            before = number
+            previous = segment
 
     def write_bar_line(self, output: list[int], number: int) -> None:
-        """Write what stands between a bar and the one before it."""
+        """Append the ids between a bar and the bar before it."""
         if number:
             output += self.closing_ids(self.bars[number - 1])
         bar = self.bars[number]
@@ -234,7 +271,7 @@ class _MeasuresEncoder:
             output += self.opening_ids(bar)
 
     def opening_ids(self, bar: Bar) -> Iterator[int]:
-        """Yield what stands before a bar's first note."""
+        """Yield the ids before the first note of a bar."""
         for mark in self.marks.get(bar.start, ()):
             if mark.kind == "repeat_start":
                 yield _event_id("repeat_start")
@@ -247,7 +284,7 @@ class _MeasuresEncoder:
         yield from self.change_ids(bar.start, ("chord",))
 
     def change_ids(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
-        """Yield the key, meter and chord symbol that change at a step."""
+        """Yield the changes of key, meter and chord symbol at a step."""
         for mark in self.marks.get(step, ()):
             if mark.kind == "chord" and "chord" in kinds:
                 yield from _chord_ids(mark.value, self.tonic_pitch)
@@ -258,10 +295,11 @@ class _MeasuresEncoder:
                 yield _event_id("meter", str(mark.value))
 
     def closing_ids(self, bar: Bar) -> Iterator[int]:
-        """Yield what stands after a bar's last note."""
-        repeats = [m.value for m in self.marks.get(bar.end, ()) if m.kind == "repeat_end"]
-        if repeats:
-            yield _event_id("repeat_end", int(repeats[0]))
+        """Yield the ids after the last note of a bar."""
+        marks = self.marks.get(bar.end, ())
+        plays = next((mark.value for mark in marks if mark.kind == "repeat_end"), None)
+        if plays is not None:
+            yield _event_id("repeat_end", int(plays))
         elif bar.end in self.ending_ends:
             yield _event_id("ending_end")
 
@@ -272,15 +310,24 @@ def _is_change(marks: Iterable[Mark]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _PlainSegments:
-    """Segments as ids: a duration each, or 0 where one will not do, then what sounds."""
+    """Segments as ids: a single duration, or 0 if one is not enough, then the head."""
 
-    duration_ids: Any
-    ids: Any
-    firsts: Any  # where the ids of each segment start; one more, where those of the last stop
+    duration_ids: IntArray  # (segment,)
+    ids: IntArray  # (id,) of all segments
+    firsts: IntArray  # (segment + 1,) index of the first id of each segment, and the number of ids
 
     @classmethod
-    def of(cls, duration_ids: Any, heads: Any, sources: Any, sizes: Any) -> _PlainSegments:
-        """Write durations, and after each the heads from a source on, as many as its size."""
+    def of(
+        cls, duration_ids: IntArray, heads: IntArray, sources: IntArray, sizes: IntArray
+    ) -> _PlainSegments:
+        """Concatenate the ids of segments.
+
+        Args:
+            duration_ids: (segment,) int64.
+            heads: (head,) int64 ids of notes, rests and holds.
+            sources: (segment,) int64 index of the first head of each segment.
+            sizes: (segment,) int64 number of heads of each segment.
+        """
         firsts = np.append(0, np.cumsum(sizes + 1))
         ids = np.empty(firsts[-1], dtype=np.int64)
         is_head = np.ones(len(ids), dtype=bool)
@@ -290,28 +337,21 @@ class _PlainSegments:
         return cls(duration_ids, ids, firsts)
 
     def head(self, segment: int) -> list[int]:
-        """Return the ids of what sounds in a segment."""
-        found: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
-        return found
+        """Return the ids of a segment's notes, rest or hold."""
+        ids: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
+        return ids
 
 
 @lru_cache(maxsize=4096)
-def _values(offsets: tuple[int, ...]) -> tuple[tuple[int, Ids], ...]:
-    """Return the values that write segments: of which segment, and the ids before its head."""
-    return tuple(
-        (
-            piece.segment,
-            (
-                *((_tuplet_id(piece.opened_tuplet),) if piece.opened_tuplet else ()),
-                MEASURES.id("duration", piece.nominal),
-            ),
-        )
-        for piece in notate_segments(offsets)
-    )
-
-
-def _tuplet_id(tuplet: Tuplet) -> int:
-    return MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
+def _notate(offsets: Ids) -> tuple[tuple[int, Ids], ...]:
+    """Return the values that notate segments: number of the segment, tuplet and duration ids."""
+    values: list[tuple[int, Ids]] = []
+    for value in notate_segments(offsets):
+        ids = [MEASURES.id("duration", value.nominal)]
+        if tuplet := value.opened_tuplet:
+            ids.insert(0, MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}"))
+        values.append((value.segment, tuple(ids)))
+    return tuple(values)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
@@ -326,28 +366,28 @@ def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class SoundingChord:
-    """A chord as it is read: a hold lengthens it, a further pitch joins it."""
+    """A chord while it is decoded: a hold lengthens it, a further pitch is added to it."""
 
     part: int
-    onset: int
-    end: int
-    pitches: list[int]
+    onset: int  # step
+    end: int  # step
+    pitches: list[int]  # MIDI note numbers, descending
 
 
 def trace_chords(
     ids: Iterable[int], setting: Setting
 ) -> Iterator[tuple[Event, SoundingChord | None]]:
-    """Yield each id's event, and the chord that it starts, adds a pitch to or holds."""
-    reader = _MeasuresDecoder(setting)
+    """Yield the event of each id, and the chord that it starts, extends or holds."""
+    decoder = _MeasuresDecoder(setting)
     for id_ in ids:
-        event, dropped = MEASURES.event(id_), reader.dropped
-        reader.take(event)
-        sounds = event.kind in ("pitch", "drum", "hold") and reader.dropped == dropped
-        yield event, reader.chord_by_voice.get(reader.voice) if sounds else None
+        event, dropped = MEASURES.event(id_), decoder.dropped
+        decoder.take(event)
+        is_head = event.kind in ("pitch", "drum", "hold") and decoder.dropped == dropped
+        yield event, decoder.chord_by_voice.get(decoder.voice) if is_head else None
 
 
 class _MeasuresDecoder:
-    """Events as a score: one method a kind of event, which tells whether it could be used."""
+    """Builds a score from events; one method per kind of event returns whether it was usable."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -357,35 +397,39 @@ class _MeasuresDecoder:
         self.chords: list[SoundingChord] = []
         self.rhythm = setting.rhythm
         self.dropped = 0
-        self.ended = False
-        self.bar_start = 0  # of the bar under way, or of the next one
+        self.has_ended = False
+        self.bar_start = 0  # step of the current or, between bars, of the next bar
         self.in_bar = False
-        self.bar_length: int | None = None  # of the bar, once its first voice is complete
-        self.cursor = 0  # steps from the start of the bar in the voice under way
-        self.voice = (0, 0)  # part and number
-        self.duration: int | None = None  # read, and still without its head
-        self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
-        self.last_chord: SoundingChord | None = None  # what further pitches join
-        self.chord_by_voice: dict[
-            tuple[int, int], SoundingChord
-        ] = {}  # the last chord of each voice
-        self.open_ending: tuple[int, tuple[int, ...]] | None = None  # its start and passes
+        self.bar_length: int | None = None  # steps, once the first voice is complete
+        self.cursor = 0  # steps from the start of the bar, in the current voice
+        self.voice = (0, 0)  # part, number in the part
+        self.duration: int | None = None  # nominal steps; read, and its head follows
+        self.tuplet: OpenTuplet | None = None
+        self.last_chord: SoundingChord | None = None  # further pitches are added to it
+        self.chord_by_voice: dict[tuple[int, int], SoundingChord] = {}  # the last of each voice
+        self.open_ending: tuple[int, tuple[int, ...]] | None = None  # start step, passes
 
     def take(self, event: Event) -> None:
-        """Use one event, or count it as dropped."""
+        """Apply one event, or count it as dropped."""
         method = getattr(self, "take_" + event.kind, None)
-        if self.ended or method is None or not method(event.value):
+        if self.has_ended or method is None or not method(event.value):
             self.dropped += 1
 
     def finish(self) -> Decoded[Score]:
-        """Close what is open and return the score."""
+        """End the open bar and ending, and return the score."""
         self.close_bar()
         self.close_ending()
         self.marks.append(Mark(0, "key", Key(self.setting.tonic, self.mode)))
         notes = [
-            Note(c.onset, pitch, c.end - c.onset, self.setting.velocities[c.part], c.part)
-            for c in self.chords
-            for pitch in c.pitches
+            Note(
+                chord.onset,
+                pitch,
+                chord.end - chord.onset,
+                self.setting.velocities[chord.part],
+                chord.part,
+            )
+            for chord in self.chords
+            for pitch in chord.pitches
         ]
         score = Score(
             tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
@@ -394,11 +438,11 @@ class _MeasuresDecoder:
 
     @property
     def current_step(self) -> int:
-        """The step that has been reached."""
+        """The step of the cursor from the start of the tune."""
         return self.bar_start + self.cursor
 
     def close_bar(self) -> None:
-        """End the bar under way, at the length of its first voice."""
+        """End the current bar, at the length of its first voice."""
         self.close_voice()
         length = self.bar_length if self.bar_length is not None else self.cursor
         if self.in_bar and length:
@@ -407,25 +451,25 @@ class _MeasuresDecoder:
         self.in_bar, self.bar_length, self.cursor, self.voice = False, None, 0, (0, 0)
 
     def close_voice(self) -> None:
-        """Forget what the next voice or bar cannot go on with."""
+        """Reset the state that does not continue in the next voice or bar."""
         self.dropped += self.duration is not None
         self.duration = self.tuplet = self.last_chord = None
 
     def close_ending(self) -> bool:
-        """End the ending under way, if there is one."""
+        """Close the open ending, if there is one."""
         ending, self.open_ending = self.open_ending, None
         if ending and ending[0] < self.bar_start:
             self.marks.append(Mark(ending[0], "ending", Ending(ending[1], self.bar_start)))
         return ending is not None
 
     def end_held_chords(self) -> None:
-        """Nothing is held over a place where the playing may jump."""
+        """End the bar so that no note is held across a position where playback may jump."""
         self.close_bar()
         self.chord_by_voice.clear()
 
     def take_end(self, _: None) -> bool:
         self.close_bar()
-        self.ended = True
+        self.has_ended = True
         return True
 
     def take_meter(self, value: str) -> bool:
@@ -494,7 +538,7 @@ class _MeasuresDecoder:
         return self.open_voice((self.voice[0], value))
 
     def open_voice(self, voice: tuple[int, int]) -> bool:
-        """Go back to the start of the bar in another voice."""
+        """Return to the start of the bar in another voice."""
         if not self.in_bar:
             return False
         self.close_voice()
@@ -555,7 +599,7 @@ class _MeasuresDecoder:
         return self.setting.parts[self.voice[0]].is_drums and self.sound_pitch(value)
 
     def sound_pitch(self, pitch: int) -> bool:
-        """Start a chord with a pitch, or add it to the chord that has just started."""
+        """Start a chord with a pitch, or add the pitch to the chord that has just started."""
         if not 0 <= pitch <= 127:
             return False
         if self.duration is None:
@@ -572,17 +616,19 @@ class _MeasuresDecoder:
         return True
 
     def advance(self) -> tuple[int, int] | None:
-        """Spend the duration that was read; return its first and last step, None if it has none."""
+        """Consume the pending duration; return its first step and its end, None if it is empty."""
         if self.duration is None:
             return None
         start, self.cursor = self.cursor, self.find_value_end(self.duration)
         self.duration = None
-        limit = self.cursor if self.bar_length is None else min(self.cursor, self.bar_length)
-        self.cursor = limit
-        return (self.bar_start + start, self.bar_start + limit) if start < limit else None
+        if self.bar_length is not None:
+            self.cursor = min(self.cursor, self.bar_length)
+        if start >= self.cursor:
+            return None
+        return self.bar_start + start, self.current_step
 
     def find_value_end(self, nominal: int) -> int:
-        """Return where a written value ends, inside the tuplet that is open."""
+        """Return the step of the bar at which a written value ends, in the open tuplet if any."""
         if self.tuplet is None:
             return self.cursor + nominal
         group, start, written = self.tuplet

@@ -1,4 +1,4 @@
-"""The codecs by name."""
+"""All codecs by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.frames import SIXTEENTH, FramesCodec
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.performance import PerformanceCodec
-from musicgen.tokens.text import ByteCodec
-from musicgen.tokens.text import restore_text_codec as restored_text
+from musicgen.tokens.text import ByteCodec, restore_text_codec
 
 DEFAULT_CODEC: Final = MeasuresCodec.name
 _ALL: Final[tuple[AnyCodec, ...]] = (
@@ -26,19 +25,30 @@ CODECS: Final[Mapping[str, AnyCodec]] = {codec.name: codec for codec in _ALL}
 
 
 def find_codec(name: str) -> AnyCodec:
-    """Return the codec of a name. Raises InvalidValue for one that there is not."""
+    """Look up a codec by name.
+
+    Raises:
+        InvalidValue: the name is unknown.
+    """
     if name not in CODECS:
         raise InvalidValue(f"codec {name!r} is unknown: choose one of {', '.join(CODECS)}")
     return CODECS[name]
 
 
 def restore_codec(name: str, names: Iterable[str], where: str) -> AnyCodec:
-    """Return the codec that a checkpoint or a data set was made with, by its vocabulary.
+    """Restore the codec that a checkpoint or a data set was made with.
 
-    Raises InvalidValue for an unknown name, Mismatch where the table of events is another one.
+    Args:
+        name: of the codec.
+        names: of the events of its vocabulary, in the order of their ids.
+        where: the checkpoint or data set, for the error message.
+
+    Raises:
+        InvalidValue: the name is unknown.
+        Mismatch: the vocabulary differs from this program's.
     """
     codec = find_codec(name)
     if isinstance(codec, ByteCodec):
-        return restored_text(name, names, is_word_level=codec.is_word_level)
+        return restore_text_codec(name, names, is_word_level=codec.is_word_level)
     codec.vocabulary.check(names, where)
     return codec

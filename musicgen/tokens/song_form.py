@@ -1,12 +1,12 @@
-"""The form of a tune by letters: AABB, ABAC, through.
+"""The form of a tune in letters: AABB, ABAC, through.
 
-A letter is a part of a tune, so many bars of it. The same letter twice in a row is written once,
-between repeat signs; one that returns later has its bars written again, note for note.
+A letter is a section of a fixed number of bars. The same letter twice in a row is written once,
+between repeat signs; a letter that returns later is written again, note for note.
 
-A pickup stands before the first bar. Where a repeated part starts or ends, the bar before it is
-short, so that it is balanced whichever way the playing goes on; between parts without repeat signs
-bars stay whole. A part that returns where its last bar would have to be of the other kind makes a
-pickup impossible.
+A pickup precedes the first bar. Where a repeated section starts or ends, the bar before is short,
+so that it and the pickup make a full bar whichever section follows; between sections without repeat
+signs bars stay full. A form allows no pickup if a section returns where its last bar would have to
+be of the other kind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from musicgen.number_parsing import shorten
 
 THROUGH: Final = "through"
 FREE: Final = "free"  # the model draws the repeats
-BARS_PER_LETTER: Final = 8  # where no number of bars is asked for
+BARS_PER_LETTER: Final = 8  # if no number of bars is given
 LETTERS: Final = "ABCDEFGH"
 _MAX_LETTERS: Final = 16
 _FORM_HINT: Final = f"write letters such as AABB or ABAC, or {THROUGH}, or {FREE}"
@@ -36,105 +36,123 @@ class FormSection:
 
     bars: int
     plays: int = 1  # over 1: between repeat signs
-    source: int | None = None  # the earlier stretch whose bars it has again
-    has_pickup: bool = False  # where the tune has a pickup, it has one too
-    has_short_end: bool = False  # and its last bar is short
+    source: int | None = None  # index of the earlier section that it repeats note for note
+    has_pickup: bool = False  # whether it starts with a pickup if the tune does
+    has_short_end: bool = False  # whether its last bar is short if the tune has a pickup
 
 
 @dataclass(frozen=True, slots=True)
 class FormLayout:
-    """What a tune is made of, in the order in which it is written."""
+    """The sections of a tune in written order."""
 
     sections: tuple[FormSection, ...]
 
     @classmethod
     def of(cls, form: str, bars: int | None) -> FormLayout:
-        """Lay a checked form out. Raises InvalidValue for bars that it does not divide."""
+        """Lay out a form.
+
+        Args:
+            form: letters or `through`, as `check_form` returns them.
+            bars: bars heard; None: BARS_PER_LETTER per letter.
+
+        Raises:
+            InvalidValue: the number of bars is not a multiple of the number of letters.
+        """
         if form == THROUGH:
             return cls((FormSection(bars or BARS_PER_LETTER, has_pickup=True, has_short_end=True),))
-        each, rest = divmod(bars or BARS_PER_LETTER * len(form), len(form))
-        if rest:
+        section_bars, remainder = divmod(bars or BARS_PER_LETTER * len(form), len(form))
+        if remainder:
             raise InvalidValue(
                 f"bars {bars}: the form {form} has {len(form)} parts of equal length; ask for a"
-                f" multiple of {len(form)}, such as {len(form) * max(1, each)}"
+                f" multiple of {len(form)}, such as {len(form) * max(1, section_bars)}"
             )
-        return cls(tuple(_mark_pickups(list(_split_sections(form, each)))))
+        return cls(tuple(_mark_pickups(list(_split_sections(form, section_bars)))))
 
     @property
     def repeat_counts(self) -> frozenset[int]:
-        """How often its repeated parts are played."""
-        return frozenset(one.plays for one in self.sections if one.plays > 1)
+        """The numbers of plays of the repeated sections."""
+        return frozenset(section.plays for section in self.sections if section.plays > 1)
 
     @property
     def allows_pickup(self) -> bool:
         """Whether a tune of this form may have a pickup."""
         return all(map(self._is_balanced, self.sections))
 
-    def _is_balanced(self, stretch: FormSection) -> bool:
-        """Tell whether a stretch has room for its short bars, and ends as the one it repeats."""
-        least = 2 if stretch.has_pickup and stretch.has_short_end else 1
-        source = stretch if stretch.source is None else self.sections[stretch.source]
-        return stretch.bars >= least and stretch.has_short_end == source.has_short_end
+    def _is_balanced(self, section: FormSection) -> bool:
+        """Tell whether a section has room for its short bars, and ends like its source."""
+        min_bars = 2 if section.has_pickup and section.has_short_end else 1
+        source = section if section.source is None else self.sections[section.source]
+        return section.bars >= min_bars and section.has_short_end == source.has_short_end
 
 
 def parse_form(text: str) -> str:
-    """Read a form as a person writes it: letters, `through` or `free`. Raises InvalidValue."""
-    plain = text.strip()
-    if plain.lower() in (THROUGH, FREE):
-        return plain.lower()
-    if fault := _find_form_fault(plain.upper()):
-        nearest = get_close_matches(plain.lower()[:40], (THROUGH, FREE), n=1)
-        asked = f"did you mean {nearest[0]}? {fault[:1].upper()}{fault[1:]}" if nearest else fault
-        raise InvalidValue(f"form {shorten(text)!r}: {asked}; {_FORM_HINT}")
-    return check_form(plain)
+    """Parse a form as a user writes it: letters, `through` or `free`, in any case.
+
+    Raises:
+        InvalidValue: the text is not a form.
+    """
+    stripped = text.strip()
+    if stripped.lower() in (THROUGH, FREE):
+        return stripped.lower()
+    if fault := _find_form_fault(stripped.upper()):
+        matches = get_close_matches(stripped.lower()[:40], (THROUGH, FREE), n=1)
+        if matches:
+            fault = f"did you mean {matches[0]}? {fault[:1].upper()}{fault[1:]}"
+        raise InvalidValue(f"form {shorten(text)!r}: {fault}; {_FORM_HINT}")
+    return check_form(stripped)
 
 
 def _find_form_fault(form: str) -> str:
-    """Say which rule for letters a form breaks; "" where it keeps to all of them."""
+    """Return the first rule for letters that a form breaks; "" if it breaks none."""
     if not form:
         return "it has no letters"
-    if others := [character for character in form if character not in LETTERS]:
-        return f"a form has letters A to {LETTERS[-1]}, and {others[0]!r} is none of them"
+    if invalid := [character for character in form if character not in LETTERS]:
+        return f"a form has letters A to {LETTERS[-1]}, not {invalid[0]!r}"
     if len(form) > _MAX_LETTERS:
-        return f"a form has at most {_MAX_LETTERS} letters, and this one has {len(form):,}"
-    return "" if form.startswith("A") else f"a form starts with A, and this one with {form[0]}"
+        return f"a form has at most {_MAX_LETTERS} letters, not {len(form):,}"
+    return "" if form.startswith("A") else f"a form starts with A, not with {form[0]}"
 
 
 def check_form(text: str) -> str:
-    """Return a form as it is kept, upper-case letters or `through`. Raises InvalidValue.
+    """Normalize a form to upper-case letters or `through`.
 
-    A recipe of an earlier version may hold any letters; what a person writes goes through
-    `parse_form`, which allows fewer.
+    Recipes of earlier versions may contain letters that `parse_form`, which reads what users write,
+    no longer allows.
+
+    Raises:
+        InvalidValue: the text is not a form.
     """
     if text == THROUGH:
         return THROUGH
     form = text.strip().upper()
     if not re.fullmatch(rf"[A-Z]{{1,{_MAX_LETTERS}}}", form):
         raise InvalidValue(f"form {shorten(text)!r}: {_find_form_fault(form)}; {_FORM_HINT}")
-    for letter, same in groupby(form):
-        if (count := len(list(same))) > MAX_PLAYS:
+    for letter, repeats in groupby(form):
+        if (count := len(list(repeats))) > MAX_PLAYS:
             raise InvalidValue(
-                f"form {form}: {letter} stands {count} times in a row; a part is repeated at most"
+                f"form {form}: {letter} occurs {count} times in a row; a part is played at most"
                 f" {MAX_PLAYS} times"
             )
     return form
 
 
 def _split_sections(form: str, bars: int) -> Iterator[FormSection]:
-    """Yield a stretch for each run of equal letters."""
-    known: dict[str, int] = {}
-    for place, (letter, same) in enumerate(groupby(form)):
-        yield FormSection(bars, len(list(same)), known.get(letter))
-        known.setdefault(letter, place)
+    """Yield a section per run of equal letters."""
+    source_by_letter: dict[str, int] = {}
+    for index, (letter, repeats) in enumerate(groupby(form)):
+        yield FormSection(bars, len(list(repeats)), source_by_letter.get(letter))
+        source_by_letter.setdefault(letter, index)
 
 
-def _mark_pickups(stretches: Sequence[FormSection]) -> Iterator[FormSection]:
-    """Say of each stretch how it begins and ends where the tune has a pickup."""
-    splits = [a.plays > 1 or b.plays > 1 for a, b in pairwise(stretches)]
-    ends: list[bool] = []
-    for place, stretch in enumerate(stretches):
-        is_last = place == len(splits)
-        free = is_last and stretch.plays == 1 and stretch.source is not None
-        ends.append(ends[stretch.source or 0] if free else is_last or splits[place])
-        begins = place == 0 or splits[place - 1]
-        yield replace(stretch, has_pickup=begins, has_short_end=ends[-1])
+def _mark_pickups(sections: Sequence[FormSection]) -> Iterator[FormSection]:
+    """Mark the sections that start with a pickup and end in a short bar."""
+    has_repeat_sign = [a.plays > 1 or b.plays > 1 for a, b in pairwise(sections)]
+    short_ends: list[bool] = []
+    for index, section in enumerate(sections):
+        is_last = index == len(sections) - 1
+        if is_last and section.plays == 1 and section.source is not None:
+            short_ends.append(short_ends[section.source])
+        else:
+            short_ends.append(is_last or has_repeat_sign[index])
+        has_pickup = index == 0 or has_repeat_sign[index - 1]
+        yield replace(section, has_pickup=has_pickup, has_short_end=short_ends[-1])

@@ -19,6 +19,7 @@ from musicgen.checkpoint import Checkpoint, Weights
 from musicgen.config import ModelSettings
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Mismatch
+from musicgen.tokens.registry import find_codec
 
 MAX_VOCABULARY_SIZE: Final = 2**15 - 1  # that a data set's ids can tell apart
 MIN_RELIABLE_COUNT: Final = (
@@ -45,7 +46,7 @@ def remap_dataset(dataset: Dataset, base: Checkpoint) -> Dataset:
         )
     if dataset.vocabulary == base.vocabulary:
         return dataset
-    if not codec.startswith("text"):
+    if find_codec(codec).unit == "note":
         raise Mismatch(
             f"--from {name}: it has {len(base.vocabulary)} events, the tunes were encoded with"
             f" {dataset.vocabulary_size}, another version's; build the data set again"

@@ -27,7 +27,7 @@ from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting
-from musicgen.tokens.registry import DEFAULT_CODEC, restore_codec
+from musicgen.tokens.registry import restore_codec
 from musicgen.training.trainer import Progress, Trainer
 
 NGRAM_NOTES: Final = 8
@@ -141,7 +141,7 @@ class MemorisationCheck:
 
     def _sample_ngrams(self, engine: NumpyEngine, number: int) -> TuneNgrams:
         noise = Noise(0, number)
-        if self.codec.name == DEFAULT_CODEC:
+        if self.codec.has_bars:
             return extract_ngrams(
                 Sampler(engine, self.allowed_ids).sample(SamplingOptions(bars=SAMPLED_BARS), noise)
             )

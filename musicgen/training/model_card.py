@@ -17,7 +17,7 @@ from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.tokens.codec import PLAIN_SETTING
-from musicgen.tokens.registry import restore_codec
+from musicgen.tokens.registry import find_codec, restore_codec
 from musicgen.training.heldout_loss import HeldOutScore
 
 SEEDS_SHOWN = 5
@@ -75,9 +75,7 @@ def render_model_card(
             [
                 *_render_shape(manifest, weights),
                 *_render_corpus(manifest),
-                *_render_scores(
-                    scores, "character" if manifest.codec.startswith("text") else "note"
-                ),
+                *_render_scores(scores, find_codec(manifest.codec).unit),
                 *(_render_samples(manifest, weights) if with_samples else ()),
             ]
         )
@@ -156,7 +154,7 @@ def _render_samples(manifest: Manifest, weights: Weights) -> Iterator[str]:
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine(manifest.settings, round_to_float16(weights))
     codec = restore_codec(manifest.codec, manifest.vocabulary, manifest.name)
-    if manifest.codec == "measures":
+    if codec.has_bars:
         sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
         wishes = complete_options({}, manifest)
         yield from _render_fenced(f"The first {BARS_SHOWN} bars", "abc", (
@@ -169,7 +167,7 @@ def _render_samples(manifest: Manifest, weights: Weights) -> Iterator[str]:
         plain.draw_ids(SamplingOptions(), Noise(seed), IDS_SHOWN)
         for seed in range(1, SEEDS_SHOWN + 1)
     ]
-    if manifest.codec.startswith("text"):
+    if codec.unit == "character":
         texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in begun]
         fenced = (text.replace("```", "` ` `") for text in texts)
     else:

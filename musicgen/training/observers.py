@@ -34,7 +34,7 @@ from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.sampler import GenericSampler, make_sampler
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.registry import restore_codec
+from musicgen.tokens.registry import find_codec, restore_codec
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -47,7 +47,6 @@ CURVE_FILE: Final = "loss.png"
 SAMPLES_FOLDER: Final = "heard"
 TENSORBOARD_FOLDER: Final = "tensorboard"
 IDS_PER_SAMPLE: Final = 600  # of a codec without bars
-SAMPLE_SUFFIXES: Final = {"measures": (".mid", ".abc"), "text": (".txt",), "text-words": (".txt",)}
 REDRAW_SECONDS: Final = 60.0  # seconds; a picture takes about half of one
 SMOOTHING_SHARE: Final = 0.02  # of a run: the span over which its training loss is averaged
 MARKER_MARGIN: Final = 0.1  # of the picture's height, under the lowest point
@@ -58,14 +57,15 @@ def make_observers(
     run: TrainingRun, *, with_samples: bool = True, tensorboard: bool = False
 ) -> list[Observer]:
     """Return what is to be kept of a run."""
-    unit = "character" if run.dataset.codec.startswith("text") else "note"
     found: list[Observer] = [LossCurve(run.folder)]
     if with_samples:
         found.append(
             SampleWriter(run.folder / SAMPLES_FOLDER, run.make_manifest, make_weights_getter(run))
         )
     if tensorboard:
-        found.append(TensorBoardWriter(run.folder / TENSORBOARD_FOLDER, unit))
+        found.append(
+            TensorBoardWriter(run.folder / TENSORBOARD_FOLDER, find_codec(run.dataset.codec).unit)
+        )
     return found
 
 
@@ -135,7 +135,8 @@ class SampleWriter:
             return
         piece = self.sample_piece(self.get_weights(progress))
         self.folder.mkdir(exist_ok=True)
-        for suffix in SAMPLE_SUFFIXES.get(self.manifest.codec, (".mid",)):
+        suffixes = (".mid", ".abc") if self.codec.has_bars else self.codec.writable_suffixes[:1]
+        for suffix in suffixes:
             write_piece(piece, self.folder / f"{progress.step:06}{suffix}")
 
     def sample_piece(self, weights: Weights) -> Score | str:

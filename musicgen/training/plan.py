@@ -27,7 +27,7 @@ from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.frames import FramesCodec
 from musicgen.tokens.performance import PerformanceCodec
-from musicgen.tokens.registry import CODECS
+from musicgen.tokens.registry import CODECS, find_codec
 from musicgen.training import fine_tune
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
@@ -195,7 +195,7 @@ def make_plan(
         f"{base.manifest.name} {base.manifest.version}" if base else "",
         guarded=is_small
         and len(dataset.train) < LARGE_CORPUS_TUNES
-        and not dataset.codec.startswith("text"),
+        and find_codec(dataset.codec).unit == "note",
     )
     if options.minutes is not None:
         found = _fit_to_minutes(dataset, found, options.minutes, base, ranks, at_most=is_small)

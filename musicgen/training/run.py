@@ -40,7 +40,7 @@ from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.similarity.overlap_report import load_index
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.grammar import HEADER_KINDS
-from musicgen.tokens.registry import DEFAULT_CODEC as DEFAULT_CODEC
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training import fine_tune, run_folder
 from musicgen.training.batches import find_transposition_range, transpose_ids
@@ -407,7 +407,7 @@ class TrainingRun:
     @cached_property
     def tonic_counts(self) -> dict[str, dict[str, int]]:
         """How often each mode's tonics occur: read once, for all checkpoints."""
-        if self.dataset.codec != DEFAULT_CODEC:
+        if not find_codec(self.dataset.codec).has_bars:
             return {}
         counted = count_tonics(self.dataset.train)
         return fine_tune.merge_tonic_counts(self.base, counted) if self.base else counted
@@ -415,7 +415,7 @@ class TrainingRun:
     @cached_property
     def dance_counts(self) -> dict[str, dict[str, int]]:
         """How often each dance occurs in each meter; {} where that is not known of all tunes."""
-        if self.dataset.codec != DEFAULT_CODEC:
+        if not find_codec(self.dataset.codec).has_bars:
             return {}
         counted = count_dances(self.dataset.train)
         return fine_tune.merge_dance_counts(self.base, counted) if self.base else counted

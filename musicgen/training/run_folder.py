@@ -41,14 +41,23 @@ from musicgen.checkpoint import (
     read_files,
     read_manifest,
     render_manifest,
-    sha256_hex,
 )
-from musicgen.errors import DamagedCheckpoint, InUse, MusicgenError, OutputExists, WriteFailed
+from musicgen.errors import (
+    DamagedCheckpoint,
+    InUse,
+    MusicgenError,
+    OutputExists,
+    WriteFailed,
+    is_short_of_memory,
+)
 from musicgen.files import (
+    HAS_FILE_LOCKS,
+    acquire_lock,
     create_folder_atomically,
     hash_regular_file,
     remove_folder,
     rename_folder,
+    sha256_hex,
     sweep_partials,
     translate_os_errors,
     write_new,
@@ -192,11 +201,6 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, allow_nan=False, sort_keys=True).encode()
 
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
 _OPEN_FLAGS: Final = (
     os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 )
@@ -297,14 +301,6 @@ def translate_memory_errors(folder: Path) -> Iterator[None]:
         ) from fault
 
 
-def is_short_of_memory(fault: BaseException) -> bool:
-    """Tell whether a fault, of torch or of the system too, means that there was no memory left."""
-    words = str(fault).lower()
-    known = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
-             "not enough memory", "can't start new thread", "failed to map segment")  # fmt: skip
-    return isinstance(fault, MemoryError) or any(word in words for word in known)
-
-
 def _refuse_other(folder: Path, *, exists: bool, force: bool) -> None:
     """Raise OutputExists for a folder that may not be gone on with, or not be replaced."""
     if not os.path.lexists(folder):
@@ -360,7 +356,7 @@ def _hold_lock_file(folder: Path) -> Iterator[LockHolder | None]:
 def _acquire_lock(path: Path, folder: Path) -> tuple[int, LockHolder | None]:
     """Take the lock; return it open, and whoever ended without giving it back."""
     while True:
-        if fcntl is None:  # there an open file cannot be removed: one that can be is nobody's
+        if not HAS_FILE_LOCKS:  # there an open file cannot be removed: one that can be is nobody's
             with contextlib.suppress(OSError):
                 path.unlink()
         before = _read_holder(path)
@@ -396,8 +392,8 @@ def _refuse_other_file(path: Path) -> None:
 def _try_lock(handle: int, previous_holder: LockHolder | None) -> bool:
     """Take the system's lock, or where there is none go by the process that wrote the file."""
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if HAS_FILE_LOCKS:
+            acquire_lock(handle, wait=False)
             return True
     except BlockingIOError:
         return False

@@ -1,8 +1,8 @@
 """The playground's HTTP API and its page.
 
-Nothing is computed here: what takes time, or reads files that others wrote, is a job of the worker
-pool. The files of the page are read once at start, so that a request can only name one of them;
-recent tunes are cached by id, within a limit of bytes.
+The routes do not compute: slow work, and all parsing of untrusted files, is a job of the worker
+pool. The files of the page are read once at start, so that no request reaches another file. Recent
+tunes are cached by id, within a limit of bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +46,12 @@ from musicgen.web.schemas import (
 )
 from musicgen.web.worker_pool import Job, WorkerPool
 from musicgen.web.worker_process import HttpError
-from musicgen.web.worker_protocol import WorkerAnswer, hide_folders
+from musicgen.web.worker_protocol import WorkerAnswer
 
-_WEB_FOLDER: Final = Path(__file__).parent
-FOLDERS: Final[Mapping[str, Path]] = {
-    "": _WEB_FOLDER / "static",
-    "render/": _WEB_FOLDER.parent / "render" / "static",
+PACKAGE: Final = Path(__file__).parents[1]
+STATIC_FOLDERS: Final[Mapping[str, Path]] = {  # prefix of the URL -> folder
+    "": PACKAGE / "web" / "static",
+    "render/": PACKAGE / "render" / "static",
 }
 STATIC_MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".html": "text/html; charset=utf-8",
@@ -63,7 +63,21 @@ STATIC_MEDIA_TYPES: Final[Mapping[str, str]] = {
     ".ico": "image/x-icon",
     ".woff2": "font/woff2",
 }
+DOWNLOAD_MEDIA_TYPES: Final = {
+    "mid": "audio/midi", "abc": "text/vnd.abc; charset=utf-8", "wav": "audio/wav",
+    "musicxml": "application/vnd.recordare.musicxml+xml", "svg": "image/svg+xml",
+    "png": "image/png", "html": "text/html; charset=utf-8",
+}  # fmt: skip
 PAGE: Final = "index.html"
+MAX_ERROR_LENGTH: Final = 600  # characters; an error may quote a longer request
+HEARTBEAT_SECONDS: Final = 10.0  # between events for a client that follows a job
+SERVER_CLIENT: Final = "own"  # the client of the server's own jobs
+ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorResponse} for status in (400, 403, 404, 413, 429)
+}
+TUNE_GONE_MESSAGE: Final = (
+    "the tune is no longer available: only recent and saved tunes are; generate it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +86,15 @@ class Asset:
 
     data: bytes
     media_type: str
-    tag: str  # changes with the bytes
+    etag: str  # hash of the data
 
 
 def read_assets() -> dict[str, Asset]:
-    """Read the files of the page, by the names that a request may give."""
+    """Read the files of the page, by their paths below /static/."""
     return dict(
-        pair for prefix, folder in FOLDERS.items() for pair in _read_folder_assets(prefix, folder)
+        pair
+        for prefix, folder in STATIC_FOLDERS.items()
+        for pair in _read_folder_assets(prefix, folder)
     )
 
 
@@ -86,42 +102,42 @@ def _read_folder_assets(prefix: str, folder: Path) -> Iterator[tuple[str, Asset]
     for path in sorted(folder.rglob("*")):
         if path.suffix in STATIC_MEDIA_TYPES and path.is_file():
             data = path.read_bytes()
-            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+            etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
             yield (
                 prefix + path.relative_to(folder).as_posix(),
-                Asset(data, STATIC_MEDIA_TYPES[path.suffix], tag),
+                Asset(data, STATIC_MEDIA_TYPES[path.suffix], etag),
             )
 
 
 @dataclass(frozen=True, slots=True)
 class CachedTune:
-    """A tune as the server holds it."""
+    """A tune in the cache of the server."""
 
     id: str
-    recipe: str  # which makes it again
-    compressed_json: bytes  # what is shown of it: JSON, compressed
+    recipe: str
+    compressed_json: bytes  # `TuneResponse` without `kept`, compressed with zlib
 
     @classmethod
     def of(cls, answer: WorkerAnswer) -> CachedTune:
-        """Take what a worker answered."""
+        """Make the entry from a worker's answer."""
         return cls(answer.head["id"], answer.head["recipe"], answer.body)
 
     def to_json(self, *, is_saved: bool) -> bytes:
-        """Return what is shown of it as JSON."""
+        """Return the JSON of a `TuneResponse`."""
         flag = b'{"kept":true,' if is_saved else b'{"kept":false,'
         return flag + zlib.decompress(self.compressed_json)[1:]
 
     @property
     def size(self) -> int:
-        """Bytes that it takes."""
+        """Size in bytes."""
         return len(self.compressed_json) + len(self.recipe)
 
 
 @dataclass
 class TuneCache:
-    """As many tunes as there is room for; those that were asked for last stay."""
+    """Cache of tunes with a limit of bytes; the least recently used are dropped."""
 
-    max_bytes: int  # bytes
+    max_bytes: int
     used_bytes: int = 0
     _tunes: OrderedDict[str, CachedTune] = field(default_factory=OrderedDict)
 
@@ -129,39 +145,22 @@ class TuneCache:
         return len(self._tunes)
 
     def add(self, tune: CachedTune) -> None:
-        """Hold a tune, in place of the oldest."""
-        old = self._tunes.pop(tune.id, None)
-        self.used_bytes += tune.size - (old.size if old else 0)
+        """Add a tune, and drop old ones beyond the limit."""
+        previous = self._tunes.pop(tune.id, None)
+        self.used_bytes += tune.size - (previous.size if previous else 0)
         self._tunes[tune.id] = tune
         while self.used_bytes > self.max_bytes and len(self._tunes) > 1:
             self.used_bytes -= self._tunes.popitem(last=False)[1].size
 
     def find(self, id_: str) -> CachedTune | None:
-        """Return a tune that is still held."""
+        """Return a tune by its id, or None."""
         if id_ in self._tunes:
             self._tunes.move_to_end(id_)
         return self._tunes.get(id_)
 
 
-DOWNLOAD_MEDIA_TYPES: Final = {
-    "mid": "audio/midi", "abc": "text/vnd.abc; charset=utf-8", "wav": "audio/wav",
-    "musicxml": "application/vnd.recordare.musicxml+xml", "svg": "image/svg+xml",
-    "png": "image/png", "html": "text/html; charset=utf-8",
-}  # fmt: skip
-PACKAGE: Final = Path(__file__).parents[1]
-MAX_ERROR_LENGTH: Final = 600  # characters of an error; what it repeats of a request may be longer
-HEARTBEAT: Final = 10.0  # seconds between two words to a client that follows a job
-SERVER_CLIENT: Final = "own"  # the client of what the server asks for itself
-ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorResponse} for status in (400, 403, 404, 413, 429)
-}
-TUNE_GONE_MESSAGE: Final = (
-    "the tune is not at hand any more: only the last ones are, and those kept on the shelf"
-)
-
-
 class Playground:
-    """What the routes share."""
+    """The state that the routes share."""
 
     def __init__(self, folder: Path, runs: Path, limits: ServerLimits) -> None:
         self.limits = limits
@@ -181,14 +180,18 @@ class Playground:
         answer = await self.worker_pool.submit_and_wait(
             SERVER_CLIENT, b"".join(files), do="describe", sizes=[*map(len, files)]
         )
-        found: list[dict[str, Any] | None] = answer.head["files"]
-        return found
+        descriptions: list[dict[str, Any] | None] = answer.head["files"]
+        return descriptions
 
     async def get_tune(self, id_: str, client: str) -> CachedTune:
-        """Return a tune that is at hand, or on the shelf. Raises Refused."""
-        made = self.tune_cache.find(id_)
-        if made is not None:
-            return made
+        """Return a cached or saved tune.
+
+        Raises:
+            HttpError: the tune is neither cached nor saved, or cannot be restored from its file.
+        """
+        cached = self.tune_cache.find(id_)
+        if cached is not None:
+            return cached
         data = await self.saved_tunes.read(id_)
         if data is None:
             raise HttpError(404, TUNE_GONE_MESSAGE)
@@ -196,16 +199,23 @@ class Playground:
         return CachedTune.of(answer)
 
     def format_error(self, message: str) -> str:
-        """Return an error as one line of bounded length, which names no folder of this machine."""
-        return escape_unprintable(hide_folders(message[: 4 * MAX_ERROR_LENGTH], self.folders))[
-            :MAX_ERROR_LENGTH
-        ]
+        """Return an error as one line of bounded length, without the folders of this machine."""
+        text = _hide_folders(message[: 4 * MAX_ERROR_LENGTH], self.folders)
+        return escape_unprintable(text)[:MAX_ERROR_LENGTH]
 
     async def build_tune_response(self, tune: CachedTune) -> Response:
-        """Return everything that a page shows of a tune."""
-        is_kept = await self.saved_tunes.has(tune.id)
-        body = await asyncio.to_thread(tune.to_json, is_saved=is_kept)
+        """Return the response with everything that a page shows of a tune."""
+        is_saved = await self.saved_tunes.has(tune.id)
+        body = await asyncio.to_thread(tune.to_json, is_saved=is_saved)
         return Response(body, media_type="application/json")
+
+
+def _hide_folders(text: str, folders: Iterable[Path]) -> str:
+    """Remove the paths of folders from a text; the names of the files in them stay."""
+    paths = {str(path) for folder in folders for path in (folder.absolute(), folder.resolve())}
+    for path in sorted(paths - {"/"}, key=len, reverse=True):
+        text = text.replace(f"{path}/", "").replace(path, Path(path).name)
+    return text
 
 
 def create_app(
@@ -216,59 +226,64 @@ def create_app(
     hosts: Collection[str] = LOOPBACK,
     allow_ip_hosts: bool = False,
 ) -> FastAPI:
-    """Make the server's app: tunes are kept in a folder, models and runs are found in another.
+    """Create the playground's app.
 
-    hosts: the names by which it may be called, besides addresses in numbers where those may.
+    Args:
+        folder: where saved tunes are stored.
+        runs: where models and training runs are found.
+        limits: what a client may cost the server.
+        hosts: values of the header Host, without ports, that the server accepts.
+        allow_ip_hosts: accept any IP address as Host too.
     """
-    place = Playground(folder, runs, limits or ServerLimits())
+    playground = Playground(folder, runs, limits or ServerLimits())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        place.worker_pool.start()
+        playground.worker_pool.start()
         yield
-        await place.worker_pool.stop()
+        await playground.worker_pool.stop()
 
     app = FastAPI(
         title="musicgen", version=get_package_version("musicgen"), docs_url=None, redoc_url=None,
         lifespan=lifespan, responses=ERROR_RESPONSES,
     )  # fmt: skip
-    app.state.playground = place
+    app.state.playground = playground
     app.add_middleware(
         RequestGuard,
-        limits=place.limits,
-        upload_budget=place.worker_pool.upload_budget,
+        limits=playground.limits,
+        upload_budget=playground.worker_pool.upload_budget,
         hosts=hosts,
         allow_ip_hosts=allow_ip_hosts,
     )
     app.add_exception_handler(Exception, _handle_unexpected_error)
-    for kind in (MusicgenError, HTTPException):
-        app.add_exception_handler(kind, _handle_error)
-    _add_jobs(app, place)
-    _add_tunes(app, place)
-    _add_saved_tune_routes(app, place)
-    _add_training(app, place)
-    _add_pages(app, place)
+    for error_class in (MusicgenError, HTTPException):
+        app.add_exception_handler(error_class, _handle_error)
+    _add_job_routes(app, playground)
+    _add_tune_routes(app, playground)
+    _add_saved_tune_routes(app, playground)
+    _add_training_routes(app, playground)
+    _add_page_routes(app, playground)
     _complete_openapi(app)
     return app
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Complete /openapi.json: the body that we parse ourselves; a bad request is a 400, not 422."""
-    described = app.openapi()
-    for path in described["paths"].values():
+    """Add the body that we parse ourselves to /openapi.json; a bad request is a 400, not a 422."""
+    description = app.openapi()
+    for path in description["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
-    schemas = described["components"]["schemas"]
+    schemas = description["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    _, found = msgspec.json.schema_components(
+    _, request_schemas = msgspec.json.schema_components(
         [TuneRequest], ref_template="#/components/schemas/{name}"
     )
-    schemas |= found
+    schemas |= request_schemas
 
 
 def identify_client(request: Request, token: str) -> str:
-    """Tell clients apart: by their address, and the token that a page chose for itself."""
+    """Return a client's identity: its address, and the token that it chose."""
     host = request.client.host if request.client else ""
     return f"{host} {token[:64]}"
 
@@ -279,49 +294,49 @@ TUNE_REQUEST_BODY: Final[dict[str, Any]] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TuneRequest"}}},
     }
 }
-ClientToken = Annotated[str, Header(alias="X-Client", description="whose turn it is: any word")]
+ClientToken = Annotated[str, Header(alias="X-Client", description="client identifier")]
 
 
-def _add_jobs(app: FastAPI, playground: Playground) -> None:
-    crew = playground.worker_pool
+def _add_job_routes(app: FastAPI, playground: Playground) -> None:
+    worker_pool = playground.worker_pool
 
     @app.get("/api/models", response_model=list[ModelInfo])
     async def models() -> Any:
-        """List the models that can be asked for tunes."""
+        """List the models."""
         return await asyncio.to_thread(playground.models.to_json)
 
     @app.post("/api/jobs", status_code=202, response_model=JobId, openapi_extra=TUNE_REQUEST_BODY)
     async def submit(request: Request, token: ClientToken = "") -> Any:
-        """Ask for a tune, or a near variant of one."""
+        """Submit a job that generates a tune, or a variant of a tune."""
         client = identify_client(request, token)
-        ask = await asyncio.to_thread(parse_tune_request, await request.body())
-        if ask.do == "sample":
-            return {"id": crew.submit(await asyncio.to_thread(build_sample_job, ask, client)).id}
-        if ask.of is None:
-            raise HttpError(400, "of: name the tune that is to be varied")
-        made = await playground.get_tune(ask.of, client)
-        job = await asyncio.to_thread(build_tweak_job, ask, client, made.recipe)
-        return {"id": crew.submit(job).id}
+        tune_request = await asyncio.to_thread(parse_tune_request, await request.body())
+        if tune_request.do == "sample":
+            job = await asyncio.to_thread(build_sample_job, tune_request, client)
+        elif tune_request.of is None:
+            raise HttpError(400, "of: missing; name the tune to vary")
+        else:
+            tune = await playground.get_tune(tune_request.of, client)
+            job = await asyncio.to_thread(build_tweak_job, tune_request, client, tune.recipe)
+        return {"id": worker_pool.submit(job).id}
 
     @app.get("/api/jobs/{id}", response_model=JobState)
     async def job(id: str) -> Any:  # noqa: A002 - the name in the path
-        """Say how a job stands."""
-        return _job_to_json(playground, crew.find(id))
+        """Get job status."""
+        return _job_to_json(playground, worker_pool.find(id))
 
     @app.get("/api/jobs/{id}/events", response_model=None)
     async def events(id: str) -> Response:  # noqa: A002 - the name in the path
-        """Follow a job until it ends, as server-sent events of the same JSON."""
-        found = crew.find(id)
+        """Stream job status as server-sent events until the job ends."""
         return StreamingResponse(
-            _stream_job_events(playground, found), media_type="text/event-stream",
+            _stream_job_events(playground, worker_pool.find(id)), media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )  # fmt: skip
 
     @app.delete("/api/jobs/{id}", response_model=JobState)
     async def cancel(id: str) -> Any:  # noqa: A002 - the name in the path
-        """Want a job no longer."""
-        crew.cancel(crew.find(id))
-        return _job_to_json(playground, crew.find(id))
+        """Cancel a job."""
+        worker_pool.cancel(worker_pool.find(id))
+        return _job_to_json(playground, worker_pool.find(id))
 
 
 def _job_to_json(playground: Playground, job: Job) -> dict[str, Any]:
@@ -336,97 +351,98 @@ def _job_to_json(playground: Playground, job: Job) -> dict[str, Any]:
 
 
 async def _stream_job_events(playground: Playground, job: Job) -> AsyncIterator[str]:
-    """Yield what there is to say of a job whenever that changes, or it was quiet for a while."""
-    said = ""
+    """Yield an event whenever the status changes, and a comment as a heartbeat."""
+    previous = ""
     while True:
-        is_over = job.is_finished
-        told = json.dumps(_job_to_json(playground, job))
-        yield f"data: {told}\n\n" if told != said else ": still here\n\n"
-        said = told
-        if is_over:
+        is_finished = job.is_finished
+        status = json.dumps(_job_to_json(playground, job))
+        yield f"data: {status}\n\n" if status != previous else ": still here\n\n"
+        previous = status
+        if is_finished:
             return
-        await job.wait_for_change(HEARTBEAT if job.state == "working" else 1.0)
+        await job.wait_for_change(HEARTBEAT_SECONDS if job.state == "working" else 1.0)
 
 
-def _add_tunes(app: FastAPI, playground: Playground) -> None:
+def _add_tune_routes(app: FastAPI, playground: Playground) -> None:
     @app.get("/api/tunes/{id}", response_model=TuneResponse)
     async def tune(id: str, request: Request, token: ClientToken = "") -> Any:  # noqa: A002
-        """Return everything that a page shows of a tune."""
+        """Get a tune: score, sound, recipe and receipt."""
         return await playground.build_tune_response(
             await playground.get_tune(id, identify_client(request, token))
         )
 
     @app.get("/api/tunes/{id}/file/{suffix}", response_class=Response)
     async def file(id: str, suffix: str, request: Request, token: ClientToken = "") -> Response:  # noqa: A002
-        """Download a tune: mid, abc, musicxml, wav, svg, png or html."""
+        """Download a tune as mid, abc, musicxml, wav, svg, png or html."""
         if suffix not in DOWNLOAD_MEDIA_TYPES:
             raise HttpError(
-                404, f"a tune has no file of that kind; there are {', '.join(DOWNLOAD_MEDIA_TYPES)}"
+                404, f"unknown file format; choose one of {', '.join(DOWNLOAD_MEDIA_TYPES)}"
             )
         client = identify_client(request, token)
-        made = await playground.get_tune(id, client)
+        tune = await playground.get_tune(id, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="file", recipe=made.recipe, suffix=suffix
+            client, do="file", recipe=tune.recipe, suffix=suffix
         )
-        name = f"{answer.head.get('name') or made.id}.{suffix}"
+        name = f"{answer.head.get('name') or tune.id}.{suffix}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(answer.body, media_type=DOWNLOAD_MEDIA_TYPES[suffix], headers=headers)
 
     @app.get("/api/tunes/{a}/differences/{b}", response_model=Differences)
     async def compare(a: str, b: str, request: Request, token: ClientToken = "") -> Any:
-        """Say where two tunes differ."""
+        """Compare two tunes bar by bar."""
         client = identify_client(request, token)
-        one, other = await playground.get_tune(a, client), await playground.get_tune(b, client)
+        tune_a = await playground.get_tune(a, client)
+        tune_b = await playground.get_tune(b, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="differences", recipe_a=one.recipe, recipe_b=other.recipe
+            client, do="differences", recipe_a=tune_a.recipe, recipe_b=tune_b.recipe
         )
         return answer.head
 
 
 def _add_saved_tune_routes(app: FastAPI, playground: Playground) -> None:
-    def listed() -> list[dict[str, Any]]:
-        """List what is known already: what was done stays done, whoever can look again or not."""
+    def cached_list() -> list[dict[str, Any]]:
+        """Return the list without another look at the folder, which could fail after a change."""
         return [entry.to_json() for entry in playground.saved_tunes.get_cached_tunes()]
 
     @app.get("/api/shelf", response_model=list[SavedTuneResponse])
     async def shelf() -> Any:
-        """List the tunes that are kept, the latest first."""
+        """List the saved tunes, the latest first."""
         return [entry.to_json() for entry in await playground.saved_tunes.list_tunes()]
 
     @app.put("/api/shelf/{id}", response_model=list[SavedTuneResponse])
     async def keep(id: str, request: Request, token: ClientToken = "") -> Any:  # noqa: A002
-        """Keep a tune, as a MIDI file with its recipe; return the shelf."""
+        """Save a tune as a MIDI file with its recipe; return the list of saved tunes."""
         client = identify_client(request, token)
-        made = await playground.get_tune(id, client)
+        tune = await playground.get_tune(id, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="file", recipe=made.recipe, suffix="mid"
+            client, do="file", recipe=tune.recipe, suffix="mid"
         )
-        await playground.saved_tunes.save(made.id, answer.body)
-        return listed()
+        await playground.saved_tunes.save(tune.id, answer.body)
+        return cached_list()
 
     @app.delete("/api/shelf/{id}", response_model=list[SavedTuneResponse])
     async def drop(id: str) -> Any:  # noqa: A002
-        """Take a tune off the shelf: its file is removed; return the shelf."""
+        """Delete the file of a saved tune; return the list of saved tunes."""
         await playground.saved_tunes.remove(id)
-        return listed()
+        return cached_list()
 
 
-def _add_training(app: FastAPI, playground: Playground) -> None:
+def _add_training_routes(app: FastAPI, playground: Playground) -> None:
     @app.get("/api/training", response_model=list[TrainingRun])
     async def training() -> Any:
-        """List the runs in ./checkpoints with their curves, the newest first."""
+        """List the training runs in ./checkpoints with their curves, the newest first."""
         return await asyncio.to_thread(playground.runs.to_json)
 
     @app.get("/api/training/{run}/tune", response_model=TuneResponse)
     async def heard(run: str, request: Request, token: ClientToken = "") -> Any:
-        """Return a tune of a run's best model so far."""
+        """Generate a tune with the best model of a training run so far."""
         answer = await playground.worker_pool.submit_and_wait(
             identify_client(request, token), do="heard", run=run[:200]
         )
         return await playground.build_tune_response(CachedTune.of(answer))
 
 
-def _add_pages(app: FastAPI, playground: Playground) -> None:
+def _add_page_routes(app: FastAPI, playground: Playground) -> None:
     @app.get("/", include_in_schema=False)
     async def page(request: Request) -> Response:
         return _build_asset_response(playground.assets.get(PAGE), request)
@@ -438,27 +454,28 @@ def _add_pages(app: FastAPI, playground: Playground) -> None:
 
 def _build_asset_response(asset: Asset | None, request: Request) -> Response:
     if asset is None:
-        raise HttpError(404, "there is nothing of that name")
-    headers = {"ETag": asset.tag, "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == asset.tag:
+        raise HttpError(404, "no such file; reload the page")
+    headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == asset.etag:
         return Response(status_code=304, headers=headers)
     return Response(asset.data, media_type=asset.media_type, headers=headers)
 
 
-# Faults
+# Errors
 
 
-async def _handle_error(request: Request, fault: Exception) -> Response:
-    """Answer with why not, in one line."""
-    status, words = 400, str(fault)
-    if isinstance(fault, HttpError):
-        status = fault.status
-    elif isinstance(fault, HTTPException):
-        status, words = fault.status_code, str(fault.detail)
-    place: Playground = request.app.state.playground
-    return JSONResponse({"error": place.format_error(words)}, status)
+async def _handle_error(request: Request, error: Exception) -> Response:
+    """Respond with the status and the message of an error, in one line."""
+    status, message = 400, str(error)
+    if isinstance(error, HttpError):
+        status = error.status
+    elif isinstance(error, HTTPException):
+        status, message = error.status_code, str(error.detail)
+    playground: Playground = request.app.state.playground
+    return JSONResponse({"error": playground.format_error(message)}, status)
 
 
-async def _handle_unexpected_error(_: Request, fault: Exception) -> Response:
-    """Tell that it is our fault; what it was stands on the terminal."""
-    return JSONResponse({"error": f"the server failed at it ({type(fault).__name__})"}, 500)
+async def _handle_unexpected_error(_: Request, error: Exception) -> Response:
+    """Respond to an internal error, which uvicorn logs on the terminal."""
+    message = f"the server failed with an internal error ({type(error).__name__}); try again"
+    return JSONResponse({"error": message}, 500)

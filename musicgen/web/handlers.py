@@ -1,4 +1,4 @@
-"""What a worker can do: write tunes and near variants, show them, bring them back, compare them."""
+"""The request handlers of a worker: sample, vary, restore, render, compare and describe tunes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.music.score import Score
+from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
@@ -23,42 +27,47 @@ from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import Model, Tune, list_models, load
+from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
 from musicgen.web.model_list import get_model_stamp, tune_id
-from musicgen.web.serializers import compare_scores, make_file_name, render_tune_file, tune_to_json
-from musicgen.web.worker_protocol import ProgressWriter, WorkerAnswer, resource_limits
+from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
+from musicgen.web.worker_protocol import ProgressWriter, WorkerAnswer
 
 MAX_CACHED_MODELS: Final = 3
 MAX_CACHED_TUNES: Final = 64
-MAX_LABEL_LENGTH: Final = 200  # characters of what a file says of itself, on the shelf
 PREVIEW_SEED: Final = 1
-PRIMER_SUFFIXES: Final = (".abc", ".mid", ".midi")
 _BAR: Final = MEASURES.id("bar")
+Float32Array: TypeAlias = NDArray[np.float32]
 
 
 class CountingEngine(NumpyEngine):
-    """An engine that tells of each bar that it is fed."""
+    """An engine that reports each bar line it is fed."""
 
     progress: ProgressWriter | None = None
 
-    def advance(self, number: int, state: Any) -> None:
-        """Feed one id."""
-        if number == _BAR and self.progress is not None:
+    def advance(self, id_: int, state: Float32Array) -> None:
+        """Feed one token id, and report a bar line.
+
+        Args:
+            id_: the token id.
+            state: (layer, part, hidden) float32, replaced by the next state.
+        """
+        if id_ == _BAR and self.progress is not None:
             self.progress.count_bar()
-        super().advance(number, state)
+        super().advance(id_, state)
 
 
 @dataclass(frozen=True, repr=False)
 class ModelWithProgress(Model):
-    """A model whose tunes can be followed while they are written."""
+    """A model that reports progress while it samples."""
 
     progress: ProgressWriter | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def sampler(self) -> Sampler | GenericSampler:
-        """The sampler, with an engine that counts."""
+        """The sampler, with an engine that reports bars."""
         engine = CountingEngine.of(self.checkpoint)
         assert isinstance(engine, CountingEngine)
-        engine.progress = self.progress if self.codec.name == "measures" else None
+        engine.progress = self.progress if self.codec.has_bars else None
         return replace(super().sampler, engine=engine)
 
     @cached_property
@@ -66,13 +75,18 @@ class ModelWithProgress(Model):
         return NumpyEngine.of(self.checkpoint)
 
     def surprise(self, piece: Score | str) -> Surprise:
-        """Return the bits of each note, from an engine that has heard tunes before."""
+        """Return the bits of each note, measured with an engine that is reused between tunes."""
         return measure_surprise(self._surprisal_engine, self.codec, piece)
 
 
 @dataclass
 class RequestHandlers:
-    """The models and tunes that a worker has at hand, and what it does with them."""
+    """The handlers of all requests, with a cache of models and tunes.
+
+    Args:
+        runs: folder of the run folders.
+        progress: receives the bars written so far.
+    """
 
     runs: Path
     progress: ProgressWriter
@@ -80,8 +94,8 @@ class RequestHandlers:
     _tunes: OrderedDict[str, Tune] = field(default_factory=OrderedDict)
 
     def answer(self, request: dict[str, Any], payload: bytes) -> WorkerAnswer:
-        """Do what a request names. Raises MusicgenError."""
-        todo: dict[str, Callable[..., WorkerAnswer]] = {
+        """Handle a request, whose "do" names the handler. Raises MusicgenError."""
+        handlers: dict[str, Callable[..., WorkerAnswer]] = {
             "warm": self.warm,
             "sample": self.sample,
             "tweak": self.tweak,
@@ -91,100 +105,125 @@ class RequestHandlers:
             "describe": self.describe_files,
             "heard": self.sample_preview,
         }
-        return todo[request.pop("do")](payload, **request)
+        return handlers[request.pop("do")](payload, **request)
 
     def warm(self, _: bytes, model: str) -> WorkerAnswer:
-        """Get ready for what is asked first."""
+        """Load a model, and sample with it once."""
         self.answer_with_tune(self.get_model(model).sample(bars=2, seed=1))
         return WorkerAnswer({})
 
-    # Writing
+    # Sampling
 
     def sample(
         self, payload: bytes, model: str, wishes: dict[str, Any], seed: int, primer: str | None
     ) -> WorkerAnswer:
-        """Write a tune, from a primer's bytes if there are any."""
+        """Sample a tune.
+
+        Args:
+            payload: the bytes of the primer, if `primer` is not None.
+            model: name of the model.
+            wishes: sampling options by name.
+            seed: random seed.
+            primer: suffix of the primer's format, or None.
+        """
         loaded = self.get_model(model)
-        order = GenerationRequest(
+        request = GenerationRequest(
             loaded.complete_options(wishes, has_primer=primer is not None), seed
         )
         if primer is not None:
-            order = loaded.add_primer(order, parse_primer(payload, primer))
-        return self.answer_with_tune(loaded.sample_request(order, loaded.collect_messages(order)))
+            request = loaded.add_primer(request, parse_primer(payload, primer))
+        messages = loaded.collect_messages(request)
+        return self.answer_with_tune(loaded.sample_request(request, messages))
 
     def tweak(
         self, _: bytes, recipe: str, wishes: dict[str, Any], seed: int | None, keep: str | None
     ) -> WorkerAnswer:
-        """Write a near variant of a tune."""
-        made = Recipe.from_text(recipe)
+        """Make a variant of the tune of a recipe."""
+        parsed = Recipe.from_text(recipe)
         changes = wishes | ({} if seed is None else {"seed": seed})
-        return self.answer_with_tune(
-            self._find_maker(made).make_variant(made.request, keep=keep, **changes)
-        )
+        model = self._find_model(parsed)
+        return self.answer_with_tune(model.make_variant(parsed.request, keep=keep, **changes))
 
     def restore_tune(self, payload: bytes) -> WorkerAnswer:
-        """Bring a tune back from the bytes of its file."""
+        """Restore a tune from the bytes of its file.
+
+        Raises:
+            NotFound: the file has no recipe.
+            InvalidValue: its notes are not those of the recipe.
+        """
         with resource_limits():
             text = join_recipe_remarks(formats.midi.read_text_events(payload))
             score = read_first_tune(payload, ".mid")
         if text is None:
-            raise NotFound("the file holds no recipe, so musicgen did not write it")
-        made = Recipe.from_text(text)
-        if hash_notes(score) != made.notes_hash:
-            raise InvalidValue("its notes were edited since it was written: start from them as a"
+            raise NotFound("the file has no recipe; choose a file that musicgen wrote")
+        if hash_notes(score) != Recipe.from_text(text).notes_hash:
+            raise InvalidValue("the notes were edited after musicgen wrote the file; use it as a"
                                " primer")  # fmt: skip
         return self.answer_with_tune(self.get_tune(text))
 
     def sample_preview(self, _: bytes, run: str) -> WorkerAnswer:
-        """Write the tune that a run's best model so far is heard by."""
+        """Sample the preview tune of a training run with its best model so far.
+
+        Raises:
+            NotFound: the run does not exist, or has no model yet.
+        """
         folders = {path.name: path for path in self.runs.glob("[!.]*")}
         if run not in folders or not list_checkpoint_folders(folders[run]):
-            raise NotFound("the run has no model yet: wait until it has judged one")
+            raise NotFound("the run has no model yet; wait for its first evaluation")
         model = self._load_model(folders[run])
         return self.answer_with_tune(model.sample(seed=PREVIEW_SEED))
 
     def answer_with_tune(self, tune: Tune) -> WorkerAnswer:
-        """Return all that there is to say of a tune; it stays at hand."""
+        """Cache a tune, and return its JSON.
+
+        Raises:
+            InvalidValue: the tune is text.
+        """
         if tune.text is not None:
-            raise InvalidValue(f"a model of codec {tune.codec} writes text: read it with musicgen"
-                               " sample --out song.txt")  # fmt: skip
+            raise InvalidValue(f"a model of codec {tune.codec} writes text; use musicgen sample"
+                               " --out song.txt")  # fmt: skip
         recipe = tune.recipe.to_text()
         id_ = tune_id(recipe)
         self._cache_tune(id_, tune)
-        order = tune.recipe.request
-        told = {"wishes": order.options.to_dict(), "seed": order.seed}
-        body = json.dumps({"id": id_} | told | tune_to_json(tune), separators=(",", ":")).encode()
+        request = tune.recipe.request
+        head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed}
+        body = json.dumps(head | tune_to_json(tune), separators=(",", ":")).encode()
         return WorkerAnswer({"id": id_, "recipe": recipe}, zlib.compress(body, 1))
 
-    # What is made of tunes
+    # Files and comparisons
 
     def render_file(self, _: bytes, recipe: str, suffix: str) -> WorkerAnswer:
-        """Return the bytes of a tune's file, and a name for it."""
+        """Return the bytes of a tune's file, and a name for the download."""
         tune = self.get_tune(recipe)
         return WorkerAnswer(
             {"name": make_file_name(tune.score.title)}, render_tune_file(tune, suffix)
         )
 
     def compare_tunes(self, _: bytes, recipe_a: str, recipe_b: str) -> WorkerAnswer:
-        """Say where two tunes differ."""
+        """Compare two tunes bar by bar."""
         return WorkerAnswer(
             compare_scores(self.get_tune(recipe_a).score, self.get_tune(recipe_b).score)
         )
 
     def describe_files(self, payload: bytes, sizes: list[int]) -> WorkerAnswer:
-        """Say of some files what tunes they hold; None of those that hold none of ours."""
+        """Describe the tune in each file; null for a file that cannot be restored.
+
+        Args:
+            payload: the bytes of all files.
+            sizes: bytes per file.
+        """
         return WorkerAnswer(
             {"files": [_describe_file(data) for data in _split_payload(payload, sizes)]}
         )
 
-    # What is at hand
+    # Caches
 
     def get_tune(self, recipe: str) -> Tune:
-        """Return the tune of a recipe, drawn again if need be."""
-        id_, made = tune_id(recipe), Recipe.from_text(recipe)
-        maker = self._find_maker(made)
+        """Return the tune of a recipe; sample it again if it is not cached."""
+        id_, parsed = tune_id(recipe), Recipe.from_text(recipe)
+        model = self._find_model(parsed)
         if id_ not in self._tunes:
-            self._cache_tune(id_, maker.sample_request(made.request))
+            self._cache_tune(id_, model.sample_request(parsed.request))
         self._tunes.move_to_end(id_)
         return self._tunes[id_]
 
@@ -193,11 +232,11 @@ class RequestHandlers:
         while len(self._tunes) > MAX_CACHED_TUNES:
             self._tunes.popitem(last=False)
 
-    def _find_maker(self, recipe: Recipe) -> Model:
-        """Return the model that made a tune, whatever its folder is called.
+    def _find_model(self, recipe: Recipe) -> Model:
+        """Return the model with the recipe's fingerprint, even if its folder was renamed.
 
-        The name comes out of a file, so it is only looked up. Raises NotFound, or Mismatch for
-        another of that name.
+        The name comes from a file, so it never becomes a path. Raises NotFound without a model of
+        the name, Mismatch for another model of the name.
         """
         for folder in self._find_folders(recipe.model.name):
             with suppress(DamagedCheckpoint):
@@ -209,20 +248,24 @@ class RequestHandlers:
         return model
 
     def _find_folders(self, name: str) -> Iterator[Path]:
-        """Yield the listed folder of a name, then others whose model calls itself so."""
-        found = list_models(self.runs)
-        if name in found:
-            yield found[name]
-        for other, folder in found.items():
-            if other != name and name in _read_model_names(folder):
+        """Yield the folder of a name, then folders whose manifests have the name."""
+        folders = list_models(self.runs)
+        if name in folders:
+            yield folders[name]
+        for folder_name, folder in folders.items():
+            if folder_name != name and name in _read_model_names(folder):
                 yield folder
 
     def get_model(self, name: str) -> Model:
-        """Return a model by a name out of the list. Raises NotFound for any other."""
-        found = list_models(self.runs)
-        if name not in found:
-            raise NotFound(f"model {name[:60]!r} is unknown: there are {', '.join(found)}")
-        return self._load_model(found[name])
+        """Return a model by its name in the list of models.
+
+        Raises:
+            NotFound: the name is not in the list.
+        """
+        folders = list_models(self.runs)
+        if name not in folders:
+            raise NotFound(f"unknown model {name[:60]!r}; choose one of {', '.join(folders)}")
+        return self._load_model(folders[name])
 
     def _load_model(self, folder: Path) -> Model:
         stamp = get_model_stamp(folder)
@@ -235,10 +278,10 @@ class RequestHandlers:
 
 
 def _read_model_names(folder: Path) -> Iterator[str]:
-    """Yield what the manifests in a model's folder call it; a damaged one calls it nothing."""
-    for place in list_checkpoint_folders(folder):
+    """Yield the names in the manifests of a model's folder, without damaged ones."""
+    for checkpoint_folder in list_checkpoint_folders(folder):
         with suppress(MusicgenError):
-            yield str(read_manifest(place, FORMAT).get("name"))
+            yield str(read_manifest(checkpoint_folder, FORMAT).get("name"))
 
 
 def _with_progress(model: Model, progress: ProgressWriter) -> Model:
@@ -247,60 +290,68 @@ def _with_progress(model: Model, progress: ProgressWriter) -> Model:
 
 
 def parse_primer(data: bytes, suffix: str) -> Score:
-    """Read a primer, within limits. Raises MusicgenError for one that cannot be read."""
+    """Parse a primer under resource limits.
+
+    Raises:
+        InvalidValue: the format is not supported, or the file has no tune.
+    """
     if suffix not in PRIMER_SUFFIXES:
-        raise InvalidValue(f"primer: a file of the suffix {suffix[:20]!r} cannot be read here;"
-                           f" known are {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
+        raise InvalidValue(f"primer: unsupported format {suffix[:20]!r}; choose one of"
+                           f" {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
     with resource_limits():
         return read_first_tune(data, suffix)
 
 
 def read_first_tune(data: bytes, suffix: str) -> Score:
-    """Return the first tune of some bytes. Raises MusicgenError."""
-    for found in formats.iter_tunes(data, suffix, "primer"):
-        if isinstance(found, Score):
-            return found
-        raise InvalidValue(str(found))
-    raise InvalidValue("the primer has no tunes")
+    """Return the first tune in the bytes of a file.
+
+    Raises:
+        InvalidValue: the tune is refused, or there is none.
+    """
+    for tune in formats.iter_tunes(data, suffix, "primer"):
+        if isinstance(tune, Score):
+            return tune
+        raise InvalidValue(str(tune))
+    raise InvalidValue("the primer has no tunes; send one with notes")
 
 
 def _split_payload(data: bytes, sizes: list[int]) -> Iterator[bytes]:
-    at = 0
+    start = 0
     for size in sizes:
-        yield data[at : at + size]
-        at += size
+        yield data[start : start + size]
+        start += size
 
 
 def _describe_file(data: bytes) -> dict[str, Any] | None:
-    """Say what tune a file holds, None where it holds none that can be brought back."""
+    """Return the fields of a `SavedTune`, or None for a file that cannot be restored."""
     try:
         with resource_limits():
             text = join_recipe_remarks(formats.midi.read_text_events(data))
             score = read_first_tune(data, ".mid") if text is not None else None
             if text is None or score is None:
                 return None
-            made = Recipe.from_text(text)
-            if hash_notes(score) != made.notes_hash:
+            recipe = Recipe.from_text(text)
+            if hash_notes(score) != recipe.notes_hash:
                 return None
     except MusicgenError:
         return None
-    drawn = made.request.drawn
-    found = {"id": tune_id(text), "title": _truncate(score.title), "key": "", "meter": "",
-             "bars": 0, "seconds": round(duration(score), 1)}  # fmt: skip
-    if drawn is None and made.request.options.heard_bars is None:
-        return found  # its model writes no bars
-    return found | {
+    drawn = recipe.request.drawn
+    tune = {"id": tune_id(text), "title": _truncate(score.title), "key": "", "meter": "",
+            "bars": 0, "seconds": round(duration(score), 1)}  # fmt: skip
+    if drawn is None and recipe.request.options.heard_bars is None:
+        return tune  # the model writes no bars
+    return tune | {
         "key": _truncate(str(score.key)),
         "meter": _truncate(str(drawn.meter if drawn and drawn.meter else score.meter)),
-        "bars": made.request.options.heard_bars or _count_bars(score),
+        "bars": recipe.request.options.heard_bars or _count_bars(score),
     }
 
 
 def _truncate(text: str) -> str:
-    """Return the beginning of what a file says, as text that can be sent."""
+    """Truncate a text of a file, and replace what UTF-8 cannot encode."""
     return text[:MAX_LABEL_LENGTH].encode("utf-8", "replace").decode()
 
 
 def _count_bars(score: Score) -> int:
-    """Return the bars heard of a tune as MIDI has it, where pickups and partners are no more."""
+    """Return the number of bars heard of a tune from MIDI, which has no partial bars."""
     return round(score.end / score.meter.steps)

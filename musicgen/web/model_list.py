@@ -1,7 +1,7 @@
-"""What there is: models by name, and the ids of tunes.
+"""The list of models with the options they support, and the ids of tunes.
 
-A manifest is read through a schema that names what is shown of a model: one that does not fit it,
-or is damaged, costs the list that model alone, and a line on the terminal.
+Manifests are read through a schema. A model whose manifest does not match it, or is damaged, is
+left out of the list, with a warning on the terminal.
 """
 
 from __future__ import annotations
@@ -21,67 +21,66 @@ from musicgen.folder_contents import MANIFEST
 from musicgen.music.theory import Key
 from musicgen.sampling.default_form import choose_default_form
 from musicgen.sampling.options import MOST_BARS, TONICS, SamplingOptions
-from musicgen.sampling.sampler import CODEC_OPTIONS, COMMON_OPTIONS
+from musicgen.sampling.sampler import COMMON_OPTIONS
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
-from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.registry import CODECS
 from musicgen.tokens.song_form import FREE
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.tune import list_models
 from musicgen.typed_data import Count, check_schema
 
-MEASURES_CODEC: Final = MeasuresCodec.name
 LOG = logging.getLogger(__name__)
-NOTE_CODECS: Final = (MEASURES_CODEC, *CODEC_OPTIONS)  # of which tunes are notes
 FIRST_MODEL: Final = "folk"
 COMMON_FORMS: Final = ("AABB", "ABAC", "AABA", "AABBCC", "AB", "through", "free")
 
 
 def tune_id(recipe: str) -> str:
-    """Return the id of the tune that a recipe makes."""
+    """Return the id of a tune, the hash of its recipe."""
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
 @dataclass
 class ModelList:
-    """The models that write notes; a manifest is read again only once it has changed."""
+    """The models that write notes; a manifest is read again only if it has changed."""
 
     runs: Path
     _cache: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Say what can be asked of each; `folk` comes first."""
-        found = list_models(self.runs)
+        """Return a `ModelInfo` per model, `folk` first, the others by name."""
         self._cache = {
-            folder: self._describe_cached(name, folder) for name, folder in found.items()
+            folder: self._describe_cached(name, folder)
+            for name, folder in list_models(self.runs).items()
         }
-        told = [about for _, about in self._cache.values() if about is not None]
-        return sorted(told, key=lambda about: (about["name"] != FIRST_MODEL, about["name"]))
+        models = [model for _, model in self._cache.values() if model is not None]
+        return sorted(models, key=lambda model: (model["name"] != FIRST_MODEL, model["name"]))
 
     def _describe_cached(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
         stamp = get_model_stamp(folder)
-        before = self._cache.get(folder)
-        return before if before and before[0] == stamp else (stamp, describe_model(name, folder))
+        cached = self._cache.get(folder)
+        return cached if cached and cached[0] == stamp else (stamp, describe_model(name, folder))
 
 
 def get_model_stamp(folder: Path) -> object:
-    """Return what changes when a model is trained on, or replaced."""
+    """Return a value that changes when a model is trained further, or replaced."""
     try:
         return [
-            (str(place), (place / MANIFEST).stat().st_mtime_ns)
-            for place in list_checkpoint_folders(folder)[:1]
+            (str(checkpoint_folder), (checkpoint_folder / MANIFEST).stat().st_mtime_ns)
+            for checkpoint_folder in list_checkpoint_folders(folder)[:1]
         ]
-    except OSError:  # it has just been replaced, or cannot be read
+    except OSError:  # just replaced, or not readable
         return None
 
 
 class _Corpus(msgspec.Struct):
-    """What a manifest says of the tunes that the model learnt from."""
+    """The part of a manifest on the training data."""
 
-    tonics: Tonics | None = None  # by mode: how many tunes have which
+    tonics: Tonics | None = None  # mode -> tonic -> number of tunes
 
 
 class _Manifest(msgspec.Struct):
-    """What is shown of a model."""
+    """The fields of a manifest that the list needs."""
 
     codec: str
     version: Count
@@ -90,32 +89,35 @@ class _Manifest(msgspec.Struct):
 
 
 def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
-    """Say what can be asked of a model; None of one that writes no notes, or is damaged."""
-    faults: list[str] = []
-    for place in list_checkpoint_folders(folder):
+    """Return a `ModelInfo`, or None for a model that writes no notes or is damaged."""
+    errors: list[str] = []
+    for checkpoint_folder in list_checkpoint_folders(folder):
         try:
-            body = read_manifest(place, FORMAT)
-            found = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
-            return _describe_manifest(name, place, found) if found.codec in NOTE_CODECS else None
-        except MusicgenError as fault:
-            faults.append(str(fault))
+            body = read_manifest(checkpoint_folder, FORMAT)
+            manifest = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
+            codec = CODECS.get(manifest.codec)
+            if codec is None or codec.unit != "note":
+                return None
+            return _describe_manifest(name, checkpoint_folder, manifest, codec)
+        except MusicgenError as error:
+            errors.append(str(error))
     LOG.warning(
         "model %s was left out: %s",
         escape_unprintable(name),
-        escape_unprintable(faults[0]) if faults else "gone",
+        escape_unprintable(errors[0]) if errors else "it was removed",
     )
     return None
 
 
-def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) -> dict[str, Any]:
-    """Say what can be asked of a model. Raises InvalidValue where its manifest does not fit it."""
-    writes_bars = manifest.codec == MEASURES_CODEC
+def _describe_manifest(
+    name: str, checkpoint_folder: Path, manifest: _Manifest, codec: AnyCodec
+) -> dict[str, Any]:
+    """Return a `ModelInfo`. Raises InvalidValue for counts or keys that do not match."""
+    writes_bars = codec.has_bars
     if writes_bars and len(manifest.seen) != len(MEASURES):
-        raise InvalidValue(f"it has met {len(manifest.seen)} events, and there are {len(MEASURES)}")
+        raise InvalidValue(f"{len(manifest.seen)} event counts for {len(MEASURES)} events")
     options = (
-        [*SamplingOptions.__slots__]
-        if writes_bars
-        else [*COMMON_OPTIONS, *CODEC_OPTIONS[manifest.codec]]
+        [*SamplingOptions.__slots__] if writes_bars else [*COMMON_OPTIONS, *codec.setting_options]
     )
     return {
         "name": name, "version": manifest.version, "codec": manifest.codec, "options": options,
@@ -130,7 +132,7 @@ def _describe_manifest(name: str, checkpoint_folder: Path, manifest: _Manifest) 
 
 
 def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
-    """Return the values of a kind of event that the model has met, the commonest first."""
+    """Return the values of a kind of event in the training data, the most frequent first."""
     ids = sorted(
         (id_ for id_ in MEASURES.ranges[kind] if event_counts[id_]),
         key=lambda id_: -event_counts[id_],
@@ -140,7 +142,7 @@ def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
 
 
 def _rank_keys(corpus: _Corpus) -> list[str]:
-    """Return the keys that the model's tunes have, the commonest first. Raises InvalidValue."""
+    """Return the keys of the training tunes, most frequent first. Raises InvalidValue."""
     counts = {str(Key(tonic, mode)): count for mode, names in (corpus.tonics or TONICS).items()
               for tonic, count in names.items()}  # fmt: skip
     return sorted(counts, key=lambda key: -counts[key])

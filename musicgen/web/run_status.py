@@ -1,4 +1,4 @@
-"""Runs in ./checkpoints, under way or finished: what their metrics.jsonl says so far."""
+"""Status and curves of training runs, running or finished, from their metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _HELD_OUT_METRICS: Final = ("held_loss", "held_bits_per_note")
 
 @dataclass
 class RunList:
-    """The runs of a folder; a file is read again only once it has grown."""
+    """The runs of a folder; a metrics file is read again only if it has changed."""
 
     folder: Path
     _cache: dict[str, tuple[object, dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return what there is to say of each run, the newest first."""
-        found = sorted(self._find_metrics(), key=lambda one: -one[1].st_mtime_ns)[:MAX_RUNS]
-        self._cache = {name: self._describe_run(name, status) for name, status in found}
-        return [told for _, told in self._cache.values() if told]
+        """Return a `TrainingRun` for each run, the newest first."""
+        runs = sorted(self._find_metrics(), key=lambda run: -run[1].st_mtime_ns)[:MAX_RUNS]
+        self._cache = {name: self._describe_run(name, status) for name, status in runs}
+        return [description for _, description in self._cache.values() if description]
 
     def _describe_run(self, name: str, status: os.stat_result) -> tuple[object, dict[str, Any]]:
         stamp = status.st_ino, status.st_mtime_ns, status.st_size
-        known = self._cache.get(name)
-        told = known[1] if known and known[0] == stamp else _read_curves(self.folder / name)
         folder = self.folder / name
-        now = {"run": name, "finished": (folder / MANIFEST).is_file(), "updated": status.st_mtime,
+        cached_stamp, curves = self._cache.get(name, (None, {}))
+        if cached_stamp != stamp:
+            curves = _read_curves(folder)
+        state = {"run": name, "finished": (folder / MANIFEST).is_file(), "updated": status.st_mtime,
                "has_model": bool(list_checkpoint_folders(folder))}  # fmt: skip
-        return stamp, told and told | now
+        return stamp, curves and curves | state
 
     def _find_metrics(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
@@ -49,12 +50,12 @@ class RunList:
         except OSError:
             return
         for name in names:
-            with suppress(OSError):  # it is no run, or cannot be read: that hides no other
+            with suppress(OSError):  # not a run, or not readable
                 yield name, (self.folder / name / METRICS).stat()
 
 
 def _read_curves(folder: Path) -> dict[str, Any]:
-    """Return a run's curves; nothing where there is no line yet."""
+    """Return a run's curves; an empty dict if it has no valid metrics yet."""
     try:
         rows = read_metrics(folder)
         held = {name: _thin_curve(_select_points(rows, name)) for name in _HELD_OUT_METRICS}
@@ -72,10 +73,10 @@ def _select_points(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int,
 
 
 def _thin_curve(points: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Thin a curve: each point that is left is the mean of those about it."""
-    wide = -(-len(points) // MAX_POINTS) or 1
-    groups = [points[at : at + wide] for at in range(0, len(points), wide)]
+    """Thin a curve to at most MAX_POINTS points, each the mean of a group of points."""
+    size = -(-len(points) // MAX_POINTS) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
     return {
         "steps": [group[-1][0] for group in groups],
-        "values": [round(sum(value for _, value in g) / len(g), 5) for g in groups],
+        "values": [round(sum(value for _, value in group) / len(group), 5) for group in groups],
     }

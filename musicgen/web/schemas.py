@@ -1,4 +1,4 @@
-"""What goes over the wire, as /openapi.json describes it."""
+"""Schemas of requests and responses, which /openapi.json describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES
 
-MAX_TEXT_LENGTH: Final = 100  # characters of a value
+MAX_TEXT_LENGTH: Final = 100  # characters
 ShortText = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -18,31 +18,33 @@ FileText = Annotated[str, Meta(max_length=BODY_BYTES)]
 
 
 class StrictModel(BaseModel):
-    """A body that holds nothing but what it names."""
+    """A response without additional fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ErrorResponse(StrictModel):
-    """Why not."""
+    """Error message."""
 
-    error: str = Field(description="one line: what is wrong, and the way out")
+    error: str = Field(description="one line: what is wrong, and how to fix it")
 
 
 class ModelInfo(StrictModel):
-    """A model that can be asked for tunes."""
+    """A model, and the options that it supports."""
 
     name: str
     version: int
-    keys: list[str] = Field(description="the commonest first, as the key of a wish is written")
+    keys: list[str] = Field(description="most frequent first, in the notation of the option `key`")
     meters: list[str]
     rhythms: list[str]
     codec: str
-    options: list[str] = Field(description="what can be asked of it, by the names of a wish")
-    max_bars: int = Field(description="0: its tunes have no bars")
-    forms: list[str] = Field(description="some that are common; others are of the letters A to H")
-    default_form: str = Field("free", description="where no form, bars or primer are named")
-    has_index: bool = Field(description="whether it tells what a tune shares with others")
+    options: list[str] = Field(description="names of the sampling options that the model supports")
+    max_bars: int = Field(description="0: tunes of the model have no bars")
+    forms: list[str] = Field(description="common forms; others combine the letters A to H")
+    default_form: str = Field("free", description="used if a request has no form, bars or primer")
+    has_index: bool = Field(
+        description="whether tunes have a receipt: overlap with the training data"
+    )
 
 
 class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,38 +93,38 @@ class TuneRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 def parse_tune_request(body: bytes) -> TuneRequest:
     """Parse the body of a request for a tune.
 
-    The time is linear in the bytes: what the schema does not name is refused before it is built.
+    The time is linear in the size of the body: unknown fields are refused before they are built.
 
     Raises:
-        InvalidValue: the body is not JSON, or does not fit the schema.
+        InvalidValue: the body is not JSON, or does not match the schema.
     """
     return decode_json(body, TuneRequest, "the request")
 
 
 class JobId(StrictModel):
-    """A job that waits or is at work."""
+    """A submitted job."""
 
     id: str
 
 
 class JobState(StrictModel):
-    """How a job stands."""
+    """Job status."""
 
     state: Literal["waiting", "working", "done", "failed", "cancelled"]
-    ahead: int = Field(description="jobs that come before it")
+    ahead: int = Field(description="waiting jobs that will run before this one")
     bars: int = Field(description="bars written so far")
-    of: int | None = Field(description="bars to write, at the most, where that is known")
-    tune: str | None = Field(description="the tune's id, once it is done")
+    of: int | None = Field(description="maximum number of bars to write; null if unknown")
+    tune: str | None = Field(description="id of the tune, once the job is done")
     error: str | None
 
 
 class TuneResponse(BaseModel):
-    """All that a page shows of a tune."""
+    """Everything that a page shows of a tune."""
 
     id: str
-    kept: bool
-    told: list[str] = Field(description="what was changed of a primer, what candidates are worth")
-    wishes: dict[str, Any] = Field(description="what was asked, by the names of the options")
+    kept: bool = Field(description="whether the tune is saved")
+    told: list[str] = Field(description="messages: changes to a primer, scores of candidates")
+    wishes: dict[str, Any] = Field(description="sampling options of the request")
     seed: int
     title: str
     rhythm: str
@@ -130,64 +132,66 @@ class TuneResponse(BaseModel):
     meter: str
     qpm: float | None = Field(description="null: the tune has no bars")
     seconds: float
-    codec: str = Field(description="of the model")
-    files: list[str] = Field(description="the suffixes of what can be downloaded")
-    bars: int = Field(description="as heard; 0: the tune has none")
-    numbers: list[int] = Field(description="of measures, as they are printed: a pickup is 0")
-    keep_numbers: list[int] = Field(description="of measures, as `keep` names them")
-    count_in: dict[str, float] = Field(description="beats before it begins, and seconds of each")
-    names: list[str] = Field(description="the name of each note, as its key spells it")
-    svg: str | None = Field(description="the score: note i has the id n{i}, written bar k has m{k}")
-    unwritten: str | None = Field(description="why there is no score")
+    codec: str = Field(description="codec of the model")
+    files: list[str] = Field(description="suffixes of the files that can be downloaded")
+    bars: int = Field(description="number of bars as heard; 0: the tune has no bars")
+    numbers: list[int] = Field(description="printed bar numbers of the measures; a pickup is 0")
+    keep_numbers: list[int] = Field(description="bar numbers of the measures for `keep`")
+    count_in: dict[str, float] = Field(description="number of clicks, seconds per click")
+    names: list[str] = Field(description="name of each note, spelled in its key")
+    svg: str | None = Field(description="score; note i has the id n{i}, written bar k has m{k}")
+    unwritten: str | None = Field(description="reason if there is no score")
     sounds: list[list[float]] = Field(
-        description="start and length in seconds, pitch, velocity, part, note, bar"
+        description="each note heard: start and length in seconds, pitch, velocity, part, note, bar"
     )
-    heard: list[list[float]] = Field(description="start and end in seconds, written bar")
-    programs: list[int]
+    heard: list[list[float]] = Field(
+        description="each bar heard: start and end in seconds, written bar"
+    )
+    programs: list[int] = Field(description="General MIDI program of each part; -1: drums")
     recipe: dict[str, Any] | None
     receipt: dict[str, Any] | None
     surprise: dict[str, Any] | None
     abc: str | None
-    midi: str | None = Field(description="base64; null: no MIDI file can hold it")
+    midi: str | None = Field(description="base64; null: too long for a MIDI file")
 
 
 class Differences(StrictModel):
     """Where two tunes differ."""
 
-    notes_a: list[int] = Field(description="notes of the first that the second has not")
-    notes_b: list[int]
-    bars: list[int] = Field(description="written bars that differ, from 0")
+    notes_a: list[int] = Field(description="notes of the first tune that the second lacks")
+    notes_b: list[int] = Field(description="notes of the second tune that the first lacks")
+    bars: list[int] = Field(description="written bars that differ, counted from 0")
 
 
 class SavedTuneResponse(StrictModel):
-    """A tune on the shelf."""
+    """A saved tune."""
 
     id: str
     title: str
     key: str
     meter: str
-    bars: int = Field(description="0: it has none")
+    bars: int = Field(description="0: the tune has no bars")
     seconds: float
-    when: float = Field(description="seconds since 1970")
+    when: float = Field(description="time of saving, in seconds since 1970")
 
 
 class Curve(StrictModel):
-    """Points of a curve."""
+    """A curve over training steps."""
 
     steps: list[int]
     values: list[float]
 
 
 class TrainingRun(StrictModel):
-    """A run in ./checkpoints."""
+    """A training run in ./checkpoints."""
 
     run: str
     finished: bool
-    updated: float = Field(description="when it last wrote a line, in seconds since 1970")
+    updated: float = Field(description="time of the last metrics, in seconds since 1970")
     step: int
     tokens: int
-    best: float | None = Field(description="the best held-out bits a note, or a character, so far")
-    loss: Curve = Field(description="nats a token in training, averaged between points")
-    held_loss: Curve = Field(description="nats a token of held-out tunes")
+    best: float | None = Field(description="best held-out bits per note (or per character) so far")
+    loss: Curve = Field(description="training loss in nats per token, averaged between points")
+    held_loss: Curve = Field(description="held-out loss in nats per token")
     held_bits_per_note: Curve
-    has_model: bool = Field(description="whether a model can be heard yet")
+    has_model: bool = Field(description="whether the run has a model that can generate")

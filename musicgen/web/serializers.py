@@ -1,36 +1,45 @@
-"""Tunes as JSON and files for the page, and the bars in which two tunes differ."""
+"""Convert tunes to JSON and files for the page, and compare two tunes bar by bar."""
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, NotFound
-from musicgen.music.bars import Bar, find_bars
+from musicgen.music.bars import find_bars
 from musicgen.music.score import Score
 from musicgen.render.export import PAGE_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import score_to_json
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tune import Tune
+from musicgen.web.limits import MAX_LABEL_LENGTH
 
-NoteInBar = tuple[int, int, int, int]  # steps into the bar, pitch above the tonic, steps, part
+FILE_SUFFIXES: Final = ("mid", "abc", "musicxml", "wav", "svg", "png", "html")
+SUFFIXES_WITHOUT_BARS: Final = ("mid", "wav", "svg", "png")  # the pictures are piano rolls
+MAX_WAV_SECONDS: Final = 600
+MAX_PNG_PIXELS: Final = 16_000_000  # three or four seconds of work
+
+# onset in steps from the bar line, pitch in semitones above the tonic, duration in steps, part
+NoteInBar: TypeAlias = tuple[int, int, int, int]
 
 
 def compare_scores(a: Score, b: Score) -> dict[str, Any]:
-    """Compare two scores as written, each bar with the one of the same number.
+    """Compare each written bar of two scores with the bar at the same index.
 
-    Pitches are compared from the first tonic, so that a tune that was only moved differs nowhere;
-    drums have none.
+    Pitches are relative to the first tonic, so that transposed tunes do not differ; the pitches of
+    drums are absolute.
+
+    Returns:
+        The fields of `Differences`.
     """
-    in_a, in_b = _group_by_bar(a), _group_by_bar(b)
-    pairs = [(dict(x or {}), dict(y or {})) for x, y in zip_longest(in_a, in_b)]
+    pairs: list[tuple[dict[int, NoteInBar], dict[int, NoteInBar]]] = list(
+        zip_longest(_group_by_bar(a), _group_by_bar(b), fillvalue={})
+    )
     return {
         "notes_a": sorted(index for x, y in pairs for index in _find_unmatched(x, y)),
         "notes_b": sorted(index for x, y in pairs for index in _find_unmatched(y, x)),
@@ -39,98 +48,90 @@ def compare_scores(a: Score, b: Score) -> dict[str, Any]:
 
 
 def _group_by_bar(score: Score) -> list[dict[int, NoteInBar]]:
-    """Return the notes of each bar, by their places in the score."""
-    cut = find_bars(score)
-    found: list[dict[int, NoteInBar]] = [{} for _ in cut]
-    zero = Setting(score.key.tonic).tonic_pitch
+    """Return the notes of each bar, by their indices in the score."""
+    starts = [bar.start for bar in find_bars(score)]
+    bars: list[dict[int, NoteInBar]] = [{} for _ in starts]
+    tonic = Setting(score.key.tonic).tonic_pitch
     for index, note in enumerate(score.notes):
-        bar = _find_bar(cut, note.onset)
-        pitch = note.pitch - (0 if score.parts[note.part].is_drums else zero)
-        found[bar][index] = note.onset - cut[bar].start, pitch, note.duration, note.part
-    return found
-
-
-def _find_bar(score_bars: Sequence[Bar], step: int) -> int:
-    return next(
-        k for k in reversed(range(len(score_bars))) if score_bars[k].start <= step or k == 0
-    )
+        bar = max(0, bisect_right(starts, note.onset) - 1)
+        pitch = note.pitch - (0 if score.parts[note.part].is_drums else tonic)
+        bars[bar][index] = note.onset - starts[bar], pitch, note.duration, note.part
+    return bars
 
 
 def _find_unmatched(notes: dict[int, NoteInBar], other_notes: dict[int, NoteInBar]) -> list[int]:
-    """Return the notes that the other bar has not."""
-    left = Counter(other_notes.values())
-    found = []
+    """Return the indices of the notes that the other bar lacks."""
+    available = Counter(other_notes.values())
+    unmatched = []
     for index, note in notes.items():
-        if left[note] > 0:
-            left[note] -= 1
+        if available[note] > 0:
+            available[note] -= 1
         else:
-            found.append(index)
-    return found
-
-
-FILE_SUFFIXES: Final = ("mid", "abc", "musicxml", "wav", "svg", "png", "html")
-SUFFIXES_WITHOUT_BARS: Final = ("mid", "wav", "svg", "png")  # the pictures are piano rolls
-MAX_LABEL_LENGTH: Final = 200  # of a title, or of another text that is shown of a tune
-MAX_WAV_SECONDS: Final = 600  # of sound that is handed out
-MAX_PNG_PIXELS: Final = 16_000_000  # of a PNG that is handed out: three or four seconds of work
-_NOT_IN_FILE_NAME: Final = re.compile(r"[^a-z0-9]+")
+            unmatched.append(index)
+    return unmatched
 
 
 def tune_to_json(tune: Tune) -> dict[str, Any]:
-    """Return everything that a page shows of a tune; titles are cut to a line or two."""
-    has_bars = tune.codec == MeasuresCodec.name
-    found = score_to_json(
+    """Return everything that a page shows of a tune, with long texts truncated."""
+    has_bars = tune.model.codec.has_bars
+    data = score_to_json(
         tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
         has_bars=has_bars,
     )  # fmt: skip
     for name in ("title", "rhythm", "receipt"):
-        found[name] = _truncate_texts(found[name])
-    told = [line[:MAX_LABEL_LENGTH] for line in tune.messages]
+        data[name] = _truncate_texts(data[name])
+    messages = [line[:MAX_LABEL_LENGTH] for line in tune.messages]
     files = FILE_SUFFIXES if has_bars else SUFFIXES_WITHOUT_BARS
-    return found | {"codec": tune.codec, "files": files, "told": told}
+    return data | {"codec": tune.codec, "files": files, "told": messages}
 
 
 def _truncate_texts(value: Any) -> Any:
-    """Shorten the texts in a value, whatever it is made of."""
+    """Truncate all texts in a JSON value."""
     if isinstance(value, str):
         return value if len(value) <= MAX_LABEL_LENGTH else f"{value[:MAX_LABEL_LENGTH]}..."
     if isinstance(value, dict):
-        return {name: _truncate_texts(one) for name, one in value.items()}
-    return [_truncate_texts(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _truncate_texts(item) for name, item in value.items()}
+    return [_truncate_texts(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def render_tune_file(tune: Tune, suffix: str) -> bytes:
-    """Return the bytes of a tune's file, with its recipe where there is room for it."""
-    has_bars = tune.codec == MeasuresCodec.name
+    """Return the bytes of a tune's file, with its recipe if the format supports it.
+
+    Args:
+        tune: the tune.
+        suffix: one of FILE_SUFFIXES.
+
+    Raises:
+        InvalidValue: the tune has no bars for the format, or the file would be too large.
+        NotFound: the suffix is unknown.
+    """
+    has_bars = tune.model.codec.has_bars
     if not has_bars and suffix in FILE_SUFFIXES and suffix not in SUFFIXES_WITHOUT_BARS:
-        raise InvalidValue(f"{suffix}: the music keeps to no bars; it can be had as"
+        raise InvalidValue(f"{suffix}: the music has no bars; choose one of"
                            f" {', '.join(SUFFIXES_WITHOUT_BARS)}")  # fmt: skip
     if suffix == "wav" and duration(tune.score) > MAX_WAV_SECONDS:
-        raise InvalidValue(f"wav: it lasts over {MAX_WAV_SECONDS // 60} minutes; write it with"
-                           " musicgen render")  # fmt: skip
+        raise InvalidValue(f"wav: longer than {MAX_WAV_SECONDS // 60} minutes; use musicgen"
+                           " render")  # fmt: skip
     if suffix == "png" and not has_bars:
         _check_roll_size(tune)
     if render := RENDERERS.get(f".{suffix}"):
-        wanted = RenderOptions("score" if has_bars else "roll")
-        if f".{suffix}" in PAGE_SUFFIXES:  # which alone shows what takes a while to tell
-            wanted = replace(wanted, recipe=tune.recipe, receipt=tune.receipt,
-                             surprise=tune.surprise)  # fmt: skip
-        return render(tune.score, wanted)
-    form = formats.FORMAT_BY_SUFFIX.get(f".{suffix}")
-    if form is None or form.render is None:
-        raise NotFound(f"a tune has no file of the kind {suffix[:20]!r}")
-    return form.render(tune.score, tuple(tune.recipe.remarks()))
+        options = RenderOptions("score" if has_bars else "roll")
+        if (
+            f".{suffix}" in PAGE_SUFFIXES
+        ):  # only these need the receipt and surprise, which are slow
+            options = replace(options, recipe=tune.recipe, receipt=tune.receipt,
+                              surprise=tune.surprise)  # fmt: skip
+        return render(tune.score, options)
+    file_format = formats.FORMAT_BY_SUFFIX.get(f".{suffix}")
+    if file_format is None or file_format.render is None:
+        raise NotFound(f"{suffix[:20]!r}: unknown format; choose one of {', '.join(FILE_SUFFIXES)}")
+    return file_format.render(tune.score, tuple(tune.recipe.remarks()))
 
 
 def _check_roll_size(tune: Tune) -> None:
-    """Raise InvalidValue for a piano roll whose PNG would hold a worker for long."""
+    """Raise InvalidValue for a piano roll whose PNG would take too long."""
     from musicgen.render.piano_roll import count_pixels
 
     if count_pixels(tune.score) > MAX_PNG_PIXELS:
         raise InvalidValue(f"png: the piano roll has over {MAX_PNG_PIXELS // 10**6} million pixels;"
-                           " take svg, or write it with musicgen render --view roll")  # fmt: skip
-
-
-def make_file_name(title: str) -> str:
-    """Return a name for a download: letters, digits and hyphens of the title, "" without any."""
-    return _NOT_IN_FILE_NAME.sub("-", title.lower())[:60].strip("-")
+                           " choose svg, or use musicgen render --view roll")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The server itself: a socket, uvicorn, and connections that neither come nor go too slowly."""
+"""The HTTP server: uvicorn with a socket of our own and connections with time limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import h11
 import uvicorn
@@ -21,55 +21,55 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from musicgen.errors import InUse, InvalidValue
+from musicgen.web.app import Playground
 from musicgen.web.limits import ServerLimits
 
-MAX_HEADERS = 32 * 2**10
-KEEP_ALIVE = 15  # seconds that a connection may wait for its next request
-GRACE = 1.5  # seconds in which answers under way may finish at the end
-FORCED_EXIT_SECONDS = 3.0  # after a signal, before the process ends whatever hangs
+MAX_HEADER_BYTES: Final = 32 * 2**10
+KEEP_ALIVE_SECONDS: Final = 15
+GRACE_SECONDS: Final = 1.5  # for open responses to finish at shutdown
+FORCED_EXIT_SECONDS: Final = 3.0  # after a signal, even if a thread hangs
 
 
 class Connection(H11Protocol):
-    """A connection that is given up where its client keeps it waiting."""
+    """A connection that is closed when its client is too slow."""
 
     limits: ClassVar[ServerLimits] = ServerLimits()
-    waiting_since = 0.0  # when it was opened, or its last answer ended; of the loop's clock
-    _header_timer: asyncio.TimerHandle | None = None  # until a request's headers are there
-    _send_timer: asyncio.TimerHandle | None = None  # until the client takes what was sent
+    waiting_since = 0.0  # loop time of its opening, or of the end of its last response
+    _header_timer: asyncio.TimerHandle | None = None  # runs until the headers are complete
+    _send_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection; of too many, drop the oldest that has sent no complete request."""
+        """Accept a connection; beyond the limit, drop the one that has waited longest."""
         super().connection_made(transport)
         self.waiting_since = self.loop.time()
         self._start_header_timer()
         if len(self.connections) > self.limits.connections:
-            ours = (one for one in self.connections if isinstance(one, Connection))
-            waiting = [one for one in ours if one.is_waiting]
-            min(waiting, key=lambda one: one.waiting_since).drop()
+            waiting = [c for c in self.connections if isinstance(c, Connection) and c.is_waiting]
+            min(waiting, key=lambda connection: connection.waiting_since).drop()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether its client has sent no request, or not all of one."""
+        """Whether the client has not sent a complete request."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     def drop(self) -> None:
-        """Close it at once, and count it no longer."""
+        """Close the connection at once, and stop counting it."""
         self.connections.discard(self)
         self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Start to wait for the next request."""
         super().on_response_complete()
         self.waiting_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Cancel the timers of a closed connection."""
         self._stop_header_timer()
         self._send_timer = _cancel_timer(self._send_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; headers that are not whole have some seconds more."""
+        """Read data; incomplete headers have a time limit."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_header_timer()
@@ -77,17 +77,17 @@ class Connection(H11Protocol):
             self._start_header_timer()
 
     def pause_writing(self) -> None:
-        """Wait for the client to take what was sent, but not for ever."""
+        """Start the time limit for the client to read what was sent."""
         super().pause_writing()
         self._send_timer = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Stop the time limit."""
         self._send_timer = _cancel_timer(self._send_timer)
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the words of the API."""
+        """Answer a malformed request with an error in the format of the API."""
         body = json.dumps({"error": msg}).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-length: {len(body)}\r\n"
         kind = "content-type: application/json\r\nconnection: close\r\n\r\n"
@@ -102,38 +102,42 @@ class Connection(H11Protocol):
 
 
 def _cancel_timer(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Cancel a timer; return what stands in its place."""
+    """Cancel a timer, if it runs, and return None."""
     if timer is not None:
         timer.cancel()
     return None
 
 
 class _IgnoreCancelled:
-    """An app whose requests may be given up at the end, which is no fault to tell of."""
+    """Wrap an app so that requests cancelled at shutdown are not logged as errors."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         with suppress(asyncio.CancelledError):
             await self._app(scope, receive, send)
 
 
 class Server(uvicorn.Server):
-    """A server that says when it is there, and lets jobs go before it waits for its clients."""
+    """A server that reports when it is ready, and fails open jobs before it waits for clients.
 
-    _exit_timer: threading.Timer | None = None  # which ends the process, once a signal has come
+    Args:
+        app: an app that `create_app` made.
+        ready: called once the server accepts connections.
+    """
+
+    _exit_timer: threading.Timer | None = None  # started by the first signal
 
     def __init__(self, app: FastAPI, ready: Callable[[], None] = lambda: None) -> None:
-        self._app = app
         self._ready = ready
-        limits = app.state.playground.limits
-        kind = type("Connection", (Connection,), {"limits": limits})
+        self._playground: Playground = app.state.playground
+        connection_class = type("Connection", (Connection,), {"limits": self._playground.limits})
         super().__init__(
             uvicorn.Config(
                 _IgnoreCancelled(app),
-                http=kind,
+                http=connection_class,
                 ws="none",
                 loop="asyncio",
                 lifespan="on",
@@ -141,34 +145,34 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_level="error",
                 server_header=False,
-                h11_max_incomplete_event_size=MAX_HEADERS,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=round(GRACE) + 1,
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=round(GRACE_SECONDS) + 1,
                 proxy_headers=False,
             )
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and call `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Fail what is under way, so that nobody waits for it; then end."""
-        asyncio.get_running_loop().call_later(GRACE, self._abort_open_requests)
-        await self._app.state.playground.crew.stop()
+        """Fail all open jobs, so that no client waits for them, then shut down."""
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._abort_open_requests)
+        await self._playground.worker_pool.stop()
         await super().shutdown(sockets)
 
     def _abort_open_requests(self) -> None:
-        """Give up what has not finished."""
+        """Abort all connections and requests that are still open."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         for task in list(self.server_state.tasks):
             task.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a thread, or a loop, that hangs keeps the process for some seconds only."""
+        """Begin to shut down; force the exit after FORCED_EXIT_SECONDS."""
         if self._exit_timer is None:
             self._exit_timer = threading.Timer(FORCED_EXIT_SECONDS, self._exit, (sig,))
             self._exit_timer.daemon = True
@@ -176,7 +180,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
+        """Serve until a signal, or until `should_exit` is set."""
         try:
             super().run(sockets)
         finally:
@@ -184,30 +188,36 @@ class Server(uvicorn.Server):
                 self._exit_timer.cancel()
 
     def _exit(self, sig: int) -> None:
-        """End at once, and the workers too."""
-        for pid in self._app.state.playground.crew.pids:
+        """Exit at once, and terminate the workers."""
+        for pid in self._playground.worker_pool.pids:
             with suppress(OSError):
                 os.kill(pid, signal.SIGTERM)
         os._exit(0 if sig == signal.SIGINT else 128 + sig)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises InUse for a port that is taken, InvalidValue."""
+    """Return a socket that listens on a host and port.
+
+    Raises:
+        InUse: the port is taken.
+        InvalidValue: the host is not an address of this machine, or the port is not allowed.
+    """
     try:
         family, *_, address = _resolve_address(host, port)
-        found = socket.socket(family, socket.SOCK_STREAM)
+        server_socket = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as fault:
-        words = "there is no such address here; 127.0.0.1 is this machine"
-        raise InvalidValue(f"host {host[:60]!r}: {words}") from fault
+        raise InvalidValue(
+            f"host {host[:60]!r}: not an address of this machine; use 127.0.0.1"
+        ) from fault
     try:
-        if os.name == "posix":  # a port that was in use a moment ago may be taken again
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(128)
+        if os.name == "posix":  # allow a port whose last connections are still in TIME_WAIT
+            server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server_socket.bind(address)
+        server_socket.listen(128)
     except OSError as fault:
-        found.close()
+        server_socket.close()
         raise _explain_bind_error(fault, host, port) from fault
-    return found
+    return server_socket
 
 
 def _resolve_address(host: str, port: int) -> Any:
@@ -218,17 +228,17 @@ def _explain_bind_error(fault: OSError, host: str, port: int) -> InUse | Invalid
     if fault.errno == errno.EADDRINUSE:
         return InUse(f"port {port} is in use, perhaps by another musicgen serve; choose another"
                      " with --port, or --port 0 for one that is free")  # fmt: skip
-    words = os.strerror(fault.errno or 0)
-    return InvalidValue(f"{host}, port {port}: {words}; choose another --host or --port")
+    reason = os.strerror(fault.errno or 0)
+    return InvalidValue(f"{host}, port {port}: {reason}; choose another --host or --port")
 
 
 def format_url(server_socket: socket.socket, host: str) -> str:
-    """Return the address of the page."""
+    """Return the URL of the page."""
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{server_socket.getsockname()[1]}/"
 
 
 def run(app: FastAPI, server_socket: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until the program is told to stop."""
+    """Serve an app on a socket until a signal; call `ready` once it accepts connections."""
     with suppress(KeyboardInterrupt), server_socket:
         Server(app, ready).run(sockets=[server_socket])

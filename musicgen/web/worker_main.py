@@ -1,11 +1,7 @@
-"""The child's side of a worker: it answers requests one after the other, and may die of one.
+"""The main program of a worker process, which answers requests one after the other.
 
-    parent -> child   a line of JSON {"do": ..., "bytes": n}, then n bytes
-    child -> parent   {"bars": 3} as often as it likes; at last {"refused": "one line"}, or
-                      {"done": {...}, "bytes": n} and n bytes
-
-Files of others are parsed under a timer of CPU time and a limit of memory; whoever exceeds them
-ends the child, and the parent starts another. Nothing is unpickled.
+Untrusted files are parsed under limits of CPU time and memory. A file that exceeds them ends the
+process, and the parent starts another.
 """
 
 from __future__ import annotations
@@ -15,64 +11,50 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
-from musicgen.errors import MusicgenError
+from musicgen.process_limits import OUT_OF_MEMORY_STATUS, disable_core_dumps
 from musicgen.web.handlers import RequestHandlers
-from musicgen.web.worker_protocol import (
-    OUT_OF_MEMORY,
-    ProgressWriter,
-    WorkerAnswer,
-    disable_core_dumps,
-)
+from musicgen.web.worker_protocol import ProgressWriter, RequestHandler
 
-ORPHAN_SECONDS: Final = 10.0  # what a job may take longer than its parent would have waited
-RequestHandler = Callable[[dict[str, Any], bytes], WorkerAnswer]
+ORPHAN_SECONDS: Final = 10.0  # beyond the time limit of a job, in case the parent was killed
 
 
 def main(runs: str) -> None:
-    """Answer the requests of a parent until it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
-    tell = ProgressWriter(os.fdopen(os.dup(1), "wb"))
+    """Answer the parent's requests until it closes the pipe.
+
+    Args:
+        runs: folder of the run folders.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    progress = ProgressWriter(os.fdopen(os.dup(1), "wb"))
     disable_core_dumps()
-    with Path(os.devnull).open("wb") as nowhere:  # what libraries print
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    with Path(os.devnull).open("wb") as null:  # discards what libraries print
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
     try:
-        serve_requests(sys.stdin.buffer, RequestHandlers(Path(runs), tell).answer, tell)
+        serve_requests(sys.stdin.buffer, RequestHandlers(Path(runs), progress).answer, progress)
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        os._exit(OUT_OF_MEMORY_STATUS)
 
 
-def serve_requests(requests: IO[bytes], answer: RequestHandler, progress: ProgressWriter) -> None:
-    """Answer requests until there are no more."""
+def serve_requests(requests: IO[bytes], handler: RequestHandler, progress: ProgressWriter) -> None:
+    """Report that the worker is ready, then answer requests until the stream ends."""
     progress.write_line({"done": {}, "bytes": 0})
     while line := requests.readline():
         request = json.loads(line)
         payload = requests.read(request.pop("bytes"))
         with _end_process_after(request.pop("seconds")):
-            _answer_one(request, payload, answer, progress)
-
-
-def _answer_one(
-    request: dict[str, Any], payload: bytes, answer: RequestHandler, progress: ProgressWriter
-) -> None:
-    progress.bars = 0
-    try:
-        found = answer(request, payload)
-    except MusicgenError as fault:
-        progress.write_line({"refused": str(fault), "kind": type(fault).__name__})
-        return
-    progress.write_line({"done": found.head, "bytes": len(found.body)}, found.body)
+            progress.answer_request(request, payload, handler)
 
 
 @contextlib.contextmanager
 def _end_process_after(seconds: float) -> Iterator[None]:
-    """End the process if nobody else did: a parent that was killed cannot."""
+    """End the process after the time limit of a job, in case the parent is gone and cannot."""
     if not hasattr(signal, "setitimer"):
         yield
         return

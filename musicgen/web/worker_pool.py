@@ -1,18 +1,16 @@
-"""The worker pool: jobs, the fair queue in which they wait, and the workers that run them.
-
-Clients take turns, so that a client with a hundred jobs does not delay the others.
-"""
+"""Worker pool: jobs, a queue that is fair to clients, and the workers that run the jobs."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from musicgen.web.limits import ServerLimits
 from musicgen.web.worker_process import (
@@ -24,21 +22,28 @@ from musicgen.web.worker_process import (
 )
 from musicgen.web.worker_protocol import WorkerAnswer
 
-State = Literal["waiting", "working", "done", "failed", "cancelled"]
-FINISHED_STATES: tuple[State, ...] = ("done", "failed", "cancelled")
+State: TypeAlias = Literal["waiting", "working", "done", "failed", "cancelled"]
+FINISHED_STATES: Final[tuple[State, ...]] = ("done", "failed", "cancelled")
+WARM_UP_REQUEST: Final[dict[str, Any]] = {"do": "warm", "model": "folk"}
+CANCEL_SECONDS: Final = 2.0  # for a cancelled job to finish, before its worker is killed
+BACKOFF_SECONDS: Final = 1.0  # after an unexpected error
+STOPPING: Final = "the server is stopping"
+CANCELLED: Final = "the job was cancelled"
+UNEXPECTED_ERROR_MESSAGE: Final = (
+    "the server failed with an internal error ({}); try again, or change the request"
+)
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Job:
-    """What is asked of a worker, and how far it has come."""
+    """A request to a worker, and its state."""
 
     client: str
     request: dict[str, Any]
     payload: bytes = b""
-    total_bars: int | None = None  # bars that are to be written
-    is_awaited: bool = (
-        False  # whether somebody waits for its answer; else only the tune's id is held
-    )
+    total_bars: int | None = None  # bars to write, if known
+    is_awaited: bool = False  # whether to keep the answer; otherwise only the tune's id is kept
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: State = "waiting"
     bars: int = 0
@@ -49,11 +54,11 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the job has ended."""
         return self.state in FINISHED_STATES
 
     def transition(self, state: State | None = None, **changes: Any) -> None:
-        """Note what happened, and wake those who wait for it; what is over stays as it is."""
+        """Change the state and other fields, and wake all waiters; a finished job never changes."""
         if self.is_finished:
             return
         self.state = state or self.state
@@ -61,32 +66,34 @@ class Job:
             setattr(self, name, value)
         if self.is_finished:
             self.request, self.payload = {}, b""
-        moved, self._changed = self._changed, asyncio.Event()
-        moved.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def set_progress(self, bars: int) -> None:
-        """Note how many bars are written."""
+        """Set the number of bars written so far."""
         self.transition(bars=bars)
 
     async def wait_for_change(self, seconds: float) -> None:
-        """Wait until something happens, so many seconds at the most."""
-        try:
+        """Wait until the job changes, or until the seconds have passed."""
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
 
     async def wait_for_answer(self) -> WorkerAnswer:
-        """Wait for its end. Raises Refused."""
+        """Wait until the job ends, and return its answer.
+
+        Raises:
+            HttpError: the job failed or was cancelled.
+        """
         while not self.is_finished:
             await self._changed.wait()
         if self.answer is None:  # it failed, or was cancelled
-            raise self.fault or HttpError(400, "the job was cancelled")
+            raise self.fault or HttpError(400, CANCELLED)
         return self.answer
 
 
 @dataclass
 class FairQueue:
-    """Jobs that wait, in a line for each client; the clients' lines are served in turn."""
+    """Waiting jobs, in one queue per client; clients are served in turn (round-robin)."""
 
     limits: ServerLimits
     _queues: OrderedDict[str, deque[Job]] = field(default_factory=OrderedDict)
@@ -96,89 +103,87 @@ class FairQueue:
         return self._count
 
     def add(self, job: Job) -> None:
-        """Let a job wait. Raises Refused where there are too many.
+        """Add a job at the end of its client's queue.
 
-        The last half of all places is for clients that have nothing waiting.
+        The last half of all places is reserved for clients without a waiting job.
+
+        Raises:
+            HttpError: too many jobs are waiting.
         """
-        line = self._queues.get(job.client, ())
-        if len(line) >= self.limits.waiting_per_client:
-            raise HttpError(429, f"{len(line)} of your jobs wait already; let one finish first")
-        room = self.limits.waiting_total // (2 if line else 1)
-        if self._count >= room:
-            raise HttpError(429, f"{self._count} jobs wait already; try again in a moment")
+        client_jobs = self._queues.get(job.client, ())
+        if len(client_jobs) >= self.limits.waiting_per_client:
+            raise HttpError(
+                429, f"{len(client_jobs)} of your jobs are waiting; wait until one has finished"
+            )
+        if self._count >= self.limits.waiting_total // (2 if client_jobs else 1):
+            raise HttpError(429, f"{self._count} jobs are waiting; try again in a moment")
         self._queues.setdefault(job.client, deque()).append(job)
         self._count += 1
 
     def pop(self) -> Job | None:
-        """Return the next job, and let its client wait behind all others; None without jobs."""
+        """Remove the next job and move its client to the end; return None from an empty queue."""
         if not self._queues:
             return None
-        client, line = next(iter(self._queues.items()))
-        job = line.popleft()
+        client, client_jobs = next(iter(self._queues.items()))
+        job = client_jobs.popleft()
         self._count -= 1
         self._queues.move_to_end(client)
-        if not line:
+        if not client_jobs:
             del self._queues[client]
         return job
 
     def remove(self, job: Job) -> None:
-        """Take a job out that waits no longer."""
-        line = self._queues.get(job.client, deque())
-        if job in line:
-            line.remove(job)
+        """Remove a job, if it is waiting."""
+        client_jobs = self._queues.get(job.client, deque())
+        if job in client_jobs:
+            client_jobs.remove(job)
             self._count -= 1
-            if not line:
+            if not client_jobs:
                 del self._queues[job.client]
 
     def count_ahead(self, job: Job) -> int:
-        """Return how many jobs are to be served before one, as things stand."""
-        line = self._queues.get(job.client)
-        if line is None or job not in line:
+        """Return how many of the waiting jobs will run before a job."""
+        client_jobs = self._queues.get(job.client)
+        if client_jobs is None or job not in client_jobs:
             return 0
-        place, before, total = line.index(job), True, 0
-        for client, other in self._queues.items():
+        index, is_earlier, ahead = client_jobs.index(job), True, 0
+        for client, queue in self._queues.items():
             if client == job.client:
-                before = False
+                is_earlier = False
             else:
-                total += min(len(other), place + before)
-        return total + place
-
-
-WARM_UP_REQUEST: dict[str, Any] = {"do": "warm", "model": "folk"}
-CANCEL_SECONDS = 2.0  # a job that is no longer wanted may still finish in
-BACKOFF_SECONDS = 1.0  # after what nobody foresaw, lest it be met without a pause
-STOPPING = "the server is stopping"
-UNEXPECTED_ERROR_MESSAGE = "the server failed at it ({}); ask again, or for something else"
-LOG = logging.getLogger(__name__)
+                ahead += min(len(queue), index + is_earlier)
+        return ahead + index
 
 
 @dataclass
 class UploadBudget:
-    """The bytes of uploads that are read or wait; there is room for so many."""
+    """Memory budget of the uploads that are being read or wait, in bytes."""
 
     max_bytes: int
     used_bytes: int = 0
 
     def reserve(self, count: int) -> None:
-        """Hold some bytes. Raises Refused where there is no room."""
+        """Reserve some bytes.
+
+        Raises:
+            HttpError: they exceed the budget.
+        """
         if self.used_bytes + count > self.max_bytes:
             raise HttpError(429, "too many uploads at once; try again in a moment")
         self.used_bytes += count
 
     def release(self, count: int) -> None:
-        """Hold them no longer."""
+        """Release reserved bytes."""
         self.used_bytes -= count
 
 
 @dataclass
 class WorkerPool:
-    """Long-lived workers that take one job after the other, from each client in turn."""
+    """Long-lived worker processes, each of which runs one job at a time."""
 
     runs: Path
     limits: ServerLimits
-    on_answer: Callable[[Job, WorkerAnswer], None] = lambda *_: (
-        None
-    )  # told of each answer, before the job is
+    on_answer: Callable[[Job, WorkerAnswer], None] = lambda *_: None  # before the job is "done"
     upload_budget: UploadBudget = field(init=False)
     queue: FairQueue = field(init=False)
     _jobs: OrderedDict[str, Job] = field(default_factory=OrderedDict)
@@ -186,26 +191,25 @@ class WorkerPool:
     _worker_tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _workers: dict[int, Worker] = field(default_factory=dict)
     _is_stopped: bool = False
-    _warm_up_lock: asyncio.Lock = field(
-        default_factory=asyncio.Lock
-    )  # the first is there the sooner
+    # one worker warms up at a time, so that the first is ready early
+    _warm_up_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.upload_budget = UploadBudget(self.limits.upload_bytes)
         self.queue = FairQueue(self.limits)
 
     def start(self) -> None:
-        """Start the workers; they are warm a second or two later."""
+        """Start the workers in the background; they need a second or two to warm up."""
         self._is_stopped = False
         self._worker_tasks = [
             asyncio.create_task(self._run_worker(n)) for n in range(self.limits.workers)
         ]
 
     async def stop(self) -> None:
-        """End the workers; what waits or is at work fails, and so does what is asked later."""
+        """Stop the workers; all unfinished jobs fail, and so does every later job."""
         self._is_stopped = True
-        for hand in self._worker_tasks:
-            hand.cancel()
+        for task in self._worker_tasks:
+            task.cancel()
         await asyncio.gather(*self._worker_tasks, return_exceptions=True)
         self._worker_tasks = []
         for job in list(self._jobs.values()):
@@ -213,11 +217,16 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The numbers of the processes."""
+        """The process ids of the workers."""
         return [worker.pid for worker in self._workers.values()]
 
     def submit(self, job: Job) -> Job:
-        """Let a job wait for its turn. Raises Refused."""
+        """Add a job to the queue, and return it.
+
+        Raises:
+            HttpError: too many jobs or uploads are waiting.
+            WorkerUnavailable: the pool is stopped.
+        """
         if self._is_stopped:
             raise WorkerUnavailable(503, STOPPING)
         self.upload_budget.reserve(len(job.payload))
@@ -234,7 +243,16 @@ class WorkerPool:
     async def submit_and_wait(
         self, client: str, payload: bytes = b"", **request: Any
     ) -> WorkerAnswer:
-        """Submit a job, wait for it and forget it. Raises Refused."""
+        """Submit a job, wait for its answer, and drop the job.
+
+        Args:
+            client: the client whose queue the job joins.
+            payload: bytes sent to the worker.
+            **request: the name of a handler as "do", and its arguments.
+
+        Raises:
+            HttpError: the job failed or could not be submitted.
+        """
         job = self.submit(Job(client, request, payload, is_awaited=True))
         try:
             return await job.wait_for_answer()
@@ -243,26 +261,31 @@ class WorkerPool:
             del self._jobs[job.id]
 
     def find(self, id_: str) -> Job:
-        """Return a job. Raises Refused where it is not known, or no longer."""
+        """Return a job by its id.
+
+        Raises:
+            HttpError: the job does not exist, or was dropped after its end.
+        """
         if id_ not in self._jobs:
-            raise HttpError(404, "there is no such job, or it ended long ago")
+            raise HttpError(404, "no such job, or it ended long ago; submit a new one")
         return self._jobs[id_]
 
     def cancel(self, job: Job) -> None:
-        """Want a job no longer."""
+        """Cancel a job; a finished job stays as it is."""
         if job.state == "waiting":
             self.queue.remove(job)
             self.upload_budget.release(len(job.payload))
         job.transition("cancelled")
 
     def _drop_finished_jobs(self) -> None:
-        """Drop the oldest jobs that are over, where there are too many."""
-        spare = len(self._jobs) - self.limits.finished_jobs
-        for id_ in [id_ for id_, job in self._jobs.items() if job.is_finished][: max(0, spare)]:
+        """Drop the oldest finished jobs beyond the limit."""
+        excess = max(0, len(self._jobs) - self.limits.finished_jobs)
+        finished_ids = [id_ for id_, job in self._jobs.items() if job.is_finished]
+        for id_ in finished_ids[:excess]:
             del self._jobs[id_]
 
     async def _run_worker(self, number: int) -> None:
-        """Keep one worker at work."""
+        """Run jobs on one worker, until cancelled."""
         try:
             await self._prepare_worker(number)
             while True:
@@ -273,35 +296,39 @@ class WorkerPool:
             await self._stop_worker(number)
 
     async def _run_job_and_recover(self, number: int, job: Job) -> None:
-        """Do one job; whatever comes of it, the next is done too."""
+        """Run one job; replace the worker after an unexpected error."""
         try:
             await self._run_job(number, job)
         except Exception:
-            LOG.exception("a worker, or what was made of its answer, failed")
+            LOG.exception("a job failed unexpectedly")
             await self._discard_and_back_off(number)
 
     async def _prepare_worker(self, number: int) -> None:
-        """Have a worker warm before it is asked; where that fails the next job tries, and tells."""
+        """Warm up a worker in advance; if that fails, the next job tries again and reports it."""
         try:
             await self._get_warm_worker(number)
         except HttpError:
             return
         except Exception:
-            LOG.exception("a worker did not get ready")
+            LOG.exception("a worker failed to start")
             await self._discard_and_back_off(number)
 
     async def _discard_and_back_off(self, number: int) -> None:
-        """Do without a worker of which nobody foresaw what came, and rest; the next is another."""
+        """Stop a worker after an unexpected error, and back off before the next is started."""
         await self._stop_worker(number)
         await asyncio.sleep(BACKOFF_SECONDS)
 
     async def _stop_worker(self, number: int) -> None:
-        """End a worker, if there is one."""
+        """Stop a worker, if it runs."""
         if number in self._workers:
             await self._workers.pop(number).stop()
 
     async def _get_warm_worker(self, number: int) -> Worker:
-        """Return the worker, started and warm. Raises Died."""
+        """Return a worker that is running and warm.
+
+        Raises:
+            WorkerUnavailable: it cannot be started.
+        """
         if number in self._workers:
             return self._workers[number]
         async with self._warm_up_lock:
@@ -313,7 +340,7 @@ class WorkerPool:
                 del self._workers[number]
                 raise WorkerUnavailable(fault.status, str(fault)) from fault
             except HttpError:
-                pass  # a job that needs the model will say why
+                pass  # a job that needs the model will report why
         return worker
 
     async def _wait_for_job(self) -> Job:
@@ -323,7 +350,7 @@ class WorkerPool:
         return job
 
     async def _run_job(self, number: int, job: Job) -> None:
-        """Let a worker do a job; whatever comes of it is noted there."""
+        """Run a job on a worker, and set the job's final state."""
         request, payload = job.request, job.payload
         job.transition("working")
         try:
@@ -332,7 +359,7 @@ class WorkerPool:
             if isinstance(fault, WorkerLost):
                 self._workers.pop(number, None)
             kind = WorkerUnavailable if isinstance(fault, WorkerUnavailable) else HttpError
-            job.transition("failed", fault=kind(fault.status, str(fault)))  # no frames with it
+            job.transition("failed", fault=kind(fault.status, str(fault)))  # without frames
         except asyncio.CancelledError:
             job.transition("failed", fault=WorkerUnavailable(503, STOPPING))
             raise
@@ -348,7 +375,7 @@ class WorkerPool:
     async def _ask_with_retry(
         self, number: int, job: Job, request: dict[str, Any], payload: bytes
     ) -> WorkerAnswer:
-        """Ask the worker, and another one where it had crashed while it had nothing to do."""
+        """Ask the worker; try once more if it crashed before the job started."""
         was_idle = number in self._workers
         try:
             return await self._ask_worker(
@@ -361,39 +388,41 @@ class WorkerPool:
         return await self._ask_worker(await self._get_warm_worker(number), job, request, payload)
 
     def _finish_job(self, job: Job, answer: WorkerAnswer) -> None:
-        """Note that a job is done."""
+        """Mark a job as done."""
         if not job.is_finished:
             self.on_answer(job, answer)
-        held = answer if job.is_awaited else None
         job.transition(
-            "done", answer=held, tune=answer.head.get("id"), bars=job.total_bars or job.bars
+            "done",
+            answer=answer if job.is_awaited else None,
+            tune=answer.head.get("id"),
+            bars=job.total_bars or job.bars,
         )
 
     async def _ask_worker(
         self, worker: Worker, job: Job, request: dict[str, Any], payload: bytes
     ) -> WorkerAnswer:
-        """Ask a worker; a job that is cancelled meanwhile has a moment more, for it may be done."""
-        asking = asyncio.create_task(
+        """Ask a worker; a job cancelled meanwhile has CANCEL_SECONDS to finish."""
+        answer = asyncio.create_task(
             worker.ask(request, payload, self.limits.job_seconds, job.set_progress)
         )
-        leaving = asyncio.create_task(_wait_until_finished(job))
+        job_end = asyncio.create_task(_wait_until_finished(job))
         try:
-            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                await asyncio.wait((asking,), timeout=CANCEL_SECONDS)
-            if not asking.done():
-                asking.cancel()
-                await asyncio.wait((asking,))
-                raise WorkerLost(400, "the job was cancelled")
-            return asking.result()
+            await asyncio.wait((answer, job_end), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                await asyncio.wait((answer,), timeout=CANCEL_SECONDS)
+            if not answer.done():
+                answer.cancel()
+                await asyncio.wait((answer,))
+                raise WorkerLost(400, CANCELLED)
+            return answer.result()
         finally:
-            leaving.cancel()
-            if not asking.done():
-                asking.cancel()
-                await asyncio.wait((asking,))
+            job_end.cancel()
+            if not answer.done():
+                answer.cancel()
+                await asyncio.wait((answer,))
 
 
 async def _wait_until_finished(job: Job) -> None:
-    """Wait until a job is wanted no longer."""
+    """Wait until a job ends, which a running job does when it is cancelled."""
     while not job.is_finished:
         await job.wait_for_change(60)

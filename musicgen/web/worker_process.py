@@ -1,4 +1,4 @@
-"""The parent's end of a worker: a process that keeps its models warm and may die of a request."""
+"""The parent's end of a worker, a process that keeps models loaded and may crash on a request."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from pathlib import Path
 from typing import Any, Final
 
 from musicgen.errors import MusicgenError
-from musicgen.web.worker_protocol import OUT_OF_MEMORY, WorkerAnswer
+from musicgen.process_limits import (
+    OUT_OF_MEMORY_STATUS,
+    OUT_OF_TIME_STATUSES,
+    SINGLE_THREAD_VARIABLES,
+)
+from musicgen.web.worker_protocol import WorkerAnswer
 
-COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # what this Python runs as the child
+COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # arguments of the Python interpreter
 MAX_LINE: Final = 8 * 2**20
-_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES: Final = Path(__file__).parents[2]
-_TIME_LIMIT_STATUSES: Final = tuple(
-    -number for name in ("SIGPROF", "SIGXCPU") if (number := getattr(signal, name, 0))
-)
-TIME_LIMIT_MESSAGE: Final = "reading took longer than its limit; a shorter piece of it will do"
+TIME_LIMIT_MESSAGE: Final = "parsing the file exceeded the time limit; send a shorter file"
 MEMORY_LIMIT_MESSAGE: Final = (
-    "it took more memory than there is for it; ask for less, or send a shorter piece"
+    "the request exceeded the memory limit; ask for fewer bars, or send a shorter file"
 )
-START_FAILED_MESSAGE: Final = "the process that writes tunes does not start; try again"
-CRASH_MESSAGE: Final = "the process that worked on it died ({}); ask again, or for something else"
+START_FAILED_MESSAGE: Final = "the worker process does not start; try again"
+CRASH_MESSAGE: Final = "the worker process crashed ({}); try again, or change the request"
 
 
 class HttpError(MusicgenError):
-    """A request that comes to nothing: the status of its answer, and one line."""
+    """A request failed: the HTTP status of the response, and an error message of one line."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -40,26 +41,34 @@ class HttpError(MusicgenError):
 
 
 class WorkerLost(HttpError):
-    """The worker is gone; the next request needs another."""
+    """The worker ended; the next request needs another."""
 
 
 class WorkerCrashed(WorkerLost):
-    """The worker ended by itself: by a fault of its own, or since others ended it."""
+    """The worker process crashed, or was killed from outside."""
 
 
 class WorkerUnavailable(WorkerLost):
-    """There is no worker to ask, which says nothing of what was to be asked."""
+    """No worker could be started; the request was not tried."""
 
 
 class Worker:
-    """One process, asked one thing at a time."""
+    """One worker process, which handles one request at a time."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     @classmethod
     async def start(cls, runs: Path, seconds: float) -> Worker:
-        """Start a process and wait until it is there. Raises Away."""
+        """Start a process and wait until it is ready.
+
+        Args:
+            runs: folder of the run folders.
+            seconds: time limit.
+
+        Raises:
+            WorkerUnavailable: the process does not start in time.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *COMMAND, str(runs.resolve()), stdin=PIPE, stdout=PIPE,
@@ -86,9 +95,17 @@ class Worker:
         seconds: float,
         on_progress: Callable[[int], None],
     ) -> WorkerAnswer:
-        """Ask for something and wait for the answer; a process that takes too long is ended.
+        """Send a request and wait for the answer; kill the process if it exceeds the time limit.
 
-        on_progress: called with the bars written so far. Raises Refused; Died where it is gone.
+        Args:
+            request: the name of a handler as "do", and its arguments.
+            payload: bytes sent after the request.
+            seconds: time limit.
+            on_progress: called with the number of bars written so far.
+
+        Raises:
+            HttpError: the worker refused the request.
+            WorkerLost: the process ended, or exceeded the time limit.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -96,17 +113,17 @@ class Worker:
                 return await self._wait_for_answer(on_progress)
         except TimeoutError as fault:
             await self.stop()
-            words = f"it took longer than {seconds:g} s and was stopped; ask for fewer bars"
-            raise WorkerLost(400, words) from fault
+            message = f"the job exceeded {seconds:g} s and was stopped; ask for fewer bars"
+            raise WorkerLost(400, message) from fault
         except asyncio.CancelledError:
             await asyncio.shield(self.stop())
             raise
 
     async def stop(self) -> int:
-        """End the process; return its exit status, below 0 for a signal."""
+        """Kill the process; return its exit status, negative for a signal."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        if self._process.stdout is not None:  # while some of it is unread, its end is not seen
+        if self._process.stdout is not None:  # wait() returns only once the pipe is drained
             with contextlib.suppress(OSError):
                 while await self._process.stdout.read(2**16):
                     pass
@@ -117,22 +134,22 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process id."""
         return self._process.pid
 
     async def _send(self, request: dict[str, Any], payload: bytes) -> None:
         pipe = self._process.stdin
         assert pipe is not None
         line = json.dumps(request | {"bytes": len(payload)}).encode()
-        with contextlib.suppress(OSError):  # the wait for its answer will tell
+        with contextlib.suppress(OSError):  # reading the answer will fail, with the reason
             pipe.write(line + b"\n" + payload)
             await pipe.drain()
 
     async def _wait_for_answer(self, on_progress: Callable[[int], None]) -> WorkerAnswer:
-        """Wait for the answer; a process that says what cannot be read is ended."""
+        """Wait for the answer; kill a process whose answer cannot be read."""
         try:
             return await self._read_answer(on_progress)
-        except TimeoutError:  # an OSError too, but the caller's
+        except TimeoutError:  # a subclass of OSError that the caller handles
             raise
         except (OSError, ValueError) as fault:
             await self.stop()
@@ -145,14 +162,14 @@ class Worker:
             line = await pipe.readline()
             if not line.endswith(b"\n"):
                 raise await self._diagnose_exit()
-            words = json.loads(line)
-            if "bars" in words:
-                on_progress(int(words["bars"]))
-            elif "refused" in words:
-                status = 404 if words["kind"] == "NotFound" else 400
-                raise HttpError(status, words["refused"])
+            message = json.loads(line)
+            if "bars" in message:
+                on_progress(int(message["bars"]))
+            elif "refused" in message:
+                status = 404 if message["kind"] == "NotFound" else 400
+                raise HttpError(status, message["refused"])
             else:
-                return WorkerAnswer(words["done"], await self._read_body(words["bytes"]))
+                return WorkerAnswer(message["done"], await self._read_body(message["bytes"]))
 
     async def _read_body(self, count: int) -> bytes:
         pipe = self._process.stdout
@@ -163,14 +180,14 @@ class Worker:
             raise await self._diagnose_exit() from fault
 
     async def _diagnose_exit(self) -> WorkerLost:
-        """Say why it is gone: it has closed its pipe, so it ends by itself or hangs."""
+        """Return why the process closed its pipe; kill it if it does not end within a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await self._process.wait()
         status = await self.stop()
-        if status in _TIME_LIMIT_STATUSES:
+        if status in OUT_OF_TIME_STATUSES:
             return WorkerLost(400, TIME_LIMIT_MESSAGE)
-        if status == OUT_OF_MEMORY:
+        if status == OUT_OF_MEMORY_STATUS:
             return WorkerLost(400, MEMORY_LIMIT_MESSAGE)
         return WorkerCrashed(503, CRASH_MESSAGE.format(_describe_status(status)))
 
@@ -182,7 +199,7 @@ def _describe_status(status: int) -> str:
 
 
 def _build_environment() -> dict[str, str]:
-    """Return the parent's environment, one thread a library, and where this package lies."""
+    """Return the parent's environment with this package on the path and one thread per library."""
     paths = (str(_PACKAGES), os.environ.get("PYTHONPATH", ""))
-    own = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **own}
+    python_path = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    return {**os.environ, **SINGLE_THREAD_VARIABLES, **python_path}

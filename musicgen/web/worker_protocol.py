@@ -1,84 +1,59 @@
-"""What a worker and its parent share: answers, progress, and limits on what others wrote."""
+"""The messages between a worker and its parent: one line of JSON each, and perhaps a body.
+
+    parent -> worker   {"do": ..., "seconds": s, "bytes": n}, then n bytes
+    worker -> parent   {"bars": 3}, any number of times; then {"refused": "one line", "kind": class}
+                       or {"done": {...}, "bytes": n} and n bytes
+
+Nothing is unpickled. `worker_main` is the worker's end, `worker_process` the parent's; this module
+is separate, since the parent must not import what a worker needs.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, TypeAlias
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
-OUT_OF_MEMORY: Final = 77  # the child's exit code for it
-PARSE_SECONDS: Final = 5.0  # of CPU
-PARSE_BYTES: Final = 2**30
+from musicgen.errors import MusicgenError
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerAnswer:
-    """What came of a request: a few words, and perhaps a body."""
+    """The answer to a request: a small JSON object, and perhaps a body."""
 
     head: dict[str, Any]
     body: bytes = b""
 
 
+RequestHandler: TypeAlias = Callable[[dict[str, Any], bytes], WorkerAnswer]
+
+
 @dataclass(slots=True)
 class ProgressWriter:
-    """Counts the bars that are written, and tells the parent."""
+    """Write messages to the parent, and count the bars of the tune being written."""
 
     stream: IO[bytes]
     bars: int = field(default=0, init=False)
 
     def count_bar(self) -> None:
-        """Tell that another bar was begun."""
+        """Report that another bar was started."""
         self.bars += 1
         self.write_line({"bars": self.bars})
 
     def write_line(self, message: dict[str, Any], body: bytes = b"") -> None:
-        """Say something, with a body after it."""
+        """Send a message, followed by its body."""
         self.stream.write(json.dumps(message).encode() + b"\n" + body)
         self.stream.flush()
 
-
-@contextlib.contextmanager
-def resource_limits() -> Iterator[None]:
-    """Limit what the parsing of somebody's bytes may cost; too much of it ends the process."""
-    timer = hasattr(signal, "setitimer")
-    before = _limit_memory(PARSE_BYTES)
-    if timer:
-        signal.setitimer(signal.ITIMER_PROF, PARSE_SECONDS)
-    try:
-        yield
-    finally:
-        if timer:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        _limit_memory(before)
-
-
-def _limit_memory(limit: int) -> int:
-    """Set the limit of data and return the one before; -1 is none."""
-    if resource is None:
-        return -1
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    return int(soft)
-
-
-def disable_core_dumps() -> None:
-    """Let no memory of this process be written to a disk when it dies."""
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def hide_folders(text: str, folders: Iterable[Path]) -> str:
-    """Cut the folders of this machine out of an error: names stay, where they lie does not."""
-    places = {str(place) for folder in folders for place in (folder.absolute(), folder.resolve())}
-    for place in sorted(places - {"/"}, key=len, reverse=True):
-        text = text.replace(f"{place}/", "").replace(place, Path(place).name)
-    return text
+    def answer_request(
+        self, request: dict[str, Any], payload: bytes, handler: RequestHandler
+    ) -> None:
+        """Handle a request, and send the answer or the error."""
+        self.bars = 0
+        try:
+            answer = handler(request, payload)
+        except MusicgenError as fault:
+            self.write_line({"refused": str(fault), "kind": type(fault).__name__})
+            return
+        self.write_line({"done": answer.head, "bytes": len(answer.body)}, answer.body)

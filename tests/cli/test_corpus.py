@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from musicgen.cli import commands
 from musicgen.corpus.store import load
 from tests import malformed_files, synthetic_tunes
-from tests.corpus.test_hostile import STEERING
+from tests.corpus.test_hostile import CONTROL_CHARACTERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,11 +105,11 @@ ODD_SOURCES: dict[str, tuple[int, str]] = {
     "\udcff\x1b[31m": (2, r"corpus '\udcff\x1b[31m'; known are"),
     "empty": (2, "empty holds no tunes; .abc, .mid,"),
     "words": (2, "words holds no tunes; .abc, .mid,"),
-    "link.mid": (2, "link.mid is a link to nothing; see where it leads"),
+    "link.mid": (2, "link.mid is a broken link; check its target"),
     "broken.toml": (2, "broken.toml is not a corpus card: Expected '='"),
     "deep.toml": (
         2,
-        "deep.toml is not a corpus card: maximum recursion depth exceeded; one is TOML",
+        "deep.toml is not a corpus card: maximum recursion depth exceeded; a card is TOML",
     ),
     "pipe.toml": (2, "pipe.toml is not a corpus card: it is a device or pipe; only regular files"),
     "of-nothing.toml": (2, "corpus of-nothing: includes: there is no file, folder or corpus 'no'"),
@@ -152,7 +152,7 @@ def test_an_odd_source_is_one_line_and_makes_nothing(odd: Path, source: str) -> 
     assert (result.exit_code, result.stdout) == (status, ""), result.output
     assert said in result.stderr
     assert (result.stderr.count("\n"), result.stderr[-1]) == (1, "\n")
-    assert STEERING.search(result.stderr[:-1]) is None
+    assert CONTROL_CHARACTERS.search(result.stderr[:-1]) is None
     assert not Path("data").exists()
 
 
@@ -179,7 +179,7 @@ def test_names_and_titles_are_printed_as_they_are(tmp_path: Path) -> None:
     for words in ([], ["-v"], ["--json"]):
         result = run("check", folder, "--jobs", "1", *words)
         assert result.exit_code == 0, result.output
-        assert STEERING.search(result.output.replace("\n", "")) is None
+        assert CONTROL_CHARACTERS.search(result.output.replace("\n", "")) is None
         assert "[red]tunes/[link=x].abc" in result.stdout
     assert json.loads(result.stdout)["kept"][0]["source"] == r"[red]tunes/\x1b[31m[blue].abc"
 

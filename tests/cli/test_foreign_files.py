@@ -88,7 +88,7 @@ def test_a_data_set_that_holds_more_is_not_replaced(here: Path) -> None:
     assert len(whole) > 3
     for path in [*whole, here / "data" / "thesis.tex"]:
         path.write_text(THESIS)
-        refused(run(*words), 2, "is a folder, and no data set" if path.name == "manifest.json"
+        refused(run(*words), 2, "is a folder and not a data set" if path.name == "manifest.json"
                 else f"data/{path.name} is not what musicgen wrote")  # fmt: skip
         assert path.read_text() == THESIS
         path.write_bytes(whole[path]) if path in whole else path.unlink()
@@ -102,7 +102,7 @@ def test_a_link_to_a_data_set_is_not_replaced(here: Path) -> None:
     words = ("corpus", "build", "tune.abc", "--force", "--jobs", "1", "--out")
     done(*words, "data")
     (here / "link").symlink_to("data")
-    refused(run(*words, "link"), 2, "link is a folder, and no data set")
+    refused(run(*words, "link"), 2, "link is a folder and not a data set")
     assert sorted(path.name for path in here.iterdir()) == ["data", "link", "tune.abc"]
 
 

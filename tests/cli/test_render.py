@@ -123,7 +123,7 @@ def test_quiet_says_nothing_and_verbose_what_was_left_out(here: Path) -> None:
         (("one.abc", "--out", "no/a.wav"), "there is no folder no", 2),
         (("one.txt", "--out", "a.wav"), "the suffix '.txt' cannot be read", 2),
         (("none.abc", "--out", "a.wav"), "none.abc does not exist", 2),
-        (("empty.mid", "--out", "a.wav"), "empty.mid: byte 0: it is no MIDI file", 1),
+        (("empty.mid", "--out", "a.wav"), "empty.mid: byte 0: it is not a MIDI file", 1),
         (("empty.abc", "--out", "a.wav"), "empty.abc: it holds no tune", 2),
         (("corrupt.mid", "--out", "a.wav"), "corrupt.mid: byte", 1),
         (("corrupt.musicxml", "--out", "a.wav"), "corrupt.musicxml", 1),

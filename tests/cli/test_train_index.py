@@ -112,7 +112,7 @@ def test_an_index_is_added_to_a_model_of_the_same_tunes_only(here: Path) -> None
     train("set", "--name", "bare", "--no-index")
     folder = here / "checkpoints" / "bare"
     before = checkpoint.load(folder)
-    with pytest.raises(Mismatch, match="learnt from a corpus of fingerprint"):
+    with pytest.raises(Mismatch, match="trained on a data set with fingerprint"):
         add_index(folder, loaded(here / "other-set"))
     assert add_index(folder, loaded(here / "set")) == (folder / INDEX_FILE).stat().st_size
     after = checkpoint.load(folder)

@@ -21,7 +21,7 @@ from musicgen.sampling.ranking import choose, measure_tune
 from musicgen.sampling.sampler import Sampler
 from musicgen.tune import Model
 from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
-from tests.multi_part import write_some
+from tests.multi_part import write_pieces
 
 KINDS = {"pop": "measures", "drums": "measures", "band": "measures", "chorale": "measures",
          "mixed": "measures", "live": "performance"}  # fmt: skip
@@ -53,7 +53,7 @@ def trained(kind: str, codec: str) -> str:
     """Train on a folder of a kind, as a user does, and return the model's name."""
     name = f"{kind}-{codec}"
     if not Path("checkpoints", name).exists():
-        folder = write_some(Path("corpora", name), kind)
+        folder = write_pieces(Path("corpora", name), kind)
         told = musicgen("train", str(folder), "--name", name, "--codec", codec, *SMALL)
         assert "heard: " not in told
         assert "could be drawn" not in told
@@ -170,7 +170,7 @@ def test_a_primer_starts_a_tune_of_several_parts() -> None:
 
 def test_what_drums_cannot_do_is_refused_in_a_line() -> None:
     name = trained("drums", "measures")
-    primer = write_some(Path("primers"), "dance") / "dance-1.abc"
+    primer = write_pieces(Path("primers"), "dance") / "dance-1.abc"
     for words in (["--range", "C4-C6"], ["--end", "tonic"], ["--primer", str(primer)]):
         done = CliRunner().invoke(
             commands, ["sample", "--model", name, "--out", f"{words[0]}.mid", *words]
@@ -216,7 +216,7 @@ def test_a_model_card_without_tunes_ends_a_training_well(monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise IndexError("tuple index out of range")
 
-    folder = write_some(Path("corpora", "failing"), "drums")
+    folder = write_pieces(Path("corpora", "failing"), "drums")
     monkeypatch.setattr(Sampler, "finish_tune", fail)
     told = musicgen("train", str(folder), "--name", "failing", *SMALL)
     lines = [line for line in told.splitlines() if "tuple index" in line]

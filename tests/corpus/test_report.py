@@ -1,4 +1,4 @@
-"""Promises 2 and 10: every defect of a made-up corpus is named at its place; nothing is lost."""
+"""Promises 2 and 10: every defect of a synthetic corpus is reported at its place."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*words: str | Path) -> Result:
     return CliRunner().invoke(commands, ["corpus", "check", *map(str, words)])
 
 
-def test_there_are_20_kinds_of_defect() -> None:
+def test_corpus_has_20_kinds_of_defect() -> None:
     kinds = {(defect.code, defect.words) for defect in DEFECTS} | set(RELATIVES.values())
     assert len(kinds) >= 20
     assert {d.code for d in DEFECTS if d.refused} <= set(REASONS)
@@ -43,7 +43,7 @@ def test_there_are_20_kinds_of_defect() -> None:
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.file)
-def test_a_defect_is_named_at_its_place(checkup: DryRunResult, defect: Defect) -> None:
+def test_defect_is_reported_at_its_place(checkup: DryRunResult, defect: Defect) -> None:
     source = f"mu/{defect.file}"
     if defect.refused:
         (row,) = (row for row in checkup.iter_refused() if row["source"] == source)
@@ -57,23 +57,23 @@ def test_a_defect_is_named_at_its_place(checkup: DryRunResult, defect: Defect) -
         assert [r for r in kept["remarks"] if r.startswith(defect.code) and defect.words in r]
 
 
-def test_nothing_is_said_of_what_is_good(checkup: DryRunResult) -> None:
+def test_good_tunes_have_no_remarks(checkup: DryRunResult) -> None:
     good = [row for row in checkup.iter_kept() if row["source"] == "mu/good.abc"]
     assert len(good) == TUNES_IN_ORDER
     assert not any(row["remarks"] for row in good)
 
 
-def test_nothing_is_dropped_in_silence(checkup: DryRunResult, folder: Path) -> None:
+def test_every_file_is_kept_or_refused(checkup: DryRunResult, folder: Path) -> None:
     kept, refused = list(checkup.iter_kept()), list(checkup.iter_refused())
     assert (len(kept), len(refused)) == (checkup.report.kept, checkup.report.refused)
     assert checkup.report.found == len(kept) + len(refused)
-    named = {row["source"] for row in (*kept, *refused)}
-    assert named == {file.name for file in list_files(folder)}
-    assert len(named) == len(synthetic_tunes.FILES) + 1  # the file inside of folder.mid
+    sources = {row["source"] for row in (*kept, *refused)}
+    assert sources == {file.name for file in list_files(folder)}
+    assert len(sources) == len(synthetic_tunes.FILES) + 1  # the file in folder.mid
 
 
 @pytest.mark.parametrize("file", RELATIVES)
-def test_relatives_are_found_and_named(checkup: DryRunResult, file: str) -> None:
+def test_related_tunes_are_reported(checkup: DryRunResult, file: str) -> None:
     relation, title = RELATIVES[file]
     (members,) = (
         members
@@ -84,40 +84,40 @@ def test_relatives_are_found_and_named(checkup: DryRunResult, file: str) -> None
     if ("mu/good.abc", "") in pair:
         assert repr(title) in pair["mu/good.abc", ""].place
         assert repr(title) in pair[f"mu/{file}", relation].like
-    else:  # which of two that are kept leads is for their content to say
+    else:  # of two kept tunes, their content decides which comes first
         assert repr(title) in pair["mu/good.abc", relation].place
 
 
-def test_only_the_planted_tunes_are_alike(checkup: DryRunResult) -> None:
+def test_only_the_planted_tunes_are_related(checkup: DryRunResult) -> None:
     assert {len(members) for members in checkup.group_relatives().values()} == {2}
     assert len(checkup.group_relatives()) == len(RELATIVES)
 
 
-def test_no_group_crosses_the_split(checkup: DryRunResult) -> None:
+def test_groups_do_not_cross_splits(checkup: DryRunResult) -> None:
     for members in checkup.group_relatives().values():
         assert len({member.part for member in members if member.part}) == 1
 
 
-def test_the_tables_say_it(folder: Path) -> None:
+def test_tables_list_defects_and_related_tunes(folder: Path) -> None:
     result = run(folder, "--jobs", "1")
     assert result.exit_code == 0, result.output
-    for words in ("K: 'H'", "bar 3 holds 7/8 in a meter of 6/8: 1/8 too much", "the same notes as",
+    for text in ("K: 'H'", "bar 3 holds 7/8 in a meter of 6/8: 1/8 too much", "the same notes as",
                   "in other note values: tune 5 'Tune 5' in mu/good.abc"):  # fmt: skip
-        assert words in result.stdout
-    found = len(synthetic_tunes.FILES) + TUNES_IN_ORDER
-    assert f"found {found} tunes in {len(synthetic_tunes.FILES) + 1} files" in result.stdout
+        assert text in result.stdout
+    total = len(synthetic_tunes.FILES) + TUNES_IN_ORDER
+    assert f"found {total} tunes in {len(synthetic_tunes.FILES) + 1} files" in result.stdout
     assert "'Tune 40'" not in result.stdout
 
 
-def test_json_has_the_same_keys_and_rows(folder: Path, checkup: DryRunResult) -> None:
-    told = json.loads(run(folder, "--json").stdout)
-    assert {"kept", "refused", "groups", "counts", "found"} <= set(told)
-    assert told["kept"] == list(checkup.iter_kept())
-    assert told["refused"] == list(checkup.iter_refused())
-    assert told["found"] == len(told["kept"]) + len(told["refused"])
+def test_json_has_the_rows_of_the_api(folder: Path, checkup: DryRunResult) -> None:
+    body = json.loads(run(folder, "--json").stdout)
+    assert {"kept", "refused", "groups", "counts", "found"} <= set(body)
+    assert body["kept"] == list(checkup.iter_kept())
+    assert body["refused"] == list(checkup.iter_refused())
+    assert body["found"] == len(body["kept"]) + len(body["refused"])
 
 
-def test_long_tables_are_cut_and_verbose_ones_are_not(tmp_path: Path) -> None:
+def test_long_tables_are_truncated_unless_verbose(tmp_path: Path) -> None:
     book = "".join(synthetic_tunes.tune(number, K="") for number in range(30))
     (tmp_path / "a.abc").write_text(book + synthetic_tunes.tune(50))
     assert "and 10 more; --json or -v lists all" in run(tmp_path, "--jobs", "1").stdout
@@ -127,7 +127,7 @@ def test_long_tables_are_cut_and_verbose_ones_are_not(tmp_path: Path) -> None:
     assert "tune 1 'Tune 50'" in full
 
 
-def test_with_nothing_kept_the_exit_code_is_1(tmp_path: Path) -> None:
+def test_exit_code_is_1_without_kept_tunes(tmp_path: Path) -> None:
     (tmp_path / "a.abc").write_text(synthetic_tunes.tune(1, K=""))
     result = run(tmp_path, "--json")
     assert result.exit_code == 1
@@ -135,7 +135,7 @@ def test_with_nothing_kept_the_exit_code_is_1(tmp_path: Path) -> None:
     assert run("no such thing").exit_code == 2
 
 
-def test_titles_and_names_steer_no_terminal(tmp_path: Path) -> None:
+def test_titles_and_names_are_escaped(tmp_path: Path) -> None:
     evil = "\x1b[2J\x07[bold red]../../evil[/]"
     (tmp_path / "\x1b[31mred.abc").write_text(
         synthetic_tunes.tune(1, T=evil) + synthetic_tunes.tune(2, T=evil, K="")

@@ -1,4 +1,4 @@
-"""Promise 1: no file can crash, hang or blow up a build; what kills its reader is refused.
+"""Promise 1: no file can crash, hang or exhaust a build; a file that kills its reader is refused.
 
 The children of these tests start with a `sitecustomize` of ours in their path: a file that says
 so makes its reader die. Nothing in the package knows of that.
@@ -35,7 +35,7 @@ from musicgen import formats
 from musicgen.corpus import encode
 
 real_each = formats.iter_tunes
-real_answers = encode._encoded
+real_answers = encode._encode_piece
 files_read = 0
 
 def each(data, suffix, source="", **options):
@@ -74,7 +74,7 @@ def die(word):
 def die_deep(n): return die_deep(n + 1)
 
 formats.iter_tunes = each
-encode._encoded = encoded
+encode._encode_piece = encoded
 """
 
 
@@ -87,36 +87,40 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(folder: Path, name: str, *numbers: int, die: str = "", more: str = "") -> TuneFile:
-    words = f"\n%die:{die}\n" if die else ""
-    (folder / name).write_text("\n".join([*map(tune, numbers), more]) + words)
+def write(folder: Path, name: str, *numbers: int, die: str = "", extra: str = "") -> TuneFile:
+    marker = f"\n%die:{die}\n" if die else ""
+    (folder / name).write_text("\n".join([*map(tune, numbers), extra]) + marker)
     return TuneFile(folder / name, f"tunes/{name}")
 
 
-def answers(lines: Iterator[bytes]) -> list[dict[str, Any]]:
+def read_file(reader: SandboxedReader, file: TuneFile) -> list[dict[str, Any]]:
+    return parse_lines(reader.encode(file))
+
+
+def parse_lines(lines: Iterator[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def refusals(found: list[dict[str, Any]]) -> list[dict[str, str]]:
-    return [line["refusal"] for line in found if "refusal" in line]
+def list_refusals(answers: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [line["refusal"] for line in answers if "refusal" in line]
 
 
-def test_a_reader_answers_as_the_function_does(tmp_path: Path) -> None:
-    found = [
-        write(tmp_path, "a.abc", 1, 2, more="X:9\nDEF|\n"),
+def test_reader_yields_the_lines_of_encode_file(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path, "a.abc", 1, 2, extra="X:9\nDEF|\n"),
         write(tmp_path, "b.abc", 3),
         TuneFile(tmp_path / "gone.abc", "tunes/gone.abc"),
         TuneFile(tmp_path / "b.abc", "caf\udce9.abc"),
     ]
     with SandboxedReader() as reader:
-        told = [list(reader.encode(file)) for file in found]
-    assert told == [list(encode_file(file, MeasuresCodec())) for file in found]
-    assert [len(lines) for lines in told] == [3, 1, 1, 1]
+        lines_by_file = [list(reader.encode(file)) for file in files]
+    assert lines_by_file == [list(encode_file(file, MeasuresCodec())) for file in files]
+    assert [len(lines) for lines in lines_by_file] == [3, 1, 1, 1]
 
 
 CODES = {
     "disguised": ("memory", r"reading took more memory than its limit; it was left out"),
-    "segv": ("crashed", r"the program that reads it died \(SIGSEGV\); it was left out"),
+    "segv": ("crashed", r"the reader process died \(SIGSEGV\); it was left out"),
     "kill": ("crashed", r"died \(SIGKILL\)"),
     "abrt": ("crashed", r"died \(SIGABRT\)"),
     "exit": ("crashed", r"died \(exit status 3\)"),
@@ -127,71 +131,75 @@ CODES = {
 }
 
 
-def test_each_death_costs_the_file_that_it_came_from(deadly: Path) -> None:
-    found: dict[str, list[dict[str, Any]]] = {}
+def test_death_of_the_child_refuses_only_its_file(deadly: Path) -> None:
+    answers: dict[str, list[dict[str, Any]]] = {}
     with SandboxedReader(
         ReadLimits(seconds=100, memory_bytes=2**28)
-    ) as reader:  # no clock decides on these
-        for number, word in enumerate(CODES):
-            found[word] = answers(reader.encode(write(deadly, "bad.abc", 1, die=word)))
-            (good,) = answers(reader.encode(write(deadly, "good.abc", number)))
+    ) as reader:  # so that no time limit applies
+        for number, death in enumerate(CODES):
+            answers[death] = parse_lines(reader.encode(write(deadly, "bad.abc", 1, die=death)))
+            (good,) = read_file(reader, write(deadly, "good.abc", number))
             assert good["tune"]["title"] == f"Tune {number}"
-    for word, (code, message) in CODES.items():
-        (refusal,) = refusals(found[word])
-        assert len(found[word]) == 1
-        assert (refusal["source"], refusal["code"]) == ("tunes/bad.abc", code), word
+    for death, (code, message) in CODES.items():
+        (refusal,) = list_refusals(answers[death])
+        assert len(answers[death]) == 1
+        assert (refusal["source"], refusal["code"]) == ("tunes/bad.abc", code), death
         assert re.search(message, refusal["message"])
 
 
-def test_a_child_that_computes_for_too_long_ends_by_its_own_clock(deadly: Path) -> None:
-    with SandboxedReader(ReadLimits(seconds=100)) as reader:  # so that the parent's watch waits
+def test_child_ends_by_its_cpu_timer(deadly: Path) -> None:
+    with SandboxedReader(
+        ReadLimits(seconds=100)
+    ) as reader:  # so that the watchdog does not act first
         child = reader._child = sandbox.ChildProcess(ReadLimits(seconds=0.5), "measures")
-        (refusal,) = refusals(answers(reader.encode(write(deadly, "bad.abc", 1, die="loop"))))
+        (refusal,) = list_refusals(read_file(reader, write(deadly, "bad.abc", 1, die="loop")))
     assert (refusal["source"], refusal["code"]) == ("tunes/bad.abc", "too-slow")
     assert refusal["message"] == "reading took longer than its limit; it was left out"
     assert not child._watchdog.has_timed_out
 
 
-@pytest.mark.parametrize("word", ["sleep", "stop"])
-def test_a_child_that_waits_is_ended(
-    deadly: Path, monkeypatch: pytest.MonkeyPatch, word: str
+@pytest.mark.parametrize("death", ["sleep", "stop"])
+def test_watchdog_kills_blocked_child(
+    deadly: Path, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
     monkeypatch.setattr(sandbox, "WALL_FACTOR", 1)
     with SandboxedReader(ReadLimits(seconds=0.5)) as reader:
-        (refusal,) = refusals(answers(reader.encode(write(deadly, "bad.abc", 1, die=word))))
-        (good,) = answers(reader.encode(write(deadly, "good.abc", 2)))
+        (refusal,) = list_refusals(read_file(reader, write(deadly, "bad.abc", 1, die=death)))
+        (good,) = read_file(reader, write(deadly, "good.abc", 2))
     assert (refusal["code"], refusal["source"]) == ("too-slow", "tunes/bad.abc")
     assert "tune" in good
 
 
-def test_tunes_that_were_answered_stay(deadly: Path) -> None:
+def test_tunes_before_a_crash_are_kept(deadly: Path) -> None:
     book = "\n".join([tune(1), tune(2), tune(3, title="die:segv"), tune(4)])
     with SandboxedReader() as reader:
-        list(reader.encode(write(deadly, "good.abc", 9)))  # so that it is read a second time
-        found = answers(reader.encode(write(deadly, "bad.abc", more=book)))
-    assert [line["tune"]["title"] for line in found[:2]] == ["Tune 1", "Tune 2"]
-    (refusal,) = refusals(found[2:])
+        list(
+            reader.encode(write(deadly, "good.abc", 9))
+        )  # so that the book is read a second time, by a fresh child
+        answers = read_file(reader, write(deadly, "bad.abc", extra=book))
+    assert [line["tune"]["title"] for line in answers[:2]] == ["Tune 1", "Tune 2"]
+    (refusal,) = list_refusals(answers[2:])
     assert refusal["place"] == "after 2 tunes"
     assert refusal["message"].endswith("the rest of it was left out")
 
 
-def test_a_file_is_judged_by_a_child_that_has_read_nothing_else(deadly: Path) -> None:
-    """Else what was read before would decide what is kept, and so would the number of jobs."""
+def test_file_is_refused_only_by_a_fresh_child(deadly: Path) -> None:
+    """Otherwise the files read before, and so the number of jobs, would decide what is kept."""
     with SandboxedReader() as reader:
         list(reader.encode(write(deadly, "first.abc", 1)))
-        (kept,) = answers(reader.encode(write(deadly, "second.abc", 2, die="old")))
-    assert kept["tune"]["title"] == "Tune 2"
+        (answer,) = read_file(reader, write(deadly, "second.abc", 2, die="old"))
+    assert answer["tune"]["title"] == "Tune 2"
 
 
-def test_what_libraries_print_is_no_answer(deadly: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_is_ignored(deadly: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with SandboxedReader() as reader:
-        found = answers(reader.encode(write(deadly, "loud.abc", 1, die="print")))
-    assert len(found) == 1
-    assert "tune" in found[0]
+        answers = read_file(reader, write(deadly, "loud.abc", 1, die="print"))
+    assert len(answers) == 1
+    assert "tune" in answers[0]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_child_hears_no_interrupt_and_ends_with_its_parent(tmp_path: Path) -> None:
+def test_child_ignores_sigint_and_ends_with_its_parent(tmp_path: Path) -> None:
     with SandboxedReader() as reader:
         list(reader.encode(write(tmp_path, "a.abc", 1)))
         child = reader._child
@@ -203,7 +211,7 @@ def test_a_child_hears_no_interrupt_and_ends_with_its_parent(tmp_path: Path) -> 
         assert child._process.wait(10) == 0
 
 
-def test_another_thread_can_end_a_reading(deadly: Path) -> None:
+def test_cancel_from_another_thread(deadly: Path) -> None:
     with SandboxedReader(ReadLimits(seconds=100)) as reader:
         list(reader.encode(write(deadly, "good.abc", 1)))
         threading.Timer(0.2, reader.cancel).start()
@@ -212,45 +220,45 @@ def test_another_thread_can_end_a_reading(deadly: Path) -> None:
         assert reader._child is None
 
 
-def test_a_child_that_cannot_start_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_start_reports_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "CHILD_ARGUMENTS", ("-P", "-c", "raise OSError('no such thing')"))
     with (
-        pytest.raises(MusicgenError, match=r"does not start \(OSError: no such thing\); see what"),
+        pytest.raises(
+            MusicgenError, match=r"does not start \(OSError: no such thing\); see the output"
+        ),
         SandboxedReader() as reader,
     ):
         list(reader.encode(write(tmp_path, "a.abc", 1)))
 
 
-def test_the_child_answers_lines_and_reads_lines(tmp_path: Path) -> None:
+def test_serve_answers_in_json_lines(tmp_path: Path) -> None:
     request = {"path": str(write(tmp_path, "a.abc", 1).path), "name": "a.abc", "named": False}
-    told = io.BytesIO()
-    serve([json.dumps({**request, "first": 0}).encode()], told, MeasuresCodec(), ReadLimits())
-    at, answer, done = (json.loads(line) for line in told.getvalue().splitlines())
-    assert at == {"at": {"name": "a.abc", "member": 0}}
+    output = io.BytesIO()
+    serve([json.dumps({**request, "first": 0}).encode()], output, MeasuresCodec(), ReadLimits())
+    position, answer, end = (json.loads(line) for line in output.getvalue().splitlines())
+    assert position == {"at": {"name": "a.abc", "member": 0}}
     assert answer["tune"]["title"] == "Tune 1"
-    assert done == {"done": True}
+    assert end == {"done": True}
 
 
-@pytest.mark.parametrize("bad", [{"seconds": 0.0}, {"seconds": -1.0}, {"memory_bytes": 1000}])
-def test_absurd_limits_are_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(InvalidValue, match="a file: give"):
-        ReadLimits(**bad)
+@pytest.mark.parametrize("limits", [{"seconds": 0.0}, {"seconds": -1.0}, {"memory_bytes": 1000}])
+def test_refuses_limits_out_of_range(limits: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match="per file: give"):
+        ReadLimits(**limits)
 
 
-def test_slow_formats_have_more_time() -> None:
+def test_slow_formats_get_more_time() -> None:
     limits = ReadLimits(seconds=2)
     assert limits.seconds_for("a/b.abc") == 2
     assert limits.seconds_for("a/B.MXL") == limits.seconds_for("x.krn") == 24
     assert limits.wall_seconds_for("a.mid") == 12
 
 
-def test_the_child_has_no_slow_library_until_one_is_needed() -> None:
+def test_child_imports_no_slow_library_at_start() -> None:
     slow = {"music21", "pyarrow", "symusic", "torch"}
     code = f"import sys, musicgen.corpus.sandbox; print({slow} & {{*sys.modules}})"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert done.stdout == "set()\n"
+    assert process.stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""Text through the build: the vocabulary comes from the training part alone."""
+"""Build a data set of text: the vocabulary is learnt from the training split only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = ("GAB", "c2A", "|:", ":|", "AGE", "d^cd", "z4", "[FA]")
 
 
 def paragraph(number: int) -> str:
-    """A text that no other is near to; its own character is in no other either."""
+    """Return a text without near-duplicates, with a character that no other text has."""
     body = " ".join(WORDS[(number * 7 + n * n * (number + 1)) % len(WORDS)] for n in range(30))
     return f"{chr(0x3B1 + number)}{number}\n{body}"
 
@@ -39,23 +39,23 @@ def texts(dataset: store.Dataset, part: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["text", "text-words"])
-def test_the_vocabulary_is_learnt_from_the_training_part(folder: Path, name: str) -> None:
+def test_vocabulary_is_learnt_from_the_training_split(folder: Path, name: str) -> None:
     dataset, report = build([folder], codec=find_codec(name), jobs=0)
     assert (report.kept, dict(report.codes)) == (24, {"duplicate": 1})
-    train = texts(dataset, "train")
-    assert set(train) <= set(PIECES)
-    counted = dataset.valid or dataset.test
-    assert counted
-    first = next(chr(c) for c in range(0x3B1, 0x3C9) if not any(chr(c) in t for t in train))
-    assert not any(first in event for event in dataset.vocabulary)
-    held = texts(dataset, "valid") + texts(dataset, "test")
-    assert all("\ufffd" in text for text in held)
+    train_texts = texts(dataset, "train")
+    assert set(train_texts) <= set(PIECES)
+    held_out_tunes = dataset.valid or dataset.test
+    assert held_out_tunes
+    unseen = next(chr(c) for c in range(0x3B1, 0x3C9) if not any(chr(c) in t for t in train_texts))
+    assert not any(unseen in event for event in dataset.vocabulary)
+    held_out = texts(dataset, "valid") + texts(dataset, "test")
+    assert all("\ufffd" in text for text in held_out)
     assert all(tune.remarks for part in (dataset.valid, dataset.test) for tune in part)
-    fitted = find_codec(name).fit(train)  # type: ignore[attr-defined]
+    fitted = find_codec(name).fit(train_texts)  # type: ignore[attr-defined]
     assert dataset.vocabulary == fitted.vocabulary.names
 
 
-def test_a_data_set_of_text_is_kept_and_comes_back(folder: Path, tmp_path: Path) -> None:
+def test_text_data_set_is_loaded_and_rebuilt_identically(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     dataset, _ = build([folder], out, codec=find_codec("text"), jobs=2)
     loaded = store.load(out)

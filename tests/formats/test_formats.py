@@ -30,24 +30,24 @@ TUNE = Score(
 @pytest.mark.parametrize("suffix", [".abc", ".mid", ".midi", ".MID"])
 def test_reading_undoes_writing(tmp_path: Path, suffix: str) -> None:
     write(TUNE, tmp_path / f"tune{suffix}")
-    ((back,), refusals) = read(tmp_path / f"tune{suffix}")
+    ((parsed,), refusals) = read(tmp_path / f"tune{suffix}")
     assert refusals == ()
-    assert back.canonical() == TUNE.canonical()
+    assert parsed.canonical() == TUNE.canonical()
 
 
-def test_the_suffixes_are_these() -> None:
+def test_suffixes_are_these() -> None:
     assert READABLE_SUFFIXES == (".abc", ".mid", ".midi", ".musicxml", ".xml", ".mxl", ".krn")
     assert WRITABLE_SUFFIXES == (".abc", ".mid", ".midi", ".musicxml", ".xml")
 
 
-def test_an_unknown_suffix_names_the_known(tmp_path: Path) -> None:
+def test_unknown_suffix_error_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match=r"suffix '.pdf' cannot be read; known are \.abc, \.mid"):
         read(tmp_path / "tune.pdf")
     with pytest.raises(InvalidValue, match=r"suffix '\(none\)' cannot be written"):
         write(TUNE, tmp_path / "tune")
 
 
-def test_an_existing_file_is_kept(tmp_path: Path) -> None:
+def test_existing_file_is_overwritten_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "tune.mid"
     write(TUNE, path)
     with pytest.raises(OutputExists):
@@ -56,7 +56,7 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     assert read(path)[0][0].notes[0].pitch == 64
 
 
-def test_a_missing_file_is_not_found_and_a_bad_one_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_not_found_and_a_bad_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read(tmp_path / "none.mid")
     for suffix in READABLE_SUFFIXES:
@@ -127,7 +127,7 @@ def packed(text: str, name: str = "score.xml") -> bytes:
 
 
 @pytest.mark.parametrize("data", [XML.encode(), packed(XML)], ids=["plain", "packed"])
-def test_musicxml_gives_the_written_form(data: bytes) -> None:
+def test_musicxml_is_read_in_written_form(data: bytes) -> None:
     ((score,), refusals) = musicxml.parse(data, "x.xml")
     assert refusals == ()
     assert (score.title, score.parts) == ("Two Voices", (Part("Upper"), Part("Lower")))
@@ -177,7 +177,7 @@ def test_bad_musicxml_is_refused(data: bytes, code: str | None) -> None:
     assert code is None or refusal.code == code
 
 
-def test_a_chorale_of_music21_has_four_voices() -> None:
+def test_chorale_of_music21_has_four_voices() -> None:
     from musicgen.corpus.sources import list_files
 
     (file,) = (file for file in list_files("chorales") if file.path.name == "bwv10.7.mxl")

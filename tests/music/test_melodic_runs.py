@@ -9,10 +9,10 @@ from musicgen.music.score import Note, Score
 from tests.strategies import scores
 
 
-def test_a_rest_breaks_a_run() -> None:
+def test_rest_breaks_a_run() -> None:
     score = Score((Note(0, 60, 24), Note(24, 62, 48), Note(96, 65, 24)))
-    found = find_runs(score)
-    assert [(run.onset, run.first_duration, run.moves, len(run)) for run in found] == [
+    runs = find_runs(score)
+    assert [(run.onset, run.first_duration, run.moves, len(run)) for run in runs] == [
         (0, 24, ((2, 48),), 2),
         (96, 24, (), 1),
     ]
@@ -21,7 +21,7 @@ def test_a_rest_breaks_a_run() -> None:
 
 @settings(max_examples=50)
 @given(scores(drums=False), st.integers(-12, 12))
-def test_runs_do_not_know_the_key(score: Score, semitones: int) -> None:
+def test_runs_are_invariant_under_transposition(score: Score, semitones: int) -> None:
     assert find_runs(score.transpose(semitones)) == find_runs(score)
     assert list_moves(score.transpose(semitones)) == list_moves(score)
 

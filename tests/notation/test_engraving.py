@@ -1,4 +1,4 @@
-"""How lengths are written, what beams join, and what stands in a measure."""
+"""Note values, beams, accidentals and the contents of measures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def beams(music: str, meter: str) -> list[int]:
     return [symbol.beam for symbol in measures(music, meter)[0].staves[0][0].symbols]
 
 
-def signs(music: str, key: str = "C") -> list[int | None]:
+def accidentals(music: str, key: str = "C") -> list[int | None]:
     return [
         head.accidental
         for measure in measures(music, key=key)
@@ -62,7 +62,9 @@ def signs(music: str, key: str = "C") -> list[int | None]:
         ("4/4", 0, 240, (192, 48)),
     ],
 )
-def test_a_note_shows_the_beats(meter: str, start: int, steps: int, written: object) -> None:
+def test_notes_are_split_to_show_the_beats(
+    meter: str, start: int, steps: int, written: object
+) -> None:
     assert split_by_meter(Meter.parse(meter), start, steps, False) == written
 
 
@@ -77,7 +79,7 @@ def test_a_note_shows_the_beats(meter: str, start: int, steps: int, written: obj
         ("3/4", 48, 96, (48, 48)),
     ],
 )
-def test_a_rest_shows_them_more_plainly(
+def test_rests_are_split_to_show_the_beats(
     meter: str, start: int, steps: int, written: object
 ) -> None:
     assert split_by_meter(Meter.parse(meter), start, steps, True) == written
@@ -100,31 +102,31 @@ def test_a_rest_shows_them_more_plainly(
         ("Az AB c4", "4/4", [0, 0, 1, 1, 0]),
     ],
 )
-def test_beams_go_by_beat(music: str, meter: str, expected: list[int]) -> None:
+def test_beams_follow_beats(music: str, meter: str, expected: list[int]) -> None:
     assert beams(music, meter) == expected
 
 
-def test_tuplets_keep_to_their_beats() -> None:
+def test_tuplets_stay_within_beats() -> None:
     (measure,) = measures("(3ABc (3def (3gab (3abc'")
     symbols = measure.staves[0][0].symbols
     assert [symbol.opens_tuplet for symbol in symbols] == [True, False, False] * 4
     assert {symbol.value for symbol in symbols} == {NoteValue(8)}
 
 
-def test_signs_are_those_that_key_and_measure_demand() -> None:
-    assert signs("^F2F2 =F2f2|F2^F2 F2f2|", "C") == [1, None, 0, None, None, 1, None, 1]
-    assert signs("F2=F2 F2^F2|F8|", "D") == [None, 0, None, 1, None]
-    assert signs("^F8-|F4 F4|") == [1, None, None]  # the tie carries it, and no further
-    assert signs("^F8-|F4 ^F4|") == [1, None, 1]
+def test_accidentals_follow_from_key_and_measure() -> None:
+    assert accidentals("^F2F2 =F2f2|F2^F2 F2f2|", "C") == [1, None, 0, None, None, 1, None, 1]
+    assert accidentals("F2=F2 F2^F2|F8|", "D") == [None, 0, None, 1, None]
+    assert accidentals("^F8-|F4 F4|") == [1, None, None]  # only the tie carries it over
+    assert accidentals("^F8-|F4 ^F4|") == [1, None, 1]
 
 
-def test_measures_are_counted_as_players_count() -> None:
-    found = measures("A|:d2e fed|B2A AFA|1 e3 e2d:|2 e3 e2||c|d2e fed|", "6/8")
-    assert [measure.number for measure in found] == [0, 1, 2, 3, 4, 5, 5]
-    found = measures("A|d2e fed|B2A A2:|:d|f2e def|e3 e2:|", "6/8")
-    assert [measure.number for measure in found] == [0, 1, 2, 3, 3, 4]
-    assert [measure.repeat_plays for measure in found] == [0, 0, 2, 0, 0, 2]
-    assert [measure.has_repeat_start for measure in found] == [
+def test_measures_are_numbered_as_players_count() -> None:
+    sheet_measures = measures("A|:d2e fed|B2A AFA|1 e3 e2d:|2 e3 e2||c|d2e fed|", "6/8")
+    assert [measure.number for measure in sheet_measures] == [0, 1, 2, 3, 4, 5, 5]
+    sheet_measures = measures("A|d2e fed|B2A A2:|:d|f2e def|e3 e2:|", "6/8")
+    assert [measure.number for measure in sheet_measures] == [0, 1, 2, 3, 3, 4]
+    assert [measure.repeat_plays for measure in sheet_measures] == [0, 0, 2, 0, 0, 2]
+    assert [measure.has_repeat_start for measure in sheet_measures] == [
         False,
         False,
         False,
@@ -134,28 +136,44 @@ def test_measures_are_counted_as_players_count() -> None:
     ]
 
 
-def test_endings_open_and_close() -> None:
-    found = measures("|:c8|d8|1 e8|f8:|2 g8|a8||b8|]")
-    assert [measure.starting_passes for measure in found] == [(), (), (1,), (), (2,), (), ()]
-    assert [measure.stopping_passes for measure in found] == [(), (), (), (1,), (), (2,), ()]
-    assert [measure.bar_line_style for measure in found][-2:] == ["double", "final"]
+def test_endings_start_and_stop() -> None:
+    sheet_measures = measures("|:c8|d8|1 e8|f8:|2 g8|a8||b8|]")
+    assert [measure.starting_passes for measure in sheet_measures] == [
+        (),
+        (),
+        (1,),
+        (),
+        (2,),
+        (),
+        (),
+    ]
+    assert [measure.stopping_passes for measure in sheet_measures] == [
+        (),
+        (),
+        (),
+        (1,),
+        (),
+        (2,),
+        (),
+    ]
+    assert [measure.bar_line_style for measure in sheet_measures][-2:] == ["double", "final"]
 
 
-def test_a_change_of_key_stands_where_it_is() -> None:
-    found = measures("c8|c8|[K:D]c8|[M:3/4]c6|")
-    assert [str(m.key) if m.key else "" for m in found] == ["C major", "", "D major", ""]
-    assert [str(m.meter) if m.meter else "" for m in found] == ["4/4", "", "", "3/4"]
-    assert found[1].bar_line_style == "double"
+def test_key_and_meter_changes_are_in_their_measure() -> None:
+    sheet_measures = measures("c8|c8|[K:D]c8|[M:3/4]c6|")
+    assert [str(m.key) if m.key else "" for m in sheet_measures] == ["C major", "", "D major", ""]
+    assert [str(m.meter) if m.meter else "" for m in sheet_measures] == ["4/4", "", "", "3/4"]
+    assert sheet_measures[1].bar_line_style == "double"
 
 
-def test_a_clef_spares_ledger_lines() -> None:
+def test_clef_minimizes_ledger_lines() -> None:
     assert choose_clef([]) == TREBLE
     assert choose_clef(range(60, 80)) == TREBLE
     assert choose_clef(range(40, 58)) == BASS
     assert choose_clef([50, 67]) == TREBLE_8VB
 
 
-def test_every_drum_has_a_place_of_its_own() -> None:
+def test_every_drum_has_a_distinct_symbol() -> None:
     assert {drum: pitch for pitch, drum in DRUM_SYMBOLS.items()} == PITCH_BY_DRUM_SYMBOL
     assert len(DRUM_SYMBOLS) == len(PITCH_BY_DRUM_SYMBOL) >= 40
 
@@ -163,14 +181,14 @@ def test_every_drum_has_a_place_of_its_own() -> None:
 def test_drums_may_be_written_as_strokes() -> None:
     notes = [Note(step, 42, 6, part=0) for step in range(0, 192, 24)] + [Note(0, 36, 12, part=0)]
     score = Score(notes, (Mark(192, "bar"),), (Part(is_drums=True),))
-    found = build_sheet(score, as_strokes=True)
-    assert found.staves[0].clef == PERCUSSION
-    (layer,) = found.measures[0].staves[0]
+    sheet = build_sheet(score, as_strokes=True)
+    assert sheet.staves[0].clef == PERCUSSION
+    (layer,) = sheet.measures[0].staves[0]
     assert [len(symbol.heads) for symbol in layer.symbols] == [2, 1, 1, 1, 1, 1, 1, 1]
     assert {symbol.value for symbol in layer.symbols} == {NoteValue(8)}
 
 
-def test_an_empty_score_is_a_measure_of_rest() -> None:
+def test_empty_score_is_a_measure_of_rest() -> None:
     (measure,) = build_sheet(Score(marks=(Mark(0, "meter", Meter(3, 4)),))).measures
     ((layer,),) = measure.staves
     assert layer.symbols[0].is_measure_rest
@@ -182,7 +200,7 @@ def test_an_empty_score_is_a_measure_of_rest() -> None:
     [(120.0, "4/4", (48, 120)), (168.0, "6/8", (72, 112)), (100.0, "6/8", (48, 100)),
      (66.5, "4/4", (24, 133)), (33.3, "4/4", (48, 33.3))],
 )  # fmt: skip
-def test_a_tempo_is_counted_in_whole_beats(
+def test_tempo_is_counted_in_whole_beats(
     qpm: float, meter: str, expected: tuple[int, float]
 ) -> None:
     steps, pace = choose_tempo_beat(qpm, Meter.parse(meter))
@@ -191,20 +209,20 @@ def test_a_tempo_is_counted_in_whole_beats(
 
 @settings(max_examples=40, deadline=None)
 @given(bands() | scores())
-def test_symbols_fill_every_layer_and_name_every_note(score: Score) -> None:
-    found = build_sheet(score)
-    names: list[str] = []
-    for measure in found.measures:
+def test_symbols_fill_layers_and_include_every_note(score: Score) -> None:
+    sheet = build_sheet(score)
+    element_ids: list[str] = []
+    for measure in sheet.measures:
         for layer in (layer for staff in measure.staves for layer in staff):
             edges = [0, *(symbol.stop for symbol in layer.symbols)]
             assert [symbol.start for symbol in layer.symbols] == edges[:-1]
             assert edges[-1] == measure.bar.steps
-            names += [head.element_id for symbol in layer.symbols for head in symbol.heads]
-    assert len(names) == len(set(names))
-    assert {f"n{index}" for index in range(len(score.notes))} <= set(names)
-    assert [measure.bar for measure in found.measures] == list(find_bars(score)) or score.end == 0
+            element_ids += [head.element_id for symbol in layer.symbols for head in symbol.heads]
+    assert len(element_ids) == len(set(element_ids))
+    assert {f"n{index}" for index in range(len(score.notes))} <= set(element_ids)
+    assert [measure.bar for measure in sheet.measures] == list(find_bars(score)) or score.end == 0
 
 
-def test_a_key_without_a_signature_is_written_by_another_name() -> None:
+def test_key_of_over_seven_accidentals_is_respelled() -> None:
     score = Score((Note(0, 60, 192),), (Mark(0, "key", Key("G#", "major")),))
     assert build_sheet(score).measures[0].key == Key("Ab", "major")

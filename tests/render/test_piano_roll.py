@@ -1,4 +1,4 @@
-"""The piano roll shows every note that is heard, where and when it is."""
+"""The piano roll shows every note heard, at its time and pitch."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ JIG = Score(
 )
 
 
-def parsed(score: Score) -> ElementTree.Element:
+def parse_roll(score: Score) -> ElementTree.Element:
     return ElementTree.fromstring(draw_pianoroll_svg(score))
 
 
-def drawn(score: Score, name: str) -> list[ElementTree.Element]:
-    return [one for one in parsed(score).iter() if one.get("class") == name]
+def find_elements(score: Score, name: str) -> list[ElementTree.Element]:
+    return [element for element in parse_roll(score).iter() if element.get("class") == name]
 
 
-def words(score: Score) -> list[str]:
-    return [one.text or "" for one in parsed(score).iter(f"{SVG}text")]
+def list_texts(score: Score) -> list[str]:
+    return [element.text or "" for element in parse_roll(score).iter(f"{SVG}text")]
 
 
-def test_repeats_are_played_out() -> None:
-    notes = drawn(JIG, "note")
+def test_repeats_are_unfolded() -> None:
+    notes = find_elements(JIG, "note")
     assert len(notes) == len(timeline(JIG)) == 25
     names = [note[0].text for note in notes]
     assert names[:5] == ["D4", "D♯4", "E4", "F4", "F♯4"]
@@ -57,70 +57,70 @@ def test_repeats_are_played_out() -> None:
 
 
 def test_bars_have_numbers_and_beats() -> None:
-    assert words(JIG)[0] == "A jig"
-    numbers = [word for word in words(JIG)[1:] if word.isdigit()]
+    assert list_texts(JIG)[0] == "A jig"
+    numbers = [word for word in list_texts(JIG)[1:] if word.isdigit()]
     assert numbers == ["1", "2", "3", "4"]  # the pickup has none
-    assert len(drawn(JIG, "bar")) == 5
-    assert len(drawn(JIG, "beat")) == 4
+    assert len(find_elements(JIG, "bar")) == 5
+    assert len(find_elements(JIG, "beat")) == 4
 
 
-def test_a_pickup_and_what_completes_it_are_numbered_once() -> None:
+def test_pickup_and_its_completion_are_numbered_once() -> None:
     marks = (Mark(0, "meter", Meter(2, 4)), Mark(24, "bar"), Mark(120, "bar"), Mark(192, "bar"),
              Mark(192, "repeat_end", 2))  # fmt: skip
     score = Score(tuple(Note(24 * k, 60, 24) for k in range(8)), marks)
-    numbers = [word for word in words(score) if word.isdigit()]
+    numbers = [word for word in list_texts(score) if word.isdigit()]
     assert numbers == ["1", "2", "3", "4"]
-    assert len(drawn(score, "bar")) == 6
+    assert len(find_elements(score, "bar")) == 6
 
 
 def test_parts_have_colours_and_names() -> None:
     parts = (Part("Soprano", 73), Part("", 40), Part("", 0, is_drums=True))
     score = Score(tuple(Note(0, 60 + 4 * k, 48, part=k) for k in range(3)), parts=parts)
-    assert [note.get("fill") for note in drawn(score, "note")] == list(COLOURS[:3])
-    assert {"Soprano", "violin", "drums"} < set(words(score))
+    assert [note.get("fill") for note in find_elements(score, "note")] == list(COLOURS[:3])
+    assert {"Soprano", "violin", "drums"} < set(list_texts(score))
     assert len(set(COLOURS)) == 8
 
 
 def test_louder_notes_are_more_opaque() -> None:
     score = Score((Note(0, 60, 48, 20), Note(48, 60, 48, 120)))
-    faint, strong = (float(note.get("fill-opacity", "")) for note in drawn(score, "note"))
+    faint, strong = (float(note.get("fill-opacity", "")) for note in find_elements(score, "note"))
     assert 0.5 < faint < strong <= 1
 
 
-def test_a_drone_goes_on_from_row_to_row() -> None:
+def test_long_note_continues_across_rows() -> None:
     score = Score((Note(0, 45, 192 * 40), Note(0, 60, 48)))
-    drone = [note for note in drawn(score, "note") if note[0].text == "A2"]
-    assert len(drone) == len(drawn(score, "edge")) == 5
+    drone = [note for note in find_elements(score, "note") if note[0].text == "A2"]
+    assert len(drone) == len(find_elements(score, "edge")) == 5
     assert sum(float(note.get("width", "")) for note in drone) == pytest.approx(160 * 32, abs=1)
 
 
 @given(scores())
 @settings(max_examples=25)
-def test_every_note_lies_in_a_row(score: Score) -> None:
+def test_every_note_is_inside_a_row(score: Score) -> None:
     if not score.notes:
         return
     rows = [
-        (float(one.get("y", "")), float(one.get("height", "")), float(one.get("width", "")))
-        for one in drawn(score, "edge")
+        (float(edge.get("y", "")), float(edge.get("height", "")), float(edge.get("width", "")))
+        for edge in find_elements(score, "edge")
     ]
-    notes = drawn(score, "note")
+    notes = find_elements(score, "note")
     assert len(notes) >= len(timeline(score))
     for note in notes:
         top, left = float(note.get("y", "")), float(note.get("x", ""))
         assert any(y <= top < y + height and left <= 45 + width for y, height, width in rows)
 
 
-def test_titles_and_names_are_no_markup() -> None:
+def test_titles_and_names_are_escaped() -> None:
     evil = '<script>alert("1")</script>\x00\x1b[31m&'
     score = Score((Note(0, 60, 48),), (), (Part(evil), Part()), title=evil)
     assert "<script" not in draw_pianoroll_svg(score)
-    assert words(score)[0].startswith('<script>alert("1")</script>[31m&')
+    assert list_texts(score)[0].startswith('<script>alert("1")</script>[31m&')
 
 
-def test_the_png_shows_the_same() -> None:
+def test_png_has_the_size_of_the_svg() -> None:
     data = draw_pianoroll_png(JIG)
     width, height = struct.unpack(">II", data[16:24])
-    svg = parsed(JIG)
+    svg = parse_roll(JIG)
     assert data.startswith(b"\x89PNG")
     assert (width, height) == (
         round(1.5 * int(svg.get("width", ""))),
@@ -129,17 +129,17 @@ def test_the_png_shows_the_same() -> None:
     assert b"http" not in data
 
 
-def test_no_notes_no_picture() -> None:
-    with pytest.raises(Refusal, match="there are no notes to show"):
+def test_score_without_notes_is_refused() -> None:
+    with pytest.raises(Refusal, match="the tune has no notes to show"):
         draw_pianoroll_svg(Score())
 
 
-def test_what_would_be_too_tall_is_refused() -> None:
-    with pytest.raises(Refusal, match=f"fills more than {MAX_ROWS} rows"):
+def test_too_many_rows_are_refused() -> None:
+    with pytest.raises(Refusal, match=f"needs more than {MAX_ROWS} rows"):
         draw_pianoroll_svg(Score((Note(0, 60, 48), Note(48 * 20_000, 60, 48))))
 
 
-def test_a_wide_range_has_fewer_names() -> None:
+def test_wide_range_has_fewer_key_names() -> None:
     score = Score((Note(0, 30, 48), Note(0, 90, 48)))
-    named = {word for word in words(score) if word and not word.isdigit()}
-    assert {word[0] for word in named} == {"C", "G"}
+    key_names = {word for word in list_texts(score) if word and not word.isdigit()}
+    assert {word[0] for word in key_names} == {"C", "G"}

@@ -125,7 +125,7 @@ def test_a_form_of_an_old_recipe_may_have_any_letters() -> None:
     assert GenerationRequest.from_json(
         '{"seed":1,"number":0,"wishes":{"form":"FREE"}}'
     ) == GenerationRequest(SamplingOptions(form="FREE"), 1)
-    with pytest.raises(InvalidValue, match="'L' is none of them"):
+    with pytest.raises(InvalidValue, match="letters A to H, not 'L'"):
         old.tweak(form="hello")
 
 

@@ -1,16 +1,18 @@
-"""`max_copy`: no run of more notes stands in a training tune, whatever else is asked."""
+"""`max_copy`: no longer run occurs in a training tune, with any other options."""
 
 from __future__ import annotations
 
 import random
+from functools import cache
+from itertools import chain
 
 import numpy as np
 import pytest
 
-from musicgen import Model, Score, load
+from musicgen import Model, load
 from musicgen.errors import InvalidValue
-from musicgen.music.melodic_runs import find_runs
 from musicgen.similarity.note_index import NoteIndex
+from tests.related_tunes import slice_runs
 from tests.sampling.test_option_combinations import check_asked, some_wishes
 
 METERS = ["6/8", "4/4", "2/4", "3/4", "9/8"]
@@ -21,58 +23,51 @@ def folk() -> Model:
     return load("folk")
 
 
-def known_runs(known: NoteIndex, notes: int) -> frozenset[tuple[int, ...]]:
-    """Return all runs of so many notes, straight from the stored columns."""
-    found = set()
-    durations, intervals = known.table[known.codes].tolist(), known.intervals.tolist()
-    stops = np.cumsum(known.lengths).tolist()
-    for length, stop in zip(known.lengths.tolist(), stops, strict=True):
-        for at in range(stop - length, stop - notes + 1):
-            moves = zip(intervals[at + 1 : at + notes], durations[at + 1 : at + notes], strict=True)
-            found.add((durations[at], *(n for move in moves for n in move)))
-    return frozenset(found)
+@cache
+def find_training_runs(index: NoteIndex, notes: int) -> frozenset[tuple[int, ...]]:
+    """Return all runs of a number of notes, directly from the stored columns."""
+    runs = set()
+    durations, intervals = index.table[index.codes].tolist(), index.intervals.tolist()
+    stops = np.cumsum(index.lengths).tolist()
+    for length, stop in zip(index.lengths.tolist(), stops, strict=True):
+        for start in range(stop - length, stop - notes + 1):
+            later = slice(start + 1, start + notes)
+            moves = zip(intervals[later], durations[later], strict=True)
+            runs.add((durations[start], *chain.from_iterable(moves)))
+    return frozenset(runs)
 
 
-def runs_of(score: Score, notes: int) -> set[tuple[int, ...]]:
-    found = set()
-    for run in find_runs(score):
-        durations = (run.first_duration, *(duration for _, duration in run.moves))
-        for at in range(len(run) - notes + 1):
-            moves = run.moves[at : at + notes - 1]
-            found.add((durations[at], *(n for move in moves for n in move)))
-    return found
-
-
-def check(folk: Model, first: int, count: int, limit: int) -> int:
-    known = known_runs(folk.index.note_index, limit + 1)
-    assert len(known) > 100_000
-    done = 0
-    for number in range(first, first + count):
-        asked = some_wishes(random.Random(number), METERS, ["jig", "reel", "hornpipe"])
+def check_tunes(folk: Model, seeds: range, limit: int) -> int:
+    """Check tunes with random options; return how many options do not contradict each other."""
+    training_runs = find_training_runs(folk.index.note_index, limit + 1)
+    assert len(training_runs) > 100_000
+    tune_count = 0
+    for seed in seeds:
+        options = some_wishes(random.Random(seed), METERS, ["jig", "reel", "hornpipe"])
         try:
-            tune = folk.sample(seed=number, **asked | {"max_copy": limit})
+            tune = folk.sample(seed=seed, **options | {"max_copy": limit})
         except InvalidValue as refusal:
             if "what is kept" in str(refusal):
                 raise
-            continue  # contradictory wishes are refused
-        assert not runs_of(tune.score, limit + 1) & known
+            continue  # contradictory options are refused
+        assert training_runs.isdisjoint(slice_runs(tune.score, limit + 1))
         check_asked(tune.score, tune.recipe.request.options)
-        done += 1
-    return done
+        tune_count += 1
+    return tune_count
 
 
 @pytest.mark.parametrize("limit", [4, 8])
-def test_no_run_is_longer(folk: Model, limit: int) -> None:
-    assert check(folk, 0, 25, limit) > 10
+def test_no_shared_run_exceeds_the_limit(folk: Model, limit: int) -> None:
+    assert check_tunes(folk, range(25), limit) > 10
 
 
 @pytest.mark.promises
 @pytest.mark.parametrize("chunk", range(5))
-def test_no_run_of_1_000_tunes_is_longer(folk: Model, chunk: int) -> None:
-    assert check(folk, 250 * (chunk + 1), 250, 8) > 150
+def test_no_shared_run_of_1_000_tunes_exceeds_the_limit(folk: Model, chunk: int) -> None:
+    assert check_tunes(folk, range(250 * (chunk + 1), 250 * (chunk + 2)), 8) > 150
 
 
-def test_a_primer_that_copies_more_is_refused(folk: Model) -> None:
+def test_primer_that_copies_too_much_is_refused(folk: Model) -> None:
     tune = folk.sample(seed=1, bars=16)
     assert tune.receipt is not None
     assert tune.receipt.longest is not None

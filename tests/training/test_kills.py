@@ -20,7 +20,7 @@ from musicgen.files import sweep_partials
 from musicgen.training import run_folder
 from musicgen.training.resume import is_finished, load_saved_run
 from musicgen.training.run import SaveSchedule, TrainingRun
-from tests.fork_server import Child, Nursery
+from tests.fork_server import Child, ForkServer
 from tests.small_runs import names, small_dataset, small_run, steps
 
 WORK = """
@@ -77,17 +77,17 @@ KILLED = -9
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(WORK, tmp_path_factory.mktemp("said") / "stderr") as nursery:
-        yield nursery
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(WORK, tmp_path_factory.mktemp("said") / "stderr") as fork_server:
+        yield fork_server
 
 
 @pytest.fixture(scope="module")
-def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run that nothing disturbed, trained in a process of its own."""
     folder = tmp_path_factory.mktemp("whole") / "mine"
-    child = nursery.start({"folder": str(folder), "every": 1e9})
-    assert child.end()[-1] == "40"
+    child = fork_server.start({"folder": str(folder), "every": 1e9})
+    assert child.wait()[-1] == "40"
     assert child.status == 0
     return folder
 
@@ -137,12 +137,12 @@ def run_to(child: Child, folder: Path, step: int, spin: int) -> int:
                 pass
             child.kill()
             break
-    child.end()
+    child.wait()
     assert child.status is not None
     return child.status
 
 
-def check_kills(nursery: Nursery, folder: Path, whole: Path, kills: int) -> None:
+def check_kills(fork_server: ForkServer, folder: Path, whole: Path, kills: int) -> None:
     """Kill a run at random moments and resume it, over and over: it ends as if never disturbed."""
     luck = np.random.default_rng(11)
     done = 0
@@ -152,63 +152,67 @@ def check_kills(nursery: Nursery, folder: Path, whole: Path, kills: int) -> None
             found = load_saved_run(folder)
             at = found.step if found else 0
             step = at + int(luck.integers(0, 9))
-            child = nursery.start({"folder": str(folder)})
+            child = fork_server.start({"folder": str(folder)})
             status = run_to(child, folder, step, int(luck.integers(0, 400_000)))
             done += status == KILLED
             check_visible(folder)
             later = load_saved_run(folder)
             assert (later.step if later else 0) >= at  # nothing good was lost
-        child = nursery.start({"folder": str(folder)})
-        child.end()
+        child = fork_server.start({"folder": str(folder)})
+        child.wait()
         assert child.status == 0
         assert same_end(folder, whole)
     assert names(folder.parent) == [folder.name]
 
 
 def test_killed_and_resumed_a_run_ends_as_if_never_disturbed(
-    nursery: Nursery, tmp_path: Path, whole: Path
+    fork_server: ForkServer, tmp_path: Path, whole: Path
 ) -> None:
-    check_kills(nursery, tmp_path / "mine", whole, 3)
+    check_kills(fork_server, tmp_path / "mine", whole, 3)
 
 
 @pytest.mark.promises
-def test_50_kills_lose_nothing(nursery: Nursery, tmp_path: Path, whole: Path) -> None:
-    check_kills(nursery, tmp_path / "mine", whole, 50)
+def test_50_kills_lose_nothing(fork_server: ForkServer, tmp_path: Path, whole: Path) -> None:
+    check_kills(fork_server, tmp_path / "mine", whole, 50)
 
 
-def check_deaths(nursery: Nursery, folder: Path, deaths: Sequence[int]) -> int:
+def check_deaths(fork_server: ForkServer, folder: Path, deaths: Sequence[int]) -> int:
     """Die at one call of the file system after the other; return at how many it could be done."""
     luck = 0
     for at in deaths:
         shutil.rmtree(folder, ignore_errors=True)
         job = {"folder": str(folder), "plan": {"updates": 10}}
-        child = nursery.start(job | {"die_at": at})
-        child.end()
+        child = fork_server.start(job | {"die_at": at})
+        child.wait()
         check_visible(folder)
         sweep_partials(folder.parent)
         assert set(names(folder.parent)) <= {".mine.lock", "mine"}
         luck += child.status == KILLED
-        child = nursery.start(job)
-        child.end()
-        assert child.status == 0, (at, child.said)
+        child = fork_server.start(job)
+        child.wait()
+        assert child.status == 0, (at, child.error_lines)
         assert is_finished(folder)
         assert len(names(folder / "progress")) == 3
     return luck
 
 
-def test_dead_at_a_call_of_the_file_system_it_goes_on(nursery: Nursery, tmp_path: Path) -> None:
-    assert check_deaths(nursery, tmp_path / "mine", range(60, 300, 100)) == 3
+def test_dead_at_a_call_of_the_file_system_it_goes_on(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    assert check_deaths(fork_server, tmp_path / "mine", range(60, 300, 100)) == 3
 
 
 @pytest.mark.promises
-def test_dead_at_any_call_of_the_file_system_it_goes_on(nursery: Nursery, tmp_path: Path) -> None:
+def test_dead_at_any_call_of_the_file_system_it_goes_on(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
     """At each of the first calls, which start a run and save it, and at every seventh later one."""
     deaths = (*range(1, 80), *range(80, 300, 7))
-    assert check_deaths(nursery, tmp_path / "mine", deaths) == len(deaths)
+    assert check_deaths(fork_server, tmp_path / "mine", deaths) == len(deaths)
 
 
 def test_a_forced_run_that_is_killed_first_leaves_the_old_one(
-    nursery: Nursery, tmp_path: Path, whole: Path
+    fork_server: ForkServer, tmp_path: Path, whole: Path
 ) -> None:
     """Whenever it dies, the old model or the new one loads; the next start puts all in order."""
     for step, old in ((2, True), (9, False)):
@@ -216,11 +220,11 @@ def test_a_forced_run_that_is_killed_first_leaves_the_old_one(
         shutil.copytree(whole, folder)
         every = 1e9 if old else 0.0
         job = {"folder": str(folder), "every": every, "resume": False, "plan": {"seed": 2}}
-        assert run_to(nursery.start(job), folder, step, 0) == KILLED
+        assert run_to(fork_server.start(job), folder, step, 0) == KILLED
         assert checkpoint.load(folder).manifest.training["seed"] == (1 if old else 2)
         assert is_finished(checkpoint.previous_run_path(folder)) == old
-        child = nursery.start({"folder": str(folder)})
-        child.end()
+        child = fork_server.start({"folder": str(folder)})
+        child.wait()
         assert child.status == 0
         assert checkpoint.load(folder).manifest.training["seed"] == (1 if old else 2)
         assert names(folder.parent) == ["mine"]
@@ -228,20 +232,20 @@ def test_a_forced_run_that_is_killed_first_leaves_the_old_one(
 
 @pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM"])
 def test_asked_to_stop_it_saves_and_says_how_to_go_on(
-    nursery: Nursery, tmp_path: Path, whole: Path, asked: str
+    fork_server: ForkServer, tmp_path: Path, whole: Path, asked: str
 ) -> None:
 
     folder = tmp_path / "mine"
-    child = nursery.start({"folder": str(folder), "every": 1e9})
+    child = fork_server.start({"folder": str(folder), "every": 1e9})
     for line in child.lines():
         if line == "11":
             child.kill(signal.Signals[asked])
     assert child.status == 130
-    assert child.said[0].startswith("Interrupted: stopped after update")
+    assert child.error_lines[0].startswith("Interrupted: stopped after update")
     found = load_saved_run(folder)
     assert found is not None
     assert found.step >= 11
-    nursery.start({"folder": str(folder)}).end()
+    fork_server.start({"folder": str(folder)}).wait()
     assert same_end(folder, whole)
 
 
@@ -251,30 +255,30 @@ SIZES = (0, 20, 100, 300, 1000, 3000, 6000, 12_000, 20_000, 60_000)
 
 @pytest.mark.parametrize("size", SIZES[2::5])
 def test_on_a_full_disk_nothing_is_lost(
-    nursery: Nursery, tmp_path: Path, whole: Path, size: int
+    fork_server: ForkServer, tmp_path: Path, whole: Path, size: int
 ) -> None:
-    check_full_disk(nursery, tmp_path / "mine", whole, size)
+    check_full_disk(fork_server, tmp_path / "mine", whole, size)
 
 
 @pytest.mark.promises
 @pytest.mark.parametrize("size", SIZES)
 def test_on_a_full_disk_of_any_size_nothing_is_lost(
-    nursery: Nursery, tmp_path: Path, whole: Path, size: int
+    fork_server: ForkServer, tmp_path: Path, whole: Path, size: int
 ) -> None:
-    check_full_disk(nursery, tmp_path / "mine", whole, size)
+    check_full_disk(fork_server, tmp_path / "mine", whole, size)
 
 
-def check_full_disk(nursery: Nursery, folder: Path, whole: Path, size: int) -> None:
+def check_full_disk(fork_server: ForkServer, folder: Path, whole: Path, size: int) -> None:
     """Train while no file may be larger; go on when they may, to the same end."""
-    child = nursery.start({"folder": str(folder), "bytes": size})
-    child.end()
+    child = fork_server.start({"folder": str(folder), "bytes": size})
+    child.wait()
     check_visible(folder)
-    assert child.status == len(child.said) == (1 if size < 60_000 else 0)
-    for line in child.said:
+    assert child.status == len(child.error_lines) == (1 if size < 60_000 else 0)
+    for line in child.error_lines:
         assert "WriteFailed" in line
         assert "free some space" in line
-    again = nursery.start({"folder": str(folder)})
-    again.end()
+    again = fork_server.start({"folder": str(folder)})
+    again.wait()
     assert again.status == 0
     assert same_end(folder, whole)
 
@@ -285,46 +289,53 @@ LARGER = {"updates": 10, "lanes": 8, "shape": {"hidden": 256, "embedding": 256}}
 
 
 @pytest.mark.parametrize("room", ROOMS[2:3])
-def test_short_of_memory_nothing_is_lost(nursery: Nursery, tmp_path: Path, room: int) -> None:
-    check_short_memory(nursery, tmp_path / "mine", room)
+def test_short_of_memory_nothing_is_lost(
+    fork_server: ForkServer, tmp_path: Path, room: int
+) -> None:
+    check_short_memory(fork_server, tmp_path / "mine", room)
 
 
 @pytest.mark.promises
 @pytest.mark.parametrize("room", ROOMS)
-def test_short_of_any_memory_nothing_is_lost(nursery: Nursery, tmp_path: Path, room: int) -> None:
-    check_short_memory(nursery, tmp_path / "mine", room)
+def test_short_of_any_memory_nothing_is_lost(
+    fork_server: ForkServer, tmp_path: Path, room: int
+) -> None:
+    check_short_memory(fork_server, tmp_path / "mine", room)
 
 
-def check_short_memory(nursery: Nursery, folder: Path, room: int) -> None:
+def check_short_memory(fork_server: ForkServer, folder: Path, room: int) -> None:
     """Train until there is no memory left, for one line; go on where there is some.
 
     The libraries multiply in other ways where memory is short: bits are not compared.
     """
     job = {"folder": str(folder), "plan": LARGER}
-    child = nursery.start(job)
+    child = fork_server.start(job)
     for line in child.lines():
         if line == "2":
             child.kill(signal.SIGTERM)
     kept = load_saved_run(folder)
     assert kept is not None
-    short = nursery.start(job | {"room": room})
-    short.end()
+    short = fork_server.start(job | {"room": room})
+    short.wait()
     check_visible(folder)
-    assert (short.status, len(short.said)) in ((0, 0), (1, 1)), (short.status, short.said)
-    assert all("not enough memory" in line and "--resume" in line for line in short.said)
+    assert (short.status, len(short.error_lines)) in ((0, 0), (1, 1)), (
+        short.status,
+        short.error_lines,
+    )
+    assert all("not enough memory" in line and "--resume" in line for line in short.error_lines)
     later = load_saved_run(folder)
     assert later is not None
     assert later.step >= kept.step
-    again = nursery.start(job)
-    again.end()
+    again = fork_server.start(job)
+    again.wait()
     assert again.status == 0
     assert is_finished(folder)
 
 
-def test_two_processes_never_share_a_folder(nursery: Nursery, tmp_path: Path) -> None:
+def test_two_processes_never_share_a_folder(fork_server: ForkServer, tmp_path: Path) -> None:
     """The second is refused with the first one's number; a dead one's lock is no lock."""
     folder = tmp_path / "mine"
-    child = nursery.start({"folder": str(folder), "plan": {"updates": 5000}})
+    child = fork_server.start({"folder": str(folder), "plan": {"updates": 5000}})
     run = small_run(folder, force=True)
     for line in child.lines():
         if line == "3":

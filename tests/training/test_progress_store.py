@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicgen.checkpoint import list_numbered_folders, render_manifest, sha256_hex
+from musicgen.checkpoint import list_numbered_folders, render_manifest
 from musicgen.errors import DamagedCheckpoint, Mismatch, MusicgenError, WriteFailed
-from musicgen.files import make_partial_path, write_atomically
+from musicgen.files import make_partial_path, sha256_hex, write_atomically
 from musicgen.folder_contents import is_step_folder
 from musicgen.training import run_folder
 from musicgen.training.run_folder import (

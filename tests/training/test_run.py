@@ -23,12 +23,14 @@ from musicgen.errors import (
     MusicgenError,
     OutputExists,
     WriteFailed,
+    is_short_of_memory,
 )
+from musicgen.files import sha256_hex
 from musicgen.training import run_folder
 from musicgen.training.batches import Window
 from musicgen.training.resume import SavedRun, is_finished, load_saved_run
 from musicgen.training.run import SaveSchedule, TrainingRun, read_metrics_until
-from musicgen.training.run_folder import SavedProgress, is_short_of_memory, lock_run
+from musicgen.training.run_folder import SavedProgress, lock_run
 from musicgen.training.trainer import Diverged, Progress
 from musicgen.tune import find_model_folder as find_model
 from tests.small_runs import names, small_dataset, small_plan, small_run, steps, weights_of
@@ -415,7 +417,7 @@ def test_an_edited_state_is_refused_with_the_place(
         inner[name] = value
         path.write_bytes(json.dumps(values).encode())
         hashes = json.loads((state / "manifest.json").read_bytes())["sha256"]
-        rewrite(state, sha256=hashes | {path.name: checkpoint.sha256_hex(path.read_bytes())})
+        rewrite(state, sha256=hashes | {path.name: sha256_hex(path.read_bytes())})
     with pytest.raises(DamagedCheckpoint, match=words):
         load_saved_run(tmp_path / "run")
 

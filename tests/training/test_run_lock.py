@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_arrays
 
-from musicgen.checkpoint import previous_run_path, render_manifest, sha256_hex
+from musicgen.checkpoint import previous_run_path, render_manifest
 from musicgen.errors import InUse, MusicgenError, OutputExists
-from musicgen.files import make_partial_path
+from musicgen.files import make_partial_path, sha256_hex
 from musicgen.folder_contents import CONFIG_HEAD
 from musicgen.training import run_folder
 from musicgen.training.run_folder import has_saved_state, lock_run

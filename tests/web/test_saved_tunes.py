@@ -1,4 +1,4 @@
-"""The shelf: files of one folder, known by the hash of their recipes."""
+"""Saved tunes: files of one folder, identified by the hashes of their recipes."""
 
 from __future__ import annotations
 
@@ -22,72 +22,80 @@ from musicgen.web.saved_tunes import SavedTunes
 from musicgen.web.schemas import SavedTuneResponse
 from musicgen.web.worker_process import HttpError, WorkerUnavailable
 from tests.fake_models import untrained
-from tests.live_server import Served, served
+from tests.live_server import LiveServer, run_server
 from tests.malformed_files import make
 
-ASKED: dict[str, Any] = {"do": "sample", "seed": 7, "bars": 4, "key": "Edor"}
+SAMPLE_REQUEST: dict[str, Any] = {"do": "sample", "seed": 7, "bars": 4, "key": "Edor"}
 
 
 @pytest.fixture
-def shelf(playground: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """Return a server with a shelf of its own."""
-    put_up(playground, tmp_path / "tunes", monkeypatch)
+def server_with_folder(
+    playground: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> LiveServer:
+    """Return a server with an empty folder and an empty cache."""
+    reset_server(playground, tmp_path / "tunes", monkeypatch)
     return playground
 
 
-def put_up(server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a server know of a folder, and of no tune, as if it had just been started."""
-    place = server.playground
-    monkeypatch.setattr(place, "saved_tunes", SavedTunes(folder, place.saved_tunes.describe))
-    monkeypatch.setattr(place, "tune_cache", TuneCache(2**20))
+def reset_server(server: LiveServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a server a folder and an empty cache, as after a restart."""
+    state = server.playground
+    monkeypatch.setattr(state, "saved_tunes", SavedTunes(folder, state.saved_tunes.describe))
+    monkeypatch.setattr(state, "tune_cache", TuneCache(2**20))
 
 
-def kept(server: Served) -> list[SavedTuneResponse]:
-    return [SavedTuneResponse(**told) for told in server.get("/api/shelf")]
+def list_saved(server: LiveServer) -> list[SavedTuneResponse]:
+    return [SavedTuneResponse(**describe) for describe in server.get("/api/shelf")]
 
 
-def test_a_tune_that_is_kept_comes_back(
-    shelf: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_saved_tune_is_restored(
+    server_with_folder: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, data = kept_once(shelf, tmp_path / "tunes")
-    put_up(shelf, tmp_path / "tunes", monkeypatch)
-    brought_back(shelf, first, data)
-    near = shelf.tune_of(do="tweak", of=first["id"], temperature=0.9)
-    assert near["key"] == "E dorian"
-    assert shelf.client.delete(f"/api/shelf/{first['id']}").json() == []
+    first, data = save_tune(server_with_folder, tmp_path / "tunes")
+    reset_server(server_with_folder, tmp_path / "tunes", monkeypatch)
+    assert_restored(server_with_folder, first, data)
+    variant = server_with_folder.generate(do="tweak", of=first["id"], temperature=0.9)
+    assert variant["key"] == "E dorian"
+    assert server_with_folder.client.delete(f"/api/shelf/{first['id']}").json() == []
     assert list((tmp_path / "tunes").iterdir()) == []
 
 
 @pytest.mark.promises
-def test_a_tune_that_is_kept_comes_back_after_a_restart(tmp_path: Path) -> None:
-    with served(tmp_path / "tunes", tmp_path, ServerLimits(workers=1)) as before:
-        first, data = kept_once(before, tmp_path / "tunes")
-    with served(tmp_path / "tunes", tmp_path, ServerLimits(workers=2)) as after:
-        brought_back(after, first, data)
+def test_saved_tune_is_restored_after_a_restart(tmp_path: Path) -> None:
+    with run_server(tmp_path / "tunes", tmp_path, ServerLimits(workers=1)) as before:
+        first, data = save_tune(before, tmp_path / "tunes")
+    with run_server(tmp_path / "tunes", tmp_path, ServerLimits(workers=2)) as after:
+        assert_restored(after, first, data)
 
 
-def kept_once(server: Served, folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Keep a tune; return what is shown of it, and the bytes of its file."""
-    first = server.tune_of(**ASKED)
-    (told,) = server.client.put(f"/api/shelf/{first['id']}").json()
-    assert (told["id"], told["title"], told["key"]) == (first["id"], first["title"], "E dorian")
-    assert server.client.put(f"/api/shelf/{first['id']}").json() == [told]
+def save_tune(server: LiveServer, folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Save a tune; return its JSON, and the bytes of its file."""
+    first = server.generate(**SAMPLE_REQUEST)
+    (describe,) = server.client.put(f"/api/shelf/{first['id']}").json()
+    assert (describe["id"], describe["title"], describe["key"]) == (
+        first["id"],
+        first["title"],
+        "E dorian",
+    )
+    assert server.client.put(f"/api/shelf/{first['id']}").json() == [describe]
     data = server.client.get(f"/api/tunes/{first['id']}/file/mid").content
     (file,) = folder.iterdir()
     assert file.read_bytes() == data
     return first, data
 
 
-def brought_back(server: Served, first: dict[str, Any], data: bytes) -> None:
-    """Check that a tune is what it was."""
+def assert_restored(server: LiveServer, first: dict[str, Any], data: bytes) -> None:
+    """Check that a restored tune equals the original."""
     assert server.get(f"/api/tunes/{first['id']}") == first | {"kept": True}
     assert server.client.get(f"/api/tunes/{first['id']}/file/mid").content == data
 
 
-def test_only_files_that_the_shelf_wrote_are_on_it(shelf: Served, tmp_path: Path) -> None:
+def test_only_files_of_the_server_are_listed(
+    server_with_folder: LiveServer, tmp_path: Path
+) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
-    id_ = shelf.tune_of(**ASKED)["id"]
+    id_ = server_with_folder.generate(**SAMPLE_REQUEST)["id"]
     tune = load("folk").sample(seed=7, bars=4, key="Edor")
     tune.write(folder / "mine; rm -rf.mid")
     tune.write(tmp_path / "outside.mid")
@@ -98,180 +106,188 @@ def test_only_files_that_the_shelf_wrote_are_on_it(shelf: Served, tmp_path: Path
     (folder / f"{id_}-5.mid").write_bytes(bytes(2**20 + 1))
     shutil.copy(tmp_path / "outside.mid", folder / f"{id_}-copy.mid")
     shutil.copy(tmp_path / "outside.mid", folder / f"{'1' * 16}.mid")  # another tune's name
-    assert kept(shelf) == []
+    assert list_saved(server_with_folder) == []
     before = sorted(path.name for path in folder.iterdir())
-    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
-    assert told["id"] == id_
-    assert shelf.client.delete(f"/api/shelf/{id_}").json() == []
+    (describe,) = server_with_folder.client.put(f"/api/shelf/{id_}").json()
+    assert describe["id"] == id_
+    assert server_with_folder.client.delete(f"/api/shelf/{id_}").json() == []
     assert sorted(path.name for path in folder.iterdir()) == before
     assert (tmp_path / "outside.mid").exists()
 
 
-def test_hostile_files_of_the_names_of_tunes_are_passed_over(shelf: Served, tmp_path: Path) -> None:
+def test_hostile_files_are_skipped(server_with_folder: LiveServer, tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
     hostile = [data for name, data in make(big=False).items() if name.endswith(".mid")][:30]
     for number, data in enumerate(hostile):
         (folder / f"{number:016x}.mid").write_bytes(data)
-    id_ = shelf.tune_of(**ASKED)["id"]
-    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
-    assert told["id"] == id_
+    id_ = server_with_folder.generate(**SAMPLE_REQUEST)["id"]
+    (describe,) = server_with_folder.client.put(f"/api/shelf/{id_}").json()
+    assert describe["id"] == id_
 
 
-def test_a_kept_tune_that_was_edited_is_the_users(shelf: Served, tmp_path: Path) -> None:
-    """It is not listed, replaced, removed or passed off as the tune."""
-    id_ = shelf.tune_of(**ASKED)["id"]
-    shelf.client.put(f"/api/shelf/{id_}")
+def test_edited_file_belongs_to_the_user(server_with_folder: LiveServer, tmp_path: Path) -> None:
+    """It is not listed, replaced, deleted or served as the tune."""
+    id_ = server_with_folder.generate(**SAMPLE_REQUEST)["id"]
+    server_with_folder.client.put(f"/api/shelf/{id_}")
     (file,) = (tmp_path / "tunes").iterdir()
-    whole = file.read_bytes()
+    original = file.read_bytes()
     formats.write(Score((Note(0, 60, 48),)), file, force=True, remarks=formats.read_remarks(file))
     edited = file.read_bytes()
-    assert kept(shelf) == []
-    (told,) = shelf.client.put(f"/api/shelf/{id_}").json()
-    assert told["id"] == id_
+    assert list_saved(server_with_folder) == []
+    (describe,) = server_with_folder.client.put(f"/api/shelf/{id_}").json()
+    assert describe["id"] == id_
     second = tmp_path / "tunes" / f"{id_}-2.mid"
-    assert (file.read_bytes(), second.read_bytes()) == (edited, whole)
-    assert shelf.client.delete(f"/api/shelf/{id_}").json() == []
+    assert (file.read_bytes(), second.read_bytes()) == (edited, original)
+    assert server_with_folder.client.delete(f"/api/shelf/{id_}").json() == []
     assert (file.read_bytes(), second.exists()) == (edited, False)
-    shelf.playground.tune_cache = TuneCache(2**20)
-    shelf.refused(shelf.client.get(f"/api/tunes/{id_}"), 404, "not at hand any more")
+    server_with_folder.playground.tune_cache = TuneCache(2**20)
+    server_with_folder.assert_refused(
+        server_with_folder.client.get(f"/api/tunes/{id_}"), 404, "no longer available"
+    )
 
 
-def test_another_model_of_the_name_is_not_taken_for_it(shelf: Served) -> None:
-    folder = shelf.playground.runs.folder / "other"
+def test_another_model_of_the_same_name_is_refused(server_with_folder: LiveServer) -> None:
+    folder = server_with_folder.playground.runs.folder / "other"
     untrained(folder, seed=1)
-    first = shelf.tune_of(**ASKED, model="other")
-    shelf.client.put(f"/api/shelf/{first['id']}")
-    shelf.playground.tune_cache = TuneCache(2**20)
+    first = server_with_folder.generate(**SAMPLE_REQUEST, model="other")
+    server_with_folder.client.put(f"/api/shelf/{first['id']}")
+    server_with_folder.playground.tune_cache = TuneCache(2**20)
     shutil.rmtree(folder)
-    shelf.refused(shelf.client.get(f"/api/tunes/{first['id']}"), 404, "model 'other' is unknown")
+    server_with_folder.assert_refused(
+        server_with_folder.client.get(f"/api/tunes/{first['id']}"), 404, "unknown model 'other'"
+    )
     untrained(folder, seed=2)
-    shelf.refused(shelf.client.get(f"/api/tunes/{first['id']}"), 400, "it was made by other 1")
+    server_with_folder.assert_refused(
+        server_with_folder.client.get(f"/api/tunes/{first['id']}"), 400, "it was made by other 1"
+    )
     shutil.rmtree(folder)
 
 
-def test_a_folder_that_cannot_be_written_is_said(shelf: Served, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(server_with_folder: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "tunes").write_text("a file")
-    id_ = shelf.tune_of(**ASKED)["id"]
-    shelf.refused(shelf.client.put(f"/api/shelf/{id_}"), 400, "the tune was not kept")
-    assert kept(shelf) == []
+    id_ = server_with_folder.generate(**SAMPLE_REQUEST)["id"]
+    server_with_folder.assert_refused(
+        server_with_folder.client.put(f"/api/shelf/{id_}"), 400, "the tune was not saved"
+    )
+    assert list_saved(server_with_folder) == []
 
 
 @pytest.mark.parametrize("id_", ["0123456789abcdef", "..", "%2e%2e", "x" * 3000])
-def test_what_is_not_on_the_shelf_cannot_be_taken_off(idle: Served, id_: str) -> None:
+def test_unsaved_tune_cannot_be_deleted(idle: LiveServer, id_: str) -> None:
     assert idle.client.delete(f"/api/shelf/{id_}").status_code in (404, 405)
 
 
-# A shelf by itself, with files that spoil what is asked of them
+# Saved tunes without a server, with files that crash workers
 
 
 X, Y, Z = ("0" * 15 + letter for letter in "abc")
 
 
-async def told(files: list[bytes]) -> list[dict[str, Any] | None]:
-    """Say of a file that its bytes are the id of its tune; die of one that is bad."""
+async def describe(files: list[bytes]) -> list[dict[str, Any] | None]:
+    """Describe each file as a tune whose id is its content; crash on the content "bad"."""
     if b"bad" in files:
-        raise HttpError(503, "the process that worked on it died")
+        raise HttpError(503, "the worker process crashed")
     plain = {"title": "", "key": "C", "meter": "4/4", "bars": 1, "seconds": 2.0}
     return [plain | {"id": data.decode()[:16]} for data in files]
 
 
-def ids(shelf: SavedTunes) -> list[str]:
-    return sorted(entry.id for entry in asyncio.run(shelf.list_tunes()))
+def list_ids(saved_tunes: SavedTunes) -> list[str]:
+    return sorted(entry.id for entry in asyncio.run(saved_tunes.list_tunes()))
 
 
-def laid(folder: Path, **files: str) -> Path:
+def write_files(folder: Path, **files: str) -> Path:
     for name, text in files.items():
         (folder / f"{name.removeprefix('_').replace('_', '-')}.mid").write_text(text)
     return folder
 
 
-def test_a_file_that_kills_a_worker_hides_no_other(tmp_path: Path) -> None:
-    asked: list[list[bytes]] = []
+def test_file_that_crashes_a_worker_hides_no_other(tmp_path: Path) -> None:
+    described: list[list[bytes]] = []
 
-    async def noted(files: list[bytes]) -> list[dict[str, Any] | None]:
-        asked.append(files)
-        return await told(files)
+    async def describe_and_record(files: list[bytes]) -> list[dict[str, Any] | None]:
+        described.append(files)
+        return await describe(files)
 
-    shelf = SavedTunes(laid(tmp_path, **{X: X, Y: "bad", Z: Z}), noted)
-    assert ids(shelf) == [X, Z]
-    asked.clear()
-    assert (ids(shelf), asked) == ([X, Z], [])
-    laid(tmp_path, **{Y: f"{Y}, mended"})
-    assert ids(shelf) == [X, Y, Z]
+    saved_tunes = SavedTunes(write_files(tmp_path, **{X: X, Y: "bad", Z: Z}), describe_and_record)
+    assert list_ids(saved_tunes) == [X, Z]
+    described.clear()
+    assert (list_ids(saved_tunes), described) == ([X, Z], [])
+    write_files(tmp_path, **{Y: f"{Y}, mended"})
+    assert list_ids(saved_tunes) == [X, Y, Z]
 
 
 @pytest.mark.parametrize(
     "fault", [WorkerUnavailable(503, "the server is stopping"), HttpError(429, "wait")]
 )
-def test_files_that_nobody_looked_at_are_looked_at_later(tmp_path: Path, fault: HttpError) -> None:
+def test_unavailable_worker_is_retried_later(tmp_path: Path, fault: HttpError) -> None:
     faults = [fault]
 
-    async def away(files: list[bytes]) -> list[dict[str, Any] | None]:
+    async def describe_later(files: list[bytes]) -> list[dict[str, Any] | None]:
         if faults:
             raise faults.pop()
-        return await told(files)
+        return await describe(files)
 
-    shelf = SavedTunes(laid(tmp_path, **{X: X}), away)
+    saved_tunes = SavedTunes(write_files(tmp_path, **{X: X}), describe_later)
     with pytest.raises(HttpError):
-        ids(shelf)
-    assert ids(shelf) == [X]
+        list_ids(saved_tunes)
+    assert list_ids(saved_tunes) == [X]
 
 
-def test_what_is_kept_is_kept_though_nobody_can_look_at_it(tmp_path: Path) -> None:
-    async def away(_: list[bytes]) -> list[dict[str, Any] | None]:
+def test_tune_is_saved_without_a_worker(tmp_path: Path) -> None:
+    async def fail(_: list[bytes]) -> list[dict[str, Any] | None]:
         raise WorkerUnavailable(503, "the server is stopping")
 
-    shelf = SavedTunes(tmp_path, away)
-    for _ in range(2):  # the second time it is there
-        asyncio.run(shelf.save(X, b"data"))
+    saved_tunes = SavedTunes(tmp_path, fail)
+    for _ in range(2):  # the second time, the file exists
+        asyncio.run(saved_tunes.save(X, b"data"))
     (file,) = tmp_path.iterdir()
     assert (file.name, file.read_bytes()) == (f"{X}.mid", b"data")
 
 
-def test_a_file_that_goes_while_the_folder_is_read_is_passed_over(
+def test_file_deleted_during_the_scan_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    laid(tmp_path, **{X: X})
+    write_files(tmp_path, **{X: X})
     with os.scandir(tmp_path) as entries:
-        found = list(entries)
-    laid(tmp_path, **{Y: Y})
+        stale_entries = list(entries)
+    write_files(tmp_path, **{Y: Y})
     with os.scandir(tmp_path) as entries:
-        found += [entry for entry in entries if entry.name == f"{Y}.mid"]
+        stale_entries += [entry for entry in entries if entry.name == f"{Y}.mid"]
     (tmp_path / f"{X}.mid").unlink()
-    monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext(found))
-    assert ids(SavedTunes(tmp_path, told)) == [Y]
+    monkeypatch.setattr(os, "scandir", lambda _: contextlib.nullcontext(stale_entries))
+    assert list_ids(SavedTunes(tmp_path, describe)) == [Y]
 
 
-def test_every_file_of_a_tune_is_taken_off(tmp_path: Path) -> None:
-    shelf = SavedTunes(
-        laid(tmp_path, **{X: X, f"{X}_2": X, f"{X}_3": Y, Z: Z, f"{X}_copy": X}), told
+def test_all_files_of_a_tune_are_deleted(tmp_path: Path) -> None:
+    saved_tunes = SavedTunes(
+        write_files(tmp_path, **{X: X, f"{X}_2": X, f"{X}_3": Y, Z: Z, f"{X}_copy": X}), describe
     )
-    assert ids(shelf) == [X, Z]
-    asyncio.run(shelf.remove(X))
-    assert [entry.id for entry in shelf.get_cached_tunes()] == [Z]
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [f"{X}-3.mid", f"{X}-copy.mid", f"{Z}.mid"]
+    assert list_ids(saved_tunes) == [X, Z]
+    asyncio.run(saved_tunes.remove(X))
+    assert [entry.id for entry in saved_tunes.get_cached_tunes()] == [Z]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"{X}-3.mid", f"{X}-copy.mid", f"{Z}.mid"]
 
 
-def test_names_that_files_of_others_have_are_left_alone(tmp_path: Path) -> None:
-    shelf = SavedTunes(laid(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), told)
-    asyncio.run(shelf.save(X, X.encode()))
-    assert ids(shelf) == [X]
+def test_taken_file_names_are_skipped(tmp_path: Path) -> None:
+    saved_tunes = SavedTunes(write_files(tmp_path, **{X: "mine", f"{X}_2": "mine too"}), describe)
+    asyncio.run(saved_tunes.save(X, X.encode()))
+    assert list_ids(saved_tunes) == [X]
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert texts == {f"{X}.mid": "mine", f"{X}-2.mid": "mine too", f"{X}-3.mid": X}
 
 
-def test_a_file_that_changed_after_the_last_look_stays(tmp_path: Path) -> None:
-    shelf = SavedTunes(laid(tmp_path, **{X: X}), told)
-    assert ids(shelf) == [X]
-    laid(tmp_path, **{X: "edited meanwhile"})
-    with pytest.raises(HttpError, match="just been changed, and stays"):
-        shelf._unlink(f"{X}.mid", next(iter(shelf._entries))[1])
+def test_file_changed_after_the_scan_is_not_deleted(tmp_path: Path) -> None:
+    saved_tunes = SavedTunes(write_files(tmp_path, **{X: X}), describe)
+    assert list_ids(saved_tunes) == [X]
+    write_files(tmp_path, **{X: "edited meanwhile"})
+    with pytest.raises(HttpError, match="changed meanwhile and was not deleted"):
+        saved_tunes._unlink(f"{X}.mid", next(iter(saved_tunes._entries))[1])
     assert (tmp_path / f"{X}.mid").read_text() == "edited meanwhile"
 
 
-def test_what_a_file_says_of_itself_is_cut(tmp_path: Path) -> None:
+def test_texts_of_a_file_are_truncated(tmp_path: Path) -> None:
     score = Score((Note(0, 60, 48),), title="t" * 5000)
     drawn = DrawnHeader(None, None, None, None, None, None)
     model = ModelName("folk", 1, "")
@@ -279,7 +295,7 @@ def test_what_a_file_says_of_itself_is_cut(tmp_path: Path) -> None:
         GenerationRequest(SamplingOptions(), 1, drawn=drawn), model, "1", hash_notes(score)
     )
     formats.write(score, tmp_path / "a.mid", remarks=tuple(recipe.remarks()))
-    about = _describe_file((tmp_path / "a.mid").read_bytes())
-    assert about is not None
-    assert about["title"] == "t" * 200
+    description = _describe_file((tmp_path / "a.mid").read_bytes())
+    assert description is not None
+    assert description["title"] == "t" * 200
     assert _truncate("\ud800" + "m" * 300) == "?" + "m" * 199

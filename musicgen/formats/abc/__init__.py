@@ -1,6 +1,6 @@
 """Read and write ABC, the text form of folk tunes (standard 2.1).
 
-`parse` and `render` undo each other on canonical scores; `read` opens a file.
+`parse` is the inverse of `render` on canonical scores; `read` parses a file.
 """
 
 from musicgen.formats.abc.reader import decode_bytes, iter_tunes, parse, read

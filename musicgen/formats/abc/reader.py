@@ -1,6 +1,7 @@
-"""ABC text to Scores: books, headers, tunes and their voices.
+"""Reader of ABC text: books, headers, tunes and their voices.
 
-Reading takes time in proportion to the text, and never raises: a bad tune costs one tune.
+Reading takes time linear in the text. It never raises: a tune that cannot be read is refused, and
+the other tunes of its book are still read.
 """
 
 from __future__ import annotations
@@ -30,27 +31,24 @@ from musicgen.formats.abc.fields import (
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 
 MAX_VOICES: Final = 16
-MAX_WORDS: Final = 9  # of a directive that are read
+MAX_WORDS: Final = 9  # of a directive; further words are ignored
 
 _VOICE_SWITCH: Final = re.compile(r"\[([VI]):([^\[\]]*)\]")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,3}")
-_PER_VOICE_KINDS: Final = (
-    "chord",
-    "tempo",
-)  # what any voice may say; the rest is said by the first
+_PER_VOICE_KINDS: Final = ("chord", "tempo")  # kept from every voice; others only from the first
 _DRUM_CHANNEL: Final = 10
 
 
 @dataclass
 class Player:
-    """A voice: who plays it, how loud, how far from what is written, and its music so far."""
+    """A voice: its instrument, loudness and transposition, and its music so far."""
 
     name: str = ""
-    program: int = 0
+    program: int = 0  # General MIDI
     is_drums: bool = False
     velocity: int = DEFAULT_VELOCITY
-    field_transposition: int = 0  # semitones by clef, octave= and transpose=
-    midi_transposition: int = 0  # semitones by directive
+    field_transposition: int = 0  # semitones, by clef, octave= and transpose=
+    midi_transposition: int = 0  # semitones, by %%MIDI transpose
     voice: VoiceReader | None = None
 
     @property
@@ -58,13 +56,18 @@ class Player:
         """The player as a part of a score."""
         return Part(self.name, self.program, self.is_drums)
 
+    @property
+    def transposition(self) -> int:
+        """Semitones from written to sounding pitch."""
+        return self.field_transposition + self.midi_transposition
+
     def update_transposition(self) -> None:
-        """Let the music that follows sound where it now should."""
+        """Apply the current transposition to the music that follows."""
         if self.voice is not None:
-            self.voice.transposition = self.field_transposition + self.midi_transposition
+            self.voice.transposition = self.transposition
 
     def apply_directive(self, word: str, numbers: Sequence[int]) -> None:
-        """Heed what a %%MIDI directive says: its word, its numbers."""
+        """Apply a %%MIDI directive, given as its name and numbers."""
         last = numbers[-1] if numbers else -1
         if word == "program" and 0 <= last <= 127:
             self.program = last
@@ -78,64 +81,65 @@ class Player:
 
 
 class TuneVoices:
-    """What has been read of a tune's voices so far."""
+    """The voices of a tune, as far as it has been read."""
 
     def __init__(self) -> None:
         self._settings: VoiceSettings | None = None
         self._players: dict[str, Player] = {}
         self._current_player: Player | None = None
-        self._default_player = Player()  # what directives say before any V:
+        self._default_player = Player()  # settings of directives before any V:
 
     @property
     def bars(self) -> int:
-        """The bars that the current voice has come to."""
+        """Number of complete bars in the current voice."""
         voice = self._current_player.voice if self._current_player else None
         return voice.bars if voice else 0
 
     # The header
 
     def start_music(self, settings: VoiceSettings) -> None:
-        """Start the music; the voices named so far are known, none is chosen."""
+        """End the header; keep the voices that it defines, but select none."""
         self._settings = settings
         self._current_player = None
 
     @property
     def is_started(self) -> bool:
-        """Tell whether the header is over."""
+        """Whether the music has started."""
         return self._settings is not None
 
     def select_voice(self, text: str) -> None:
-        """Read the text of a V: field: what follows belongs to that voice."""
-        said = parse_voice(text)
-        if said.id not in self._players:
+        """Select the voice of a V: field for the music that follows."""
+        voice_field = parse_voice(text)
+        if voice_field.id not in self._players:
             if len(self._players) == MAX_VOICES:
                 refuse("too-large", f"over {MAX_VOICES} voices; leave some out")
-            self._players[said.id] = replace(self._default_player)
-        player = self._current_player = self._players[said.id]
-        player.name = said.name or player.name
-        player.field_transposition = said.transposition or player.field_transposition
+            self._players[voice_field.id] = replace(self._default_player)
+        player = self._current_player = self._players[voice_field.id]
+        player.name = voice_field.name or player.name
+        player.field_transposition = voice_field.transposition or player.field_transposition
         player.update_transposition()
 
     def read_directive(self, text: str) -> None:
-        """Read a directive such as "MIDI program 40"; most say nothing about notes."""
-        said, *rest = text.replace("MIDI=", "MIDI ", 1).split()[:MAX_WORDS] or [""]
-        if said not in ("player", "MIDI"):
+        """Read a directive such as "MIDI program 40"; ignore those that do not affect notes."""
+        directive, *arguments = text.replace("MIDI=", "MIDI ", 1).split()[:MAX_WORDS] or [""]
+        if directive not in ("player", "MIDI"):
             return
-        numbers = [int(number) for number in takewhile(_NUMBER.fullmatch, rest[1:])]
-        for player in (
-            (self._current_player,)
+        numbers = [int(number) for number in takewhile(_NUMBER.fullmatch, arguments[1:])]
+        players = (
+            [self._current_player]
             if self._current_player
-            else (self._default_player, *self._players.values())
-        ):
-            if said == "player":
+            else [self._default_player, *self._players.values()]
+        )
+        for player in players:
+            if directive == "player":
                 player.name = clean_text(text.partition(" ")[2])
-            elif rest:
-                player.apply_directive(rest[0], numbers)
+            elif arguments:
+                player.apply_directive(arguments[0], numbers)
 
     # The music
 
     def read_field(self, name: str, text: str) -> None:
-        """Read a field between lines of music; before any voice is chosen, it is for all."""
+        """Read a field between lines of music; before a voice is selected, it applies to all."""
         if name == "V":
             self.select_voice(text)
         elif name == "I":
@@ -150,39 +154,37 @@ class TuneVoices:
         if "[V:" not in text and "[I:" not in text:
             self._current_reader().read_line(text)
             return
-        music, *rest = _VOICE_SWITCH.split(text)
+        music, *switches = _VOICE_SWITCH.split(text)
         if music and not music.isspace():
             self._current_reader().read_line(music)
-        for name, said, music in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-            self.read_field(name, said)
+        for name, field_text, music in zip(
+            switches[::3], switches[1::3], switches[2::3], strict=True
+        ):
+            self.read_field(name, field_text)
             self._current_reader().read_line(music)
 
     def _current_reader(self) -> VoiceReader:
-        """Return the voice that is being read; without any V: there is one, called 1."""
+        """Return the reader of the current voice; without any V: there is one voice, 1."""
         if self._current_player is None:
             self.select_voice(next(iter(self._players), "1"))
         player = self._current_player
         assert player is not None
         assert self._settings is not None
         if player.voice is None:
-            player.voice = VoiceReader(
-                replace(
-                    self._settings,
-                    transposition=player.field_transposition + player.midi_transposition,
-                )
-            )
+            settings = replace(self._settings, transposition=player.transposition)
+            player.voice = VoiceReader(settings)
         return player.voice
 
     def finish(self) -> tuple[list[Note], list[Mark], tuple[Part, ...]]:
-        """End the tune; voices in which no time passes are no parts."""
+        """End the tune and return its notes, marks and parts; drop voices without duration."""
         players = [p for p in self._players.values() if p.voice and p.voice.is_used]
         notes: list[Note] = []
         marks: list[list[Mark]] = []
         for index, player in enumerate(players):
             assert player.voice is not None
-            found, said = player.voice.finish(index, player.velocity)
-            notes += found
-            marks.append(said)
+            voice_notes, voice_marks = player.voice.finish(index, player.velocity)
+            notes += voice_notes
+            marks.append(voice_marks)
         if not notes:
             refuse("empty", "the tune has no notes; write some after K:")
         if len(notes) > MAX_NOTES:
@@ -191,7 +193,7 @@ class TuneVoices:
 
 
 def _update_settings(settings: VoiceSettings, name: str, text: str) -> VoiceSettings:
-    """Return the settings as a field changes them for all voices."""
+    """Return the settings of all voices as changed by a field."""
     if name == "K":
         return replace(settings, key=parse_key(text))
     if name == "M":
@@ -204,7 +206,10 @@ def _update_settings(settings: VoiceSettings, name: str, text: str) -> VoiceSett
 
 
 def _merge_marks(marks: Sequence[list[Mark]]) -> Iterator[Mark]:
-    """Yield the marks of all voices: bars, repeats, keys and meters once, as far as each goes."""
+    """Yield the marks of all voices; bars, repeats, keys and meters come from the first voice.
+
+    Later voices add them only after the end of the voices before.
+    """
     covered = -1
     for voice in marks:
         yield from (mark for mark in voice if mark.onset > covered or mark.kind in _PER_VOICE_KINDS)
@@ -216,13 +221,13 @@ MAX_TUNE: Final = 64 * 1024
 
 _HEADER_FIELD: Final = re.compile(r"([A-Za-z+]):(.*)", re.DOTALL)
 _FIELD: Final = re.compile(r"([A-Za-z+]):(?![|:])(.*)", re.DOTALL)  # "G:|" is music
-_BOOK_FIELDS: Final = "LMRm"  # what a book may say once for all its tunes
+_BOOK_FIELDS: Final = "LMRm"  # fields that a book may set for all its tunes
 
-Reading = tuple[tuple[Score, ...], tuple[Refusal, ...]]
+ParseResult = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
 def decode_bytes(data: bytes) -> str:
-    """Decode a book: UTF-8, UTF-16 with a byte order mark, else Latin-1; line ends become LF."""
+    """Decode UTF-8, UTF-16 with a byte order mark, or Latin-1; convert line ends to LF."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -235,8 +240,12 @@ def _with_line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read(path: str | Path) -> Reading:
-    """Read every tune of a file. Raises NotFound; what is no regular file is refused unread."""
+def read(path: str | Path) -> ParseResult:
+    """Read every tune of a file; refuse a path that is not a regular file.
+
+    Raises:
+        NotFound: there is no such file.
+    """
     try:
         data = read_regular_file(Path(path))
     except Refusal as refusal:
@@ -244,18 +253,15 @@ def read(path: str | Path) -> Reading:
     return parse(decode_bytes(data), str(path))
 
 
-def parse(text: str, source: str = "") -> Reading:
-    """Read every tune of a book; return the scores, and why the other tunes were left out."""
-    found = list(iter_tunes(text, source))
-    scores = tuple(one for one in found if isinstance(one, Score))
-    return scores, tuple(one for one in found if isinstance(one, Refusal))
+def parse(text: str, source: str = "") -> ParseResult:
+    """Read every tune of a book; return the scores, and a refusal for each of the other tunes."""
+    outcomes = list(iter_tunes(text, source))
+    scores = tuple(outcome for outcome in outcomes if isinstance(outcome, Score))
+    return scores, tuple(outcome for outcome in outcomes if isinstance(outcome, Refusal))
 
 
 def iter_tunes(text: str, source: str = "") -> Iterator[Score | Refusal]:
-    """Read a book tune by tune, in its order: each is parsed when it is asked for.
-
-    A limit on the time of each tune limits the book's: a book has only so many bytes.
-    """
+    """Yield the tunes of a book in order, each parsed on demand, so that each can be timed."""
     for tune in split_tunes(_lines(_with_line_feeds(text))):
         try:
             yield tune.read_score()
@@ -265,7 +271,7 @@ def iter_tunes(text: str, source: str = "") -> Iterator[Score | Refusal]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Cut a text at its line feeds, one line in memory at a time."""
+    """Yield the lines of a text without building a list of them."""
     start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start:end]
@@ -274,7 +280,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def split_tunes(lines: Iterable[str]) -> Iterator[TuneReader]:
-    """Cut a book into its tunes: from X: to an empty line or the next X:."""
+    """Divide a book into tunes, each from X: to an empty line or the next X:."""
     book: dict[str, str] = {}
     tune: TuneReader | None = None
     for number, line in enumerate(lines, 1):
@@ -294,12 +300,12 @@ def split_tunes(lines: Iterable[str]) -> Iterator[TuneReader]:
 
 
 def _book_key(line: str) -> str:
-    """Return what a later line of a book's header replaces: its field, of macros the name."""
+    """Return the key under which a later line of a book's header replaces an earlier one."""
     return line[0] if line[0] != "m" else line.partition("=")[0]
 
 
 class TuneReader:
-    """The lines of one tune, and how far they have been read."""
+    """Reads the lines of one tune."""
 
     def __init__(self, number: str, line: int, book: Mapping[str, str]) -> None:
         match = re.match(r"\s*([0-9]{1,9})", number)
@@ -308,21 +314,25 @@ class TuneReader:
         self._line_number = line
         self._book = tuple(book.values())
         self._fields: dict[str, str] = {}
-        self._last_field = ""  # the field that +: goes on with
-        self._first_line_without_key = 0  # the first line of music that no K: stands before
+        self._last_field = ""  # the field that +: continues
+        self._first_line_without_key = 0  # number of the first line of music before any K:
         self._voices = TuneVoices()
         self._macros = Macros()
-        self._expanded_length = 0  # characters that macros stood for
-        self._has_bang_line_breaks = False  # a ! ends a printed line, and opens no decoration
+        self._expanded_length = 0  # characters of lines with macros, expanded
+        self._has_bang_line_breaks = False  # ! ends a printed line; it does not start a decoration
 
     @property
     def place(self) -> str:
-        """Where the reading is: "tune X:42, line 9: bar 7"."""
+        """Current position: "tune X:42, line 9: bar 7"."""
         bar = f": bar {self._voices.bars + 1}" if self._voices.is_started else ""
         return f"{self.name}, line {self._line_number}{bar}"
 
     def read_score(self) -> Score:
-        """Read the tune. Raises Refusal, without the place."""
+        """Read the tune.
+
+        Raises:
+            Refusal: the tune cannot be read; `place` names the position.
+        """
         self._check_size()
         for line in self._book:
             self._header_line(strip_comment(line))
@@ -372,7 +382,7 @@ class TuneReader:
             self._header_field(match[1], match[2])
 
     def _header_field(self, name: str, text: str) -> None:
-        """Keep a field; the first title and rhythm count, of the others the last."""
+        """Store a field; keep the first title, and of other fields the last."""
         if name == "K":
             self._start_music(text)
         elif name == "V":
@@ -392,7 +402,7 @@ class TuneReader:
             self._last_field = ""
 
     def _start_music(self, key: str) -> None:
-        """Start the music: the key is the last field of the header."""
+        """Start the music at the key, which is the last field of the header."""
         fields = self._fields
         meters = parse_meter(fields.get("M", ""))
         unit = parse_unit(fields["L"]) if "L" in fields else default_unit(meters)
@@ -413,7 +423,7 @@ class TuneReader:
             self._voices.read_field(match[1], match[2])
 
     def _expand_macros(self, text: str) -> str:
-        """Return a line of music with its macros written out."""
+        """Return a line of music with its macros expanded."""
         if self._has_bang_line_breaks:
             text = text.replace("!", "")
         music = self._macros.expand(text)
@@ -429,7 +439,7 @@ def _refuse_long_line() -> NoReturn:
 
 
 def _without_blocks(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Yield the lines without blocks of typeset text."""
+    """Yield the lines outside of blocks of typeset text, %%begin... to %%end..."""
     inside = False
     for number, line in lines:
         if line.startswith("%%begin"):

@@ -1,4 +1,4 @@
-"""Standard MIDI files: `render` writes one, `parse` reads one back equal in what is played."""
+"""Standard MIDI files: `parse` reads what `render` writes, equal as played."""
 
 from musicgen.formats.midi.bar_key_inference import MAX_STEPS
 from musicgen.formats.midi.parser import (

@@ -1,4 +1,4 @@
-"""MusicXML: music21 reads it, and Humdrum; what is written is the sheet that verovio engraves."""
+"""MusicXML, read with music21 like Humdrum, and written from the sheet that is also engraved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "read_remarks", "render"]
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
-    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
-    from musicgen.formats.musicxml import writer  # with the whole sheet: not for every start
+    """Write a tune as MusicXML, with remarks in its header; see `writer.render`."""
+    from musicgen.formats.musicxml import writer  # slow to import, with all of notation
 
     return writer.render(score, remarks=remarks)

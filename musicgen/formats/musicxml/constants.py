@@ -1,4 +1,4 @@
-"""The words of MusicXML, which reader and writer share."""
+"""Names in MusicXML that the reader and the writer share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 REMARK: Final = "musicgen"  # names the miscellaneous fields that hold remarks
 RHYTHM: Final = "rhythm"
 
-# The kinds of harmony, by the qualities of theory.CHORD_QUALITIES.
+# Kinds of harmony by the qualities of theory.CHORD_QUALITIES.
 HARMONY_KINDS: Final = {
     "": "major", "m": "minor", "7": "dominant", "m7": "minor-seventh", "maj7": "major-seventh",
     "dim": "diminished", "aug": "augmented", "sus4": "suspended-fourth",
@@ -22,5 +22,5 @@ NOTE_TYPES: Final = {
 }  # fmt: skip
 ACCIDENTALS: Final = {-2: "flat-flat", -1: "flat", 0: "natural", 1: "sharp", 2: "double-sharp"}
 
-# A note's loudness is told in hundredths of this velocity.
+# The dynamics attribute of a note is a percentage of this velocity.
 FORTE_VELOCITY: Final = 90

@@ -1,7 +1,7 @@
-"""Numbers in MusicXML and Humdrum text, checked before music21 converts them.
+"""Bounds on numbers in MusicXML and Humdrum, checked before music21 converts them.
 
-music21 builds a list as long as a time signature has beats, and one of all the passes that an
-ending names; an octave that MIDI does not have it moves. So each number has bounds here.
+music21 builds lists as long as the beats of a time signature or the passes of an ending, and moves
+pitches outside of MIDI's range by octaves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.score import FASTEST_QPM, SLOWEST_QPM
 from musicgen.number_parsing import parse_decimal, parse_integer, shorten
 
-MAX_BEATS: Final = 256  # of a meter; those past 64 are read as no meter
+MAX_BEATS: Final = 256  # of a meter; one of over 64 is read as no meter
 _INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "fifths": (-15, 15),
     "octave": (-1, 9),
@@ -39,8 +39,8 @@ _DECIMALS: Final[Mapping[str, tuple[float, float]]] = {
     "bass-alter": (-4, 4),
     "degree-alter": (-4, 4),
 }
-_LISTS: Final[Mapping[str, int]] = {"beats": MAX_BEATS, "number": 99}  # of numbers, each so large
-# What music21 takes for numbers: \d and "_", as Python's int and float accept other digits too.
+_LISTS: Final[Mapping[str, int]] = {"beats": MAX_BEATS, "number": 99}  # largest number in each
+# The numbers that music21 accepts, as int and float do: with any Unicode digits and "_".
 _NUMBER: Final = re.compile(r"[+-]?(?:[\d._]+(?:e[+-]?[\d_]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 _BEATS: Final = re.compile(r"[0-9]+(?:\s*\+\s*[0-9]+)*")
 _DIGITS: Final = re.compile(r"\d+")
@@ -51,10 +51,10 @@ _LONG_NUMBER: Final = re.compile(rf"\d{{{_MOST_DIGITS + 1},}}")
 
 
 def check_musicxml(data: bytes) -> None:
-    """Refuse a number outside of its bounds, with its line. Raises Refusal.
+    """Raise Refusal for a number outside of its bounds, with its line.
 
-    What is not well-formed is left to the reader. It reads the encoding that the file names, and
-    where that fails, UTF-8.
+    Ignore XML that is not well-formed, which the reader refuses. Like the reader, use the encoding
+    that the file declares, and UTF-8 where that fails.
     """
     if _is_well_formed(data):
         return
@@ -63,13 +63,13 @@ def check_musicxml(data: bytes) -> None:
 
 
 def _is_well_formed(data: bytes | str) -> bool:
-    """Tell whether XML is well-formed, all of it within bounds. Raises Refusal."""
+    """Return whether XML is well-formed; raise Refusal for a number outside of its bounds."""
     parser = expat.ParserCreate()
-    walk = _BoundsChecker(parser)
-    parser.StartElementHandler = walk.start
-    parser.EndElementHandler = walk.end
-    parser.CharacterDataHandler = walk.text
-    parser.EntityDeclHandler = walk.refuse_entity
+    checker = _BoundsChecker(parser)
+    parser.StartElementHandler = checker.start
+    parser.EndElementHandler = checker.end
+    parser.CharacterDataHandler = checker.text
+    parser.EntityDeclHandler = checker.refuse_entity
     parser.buffer_text = True
     try:
         parser.Parse(data, True)
@@ -82,11 +82,11 @@ def _is_well_formed(data: bytes | str) -> bool:
 
 
 class _BoundsChecker:
-    """The element that a parser is in, and its text so far."""
+    """Handlers of an expat parser that check the elements with numbers."""
 
     def __init__(self, parser: Any) -> None:
         self.parser = parser
-        self.number_element = ""  # the element under way, where its text is a number
+        self.number_element = ""  # the current element, if its text is a number
         self.text_parts: list[str] = []
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -121,7 +121,7 @@ _CHECKED_ELEMENTS: Final = frozenset({*_INTEGERS, *_DECIMALS, "beats", "per-minu
 
 
 def _check_text(name: str, text: str) -> None:
-    """Check the text of an element; an empty one says nothing."""
+    """Check the text of an element; accept an empty one."""
     if not text:
         return
     if name in _INTEGERS:
@@ -137,7 +137,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _check_list(name: str, text: str) -> None:
-    """Check numbers such as "2+3" or "1, 2": each, and how many digits they have in all."""
+    """Check each number of a list such as "2+3" or "1, 2", and the length of the list."""
     most = _LISTS[name]
     numbers = _DIGITS.findall(text[:200])
     if len(text) > 200 or any(len(digits) > 9 or int(digits) > most for digits in numbers):
@@ -149,7 +149,11 @@ def _check_tempo(text: str) -> None:
 
 
 def check_humdrum(text: str) -> None:
-    """Refuse a number outside of its bounds, with its line. Raises Refusal."""
+    """Check the numbers of a Humdrum file.
+
+    Raises:
+        Refusal: a number is outside of its bounds; the refusal names the line.
+    """
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("!"):
             continue

@@ -1,4 +1,4 @@
-"""A Score to MusicXML: the sheet, part by part."""
+"""Writer of MusicXML: a sheet, part by part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from musicgen.notation.engraving import (
 from musicgen.notation.note_values import NOTE_VALUES
 from musicgen.notation.xml_text import escape_xml
 
-MAX_REMARK: Final = 8192
+MAX_REMARK: Final = 8192  # characters
 _DRUM_CHANNEL: Final = 10
 _BAR_STYLES: Final = {"double": "light-light", "final": "light-heavy"}
 _DOCUMENT_START: Final = """<?xml version="1.0" encoding="UTF-8"?>
@@ -43,27 +43,37 @@ _DOCUMENT_START: Final = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
-    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
-    page = build_sheet(score)
+    """Write a tune as MusicXML, UTF-8.
+
+    Args:
+        score: a tune with bars.
+        remarks: single-line texts for the header.
+
+    Raises:
+        InvalidValue: a remark is not printable or too long; the tune has no bars.
+    """
+    sheet = build_sheet(score)
     velocities = score.columns[3].tolist()
     lines = chain(
-        _identification(page, remarks),
+        _identification(sheet, remarks),
         ["<part-list>"],
-        *(_score_part(number, staff) for number, staff in enumerate(page.staves, 1)),
+        *(_score_part(number, staff) for number, staff in enumerate(sheet.staves, 1)),
         ["</part-list>"],
-        *(_part(page, number, velocities) for number in range(len(page.staves))),
+        *(_part(sheet, number, velocities) for number in range(len(sheet.staves))),
     )
     return "\n".join([_DOCUMENT_START, *lines, "</score-partwise>", ""]).encode("utf-8")
 
 
-def _identification(page: Sheet, remarks: Sequence[str]) -> Iterator[str]:
-    yield f"<work><work-title>{escape_xml(page.title)}</work-title></work>"
+def _identification(sheet: Sheet, remarks: Sequence[str]) -> Iterator[str]:
+    yield f"<work><work-title>{escape_xml(sheet.title)}</work-title></work>"
     yield "<identification><encoding><software>musicgen</software></encoding><miscellaneous>"
-    if page.rhythm:
-        yield _field(RHYTHM, escape_xml(page.rhythm))
+    if sheet.rhythm:
+        yield _field(RHYTHM, escape_xml(sheet.rhythm))
     for remark in remarks:
         if not remark.isprintable() or len(remark) > MAX_REMARK:
-            raise InvalidValue(f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK}")
+            raise InvalidValue(
+                f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK} characters"
+            )
         yield _field(REMARK, escape_xml(remark, MAX_REMARK))
     yield "</miscellaneous></identification>"
 
@@ -73,11 +83,11 @@ def _field(name: str, text: str) -> str:
 
 
 def _score_part(number: int, staff: Staff) -> Iterator[str]:
-    part, one = staff.part, f"P{number}-I1"
+    part, instrument_id = staff.part, f"P{number}-I1"
     yield f'<score-part id="P{number}"><part-name>{escape_xml(part.name)}</part-name>'
-    yield f'<score-instrument id="{one}"><instrument-name/></score-instrument>'
+    yield f'<score-instrument id="{instrument_id}"><instrument-name/></score-instrument>'
     channel = _DRUM_CHANNEL if part.is_drums else _channel(number)
-    yield f'<midi-instrument id="{one}"><midi-channel>{channel}</midi-channel>'
+    yield f'<midi-instrument id="{instrument_id}"><midi-channel>{channel}</midi-channel>'
     yield f"<midi-program>{part.program + 1}</midi-program></midi-instrument></score-part>"
 
 
@@ -87,17 +97,17 @@ def _channel(number: int) -> int:
     return channels[(number - 1) % len(channels)]
 
 
-def _part(page: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
+def _part(sheet: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
     yield f'<part id="P{number + 1}">'
-    for index, measure in enumerate(page.measures):
+    for index, measure in enumerate(sheet.measures):
         yield _measure_start(index, measure)
         yield from _left(measure)
-        yield _attributes(index, measure, page.staves[number].clef)
+        yield _attributes(index, measure, sheet.staves[number].clef)
         if number == 0:
             yield from (_harmony_or_tempo(mark, measure) for mark in measure.marks)
         yield from _inner_keys(measure)
-        for place, layer in enumerate(measure.staves[number]):
-            if place:
+        for layer_index, layer in enumerate(measure.staves[number]):
+            if layer_index:
                 yield f"<backup><duration>{measure.bar.steps}</duration></backup>"
             yield from _layer(layer, velocities)
         yield from _right(measure)
@@ -144,10 +154,10 @@ def _ending(passes: Sequence[int], kind: str) -> str:
 
 def _attributes(index: int, measure: Measure, clef: Clef) -> str:
     divisions = f"<divisions>{STEPS_PER_QUARTER}</divisions>" if index == 0 else ""
-    found = (
+    content = (
         divisions + _key(measure.key) + _time(measure.meter) + (_clef(clef) if not index else "")
     )
-    return f"<attributes>{found}</attributes>" if found else ""
+    return f"<attributes>{content}</attributes>" if content else ""
 
 
 def _key(key: Key | None) -> str:
@@ -170,7 +180,7 @@ def _clef(clef: Clef) -> str:
 
 
 def _inner_keys(measure: Measure) -> Iterator[str]:
-    """Write the keys that change inside of a measure: go there, and back to its start."""
+    """Write the key changes inside a measure, each between a forward and a backup."""
     for mark in measure.marks:
         if mark.kind == "key":
             steps = mark.onset - measure.bar.start
@@ -179,7 +189,7 @@ def _inner_keys(measure: Measure) -> Iterator[str]:
             yield f"<backup><duration>{steps}</duration></backup>"
 
 
-# What stands above
+# Above the staff
 
 
 def _harmony_or_tempo(mark: Mark, measure: Measure) -> str:
@@ -201,7 +211,7 @@ def _harmony(chord: ChordSymbol | None, offset: str) -> str:
 
 
 def _root_or_bass(name: str, pitch_class: int) -> str:
-    """Write a root or a bass by the name that ChordSymbol gives it."""
+    """Write a root or bass in the spelling of ChordSymbol."""
     tonic = Key.of(pitch_class, "major").tonic
     alter = tonic.count("#") - tonic.count("b")
     altered = f"<{name}-alter>{alter}</{name}-alter>" if alter else ""
@@ -218,7 +228,7 @@ def _tempo(qpm: float, meter: Meter, offset: str) -> str:
     return f'<direction placement="above">{kind}{offset}<sound tempo="{qpm!r}"/></direction>'
 
 
-# The notes
+# Notes
 
 
 def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
@@ -226,25 +236,27 @@ def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
     for symbol, beam in zip(layer.symbols, beams, strict=True):
         if not symbol.heads:
             yield _rest(symbol, layer.voice)
-        for place, head in enumerate(symbol.heads):
-            shown = "" if place else beam
-            yield _note(symbol, head, layer.voice, velocities[head.note_index], place > 0, shown)
+        for position, head in enumerate(symbol.heads):
+            head_beam = "" if position else beam
+            yield _note(
+                symbol, head, layer.voice, velocities[head.note_index], position > 0, head_beam
+            )
 
 
 def _rest(symbol: Symbol, voice: int) -> str:
     hidden = "" if symbol.is_shown else ' print-object="no"'
     if symbol.is_measure_rest:
-        what, written = '<rest measure="yes"/>', ""
+        rest, value = '<rest measure="yes"/>', ""
     else:
-        what, written = "<rest/>", _value(symbol)
+        rest, value = "<rest/>", _value(symbol)
     length = f"<duration>{symbol.stop - symbol.start}</duration><voice>{voice + 1}</voice>"
-    return f"<note{hidden}>{what}{length}{written}{_notations(symbol, '')}</note>"
+    return f"<note{hidden}>{rest}{length}{value}{_notations(symbol, '')}</note>"
 
 
 def _note(
     symbol: Symbol, head: NoteHead, voice: int, velocity: int, in_chord: bool, beam: str
 ) -> str:
-    loud = (
+    dynamics = (
         "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE_VELOCITY:.2f}"'
     )
     ends = ["stop"] * (head.symbol_index > 0) + ["start"] * head.is_tied
@@ -255,7 +267,7 @@ def _note(
     )
     shape = "" if head.shape == "normal" else f"<notehead>{head.shape}</notehead>"
     return (
-        f"<note{loud}>{'<chord/>' * in_chord}{_pitch(head)}"
+        f"<note{dynamics}>{'<chord/>' * in_chord}{_pitch(head)}"
         f"<duration>{symbol.stop - symbol.start}</duration>"
         + "".join(f'<tie type="{end}"/>' for end in ends)
         + f"<voice>{voice + 1}</voice>{_value(symbol, sign)}{shape}{beam}"
@@ -265,49 +277,51 @@ def _note(
 
 
 def _pitch(head: NoteHead) -> str:
-    place = head.staff_position
+    position = head.staff_position
     if head.is_drum:
-        where = f"<display-step>{place.letter}</display-step>"
-        where += f"<display-octave>{place.octave}</display-octave>"
-        return f"<unpitched>{where}</unpitched>"
-    alter = f"<alter>{place.alteration}</alter>" if place.alteration else ""
-    return f"<pitch><step>{place.letter}</step>{alter}<octave>{place.octave}</octave></pitch>"
+        display = f"<display-step>{position.letter}</display-step>"
+        display += f"<display-octave>{position.octave}</display-octave>"
+        return f"<unpitched>{display}</unpitched>"
+    alter = f"<alter>{position.alteration}</alter>" if position.alteration else ""
+    return f"<pitch><step>{position.letter}</step>{alter}<octave>{position.octave}</octave></pitch>"
 
 
 def _value(symbol: Symbol, sign: str = "") -> str:
-    """Write the sign of a length, an accidental, and the tuplet that it is in."""
+    """Write the note value, the accidental, and the tuplet ratio."""
     tuplet = symbol.tuplet
-    within = ""
+    modification = ""
     if tuplet is not None:
-        within = f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
-        within = f"<time-modification>{within}</time-modification>"
+        modification = (
+            f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
+        )
+        modification = f"<time-modification>{modification}</time-modification>"
     name, dots = NOTE_TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
-    return f"<type>{name}</type>{dots}{sign}{within}"
+    return f"<type>{name}</type>{dots}{sign}{modification}"
 
 
 def _notations(symbol: Symbol, ties: str, *, in_chord: bool = False) -> str:
     opens = '<tuplet type="start"/>' * (symbol.opens_tuplet and not in_chord)
     closes = '<tuplet type="stop"/>' * (symbol.closes_tuplet and not in_chord)
-    found = ties + opens + closes
-    return f"<notations>{found}</notations>" if found else ""
+    content = ties + opens + closes
+    return f"<notations>{content}</notations>" if content else ""
 
 
 def _beams(symbols: Sequence[Symbol]) -> Iterator[str]:
-    """Yield the beams of each symbol: at each level it begins, goes on, ends, or is a hook."""
-    for number, run in groupby(symbols, key=lambda symbol: symbol.beam):
-        flags = [symbol.value.flags if number else 0 for symbol in run]
-        for place, count in enumerate(flags):
-            before = flags[place - 1] if place else 0
-            after = flags[place + 1] if place + 1 < len(flags) else 0
-            yield "".join(_beam_levels(count, before, after))
+    """Yield the beams of each symbol: at each level it begins, continues, ends or is a hook."""
+    for number, group in groupby(symbols, key=lambda symbol: symbol.beam):
+        flags = [symbol.value.flags if number else 0 for symbol in group]
+        for position, count in enumerate(flags):
+            previous = flags[position - 1] if position else 0
+            following = flags[position + 1] if position + 1 < len(flags) else 0
+            yield "".join(_beam_levels(count, previous, following))
 
 
-def _beam_levels(count: int, before: int, after: int) -> Iterator[str]:
+def _beam_levels(count: int, previous: int, following: int) -> Iterator[str]:
     for level in range(1, count + 1):
-        if before >= level:
-            kind = "continue" if after >= level else "end"
-        elif after >= level:
+        if previous >= level:
+            kind = "continue" if following >= level else "end"
+        elif following >= level:
             kind = "begin"
         else:
-            kind = "backward hook" if before else "forward hook"
+            kind = "backward hook" if previous else "forward hook"
         yield f'<beam number="{level}">{kind}</beam>'
