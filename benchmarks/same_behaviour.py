@@ -2,10 +2,12 @@
 
     python benchmarks/same_behaviour.py BEFORE AFTER           # two Python executables
     python benchmarks/same_behaviour.py BEFORE AFTER --only sample train
+    python benchmarks/same_behaviour.py --toy                  # this version with itself; seconds
 
-Each version runs the same commands in a folder of its own, one command at a time: tunes of 50 seeds
-over all sampling options in every format, corpora, a small training, variants of a tune, copy
-receipts. What differs is listed; the exit code is then 1. Help texts and messages are not compared.
+Each version runs the same commands in its own folder, one command at a time: tunes of 50 seeds over
+all sampling options in every format, corpora, a small training run, variants of a tune, copy
+receipts. Differing files are listed, and the exit code is then 1. Help texts and messages are not
+compared.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-OPTIONS: Final = (
+OPTIONS: Final[tuple[list[str], ...]] = (
     [], ["--key", "Edor", "--rhythm", "jig"], ["--meter", "3/4", "--bars", "16"],
     ["--form", "ABAC", "--bars", "32", "--end", "tonic"], ["--form", "through", "--bars", "12"],
     ["--form", "free", "--min-bars", "8"], ["--temperature", "1.1", "--top-k", "12"],
@@ -70,18 +72,20 @@ def commands(seeds: int) -> dict[str, list[list[str]]]:
     }
 
 
-def run(python: str, folder: Path, words: list[str]) -> None:
-    """Run one command; its exit code and what it prints to stdout are kept as a file."""
-    done = subprocess.run([python, "-m", "musicgen", *words], cwd=folder, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
-    (folder / f"stdout-{name}.txt").write_text(f"{words}\n{done.returncode}\n{done.stdout}")
-    if done.returncode:
-        print(f"  {' '.join(words)}: exit {done.returncode}: {done.stderr[-200:]}", file=sys.stderr)
+def run_command(python: str, folder: Path, arguments: list[str]) -> None:
+    """Run one command; write its exit code and its stdout to a file."""
+    process = subprocess.run([python, "-m", "musicgen", *arguments], cwd=folder,
+                             capture_output=True, text=True, check=False)  # fmt: skip
+    name = hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:12]
+    result = f"{arguments}\n{process.returncode}\n{process.stdout}"
+    (folder / f"stdout-{name}.txt").write_text(result)
+    if process.returncode:
+        print(f"  {' '.join(arguments)}: exit {process.returncode}: {process.stderr[-200:]}",
+              file=sys.stderr)  # fmt: skip
 
 
-def without_times(data: bytes, name: str) -> bytes:
-    """Remove what changes from run to run, and the page's own script and style."""
+def remove_times(data: bytes, name: str) -> bytes:
+    """Remove times and other values that vary from run to run, and a page's script and style."""
     if name.endswith(".html"):
         data = re.sub(rb"<(script(?! type=.application/json)|style)\b.*?</\1>", b"", data,
                       flags=re.DOTALL)  # fmt: skip
@@ -90,11 +94,11 @@ def without_times(data: bytes, name: str) -> bytes:
     return data
 
 
-def content_of(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
     """Return the hash of every file of a folder, by its path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(
-            without_times(path.read_bytes(), path.name)
+            remove_times(path.read_bytes(), path.name)
         ).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -102,33 +106,39 @@ def content_of(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Run both versions and print what differs."""
+    """Run both versions and print the files that differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("before", help="Python executable of the version before")
-    parser.add_argument("after", help="Python executable of the version after")
+    parser.add_argument("before", nargs="?", default=sys.executable,
+                        help="Python executable of the version before")  # fmt: skip
+    parser.add_argument("after", nargs="?", default=sys.executable,
+                        help="Python executable of the version after")  # fmt: skip
+    parser.add_argument("--toy", action="store_true", help="two seeds of sample, seconds")
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--folder", type=Path, help="keep the outputs here")
-    asked = parser.parse_args()
+    options = parser.parse_args()
+    if options.toy:
+        options.seeds, options.only = 2, ("sample",)
     with tempfile.TemporaryDirectory() as scratch:
-        place = asked.folder or Path(scratch)
+        work_folder = options.folder or Path(scratch)
         contents = []
         for side in ("before", "after"):
-            folder = place / side
+            folder = work_folder / side
             folder.mkdir(parents=True)
-            python = getattr(asked, side)
-            where = subprocess.run([python, "-c", PROBE], cwd=folder, capture_output=True,
+            python = getattr(options, side)
+            location = subprocess.run([python, "-c", PROBE], cwd=folder, capture_output=True,
                                    text=True, check=True).stdout.strip()  # fmt: skip
-            print(f"{side}: {where}")
-            for group in (group for group in GROUPS if group in asked.only):
-                for words in commands(asked.seeds)[group]:
-                    run(python, folder, words)
-            contents.append(content_of(folder))
+            print(f"{side}: {location}")
+            for group in (group for group in GROUPS if group in options.only):
+                for arguments in commands(options.seeds)[group]:
+                    run_command(python, folder, arguments)
+            contents.append(hash_files(folder))
     before, after = contents
     differing = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
     for name in differing:
         print(f"differs: {name}")
-    print(f"{len(before | after)} files compared, {len(differing)} differ")
+    count = len(before | after)
+    print(f"{count} files compared, {len(differing)} differ ({len(differing) / count:.1%})")
     sys.exit(1 if differing else 0)
 
 
