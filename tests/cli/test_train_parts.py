@@ -221,4 +221,4 @@ def test_a_model_card_without_tunes_ends_a_training_well(monkeypatch: pytest.Mon
     told = musicgen("train", str(folder), "--name", "failing", *SMALL)
     lines = [line for line in told.splitlines() if "tuple index" in line]
     assert sorted(line.split(":")[0] for line in lines) == ["copies", "heard", "model card"]
-    assert "## How well it predicts" in Path("checkpoints/failing/MODEL_CARD.md").read_text()
+    assert "## Scores" in Path("checkpoints/failing/MODEL_CARD.md").read_text()

@@ -184,7 +184,7 @@ def test_the_same_flags_are_not_refused(stopped: Path) -> None:
 def test_other_tunes_are_refused(stopped: Path, here: Path) -> None:
     (here / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
     result = train("--resume")
-    refused(result, 2, "go on with the tunes that it began with")
+    refused(result, 2, "resume with the same tunes")
     assert "now it is" in result.output
 
 
