@@ -134,8 +134,6 @@ VARIANTS = (
     Variant("dropout 0.3", {"dropout": 0.3}),
     Variant("no dropout of events", {"embedding_dropout": 0.0}),
     Variant("dropout of events 0.1", {"embedding_dropout": 0.1}),
-    Variant("weight drop 0.2", {"weight_dropout": 0.2}),
-    Variant("weight drop 0.4", {"weight_dropout": 0.4}),
     Variant("head and embedding not tied", {"tied": False}),
     Variant("layer normalisation before the head", model=Normed),
     Variant("no weight decay", training={"weight_decay": 0.0}),

@@ -61,6 +61,7 @@ _NUMBER: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
 REMEDY: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
+LAYER_WEIGHTS: Final = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")  # torch's names
 
 Weights = dict[str, np.ndarray]
 Tonics = dict[
@@ -374,13 +375,10 @@ def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     size, hidden, gates = settings.embedding, settings.hidden, GATES[settings.cell]
     found: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
     for layer in range(settings.layers):
-        rows = gates * hidden
-        found |= {
-            f"layers.{layer}.weight_ih_l0": (rows, hidden if layer else size),
-            f"layers.{layer}.weight_hh_l0": (rows, hidden),
-            f"layers.{layer}.bias_ih_l0": (rows,),
-            f"layers.{layer}.bias_hh_l0": (rows,),
-        }
+        rows, inputs = gates * hidden, hidden if layer else size
+        shapes = ((rows, inputs), (rows, hidden), (rows,), (rows,))
+        for name, shape in zip(LAYER_WEIGHTS, shapes, strict=True):
+            found[f"layers.{layer}.{name}"] = shape
     if settings.tied and size != hidden:
         found["narrow.weight"] = (size, hidden)
     if not settings.tied:

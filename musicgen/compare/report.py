@@ -18,13 +18,12 @@ import numpy as np
 from musicgen.compare import comparison_plots
 from musicgen.compare.baselines import LARGE_WINDOW, NGRAM, SMALL_WINDOW, UNCLIPPED_SUFFIX
 from musicgen.compare.comparison import (
-    GATED_CELLS,
     Comparison,
     ModelResult,
     confidence_interval,
     is_finite_score,
 )
-from musicgen.compare.diagnostics import GradientDecay, HalfLives
+from musicgen.compare.diagnostics import GATED_CELLS, GradientDecay, HalfLives
 from musicgen.training import plots
 from musicgen.training.heldout_loss import HeldOutScore
 

@@ -22,7 +22,8 @@ def unique_sorted(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
         values: (n,) any dtype that sorts.
     """
     values = np.sort(values)
-    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    is_new = np.append(True, values[1:] != values[:-1])[: len(values)]
+    return np.compress(is_new, values)
 
 
 def ragged_arange(sizes: IntArray) -> IntArray:

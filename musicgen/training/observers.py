@@ -81,7 +81,7 @@ def make_weights_getter(run: TrainingRun) -> Callable[[Progress], Weights]:
 class Observer(Protocol):
     """A callable that receives the progress of each update, and is closed at the end."""
 
-    label: str  # names the observer in messages
+    label: ClassVar[str]  # names the observer in messages
 
     def __call__(self, progress: Progress, /) -> None:
         """Handle the progress of an update."""

@@ -382,8 +382,8 @@ def _refuse_other(folder: Path, *, exists: bool, force: bool) -> None:
         return
     if not exists:
         raise OutputExists(
-            f"{folder} exists; choose another --name, continue it with"
-            " --resume, or replace it with --force"
+            f"{folder} exists; choose another --name, go on with --resume,"
+            " or replace it with --force"
         )
     if force or not (list_numbered_folders(folder / PROGRESS_FOLDER) or has_saved_state(folder)):
         refuse_foreign_run(folder)
