@@ -8,7 +8,7 @@
 All models predict every id of a tune from the ids before it. The models without recurrence differ
 in their context:
 
-- `FixedWindow` sees the last k ids, each at its position, and nothing earlier (Bengio et al., 2003);
+- `FixedWindow` sees the last k ids, each at its position (Bengio et al., 2003);
 - `BagOfWords` sees how often each id has occurred in the tune, but not when.
 
 Both keep their context as a state, as a recurrent network does, so that a tune can be read in
@@ -129,7 +129,9 @@ class FeedForward(SerializableModule):
         Returns:
             (lane, window, vocabulary) float32, and the new state.
         """
-        features, new_state = self.compute_features(send(ids, self.device), state or self.start(len(ids)))
+        features, new_state = self.compute_features(
+            send(ids, self.device), state or self.start(len(ids))
+        )
         hidden = self.second(self.first(features).relu()).relu()
         if masks is not None:
             hidden = hidden * masks.outputs[0].unsqueeze(1)
@@ -156,7 +158,7 @@ class FixedWindow(FeedForward):
         return ((torch.full(shape, BEGIN_ID, device=self.device),),)
 
     def compute_features(self, ids: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return the embeddings of the last k ids: (lane, window) int64 to (lane, window, k x 32)."""
+        """Return the embeddings of the last k of ids, (lane, window) int64."""
         padded_ids = torch.cat([state[0][0], ids], 1)
         tune_numbers = number_tunes(padded_ids)
         rows = padded_ids.unfold(1, self.settings.context_length, 1)  # (lane, window, k)
@@ -217,7 +219,7 @@ def count_parameters(model: SequenceModel) -> int:
 
 
 def choose_width(make_model: Callable[[int], SequenceModel], parameters: int) -> int:
-    """Return the hidden width, a multiple of 4, whose number of weights is nearest to `parameters`."""
+    """Return the hidden width, a multiple of 4, with about `parameters` weights."""
 
     def count(quads: int) -> int:
         with torch.device("meta"):  # allocates nothing
@@ -435,7 +437,9 @@ class ComparedNetwork:
     def train(self, budget: TrainingBudget) -> Iterator[CurvePoint]:
         """Train for the budget, or until the loss diverges; keep the best weights."""
         trainer = self.make_trainer(self.model, self.make_training_settings(budget))
-        trainer.best.weights = self.model.copy_weights()  # in case it diverges before the first evaluation
+        trainer.best.weights = (
+            self.model.copy_weights()
+        )  # in case it diverges before the first evaluation
         tokens, seconds = 0, 0.0
         try:
             for progress in trainer.run():
@@ -509,7 +513,9 @@ class ComparedNgram:
     def surprisal(self, ids: TokenIds) -> FloatArray:
         """Return the nats of each id of a tune: (token,) int16 or int64 to (token,) float64."""
         compact = self.compact_ids[ids]
-        unseen_nats = np.where(compact == self.compact_size - 1, math.log(max(1, self.unseen_count)), 0.0)
+        unseen_nats = np.where(
+            compact == self.compact_size - 1, math.log(max(1, self.unseen_count)), 0.0
+        )
         nats: FloatArray = self._require_trained_model().surprisal(compact) + unseen_nats
         return nats
 

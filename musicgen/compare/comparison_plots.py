@@ -175,7 +175,14 @@ def draw_norms(axes: Axes, run: GradientNorms) -> None:
     axes.axhline(run.clip, color=BLACK, lw=1, ls=(0, (4, 2)), label="threshold", zorder=3)
     if 0 < len(unclipped) < len(run.unclipped):
         axes.plot(
-            len(unclipped), unclipped[-1], "X", color=RED, mec="white", ms=9, label="diverged", zorder=4
+            len(unclipped),
+            unclipped[-1],
+            "X",
+            color=RED,
+            mec="white",
+            ms=9,
+            label="diverged",
+            zorder=4,
         )
 
 
@@ -191,7 +198,11 @@ def binned_medians(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     updates = np.arange(1, len(values) + 1)
     count = min(len(values), MEDIAN_BINS) or 1
     pairs = zip(np.array_split(updates, count), np.array_split(values, count), strict=True)
-    points = [(np.mean(bin_updates), np.median(bin_values)) for bin_updates, bin_values in pairs if len(bin_values)]
+    points = [
+        (np.mean(bin_updates), np.median(bin_values))
+        for bin_updates, bin_values in pairs
+        if len(bin_values)
+    ]
     middles, medians = np.array(points, float).reshape(-1, 2).T
     return middles, medians
 

@@ -96,7 +96,7 @@ def compute_gradient_decay(
     positions: int = 64,
     hidden_only: bool = False,
 ) -> GradientDecay:
-    """Measure the gradient of the loss at one id with respect to the state of each layer k ids before.
+    """Measure the gradient of the loss at one id by the state of each layer k ids before.
 
     The state of an LSTM is one vector (h, c), because information passes through both parts. The
     path from h through the layer above is included.
@@ -112,11 +112,15 @@ def compute_gradient_decay(
     """
     require_tunes(tunes)
     distance_count = min(max_distance, max(len(ids) for ids in tunes) - 1)
-    chosen_positions = draw_positions([len(ids) for ids in tunes], distance_count, positions, generator)
+    chosen_positions = draw_positions(
+        [len(ids) for ids in tunes], distance_count, positions, generator
+    )
     float64_model = copy.deepcopy(model).to("cpu", torch.float64).requires_grad_(False)
     inputs = pad_left([shift_right(tunes[tune])[: last + 1] for tune, last in chosen_positions])
     targets = torch.tensor([int(tunes[tune][last]) for tune, last in chosen_positions])
-    norms = compute_state_gradient_norms(float64_model, inputs, targets, distance_count, 1 if hidden_only else 2)
+    norms = compute_state_gradient_norms(
+        float64_model, inputs, targets, distance_count, 1 if hidden_only else 2
+    )
     shares = np.maximum(norms / np.maximum(norms[:, :1], MIN_SHARE), MIN_SHARE)
     low, high = np.quantile(shares, DECAY_QUANTILES, axis=2)
     mean = np.exp(np.log(shares).mean(2))
@@ -258,7 +262,9 @@ def compute_half_lives(
     half_lives = np.sort(math.log(0.5) / np.log(np.maximum(gates, MIN_SHARE)), axis=1)
     bar_count = sum(int(np.isin(ids, list(bar_ids)).sum()) for ids in tunes)
     total = sum(len(ids) for ids in tunes)
-    return HalfLives(model.settings.cell, tuple(half_lives), total / bar_count if bar_count else None)
+    return HalfLives(
+        model.settings.cell, tuple(half_lives), total / bar_count if bar_count else None
+    )
 
 
 def average_gates(model: LanguageModel, tunes: Sequence[TokenIds]) -> FloatArray:

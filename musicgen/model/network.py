@@ -234,7 +234,7 @@ class LanguageModel(SerializableModule):
         return self.device.type == "cpu"
 
     def compute_logits(self, outputs: Tensor) -> Tensor:
-        """Return the logits from outputs of the last layer: (..., hidden) to (..., vocabulary) float32."""
+        """Return the logits of outputs of the last layer, (..., hidden) float32."""
         return self.head(outputs if self.narrow is None else self.narrow(outputs))  # type: ignore[no-any-return]
 
 
@@ -358,7 +358,7 @@ def run_gru_layer(
 def run_rnn_layer(
     layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], starts: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a layer without gates over a window: see `run_lstm_layer` (window, hidden, lane) float32."""
+    """Run a plain RNN layer over a window: see `run_lstm_layer` (window, hidden, lane) float32."""
     dtype = get_matmul_dtype(table)
     weight_in, weight, bias_in, bias_hidden = get_layer_weights(layer)
     assert isinstance(layer, nn.RNN)

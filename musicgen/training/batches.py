@@ -136,9 +136,7 @@ class WindowStream:
         queue = list(position["queue"])
         positions = [LanePosition(*lane) for lane in position["at"]]
         tune_indices = range(len(self.tunes))
-        if len(positions) != len(self.positions) or not all(
-            tune in tune_indices for tune in queue
-        ):
+        if len(positions) != len(self.positions) or not all(tune in tune_indices for tune in queue):
             raise ValueError("the lanes or the queue do not fit the tunes")
         for tune, semitones, read in positions:
             length = len(self.tunes[tune]) if tune in tune_indices else 0

@@ -28,14 +28,18 @@ from musicgen.music.arrays import FloatArray
 
 ModelCall: TypeAlias = Callable[..., Any]  # a SequenceModel, or one wrapped for several processes
 
-PROCESS_GROUP_TIMEOUT: Final = timedelta(minutes=30)  # while another process reads, evaluates or saves
+PROCESS_GROUP_TIMEOUT: Final = timedelta(
+    minutes=30
+)  # while another process reads, evaluates or saves
 
 
 class GradientAveragingModel:
     """A model whose gradients are averaged over the processes after each backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model: DistributedDataParallel | None = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self.model: DistributedDataParallel | None = DistributedDataParallel(
+            model, gradient_as_bucket_view=True
+        )
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the forward pass."""

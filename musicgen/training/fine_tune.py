@@ -1,8 +1,8 @@
 """Fine-tuning: extend the vocabulary and the embeddings of a trained model to a new data set.
 
-    base = load("folk").checkpoint
-    dataset = remap_dataset(dataset, base)    # the ids of the base model; new events after them
-    model.load_weights(extend_embeddings(base, dataset.vocabulary_size))
+base = load("folk").checkpoint
+dataset = remap_dataset(dataset, base)    # the ids of the base model; new events after them
+model.load_weights(extend_embeddings(base, dataset.vocabulary_size))
 """
 
 from __future__ import annotations

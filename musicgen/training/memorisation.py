@@ -63,7 +63,9 @@ class CopyCounts:
 
     def clearly_exceeds(self, reference: CopyCounts) -> bool:
         """Tell whether the share exceeds that of `reference` by two standard errors."""
-        return self.share - reference.share > 2 * math.hypot(self.standard_error, reference.standard_error)
+        return self.share - reference.share > 2 * math.hypot(
+            self.standard_error, reference.standard_error
+        )
 
 
 def extract_ngrams(score: Score, notes: int = NGRAM_NOTES) -> TuneNgrams:
@@ -95,7 +97,9 @@ def count_shared(tunes: Sequence[TuneNgrams], groups: Sequence[str]) -> CopyCoun
     for tune, group in zip(tunes, groups, strict=True):
         by_group.setdefault(group, set()).update(tune)
     group_counts = Counter(ngram for group_ngrams in by_group.values() for ngram in group_ngrams)
-    return count_copied(tunes, frozenset(ngram for ngram, count in group_counts.items() if count > 1))
+    return count_copied(
+        tunes, frozenset(ngram for ngram, count in group_counts.items() if count > 1)
+    )
 
 
 def extract_encoded_ngrams(tune: EncodedTune, codec: AnyCodec) -> TuneNgrams:

@@ -197,5 +197,7 @@ def _render_fenced(heading: str, language: str, texts: Iterable[str]) -> Iterato
 def _cut_first_bars(text: str) -> str:
     """Return the header and the first two lines of music, of four bars each."""
     lines = [line for line in text.strip().split("\n") if not line.startswith("%%")]
-    first_music_line = next(number for number, line in enumerate(lines) if line.startswith("K:")) + 1
+    first_music_line = (
+        next(number for number, line in enumerate(lines) if line.startswith("K:")) + 1
+    )
     return "\n".join(lines[: first_music_line + BARS_SHOWN // 4])

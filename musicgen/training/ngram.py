@@ -54,7 +54,9 @@ class NgramOrder:
         gram_index, is_counted = find_sorted(self.grams, grams)
         counts = np.where(is_counted, self.counts[gram_index], 0)
         discounted = counts - self.discounts[np.minimum(counts, 3)]
-        interpolated = (discounted + self.backoff_mass[context_index] * lower_probabilities) / self.totals[context_index]
+        interpolated = (
+            discounted + self.backoff_mass[context_index] * lower_probabilities
+        ) / self.totals[context_index]
         return np.where(has_context, interpolated, lower_probabilities)
 
 
@@ -98,7 +100,9 @@ class KneserNey:
             # nothing precedes a gram that starts with the begin event: count its occurrences
             starts_tune = grams // (packed_size // self.vocabulary_size) == BEGIN_ID
             orders.append(
-                make_ngram_order(grams, np.where(starts_tune, occurrences, left_contexts), self.vocabulary_size)
+                make_ngram_order(
+                    grams, np.where(starts_tune, occurrences, left_contexts), self.vocabulary_size
+                )
             )
             higher_grams = grams
         return orders[::-1]
@@ -124,9 +128,7 @@ class KneserNey:
         nats: FloatArray = -np.log(self.probabilities(self.pack_grams(ids)))
         return nats
 
-    def score(
-        self, tunes: Sequence[TokenIds], notes: Sequence[int] | None = None
-    ) -> HeldOutScore:
+    def score(self, tunes: Sequence[TokenIds], notes: Sequence[int] | None = None) -> HeldOutScore:
         """Score whole tunes, (token,) int16 or int64 each, given the notes of each."""
         return evaluate_surprisal(self.surprisal, tunes, notes)
 

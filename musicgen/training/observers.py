@@ -236,7 +236,11 @@ def make_loss_lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
     held_tokens, held_losses = _select_column(rows, "held_loss")
     if not len(held_losses):
         return lines
-    return [*lines, Line("held-out", held_tokens, held_losses), _mark_best(held_tokens, held_losses, smooth(losses))]
+    return [
+        *lines,
+        Line("held-out", held_tokens, held_losses),
+        _mark_best(held_tokens, held_losses, smooth(losses)),
+    ]
 
 
 def _mark_best(tokens: FloatArray, held_losses: FloatArray, losses: FloatArray) -> Line:

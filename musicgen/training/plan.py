@@ -127,9 +127,13 @@ def adjust_split(dataset: Dataset) -> Dataset:
     group_names = sorted(
         {tune.group for _, tune in dataset}, key=lambda name: (split_position(name), name)
     )
-    test_groups = {tune.group for tune in dataset.test} if len(group_names) >= MIN_GROUPS_FOR_TEST else set()
+    test_groups = (
+        {tune.group for tune in dataset.test} if len(group_names) >= MIN_GROUPS_FOR_TEST else set()
+    )
     candidates = [name for name in group_names if name not in test_groups]
-    valid_groups = set(candidates[len(candidates) - _count_held_out_groups(len(group_names), dataset) :])
+    valid_groups = set(
+        candidates[len(candidates) - _count_held_out_groups(len(group_names), dataset) :]
+    )
     if test_groups and valid_groups == {tune.group for tune in dataset.valid}:
         return dataset
     tunes = [tune for _, tune in dataset]
@@ -165,7 +169,9 @@ def make_plan(
     """
     tokens = count_tokens(dataset.train)
     preset = next(
-        preset for preset in (FINE_TUNE_PRESETS if base else FRESH_PRESETS) if tokens < preset.max_tokens
+        preset
+        for preset in (FINE_TUNE_PRESETS if base else FRESH_PRESETS)
+        if tokens < preset.max_tokens
     )
     device = choose_device(options.device)
     lanes, bptt = _choose_window(tokens, preset, options, ranks)
@@ -204,7 +210,7 @@ def make_plan(
 def _choose_window(
     tokens: int, preset: SizePreset, options: TrainingOptions, ranks: Ranks
 ) -> tuple[int, int]:
-    """Return lanes and window length; a small corpus gets fewer lanes, for more updates per epoch."""
+    """Return lanes and window length; a small corpus gets fewer lanes, so more updates."""
     bptt = options.bptt or preset.bptt
     max_rows = tokens // bptt
     lanes = max(
@@ -266,7 +272,8 @@ def _fit_to_minutes(
 def _limit_evaluations(plan: Plan, tokens: int) -> Plan:
     evaluate_every = max(tokens, plan.training.tokens // SMALL_RUN_EVALUATIONS)
     return replace(
-        plan, training=replace(plan.training, evaluate_every=evaluate_every, patience=SMALL_RUN_PATIENCE)
+        plan,
+        training=replace(plan.training, evaluate_every=evaluate_every, patience=SMALL_RUN_PATIENCE),
     )
 
 

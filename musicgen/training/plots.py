@@ -111,7 +111,7 @@ def use_own_style(salt: str) -> Iterator[None]:
 
 
 def make_ids_unique(svg: str) -> str:
-    """Prefix the ids of an SVG, so that several fit in one page, and give it the role of an image."""
+    """Prefix the ids of an SVG, so that several fit in one page, and set its role to img."""
     prefix = "p" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     tag = re.compile(r"<[a-z][^<>]*>")
     name = re.compile(r'( id="|href="#|url\(#)')

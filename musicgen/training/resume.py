@@ -1,9 +1,9 @@
 """Resuming: load a saved run, and check that its options and its data set have not changed.
 
-    saved_run = load_saved_run(Path("checkpoints/mine"))
-    if saved_run is not None:
-        saved_run.refuse_other_flags({"hidden": 512})
-        saved_run.refuse_other_corpus(dataset)
+saved_run = load_saved_run(Path("checkpoints/mine"))
+if saved_run is not None:
+    saved_run.refuse_other_flags({"hidden": 512})
+    saved_run.refuse_other_corpus(dataset)
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ class SavedRun:
             plan = Plan(model, training, **values)
         except (InvalidValue, TypeError) as fault:
             raise Mismatch(
-                f"{self.progress.folder}: its plan is from another version ({fault}); update musicgen"
+                f"{self.progress.folder}: its plan is from another version ({fault});"
+                " update musicgen"
             ) from fault
         try:
             self._check_size(model, training)
@@ -225,8 +226,8 @@ class SavedRun:
         ):
             if saved_value != current_value:
                 raise Mismatch(
-                    f"{self.progress.folder}: its {name} was {saved_value}, now it is {current_value};"
-                    " resume with the same tunes, or choose another --name"
+                    f"{self.progress.folder}: its {name} was {saved_value}, now it is"
+                    f" {current_value}; resume with the same tunes, or choose another --name"
                 )
 
     def list_differences(self, current: Mapping[str, Any]) -> list[str]:
@@ -275,5 +276,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 def describe_machine(device: str, workers: int) -> dict[str, Any]:
     """Return what the bits of a result depend on, other than plan and corpus."""
-    packages = {name: version for name, version in get_package_versions().items() if name in ("numpy", "torch")}
+    packages = {
+        name: version
+        for name, version in get_package_versions().items()
+        if name in ("numpy", "torch")
+    }
     return packages | {"processor": platform.machine(), "device": device, "threads": workers}

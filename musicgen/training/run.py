@@ -1,16 +1,16 @@
 """A training run: train, save the progress regularly, and write the final checkpoint.
 
-    plan = make_plan(dataset, TrainingOptions())
-    run = TrainingRun(dataset, plan, name="mine", folder=Path("checkpoints/mine"))
-    for progress in run.train():
-        ...
-    run.score_test()
+plan = make_plan(dataset, TrainingOptions())
+run = TrainingRun(dataset, plan, name="mine", folder=Path("checkpoints/mine"))
+for progress in run.train():
+    ...
+run.score_test()
 
-    checkpoints/mine/
-    ├── progress/STEP/    the last three saved states, from which the run can be resumed
-    ├── best/STEP/        the checkpoint of the best weights so far
-    ├── metrics.jsonl     one line per tenth update and per evaluation
-    └── weights.safetensors, receipt.bin, MODEL_CARD.md, manifest.json: at the end of the run
+checkpoints/mine/
+├── progress/STEP/    the last three saved states, from which the run can be resumed
+├── best/STEP/        the checkpoint of the best weights so far
+├── metrics.jsonl     one line per tenth update and per evaluation
+└── weights.safetensors, receipt.bin, MODEL_CARD.md, manifest.json: at the end of the run
 """
 
 from __future__ import annotations
@@ -268,14 +268,15 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Add to errors how the run can be continued: out of memory, or a loss that is not finite."""
+        """Add to an error how the run can be continued after lack of memory or divergence."""
         try:
             with translate_memory_errors(self.folder):
                 yield
         except Diverged as error:
             lower_rate = f"{self.plan.training.learning_rate / 2:g}"
             raise Diverged(
-                f"{error}; or continue from the saved progress with --resume --learning-rate {lower_rate}"
+                f"{error}; or continue from the saved progress with --resume --learning-rate"
+                f" {lower_rate}"
             ) from error
 
     def _prepare_folder(self, lock: RunLock) -> None:
@@ -357,7 +358,7 @@ class TrainingRun:
                 self.saved_best_step = self.best_step
 
     def describe(self) -> dict[str, Any]:
-        """Return the record of the run as JSON values: all that resuming needs, except the trainer."""
+        """Return the record of the run as JSON values, for resuming."""
         return {
             "name": self.name,
             "version": self.version,
@@ -416,7 +417,7 @@ class TrainingRun:
             except Exception as error:  # noqa: BLE001 - sampling must not abort training
                 self.shows_samples = False
                 self.notify(
-                    f"model card: no tune could be sampled ({to_one_line(error)}); it has no samples"
+                    f"model card: no tune could be sampled ({to_one_line(error)}); none is shown"
                 )
         return render_model_card(manifest, self.scores, weights, with_samples=False)
 
@@ -427,7 +428,9 @@ class TrainingRun:
             MusicgenError: there is no test split.
         """
         if not self.dataset.test:
-            raise MusicgenError("the corpus is too small for a test split; there is nothing to score")
+            raise MusicgenError(
+                "the corpus is too small for a test split; there is nothing to score"
+            )
         ngram = KneserNey(get_id_arrays(self.dataset.train), self.dataset.vocabulary_size, order=5)
         test = self.dataset.test
         self.scores = self.scores.with_test(
@@ -478,7 +481,9 @@ class TrainingRun:
         pitch_ranges = self.trainer.window_stream.pitch_ranges
         for ids in get_id_arrays(self.dataset.train):
             for semitones in find_transposition_range(ids, pitch_ranges) if pitch_ranges else (0,):
-                counts += np.bincount(transpose_ids(ids, pitch_ranges, semitones), minlength=len(counts))
+                counts += np.bincount(
+                    transpose_ids(ids, pitch_ranges, semitones), minlength=len(counts)
+                )
         return (
             fine_tune.merge_event_counts(self.base, counts.tolist())
             if self.base
@@ -567,4 +572,3 @@ def has_same_checkpoint(folder: Path, weights: Weights) -> bool:
     return stored.keys() == rounded.keys() and all(
         np.array_equal(stored[name], array) for name, array in rounded.items()
     )
-

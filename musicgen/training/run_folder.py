@@ -356,7 +356,11 @@ def lock_run(folder: Path, *, exists: bool = False, force: bool = False) -> Iter
 
 @contextlib.contextmanager
 def translate_memory_errors(folder: Path) -> Iterator[None]:
-    """Turn any out-of-memory error into one MusicgenError with a one-line message."""
+    """Turn any out-of-memory error into a MusicgenError with a one-line message.
+
+    Raises:
+        MusicgenError: out of memory.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
@@ -391,7 +395,11 @@ def _refuse_other(folder: Path, *, exists: bool, force: bool) -> None:
 
 def has_saved_state(run: Path) -> bool:
     """Tell whether a run has saved a checkpoint or progress."""
-    folders = (*list_numbered_folders(run / BEST), *list_numbered_folders(run / PROGRESS_FOLDER), run)
+    folders = (
+        *list_numbered_folders(run / BEST),
+        *list_numbered_folders(run / PROGRESS_FOLDER),
+        run,
+    )
     return any(map(has_manifest, folders))
 
 
@@ -512,5 +520,11 @@ def _read_holder(path: Path) -> LockHolder | None:
 
 
 def _describe_conflict(folder: Path, holder: LockHolder | None) -> str:
-    process = f"process {holder.pid} on {holder.host}, since {holder.since}" if holder else "an unknown process"
-    return f"{folder}: another run is at work here ({process}); wait for it, or choose another --name"
+    process = (
+        f"process {holder.pid} on {holder.host}, since {holder.since}"
+        if holder
+        else "an unknown process"
+    )
+    return (
+        f"{folder}: another run is at work here ({process}); wait for it, or choose another --name"
+    )

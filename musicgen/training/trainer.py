@@ -60,7 +60,11 @@ def copy_into(tensor: Tensor, values: AnyArray) -> None:
 def select_prefix(prefix: str, arrays: Mapping[str, AnyArray]) -> Arrays:
     """Select the arrays (...), any dtype, whose names start with a prefix, and strip it."""
     start = prefix + "/"
-    return {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): values
+        for name, values in arrays.items()
+        if name.startswith(start)
+    }
 
 
 def add_prefix(prefix: str, arrays: Mapping[str, AnyArray]) -> Arrays:
@@ -400,7 +404,9 @@ class Trainer:
         score = None
         if self.valid:
             score = evaluate(self.model, self.valid, self.valid_notes, self.ranks, self.crew)
-        loss = score.loss if score else -float(self.tokens)  # without an evaluation, the latest weights are the best
+        loss = (
+            score.loss if score else -float(self.tokens)
+        )  # without an evaluation, the latest weights are the best
         is_best = self.best.keep_if_better(loss, self.tokens, self.model)
         is_last = (
             progress.tokens >= progress.planned_tokens
@@ -453,7 +459,10 @@ class Trainer:
         restore_parameters(self.model, select_prefix("model", arrays))
         restore_moments(self.descent, self.model, select_prefix("optimizer", arrays))
         state_arrays = select_prefix("state", arrays)
-        shares = [self.ranks.get_lane_slice(worker, self.crew.workers) for worker in range(self.crew.workers)]
+        shares = [
+            self.ranks.get_lane_slice(worker, self.crew.workers)
+            for worker in range(self.crew.workers)
+        ]
         self.states = scatter_lanes(state_arrays, shares, self.model.device)
         self.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
         self.window_stream.seek(values["lanes"])
