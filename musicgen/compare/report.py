@@ -98,8 +98,8 @@ class ReportText:
         direction = "more" if difference.bits > 0 else "fewer"
         low, high = sorted((abs(difference.low), abs(difference.high)))
         return (
-            f"{name} needs {format_bits(abs(difference.bits))} bits per {self.unit} {direction} than"
-            f" {reference} (95 % interval {format_bits(low)} to {format_bits(high)})."
+            f"{name} needs {format_bits(abs(difference.bits))} bits per {self.unit} {direction}"
+            f" than {reference} (95 % interval {format_bits(low)} to {format_bits(high)})."
         )
 
     def describe_ranking(self) -> Iterator[str]:

@@ -226,7 +226,7 @@ def test_killed_forced_run_leaves_the_previous_one(
         assert names(folder.parent) == ["mine"]
 
 
-@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_signal_saves_state(
     nursery: Nursery, tmp_path: Path, uninterrupted: Path, signal_name: str
 ) -> None:
