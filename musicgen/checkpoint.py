@@ -63,6 +63,7 @@ _STEP_NAME: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
 REMEDY: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}  # gates per cell
+LAYER_WEIGHTS: Final = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")  # torch's names
 
 Weights = dict[str, np.ndarray]  # by name, float32 in memory; shapes as in weight_shapes
 Tonics = dict[
@@ -408,12 +409,9 @@ def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     rows = GATES[settings.cell] * hidden
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
     for layer in range(settings.layers):
-        shapes |= {
-            f"layers.{layer}.weight_ih_l0": (rows, hidden if layer else size),
-            f"layers.{layer}.weight_hh_l0": (rows, hidden),
-            f"layers.{layer}.bias_ih_l0": (rows,),
-            f"layers.{layer}.bias_hh_l0": (rows,),
-        }
+        layer_shapes = ((rows, hidden if layer else size), (rows, hidden), (rows,), (rows,))
+        for name, shape in zip(LAYER_WEIGHTS, layer_shapes, strict=True):
+            shapes[f"layers.{layer}.{name}"] = shape
     if settings.tied and size != hidden:
         shapes["narrow.weight"] = (size, hidden)
     if not settings.tied:

@@ -48,14 +48,18 @@ class ModelSettings(Settings):
     tied: bool = True  # the output layer shares the embedding weights
     dropout: float = 0.2  # between layers and before the output layer
     embedding_dropout: float = 0.05  # drops whole events
-    weight_dropout: float = 0.0  # on the recurrent weights
+    weight_dropout: float = 0.0  # no longer supported; files and fingerprints still contain the 0
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise InvalidValue(f"cell {self.cell!r} is unknown: choose one of {', '.join(CELLS)}")
         for name, maximum in _MODEL_BOUNDS:
             _check_count(name, getattr(self, name), maximum)
-        for name in ("dropout", "embedding_dropout", "weight_dropout"):
+        if self.weight_dropout:
+            raise InvalidValue(
+                f"weight_dropout is {self.weight_dropout}: it is no longer supported and must be 0"
+            )
+        for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 

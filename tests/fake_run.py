@@ -1,4 +1,4 @@
-"""A run that never was: what its updates say, and a clock that a test turns."""
+"""Progress of a simulated run, and a clock that a test sets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from musicgen.training.heldout_loss import HeldOutScore
 from musicgen.training.trainer import Progress
 
-TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # of an update; of the plan; of the training part
+TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # tokens per update, updates, tokens per epoch
 
 
-class Hand:
-    """A clock that a test turns."""
+class FakeClock:
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -23,14 +23,14 @@ class Hand:
         return self.now
 
 
-def held(bits: float) -> HeldOutScore:
-    """Return a score of so many bits a note, on one tune of one note."""
+def make_score(bits: float) -> HeldOutScore:
+    """Return a score in bits per note, on one tune of one note."""
     return HeldOutScore(np.array([bits * np.log(2)]), np.array([1]), np.array([1]))
 
 
-def at(step: int, bits: float | None = None, **changes: Any) -> Progress:
-    """Return what update number `step` says: half a second for 2,000 tokens."""
-    plain = Progress(
+def make_progress(step: int, bits: float | None = None, **changes: Any) -> Progress:
+    """Return the progress of an update: half a second for 2,000 tokens."""
+    progress = Progress(
         step=step,
         tokens=TOKENS * step,
         planned_tokens=TOKENS * STEPS,
@@ -41,6 +41,6 @@ def at(step: int, bits: float | None = None, **changes: Any) -> Progress:
         learning_rate=0.003,
         tokens_per_second=2 * TOKENS,
         memory_bytes=640 * 2**20,
-        held_out_score=None if bits is None else held(bits),
+        held_out_score=None if bits is None else make_score(bits),
     )
-    return replace(plain, **changes)
+    return replace(progress, **changes)

@@ -1,4 +1,4 @@
-"""A made-up corpus for the tests of the ladder: short loops, in a vocabulary with bars."""
+"""A synthetic corpus for the tests of the comparison: short loops, in a vocabulary with bars."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from musicgen.corpus.store import Dataset, EncodedTune
 NAMES = ("begin", "end", "bar", "pitch=0", "pitch=2", "pitch=4", "pitch=5", "pitch=7")
 
 
-def tune(generator: np.random.Generator, title: str) -> EncodedTune:
-    """Make a tune of a few bars: a bar is drawn, then played again and again."""
+def make_tune(generator: np.random.Generator, title: str) -> EncodedTune:
+    """Make a tune that repeats one random bar."""
     bar = [2, *generator.integers(3, 7, 4)]
     ids = np.array([*(bar * int(generator.integers(4, 9))), 1], np.int16)
     return EncodedTune(ids, len(ids) - 1, title, "made.abc", title, "C major", "4/4", "reel", "{}")
 
 
-def corpus(train: int = 60, held: int = 12, test: int = 12) -> Dataset:
-    """Make a corpus, the same each time."""
+def make_corpus(train: int = 60, held: int = 12, test: int = 12) -> Dataset:
+    """Make a corpus with a fixed seed."""
     generator = np.random.default_rng(5)
-    tunes = [tune(generator, f"Tune {number}") for number in range(train + held + test)]
+    tunes = [make_tune(generator, f"Tune {number}") for number in range(train + held + test)]
     return Dataset(
         train=tunes[:train],
         valid=tunes[train : train + held],

@@ -1,1 +1,1 @@
-"""The comparison of models of the lecture: baselines, diagnostics, report. It imports torch."""
+"""The comparison of models of the lecture: baselines, diagnostics, report. Imports torch."""

@@ -1,19 +1,20 @@
 """The models of the comparison behind one interface: fixed window, bag of words, n-gram, recurrent.
 
-    rung = NetworkRung("lstm", dataset, parameters=500_000)
-    for point in rung.train(Budget(tokens=1_000_000)):
+    model = ComparedNetwork("lstm", dataset, parameters=500_000)
+    for point in model.train(TrainingBudget(tokens=1_000_000)):
         print(point.tokens, point.loss)
-    rung.score(dataset.valid).bits_per_note
+    model.score(dataset.valid).bits_per_note
 
-All predict every id of a tune from the ids before it; they differ in their context:
+All models predict every id of a tune from the ids before it. The models without recurrence differ
+in their context:
 
-- `Window` sees the last k ids, each at its position, and nothing earlier (Bengio et al., 2003);
-- `Bag` sees how often each id has occurred in the tune, but not when.
+- `FixedWindow` sees the last k ids, each at its position (Bengio et al., 2003);
+- `BagOfWords` sees how often each id has occurred in the tune, but not when.
 
-Both keep their context as a state, as a recurrent network does, so that a tune may be read in
-windows of any size and two tunes may share a lane. The networks read the same windows of the same
-tunes in the same order, have about as many weights, and differ otherwise only in their peak
-learning rate.
+Both keep their context as a state, as a recurrent network does, so that a tune can be read in
+windows of any size and two tunes can share a lane. All networks read the same windows of the same
+tunes in the same order, have about the same number of weights, and otherwise differ only in their
+peak learning rate.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -41,26 +42,34 @@ from musicgen.model.network import (
     SerializableModule,
     draw_dropout_mask,
 )
+from musicgen.music.arrays import FloatArray
+from musicgen.training.batches import TokenIds
 from musicgen.training.heldout_loss import HeldOutScore, evaluate, evaluate_surprisal
 from musicgen.training.ngram import KneserNey
 from musicgen.training.plan import get_note_counts
 from musicgen.training.trainer import Diverged, Trainer, equalize_window_lengths
 
-EMBEDDING_WIDTH: Final = 32  # width of an id's embedding in a window
+EMBEDDING_WIDTH: Final = 32  # features per id of a fixed window
 
 
 @dataclass(frozen=True, slots=True)
 class FeedForwardSettings:
-    """The shape of a rung without recurrence."""
+    """The shape of a model without recurrence."""
 
     vocabulary_size: int
     hidden: int
-    context_length: int = 1  # ids that a window sees
+    context_length: int = 1  # ids that a fixed window sees
     dropout: float = 0.0
 
 
 class FeedForward(SerializableModule):
-    """Two hidden layers and a head over what is known at each place of the past."""
+    """Two hidden layers and a head on features of the past, which subclasses compute.
+
+    Args:
+        shape: the settings.
+        feature_count: features per position.
+        generator: draws the initial weights.
+    """
 
     def __init__(
         self,
@@ -79,42 +88,61 @@ class FeedForward(SerializableModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is computed."""
+        """The device of the weights."""
         return self.head.bias.device
 
     def compute_features(self, ids: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return what is known at each place, (lane, window, features), and the state after it."""
+        """Return the features of each position, and the state after the window.
+
+        Args:
+            ids: (lane, window) int64.
+            state: before the window.
+
+        Returns:
+            (lane, window, features) float32, and the new state.
+        """
         raise NotImplementedError
 
     def start(self, lanes: int) -> RecurrentState:
-        """Return the state before a tune."""
+        """Return the state before a tune, lane first."""
         raise NotImplementedError
 
     def draw_masks(
         self, lanes: int, generator: torch.Generator | None = None
     ) -> DropoutMasks | None:
-        """Draw which units of the second hidden layer a window leaves out."""
+        """Draw the dropout mask of the second hidden layer for one window."""
         if not self.settings.dropout:
             return None
-        unit = self.head.bias.new_empty(lanes, self.settings.hidden)
-        return DropoutMasks(None, (draw_dropout_mask(unit, self.settings.dropout, generator),), ())
+        like = self.head.bias.new_empty(lanes, self.settings.hidden)
+        return DropoutMasks(None, (draw_dropout_mask(like, self.settings.dropout, generator),))
 
     def forward(
         self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
     ) -> tuple[Tensor, RecurrentState]:
-        """Return logits (lane, window, vocabulary) and the state after the last id."""
-        known, after = self.compute_features(send(ids, self.device), state or self.start(len(ids)))
-        hidden = self.second(self.first(known).relu()).relu()
+        """Return the logits of a window, and the state after it.
+
+        Args:
+            ids: (lane, window) int64.
+            state: before the window; None is that before a tune.
+            masks: None disables dropout.
+
+        Returns:
+            (lane, window, vocabulary) float32, and the new state.
+        """
+        features, new_state = self.compute_features(
+            send(ids, self.device), state or self.start(len(ids))
+        )
+        hidden = self.second(self.first(features).relu()).relu()
         if masks is not None:
             hidden = hidden * masks.outputs[0].unsqueeze(1)
         logits: Tensor = self.head(hidden)
-        return logits, after
+        return logits, new_state
 
 
 class FixedWindow(FeedForward):
-    """The last k ids, embedded and laid side by side: each place has weights of its own.
+    """The embeddings of the last k ids, concatenated: each position has its own weights.
 
-    The state is the last k - 1 ids of the tune so far; begin events stand before it.
+    The state is the last k - 1 ids of the tune so far, padded with begin events.
     """
 
     def __init__(
@@ -125,24 +153,24 @@ class FixedWindow(FeedForward):
         nn.init.normal_(self.embedding.weight, 0, 1, generator)
 
     def start(self, lanes: int) -> RecurrentState:
-        """Return begin events."""
+        """Return a state of begin events, (lane, k - 1) int64."""
         shape = lanes, self.settings.context_length - 1
         return ((torch.full(shape, BEGIN_ID, device=self.device),),)
 
     def compute_features(self, ids: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return the embeddings of the last k ids, (lane, window, k x PLACE)."""
-        line = torch.cat([state[0][0], ids], 1)
-        tune = number_tunes(line)
-        rows = line.unfold(1, self.settings.context_length, 1)  # (lane, window, k)
-        same = tune.unfold(1, self.settings.context_length, 1) == tune[
+        """Return the embeddings of the last k of ids, (lane, window) int64."""
+        padded_ids = torch.cat([state[0][0], ids], 1)
+        tune_numbers = number_tunes(padded_ids)
+        rows = padded_ids.unfold(1, self.settings.context_length, 1)  # (lane, window, k)
+        is_same_tune = tune_numbers.unfold(1, self.settings.context_length, 1) == tune_numbers[
             :, -ids.shape[1] :
         ].unsqueeze(2)
-        seen = rows.where(same, BEGIN_ID)
-        return self.embedding(seen).flatten(2), ((seen[:, -1, 1:],),)
+        visible_ids = rows.where(is_same_tune, BEGIN_ID)
+        return self.embedding(visible_ids).flatten(2), ((visible_ids[:, -1, 1:],),)
 
 
 class BagOfWords(FeedForward):
-    """The counts of all ids of the tune so far, on a log scale: their order is lost.
+    """The counts of all ids of the tune so far, on a log scale, without their order.
 
     The state is the counts.
     """
@@ -153,77 +181,81 @@ class BagOfWords(FeedForward):
         super().__init__(shape, shape.vocabulary_size, generator)
 
     def start(self, lanes: int) -> RecurrentState:
-        """Return counts of zero, (lane, vocabulary)."""
+        """Return zero counts, (lane, vocabulary) float32."""
         return ((self.head.bias.new_zeros(lanes, self.settings.vocabulary_size),),)
 
     def compute_features(self, ids: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """Return log(1 + count) of each id, (lane, window, vocabulary)."""
-        with torch.autocast(ids.device.type, enabled=False):  # in bf16, 256 + 1 is 256
+        """Return log(1 + count) of each id: (lane, window) int64 to (lane, window, vocabulary)."""
+        with torch.autocast(ids.device.type, enabled=False):  # bf16 cannot count beyond 256
             counts = self.count_ids(ids, state[0][0])
             return counts.log1p(), ((counts[:, -1],),)
 
     def count_ids(self, ids: Tensor, previous_counts: Tensor) -> Tensor:
-        """Count what stands in the same tune at or before each place."""
-        tune = number_tunes(ids)
-        counted = (
-            (tune.unsqueeze(2) == tune.unsqueeze(1)).tril().to(previous_counts)
-        )  # (lane, at, id)
+        """Count the ids of the same tune at or before each position.
+
+        Args:
+            ids: (lane, window) int64.
+            previous_counts: (lane, vocabulary) float32, before the window.
+
+        Returns:
+            (lane, window, vocabulary) float32.
+        """
+        tune_numbers = number_tunes(ids)
+        # (lane, position, earlier position)
+        is_counted = (tune_numbers.unsqueeze(2) == tune_numbers.unsqueeze(1)).tril()
         ones = functional.one_hot(ids, self.settings.vocabulary_size).to(previous_counts)
-        carried = (tune == 0).unsqueeze(2) * previous_counts.unsqueeze(1)
-        return torch.baddbmm(carried, counted, ones)
+        carried = (tune_numbers == 0).unsqueeze(2) * previous_counts.unsqueeze(1)
+        return torch.baddbmm(carried, is_counted.to(previous_counts), ones)
 
 
 def number_tunes(ids: Tensor) -> Tensor:
-    """Number the tunes of each lane: 0 for what goes on, one more at each begin event."""
+    """Number the tunes of each lane from 0, the continued one: (lane, window) int64 to the same."""
     return (ids == BEGIN_ID).cumsum(1)
 
 
 def count_parameters(model: SequenceModel) -> int:
-    """Count the weights that are learnt."""
+    """Count the trainable weights."""
     return sum(weight.numel() for weight in model.parameters())
 
 
 def choose_width(make_model: Callable[[int], SequenceModel], parameters: int) -> int:
-    """Return the hidden width, a multiple of 4, at which a model comes nearest to `parameters`."""
+    """Return the hidden width, a multiple of 4, with about `parameters` weights."""
 
     def count(quads: int) -> int:
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"):  # allocates nothing
             return count_parameters(make_model(4 * quads))
 
     low, high = 1, 2
     while count(high) < parameters:
         low, high = high, 2 * high
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < parameters else (low, middle)
+        mid = (low + high) // 2
+        low, high = (mid, high) if count(mid) < parameters else (low, mid)
     return 4 * min(low, high, key=lambda quads: abs(count(quads) - parameters))
 
 
-SMALL_WINDOW: Final = 4  # ids that the two windows see
-LARGE_WINDOW: Final = 64
+SMALL_WINDOW: Final = 4  # context, in ids
+LARGE_WINDOW: Final = 64  # context, in ids
 NGRAM: Final = "n-gram"
-MAX_NGRAM_ORDER: Final = 12  # grams; fewer where they do not fit an integer
-UNCLIPPED_SUFFIX: Final = (
-    " unclipped"  # ends the names of runs whose gradients are left as they come
-)
+MAX_NGRAM_ORDER: Final = 12  # ids per gram; fewer if a gram does not fit an integer
+UNCLIPPED_SUFFIX: Final = " unclipped"  # of the names of runs without gradient clipping
 LANES: Final = 32
-BPTT: Final = 64
-FIRST_BPTT: Final = 8
-MIN_UPDATES_PER_EPOCH: Final = 20  # at the least: a small corpus gets fewer lanes
-DROPOUT: Final = 0.1  # little: each id is learnt from a few times at most
-CURVE_TUNES: Final = 100  # held-out tunes that are scored along the way
+BPTT: Final = 64  # window length, in ids
+FIRST_BPTT: Final = 8  # length of the first windows, in ids
+MIN_UPDATES_PER_EPOCH: Final = 20  # a small corpus gets fewer lanes
+DROPOUT: Final = 0.1  # low, because training takes a few epochs at most
+CURVE_TUNES: Final = 100  # held-out tunes scored during training
 PROBE_SECONDS: Final = 1.5
-CLIP: Final = 1.0
-CLIPPING_OFF: Final = 1e30  # a norm that no gradient reaches: clipping is off
+CLIP: Final = 1.0  # largest norm of a gradient
+CLIPPING_OFF: Final = 1e30  # a norm that no gradient reaches
 
-ModelFactory = Callable[
-    [int, int, torch.Generator | None], SequenceModel
-]  # vocabulary, hidden, chance
+# vocabulary size, hidden width, generator of the initial weights
+ModelFactory: TypeAlias = Callable[[int, int, torch.Generator | None], SequenceModel]
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """A rung that is a network: what it is, how it is made, what training it takes."""
+    """One of the compared networks: its title, factory and peak learning rate."""
 
     title: str
     make_model: ModelFactory
@@ -231,18 +263,18 @@ class NetworkSpec:
 
 
 def _window_factory(context_length: int) -> ModelFactory:
-    return lambda size, hidden, chance: FixedWindow(
-        FeedForwardSettings(size, hidden, context_length, DROPOUT), chance
+    return lambda size, hidden, generator: FixedWindow(
+        FeedForwardSettings(size, hidden, context_length, DROPOUT), generator
     )
 
 
-def _make_bag_of_words(size: int, hidden: int, chance: torch.Generator | None) -> SequenceModel:
-    return BagOfWords(FeedForwardSettings(size, hidden, dropout=DROPOUT), chance)
+def _make_bag_of_words(size: int, hidden: int, generator: torch.Generator | None) -> SequenceModel:
+    return BagOfWords(FeedForwardSettings(size, hidden, dropout=DROPOUT), generator)
 
 
 def _cell_factory(cell: str) -> ModelFactory:
-    def make(size: int, hidden: int, chance: torch.Generator | None) -> SequenceModel:
-        shape = ModelSettings(
+    def make(size: int, hidden: int, generator: torch.Generator | None) -> SequenceModel:
+        settings = ModelSettings(
             vocabulary_size=size,
             cell=cell,
             layers=1,
@@ -251,7 +283,7 @@ def _cell_factory(cell: str) -> ModelFactory:
             dropout=DROPOUT,
             embedding_dropout=0.0,
         )
-        return LanguageModel(shape, chance)
+        return LanguageModel(settings, generator)
 
     return make
 
@@ -268,7 +300,7 @@ NETWORKS: Final = {
     ),
     "rnn": NetworkSpec("recurrent cell, tanh", _cell_factory("rnn"), 1e-3),
     "irnn": NetworkSpec(
-        "recurrent cell, ReLU, the identity to begin with", _cell_factory("irnn"), 2e-4
+        "recurrent cell, ReLU, initialised with the identity", _cell_factory("irnn"), 2e-4
     ),
     "gru": NetworkSpec("gated recurrent unit", _cell_factory("gru"), 3e-3),
     "lstm": NetworkSpec("long short-term memory", _cell_factory("lstm"), 3e-3),
@@ -277,47 +309,59 @@ NETWORKS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TrainingBudget:
-    """What a rung may spend."""
+    """The training budget of a model."""
 
-    tokens: int  # ids to learn from; the n-gram counts each once, whatever this says
-    evaluations: int = 12
+    tokens: int  # training tokens; the n-gram ignores this and counts each token once
+    evaluations: int = 12  # during training
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Where a rung stands while it learns."""
+    """A point of a learning curve."""
 
-    tokens: int  # ids learnt from
-    seconds: float  # spent on learning; evaluations are left out
-    loss: float | None = None  # nats an id of what was just learnt from
-    gradient_norm: float | None = None  # of the gradient, before clipping
-    held_out_score: HeldOutScore | None = None  # on held-out tunes, at intervals
+    tokens: int  # training tokens so far
+    seconds: float  # training time so far, without evaluations
+    loss: float | None = None  # nats per token of the last window
+    gradient_norm: float | None = None  # before clipping
+    held_out_score: HeldOutScore | None = None  # after an evaluation
 
 
 class ComparedModel(Protocol):
-    """Anything that learns from tunes and is scored on others."""
+    """A model that can be trained and scored."""
 
     name: str
     title: str
-    fault: str  # what ended its training before its time
+    fault: str  # the error that ended its training early; "" if none
 
     @property
     def width(self) -> int:
-        """Its hidden units; of the n-gram, the length of its grams."""
+        """Its hidden units, or the ids per gram of the n-gram."""
 
     @property
     def parameters(self) -> int:
-        """How many numbers it keeps."""
+        """The number of its weights, or of the grams of the n-gram."""
 
     def train(self, budget: TrainingBudget) -> Iterator[CurvePoint]:
-        """Learn; the rung is then what it was when it did best on held-out tunes."""
+        """Train, and end with the weights that scored best on held-out tunes."""
 
     def score(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
         """Score whole tunes."""
 
 
 class ComparedNetwork:
-    """A network, trained with truncated backpropagation through time."""
+    """A network, trained with truncated backpropagation through time.
+
+    Args:
+        name: a key of NETWORKS.
+        dataset: its training and validation splits are used.
+        parameters: target number of weights.
+        seed: of initial weights and order of the tunes.
+        clip: largest norm of a gradient; CLIPPING_OFF disables clipping.
+        device: None is the CPU.
+
+    Raises:
+        InvalidValue: the name is unknown.
+    """
 
     def __init__(
         self,
@@ -330,11 +374,11 @@ class ComparedNetwork:
         device: torch.device | None = None,
     ) -> None:
         if name not in NETWORKS:
-            raise InvalidValue(f"rung {name!r} is unknown: choose one of {', '.join(NETWORKS)}")
-        kind = NETWORKS[name]
-        self.make_model, self.learning_rate = kind.make_model, kind.learning_rate
+            raise InvalidValue(f"model {name!r} is unknown: choose one of {', '.join(NETWORKS)}")
+        spec = NETWORKS[name]
+        self.make_model, self.learning_rate = spec.make_model, spec.learning_rate
         self.name = name if clip < CLIPPING_OFF else f"{name}{UNCLIPPED_SUFFIX}"
-        self.title = kind.title
+        self.title = spec.title
         self.cell = name if name in CELLS else None
         self.dataset, self.seed, self.clip = dataset, seed, clip
         self.device = device or torch.device("cpu")
@@ -346,19 +390,19 @@ class ComparedNetwork:
         return self.make_model(self.dataset.vocabulary_size, hidden, None)
 
     def make_untrained_model(self) -> SequenceModel:
-        """Make the model as it is before training."""
-        chance = torch.Generator().manual_seed(self.seed)
-        model = self.make_model(self.dataset.vocabulary_size, self.width, chance)
+        """Return the model with its initial weights."""
+        generator = torch.Generator().manual_seed(self.seed)
+        model = self.make_model(self.dataset.vocabulary_size, self.width, generator)
         assert isinstance(model, torch.nn.Module)
         return model.to(self.device)
 
     @property
     def parameters(self) -> int:
-        """How many weights are learnt."""
+        """The number of trainable weights."""
         return count_parameters(self.model)
 
     def make_training_settings(self, budget: TrainingBudget) -> TrainingSettings:
-        """Say how it is trained."""
+        """Return the training settings for a budget."""
         tokens = count_tokens(self.dataset.train)
         return TrainingSettings(
             tokens=budget.tokens,
@@ -368,32 +412,34 @@ class ComparedNetwork:
             learning_rate=self.learning_rate,
             clip=self.clip,
             evaluate_every=math.ceil(budget.tokens / budget.evaluations),
-            patience=budget.evaluations + 1,  # never spent: equal budgets are spent in full
+            patience=budget.evaluations + 1,  # no early stopping: all models use the full budget
             seed=self.seed,
         )
 
     def make_trainer(self, model: SequenceModel, settings: TrainingSettings) -> Trainer:
-        """Make what trains a model on this rung's tunes."""
+        """Make a trainer of a model on the tunes of the data set."""
         sample = sample_evenly(self.dataset.valid, CURVE_TUNES)
         train = get_id_arrays(self.dataset.train)
         return Trainer(model, train, get_id_arrays(sample), settings, get_note_counts(sample))
 
     def measure_tokens_per_second(self, seconds: float = PROBE_SECONDS) -> float:
-        """Measure the speed of training, on a model that is thrown away."""
+        """Measure the speed of training, in tokens per second, on a temporary model."""
         trainer = self.make_trainer(
             self.make_untrained_model(),
             equalize_window_lengths(self.make_training_settings(TrainingBudget(tokens=10**9))),
         )
         rates: list[float] = []
-        until = time.monotonic() + min(seconds, PROBE_SECONDS)
-        while len(rates) < 4 or time.monotonic() < until:
+        deadline = time.monotonic() + min(seconds, PROBE_SECONDS)
+        while len(rates) < 4 or time.monotonic() < deadline:
             rates.append(trainer.train_on_window(trainer.next_window()).tokens_per_second)
         return float(np.median(rates[1:]))
 
     def train(self, budget: TrainingBudget) -> Iterator[CurvePoint]:
-        """Learn from the budget's ids, or until the loss is no number; keep the best weights."""
+        """Train for the budget, or until the loss diverges; keep the best weights."""
         trainer = self.make_trainer(self.model, self.make_training_settings(budget))
-        trainer.best.weights = self.model.copy_weights()  # should it diverge before the first score
+        trainer.best.weights = (
+            self.model.copy_weights()
+        )  # in case it diverges before the first evaluation
         tokens, seconds = 0, 0.0
         try:
             for progress in trainer.run():
@@ -402,8 +448,8 @@ class ComparedNetwork:
                 yield CurvePoint(
                     tokens, seconds, progress.loss, progress.gradient_norm, progress.held_out_score
                 )
-        except Diverged as fault:
-            self.fault = str(fault)
+        except Diverged as error:
+            self.fault = str(error)
         self.model.load_weights(trainer.best.weights)
 
     def score(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
@@ -412,64 +458,65 @@ class ComparedNetwork:
 
 
 class ComparedNgram:
-    """The n-gram of the length that does best on held-out tunes; its size is what it is.
+    """The n-gram whose order scores best on held-out tunes.
 
-    It counts the events that the tunes have, of a vocabulary that is mostly unused, so that longer
-    grams fit an integer; those that were never met share what is left for one event, evenly.
+    Events that do not occur in the training tunes share one compact id, so that longer grams fit an
+    integer; its probability is divided evenly among them.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.title, self.fault = NGRAM, "interpolated Kneser-Ney", ""
         self.dataset = dataset
-        train = get_id_arrays(dataset.train)
-        seen = np.zeros(dataset.vocabulary_size, bool)
-        for ids in train:
-            seen[ids] = True
-        self.unseen_count = dataset.vocabulary_size - 1 - int(seen.sum())
-        self.compact_ids = np.where(
-            seen, np.cumsum(seen), seen.sum() + 1
-        )  # 1, 2 ...; then the unmet
-        self.compact_tunes = [self.compact_ids[ids] for ids in train]
-        self.compact_size = int(seen.sum()) + 2
+        train_ids = get_id_arrays(dataset.train)
+        is_seen = np.zeros(dataset.vocabulary_size, bool)
+        for ids in train_ids:
+            is_seen[ids] = True
+        self.unseen_count = dataset.vocabulary_size - 1 - int(is_seen.sum())
+        # 1, 2, ... for the events that occur, then one id for all others
+        self.compact_ids = np.where(is_seen, np.cumsum(is_seen), is_seen.sum() + 1)
+        self.compact_tunes = [self.compact_ids[ids] for ids in train_ids]
+        self.compact_size = int(is_seen.sum()) + 2
         self.model: KneserNey | None = None
 
     @property
     def width(self) -> int:
-        """The length of its grams."""
+        """Ids per gram."""
         return self._require_trained_model().order
 
     @property
     def parameters(self) -> int:
-        """How many grams of all lengths it keeps, each with its count."""
+        """The number of grams of all lengths."""
         return sum(len(order.grams) for order in self._require_trained_model().orders)
 
     def _require_trained_model(self) -> KneserNey:
         if self.model is None:
-            raise InvalidValue("the n-gram has counted nothing yet: train it first")
+            raise InvalidValue("the n-gram is not trained yet: train it first")
         return self.model
 
-    def train(self, budget: TrainingBudget) -> Iterator[CurvePoint]:  # noqa: ARG002 - counting has one price
-        """Count longer and longer grams, as long as the held-out loss falls; keep the best."""
+    def train(self, budget: TrainingBudget) -> Iterator[CurvePoint]:  # noqa: ARG002 - it counts all tokens
+        """Train n-grams of increasing order while the held-out loss falls; keep the best."""
         sample = sample_evenly(self.dataset.valid, CURVE_TUNES)
         tokens, lowest = sum(map(len, self.compact_tunes)), math.inf
         for length in range(1, MAX_NGRAM_ORDER + 1):
             if self.compact_size**length >= 2**63:
                 return
-            began, before = time.perf_counter(), self.model
+            started_at, previous_model = time.perf_counter(), self.model
             self.model = KneserNey(self.compact_tunes, self.compact_size, length)
-            seconds = time.perf_counter() - began
-            held = self.score(sample)
-            yield CurvePoint(tokens, seconds, held_out_score=held)
-            if held.loss >= lowest:
-                self.model = before
+            seconds = time.perf_counter() - started_at
+            score = self.score(sample)
+            yield CurvePoint(tokens, seconds, held_out_score=score)
+            if score.loss >= lowest:
+                self.model = previous_model
                 return
-            lowest = held.loss
+            lowest = score.loss
 
-    def surprisal(self, ids: np.ndarray) -> np.ndarray:
-        """Return the nats of each id of a tune."""
-        met = self.compact_ids[ids]
-        rare = np.where(met == self.compact_size - 1, math.log(max(1, self.unseen_count)), 0.0)
-        nats: np.ndarray = self._require_trained_model().surprisal(met) + rare
+    def surprisal(self, ids: TokenIds) -> FloatArray:
+        """Return the nats of each id of a tune: (token,) int16 or int64 to (token,) float64."""
+        compact = self.compact_ids[ids]
+        unseen_nats = np.where(
+            compact == self.compact_size - 1, math.log(max(1, self.unseen_count)), 0.0
+        )
+        nats: FloatArray = self._require_trained_model().surprisal(compact) + unseen_nats
         return nats
 
     def score(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
@@ -478,5 +525,5 @@ class ComparedNgram:
 
 
 def sample_evenly(tunes: Sequence[EncodedTune], max_count: int) -> list[EncodedTune]:
-    """Return at most so many tunes, evenly from the whole part."""
+    """Return at most max_count tunes, evenly spaced."""
     return list(tunes[:: max(1, math.ceil(len(tunes) / max_count))])

@@ -1,13 +1,13 @@
-"""The ladder measured: every rung learns from the same tunes on the same budget.
+"""Compare the models of the lecture, the "ladder", on the same tunes with the same budget.
 
-    comparison = Comparison(dataset, Options(minutes=24))
-    for told in comparison.run():
-        print(told.rung, told.doing)
-    comparison.results    # a Result for each rung, from the lowest
+    comparison = Comparison(dataset, ComparisonOptions(minutes=24))
+    for progress in comparison.run():
+        print(progress.model_name, progress.activity)
+    comparison.results    # a ModelResult for each model
 
-Minutes become ids to learn from once, at the start, by each rung's measured speed, and those are
-recorded: the same numbers of ids give the same figures again. Held-out tunes are scored along the
-way and the recurrent cells looked into; the test tunes are read once, when all else is done.
+A time budget is converted to training tokens once, at the start, by the measured speed of each
+model; the same numbers of tokens reproduce the same results. Validation tunes are scored during
+training, and recurrent cells are diagnosed; the test tunes are read once, at the end.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from musicgen.compare.baselines import (
     sample_evenly,
 )
 from musicgen.compare.diagnostics import (
+    GATED_CELLS,
     GradientDecay,
     GradientNorms,
     HalfLives,
@@ -48,33 +49,28 @@ from musicgen.corpus.store import Dataset, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
+from musicgen.music.arrays import FloatArray
 from musicgen.tokens.registry import find_codec
 from musicgen.training.heldout_loss import HeldOutScore
 
-BASELINES: Final = (
-    f"window-{SMALL_WINDOW}",
-    "bag",
-    f"window-{LARGE_WINDOW}",
-    NGRAM,
-)  # then the cells
+BASELINES: Final = (f"window-{SMALL_WINDOW}", "bag", f"window-{LARGE_WINDOW}", NGRAM)
 COMPARED_CELLS: Final = ("rnn", "irnn", "gru", "lstm")
-GATED_CELLS: Final = ("gru", "lstm")
-TOKENS_PER_EVALUATION: Final = 100_000  # learnt from between two scores along the way
+TOKENS_PER_EVALUATION: Final = 100_000  # training tokens between evaluations
 MAX_EVALUATIONS: Final = 10
-MAX_GRADIENT_DISTANCE: Final = 200  # ids back that a gradient is followed
-GRADIENT_POSITIONS: Final = 48
-GATE_TUNES: Final = 32  # whose gates are averaged
+MAX_GRADIENT_DISTANCE: Final = 200  # ids
+GRADIENT_POSITIONS: Final = 48  # losses whose gradients are followed back
+GATE_TUNES: Final = 32  # tunes over which gates are averaged
 BAR_START_EVENTS: Final = ("bar", "|")  # the events that start bars, in codecs that have them
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonOptions:
-    """What a user may choose."""
+    """Options of the user."""
 
-    minutes: float = 24.0  # for learning, in all, shared out evenly
-    tokens: int | None = None  # for each rung, instead of minutes
+    minutes: float = 24.0  # training time of all models together
+    tokens: int | None = None  # training tokens per model, instead of minutes
     cells: tuple[str, ...] = COMPARED_CELLS
-    parameters: int = 500_000  # of each network, as near as a width comes to it
+    parameters: int = 500_000  # weights of each network, approximately
     seed: int = 1
     device: str = "auto"
 
@@ -88,51 +84,51 @@ class ComparisonOptions:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonProgress:
-    """What goes on at this moment."""
+    """The current activity of a comparison."""
 
     model_name: str
     activity: str
-    fraction_done: float  # share of the rung's budget
+    fraction_done: float  # of the budget of the model, 0 to 1
     point: CurvePoint | None = None
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What was measured of one rung."""
+    """The measurements of one model."""
 
     name: str
     title: str
     cell: str | None  # of a recurrent network
-    clip: float | None  # largest norm of a gradient; None: as it comes
+    clip: float | None  # largest norm of a gradient; None without clipping
     parameters: int
-    width: int  # hidden units; of the n-gram, the length of its grams
-    planned_tokens: int  # ids to learn from
+    width: int  # hidden units, or ids per gram of the n-gram
+    planned_tokens: int
     points: tuple[CurvePoint, ...]
     valid: HeldOutScore
     fault: str = ""
     test: HeldOutScore | None = None
-    decay_before_training: GradientDecay | None = None  # before training
-    decay_after_training: GradientDecay | None = None  # after training
+    decay_before_training: GradientDecay | None = None
+    decay_after_training: GradientDecay | None = None
     half_lives: HalfLives | None = None
 
     @property
     def tokens(self) -> int:
-        """How many ids it learnt from."""
+        """Training tokens."""
         return self.points[-1].tokens if self.points else 0
 
     @property
     def seconds(self) -> float:
-        """How long it learnt, evaluations left out."""
+        """Training time in seconds, without evaluations."""
         return self.points[-1].seconds if self.points else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second."""
+        """Training speed in tokens per second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def scored_points(self) -> tuple[tuple[CurvePoint, HeldOutScore], ...]:
-        """The points at which held-out tunes were scored."""
+        """The points with a held-out score, and their scores."""
         return tuple(
             (point, point.held_out_score)
             for point in self.points
@@ -140,13 +136,13 @@ class ModelResult:
         )
 
     @cached_property
-    def gradient_norms(self) -> np.ndarray:
-        """The gradient's norm at each update; infinite at last where the training broke down."""
-        found = [point.gradient_norm for point in self.points if point.gradient_norm is not None]
-        return np.array([*found, np.inf] if self.fault else found)
+    def gradient_norms(self) -> FloatArray:
+        """The gradient norm of each update, (update,) float64; the last is inf after divergence."""
+        norms = [point.gradient_norm for point in self.points if point.gradient_norm is not None]
+        return np.array([*norms, np.inf] if self.fault else norms)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return the measurements as JSON values."""
         return {
             "rung": self.name,
             "title": self.title,
@@ -163,18 +159,18 @@ class ModelResult:
                 {
                     "tokens": point.tokens,
                     "seconds": round(point.seconds, 3),
-                    "nats_per_token": round(held.loss, 5),
-                    "bits_per_note": round(held.bits_per_note, 5),
+                    "nats_per_token": round(score.loss, 5),
+                    "bits_per_note": round(score.bits_per_note, 5),
                 }
-                for point, held in self.scored_points
-                if is_finite_score(held)
+                for point, score in self.scored_points
+                if is_finite_score(score)
             ],
             "fault": self.fault or None,
         }
 
 
 def score_to_json(score: HeldOutScore) -> dict[str, Any] | None:
-    """Return a score as plain values; None where it is no number."""
+    """Return a score as JSON values; None if it is not finite."""
     if not is_finite_score(score):
         return None
     low, high = confidence_interval(score)
@@ -187,12 +183,12 @@ def score_to_json(score: HeldOutScore) -> dict[str, Any] | None:
 
 
 def is_finite_score(score: HeldOutScore) -> bool:
-    """Tell whether a score is one: a network that has blown up says infinite nats."""
+    """Tell whether a score is finite, which it is not after divergence."""
     return bool(np.isfinite(score.nats).all())
 
 
 def confidence_interval(score: HeldOutScore) -> tuple[float, float]:
-    """Return the 95 % interval of bits a note, the same each time."""
+    """Return the 95 % bootstrap interval of bits per note, with a fixed seed."""
     if not is_finite_score(score):
         return math.inf, math.inf
     return score.bootstrap_interval(np.random.default_rng(0))
@@ -200,7 +196,11 @@ def confidence_interval(score: HeldOutScore) -> tuple[float, float]:
 
 @dataclass
 class Comparison:
-    """A comparison under way."""
+    """A comparison of models on one data set.
+
+    Raises:
+        InvalidValue: the data set has no training or no validation tunes.
+    """
 
     dataset: Dataset
     options: ComparisonOptions = field(default_factory=ComparisonOptions)
@@ -210,8 +210,8 @@ class Comparison:
         if not self.dataset.train or not self.dataset.valid:
             raise InvalidValue(
                 f"{', '.join(self.dataset.sources) or 'the corpus'}: {len(self.dataset)} tunes are"
-                " too few to hold any out, and rungs are compared by tunes that none has learnt"
-                " from; name more tunes, or a corpus such as dance-tunes"
+                " too few to hold any out, and models are compared on held-out tunes; name more"
+                " tunes, or a corpus such as dance-tunes"
             )
         self.device = choose_device(self.options.device)
         self.budgets: dict[str, int] = {}
@@ -222,12 +222,12 @@ class Comparison:
         return find_codec(self.dataset.codec).unit
 
     def list_model_names(self) -> list[str]:
-        """Name all that learns, in the order of the ladder; what is not clipped comes last."""
+        """Return the names of all models in order; those without clipping come last."""
         cells = [cell for cell in COMPARED_CELLS if cell in self.options.cells]
         return [*BASELINES, *cells, *(f"{cell}{UNCLIPPED_SUFFIX}" for cell in cells)]
 
     def make_model(self, name: str) -> ComparedModel:
-        """Make one rung, untrained."""
+        """Make an untrained model."""
         if name == NGRAM:
             return ComparedNgram(self.dataset)
         return ComparedNetwork(
@@ -240,55 +240,55 @@ class Comparison:
         )
 
     def run(self) -> Iterator[ComparisonProgress]:
-        """Measure speeds, let every rung learn, look into it, and last read the test tunes."""
+        """Measure speeds, train and diagnose every model, and finally score the test tunes."""
         yield from self.allocate_budgets()
-        rungs: list[ComparedModel] = []
+        models: list[ComparedModel] = []
         for name in self.list_model_names():
-            rung = self.make_model(name)
-            yield from self.train_and_measure(rung)
-            rungs.append(rung)
+            model = self.make_model(name)
+            yield from self.train_and_measure(model)
+            models.append(model)
         if self.dataset.test:
-            for number, rung in enumerate(rungs):
-                yield ComparisonProgress(rung.name, "scoring the test tunes", 1.0)
-                test = rung.score(self.dataset.test)
+            for number, model in enumerate(models):
+                yield ComparisonProgress(model.name, "scoring the test tunes", 1.0)
+                test = model.score(self.dataset.test)
                 self.results[number] = replace(self.results[number], test=test)
 
     def allocate_budgets(self) -> Iterator[ComparisonProgress]:
-        """Turn the minutes into ids for each rung, by its speed; a rung not clipped has as many."""
+        """Convert minutes to tokens per model by its speed; runs without clipping get the same."""
         names = [name for name in self.list_model_names() if name != NGRAM]
         seconds = 60 * self.options.minutes / len(names)
         for name in names:
-            kind = name.removesuffix(UNCLIPPED_SUFFIX)
+            clipped_name = name.removesuffix(UNCLIPPED_SUFFIX)
             if self.options.tokens is not None:
                 self.budgets[name] = self.options.tokens
-            elif kind in self.budgets:
-                self.budgets[name] = self.budgets[kind]
+            elif clipped_name in self.budgets:
+                self.budgets[name] = self.budgets[clipped_name]
             else:
                 yield ComparisonProgress(name, "measuring its speed", 0.0)
-                rung = self.make_model(name)
-                assert isinstance(rung, ComparedNetwork)
-                rate = rung.measure_tokens_per_second(seconds / 10)
-                self.budgets[name] = max(LANES * BPTT, int(rate * seconds))
+                model = self.make_model(name)
+                assert isinstance(model, ComparedNetwork)
+                tokens_per_second = model.measure_tokens_per_second(seconds / 10)
+                self.budgets[name] = max(LANES * BPTT, int(tokens_per_second * seconds))
         self.budgets[NGRAM] = count_tokens(self.dataset.train)
 
     def train_and_measure(self, model: ComparedModel) -> Iterator[ComparisonProgress]:
-        """Let one rung learn, score it and look into it."""
+        """Train one model, score and diagnose it."""
         planned = self.budgets[model.name]
         budget = TrainingBudget(
             planned, max(2, min(MAX_EVALUATIONS, planned // TOKENS_PER_EVALUATION))
         )
-        fresh = None
+        initial_decay = None
         if isinstance(model, ComparedNetwork) and model.cell and model.clip < CLIPPING_OFF:
             yield ComparisonProgress(model.name, "following gradients back, before training", 0.0)
-            fresh = self.measure_gradient_decay(model)
+            initial_decay = self.measure_gradient_decay(model)
         points = []
         for point in model.train(budget):
             points.append(point)
             yield ComparisonProgress(
                 model.name, "learning", min(1.0, point.tokens / planned), point
             )
-        yield ComparisonProgress(model.name, "scoring held-out tunes, looking inside", 1.0)
-        self.results.append(self.measure_model(model, points, fresh))
+        yield ComparisonProgress(model.name, "scoring held-out tunes, diagnosing", 1.0)
+        self.results.append(self.measure_model(model, points, initial_decay))
 
     def measure_model(
         self,
@@ -296,7 +296,7 @@ class Comparison:
         points: Sequence[CurvePoint],
         decay_before_training: GradientDecay | None,
     ) -> ModelResult:
-        """Score a trained rung on the held-out tunes; look into a recurrent cell."""
+        """Score a trained model on the validation tunes; diagnose a recurrent cell."""
         network = model if isinstance(model, ComparedNetwork) else None
         cell = network.cell if network else None
         return ModelResult(
@@ -318,27 +318,27 @@ class Comparison:
         )
 
     def measure_gradient_decay(self, network: ComparedNetwork) -> GradientDecay:
-        """Follow gradients back through a cell, on held-out tunes."""
+        """Measure the gradient decay of a cell on the validation tunes."""
         assert isinstance(network.model, LanguageModel)
-        chance = np.random.default_rng(self.options.seed)
+        generator = np.random.default_rng(self.options.seed)
         return compute_gradient_decay(
             network.model,
             get_id_arrays(self.dataset.valid),
-            chance,
+            generator,
             max_distance=MAX_GRADIENT_DISTANCE,
             positions=GRADIENT_POSITIONS,
         )
 
     def measure_half_lives(self, network: ComparedNetwork) -> HalfLives:
-        """Measure how long the units of a gated cell remember."""
+        """Measure the half-lives of the units of a gated cell on validation tunes."""
         assert isinstance(network.model, LanguageModel)
-        names = self.dataset.vocabulary
-        bars = [names.index(name) for name in BAR_START_EVENTS if name in names]
+        vocabulary = self.dataset.vocabulary
+        bar_ids = [vocabulary.index(name) for name in BAR_START_EVENTS if name in vocabulary]
         tunes = sample_evenly(self.dataset.valid, GATE_TUNES)
-        return compute_half_lives(network.model, get_id_arrays(tunes), bars)
+        return compute_half_lives(network.model, get_id_arrays(tunes), bar_ids)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole comparison as plain values."""
+        """Return the comparison as JSON values."""
         return {
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
@@ -352,7 +352,7 @@ class Comparison:
         }
 
     def pair_gradient_norms(self) -> dict[str, GradientNorms]:
-        """Return, for each cell, the norms of its two runs, with clipping and without."""
+        """Return the gradient norms of each cell's runs, with and without clipping."""
         by_name = {result.name: result for result in self.results}
         pairs = {
             cell: (by_name[cell], by_name[f"{cell}{UNCLIPPED_SUFFIX}"])
@@ -360,6 +360,6 @@ class Comparison:
             if f"{cell}{UNCLIPPED_SUFFIX}" in by_name
         }
         return {
-            cell: GradientNorms(CLIP, clipped.gradient_norms, free.gradient_norms)
-            for cell, (clipped, free) in pairs.items()
+            cell: GradientNorms(CLIP, clipped.gradient_norms, unclipped.gradient_norms)
+            for cell, (clipped, unclipped) in pairs.items()
         }

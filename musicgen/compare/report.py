@@ -1,8 +1,7 @@
-"""The report of a comparison: its findings as sentences, and one HTML page with table and figures.
+"""The report of a comparison: an HTML page with a table, figures and sentences about the results.
 
-Each sentence states what was measured. Two models are compared on the same tunes: the interval is
-of their difference (a paired bootstrap over tunes), which is narrower than two separate intervals.
-The page has no script and loads nothing.
+Two models are compared by the interval of their difference on the same tunes (paired bootstrap over
+tunes), which is narrower than two separate intervals. The page has no script and loads nothing.
 """
 
 from __future__ import annotations
@@ -18,146 +17,151 @@ import numpy as np
 from musicgen.compare import comparison_plots
 from musicgen.compare.baselines import LARGE_WINDOW, NGRAM, SMALL_WINDOW, UNCLIPPED_SUFFIX
 from musicgen.compare.comparison import (
-    GATED_CELLS,
     Comparison,
     ModelResult,
     confidence_interval,
     is_finite_score,
 )
-from musicgen.compare.diagnostics import GradientDecay, HalfLives
+from musicgen.compare.diagnostics import GATED_CELLS, GradientDecay, HalfLives
 from musicgen.training import plots
 from musicgen.training.heldout_loss import HeldOutScore
 
 BOOTSTRAP_SAMPLES: Final = 2000
-DECAYED_SHARE: Final = 0.1  # of a gradient: where it is called faded
-DIVERGED_BITS: Final = 1000  # bits a note: what a network says that has blown up
-MIN_GROWTH_REPORTED: Final = 2  # times: where it is called grown
-LONG_HALF_LIFE_BARS: Final = 8  # a part of a dance tune
+DECAYED_SHARE: Final = 0.1  # the decay distance is where this share of a gradient is left
+DIVERGED_BITS: Final = 1000  # bits per note from which on a network has diverged
+MIN_GROWTH_REPORTED: Final = 2  # growth of a gradient, as a factor
+LONG_HALF_LIFE_BARS: Final = 8  # the length of one part of a dance tune
 
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """By how many bits a note one rung is above another, and the 95 % interval of that."""
+    """The difference of two models, and its 95 % interval."""
 
-    bits: float
+    bits: float  # bits per note
     low: float
     high: float
 
     @property
     def is_significant(self) -> bool:
-        """Whether the tunes tell the two apart."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
-def compute_paired_difference(one: HeldOutScore, other: HeldOutScore) -> PairedDifference:
-    """Measure how far a score lies above another on the same tunes."""
-    chosen = np.random.default_rng(0).integers(0, len(one.nats), (BOOTSTRAP_SAMPLES, len(one.nats)))
-    bits = (one.nats - other.nats) / math.log(2)
-    drawn = bits[chosen].sum(1) / np.maximum(1, one.notes[chosen].sum(1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return PairedDifference(one.bits_per_note - other.bits_per_note, float(low), float(high))
+def compute_paired_difference(score: HeldOutScore, reference: HeldOutScore) -> PairedDifference:
+    """Return the difference of two scores on the same tunes, with a fixed seed."""
+    samples = np.random.default_rng(0).integers(
+        0, len(score.nats), (BOOTSTRAP_SAMPLES, len(score.nats))
+    )
+    bits = (score.nats - reference.nats) / math.log(2)
+    bootstrap_bits = bits[samples].sum(1) / np.maximum(1, score.notes[samples].sum(1))
+    low, high = np.quantile(bootstrap_bits, [0.025, 0.975])
+    return PairedDifference(score.bits_per_note - reference.bits_per_note, float(low), float(high))
 
 
 def format_bits(value: float, digits: int = 3) -> str:
-    """Write bits so that a column of them can be read, absurd ones too."""
+    """Format bits for a column of a table; huge values in scientific notation."""
     if value >= DIVERGED_BITS:
         return f"{value:.0e}"
     return f"{value:.{digits if value < 10 else digits - 1}f}"
 
 
 def select_score(result: ModelResult) -> HeldOutScore:
-    """Return the score that counts: on the test tunes where there are any."""
+    """Return the score on the test tunes if there are any, otherwise on the validation tunes."""
     return result.test or result.valid
 
 
 def ranking_key(result: ModelResult) -> float:
-    """Return what rungs are ordered by: bits a note; what is no number comes last."""
-    held = select_score(result)
-    return held.bits_per_note if is_finite_score(held) else math.inf
+    """Return the sort key of models: bits per note, infinite if diverged."""
+    score = select_score(result)
+    return score.bits_per_note if is_finite_score(score) else math.inf
 
 
 class ReportText:
-    """The sentences under each picture of one comparison."""
+    """The sentences about the results of one comparison."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self.unit = comparison.unit
         self.by_name = {result.name: result for result in comparison.results}
 
-    def compare_pair(self, name: str, other: str) -> str:
-        """Compare two rungs; empty where one of them is missing."""
-        if name not in self.by_name or other not in self.by_name:
+    def compare_pair(self, name: str, reference: str) -> str:
+        """Compare two models; "" if one of them is missing."""
+        if name not in self.by_name or reference not in self.by_name:
             return ""
-        scores = [select_score(self.by_name[each]) for each in (name, other)]
+        scores = [select_score(self.by_name[model_name]) for model_name in (name, reference)]
         if not all(map(is_finite_score, scores)):
-            blown = other if is_finite_score(scores[0]) else name
-            return f"{blown} has blown up: on some tune its bits are no number."
-        found = compute_paired_difference(*scores)
-        if not found.is_significant:
-            return f"{name} and {other} cannot be told apart on these tunes."
-        way = "more" if found.bits > 0 else "fewer"
-        low, high = sorted((abs(found.low), abs(found.high)))
+            diverged_name = reference if is_finite_score(scores[0]) else name
+            return f"{diverged_name} diverged: its score on some tune is not finite."
+        difference = compute_paired_difference(*scores)
+        if not difference.is_significant:
+            return f"{name} and {reference} do not differ significantly on these tunes."
+        direction = "more" if difference.bits > 0 else "fewer"
+        low, high = sorted((abs(difference.low), abs(difference.high)))
         return (
-            f"{name} needs {format_bits(abs(found.bits))} bits a {self.unit} {way} than {other}"
-            f" (95 % interval {format_bits(low)} to {format_bits(high)})."
+            f"{name} needs {format_bits(abs(difference.bits))} bits per {self.unit} {direction}"
+            f" than {reference} (95 % interval {format_bits(low)} to {format_bits(high)})."
         )
 
     def describe_ranking(self) -> Iterator[str]:
-        """Say what the table shows, rung by rung."""
+        """Describe the ranking of the models."""
         small, large = f"window-{SMALL_WINDOW}", f"window-{LARGE_WINDOW}"
-        order = sorted(self.list_clipped_results(), key=ranking_key)
-        names = ", ".join(result.name for result in order)
-        yield f"From the fewest bits a {self.unit} to the most: {names}."
+        ranking = sorted(self.list_clipped_results(), key=ranking_key)
+        names = ", ".join(result.name for result in ranking)
+        yield f"From the fewest bits per {self.unit} to the most: {names}."
         yield self.compare_with_reason(
             large,
             small,
-            f"It sees {LARGE_WINDOW} ids instead of {SMALL_WINDOW}, with weights for each place:"
-            " what it has learnt of a place it must learn again for the next.",
+            f"It sees {LARGE_WINDOW} ids instead of {SMALL_WINDOW}, with separate weights for each"
+            " position: what it learns at one position does not apply to the next.",
         )
         yield self.compare_with_reason(
             "bag",
             small,
-            f"It knows everything that has come, and the window only {SMALL_WINDOW} ids,"
-            " but not what has just come: a bag has lost the order.",
+            f"It sees all previous ids, the window only {SMALL_WINDOW}, but without their order, so"
+            " not which of them were the last.",
         )
         yield self.describe_ngram_orders()
         yield self.compare_with_reason(
-            "rnn", large, "One matrix serves all places, and its state may keep what a window drops"
+            "rnn", large, "It uses one matrix at all positions, and its state can keep older ids"
             f"{self.describe_missing_gain('rnn', large)}."
         )  # fmt: skip
         yield self.compare_with_reason(
             "lstm",
             "rnn",
-            f"Its gates decide what is kept{self.describe_missing_gain('lstm', 'rnn')}.",
+            f"Its gates control what is kept{self.describe_missing_gain('lstm', 'rnn')}.",
         )
         yield self.compare_pair("lstm", NGRAM)
 
-    def describe_missing_gain(self, name: str, other: str) -> str:
-        """Return what is added to a reason that would be expected to help, where it did not."""
-        pair = [self.by_name[each] for each in (name, other) if each in self.by_name]
-        if len(pair) < 2 or ranking_key(pair[0]) < ranking_key(pair[1]):
+    def describe_missing_gain(self, name: str, reference: str) -> str:
+        """Return an addition to a reason that did not lead to a better score, otherwise ""."""
+        results = [
+            self.by_name[model_name]
+            for model_name in (name, reference)
+            if model_name in self.by_name
+        ]
+        if len(results) < 2 or ranking_key(results[0]) < ranking_key(results[1]):
             return ""
-        return ", which has not paid within this budget"
+        return ", which did not help within this budget"
 
-    def compare_with_reason(self, name: str, other: str, reason: str) -> str:
-        """Compare two rungs, and say what the first of them has that the other has not."""
-        told = self.compare_pair(name, other)
-        return f"{told} {reason}" if told else ""
+    def compare_with_reason(self, name: str, reference: str, reason: str) -> str:
+        """Compare two models, and explain what the first one has that the other one lacks."""
+        sentence = self.compare_pair(name, reference)
+        return f"{sentence} {reason}" if sentence else ""
 
     def describe_ngram_orders(self) -> str:
-        """Say which length of grams did best."""
-        found = self.by_name[NGRAM]
-        lengths = [
-            f"{n}: {held.bits_per_note:.2f}"
-            for n, (_, held) in enumerate(found.scored_points, start=1)
+        """Describe the scores of the n-gram orders."""
+        ngram = self.by_name[NGRAM]
+        scores = [
+            f"{order}: {score.bits_per_note:.2f}"
+            for order, (_, score) in enumerate(ngram.scored_points, start=1)
         ]
         return (
-            f"Of the n-grams the one of {found.width} ids did best on the held-out tunes that are"
-            f" scored along the way (bits a {self.unit} by length: {', '.join(lengths)})."
+            f"Of the n-grams, order {ngram.width} scored best on the validation tunes scored during"
+            f" training (bits per {self.unit} by order: {', '.join(scores)})."
         )
 
     def list_clipped_results(self) -> list[ModelResult]:
-        """Return the rungs, without the runs that differ in clipping alone."""
+        """Return the results without the runs that only differ in clipping."""
         return [
             result
             for result in self.comparison.results
@@ -165,88 +169,103 @@ class ReportText:
         ]
 
     def describe_learning_curves(self) -> Iterator[str]:
-        """Say who learns most from an id, and who from a second."""
+        """Name the models that learn most per token and per second."""
         networks = [
             result
             for result in self.list_clipped_results()
             if result.name != NGRAM and result.tokens
         ]
-        ids = min(result.tokens for result in networks)
+        tokens = min(result.tokens for result in networks)
         seconds = min(result.seconds for result in networks)
-        by_ids = min(networks, key=lambda result: interpolate_loss(result, "tokens", ids))
-        by_clock = min(networks, key=lambda result: interpolate_loss(result, "seconds", seconds))
-        yield (
-            f"After {ids:,} ids, the most that every network has read, {by_ids.name} has the lowest"
-            f" loss; after {seconds:,.0f} seconds, {by_clock.name}."
+        best_by_tokens = min(
+            networks, key=lambda result: interpolate_loss(result, "tokens", tokens)
         )
-        if by_ids.name != by_clock.name:
-            yield "The two differ because a quick network reads more in the same time."
+        best_by_time = min(
+            networks, key=lambda result: interpolate_loss(result, "seconds", seconds)
+        )
         yield (
-            "The upper picture asks what a network makes of the same tunes, the lower what it makes"
-            " of the same time; the n-gram counts each tune once and is a level line."
+            f"After {tokens:,} tokens, the most that every network has read, {best_by_tokens.name}"
+            f" has the lowest loss; after {seconds:,.0f} seconds, {best_by_time.name}."
+        )
+        if best_by_tokens.name != best_by_time.name:
+            yield "The two differ because a fast network reads more tokens in the same time."
+        yield (
+            "The upper figure compares networks after the same tokens, the lower one after the same"
+            " time; the n-gram counts each tune once and is a horizontal line."
         )
 
     def describe_gradient_decay(self) -> Iterator[str]:
-        """Say how far back an error is felt in each cell."""
+        """Describe the gradient decay of each cell."""
         yield (
-            "Backpropagation through time multiplies a gradient by one more Jacobian for each id"
-            " that it goes back: below one it vanishes, above one it explodes."
+            "Backpropagation through time multiplies a gradient by one Jacobian per id: with norms"
+            " below one it vanishes, above one it explodes."
         )
-        cells = [result for result in self.list_clipped_results() if result.cell]
-        for when, fades in (
-            ("Before training", [(result.name, result.decay_before_training) for result in cells]),
-            ("After training", [(result.name, result.decay_after_training) for result in cells]),
+        results = [result for result in self.list_clipped_results() if result.cell]
+        for heading, decays in (
+            (
+                "Before training",
+                [(result.name, result.decay_before_training) for result in results],
+            ),
+            ("After training", [(result.name, result.decay_after_training) for result in results]),
         ):
-            told = [f"{name} {describe_decay(fade)}" for name, fade in fades if fade is not None]
-            if told:
-                yield f"{when}: {'; '.join(told)}."
+            descriptions = [
+                f"{name} {describe_decay(decay)}" for name, decay in decays if decay is not None
+            ]
+            if descriptions:
+                yield f"{heading}: {'; '.join(descriptions)}."
         yield self.compare_decay("lstm", "rnn")
 
-    def compare_decay(self, name: str, other: str) -> str:
-        """Compare what is left of the gradients of two cells far back."""
-        pair = [
+    def compare_decay(self, name: str, reference: str) -> str:
+        """Compare the remaining gradients of two cells at the largest distance."""
+        decays = [
             self.by_name[cell].decay_after_training
-            for cell in (name, other)
+            for cell in (name, reference)
             if cell in self.by_name
         ]
-        if len(pair) < 2 or pair[0] is None or pair[1] is None:
+        if len(decays) < 2 or decays[0] is None or decays[1] is None:
             return ""
-        furthest = int(min(fade.distances[-1] for fade in pair if fade is not None))
-        left = [float(np.interp(furthest, fade.distances, fade.mean[-1])) for fade in pair if fade]
+        distance = int(min(decay.distances[-1] for decay in decays if decay is not None))
+        remaining = [
+            float(np.interp(distance, decay.distances, decay.mean[-1])) for decay in decays if decay
+        ]
         verdict = (
-            f"the curve of {name} is the flatter one, as the lecture says"
-            if left[0] > left[1]
+            f"the curve of {name} is the flatter one, as expected"
+            if remaining[0] > remaining[1]
             else f"here the curve of {name} is not the flatter one"
         )
         return (
-            f"{furthest} ids back, {name} has {format_share(left[0])} left and {other} has"
-            f" {format_share(left[1])}: {verdict}."
+            f"{distance} ids back, {name} has {format_share(remaining[0])} left and {reference} has"
+            f" {format_share(remaining[1])}: {verdict}."
         )
 
     def describe_clipping(self) -> Iterator[str]:
-        """Say what clipping does to each cell."""
+        """Describe the effect of clipping on each cell."""
         for cell, norms in self.comparison.pair_gradient_norms().items():
-            cut = 100 * float(np.mean(norms.clipped > norms.clip)) if len(norms.clipped) else 0.0
-            free = self.by_name[f"{cell}{UNCLIPPED_SUFFIX}"]
-            told = f"{cell}: {cut:.0f} % of the updates were clipped; without clipping "
-            if free.fault:
-                yield f"{told}the training broke down after {free.tokens:,} ids."
+            clipped_percent = (
+                100 * float(np.mean(norms.clipped > norms.clip)) if len(norms.clipped) else 0.0
+            )
+            unclipped = self.by_name[f"{cell}{UNCLIPPED_SUFFIX}"]
+            sentence = (
+                f"{cell}: {clipped_percent:.0f} % of the updates were clipped; without clipping "
+            )
+            if unclipped.fault:
+                yield f"{sentence}training diverged after {unclipped.tokens:,} tokens."
                 continue
-            usual, most = float(np.median(norms.unclipped)), float(np.max(norms.unclipped))
+            median, maximum = float(np.median(norms.unclipped)), float(np.max(norms.unclipped))
             yield (
-                f"{told}the norm is {usual:.2g} as a rule and {most:.2g} at the most."
-                f" {self.compare_pair(free.name, cell)}"
+                f"{sentence}the norm has a median of {median:.2g} and a maximum of {maximum:.2g}."
+                f" {self.compare_pair(unclipped.name, cell)}"
             )
         yield (
-            "Clipping keeps a gradient's direction and bounds its length. It guards against the one"
-            " step that undoes many; it gives nothing back of what has vanished. AdamW divides each"
-            " gradient by its usual size, which hides much of what clipping does for plain descent."
+            "Clipping keeps the direction of a gradient and bounds its norm. It prevents single"
+            " steps that undo many others, but does not restore vanished gradients. AdamW divides"
+            " each gradient by its usual size, so clipping matters less than for plain SGD."
         )
 
     def describe_half_lives(self) -> Iterator[str]:
-        """Say how long gated units remember."""
+        """Describe the half-lives of gated units."""
         yield (
-            "A forget gate f keeps the share f of a unit at each id, so half of it is left after"
+            "A forget gate keeps the share f of a unit at each id, so half of it is left after"
             " log(1/2) / log(f) ids: its half-life."
         )
         for result in self.list_clipped_results():
@@ -255,38 +274,40 @@ class ReportText:
 
 
 def describe_decay(decay: GradientDecay) -> str:
-    """Say where a gradient has faded to a tenth, or grown."""
-    mean, faded = decay.mean[-1], decay.first_distance_below(DECAYED_SHARE)
-    grown = f", after growing to {mean.max():.2g} times" if mean.max() > MIN_GROWTH_REPORTED else ""
-    if faded is not None:
-        return f"has a tenth left {faded} {'id' if faded == 1 else 'ids'} back{grown}"
-    return f"has {format_share(float(mean[-1]))} left {int(decay.distances[-1])} ids back{grown}"
+    """Describe where a gradient has decayed to a tenth, and whether it has grown."""
+    mean, distance = decay.mean[-1], decay.first_distance_below(DECAYED_SHARE)
+    growth = (
+        f", after growing to {mean.max():.2g} times" if mean.max() > MIN_GROWTH_REPORTED else ""
+    )
+    if distance is not None:
+        return f"has a tenth left {distance} {'id' if distance == 1 else 'ids'} back{growth}"
+    return f"has {format_share(float(mean[-1]))} left {int(decay.distances[-1])} ids back{growth}"
 
 
 def format_share(value: float) -> str:
-    """Write what is left of a gradient, from many times of it down to next to nothing."""
+    """Format the remaining share of a gradient, from large multiples to tiny shares."""
     if value >= 1:
         return f"{value:.2g} times of it"
     return f"{100 * value:.2g} % of it" if value >= 0.0001 else f"{value:.0e} of it"
 
 
 def summarise_half_lives(half_lives: HalfLives) -> str:
-    """Say how long the units of the last layer remember."""
+    """Summarise the half-lives of the last layer."""
     in_bars = half_lives.ids_per_bar is not None
     values, unit = (half_lives.bars[-1], "bars") if in_bars else (half_lives.ids[-1], "ids")
-    middle, longest = float(np.median(values)), float(np.max(values))
-    told = f"half of the units forget half within {middle:.2g} {unit}; the longest takes"
-    told += f" {longest:.2g} {unit}" if math.isfinite(longest) else " longer than any tune"
+    median, longest = float(np.median(values)), float(np.max(values))
+    sentence = f"the median half-life is {median:.2g} {unit}; the longest is"
+    sentence += f" {longest:.2g} {unit}" if math.isfinite(longest) else " longer than any tune"
     if in_bars:
         share = 100 * float(np.mean(values > LONG_HALF_LIFE_BARS))
-        told += f"; {share:.0f} % take more than {LONG_HALF_LIFE_BARS}"
-    return told
+        sentence += f"; {share:.0f} % are above {LONG_HALF_LIFE_BARS}"
+    return sentence
 
 
 def interpolate_loss(result: ModelResult, axis: str, value: float) -> float:
-    """Read a loss off a curve."""
+    """Interpolate the loss on a learning curve; infinite without points."""
     points: Sequence[tuple[float, float]] = [
-        (float(getattr(point, axis)), held.loss) for point, held in result.scored_points
+        (float(getattr(point, axis)), score.loss) for point, score in result.scored_points
     ]
     if not points:
         return math.inf
@@ -345,55 +366,56 @@ PAGE_TEMPLATE: Final = """<!doctype html>
 
 
 def render_html_report(comparison: Comparison, *, command: str = "musicgen compare") -> str:
-    """Render a finished comparison."""
-    words = ReportText(comparison)
+    """Render a finished comparison as an HTML page; `command` is shown in the footer."""
+    text = ReportText(comparison)
     body = [
         *_render_head(comparison),
-        *_render_table(comparison, words),
-        *_render_figures(comparison, words),
+        *_render_table(comparison, text),
+        *_render_figures(comparison, text),
         *_render_footer(comparison, command),
     ]
     return PAGE_TEMPLATE.format(style=STYLE, body="\n".join(body))
 
 
 def _render_head(comparison: Comparison) -> Iterator[str]:
-    parts = comparison.dataset
-    sources = escape(", ".join(parts.sources) or "a corpus without a name")
-    given = (
-        f"{comparison.options.tokens:,} ids for each"
+    dataset = comparison.dataset
+    sources = escape(", ".join(dataset.sources) or "an unnamed corpus")
+    budget = (
+        f"{comparison.options.tokens:,} training tokens per model"
         if comparison.options.tokens
-        else f"{comparison.options.minutes:g} minutes of learning in all, shared out evenly"
+        else f"{comparison.options.minutes:g} minutes of training, divided evenly among the models"
     )
     yield "<h1>The ladder, measured</h1>"
     yield _render_paragraph(
-        "A fixed window forgets, a bag of words loses order, a large window shares nothing between"
-        " its places; a recurrent cell does, its gradients vanish or explode, and clipping and"
-        " gates mend that. Here each of these learns the same tunes and is asked for what comes"
-        " next."
+        "A fixed window forgets, a bag of words loses the order, and a large window shares no"
+        " weights between its positions. A recurrent cell shares them, but its gradients vanish or"
+        " explode, which gates and clipping correct. Here all of these models are trained on the"
+        " same tunes to predict the next id."
     )
     yield (
-        f'<p class="soft">{sources}: {len(parts.train):,} tunes to learn from,'
-        f" {len(parts.valid):,} held out, {len(parts.test):,} for the test, read once;"
-        f" {escape(given)}; about {comparison.options.parameters:,} weights a network.</p>"
+        f'<p class="soft">{sources}: {len(dataset.train):,} training,'
+        f" {len(dataset.valid):,} validation and {len(dataset.test):,} test tunes, which are read"
+        f" once; {escape(budget)}; about {comparison.options.parameters:,} weights per network.</p>"
     )
 
 
 def _render_table(comparison: Comparison, text: ReportText) -> Iterator[str]:
     unit = escape(comparison.unit)
-    first = min(text.list_clipped_results(), key=ranking_key)
-    yield "<h2>Rung by rung</h2>"
+    best = min(text.list_clipped_results(), key=ranking_key)
+    yield "<h2>Scores</h2>"
     yield '<div class="wide"><table>'
     yield (
-        "<thead><tr><th>rung</th><th>parameters</th><th>tokens a second</th><th>learnt from</th>"
-        f"<th>bits a {unit}, held out</th><th>bits a {unit}, test</th><th>nats a token</th></tr>"
+        "<thead><tr><th>model</th><th>parameters</th><th>tokens/s</th><th>training tokens</th>"
+        f"<th>bits per {unit}, validation</th><th>bits per {unit}, test</th>"
+        "<th>nats per token</th></tr>"
         "</thead><tbody>"
     )
     for result in comparison.results:
-        yield _render_row(result, is_best=result is first)
+        yield _render_row(result, is_best=result is best)
     yield "</tbody></table></div>"
     yield _render_paragraph(
-        "In brackets the 95 % interval over tunes. A tune counts whole, from its header to its end."
-        f" The {NGRAM}'s parameters are the grams that it keeps.",
+        "The 95 % interval over tunes is in brackets. Tunes are scored whole, from header to end."
+        f" The parameters of the {NGRAM} are its grams.",
         "soft",
     )
     yield from _render_section("", [plot_scores(comparison)], text.describe_ranking())
@@ -404,7 +426,7 @@ def _render_row(result: ModelResult, *, is_best: bool) -> str:
         f'<td title="{escape(result.title)}">{escape(result.name)}</td>',
         f"<td>{result.parameters:,}</td>",
         f"<td>{result.tokens_per_second:,.0f}</td>",
-        f"<td>{result.tokens:,}{'; broke down' if result.fault else ''}</td>",
+        f"<td>{result.tokens:,}{'; diverged' if result.fault else ''}</td>",
         f"<td>{_render_bits(result.valid)}</td>",
         f"<td>{_render_bits(result.test)}</td>",
         f"<td>{format_bits(select_score(result).loss)}</td>",
@@ -422,23 +444,23 @@ def _render_bits(score: HeldOutScore | None) -> str:
 
 def _render_figures(comparison: Comparison, text: ReportText) -> Iterator[str]:
     yield from _render_section(
-        "Learning", plot_learning_curves(comparison), text.describe_learning_curves()
+        "Learning curves", plot_learning_curves(comparison), text.describe_learning_curves()
     )
     if any(result.cell for result in comparison.results):
         yield from _render_section(
-            "How far back an error is felt",
+            "Gradient decay over distance",
             [plot_decay_panels(comparison)],
             text.describe_gradient_decay(),
         )
         yield from _render_section(
             "Clipping", [plot_clipping_norms(comparison)], text.describe_clipping()
         )
-    if memories := [
+    if half_lives := [
         result.half_lives for result in text.list_clipped_results() if result.half_lives
     ]:
         yield from _render_section(
-            "How long gates remember",
-            [comparison_plots.plot_half_lives(memories)],
+            "Half-lives of gated units",
+            [comparison_plots.plot_half_lives(half_lives)],
             text.describe_half_lives(),
         )
 
@@ -454,23 +476,23 @@ def _render_section(
 
 
 def plot_scores(comparison: Comparison) -> plots.Picture:
-    """Draw the score that counts of each rung; what has blown up is left out."""
+    """Plot the score of each model that did not diverge."""
     scored = [(result.name, select_score(result)) for result in comparison.results]
     tunes = "test" if comparison.dataset.test else "held-out"
     return comparison_plots.plot_bars(
         [
-            comparison_plots.ChartBar(name, held.bits_per_note, *confidence_interval(held))
-            for name, held in scored
-            if held.bits_per_note < DIVERGED_BITS
+            comparison_plots.ChartBar(name, score.bits_per_note, *confidence_interval(score))
+            for name, score in scored
+            if score.bits_per_note < DIVERGED_BITS
         ],
         title=f"The ladder, on {tunes} tunes",
-        x_label=f"bits a {comparison.unit}, with 95 % intervals",
+        x_label=f"bits per {comparison.unit}, with 95 % intervals",
     )
 
 
 def plot_learning_curves(comparison: Comparison) -> Iterator[plots.Picture]:
-    """Draw the held-out loss by ids learnt from, and by seconds."""
-    for axis, across in (("tokens", "ids learnt from"), ("seconds", "seconds of learning")):
+    """Plot the held-out loss by training tokens, and by training time."""
+    for axis, across in (("tokens", "training tokens"), ("seconds", "training time in seconds")):
         lines = [
             _make_loss_line(result, axis)
             for result in ReportText(comparison).list_clipped_results()
@@ -485,19 +507,19 @@ def plot_learning_curves(comparison: Comparison) -> Iterator[plots.Picture]:
 
 def _make_loss_line(result: ModelResult, axis: str) -> plots.Line:
     scored = result.scored_points
-    if result.name == NGRAM:  # the best of its lengths
+    if result.name == NGRAM:  # its best order
         scored = scored[result.width - 1 : result.width]
     x = [float(getattr(point, axis)) for point, _ in scored]
-    return plots.Line(result.name, x, [held.loss for _, held in scored])
+    return plots.Line(result.name, x, [score.loss for _, score in scored])
 
 
 def _make_level_line(line: plots.Line, ends: list[float]) -> plots.Line:
-    """Draw a single score as a level line, so that curves can be seen to cross it."""
+    """Extend a single score to a horizontal line, to compare curves with it."""
     return plots.Line(line.name, [min(ends), max(ends)], [*line.y] * 2)
 
 
 def plot_decay_panels(comparison: Comparison) -> plots.Picture:
-    """Draw the gradients by distance, before and after training, clipped and not."""
+    """Plot gradient decay before and after training, with and without clipping."""
     panels = {
         "before training": [result.decay_before_training for result in comparison.results],
         "after training": [
@@ -508,21 +530,21 @@ def plot_decay_panels(comparison: Comparison) -> plots.Picture:
         ],
     }
     return comparison_plots.plot_gradient_decay(
-        {title: [fade for fade in fades if fade] for title, fades in panels.items()}
+        {title: [decay for decay in decays if decay] for title, decays in panels.items()}
     )
 
 
 def plot_clipping_norms(comparison: Comparison) -> plots.Picture:
-    """Draw the norms of each cell's gradients, with clipping and without."""
+    """Plot the gradient norms of each cell, with and without clipping."""
     return comparison_plots.plot_gradient_norms(comparison.pair_gradient_norms())
 
 
 def _render_footer(comparison: Comparison, command: str) -> Iterator[str]:
     yield "<footer>"
     yield f"<p>Made by <code>{escape(command)}</code>.</p>"
-    learnt = ", ".join(f"{name} {tokens:,}" for name, tokens in comparison.budgets.items())
+    budgets = ", ".join(f"{name} {tokens:,}" for name, tokens in comparison.budgets.items())
     yield (
-        f"<p>Ids planned for each: {escape(learnt)}. Seed {comparison.options.seed}, device"
+        f"<p>Planned training tokens: {escape(budgets)}. Seed {comparison.options.seed}, device"
         f" {escape(str(comparison.device))}, corpus"
         f" <code>{comparison.dataset.fingerprint[:16]}</code>.</p>"
     )

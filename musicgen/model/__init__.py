@@ -1,1 +1,1 @@
-"""The network, its cells on CPU and CUDA, and sampling with torch. It imports torch."""
+"""The network, its cells on CPU and CUDA, and sampling with torch. Imports torch."""

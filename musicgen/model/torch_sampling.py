@@ -1,22 +1,23 @@
-"""Many states at once on torch: what `sampling/lanes.py` does in NumPy, on the CPU or on CUDA.
+"""Batched sampling with torch, on the CPU or on CUDA: the counterpart of the NumPy batch engine.
 
-The weights are packed once: the first layer's input is a row of a table, the others read from below
-and from themselves in one product. Products are taken in bfloat16 where the hardware has it, sums
-and states in float32. Masks and draws stay with `sampling/many.py`: what goes back to it at each
-step are the logits of the events that can be drawn at all, some kilobytes.
+The weights are packed once: the input of the first layer is a row of a table, and each other layer
+multiplies its input and its own state in one product. Products are in bfloat16 if the hardware has
+it, sums and states in float32. Masks and draws stay in `sampling/batch_sampler.py`, which receives
+the logits of the events that can be drawn, a few kilobytes per step.
 
-The tunes are the engine's own: near ties fall as its rounding has it. On one machine the same seed
-gives the same tunes.
+Its rounding differs from that of the NumPy engine, so near ties may be drawn differently. On one
+machine, the same seed gives the same tunes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,11 +25,12 @@ from musicgen.model.devices import has_bf16
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine
 from musicgen.sampling.noise import Ids
 
-StepFunction = Callable[[Tensor, Tensor, Tensor], None]  # gates, h and c; the last two are replaced
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+StepFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]  # gates, h, c; updates h and c
 
 
 class TorchBatchEngine:
-    """A model over lanes; it answers for the ids of the engine that it was made from."""
+    """Runs the model of a one-tune engine, with its restricted vocabulary, on several lanes."""
 
     def __init__(
         self,
@@ -55,65 +57,60 @@ class TorchBatchEngine:
         ]
         self.steps: list[StepFunction] = [self._make_step(cell) for cell in self.cells]
         self.narrow = None if engine.narrow is None else self._pack_weight(engine.narrow)
-        self.head, self.head_bias = (
-            self._pack_weight(engine.head),
-            self._to_float_tensor(engine.head_bias),
-        )
+        self.head = self._pack_weight(engine.head)
+        self.head_bias = self._to_float_tensor(engine.head_bias)
 
     def _make_zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, device=self.device)
 
-    def _to_float_tensor(self, array: np.ndarray) -> Tensor:
+    def _to_float_tensor(self, array: FloatArray) -> Tensor:
         return torch.from_numpy(np.array(array, np.float32)).to(self.device)
 
-    def _pack_weight(self, weight: np.ndarray) -> Tensor:
-        """Return a matrix (rows, inputs) as products read it, (inputs, rows)."""
+    def _pack_weight(self, weight: FloatArray) -> Tensor:
+        """Transpose a matrix (rows, inputs) to (inputs, rows), in the dtype of products."""
         return self._to_float_tensor(weight.T).to(self.dtype)
 
-    def set_state(self, lane: int, state: np.ndarray) -> None:
-        """Set a lane to a state of the one-tune engine, (layer, part, hidden)."""
-        given = self._to_float_tensor(state)
-        self.hidden_states[lane] = given[:, 0].flatten()
-        if given.shape[1] > 1:
-            self.cell_states[:, lane] = given[:, 1]
+    def set_state(self, lane: int, state: NDArray[np.float32]) -> None:
+        """Set a lane to a state of the one-tune engine, (layer, part, hidden) float32."""
+        tensor = self._to_float_tensor(state)
+        self.hidden_states[lane] = tensor[:, 0].flatten()
+        if tensor.shape[1] > 1:
+            self.cell_states[:, lane] = tensor[:, 1]
 
     def select_lanes(self, lane_indices: Ids) -> None:
-        """Go on with some of the lanes."""
+        """Keep some of the lanes; lane_indices is (lane,) int64."""
         index = torch.from_numpy(lane_indices).to(self.device)
         self.hidden_states, self.cell_states = self.hidden_states[index], self.cell_states[:, index]
 
     @torch.inference_mode()
-    def step(self, ids: Ids) -> np.ndarray:
-        """Feed an id to each lane; return its logits (lane, live)."""
+    def step(self, ids: Ids) -> NDArray[np.float32]:
+        """Feed one id to each lane, (lane,) int64; return the logits, (lane, live) float32."""
         size = self.hidden
         for number, step in enumerate(self.steps):
-            own = self.hidden_states[:, number * size : (number + 1) * size]
-            step(self._sum_gates(number, ids), own, self.cell_states[number])
-        return self.compute_logits(own).cpu().numpy()
+            hidden = self.hidden_states[:, number * size : (number + 1) * size]
+            step(self._sum_gates(number, ids), hidden, self.cell_states[number])
+        return self.compute_logits(hidden).cpu().numpy()
 
     def compute_logits(self, output: Tensor) -> Tensor:
-        """Return the logits (lane, live) from what the last layer says."""
+        """Return the logits (lane, live) of the last layer's outputs (lane, hidden), float32."""
         if self.narrow is not None:
             output = output.to(self.dtype) @ self.narrow
         return (output.to(self.dtype) @ self.head).float() + self.head_bias
 
     def _sum_gates(self, number: int, ids: Ids) -> Tensor:
-        """Return all that a layer's step adds up, (lane, rows), but for what a GRU resets."""
-        size, weight, is_gru = (
-            self.hidden,
-            self.weights[number],
-            isinstance(self.cells[number], GRU),
-        )
+        """Return the gate inputs of a layer, (lane, rows), without those that a GRU resets."""
+        hidden, weight = self.hidden, self.weights[number]
+        is_gru = isinstance(self.cells[number], GRU)
         if number == 0:
             rows = functional.embedding(torch.from_numpy(ids).to(self.device), self.table)
             return (
-                rows if is_gru else self._multiply_add(rows, self.hidden_states[:, :size], weight)
+                rows if is_gru else self._multiply_add(rows, self.hidden_states[:, :hidden], weight)
             )
-        first, last = (number - 1) * size, (number + (not is_gru)) * size
+        first, last = (number - 1) * hidden, (number + (not is_gru)) * hidden
         return self._multiply_add(self.biases[number], self.hidden_states[:, first:last], weight)
 
     def _multiply_add(self, addend: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-        """Return values @ weight and what is added, in float32."""
+        """Return values @ weight + addend in float32."""
         if self.dtype == torch.float32:
             return torch.addmm(addend, values, weight)
         return (values.to(self.dtype) @ weight).float() + addend
@@ -122,10 +119,8 @@ class TorchBatchEngine:
         if isinstance(cell, LSTM):
             return _lstm_step
         if isinstance(cell, GRU):
-            weight, bias = (
-                self._pack_weight(cell.recurrent),
-                self._to_float_tensor(cell.recurrent_bias),
-            )
+            weight = self._pack_weight(cell.recurrent)
+            bias = self._to_float_tensor(cell.recurrent_bias)
             return lambda z, h, _: _gru_step(z, self._multiply_add(bias, h, weight), h)
         assert isinstance(cell, RNN)
         return partial(_rnn_step, torch.relu if cell.relu else torch.tanh)
@@ -147,18 +142,18 @@ def _rnn_step(activation: Callable[[Tensor], Tensor], z: Tensor, h: Tensor, _: T
 def _gru_step(z: Tensor, recurrent: Tensor, h: Tensor) -> None:
     size = h.shape[1]
     gates = (z[:, : 2 * size] + recurrent[:, : 2 * size]).sigmoid_()
-    n = (z[:, 2 * size :] + gates[:, :size] * recurrent[:, 2 * size :]).tanh_()
-    h.sub_(n).mul_(gates[:, size:]).add_(n)
+    candidate = (z[:, 2 * size :] + gates[:, :size] * recurrent[:, 2 * size :]).tanh_()
+    h.sub_(candidate).mul_(gates[:, size:]).add_(candidate)
 
 
-def _stack_weights(cell: Any, *, first: bool) -> np.ndarray:
-    """Return what a layer's step multiplies by, (rows, inputs): W, U, or both."""
+def _stack_weights(cell: Any, *, first: bool) -> FloatArray:
+    """Return the matrix of a layer's step, (rows, inputs): W, U, or both side by side."""
     if isinstance(cell, GRU):
         return cell.inputs
     parts = [cell.recurrent] if first else [cell.inputs, cell.recurrent]
     return np.concatenate(parts, axis=1)
 
 
-def _make_sum_bias(cell: Cell, *, first: bool) -> np.ndarray:
-    """Return what a layer's sums start from; the first one's is in its table."""
+def _make_sum_bias(cell: Cell, *, first: bool) -> FloatArray:
+    """Return the bias of a layer's step; that of the first layer is in its table."""
     return np.zeros_like(cell.bias) if first else cell.bias

@@ -1,1 +1,1 @@
-"""Training: trainer, run folder, plan, fine-tuning, observers. It imports torch."""
+"""Training: trainer, run folder, plan, fine-tuning, observers. Imports torch."""

@@ -1,8 +1,8 @@
-"""How much of some tunes stands in others, note for note, in any key.
+"""Memorisation: how many melodic n-grams of the model's tunes occur in its training tunes.
 
-What is compared are stretches of NOTES notes of the written form, as durations and the intervals
-between them (`musicgen.music.melodic_runs`). People share such stretches too: what they do is the
-measure of what a model may.
+A melodic n-gram is NGRAM_NOTES consecutive notes of the written form, as durations and the
+intervals between them, in any key (`musicgen.music.melodic_runs`). Human composers share n-grams
+too: the rate at which the training tunes share them is the limit for the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -31,46 +31,46 @@ from musicgen.tokens.registry import restore_codec
 from musicgen.training.trainer import Progress, Trainer
 
 NGRAM_NOTES: Final = 8
-SAMPLED_TUNES: Final = 4  # that a model writes to be judged by
-SAMPLED_BARS: Final = 8  # of each: so many notes say enough, and cost a small share of the training
-MAX_SAMPLED_IDS: Final = 200  # of each, where it has no bars
+SAMPLED_TUNES: Final = 4  # tunes sampled per check
+SAMPLED_BARS: Final = 8  # bars per tune: enough notes, at a small share of the training time
+MAX_SAMPLED_IDS: Final = 200  # ids per tune, for codecs without bars
 
-MessageCallback = Callable[[str], None]
-MelodicNgram = tuple[
-    int, ...
-]  # the first duration, then an interval and a duration for each other note
-TuneNgrams = tuple[MelodicNgram, ...]  # of one tune
+MessageCallback: TypeAlias = Callable[[str], None]
+MelodicNgram: TypeAlias = tuple[int, ...]  # first duration; then interval, duration per other note
+TuneNgrams: TypeAlias = tuple[MelodicNgram, ...]  # all n-grams of one tune
 
 
 @dataclass(frozen=True, slots=True)
 class CopyCounts:
-    """How many stretches of some tunes are known, tune by tune."""
+    """Counts of copied n-grams, per tune."""
 
-    copied_counts: tuple[int, ...]
-    total_counts: tuple[int, ...]
+    copied_counts: tuple[int, ...]  # n-grams of each tune that occur elsewhere
+    total_counts: tuple[int, ...]  # all n-grams of each tune
 
     @property
     def share(self) -> float:
-        """The share of all stretches that are known."""
+        """The share of all n-grams that are copied, 0 to 1."""
         return sum(self.copied_counts) / max(1, sum(self.total_counts))
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the rate, by what differs between tunes."""
+        """The standard error of the share, from its variation between tunes."""
         if len(self.total_counts) < 2:
             return 0.0
         excess = np.array(self.copied_counts) - self.share * np.array(self.total_counts)
         spread = float(np.std(excess, ddof=1))
         return spread * math.sqrt(len(excess)) / max(1, sum(self.total_counts))
 
-    def clearly_exceeds(self, other: CopyCounts) -> bool:
-        """Tell whether more is known here than there, by two standard errors."""
-        return self.share - other.share > 2 * math.hypot(self.standard_error, other.standard_error)
+    def clearly_exceeds(self, reference: CopyCounts) -> bool:
+        """Tell whether the share exceeds that of `reference` by two standard errors."""
+        return self.share - reference.share > 2 * math.hypot(
+            self.standard_error, reference.standard_error
+        )
 
 
 def extract_ngrams(score: Score, notes: int = NGRAM_NOTES) -> TuneNgrams:
-    """Return all stretches of a score."""
-    return tuple(stretch for run in find_runs(score) for stretch in _iter_run_ngrams(run, notes))
+    """Return all n-grams of a score."""
+    return tuple(ngram for run in find_runs(score) for ngram in _iter_run_ngrams(run, notes))
 
 
 def _iter_run_ngrams(run: MelodicRun, notes: int) -> Iterator[MelodicNgram]:
@@ -81,55 +81,57 @@ def _iter_run_ngrams(run: MelodicRun, notes: int) -> Iterator[MelodicNgram]:
 
 
 def merge_ngrams(tunes: Iterable[TuneNgrams]) -> frozenset[MelodicNgram]:
-    """Put the stretches of all tunes together."""
+    """Return the set of the n-grams of all tunes."""
     return frozenset().union(*tunes)
 
 
 def count_copied(tunes: Iterable[TuneNgrams], known_ngrams: frozenset[MelodicNgram]) -> CopyCounts:
-    """Count what of each tune is known."""
-    pairs = [(sum(stretch in known_ngrams for stretch in tune), len(tune)) for tune in tunes]
-    return CopyCounts(tuple(found for found, _ in pairs), tuple(of for _, of in pairs))
+    """Count the n-grams of each tune that are in `known_ngrams`."""
+    pairs = [(sum(ngram in known_ngrams for ngram in tune), len(tune)) for tune in tunes]
+    return CopyCounts(tuple(copied for copied, _ in pairs), tuple(total for _, total in pairs))
 
 
 def count_shared(tunes: Sequence[TuneNgrams], groups: Sequence[str]) -> CopyCounts:
-    """Count what of each tune stands in a tune of another group: what people share."""
+    """Count the n-grams of each tune that a tune of another group shares."""
     by_group: dict[str, set[MelodicNgram]] = {}
     for tune, group in zip(tunes, groups, strict=True):
         by_group.setdefault(group, set()).update(tune)
-    often = Counter(stretch for found in by_group.values() for stretch in found)
-    return count_copied(tunes, frozenset(stretch for stretch, count in often.items() if count > 1))
+    group_counts = Counter(ngram for group_ngrams in by_group.values() for ngram in group_ngrams)
+    return count_copied(
+        tunes, frozenset(ngram for ngram, count in group_counts.items() if count > 1)
+    )
 
 
 def extract_encoded_ngrams(tune: EncodedTune, codec: AnyCodec) -> TuneNgrams:
-    """Return the stretches of an encoded tune. A text has none."""
+    """Return the n-grams of an encoded tune; () for a text."""
     piece = codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).piece
     return extract_ngrams(piece) if isinstance(piece, Score) else ()
 
 
 @dataclass(frozen=True)
 class MemorisationCheck:
-    """Measures how much of what a model writes stands in the tunes that it learns from."""
+    """Measures the share of n-grams that a model copies from its training tunes."""
 
     codec: AnyCodec
     training_ngrams: frozenset[MelodicNgram]
-    human_counts: CopyCounts  # what those who wrote the tunes share
-    allowed_ids: frozenset[int]  # ids that the model may write
+    human_counts: CopyCounts  # n-grams that tunes of different groups share
+    allowed_ids: frozenset[int]  # ids that the model may sample
 
     @classmethod
     def of(cls, dataset: Dataset, event_counts: Sequence[int]) -> MemorisationCheck:
-        """Make the judge of a data set, whose events were met so many times."""
+        """Build the check of a data set from its event counts, by id."""
         codec = restore_codec(dataset.codec, dataset.vocabulary, "the data set")
         tunes = [*dataset.train, *dataset.valid]
-        written = [extract_encoded_ngrams(tune, codec) for tune in tunes]
+        ngrams = [extract_encoded_ngrams(tune, codec) for tune in tunes]
         return cls(
             codec,
-            merge_ngrams(written[: len(dataset.train)]),
-            count_shared(written, [tune.group for tune in tunes]),
+            merge_ngrams(ngrams[: len(dataset.train)]),
+            count_shared(ngrams, [tune.group for tune in tunes]),
             frozenset(id_ for id_, count in enumerate(event_counts) if count),
         )
 
     def measure(self, model: SequenceModel) -> CopyCounts:
-        """Let a model write some tunes, always from the same noise, and compare them."""
+        """Sample some tunes, always from the same noise, and count their copied n-grams."""
         settings = model.settings
         if not isinstance(settings, ModelSettings):
             return CopyCounts((), ())
@@ -155,34 +157,33 @@ class MemorisationCheck:
 def stop_on_memorisation(
     trainer: Trainer, check: MemorisationCheck, notify: MessageCallback
 ) -> Iterator[Progress]:
-    """Train; stop before weights are kept that copy clearly more than people do.
+    """Train, and stop before weights become the best ones that copy clearly more than humans do.
 
-    Where no tune can be drawn that is told once, and the training goes on without a judge.
+    If no tune can be sampled, report that once and continue without the check.
     """
-    kept = copy.copy(trainer.best)
-    can_judge = True
+    previous_best = copy.copy(trainer.best)
+    can_sample = True
     for progress in trainer.run():
-        found = progress
-        written = _try_measure(check, trainer, notify) if progress.is_best and can_judge else None
-        if progress.is_best and written is None:
-            can_judge = False
-        elif written is not None:
-            found = replace(progress, copied_share=written.share)
-            if kept.weights and written.clearly_exceeds(check.human_counts):
-                trainer.best = kept
-                found = replace(found, is_best=False, is_last=True)
-            kept = copy.copy(trainer.best)
-        yield found
-        if found.is_last:
+        if progress.is_best and can_sample:
+            counts = _try_measure(check, trainer, notify)
+            can_sample = counts is not None
+            if counts is not None:
+                progress = replace(progress, copied_share=counts.share)
+                if previous_best.weights and counts.clearly_exceeds(check.human_counts):
+                    trainer.best = previous_best
+                    progress = replace(progress, is_best=False, is_last=True)
+                previous_best = copy.copy(trainer.best)
+        yield progress
+        if progress.is_last:
             return
 
 
 def _try_measure(
     check: MemorisationCheck, trainer: Trainer, notify: MessageCallback
 ) -> CopyCounts | None:
-    """Return what a judge found; None, which is told, where it failed."""
+    """Measure the copied n-grams; on any error, report it and return None."""
     try:
         return check.measure(trainer.model)
-    except Exception as fault:  # noqa: BLE001 - no example may end hours of training
-        notify(f"copies: no tune could be drawn ({to_one_line(fault)}); not judged from here on")
+    except Exception as error:  # noqa: BLE001 - sampling must not abort training
+        notify(f"copies: no tune could be sampled ({to_one_line(error)}); no longer checked")
         return None

@@ -1,4 +1,4 @@
-"""A model card: what a checkpoint is, what it learnt from, how good it is, how it sounds."""
+"""The model card: architecture, training data, scores and samples of a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ IDS_SHOWN = 80
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What was measured, each on whole held-out tunes."""
+    """The scores of a model on whole held-out tunes, as stored in the manifest."""
 
     table: dict[str, Any] = field(default_factory=dict)
 
     def with_valid(self, score: HeldOutScore) -> ScoreSummary:
-        """Add the score on the validation part."""
+        """Add the score on the validation split."""
         return replace(self, table=self.table | {"valid": _score_to_dict(score)})
 
     def with_test(self, score: HeldOutScore, ngram_score: HeldOutScore) -> ScoreSummary:
-        """Add the scores on the test part: the model's, and the 5-gram's."""
-        lower = 100 * (1 - score.bits_per_note / ngram_score.bits_per_note)
+        """Add the scores of the model and of the 5-gram on the test split."""
+        percent_below = 100 * (1 - score.bits_per_note / ngram_score.bits_per_note)
         return replace(
             self,
             table=self.table
             | {
                 "test": _score_to_dict(score),
                 "test_5gram": _score_to_dict(ngram_score),
-                "percent_below_5gram": round(lower, 2),
+                "percent_below_5gram": round(percent_below, 2),
             },
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for a manifest."""
+        """Return the scores as JSON values for a manifest."""
         return dict(self.table)
 
 
 def _score_to_dict(score: HeldOutScore) -> dict[str, Any]:
     low, high = score.bootstrap_interval(np.random.default_rng(0))
-    by_tune = score.nats / math.log(2) / np.maximum(1, score.notes)
+    bits_per_note = score.nats / math.log(2) / np.maximum(1, score.notes)
     return {
         "bits_per_note": round(score.bits_per_note, 4),
         "interval_95": [round(low, 4), round(high, 4)],
-        "middle_90": [round(float(bits), 4) for bits in np.quantile(by_tune, (0.05, 0.95))],
+        "middle_90": [round(float(bits), 4) for bits in np.quantile(bits_per_note, (0.05, 0.95))],
         "nats_per_token": round(score.loss, 5),
         "tunes": len(score.nats),
         "notes": int(score.notes.sum()),
@@ -69,7 +69,14 @@ def _score_to_dict(score: HeldOutScore) -> dict[str, Any]:
 def render_model_card(
     manifest: Manifest, scores: ScoreSummary, weights: Weights, *, with_samples: bool = True
 ) -> str:
-    """Render the card as Markdown; with tunes to be heard, which take some seconds to draw."""
+    """Render the card as Markdown.
+
+    Args:
+        manifest: describes the checkpoint.
+        scores: shown in a table.
+        weights: by name, float32; shapes (...) as in `checkpoint.weight_shapes`.
+        with_samples: include the start of some sampled tunes, which takes some seconds.
+    """
     return (
         "\n".join(
             [
@@ -98,7 +105,7 @@ def _render_shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
 def _render_corpus(manifest: Manifest) -> Iterator[str]:
     corpus = manifest.corpus
     yield ""
-    yield "## What it learnt from"
+    yield "## Training data"
     yield ""
     yield from _render_source_cards(corpus)
     if not corpus.get("cards"):
@@ -106,14 +113,14 @@ def _render_corpus(manifest: Manifest) -> Iterator[str]:
     base = corpus.get("adapted_from")
     if base:
         yield ""
-        yield f"It went on from the weights of {base['name']} {base['version']}, which learnt from:"
+        yield f"Fine-tuned from {base['name']} {base['version']}, which was trained on:"
         yield ""
         yield from _render_source_cards(base)
-    parts = corpus.get("tunes", {})
+    split_sizes = corpus.get("tunes", {})
     yield ""
     yield (
-        f"{parts.get('train', 0):,} tunes to learn from, {parts.get('valid', 0):,} to stop by,"
-        f" {parts.get('test', 0):,} to judge by; near-duplicates share a part. Fingerprint"
+        f"{split_sizes.get('train', 0):,} training, {split_sizes.get('valid', 0):,} validation and"
+        f" {split_sizes.get('test', 0):,} test tunes; near-duplicates share a split. Fingerprint"
         f" `{corpus.get('fingerprint', '')[:16]}`."
     )
 
@@ -125,54 +132,54 @@ def _render_source_cards(corpus: Mapping[str, Any]) -> Iterator[str]:
 
 def _render_scores(scores: ScoreSummary, unit: str) -> Iterator[str]:
     yield ""
-    yield "## How well it predicts"
+    yield "## Scores"
     yield ""
-    yield "Whole held-out tunes, header, bars and end included, no mask; intervals by tune."
+    yield "Whole held-out tunes, header, bars and end included, no mask; intervals over tunes."
     yield ""
-    yield f"| part | model | bits a {unit} | 95 % interval | nats a token | tunes |"
+    yield f"| split | model | bits per {unit} | 95 % interval | nats per token | tunes |"
     yield "|---|---|---|---|---|---|"
     names = {
         "valid": ("valid", "this model"),
         "test": ("test", "this model"),
         "test_5gram": ("test", "interpolated Kneser-Ney 5-gram"),
     }
-    for key, (part, model) in names.items():
+    for key, (split, model) in names.items():
         if key in scores.table:
             row = scores.table[key]
             low, high = row["interval_95"]
             yield (
-                f"| {part} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
+                f"| {split} | {model} | {row['bits_per_note']:.3f} | {low:.3f} to {high:.3f} |"
                 f" {row['nats_per_token']:.4f} | {row['tunes']:,} |"
             )
     if "percent_below_5gram" in scores.table:
         yield ""
-        yield f"On the test part {scores.table['percent_below_5gram']} % below the 5-gram."
+        yield f"On the test split {scores.table['percent_below_5gram']} % below the 5-gram."
 
 
 def _render_samples(manifest: Manifest, weights: Weights) -> Iterator[str]:
-    """Show how a few seeds begin, as the checkpoint will write them."""
-    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    """Show how the tunes of a few seeds begin, sampled from the weights as stored."""
+    seen_ids = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine(manifest.settings, round_to_float16(weights))
     codec = restore_codec(manifest.codec, manifest.vocabulary, manifest.name)
     if codec.has_bars:
-        sampler = Sampler(engine, seen, manifest.corpus.get("tonics", {}))
-        wishes = complete_options({}, manifest)
+        sampler = Sampler(engine, seen_ids, manifest.corpus.get("tonics", {}))
+        options = complete_options({}, manifest)
         yield from _render_fenced(f"The first {BARS_SHOWN} bars", "abc", (
-            _cut_first_bars(abc.render(sampler.sample(wishes, Noise(seed)), seed))
+            _cut_first_bars(abc.render(sampler.sample(options, Noise(seed)), seed))
             for seed in range(1, SEEDS_SHOWN + 1)
         ))  # fmt: skip
         return
-    plain = GenericSampler(engine, codec, seen)
-    begun = [
-        plain.draw_ids(SamplingOptions(), Noise(seed), IDS_SHOWN)
+    generic_sampler = GenericSampler(engine, codec, seen_ids)
+    id_lists = [
+        generic_sampler.draw_ids(SamplingOptions(), Noise(seed), IDS_SHOWN)
         for seed in range(1, SEEDS_SHOWN + 1)
     ]
     if codec.unit == "character":
-        texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in begun]
-        fenced = (text.replace("```", "` ` `") for text in texts)
+        texts = [str(codec.decode(ids, PLAIN_SETTING).piece) for ids in id_lists]
+        blocks = (text.replace("```", "` ` `") for text in texts)
     else:
-        fenced = (" ".join(codec.vocabulary.names[id_] for id_ in ids) for ids in begun)
-    yield from _render_fenced(f"The first {IDS_SHOWN} events", "text", fenced)
+        blocks = (" ".join(codec.vocabulary.names[id_] for id_ in ids) for ids in id_lists)
+    yield from _render_fenced(f"The first {IDS_SHOWN} events", "text", blocks)
 
 
 def _render_fenced(heading: str, language: str, texts: Iterable[str]) -> Iterator[str]:
@@ -186,7 +193,9 @@ def _render_fenced(heading: str, language: str, texts: Iterable[str]) -> Iterato
 
 
 def _cut_first_bars(text: str) -> str:
-    """Keep the header and the first two lines of music, of four bars each."""
+    """Return the header and the first two lines of music, of four bars each."""
     lines = [line for line in text.strip().split("\n") if not line.startswith("%%")]
-    music = next(i for i, line in enumerate(lines) if line.startswith("K:")) + 1
-    return "\n".join(lines[: music + BARS_SHOWN // 4])
+    first_music_line = (
+        next(number for number, line in enumerate(lines) if line.startswith("K:")) + 1
+    )
+    return "\n".join(lines[: first_music_line + BARS_SHOWN // 4])

@@ -1,11 +1,12 @@
-"""What is to be trained, and how: what a user leaves open is derived from the corpus.
+"""Training plans: derive from the corpus every setting that the user leaves open.
 
-    dataset = divided(dataset)      # a small corpus holds out what it can
-    found = plan(dataset, Options(minutes=5))
-    trainer = new_trainer(dataset, found)
+    dataset = adjust_split(dataset)    # hold out less of a small corpus
+    plan = make_plan(dataset, TrainingOptions(minutes=5))
+    trainer = make_trainer(dataset, plan)
 
-A corpus of fewer than SMALL groups of tunes has no test part: a score on so few would say nothing,
-and each tune that is held out is missed. With fewer than FEWEST_HELD all are learnt from.
+A corpus of fewer than MIN_GROUPS_FOR_TEST groups of tunes has no test split: a score on so few
+tunes is not informative, and training needs every tune. With fewer than MIN_GROUPS_TO_HOLD_OUT
+groups, all tunes are training tunes.
 """
 
 from __future__ import annotations
@@ -33,35 +34,30 @@ from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import Trainer, equalize_window_lengths
 
-PROBE_UPDATES: Final = 6
-MIN_GROUPS_TO_HOLD_OUT: Final = 8  # groups, of which some may be held out
-MIN_GROUPS_FOR_TEST: Final = 50  # groups, with which there is a test part
-LARGE_CORPUS_TUNES: Final = 2000  # tunes whose parts are never looked at again
-SMALL_HELD_OUT_SHARE: Final = 0.15  # of a small corpus' groups are held out
-MIN_VALID_GROUPS: Final = 4  # groups to stop by, of a corpus with a test part
-SMALL_RUN_EVALUATIONS: Final = 6  # of a small run: what each costs shows
-SMALL_RUN_PATIENCE: Final = 3  # of them, without a better one
-FEW_LANES: Final = 8  # at the most, where an epoch has few updates
-MIN_UPDATES_MANY_LANES: Final = 20  # an epoch, at the least, with more lanes
-WIDE_HIDDEN: Final = (
-    256  # units, above which the rate falls as the width grows (Yang and others, 2022)
-)
-MAX_LEARNING_RATES: Final = {
-    "rnn": 1e-3,
-    "irnn": 2e-4,
-}  # without gates a larger one is soon too large
-MIN_UPDATES_FEW_LANES: Final = 4  # an epoch, at the least
+PROBE_UPDATES: Final = 6  # updates that measure the speed of training
+MIN_GROUPS_TO_HOLD_OUT: Final = 8  # with fewer groups, nothing is held out
+MIN_GROUPS_FOR_TEST: Final = 50  # with fewer groups, there is no test split
+LARGE_CORPUS_TUNES: Final = 2000  # from here on, the split is left as it was built
+SMALL_HELD_OUT_SHARE: Final = 0.15  # share of the groups of a small corpus that is held out
+MIN_VALID_GROUPS: Final = 4  # validation groups of a corpus with a test split
+SMALL_RUN_EVALUATIONS: Final = 6  # at most: in a small run, evaluations take a large share
+SMALL_RUN_PATIENCE: Final = 3  # evaluations without improvement before a small run stops
+FEW_LANES: Final = 8
+MIN_UPDATES_FEW_LANES: Final = 4  # updates per epoch, with up to FEW_LANES lanes
+MIN_UPDATES_MANY_LANES: Final = 20  # updates per epoch, with more lanes
+WIDE_HIDDEN: Final = 256  # units; the rate of wider models falls as 1 / width (Yang et al., 2022)
+MAX_LEARNING_RATES: Final = {"rnn": 1e-3, "irnn": 2e-4}  # cells without gates diverge above these
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """What a user may choose; None is derived from the corpus."""
+    """Training options of the user; None is derived from the corpus."""
 
     cell: str | None = None
     layers: int | None = None
     hidden: int | None = None
     dropout: float | None = None
-    bptt: int | None = None
+    bptt: int | None = None  # window length, in ids
     batch: int | None = None  # lanes
     epochs: float | None = None
     minutes: float | None = None
@@ -79,19 +75,19 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class SizePreset:
-    """What suits a corpus of a size."""
+    """Default settings for corpora up to a size."""
 
-    max_tokens: float  # tokens to learn from
+    max_tokens: float  # largest corpus, in training tokens
     layers: int = 2
     hidden: int = 256
     dropout: float = 0.3
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
-    lanes: int = 32  # at the most
-    bptt: int = 64
-    first_bptt: int = 0
+    lanes: int = 32  # at most
+    bptt: int = 64  # window length, in ids
+    first_bptt: int = 0  # length of the first windows, in ids; 0: bptt
     epochs: float = 10
-    min_tokens: int = 800_000  # tokens, however few there are to learn from
+    min_tokens: int = 800_000  # training tokens of a run, even if that is more epochs
 
 
 FRESH_PRESETS: Final = (
@@ -110,43 +106,47 @@ FINE_TUNE_PRESETS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is trained, and how."""
+    """The model, the training settings and the device of a run."""
 
     model: ModelSettings
     training: TrainingSettings
     device: str
-    origin: str = ""  # the model that it goes on from
-    guarded: bool = False  # whether it stops when it copies more than people do
-    lines: tuple[str, ...] = ()  # what was decided, for people
+    origin: str = ""  # name and version of the base model, when fine-tuning
+    guarded: bool = False  # whether memorisation stops the run
+    lines: tuple[str, ...] = ()  # explanations of the decisions, for the user
 
 
 def adjust_split(dataset: Dataset) -> Dataset:
-    """Return the data set with as much held out as its size allows; a large one as it is.
+    """Return the data set with as many tunes held out as its size allows.
 
-    Held out are the groups that stand last in the order that decides parts: no new chance is
-    drawn, and a tune more seldom changes it.
+    The groups held out are the last ones in the order of `split_position`, which is not random: one
+    more tune rarely moves another one to a different split. A large data set is returned as is.
     """
     if len(dataset) >= LARGE_CORPUS_TUNES:
         return dataset
-    groups = sorted(
+    group_names = sorted(
         {tune.group for _, tune in dataset}, key=lambda name: (split_position(name), name)
     )
-    tested = {tune.group for tune in dataset.test} if len(groups) >= MIN_GROUPS_FOR_TEST else set()
-    judged = [name for name in groups if name not in tested]
-    held = set(judged[len(judged) - _count_held_out_groups(len(groups), dataset) :])
-    if tested and held == {tune.group for tune in dataset.valid}:
+    test_groups = (
+        {tune.group for tune in dataset.test} if len(group_names) >= MIN_GROUPS_FOR_TEST else set()
+    )
+    candidates = [name for name in group_names if name not in test_groups]
+    valid_groups = set(
+        candidates[len(candidates) - _count_held_out_groups(len(group_names), dataset) :]
+    )
+    if test_groups and valid_groups == {tune.group for tune in dataset.valid}:
         return dataset
     tunes = [tune for _, tune in dataset]
     return replace(
         dataset,
-        train=[tune for tune in tunes if tune.group not in held | tested],
-        valid=[tune for tune in tunes if tune.group in held],
-        test=[tune for tune in tunes if tune.group in tested],
+        train=[tune for tune in tunes if tune.group not in valid_groups | test_groups],
+        valid=[tune for tune in tunes if tune.group in valid_groups],
+        test=[tune for tune in tunes if tune.group in test_groups],
     )
 
 
 def _count_held_out_groups(groups: int, dataset: Dataset) -> int:
-    """Return how many groups stop the run."""
+    """Return the number of validation groups."""
     if groups < MIN_GROUPS_TO_HOLD_OUT:
         return 0
     if groups < MIN_GROUPS_FOR_TEST:
@@ -160,34 +160,37 @@ def make_plan(
     base: Checkpoint | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Plan:
-    """Derive sizes from the corpus. `--minutes` becomes a number of tokens here, once.
+    """Make the plan of a run: options of the user, and defaults for the size of the corpus.
 
-    Several processes plan the same: their lanes can be shared evenly, the first one's clock counts.
+    A time budget (`minutes`) is converted to a number of tokens here, by the measured speed. All
+    processes of a run make the same plan: the lanes can be shared evenly, and rank 0 measures.
 
     Raises Mismatch where the options ask for another shape than that of the model to start from.
     """
     tokens = count_tokens(dataset.train)
-    recipe = next(
-        one for one in (FINE_TUNE_PRESETS if base else FRESH_PRESETS) if tokens < one.max_tokens
+    preset = next(
+        preset
+        for preset in (FINE_TUNE_PRESETS if base else FRESH_PRESETS)
+        if tokens < preset.max_tokens
     )
     device = choose_device(options.device)
-    lanes, bptt = _choose_window(tokens, recipe, options, ranks)
-    epochs = options.epochs or recipe.epochs
-    least = 1 if options.epochs else recipe.min_tokens
-    shape = (
-        _make_adapted_settings(base, recipe, dataset, options)
+    lanes, bptt = _choose_window(tokens, preset, options, ranks)
+    epochs = options.epochs or preset.epochs
+    min_tokens = 1 if options.epochs else preset.min_tokens
+    model = (
+        _make_adapted_settings(base, preset, dataset, options)
         if base
-        else _make_fresh_settings(recipe, dataset, options)
+        else _make_fresh_settings(preset, dataset, options)
     )
     is_small = not dataset.test or base is not None
-    found = Plan(
-        shape,
+    plan = Plan(
+        model,
         TrainingSettings(
-            tokens=max(int(epochs * tokens), least),
+            tokens=max(int(epochs * tokens), min_tokens),
             lanes=lanes,
             bptt=bptt,
-            first_bptt=min(recipe.first_bptt, bptt),
-            learning_rate=options.learning_rate or _choose_learning_rate(recipe, shape),
+            first_bptt=min(preset.first_bptt, bptt),
+            learning_rate=options.learning_rate or _choose_learning_rate(preset, model),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
         ),
@@ -198,30 +201,30 @@ def make_plan(
         and find_codec(dataset.codec).unit == "note",
     )
     if options.minutes is not None:
-        found = _fit_to_minutes(dataset, found, options.minutes, base, ranks, at_most=is_small)
+        plan = _fit_to_minutes(dataset, plan, options.minutes, base, ranks, at_most=is_small)
     if is_small:
-        found = _limit_evaluations(found, tokens)
-    return replace(found, lines=tuple(_explain_plan(dataset, found)))
+        plan = _limit_evaluations(plan, tokens)
+    return replace(plan, lines=tuple(_explain_plan(dataset, plan)))
 
 
 def _choose_window(
     tokens: int, preset: SizePreset, options: TrainingOptions, ranks: Ranks
 ) -> tuple[int, int]:
-    """Return lanes and bptt: fewer lanes for a small corpus, so that an epoch has updates."""
+    """Return lanes and window length; a small corpus gets fewer lanes, so more updates."""
     bptt = options.bptt or preset.bptt
-    most = tokens // bptt
+    max_rows = tokens // bptt
     lanes = max(
         1,
-        min(FEW_LANES, most // MIN_UPDATES_FEW_LANES),
-        min(preset.lanes, most // MIN_UPDATES_MANY_LANES),
+        min(FEW_LANES, max_rows // MIN_UPDATES_FEW_LANES),
+        min(preset.lanes, max_rows // MIN_UPDATES_MANY_LANES),
     )
     return options.batch or -(-lanes // ranks.world_size) * ranks.world_size, bptt
 
 
-def _choose_learning_rate(preset: SizePreset, shape: ModelSettings) -> float:
-    """Return the recipe's rate, less for wide models, and what a plain cell can take."""
-    wide = min(1.0, WIDE_HIDDEN / shape.hidden)
-    return min(preset.learning_rate * wide, MAX_LEARNING_RATES.get(shape.cell, math.inf))
+def _choose_learning_rate(preset: SizePreset, model: ModelSettings) -> float:
+    """Return the learning rate of the preset, reduced for wide models and cells without gates."""
+    width_factor = min(1.0, WIDE_HIDDEN / model.hidden)
+    return min(preset.learning_rate * width_factor, MAX_LEARNING_RATES.get(model.cell, math.inf))
 
 
 def _make_fresh_settings(
@@ -242,9 +245,9 @@ def _make_fresh_settings(
 def _make_adapted_settings(
     base: Checkpoint, preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
-    wished = {name: getattr(options, name) for name in ("cell", "layers", "hidden")}
+    requested = {name: getattr(options, name) for name in ("cell", "layers", "hidden")}
     return replace(
-        fine_tune.adapt_model_settings(base, dataset.vocabulary_size, wished),
+        fine_tune.adapt_model_settings(base, dataset.vocabulary_size, requested),
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
     )
@@ -259,7 +262,7 @@ def _fit_to_minutes(
     *,
     at_most: bool,
 ) -> Plan:
-    """Return the plan for so many minutes; a small corpus may be learnt in fewer."""
+    """Return the plan for a time budget; with at_most, it may use less time than that."""
     settings = plan.training
     rate = measure_tokens_per_second(dataset, plan, base, ranks)
     tokens = max(settings.lanes * settings.bptt, int(rate * 60 * minutes))
@@ -267,49 +270,52 @@ def _fit_to_minutes(
 
 
 def _limit_evaluations(plan: Plan, tokens: int) -> Plan:
-    every = max(tokens, plan.training.tokens // SMALL_RUN_EVALUATIONS)
+    evaluate_every = max(tokens, plan.training.tokens // SMALL_RUN_EVALUATIONS)
     return replace(
-        plan, training=replace(plan.training, evaluate_every=every, patience=SMALL_RUN_PATIENCE)
+        plan,
+        training=replace(plan.training, evaluate_every=evaluate_every, patience=SMALL_RUN_PATIENCE),
     )
 
 
 def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
-    """Say what was decided for a corpus of this size, and why."""
-    count, shape = len(dataset), plan.model
+    """Explain the decisions that follow from the size of the corpus, one per line."""
+    count, model = len(dataset), plan.model
     lines = []
     if not dataset.valid:
         lines.append(
-            f"{count} {'tune is' if count == 1 else 'tunes are'} too few to hold any out: all are"
-            " learnt from, for a fixed number of updates under strong dropout"
+            f"{count} {'tune is' if count == 1 else 'tunes are'} too few to hold any out: training"
+            " on all of them, for a fixed number of updates with strong dropout"
         )
     elif not dataset.test:
         lines.append(
-            f"{count} tunes: {len(dataset.valid)} are held out to stop by; there is no test part,"
-            f" for with fewer than {MIN_GROUPS_FOR_TEST} different tunes its score would say"
-            f" nothing"
+            f"{count} tunes: {len(dataset.valid)} are held out for early stopping; there is no"
+            f" test split, because a score on fewer than {MIN_GROUPS_FOR_TEST} different tunes"
+            " would not be informative"
         )
     if plan.origin:
         lines.append(
-            f"goes on from {plan.origin}: its shape and weights; new are dropout"
-            f" {shape.dropout:g} and a learning rate of {plan.training.learning_rate:g}"
+            f"fine-tunes {plan.origin}: its shape and weights, with dropout {model.dropout:g} and a"
+            f" learning rate of {plan.training.learning_rate:g}"
         )
     if plan.guarded:
-        few = "this tune" if count == 1 else "these tunes than they share"
-        lines.append(f"stops when what it writes copies {'' if count == 1 else 'more of '}{few}")
+        lines.append(
+            "stops when sampled tunes copy "
+            + ("this tune" if count == 1 else "more of these tunes than the tunes share")
+        )
     return lines
 
 
 def replace_tokens(plan: Plan, tokens: int) -> Plan:
-    """Return the plan with another number of tokens."""
+    """Return the plan with another number of training tokens."""
     return replace(plan, training=replace(plan.training, tokens=tokens))
 
 
 def measure_tokens_per_second(
     dataset: Dataset, plan: Plan, base: Checkpoint | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> float:
-    """Measure the speed of training on a model that is thrown away."""
-    plan = replace(plan, training=equalize_window_lengths(plan.training))
-    trainer = make_trainer(dataset, plan, base, ranks)
+    """Measure the speed of training, in tokens per second, on a temporary model."""
+    even_plan = replace(plan, training=equalize_window_lengths(plan.training))
+    trainer = make_trainer(dataset, even_plan, base, ranks)
     rates = [
         trainer.train_on_window(trainer.next_window()).tokens_per_second
         for _ in range(PROBE_UPDATES)
@@ -320,28 +326,28 @@ def measure_tokens_per_second(
 def make_trainer(
     dataset: Dataset, plan: Plan, base: Checkpoint | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> Trainer:
-    """Make the trainer of a plan, at its first step; the weights may be those of a model."""
+    """Make the trainer of a plan, before its first update; `base` provides initial weights."""
     generator = torch.Generator().manual_seed(plan.training.seed)
     model = LanguageModel(plan.model, generator).to(plan.device)
     if base is not None:
         model.load_weights(
             fine_tune.extend_embeddings(base, dataset.vocabulary_size, plan.training.seed)
         )
-    valid, notes = get_id_arrays(dataset.valid), get_note_counts(dataset.valid)
-    train, pitches = get_id_arrays(dataset.train), find_pitch_ranges(dataset.codec)
-    trainer = Trainer(model, train, valid, plan.training, notes, ranks, pitches)
-    if base is not None:  # what it adds must be better than nothing
-        loss = evaluate(model, valid, crew=trainer.crew).loss if valid else 0.0
+    valid_tunes, notes = get_id_arrays(dataset.valid), get_note_counts(dataset.valid)
+    train_tunes, pitch_ranges = get_id_arrays(dataset.train), find_pitch_ranges(dataset.codec)
+    trainer = Trainer(model, train_tunes, valid_tunes, plan.training, notes, ranks, pitch_ranges)
+    if base is not None:  # keep the base weights unless fine-tuning improves them
+        loss = evaluate(model, valid_tunes, crew=trainer.crew).loss if valid_tunes else 0.0
         trainer.best.keep_if_better(loss, 0, model)
     return trainer
 
 
-def find_pitch_ranges(codec: str) -> tuple[range, ...]:
-    """Return the ids of pitches in a codec that leaves tunes in their keys; none for others."""
-    found = CODECS.get(codec)
-    if not isinstance(found, PerformanceCodec | FramesCodec):
+def find_pitch_ranges(codec_name: str) -> tuple[range, ...]:
+    """Return the pitch ranges of a codec that does not normalise keys; () for the others."""
+    codec = CODECS.get(codec_name)
+    if not isinstance(codec, PerformanceCodec | FramesCodec):
         return ()
-    ranges = found.vocabulary.ranges
+    ranges = codec.vocabulary.ranges
     return tuple(ranges[kind] for kind in ("on", "off", "pitch") if kind in ranges)
 
 

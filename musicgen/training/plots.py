@@ -1,11 +1,12 @@
-"""Pictures of training and of memory, as SVG text or PNG bytes.
+"""Plots, as SVG text or PNG bytes.
 
-    picture = loss_curves([Line("lstm", tokens, losses)])
-    picture.svg()    # one element <svg>: no script, no font file, equal bytes for equal values
-    picture.png()    # the same picture
+    picture = plot_loss_curves([Line("lstm", tokens, losses)])
+    picture.to_svg()    # one <svg> element: no script, no font file, deterministic
+    picture.to_png()    # the same picture
 
-No display is opened, and what a user has set in matplotlib is neither asked nor changed. Colours
-are those of Okabe and Ito (2008), which colour-blind eyes can tell apart; in grey, dashes can.
+No display is opened, and the matplotlib settings of the user are neither read nor changed. The
+colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish; in greyscale,
+the dashes differ.
 """
 
 from __future__ import annotations
@@ -17,24 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-)
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
 
 from musicgen.errors import escape_unprintable
+from musicgen.music.arrays import FloatArray
 
-if TYPE_CHECKING:  # to draw takes no torch
-    pass
-
-
-Values = Sequence[float] | np.ndarray
-Style = dict[Any, Any]  # what matplotlib calls a thing: how it is to look
+Values: TypeAlias = Sequence[float] | NDArray[np.integer[Any] | np.floating[Any]]
+Style: TypeAlias = dict[Any, Any]  # matplotlib properties by name
 
 BLACK, GREY = "#000000", "#8a8a8a"
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE = (
@@ -57,44 +54,44 @@ STYLE_SETTINGS: Final[Style] = {
     "xtick.color": "#444444", "ytick.color": "#444444", "svg.fonttype": "path",
 }  # fmt: skip
 FAINT_STYLE: Final[Style] = {"color": GREY, "linewidth": 0.6, "alpha": 0.6, "zorder": 1.5}
-WIDTH, HEIGHT = 6.6, 3.9  # inches: a column of text
-METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versions; title, again
+WIDTH, HEIGHT = 6.6, 3.9  # inches: the width of a column of text
+METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versions and title
 LEGEND_COLUMNS: Final = 4
 LEGEND_LOCATION: Final = "outside lower center"
-MAX_HEIGHT_RATIO: Final = 4  # of what three quarters of the losses lie in
+MAX_HEIGHT_RATIO: Final = 4  # axis height over the range of the lower three quarters of losses
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve, with a name for the legend."""
+    """One curve, with its name in the legend."""
 
     name: str
     x: Values
     y: Values
-    faint: bool = False  # drawn thin and pale, behind: what is noisy
+    faint: bool = False  # draw thin and pale, behind the others, for noisy values
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that is drawn when asked for."""
+    """A plot that is drawn each time it is rendered."""
 
     title: str
     draw: Callable[[Figure], None]
     width: float = WIDTH  # inches
-    height: float = HEIGHT
+    height: float = HEIGHT  # inches
 
     def to_svg(self) -> str:
-        """Return the picture as one <svg> element, to stand in a page or in a file."""
+        """Return the picture as one <svg> element, for a page or a file."""
         metadata = {"Title": escape_unprintable(self.title), "Date": None}
         text = self.render("svg", metadata=metadata).decode("utf-8")
         return make_ids_unique(METADATA.sub("", text[text.index("<svg ") :], count=1))
 
     def to_png(self, dots_per_inch: int = 160) -> bytes:
-        """Return the picture as PNG."""
+        """Return the picture as the bytes of a PNG file."""
         return self.render("png", dpi=dots_per_inch, metadata={"Software": None})
 
     def render(self, kind: str, **options: Any) -> bytes:
-        """Draw, and return the bytes of that format."""
+        """Draw the picture, and return the bytes of a file format of matplotlib."""
         with use_own_style(salt=self.title):
             figure = Figure((self.width, self.height), layout="constrained")
             figure.suptitle(escape_label(self.title), x=0.01, ha="left")
@@ -106,7 +103,7 @@ class Picture:
 
 @contextmanager
 def use_own_style(salt: str) -> Iterator[None]:
-    """Draw with matplotlib's defaults and this file's look, then give all settings back."""
+    """Use the style of this module on top of matplotlib's defaults; restore all settings after."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE_SETTINGS | {"svg.hashsalt": salt})
@@ -114,16 +111,16 @@ def use_own_style(salt: str) -> Iterator[None]:
 
 
 def make_ids_unique(svg: str) -> str:
-    """Make a picture's ids its own, so that several can stand in one page, and name it an image."""
+    """Prefix the ids of an SVG, so that several fit in one page, and set its role to img."""
     prefix = "p" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     tag = re.compile(r"<[a-z][^<>]*>")
     name = re.compile(r'( id="|href="#|url\(#)')
-    svg = tag.sub(lambda found: name.sub(rf"\g<1>{prefix}-", found[0]), svg)
+    svg = tag.sub(lambda match: name.sub(rf"\g<1>{prefix}-", match[0]), svg)
     return svg.replace("<svg ", '<svg role="img" ', 1)
 
 
 def escape_label(text: str) -> str:
-    """Return text that is drawn as it stands: no formulas, no steering of terminals or legends."""
+    """Escape a label, so that it is drawn literally: no formulas, no control characters."""
     text = escape_unprintable(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -132,10 +129,10 @@ def plot_loss_curves(
     lines: Sequence[Line],
     *,
     title: str = "Loss on held-out tunes",
-    x_label: str = "ids learnt from",
-    y_label: str = "nats an id",
+    x_label: str = "training tokens",
+    y_label: str = "nats per token",
 ) -> Picture:
-    """Draw losses over training: one line a model, or one run's training and held-out loss."""
+    """Plot losses over training: one line per model, or the losses of one run."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -153,40 +150,40 @@ def plot_loss_curves(
 
 
 def choose_y_limits(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Return a scale that cuts off what is high at first only, for the rest to be seen; or None."""
-    strong = concatenate_finite([line.y for line in lines if not line.faint])
-    if not len(strong):
+    """Return y limits that cut off high initial losses, or None if there are none."""
+    strong_values = concatenate_finite([line.y for line in lines if not line.faint])
+    if not len(strong_values):
         return None
-    lowest, usual = float(strong.min()), float(np.quantile(strong, 0.75))
+    lowest, usual = float(strong_values.min()), float(np.quantile(strong_values, 0.75))
     highest = lowest + MAX_HEIGHT_RATIO * (usual - lowest)
     bottom = float(concatenate_finite([line.y for line in lines]).min())
     margin = 0.05 * (highest - bottom)
-    return (bottom - margin, highest) if lowest < highest < strong.max() else None
+    return (bottom - margin, highest) if lowest < highest < strong_values.max() else None
 
 
-def concatenate_finite(curves: Sequence[Values]) -> np.ndarray:
-    """Lay the curves' values end to end, but for those that are no numbers."""
+def concatenate_finite(curves: Sequence[Values]) -> FloatArray:
+    """Concatenate the finite values of curves, (point,) each, to (value,) float64."""
     values = np.concatenate([[], *curves])
-    kept: np.ndarray = values[np.isfinite(values)]
-    return kept
+    finite: FloatArray = values[np.isfinite(values)]
+    return finite
 
 
 def choose_styles(names: Sequence[str]) -> list[Style]:
-    """Return a colour and a dash for each name: a cell's own, or the next that is free."""
-    free = cycle(OTHER_STYLES)
-    chosen = (CELL_STYLES[name] if name in CELL_STYLES else next(free) for name in names)
+    """Return the colour and dash of each name: those of a cell, or the next unused ones."""
+    other_styles = cycle(OTHER_STYLES)
+    chosen = (CELL_STYLES[name] if name in CELL_STYLES else next(other_styles) for name in names)
     return [{"color": color, "linestyle": dash} for color, dash in chosen]
 
 
 def add_legend(figure: Figure, *panels: Axes) -> None:
-    """Name each line once, below all panels."""
-    found: dict[Any, Any] = {}
+    """Add one legend below all panels, in which each label occurs once."""
+    handles: dict[Any, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    columns = min(len(found), LEGEND_COLUMNS)
-    labels = [label for column in range(columns) for label in list(found)[column::columns]]
-    if found:  # matplotlib fills columns; it is read by rows
+            handles.setdefault(label, handle)
+    columns = min(len(handles), LEGEND_COLUMNS)
+    labels = [label for column in range(columns) for label in list(handles)[column::columns]]
+    if handles:  # matplotlib fills columns, but readers read rows
         figure.legend(
-            [found[label] for label in labels], labels, loc=LEGEND_LOCATION, ncols=columns
+            [handles[label] for label in labels], labels, loc=LEGEND_LOCATION, ncols=columns
         )

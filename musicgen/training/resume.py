@@ -1,9 +1,9 @@
-"""What a saved run was, and whether what it is asked to go on with is still the same.
+"""Resuming: load a saved run, and check that its options and its data set have not changed.
 
-found = find(Path("checkpoints/mine"))
-if found is not None:
-    found.refuse_other_flags({"hidden": 512})
-    found.refuse_other_corpus(dataset)
+saved_run = load_saved_run(Path("checkpoints/mine"))
+if saved_run is not None:
+    saved_run.refuse_other_flags({"hidden": 512})
+    saved_run.refuse_other_corpus(dataset)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from musicgen.training.run_folder import SavedProgress, load_latest_progress
 from musicgen.training.trainer import select_prefix
 from musicgen.typed_data import Count, check_schema
 
-# Where the value of a flag stands in a plan, for those that a run's plan decides.
+# Flags whose value is part of the plan: its table and its key.
 PLAN_FIELDS: Final = {
     "cell": ("model", "cell"),
     "layers": ("model", "layers"),
@@ -49,20 +49,20 @@ PLAN_FIELDS: Final = {
     "precision": ("training", "precision"),
     "seed": ("training", "seed"),
 }
-# What may change: spoken of, but not refused.
+# Flags that may change when a run is resumed; changes are reported.
 CHANGEABLE_FLAGS: Final = ("device", "learning_rate", "no_index")
 
 
 class LanesTable(msgspec.Struct):
-    """Where the stream of windows stood."""
+    """The position of the window stream: see `WindowStream.get_position`."""
 
     queue: tuple[Count, ...]
     at: tuple[tuple[int, int, int], ...]
-    generator: dict[str, Any]  # numpy's own, which checks it
+    generator: dict[str, Any]  # checked by NumPy
 
 
 class TrainerTable(msgspec.Struct):
-    """What a trainer keeps beside its arrays."""
+    """The values of a trainer, other than its arrays."""
 
     step: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
     tokens: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
@@ -73,7 +73,7 @@ class TrainerTable(msgspec.Struct):
 
 
 class PlanTable(msgspec.Struct):
-    """A plan; its settings are read by their own classes."""
+    """A plan; its settings are checked by ModelSettings and TrainingSettings."""
 
     model: dict[str, Any]
     training: dict[str, Any]
@@ -84,16 +84,16 @@ class PlanTable(msgspec.Struct):
 
 
 class RequestedOptionsTable(msgspec.Struct):
-    """What of the command line a resumed run goes by; the rest is compared only."""
+    """Command-line options that a resumed run uses; the others are only compared."""
 
     sources: tuple[str, ...] = ()
     no_index: bool | None = None
-    # the model that it goes on from, by name or folder
+    # name or folder of the base model
     origin: str | None = msgspec.field(name="from", default=None)
 
 
 class RunTable(msgspec.Struct):
-    """What a run says of itself."""
+    """The record of a run: see `TrainingRun.describe`."""
 
     name: str
     version: Count
@@ -113,7 +113,6 @@ class RunTable(msgspec.Struct):
     saving_seconds: float
 
     def __post_init__(self) -> None:
-        """Refuse a name that no model can have."""
         check_name(self.name)
 
 
@@ -126,52 +125,58 @@ class StateTable(msgspec.Struct):
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """A run that was saved."""
+    """A saved run: its progress, and why later progress was not used."""
 
     progress: SavedProgress
-    notes: Sequence[str] = ()  # a line for each later state that was damaged
+    notes: Sequence[str] = ()  # a line per later progress folder that is damaged
 
     @property
     def run_record(self) -> Mapping[str, Any]:
-        """What the run says of itself."""
+        """The record of the run, as in RunTable."""
         return self.progress.values["run"]  # type: ignore[no-any-return]
 
     @property
     def requested_options(self) -> Mapping[str, Any]:
-        """What was asked on the command line."""
+        """The command-line options of the run."""
         return self.run_record["asked"]  # type: ignore[no-any-return]
 
     @property
     def is_over(self) -> bool:
-        """Whether the last update was done."""
+        """Whether the run has done its last update."""
         return bool(self.run_record["over"])
 
     @property
     def step(self) -> int:
-        """Updates so far."""
+        """Number of updates so far."""
         return int(self.progress.values["trainer"]["step"])
 
     def read_plan(self) -> Plan:
-        """Return what was planned. Raises Mismatch where this version knows no such settings."""
+        """Return the plan of the run.
+
+        Raises:
+            Mismatch: this version does not know one of the settings.
+            DamagedCheckpoint: the saved arrays do not fit the plan.
+        """
         values: dict[str, Any] = dict(self.run_record["plan"])
         values |= {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
         try:
             model = ModelSettings.from_dict(values.pop("model"))
             training = TrainingSettings.from_dict(values.pop("training"))
-            found = Plan(model, training, **values)
+            plan = Plan(model, training, **values)
         except (InvalidValue, TypeError) as fault:
             raise Mismatch(
-                f"{self.progress.folder}: its plan is another version's ({fault}); update musicgen"
+                f"{self.progress.folder}: its plan is from another version ({fault});"
+                " update musicgen"
             ) from fault
         try:
             self._check_size(model, training)
         except InvalidValue as fault:
             message = f"its contents do not fit the plan ({fault})"
             raise damage_error(self.progress.folder, message) from fault
-        return found
+        return plan
 
     def _check_size(self, model: ModelSettings, training: TrainingSettings) -> None:
-        """Raise InvalidValue, before anything is allocated, unless the arrays are of this size."""
+        """Check the sizes of the arrays, before anything is allocated. Raises InvalidValue."""
         check_weights(select_prefix("model", self.progress.arrays), model)
         lanes = len(self.progress.values["trainer"]["lanes"]["at"])
         if lanes != training.lanes:
@@ -182,21 +187,25 @@ class SavedRun:
             )
 
     def refuse_other_flags(self, flags: Mapping[str, Any]) -> None:
-        """Raise Mismatch for the first flag that contradicts the run."""
+        """Check that command-line flags do not contradict the run.
+
+        Raises:
+            Mismatch: a flag differs, and is not in CHANGEABLE_FLAGS.
+        """
         for flag, value in flags.items():
-            known = self.get_flag_value(flag)
+            saved_value = self.get_flag_value(flag)
             if flag not in CHANGEABLE_FLAGS and value not in (
-                known,
+                saved_value,
                 self.requested_options.get(flag),
             ):
                 raise Mismatch(
                     f"--{flag.replace('_', '-')} {value}: the run that is resumed has"
-                    f" {'none' if known is None else known}; leave the flag out, or train another"
-                    " --name"
+                    f" {'none' if saved_value is None else saved_value}; leave the flag out, or"
+                    " choose another --name"
                 )
 
-    def get_flag_value(self, flag: str) -> Any:
-        """Return the value that the run has for a flag, which it may have derived."""
+    def get_flag_value(self, flag: str) -> object:
+        """Return the value of a flag in the run, derived from the corpus if it was not given."""
         if flag == "codec":
             return self.run_record["codec"]
         if flag in PLAN_FIELDS:
@@ -205,42 +214,46 @@ class SavedRun:
         return self.requested_options.get(flag)
 
     def refuse_other_corpus(self, dataset: Dataset) -> None:
-        """Raise Mismatch unless a data set is the one that was learnt from."""
-        for what, known, now in (
+        """Check that a data set is the one that the run was trained on.
+
+        Raises:
+            Mismatch: its codec, vocabulary or fingerprint differs.
+        """
+        for name, saved_value, current_value in (
             ("codec", self.run_record["codec"], dataset.codec),
             ("vocabulary", self.run_record["vocabulary"], describe_vocabulary(dataset)),
             ("corpus", self.run_record["fingerprint"][:16], dataset.fingerprint[:16]),
         ):
-            if known != now:
+            if saved_value != current_value:
                 raise Mismatch(
-                    f"{self.progress.folder}: its {what} was {known}, now it is {now};"
-                    " go on with the tunes that it began with, or train another --name"
+                    f"{self.progress.folder}: its {name} was {saved_value}, now it is"
+                    f" {current_value}; resume with the same tunes, or choose another --name"
                 )
 
     def list_differences(self, current: Mapping[str, Any]) -> list[str]:
-        """Say in a line each what is not as it was: equal bits are promised where all of it is."""
-        before = self.run_record["machine"]
+        """List how the machine differs; results are bit-identical only if it does not."""
+        saved_machine = self.run_record["machine"]
         return [
-            f"{name} was {before.get(name)}, now it is {value}: the last bits may differ"
+            f"{name} was {saved_machine.get(name)}, now it is {value}: the last bits may differ"
             for name, value in current.items()
-            if before.get(name) != value
+            if saved_machine.get(name) != value
         ]
 
 
 def load_saved_run(folder: Path) -> SavedRun | None:
-    """Return the last state of a run that is whole, None where nothing was saved."""
-    saved, notes = load_latest_progress(folder)
-    if saved is None:
+    """Return the last intact progress of a run, or None if nothing was saved."""
+    progress, notes = load_latest_progress(folder)
+    if progress is None:
         return None
     try:
-        check_schema(saved.values, StateTable, "its values")
+        check_schema(progress.values, StateTable, "its values")
     except InvalidValue as fault:
-        raise damage_error(saved.folder, str(fault)) from fault
-    return SavedRun(saved, [f"{note}; the one before it is taken" for note in notes])
+        raise damage_error(progress.folder, str(fault)) from fault
+    return SavedRun(progress, [f"{note}; using the previous one" for note in notes])
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a run has come to its end, with a whole checkpoint. Raises Mismatch."""
+    """Tell whether a run is finished and its checkpoint is intact. Raises Mismatch."""
     if not (folder / MANIFEST).is_file():
         return False
     try:
@@ -251,17 +264,21 @@ def is_finished(folder: Path) -> bool:
 
 
 def describe_vocabulary(dataset: Dataset) -> str:
-    """Name a vocabulary by its size and content."""
+    """Identify a vocabulary by its size and a hash of its content."""
     content = json.dumps(dataset.vocabulary).encode()
     return f"{dataset.vocabulary_size} events ({hashlib.sha256(content).hexdigest()[:16]})"
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON's own types."""
+    """Return a plan as JSON values."""
     return json.loads(json.dumps(asdict(plan)))  # type: ignore[no-any-return]
 
 
 def describe_machine(device: str, workers: int) -> dict[str, Any]:
-    """Return what the bits of a run depend on, its plan and corpus left aside."""
-    packages = {name: v for name, v in get_package_versions().items() if name in ("numpy", "torch")}
+    """Return what the bits of a result depend on, other than plan and corpus."""
+    packages = {
+        name: version
+        for name, version in get_package_versions().items()
+        if name in ("numpy", "torch")
+    }
     return packages | {"processor": platform.machine(), "device": device, "threads": workers}

@@ -1,24 +1,24 @@
-"""A whole training run: train, keep what a crash must not cost, and leave a checkpoint.
+"""A training run: train, save the progress regularly, and write the final checkpoint.
 
-run = Run(dataset, plan(dataset, Options()), name="mine", folder=Path("checkpoints/mine"))
+plan = make_plan(dataset, TrainingOptions())
+run = TrainingRun(dataset, plan, name="mine", folder=Path("checkpoints/mine"))
 for progress in run.train():
     ...
 run.score_test()
 
-    checkpoints/mine/
-    ├── progress/STEP/    what resuming needs: the last three
-    ├── best/STEP/        the checkpoint of the best weights so far
-    ├── metrics.jsonl     a line for each tenth update and for each evaluation
-    └── weights.safetensors, receipt.bin, MODEL_CARD.md and, last, manifest.json: once it is done
+checkpoints/mine/
+├── progress/STEP/    the last three saved states, from which the run can be resumed
+├── best/STEP/        the checkpoint of the best weights so far
+├── metrics.jsonl     one line per tenth update and per evaluation
+└── weights.safetensors, receipt.bin, MODEL_CARD.md, manifest.json: at the end of the run
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,16 +27,16 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen import checkpoint
-from musicgen.checkpoint import BEST, Checkpoint, Manifest, round_to_float16
+from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_float16
 from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
-from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, to_one_line
+from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
 from musicgen.files import translate_os_errors, write_atomically
 from musicgen.folder_contents import CONFIG, METRICS, MODEL_CARD
 from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
 from musicgen.music.theory import Key
 from musicgen.similarity.build_index import build_overlap_index
-from musicgen.similarity.note_index import INDEX_FILE as INDEX
+from musicgen.similarity.note_index import INDEX_FILE
 from musicgen.similarity.overlap_report import load_index
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.grammar import HEADER_KINDS
@@ -51,72 +51,78 @@ from musicgen.training.model_card import ScoreSummary, render_model_card
 from musicgen.training.ngram import KneserNey
 from musicgen.training.plan import Plan, get_note_counts, make_trainer
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
-from musicgen.training.run_folder import RunLock, lock_run, translate_memory_errors
+from musicgen.training.run_folder import (
+    RunLock,
+    lock_run,
+    read_metrics,
+    render_metrics,
+    translate_memory_errors,
+)
 from musicgen.training.trainer import Diverged, Progress, Trainer, TrainerState
 
-SAVE_EVERY: Final = 180.0  # seconds, where a save is cheap
-MAX_SAVE_INTERVAL: Final = 540.0  # seconds, whatever it costs: at most ten minutes are ever lost
-SAVE_COST_FACTOR: Final = 50  # a save may take one part in so many of a run's time
+SAVE_EVERY: Final = 180.0  # seconds between saves, if saving is fast
+MAX_SAVE_INTERVAL: Final = 540.0  # seconds: a crash loses at most ten minutes
+SAVE_COST_FACTOR: Final = 50  # saving may take one 50th of the time of a run
 
 
 @dataclass
 class SaveSchedule:
-    """When to save: after each evaluation and every few minutes, unless it costs too much."""
+    """Decides when to save: after evaluations and every few minutes, less often if that is slow."""
 
-    interval: float | None = None  # seconds; None goes by what a save costs
-    saved_at: float = field(default_factory=time.monotonic)  # when, or when the run began
-    last_save_seconds: float = 0.0  # seconds that the last save took
-    total_save_seconds: float = 0.0  # seconds that all of them took
+    interval: float | None = None  # seconds between saves; None depends on the time a save takes
+    saved_at: float = field(default_factory=time.monotonic)  # seconds; at first, the start
+    last_save_seconds: float = 0.0
+    total_save_seconds: float = 0.0
 
     def is_due(self, *, is_evaluated: bool) -> bool:
-        """Tell whether to save now."""
-        since = time.monotonic() - self.saved_at
+        """Tell whether to save now, after an update that `is_evaluated` or not."""
+        elapsed = time.monotonic() - self.saved_at
         if self.interval is not None:
-            return since >= self.interval
-        cheap = min(MAX_SAVE_INTERVAL, SAVE_COST_FACTOR * self.last_save_seconds)
-        return since >= (cheap if is_evaluated else max(SAVE_EVERY, cheap))
+            return elapsed >= self.interval
+        cheap_interval = min(MAX_SAVE_INTERVAL, SAVE_COST_FACTOR * self.last_save_seconds)
+        return elapsed >= (cheap_interval if is_evaluated else max(SAVE_EVERY, cheap_interval))
 
     @contextlib.contextmanager
     def time_save(self) -> Iterator[None]:
-        """Count what a save takes."""
-        began = time.monotonic()
+        """Measure the time of a save."""
+        started_at = time.monotonic()
         yield
         self.saved_at = time.monotonic()
-        self.last_save_seconds = self.saved_at - began
+        self.last_save_seconds = self.saved_at - started_at
         self.total_save_seconds += self.last_save_seconds
 
 
 @dataclass
 class TrainingRun:
-    """A run under way, and the folder that it fills."""
+    """A training run and the folder that it writes."""
 
     dataset: Dataset
     plan: Plan
     name: str
     folder: Path
     version: int = 1
-    corpus: dict[str, Any] = field(default_factory=dict)  # what the card says of the sources
-    requested_options: dict[str, Any] = field(default_factory=dict)  # what the command line said
-    force: bool = False  # replace what stands in the folder, once there is something better
-    lock: RunLock | None = None  # on the folder, where the caller has it already
-    base: Checkpoint | None = None  # the model that it goes on from
-    ranks: Ranks = SINGLE_PROCESS  # of several processes that train together, this one
-    no_index: bool = False  # leave out the index of the tunes that receipts are told by
-    config: bytes = b""  # its options as a file, which starts it again
+    corpus: dict[str, Any] = field(default_factory=dict)  # entries of the model card
+    requested_options: dict[str, Any] = field(default_factory=dict)  # command-line options
+    force: bool = False  # replace an existing run, once this one has saved a checkpoint
+    lock: RunLock | None = None  # on the folder, if the caller already holds it
+    base: Checkpoint | None = None  # the model to fine-tune
+    ranks: Ranks = SINGLE_PROCESS  # the processes that train together
+    no_index: bool = False  # do not store the similarity index of the training tunes
+    config: bytes = b""  # content of the configuration file that repeats the run
     save_schedule: SaveSchedule = field(default_factory=SaveSchedule)
-    notify: Callable[[str], None] = print  # takes what a person should know, a line each
+    notify: Callable[[str], None] = print  # called with each message for the user
     trainer: Trainer = field(init=False)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scores: ScoreSummary = field(default_factory=ScoreSummary)
     started_at: float = field(default_factory=time.monotonic)
-    saved_step: int = -1  # the update whose state was saved last, by this process
+    saved_step: int = -1  # last update whose state this process saved
     best_step: int = 0
-    saved_best_step: int = -1  # the update whose weights are the checkpoint, as this process knows
-    is_over: bool = False  # whether the last update was done
+    saved_best_step: int = -1  # update of the last checkpoint that this process saved
+    is_over: bool = False  # whether the last update is done
     is_stopping: bool = False
     is_resumed: bool = False
-    shows_samples: bool = True  # whether the model card shows tunes
-    notes: list[str] = field(default_factory=list)  # what is not as it was when it was saved
+    shows_samples: bool = True  # whether the model card includes sampled tunes
+    notes: list[str] = field(default_factory=list)  # what has changed since the run was saved
 
     def __post_init__(self) -> None:
         with self.explain_errors():
@@ -133,74 +139,113 @@ class TrainingRun:
         *,
         device: str | None = None,
         learning_rate: float | None = None,
-        **more: Any,
+        lock: RunLock | None = None,
+        base: Checkpoint | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+        no_index: bool | None = None,
+        save_schedule: SaveSchedule | None = None,
+        notify: Callable[[str], None] = print,
     ) -> TrainingRun:
-        """Go on where a run was saved. Raises Mismatch where the data set is not the run's own."""
+        """Continue a saved run. The options that are not given here are those of the saved run.
+
+        Args:
+            saved_run: the progress to continue from.
+            dataset: the data set that the run was started with.
+            folder: the folder of the run.
+            device: as in TrainingOptions; None keeps that of the run.
+            learning_rate: the peak rate from here on; None keeps that of the run.
+            lock: on the folder, if the caller already holds it.
+            base: the model that the run fine-tunes.
+            ranks: the processes that train together.
+            no_index: whether to leave out the similarity index; None keeps the option of the run.
+            save_schedule: when to save.
+            notify: called with each message for the user.
+
+        Raises:
+            Mismatch: the data set is not that of the run.
+            DamagedCheckpoint: the saved progress does not fit the plan.
+        """
         saved_run.refuse_other_corpus(dataset)
         plan, notes = apply_changes(saved_run.read_plan(), device, learning_rate)
-        known = saved_run.run_record
-        more.setdefault("no_index", bool(known["asked"].get("no_index")))
+        record = saved_run.run_record
+        requested_options = dict(record["asked"])
+        if no_index is None:
+            no_index = bool(requested_options.get("no_index"))
         run = cls(
             dataset,
             plan,
-            known["name"],
+            record["name"],
             folder,
-            known["version"],
-            dict(known["corpus"]),
-            dict(known["asked"]),
-            **more,
+            record["version"],
+            dict(record["corpus"]),
+            requested_options,
+            lock=lock,
+            base=base,
+            ranks=ranks,
+            no_index=no_index,
+            save_schedule=save_schedule or SaveSchedule(),
+            notify=notify,
         )
         run.restore(saved_run)
         run.notes = [*saved_run.notes, *notes, *saved_run.list_differences(run.machine)]
         return run
 
     def restore(self, saved_run: SavedRun) -> None:
-        """Take back what was saved; what came after it never was."""
-        known = saved_run.run_record
+        """Restore a saved state; later metrics are discarded."""
+        record = saved_run.run_record
         try:
             self.trainer.restore(
                 TrainerState(saved_run.progress.arrays, saved_run.progress.values["trainer"])
             )
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError) as fault:
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError) as error:
             raise checkpoint.damage_error(
-                saved_run.progress.folder, f"its contents do not fit the plan ({fault})"
-            ) from fault
-        self.scores = ScoreSummary(dict(known["scores"]))
-        self.best_step, self.is_over = known["best_step"], known["over"]
-        self.save_schedule.total_save_seconds = known["saving_seconds"]
-        self.started_at = time.monotonic() - known["seconds"]
-        self.metrics = read_metrics_until(self.folder, saved_run.step)
-        self.event_counts, self.tonic_counts = tuple(known["seen"]), dict(known["tonics"])
+                saved_run.progress.folder, f"its contents do not fit the plan ({error})"
+            ) from error
+        self.scores = ScoreSummary(dict(record["scores"]))
+        self.best_step, self.is_over = record["best_step"], record["over"]
+        self.save_schedule.total_save_seconds = record["saving_seconds"]
+        self.started_at = time.monotonic() - record["seconds"]
+        with contextlib.suppress(NotFound):
+            self.metrics = [
+                row for row in read_metrics(self.folder) if row["step"] <= saved_run.step
+            ]
+        self.event_counts, self.tonic_counts = tuple(record["seen"]), dict(record["tonics"])
         self.is_resumed = True
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes: of several that train together, one does."""
+        """Whether this process writes the files of the run."""
         return self.ranks.is_main_process
 
     @cached_property
     def machine(self) -> dict[str, Any]:
-        """What its bits depend on, plan and corpus left aside."""
+        """What the bits of the result depend on, other than plan and corpus."""
         return describe_machine(self.plan.device, self.ranks.world_size * self.trainer.crew.workers)
 
     def stop(self) -> None:
-        """Ask the run to finish its update, save, and end with Interrupted."""
+        """Request that the run finishes the current update, saves, and raises Interrupted."""
         self.is_stopping = True
 
     def train(self) -> Iterator[Progress]:
-        """Train, and save every so often. Raises Interrupted after `stop`, once all is saved."""
-        with self._hold_lock() as claim, self.explain_errors():
-            self._prepare_folder(claim)
-            if self.is_over:  # only its own checkpoint was missing
+        """Train and save, yielding the progress of updates.
+
+        Raises:
+            Interrupted: `stop` was called, and the progress is saved.
+            Diverged: the loss or the gradient is not finite.
+            MusicgenError: out of memory, or the folder cannot be used.
+        """
+        with self._hold_lock() as lock, self.explain_errors():
+            self._prepare_folder(lock)
+            if self.is_over:  # only the final checkpoint was missing
                 self.finish()
                 return
             for progress in self._iter_progress():
-                self._handle_progress(progress, claim)
+                self._handle_progress(progress, lock)
                 if self.is_over:
                     self.finish()
                 yield progress
                 if not self.is_over and self.ranks.all_reduce_any(self.is_stopping):
-                    self.save(claim)
+                    self.save(lock)
                     raise self._make_interrupted()
 
     def _iter_progress(self) -> Iterator[Progress]:
@@ -210,7 +255,7 @@ class TrainingRun:
 
     @cached_property
     def memorisation_check(self) -> MemorisationCheck | None:
-        """Who stops the run when it copies too much; none where tunes are many."""
+        """The check that stops the run on memorisation; None for a large corpus."""
         return MemorisationCheck.of(self.dataset, self.event_counts) if self.plan.guarded else None
 
     @contextlib.contextmanager
@@ -218,23 +263,24 @@ class TrainingRun:
         if self.lock is not None or not self.is_main_process:
             yield self.lock or RunLock(self.folder)
             return
-        with lock_run(self.folder, exists=self.is_resumed, force=self.force) as claim:
-            yield claim
+        with lock_run(self.folder, exists=self.is_resumed, force=self.force) as lock:
+            yield lock
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Say what short memory or a loss that is no number means for the run."""
+        """Add to an error how the run can be continued after lack of memory or divergence."""
         try:
             with translate_memory_errors(self.folder):
                 yield
-        except Diverged as fault:
-            lower = f"{self.plan.training.learning_rate / 2:g}"
+        except Diverged as error:
+            lower_rate = f"{self.plan.training.learning_rate / 2:g}"
             raise Diverged(
-                f"{fault}; or go on from what was saved with --resume --learning-rate {lower}"
-            ) from fault
+                f"{error}; or continue from the saved progress with --resume --learning-rate"
+                f" {lower_rate}"
+            ) from error
 
     def _prepare_folder(self, lock: RunLock) -> None:
-        """Make the folder; its metrics go on from here."""
+        """Create the folder, and write the metrics so far."""
         if self.is_main_process:
             lock.create_folder(force=self.force)
             if self.config and not self.is_resumed:
@@ -242,30 +288,29 @@ class TrainingRun:
             write_atomically(self.folder / METRICS, render_metrics(self.metrics), force=True)
 
     def _handle_progress(self, progress: Progress, lock: RunLock) -> None:
-        """Note an update, and save if it is time."""
+        """Record an update, and save if that is due."""
         self.is_over = progress.is_last
         if progress.is_best:
             self.best_step = progress.step
             if progress.held_out_score is not None:
                 self.scores = self.scores.with_valid(progress.held_out_score)
         self.record_metrics(progress)
-        judged = progress.is_best or progress.held_out_score is not None
+        is_evaluated = progress.is_best or progress.held_out_score is not None
         is_due = self.is_stopping or (
-            self.is_main_process and self.save_schedule.is_due(is_evaluated=judged)
+            self.is_main_process and self.save_schedule.is_due(is_evaluated=is_evaluated)
         )
-        if self.is_over or self.ranks.all_reduce_any(
-            is_due
-        ):  # before it is shown: the terminal may be gone
+        # save before the caller shows the progress: its terminal may be gone
+        if self.is_over or self.ranks.all_reduce_any(is_due):
             self.save(lock)
 
     def _make_interrupted(self) -> Interrupted:
         return Interrupted(
             f"stopped after update {self.trainer.step}, all saved;"
-            f" musicgen train --name {self.name} --resume goes on"
+            f" musicgen train --name {self.name} --resume continues it"
         )
 
     def record_metrics(self, progress: Progress) -> None:
-        """Keep a line of metrics for each evaluation, and for every tenth update."""
+        """Append a line to the metrics after each evaluation and each tenth update."""
         if progress.step % 10 and progress.held_out_score is None:
             return
         line = {
@@ -273,7 +318,7 @@ class TrainingRun:
             "tokens": progress.tokens,
             "epoch": round(progress.epoch, 4),
             "seconds": round(time.monotonic() - self.started_at, 2),
-            "saving_seconds": round(self.save_schedule.total_save_seconds, 3),  # of them, so far
+            "saving_seconds": round(self.save_schedule.total_save_seconds, 3),  # included above
             "loss": round(progress.loss, 5),
             "norm": round(progress.gradient_norm, 5),
             "clipped": round(progress.clipped_share, 4),
@@ -297,11 +342,11 @@ class TrainingRun:
                 file.write(render_metrics([line]))
 
     def save(self, lock: RunLock) -> None:
-        """Save what resuming needs, and the best weights if they are new."""
+        """Save the progress, and the best weights if they are new; all processes must call this."""
         if self.saved_step == self.trainer.step:
             return
         with self.save_schedule.time_save():
-            state = self.trainer.copy_state()  # all processes together
+            state = self.trainer.copy_state()  # a collective operation
             self.saved_step = self.trainer.step
             if not self.is_main_process:
                 return
@@ -313,7 +358,7 @@ class TrainingRun:
                 self.saved_best_step = self.best_step
 
     def describe(self) -> dict[str, Any]:
-        """Return what a resumed run must know beside the trainer's state."""
+        """Return the record of the run as JSON values, for resuming."""
         return {
             "name": self.name,
             "version": self.version,
@@ -334,21 +379,21 @@ class TrainingRun:
         }
 
     def save_best(self) -> None:
-        """Save the checkpoint of the best weights; the one before it goes after that."""
-        best, shelf = self.trainer.best, self.folder / BEST
-        folder = shelf / f"{self.best_step:08d}"
-        if not best.weights or has_same_checkpoint(folder, best.weights):
+        """Save the checkpoint of the best weights, then remove the previous one."""
+        weights, parent = self.trainer.best.weights, self.folder / BEST
+        folder = parent / f"{self.best_step:08d}"
+        if not weights or has_same_checkpoint(folder, weights):
             return
         manifest = self.make_manifest()
-        card = render_model_card(manifest, self.scores, best.weights, with_samples=False)
+        card = render_model_card(manifest, self.scores, weights, with_samples=False)
         files = {MODEL_CARD: card.encode()}
         checkpoint.save(
-            run_folder.prepare_step_path(shelf, self.best_step), best.weights, manifest, files
+            run_folder.prepare_step_path(parent, self.best_step), weights, manifest, files
         )
         run_folder.prune_saves(folder, 1, checkpoint.FORMAT)
 
     def finish(self) -> None:
-        """Make the run's own folder the checkpoint of its best weights."""
+        """Score the best weights, and write them as the final checkpoint."""
         if not self.is_main_process:
             return
         if self.dataset.valid:
@@ -356,81 +401,89 @@ class TrainingRun:
         self.write_checkpoint()
 
     def write_checkpoint(self) -> None:
-        """Write the run's own checkpoint, in place of one that it had."""
+        """Write the final checkpoint, replacing an existing one."""
         manifest, weights = self.make_manifest(), self.trainer.best.weights
         card = self._render_card(manifest, weights)
         files = {MODEL_CARD: card.encode(), METRICS: render_metrics(self.metrics)}
         if self.index is not None:
-            files[INDEX] = self.index
+            files[INDEX_FILE] = self.index
         checkpoint.publish(self.folder, weights, manifest, files)
 
-    def _render_card(self, manifest: Manifest, weights: Mapping[str, np.ndarray]) -> str:
-        """Render the model card; where no tune can be drawn, that is told and none is shown."""
+    def _render_card(self, manifest: Manifest, weights: Weights) -> str:
+        """Render the model card; if no tune can be sampled, report that and leave samples out."""
         if self.shows_samples:
             try:
-                return render_model_card(manifest, self.scores, dict(weights))
-            except Exception as fault:  # noqa: BLE001 - no example may cost a finished training
+                return render_model_card(manifest, self.scores, weights)
+            except Exception as error:  # noqa: BLE001 - sampling must not abort training
                 self.shows_samples = False
                 self.notify(
-                    f"model card: no tune could be drawn ({to_one_line(fault)}); it shows none"
+                    f"model card: no tune could be sampled ({to_one_line(error)}); none is shown"
                 )
-        return render_model_card(manifest, self.scores, dict(weights), with_samples=False)
+        return render_model_card(manifest, self.scores, weights, with_samples=False)
 
     def score_test(self) -> None:
-        """Score the test part once, beside a 5-gram of the same tunes, and save that."""
+        """Score the model and a 5-gram on the test split, and save both in the checkpoint.
+
+        Raises:
+            MusicgenError: there is no test split.
+        """
         if not self.dataset.test:
-            raise MusicgenError("the corpus is too small for a test part; nothing to score")
-        grams = KneserNey(get_id_arrays(self.dataset.train), self.dataset.vocabulary_size, order=5)
+            raise MusicgenError(
+                "the corpus is too small for a test split; there is nothing to score"
+            )
+        ngram = KneserNey(get_id_arrays(self.dataset.train), self.dataset.vocabulary_size, order=5)
         test = self.dataset.test
         self.scores = self.scores.with_test(
             self._score_stored_weights(test),
-            grams.score(get_id_arrays(test), get_note_counts(test)),
+            ngram.score(get_id_arrays(test), get_note_counts(test)),
         )
         if self.is_main_process:
             self.write_checkpoint()
 
     def _score_stored_weights(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
-        """Score the best weights as they are stored, in float16."""
+        """Score the best weights, rounded to float16 as they are stored."""
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.load_weights(round_to_float16(self.trainer.best.weights))
         return evaluate(model, get_id_arrays(tunes), get_note_counts(tunes), crew=self.trainer.crew)
 
     @cached_property
     def index(self) -> bytes | None:
-        """The index of the tunes that it learnt from, and of those its start did; once a run."""
+        """The similarity index of the training tunes, including those of the base model."""
         if self.no_index:
             return None
-        before = load_index(self.base) if self.base else None
-        found = build_overlap_index(self.dataset, previous_index=before)
-        return found.note_index.to_bytes() if found else None
+        base_index = load_index(self.base) if self.base else None
+        index = build_overlap_index(self.dataset, previous_index=base_index)
+        return index.note_index.to_bytes() if index else None
 
     @cached_property
     def tonic_counts(self) -> dict[str, dict[str, int]]:
-        """How often each mode's tonics occur: read once, for all checkpoints."""
+        """The number of tunes per mode and tonic."""
         if not find_codec(self.dataset.codec).has_bars:
             return {}
-        counted = count_tonics(self.dataset.train)
-        return fine_tune.merge_tonic_counts(self.base, counted) if self.base else counted
+        counts = count_tonics(self.dataset.train)
+        return fine_tune.merge_tonic_counts(self.base, counts) if self.base else counts
 
     @cached_property
     def dance_counts(self) -> dict[str, dict[str, int]]:
-        """How often each dance occurs in each meter; {} where that is not known of all tunes."""
+        """The number of tunes per dance and meter; {} if that is unknown for the base model."""
         if not find_codec(self.dataset.codec).has_bars:
             return {}
-        counted = count_dances(self.dataset.train)
-        return fine_tune.merge_dance_counts(self.base, counted) if self.base else counted
+        counts = count_dances(self.dataset.train)
+        return fine_tune.merge_dance_counts(self.base, counts) if self.base else counts
 
     @cached_property
     def event_counts(self) -> tuple[int, ...]:
-        """How often each event occurs in the training part: counted once, for all checkpoints.
+        """The number of occurrences of each event in the training split, by id.
 
-        A tune that is moved counts in each of its keys.
+        If tunes are transposed, a tune counts once in each of its keys.
         """
         counts = np.zeros(self.dataset.vocabulary_size, dtype=np.int64)
-        pitches = self.trainer.window_stream.pitch_ranges
+        pitch_ranges = self.trainer.window_stream.pitch_ranges
         for ids in get_id_arrays(self.dataset.train):
-            for semitones in find_transposition_range(ids, pitches) if pitches else (0,):
-                counts += np.bincount(transpose_ids(ids, pitches, semitones), minlength=len(counts))
+            for semitones in find_transposition_range(ids, pitch_ranges) if pitch_ranges else (0,):
+                counts += np.bincount(
+                    transpose_ids(ids, pitch_ranges, semitones), minlength=len(counts)
+                )
         return (
             fine_tune.merge_event_counts(self.base, counts.tolist())
             if self.base
@@ -438,7 +491,7 @@ class TrainingRun:
         )
 
     def make_manifest(self) -> Manifest:
-        """Say what the checkpoint is."""
+        """Return the manifest of the current best weights."""
         corpus = self.corpus | {
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
@@ -464,7 +517,7 @@ class TrainingRun:
 
 
 def count_tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
-    """Count the tonics of each mode: what a sampled tune's key is drawn from."""
+    """Count tunes by mode and tonic: the distribution from which sampled tunes take their key."""
     counts: dict[str, Counter[str]] = {}
     for tune in tunes:
         tonic = Setting.from_json(tune.setting).tonic
@@ -474,62 +527,48 @@ def count_tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
 
 
 def count_dances(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
-    """Count the meters of each dance: what tells that a user asks for one that there is none of."""
-    meter, rhythm = HEADER_KINDS.index("meter"), HEADER_KINDS.index("rhythm")
-    pairs = Counter((int(ids[rhythm]), int(ids[meter])) for ids in get_id_arrays(tunes))
+    """Count tunes by dance and meter, to refuse requests for combinations that do not occur."""
+    meter_index, rhythm_index = HEADER_KINDS.index("meter"), HEADER_KINDS.index("rhythm")
+    pairs = Counter((int(ids[rhythm_index]), int(ids[meter_index])) for ids in get_id_arrays(tunes))
     counts: dict[str, dict[str, int]] = {}
     for ids, count in pairs.items():
-        name, in_meter = (str(MEASURES.events[id_].value) for id_ in ids)
-        counts.setdefault(name, {})[in_meter] = count
+        name, meter_name = (str(MEASURES.events[id_].value) for id_ in ids)
+        counts.setdefault(name, {})[meter_name] = count
     return {name: dict(sorted(table.items())) for name, table in sorted(counts.items())}
 
 
 def apply_changes(
     plan: Plan, device: str | None, learning_rate: float | None
 ) -> tuple[Plan, list[str]]:
-    """Return a plan with what may be changed when it is resumed, and a line for each change."""
+    """Apply changes to the plan of a resumed run, and describe them, one per line."""
     notes = []
-    rate = plan.training.learning_rate
-    if learning_rate not in (None, rate):
-        notes.append(f"learning rate: {rate:g} so far, {learning_rate:g} from here on")
+    saved_rate = plan.training.learning_rate
+    if learning_rate not in (None, saved_rate):
+        notes.append(f"learning rate: {saved_rate:g} so far, {learning_rate:g} from here on")
         plan = replace(plan, training=replace(plan.training, learning_rate=learning_rate))
     try:
-        where = str(choose_device(device or plan.device))
+        new_device = str(choose_device(device or plan.device))
     except MusicgenError:
         if device is not None:
             raise
-        where = str(choose_device("auto"))
-    return replace(plan, device=where), notes
+        new_device = str(choose_device("auto"))
+    return replace(plan, device=new_device), notes
 
 
-def has_same_checkpoint(folder: Path, weights: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether a checkpoint of just these weights stands there, whole."""
+def has_same_checkpoint(folder: Path, weights: Weights) -> bool:
+    """Tell whether a folder holds an intact checkpoint of these weights.
+
+    Args:
+        folder: of the checkpoint.
+        weights: by name, float32; shapes (...) as in `checkpoint.weight_shapes`.
+    """
     if not folder.exists():
         return False
     try:
-        kept = checkpoint.load_one(folder).weights
+        stored = checkpoint.load_one(folder).weights
     except DamagedCheckpoint:
         return False
-    wanted = round_to_float16(dict(weights))
-    return kept.keys() == wanted.keys() and all(
-        np.array_equal(kept[name], array) for name, array in wanted.items()
+    rounded = round_to_float16(weights)
+    return stored.keys() == rounded.keys() and all(
+        np.array_equal(stored[name], array) for name, array in rounded.items()
     )
-
-
-def render_metrics(metrics: Sequence[Mapping[str, Any]]) -> bytes:
-    """Render metrics, one a line."""
-    return "".join(json.dumps(line) + "\n" for line in metrics).encode()
-
-
-def read_metrics_until(folder: Path, until: int) -> list[dict[str, Any]]:
-    """Read the lines of a run's metrics up to an update; half a line is none."""
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    found: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            if row["step"] <= until:
-                found.append(row)
-    return found

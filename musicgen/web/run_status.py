@@ -13,7 +13,7 @@ from typing import Any, Final
 from musicgen.checkpoint import list_checkpoint_folders
 from musicgen.errors import MusicgenError
 from musicgen.folder_contents import MANIFEST, METRICS
-from musicgen.training.observers import read_metrics
+from musicgen.training.run_folder import read_metrics
 
 MAX_RUNS: Final = 50
 MAX_POINTS: Final = 400

@@ -226,4 +226,4 @@ def test_training_finishes_when_example_tunes_fail(monkeypatch: pytest.MonkeyPat
     output = run_musicgen("train", str(folder), "--name", "failing", *SMALL_MODEL)
     lines = [line for line in output.splitlines() if "tuple index" in line]
     assert sorted(line.split(":")[0] for line in lines) == ["copies", "heard", "model card"]
-    assert "## How well it predicts" in Path("checkpoints/failing/MODEL_CARD.md").read_text()
+    assert "## Scores" in Path("checkpoints/failing/MODEL_CARD.md").read_text()

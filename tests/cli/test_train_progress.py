@@ -15,7 +15,8 @@ from musicgen.cli.train_report import (
     ProgressState,
 )
 from musicgen.training.trainer import Progress
-from tests.fake_run import Hand, at
+from tests.fake_run import FakeClock as Hand
+from tests.fake_run import make_progress as at
 
 LABELS = ("epoch", "loss", "held-out", "best", "norm", "clipped", "tokens/s", "memory",
           "learning rate", "saved", "elapsed", "remaining")  # fmt: skip

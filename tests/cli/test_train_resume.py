@@ -186,7 +186,7 @@ def test_resume_accepts_the_same_options(stopped_run: Path) -> None:
 def test_resume_refuses_other_tunes(stopped_run: Path, cwd: Path) -> None:
     (cwd / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
     result = train("--resume")
-    assert_refused(result, 2, "go on with the tunes that it began with")
+    assert_refused(result, 2, "resume with the same tunes")
     assert "now it is" in result.output
 
 

@@ -1,4 +1,4 @@
-"""A small model of each codec: learns a tiny corpus by heart, and writes it again."""
+"""A small model of each codec memorises a tiny corpus and reproduces it."""
 
 from __future__ import annotations
 
@@ -36,19 +36,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(folder: Path, codec: str) -> Model:
-    """Train a model of a codec on one tune until it knows it, once."""
+def load_trained_model(folder: Path, codec: str) -> Model:
+    """Return a model of a codec that has memorised one tune; it is trained once."""
     out = folder / codec
     if not out.exists():
         dataset, _ = build([folder / "tune.abc"], codec=find_codec(codec), jobs=0)
-        weights, shape = by_heart(dataset.train[0].ids, dataset.vocabulary_size)
-        seen = np.bincount(dataset.train[0].ids, minlength=dataset.vocabulary_size)
-        manifest = Manifest(codec, 1, shape, dataset.vocabulary, tuple(seen.tolist()), codec)
+        weights, shape = train_until_memorised(dataset.train[0].ids, dataset.vocabulary_size)
+        event_counts = np.bincount(dataset.train[0].ids, minlength=dataset.vocabulary_size)
+        manifest = Manifest(
+            codec, 1, shape, dataset.vocabulary, tuple(event_counts.tolist()), codec
+        )
         save(out, weights, manifest)
     return load(out)
 
 
-def by_heart(ids: np.ndarray, size: int) -> tuple[dict[str, np.ndarray], ModelSettings]:
+def train_until_memorised(
+    ids: np.ndarray, size: int
+) -> tuple[dict[str, np.ndarray], ModelSettings]:
     shape = ModelSettings(size, layers=1, hidden=64, embedding=64, dropout=0, embedding_dropout=0)
     settings = TrainingSettings(tokens=200_000, lanes=4, bptt=32, learning_rate=0.02)
     trainer = Trainer(LanguageModel(shape, torch.Generator().manual_seed(2)), [ids], [], settings)
@@ -62,8 +66,8 @@ def by_heart(ids: np.ndarray, size: int) -> tuple[dict[str, np.ndarray], ModelSe
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
-def test_a_tiny_corpus_is_learnt_by_heart(folder: Path, codec: str) -> None:
-    model = trained(folder, codec)
+def test_model_memorises_a_tiny_corpus(folder: Path, codec: str) -> None:
+    model = load_trained_model(folder, codec)
     dataset, _ = build([folder / "tune.abc"], codec=find_codec(codec), jobs=0)
     drawn = model.sampler.sample_encoded(SamplingOptions(temperature=0.01), Noise(1))
     assert list(drawn.ids) == dataset.train[0].ids.tolist()
@@ -71,17 +75,19 @@ def test_a_tiny_corpus_is_learnt_by_heart(folder: Path, codec: str) -> None:
     assert load_checkpoint(folder / codec).vocabulary == dataset.vocabulary
 
 
-def sample(*words: str | Path) -> Result:
-    return CliRunner().invoke(commands, ["sample", *map(str, words)])
+def run_sample(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(commands, ["sample", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("codec", PLAIN)
-def test_sample_writes_what_the_codec_can(folder: Path, tmp_path: Path, codec: str) -> None:
-    trained(folder, codec)
+def test_sample_writes_the_file_type_of_the_codec(folder: Path, tmp_path: Path, codec: str) -> None:
+    load_trained_model(folder, codec)
     suffix = ".txt" if codec.startswith("text") else ".mid"
     out = tmp_path / f"song{suffix}"
-    done = sample("--model", folder / codec, "--out", out, "--seed", "3", "--temperature", "0.01")
-    assert done.exit_code == 0, done.output
+    result = run_sample(
+        "--model", folder / codec, "--out", out, "--seed", "3", "--temperature", "0.01"
+    )
+    assert result.exit_code == 0, result.output
     if suffix == ".txt":
         lines = [line.split() for line in out.read_text().splitlines()]
         assert lines == [line.split() for line in TUNE.splitlines()]
@@ -92,7 +98,7 @@ def test_sample_writes_what_the_codec_can(folder: Path, tmp_path: Path, codec: s
 
 
 @pytest.mark.parametrize(
-    ("codec", "words", "said"),
+    ("codec", "arguments", "message"),
     [
         ("performance", ["--key", "D"], "--key means nothing to a model of codec performance"),
         ("performance", ["--tempo", "90"], "it understands --temperature, --top-k, --top-p"),
@@ -101,58 +107,60 @@ def test_sample_writes_what_the_codec_can(folder: Path, tmp_path: Path, codec: s
         ("text-words", ["--program", "3"], "--program means nothing to a model of codec text-w"),
     ],
 )
-def test_what_only_measures_understands_is_refused(
-    folder: Path, tmp_path: Path, codec: str, words: list[str], said: str
+def test_options_of_other_codecs_are_refused(
+    folder: Path, tmp_path: Path, codec: str, arguments: list[str], message: str
 ) -> None:
-    trained(folder, codec)
+    load_trained_model(folder, codec)
     out = tmp_path / ("song.txt" if codec.startswith("text") else "song.mid")
-    done = sample("--model", folder / codec, "--out", out, *words)
-    assert (done.exit_code, said in done.output) == (2, True), done.output
-    assert len(done.output.splitlines()) == 1
+    result = run_sample("--model", folder / codec, "--out", out, *arguments)
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+    assert len(result.output.splitlines()) == 1
     assert not out.exists()
 
 
 @pytest.mark.parametrize(("codec", "name"), [("text", "a.mid"), ("frames", "a.abc")])
-def test_what_the_codec_cannot_write_is_refused(folder: Path, codec: str, name: str) -> None:
-    trained(folder, codec)
-    done = sample("--model", folder / codec, "--out", folder / name)
-    assert (done.exit_code, "write one of" in done.output) == (2, True), done.output
+def test_other_file_types_are_refused(folder: Path, codec: str, name: str) -> None:
+    load_trained_model(folder, codec)
+    result = run_sample("--model", folder / codec, "--out", folder / name)
+    assert (result.exit_code, "write one of" in result.output) == (2, True), result.output
 
 
 @pytest.mark.parametrize("codec", PLAIN)
-def test_tune_k_is_the_same_however_many_are_asked_for(folder: Path, codec: str) -> None:
-    model = trained(folder, codec)
-    wishes = SamplingOptions(temperature=3)
-    many = list(sample_many(model, GenerationRequest(wishes, 4), count=3))
-    assert many[2] == model.draw(wishes, 4, 2)
-    assert many[1] != many[2]
+def test_tune_k_does_not_depend_on_the_count(folder: Path, codec: str) -> None:
+    model = load_trained_model(folder, codec)
+    options = SamplingOptions(temperature=3)
+    tunes = list(sample_many(model, GenerationRequest(options, 4), count=3))
+    assert tunes[2] == model.draw(options, 4, 2)
+    assert tunes[1] != tunes[2]
     with pytest.raises(InvalidValue, match="top-k 0"):
         model.draw(SamplingOptions(top_k=0), 4)
 
 
-def test_processes_draw_the_same_texts(folder: Path) -> None:
-    model = trained(folder, "text")
-    wishes = SamplingOptions(temperature=1.2)
-    apart = list(sample_many(model, GenerationRequest(wishes, 4), count=9, jobs=2))
-    assert apart == [model.draw(wishes, 4, number) for number in range(9)]
+def test_worker_processes_draw_the_same_texts(folder: Path) -> None:
+    model = load_trained_model(folder, "text")
+    options = SamplingOptions(temperature=1.2)
+    texts = list(sample_many(model, GenerationRequest(options, 4), count=9, jobs=2))
+    assert texts == [model.draw(options, 4, number) for number in range(9)]
 
 
-def test_a_data_set_of_another_codec_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_data_set_of_another_codec_is_refused(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     build([folder / "tune.abc"], out, codec=find_codec("frames"), jobs=0)
-    words = ["train", str(out), "--codec", "text", "--name", "mine"]
-    done = CliRunner().invoke(commands, words)
-    assert done.exit_code == 2
-    assert "built with --codec frames, not text; leave --codec out" in done.output
+    arguments = ["train", str(out), "--codec", "text", "--name", "mine"]
+    result = CliRunner().invoke(commands, arguments)
+    assert result.exit_code == 2
+    assert "built with --codec frames, not text; leave --codec out" in result.output
 
 
-def test_train_takes_a_codec(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_accepts_a_codec(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tunes = "\n".join(
         f"X:{n}\nT:{n}\nK:C\n{'CDEFGABc'[n % 7 :]}{'ceg'[n % 3]}|\n" for n in range(9)
     )
     (tmp_path / "book.abc").write_text(tunes)
-    words = [
+    arguments = [
         "train",
         "book.abc",
         "--codec",
@@ -164,12 +172,12 @@ def test_train_takes_a_codec(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         "--epochs",
         "1",
     ]
-    done = CliRunner().invoke(commands, words)
-    assert done.exit_code == 0, done.output
-    assert "kept 9 of 9" in done.output
-    assert "bits per character" in done.output
-    assert "song.txt" in done.output
+    result = CliRunner().invoke(commands, arguments)
+    assert result.exit_code == 0, result.output
+    assert "kept 9 of 9" in result.output
+    assert "bits per character" in result.output
+    assert "song.txt" in result.output
     card = (tmp_path / "checkpoints" / "t" / "MODEL_CARD.md").read_text()
     assert "codec `text`" in card
-    assert "| part | model | bits a character" in card
+    assert "| split | model | bits per character" in card
     assert CliRunner().invoke(commands, ["train", "book.abc", "--codec", "no"]).exit_code == 2

@@ -1,4 +1,4 @@
-"""Tunes that are moved by semitones as they are drawn, where a codec leaves them in their keys."""
+"""Transposition of tunes as they are drawn, for codecs that do not normalise keys."""
 
 from __future__ import annotations
 
@@ -37,24 +37,30 @@ def chorale() -> Score:
 
 @pytest.mark.parametrize("name", KEYED)
 @pytest.mark.parametrize("semitones", [-5, -1, 3, 6])
-def test_moved_ids_are_the_piece_in_another_key(name: str, semitones: int, chorale: Score) -> None:
+def test_transposed_ids_are_the_piece_in_another_key(
+    name: str, semitones: int, chorale: Score
+) -> None:
     codec = find_codec(name)
     encoded = codec.encode(chorale)
     ids = np.array(encoded.ids)
     piece = codec.decode(encoded.ids, encoded.setting).piece
-    other = codec.decode(transpose_ids(ids, find_pitch_ranges(name), semitones), encoded.setting)
-    assert isinstance(piece, Score)
-    assert isinstance(other.piece, Score)
-    assert other.dropped == 0
-    before, after = (
-        [(note.onset, note.duration, note.pitch) for note in score.notes]
-        for score in (piece, other.piece)
+    transposed = codec.decode(
+        transpose_ids(ids, find_pitch_ranges(name), semitones), encoded.setting
     )
-    assert before
-    assert after == [(onset, length, pitch + semitones) for onset, length, pitch in before]
+    assert isinstance(piece, Score)
+    assert isinstance(transposed.piece, Score)
+    assert transposed.dropped == 0
+    notes, transposed_notes = (
+        [(note.onset, note.duration, note.pitch) for note in score.notes]
+        for score in (piece, transposed.piece)
+    )
+    assert notes
+    assert transposed_notes == [
+        (onset, length, pitch + semitones) for onset, length, pitch in notes
+    ]
 
 
-def test_no_pitch_leaves_the_midi_range() -> None:
+def test_transposition_stays_in_the_midi_range() -> None:
     (pitches,) = find_pitch_ranges("frames")
     ids = np.array([2, pitches[2], pitches[60], 2, pitches[126], 1])
     assert find_transposition_range(ids, [pitches]) == range(-2, 2)
@@ -64,46 +70,48 @@ def test_no_pitch_leaves_the_midi_range() -> None:
 
 
 @pytest.mark.parametrize("name", ["measures", "text", "text-words"])
-def test_tunes_whose_keys_are_normalised_and_texts_stay_as_they_are(name: str) -> None:
+def test_texts_and_normalised_keys_are_not_transposed(name: str) -> None:
     assert find_pitch_ranges(name) == ()
 
 
-def test_each_key_comes_as_often_and_a_tune_keeps_its_own() -> None:
+def test_transpositions_are_uniform_and_constant_within_a_tune() -> None:
     ids, pitches = np.array([40, 44, 47, 52, 1]), range(3, 131)
     lanes = WindowStream([ids], 1, np.random.default_rng(0), [pitches])
     read = np.concatenate([lanes.next_window(7).targets[0] for _ in range(1700)])
     tunes = read[: len(read) // 5 * 5].reshape(-1, 5)
-    by = tunes[:, 0] - 40
-    assert np.array_equal(tunes, np.column_stack([*(ids[:4, None] + by), np.ones_like(by)]))
-    often = Counter(by.tolist())
-    assert sorted(often) == list(range(MIN_TRANSPOSITION, MAX_TRANSPOSITION + 1))
-    assert min(often.values()) > 130  # of about 198
+    semitones = tunes[:, 0] - 40
+    assert np.array_equal(
+        tunes, np.column_stack([*(ids[:4, None] + semitones), np.ones_like(semitones)])
+    )
+    counts = Counter(semitones.tolist())
+    assert sorted(counts) == list(range(MIN_TRANSPOSITION, MAX_TRANSPOSITION + 1))
+    assert min(counts.values()) > 130  # of about 198
 
 
-def test_the_stream_goes_on_in_the_key_that_it_was_cut_in() -> None:
+def test_seek_restores_the_transposition() -> None:
     tunes = [np.arange(40 + tune, 49 + tune) for tune in range(5)]
-    lanes, other = (
+    stream, restored = (
         WindowStream(tunes, 3, np.random.default_rng(seed), [range(3, 131)]) for seed in (0, 1)
     )
-    lanes.next_window(7)
-    other.seek(lanes.get_position())
+    stream.next_window(7)
+    restored.seek(stream.get_position())
     for _ in range(20):
-        assert np.array_equal(lanes.next_window(7).targets, other.next_window(7).targets)
+        assert np.array_equal(stream.next_window(7).targets, restored.next_window(7).targets)
 
 
-def moving(found: Plan) -> Plan:
-    return replace(found, training=replace(found.training, transposed=True))
+def with_transposition(plan: Plan) -> Plan:
+    return replace(plan, training=replace(plan.training, transposed=True))
 
 
 @pytest.mark.parametrize("name", KEYED)
-def test_a_run_moves_its_tunes_where_it_is_told_to(name: str, chorale: Score) -> None:
+def test_transposed_setting_transposes_tunes(name: str, chorale: Score) -> None:
     codec = find_codec(name)
     ids = np.array(codec.encode(chorale).ids, np.int16)
     tune = EncodedTune(ids, 9, "T", "x", "g", "C", "4/4", "", "{}")
     dataset = Dataset([tune], [], [], name, codec.vocabulary.names, {})
-    found = make_plan(dataset, TrainingOptions(hidden=8, layers=1, device="cpu"))
-    assert not found.training.transposed  # measured: it does not pay
-    trainer = make_trainer(dataset, moving(found))
+    plan = make_plan(dataset, TrainingOptions(hidden=8, layers=1, device="cpu"))
+    assert not plan.training.transposed  # off by default: measured no gain
+    trainer = make_trainer(dataset, with_transposition(plan))
     keys = set()
     for _ in range(60):
         trainer.next_window()
@@ -111,14 +119,14 @@ def test_a_run_moves_its_tunes_where_it_is_told_to(name: str, chorale: Score) ->
     assert len(keys) > 1
 
 
-def test_a_pitch_that_is_only_met_when_moved_can_be_drawn() -> None:
+def test_event_counts_include_transposed_pitches() -> None:
     codec = find_codec("frames")
     white = [60, 62, 64, 65, 67]
     ids = np.array(encode_frames([{pitch} for pitch in white]), np.int16)
     tune = EncodedTune(ids, 5, "T", "x", "g", "C", "4/4", "", "{}")
     dataset = Dataset([tune], [], [], "frames", codec.vocabulary.names, {})
-    found = make_plan(dataset, TrainingOptions(hidden=8, layers=1, device="cpu"))
-    run = TrainingRun(dataset, moving(found), "new", Path("new"))
+    plan = make_plan(dataset, TrainingOptions(hidden=8, layers=1, device="cpu"))
+    run = TrainingRun(dataset, with_transposition(plan), "new", Path("new"))
     (pitches,) = find_pitch_ranges("frames")
     assert run.event_counts[pitches[66]] > 0
     assert run.event_counts[pitches[60]] > 0

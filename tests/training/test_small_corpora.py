@@ -1,4 +1,4 @@
-"""One file is enough: what little there is is learnt from, and valid tunes come out."""
+"""Training on a few files, even one, gives a model that samples valid tunes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from musicgen.tokens.vocabulary import MEASURES
 from musicgen.trained_model import load
 from tests import synthetic_tunes
 
-SAID = {
-    1: "1 tune is too few to hold any out: all are learnt from",
-    2: "2 tunes are too few to hold any out: all are learnt from",
-    5: "5 tunes are too few to hold any out: all are learnt from",
-    20: "20 tunes: 3 are held out to stop by; there is no test part",
+EXPLANATIONS = {
+    1: "1 tune is too few to hold any out: training on all of them",
+    2: "2 tunes are too few to hold any out: training on all of them",
+    5: "5 tunes are too few to hold any out: training on all of them",
+    20: "20 tunes: 3 are held out for early stopping; there is no test split",
 }
 
 
@@ -44,10 +44,10 @@ def write_tunes(folder: Path, count: int, suffix: str) -> None:
             path.unlink()
 
 
-def trained(*words: str) -> str:
-    done = CliRunner().invoke(commands, ["train", "tunes", "--no-heard", *words])
-    assert done.exit_code == 0, done.output
-    return " ".join(done.output.split())
+def train(*arguments: str) -> str:
+    result = CliRunner().invoke(commands, ["train", "tunes", "--no-heard", *arguments])
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
 
 
 def assert_writes_valid_tunes(bars: int = 2) -> None:
@@ -63,12 +63,12 @@ def assert_writes_valid_tunes(bars: int = 2) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".abc", ".mid"])
-@pytest.mark.parametrize("count", sorted(SAID))
-def test_so_few_files_are_learnt_from(tmp_path: Path, count: int, suffix: str) -> None:
+@pytest.mark.parametrize("count", sorted(EXPLANATIONS))
+def test_training_works_with_few_files(tmp_path: Path, count: int, suffix: str) -> None:
     write_tunes(tmp_path / "tunes", count, suffix)
-    said = trained("--epochs", "0.1")
-    assert SAID[count] in said
-    assert ("validation:" in said) == (count == 20)
+    output = train("--epochs", "0.1")
+    assert EXPLANATIONS[count] in output
+    assert ("valid:" in output) == (count == 20)
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     parts = manifest.corpus["tunes"]
     assert parts == {"train": 17 if count == 20 else count, "valid": 3 * (count == 20), "test": 0}
@@ -77,27 +77,27 @@ def test_so_few_files_are_learnt_from(tmp_path: Path, count: int, suffix: str) -
 
 @pytest.mark.promises
 @pytest.mark.parametrize("suffix", [".abc", ".mid"])
-@pytest.mark.parametrize("count", sorted(SAID))
-def test_no_flag_is_needed(tmp_path: Path, count: int, suffix: str) -> None:
+@pytest.mark.parametrize("count", sorted(EXPLANATIONS))
+def test_training_needs_no_flags(tmp_path: Path, count: int, suffix: str) -> None:
     write_tunes(tmp_path / "tunes", count, suffix)
-    assert SAID[count] in trained()
+    assert EXPLANATIONS[count] in train()
     assert_writes_valid_tunes(16)
 
 
-def test_the_last_weights_are_kept_where_nothing_judges(tmp_path: Path) -> None:
+def test_last_weights_are_kept_without_validation_tunes(tmp_path: Path) -> None:
     write_tunes(tmp_path / "tunes", 2, ".abc")
-    trained("--epochs", "2", "--hidden", "8")
+    train("--epochs", "2", "--hidden", "8")
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     lines = (tmp_path / "checkpoints" / "mine" / "metrics.jsonl").read_text().splitlines()
     assert manifest.training["best_at_tokens"] >= manifest.training["tokens"]
     assert json.loads(lines[-1])["step"] > 0
 
 
-def test_folk_is_adapted_to_five_tunes(tmp_path: Path) -> None:
+def test_folk_is_fine_tuned_on_five_tunes(tmp_path: Path) -> None:
     write_tunes(tmp_path / "tunes", 5, ".abc")
-    said = trained("--from", "folk", "--epochs", "0.3")
-    assert "goes on from folk 2: its shape and weights" in said
-    assert "2 x 256 lstm" in said
+    output = train("--from", "folk", "--epochs", "0.3")
+    assert "fine-tunes folk 2: its shape and weights" in output
+    assert "2 x 256 lstm" in output
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     assert manifest.corpus["adapted_from"]["name"] == "folk"
     assert manifest.seen[MEASURES.names.index("rhythm=jig")] > 0
@@ -105,15 +105,19 @@ def test_folk_is_adapted_to_five_tunes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--from", "no-such-model"], "model 'no-such-model' is unknown"),
         (["--from", "folk", "--hidden", "64"], "--hidden 64: folk has 256"),
         (["--from", "folk", "--codec", "frames"], "its codec is measures, the tunes were encoded"),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+def test_unsuitable_base_models_are_refused(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     write_tunes(tmp_path / "tunes", 1, ".abc")
-    done = CliRunner().invoke(commands, ["train", "tunes", *words])
-    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
+    result = CliRunner().invoke(commands, ["train", "tunes", *arguments])
+    assert (result.exit_code, message in " ".join(result.output.split())) == (2, True), (
+        result.output
+    )
     assert not (tmp_path / "checkpoints" / "mine" / "manifest.json").exists()
