@@ -200,7 +200,7 @@ def _pack_weights(cell: Any, *, first: bool) -> Array:
 
 DEFAULT_LANES: Final = 64
 TOLERANCE: Final = 1e-4  # of a logit; those of `folk` are off by a tenth of it at most
-CHECK_INTERVAL: Final = 64  # one in so many tunes is gone over by the one-tune engine
+CHECK_INTERVAL: Final = 64  # one in so many tunes is checked against the one-tune engine
 _PER_LANE: Final = ("numbers", "steps", "ids", "last", "inner", "outer", "border", "tones", "bar",
                     "keys")  # fmt: skip
 _INITIAL_CAPACITY: Final = 256  # ids that a lane has room for at first
@@ -214,7 +214,7 @@ class _UnstableRounding(Exception):
 
 @dataclass
 class BatchSampler:
-    """Draws tunes as they are asked for, by number."""
+    """Samples tunes by number, side by side in lanes."""
 
     sampler: CompiledSampler
     begin: Callable[[int], HeaderState]  # by a tune's number
@@ -238,7 +238,7 @@ class BatchSampler:
 
 @dataclass
 class _LaneBatch:
-    """Lanes and where each of them stands."""
+    """Lanes, and the position of each in its tune."""
 
     batch_sampler: BatchSampler
     first: list[int]
@@ -306,7 +306,7 @@ class _LaneBatch:
         return best
 
     def _compute_noise_keys(self) -> Keys:
-        """Return the key of the noise at each lane's place."""
+        """Return the key of the noise at each lane's position."""
         automaton = self.grammar
         between = automaton.inner["is_between_bars"][self.inner]
         spots = np.where(between, automaton.borders["position_id"][self.border],
@@ -396,7 +396,7 @@ def generate_tunes(
     make_engine: Callable[[NumpyEngine, int], BatchEngine] | None = None,
     width: int = DEFAULT_LANES,
 ) -> Iterator[tuple[int, Generated]]:
-    """Carry an order out for some numbers of tunes, and yield them as they are finished.
+    """Generate some tunes of a request by number, and yield each once it is finished.
 
     Without lanes of another engine each has the bytes that it has alone. What is given or left out
     along the way, and filters, are for one tune at a time.
@@ -421,7 +421,7 @@ def generate_tunes(
 
 
 def _is_batchable(sampler: Sampler, request: GenerationRequest, number: int) -> bool:
-    """Tell whether all that follows the headers of an order's tunes is drawn, and drawn freely."""
+    """Return whether a request leaves all ids after the header to unconstrained sampling."""
     if request.keep or request.primer or len(request.options.filters) > 1:
         return False
     legal = isinstance(sampler.engine, NumpyEngine)

@@ -1,4 +1,4 @@
-"""What draws the tunes of some wishes: an engine, the compiled grammar, and what cuts and decides.
+"""Sampling with fixed options: an engine, the compiled grammar, filters and noise.
 
 Everything here is about one tune, and defines it; `many.py` draws the same tunes side by side.
 """
@@ -40,7 +40,7 @@ class HeaderState:
 
 @dataclass(frozen=True)
 class CompiledSampler:
-    """How the tunes of some wishes go on, once their headers are written."""
+    """A sampler of all ids after the header, for fixed options."""
 
     engine: Engine
     rules: Rules
@@ -58,12 +58,12 @@ class CompiledSampler:
 
     @cached_property
     def grammar(self) -> CompiledGrammar:
-        """The grammar, as far as it was met."""
+        """The compiled grammar, extended as positions occur."""
         return CompiledGrammar(self.rules, spot_of)
 
     @cached_property
     def restricted_engine(self) -> Engine:
-        """The engine, asked only for ids that can ever be legal."""
+        """The engine, restricted to ids that can be legal."""
         return restrict_vocabulary(self.engine, self.grammar.allowed_ids)
 
     @cached_property
@@ -84,7 +84,7 @@ class CompiledSampler:
         return self._legal_cache[key]
 
     def capture_header(self, generation: GenerationState) -> HeaderState:
-        """Return where a draft goes on from; nothing of it may be given."""
+        """Return the state after the header of a generation without forced ids."""
         position = self.grammar.locate(generation.walk)
         return HeaderState(tuple(generation.ids), generation.state, position, generation.noise.key)
 
@@ -112,7 +112,7 @@ class CompiledSampler:
     def decide(
         self, logits: Floats, columns: Ids, hashes: Keys, key: int, position: GrammarPosition
     ) -> int:
-        """Return the column that is drawn at a place of a tune."""
+        """Return the column of the sampled id at a position."""
         logs = logits[columns].astype(np.float64)
         for cut in self.filters:
             logs = cut(logs)

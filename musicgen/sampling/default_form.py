@@ -1,7 +1,7 @@
-"""The form that is asked for where a user names none: AABB, as most dance tunes have it.
+"""The default form where the user gives none: AABB, the most common form of dance tunes.
 
-The wishes that come out of here are complete, and a recipe records them as they are. So a recipe
-without a form, which an earlier version wrote, still means a form that the model draws.
+A recipe records the completed options. A recipe without a form, from an earlier version, therefore
+still means that the model chooses the form.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the de
 def complete_options(
     requested: Mapping[str, Any], manifest: Manifest, *, has_primer: bool = False
 ) -> SamplingOptions:
-    """Make wishes from what a user named, with the default form where none is named.
+    """Make options from those that a user gave, with the default form where none is given.
 
-    A model that never met a repeated part, and a primer, which may be longer than the form, get a
-    free form of at least MIN_BARS bars; so does a form without repeats whose bars are not named.
+    A model without repeats in its training data, or a primer, which may be longer than the form,
+    gets a free form of at least MIN_BARS bars; so does the form `through` without a number of bars.
 
     Args:
-        requested: wishes by their names, as values or as a person writes them; None names nothing.
-        manifest: of the model that is asked.
+        requested: options by name, as values or text; None is an option that is not given.
+        manifest: of the model.
         has_primer: whether the tune starts from given notes.
 
     Raises:
-        InvalidValue: a wish is unknown, or has no such value.
+        InvalidValue: an option is unknown or not valid.
     """
     named = {
         name: value
@@ -53,7 +53,7 @@ def complete_options(
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:
-    """Return the default form of a model of bars: free unless it met a part that is repeated.
+    """Return the default form of a model with bars: free without repeats in its training data.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.

@@ -24,10 +24,10 @@ _HOLD: Final = MEASURES.id("hold")
 class ForcedHeader:
     """Holds on to header events that were drawn before."""
 
-    ids: tuple[int | None, ...]  # None: drawn anew
+    ids: tuple[int | None, ...]  # None: sampled
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
-        """Return the header event of this place."""
+        """Return the header event at this position."""
         position = generation.walk.header_events_read
         return self.ids[position] if position < len(self.ids) else None
 
@@ -37,7 +37,7 @@ class ForcedHeader:
         return ()
 
     def is_over(self, generation: GenerationState) -> bool:
-        """Tell whether the header is read."""
+        """Return whether the header is complete."""
         return generation.walk.header_events_read == len(HEADER_KINDS)
 
     def copy(self) -> ForcedHeader:
@@ -87,7 +87,7 @@ class ForcedRepeats:
         )
 
     def is_over(self, generation: GenerationState) -> bool:
-        """Tell whether no letter returns."""
+        """Return whether no section repeats an earlier one."""
         layout = generation.walk.rules.layout
         return layout is None or all(section.source is None for section in layout.sections)
 
@@ -145,7 +145,7 @@ class ForcedPrimer:
         return ()
 
     def is_over(self, generation: GenerationState) -> bool:
-        """Tell whether the primer is."""
+        """Return whether the primer has ended."""
         del generation
         return self.end_position > 0
 
@@ -185,7 +185,7 @@ def _is_opener_or_repeat(id_: int) -> bool:
 
 @dataclass(slots=True)
 class ForcedBars:
-    """Gives all that stands between the bars of a tune, and the bars that are kept."""
+    """Forces the kept bars of a tune, and all events between its bars."""
 
     source_tune: BarSplit
     kept_bars: frozenset[int]  # places of the bars that are, from 0
@@ -205,7 +205,7 @@ class ForcedBars:
         return notes
 
     def is_over(self, generation: GenerationState) -> bool:
-        """Tell that it is not: it has its say between all bars."""
+        """Return False: it forces events between all bars."""
         del generation
         return False
 
@@ -224,7 +224,7 @@ class ForcedBars:
         return None
 
     def is_complete(self, generation: GenerationState) -> bool:
-        """Tell whether the bar under way has all that it is to have."""
+        """Return whether the current bar is complete."""
         position, at = (
             generation.walk.form.bars_written - 1,
             len(generation.ids) - generation.bar_start,
@@ -233,7 +233,7 @@ class ForcedBars:
         return generation.is_at_bar_boundary and (whole or not generation.walk.in_bar)
 
     def _next_id_between_bars(self, generation: GenerationState, bar_index: int) -> int:
-        """Return the next id of what stands before a bar, or after the last."""
+        """Return the next id before a bar, or after the last one."""
         bars = self.source_tune.bars
         forced_id = bars[bar_index].opening if bar_index < len(bars) else self.source_tune.closing
         taken = 0
@@ -245,7 +245,7 @@ class ForcedBars:
         return forced_id[taken]
 
     def _start_drawn_bar(self, generation: GenerationState, bar_index: int) -> None:
-        """Say what holds in a bar that is drawn: nothing is tied into it, its end leads on."""
+        """Constrain a regenerated bar: no ties into it, and an end that leads to the next bar."""
         walk = generation.walk
         if bar_index - 1 in self.kept_bars:
             walk.sound_ends.clear()

@@ -1,4 +1,4 @@
-"""An order carried out: wishes, a primer, bars that are kept, what a variant holds on to."""
+"""Generation of a tune from a request: options, primer, kept bars, pinned header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from musicgen.tokens.vocabulary import MEASURES, Event
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What came of an order: a tune as ids, and where what is to be written of it begins."""
+    """The ids of a generated tune, and the step at which its written part begins."""
 
     encoded: Encoded
     skipped_steps: int = 0  # steps of the primer, where it is left out
@@ -48,7 +48,11 @@ class Generated:
 
 
 def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
-    """Carry an order out. Raises InvalidValue for what cannot be met."""
+    """Generate the tune of a request.
+
+    Raises:
+        InvalidValue: the options cannot be met.
+    """
     noise = Noise(request.seed, request.number)
     start = get_pinned_start(request)
     if request.keep is not None:
@@ -68,7 +72,7 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
 
 
 def get_pinned_start(request: GenerationRequest) -> TuneStart:
-    """Return what a variant holds on to of the tune that it varies."""
+    """Return the header, tonic and tempo that a variant keeps."""
     drawn = request.drawn
     return TuneStart(drawn.header, drawn.tonic, drawn.qpm) if drawn else TuneStart()
 
@@ -76,7 +80,7 @@ def get_pinned_start(request: GenerationRequest) -> TuneStart:
 def _continue_primer(
     sampler: Sampler, options: SamplingOptions, primer: Primer, noise: Noise, start: TuneStart
 ) -> tuple[Encoded, int, tuple[str, ...]]:
-    """Go on from a primer; return the step at which it ends, and what was told."""
+    """Continue a primer; return the ids, the step at which it ends, and messages."""
     requested_bars = options.heard_bars
     if requested_bars is not None and primer.bar_count > requested_bars:
         raise InvalidValue(
@@ -124,15 +128,19 @@ def _find_primer_end(generation: GenerationState, opening: ForcedPrimer, primer:
 
 
 def _describe_rejection(opening: ForcedPrimer) -> tuple[str, ...]:
-    """Tell where a primer could not be followed."""
+    """Return a message where a primer could not be followed to its end."""
     if opening.rejected_id is None:
         return ()
     event = MEASURES.events[opening.rejected_id]
-    return (f"the primer was followed up to {event}, which has no place there; the rest is new",)
+    return (f"the primer was followed up to {event}, which is not possible there; the rest is new",)
 
 
 def fit_primer(score: Score, sampler: Sampler, options: SamplingOptions, name: str) -> Primer:
-    """Fit a score to what a model writes and what is asked. Raises InvalidValue."""
+    """Fit a score to a model and the options.
+
+    Raises:
+        InvalidValue: the score cannot be fitted.
+    """
     lowest, highest = options.range or (0, 127)
     rules = sampler.build_rules(replace(options, key=None, range=None, rhythm=None))
     return fit_score(score, PrimerTarget(rules, options.meter, options.key, lowest, highest), name)

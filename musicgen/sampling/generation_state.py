@@ -1,4 +1,4 @@
-"""A tune under way: the ids so far, where the grammar stands, and the model's state.
+"""A tune during generation: its ids, the state of the grammar, and the state of the model.
 
 A step feeds the last id to the model and adds the next: one that is given, or one that is drawn.
 """
@@ -33,7 +33,7 @@ class ForcedTokenSource(Protocol):
         """Return the notes that it gives right after the bar under way."""
 
     def is_over(self, generation: GenerationState) -> bool:
-        """Tell whether it has nothing more to say."""
+        """Return whether it forces no further ids."""
 
     def copy(self) -> ForcedTokenSource:
         """Return one that goes on from here alone."""
@@ -41,7 +41,7 @@ class ForcedTokenSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeaderCache:
-    """What an engine says at the headers of some wishes' tunes, which many of them share."""
+    """Engine outputs by header ids, shared by tunes with the same options."""
 
     engine_outputs: dict[tuple[int, ...], tuple[np.ndarray, State]] = field(default_factory=dict)
     weighed_logits: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class GenerationState:
     state: State
     noise: Noise
     filters: Sequence[Filter]
-    kind_counts: Mapping[str, int]  # how many events of a kind the model has met
+    kind_counts: Mapping[str, int]  # number of events of a kind in the training data
     forced_sources: list[ForcedTokenSource] = field(default_factory=list)
     copy_filter: CopyFilter | None = None
     ids: list[int] = field(default_factory=lambda: [BEGIN])

@@ -37,7 +37,7 @@ from musicgen.tokens.vocabulary import MEASURES
 CANDIDATES: Final = 24
 MOST_CANDIDATES: Final = 512
 MOST_IDS: Final = 10**6
-_CANDIDATE_NOISE_OFFSET: Final = 2**32  # between the luck of two candidates
+_CANDIDATE_NOISE_OFFSET: Final = 2**32  # between the noise keys of two candidates
 
 BarRanges = tuple[tuple[int, int], ...]
 
@@ -160,7 +160,7 @@ def _choose_candidate(
 
 
 def _fork(generation: GenerationState, noise: Noise, number: int) -> GenerationState:
-    """Return a draft that goes on with a luck of its own: not that of the tune as it was."""
+    """Return a copy with noise of its own, independent of the original tune's."""
     fork = generation.copy()
     fork.noise = Noise(noise.seed, noise.tune_number + (number + 1) * _CANDIDATE_NOISE_OFFSET)
     fork.log_likelihood = 0.0
@@ -168,7 +168,7 @@ def _fork(generation: GenerationState, noise: Noise, number: int) -> GenerationS
 
 
 def _has_reached(generation: GenerationState, forced_bars: ForcedBars, bar_index: int) -> bool:
-    """Tell whether all bars before a place are written, and nothing after them."""
+    """Return whether exactly the bars before an index are complete."""
     return generation.walk.form.bars_written == bar_index and forced_bars.is_complete(generation)
 
 

@@ -24,7 +24,7 @@ WorkFunction = Callable[
 ]  # of the numbers, and what it was started with
 _THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _NUMBER_BYTES: Final = 8  # bytes of a number
-_ERROR_MARKER: Final = -1  # in the place of a number: what follows is an error
+_ERROR_MARKER: Final = -1  # instead of a number: an error follows
 
 
 def run_in_order(
@@ -62,7 +62,7 @@ def run_in_order(
 
 @contextlib.contextmanager
 def _translate_start_errors() -> Iterator[None]:
-    """Say in one line that the system lets no process start, or share a number with it."""
+    """Translate the system's errors at process start to one line."""
     try:
         yield
     except OSError as fault:
@@ -75,7 +75,7 @@ def _translate_start_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _block_sigint() -> Iterator[None]:
-    """Let processes that start here not hear Ctrl-C: whoever started them ends them."""
+    """Block SIGINT in child processes: the parent terminates them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -87,7 +87,7 @@ def _block_sigint() -> Iterator[None]:
 
 
 class _Terminated(BaseException):
-    """A process was told to end: what it is writing is finished, and no more begun."""
+    """The process received SIGTERM: finish the current write, and start no other."""
 
 
 def _handle_sigterm(number: int, frame: FrameType | None) -> None:
@@ -157,7 +157,7 @@ def _run_worker(
         words = f"{type(fault).__name__} {fault}".encode()
         connection.send_bytes(_ERROR_MARKER.to_bytes(_NUMBER_BYTES, "little", signed=True) + words)
     except (_Terminated, KeyboardInterrupt, BrokenPipeError):
-        pass  # whoever asked is gone, and says so itself
+        pass  # the parent has ended and reports the reason itself
     finally:
         connection.close()
 

@@ -49,7 +49,7 @@ class TuneFigures:
 
 @dataclass(frozen=True, slots=True)
 class RankedTune:
-    """A tune that is kept: its place among all, and what speaks against it."""
+    """A chosen tune: its index among all, its cost and its outlying figures."""
 
     index: int
     cost: float  # of its figures
@@ -82,7 +82,7 @@ def measure_real_ranges(
 
 
 def choose(tunes: Sequence[TuneFigures], count: int, ranges: Ranges) -> Iterator[RankedTune]:
-    """Yield the best tunes, the best first, as many as asked for or as there are."""
+    """Yield the best tunes, the best first, at most `count`."""
     costs = {index: cost(tune, ranges) for index, tune in enumerate(tunes)}
     taken: list[ShortRuns] = []
     while costs and len(taken) < count:

@@ -300,7 +300,7 @@ def make_variant_request(
     """
     before = request.options
     options = replace(before, **_add_min_bars(changes, before))
-    obstacle = "its primer" if request.primer else "its kept bars" if keep or request.keep else ""
+    obstacle = "its primer" if request.primer else "its kept part" if keep or request.keep else ""
     fixed_names = (
         ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
     )

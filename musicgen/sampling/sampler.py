@@ -35,17 +35,17 @@ from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGramm
 from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
-_MAX_CACHED_SAMPLERS: Final = 4  # of the last wishes
+_MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
 _REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
 @dataclass(frozen=True, slots=True)
 class TuneStart:
-    """What a tune starts from, besides the wishes."""
+    """What a tune starts from, in addition to the options."""
 
     header: tuple[int | None, ...] = ()  # events to hold on to; None: drawn
     tonic: str | None = None
-    tempo: float | None = None  # where none is asked for
+    tempo: float | None = None  # quarter notes per minute, where the options have none
     title: str = ""
     forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
 
@@ -65,7 +65,11 @@ class Sampler:
     )
 
     def sample(self, options: SamplingOptions, noise: Noise, title: str = "") -> Score:
-        """Draw one tune. Raises InvalidValue for a wish that the model has no event for."""
+        """Sample one tune.
+
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
+        """
         encoded = self.sample_encoded(options, noise, TuneStart(title=title))
         return MeasuresCodec().decode(encoded.ids, encoded.setting).score
 
@@ -87,9 +91,10 @@ class Sampler:
         return self.finish_tune(generation, options, start)
 
     def get_compiled_sampler(self, options: SamplingOptions) -> CompiledSampler:
-        """Return what draws the tunes of some wishes; what it has learnt of them is kept a while.
+        """Return the compiled sampler of some options; the most recent ones are cached.
 
-        Raises InvalidValue for what the model has never met.
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
         """
         if options not in self._compiled_samplers:
             compiled = CompiledSampler(self.engine, self.build_rules(options), options.filters)
@@ -143,7 +148,7 @@ class Sampler:
         options: SamplingOptions,
         start: TuneStart = DEFAULT_START,
     ) -> Encoded:
-        """Return what a draft that is done says, with the setting that belongs to it."""
+        """Return the ids of a finished generation, with their setting."""
         ids = tuple(generation.ids[1:])
         meter, mode, rhythm, _ = _read_header(ids)
         tonic = self._choose_tonic(ids, options, generation.noise, start)
@@ -158,7 +163,11 @@ class Sampler:
         return Encoded(ids, setting)
 
     def build_rules(self, options: SamplingOptions) -> Rules:
-        """Return what a tune may hold. Raises InvalidValue for what the model has never met."""
+        """Return the grammar's rules under some options.
+
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
+        """
         allowed = self._drawable_ids - self._find_excluded_ids(options)
         allowed |= (
             {MEASURES.id("rest")} if options.max_copy is not None else frozenset()
@@ -188,7 +197,7 @@ class Sampler:
 
     @cached_property
     def _kind_counts(self) -> dict[str, int]:
-        """How many events of each kind of the header the model has met."""
+        """Number of events in the training data, by header kind."""
         return {
             kind: sum(i in self.seen_ids for i in MEASURES.ranges[kind]) for kind in HEADER_KINDS
         }
@@ -204,7 +213,7 @@ class Sampler:
         return CopyFilter(self.make_copy_detector(options.max_copy))
 
     def _find_excluded_ids(self, options: SamplingOptions) -> set[int]:
-        """Return the events that a wish leaves out."""
+        """Return the ids that the options exclude."""
         kinds: list[str] = []
         if options.form is not None:
             kinds += ["ending", "ending_end", "key"]
@@ -214,19 +223,19 @@ class Sampler:
         return {id_ for kind in kinds for id_ in MEASURES.ranges[kind]}
 
     def _check_repeats(self, options: SamplingOptions, allowed: Collection[int]) -> None:
-        """Raise InvalidValue for a form with repeats that the model has never met."""
+        """Check that the training data has the repeats of the form."""
         for plays in sorted(options.layout.repeat_counts if options.layout else ()):
             needed = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", plays)
             if not all(id_ in allowed for id_ in needed):
                 raise InvalidValue(
-                    f"form {options.form}: the model has never met a part that is played {plays}"
+                    f"form {options.form}: the training data has no part that is played {plays}"
                     " times; write letters that do not follow themselves, such as ABAC"
                 )
 
     # What follows from the key
 
     def _restrict_to_key(self, rules: Rules, options: SamplingOptions, key: Key) -> Rules:
-        """Narrow the rules to the pitches that are asked for in a key."""
+        """Restrict the rules to the pitches of the options in a key."""
         pitches = self._find_pitch_ids(options, key)
         allowed = rules.allowed_ids - set(MEASURES.ranges["pitch"]) | pitches
         closing = _filter_tonics(pitches) if options.end == "tonic" else frozenset[int]()
@@ -242,7 +251,7 @@ class Sampler:
         return frozenset(id_ for id_ in pitch_ids if lowest <= id_ - zero <= highest)
 
     def _has_reachable_pitches(self, options: SamplingOptions, key: Key) -> bool:
-        """Tell whether a key has a pitch in the range, and a tonic if the tune ends on one."""
+        """Return whether a key has a pitch in the range, and a tonic if the tune must end on it."""
         if not self._has_pitches:
             return True
         pitches = self._find_pitch_ids(options, key)
@@ -253,7 +262,7 @@ class Sampler:
         return not self._drawable_ids.isdisjoint(MEASURES.ranges["pitch"])
 
     def _check_pitches(self, options: SamplingOptions) -> None:
-        """Raise InvalidValue for a wish about pitches where the model knows drums only."""
+        """Check that a model of drums gets no option about pitches."""
         requested = {"range": options.range is not None, "end": options.end == "tonic"}
         for name in (name for name, is_asked in requested.items() if is_asked):
             if not self._has_pitches:
@@ -350,7 +359,7 @@ def _make_parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
 
 
 def _is_drawable(event: Event) -> bool:
-    """Leave out what no sheet of music writes, and pitches that some tonic has no place for."""
+    """Return whether an event can be sampled: notation has it, and each tonic its pitch."""
     if event.kind == "duration":
         return int(event.value or 0) >= SHORTEST_WRITABLE
     if event.kind == "pitch":
@@ -359,14 +368,14 @@ def _is_drawable(event: Event) -> bool:
 
 
 def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collection[int]) -> set[int]:
-    """Return the events of a kind that are not the one that was asked for."""
+    """Return the ids of a kind other than the requested one."""
     candidates = {i for i in MEASURES.ranges[kind] if i in allowed}
     chosen = MEASURES.ids.get(Event(kind, value))
     if value is None:
         return set()
     if chosen not in candidates:
         names = sorted(str(MEASURES.events[i].value) or "(none)" for i in candidates)
-        raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
+        raise InvalidValue(f"{kind} {value}: not in the training data, which has"
                            f" {', '.join(names)}")  # fmt: skip
     return candidates - {chosen}
 
@@ -389,14 +398,18 @@ DEFAULT_QPM: Final = 120.0
 
 @dataclass(frozen=True)
 class GenericSampler:
-    """An engine, the codec of its ids, and which of them it has met."""
+    """An engine, its codec, and the ids in its training data."""
 
     engine: Engine
     codec: AnyCodec
     seen_ids: Collection[int]
 
     def sample(self, options: SamplingOptions, noise: Noise) -> Score | str:
-        """Draw one piece. Raises InvalidValue for a wish that the codec does not understand."""
+        """Sample one piece.
+
+        Raises:
+            InvalidValue: the codec does not offer an option.
+        """
         encoded = self.sample_encoded(options, noise)
         piece: Score | str = self.codec.decode(encoded.ids, encoded.setting).piece
         return piece

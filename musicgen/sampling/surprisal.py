@@ -153,7 +153,7 @@ class Surprise:
         return frozenset(ranked[: math.ceil(MARKED_SHARE * len(ranked))])
 
     def format_lines(self) -> Iterator[str]:
-        """Say the bits of each note, bar by bar, and of all else."""
+        """Yield lines with the bits of each note by bar, and of all other events."""
         marked = self.marked_notes
         for bar, notes in groupby(self.notes, key=lambda note: note.bar):
             lines = list(notes)

@@ -71,7 +71,7 @@ def random_model(folder: Path, seen: tuple[int, ...]) -> Model:
         ({"form": "abac"}, {"form": "ABAC"}),
     ],
 )
-def test_what_is_asked_decides_what_the_default_adds(
+def test_given_options_decide_what_the_default_adds(
     options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert complete_options(options, manifest()).to_dict() == expected
@@ -88,7 +88,7 @@ def test_other_codecs_have_no_form() -> None:
     assert complete_options({"form": "free"}, manifest(codec="text")) == SamplingOptions()
 
 
-def test_a_wish_that_there_is_none_of_is_refused_though_it_says_nothing() -> None:
+def test_an_unknown_option_is_refused_even_if_none() -> None:
     with pytest.raises(InvalidValue, match="option 'colour' is unknown"):
         complete_options({"colour": None}, manifest())
 

@@ -62,7 +62,7 @@ def test_an_old_state_still_holds() -> None:
 
 def test_no_ids_are_refused() -> None:
     engine: Engine = make()[1]
-    with pytest.raises(InvalidValue, match="no id was given to the model"):
+    with pytest.raises(InvalidValue, match="no ids were given to the model"):
         engine.step([], None, engine.start())
 
 

@@ -83,7 +83,7 @@ def test_bars_that_are_not_kept_are_new(model: Model) -> None:
     assert variant.messages == ("bars 5-8: drawn",)
 
 
-def test_what_candidates_are_worth_is_told(model: Model) -> None:
+def test_effective_candidates_are_reported(model: Model) -> None:
     tune = model.sample(seed=1, bars=8, form="through").tweak(keep="1-3,6-8", candidates=5)
     assert tune.messages[0].startswith("bars 4-5: chosen from 5 candidates, which are worth ")
 
@@ -96,7 +96,7 @@ def test_bars_are_read(words: str, ranges: tuple[tuple[int, int], ...]) -> None:
 
 
 @pytest.mark.parametrize("words", ["", "0", "8-1", "a-b", "1-", "-3", "1--2"])
-def test_bars_that_are_none_are_refused(words: str) -> None:
+def test_invalid_bar_ranges_are_refused(words: str) -> None:
     with pytest.raises(InvalidValue, match="write bars such as 1-8 or 1-8,13-16"):
         parse_bars(words)
 
@@ -106,11 +106,11 @@ def test_bars_that_are_none_are_refused(words: str) -> None:
     [
         ({"keep": "9"}, "keep 9: the tune has 8 bars as they are written"),
         ({"keep": "1", "candidates": 0}, "candidates 0: weigh 1 to 512"),
-        ({"keep": "1", "meter": "1/16"}, "meter: what is kept of it does not allow another"),
+        ({"keep": "1", "meter": "1/16"}, "meter: its kept part does not allow another"),
         ({"keep": "1-8", "range": "C-1-D-1"}, "what is asked for leaves it out|range"),
     ],
 )
-def test_what_does_not_go_with_what_is_kept_is_refused(
+def test_changes_that_contradict_kept_bars_are_refused(
     model: Model, changes: dict[str, object], message: str
 ) -> None:
     tune = model.sample(seed=1, bars=8, meter="4/4", form="through")
@@ -135,7 +135,7 @@ def mutants(ids: list[int], rng: random.Random) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_kept_tune_that_was_changed_is_a_tune_or_refused(model: Model, form: str | None) -> None:
+def test_a_corrupted_kept_tune_is_valid_or_refused(model: Model, form: str | None) -> None:
     tune = model.sample(seed=3, bars=8, form=form).tweak(keep="1-2,4", candidates=1)
     bars = json.loads(json.dumps(tune.recipe.to_json()))
     refused: list[str] = []

@@ -58,7 +58,7 @@ def test_temperature_sharpens_and_flattens() -> None:
     [
         (lambda: temperature(0), "temperature 0: choose 0.01 to 10"),
         (lambda: top_k(0), "top-k 0: keep 1 event or more"),
-        (lambda: top_p(2), "top-p 2: choose a mass over 0 and up to 1"),
+        (lambda: top_p(2), "top-p 2: choose a probability over 0 and up to 1"),
         (lambda: min_p(-1), "min-p -1: choose a share from 0 to 1"),
     ],
 )
@@ -81,7 +81,7 @@ def test_events_are_drawn_as_often_as_their_probability() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees, p = 0.001
 
 
-def test_luck_belongs_to_the_place_and_the_event() -> None:
+def test_noise_is_keyed_by_position_and_event() -> None:
     noise = Noise(7, 2)
     here = noise.gumbel(HERE, [10, 20, 30])
     assert (noise.gumbel(HERE, [30, 10])[::-1] == here[[0, 2]]).all()
@@ -90,7 +90,7 @@ def test_luck_belongs_to_the_place_and_the_event() -> None:
     assert not np.isin(Noise(7, 3).gumbel(HERE, [10, 20, 30]), here).any()
 
 
-def test_what_is_cut_is_never_drawn() -> None:
+def test_filtered_events_are_never_sampled() -> None:
     drawn = {draw(LOGITS, (0, 1, 2, 3), (top_k(2),), Noise(s), HERE) for s in range(400)}
     assert drawn == {0, 1}
 
@@ -110,7 +110,7 @@ def test_keys_are_mixed_alike_one_by_one_and_together(key: int, numbers: list[in
     assert together.tolist() == [hash_combine(key, number) for number in numbers]
 
 
-def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
+def test_noise_is_standard_gumbel_over_seeds_bars_and_events() -> None:
     bars = np.arange(200, dtype=np.uint64)[:, None]
     keys = hash_combine_arrays(
         np.array([hash_combine(0, seed) for seed in range(10)], np.uint64), bars
@@ -121,7 +121,7 @@ def test_luck_is_standard_gumbel_over_seeds_bars_and_events() -> None:
     assert np.abs(share - expected).max() < 1.95 / len(noise) ** 0.5  # Kolmogorov, p = 0.001
 
 
-def test_luck_of_neighbouring_bars_is_unrelated() -> None:
+def test_noise_of_neighbouring_bars_is_uncorrelated() -> None:
     events = np.arange(4000, dtype=np.uint64)
     noise, other_noise = (
         gumbel_noise(np.array(hash_combine(5, bar), np.uint64), events) for bar in (1, 2)

@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
         ({"range": (np.int32(60), np.int64(84))}, {"range": "C4-C6"}),
     ],
 )
-def test_numbers_of_numpy_and_lists_are_wishes(
+def test_numpy_numbers_and_lists_are_valid_options(
     given: dict[str, Any], plain: dict[str, Any]
 ) -> None:
     options = SamplingOptions.parse(**given)
@@ -42,19 +42,19 @@ def test_numbers_of_numpy_and_lists_are_wishes(
 @pytest.mark.parametrize(
     "value", [("a", 3), (1, 2, 3), (), [None], (84, 60), (60.5, 70), (-1, 60), (60, 128), (0, 1e9)]
 )
-def test_what_is_no_range_is_refused(value: Any) -> None:
+def test_invalid_ranges_are_refused(value: Any) -> None:
     with pytest.raises(InvalidValue, match=r"range .*: name its lowest and highest note"):
         SamplingOptions.parse(range=value)
 
 
-def test_the_name_of_a_dance_is_short(model: Model) -> None:
+def test_errors_shorten_long_dance_names(model: Model) -> None:
     for name in ("x" * 90, "x" * 10_000):
         with pytest.raises(InvalidValue) as refusal:
             model.sample(rhythm=name, seed=1)
         assert "x" * 41 not in str(refusal.value)
 
 
-def test_a_seed_is_a_whole_number_of_any_library(model: Model) -> None:
+def test_a_seed_is_an_integer_of_any_library(model: Model) -> None:
     tune = model.sample(bars=2, seed=np.int64(5))  # type: ignore[arg-type]
     assert tune.recipe == model.sample(bars=2, seed=5).recipe
     assert Recipe.from_text(tune.recipe.to_text()) == tune.recipe
@@ -63,6 +63,6 @@ def test_a_seed_is_a_whole_number_of_any_library(model: Model) -> None:
 
 @pytest.mark.parametrize("name", ["seed", "number"])
 @pytest.mark.parametrize("value", ["x", 1.5, b"1"])
-def test_a_seed_that_is_no_whole_number_is_refused(model: Model, name: str, value: Any) -> None:
+def test_a_non_integer_seed_is_refused(model: Model, name: str, value: Any) -> None:
     with pytest.raises(InvalidValue, match=f"{name} .*: write a whole number"):
         model.sample(bars=2, **{"seed": 1} | {name: value})

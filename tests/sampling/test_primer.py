@@ -49,14 +49,14 @@ def test_a_tune_goes_on_from_inside_a_bar(model: Model) -> None:
     assert tune.messages == ()
 
 
-def test_a_primer_is_moved_to_the_key_that_is_asked_for(model: Model) -> None:
+def test_a_primer_is_transposed_to_the_requested_key(model: Model) -> None:
     tune = model.sample(primer=idea(), bars=8, key="Am", seed=1)
     moved = [(onset, pitch + 5, duration) for onset, pitch, duration in notes_of(idea())]
     assert begins(tune.score, moved)
     assert tune.messages == ("it is moved from E minor to A minor",)
 
 
-def test_a_primer_is_cut_anew_in_another_meter(model: Model) -> None:
+def test_a_primer_is_rebarred_in_another_meter(model: Model) -> None:
     tune = model.sample(primer=idea(), bars=8, meter="4/4", seed=1)
     assert begins(tune.score, notes_of(idea()))
     assert tune.score.meter == Meter(4, 4)
@@ -111,7 +111,7 @@ def test_any_notes_are_fitted_or_refused(
         ),
     ],
 )
-def test_primers_that_cannot_be_are_refused(model: Model, score: Score, message: str) -> None:
+def test_unusable_primers_are_refused(model: Model, score: Score, message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
         model.sample(primer=score, seed=1)
 
@@ -143,7 +143,7 @@ def test_of_several_voices_the_highest_is_taken(model: Model) -> None:
     assert tune.messages == ("of its 2 parts the highest is taken",)
 
 
-def test_a_file_that_is_no_music_is_refused(model: Model, tmp_path: Path) -> None:
+def test_a_file_without_music_is_refused(model: Model, tmp_path: Path) -> None:
     (tmp_path / "junk.mid").write_bytes(b"junk")
     with pytest.raises(MusicgenError, match="MThd is missing"):
         model.sample(primer=tmp_path / "junk.mid", seed=1)

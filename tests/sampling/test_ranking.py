@@ -39,7 +39,7 @@ def test_the_best_are_unlike_each_other() -> None:
     assert [ranked.similarity for ranked in chosen] == [0, 0]
 
 
-def test_what_speaks_against_a_tune_is_told() -> None:
+def test_outlying_figures_are_reported() -> None:
     (ranked,) = choose([tune(2, 20)], 5, RANGES)
     assert ranked.outliers == ("longest 20.00, of real tunes 0.00 to 16.00",)
 
@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_notes() -> None:
     assert measure_tune(Score(), {}).figures == {}
 
 
-def test_real_tunes_say_what_is_usual() -> None:
+def test_real_tunes_set_the_usual_ranges() -> None:
     ranges = measure_real_ranges(load("folk").index.note_index, (2.0, 4.0))
     assert ranges["bits"] == (2.0, 4.0)
     assert 1 < ranges["leap"][0] < 2.5 < ranges["leap"][1] < 5
@@ -78,7 +78,7 @@ def test_the_best_are_written_with_a_table(tmp_path: Path, monkeypatch: pytest.M
     [("--best 3 --count 2", "--best 3: exceeds --count 2"),
      ("--best 1 --count 2 --model model", "the model has no index")],
 )  # fmt: skip
-def test_what_cannot_be_chosen_is_refused(
+def test_best_without_an_index_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -45,7 +45,7 @@ def test_a_recipe_is_read() -> None:
 
 @pytest.mark.parametrize("field", PLACES)
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity", "[]", "1" * 5000])
-def test_what_is_no_number_is_refused(field: str, value: str) -> None:
+def test_non_numbers_are_refused(field: str, value: str) -> None:
     with pytest.raises(InvalidValue, match="its recipe cannot be read"):
         Recipe.from_text(text_with(field, value))
 
@@ -71,13 +71,11 @@ def test_a_number_that_fits_nowhere_is_refused(field: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("drawn.meter", '"7/99"', "meter 7/99: there is no such meter"),
-     ("drawn.rhythm", LONG, r"rhythm x{40}\.\.\.: there is no such rhythm"),
+    [("drawn.meter", '"7/99"', "meter 7/99 is unknown"),
+     ("drawn.rhythm", LONG, r"rhythm x{40}\.\.\. is unknown"),
      ("wishes.rhythm", LONG, "wishes.rhythm: expected str of length <= 100")],
 )  # fmt: skip
-def test_what_a_model_has_no_event_for_is_told_in_words(
-    field: str, value: str, message: str
-) -> None:
+def test_unknown_header_events_are_named_in_the_error(field: str, value: str, message: str) -> None:
     with pytest.raises(InvalidValue, match=message) as refusal:
         Recipe.from_text(text_with(field, value))
     assert "Event(" not in str(refusal.value)

@@ -208,7 +208,7 @@ def test_every_gradient_is_the_finite_difference(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_nothing_goes_back_over_the_start_of_a_tune(cell: str) -> None:
+def test_no_gradient_passes_the_start_of_a_tune(cell: str) -> None:
     case = draw(cell, 1, 5, 2, 3, 4, seed=3)
     starts = np.zeros((5, 2), bool)
     starts[2, 0] = True

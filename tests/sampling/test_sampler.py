@@ -22,7 +22,7 @@ def sampler(seed: int = 0) -> Sampler:
     return Sampler(RandomEngine(seed), SEEN_IDS)
 
 
-def test_wishes_are_granted() -> None:
+def test_options_are_met() -> None:
     options = SamplingOptions(
         Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73
     )
@@ -41,7 +41,7 @@ def test_wishes_are_granted() -> None:
         ({"meter": "7/0"}, "write 1 to 64 beats"),
     ],
 )
-def test_wishes_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
         SamplingOptions.parse(**options)
 
@@ -51,19 +51,19 @@ def test_wishes_out_of_range_are_refused(options: dict[str, Any], words: str) ->
     [
         (
             SamplingOptions(meter=Meter(17, 8)),
-            r"meter 17/8: the model has never met it; it knows 1/1",
+            r"meter 17/8: not in the training data, which has 1/1",
         ),
         (SamplingOptions(rhythm="tango"), r"rhythm 'tango' is unknown: choose one of air"),
     ],
 )
-def test_what_the_model_never_met_is_refused_with_what_it_knows(
+def test_values_outside_the_training_data_are_refused_by_name(
     options: SamplingOptions, words: str
 ) -> None:
     with pytest.raises(InvalidValue, match=words):
         sampler().sample(options, Noise(1))
 
 
-def test_wishes_are_written_and_read() -> None:
+def test_options_survive_a_json_round_trip() -> None:
     options = SamplingOptions(
         Key("F#", "minor"), Meter(3, 4), "waltz", 8, "AABB", 24, (62, 83), "tonic", 90.0, 12,
         0.7, 5, 0.9, 0.1, 6,
@@ -91,7 +91,7 @@ def test_a_cold_tune_takes_the_likeliest_events() -> None:
     assert {note.duration for note in score.notes} == {48}
 
 
-def test_a_small_change_keeps_the_luck() -> None:
+def test_a_small_change_keeps_the_noise() -> None:
     a, b = (
         Sampler(FixedEngine(FLAT), SEEN_IDS).draw_ids(
             SamplingOptions(meter=Meter(6, 8), bars=8, temperature=t), Noise(5)
@@ -116,7 +116,7 @@ class HeaderEngine(RandomEngine):
         return logits, state
 
 
-def test_a_dance_that_is_asked_for_gets_its_meter() -> None:
+def test_a_requested_dance_gets_its_meter() -> None:
     for seed in range(5):
         dances = Sampler(HeaderEngine(seed, spread=0.5), SEEN_IDS)
         free = dances.sample(SamplingOptions(bars=2, temperature=0.3), Noise(seed))

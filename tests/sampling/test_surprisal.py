@@ -80,7 +80,7 @@ def test_the_most_surprising_notes_are_marked() -> None:
     assert sum("*" in line for line in surprise.format_lines()) >= 1
 
 
-def test_it_is_told_bar_by_bar() -> None:
+def test_report_lists_bits_bar_by_bar() -> None:
     surprise = measure_surprise(RandomEngine(3), find_codec("measures"), tune())
     lines = list(surprise.format_lines())
     assert [line.split(":")[0] for line in lines[:-1]] == ["bar 0", "bar 1", "bar 2", "bar 3"]
@@ -122,7 +122,7 @@ def check_ownership(codec: AnyCodec, score: Score) -> None:
     assert kinds <= {"tuplet", "duration", "pitch", "drum", "hold", "on", "off", "velocity"}
 
 
-def test_a_text_has_bits_a_character() -> None:
+def test_a_text_has_bits_per_character() -> None:
     codec = find_codec("text")
     surprise = measure_surprise(FixedEngine(np.zeros(len(codec.vocabulary))), codec, "abc")
     assert (surprise.notes, surprise.count) == ((), 3)

@@ -214,7 +214,7 @@ def test_tunes_from_an_untrained_checkpoint_are_whole(tmp_path: Path) -> None:
     check_all(tunes, tmp_path)
 
 
-def test_the_luck_of_two_tunes_differs() -> None:
+def test_noise_of_two_tunes_differs() -> None:
     flat = Sampler(RandomEngine(0, spread=0.0), SEEN_IDS)
     first, second = (flat.draw_ids(SamplingOptions(bars=4), Noise(1, number)) for number in (0, 1))
     assert not np.array_equal(first, second)
