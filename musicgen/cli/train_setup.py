@@ -173,7 +173,7 @@ def _explain_other_option(name: str, value: Any, saved_value: Any, config: Path)
     flag = "SOURCE" if name == "sources" else f"--{name.replace('_', '-')}"
     saved_text = "a number of epochs" if name == "minutes" else _format_option_value(saved_value)
     return (
-        f"{flag} {_format_option_value(value)}: the run to resume has {saved_text};"
+        f"{flag} {_format_option_value(value)}: the run that is resumed has {saved_text};"
         f" leave it out, or train another --name (the run's options are in {config})"
     )
 

@@ -76,7 +76,7 @@ class ModelWithProgress(Model):
     def _surprisal_engine(self) -> NumpyEngine:
         return NumpyEngine.of(self.checkpoint)
 
-    def surprise(self, piece: Score | str) -> Surprise:
+    def measure_surprise(self, piece: Score | str) -> Surprise:
         """Return the bits of each note, measured with an engine that is reused between tunes."""
         return measure_surprise(self._surprisal_engine, self.codec, piece)
 

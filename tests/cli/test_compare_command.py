@@ -44,7 +44,7 @@ def test_compare_prints_a_table_and_writes_a_report_and_json(tunes: Path, tmp_pa
     assert result.exit_code == 0, result.output
     names = ["window-4", "bag", "window-64", "n-gram", "lstm", "lstm unclipped"]
     assert [rung["rung"] for rung in json.loads(result.stdout)["rungs"]] == names
-    for args in ("40 of 40 tunes", "train 32 tunes", "6/6  lstm unclipped: learning", *names):
+    for args in ("40 of 40 tunes", "train 37 tunes", "6/6  lstm unclipped: learning", *names):
         assert args in result.stderr
     assert f"{page}: open it in a browser" in result.stderr
     assert page.read_text().startswith("<!doctype html>")
@@ -93,7 +93,7 @@ def test_compare_refuses_a_single_tune(single: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "output"),
     [
-        (("--cells", "lstm,transformer"), "cell 'transformer' is unknown: choose of lstm"),
+        (("--cells", "lstm,transformer"), "cell 'transformer' is unknown: choose one of lstm"),
         (("--minutes", "0"), "0.0 is not in the range 0<x<="),
         (("--parameters", "5"), "5 is not in the range"),
         (("--out", "/nowhere/at/all.html"), "there is no folder"),

@@ -15,11 +15,21 @@ import pytest
 from musicgen.cli.sample import TABLE_COLUMNS
 from musicgen.corpus.build import build
 from musicgen.files import is_partial, make_partial_path
+from tests.cli.test_origin import save_indexed_model
 from tests.command_runner import assert_refused, run, run_ok
 from tests.synthetic_tunes import tune
 
 THESIS = "ten years of work"
 PYTHON_PATH = os.pathsep.join(entry for entry in sys.path if entry)
+
+
+@pytest.fixture(scope="module")
+def sample_args(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Return arguments that sample short tunes from a small model with an index."""
+    folder = tmp_path_factory.mktemp("indexed")
+    (folder / "book.abc").write_text("".join(tune(number) for number in range(1, 6)))
+    model = save_indexed_model(folder / "model", folder / "book.abc")
+    return ("sample", "--model", str(model), "--bars", "4", "--seed", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -41,30 +51,28 @@ def start(
     )  # fmt: skip
 
 
-def test_foreign_recipe_file_is_kept(cwd: Path) -> None:
+def test_foreign_recipe_file_is_kept(cwd: Path, sample_args: tuple[str, ...]) -> None:
     (cwd / "song.wav.recipe.json").write_text(THESIS)
     for args in ([], ["--force"]):
-        assert_refused(
-            run("sample", "--out", "song.wav", "--seed", "1", *args), 2, "recipe.json exists"
-        )
+        assert_refused(run(*sample_args, "--out", "song.wav", *args), 2, "recipe.json exists")
     (cwd / "tune.abc").write_text(tune(1))
     run_ok("render", "tune.abc", "--out", "song.wav", "--force")
     assert (cwd / "song.wav.recipe.json").read_text() == THESIS
 
 
-def test_recipe_of_a_replaced_file_is_removed(cwd: Path) -> None:
+def test_recipe_of_a_replaced_file_is_removed(cwd: Path, sample_args: tuple[str, ...]) -> None:
     (cwd / "tune.abc").write_text(tune(1))
-    run_ok("sample", "--out", "song.svg", "--seed", "1")
+    run_ok(*sample_args, "--out", "song.svg")
     assert (cwd / "song.svg.recipe.json").exists()
-    run_ok("sample", "--out", "song.svg", "--seed", "2", "--force")
+    run_ok(*sample_args, "--out", "song.svg", "--seed", "2", "--force")
     run_ok("render", "tune.abc", "--out", "song.svg", "--force")
     assert not (cwd / "song.svg.recipe.json").exists()
 
 
-def test_foreign_table_file_is_kept(cwd: Path) -> None:
+def test_foreign_table_file_is_kept(cwd: Path, sample_args: tuple[str, ...]) -> None:
     (cwd / "tunes").mkdir()
     (cwd / "tunes" / "index.tsv").write_text(THESIS)
-    args = ("sample", "--out", "tunes/", "--count", "2", "--best", "1", "--seed", "1", "--force")
+    args = (*sample_args, "--out", "tunes/", "--count", "2", "--best", "1", "--force")
     assert_refused(run(*args), 2, "index.tsv exists and is not a table of tunes")
     assert [path.name for path in (cwd / "tunes").iterdir()] == ["index.tsv"]
     (cwd / "tunes" / "index.tsv").write_text("\t".join(TABLE_COLUMNS) + "\n")
@@ -111,20 +119,21 @@ def test_link_to_a_data_set_is_not_replaced(cwd: Path) -> None:
     assert sorted(path.name for path in cwd.iterdir()) == ["data", "link", "tune.abc"]
 
 
-def test_partial_files_of_a_killed_process_are_removed_at_the_next_start(cwd: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed_at_the_next_start(
+    cwd: Path, sample_args: tuple[str, ...]
+) -> None:
     (cwd / "tune.abc").write_text(tune(1))
     foreign = cwd / ".song.mid.0123abcd.partial"
     foreign.write_text(THESIS)
-    for args in (("sample", "--out", "song.mid", "--seed", "1"),
-                  ("render", "tune.abc", "--out", "other.mid")):  # fmt: skip
+    for args in ((*sample_args, "--out", "song.mid"), ("render", "tune.abc", "--out", "other.mid")):
         make_partial_path(cwd / "song.mid").write_text("half")
         run_ok(*args)
         assert not [path for path in cwd.iterdir() if is_partial(path.name)]
     assert foreign.read_text() == THESIS
 
 
-def test_interrupt_leaves_only_complete_files(cwd: Path) -> None:
-    process = start("sample", "--out", "tunes/", "--count", "2000", "--jobs", "2", folder=cwd)
+def test_interrupt_leaves_only_complete_files(cwd: Path, sample_args: tuple[str, ...]) -> None:
+    process = start(*sample_args, "--out", "tunes/", "--count", "2000", "--jobs", "2", folder=cwd)
     deadline = time.monotonic() + 100
     while not ((cwd / "tunes").is_dir() and len(list((cwd / "tunes").iterdir())) > 0):
         assert time.monotonic() < deadline
@@ -140,8 +149,10 @@ def test_interrupt_leaves_only_complete_files(cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_file_size_limit_is_reported_in_one_line(cwd: Path, jobs: str) -> None:
-    args = ("sample", "--out", "tunes/", "--count", "4", "--jobs", jobs, "--seed", "1")
+def test_file_size_limit_is_reported_in_one_line(
+    cwd: Path, sample_args: tuple[str, ...], jobs: str
+) -> None:
+    args = (*sample_args, "--out", "tunes/", "--count", "4", "--jobs", jobs)
     process = start(*args, file_bytes=64, folder=cwd)
     _, message = process.communicate(timeout=100)
     assert process.returncode == 1, message

@@ -21,18 +21,22 @@ from tests.related_tunes import indexed
 BOOK = "".join(synthetic_tunes.tune(number) for number in range(1, 6))
 
 
+def save_indexed_model(folder: Path, book: Path) -> Path:
+    """Write untrained weights with the index of a book of tunes and return the model's folder."""
+    scores, _ = formats.read(book)
+    note_index = indexed(scores).note_index.with_reference_stats(
+        [4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0]
+    )
+    model = checkpoint.load(untrained(folder))
+    checkpoint.publish(folder, model.weights, model.manifest, {INDEX_FILE: note_index.to_bytes()})
+    return folder
+
+
 @pytest.fixture
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.abc").write_text(BOOK)
-    scores, _ = formats.read(tmp_path / "book.abc")
-    note_index = indexed(scores).note_index.with_reference_stats(
-        [4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0]
-    )
-    model = checkpoint.load(untrained(tmp_path / "model"))
-    checkpoint.publish(
-        model.folder, model.weights, model.manifest, {INDEX_FILE: note_index.to_bytes()}
-    )
+    save_indexed_model(tmp_path / "model", tmp_path / "book.abc")
     return tmp_path
 
 

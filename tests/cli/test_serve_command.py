@@ -167,7 +167,7 @@ reached = lambda: print("reached", flush=True)
 {HANGING_HANDLERS[handler]}
 saved_tunes.SavedTunes.list_tunes = list_tunes
 worker_pool.WorkerPool.start = lambda self: None
-server.GRACE, server.FORCED_EXIT_SECONDS = 0.2, {60 if handler == "an answer" else 1}
+server.GRACE_SECONDS, server.FORCED_EXIT_SECONDS = 0.2, {60 if handler == "an answer" else 1}
 commands(["serve", "--no-open", "--port", "0"])
 """
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -168,7 +168,7 @@ def test_speed_follows_a_slower_machine() -> None:
     state = ProgressState(clock=clock)
     for step in range(1, 401):
         tokens_per_second = 4_000.0 if step <= 200 else 1_000.0
-        state.update(at(step, tokens_per_second=tokens_per_second, planned=10**7))
+        state.update(at(step, tokens_per_second=tokens_per_second, planned_tokens=10**7))
     assert state.tokens_per_second.value == pytest.approx(1_000, rel=0.05)
 
 

@@ -169,9 +169,9 @@ def test_signal_before_training_interrupts() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--hidden", "16"], "--hidden 16: the run to resume has 8"),
-        (["--epochs", "9"], "--epochs 9.0: the run to resume has 4.0"),
-        (["--codec", "measures"], "--codec measures: the run to resume has text"),
+        (["--hidden", "16"], "--hidden 16: the run that is resumed has 8"),
+        (["--epochs", "9"], "--epochs 9.0: the run that is resumed has 4.0"),
+        (["--codec", "measures"], "--codec measures: the run that is resumed has text"),
         (["--force"], "--resume and --force exclude each other"),
     ],
 )
@@ -232,11 +232,15 @@ def kill_before_first_save(*args: str) -> None:
 def test_run_killed_before_its_first_save_starts_again(cwd: Path) -> None:
     assert train(*TRAIN_ARGS, name="whole").exit_code == 0
     kill_before_first_save(*TRAIN_ARGS, "--name", "mine")
-    assert_refused(train("--resume", "--hidden", "16"), 2, "--hidden 16: the run to resume has 8")
     assert_refused(
-        train("--resume", "other.abc"), 2, "SOURCE other.abc: the run to resume has tune"
+        train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8"
     )
-    assert_refused(train("--resume", "--minutes", "5"), 2, "--minutes 5.0: the run to resume has a")
+    assert_refused(
+        train("--resume", "other.abc"), 2, "SOURCE other.abc: the run that is resumed has tune"
+    )
+    assert_refused(
+        train("--resume", "--minutes", "5"), 2, "--minutes 5.0: the run that is resumed has a"
+    )
     result = train("--resume")
     assert result.exit_code == 0, result.output
     assert "no saved state; the run starts from the beginning" in result.output
