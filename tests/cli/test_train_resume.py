@@ -211,8 +211,8 @@ def begin_and_kill(*words: str) -> None:
     """Train in a process of its own, killed between its first update and its first state."""
     code = (
         "import os, signal, sys\n"
-        "from musicgen.training.run import Run\n"
-        "Run.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from musicgen.training.run import TrainingRun\n"
+        "TrainingRun.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from musicgen.cli import commands\n"
         "commands(sys.argv[1:])\n"
     )
@@ -292,7 +292,7 @@ def test_a_damaged_state_is_spoken_of(stopped: Path, monkeypatch: pytest.MonkeyP
     newest.write_bytes(newest.read_bytes()[:-1])
     result = train("--resume")
     assert result.exit_code == 0, result.output
-    assert "values.json: its bytes changed since it was written; the one before" in result.output
+    assert "its bytes changed since it was written; using the previous one" in result.output
 
 
 def command(*words: str) -> subprocess.Popen[str]:
