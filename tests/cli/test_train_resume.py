@@ -302,7 +302,7 @@ def test_damaged_state_falls_back_to_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-1])
     result = train("--resume")
     assert result.exit_code == 0, result.output
-    assert "values.json: its bytes changed since it was written; the one before" in result.output
+    assert "its bytes changed since it was written; using the previous one" in result.output
 
 
 def start_train(*args: str) -> subprocess.Popen[str]:

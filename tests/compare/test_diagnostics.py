@@ -169,7 +169,7 @@ def test_iterate_states_ends_in_the_state_of_the_model(cell: str) -> None:
 
 
 def test_empty_list_of_tunes_is_refused() -> None:
-    with pytest.raises(InvalidValue, match=r"no tune was given .* give one at least"):
+    with pytest.raises(InvalidValue, match=r"no tune was given .* give at least one"):
         compute_gradient_decay(make_model(), [], make_rng())
     with pytest.raises(InvalidValue, match="no tune was given"):
         compute_half_lives(make_model(), [])

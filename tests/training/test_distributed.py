@@ -22,9 +22,9 @@ from musicgen.training.distributed import SINGLE_PROCESS, Ranks, join_process_gr
 from musicgen.training.trainer import Trainer, TrainerState
 
 ROOT = Path(__file__).parents[2]
-UPDATES = 50
+UPDATES = 20
 SETTINGS = TrainingSettings(
-    tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=600, precision="fp32"
+    tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=100, precision="fp32"
 )
 THREADS = Path("/proc/self/task")
 NEEDS_PROC = pytest.mark.skipif(not THREADS.exists(), reason="threads are counted in /proc")
