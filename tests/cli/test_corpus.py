@@ -114,7 +114,7 @@ ODD_SOURCES: dict[str, tuple[int, str]] = {
     "pipe.toml": (2, "pipe.toml is not a corpus card: it is a device or pipe; only regular files"),
     "of-nothing.toml": (2, "corpus of-nothing: includes: there is no file, folder or corpus 'no'"),
     "closed.toml": (1, "http://127.0.0.1:9/a.zip: the download stops at 0 of 5 bytes"),
-    "no.zip": (1, "no.zip: it is no such archive, or damaged (File is not a zip file)"),
+    "no.zip": (1, "no.zip: it is damaged or not such an archive (File is not a zip file)"),
     "locked.zip": (1, "locked.zip/a.abc: it is encrypted: unpack it with its password"),
     "pipe.mid": (1, "pipe.mid: it is a device or pipe; only regular files are read"),
     "links": (1, "links/a.mid: it is a link; only regular files are read"),

@@ -87,7 +87,7 @@ def test_render_applies_its_options(cwd: Path) -> None:
     plain_seconds, counted_seconds, slow_seconds = (
         measure_seconds(Path(f"{n}.wav")) for n in ("plain", "counted", "slow")
     )
-    assert counted_seconds == pytest.approx(plain_seconds + 1, abs=0.05)
+    assert counted_seconds == pytest.approx(plain_seconds + 2, abs=0.05)  # two bars of 2/4
     assert slow_seconds == pytest.approx(plain_seconds + 4, abs=0.3)
     for view in ("score", "roll"):
         render_ok("one.abc", "--out", f"{view}.svg", "--view", view)
