@@ -68,7 +68,7 @@ def test_training_works_with_few_files(tmp_path: Path, count: int, suffix: str) 
     write_tunes(tmp_path / "tunes", count, suffix)
     output = train("--epochs", "0.1")
     assert EXPLANATIONS[count] in output
-    assert ("valid:" in output) == (count == 20)
+    assert ("validation:" in output) == (count == 20)
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     parts = manifest.corpus["tunes"]
     assert parts == {"train": 17 if count == 20 else count, "valid": 3 * (count == 20), "test": 0}
