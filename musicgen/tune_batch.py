@@ -1,6 +1,6 @@
 """Many tunes of one request, generated in this process or in several.
 
-Tune k is the same, whatever the number of tunes and processes.
+Tune k is the same for any number of tunes and processes.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _tweak_from_notes(
     candidates: int,
     changes: dict[str, Any],
 ) -> Tune:
-    """Generate a variant of a file's notes, whatever its recipe says of their shape."""
+    """Generate a variant of a file's notes, regardless of the shape in its recipe."""
     request = recipe.request if recipe else GenerationRequest(SamplingOptions(), 0)
     unset: dict[str, Any] = dict.fromkeys(_SHAPE_OPTIONS)
     free_options = replace(request.options, **unset)

@@ -56,14 +56,14 @@ class RandomEngine:
     """An engine that says something else each time."""
 
     def __init__(self, seed: int, spread: float = 2.0) -> None:
-        self.luck = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self.spread = spread
 
     def start(self) -> None:
         return None
 
     def step(self, ids: Sequence[int], context: object, state: None) -> tuple[np.ndarray, None]:
-        return self.luck.normal(size=len(MEASURES)) * self.spread, state
+        return self.rng.normal(size=len(MEASURES)) * self.spread, state
 
 
 def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:

@@ -253,7 +253,7 @@ def _filter_response(ratio: Float32Array, resonance: int) -> Float32Array:
         ratio: frequencies divided by the cutoff.
         resonance: height of the peak at the cutoff, in tenths of a decibel.
     """
-    peak_decibels = resonance / 10 - 3.01  # a resonance of 0 is no peak at all
+    peak_decibels = resonance / 10 - 3.01  # a resonance of 0 has no peak
     peak, square = 10 ** (peak_decibels / 20), ratio * ratio
     level = 10 ** (-max(peak_decibels, 0) / 40)  # synthesisers lower the level by half the peak
     return np.asarray(level / np.sqrt((1 - square) ** 2 + square / peak**2), dtype=np.float32)

@@ -1,6 +1,6 @@
 """The notes that a tune starts from: any score, fitted to what a model can write.
 
-A primer is one line of notes in the model's key and grid. Whatever had to be changed is told.
+A primer is one line of notes in the model's key and grid. Every change is reported.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class Surprise:
         rest = ", ".join(f"{kind} {bits:.1f}" for kind, bits in most)
         yield (
             f"{self.bits:.1f} bits, {self.bits_per_note:.2f} a {unit}; of them"
-            f" {sum(self.other_bits.values()):.1f} for what is no note ({rest})"
+            f" {sum(self.other_bits.values()):.1f} for other events ({rest})"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class MeasuresGrammar:
         return not self.in_bar or (self.duration is None and self.is_full)
 
     def state_key(self) -> tuple[object, ...]:
-        """Return a key that is equal for equivalent positions in a bar, whatever the form.
+        """Return a key that is equal for equivalent positions in a bar, for any form.
 
         Every attribute counts except those replaced here, so that a new one is never forgotten.
         The further tones of a chord are looked up separately and do not count.

@@ -123,7 +123,7 @@ def test_tunes_are_drawn_one_by_one_where_logits_are_too_far_off(
     expected = one_by_one(sampler, options, 6)
     off_by(0.2, monkeypatch)
     assert dict(stream(sampler, options).draw(range(6))) == expected
-    loose = replace(stream(sampler, options), is_exact=False)  # had nobody looked
+    loose = replace(stream(sampler, options), is_exact=False)  # without the check
     assert dict(loose.draw(range(6))) != expected
 
 

@@ -116,7 +116,7 @@ def test_noise_is_standard_gumbel_over_seeds_bars_and_events() -> None:
         np.array([hash_combine(0, seed) for seed in range(10)], np.uint64), bars
     )
     noise = np.sort(gumbel_noise(keys[:, :, None], np.arange(50, dtype=np.uint64)).ravel())
-    share = np.exp(-np.exp(-noise))  # uniform, if the luck is Gumbel's (inverse transform)
+    share = np.exp(-np.exp(-noise))  # uniform, if the noise is Gumbel's (inverse transform)
     expected = (np.arange(len(noise)) + 0.5) / len(noise)
     assert np.abs(share - expected).max() < 1.95 / len(noise) ** 0.5  # Kolmogorov, p = 0.001
 

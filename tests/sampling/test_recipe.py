@@ -1,4 +1,4 @@
-"""Recipes that others wrote: whatever number stands in them, they are read or refused."""
+"""Recipes from other writers are read or refused, with any number in them."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_small_change_keeps_the_noise() -> None:
         )
         for t in (1.0, 1.01)
     )
-    assert a == b  # flat logits stay flat at any temperature, and the luck is the same
+    assert a == b  # flat logits stay flat at any temperature, and the noise is the same
 
 
 class HeaderEngine(RandomEngine):

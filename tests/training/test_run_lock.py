@@ -279,7 +279,7 @@ def test_no_run_starts_in_a_foreign_folder(folder: Path) -> None:
     write_thesis(folder)
     message = "not the folder of a training run"
     with pytest.raises(OutputExists, match=message), lock_run(folder, exists=True):
-        pytest.fail("it is no run")
+        pytest.fail("not a run")
     assert names(folder) == ["thesis.tex"]
 
 
