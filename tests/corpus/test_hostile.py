@@ -61,7 +61,8 @@ try:
     main()
 except SystemExit as end:
     print("exit", end.code or 0)
-used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+used *= 1 if sys.platform == "darwin" else 1024
 if sys.platform == "linux":  # there the peak of the parent is inherited, but not in VmHWM
     (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     used = int(line.split()[1]) * 1024
