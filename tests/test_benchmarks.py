@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+SLOW = {
+    "ablation", "adapt", "corpus", "fuzz_api", "fuzz_inputs", "growth", "playground", "sampling",
+    "same_behaviour", "serving", "training",
+}  # fmt: skip
+SCRIPTS = [
+    pytest.param(path, marks=pytest.mark.promises if path.stem in SLOW else (), id=path.stem)
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_benchmark_prints_figures(script: Path) -> None:
     process = subprocess.run(
         [sys.executable, str(script), "--toy"], cwd=ROOT, capture_output=True, text=True,

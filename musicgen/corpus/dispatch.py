@@ -41,6 +41,7 @@ _READING_PACKAGES: Final = ("music", "notation", "formats", "tokens", "corpus")
 _LIBRARIES: Final = ("mido", "music21", "numpy")
 MAX_IN_FLIGHT: Final = 64  # files that an executor holds at a time, unless it has more workers
 PROGRESS_INTERVAL: Final = 50  # tunes
+CONNECT_SECONDS = 10.0  # for a Dask scheduler to answer; tests set it lower
 MAX_RESENDS: Final = 3  # times that a file is sent again after its result was lost
 Lines = Iterator[bytes]
 FileCallback = Callable[[int | None], None]  # the number of a finished file, or None: some tunes
@@ -364,7 +365,7 @@ def connect_dask(address: str) -> Iterator[Executor]:
     except ImportError as fault:
         raise InvalidValue("--dask needs Dask: pip install musicgen[cluster]") from fault
     try:
-        client = distributed.Client(address, timeout="10s", set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as fault:
         raise InvalidValue(
             f"no Dask scheduler answers at {address!r} ({fault!s:.60}); start one with"

@@ -89,7 +89,10 @@ def test_data_set_records_its_codec(tunes: Path, codec: str) -> None:
         (["--seconds", "0"], "0"),
     ],
 )
-def test_build_refuses_bad_options_in_one_line(tunes: Path, args: list[str], message: str) -> None:
+def test_build_refuses_bad_options_in_one_line(
+    tunes: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    monkeypatch.setattr("musicgen.corpus.dispatch.CONNECT_SECONDS", 0.5)
     result = run_build(tunes, *args)
     assert result.exit_code == 2
     assert message in result.output

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from musicgen.corpus import dispatch
 from musicgen.corpus.build import BuildProgress, build
 from musicgen.corpus.dispatch import connect_dask
 from musicgen.errors import InvalidValue
@@ -89,7 +90,8 @@ def test_cluster_that_loses_a_worker_builds_same_bytes(book: Any, tmp_path: Path
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
-def test_refuses_address_without_scheduler() -> None:
+def test_refuses_address_without_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "CONNECT_SECONDS", 0.5)
     with (
         pytest.raises(InvalidValue, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
         connect_dask("tcp://127.0.0.1:9"),
