@@ -1,4 +1,4 @@
-"""The project's one error family.
+"""The error family, with its exit codes and the reasons for refusing a file.
 
     MusicgenError            exit code 1: the work began and failed
     ├── Refusal              one tune or file cannot be used; the others can

@@ -1,4 +1,4 @@
-"""Files on disk: atomic writes, bounded reads of regular files, locks and SHA-256 hashes.
+"""Files on disk: atomic writes, refusal to overwrite, bounded reads, locks, SHA-256 hashes.
 
 `write_atomically` and `create_folder_atomically` write to a hidden `.NAME.*.partial` beside the
 target and rename it when it is complete. A partial file is locked while its writer runs, so that

@@ -1,4 +1,6 @@
-"""Command line: one module per command, which parses options, makes one call and prints.
+"""The command group: turns errors and Ctrl-C into one line and an exit code.
+
+Each command is a module, which parses options, makes one call and prints.
 
 A command's module is imported only when the command is used, so `--help` and `sample` start fast.
 """

@@ -1,4 +1,4 @@
-"""Graceful stop on SIGINT (Ctrl-C), SIGTERM and SIGHUP."""
+"""Graceful stop of a training run on SIGINT (Ctrl-C), SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 

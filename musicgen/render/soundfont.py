@@ -1,4 +1,4 @@
-"""Read SoundFont 2 files: the samples of each instrument, and how to play them.
+"""Read SoundFont 2 files: the bytes of samples and the parameters of each instrument.
 
 Source: SoundFont Technical Specification 2.04, chapters 7 to 9. The default font is the General
 MIDI set of 6 MB that pretty_midi contains. `synth_voice` plays it, since the synthesiser of symusic

@@ -1,4 +1,4 @@
-"""One key of an instrument: sample, filter and envelopes (SoundFont 2.04, chapter 9).
+"""The sound of one key of an instrument: tuning, sample, filter, envelopes (SoundFont 2.04).
 
 `measure_mistuning` measures how far the samples of a font are out of tune, so that the voice can
 correct it: the accordion of the default font is over half a semitone flat.

@@ -1,4 +1,4 @@
-"""Sampling of one event: filters of the distribution, and noise keyed by musical position.
+"""The draw of one event: temperature, top-k, top-p and min-p, and noise keyed by position.
 
 The noise depends on the seed, the position in the music and the event, not on the number of draws
 before, so a small change of an option changes the tune little. An event is sampled by the

@@ -1,4 +1,4 @@
-"""Sampling options: what a user asks of a tune, checked once, from text or from JSON.
+"""Sampling options, checked once, and what holds without them: default tempos per dance, tonics.
 
 Defaults that depend on the tune are customary: tempos by dance and meter, tonics by mode.
 """

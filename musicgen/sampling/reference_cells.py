@@ -1,4 +1,4 @@
-"""Recurrent cells and the whole language model, forward and backward through time, in NumPy.
+"""The LSTM, GRU and RNN written out for reading, forward and backward through time, in NumPy.
 
 `engine` takes one step of one tune, as fast as it can. This module has the same arithmetic for a
 window and a batch, written to be read. Names and order of the weights are torch's; a test holds
