@@ -1,8 +1,8 @@
-"""What each codec makes of the same tunes: ids, what is lost, how far onsets move.
+"""Compare the codecs on the same tunes: number of ids, lost notes, onset errors.
 
 python benchmarks/codecs.py            the chorales of music21's corpus, a few minutes
-python benchmarks/codecs.py --toy      four of them
-python benchmarks/codecs.py --example  the ids of a small tune in each codec: docs/codecs.md
+python benchmarks/codecs.py --toy      four chorales
+python benchmarks/codecs.py --example  the ids of a small tune in each codec, as in docs/codecs.md
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.formats import abc, musicxml
-from musicgen.music.performed import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Score
-from musicgen.tokens.codec import AnyCodec, first_illegal
-from musicgen.tokens.codecs import CODECS, find
+from musicgen.tokens.codec import AnyCodec, find_first_illegal
+from musicgen.tokens.registry import CODECS, find_codec
 
 EXAMPLE = "X:1\nT:Small\nR:jig\nM:6/8\nL:1/8\nQ:3/8=100\nK:G\n|:D|G2A B2c|(3ABA G-G2:|\n"
-NOTES = ("measures", "performance", "frames", "frames-16")
+NOTE_CODECS = ("measures", "performance", "frames", "frames-16")
 
 
 def main() -> None:
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.example:
-        print("\n".join(example()))
+        print("\n".join(format_examples()))
         return
-    scores = list(chorales(4 if options.toy else None))
-    rows = [measured(find(name), scores) for name in NOTES]
+    scores = list(read_chorales(4 if options.toy else None))
+    rows = [measure_codec(find_codec(name), scores) for name in NOTE_CODECS]
     if options.json:
         print(json.dumps(rows))
         return
@@ -42,19 +42,19 @@ def main() -> None:
     print(f"ratio of ids, performance to measures: {rows[1]['ids'] / rows[0]['ids']:.2f}")
 
 
-def example() -> Iterator[str]:
-    """Show a small tune in each codec."""
+def format_examples() -> Iterator[str]:
+    """Yield a small tune as ids of each codec."""
     (score,), _ = abc.parse(EXAMPLE)
     for name, codec in CODECS.items():
-        text = name.startswith("text")
-        fitted = codec.fit([EXAMPLE.strip()]) if text else codec  # type: ignore[attr-defined]
-        encoded = fitted.encode(EXAMPLE.strip() if text else score)
-        names = fitted.vocabulary.names
+        is_text = codec.unit == "character"
+        fitted_codec = codec.fit([EXAMPLE.strip()]) if is_text else codec  # type: ignore[attr-defined]
+        encoded = fitted_codec.encode(EXAMPLE.strip() if is_text else score)
+        names = fitted_codec.vocabulary.names
         yield f"\n{name}: {len(encoded.ids)} ids of {len(names)} events, {encoded.lost} lost"
         yield " ".join(repr(names[id_])[1:-1] for id_ in encoded.ids)
 
 
-def chorales(count: int | None) -> Iterator[Score]:
+def read_chorales(count: int | None) -> Iterator[Score]:
     import music21
 
     folder = Path(music21.__file__).parent / "corpus" / "bach"
@@ -63,33 +63,34 @@ def chorales(count: int | None) -> Iterator[Score]:
         yield from scores
 
 
-def measured(codec: AnyCodec, scores: Sequence[Score]) -> dict[str, Any]:
-    """Encode, decode and encode all scores."""
-    ids = notes = lost = unequal = illegal = worst = 0
+def measure_codec(codec: AnyCodec, scores: Sequence[Score]) -> dict[str, Any]:
+    """Encode, decode and re-encode all scores; return what was counted."""
+    ids = notes = lost = unequal_count = illegal_count = largest_error = 0
     for score in scores:
         encoded = codec.encode(score)
         decoded = codec.decode(encoded.ids, encoded.setting)
-        unequal += codec.encode(decoded.piece).ids != encoded.ids or decoded.dropped > 0
-        walk = codec.walk(encoded.setting, strict=False)
-        illegal += first_illegal(encoded.ids, walk) is not None
+        unequal_count += codec.encode(decoded.piece).ids != encoded.ids or decoded.dropped > 0
+        grammar = codec.create_grammar(encoded.setting, strict=False)
+        illegal_count += find_first_illegal(encoded.ids, grammar) is not None
         ids, lost = ids + len(encoded.ids), lost + encoded.lost
         notes += len(score.unfolded().notes)
-        worst = max(worst, moved(score, decoded.piece))
+        largest_error = max(largest_error, find_largest_onset_error(score, decoded.piece))
     return {
         "codec": codec.name, "events": len(codec.vocabulary), "tunes": len(scores),
-        "notes": notes, "ids": ids, "ids_a_note": round(ids / notes, 2), "lost": lost,
-        "not_equal_again": unequal, "not_in_grammar": illegal, "onset_moves_ms": worst,
+        "notes": notes, "ids": ids, "ids_per_note": round(ids / notes, 2), "lost": lost,
+        "unequal_after_round_trip": unequal_count, "illegal": illegal_count,
+        "largest_onset_error_ms": largest_error,
     }  # fmt: skip
 
 
-def moved(before: Score, after: Score) -> int:
-    """Return how far the onset of a note that is there is, at the most, from one in the score."""
+def find_largest_onset_error(original: Score, decoded_score: Score) -> int:
+    """Return the largest distance, in ms, of a decoded onset from the nearest original one."""
     onsets: dict[int, list[int]] = {}
-    for note in performed(before).notes:
+    for note in to_performance(original).notes:
         onsets.setdefault(note.pitch, []).append(note.onset)
     nearest = (
         min(abs(onset - note.onset) for onset in onsets[note.pitch])
-        for note in performed(after).notes
+        for note in to_performance(decoded_score).notes
     )
     return max(nearest, default=0)
 

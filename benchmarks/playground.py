@@ -1,13 +1,12 @@
-"""How soon a tune stands on the screen, and the pictures of docs/playground.md.
+"""Measure the time until a new tune is on the screen; take the pictures of docs/playground.md.
 
-    python benchmarks/playground.py                           50 tunes of 32 bars; minutes
+    python benchmarks/playground.py                           50 tunes of 32 bars; a few minutes
     python benchmarks/playground.py --screenshots docs/pictures
-    python benchmarks/playground.py --toy                     two small tunes, seconds
+    python benchmarks/playground.py --toy                     two small tunes; seconds
 
-What is timed: from the press of New tune to the frame in which the score is drawn, in headless
-Chromium (Debian's package), with `musicgen serve` beside it on the same machine. Beside it the same
-without a browser: from the request to the last byte of what a page shows. Wanted: a median under a
-second on two cores.
+Measured in headless Chromium (Debian's package), with `musicgen serve` on the same machine: from
+pressing "New tune" to the frame in which the score is drawn. For comparison, without a browser:
+from the request to the last byte of the tune. Target: a median under one second on two cores.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from typing import Any
 
 import httpx
 
-LIMIT = 1.0  # seconds
-WAIT = 60_000  # milliseconds
+TARGET_SECONDS = 1.0  # seconds
+TIMEOUT_MS = 60_000  # milliseconds
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FOLK = Path(__file__).parents[1] / "checkpoints" / "folk"
-COLOURS = 128  # of a picture
-PRESS = """() => new Promise((resolve) => {
+PALETTE_SIZE = 128  # colours of a screenshot
+PRESS_AND_WAIT_JS = """() => new Promise((resolve) => {
   const view = document.getElementById("view-b");
   const start = performance.now();
   const seen = new MutationObserver(() => {
@@ -50,195 +49,211 @@ PRESS = """() => new Promise((resolve) => {
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How much is asked for."""
+class Size:
+    """How many tunes of how many bars."""
 
     bars: int
-    times: int
+    tune_count: int
 
 
-FULL, TOY = Shape(bars=32, times=50), Shape(bars=8, times=2)
+FULL, TOY = Size(bars=32, tune_count=50), Size(bars=8, tune_count=2)
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def run_server(folder: Path) -> Iterator[str]:
     """Run `musicgen serve` in a folder; yield its address."""
     command = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         try:
-            assert found is not None, "musicgen serve did not start"
-            yield found[0]
+            assert match is not None, "musicgen serve did not start"
+            yield match[0]
         finally:
             process.send_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
-def browsing() -> Iterator[Any]:
-    """Run a headless Chromium."""
+def run_browser() -> Iterator[Any]:
+    """Run headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM is not None
-    root = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-    flags = ["--autoplay-policy=no-user-gesture-required", "--force-color-profile=srgb", *root]
+    sandbox_flags = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    flags = [
+        "--autoplay-policy=no-user-gesture-required",
+        "--force-color-profile=srgb",
+        *sandbox_flags,
+    ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=WAIT)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=flags, timeout=TIMEOUT_MS
+        )
         yield browser
         browser.close()
 
 
-def opened(browser: Any, address: str, **options: Any) -> Any:
+def open_page(browser: Any, address: str, **options: Any) -> Any:
     """Open the playground and wait until it is ready."""
     page = browser.new_context(**options).new_page()
-    page.set_default_timeout(WAIT)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(address)
     page.locator("#model option").first.wait_for(state="attached")
     page.locator("#at-once").uncheck()
     return page
 
 
-# How soon
+# Times
 
 
-def asked(client: httpx.Client, bars: int) -> float:
-    """Return the seconds from asking for a tune to having all that is shown of it."""
-    start = time.perf_counter()
+def time_api(client: httpx.Client, bars: int) -> float:
+    """Return the seconds from the request to the whole answer, without a browser."""
+    start_time = time.perf_counter()
     job = client.post("/api/jobs", json={"do": "sample", "bars": bars}).json()["id"]
     with client.stream("GET", f"/api/jobs/{job}/events") as events:
         last = [line for line in events.iter_lines() if line.startswith("data:")][-1]
-    found = re.search(r'"tune": ?"(\w+)"', last)
-    assert found is not None, last
-    client.get(f"/api/tunes/{found[1]}").raise_for_status()
-    return time.perf_counter() - start
+    match = re.search(r'"tune": ?"(\w+)"', last)
+    assert match is not None, last
+    client.get(f"/api/tunes/{match[1]}").raise_for_status()
+    return time.perf_counter() - start_time
 
 
-def shown(page: Any, bars: int) -> Callable[[], float]:
-    """Return what presses New tune, and returns the seconds until its score is drawn."""
+def make_press(page: Any, bars: int) -> Callable[[], float]:
+    """Return a function that presses New tune and returns the seconds until its score is drawn."""
     page.locator("#knob-bars").fill(str(bars))
 
     def press() -> float:
         page.locator("#view-b").evaluate("(view) => view.replaceChildren()")
-        return float(page.evaluate(PRESS)) / 1000
+        return float(page.evaluate(PRESS_AND_WAIT_JS)) / 1000
 
     return press
 
 
-def told(name: str, seconds: Sequence[float]) -> float:
+def print_times(name: str, seconds: Sequence[float]) -> float:
     """Print a median and the 95th percentile; return the median."""
     median = statistics.median(seconds)
-    late = sorted(seconds)[min(len(seconds) - 1, int(0.95 * len(seconds)))]
-    print(f"{name}: median {median:.2f} s, 95th percentile {late:.2f} s, of {len(seconds)}")
+    percentile_95 = sorted(seconds)[min(len(seconds) - 1, int(0.95 * len(seconds)))]
+    print(
+        f"{name}: median {median:.2f} s, 95th percentile {percentile_95:.2f} s, of {len(seconds)}"
+    )
     return median
 
 
-def measure(shape: Shape) -> None:
-    """Measure both, in turn, and print them."""
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as address:
-        client = httpx.Client(base_url=address, timeout=WAIT / 1000)
-        asked(client, shape.bars)  # the model is warm from here on
-        print(f"folk, {shape.bars} bars, {os.cpu_count()} cores")
+def measure(size: Size) -> None:
+    """Measure with and without a browser, in turn, and print both."""
+    with tempfile.TemporaryDirectory() as folder, run_server(Path(folder)) as address:
+        client = httpx.Client(base_url=address, timeout=TIMEOUT_MS / 1000)
+        time_api(client, size.bars)  # loads the model
+        print(f"folk, {size.bars} bars, {os.cpu_count()} cores")
         if CHROMIUM is None:
-            told("without a browser", [asked(client, shape.bars) for _ in range(shape.times)])
-            print("chromium is not installed (Debian's package chromium): the rest is left out")
+            print_times(
+                "without a browser", [time_api(client, size.bars) for _ in range(size.tune_count)]
+            )
+            print("chromium is not installed (Debian package chromium): the page is not measured")
             return
-        with browsing() as browser:
-            press = shown(opened(browser, address), shape.bars)
+        with run_browser() as browser:
+            press = make_press(open_page(browser, address), size.bars)
             press()
-            pairs = [(asked(client, shape.bars), press()) for _ in range(shape.times)]
-        bare, whole = zip(*pairs, strict=True)
-        ratio = 1 / told("without a browser", bare)
-        median = told("New tune to score on the screen", whole)
-        verdict = "within" if median < LIMIT else "OVER"
-        print(f"{ratio * median:.2f} times as long with the browser; {verdict} {LIMIT:.0f} s")
+            pairs = [(time_api(client, size.bars), press()) for _ in range(size.tune_count)]
+        api_seconds, page_seconds = zip(*pairs, strict=True)
+        ratio = 1 / print_times("without a browser", api_seconds)
+        median = print_times("New tune to score on the screen", page_seconds)
+        verdict = "within" if median < TARGET_SECONDS else "OVER"
+        print(
+            f"{ratio * median:.2f} times as long with the browser; {verdict} {TARGET_SECONDS:.0f} s"
+        )
 
 
 # Pictures
 
 
-def paint(folder: Path) -> None:
-    """Take the pictures of the how-to page, always of the same tunes."""
+def take_screenshots(folder: Path) -> None:
+    """Take the screenshots of docs/playground.md, always with the same seeds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(FOLK, Path(place) / "checkpoints" / "mine")
-        with serving(Path(place)) as address, browsing() as browser:
-            for name, data in pictures(browser, address):
-                (folder / f"playground-{name}.png").write_bytes(smaller(data))
+    with tempfile.TemporaryDirectory() as work_folder:
+        shutil.copytree(FOLK, Path(work_folder) / "checkpoints" / "mine")
+        with run_server(Path(work_folder)) as address, run_browser() as browser:
+            for name, data in iter_screenshots(browser, address):
+                (folder / f"playground-{name}.png").write_bytes(quantise_png(data))
                 print(f"{folder / f'playground-{name}.png'}")
 
 
-def pictures(browser: Any, address: str) -> Iterator[tuple[str, bytes]]:
+def iter_screenshots(browser: Any, address: str) -> Iterator[tuple[str, bytes]]:
     """Yield each step of the how-to page as PNG."""
-    page = opened(browser, address, viewport={"width": 1280, "height": 860})
-    wish(page, {"bars": "32", "form": "AABB", "seed": "7"}, {"rhythm": "jig", "key": "D major"})
-    press(page, "#generate", "New tune")
+    page = open_page(browser, address, viewport={"width": 1280, "height": 860})
+    set_options(
+        page, {"bars": "32", "form": "AABB", "seed": "7"}, {"rhythm": "jig", "key": "D major"}
+    )
+    press_button(page, "#generate", "New tune")
     yield "first", page.screenshot()
     page.locator("#copies-on").check()
     yield "receipt", page.screenshot(full_page=True)
     page.locator("#copies-on").uncheck()
     page.locator("#knob-temperature").focus()
     page.keyboard.press("ArrowRight")
-    until(page, "changed")
+    wait_for_message(page, "changed")
     yield "knob", page.screenshot()
     page.locator("#bars .cell").first.click()
     page.locator("#bars .cell").nth(7).click(modifiers=["Shift"])
-    press(page, "#redraw", "Redrawn")
+    press_button(page, "#redraw", "Regenerated")
     yield "locked", page.screenshot()
-    press(page, "#compare", "A and B differ")
+    press_button(page, "#compare", "A and B differ")
     yield "compared", page.screenshot()
     page.locator("#compare").click()
-    press(page, "#keep", "Kept")
+    press_button(page, "#keep", "Saved")
     page.locator("#to-training").click()
     page.locator(".run path.held").wait_for()
     yield "training", page.locator(".shelves").screenshot()
-    phone = opened(browser, address, viewport={"width": 390, "height": 844})
+    phone = open_page(browser, address, viewport={"width": 390, "height": 844})
     phone.goto(page.url)
     phone.locator("#view-b .tune-score > svg").wait_for()
     phone.locator("#stage").evaluate("(stage) => stage.scrollIntoView()")
     yield "phone", phone.screenshot()
 
 
-def wish(page: Any, written: dict[str, str], chosen: dict[str, str]) -> None:
-    """Turn knobs before the first tune."""
+def set_options(page: Any, texts: dict[str, str], choices: dict[str, str]) -> None:
+    """Set options before the first tune."""
     page.locator("#more-knobs summary").click()
-    for name, value in written.items():
+    for name, value in texts.items():
         page.locator(f"#knob-{name}").fill(value)
-    for name, value in chosen.items():
+    for name, value in choices.items():
         page.locator(f"#knob-{name}").select_option(value)
     page.locator("#more-knobs summary").click()
 
 
-def press(page: Any, button: str, words: str) -> None:
-    """Press a button and wait until it is told that it is done."""
+def press_button(page: Any, button: str, message: str) -> None:
+    """Press a button and wait for its status message."""
     page.locator(button).click()
-    until(page, words)
+    wait_for_message(page, message)
 
 
-def until(page: Any, words: str) -> None:
-    """Wait until something is told, and the page is still."""
-    page.locator("#status").filter(has_text=words).wait_for()
+def wait_for_message(page: Any, message: str) -> None:
+    """Wait until the status line contains a message."""
+    page.locator("#status").filter(has_text=message).wait_for()
     page.mouse.move(0, 0)
 
 
-def smaller(data: bytes) -> bytes:
-    """Return a picture with fewer colours, and fewer bytes."""
+def quantise_png(data: bytes) -> bytes:
+    """Reduce the colours of a PNG, to save bytes."""
     from PIL import Image
 
-    found = BytesIO()
-    Image.open(BytesIO(data)).convert("RGB").quantize(COLOURS).save(found, "PNG", optimize=True)
-    return found.getvalue()
+    buffer = BytesIO()
+    Image.open(BytesIO(data)).convert("RGB").quantize(PALETTE_SIZE).save(
+        buffer, "PNG", optimize=True
+    )
+    return buffer.getvalue()
 
 
 def main() -> None:
-    """Measure, or take pictures."""
+    """Measure, or take screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--toy", action="store_true", help="two small tunes")
-    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="take the pictures")
-    given = parser.parse_args()
-    if given.screenshots:
-        paint(given.screenshots)
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="take screenshots")
+    arguments = parser.parse_args()
+    if arguments.screenshots:
+        take_screenshots(arguments.screenshots)
     else:
-        measure(TOY if given.toy else FULL)
+        measure(TOY if arguments.toy else FULL)
 
 
 if __name__ == "__main__":

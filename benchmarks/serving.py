@@ -1,22 +1,22 @@
-"""The playground's server under load, and how soon a tune is there.
+"""Measure the playground's server: under load, and the latency of a tune.
 
-    python benchmarks/serving.py              both, as below
+    python benchmarks/serving.py              both of the following
     python benchmarks/serving.py load         50 clients at once for 60 seconds
-    python benchmarks/serving.py latency      50 tunes of 32 bars, one after the other
+    python benchmarks/serving.py latency      50 tunes of 32 bars, one after another
     python benchmarks/serving.py --toy        seconds, for continuous integration
 
-`musicgen serve` runs as a process of its own; all that is sent stays on 127.0.0.1.
+`musicgen serve` runs in its own process; all traffic stays on 127.0.0.1.
 
-load: each client asks for tunes, follows them, fetches what is shown of them and their files,
-varies some, and asks again at once; whoever is told to wait (429) waits. A tune is *wrong* if it
-has not the bars, key or seed that were asked for, or if one that was asked for twice came out in
-two ways; some are drawn once more in this process and compared. A job is *lost* if it was accepted
-and did not end as a tune. Beside them one client sends its requests a byte at a time and is as slow
-to read, one sends rubbish, one hangs up in mid-request. The memory of the server and of its workers
-is read from /proc, sixty times.
+load: each client requests tunes, follows the jobs, fetches the tunes and their files, tweaks some,
+and starts again at once; after a status 429 it waits. A tune is *wrong* if its bars, key or seed
+are not the requested ones, or if the same request gave two different tunes; some tunes are sampled
+again in this process and compared. A job is *lost* if it was accepted and did not end as a tune.
+At the same time one client sends and reads byte by byte, one sends malformed requests, and one
+disconnects in the middle of requests. The memory of the server and of its workers is read from
+/proc, sixty times.
 
-latency: from the request until all that a page shows has arrived: the score as SVG, the sounds, the
-receipt, the bits of each note. What a browser then does with it is measured with the page.
+latency: from the request until the tune has arrived: score as SVG, sounds, receipt, bits of each
+note. What the browser then does is measured by benchmarks/playground.py.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from typing import Any
 from musicgen import load
 
 KEYS = ("D major", "G major", "A minor", "E dorian")
-CHECKED = 10  # tunes that are drawn once more
-WARM = 1 / 4  # of the time, after which memory is to be flat
-PATIENCE = 120
+MAX_REGENERATED = 10  # tunes that are sampled again and compared
+WARM_UP_SHARE = 1 / 4  # share of the time before memory should be constant
+TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server under way."""
+    """A running server."""
 
     process: subprocess.Popen[str]
     port: int
@@ -58,191 +58,197 @@ class Server:
     def request(
         self, method: str, path: str, body: Any = None, client: str = ""
     ) -> tuple[int, Any]:
-        """Send one request; return the status and what the JSON of the answer says."""
+        """Send a request; return the status and the JSON of the answer."""
         status, data = self.fetch(method, path, body, client)
         return status, json.loads(data)
 
     def fetch(self, method: str, path: str, body: Any, client: str) -> tuple[int, bytes]:
-        """Send one request; return the status and the bytes of the answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        """Send a request; return the status and the bytes of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
         try:
             headers = {"X-Client": client, "Content-Type": "application/json"}
-            sent = None if body is None else json.dumps(body)
-            connection.request(method, path, sent, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            body_text = None if body is None else json.dumps(body)
+            connection.request(method, path, body_text, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
-    def end_of(self, job: str) -> dict[str, Any]:
-        """Follow a job to its end."""
+    def follow_job(self, job: str) -> dict[str, Any]:
+        """Follow a job to its end; return its final state."""
         _, data = self.fetch("GET", f"/api/jobs/{job}/events", None, "")
         last = [line for line in data.splitlines() if line.startswith(b"data: ")][-1]
         return json.loads(last.removeprefix(b"data: "))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """Run the server for a block, in a folder of its own."""
-    words = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", "0"]
+def run_server() -> Iterator[Server]:
+    """Run a server in a temporary folder."""
+    command = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", "0"]
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:
             port = int(process.stdout.readline().split("/")[2].rpartition(":")[2])
             server = Server(process, port)
-            for client in ("a", "b"):  # both workers are there
-                _, told = server.request("POST", "/api/jobs", {"do": "sample"}, client)
-                server.end_of(told["id"])
+            for client in ("a", "b"):  # starts both workers
+                _, answer = server.request("POST", "/api/jobs", {"do": "sample"}, client)
+                server.follow_job(answer["id"])
             yield server
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT_SECONDS) == 0
 
 
 # Load
 
 
 @dataclass
-class Seen:
-    """What all clients have met."""
+class LoadResults:
+    """What all clients have recorded."""
 
-    until: float
+    deadline: float
     counts: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    tunes: dict[str, str] = field(default_factory=dict)  # what was asked -> the tune's id
-    notes: dict[str, Any] = field(default_factory=dict)  # what was asked -> the notes
-    words: set[str] = field(default_factory=set)
+    tunes: dict[str, str] = field(default_factory=dict)  # request -> id of the tune
+    notes: dict[str, Any] = field(default_factory=dict)  # request -> notes
+    messages: set[str] = field(default_factory=set)
 
     @property
     def is_over(self) -> bool:
         """Whether the time is up."""
-        return time.monotonic() > self.until
+        return time.monotonic() > self.deadline
 
-    def wrong(self, why: str) -> None:
-        """Note an answer that should not have been."""
+    def record_wrong(self, why: str) -> None:
+        """Record a wrong answer."""
         self.counts["wrong"] += 1
-        self.words.add(why)
+        self.messages.add(why)
 
 
-def honest(server: Server, seen: Seen, number: int) -> None:
-    """Ask for tunes, one after the other."""
-    luck = random.Random(number)
-    while not seen.is_over:
-        body = {"do": "sample", "bars": luck.choice((4, 8, 16)), "key": luck.choice(KEYS),
-                "seed": luck.randrange(40)}  # fmt: skip
-        shown = one_tune(server, seen, body, f"client {number}")
-        if shown and luck.random() < 0.3:
-            near = {"do": "tweak", "of": shown["id"], "temperature": 0.9}
-            one_tune(server, seen, near, f"client {number}")
-        if shown and luck.random() < 0.3:
-            status, data = server.fetch("GET", f"/api/tunes/{shown['id']}/file/mid", None, "")
-            seen.counts["files"] += 1
+def run_honest_client(server: Server, results: LoadResults, number: int) -> None:
+    """Request tunes, one after another."""
+    rng = random.Random(number)
+    while not results.is_over:
+        body = {"do": "sample", "bars": rng.choice((4, 8, 16)), "key": rng.choice(KEYS),
+                "seed": rng.randrange(40)}  # fmt: skip
+        tune = request_tune(server, results, body, f"client {number}")
+        if tune and rng.random() < 0.3:
+            variant_request = {"do": "tweak", "of": tune["id"], "temperature": 0.9}
+            request_tune(server, results, variant_request, f"client {number}")
+        if tune and rng.random() < 0.3:
+            status, data = server.fetch("GET", f"/api/tunes/{tune['id']}/file/mid", None, "")
+            results.counts["files"] += 1
             if status not in (200, 429) or (status == 200 and not data.startswith(b"MThd")):
-                seen.wrong(f"file: {status}")
+                results.record_wrong(f"file: {status}")
 
 
-def one_tune(
-    server: Server, seen: Seen, body: dict[str, Any], client: str
+def request_tune(
+    server: Server, results: LoadResults, body: dict[str, Any], client: str
 ) -> dict[str, Any] | None:
-    """Ask for a tune and check it; None where the client is told to wait."""
-    started = time.monotonic()
-    status, told = server.request("POST", "/api/jobs", body, client)
+    """Request a tune and check it; return None if the server is busy or the job fails."""
+    start_time = time.monotonic()
+    status, answer = server.request("POST", "/api/jobs", body, client)
     if status == 429:
-        seen.counts["told to wait"] += 1
+        results.counts["told to wait"] += 1
         time.sleep(0.2)
         return None
     if status != 202:
-        seen.wrong(f"{body['do']}: {status} {told}")
+        results.record_wrong(f"{body['do']}: {status} {answer}")
         return None
-    seen.counts["jobs"] += 1
-    end = server.end_of(told["id"])
-    if end["state"] != "done":
-        seen.counts["lost"] += 1
-        seen.words.add(str(end["error"]))
+    results.counts["jobs"] += 1
+    final_state = server.follow_job(answer["id"])
+    if final_state["state"] != "done":
+        results.counts["lost"] += 1
+        results.messages.add(str(final_state["error"]))
         return None
-    status, shown = server.request("GET", f"/api/tunes/{end['tune']}", None, client)
-    seen.seconds.append(time.monotonic() - started)
-    check(seen, body, status, shown)
-    return shown if status == 200 else None
+    status, tune = server.request("GET", f"/api/tunes/{final_state['tune']}", None, client)
+    results.seconds.append(time.monotonic() - start_time)
+    check_tune(results, body, status, tune)
+    return tune if status == 200 else None
 
 
-def check(seen: Seen, body: dict[str, Any], status: int, shown: dict[str, Any]) -> None:
-    """Compare what is shown of a tune with what was asked."""
+def check_tune(
+    results: LoadResults, body: dict[str, Any], status: int, tune: dict[str, Any]
+) -> None:
+    """Compare a tune with its request."""
     if status != 200:
-        seen.wrong(f"tune: {status} {shown}")
+        results.record_wrong(f"tune: {status} {tune}")
         return
-    asked = json.dumps(body, sort_keys=True)
-    if seen.tunes.setdefault(asked, shown["id"]) != shown["id"]:
-        seen.wrong(f"{asked}: two tunes")
+    request_key = json.dumps(body, sort_keys=True)
+    if results.tunes.setdefault(request_key, tune["id"]) != tune["id"]:
+        results.record_wrong(f"{request_key}: two tunes")
     if body["do"] == "sample":
-        seen.notes[asked] = [(sound[2], sound[5]) for sound in shown["sounds"]]
-        met = (shown["bars"], shown["seed"], shown["key"])
-        if met != (body["bars"], body["seed"], body["key"]):
-            seen.wrong(f"{asked}: {met}")
+        results.notes[request_key] = [(sound[2], sound[5]) for sound in tune["sounds"]]
+        properties = (tune["bars"], tune["seed"], tune["key"])
+        if properties != (body["bars"], body["seed"], body["key"]):
+            results.record_wrong(f"{request_key}: {properties}")
 
 
-def slow(server: Server, seen: Seen, _: int) -> None:
-    """Send a byte at a time, and take the answer as slowly."""
-    while not seen.is_over:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+def run_slow_client(server: Server, results: LoadResults, _: int) -> None:
+    """Send a request byte by byte, and read the answer as slowly."""
+    while not results.is_over:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as connection:
             line = f"GET /api/models HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n"
             with suppress(OSError):
                 for letter in line:
                     connection.sendall(letter.encode())
                     time.sleep(0.05)
-                    if seen.is_over:
+                    if results.is_over:
                         return
-                seen.counts["slow, answered"] += connection.recv(1) == b"H"
+                results.counts["slow, answered"] += connection.recv(1) == b"H"
 
 
-def rubbish(server: Server, seen: Seen, _: int) -> None:
-    """Send bytes that mean nothing, and JSON that means as little."""
-    luck = random.Random(0)
-    while not seen.is_over:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+def run_malformed_client(server: Server, results: LoadResults, _: int) -> None:
+    """Send random bytes, and JSON with invalid values."""
+    rng = random.Random(0)
+    while not results.is_over:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as connection:
             with suppress(OSError):
-                connection.sendall(luck.randbytes(luck.randrange(1, 5000)) + b"\r\n\r\n")
+                connection.sendall(rng.randbytes(rng.randrange(1, 5000)) + b"\r\n\r\n")
                 connection.shutdown(socket.SHUT_WR)
-            refused(seen, answer_on(connection))
-        body = {"do": luck.choice(["sample", "x", 1]), "bars": luck.choice([0, -1, "x", 10**9])}
-        status, told = server.request("POST", "/api/jobs", body, "rubbish")
-        refused(seen, b"HTTP/1.1 %d" % status)
-        seen.counts["rubbish let in"] += "error" not in told
+            count_refusal(results, receive_answer(connection))
+        body = {"do": rng.choice(["sample", "x", 1]), "bars": rng.choice([0, -1, "x", 10**9])}
+        status, answer = server.request("POST", "/api/jobs", body, "malformed")
+        count_refusal(results, b"HTTP/1.1 %d" % status)
+        results.counts["malformed accepted"] += "error" not in answer
         time.sleep(0.05)
 
 
-def answer_on(connection: socket.socket) -> bytes:
+def receive_answer(connection: socket.socket) -> bytes:
     with suppress(OSError):
         return connection.recv(100)
     return b""
 
 
-def refused(seen: Seen, answer: bytes) -> None:
-    seen.counts["rubbish sent"] += 1
-    seen.counts["rubbish let in"] += not (answer == b"" or answer.startswith(b"HTTP/1.1 4"))
+def count_refusal(results: LoadResults, answer: bytes) -> None:
+    results.counts["malformed sent"] += 1
+    results.counts["malformed accepted"] += not (answer == b"" or answer.startswith(b"HTTP/1.1 4"))
 
 
-def cut_off(server: Server, seen: Seen, _: int) -> None:
-    """Hang up in the middle of a request, and of an answer."""
-    while not seen.is_over:
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+def run_disconnecting_client(server: Server, results: LoadResults, _: int) -> None:
+    """Disconnect in the middle of a request, and of an answer."""
+    while not results.is_over:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_SECONDS) as connection:
             head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-            kind = "Content-Type: application/json\r\nContent-Length: 4000000\r\n\r\n"
+            headers = "Content-Type: application/json\r\nContent-Length: 4000000\r\n\r\n"
             with suppress(OSError):
-                connection.sendall(f"{head}{kind}".encode() + b" " * 1_000_000)
-        status, told = server.request("POST", "/api/jobs", {"do": "sample", "bars": 4}, "cut off")
+                connection.sendall(f"{head}{headers}".encode() + b" " * 1_000_000)
+        status, answer = server.request(
+            "POST", "/api/jobs", {"do": "sample", "bars": 4}, "disconnected"
+        )
         if status == 202:
-            path = f"GET /api/jobs/{told['id']}/events HTTP/1.1\r\n"
-            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            path = f"GET /api/jobs/{answer['id']}/events HTTP/1.1\r\n"
+            with socket.create_connection(
+                ("127.0.0.1", server.port), TIMEOUT_SECONDS
+            ) as connection:
                 connection.sendall(f"{path}Host: 127.0.0.1:{server.port}\r\n\r\n".encode())
                 connection.recv(10)
-        seen.counts["cut off"] += 1
+        results.counts["disconnected"] += 1
         time.sleep(0.2)
 
 
-def memory(pid: int) -> float:
-    """Return the MiB of a process that are in memory, from /proc."""
+def get_memory(pid: int) -> float:
+    """Return the resident memory of a process in MiB, from /proc."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -250,110 +256,120 @@ def memory(pid: int) -> float:
     return 0.0
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     with suppress(OSError):
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return [int(word) for word in text.split()]
     return []
 
 
-def watch(server: Server, seen: Seen, every: float) -> list[tuple[float, float]]:
-    """Return the memory of the server and of its workers, from time to time."""
-    found = []
-    while not seen.is_over:
+def watch_memory(
+    server: Server, results: LoadResults, interval: float
+) -> list[tuple[float, float]]:
+    """Return the memory of the server and of its workers in MiB, at intervals."""
+    sizes = []
+    while not results.is_over:
         pid = server.process.pid
-        found.append((memory(pid), sum(map(memory, children(pid)))))
-        time.sleep(every)
-    return found
+        sizes.append((get_memory(pid), sum(map(get_memory, list_children(pid)))))
+        time.sleep(interval)
+    return sizes
 
 
-def under_load(server: Server, clients: int, seconds: float) -> None:
-    """Let many clients ask at once, three of them rude."""
-    seen = Seen(time.monotonic() + seconds)
-    rude = [slow, rubbish, cut_off]
-    kinds: list[Callable[[Server, Seen, int], None]] = [*rude, *[honest] * (clients - 3)]
-    threads = [threading.Thread(target=kind, args=(server, seen, number))
-               for number, kind in enumerate(kinds)]  # fmt: skip
+def measure_load(server: Server, clients: int, seconds: float) -> None:
+    """Run many clients at once, three of them misbehaving."""
+    results = LoadResults(time.monotonic() + seconds)
+    misbehaving = [run_slow_client, run_malformed_client, run_disconnecting_client]
+    client_functions: list[Callable[[Server, LoadResults, int], None]] = [
+        *misbehaving,
+        *[run_honest_client] * (clients - 3),
+    ]
+    threads = [threading.Thread(target=client_function, args=(server, results, number))
+               for number, client_function in enumerate(client_functions)]  # fmt: skip
     for thread in threads:
         thread.start()
-    sizes = watch(server, seen, seconds / 60)
+    sizes = watch_memory(server, results, seconds / 60)
     for thread in threads:
         thread.join()
-    told = report(seen, clients, seconds)
-    print(f"{told}; drawn once more and other: {drawn_again(seen)} of {CHECKED} at most")
-    tell_memory(sizes)
+    report_text = format_report(results, clients, seconds)
+    print(
+        f"{report_text}; sampled again and different: {count_differing_tunes(results)}"
+        f" of at most {MAX_REGENERATED}"
+    )
+    print_memory(sizes)
 
 
-def report(seen: Seen, clients: int, seconds: float) -> str:
-    counts = seen.counts
-    for words in sorted(seen.words)[:5]:
-        print(f"  {words}")
+def format_report(results: LoadResults, clients: int, seconds: float) -> str:
+    counts = results.counts
+    for message in sorted(results.messages)[:5]:
+        print(f"  {message}")
     return (
         f"{clients} clients, {seconds:.0f} s: {counts['jobs']} jobs, {counts['wrong']} wrong,"
         f" {counts['lost']} lost, {counts['told to wait']} told to wait, {counts['files']} files;"
-        f" from asked to shown: median {statistics.median(seen.seconds or [0]):.1f} s, at most"
-        f" {max(seen.seconds, default=0):.1f} s; rubbish: {counts['rubbish sent']} sent,"
-        f" {counts['rubbish let in']} let in; cut off {counts['cut off']} times; the slow client"
+        f" from request to tune: median {statistics.median(results.seconds or [0]):.1f} s, at most"
+        f" {max(results.seconds, default=0):.1f} s; malformed requests:"
+        f" {counts['malformed sent']} sent, {counts['malformed accepted']} accepted;"
+        f" disconnected {counts['disconnected']} times; the slow client"
         f" was answered {counts['slow, answered']} times"
     )
 
 
-def drawn_again(seen: Seen) -> int:
-    """Return how many of some tunes are others than what this process draws."""
-    model, other = load("folk"), 0
-    for asked, notes in list(seen.notes.items())[:CHECKED]:
-        body = json.loads(asked)
+def count_differing_tunes(results: LoadResults) -> int:
+    """Sample some of the tunes again in this process; return how many differ."""
+    model, differing = load("folk"), 0
+    for request_key, notes in list(results.notes.items())[:MAX_REGENERATED]:
+        body = json.loads(request_key)
         tune = model.sample(bars=body["bars"], key=body["key"], seed=body["seed"])
         pitches = tune.score.notes
-        other += any(pitches[index].pitch != pitch for pitch, index in notes)
-    return other
+        differing += any(pitches[index].pitch != pitch for pitch, index in notes)
+    return differing
 
 
-def tell_memory(sizes: list[tuple[float, float]]) -> None:
-    warm = sizes[int(len(sizes) * WARM) :]
+def print_memory(sizes: list[tuple[float, float]]) -> None:
+    warm = sizes[int(len(sizes) * WARM_UP_SHARE) :]
     for name, column in (("server", 0), ("workers", 1)):
-        values = [one[column] for one in warm]
+        values = [sizes_now[column] for sizes_now in warm]
         half = len(values) // 2
-        first, last = max(values[:half] or values), max(values[half:])
+        first, second = max(values[:half] or values), max(values[half:])
         print(
             f"memory of the {name} after the first quarter: at most {first:.1f} MiB in the first"
-            f" half of the time, {last:.1f} in the second; ratio {last / max(first, 1):.3f}"
+            f" half of the time, {second:.1f} in the second; ratio {second / max(first, 1):.3f}"
         )
 
 
 # Latency
 
 
-def latency(server: Server, times: int, bars: int) -> None:
-    """Ask for tunes, one after the other, and time each."""
+def measure_latency(server: Server, times: int, bars: int) -> None:
+    """Request tunes one after another, and time each."""
     bodies = [{"do": "sample", "bars": bars, "seed": number} for number in range(times)]
-    found = sorted(seconds_of(server, body) for body in bodies)
+    seconds = sorted(time_tune(server, body) for body in bodies)
+    percentile_95 = seconds[-(-95 * times // 100) - 1]
     print(
-        f"{times} tunes of {bars} bars, from asked to all that a page shows: median"
-        f" {statistics.median(found):.2f} s, 95 % under {found[-(-95 * times // 100) - 1]:.2f} s"
+        f"{times} tunes of {bars} bars, from request to the whole tune: median"
+        f" {statistics.median(seconds):.2f} s, 95 % under {percentile_95:.2f} s"
     )
 
 
-def seconds_of(server: Server, body: dict[str, Any]) -> float:
-    started = time.perf_counter()
-    status, told = server.request("POST", "/api/jobs", body)
-    assert status == 202, told
-    end = server.end_of(told["id"])
-    status, shown = server.request("GET", f"/api/tunes/{end['tune']}")
-    assert status == 200, shown
-    return time.perf_counter() - started
+def time_tune(server: Server, body: dict[str, Any]) -> float:
+    start_time = time.perf_counter()
+    status, answer = server.request("POST", "/api/jobs", body)
+    assert status == 202, answer
+    final_state = server.follow_job(answer["id"])
+    status, tune = server.request("GET", f"/api/tunes/{final_state['tune']}")
+    assert status == 200, tune
+    return time.perf_counter() - start_time
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", nargs="?", choices=["load", "latency"])
-    parser.add_argument("--toy", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes: seconds instead of minutes")
     arguments = parser.parse_args()
-    with serving() as server:
+    with run_server() as server:
         if arguments.what != "load":
-            latency(server, *((2, 4) if arguments.toy else (50, 32)))
+            measure_latency(server, *((2, 4) if arguments.toy else (50, 32)))
         if arguments.what != "latency":
-            under_load(server, *((6, 1) if arguments.toy else (50, 60)))
+            measure_load(server, *((6, 1) if arguments.toy else (50, 60)))
 
 
 if __name__ == "__main__":

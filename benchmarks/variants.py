@@ -1,18 +1,17 @@
-"""How near a variant is, how well what is redrawn fits in, and whether tunes are what was asked.
+"""Study variants: small changes of an option, regenerated bars, and obedience to the options.
 
-    python benchmarks/variants.py smooth          one knob moved a little: how many bars stay
-    python benchmarks/variants.py keep            bits a note where bars are redrawn, and without
-    python benchmarks/variants.py controls DATA   scale and dance, against the tunes of a data set
-    python benchmarks/variants.py --toy           one tune of each, seconds
+    python benchmarks/variants.py smooth          change one option a little: how many bars stay
+    python benchmarks/variants.py keep            bits per note with and without regenerated bars
+    python benchmarks/variants.py controls DATA   scale and dance, compared with real tunes
+    python benchmarks/variants.py --toy           one tune of each; seconds
 
-smooth: each tune is drawn at the knob's usual value and at one moved by 1, 2, 5, 10 and 20 %; what
-is counted is the share of its bars whose notes are the same (of the tune with more bars). Beside it
-the same with ordinary sampling, where the luck of a draw belongs to the number of draws before it.
-keep: half of the bars of a tune, chosen at random, stay; bits are those of the whole tune under the
-model, without the grammar's mask, header and end included.
-controls: the share of the time in which notes of the scale sound, and the dance that a classifier
-(nearest mean of standardised traits, learnt from real training tunes) hears; real held-out tunes
-are the measure.
+smooth: sample each tune at the usual value of an option and at values changed by 1, 2, 5, 10 and
+20 %; print the share of bars whose notes are equal (relative to the tune with more bars). For
+comparison, the same with ordinary sampling, where the noise is keyed by the number of draws so far.
+keep: keep half of the bars of a tune, chosen at random; bits are those of the whole tune under the
+model, without the grammar's mask, with header and end.
+controls: the share of sounding time in the scale, and the dance that a classifier predicts (nearest
+mean of standardised features, trained on real training tunes); real held-out tunes for comparison.
 """
 
 from __future__ import annotations
@@ -31,151 +30,179 @@ import numpy as np
 from musicgen import Model, Score, load
 from musicgen.corpus import store
 from musicgen.corpus.store import EncodedTune
-from musicgen.music.grid import bars
-from musicgen.sampling.draw import Noise
+from musicgen.music.bars import find_bars
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.grammar import Context
+from musicgen.tokens.grammar import DecisionContext
 from musicgen.tokens.measures import MeasuresCodec
 
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
-KNOBS = {"temperature": (0.8,), "top_p": (0.9,), "min_p": (0.05,)}
+RELATIVE_CHANGES = (0.01, 0.02, 0.05, 0.1, 0.2)
+OPTION_VALUES = {"temperature": (0.8,), "top_p": (0.9,), "min_p": (0.05,)}
 
 
 @dataclass(slots=True)
-class Counted:
-    """Luck that belongs to the number of draws so far, as in ordinary sampling."""
+class CountedNoise:
+    """Noise keyed by the number of draws so far, as in ordinary sampling."""
 
     seed: int
-    tune: int = 0
-    draws: int = 0
+    tune_number: int = 0
+    draw_count: int = 0
 
-    def gumbel(self, context: Context, ids: Sequence[int]) -> Any:
-        """Return the noise of the next draw."""
+    def gumbel(self, context: DecisionContext, ids: Sequence[int]) -> Any:
+        """Return the Gumbel noise of the next draw."""
         del context
-        self.draws += 1
-        place = Context(0, self.draws, 0, 0, 0, None, decision="draw")
-        return Noise(self.seed, self.tune).gumbel(place, ids)
+        self.draw_count += 1
+        context_of_draw = DecisionContext(0, self.draw_count, 0, 0, 0, None, decision="draw")
+        return Noise(self.seed, self.tune_number).gumbel(context_of_draw, ids)
 
 
-def bars_of(score: Score) -> list[tuple[tuple[int, ...], ...]]:
-    """Return the notes that begin in each written bar, from its start."""
-    found = []
-    notes = [(n.onset, n.pitch, n.duration) for n in score.notes]
-    for bar in bars(score):
-        inside = [n for n in notes if bar.start <= n[0] < bar.end]
-        found.append(tuple((onset - bar.start, *rest) for onset, *rest in inside))
-    return found
+def list_bars(score: Score) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the notes that begin in each written bar, relative to its start."""
+    bars = []
+    notes = [(note.onset, note.pitch, note.duration) for note in score.notes]
+    for bar in find_bars(score):
+        inside = [note for note in notes if bar.start <= note[0] < bar.end]
+        bars.append(tuple((onset - bar.start, *rest) for onset, *rest in inside))
+    return bars
 
 
-def same_share(one: Score, other: Score) -> float:
-    """Return the share of bars that two tunes have in common, place by place."""
-    a, b = bars_of(one), bars_of(other)
-    return sum(x == y for x, y in zip(a, b, strict=False)) / max(len(a), len(b))
+def compute_share_of_equal_bars(first: Score, second: Score) -> float:
+    """Return the share of equal bars of two tunes, compared by bar number."""
+    bars_a, bars_b = list_bars(first), list_bars(second)
+    return sum(x == y for x, y in zip(bars_a, bars_b, strict=False)) / max(len(bars_a), len(bars_b))
 
 
-def moved(name: str, value: float, step: float) -> dict[str, float]:
-    """Return a knob moved by a share of its value; towards 1 where it may not pass it."""
-    return {name: value * (1 - step if name == "top_p" else 1 + step)}
+def change_option(name: str, value: float, change: float) -> dict[str, float]:
+    """Return an option changed by a share of its value; top_p is lowered, as it is at most 1."""
+    return {name: value * (1 - change if name == "top_p" else 1 + change)}
 
 
-def smooth(model: Model, count: int, knobs: Sequence[str]) -> None:
-    """Print how many bars stay when one knob is moved."""
+def study_small_changes(model: Model, count: int, names: Sequence[str]) -> None:
+    """Print how many bars stay when one option is changed."""
     sampler = model.sampler
     assert isinstance(sampler, Sampler)
-    kinds: dict[str, Callable[[int], Any]] = {"by place": Noise, "by draws": Counted}
+    noise_kinds: dict[str, Callable[[int], Any]] = {"position": Noise, "draws": CountedNoise}
     print(f"share of bars unchanged, {count} tunes of 16 bars, form free")
-    print("knob          luck      " + "".join(f"{step:>8.0%}" for step in STEPS))
-    for name in knobs:
-        for value in KNOBS[name]:
-            for kind, luck in kinds.items():
-                rows = [shares(sampler, name, value, luck, seed) for seed in range(count)]
+    print("option        noise by  " + "".join(f"{change:>8.0%}" for change in RELATIVE_CHANGES))
+    for name in names:
+        for value in OPTION_VALUES[name]:
+            for kind, make_noise in noise_kinds.items():
+                rows = [
+                    measure_shares(sampler, name, value, make_noise, seed) for seed in range(count)
+                ]
                 means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
-                told = "".join(f"{mean:8.3f}" for mean in means)
-                print(f"{name} {value:<5g} {kind:9}{told}", flush=True)
+                text = "".join(f"{mean:8.3f}" for mean in means)
+                print(f"{name} {value:<5g} {kind:9}{text}", flush=True)
 
 
-def shares(
-    sampler: Sampler, name: str, value: float, luck: Callable[[int], Any], seed: int
+def measure_shares(
+    sampler: Sampler, name: str, value: float, make_noise: Callable[[int], Any], seed: int
 ) -> list[float]:
-    """Return the share of bars that stay, for each step."""
-    base = drawn(sampler, Wishes.read(bars=16, **{name: value}), luck(seed))
-    others = (Wishes.read(bars=16, **moved(name, value, step)) for step in STEPS)
-    return [same_share(base, drawn(sampler, other, luck(seed))) for other in others]
+    """Return the share of equal bars for each relative change."""
+    original = sample_score(
+        sampler, SamplingOptions.parse(bars=16, **{name: value}), make_noise(seed)
+    )
+    changed_options = (
+        SamplingOptions.parse(bars=16, **change_option(name, value, change))
+        for change in RELATIVE_CHANGES
+    )
+    return [
+        compute_share_of_equal_bars(original, sample_score(sampler, changed, make_noise(seed)))
+        for changed in changed_options
+    ]
 
 
-def drawn(sampler: Sampler, wishes: Wishes, luck: Any) -> Score:
-    """Draw a tune id by id, whatever kind of luck it has."""
-    draft = sampler.begun(wishes, luck)
-    while not draft.walk.done:
-        draft.step()
-    encoded = sampler.finished(draft, wishes)
+def sample_score(sampler: Sampler, options: SamplingOptions, noise: Any) -> Score:
+    """Sample a tune id by id, with any kind of noise."""
+    state = sampler.start_tune(options, noise)
+    while not state.walk.is_done:
+        state.step()
+    encoded = sampler.finish_tune(state, options)
     return MeasuresCodec().decode(encoded.ids, encoded.setting).score
 
 
-def keep(model: Model, count: int, candidates: Sequence[int] = (1, 8, 24)) -> None:
-    """Print the bits a note of free tunes, and of tunes half of whose bars are redrawn."""
+def study_kept_bars(model: Model, count: int, candidates: Sequence[int] = (1, 8, 24)) -> None:
+    """Print the bits per note of free tunes, and of tunes with half of their bars regenerated."""
     free = [model.sample(seed=seed, bars=16, form="through") for seed in range(count)]
-    print(f"{count} tunes of 16 bars; bits a note: free {bits(model, [t.score for t in free]):.3f}")
+    free_bits = compute_bits_per_note(model, [tune.score for tune in free])
+    print(f"{count} tunes of 16 bars; bits per note: free {free_bits:.3f}")
     for number in candidates:
-        chosen = [random.Random(seed).sample(range(1, 17), 8) for seed in range(count)]
+        kept_bars = [random.Random(seed).sample(range(1, 17), 8) for seed in range(count)]
         redrawn = [
-            tune.tweak(keep=",".join(map(str, sorted(places))), candidates=number)
-            for tune, places in zip(free, chosen, strict=True)
+            tune.tweak(keep=",".join(map(str, sorted(bar_numbers))), candidates=number)
+            for tune, bar_numbers in zip(free, kept_bars, strict=True)
         ]
-        print(f"  8 of 16 bars redrawn, {number} candidates:"
-              f" {bits(model, [t.score for t in redrawn]):.3f}", flush=True)  # fmt: skip
+        bits = compute_bits_per_note(model, [tune.score for tune in redrawn])
+        print(f"  8 of 16 bars regenerated, {number} candidates: {bits:.3f}", flush=True)
 
 
-def bits(model: Model, scores: Sequence[Score]) -> float:
+def compute_bits_per_note(model: Model, scores: Sequence[Score]) -> float:
     """Return all bits over all notes."""
-    found = [model.surprise(score) for score in scores]
-    return sum(one.bits for one in found) / sum(len(score.notes) for score in scores)
+    surprises = [model.measure_surprise(score) for score in scores]
+    return sum(surprise.bits for surprise in surprises) / sum(len(score.notes) for score in scores)
 
 
-def controls(model: Model, data: Path | None, count: int) -> None:
-    """Print how well key and dance are obeyed, beside real tunes."""
+def study_options(model: Model, data: Path | None, count: int) -> None:
+    """Print how well sampled tunes follow key and rhythm, with real tunes for comparison."""
     if data is None:
         sys.exit("controls needs a data set: python benchmarks/variants.py controls DATA")
     dataset = store.load(data)
-    print("share of sounding time in the scale that is asked for: sampled, real (valid part)")
+    print("share of sounding time in the requested scale: sampled, real (validation part)")
     for mode in ("major", "minor", "dorian", "mixolydian"):
-        drawn = [in_scale(model.sample(seed=n, key=f"D {mode}").score) for n in range(count)]
-        real = [in_scale(s) for s in scores(dataset.valid) if s.key.mode == mode]
-        print(f"  {mode:11} {statistics.fmean(drawn):.3f}, {statistics.fmean(real):.3f}"
-              f" (real tunes: 5th centile {np.quantile(real, 0.05):.3f})")  # fmt: skip
+        sampled = [
+            measure_in_scale(model.sample(seed=seed, key=f"D {mode}").score)
+            for seed in range(count)
+        ]
+        real = [
+            measure_in_scale(score)
+            for score in decode_scores(dataset.valid)
+            if score.key.mode == mode
+        ]
+        print(f"  {mode:11} {statistics.fmean(sampled):.3f}, {statistics.fmean(real):.3f}"
+              f" (real tunes: 5th percentile {np.quantile(real, 0.05):.3f})")  # fmt: skip
     dances = ("jig", "reel", "hornpipe", "slip jig", "march", "polka", "waltz", "strathspey")
-    known = [(s, s.rhythm) for s in scores(dataset.train) if s.rhythm in dances]
-    held = [s.rhythm for s in scores(dataset.valid)]
-    learnt = [name for _, name in known]
-    rhythms = [name for name in dances if learnt.count(name) >= 20 and held.count(name) >= 10]
-    classifier = Nearest([pair for pair in known if pair[1] in rhythms])
-    print("share heard as the dance that was asked for: sampled, real (valid part)")
+    labelled = [
+        (score, score.rhythm) for score in decode_scores(dataset.train) if score.rhythm in dances
+    ]
+    held_out_rhythms = [score.rhythm for score in decode_scores(dataset.valid)]
+    training_rhythms = [name for _, name in labelled]
+    rhythms = [
+        name
+        for name in dances
+        if training_rhythms.count(name) >= 20 and held_out_rhythms.count(name) >= 10
+    ]
+    classifier = NearestMeanClassifier([pair for pair in labelled if pair[1] in rhythms])
+    print("share classified as the requested dance: sampled, real (validation part)")
     for name in rhythms:
-        drawn = [classifier.heard(model.sample(seed=n, rhythm=name).score) == name
-                 for n in range(count)]  # fmt: skip
-        real = [classifier.heard(s) == name for s in scores(dataset.valid) if s.rhythm == name]
-        print(f"  {name:11} {statistics.fmean(drawn):.2f}, {statistics.fmean(real):.2f}"
+        sampled = [classifier.classify(model.sample(seed=seed, rhythm=name).score) == name
+                 for seed in range(count)]  # fmt: skip
+        real = [
+            classifier.classify(score) == name
+            for score in decode_scores(dataset.valid)
+            if score.rhythm == name
+        ]
+        print(f"  {name:11} {statistics.fmean(sampled):.2f}, {statistics.fmean(real):.2f}"
               f" of {len(real)}", flush=True)  # fmt: skip
 
 
-def scores(tunes: Sequence[EncodedTune]) -> Iterator[Score]:
+def decode_scores(tunes: Sequence[EncodedTune]) -> Iterator[Score]:
     """Decode tunes."""
     for tune in tunes:
         yield MeasuresCodec().decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score
 
 
-def in_scale(score: Score) -> float:
+def measure_in_scale(score: Score) -> float:
     """Return the share of the sounding time that lies in the key's scale."""
-    weights = score.pitch_weights()
+    weights = score.pitch_class_durations()
     return sum(weights[pitch] for pitch in score.key.scale) / max(1, sum(weights))
 
 
-def traits(score: Score) -> list[float]:
-    """Return what a tune is like, its title and its R: field left out."""
-    durations = np.array([n.duration for n in score.notes], dtype=float)
-    intervals = np.abs(np.diff([n.pitch for n in score.notes]))
+def compute_features(score: Score) -> list[float]:
+    """Return features of the music, without title and R: field."""
+    durations = np.array([note.duration for note in score.notes], dtype=float)
+    intervals = np.abs(np.diff([note.pitch for note in score.notes]))
     meter = score.meter
     return [
         meter.steps,
@@ -189,19 +216,19 @@ def traits(score: Score) -> list[float]:
     ]
 
 
-class Nearest:
-    """A classifier: the nearest mean of traits, in units of their spread."""
+class NearestMeanClassifier:
+    """Classify by the nearest mean of standardised features."""
 
-    def __init__(self, known: Sequence[tuple[Score, str]]) -> None:
-        rows = np.array([traits(score) for score, _ in known])
+    def __init__(self, labelled: Sequence[tuple[Score, str]]) -> None:
+        rows = np.array([compute_features(score) for score, _ in labelled])
         self.mean, self.spread = rows.mean(0), rows.std(0) + 1e-9
-        names = np.array([name for _, name in known])
+        names = np.array([name for _, name in labelled])
         scaled = (rows - self.mean) / self.spread
         self.means = {str(name): scaled[names == name].mean(0) for name in np.unique(names)}
 
-    def heard(self, score: Score) -> str:
-        """Return the dance that a tune is most like."""
-        row = (np.array(traits(score)) - self.mean) / self.spread
+    def classify(self, score: Score) -> str:
+        """Return the dance with the nearest mean."""
+        row = (np.array(compute_features(score)) - self.mean) / self.spread
         return min(self.means, key=lambda name: float(np.sum((row - self.means[name]) ** 2)))
 
 
@@ -209,18 +236,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("study", nargs="?", choices=("smooth", "keep", "controls"))
     parser.add_argument("data", nargs="?", type=Path, help="for controls: a data set")
-    parser.add_argument("--count", type=int, default=300, help="tunes of each kind")
-    parser.add_argument("--knobs", nargs="*", default=list(KNOBS), choices=KNOBS)
+    parser.add_argument("--count", type=int, default=300, help="number of tunes of each kind")
+    parser.add_argument("--knobs", nargs="*", default=list(OPTION_VALUES), choices=OPTION_VALUES)
     parser.add_argument("--model", default="folk")
-    parser.add_argument("--toy", action="store_true", help="seconds, for continuous integration")
+    parser.add_argument("--toy", action="store_true", help="one tune of each; seconds")
     arguments = parser.parse_args()
     model, count = load(arguments.model), 1 if arguments.toy else arguments.count
     if arguments.toy or arguments.study == "smooth":
-        smooth(model, count, ["temperature"] if arguments.toy else arguments.knobs)
+        study_small_changes(model, count, ["temperature"] if arguments.toy else arguments.knobs)
     if arguments.toy or arguments.study == "keep":
-        keep(model, count, (1,) if arguments.toy else (1, 8, 24))
+        study_kept_bars(model, count, (1,) if arguments.toy else (1, 8, 24))
     if arguments.study == "controls":
-        controls(model, arguments.data, count)
+        study_options(model, arguments.data, count)
 
 
 if __name__ == "__main__":

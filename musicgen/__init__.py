@@ -8,12 +8,14 @@ tune.tweak(temperature=0.85).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 
-from musicgen.checkpoint import version_of
+from musicgen.checkpoint import get_package_version
 from musicgen.errors import MusicgenError, Refusal
 from musicgen.formats import read, write
 from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.tune import Model, Tune, load, tweak
+from musicgen.trained_model import Model, load
+from musicgen.tune import Tune
+from musicgen.variants import tweak
 
 __version__: str
 
@@ -39,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    """Look the version up when it is asked for: that reads the installed package's metadata."""
+    """Return `__version__`, read from the package metadata on first use."""
     if name == "__version__":
-        return version_of("musicgen")
+        return get_package_version("musicgen")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

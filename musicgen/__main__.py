@@ -7,7 +7,7 @@ import os
 
 def main() -> None:
     """Run the command line."""
-    # One tune is matrix times vector, which is as fast as memory is read: two threads read it best.
+    # Sampling one tune is memory-bound matrix-vector products: two threads are fastest.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
     from musicgen.cli import commands
 

@@ -2,22 +2,23 @@
 
     RUN/
     ├── weights.safetensors    float16
-    ├── manifest.json          all the rest, and the SHA-256 of every file; written last
+    ├── manifest.json          everything else, and the SHA-256 of every file; written last
     ├── MODEL_CARD.md
-    ├── ...                    whatever else the run keeps: metrics.jsonl, the receipt's index
-    └── best/STEP/             while it trains: the same files, of the best so far
+    ├── ...                    other files of the run, such as metrics.jsonl and receipt.bin
+    └── best/STEP/             during training: the same files, of the best update so far
 
-A folder gets its name once all of it is on disk; a run's own manifest comes when it is finished,
-and until then its newest best one is the model. Reading checks every hash before it parses, the
-manifest's own included, so that a changed byte anywhere is noticed.
+A folder is renamed to its final name once it is complete. A run gets its own manifest when it is
+finished; until then the newest checkpoint in `best/` is the model. Every hash, including that of
+the manifest, is checked before a file is parsed, so that any changed byte is noticed.
+
+`load` returns a `Checkpoint`: a `Manifest` and float32 weights. `save` and `publish` write one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -40,16 +41,17 @@ from musicgen.errors import (
     Refusal,
 )
 from musicgen.files import (
-    explaining,
+    create_folder_atomically,
     is_file,
     is_folder,
     is_plain_name,
-    new_folder,
-    open_regular,
+    read_regular_file,
+    sha256_hex,
+    translate_os_errors,
+    write_atomically,
     write_new,
-    write_whole,
 )
-from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, is_listed
+from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, has_only_listed_files
 from musicgen.music.theory import MODES
 from musicgen.number_parsing import shorten
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
@@ -57,12 +59,13 @@ from musicgen.typed_data import Count, FileName, Sha256, check_schema
 FORMAT: Final = 1
 WEIGHTS: Final = "weights.safetensors"
 BEST: Final = "best"
-_NUMBER: Final = re.compile(r"[0-9]{8,12}")
+_STEP_NAME: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
-WAY_OUT: Final = "install or train the model again"
-GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}
+REMEDY: Final = "install or train the model again"
+GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}  # gates per cell
+LAYER_WEIGHTS: Final = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")  # torch's names
 
-Weights = dict[str, np.ndarray]
+Weights = dict[str, np.ndarray]  # by name, float32 in memory; shapes as in weight_shapes
 Tonics = dict[
     Annotated[str, Meta(pattern=rf"^({'|'.join(MODES)})\Z")],
     dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1, le=2**53)]],
@@ -70,14 +73,14 @@ Tonics = dict[
 
 
 class FilesTable(msgspec.Struct):
-    """What every manifest of ours has: names of files, none a path, and their hashes."""
+    """The part common to all manifests: plain file names and their hashes."""
 
     format: int
     sha256: dict[FileName, Sha256]
 
 
 class CardTable(msgspec.Struct):
-    """What a manifest quotes of a corpus card."""
+    """The fields of a corpus card that a manifest quotes."""
 
     name: str
     title: str
@@ -86,7 +89,7 @@ class CardTable(msgspec.Struct):
 
 
 class OriginTable(msgspec.Struct):
-    """What the manifest of an adapted model says of the one that it comes from."""
+    """The base model of a fine-tuned one."""
 
     name: str
     version: Count
@@ -95,22 +98,22 @@ class OriginTable(msgspec.Struct):
 
 
 class CorpusTable(msgspec.Struct):
-    """What a manifest says of the tunes that a model learnt from; nothing else of it is read."""
+    """The training corpus of a model; unknown entries are ignored."""
 
     cards: tuple[CardTable, ...] = ()
     sources: tuple[str, ...] = ()
     fingerprint: str = ""
     tunes: dict[str, Count] = {}
-    tonics: Tonics = {}  # of each mode: how many tunes have which
-    dances: dict[str, dict[str, Count]] = {}  # of each dance: how many tunes have which meter
+    tonics: Tonics = {}  # mode -> tonic -> number of tunes
+    dances: dict[str, dict[str, Count]] = {}  # dance -> meter -> number of tunes
     adapted_from: OriginTable | None = None
 
 
 _CORPUS_NAMES: Final = tuple(field.name for field in msgspec.structs.fields(CorpusTable))
 
 
-class PartScore(msgspec.Struct):
-    """How well the tunes of a part are predicted."""
+class SplitScore(msgspec.Struct):
+    """How well a model predicts the tunes of one split."""
 
     bits_per_note: float
     nats_per_token: float
@@ -121,20 +124,20 @@ class PartScore(msgspec.Struct):
 
 
 class ScoresTable(msgspec.Struct):
-    """The scores of a model."""
+    """The scores of a model, by split."""
 
-    valid: PartScore | None = None
-    test: PartScore | None = None
-    test_5gram: PartScore | None = None
+    valid: SplitScore | None = None
+    test: SplitScore | None = None
+    test_5gram: SplitScore | None = None
     percent_below_5gram: float | None = None
 
 
 class ManifestTable(FilesTable):
-    """What the manifest of a checkpoint has; unknown entries are passed over."""
+    """The manifest of a checkpoint; unknown entries are ignored."""
 
     name: str
     version: Count
-    settings: dict[str, Any]  # read by ModelSettings
+    settings: dict[str, Any]  # checked by ModelSettings
     vocabulary: Annotated[tuple[str, ...], Meta(max_length=MOST_EVENTS)]
     seen: Annotated[tuple[Count, ...], Meta(max_length=MOST_EVENTS)]
     codec: str
@@ -145,20 +148,20 @@ class ManifestTable(FilesTable):
 
 
 def check_name(name: str) -> None:
-    """Raise InvalidValue for a model's name that is a path, too long, or not printable."""
+    """Check the name of a model. Raises InvalidValue if it is a path, too long or not printable."""
     if not is_plain_name(name):
         raise InvalidValue(f"name is {shorten(name)!r}, which is not a valid model name")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint says about itself."""
+    """The description of a checkpoint: everything but its weights."""
 
     name: str
     version: int
     settings: ModelSettings
     vocabulary: tuple[str, ...]  # every event, by id
-    seen: tuple[int, ...]  # how often each event occurs in the training part
+    seen: tuple[int, ...]  # occurrences of each event in the training split
     codec: str = "measures"
     corpus: Mapping[str, Any] = field(default_factory=dict)  # card, fingerprint
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -167,10 +170,10 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for what, count in (("vocabulary", len(self.vocabulary)), ("seen", len(self.seen))):
+        for name, count in (("vocabulary", len(self.vocabulary)), ("seen", len(self.seen))):
             if count != self.settings.vocabulary_size:
                 raise InvalidValue(
-                    f"model {self.name}: {what} has {count} entries, the settings say "
+                    f"model {self.name}: {name} has {count} entries, the settings say "
                     f"{self.settings.vocabulary_size}"
                 )
 
@@ -180,22 +183,22 @@ class Checkpoint:
     """A checkpoint in memory."""
 
     manifest: Manifest
-    weights: Weights  # float32
+    weights: Weights
     folder: Path
-    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each of its files
+    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of each file, in hex
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells models apart: weights, settings, and which events and tonics it has met."""
-        said = self.manifest
-        body = [self.hashes.get(WEIGHTS), asdict(said.settings), said.codec, said.vocabulary,
-                [id_ for id_, count in enumerate(said.seen) if count],
-                said.corpus.get("tonics", {})]  # fmt: skip
-        return digest(json.dumps(body, sort_keys=True).encode())[:16]
+        """A hash of what decides sampling: weights, settings, codec, trained events and tonics."""
+        manifest = self.manifest
+        body = [self.hashes.get(WEIGHTS), asdict(manifest.settings), manifest.codec,
+                manifest.vocabulary, [id_ for id_, count in enumerate(manifest.seen) if count],
+                manifest.corpus.get("tonics", {})]  # fmt: skip
+        return sha256_hex(json.dumps(body, sort_keys=True).encode())[:16]
 
     @property
     def settings(self) -> ModelSettings:
-        """The model's shape."""
+        """The shape of the model."""
         return self.manifest.settings
 
     @property
@@ -203,8 +206,8 @@ class Checkpoint:
         """Every event, by id."""
         return self.manifest.vocabulary
 
-    def extra(self, name: str) -> bytes:
-        """Read one of the run's other files; its hash was checked when the checkpoint was."""
+    def read_extra_file(self, name: str) -> bytes:
+        """Read another file of the checkpoint; its hash was checked on loading."""
         return _read(self.folder, name)
 
 
@@ -216,14 +219,27 @@ def save(
     *,
     force: bool = False,
 ) -> None:
-    """Write a checkpoint under a new name; with force, in place of an old one.
+    """Write a checkpoint to a new folder.
 
-    Raises InvalidValue for weights that are not finite in float16 or do not fit the settings.
+    Args:
+        folder: the folder to create.
+        weights: name -> floating-point array, stored as float16; shapes as in `weight_shapes`.
+        manifest: everything else about the model.
+        extra: further files, by name.
+        force: replace an existing checkpoint that holds no foreign files.
+
+    Raises:
+        InvalidValue: weights are missing, misshapen, or not finite in float16.
+        OutputExists: the folder exists and may not be replaced.
+        WriteFailed: the system refused to write.
     """
-    files = _files(weights, manifest, extra or {})
-    needed = sum(map(len, files.values()))
-    replaces = is_listed if force else None
-    with new_folder(folder, replaces=replaces) as staging, explaining(folder, needed):
+    files = _serialize_files(weights, manifest, extra or {})
+    size = sum(map(len, files.values()))
+    may_replace = has_only_listed_files if force else None
+    with (
+        create_folder_atomically(folder, may_replace=may_replace) as staging,
+        translate_os_errors(folder, size),
+    ):
         for name, data in files.items():
             write_new(staging / name, data)
 
@@ -231,72 +247,92 @@ def save(
 def publish(
     folder: Path, weights: Weights, manifest: Manifest, extra: Mapping[str, bytes] | None = None
 ) -> None:
-    """Make an existing folder, such as a finished run's, a checkpoint; raises as `save` does.
+    """Turn an existing folder, such as that of a finished run, into a checkpoint; raises as `save`.
 
-    Its manifest is the last to be there, and where there was one the first to go.
+    The old manifest is removed first and the new one written last, so that a crash in between
+    leaves no manifest rather than one that does not match.
     """
-    files = _files(weights, manifest, extra or {})
-    with explaining(folder / MANIFEST):
+    files = _serialize_files(weights, manifest, extra or {})
+    with translate_os_errors(folder / MANIFEST):
         (folder / MANIFEST).unlink(missing_ok=True)
     for name, data in files.items():
-        write_whole(folder / name, data, force=True)
+        write_atomically(folder / name, data, force=True)
 
 
-def _files(weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return a checkpoint's files and their bytes, the manifest last."""
-    halves = {name: _half(array) for name, array in weights.items()}
-    check_weights(halves, manifest.settings)
-    files = {WEIGHTS: render_weights(halves), **extra}
+def _serialize_files(
+    weights: Weights, manifest: Manifest, extra: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Return the bytes of each file of a checkpoint, the manifest last."""
+    float16_weights = {name: _to_float16(array) for name, array in weights.items()}
+    check_weights(float16_weights, manifest.settings)
+    files = {WEIGHTS: render_weights(float16_weights), **extra}
     body = asdict(manifest) | {
         "format": FORMAT,
-        "packages": dict(manifest.packages) or versions(),
-        "sha256": {name: digest(data) for name, data in sorted(files.items())},
+        "packages": dict(manifest.packages) or get_package_versions(),
+        "sha256": {name: sha256_hex(data) for name, data in sorted(files.items())},
     }
     return files | {MANIFEST: render_manifest(body)}
 
 
-def numbered(folder: Path) -> list[Path]:
-    """Return the folders that are named by a number of updates, the oldest first."""
-    found = folder.iterdir() if is_folder(folder) else ()
-    return sorted((p for p in found if _NUMBER.fullmatch(p.name)), key=lambda p: int(p.name))
+def list_numbered_folders(folder: Path) -> list[Path]:
+    """Return the folders named by an update number, in ascending order."""
+    paths = folder.iterdir() if is_folder(folder) else ()
+    numbered = (path for path in paths if _STEP_NAME.fullmatch(path.name))
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
-def aside(folder: Path) -> Path:
-    """Return where a run is kept while its successor of the same name has saved nothing yet."""
+def previous_run_path(folder: Path) -> Path:
+    """Return where a replaced run waits until its successor has saved a checkpoint."""
     return folder.parent / f".{folder.name}.old"
 
 
-def places(folder: Path) -> list[Path]:
-    """Return where the checkpoints of a model or run may stand, the one to take first."""
-    found: list[Path] = []
-    for run in (folder, aside(folder)):
+def list_checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the folders that may hold the checkpoint of a model or run, in order of preference."""
+    folders: list[Path] = []
+    for run in (folder, previous_run_path(folder)):
         if is_file(run / MANIFEST):
-            found.append(run)
+            folders.append(run)
         else:
-            found += reversed(numbered(run / BEST))
-    return found
+            folders += reversed(list_numbered_folders(run / BEST))
+    return folders
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint; of a run under way, the newest of its best ones that is whole.
+    """Read the checkpoint of a model, or the newest intact one of a run that is still training.
 
-    Raises NotFound, DamagedCheckpoint where a file is missing or changed, Mismatch where a newer
-    version wrote it.
+    Training may replace checkpoints while they are read: if none can be loaded, the candidates are
+    listed again until they no longer change.
+
+    Raises:
+        NotFound: there is no model in the folder.
+        DamagedCheckpoint: a file is missing or changed, and no other checkpoint is intact.
+        Mismatch: a newer version of musicgen wrote it.
     """
-    tried: list[tuple[Path, object]] = []
-    fault: DamagedCheckpoint | None = None
-    while (found := [(place, _stamp(place)) for place in places(folder)]) != tried:
-        fault, checkpoint = _first_whole([place for place, _ in found], folder)
-        if checkpoint:
-            return checkpoint
-        tried = found  # a run under way may have moved on meanwhile: look again
-    if fault:
-        raise fault
+    tried: dict[Path, object] = {}
+    faults: list[DamagedCheckpoint] = []
+    while (candidates := _list_candidates(folder)) != tried:
+        tried, faults = candidates, []
+        for candidate in candidates:
+            try:
+                return load_one(candidate)
+            except NotFound:
+                pass  # it was removed meanwhile
+            except DamagedCheckpoint as fault:
+                faults.append(fault)
+            if candidate == folder:  # a finished run is never replaced by an older one
+                break
+    if faults:
+        raise faults[0]
     return load_one(folder)
 
 
-def _stamp(folder: Path) -> object:
-    """Return what changes when a folder's manifest is written again."""
+def _list_candidates(folder: Path) -> dict[Path, object]:
+    """Return the checkpoint folders in order of preference, with the state of their manifests."""
+    return {path: _manifest_state(path) for path in list_checkpoint_folders(folder)}
+
+
+def _manifest_state(folder: Path) -> object:
+    """Return a value that changes when the manifest of a folder is written again."""
     try:
         status = (folder / MANIFEST).stat()
     except (OSError, ValueError):
@@ -304,102 +340,106 @@ def _stamp(folder: Path) -> object:
     return status.st_ino, status.st_mtime_ns
 
 
-def _first_whole(
-    found: Sequence[Path], folder: Path
-) -> tuple[DamagedCheckpoint | None, Checkpoint | None]:
-    """Return the first checkpoint that is whole, else the first fault; the folder's own decides."""
-    first: DamagedCheckpoint | None = None
-    for place in found:
-        try:
-            return None, load_one(place)
-        except (DamagedCheckpoint, NotFound) as fault:
-            first = first or (fault if isinstance(fault, DamagedCheckpoint) else None)
-            if place == folder:
-                break
-    return first, None
-
-
 def load_one(folder: Path) -> Checkpoint:
-    """Read the checkpoint that stands in this very folder; raises as `load` does."""
+    """Read the checkpoint in exactly this folder.
+
+    Raises:
+        NotFound: the folder does not exist.
+        DamagedCheckpoint: a file is missing, changed, or does not fit the others.
+        Mismatch: a newer version of musicgen wrote it.
+    """
     if not is_folder(folder):
         raise NotFound(f"{folder}: there is no such model; see 'musicgen train --help'")
     body = read_manifest(folder, FORMAT)
     contents = read_files(folder, body, WEIGHTS)
     try:
-        manifest = _manifest(body)
-        halves = parse_weights(contents[WEIGHTS])
-        check_weights(halves, manifest.settings)
+        manifest = _build_manifest(body)
+        float16_weights = parse_weights(contents[WEIGHTS])
+        check_weights(float16_weights, manifest.settings)
     except (SafetensorError, ValueError, KeyError, TypeError) as fault:
-        raise damaged(folder, f"its contents do not fit ({fault})") from fault
-    weights = {name: array.astype(np.float32) for name, array in halves.items()}
+        raise damage_error(folder, f"its contents do not fit ({fault})") from fault
+    weights = {name: array.astype(np.float32) for name, array in float16_weights.items()}
     return Checkpoint(manifest, weights, folder, dict(body["sha256"]))
 
 
-def read_manifest(folder: Path, known: int) -> dict[str, Any]:
-    """Read a folder's manifest; raise DamagedCheckpoint, or Mismatch for another format."""
+def read_manifest(folder: Path, supported_format: int) -> dict[str, Any]:
+    """Read the manifest of a folder.
+
+    Raises:
+        DamagedCheckpoint: it is missing or changed.
+        Mismatch: its format is not the supported one.
+    """
     body = parse_manifest(_read(folder, MANIFEST, MOST_MANIFEST_BYTES), folder)
-    if body["format"] != known:
+    if body["format"] != supported_format:
         raise Mismatch(
             f"{folder}: its format is {shorten(str(body['format']))}, this musicgen reads format"
-            f" {known}; update musicgen"
+            f" {supported_format}; update musicgen"
         )
     return body
 
 
 def read_files(folder: Path, body: Mapping[str, Any], *needed: str) -> dict[str, bytes]:
-    """Read what a manifest vouches for. Raises DamagedCheckpoint unless all of it is unchanged."""
+    """Read the files that a manifest lists.
+
+    Args:
+        folder: where the manifest was read.
+        body: the manifest.
+        needed: the names of files that must be listed.
+
+    Raises:
+        DamagedCheckpoint: a file is missing or changed, or the list is malformed or incomplete.
+    """
     try:
-        table = check_schema(body, FilesTable, "its table of files").sha256
+        hashes = check_schema(body, FilesTable, "the file table").sha256
     except InvalidValue as fault:
-        raise damaged(folder / MANIFEST, str(fault)) from fault
-    if missing := set(needed) - table.keys():
-        raise damaged(folder / MANIFEST, f"its table of files lacks {min(missing)}")
-    return {name: _checked(folder, name, kept) for name, kept in table.items()}
+        raise damage_error(folder / MANIFEST, str(fault)) from fault
+    if missing := set(needed) - hashes.keys():
+        raise damage_error(folder / MANIFEST, f"the file table lacks {min(missing)}")
+    return {name: _read_verified(folder, name, digest) for name, digest in hashes.items()}
 
 
-def stored(weights: Weights) -> Weights:
-    """Return the weights as a checkpoint gives them back: rounded to float16."""
-    return {name: _half(array).astype(np.float32) for name, array in weights.items()}
+def round_to_float16(weights: Weights) -> Weights:
+    """Round weights to float16, as a checkpoint stores them; return them as float32."""
+    return {name: _to_float16(array).astype(np.float32) for name, array in weights.items()}
 
 
-def shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every weight of a model."""
-    size, hidden, gates = settings.embedding, settings.hidden, GATES[settings.cell]
-    found: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
+def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of a model, by name."""
+    size, hidden = settings.embedding, settings.hidden
+    rows = GATES[settings.cell] * hidden
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
     for layer in range(settings.layers):
-        rows = gates * hidden
-        found |= {
-            f"layers.{layer}.weight_ih_l0": (rows, hidden if layer else size),
-            f"layers.{layer}.weight_hh_l0": (rows, hidden),
-            f"layers.{layer}.bias_ih_l0": (rows,),
-            f"layers.{layer}.bias_hh_l0": (rows,),
-        }
+        layer_shapes = ((rows, hidden if layer else size), (rows, hidden), (rows,), (rows,))
+        for name, shape in zip(LAYER_WEIGHTS, layer_shapes, strict=True):
+            shapes[f"layers.{layer}.{name}"] = shape
     if settings.tied and size != hidden:
-        found["narrow.weight"] = (size, hidden)
+        shapes["narrow.weight"] = (size, hidden)
     if not settings.tied:
-        found["head.weight"] = (settings.vocabulary_size, hidden)
-    return found | {"head.bias": (settings.vocabulary_size,)}
+        shapes["head.weight"] = (settings.vocabulary_size, hidden)
+    return shapes | {"head.bias": (settings.vocabulary_size,)}
 
 
 def check_weights(weights: Weights, settings: ModelSettings) -> None:
-    """Raise InvalidValue unless all weights are there, fit the settings and are finite."""
-    expected = shapes(settings)
-    if odd := sorted(expected.keys() ^ weights.keys()):
-        raise InvalidValue(f"weight {odd[0]!r} is missing or unknown")
+    """Check names, shapes and values. Raises InvalidValue for missing, misshapen or NaN weights."""
+    expected = weight_shapes(settings)
+    if unmatched := sorted(expected.keys() ^ weights.keys()):
+        raise InvalidValue(f"weight {unmatched[0]!r} is missing or unknown")
     for name, array in weights.items():
         if array.shape != expected[name]:
             raise InvalidValue(f"weight {name!r} has shape {array.shape}, not {expected[name]}")
         if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise InvalidValue(f"weight {name!r} holds what is no finite number")
+            raise InvalidValue(f"weight {name!r} contains NaN or infinity")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide a model's numbers."""
-    return {name: version_of(name) for name in ("musicgen", "numpy", "safetensors", "torch")}
+def get_package_versions() -> dict[str, str]:
+    """Return the versions of the packages that a model's numbers depend on."""
+    return {
+        name: get_package_version(name) for name in ("musicgen", "numpy", "safetensors", "torch")
+    }
 
 
-def version_of(package: str) -> str:
-    """Return the version of a package."""
+def get_package_version(package: str) -> str:
+    """Return the version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -407,33 +447,33 @@ def version_of(package: str) -> str:
 
 
 def render_manifest(body: Mapping[str, Any]) -> bytes:
-    """Write a manifest: sorted, readable, with a hash of itself."""
+    """Serialize a manifest as sorted, indented JSON with a hash of itself."""
     content = {key: value for key, value in body.items() if key != "check"}
-    return _json(content | {"check": digest(_json(content))})
+    return _to_json_bytes(content | {"check": sha256_hex(_to_json_bytes(content))})
 
 
 def parse_manifest(data: bytes, folder: Path) -> dict[str, Any]:
-    """Read a manifest; raise DamagedCheckpoint unless its bytes are the ones that were written."""
+    """Parse a manifest. Raises DamagedCheckpoint if any byte changed since it was written."""
     try:
         body = json.loads(data)
-        intact = isinstance(body, dict) and render_manifest(body) == data
+        is_intact = isinstance(body, dict) and render_manifest(body) == data
     except (ValueError, RecursionError):
-        intact = False
-    if not intact or type(body.get("format")) is not int:
-        raise damaged(folder / MANIFEST, "its bytes changed since it was written")
+        is_intact = False
+    if not is_intact or type(body.get("format")) is not int:
+        raise damage_error(folder / MANIFEST, "its bytes changed since it was written")
     return body  # type: ignore[no-any-return]
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _to_json_bytes(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _manifest(body: Mapping[str, Any]) -> Manifest:
+def _build_manifest(body: Mapping[str, Any]) -> Manifest:
     check_schema(body, ManifestTable, MANIFEST)
     return Manifest(
         name=body["name"],
         version=body["version"],
-        settings=ModelSettings.read(body["settings"]),
+        settings=ModelSettings.from_dict(body["settings"]),
         vocabulary=tuple(body["vocabulary"]),
         seen=tuple(body["seen"]),
         codec=body["codec"],
@@ -444,32 +484,27 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _half(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+def _to_float16(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # overflow gives infinity, which check_weights refuses
         return array.astype(np.float16)
 
 
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of some bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _checked(folder: Path, name: str, kept: str) -> bytes:
+def _read_verified(folder: Path, name: str, expected_hash: str) -> bytes:
     data = _read(folder, name)
-    if digest(data) != kept:
-        raise damaged(folder / name, "its bytes changed since it was written")
+    if sha256_hex(data) != expected_hash:
+        raise damage_error(folder / name, "its bytes changed since it was written")
     return data
 
 
 def _read(folder: Path, name: str, limit: int = MAX_BYTES) -> bytes:
     try:
-        return open_regular(folder / name, limit=limit)
+        return read_regular_file(folder / name, limit=limit)
     except NotFound as fault:
-        raise damaged(folder / name, "it is missing") from fault
+        raise damage_error(folder / name, "it is missing") from fault
     except Refusal as fault:
-        raise damaged(folder / name, fault.message) from fault
+        raise damage_error(folder / name, fault.message) from fault
 
 
-def damaged(path: Path, what: str) -> DamagedCheckpoint:
-    """Say what is wrong with a file or folder of a checkpoint."""
-    return DamagedCheckpoint(f"{path}: {what}; {WAY_OUT}")
+def damage_error(path: Path, fault: str) -> DamagedCheckpoint:
+    """Make the error for a damaged file or folder of a checkpoint."""
+    return DamagedCheckpoint(f"{path}: {fault}; {REMEDY}")

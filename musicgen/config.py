@@ -1,4 +1,4 @@
-"""Frozen settings: what a model is, and how one is trained."""
+"""Frozen, validated settings: the shape of a model, and how it is trained."""
 
 from __future__ import annotations
 
@@ -15,47 +15,51 @@ MOST_MINUTES: Final = 1e6  # two years
 MOST_SEED: Final = 2**63 - 1
 MOST_LAYERS: Final = 64
 MOST_UNITS: Final = 2**16
-MOST_TOKENS: Final = 10**15  # of a run
-MOST_LANES: Final = 2**16  # lanes, and ids of a window
+MOST_TOKENS: Final = 10**15  # per run
+MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
-BEGIN: Final = 0  # the id that is fed before a tune's first event; never predicted
+BEGIN_ID: Final = 0  # the id that is fed before a tune's first event; never predicted
 
 
 class Settings:
-    """What both kinds of settings share: they are read from JSON."""
+    """Base class of both kinds of settings, which are read from JSON."""
 
     __slots__ = ()
 
     @classmethod
-    def read(cls, values: dict[str, Any]) -> Self:
-        """Build from a table of a file; keys that this version does not know are refused."""
-        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(values.keys() - known):
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from a JSON object. Raises InvalidValue for an unknown key or a wrong type."""
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(values.keys() - names):
             raise InvalidValue(f"setting {unknown[0]!r} is unknown: update musicgen")
         check_schema(values, cls, "settings")
-        return cls(**values)  # as they stand: 0 is not 0.0 in a fingerprint
+        return cls(**values)  # not converted: 0 and 0.0 differ in a fingerprint
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings(Settings):
-    """The shape of a recurrent language model; everything needed to build it again."""
+    """The shape of a recurrent language model: everything needed to rebuild it."""
 
-    vocabulary_size: int  # events, the begin event (id 0) counted
+    vocabulary_size: int  # number of events, including the begin event (id 0)
     cell: str = "lstm"
     layers: int = 2
     hidden: int = 256
     embedding: int = 256
-    tied: bool = True  # the head reads the embedding's own weights
-    dropout: float = 0.2  # between layers and before the head
-    embedding_dropout: float = 0.05  # on whole events
-    weight_dropout: float = 0.0  # on the recurrent weights
+    tied: bool = True  # the output layer shares the embedding weights
+    dropout: float = 0.2  # between layers and before the output layer
+    embedding_dropout: float = 0.05  # drops whole events
+    weight_dropout: float = 0.0  # no longer supported; files and fingerprints still contain the 0
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise InvalidValue(f"cell {self.cell!r} is unknown: choose one of {', '.join(CELLS)}")
-        for name, most in _MODEL_BOUNDS:
-            _check_count(name, getattr(self, name), most)
-        for name in ("dropout", "embedding_dropout", "weight_dropout"):
+        for name, maximum in _MODEL_BOUNDS:
+            _check_count(name, getattr(self, name), maximum)
+        if self.weight_dropout:
+            raise InvalidValue(
+                f"weight_dropout is {self.weight_dropout}: it is no longer supported and must be 0"
+            )
+        for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 
@@ -64,31 +68,31 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How a model is trained."""
 
-    tokens: int  # planned training tokens; the learning rate falls to its end over them
+    tokens: int  # planned training tokens; the learning-rate schedule spans them
     lanes: int = 64  # rows of a batch
-    bptt: int = 32  # ids of one truncated step, in the end
-    first_bptt: int = 0  # ids of the first steps, which grow evenly to bptt; 0: all have bptt
-    learning_rate: float = 7e-3  # the highest; reached after the warm-up
-    final_rate: float = 0.02  # of the highest, at the end
+    bptt: int = 32  # BPTT window length in tokens (final)
+    first_bptt: int = 0  # initial window length, growing linearly to bptt; 0: always bptt
+    learning_rate: float = 7e-3  # peak rate, reached after the warm-up
+    final_rate: float = 0.02  # at the end, as a share of the peak rate
     warmup: float = 0.03  # share of the planned tokens
     weight_decay: float = 0.02
-    clip: float = 1.0  # largest norm of the gradient
-    evaluate_every: int = 0  # tokens between two evaluations; 0: once an epoch, or less often
-    patience: int = 6  # evaluations without a better held-out loss before the run stops
-    precision: str = "fp32"  # in which products are taken: fp32 or bf16; weights are fp32
-    transposed: bool = False  # tunes are moved by semitones; for codecs that do not normalise keys
+    clip: float = 1.0  # maximum gradient norm
+    evaluate_every: int = 0  # tokens between evaluations; 0: once per epoch or less often
+    patience: int = 6  # evaluations without a lower validation loss before training stops
+    precision: str = "fp32"  # of matrix products: fp32 or bf16; weights are fp32
+    transposed: bool = False  # transpose tunes at random; for codecs that do not normalise keys
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, most in _TRAINING_BOUNDS:
-            _check_count(name, getattr(self, name), most)
+        for name, maximum in _TRAINING_BOUNDS:
+            _check_count(name, getattr(self, name), maximum)
         if not 0 <= self.first_bptt <= self.bptt:
             raise InvalidValue(f"first_bptt is {self.first_bptt}: it must be in 0..{self.bptt}")
         if not 0 < self.learning_rate < math.inf:
             raise InvalidValue(
                 f"learning_rate is {self.learning_rate}: it must be above 0 and finite"
             )
-        if not self.clip > 0:  # infinity: no gradient is clipped
+        if not self.clip > 0:  # infinity disables clipping
             raise InvalidValue(f"clip is {self.clip}: it must be above 0")
         if self.precision not in ("fp32", "bf16"):
             raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")
@@ -108,6 +112,6 @@ _TRAINING_BOUNDS: Final = (
 )
 
 
-def _check_count(name: str, count: int, most: int) -> None:
-    if not 1 <= count <= most:
-        raise InvalidValue(f"{name} is {count}: it must be 1 to {most:,}")
+def _check_count(name: str, count: int, maximum: int) -> None:
+    if not 1 <= count <= maximum:
+        raise InvalidValue(f"{name} is {count}: it must be 1 to {maximum:,}")

@@ -1,18 +1,18 @@
-"""The project's one error family.
+"""The error family, with its exit codes and the reasons for refusing a file.
 
     MusicgenError            exit code 1: the work began and failed
     ├── Refusal              one tune or file cannot be used; the others can
     ├── DamagedCheckpoint    a checkpoint is incomplete or its bytes changed
     ├── WriteFailed          an output could not be written; nothing is left of it
-    ├── Interrupted          exit code 130: stopped as it was told to, with all of it saved
+    ├── Interrupted          exit code 130: stopped on request, progress saved
     └── UsageRefused         exit code 2: refused before any work
         ├── InvalidValue     a value outside its range: a note, a key, a meter, an option
         ├── OutputExists     an existing file would be overwritten
-        ├── InUse            somebody else is at work in that place
+        ├── InUse            another process is using the folder
         ├── NotFound         a named file, folder, model or corpus does not exist
         └── Mismatch         two things do not belong together
 
-Every message says the place, the fault and the way out, in one line.
+Every message names the place, the fault and the way out, in one line.
 """
 
 from __future__ import annotations
@@ -20,69 +20,84 @@ from __future__ import annotations
 from typing import Final
 
 REASONS: Final = {
-    "not-regular": "no regular file: a link, a folder, a pipe or a device",
+    "not-regular": "not a regular file but a link, folder, pipe or device",
     "unreadable": "the file could not be opened or read",
     "too-large": "over a limit on bytes, lines, events, notes, tracks or time",
     "too-slow": "reading took longer than its limit",
     "memory": "reading took more memory than its limit",
-    "crashed": "the program that reads it died",
-    "format": "the file is not of the format that its suffix names",
-    "truncated": "the file ends, or a part of it runs on, where it should not",
+    "crashed": "the reader process crashed",
+    "format": "the file is not in the format of its suffix",
+    "truncated": "the file, or a part of it, ends too early",
     "damaged": "the file contradicts itself",
     "empty": "there are no notes",
-    "no-key": "ABC: music comes before any K: field",
+    "no-key": "ABC: there is music before the first K: field",
     "field": "ABC: a K:, M: or Q: field cannot be read",
-    "length": "ABC: a note, a rest or L: has no length, an absurd one, or one under a step",
-    "pitch": "a note is outside of MIDI's 0..127",
+    "length": "ABC: the length of a note, a rest or L: is invalid or shorter than a step",
+    "pitch": "a note is outside MIDI pitches 0..127",
     "tuplet": "ABC: a tuplet is not one of 2 to 9",
-    "syntax": "ABC: a bracket stays open, or ^ _ = < > stand at no note",
-    "ending": "an ending is for a pass that is never played",
-    "no-bars": "a live performance, without bars that its notes keep to",
-    "no-event": "the codec has no event for something in it",
-    "duplicate": "its notes are those of another tune",
-}  # every code that a Refusal may have
-
-
-_LONG: Final = 300  # characters of a word
+    "syntax": "ABC: an unclosed bracket, or ^ _ = < > without a note",
+    "ending": "an ending belongs to a repeat that is never played",
+    "no-bars": "a live performance: its notes do not follow bars",
+    "no-event": "the codec cannot encode something in it",
+    "duplicate": "it has the same notes as another tune",
+}  # every code of a Refusal
+_MAX_WORD_CHARACTERS: Final = 300
+_OUT_OF_MEMORY_WORDS: Final = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
+    "not enough memory", "can't start new thread", "failed to map segment",
+)  # fmt: skip
 
 
 class MusicgenError(Exception):
-    """Anything that musicgen itself refuses or fails at."""
+    """Base class of all errors that musicgen raises itself."""
 
     exit_code = 1
 
     def __str__(self) -> str:
         words = super().__str__().split()
-        return printable(" ".join(word if len(word) <= _LONG else _cut(word) for word in words))
+        return escape_unprintable(
+            " ".join(
+                word if len(word) <= _MAX_WORD_CHARACTERS else _truncate_word(word)
+                for word in words
+            )
+        )
 
 
-def _cut(word: str) -> str:
-    """Leave out the middle of a word that would fill the screen: a name of thousands of letters."""
-    return f"{word[: _LONG - 60]}...{word[-40:]}"
+def _truncate_word(word: str) -> str:
+    """Cut the middle out of a very long word, such as a file name of thousands of letters."""
+    return f"{word[: _MAX_WORD_CHARACTERS - 60]}...{word[-40:]}"
 
 
 def is_short_of_memory(fault: BaseException | None) -> bool:
-    """Tell whether a fault is a MemoryError, or what a library made of one."""
-    while fault is not None and not isinstance(fault, MemoryError):
+    """Tell whether an error, or an error that it was raised from, means that memory ran out."""
+    while fault is not None and not _says_out_of_memory(fault):
         fault = fault.__cause__ or fault.__context__
     return fault is not None
 
 
-def one_line(fault: BaseException) -> str:
-    """Say a fault on one line, by the name of its class where it has no words."""
-    return printable(" ".join(str(fault).split())) or type(fault).__name__
+def _says_out_of_memory(fault: BaseException) -> bool:
+    """Tell whether an error is a MemoryError, or how torch or the system words one."""
+    if not isinstance(fault, RuntimeError | ImportError | OSError):
+        return isinstance(fault, MemoryError)
+    text = str(fault).lower()
+    return any(words in text for words in _OUT_OF_MEMORY_WORDS)
 
 
-def printable(text: str) -> str:
-    r"""Write what could steer a terminal, or is no text, as \x1b; names come out of files."""
+def to_one_line(fault: BaseException) -> str:
+    """Return the message of an error on one line, or the name of its class if it has none."""
+    return escape_unprintable(" ".join(str(fault).split())) or type(fault).__name__
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Escape control characters (as \x1b) and undecodable bytes, which names in files may hold."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() else _escape_character(c) for c in text)
 
 
-def _escaped(character: str) -> str:
+def _escape_character(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not valid UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
@@ -90,7 +105,7 @@ def _escaped(character: str) -> str:
 class Refusal(MusicgenError):
     """One tune or one file cannot be used; the rest of the work goes on.
 
-    It is raised where the fault is found and kept as a value in the list of refusals of a book.
+    A reader raises it; the list of refusals of a file keeps it as a value.
     """
 
     def __init__(self, message: str, *, source: str = "", place: str = "", code: str = "") -> None:
@@ -98,15 +113,15 @@ class Refusal(MusicgenError):
         self.message = message  # the fault and the way out
         self.source = source  # the file's path, or a name for a text without a file
         self.place = place  # "tune X:42, line 9: bar 7", "byte 118"
-        self.code = code  # one of REASONS, which reports count by
+        self.code = code  # one of REASONS; reports count by code
 
-    def at(self, source: str) -> Refusal:
+    def with_source(self, source: str) -> Refusal:
         """Return the same refusal with the file named."""
         return Refusal(self.message, source=source, place=self.place, code=self.code)
 
 
 class DamagedCheckpoint(MusicgenError):
-    """A checkpoint is incomplete, or its bytes are not the ones that were written."""
+    """A checkpoint is incomplete, or its bytes changed since it was written."""
 
 
 class WriteFailed(MusicgenError):
@@ -114,7 +129,7 @@ class WriteFailed(MusicgenError):
 
 
 class Interrupted(MusicgenError):
-    """The work stopped as it was told to; what was done of it is saved."""
+    """The work stopped on request; its progress is saved."""
 
     exit_code = 130
 
@@ -126,7 +141,7 @@ class UsageRefused(MusicgenError):
 
 
 class InvalidValue(UsageRefused, ValueError):
-    """A value is outside of what it may be."""
+    """A value is outside its range or malformed."""
 
 
 class OutputExists(UsageRefused):
@@ -134,7 +149,7 @@ class OutputExists(UsageRefused):
 
 
 class InUse(UsageRefused):
-    """Somebody else is at work in the place that was named."""
+    """Another process is using the named folder."""
 
 
 class NotFound(UsageRefused):
@@ -142,4 +157,4 @@ class NotFound(UsageRefused):
 
 
 class Mismatch(UsageRefused):
-    """Two things that were named do not belong together."""
+    """Two named things do not belong together, such as a checkpoint and a corpus."""

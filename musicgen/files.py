@@ -1,4 +1,9 @@
-"""Files on disk: written whole or not at all, read only where they are regular files."""
+"""Files on disk: atomic writes, refusal to overwrite, bounded reads, locks, SHA-256 hashes.
+
+`write_atomically` and `create_folder_atomically` write to a hidden `.NAME.*.partial` beside the
+target and rename it when it is complete. A partial file is locked while its writer runs, so that
+`sweep_partials` removes only those that a killed process left behind.
+"""
 
 from __future__ import annotations
 
@@ -25,114 +30,132 @@ from musicgen.errors import (
 
 try:
     import fcntl
-except ImportError:  # an open file cannot be removed there, which serves as the lock
+except ImportError:  # Windows, where an open file cannot be removed: that serves as the lock
     fcntl = None  # type: ignore[assignment]
 
+HAS_FILE_LOCKS: Final = fcntl is not None
 MAX_FILE_BYTES: Final = 256 * 2**20
-MAX_NAME: Final = 255  # bytes, on every system
+MAX_NAME_BYTES: Final = 255  # the limit of common file systems
 _PARTIAL: Final = re.compile(
     r"\.(?P<name>.+)\.(?P<nonce>[0-9a-f]{8})(?P<seal>[0-9a-f]{8})\.partial"
 )
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_NO_HARD_LINK_ERRNOS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_NO_FOLDER_SYNC_ERRNOS: Final = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a name stands for a regular file; one that no system can have does not."""
+    """Tell whether a path is a regular file; False for a name that the system cannot have."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file fails where a name is too long
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a name stands for a folder; one that no system can have does not."""
+    """Tell whether a path is a folder; False for a name that the system cannot have."""
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
 def is_plain_name(text: str) -> bool:
-    """Tell whether a text can name a file or folder beside others, and is not a path."""
+    """Tell whether a text is a visible, printable file name without path separators."""
     return (
-        0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME
+        0 < len(text.encode("utf-8", "surrogateescape")) <= MAX_NAME_BYTES
         and text.isprintable()
         and not text.startswith(".")
         and not {"/", "\\", ":"} & set(text)
     )
 
 
-def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Write a file so that its name only ever stands for all of its bytes.
+def write_atomically(path: Path, data: bytes, *, force: bool = False) -> None:
+    """Write a file through a temporary file and a rename, so that it is never seen incomplete.
 
-    Raises OutputExists without force, NotFound for a missing folder, WriteFailed for the rest.
+    Args:
+        path: the file to write.
+        data: all of its bytes.
+        force: replace an existing file.
+
+    Raises:
+        OutputExists: the file exists and `force` is false, or it is a folder.
+        NotFound: its folder does not exist.
+        WriteFailed: the system refused to write; an existing file is unchanged.
     """
     refuse_existing([path], force=force)
-    partial = partial_beside(path)
+    partial = make_partial_path(path)
     try:
-        with _new_file(partial, data):  # locked until it has its name
+        with _create_locked_file(partial, data):  # locked until it is renamed
             _publish(partial, path, force=force)
         _sync_folder(path.parent)
     except OSError as fault:
-        raise _explained(fault, path, len(data)) from fault
+        raise _output_error(fault, path, len(data)) from fault
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, replaces: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """Yield an empty folder to fill; it gets its name when the block ends well, else it goes.
+def create_folder_atomically(
+    path: Path, *, may_replace: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder to fill; rename it to `path` if the block succeeds, else remove it.
 
     Args:
-        path: the name.
-        replaces: whether a folder that has the name may go, once the new one is complete; None
-            where no folder may.
+        path: the final name.
+        may_replace: decides whether an existing folder is replaced by the new one; None: never.
 
-    Raises OutputExists for anything else that has the name.
+    Raises:
+        OutputExists: the path exists and may not be replaced.
+        NotFound: its parent folder does not exist.
+        WriteFailed: the system refused to write.
     """
-    _refuse_one(path, force=replaces is not None and replaces(path))
-    staging = partial_beside(path)
+    _refuse_existing_path(path, force=may_replace is not None and may_replace(path))
+    staging = make_partial_path(path)
     try:
-        with explaining(path):
+        with translate_os_errors(path):
             staging.mkdir()
         with locked_folder(staging):
-            with explaining(path):
-                staging.mkdir(exist_ok=True)  # unless a sweep came before the lock, it is there
+            with translate_os_errors(path):
+                staging.mkdir(exist_ok=True)  # a sweep may have removed it before it was locked
             yield staging
-            with explaining(path):
-                _publish_folder(staging, path, force=replaces is not None and replaces(path))
+            with translate_os_errors(path):
+                _publish_folder(staging, path, force=may_replace is not None and may_replace(path))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that its name never stands for a part of it."""
-    going = partial_beside(folder)
-    with explaining(folder):
-        folder.rename(going)
+    """Remove a folder; it is renamed first, so that it is never seen incomplete."""
+    doomed = make_partial_path(folder)
+    with translate_os_errors(folder):
+        folder.rename(doomed)
         _sync_folder(folder.parent)
-    with contextlib.suppress(OSError):  # what is left of it is swept at the next start
-        shutil.rmtree(going)
+    with contextlib.suppress(OSError):  # the rest is swept at the next start
+        shutil.rmtree(doomed)
 
 
 def rename_folder(folder: Path, name: Path) -> None:
-    """Give a folder a name that nothing has, for good."""
-    with explaining(name):
+    """Rename a folder durably. Raises OutputExists if the new name is taken."""
+    with translate_os_errors(name):
         refuse_existing([name])
         folder.rename(name)
         _sync_folder(name.parent)
 
 
 def refuse_existing(paths: Iterable[Path], *, force: bool = False) -> None:
-    """Raise OutputExists or NotFound for the first output that cannot be written."""
-    named: set[Path] = set()
+    """Check outputs before any work is done.
+
+    Raises:
+        OutputExists: an output exists and `force` is false, is a folder, or is named twice.
+        NotFound: the folder of an output does not exist.
+    """
+    seen_paths: set[Path] = set()
     for path in paths:
-        if path in named:
+        if path in seen_paths:
             raise OutputExists(f"{path} is named twice; choose another name for one of them")
-        named.add(path)
+        seen_paths.add(path)
         if force and is_folder(path):
             raise OutputExists(f"{path} is a folder; choose another name")
-        _refuse_one(path, force=force)
+        _refuse_existing_path(path, force=force)
 
 
 def prepare_outputs(paths: Iterable[Path], *, force: bool = False) -> None:
-    """Refuse outputs as `refuse_existing` does; sweep what killed writers left beside them."""
+    """Check outputs like `refuse_existing`, then sweep partial files from their folders."""
     outputs = list(paths)
     refuse_existing(outputs, force=force)
     for folder in dict.fromkeys(path.parent for path in outputs):
@@ -140,23 +163,32 @@ def prepare_outputs(paths: Iterable[Path], *, force: bool = False) -> None:
 
 
 def refuse_foreign(path: Path, head: bytes, what: str) -> None:
-    """Raise OutputExists for an existing file that does not start as the program writes it."""
+    """Check a file before it is replaced.
+
+    Args:
+        path: the file.
+        head: the first bytes of a file that musicgen writes.
+        what: its description, for the error message.
+
+    Raises:
+        OutputExists: the file exists and does not start with `head`.
+    """
     if not os.path.lexists(path):
         return
     try:
-        with regular_handle(path, follow=False) as handle:
-            is_own = _read(handle, len(head)) == head
+        with open_regular_file(path, follow=False) as handle:
+            starts_with_head = _read(handle, len(head)) == head
     except MusicgenError:
-        is_own = False
-    if not is_own:
+        starts_with_head = False
+    if not starts_with_head:
         raise OutputExists(f"{path} exists and is not {what}; move it away or choose another name")
 
 
 def sweep_partials(folder: Path) -> int:
-    """Remove what killed writers left in a folder; what is in use stays.
+    """Remove the partial files and folders that killed writers left; keep those in use.
 
     Args:
-        folder: where to look, itself only.
+        folder: the folder to sweep, without its subfolders.
 
     Returns:
         The number of files and folders removed.
@@ -165,71 +197,90 @@ def sweep_partials(folder: Path) -> int:
         return 0
     try:
         with os.scandir(folder) as entries:
-            strays = sorted(entry.name for entry in entries if is_partial(entry.name))
+            partial_names = sorted(entry.name for entry in entries if is_partial(entry.name))
     except OSError:
         return 0
-    return sum(sweep_unlocked(folder / name) for name in strays)
+    return sum(sweep_unlocked(folder / name) for name in partial_names)
 
 
 def is_partial(name: str) -> bool:
-    """Tell whether a name is one that `partial_beside` makes."""
+    """Tell whether `make_partial_path` made a name: its checksum is right."""
     match = _PARTIAL.fullmatch(name)
-    return match is not None and match[3] == _seal(match[1], match[2])
+    return match is not None and match[3] == _name_checksum(match[1], match[2])
 
 
-def open_regular(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
-    """Read a regular file; links are followed only where the caller named the file itself.
+def read_regular_file(path: Path, *, limit: int = MAX_FILE_BYTES, follow: bool = True) -> bytes:
+    """Read a regular file.
 
-    Raises NotFound where nothing is there, Refusal for what is no regular file or too large.
+    Args:
+        path: the file.
+        limit: the largest size accepted, in bytes.
+        follow: follow a symbolic link; only for a path that the user named.
+
+    Raises:
+        NotFound: there is no such file.
+        Refusal: it is not a regular file, is too large, or cannot be read.
     """
-    with regular_handle(path, limit=limit, follow=follow) as handle:
+    with open_regular_file(path, limit=limit, follow=follow) as handle:
         data = _read(handle, limit + 1)
     if len(data) > limit:
-        raise _too_large(path, limit)
+        raise _too_large_refusal(path, limit)
     return data
 
 
 @contextlib.contextmanager
-def regular_handle(path: Path, *, limit: int | None = None, follow: bool = True) -> Iterator[int]:
-    """Open a regular file for a block, never waiting for one; it raises as `open_regular` does."""
+def open_regular_file(
+    path: Path, *, limit: int | None = None, follow: bool = True
+) -> Iterator[int]:
+    """Yield the descriptor of a regular file, opened without blocking; raises like reading it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
         handle = os.open(path, flags)
     except (OSError, ValueError) as fault:
-        raise _not_opened(fault, path) from fault
+        raise _open_error(fault, path) from fault
     try:
         _check_regular(os.fstat(handle), path, limit)
         yield handle
     except OSError as fault:
-        raise _not_opened(fault, path) from fault
+        raise _open_error(fault, path) from fault
     finally:
         with contextlib.suppress(OSError):  # it was only read
             os.close(handle)
 
 
-def hash_regular(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
-    """Return the SHA-256 of a regular file, b"" where there is none that can be read.
+def hash_regular_file(path: Path, *, follow: bool = True, from_disk: bool = False) -> bytes:
+    """Return the SHA-256 digest of a regular file, b"" if it cannot be read.
 
-    From the disk: what the system remembers of the file is not asked, where it can be told so.
+    Args:
+        path: the file.
+        follow: follow a symbolic link.
+        from_disk: drop the system's cached pages first, where it can, to read the disk itself.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_BINARY", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return b""
+        with (
+            open_regular_file(path, follow=follow) as handle,
+            os.fdopen(handle, "rb", closefd=False) as file,
+        ):
             if from_disk and hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            found = hashlib.sha256()
-            while piece := file.read(2**16):
-                found.update(piece)
-            return found.digest()
-    except (OSError, ValueError):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            return hashlib.file_digest(file, "sha256").digest()
+    except MusicgenError:
         return b""
 
 
-def _refuse_one(path: Path, *, force: bool) -> None:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of data, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _refuse_existing_path(path: Path, *, force: bool) -> None:
     try:
         path.lstat()
     except FileNotFoundError:
@@ -237,39 +288,38 @@ def _refuse_one(path: Path, *, force: bool) -> None:
             return
         raise NotFound(f"{path}: there is no folder {path.parent}; make it first") from None
     except (OSError, ValueError) as fault:
-        raise _impossible(fault, path) from fault
+        raise _invalid_path_error(fault, path) from fault
     if not force:
         raise OutputExists(f"{path} exists; choose another name or add --force")
 
 
-def partial_beside(path: Path) -> Path:
-    """Return a name for an output that is not complete.
+def make_partial_path(path: Path) -> Path:
+    """Return a fresh hidden name beside a path, for an output that is not complete.
 
-    Half of its number is a hash of the rest, so that a file of somebody else's has no such name.
+    Half of its number is a checksum of the rest, by which `is_partial` tells it from other files.
     """
     name, nonce = path.name[:40], secrets.token_hex(4)
-    return path.parent / f".{name}.{nonce}{_seal(name, nonce)}.partial"
+    return path.parent / f".{name}.{nonce}{_name_checksum(name, nonce)}.partial"
 
 
-def _seal(name: str, nonce: str) -> str:
-    text = f"musicgen\0{name}\0{nonce}".encode("utf-8", "surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:8]
+def _name_checksum(name: str, nonce: str) -> str:
+    return sha256_hex(f"musicgen\0{name}\0{nonce}".encode("utf-8", "surrogateescape"))[:8]
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet, such as one of a new folder's; raises OSError."""
-    with _new_file(path, data):
+    """Write and sync a file that does not exist yet. Raises OSError."""
+    with _create_locked_file(path, data):
         pass
 
 
 @contextlib.contextmanager
-def _new_file(path: Path, data: bytes) -> Iterator[None]:
-    """Write a file that is not there yet, and hold its lock for a block."""
+def _create_locked_file(path: Path, data: bytes) -> Iterator[None]:
+    """Write and sync a file that does not exist yet; hold its lock for the block."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags, 0o666)
     try:
         _lock(handle)
-        if not os.path.lexists(path):  # a sweep came before the lock
+        if not os.path.lexists(path):  # a sweep removed it before it was locked
             os.close(handle)
             handle = os.open(path, flags, 0o666)
             _lock(handle)
@@ -277,7 +327,7 @@ def _new_file(path: Path, data: bytes) -> Iterator[None]:
         while view:
             view = view[os.write(handle, view) :]
         os.fsync(handle)
-        if fcntl is None:  # an open file gets no other name there
+        if not HAS_FILE_LOCKS:  # Windows cannot rename an open file
             os.close(handle)
             handle = -1
         yield
@@ -287,16 +337,16 @@ def _new_file(path: Path, data: bytes) -> Iterator[None]:
 
 
 def _publish(partial: Path, path: Path, *, force: bool) -> None:
-    """Give the finished file its name; without force the system itself refuses an existing one."""
+    """Rename a complete file; without force, let the system refuse an existing target."""
     if force:
         partial.replace(path)
         return
     try:
         os.link(partial, path)
     except OSError as fault:
-        if fault.errno not in _NO_LINKS:
+        if fault.errno not in _NO_HARD_LINK_ERRNOS:
             raise
-        refuse_existing([path])  # no hard links here: the last look is as late as it can be
+        refuse_existing([path])  # no hard links here: check as late as possible
         partial.rename(path)
 
 
@@ -305,12 +355,12 @@ def _publish_folder(staging: Path, path: Path, *, force: bool) -> None:
         _sync(file)
     _sync_folder(staging)
     if force and path.is_dir():
-        old = partial_beside(path)
+        old = make_partial_path(path)
         path.rename(old)
         staging.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        refuse_existing([path])  # an empty folder would give way in silence
+        refuse_existing([path])  # rename would replace an empty folder silently
         staging.rename(path)
     _sync_folder(path.parent)
 
@@ -324,47 +374,62 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder last; some systems cannot, and say so."""
+    """Sync the entries of a folder; some systems cannot, and say so."""
     try:
         _sync(folder)
     except OSError as fault:
-        if fault.errno not in _NO_FOLDER_SYNC:
+        if fault.errno not in _NO_FOLDER_SYNC_ERRNOS:
             raise
 
 
 def _lock(handle: int) -> None:
-    """Show other programs that a partial file or folder is in use; wait for a sweep to end."""
+    """Mark a partial file or folder as in use, where the file system has locks."""
+    with contextlib.suppress(OSError):
+        acquire_lock(handle, wait=True)
+
+
+def acquire_lock(handle: int, *, wait: bool) -> None:
+    """Take the exclusive lock of an open file or folder, until it is closed or the process ends.
+
+    Nothing happens where the system has no such locks (HAS_FILE_LOCKS is false).
+
+    Args:
+        handle: its descriptor.
+        wait: wait while another process holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        OSError: the file system has no locks.
+    """
     if fcntl is not None:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Show other programs for a block that a folder is in use."""
-    if fcntl is None:
+    """Hold the lock of a folder for the block."""
+    if not HAS_FILE_LOCKS:
         yield
         return
-    with explaining(folder):
+    with translate_os_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
         _lock(handle)
         yield
     finally:
-        with contextlib.suppress(OSError):  # nothing was written through it
+        with contextlib.suppress(OSError):  # nothing was written through this handle
             os.close(handle)
 
 
 def sweep_unlocked(path: Path) -> bool:
-    """Remove a stray file or folder unless its lock is held; tell whether it is gone."""
+    """Remove a file or folder unless its lock is held; tell whether it was removed."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
     except OSError:
         return False
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        acquire_lock(handle, wait=False)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:
         return False
@@ -374,22 +439,22 @@ def sweep_unlocked(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explaining(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn what the system says of an output, of so many bytes, into one of our errors."""
+def translate_os_errors(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn an OSError of the block into one of our errors about an output of `size` bytes."""
     try:
         yield
     except OSError as fault:
-        raise _explained(fault, path, size) from fault
+        raise _output_error(fault, path, size) from fault
 
 
-def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:
-    """Say in one line what a fault of the system means for an output."""
+def _output_error(fault: OSError, path: Path, size: int) -> MusicgenError:
+    """Say in one line why an output was not written."""
     if isinstance(fault, FileExistsError) or fault.errno == errno.ENOTEMPTY:
         return OutputExists(f"{path} exists; choose another name or add --force")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path}: there is no folder {path.parent}; make it first")
     if fault.errno == errno.ENAMETOOLONG:
-        return _impossible(fault, path)
+        return _invalid_path_error(fault, path)
     needed = f" ({size:,} bytes are needed)" if size else ""
     return WriteFailed(
         f"{path} was not written: {os.strerror(fault.errno or errno.EIO)}{needed};"
@@ -399,47 +464,49 @@ def _explained(fault: OSError, path: Path, size: int) -> MusicgenError:
 
 def _read(handle: int, limit: int) -> bytes:
     """Read up to limit bytes."""
-    pieces: list[bytes] = []
-    while limit and (piece := os.read(handle, min(limit, 2**20))):
-        pieces.append(piece)
-        limit -= len(piece)
-    return b"".join(pieces)
+    chunks: list[bytes] = []
+    while limit and (chunk := os.read(handle, min(limit, 2**20))):
+        chunks.append(chunk)
+        limit -= len(chunk)
+    return b"".join(chunks)
 
 
-def _impossible(fault: OSError | ValueError, path: Path) -> MusicgenError:
-    """Say why there can be no file of a name."""
+def _invalid_path_error(fault: OSError | ValueError, path: Path) -> MusicgenError:
+    """Say why the system rejects a file name."""
     if isinstance(fault, NotADirectoryError):
         return NotFound(f"{path}: there is no folder {path.parent}; make it first")
-    words = os.strerror(fault.errno or errno.EIO) if isinstance(fault, OSError) else str(fault)
-    return InvalidValue(f"{path}: {words}; choose another name")
+    reason = os.strerror(fault.errno or errno.EIO) if isinstance(fault, OSError) else str(fault)
+    return InvalidValue(f"{path}: {reason}; choose another name")
 
 
-def _not_opened(fault: OSError | ValueError, path: Path) -> MusicgenError:
+def _open_error(fault: OSError | ValueError, path: Path) -> MusicgenError:
     if isinstance(fault, ValueError) or fault.errno == errno.ENAMETOOLONG:
-        words = str(fault) if isinstance(fault, ValueError) else os.strerror(errno.ENAMETOOLONG)
-        return NotFound(f"{path}: {words}; check the name")
+        reason = str(fault) if isinstance(fault, ValueError) else os.strerror(errno.ENAMETOOLONG)
+        return NotFound(f"{path}: {reason}; check the name")
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return NotFound(f"{path} does not exist; check the name")
     if fault.errno == errno.ELOOP:
-        return _not_regular(path, "a link")
-    words = os.strerror(fault.errno or errno.EIO)
-    return Refusal(f"{words}; it was left out", source=str(path), code="unreadable")
+        return _not_regular_refusal(path, "a link")
+    reason = os.strerror(fault.errno or errno.EIO)
+    return Refusal(f"{reason}; it was left out", source=str(path), code="unreadable")
 
 
 def _check_regular(status: os.stat_result, path: Path, limit: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _not_regular(path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
+        raise _not_regular_refusal(
+            path, "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        )
     if limit is not None and status.st_size > limit:
-        raise _too_large(path, limit)
+        raise _too_large_refusal(path, limit)
 
 
-def _not_regular(path: Path, what: str) -> Refusal:
+def _not_regular_refusal(path: Path, kind: str) -> Refusal:
     return Refusal(
-        f"it is {what}; only regular files are read", source=str(path), code="not-regular"
+        f"it is {kind}; only regular files are read", source=str(path), code="not-regular"
     )
 
 
-def _too_large(path: Path, limit: int) -> Refusal:
+def _too_large_refusal(path: Path, limit: int) -> Refusal:
     return Refusal(
         f"it is larger than {limit:,} bytes; it was left out", source=str(path), code="too-large"
     )

@@ -1,8 +1,8 @@
-"""Numbers that arrive as text: matched against a pattern with bounds before they are converted.
+"""Convert text to numbers: each text is matched against a pattern with bounds first.
 
-`Fraction("1e-9999999")` computes for seconds, `int("²")` and `int("9" * 5000)` raise errors of
-their own, `float("nan")` is accepted. Options, request fields, recipes, TOML values and corpus
-cards that are text therefore go through these functions.
+`Fraction("1e-9999999")` computes for seconds, `int("²")` and `int("9" * 5000)` raise unrelated
+errors, `float("nan")` is accepted. Options, request fields, recipes, TOML values and corpus cards
+therefore go through these functions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _DECIMAL: Final = re.compile(
     r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,2})?"
 )
 _FRACTION: Final = re.compile(r"[+-]?[0-9]{1,9}(?:/[0-9]{1,9}|\.[0-9]{1,9})?")
-_SHOWN: Final = 40  # characters of a wrong value that an error repeats
+_SHOWN_CHARACTERS: Final = 40  # of an invalid value in an error message
 
 
 def parse_integer(text: str, name: str, low: int, high: int) -> int:
     """Convert ASCII digits to an integer.
 
     Args:
-        text: what was written; blanks around it are ignored.
+        text: the number as text; surrounding whitespace is ignored.
         name: the option or field, for the error message.
         low: the smallest value accepted.
         high: the largest value accepted.
@@ -33,8 +33,8 @@ def parse_integer(text: str, name: str, low: int, high: int) -> int:
     Raises:
         InvalidValue: the text is not an integer of at most 19 digits, or is out of range.
     """
-    plain = text.strip()
-    if _INTEGER.fullmatch(plain) and low <= (value := int(plain)) <= high:
+    digits = text.strip()
+    if _INTEGER.fullmatch(digits) and low <= (value := int(digits)) <= high:
         return value
     raise InvalidValue(f"{name} {shorten(text)!r}: write a whole number from {low} to {high}")
 
@@ -43,7 +43,7 @@ def parse_decimal(text: str, name: str, low: float, high: float) -> float:
     """Convert a decimal number, with an exponent of at most two digits, to a float.
 
     Args:
-        text: what was written; blanks around it are ignored.
+        text: the number as text; surrounding whitespace is ignored.
         name: the option or field, for the error message.
         low: the smallest value accepted.
         high: the largest value accepted.
@@ -51,8 +51,8 @@ def parse_decimal(text: str, name: str, low: float, high: float) -> float:
     Raises:
         InvalidValue: the text is not such a number (`nan` and `inf` are not), or is out of range.
     """
-    plain = text.strip()
-    if _DECIMAL.fullmatch(plain) and low <= (value := float(plain)) <= high:
+    digits = text.strip()
+    if _DECIMAL.fullmatch(digits) and low <= (value := float(digits)) <= high:
         return value
     raise InvalidValue(f"{name} {shorten(text)!r}: write a number from {low:g} to {high:g}")
 
@@ -61,20 +61,20 @@ def parse_fraction(text: str, name: str, low: Fraction | int, high: Fraction | i
     """Convert "3", "3/8" or "0.375" to an exact fraction.
 
     Args:
-        text: what was written; blanks around it are ignored.
+        text: the number as text; surrounding whitespace is ignored.
         name: the option or field, for the error message.
         low: the smallest value accepted.
         high: the largest value accepted.
 
     Raises:
         InvalidValue: the text is not such a number, has a zero denominator or more than nine
-            digits on a side, or is out of range.
+            digits in either part, or is out of range.
     """
-    plain = text.strip()
-    if _FRACTION.fullmatch(plain):
-        over, _, under = plain.partition("/")
-        if not under or int(under):
-            value = Fraction(over) / int(under or 1)
+    digits = text.strip()
+    if _FRACTION.fullmatch(digits):
+        numerator, _, denominator = digits.partition("/")
+        if not denominator or int(denominator):
+            value = Fraction(numerator) / int(denominator or 1)
             if low <= value <= high:
                 return value
     raise InvalidValue(
@@ -83,5 +83,5 @@ def parse_fraction(text: str, name: str, low: Fraction | int, high: Fraction | i
 
 
 def shorten(text: str) -> str:
-    """Cut a value to the first characters, as error messages repeat it."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    """Cut a value to the length that error messages quote."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,163 +1,159 @@
-"""Models by name, and the tunes that they write.
+"""A generated tune: its notes, its recipe, and how it is written to a file.
 
-model = load("folk")
+model = musicgen.load("folk")
 tune = model.sample(key="Dmix", bars=32, seed=7)
 tune.write("song.mid")
 """
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from musicgen import formats
-from musicgen.checkpoint import Checkpoint, places, version_of
-from musicgen.checkpoint import load as load_checkpoint
-from musicgen.errors import InvalidValue, MusicgenError, NotFound, OutputExists, printable
-from musicgen.files import (
-    is_file,
-    is_folder,
-    is_plain_name,
-    open_regular,
-    refuse_existing,
-    write_whole,
-)
-from musicgen.listen import writing
-from musicgen.music.grid import heard_bars
+from musicgen.checkpoint import Checkpoint
+from musicgen.errors import InvalidValue, escape_unprintable
+from musicgen.files import refuse_existing, write_atomically
+from musicgen.music.bars import count_heard_bars
 from musicgen.music.score import Score
-from musicgen.number_parsing import shorten
-from musicgen.sampling.customs import unmet_dance
-from musicgen.sampling.default_form import complete_wishes
-from musicgen.sampling.draw import Noise
-from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.guard import CopyGuard
-from musicgen.sampling.keep import CANDIDATES, Keep, parse_bars
-from musicgen.sampling.known import NAME as INDEX
-from musicgen.sampling.lanes import Lanes
-from musicgen.sampling.many import LANES, write_many
-from musicgen.sampling.plain import PlainSampler, sampler_of
-from musicgen.sampling.receipt import Index, Receipt, index_beside
-from musicgen.sampling.recipe import (
-    Drawn,
-    ModelName,
-    Order,
-    Recipe,
-    found_in,
-    hash_of,
-    hash_of_text,
-    varied,
-)
-from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.surprise import Surprise, surprise
-from musicgen.sampling.wishes import Wishes
-from musicgen.sampling.writing import Written, fit
-from musicgen.sampling.writing import write as carry_out
+from musicgen.recipe_files import refuse_non_recipe, sidecar_path, supports_metadata
+from musicgen.render import export
+from musicgen.sampling.infill import CANDIDATES
+from musicgen.sampling.recipe import GenerationRequest, Recipe
+from musicgen.sampling.surprisal import Surprise
+from musicgen.similarity.overlap_report import Receipt
 from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.codecs import restored
-from musicgen.tokens.measures import MeasuresCodec, rhythm_event
 
 if TYPE_CHECKING:
     import pretty_midi
 
-RUNS: Final = Path("checkpoints")  # where `train` puts a user's own models
-_PACKAGE: Final = Path(__file__).parent
-_SHIPPED: Final = (_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints")
-# What a codec's tunes are written as, where that is not every format; text is as the corpus has it.
-WRITABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "performance": (".mid", ".midi", ".wav", ".html"),
-    "frames": (".mid", ".midi", ".wav", ".html"),
-    "frames-16": (".mid", ".midi", ".wav", ".html"),
-    "text": (".txt", ".abc"),
-    "text-words": (".txt", ".abc"),
-}
-MAX_RECIPE: Final = 2**21  # bytes of a recipe beside a file
-MAX_TEXT: Final = 2**24  # of a text
-ENGINES: Final = ("numpy", "torch")
-_SHAPE: Final = ("form", "pickup", "bars", "min_bars", "range", "meter", "key")  # of edited notes
-_TITLE: Final = 80  # characters of a title in a line
-_FEW: Final = 8  # tunes that are drawn sooner than a second process starts
+_MAX_TITLE_LENGTH: Final = 80  # characters of a title in a line
+
+
+class TuneModel(Protocol):
+    """What a tune uses of the model that generated it; `Model` of musicgen.trained_model has it."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Weights, settings and manifest."""
+
+    @property
+    def codec(self) -> AnyCodec:
+        """The codec of its token ids."""
+
+    @property
+    def has_index(self) -> bool:
+        """Whether it has an index of its training tunes."""
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The suffixes of the files that its tunes can be written to."""
+
+    def make_receipt(self, score: Score) -> Receipt:
+        """Compare a score with the training tunes."""
+
+    def measure_surprise(self, piece: Score | str) -> Surprise:
+        """Measure the bits of each note."""
+
+    def make_variant(
+        self,
+        request: GenerationRequest,
+        *,
+        keep: str | None = None,
+        candidates: int = CANDIDATES,
+        **changes: Any,
+    ) -> Tune:
+        """Generate a variant of the tune of a request."""
 
 
 @dataclass(frozen=True, repr=False)
 class Tune:
-    """A tune that a model wrote, and how it came to be."""
+    """A tune that a model generated, with the recipe that generates it again."""
 
     score: Score
     recipe: Recipe
-    model: Model = field(repr=False, compare=False)
-    text: str | None = None  # what a model of text wrote; its score is empty
-    told: tuple[str, ...] = ()  # what was changed of a primer, what candidates were worth
+    model: TuneModel = field(repr=False, compare=False)
+    text: str | None = None  # the output of a text model; its score is empty
+    messages: tuple[str, ...] = ()  # for the user: changes of a primer, weights of candidates
 
     def __repr__(self) -> str:
-        """Say in one line what it is and how to come by it."""
-        made = self.recipe.model
-        place = f"{made.name[:_TITLE]} {made.version}, seed {self.seed}, number {self.number + 1}"
-        return printable(f"<Tune {self.summary}; {place}>")
+        """Return title, size, model and seed in one line."""
+        model_name = self.recipe.model
+        model = f"{model_name.name[:_MAX_TITLE_LENGTH]} {model_name.version}"
+        return escape_unprintable(
+            f"<Tune {self.summary}; {model}, seed {self.seed}, number {self.number + 1}>"
+        )
 
     def _repr_html_(self) -> str:
-        """Show score and player in a notebook; of a codec without bars, a player alone."""
-        from musicgen.listen import notebook, page  # slow to import
+        """Return score and player for a notebook; the player alone for a codec without bars."""
+        from musicgen.render import html_page  # slow to import
 
         if self.text is not None:
-            return notebook.quote_text(self.text)
-        if self.codec != MeasuresCodec.name:
-            return notebook.embed_sound(self.summary, self.score)
-        whole = page.page(
+            return html_page.quote_text(self.text)
+        if not self.model.codec.has_bars:
+            return html_page.embed_sound(self.summary, self.score)
+        page = html_page.render_page(
             self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
-        return notebook.frame_page(self.score.title, whole)
+        return html_page.frame_page(self.score.title, page)
 
     @property
     def summary(self) -> str:
-        """Title and size: bars, or what its codec counts by."""
+        """Title and size: meter and bars, or the number of notes or characters."""
         if self.text is not None:
-            return _counted(len(self.text), "character")
-        title = self.score.title[:_TITLE]
-        if self.codec != MeasuresCodec.name:
-            return f"{title}; {_counted(len(self.score.notes), 'note')}"
-        return f"{title}; {self.score.meter}, {_counted(self.bars, 'bar')}"
+            return _format_count(len(self.text), "character")
+        title = self.score.title[:_MAX_TITLE_LENGTH]
+        if not self.model.codec.has_bars:
+            return f"{title}; {_format_count(len(self.score.notes), 'note')}"
+        return f"{title}; {self.score.meter}, {_format_count(self.bars, 'bar')}"
 
     @property
     def seed(self) -> int:
-        """The seed that it was drawn with."""
-        return self.recipe.order.seed
+        """The random seed."""
+        return self.recipe.request.seed
 
     @property
     def number(self) -> int:
-        """Which of the tunes of its seed it is, from 0."""
-        return self.recipe.order.number
+        """Index among the tunes of the same seed, from 0."""
+        return self.recipe.request.number
 
     @property
     def codec(self) -> str:
-        """The codec of its model."""
+        """Name of the model's codec."""
         return self.model.codec.name
 
     @property
     def bars(self) -> int:
-        """Bars as heard."""
-        return heard_bars(self.score)
+        """Number of bars as heard, repeats included."""
+        return count_heard_bars(self.score)
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
-        """Write it, with its recipe, in the format of the suffix.
+        """Write the tune and its recipe, in the format of the suffix.
 
-        Where the format has no room for a recipe, it stands beside it, in `PATH.recipe.json`; a
-        page shows the receipt and the surprise of each note too.
-        Raises OutputExists, NotFound, InvalidValue, Refusal or WriteFailed.
+        A format without room for the recipe gets a sidecar file, `PATH.recipe.json`. A page (.html)
+        shows the receipt and the surprise of each note as well.
+
+        Args:
+            path: the file; its suffix chooses the format.
+            force: replace existing files.
+
+        Raises:
+            OutputExists: the file exists, or a sidecar file that is not a recipe.
+            NotFound: the folder does not exist.
+            InvalidValue: no format has the suffix.
+            Refusal: the format cannot express the tune.
+            WriteFailed: the file system reports an error.
         """
         path = Path(path)
-        beside = () if has_room(path.suffix) else (beside_of(path),)
-        refuse_existing([path, *beside], force=force)
-        for other in beside:
-            refuse_other_recipe(other)
+        sidecars = () if supports_metadata(path.suffix) else (sidecar_path(path),)
+        refuse_existing([path, *sidecars], force=force)
+        for sidecar in sidecars:
+            refuse_non_recipe(sidecar)
         if self.text is None:
-            is_page = path.suffix.lower() in writing.PAGES
-            writing.write(
+            is_page = path.suffix.lower() in export.PAGE_SUFFIXES
+            export.write(
                 self.score,
                 path,
                 force=force,
@@ -167,27 +163,33 @@ class Tune:
                 surprise=self.surprise if is_page else None,
             )
         else:
-            write_whole(path, f"{self.text}\n".encode(), force=force)
-        for other in beside:
-            write_whole(other, f"{self.recipe.to_text()}\n".encode(), force=force)
+            write_atomically(path, f"{self.text}\n".encode(), force=force)
+        for sidecar in sidecars:
+            write_atomically(sidecar, f"{self.recipe.to_text()}\n".encode(), force=force)
 
     @cached_property
     def receipt(self) -> Receipt | None:
-        """What it shares with the tunes that its model learnt from; None without an index."""
+        """The overlap with the training tunes; None for text, or a model without an index."""
         if self.text is not None or not self.model.has_index:
             return None
-        return self.model.receipt(self.score)
+        return self.model.make_receipt(self.score)
 
     @cached_property
     def surprise(self) -> Surprise:
-        """The bits of each of its notes under the model."""
-        return self.model.surprise(self.score if self.text is None else self.text)
+        """The bits of each note under the model."""
+        return self.model.measure_surprise(self.score if self.text is None else self.text)
 
     def check_copies(self) -> None:
-        """Raise InvalidValue where what was given copies more than the tune may."""
-        limit = self.recipe.order.wishes.max_copy
-        longest = self.receipt.longest if limit is not None and self.receipt else None
-        if longest is not None and limit is not None and longest.notes > limit:
+        """Check that kept bars or a primer do not copy more than the option max_copy allows.
+
+        Raises:
+            InvalidValue: the longest run shared with a training tune is longer.
+        """
+        limit = self.recipe.request.options.max_copy
+        if limit is None or self.receipt is None:
+            return
+        longest = self.receipt.longest
+        if longest is not None and longest.notes > limit:
             raise InvalidValue(
                 f"max-copy {limit}: what is kept of a tune, or its primer, shares {longest.notes}"
                 f" notes with {longest.label}; ask for as many, or keep less"
@@ -196,450 +198,24 @@ class Tune:
     def tweak(
         self, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
     ) -> Tune:
-        """Write a near variant: what is not named stays; nothing named gives the same tune.
+        """Generate a variant: what is not changed stays, and no change gives the same tune.
 
-        keep: bars that stay, such as "1-8,13-16", as they are written; the others are drawn anew,
-        chosen from so many candidates. The changes are wishes, and `seed`.
+        Args:
+            keep: bars to keep as they are written, such as "1-8,13-16"; the others are regenerated.
+            candidates: number of candidates for each regenerated stretch.
+            changes: sampling options by name, and `seed`.
+
+        Raises:
+            InvalidValue: an option is unknown or not valid, or cannot change here.
         """
-        return self.model.variant(self.recipe.order, keep=keep, candidates=candidates, **changes)
+        return self.model.make_variant(
+            self.recipe.request, keep=keep, candidates=candidates, **changes
+        )
 
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
-        """Return what is played as a `pretty_midi` object."""
+        """Return the sounding notes as a `pretty_midi` object."""
         return formats.midi.to_pretty_midi(self.score)
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def has_room(suffix: str) -> bool:
-    """Tell whether files of a suffix have their recipe inside."""
-    return formats.has_room(suffix) or suffix.lower() in writing.PAGES
-
-
-def beside_of(path: Path) -> Path:
-    """Return where the recipe of a file stands whose format has no room for one."""
-    return path.with_name(f"{path.name}.recipe.json")
-
-
-def is_recipe(path: Path) -> bool:
-    """Tell whether a file is a recipe, as it stands beside a tune; a link is none."""
-    try:
-        text = open_regular(path, limit=MAX_RECIPE, follow=False).decode().strip()
-        Recipe.from_text(text)
-    except (MusicgenError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def refuse_other_recipe(path: Path) -> None:
-    """Raise OutputExists for a file that has the name of a tune's recipe and is none."""
-    if os.path.lexists(path) and not is_recipe(path):
-        raise OutputExists(
-            f"{path} exists and is not a recipe; move it away or choose another name"
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class Model:
-    """A trained model, ready to write tunes."""
-
-    checkpoint: Checkpoint
-    codec: AnyCodec = field(default_factory=MeasuresCodec)
-    _guards: dict[int, CopyGuard] = field(default_factory=dict, repr=False, compare=False)
-
-    def __repr__(self) -> str:
-        """Say in one line what it is."""
-        shape = self.checkpoint.settings
-        return printable(
-            f"<Model {self.name}: {shape.layers} x {shape.hidden} {shape.cell}, codec"
-            f" {self.codec.name}>"
-        )
-
-    @cached_property
-    def sampler(self) -> Sampler | PlainSampler:
-        """The checkpoint's engine, and what it has learnt."""
-        return sampler_of(self.checkpoint, self.codec, self._guard)
-
-    def _guard(self, limit: int) -> CopyGuard:
-        """Return what knows the training tunes' runs of more notes than a limit."""
-        if limit not in self._guards:
-            self._guards[limit] = self.index.guard(limit)
-        return self._guards[limit]
-
-    @cached_property
-    def name(self) -> ModelName:
-        """What recipes call it."""
-        return ModelName.of(self.checkpoint)
-
-    @property
-    def has_index(self) -> bool:
-        """Whether it knows the tunes that it learnt from."""
-        return is_file(self.checkpoint.folder / INDEX)
-
-    @cached_property
-    def index(self) -> Index:
-        """The notes of the tunes that it learnt from. Raises NotFound where it has no index."""
-        found = index_beside(self.checkpoint)
-        if found is None:
-            raise NotFound(
-                f"{self.checkpoint.folder}: the model has no index of the tunes that it learnt"
-                " from, which receipts are told by; train it without --no-index, or ask another"
-                " --model"
-            )
-        return found
-
-    def receipt(self, score: Score) -> Receipt:
-        """Compare a score, as the codec writes it, with the tunes that the model learnt from.
-
-        Raises NotFound for a model without an index, Refusal for what the codec cannot write.
-        """
-        if self.codec.name == MeasuresCodec.name:
-            return self.index.receipt(score)
-        encoded = self.codec.encode(score)
-        return self.index.receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
-
-    def surprise(self, piece: Score | str) -> Surprise:
-        """Return the bits of each note. Raises Refusal for what the codec cannot write."""
-        return surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
-
-    @property
-    def writable(self) -> tuple[str, ...]:
-        """The suffixes of the files that its tunes can be written to."""
-        return WRITABLE.get(self.codec.name, writing.WRITABLE)
-
-    def sample(
-        self,
-        *,
-        seed: int | None = None,
-        number: int = 0,
-        primer: str | Path | Score | None = None,
-        no_primer: bool = False,
-        **wishes: Any,
-    ) -> Tune:
-        """Write a tune: without a form, bars or a primer, one of the default form, AABB.
-
-        The wishes are those of `Wishes`, as values or as text: key="Dmix", meter="6/8",
-        range="D4-B5". A primer is what the tune starts from, a file or a score; `no_primer` leaves
-        it out of what is written. Raises InvalidValue for a wish that is out of range or that the
-        model has never met.
-        """
-        chosen = secrets.randbelow(2**31) if seed is None else seed
-        asked = self.complete_wishes(wishes, has_primer=primer is not None)
-        order = Order(asked, chosen, number, writes_primer=not no_primer)
-        if primer is not None:
-            order = self.primed(order, primer)
-        return self.written(order, self.remarks_on(order))
-
-    def remarks_on(self, order: Order) -> tuple[str, ...]:
-        """Say what was changed of an order's primer, and that its dance is never in its meter."""
-        return (*(order.primer.changes if order.primer else ()), *self.unmet_dances(order))
-
-    def unmet_dances(self, order: Order) -> tuple[str, ...]:
-        """Say that no training tune is such a dance in such a meter, where that is so."""
-        rhythm, meter = order.wishes.rhythm, order.wishes.meter
-        if order.primer is not None:
-            meter = order.primer.meter
-        if rhythm is None or meter is None:
-            return ()
-        dances = self.checkpoint.manifest.corpus.get("dances", {})
-        unmet = unmet_dance(dances, rhythm_event(rhythm.strip().lower()), str(meter))
-        return () if unmet is None else (unmet,)
-
-    def complete_wishes(self, asked: Mapping[str, Any], *, has_primer: bool = False) -> Wishes:
-        """Make wishes from what a user named, with the default form where none is named."""
-        return complete_wishes(asked, self.checkpoint.manifest, has_primer=has_primer)
-
-    def primed(self, order: Order, primer: str | Path | Score) -> Order:
-        """Return an order that starts from the notes of a file or a score, fitted to the model."""
-        name = "primer" if isinstance(primer, Score) else str(primer)
-        score = primer if isinstance(primer, Score) else read_one(Path(primer))
-        return replace(order, primer=fit(score, self._measures("a primer"), order.wishes, name))
-
-    def written(self, order: Order, told: tuple[str, ...] = ()) -> Tune:
-        """Carry an order out."""
-        found = self.carried_out(order)
-        return self.tune(order, replace(found, told=(*told, *found.told)))
-
-    def draw(self, wishes: Wishes, seed: int, number: int = 0) -> Tune:
-        """Write tune `number` of a seed."""
-        return self.written(Order(wishes, seed, number))
-
-    def carried_out(self, order: Order) -> Written:
-        """Draw what an order asks for."""
-        sampler = self.sampler
-        if isinstance(sampler, PlainSampler):
-            return Written(sampler.encoded(order.wishes, Noise(order.seed, order.number)))
-        if order.engine != "numpy":
-            return next(found for _, found in self.carried_out_many(order, [order.number]))
-        return carry_out(sampler, order)
-
-    def carried_out_many(
-        self, order: Order, numbers: Iterable[int]
-    ) -> Iterator[tuple[int, Written]]:
-        """Draw tunes of an order by their numbers, side by side, and yield them as they are done.
-
-        Those of the NumPy engine are what `carried_out` draws; those of torch are its own.
-        """
-        if not isinstance(self.sampler, PlainSampler):
-            width = LANES if order.engine == "numpy" else 2 * LANES
-            make_lanes = lanes_of(order.engine)
-            yield from write_many(self.sampler, order, numbers, make_lanes, width)
-            return
-        if order.engine != "numpy":
-            raise InvalidValue(
-                f"engine {order.engine}: it writes bars, and codec {self.codec.name} has none;"
-                " leave --engine out"
-            )
-        for number in numbers:
-            yield number, self.carried_out(replace(order, number=number))
-
-    def tune(self, order: Order, found: Written) -> Tune:
-        """Make the tune of what was drawn for an order."""
-        encoded, text = found.encoded, None
-        if self.codec.name == MeasuresCodec.name:
-            order, score = replace(order, drawn=Drawn.of(encoded)), found.score
-        else:
-            piece = self.codec.decode(encoded.ids, encoded.setting).piece
-            score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
-        notes = hash_of(score) if text is None else hash_of_text(text)
-        recipe = Recipe(order, self.name, version_of("musicgen"), notes)
-        tune = Tune(score, recipe, self, text, found.told)
-        tune.check_copies()
-        return tune
-
-    def variant(
-        self, order: Order, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
-    ) -> Tune:
-        """Carry an order out with some changes, as `Tune.tweak` does."""
-        seed = changes.pop("seed", None)
-        kept = None
-        if keep is not None:
-            bars = parse_bars(keep)
-            base = carry_out(self._measures("keep"), order).encoded
-            kept = Keep(base.ids, bars, candidates)
-            order = replace(order, drawn=Drawn.of(base), primer=None)
-        order = varied(order, Wishes.changes(**changes), kept)
-        told = () if changes.keys().isdisjoint(("meter", "rhythm")) else self.unmet_dances(order)
-        return self.written(order if seed is None else replace(order, seed=seed), told)
-
-    def _measures(self, what: str) -> Sampler:
-        sampler = self.sampler
-        if isinstance(sampler, PlainSampler):
-            raise InvalidValue(
-                f"{what}: a model of codec {self.codec.name} has no bars to hold on to"
-            )
-        return sampler
-
-
-def read_one(path: Path) -> Score:
-    """Read the first tune of a file. Raises what was wrong with it where there is none."""
-    scores, refusals = formats.read(path)
-    if scores:
-        return scores[0]
-    raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
-
-
-def tweak(
-    file: str | Path,
-    model: str | Path | None = None,
-    *,
-    keep: str | None = None,
-    candidates: int = CANDIDATES,
-    **changes: Any,
-) -> Tune:
-    """Write a near variant of a file that musicgen wrote; without changes, the same tune.
-
-    A file that was edited since is taken as a primer, and a file of others where bars are kept.
-    Raises InvalidValue for one without a recipe, Mismatch where another model made it.
-    """
-    path = Path(file)
-    text = recipe_text(path)
-    if text is None and keep is None:
-        raise InvalidValue(
-            f"{path}: it holds no recipe, so musicgen did not write it; start from its notes with"
-            " musicgen sample --primer, or keep some of its bars with --keep"
-        )
-    recipe = None if text is None else Recipe.from_text(text)
-    loaded = load_named(recipe.model.name) if recipe and not model else load(model or "folk")
-    if recipe is not None:
-        recipe.check(loaded.name, str(path))
-        if not _is_edited(path, recipe):
-            return loaded.variant(recipe.order, keep=keep, candidates=candidates, **changes)
-    return _from_notes(loaded, path, recipe, keep, candidates, changes)
-
-
-def _from_notes(
-    model: Model,
-    path: Path,
-    recipe: Recipe | None,
-    keep: str | None,
-    candidates: int,
-    changes: dict[str, Any],
-) -> Tune:
-    """Take a file's notes as a primer, or as the tune of which bars are kept."""
-    said = "its notes were edited since it was written" if recipe else "musicgen did not write it"
-    order = recipe.order if recipe else Order(Wishes(), 0)
-    unset: dict[str, Any] = dict.fromkeys(_SHAPE)
-    free = replace(order.wishes, **unset)
-    primed = model.primed(replace(order, wishes=free, drawn=None, keep=None), path)
-    count, changed = (primed.primer.count, primed.primer.changes) if primed.primer else (0, ())
-    primed = replace(primed, wishes=replace(free, bars=max(count, order.wishes.heard or 0)))
-    tune = model.variant(primed, keep=keep, candidates=candidates, **changes)
-    told = f"{path}: {said}; its notes are taken as a primer"
-    return replace(tune, told=(told, *changed, *tune.told))
-
-
-def recipe_text(path: Path) -> str | None:
-    """Return the recipe of a file as text: its own, or the one beside it; None without one."""
-    beside = beside_of(path)
-    if is_file(beside):
-        return open_regular(beside, limit=MAX_RECIPE).decode("utf-8", "replace").strip()
-    if path.suffix.lower() in writing.PAGES:
-        from musicgen.listen.page import recipe_in  # slow to import
-
-        return recipe_in(open_regular(path))
-    return found_in(formats.remarks(path))
-
-
-def _is_edited(path: Path, recipe: Recipe) -> bool:
-    """Tell whether a file's notes are others than those that its recipe made."""
-    suffix = path.suffix.lower()
-    if suffix in writing.RENDERED:
-        return False  # nobody edits a sound or a picture
-    if suffix not in formats.READABLE or _is_text(suffix, path):
-        text = open_regular(path, limit=MAX_TEXT).decode("utf-8", "replace").removesuffix("\n")
-        return hash_of_text(text) != recipe.notes
-    return hash_of(read_one(path)) != recipe.notes
-
-
-def _is_text(suffix: str, path: Path) -> bool:
-    """Tell whether a model of text wrote a file: its recipe stands beside what has room for one."""
-    return formats.has_room(suffix) and beside_of(path).is_file()
-
-
-def find(model: str | Path) -> Path:
-    """Return the folder of a model: a path, a run of one's own, or one that is shipped."""
-    return _first_model(str(model), (Path(model), *_places_of(str(model))))
-
-
-def find_named(name: str) -> Path:
-    """Return the folder of a model that data names: a run of one's own, or a shipped one.
-
-    Names out of files are names: none is a path. Raises NotFound.
-    """
-    return _first_model(name, _places_of(name) if is_plain_name(name) else ())
-
-
-def _places_of(name: str) -> Iterator[Path]:
-    return (place / name for place in (RUNS, *_SHIPPED))
-
-
-def _first_model(name: str, folders: Iterable[Path]) -> Path:
-    """Return the first folder that holds a checkpoint. Raises NotFound."""
-    tried = list(folders)
-    for folder in tried:
-        if places(folder):
-            return folder
-    if any(is_folder(folder / "progress") for folder in tried):
-        raise NotFound(f"{name}: the run has no checkpoint yet; wait until it has judged one")
-    if any(map(is_folder, tried)):
-        raise NotFound(f"{name}: the folder has no manifest.json: it is not a complete checkpoint")
-    names = ", ".join(sorted(known())) or "none"
-    raise NotFound(f"model {shorten(name)!r} is unknown: there are {names};"
-                   " or name the folder of a run with --model")  # fmt: skip
-
-
-def known(runs: Path = RUNS) -> dict[str, Path]:
-    """Return the folders of the models that have a name: one's own runs, then those shipped."""
-    found: dict[str, Path] = {}
-    for place in (runs, *_SHIPPED):
-        for folder in sorted(place.glob("[!.]*")):
-            if folder.name.isprintable() and places(folder):
-                found.setdefault(folder.name, folder)
-    return found
-
-
-def load(model: str | Path = "folk") -> Model:
-    """Load a model by name or folder. Raises NotFound, DamagedCheckpoint or Mismatch."""
-    return _load(find(model))
-
-
-def load_named(name: str) -> Model:
-    """Load the model that a recipe names. Raises NotFound, DamagedCheckpoint or Mismatch."""
-    return _load(find_named(name))
-
-
-def _load(folder: Path) -> Model:
-    checkpoint = load_checkpoint(folder)
-    codec = restored(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
-    return Model(checkpoint, codec)
-
-
-def check_writable(files: Iterable[Path], suffixes: Sequence[str] = writing.WRITABLE) -> None:
-    """Raise InvalidValue for the first name that has none of the suffixes."""
-    for file in files:
-        writing.check_suffix(file, suffixes)
-
-
-def lanes_of(engine: str) -> Callable[[NumpyEngine, int], Lanes] | None:
-    """Return what makes the lanes of an engine by its name; None for those of the one-tune one."""
-    if engine == "numpy":
-        return None
-    if engine != "torch":
-        raise InvalidValue(f"engine {engine!r} is unknown: choose one of {', '.join(ENGINES)}")
-    from musicgen.model.engine import TorchLanes  # slow to import
-
-    return TorchLanes
-
-
-def sample_many(
-    model: Model, order: Order, *, count: int, jobs: int | None = None
-) -> Iterator[Tune]:
-    """Yield tunes 0..count-1 of an order in turn, drawn in processes where there are many.
-
-    Tune k is the same, whatever the count and the number of processes.
-    """
-    jobs = processes_for(count, jobs)
-    if jobs == 1:
-        few = order.engine == "numpy" and count <= _FEW
-        orders = (replace(order, number=number) for number in range(count))
-        yield from map(model.written, orders) if few else _ready(model, order, count)
-        return
-    from musicgen.sampling.processes import in_order  # multiprocessing, wanted by few
-
-    for number, answer in enumerate(in_order(_draw, start_of(model, order), count, jobs)):
-        yield model.tune(replace(order, number=number), Written.from_json(answer.decode()))
-
-
-def processes_for(count: int, jobs: int | None) -> int:
-    """Return in how many processes so many tunes are drawn: in this one, or in others."""
-    return 1 if count <= _FEW else min(jobs or os.cpu_count() or 1, count)
-
-
-def start_of(model: Model, order: Order) -> tuple[str, ...]:
-    """Return what a process of its own needs to draw an order's tunes, as text."""
-    return str(model.checkpoint.folder.resolve()), json.dumps(order.to_json())
-
-
-def started(folder: str, order: str) -> tuple[Model, Order]:
-    """Read what `start_of` wrote."""
-    return load(folder), Order.from_json(order)
-
-
-def _ready(model: Model, order: Order, count: int) -> Iterator[Tune]:
-    """Yield tunes in turn, drawn in this process."""
-    early: dict[int, Written] = {}
-    many = model.carried_out_many(order, range(count))
-    for number in range(count):
-        while number not in early:
-            done, found = next(many)
-            early[done] = found
-        yield model.tune(replace(order, number=number), early.pop(number))
-
-
-def _draw(numbers: Iterable[int], *start: str) -> Iterator[tuple[int, bytes]]:
-    """Draw tunes in a process of its own; text goes back, for no objects go between processes."""
-    model, order = started(*start)
-    for number, found in model.carried_out_many(order, numbers):
-        yield number, found.to_json().encode()

@@ -1,7 +1,7 @@
-"""Data from files and requests, read through typed schemas (msgspec).
+"""Data from files and requests, checked against typed schemas (msgspec).
 
-A schema is a `msgspec.Struct`, or any annotation that msgspec knows, with bounds in
-`msgspec.Meta`. What does not fit is one `InvalidValue` that names the place and the fault.
+A schema is a `msgspec.Struct`, or any annotation that msgspec supports, with bounds in
+`msgspec.Meta`. Data that does not fit raises one `InvalidValue` that names the place and the fault.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from musicgen.errors import InvalidValue
 from musicgen.number_parsing import shorten
 
 T = TypeVar("T")
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]  # no path
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]  # not a path
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MOST_KEY_PARTS: Final = 16
-_PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
-_LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}){{{MOST_KEY_PARTS}}}")
+_KEY_PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+"""
+_LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_KEY_PART}){{{MOST_KEY_PARTS}}}")
 _PLACE: Final = re.compile(r" - at `(?:key` in `)?\$?\.?(.*)`$", re.DOTALL)
 _PATTERN: Final = re.compile(r"matching regex .*", re.DOTALL)
 
 
 class LargeNumber(InvalidValue):
-    """A whole number of TOML is beyond 64 bits."""
+    """A whole number in TOML does not fit 64 bits."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"{shorten(key)} has a whole number of over 64 bits; write less")
-        self.key = key  # with dots, from the top
+        self.key = key  # the dotted path of the key
 
 
 def decode_json(data: bytes | str, schema: type[T], source: str) -> T:
@@ -40,7 +40,7 @@ def decode_json(data: bytes | str, schema: type[T], source: str) -> T:
 
     Args:
         data: UTF-8 bytes or text.
-        schema: the type to return; unknown fields are refused where it forbids them.
+        schema: the type to return; it decides whether unknown fields are refused.
         source: the file or field, for the error message.
 
     Raises:
@@ -70,11 +70,15 @@ def check_schema(value: object, schema: type[T], source: str) -> T:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises ValueError, or RecursionError, for what is not TOML.
+    """Parse TOML, with bounds on dotted keys and whole numbers.
 
-    Its whole numbers have at most 64 bits: more digits, in hex, cannot even be printed.
+    tomllib takes time quadratic in the parts of a dotted key (8 KiB of `a.a.a` took 1.3 s), and
+    accepts whole numbers of any length, which cannot even be printed if they are long.
 
-    tomllib's time grows with the square of the parts of a dotted key: 8 KiB of `a.a.a` took 1.3 s.
+    Raises:
+        LargeNumber: a whole number does not fit 64 bits.
+        ValueError: the text is not TOML, or a key has over 16 parts.
+        RecursionError: the text nests too deeply.
     """
     if _LONG_KEY.search(text):
         raise ValueError(f"a key has over {MOST_KEY_PARTS} parts with dots between them")
@@ -84,30 +88,27 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _refuse_large(table: dict[str, Any]) -> None:
-    """Raise InvalidValue for a whole number that TOML has none of: over 64 bits, in hex say."""
-    waiting: list[tuple[str, Any]] = list(table.items())
-    while waiting:
-        key, value = waiting.pop()
+    """Raise LargeNumber for a whole number that does not fit 64 bits."""
+    pending: list[tuple[str, Any]] = list(table.items())
+    while pending:
+        key, value = pending.pop()
         if isinstance(value, dict):
-            waiting += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            pending += [(f"{key}.{name}", inner) for name, inner in value.items()]
         elif isinstance(value, list):
-            waiting += [(key, inner) for inner in value]
+            pending += [(key, inner) for inner in value]
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise LargeNumber(key)
 
 
 def describe_fault(fault: Exception) -> str:
-    """Return ", PLACE: FAULT" for an error of msgspec, with no place where it names none."""
+    """Return ", PLACE: FAULT" for an error of msgspec, or ": FAULT" if it names no place."""
     if isinstance(fault, RecursionError):
         return ": nested too deeply"
     text = str(fault)
     place = _PLACE.search(text)
-    said = (text[: place.start()] if place else text).replace("`", "")
-    said = (
-        _PATTERN.sub("of another form", said)
-        .removeprefix("Object contains ")
-        .removeprefix("Object ")
-    )
-    if not said[1:2].isupper():  # else an acronym, such as JSON
-        said = said[:1].lower() + said[1:]
-    return f", {place[1]}: {said}" if place and place[1] else f": {said}"
+    message = (text[: place.start()] if place else text).replace("`", "")
+    message = _PATTERN.sub("of another form", message)
+    message = message.removeprefix("Object contains ").removeprefix("Object ")
+    if not message[1:2].isupper():  # else it starts with an acronym, such as JSON
+        message = message[:1].lower() + message[1:]
+    return f", {place[1]}: {message}" if place and place[1] else f": {message}"

@@ -1,8 +1,8 @@
-"""What other programs read in ABC: the notes of the written form, repeats not played.
+"""Oracles: the notes that other programs read in ABC, in written form, without playing repeats.
 
-Both are given the same tune with their quirks switched off: abc2midi gets no rhythm (it swings
-hornpipes), part order, decorations or repeat signs; music21 gets the version line without which
-accidentals do not last the bar. Nothing here uses the project's own reader.
+Both get the tune with their peculiarities disabled: abc2midi without rhythm (it swings hornpipes),
+part order, decorations and repeat signs; music21 with the version line without which accidentals
+do not last until the bar line. Nothing here uses the project's own reader.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KEPT_FIELDS = "XTMLKV"
 
 
 class Heard(NamedTuple):
-    """A note as another program reads it; in quarters."""
+    """A note as another program reads it, in quarter notes."""
 
     onset: Fraction
     duration: Fraction
@@ -65,10 +65,10 @@ def all_files() -> list[Path]:
 
 def corpus_root() -> Path:
     """Return the folder of music21's corpus without importing music21, which takes a second."""
-    found = find_spec("music21")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "corpus"
+    spec = find_spec("music21")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "corpus"
 
 
 def decoded(file: Path) -> str:
@@ -77,13 +77,13 @@ def decoded(file: Path) -> str:
 
 
 def by_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
-    """Let abc2midi play tunes as they are written; None where it crashes or makes no file."""
-    heard = _run_abc2midi(tunes)
-    if len(tunes) > 1:  # a crash costs the tunes behind it: once more, each for itself
-        heard = [
-            notes or _run_abc2midi([tune])[0] for notes, tune in zip(heard, tunes, strict=True)
+    """Read tunes with abc2midi, in written form; None where it crashes or writes no file."""
+    outcomes = _run_abc2midi(tunes)
+    if len(tunes) > 1:  # a crash loses the tunes after it: retry one by one
+        outcomes = [
+            notes or _run_abc2midi([tune])[0] for notes, tune in zip(outcomes, tunes, strict=True)
         ]
-    return heard
+    return outcomes
 
 
 def _run_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
@@ -98,33 +98,33 @@ def _run_abc2midi(tunes: Sequence[str]) -> list[tuple[Heard, ...] | None]:
 
 
 def for_abc2midi(tune: str, index: int = 1) -> str:
-    """Return what abc2midi is given: notes, lengths, bar lines, and the fields that they need."""
+    """Reduce a tune for abc2midi to notes, lengths, bar lines and the fields that they need."""
     lines = [f"X:{index}"]
-    music = False
+    in_music = False
     for line in tune.replace("\t", " ").split("\n")[1:]:
-        field = re.match(r"[A-Za-z]:(?![|:])", line) if music else re.match(r"[A-Za-z]:", line)
+        field = re.match(r"[A-Za-z]:(?![|:])", line) if in_music else re.match(r"[A-Za-z]:", line)
         if field is None and line.startswith("%%MIDI transpose"):
-            lines.append(line)  # what it says sounds, and is no quirk
+            lines.append(line)  # it affects pitches
         elif field is None:
             lines.append(_plain_music(line))
         elif line[0] in KEPT_FIELDS:
             lines.append(re.sub("%.*", "", line))
-        if field and line[0] == "K" and not music:
-            music = True
-        if field and line[0] in "KV" and music:
+        if field and line[0] == "K" and not in_music:
+            in_music = True
+        if field and line[0] in "KV" and in_music:
             lines.append("%%MIDI chordattack 0")
     return "\n".join(line for line in lines if line.strip()) + _REST
 
 
-# Played between two tunes: a tuplet that one does not fill would go on in the next.
+# Played between tunes: an incomplete tuplet of one would continue in the next.
 _REST = "\n\nX:0\nM:4/4\nL:1/8\nK:C\nCDEF GABc | CDEF GABc |"
 
 
 def _plain_music(line: str) -> str:
-    """Leave the notes, their lengths, accidentals and grace notes, and plain bar lines."""
+    """Keep only notes, lengths, accidentals, grace notes and plain bar lines."""
     line = re.sub("%.*", "", line)
     line = re.sub(r'"[^"]*"|\[[IPRr]:[^\]]*\]|![^!|]*!', "", line)
-    line = line.replace("!", "")  # of a pair nothing is left; one alone breaks the line
+    line = line.replace("!", "")  # pairs are gone; a single one breaks the line
     line = re.sub(r":*\[?\|[|\]:]*|::+", "|", line)
     line = re.sub(r"(?<=\|)\s*\[?[0-9][0-9,\-]*|\[[0-9][0-9,\-]*", "|", line)
     inline = re.split(r"(\[[A-Z]:[^\]]*\])", line)
@@ -138,7 +138,7 @@ def faults_by_abc2midi(text: str) -> list[str]:
 
 
 def faults_by_abcm2ps(text: str) -> list[str]:
-    """Return the warnings and errors of abcm2ps, but for lines that do not fit the paper."""
+    """Return the warnings and errors of abcm2ps, except about overfull lines."""
     printed = _printed([str(ABCM2PS), "t.abc", "-O", "t.ps"], text)
     return [line for line in printed if _FAULT.search(line) and ": Line " not in line]
 
@@ -156,38 +156,38 @@ def _printed(command: list[str], text: str) -> list[str]:
 
 
 def _played(file: Path) -> tuple[Heard, ...]:
-    """Read the notes of a MIDI file; abc2midi starts each a tick late, so that none touch."""
+    """Read the notes of a MIDI file of abc2midi, which starts each note a tick late."""
     midi = mido.MidiFile(file)
     notes: list[Heard] = []
     for track in midi.tracks:
         open_notes: defaultdict[int, list[int]] = defaultdict(list)
-        now = 0
+        tick = 0
         for message in track:
-            now += message.time
+            tick += message.time
             if message.type == "note_on" and message.velocity:
-                open_notes[message.note].append(now - 1)
+                open_notes[message.note].append(tick - 1)
             elif message.type in ("note_on", "note_off") and open_notes[message.note]:
-                start = open_notes[message.note].pop(0)
+                onset = open_notes[message.note].pop(0)
                 quarter = midi.ticks_per_beat
                 notes.append(
-                    Heard(Fraction(start, quarter), Fraction(now - start, quarter), message.note)
+                    Heard(Fraction(onset, quarter), Fraction(tick - onset, quarter), message.note)
                 )
     return tuple(sorted(notes))
 
 
 def for_music21(tune: str) -> str:
-    """Return what music21 is given: the version line, without which it keeps to older rules."""
+    """Add the version line, without which music21 applies older rules."""
     return "%abc-2.1\n" + re.sub(r"^X:.*", "X:1", tune)
 
 
 def by_music21(tune: str) -> tuple[Heard, ...] | None:
-    """Let music21 read a tune; None where it fails."""
+    """Read a tune with music21; None where it fails."""
     from music21 import converter, harmony
 
     try:
         stream = converter.parse(for_music21(tune), format="abc", forceSource=True)
         stream = stream.stripTies()
-    except Exception:  # noqa: BLE001 - whatever it raises, it has not read the tune
+    except Exception:  # noqa: BLE001 - music21 does not limit what it raises
         return None
     notes = []
     for element in stream.flatten().notes:
@@ -199,20 +199,20 @@ def by_music21(tune: str) -> tuple[Heard, ...] | None:
     return tuple(sorted(notes))
 
 
-def cut(notes: Iterable[Heard], places: Sequence[Fraction]) -> list[Heard]:
-    """Cut notes at the places between which the playing may jump."""
-    found = []
+def cut(notes: Iterable[Heard], jumps: Sequence[Fraction]) -> list[Heard]:
+    """Split notes at the jumps of the playing order, in quarter notes."""
+    pieces = []
     for onset, duration, pitch in notes:
-        inside = [p for p in places if onset + _NEAR < p < onset + duration - _NEAR]
-        edges = [onset, *inside, onset + duration]
-        found += [Heard(start, stop - start, pitch) for start, stop in pairwise(edges)]
-    return sorted(found)
+        inner_jumps = [p for p in jumps if onset + _NEAR < p < onset + duration - _NEAR]
+        edges = [onset, *inner_jumps, onset + duration]
+        pieces += [Heard(start, stop - start, pitch) for start, stop in pairwise(edges)]
+    return sorted(pieces)
 
 
 class Remembered:
-    """What an oracle answered, one JSON line a tune, found again by the hash of what it was given.
+    """Cache of an oracle's answers: one JSON line per tune, by the hash of the oracle's input.
 
-    None is an answer too: the oracle does not read that tune.
+    The answer None means that the oracle cannot read the tune.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -232,7 +232,7 @@ class Remembered:
         return self._answers[_digest(given)]
 
     def add(self, given: str, heard: tuple[Heard, ...] | None) -> None:
-        """Keep an answer, in memory and on the disk."""
+        """Store an answer, in memory and on disk."""
         self._answers[_digest(given)] = heard
         notes = heard and [(str(n.onset), str(n.duration), n.pitch) for n in heard]
         with self._file.open("a") as file:
@@ -243,20 +243,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_NEAR = Fraction(1, 48)  # one step, in quarters
+_NEAR = Fraction(1, 48)  # quarter notes; one step
 
 
 def agree(ours: Any, theirs: Iterable[Heard] | None) -> bool:
-    """Tell whether another program read a Score's notes: pitches, and times to the step."""
+    """Return whether another program read the notes of a score: pitches, and times to the step."""
     return theirs is not None and first_difference(ours, theirs) is None
 
 
 def first_difference(score: Any, theirs: Iterable[Heard]) -> tuple[Any, Any] | None:
-    """Return the first notes that differ, (ours, theirs); either may be missing."""
-    from musicgen.music.score import STEPS_PER_QUARTER, jumps
+    """Return the first differing notes (ours, theirs), or None; either may be missing."""
+    from musicgen.music.score import STEPS_PER_QUARTER, find_jumps
 
-    places = [Fraction(step, STEPS_PER_QUARTER) for step in jumps(score)]
-    mine = [
+    jumps = [Fraction(step, STEPS_PER_QUARTER) for step in find_jumps(score)]
+    score_notes = [
         Heard(
             Fraction(note.onset, STEPS_PER_QUARTER),
             Fraction(note.duration, STEPS_PER_QUARTER),
@@ -264,22 +264,30 @@ def first_difference(score: Any, theirs: Iterable[Heard]) -> tuple[Any, Any] | N
         )
         for note in score.notes
     ]
-    a, b = _in_order(cut(mine, places)), _in_order(cut(theirs, places))
-    for one, other in zip(a, b, strict=False):
-        if not _same(one, other):
-            return one, other
-    if len(a) == len(b):
+    our_notes, their_notes = _in_order(cut(score_notes, jumps)), _in_order(cut(theirs, jumps))
+    for our_note, their_note in zip(our_notes, their_notes, strict=False):
+        if not _same(our_note, their_note):
+            return our_note, their_note
+    if len(our_notes) == len(their_notes):
         return None
-    return (a[len(b)], None) if len(a) > len(b) else (None, b[len(a)])
+    return (
+        (our_notes[len(their_notes)], None)
+        if len(our_notes) > len(their_notes)
+        else (None, their_notes[len(our_notes)])
+    )
 
 
 def _in_order(notes: Iterable[Heard]) -> list[Heard]:
-    """Sort notes by step; of doubled ones the longest stays."""
+    """Sort notes by step; keep the longest of doubled ones."""
     longest_last = sorted(notes, key=lambda note: (note.duration, note))
-    places = {(round(note.onset * 48), note.pitch): note for note in longest_last}
-    return [note for _, note in sorted(places.items())]
+    longest = {(round(note.onset * 48), note.pitch): note for note in longest_last}
+    return [note for _, note in sorted(longest.items())]
 
 
-def _same(one: Heard, other: Heard) -> bool:
-    near = abs(one.onset - other.onset) < _NEAR
-    return near and abs(one.duration - other.duration) < _NEAR and one.pitch == other.pitch
+def _same(our_note: Heard, their_note: Heard) -> bool:
+    is_same_onset = abs(our_note.onset - their_note.onset) < _NEAR
+    return (
+        is_same_onset
+        and abs(our_note.duration - their_note.duration) < _NEAR
+        and our_note.pitch == their_note.pitch
+    )

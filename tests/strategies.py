@@ -72,14 +72,14 @@ def scores(draw: st.DrawFn, most_parts: int = 3, *, drums: bool = True) -> Score
 
 @st.composite
 def bands(draw: st.DrawFn, most_parts: int = 5) -> Score:
-    """Draw what a band would play: full bars, chords, held notes below, rests, drums, repeats."""
+    """Draw music of a band: full bars with chords, held bass notes, rests, drums and repeats."""
     meter = draw(st.sampled_from((Meter(4, 4), Meter(3, 4), Meter(6, 8), Meter(2, 2))))
     count, bars = draw(st.integers(1, most_parts)), draw(st.integers(2, 6))
     drums = draw(st.integers(1, 5))
     parts = tuple(
         Part(f"part {i}", draw(st.integers(0, 127)), is_drums=i == drums) for i in range(count)
     )
-    found = [
+    band_notes = [
         note
         for part in range(count)
         for bar in range(bars)
@@ -91,8 +91,8 @@ def bands(draw: st.DrawFn, most_parts: int = 5) -> Score:
         marks.append(Mark(draw(st.integers(1, bars)) * meter.steps, "repeat_end", 2))
     if draw(st.booleans()):
         marks.append(Mark(0, "chord", draw(st.sampled_from(("Am", "G7", "F#m", "N.C.")))))
-    found.append(Note(0, 60, meter.steps))
-    return Score(tuple(found), tuple(marks), parts, draw(st.sampled_from(("", "A band"))))
+    band_notes.append(Note(0, 60, meter.steps))
+    return Score(tuple(band_notes), tuple(marks), parts, draw(st.sampled_from(("", "A band"))))
 
 
 @st.composite

@@ -18,15 +18,15 @@ from musicgen.checkpoint import (
     Checkpoint,
     Manifest,
     Weights,
-    aside,
+    list_checkpoint_folders,
     load,
     load_one,
-    places,
+    previous_run_path,
     publish,
     render_manifest,
+    round_to_float16,
     save,
-    shapes,
-    stored,
+    weight_shapes,
 )
 from musicgen.config import CELLS, ModelSettings
 from musicgen.errors import (
@@ -37,7 +37,7 @@ from musicgen.errors import (
     OutputExists,
     WriteFailed,
 )
-from musicgen.files import remove_folder, write_whole
+from musicgen.files import remove_folder, write_atomically
 
 SETTINGS = ModelSettings(vocabulary_size=9, layers=2, hidden=4, embedding=3)
 MANIFEST = Manifest(
@@ -54,44 +54,44 @@ DAMAGES = 300
 Damage = Callable[[bytes, np.random.Generator], bytes]
 
 
-def drawn(settings: ModelSettings = SETTINGS) -> Weights:
+def random_weights(settings: ModelSettings = SETTINGS) -> Weights:
     generator = np.random.default_rng(1)
     return {
         name: generator.normal(size=shape).astype(np.float32)
-        for name, shape in shapes(settings).items()
+        for name, shape in weight_shapes(settings).items()
     }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "small"
-    save(folder, drawn(), MANIFEST, EXTRA)
+    save(folder, random_weights(), MANIFEST, EXTRA)
     return folder
 
 
-def flip(data: bytes, generator: np.random.Generator) -> bytes:
+def flip_bit(data: bytes, generator: np.random.Generator) -> bytes:
     changed = bytearray(data)
     changed[generator.integers(len(data))] ^= 1 << int(generator.integers(8))
     return bytes(changed)
 
 
-def cut(data: bytes, generator: np.random.Generator) -> bytes:
+def truncate(data: bytes, generator: np.random.Generator) -> bytes:
     return data[: generator.integers(len(data))]
 
 
-def blank(data: bytes, generator: np.random.Generator) -> bytes:
+def zero_out(data: bytes, generator: np.random.Generator) -> bytes:
     start = int(generator.integers(len(data)))
     stop = min(len(data), start + int(generator.integers(1, 64)))
     return data[:start] + bytes(stop - start) + data[stop:]
 
 
-def test_what_is_saved_is_loaded(folder: Path) -> None:
+def test_load_returns_what_was_saved(folder: Path) -> None:
     loaded = load(folder)
     assert replace(loaded.manifest, packages={}) == MANIFEST
     assert loaded.manifest.packages["numpy"] == np.__version__
     assert loaded.vocabulary == MANIFEST.vocabulary
-    assert loaded.extra("metrics.jsonl") == b'{"step": 1}\n'
-    expected = stored(drawn())
+    assert loaded.read_extra_file("metrics.jsonl") == b'{"step": 1}\n'
+    expected = round_to_float16(random_weights())
     assert loaded.weights.keys() == expected.keys()
     for name, array in loaded.weights.items():
         assert array.dtype == np.float32
@@ -101,30 +101,30 @@ def test_what_is_saved_is_loaded(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
 
-@pytest.mark.parametrize("damage", [flip, cut, blank])
-def test_every_damage_is_noticed(folder: Path, damage: Damage) -> None:
+@pytest.mark.parametrize("damage", [flip_bit, truncate, zero_out])
+def test_load_detects_damage(folder: Path, damage: Damage) -> None:
     generator = np.random.default_rng(5)
     files = sorted(folder.iterdir())
-    noticed = 0
-    tried = 0
-    while tried < DAMAGES:
-        path = files[tried % len(files)]
-        whole = path.read_bytes()
-        changed = damage(whole, generator)
-        if changed == whole:
+    detected_count = 0
+    damage_count = 0
+    while damage_count < DAMAGES:
+        path = files[damage_count % len(files)]
+        original = path.read_bytes()
+        damaged = damage(original, generator)
+        if damaged == original:
             continue
-        tried += 1
-        path.write_bytes(changed)
+        damage_count += 1
+        path.write_bytes(damaged)
         with pytest.raises(DamagedCheckpoint, match=path.name):
             load(folder)
-        noticed += 1
-        path.write_bytes(whole)
-    assert noticed == DAMAGES
+        detected_count += 1
+        path.write_bytes(original)
+    assert detected_count == DAMAGES
     load(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "MODEL_CARD.md"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_load_names_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(DamagedCheckpoint, match=f"small/{name}: it is missing; install or train"):
         load(folder)
@@ -135,7 +135,7 @@ def rewrite(folder: Path, **changes: object) -> None:
     (folder / "manifest.json").write_bytes(render_manifest(body | changes))
 
 
-def test_a_newer_format_is_refused_by_both_versions(folder: Path) -> None:
+def test_refuses_newer_format_naming_both(folder: Path) -> None:
     rewrite(folder, format=FORMAT + 1)
     with pytest.raises(Mismatch, match=r"small: its format is 2, this musicgen reads format 1"):
         load(folder)
@@ -165,11 +165,11 @@ def swap_weights(folder: Path, data: bytes) -> None:
             ]
         ),
         render_weights({"other": np.zeros(3, np.float16)}),
-        render_weights({**drawn(), "head.bias": np.zeros(8, np.float32)}),
-        render_weights({**drawn(), "head.bias": np.full(9, np.nan, np.float32)}),
+        render_weights({**random_weights(), "head.bias": np.zeros(8, np.float32)}),
+        render_weights({**random_weights(), "head.bias": np.full(9, np.nan, np.float32)}),
     ],
 )
-def test_weights_that_lie_are_refused_at_once(folder: Path, data: bytes) -> None:
+def test_refuses_malformed_weights_quickly(folder: Path, data: bytes) -> None:
     swap_weights(folder, data)
     started = time.process_time()
     with pytest.raises(DamagedCheckpoint, match="small: its contents do not fit"):
@@ -177,10 +177,10 @@ def test_weights_that_lie_are_refused_at_once(folder: Path, data: bytes) -> None
     assert time.process_time() - started < 2
 
 
-def test_a_name_with_a_path_is_refused(folder: Path) -> None:
+def test_refuses_paths_in_file_table(folder: Path) -> None:
     body = json.loads((folder / "manifest.json").read_bytes())
     rewrite(folder, sha256=body["sha256"] | {"../outside": "00"})
-    with pytest.raises(DamagedCheckpoint, match=r"manifest.json: its table of files"):
+    with pytest.raises(DamagedCheckpoint, match=r"manifest.json: the file table"):
         load(folder)
 
 
@@ -205,7 +205,7 @@ TOO_MANY = 10**400
         ({"name": ""}, "name"),
     ],
 )
-def test_what_a_manifest_says_has_bounds(
+def test_refuses_manifest_values_out_of_bounds(
     folder: Path, changes: dict[str, object], place: str
 ) -> None:
     rewrite(folder, **changes)
@@ -214,74 +214,74 @@ def test_what_a_manifest_says_has_bounds(
 
 
 @pytest.mark.parametrize("name", ["folk", "mine-2.1", "a b", "\u00e9" * 127, "x" * 255])
-def test_the_names_of_old_checkpoints_are_read(folder: Path, name: str) -> None:
+def test_accepts_names_of_old_checkpoints(folder: Path, name: str) -> None:
     rewrite(folder, name=name)
     assert load(folder).manifest.name == name
 
 
-def test_only_what_was_checked_of_a_corpus_is_read(folder: Path) -> None:
-    said = {"tunes": {"train": 3}, "dances": {"jig": {"6/8": 3}}}
-    rewrite(folder, corpus=said | {"unknown": 5})
-    assert load(folder).manifest.corpus == said
+def test_drops_unknown_corpus_fields(folder: Path) -> None:
+    known_fields = {"tunes": {"train": 3}, "dances": {"jig": {"6/8": 3}}}
+    rewrite(folder, corpus=known_fields | {"unknown": 5})
+    assert load(folder).manifest.corpus == known_fields
 
 
-def test_a_manifest_of_over_8_mib_is_not_parsed(folder: Path) -> None:
+def test_refuses_manifest_over_8_mib(folder: Path) -> None:
     rewrite(folder, training={"remark": "x" * 2**23})
     with pytest.raises(DamagedCheckpoint, match=r"manifest.json: it .*; install or train"):
         load(folder)
 
 
-def test_settings_of_another_kind_are_refused(folder: Path) -> None:
+def test_refuses_unknown_settings(folder: Path) -> None:
     body = json.loads((folder / "manifest.json").read_bytes())
     rewrite(folder, settings=body["settings"] | {"attention": 4})
     with pytest.raises(DamagedCheckpoint, match="setting 'attention' is unknown"):
         load(folder)
 
 
-def test_no_folder_is_no_model(tmp_path: Path) -> None:
+def test_refuses_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no such model"):
         load(tmp_path / "none")
 
 
-def test_an_existing_run_is_kept(folder: Path) -> None:
+def test_save_replaces_only_with_force(folder: Path) -> None:
     with pytest.raises(OutputExists, match="--force"):
-        save(folder, drawn(), MANIFEST)
-    save(folder, drawn(), replace(MANIFEST, version=2), force=True)
+        save(folder, random_weights(), MANIFEST)
+    save(folder, random_weights(), replace(MANIFEST, version=2), force=True)
     assert load(folder).manifest.version == 2
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
-def test_what_is_not_finite_is_never_written(tmp_path: Path, value: float) -> None:
-    weights = drawn()
+def test_save_refuses_nonfinite_weights(tmp_path: Path, value: float) -> None:
+    weights = random_weights()
     weights["head.bias"][3] = value
-    with pytest.raises(InvalidValue, match=r"'head\.bias' holds what is no finite number"):
+    with pytest.raises(InvalidValue, match=r"'head\.bias' contains NaN or infinity"):
         save(tmp_path / "bad", weights, MANIFEST)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_vocabulary_of_another_size_is_refused() -> None:
+def test_refuses_vocabulary_of_other_size() -> None:
     with pytest.raises(InvalidValue, match="vocabulary has 8 entries, the settings say 9"):
         replace(MANIFEST, vocabulary=MANIFEST.vocabulary[1:])
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Return a run under way: two best ones so far, and no manifest of its own."""
+    """Return an unfinished run: two best checkpoints, and no manifest of its own."""
     run = tmp_path / "run"
     (run / "best").mkdir(parents=True)
-    save(run / "best" / "00000040", drawn(), replace(MANIFEST, version=4), EXTRA)
-    save(run / "best" / "00000120", drawn(), replace(MANIFEST, version=12), EXTRA)
+    save(run / "best" / "00000040", random_weights(), replace(MANIFEST, version=4), EXTRA)
+    save(run / "best" / "00000120", random_weights(), replace(MANIFEST, version=12), EXTRA)
     return run
 
 
-def test_a_run_under_way_is_its_newest_best(run: Path) -> None:
+def test_loads_newest_best_checkpoint_of_unfinished_run(run: Path) -> None:
     assert load(run).manifest.version == 12
     assert load(run).folder == run / "best" / "00000120"
-    assert [place.name for place in places(run)] == ["00000120", "00000040"]
+    assert [place.name for place in list_checkpoint_folders(run)] == ["00000120", "00000040"]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json", "MODEL_CARD.md"])
-def test_a_damaged_best_gives_way_to_the_one_before(run: Path, name: str) -> None:
+def test_falls_back_from_damaged_best_checkpoint(run: Path, name: str) -> None:
     (run / "best" / "00000120" / name).write_bytes(b"")
     assert load(run).manifest.version == 4
     (run / "best" / "00000040" / name).write_bytes(b"")
@@ -289,31 +289,29 @@ def test_a_damaged_best_gives_way_to_the_one_before(run: Path, name: str) -> Non
         load(run)
 
 
-def test_a_finished_run_is_its_own_manifest(run: Path) -> None:
-    publish(run, drawn(), MANIFEST, EXTRA)
+def test_finished_run_loads_its_own_checkpoint(run: Path) -> None:
+    publish(run, random_weights(), MANIFEST, EXTRA)
     assert load(run).folder == run
     assert load(run).manifest.version == 1
     (run / "weights.safetensors").write_bytes(b"")
     with pytest.raises(DamagedCheckpoint, match=r"run/weights\.safetensors: its bytes changed"):
         load(run)
-    publish(run, drawn(), replace(MANIFEST, version=3), EXTRA)
+    publish(run, random_weights(), replace(MANIFEST, version=3), EXTRA)
     assert load(run).manifest.version == 3
 
 
-def test_whatever_publishing_does_last_there_is_a_model(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(run, drawn(), MANIFEST, EXTRA)
+def test_interrupted_publish_leaves_a_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(run, random_weights(), MANIFEST, EXTRA)
     for number in range(1, 6):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_whole", Failing(number))
+            patch.setattr(checkpoint, "write_atomically", FailingWriter(number))
             with contextlib.suppress(WriteFailed):
-                publish(run, drawn(), replace(MANIFEST, version=2), EXTRA)
+                publish(run, random_weights(), replace(MANIFEST, version=2), EXTRA)
         assert load(run).manifest.version == (12 if number <= 4 else 2)
 
 
-class Failing:
-    """Write files, but for the n-th."""
+class FailingWriter:
+    """Write files, but fail at the n-th."""
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -322,40 +320,38 @@ class Failing:
         self.left -= 1
         if not self.left:
             raise WriteFailed(f"{path} was not written")
-        write_whole(path, data, force=force)
+        write_atomically(path, data, force=force)
 
 
-def test_a_run_that_waits_for_its_successor_is_still_the_model(run: Path) -> None:
-    run.rename(aside(run))
+def test_replaced_run_is_loaded_until_successor_saves(run: Path) -> None:
+    run.rename(previous_run_path(run))
     run.mkdir()
     assert load(run).manifest.version == 12
     (run / "best").mkdir()
-    save(run / "best" / "00000001", drawn(), replace(MANIFEST, version=1), EXTRA)
+    save(run / "best" / "00000001", random_weights(), replace(MANIFEST, version=1), EXTRA)
     assert load(run).manifest.version == 1
 
 
-def test_one_that_goes_while_it_is_read_gives_way_to_the_next(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def vanishing(folder: Path) -> Checkpoint:
+def test_load_lists_again_if_checkpoints_change(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_vanishing(folder: Path) -> Checkpoint:
         if folder.name == "00000040":
             remove_folder(folder)
             remove_folder(run / "best" / "00000120")
-            save(run / "best" / "00000200", drawn(), replace(MANIFEST, version=20), EXTRA)
+            save(run / "best" / "00000200", random_weights(), replace(MANIFEST, version=20), EXTRA)
         if folder.name == "00000120":
             raise DamagedCheckpoint("gone")
         return load_one(folder)
 
-    monkeypatch.setattr(checkpoint, "load_one", vanishing)
+    monkeypatch.setattr(checkpoint, "load_one", load_vanishing)
     assert load(run).manifest.version == 20
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("embedding", [3, 4])
-def test_the_shapes_are_the_networks(cell: str, tied: bool, embedding: int) -> None:
+def test_weight_shapes_match_the_network(cell: str, tied: bool, embedding: int) -> None:
     from musicgen.model.network import LanguageModel
 
     settings = replace(SETTINGS, cell=cell, tied=tied, embedding=embedding)
-    arrays = LanguageModel(settings).arrays()
-    assert {name: array.shape for name, array in arrays.items()} == shapes(settings)
+    arrays = LanguageModel(settings).copy_weights()
+    assert {name: array.shape for name, array in arrays.items()} == weight_shapes(settings)

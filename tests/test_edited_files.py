@@ -1,4 +1,4 @@
-"""Manifests, run states and data sets that somebody edited: one line with its place, at once."""
+"""Edited manifests and data sets are refused quickly, in one line that names the place."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from musicgen.checkpoint import render_manifest
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus import store
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
+from musicgen.files import hash_file
 from tests.corpus.test_store import dataset
-from tests.models import untrained
+from tests.fake_models import untrained
 
 
-def changed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """Return a copy with another value in one place."""
-    whole: dict[str, Any] = json.loads(json.dumps(body))
-    *folders, name = place.split(".")
-    inner = whole
-    for folder in folders:
-        inner = inner[folder]
-    inner[name] = value
-    return whole
+def with_value(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """Return a copy with another value at a dotted place."""
+    copy: dict[str, Any] = json.loads(json.dumps(body))
+    *keys, name = place.split(".")
+    table = copy
+    for folder in keys:
+        table = table[folder]
+    table[name] = value
+    return copy
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("place", "value", "message"),
     [
         ("settings.hidden", 256.0, "settings, hidden: expected int, got float"),
         ("settings.hidden", [256], "settings, hidden: expected int, got array"),
@@ -59,48 +60,50 @@ def changed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
         ("sha256", [], "sha256: expected object, got array"),
     ],
 )
-def test_an_edited_manifest_is_refused_with_the_place(
-    tmp_path: Path, place: str, value: Any, words: str
+def test_refuses_edited_manifest_naming_the_place(
+    tmp_path: Path, place: str, value: Any, message: str
 ) -> None:
     model = untrained(tmp_path / "model")
     body = json.loads((model / "manifest.json").read_bytes())
-    (model / "manifest.json").write_bytes(render_manifest(changed(body, place, value)))
+    (model / "manifest.json").write_bytes(render_manifest(with_value(body, place, value)))
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DamagedCheckpoint, match=words) as refusal:
+    with pytest.raises(DamagedCheckpoint, match=message) as refusal:
         checkpoint.load(model)
     assert "\n" not in str(refusal.value)
     assert time.perf_counter() - began < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
-def test_a_fingerprint_does_not_change_where_a_share_was_written_as_a_whole_number() -> None:
-    """0 and 0.0 are the same share, and other bytes in the fingerprint that recipes hold."""
+def test_integer_dropout_keeps_its_type() -> None:
+    """0 and 0.0 are equal, but give different fingerprints, which recipes contain."""
     body = {"vocabulary_size": 3, "dropout": 0}
-    assert json.dumps(ModelSettings.read(body).dropout) == "0"
+    assert json.dumps(ModelSettings.from_dict(body).dropout) == "0"
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [({"tokens": 1.5}, "settings, tokens"), ({"tokens": 10**40}, "tokens"),
      ({"tokens": 1, "lanes": 10**9}, "lanes is 1000000000"), ({"odd": 1}, "'odd' is unknown"),
      ({}, "missing required field tokens")],
 )  # fmt: skip
-def test_training_settings_have_bounds(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(InvalidValue, match=words):
-        TrainingSettings.read(values)
+def test_refuses_training_settings_out_of_bounds(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        TrainingSettings.from_dict(values)
 
 
-@pytest.mark.parametrize("odd", [30_000, -1, 700])
-def test_ids_without_an_event_are_refused(tmp_path: Path, odd: int) -> None:
-    whole = dataset(3, 4, 5, 6)
-    ids = np.array([1, odd, 2], np.int16)
-    store.save(replace(whole, train=(replace(whole.train[0], ids=ids),)), tmp_path / "data")
-    with pytest.raises(Mismatch, match=f"train: a tune holds the id {odd}, and the vocabulary has"):
+@pytest.mark.parametrize("invalid_id", [30_000, -1, 700])
+def test_refuses_ids_outside_the_vocabulary(tmp_path: Path, invalid_id: int) -> None:
+    valid = dataset(3, 4, 5, 6)
+    ids = np.array([1, invalid_id, 2], np.int16)
+    store.save(replace(valid, train=(replace(valid.train[0], ids=ids),)), tmp_path / "data")
+    with pytest.raises(
+        Mismatch, match=f"train: a tune holds the id {invalid_id}, and the vocabulary has"
+    ):
         store.load(tmp_path / "data")
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("place", "value", "message"),
     [
         ("codec", ["measures"], "manifest.json, codec: expected str, got array"),
         ("vocabulary", "abc", "manifest.json, vocabulary: expected array, got str"),
@@ -111,19 +114,19 @@ def test_ids_without_an_event_are_refused(tmp_path: Path, odd: int) -> None:
         ("sha256", [], "sha256: expected object, got array"),
     ],
 )
-def test_an_edited_data_set_is_refused_with_the_place(
-    tmp_path: Path, place: str, value: Any, words: str
+def test_refuses_edited_data_set_naming_the_place(
+    tmp_path: Path, place: str, value: Any, message: str
 ) -> None:
     data = tmp_path / "data"
     store.save(dataset(3, 4, 5), data)
-    body = changed(json.loads((data / "manifest.json").read_text()), place, value)
-    body["check"] = store._check(body)
+    body = with_value(json.loads((data / "manifest.json").read_text()), place, value)
+    body["check"] = store._hash_manifest(body)
     (data / "manifest.json").write_text(json.dumps(body))
-    with pytest.raises(InvalidValue, match=words):
+    with pytest.raises(InvalidValue, match=message):
         store.load(data)
 
 
-def test_columns_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_refuses_columns_of_other_type(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,8 +137,8 @@ def test_columns_of_another_kind_are_refused(tmp_path: Path) -> None:
     column = table.column_names.index("notes")
     pq.write_table(table.set_column(column, "notes", pa.array(["x"] * len(table))), shard)
     body = json.loads((data / "manifest.json").read_text())
-    body["sha256"][shard.name] = store.digest(shard)
-    body["check"] = store._check(body)
+    body["sha256"][shard.name] = hash_file(shard)
+    body["check"] = store._hash_manifest(body)
     (data / "manifest.json").write_text(json.dumps(body))
     with pytest.raises(Mismatch, match="train: its columns are not those of a data set"):
         store.load(data)

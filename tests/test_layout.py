@@ -1,4 +1,4 @@
-"""The walls of the house: which room may use which, and what starts without torch."""
+"""Package layering: which package may import which, and what starts without torch."""
 
 from __future__ import annotations
 
@@ -12,65 +12,76 @@ import pytest
 import musicgen
 
 PACKAGE = Path(musicgen.__file__).parent
-ROOMS = ("errors", "number_parsing", "typed_data", "files", "folder_contents", "config",
-         "music", "formats", "tokens", "corpus", "checkpoint", "sampling", "listen", "model",
-         "tune", "web", "cli")  # fmt: skip
+LAYERS = ("errors", "process_limits", "number_parsing", "typed_data", "files", "folder_contents",
+          "config", "music", "notation", "formats", "tokens", "corpus", "checkpoint",
+          "model_folders", "similarity", "sampling", "render", "model", "training", "compare",
+          "recipe_files", "tune", "trained_model", "variants", "tune_batch", "web",
+          "cli")  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 
 
-def room(module: str) -> str:
+def layer_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def name_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts).removesuffix(".__init__")
 
 
-def imported(path: Path) -> set[str]:
-    """Return the names that a file imports, inside functions too."""
-    found: set[str] = set()
+def list_imports(path: Path) -> set[str]:
+    """Return the names that a file imports, also inside functions."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def ours(path: Path) -> set[str]:
-    known = {name_of(other) for other in MODULES}
-    return {name for name in imported(path) if name in known and name != "musicgen"}
+def list_own_imports(path: Path) -> set[str]:
+    modules = {module_name(module) for module in MODULES} - {"musicgen"}
+    return list_imports(path) & modules
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != PACKAGE or p.stem in ROOMS],
-                         ids=name_of)  # fmt: skip
-def test_a_room_uses_rooms_to_its_left(path: Path) -> None:
-    here = ROOMS.index(room(name_of(path)))
-    assert {name for name in ours(path) if ROOMS.index(room(name)) > here} == set()
+LAYERED = [path for path in MODULES if path.parent != PACKAGE or path.stem in LAYERS]
+
+
+@pytest.mark.parametrize("path", LAYERED, ids=module_name)
+def test_package_imports_only_lower_layers(path: Path) -> None:
+    layer = LAYERS.index(layer_of(module_name(path)))
+    imported = list_own_imports(path)
+    assert {name for name in imported if LAYERS.index(layer_of(name)) > layer} == set()
 
 
 def test_no_import_cycle() -> None:
-    graph = {name_of(path): ours(path) for path in MODULES if name_of(path) != "musicgen"}
+    graph = {
+        module_name(path): list_own_imports(path)
+        for path in MODULES
+        if module_name(path) != "musicgen"
+    }
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
         assert module not in trail, " -> ".join((*trail, module))
         if module not in done:
-            for other in graph[module]:
-                if not f"{module}.".startswith(f"{other}."):  # a package comes before its rooms
-                    visit(other, (*trail, module))
+            for imported in graph[module]:
+                if not f"{module}.".startswith(f"{imported}."):  # a module may use its package
+                    visit(imported, (*trail, module))
             done.add(module)
 
     for module in graph:
         visit(module, ())
 
 
-def test_only_the_model_imports_torch() -> None:
+def test_only_the_training_packages_import_torch() -> None:
     def uses_torch(path: Path) -> bool:
-        return any(name.split(".")[0] == "torch" for name in imported(path))
+        return any(name.split(".")[0] == "torch" for name in list_imports(path))
 
-    assert {room(name_of(path)) for path in MODULES if uses_torch(path)} == {"model"}
+    assert {layer_of(module_name(path)) for path in MODULES if uses_torch(path)} == {
+        "model", "training", "compare",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -82,13 +93,13 @@ def test_only_the_model_imports_torch() -> None:
         "from musicgen.cli import commands; commands(['train', '--help'], standalone_mode=False)",
     ],
 )
-def test_what_starts_at_once_imports_no_torch(code: str) -> None:
+def test_quick_commands_import_no_heavy_library(code: str) -> None:
     heavy = "print([m for m in ('torch', 'music21', 'pretty_midi', 'symusic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; {heavy}"],
+    process = subprocess.run([sys.executable, "-c", f"import sys; {code}; {heavy}"],
                           capture_output=True, text=True, check=True)  # fmt: skip
-    assert done.stdout.strip().endswith("[]")
+    assert process.stdout.strip().endswith("[]")
 
 
-def test_the_public_names_are_the_list() -> None:
+def test_public_names_exist_and_are_sorted() -> None:
     assert sorted(musicgen.__all__, key=lambda n: (not n.isupper(), n)) == musicgen.__all__
     assert all(hasattr(musicgen, name) for name in musicgen.__all__)

@@ -1,8 +1,7 @@
-"""Promise 9: nothing read is unpickled or run.
+"""Promise 9: nothing that is read is unpickled or run.
 
-`watched` runs a piece of Python in a process of its own, under an audit hook that fails on
-unpickling, on new programs, and on code objects that come from no installed module. Other rooms
-hand it their own piece: `watched("from musicgen... import ...; ...", argument, ...)`.
+`run_under_hook` runs Python code in its own process under an audit hook that fails on unpickling,
+on new programs, and on code objects that come from no installed module.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ import os, sys, sysconfig
 ROOTS = tuple({os.path.realpath(path) + os.sep for path in (
     *(sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")), ROOT
 )})
-# collections.namedtuple, dataclasses and enum write source of their own
+# collections.namedtuple, dataclasses and enum generate source
 OWN = ("<string>", "<template>", "<attrs generated", "<__array_function__ internals>")
 OWNERS = ("collections", "dataclasses", "enum", "typing", "functools", "numpy", "pyarrow", "attr")
 BANNED = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn",
           "os.fork", "os.forkpty", "os.spawn")
 
 
-# the child that reads files, which test_reading_runs_nothing watches in this process
-READER = [sys.executable, "-P", "-m", "musicgen.corpus.workers"]
+# the child that reads files; test_reading_runs_no_code_from_data runs its code in-process
+READER = [sys.executable, "-P", "-m", "musicgen.corpus.sandbox"]
 
 
 def hook(event, args):
@@ -49,7 +48,7 @@ def installed(name):
 
 
 def by_library():
-    """Tell whether a module of the standard or another library asked for generated code."""
+    """Tell whether a module of a library asked for generated code."""
     frame = sys._getframe(3)
     while frame and frame.f_code.co_filename.startswith("<frozen "):
         frame = frame.f_back
@@ -65,12 +64,12 @@ sys.addaudithook(hook)
 '''
 
 
-def watched(
+def run_under_hook(
     code: str, *arguments: str | Path, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a piece of Python under the hook; exit code 99 and "AUDIT: ..." tell what it did.
+    """Run code under the hook; exit code 99 and "AUDIT: ..." report a forbidden event.
 
-    What comes before is imported without it: torch writes source of its own while it loads.
+    `before` runs without the hook: torch generates source while it loads.
     """
     program = f"ROOT = {str(ROOT)!r}\n{before}\n{HOOK}\n{code}"
     return subprocess.run(
@@ -82,13 +81,13 @@ def watched(
     )
 
 
-def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
-    """Fail with what the hook saw."""
-    assert (done.returncode, done.stderr) == (0, "")
+def assert_clean(process: subprocess.CompletedProcess[str]) -> None:
+    """Fail with what the hook reported."""
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
         ("import pickle; pickle.loads(pickle.dumps(ValueError))", "AUDIT: pickle.find_class"),
         ("import subprocess; subprocess.run(['true'])", "AUDIT: subprocess.Popen"),
@@ -103,11 +102,11 @@ def assert_clean(done: subprocess.CompletedProcess[str]) -> None:
         ("import sys; sys.path.insert(0, sys.argv[1]); import evil", "AUDIT: exec of"),
     ],
 )
-def test_the_hook_sees(code: str, words: str, tmp_path: Path) -> None:
+def test_audit_hook_detects(code: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("pass")
-    done = watched(code, tmp_path)
-    assert done.returncode == 99
-    assert words in done.stderr
+    process = run_under_hook(code, tmp_path)
+    assert process.returncode == 99
+    assert message in process.stderr
 
 
 BUILD = """
@@ -115,7 +114,7 @@ import sys
 from pathlib import Path
 from musicgen.corpus import store
 from musicgen.corpus.build import build
-dataset, report = build([sys.argv[1]], jobs=0)  # here, where the hook sees it
+dataset, report = build([sys.argv[1]], jobs=0)  # in this process, under the hook
 store.save(dataset, Path(sys.argv[2]))
 assert store.load(Path(sys.argv[2])) == dataset
 assert report.kept == 3, report.refusals
@@ -137,7 +136,7 @@ K:G
 """
 
 
-def test_a_build_runs_nothing(tmp_path: Path) -> None:
+def test_build_runs_no_code_from_data(tmp_path: Path) -> None:
     import pickle  # noqa: TID251 - only to put one in the way
 
     from musicgen.formats import write
@@ -150,30 +149,30 @@ def test_a_build_runs_nothing(tmp_path: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     notes = tuple(Note(48 * n, 60 + n * n % 7, 48) for n in range(8))
     write(Score(notes, title="cos\nsystem\n(S'true'\ntR."), folder / "tune.mid")
-    assert_clean(watched(BUILD, folder, tmp_path / "data"))
+    assert_clean(run_under_hook(BUILD, folder, tmp_path / "data"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tunes"]
 
 
 READ = """
 import io, json, sys
-from musicgen.corpus.workers import Limits, serve
+from musicgen.corpus.sandbox import ReadLimits, serve
 from musicgen.tokens.measures import MeasuresCodec
 requests = [json.dumps({"path": path, "name": path, "named": False, "first": 0}).encode()
             for path in sys.argv[1:]]
-told = io.BytesIO()
-serve(requests, told, MeasuresCodec(), Limits())
-answers = [json.loads(line) for line in told.getvalue().splitlines()]
+answers_file = io.BytesIO()
+serve(requests, answers_file, MeasuresCodec(), ReadLimits())
+answers = [json.loads(line) for line in answers_file.getvalue().splitlines()]
 assert sum("done" in answer for answer in answers) == len(sys.argv) - 1
 assert sum("tune" in answer for answer in answers) == 2, answers
 """
 
 
-def test_reading_runs_nothing(tmp_path: Path) -> None:
+def test_reading_runs_no_code_from_data(tmp_path: Path) -> None:
     import pickle  # noqa: TID251 - only to put one in the way
 
     (tmp_path / "evil.abc").write_text(EVIL)
     (tmp_path / "evil.mid").write_bytes(pickle.dumps(ValueError))
-    assert_clean(watched(READ, tmp_path / "evil.abc", tmp_path / "evil.mid"))
+    assert_clean(run_under_hook(READ, tmp_path / "evil.abc", tmp_path / "evil.mid"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.abc", "evil.mid"]
 
 
@@ -181,18 +180,18 @@ TRAIN = """
 import sys
 from pathlib import Path
 dataset, _ = build([sys.argv[1]], jobs=0)
-chosen = plan(dataset, Options(hidden=8, epochs=1, batch=2, bptt=16))
-run = Run(dataset, chosen, "evil", Path(sys.argv[2]))
+plan = make_plan(dataset, TrainingOptions(hidden=8, epochs=1, batch=2, bptt=16))
+run = TrainingRun(dataset, plan, "evil", Path(sys.argv[2]))
 assert any(progress.is_last for progress in run.train())
 """
 
-TRAINING_ROOMS = """
+TRAINING_IMPORTS = """
 import torch
 from musicgen.corpus.build import build
-from musicgen.model.plan import Options, plan
+from musicgen.training.plan import TrainingOptions, make_plan
 from musicgen.errors import Interrupted
-from musicgen.model.resuming import find, is_finished
-from musicgen.model.run import Run
+from musicgen.training.resume import is_finished, load_saved_run
+from musicgen.training.run import TrainingRun
 torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
 """
 
@@ -201,15 +200,17 @@ import sys
 from pathlib import Path
 dataset, _ = build([sys.argv[1]], jobs=0)
 folder = Path(sys.argv[2])
-run = Run(dataset, plan(dataset, Options(hidden=8, epochs=2, batch=2, bptt=16)), "evil", folder)
+plan = make_plan(dataset, TrainingOptions(hidden=8, epochs=2, batch=2, bptt=16))
+run = TrainingRun(dataset, plan, "evil", folder)
 try:
     for progress in run.train():
         run.stop()
 except Interrupted:
-    found = find(folder)
-    assert found is not None
-    assert found.step == 1
-    assert [progress.is_last for progress in Run.resume(found, dataset, folder).train()][-1]
+    saved = load_saved_run(folder)
+    assert saved is not None
+    assert saved.step == 1
+    resumed = TrainingRun.resume(saved, dataset, folder)
+    assert [progress.is_last for progress in resumed.train()][-1]
 assert is_finished(folder)
 """
 
@@ -223,15 +224,15 @@ assert not refusals
 """
 
 
-def test_training_and_sampling_run_nothing(tmp_path: Path) -> None:
+def test_training_and_sampling_run_no_code_from_data(tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
     (folder / "evil.abc").write_text(EVIL)
     model = tmp_path / "model"
-    assert_clean(watched(TRAIN, folder, model, before=TRAINING_ROOMS))
-    assert_clean(watched(RESUME, folder, tmp_path / "resumed", before=TRAINING_ROOMS))
-    assert_clean(watched(SAMPLE, model, tmp_path / "song.mid"))
-    assert_clean(watched(SAMPLE, model, tmp_path / "song.abc"))
+    assert_clean(run_under_hook(TRAIN, folder, model, before=TRAINING_IMPORTS))
+    assert_clean(run_under_hook(RESUME, folder, tmp_path / "resumed", before=TRAINING_IMPORTS))
+    assert_clean(run_under_hook(SAMPLE, model, tmp_path / "song.mid"))
+    assert_clean(run_under_hook(SAMPLE, model, tmp_path / "song.abc"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model", "resumed", "song.abc", "song.mid", "tunes",
     ]  # fmt: skip

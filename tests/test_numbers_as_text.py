@@ -1,7 +1,7 @@
 """Promise 27: a number that arrives as text is matched against a pattern before it is converted.
 
-Every option of every command, every wish of the API, every key of a TOML file and the parsers that
-they share: whatever text comes, the answer is a value or one line of ours, at once.
+Every option of every command, every sampling option of the API, every key of a TOML file and the
+shared parsers convert any text to a value or refuse it in one line, quickly.
 """
 
 from __future__ import annotations
@@ -19,32 +19,36 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from musicgen.cli import COMMANDS
-from musicgen.cli.settings import read_settings
+from musicgen.cli.config_file import read_settings
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
-from musicgen.music.programs import program
+from musicgen.music.general_midi import parse_program
 from musicgen.music.theory import Key, Meter, parse_range
-from musicgen.sampling.keep import parse_bars
-from musicgen.sampling.wishes import Wishes, parse_pickup
-from musicgen.tokens.layout import parse_form
+from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.option_table import parse_pickup
+from musicgen.sampling.options import SamplingOptions
+from musicgen.tokens.song_form import parse_form
 
 HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, "1/" + "9" * 4_000,
            "1e308", "nan", "inf", "-inf", "-1", "0", "1_0", "0x10", "½", "", " ", "1\x00",
            "1-" + "9" * 4_000, "C٣-D٤", "+" * 4_000, "1+" * 4_000 + "1/4")  # fmt: skip
 PARSERS: dict[str, Callable[[str], object]] = {
-    "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": program,
+    "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": parse_program,
     "bars": parse_bars, "pickup": parse_pickup, "form": parse_form,
 }  # fmt: skip
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30) | st.from_regex(r"[0-9eE./+-]{1,12}")
 
 
-def options() -> Iterator[tuple[str, click.Option]]:
-    """Yield the options of all commands that take a value and no file."""
+def iter_options() -> Iterator[tuple[str, click.Option]]:
+    """Yield the options of all commands that take a value."""
     commands: list[tuple[str, click.Command]] = []
     for name in COMMANDS:
         command = getattr(import_module(f"musicgen.cli.{name}"), name)
         inner = command.commands if isinstance(command, click.Group) else {"": command}
-        commands += [(f"{name} {other}".strip(), one) for other, one in inner.items()]
+        commands += [
+            (f"{name} {subcommand}".strip(), inner_command)
+            for subcommand, inner_command in inner.items()
+        ]
     for name, command in commands:
         for param in command.params:
             if isinstance(param, click.Option) and not (param.is_flag or param.multiple):
@@ -52,39 +56,39 @@ def options() -> Iterator[tuple[str, click.Option]]:
 
 
 OPTIONS = {
-    name: param for name, param in options()
+    name: param for name, param in iter_options()
     if not isinstance(param.type, click.types.StringParamType | click.Path | click.Choice)
 }  # fmt: skip
 
 
 def convert(name: str, text: str) -> object:
-    """Convert the text of an option; None where it is refused."""
+    """Convert the text of an option; None if it is refused."""
     param = OPTIONS[name]
     with suppress(click.BadParameter):
         return param.type.convert(text, param, click.Context(click.Command(name)))
     return None
 
 
-def test_every_number_of_the_command_line_is_of_our_own_types() -> None:
-    """Those of click take other digits, and a number of any length."""
+def test_numeric_options_use_our_own_types() -> None:
+    """The types of click accept other digits, and numbers of any length."""
     plain = (click.types.IntParamType, click.types.FloatParamType, click.IntRange, click.FloatRange)
     assert len(OPTIONS) > 40
     assert [name for name, param in OPTIONS.items() if type(param.type) in plain] == []
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_hostile_text_for_an_option_is_refused_at_once(name: str) -> None:
+def test_option_refuses_malformed_numbers_quickly(name: str) -> None:
     began = time.perf_counter()
-    found = {text: convert(name, text) for text in HOSTILE}
+    values = {text: convert(name, text) for text in HOSTILE}
     assert time.perf_counter() - began < 1
-    known = {"0", "-1", "", " "}  # of ranges that have them, or of lists without an entry
-    known |= {"inf", "nan"} if name.endswith("--form") else set()  # whose letters are a form's
-    assert {text for text, value in found.items() if value is not None} <= known
+    accepted = {"0", "-1", "", " "}  # in range for some options, or an empty list
+    accepted |= {"inf", "nan"} if name.endswith("--form") else set()  # letters are a valid form
+    assert {text for text, value in values.items() if value is not None} <= accepted
 
 
 @settings(max_examples=150, deadline=2_000)
 @given(st.sampled_from(sorted(OPTIONS)), TEXTS)
-def test_any_text_for_an_option_is_a_value_or_refused(name: str, text: str) -> None:
+def test_option_converts_or_refuses_any_text(name: str, text: str) -> None:
     convert(name, text)
 
 
@@ -92,13 +96,13 @@ def test_any_text_for_an_option_is_a_value_or_refused(name: str, text: str) -> N
 @given(st.sampled_from(sorted(PARSERS)), TEXTS)
 @example("pickup", "1e-9999999")
 @example("program", "²")
-def test_any_text_for_a_parser_is_a_value_or_refused(name: str, text: str) -> None:
+def test_parser_converts_or_refuses_any_text(name: str, text: str) -> None:
     with suppress(InvalidValue):
         PARSERS[name](text)
 
 
 @pytest.mark.parametrize("name", sorted(PARSERS.keys() - {"key", "form"}))
-def test_digits_are_ascii(name: str) -> None:
+def test_refuses_digits_that_are_not_ascii(name: str) -> None:
     plain = {"meter": "3/4", "range": "60-72", "program": "3", "bars": "1-3", "pickup": "1/8"}[name]
     PARSERS[name](plain)
     with pytest.raises(InvalidValue):
@@ -106,13 +110,13 @@ def test_digits_are_ascii(name: str) -> None:
 
 
 @settings(deadline=2_000)
-@given(st.sampled_from(sorted(Wishes.__dataclass_fields__)), TEXTS)
+@given(st.sampled_from(sorted(SamplingOptions.__dataclass_fields__)), TEXTS)
 @example("tempo", "1e-9999999")
 @example("bars", "²")
 @example("top_k", "9" * 4_000)
-def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None:
+def test_sampling_option_converts_or_refuses_any_text(name: str, text: str) -> None:
     with suppress(InvalidValue):
-        Wishes.read(**{name: text})
+        SamplingOptions.parse(**{name: text})
 
 
 @pytest.mark.parametrize(
@@ -121,8 +125,8 @@ def test_any_text_for_a_wish_is_a_value_or_refused(name: str, text: str) -> None
      ("top_p", ".9", 0.9), ("min_p", "0", 0.0), ("max_copy", "9", 9), ("program", "73", 73),
      ("pickup", "1/8", 24), ("pickup", "none", 0), ("pickup", "24", 24)],
 )  # fmt: skip
-def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> None:
-    assert getattr(Wishes.read(**{name: text}), name) == value
+def test_sampling_options_accept_numbers_as_text(name: str, text: str, value: float) -> None:
+    assert getattr(SamplingOptions.parse(**{name: text}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -130,9 +134,9 @@ def test_the_api_takes_numbers_as_text(name: str, text: str, value: float) -> No
     [("bars", [8]), ("bars", 8.0), ("bars", True), ("tempo", {}), ("top_k", 1.5), ("key", 5),
      ("rhythm", 5), ("form", 5), ("program", {}), ("range", 60)],
 )  # fmt: skip
-def test_a_wish_of_another_kind_is_refused(name: str, value: Any) -> None:
+def test_sampling_option_refuses_other_types(name: str, value: Any) -> None:
     with pytest.raises(InvalidValue):
-        Wishes.read(**{name: value})
+        SamplingOptions.parse(**{name: value})
 
 
 @settings(
@@ -143,20 +147,18 @@ def test_a_wish_of_another_kind_is_refused(name: str, value: Any) -> None:
 @example(key="epochs", text="1e-9999999")
 @example(key="seed", text="9" * 4_000)
 @example(key="seed", text="9" * 5_000)
-def test_any_number_of_a_toml_file_is_a_value_or_refused(
-    tmp_path: Path, key: str, text: str
-) -> None:
+def test_toml_option_converts_or_refuses_any_number(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(f"{key} = {text}\n", "utf-8")
     with suppress(InvalidValue):
         read_settings(path, click.Context(train))
 
 
-def test_a_number_of_epochs_has_a_bound() -> None:
-    from musicgen.model.plan import Options
+def test_refuses_epochs_and_minutes_out_of_bounds() -> None:
+    from musicgen.training.plan import TrainingOptions
 
     for number in (1e308, float("nan")):
         with pytest.raises(InvalidValue, match=r"epochs .*: choose"):
-            Options(epochs=number)
+            TrainingOptions(epochs=number)
         with pytest.raises(InvalidValue, match=r"minutes .*: choose"):
-            Options(minutes=number)
+            TrainingOptions(minutes=number)

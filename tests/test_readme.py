@@ -1,4 +1,4 @@
-"""The README's commands and its Python, run one after another in one folder, as a newcomer does."""
+"""Run the commands and the Python of the README in order, in one folder, as a newcomer would."""
 
 from __future__ import annotations
 
@@ -10,47 +10,50 @@ from typing import Final
 
 import pytest
 
-from tests.running import done
+from tests.command_runner import run_ok
 
 README: Final = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LEFT_OUT: Final = ("serve", "train", "compare", "corpus")  # which wait, or take minutes
+SKIPPED_COMMANDS: Final = (
+    "serve",
+    "train",
+    "compare",
+    "corpus",
+)  # run for minutes or until stopped
 
 
-def blocks(language: str) -> Iterator[str]:
-    """Yield the blocks of a language, in order."""
+def iter_blocks(language: str) -> Iterator[str]:
+    """Yield the code blocks of a language, in order."""
     return (text for name, text in BLOCK.findall(README) if name == language)
 
 
-def commands() -> Iterator[list[str]]:
-    """Yield the words of each `musicgen` command before the chapter on training."""
+def iter_commands() -> Iterator[list[str]]:
+    """Yield the arguments of each `musicgen` command before the chapter on training."""
     chapter = README.index("## Train a model of your own")
-    told = [text for text in blocks("sh") if README.index(text) < chapter]
-    for line in "".join(told).splitlines():
+    shell_blocks = [text for text in iter_blocks("sh") if README.index(text) < chapter]
+    for line in "".join(shell_blocks).splitlines():
         for part in line.split(" && "):
-            words = shlex.split(part, comments=True)
-            if words[:1] == ["musicgen"] and words[1] not in LEFT_OUT:
-                yield words[1:]
+            arguments = shlex.split(part, comments=True)
+            if arguments[:1] == ["musicgen"] and arguments[1] not in SKIPPED_COMMANDS:
+                yield arguments[1:]
 
 
-def run_all(most: int | None) -> None:
-    """Run the commands, then the Python; most: tunes that one command writes, None: as told."""
-    ran = list(commands())
-    for words in ran:
-        if most is not None and "--count" in words:
-            words[words.index("--count") + 1] = str(most)
-        done(*words)
-    assert [words[0] for words in ran].count("sample") >= 5
-    assert {"tweak", "origin", "render"} <= {words[0] for words in ran}
-    (program,) = blocks("python")
+def run_all(max_count: int | None) -> None:
+    """Run the commands, then the Python; `max_count` limits --count, None leaves it."""
+    commands = list(iter_commands())
+    for arguments in commands:
+        if max_count is not None and "--count" in arguments:
+            arguments[arguments.index("--count") + 1] = str(max_count)
+        run_ok(*arguments)
+    assert [arguments[0] for arguments in commands].count("sample") >= 5
+    assert {"tweak", "origin", "render"} <= {arguments[0] for arguments in commands}
+    (program,) = iter_blocks("python")
     exec(compile(program, "README.md", "exec"), {})
 
 
-def test_the_readme_runs_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readme_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_all(most=6)
+    run_all(max_count=6)
     assert {path.name for path in tmp_path.iterdir()} >= {
         "song.mid", "song.abc", "song.html", "song.wav", "song.png", "near.mid", "other.mid",
         "more.mid", "tunes", "tune.mid",
@@ -59,13 +62,13 @@ def test_the_readme_runs_from_top_to_bottom(
 
 
 @pytest.mark.promises
-def test_the_readme_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_commands_run_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_all(most=None)
+    run_all(max_count=None)
 
 
-def test_the_small_torch_is_told_of_before_the_line_that_installs_the_large_one() -> None:
+def test_readme_offers_cpu_torch_before_installation() -> None:
     hint = README.index("--index-url https://download.pytorch.org/whl/cpu")
     assert hint < README.index("<!-- ci:install -->")
-    assert "python3 -m venv .venv" in next(blocks("sh"))
+    assert "python3 -m venv .venv" in next(iter_blocks("sh"))
     assert "python3.11" not in README

@@ -1,4 +1,4 @@
-"""The source distribution holds what git tracks, whatever else lies in the working tree."""
+"""The source distribution holds only what git tracks."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ STRAYS: Final = (".venv/bin/python", "checkpoints/mine/weights.safetensors", "so
                  "musicgen/scratch.py", "mine.data/train.parquet")  # fmt: skip
 
 
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+def run_git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def built(folder: Path) -> set[str]:
-    """Build the distribution of a folder; return the names in it, relative to its root."""
-    words = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", "built"]
-    done = subprocess.run(words, cwd=folder, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def build_sdist(folder: Path) -> set[str]:
+    """Build the source distribution of a folder; return the names of its files."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", "built"]
+    process = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     (archive,) = (folder / "built").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         return {name.partition("/")[2] for name in tar.getnames()}
 
 
-def test_it_holds_only_what_git_tracks(tmp_path: Path) -> None:
+def test_source_distribution_holds_only_tracked_files(tmp_path: Path) -> None:
     for name in TRACKED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", *TRACKED)
+    run_git(tmp_path, "init", "-q")
+    run_git(tmp_path, "add", *TRACKED)
     for name in STRAYS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("stray")
-    assert built(tmp_path) == {*TRACKED, "PKG-INFO"}
+    assert build_sdist(tmp_path) == {*TRACKED, "PKG-INFO"}

@@ -1,6 +1,8 @@
-"""The command line: one file a command; each parses, makes one call and prints.
+"""The command group: turns errors and Ctrl-C into one line and an exit code.
 
-A command's file is imported when it is used, so that `--help` and `sample` start at once.
+Each command is a module, which parses options, makes one call and prints.
+
+A command's module is imported only when the command is used, so `--help` and `sample` start fast.
 """
 
 from __future__ import annotations
@@ -16,22 +18,22 @@ import click
 
 from musicgen.errors import MusicgenError
 
-# command -> what it does, in one line; its file and function have its name
+# Command -> one-line summary. The command's module and function have the same name.
 COMMANDS: Final = {
-    "sample": "Write new tunes.",
-    "tweak": "Write a near variant of a tune that it wrote.",
-    "render": "Turn a tune into sound, sheet music, a piano roll, a page or another file.",
+    "sample": "Generate new tunes.",
+    "tweak": "Write a variant of a generated tune.",
+    "render": "Convert a tune to audio, sheet music, a piano roll, a web page or another format.",
     "serve": "Open the playground in a browser.",
-    "origin": "Say what a tune shares with the tunes that a model learnt from.",
-    "train": "Train a model on your tunes, or on the tunes that come with music21.",
-    "compare": "Measure the ladder of sequence models, from a fixed window to the LSTM.",
-    "corpus": "Look at corpora, and build data sets from them.",
+    "origin": "Compare a tune with the training tunes of a model.",
+    "train": "Train a model on your tunes, or on the tunes included in music21.",
+    "compare": "Compare sequence models, from a fixed window to the LSTM.",
+    "corpus": "List and check corpora, and build data sets from them.",
 }
-INTERRUPTED: Final = 130
+INTERRUPTED_EXIT_CODE: Final = 130
 
 
 class Failure(click.ClickException):
-    """One of our own errors, as click prints it: one line, and its exit code."""
+    """An error that click prints on one line before it exits with the error's code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -39,44 +41,44 @@ class Failure(click.ClickException):
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn whatever is refused, or fails as foreseen, into one line and its exit code."""
+def _translate_errors() -> Iterator[None]:
+    """Convert usage errors, our own errors and system errors to `Failure`."""
     try:
         yield
     except MusicgenError as error:
         raise Failure(str(error), error.exit_code) from error
     except click.exceptions.NoArgsIsHelpError:
-        raise  # it is the help itself
+        raise  # carries the help text
     except click.UsageError as error:
-        raise Failure(_told(error), error.exit_code) from error
+        raise Failure(_format_usage_error(error), error.exit_code) from error
     except KeyboardInterrupt as error:
-        raise Failure("interrupted", INTERRUPTED) from error
+        raise Failure("interrupted", INTERRUPTED_EXIT_CODE) from error
     except MemoryError as error:
-        raise Failure("not enough memory; nothing was half-written", 1) from error
+        raise Failure("out of memory; no partial file was left", 1) from error
     except OSError as error:
         if error.errno == errno.EPIPE:
-            raise  # nobody reads on: click ends in silence
-        fault = MusicgenError(f"{error.filename or 'system'}: {error.strerror or error}")
-        raise Failure(str(fault), 1) from error
+            raise  # the reader of the pipe is gone: click exits silently
+        message = MusicgenError(f"{error.filename or 'system'}: {error.strerror or error}")
+        raise Failure(str(message), 1) from error
 
 
-def _told(error: click.UsageError) -> str:
-    """Say in one line what is wrong with the words that were typed, and where the right ones are.
+def _format_usage_error(error: click.UsageError) -> str:
+    """Format a usage error as one line that names the command whose help to read.
 
-    Words come from scripts and file names too: what could steer a terminal is written out.
+    Control characters of the arguments are escaped.
     """
-    fault = " ".join(error.format_message().split()).removesuffix(".").replace(". (", " (")
+    message = " ".join(error.format_message().split()).removesuffix(".").replace(". (", " (")
     command = error.ctx.command_path if error.ctx else "musicgen"
-    return str(MusicgenError(f"{fault}; see {command} --help"))
+    return str(MusicgenError(f"{message}; see {command} --help"))
 
 
 class SuggestingGroup(click.Group):
-    """Name the nearest command where one is misspelt, whichever version of click this is."""
+    """A group that suggests the nearest command for a misspelt one, with any version of click."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first word names."""
+        """Return the command that the first argument names, or suggest the nearest one."""
         name = args[0]
         nearest = get_close_matches(name[:40], self.list_commands(ctx), n=1)
         if nearest and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
@@ -84,44 +86,44 @@ class SuggestingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Commands(SuggestingGroup):
-    """Import commands when they are used; turn errors into one line and their exit code."""
+class LazyCommandGroup(SuggestingGroup):
+    """A group that imports commands when they are used and prints errors on one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name the commands in the order in which one meets them."""
+        """Return the names of the commands in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import one command."""
+        """Import a command; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        found = getattr(import_module(f"musicgen.cli.{cmd_name}"), cmd_name)
-        assert isinstance(found, click.Command)
-        return found
+        command = getattr(import_module(f"musicgen.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """List the commands without importing them."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the words before the command's name."""
-        with _one_line():
+        """Parse the options before the command's name."""
+        with _translate_errors():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command line."""
-        with _one_line():
+        with _translate_errors():
             return super().invoke(ctx)
 
 
-@click.group(cls=Commands)
+@click.group(cls=LazyCommandGroup)
 @click.version_option(package_name="musicgen", prog_name="musicgen")
 def commands() -> None:
-    """Learn from a folder of tunes and write new ones.
+    """Train models on folders of tunes and generate new tunes.
 
     \b
-    musicgen sample --out song.mid          a new tune, at once
-    musicgen train mytunes/ --name mine     a model of your own tunes
+    musicgen sample --out song.mid          generate a tune with the included model
+    musicgen train mytunes/ --name mine     train a model on your own tunes
     musicgen sample --model mine --out song.abc
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the backspace character

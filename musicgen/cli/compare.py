@@ -1,4 +1,4 @@
-"""`musicgen compare`: the ladder from a fixed window to the LSTM, measured on tunes."""
+"""`musicgen compare`: sequence models, from a fixed window to the LSTM, compared on tunes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.tunes import DEFAULT_SOURCE, read_tunes
-from musicgen.cli.types import MINUTES, Named, Parsed, Whole
-from musicgen.cli.words import counted, span
+from musicgen.cli.formatting import PLAIN_LINE_SECONDS, format_count, format_duration
+from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
+from musicgen.cli.param_types import (
+    MINUTES,
+    OutputPath,
+    ParsedText,
+    WholeNumber,
+    device_option,
+    quiet_option,
+)
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
 
@@ -20,18 +27,30 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musicgen.model.compare import Comparison, Result, Told
-    from musicgen.model.evaluation import Held
+    from musicgen.compare.comparison import (
+        Comparison,
+        ComparisonOptions,
+        ComparisonProgress,
+        ModelResult,
+    )
+    from musicgen.training.heldout_loss import HeldOutScore
 
-PLAIN_EVERY: Final = 20.0  # seconds between two plain lines, where there is no terminal
+_TABLE_HEADINGS: Final = (
+    "params",
+    "tokens/s",
+    "training\ntokens",
+    "bits/{unit}\nvalidation",
+    "bits/{unit}\ntest",
+    "nats/\ntoken",
+)
 
 
-def _cells(text: str) -> tuple[str, ...]:
-    """Read names of cells with commas between them."""
+def _parse_cells(text: str) -> tuple[str, ...]:
+    """Parse comma-separated names of cells. Raises InvalidValue for an unknown one."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in names if name not in CELLS]
     if unknown:
-        raise InvalidValue(f"cell {unknown[0]!r} is unknown: choose of {', '.join(CELLS)}")
+        raise InvalidValue(f"cell {unknown[0]!r} is unknown: choose one of {', '.join(CELLS)}")
     return names
 
 
@@ -42,203 +61,219 @@ def _cells(text: str) -> tuple[str, ...]:
     type=MINUTES,
     default=24.0,
     show_default=True,
-    help="For learning, in all, shared out evenly; made numbers of tokens at the start.",
+    help="Total training time, divided evenly; converted to tokens from measured speed.",
 )
 @click.option(
     "--tokens",
-    type=Whole(1, 10**15),
-    help="Let each network learn from so many tokens, instead of minutes: the same figures again.",
+    type=WholeNumber(1, 10**15),
+    help="Training tokens per network, instead of --minutes; makes the results reproducible.",
 )
 @click.option(
     "--cells",
-    type=Parsed("NAME,NAME", _cells),
+    type=ParsedText("NAME,NAME", _parse_cells),
     default="rnn,irnn,gru,lstm",
     show_default=True,
-    help="The recurrent cells that are compared.",
+    help="Recurrent cells to compare.",
 )
 @click.option(
     "--parameters",
-    type=Whole(10_000, 50_000_000),
+    type=WholeNumber(10_000, 50_000_000),
     default=500_000,
     show_default=True,
-    help="Weights of each network, as near as a whole width comes to it.",
+    help="Approximate number of parameters of each network.",
 )
-@click.option("--seed", type=Whole(0, 2**31 - 1), default=1, show_default=True)
 @click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
+    "--seed",
+    type=WholeNumber(0, 2**31 - 1),
+    default=1,
     show_default=True,
-    help="auto takes CUDA, then MPS, then the CPU.",
+    help="Random seed.",
 )
+@device_option
 @click.option(
     "--out",
-    type=Named(path_type=Path, dir_okay=False),
+    type=OutputPath(path_type=Path, dir_okay=False),
     default=Path("ladder.html"),
     show_default=True,
-    help="The page with table, pictures and what they say.",
+    help="HTML report to write, with tables, plots and explanations.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write what was measured to stdout.")
-@click.option("--force", is_flag=True, help="Replace an existing page.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell each held-out score along the way.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results to stdout as JSON.")
+@click.option("--force", is_flag=True, help="Replace an existing report.")
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Print each validation score.")
 def compare(
     sources: tuple[str, ...],
-    minutes: float,
-    tokens: int | None,
-    cells: tuple[str, ...],
-    parameters: int,
-    seed: int,
-    device: str,
     out: Path,
     as_json: bool,
     force: bool,
     quiet: bool,
     verbose: bool,
+    **options: Any,
 ) -> None:
-    """Measure the ladder of sequence models on SOURCEs, else on three books of dances.
+    """Compare sequence models on SOURCEs; by default, on three books of dance tunes.
 
-    Every rung learns from the same tunes, for the same time, with as many weights, and is asked
-    for each next event of tunes that none has seen:
+    All models train on the same tunes, for the same time, with the same number of parameters, and
+    predict each next event of held-out tunes:
 
     \b
-    window-4     sees the last 4 events, and forgets what lies beyond
-    bag          counts all events before, and loses their order
-    window-64    sees far, but learns each place anew
-    n-gram       counts what followed the same few events (Kneser-Ney)
-    rnn, irnn    share their weights over time; their gradients vanish or explode
-    gru, lstm    decide by gates what is kept
+    window-4     the last 4 events; forgets everything before
+    bag          counts of all past events; loses their order
+    window-64    the last 64 events; learns each position separately
+    n-gram       counts of what followed the last few events (Kneser-Ney)
+    rnn, irnn    weights shared over time; gradients vanish or explode
+    gru, lstm    gates choose what to keep
 
-    Each cell learns a second time without clipping. The page shows the losses, how far back each
-    cell's gradient reaches, what clipping does, and for how many bars gates remember.
+    Each cell is trained again without gradient clipping. The report shows the losses, how far
+    gradients reach back, the effect of clipping, and how many bars the gates remember.
 
     \b
     musicgen compare                            under 30 minutes on two cores
     musicgen compare mytunes/ --minutes 5 --out mine.html
-    musicgen compare --minutes 0.5              a toy, to look at the page
-    """  # noqa: D301 - click wants the character itself
+    musicgen compare --minutes 0.5              a quick trial
+    """  # noqa: D301 - click reads the backspace character
     from rich.console import Console
 
-    from musicgen.files import prepare_outputs, write_whole
-
-    prepare_outputs([out], force=force)
-    _refuse_other_page(out)
+    _prepare_report(out, force=force)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    dataset = read_tunes(sources or (DEFAULT_SOURCE,), None, console)
+    dataset = load_or_build_dataset(sources or (DEFAULT_SOURCE,), None, console)
 
-    from musicgen.model.compare import Comparison, Options
-    from musicgen.model.ladder_page import ladder_page
+    from musicgen.compare.comparison import Comparison, ComparisonOptions
 
-    options = Options(minutes, tokens, cells, parameters, seed, device)
-    comparison = Comparison(dataset, options)
-    _announce(comparison, console)
-    _watch(comparison.run(), len(comparison.names()), console, verbose=verbose)
-    console.print(_table(comparison))
-    page = ladder_page(comparison, command=_command(sources, minutes, tokens, cells, seed))
-    write_whole(out, page.encode(), force=force)
+    comparison = Comparison(dataset, ComparisonOptions(**options))
+    _run_comparison(comparison, console, verbose=verbose)
+    _write_report(comparison, sources, out, force=force)
     console.print(f"{out}: open it in a browser", markup=False)
     if as_json:
-        click.echo(json.dumps(comparison.table(), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2))
 
 
-def _refuse_other_page(out: Path) -> None:
-    """Raise OutputExists for a file that is not a page of this command."""
+def _prepare_report(out: Path, *, force: bool) -> None:
+    """Raise OutputExists for an existing file, with `force` only for a foreign one."""
+    from musicgen.files import prepare_outputs
+
+    prepare_outputs([out], force=force)
+    _refuse_foreign_page(out)
+
+
+def _refuse_foreign_page(out: Path) -> None:
+    """Raise OutputExists for a file that this command did not write."""
     from musicgen.files import refuse_foreign
 
     if out.exists():
-        from musicgen.model.ladder_page import PAGE  # slow to import
+        from musicgen.compare.report import PAGE_TEMPLATE  # slow to import
 
-        head = PAGE.partition("<style>")[0].encode()
+        head = PAGE_TEMPLATE.partition("<style>")[0].encode()
         refuse_foreign(out, head, "a page of musicgen compare")
 
 
-def _command(
-    sources: tuple[str, ...], minutes: float, tokens: int | None, cells: tuple[str, ...], seed: int
-) -> str:
-    budget = f"--tokens {tokens}" if tokens else f"--minutes {minutes:g}"
-    named = "".join(f" {source}" for source in sources)
-    return f"musicgen compare{named} {budget} --cells {','.join(cells)} --seed {seed}"
+def _write_report(
+    comparison: Comparison, sources: tuple[str, ...], out: Path, *, force: bool
+) -> None:
+    from musicgen.compare.report import render_html_report
+    from musicgen.files import write_atomically
+
+    command = _format_command_line(sources, comparison.options)
+    page = render_html_report(comparison, command=command)
+    write_atomically(out, page.encode(), force=force)
 
 
-def _announce(comparison: Comparison, console: Console) -> None:
-    parts = comparison.dataset
-    console.print(
-        f"{counted(len(parts.train), 'tune')} to learn from, {len(parts.valid):,} held out,"
-        f" {len(parts.test):,} kept for the test"
+def _format_command_line(sources: tuple[str, ...], options: ComparisonOptions) -> str:
+    """Return a command that repeats the comparison."""
+    budget = f"--tokens {options.tokens}" if options.tokens else f"--minutes {options.minutes:g}"
+    return (
+        f"musicgen compare{''.join(f' {source}' for source in sources)} {budget}"
+        f" --cells {','.join(options.cells)} --seed {options.seed}"
     )
-    if not parts.test:
-        console.print("too few tunes for a test part: the rungs are compared by the held-out ones")
 
 
-def _watch(steps: Iterable[Told], rungs: int, console: Console, *, verbose: bool) -> None:
-    """Show what goes on: a live line on a terminal, plain lines elsewhere."""
+def _run_comparison(comparison: Comparison, console: Console, *, verbose: bool) -> None:
+    """Train and score the models; print the split, the progress and a table of results."""
+    split = comparison.dataset
+    console.print(
+        f"train {format_count(len(split.train), 'tune')}, validation {len(split.valid):,},"
+        f" test {len(split.test):,}"
+    )
+    if not split.test:
+        console.print("too few tunes for a test part: models are compared on the validation part")
+    _show_progress(comparison.run(), len(comparison.list_model_names()), console, verbose=verbose)
+    console.print(_make_table(comparison))
+
+
+def _show_progress(
+    steps: Iterable[ComparisonProgress], model_count: int, console: Console, *, verbose: bool
+) -> None:
+    """Show the progress as a live line on a terminal, as plain lines elsewhere."""
     with console.status("") as status:
-        for line, is_news in _lines(steps, rungs, verbose=verbose):
+        for line, is_news in _format_progress(steps, model_count, verbose=verbose):
             if console.is_terminal:
                 status.update(line)
             if is_news and (verbose or not console.is_terminal):
                 console.print(line, markup=False)
 
 
-def _lines(steps: Iterable[Told], rungs: int, *, verbose: bool) -> Iterator[tuple[str, bool]]:
-    """Yield each step as a line, and whether it is worth a line of its own."""
-    spoke, doing, seen, held = 0.0, "", [], ""
-    began = time.monotonic()
-    for told in steps:
-        if told.doing == "learning" and told.rung not in seen:
-            seen.append(told.rung)
-            held = ""
-        point = told.point
-        if point is not None and point.held is not None:
-            held = f"  held-out {point.held.loss:.3f} nats a token"
-        line = f"{len(seen)}/{rungs}  {told.rung}: {told.doing}"
-        if point is not None:
-            loss = f"  loss {point.loss:.3f}" if point.loss is not None else ""
-            line += f"  {100 * told.done:.0f} %{loss}{held}"
-        now = time.monotonic()
-        is_news = (told.rung + told.doing != doing or now - spoke > PLAIN_EVERY) or (
-            verbose and point is not None and point.held is not None
-        )
+def _format_progress(
+    steps: Iterable[ComparisonProgress], model_count: int, *, verbose: bool
+) -> Iterator[tuple[str, bool]]:
+    """Yield each step as a line, and whether the line is worth printing in a log."""
+    start_time, last_line_time, last_stage = time.monotonic(), 0.0, ("", "")
+    started_models: set[str] = set()
+    score_text = ""
+    for step in steps:
+        if step.activity == "learning" and step.model_name not in started_models:
+            started_models.add(step.model_name)
+            score_text = ""
+        score = step.point.held_out_score if step.point is not None else None
+        if score is not None:
+            score_text = f"  validation {score.loss:.3f} nats per token"
+        line = f"{len(started_models)}/{model_count}  {step.model_name}: {step.activity}"
+        if step.point is not None:
+            loss_text = "" if step.point.loss is None else f"  loss {step.point.loss:.3f}"
+            line += f"  {100 * step.fraction_done:.0f} %{loss_text}{score_text}"
+        now, stage = time.monotonic(), (step.model_name, step.activity)
+        is_due = stage != last_stage or now - last_line_time > PLAIN_LINE_SECONDS
+        is_news = is_due or (verbose and score is not None)
         if is_news:
-            spoke, doing = now, told.rung + told.doing
-        yield f"{line}  ({span(now - began)})", is_news
+            last_line_time, last_stage = now, stage
+        yield f"{line}  ({format_duration(now - start_time)})", is_news
 
 
-def _table(comparison: Comparison) -> Table:
-    """Set the results in a table that a terminal of 80 columns holds."""
+def _make_table(comparison: Comparison) -> Table:
+    """Return the results as a table at most 80 columns wide."""
     from rich import box
     from rich.table import Table
 
-    unit = comparison.unit
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    table.add_column("rung", no_wrap=True)
-    for title in ("weights", "tokens/s", "learnt\nfrom", f"bits a {unit}\nheld out",
-                  f"bits a {unit}\ntest", "nats a\ntoken"):  # fmt: skip
-        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    for heading in _TABLE_HEADINGS:
+        table.add_column(heading.format(unit=comparison.unit), justify="right", no_wrap=True)
     for result in comparison.results:
-        table.add_row(*_row(result))
+        table.add_row(*_make_row(result))
     if any(result.fault for result in comparison.results):
-        table.caption = "! broke down there: its best weights before that are scored"
+        table.caption = "! diverged: scored with its best weights before that"
     return table
 
 
-def _row(result: Result) -> Iterator[str]:
-    from musicgen.model.ladder_words import bits, judged
+def _make_row(result: ModelResult) -> Iterator[str]:
+    from musicgen.compare.report import format_bits, select_score
 
     yield result.name
     yield f"{result.parameters:,}"
-    yield f"{result.rate:,.0f}" if result.rate < 1e6 else f"{result.rate / 1e6:.1f} M"
+    yield (
+        f"{result.tokens_per_second:,.0f}"
+        if result.tokens_per_second < 1e6
+        else f"{result.tokens_per_second / 1e6:.1f} M"
+    )
     yield f"{result.tokens:,}{'!' if result.fault else ''}"
-    yield _bits(result.valid)
-    yield _bits(result.test)
-    yield bits(judged(result).loss)
+    yield _format_score(result.valid)
+    yield _format_score(result.test)
+    yield format_bits(select_score(result).loss)
 
 
-def _bits(held: Held | None) -> str:
-    from musicgen.model.compare import interval
-    from musicgen.model.ladder_words import bits
+def _format_score(score: HeldOutScore | None) -> str:
+    from musicgen.compare.comparison import confidence_interval
+    from musicgen.compare.report import format_bits
 
-    if held is None:
+    if score is None:
         return "none"
-    low, high = interval(held)
-    return f"{bits(held.bits_per_note)}\n{bits(low, 2)} to {bits(high, 2)}"
+    low, high = confidence_interval(score)
+    return f"{format_bits(score.bits_per_note)}\n{format_bits(low, 2)} to {format_bits(high, 2)}"

@@ -1,4 +1,4 @@
-"""`musicgen origin`: what a tune shares with the tunes that a model learnt from."""
+"""`musicgen origin`: what a tune shares with the training tunes of a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.outputs import model_told
-from musicgen.errors import InvalidValue, NotFound, Refusal, printable
+from musicgen.cli.write_outputs import describe_model
+from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
-    from musicgen.tune import Model
+    from musicgen.trained_model import Model
 
 
 @click.command()
@@ -22,90 +22,103 @@ if TYPE_CHECKING:
     "--model",
     default="folk",
     show_default=True,
-    help="A model's name, or the folder of a run: whose training tunes are asked.",
+    help="Name of a model, or folder of a run, whose training tunes to search.",
 )
 @click.option(
-    "--surprise", is_flag=True, help="Tell the bits of each note under the model too, bar by bar."
+    "--surprise", is_flag=True, help="Also print the bits of each note under the model, by bar."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors, and the JSON.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the model, and every copied run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors, and the JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the model and all copied runs.")
 def origin(
     file: Path, model: str, surprise: bool, as_json: bool, quiet: bool, verbose: bool
 ) -> None:
-    """Say what the tunes of a file share with those that a model learnt from.
+    """Show what the tunes of a file share with the training tunes of a model.
 
     \b
-    musicgen origin song.mid                   a tune of any make: .mid .abc .musicxml .krn
+    musicgen origin song.mid                   any tune: .mid .abc .musicxml .krn
     musicgen origin book.abc --model mine      each tune of a book
     musicgen origin song.abc --surprise        and how surprising each note is
     musicgen origin song.mid --json            keys: longest_run, tune, bars, ...
-    """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import load
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.trained_model import load
 
     loaded = load(model)
-    found = _pieces(file, loaded)
+    pieces = _read_pieces(file, loaded)
     if verbose:
-        click.echo(model_told(loaded), err=True)
-    told = [_asked(piece, loaded, surprise=surprise, every=verbose) for piece in found]
-    good = [one for one in told if not isinstance(one, Refusal)]
-    if not good:
-        raise next(one for one in told if isinstance(one, Refusal))
-    for one in told:
-        if isinstance(one, Refusal):
-            click.echo(str(one), err=True)
+        click.echo(describe_model(loaded), err=True)
+    results = [
+        _compare_piece(piece, loaded, surprise=surprise, lists_runs=verbose) for piece in pieces
+    ]
+    refusals = [result for result in results if isinstance(result, Refusal)]
+    comparisons = [result for result in results if not isinstance(result, Refusal)]
+    if not comparisons:
+        raise refusals[0]
+    for refusal in refusals:
+        click.echo(str(refusal), err=True)
+    is_single = len(results) == 1
     if as_json:
-        rows = [one[0] for one in good]
-        click.echo(json.dumps(rows[0] if len(told) == 1 else rows, ensure_ascii=False))
-        return
-    for number, (row, lines) in enumerate([] if quiet else good, 1):
-        place = f"{file}: " if len(told) == 1 else f"{number}. {row['title']}: "
-        click.echo(printable(f"{place}{lines[0]}"))
-        for line in lines[1:]:
-            click.echo(printable(f"  {line}"))
+        rows = [row for row, _ in comparisons]
+        click.echo(json.dumps(rows[0] if is_single else rows, ensure_ascii=False))
+    elif not quiet:
+        for number, (row, lines) in enumerate(comparisons, 1):
+            label = str(file) if is_single else f"{number}. {row['title']}"
+            click.echo(escape_unprintable(f"{label}: {lines[0]}"))
+            for line in lines[1:]:
+                click.echo(escape_unprintable(f"  {line}"))
 
 
-def _pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
-    """Read a file as the model's codec does. Raises NotFound or InvalidValue."""
-    from musicgen.files import open_regular
+def _read_pieces(file: Path, model: Model) -> list[Score | str | Refusal]:
+    """Read the tunes or texts of a file for the model's codec. Raises NotFound or InvalidValue."""
+    from musicgen.files import read_regular_file
     from musicgen.formats import max_bytes_of
 
-    suffix, known = file.suffix.lower(), model.codec.suffixes
-    if suffix not in known:
+    suffix = file.suffix.lower()
+    if suffix not in model.codec.suffixes:
         raise InvalidValue(
-            f"{file}: a file with the suffix {file.suffix or '(none)'!r} cannot be read;"
-            f" known are {', '.join(known)}"
+            f"{file}: cannot read the suffix {file.suffix or '(none)'!r};"
+            f" choose a file of type {', '.join(model.codec.suffixes)}"
         )
     try:
-        data = open_regular(file, limit=max_bytes_of(suffix))
-        found: list[Score | str | Refusal] = list(model.codec.each(data, suffix, str(file)))
+        data = read_regular_file(file, limit=max_bytes_of(suffix))
+        pieces: list[Score | str | Refusal] = list(model.codec.iter_pieces(data, suffix, str(file)))
     except Refusal as refusal:
-        return [refusal.at(str(file))]
-    return found or [Refusal("it holds no tune; name a file that does", source=str(file))]
+        return [refusal.with_source(str(file))]
+    return pieces or [Refusal("the file has no tune; choose another file", source=str(file))]
 
 
-def _asked(
-    piece: Score | str | Refusal, model: Model, *, surprise: bool, every: bool
+def _compare_piece(
+    piece: Score | str | Refusal, model: Model, *, surprise: bool, lists_runs: bool
 ) -> tuple[dict[str, Any], list[str]] | Refusal:
-    """Return what is told of a piece, as JSON and as lines; a refusal where it cannot be."""
+    """Compare a tune or text with the training tunes.
+
+    Args:
+        piece: a tune, a text, or the refusal of one.
+        model: the model with the index of its training tunes.
+        surprise: whether to measure the bits of each note.
+        lists_runs: whether to list each copied run.
+
+    Returns:
+        The JSON object and the lines to print, or a refusal.
+    """
     if isinstance(piece, Refusal):
         return piece
     row: dict[str, Any] = {"title": "" if isinstance(piece, str) else piece.title}
-    lines = []
+    lines: list[str] = []
     try:
         if not isinstance(piece, str):
-            receipt = model.receipt(piece)
+            receipt = model.make_receipt(piece)
             row |= receipt.to_json()
-            lines += [receipt.line(), *(map(str, receipt.runs) if every else ())]
+            lines += [receipt.format_line(), *(map(str, receipt.runs) if lists_runs else ())]
         elif not surprise:
             raise NotFound(
-                f"{model.checkpoint.folder}: a model of text keeps no notes to compare with; ask"
-                " for --surprise, or another --model"
+                f"{model.checkpoint.folder}: a text model has no notes to compare with; add"
+                " --surprise, or choose another --model"
             )
         if surprise:
-            bits = model.surprise(piece)
-            row["surprise"] = bits.to_json()
-            lines += bits.lines()
+            surprisal = model.measure_surprise(piece)
+            row["surprise"] = surprisal.to_json()
+            lines += surprisal.format_lines()
     except Refusal as refusal:
         return refusal
     return row, lines

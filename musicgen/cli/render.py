@@ -1,8 +1,8 @@
-"""`musicgen render`: a tune of any make as sound, sheet music, piano roll, page or another file."""
+"""`musicgen render`: a tune as audio, sheet music, piano roll, web page or another format."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.outputs import silent
-from musicgen.cli.types import OUT_PATH, POSITIVE, PROGRAM, Whole
-from musicgen.cli.words import counted, span
-from musicgen.errors import InvalidValue, MusicgenError, Refusal, printable
+from musicgen.cli.formatting import format_count, format_duration
+from musicgen.cli.param_types import (
+    OUT_PATH,
+    POSITIVE,
+    PROGRAM,
+    WholeNumber,
+    force_option,
+    quiet_option,
+)
+from musicgen.cli.write_outputs import discard_line
+from musicgen.errors import InvalidValue, MusicgenError, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
     from musicgen.sampling.recipe import Recipe
-    from musicgen.tune import Model
+    from musicgen.trained_model import Model
 
-_NAMED: Final = 12  # tunes of a book that are named
-_TITLE: Final = 80  # characters of a title that are told
+_MAX_LISTED_TUNES: Final = 12  # of a book, in a message
+_MAX_TITLE_LENGTH: Final = 80  # characters of a title in a message
 
 
 @click.command()
@@ -33,22 +40,26 @@ _TITLE: Final = 80  # characters of a title that are told
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write; .wav .svg .png .html .musicxml .mid or .abc. May be given several times.",
+    help="Output file: .wav .svg .png .html .musicxml .mid or .abc. May be given several times.",
 )
 @click.option(
     "--view",
     type=click.Choice(["score", "roll"]),
-    help="What .svg and .png show: sheet music, or a piano roll.  [default: score]",
+    help="Content of .svg and .png: sheet music or a piano roll.  [default: score]",
 )
-@click.option("--program", type=PROGRAM, help="The instrument: 0..127, or a name (flute).")
-@click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarters a minute.")
-@click.option("--count-in", is_flag=True, help="A bar of clicks first, in .wav.")
+@click.option("--program", type=PROGRAM, help="Instrument: MIDI program 0..127, or a name (flute).")
+@click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarter notes per minute.")
+@click.option("--count-in", is_flag=True, help="Start .wav files with a bar of clicks.")
 @click.option(
-    "--tune", "number", type=Whole(1, 10**9), metavar="N", help="Which tune of a book: 1, 2, ..."
+    "--tune",
+    "number",
+    type=WholeNumber(1, 10**9),
+    metavar="N",
+    help="Number of the tune in a book, from 1.",
 )
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell what was read and what was left out too.")
+@force_option
+@quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Also print which tunes could not be read.")
 def render(
     file: Path,
     outs: tuple[Path, ...],
@@ -61,113 +72,146 @@ def render(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Turn a tune (.mid .abc .musicxml .krn) into sound, sheet music, a page, or another file.
+    """Convert a tune (.mid .abc .musicxml .krn) to audio, sheet music, a page or another format.
 
     \b
     musicgen render song.mid --out song.wav --program violin
     musicgen render song.abc --out song.svg --out song.png --out song.html
     musicgen render song.mid --out roll.png --view roll
     musicgen render book.abc --tune 3 --out third.wav --count-in
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.render.timeline import at_tempo
+
+    _prepare_outputs(outs, view=view, count_in=count_in, force=force)
+    print_line = discard_line if quiet else partial(click.echo, err=True)
+    score, refusals = _read_tune(file, number)
+    for refusal in refusals if verbose else ():
+        print_line(str(refusal))
+    recipe = _load_recipe(file) if number is None else None
+    if recipe is not None:
+        score = _restore_written_score(file, score, recipe)
+    _check_score(file, score, outs, view=view, tempo=tempo, count_in=count_in)
+    page_data = _collect_page_data(file, score, recipe, outs)
+    score = score if tempo is None else at_tempo(score, tempo)
+    settings = {"view": view or "score", "program": program, "count_in": count_in, **page_data}
+    _write_outputs(score, outs, recipe, settings, force=force)
+    print_line(escape_unprintable(f"{', '.join(map(str, outs))}: {_summarize(score)}"))
+
+
+def _prepare_outputs(
+    outs: Sequence[Path], *, view: str | None, count_in: bool, force: bool
+) -> None:
+    """Raise InvalidValue or OutputExists for a file that cannot be written, or a useless option."""
     from musicgen.files import prepare_outputs
-    from musicgen.listen.playing import at_tempo
-    from musicgen.listen.timeline import duration
-    from musicgen.listen.writing import check_has_bars, check_suffix, write
-    from musicgen.tune import beside_of, has_room, is_recipe
+    from musicgen.render.export import PICTURE_SUFFIXES, SOUND_SUFFIXES, check_suffix
 
     for out in outs:
         check_suffix(out)
-    _check(outs, view=view, count_in=count_in)
-    prepare_outputs(outs, force=force)
-    tell = silent if quiet else partial(click.echo, err=True)
-    score, refusals = _read(file, number)
-    for refusal in refusals if verbose else ():
-        tell(str(refusal))
-    recipe = _recipe_of(file) if number is None else None
-    if recipe is not None:
-        score = _as_written(file, score, recipe)
-    _check_beats(file, score, tempo=tempo, count_in=count_in)
-    for out in outs:
-        check_has_bars(score, out, "roll" if view == "roll" else "score")
-    shown = _shown(file, score, recipe, outs)
-    remarks = () if recipe is None else tuple(recipe.remarks())
-    score = score if tempo is None else at_tempo(score, tempo)
-    wished: dict[str, Any] = {"view": view or "score", "program": program, "count_in": count_in}
-    for out in outs:
-        write(score, out, force=force, remarks=remarks, **wished, **shown)
-        if force and not has_room(out.suffix) and is_recipe(beside_of(out)):
-            beside_of(out).unlink()  # it was of what stood there before
-    names = ", ".join(map(str, outs))
-    tell(printable(f"{names}: {_named(score)}; {_size(score)}, {span(duration(score))}"))
-
-
-def _check(outs: Sequence[Path], *, view: str | None, count_in: bool) -> None:
-    """Raise InvalidValue for an option that none of the files can show."""
-    from musicgen.listen.writing import PICTURES, SOUNDS
-
     suffixes = {out.suffix.lower() for out in outs}
-    if view is not None and not suffixes & set(PICTURES):
-        raise InvalidValue(f"--view {view}: it is of pictures; add --out FILE{PICTURES[0]}")
-    if count_in and not suffixes & set(SOUNDS):
-        raise InvalidValue(f"--count-in: it is of sound; add --out FILE{SOUNDS[0]}")
+    if view is not None and not suffixes & set(PICTURE_SUFFIXES):
+        raise InvalidValue(
+            f"--view {view}: applies only to images; add --out FILE{PICTURE_SUFFIXES[0]}"
+        )
+    if count_in and not suffixes & set(SOUND_SUFFIXES):
+        raise InvalidValue(f"--count-in: applies only to audio; add --out FILE{SOUND_SUFFIXES[0]}")
+    prepare_outputs(outs, force=force)
 
 
-def _check_beats(file: Path, score: Score, *, tempo: float | None, count_in: bool) -> None:
-    """Raise InvalidValue for an option of beats where a file keeps to none."""
-    from musicgen.music.performed import is_performance
+def _check_score(
+    file: Path,
+    score: Score,
+    outs: Sequence[Path],
+    *,
+    view: str | None,
+    tempo: float | None,
+    count_in: bool,
+) -> None:
+    """Raise InvalidValue if an option or a format needs bars and the tune has none."""
+    from musicgen.music.performance import is_performance
+    from musicgen.render.export import check_has_bars
 
     if (tempo is not None or count_in) and is_performance(score):
         option = "--count-in" if count_in else f"--tempo {tempo:g}"
-        raise InvalidValue(f"{option}: {file} keeps to no bars and beats; leave it out")
+        raise InvalidValue(f"{option}: {file} has no bars and beats; leave the option out")
+    for out in outs:
+        check_has_bars(score, out, "roll" if view == "roll" else "score")
 
 
-def _read(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
-    """Read the tune that is asked for, and what was refused of its file."""
+def _write_outputs(
+    score: Score,
+    outs: Sequence[Path],
+    recipe: Recipe | None,
+    settings: Mapping[str, Any],
+    *,
+    force: bool,
+) -> None:
+    """Write the files, and remove the recipe file of a file that was replaced."""
+    from musicgen.recipe_files import is_recipe, sidecar_path, supports_metadata
+    from musicgen.render.export import write
+
+    remarks = () if recipe is None else tuple(recipe.remarks())
+    for out in outs:
+        write(score, out, force=force, remarks=remarks, **settings)
+        if force and not supports_metadata(out.suffix) and is_recipe(sidecar_path(out)):
+            sidecar_path(out).unlink()
+
+
+def _read_tune(file: Path, number: int | None) -> tuple[Score, Sequence[Refusal]]:
+    """Return a tune of a file by its number from 1, and the refusals of other tunes.
+
+    Raises InvalidValue if there is no such tune, or several tunes and no number.
+    """
     from musicgen.formats import read
 
     scores, refusals = read(file, needs_bars=False)
     if not scores:
-        raise refusals[0] if refusals else InvalidValue(f"{file}: it holds no tune")
+        raise refusals[0] if refusals else InvalidValue(f"{file}: the file has no tune")
     if number is None and len(scores) > 1:
-        listed = [f"{place} {_named(score)}" for place, score in enumerate(scores[:_NAMED], 1)]
-        more = f" and {len(scores) - _NAMED:,} more" if len(scores) > _NAMED else ""
         raise InvalidValue(
-            f"{file}: it holds {len(scores):,} tunes; choose one with --tune N:"
-            f" {', '.join(listed)}{more}"
+            f"{file}: the file has {len(scores):,} tunes; choose one with --tune N:"
+            f" {_list_titles(scores)}"
         )
     if number is not None and number > len(scores):
-        raise InvalidValue(f"--tune {number}: {file} holds {counted(len(scores), 'tune')}")
+        raise InvalidValue(f"--tune {number}: {file} has {format_count(len(scores), 'tune')}")
     return scores[(number or 1) - 1], refusals
 
 
-def _recipe_of(file: Path) -> Recipe | None:
-    """Return the recipe of a file; None where it has none, or one that is damaged."""
+def _list_titles(scores: Sequence[Score]) -> str:
+    titles = ", ".join(
+        f"{number} {_format_title(score)}"
+        for number, score in enumerate(scores[:_MAX_LISTED_TUNES], 1)
+    )
+    unlisted = len(scores) - _MAX_LISTED_TUNES
+    return f"{titles} and {unlisted:,} more" if unlisted > 0 else titles
+
+
+def _load_recipe(file: Path) -> Recipe | None:
+    """Return the recipe in a file; None if it has none or a damaged one."""
+    from musicgen.recipe_files import read_recipe_text
     from musicgen.sampling.recipe import Recipe
-    from musicgen.tune import recipe_text
 
     try:
-        text = recipe_text(file)
+        text = read_recipe_text(file)
         return None if text is None else Recipe.from_text(text)
     except MusicgenError:
-        return None  # a tune with a damaged recipe is a tune
+        return None  # the tune can be rendered without its recipe
 
 
-def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
-    """Return a tune as its model wrote it, where the file only says how it is played.
+def _restore_written_score(file: Path, score: Score, recipe: Recipe) -> Score:
+    """Generate the tune again if its file, such as MIDI, does not store repeats and pickups.
 
-    So repeats and pickups stay what they are. Notes that were edited since, or whose model is not
-    here, are shown as the file has them.
+    Returns the score of the file if its notes were edited or its model is not available.
     """
-    from musicgen.formats import BY_SUFFIX
-    from musicgen.listen.playing import at_tempo
-    from musicgen.sampling.recipe import hash_of
+    from musicgen.formats import FORMAT_BY_SUFFIX
+    from musicgen.render.timeline import at_tempo
+    from musicgen.sampling.recipe import hash_notes
 
-    is_played = BY_SUFFIX[file.suffix.lower()].perform is not None
-    if not is_played or hash_of(score) != recipe.notes:
+    is_played = FORMAT_BY_SUFFIX[file.suffix.lower()].parse_performance is not None
+    if not is_played or hash_notes(score) != recipe.notes_hash:
         return score
     try:
-        model = _maker(file, recipe)
-        written = model.written(recipe.order).score
+        model = _load_recipe_model(file, recipe)
+        written = model.sample_request(recipe.request).score
     except MusicgenError:
         return score
     if written.unfolded().notes != score.notes or len(written.parts) != len(score.parts):
@@ -176,46 +220,52 @@ def _as_written(file: Path, score: Score, recipe: Recipe) -> Score:
     return written if written.qpm == score.qpm else at_tempo(written, score.qpm)
 
 
-def _maker(file: Path, recipe: Recipe) -> Model:
-    """Load the model that a recipe names, by a name and never by a path.
+def _load_recipe_model(file: Path, recipe: Recipe) -> Model:
+    """Load the model of a recipe by its name; a path from a file is never followed.
 
-    Raises NotFound, DamagedCheckpoint, or Mismatch for another model of that name.
+    Raises NotFound or DamagedCheckpoint, and Mismatch if another model has that name.
     """
-    from musicgen.tune import load_named
+    from musicgen.trained_model import load_named
 
     model = load_named(recipe.model.name)
     recipe.check(model.name, str(file))
     return model
 
 
-def _shown(file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]) -> dict[str, Any]:
-    """Return what a page shows of a tune: its recipe, and what the model knows of it."""
-    from musicgen.listen.writing import PAGES
+def _collect_page_data(
+    file: Path, score: Score, recipe: Recipe | None, outs: Sequence[Path]
+) -> dict[str, Any]:
+    """Return the recipe, and for a web page the copy receipt and surprisal; empty without one."""
+    from musicgen.render.export import PAGE_SUFFIXES
 
     if recipe is None:
         return {}
-    is_page = any(out.suffix.lower() in PAGES for out in outs)
-    return {"recipe": recipe, **(_known(file, score, recipe) if is_page else {})}
+    is_page = any(out.suffix.lower() in PAGE_SUFFIXES for out in outs)
+    return {"recipe": recipe, **(_analyse_tune(file, score, recipe) if is_page else {})}
 
 
-def _known(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
-    """Return what the model of a recipe knows of its tune; nothing where it is not here."""
+def _analyse_tune(file: Path, score: Score, recipe: Recipe) -> dict[str, Any]:
+    """Return the copy receipt and surprisal of a tune; empty if its model is not available."""
     try:
-        model = _maker(file, recipe)
-        receipt = model.receipt(score) if model.has_index else None
-        return {"receipt": receipt, "surprise": model.surprise(score)}
+        model = _load_recipe_model(file, recipe)
+        receipt = model.make_receipt(score) if model.has_index else None
+        return {"receipt": receipt, "surprise": model.measure_surprise(score)}
     except MusicgenError:
         return {}
 
 
-def _named(score: Score) -> str:
-    return score.title[:_TITLE] or "untitled"
+def _format_title(score: Score) -> str:
+    return score.title[:_MAX_TITLE_LENGTH] or "untitled"
 
 
-def _size(score: Score) -> str:
-    from musicgen.music.grid import heard_bars
-    from musicgen.music.performed import is_performance
+def _summarize(score: Score) -> str:
+    """Describe a tune on one line: title, meter, length."""
+    from musicgen.music.bars import count_heard_bars
+    from musicgen.music.performance import is_performance
+    from musicgen.render.timeline import duration
 
     if is_performance(score):
-        return f"{counted(len(score.notes), 'note')} without bars"
-    return f"{score.meter}, {counted(heard_bars(score), 'bar')}"
+        size = f"{format_count(len(score.notes), 'note')} without bars"
+    else:
+        size = f"{score.meter}, {format_count(count_heard_bars(score), 'bar')}"
+    return f"{_format_title(score)}; {size}, {format_duration(duration(score))}"

@@ -1,23 +1,200 @@
-"""`musicgen sample`: new tunes from a trained model."""
+"""`musicgen sample`: new tunes from a trained model.
+
+`--best K` generates many tunes, writes the K most similar to real tunes, and a table of reasons.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.controls import controls, given
-from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tunes
-from musicgen.cli.types import OUT, SEED, Whole
-from musicgen.errors import InvalidValue, printable
+from musicgen.cli.param_types import (
+    OUT,
+    SEED,
+    WholeNumber,
+    add_sampling_options,
+    force_option,
+    quiet_option,
+    select_given_options,
+)
+from musicgen.cli.write_outputs import (
+    LinePrinter,
+    describe_model,
+    discard_line,
+    resolve_output_files,
+    select_verbosity,
+    write_tune,
+    write_tunes,
+)
+from musicgen.errors import InvalidValue, escape_unprintable
+from musicgen.files import is_folder
+
+if TYPE_CHECKING:
+    from musicgen.sampling.ranking import RankedTune, TuneFigures
+    from musicgen.sampling.recipe import GenerationRequest
+    from musicgen.trained_model import Model
+    from musicgen.tune import Tune
+
+FIGURE_COLUMNS: Final = ("bits", "longest", "copied", "returning", "leap", "pace")
+TABLE_COLUMNS: Final = ("file", "number", "seed", "title", *FIGURE_COLUMNS, "cost", "alike", "why")
+TUNES_PER_PROGRESS_LINE: Final = 50
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The generated tunes with their figures, and the best of them, best first."""
+
+    tunes: list[Tune]
+    figures: list[TuneFigures]
+    chosen: list[RankedTune]
+
+
+def _generate_best(
+    model: Model,
+    request: GenerationRequest,
+    best: int,
+    *,
+    count: int,
+    jobs: int | None,
+    print_line: LinePrinter,
+) -> Selection:
+    """Generate `count` tunes and choose the best of them.
+
+    Raises InvalidValue for a model without an index of its training tunes.
+    """
+    from musicgen.sampling.ranking import choose, measure_real_ranges
+
+    if not model.codec.has_bars or not model.has_index:
+        raise InvalidValue(
+            "--best: the model has no index of its training tunes to compare with; train it without"
+            " --no-index, or leave --best out"
+        )
+    bits = model.checkpoint.manifest.scores.get("valid", {}).get("middle_90")
+    ranges = measure_real_ranges(model.index.note_index, tuple(bits) if bits else None)
+    tunes, figures = [], []
+    for tune, tune_figures in _draw_and_measure(model, request, count, jobs):
+        tunes.append(tune)
+        figures.append(tune_figures)
+        if len(tunes) % TUNES_PER_PROGRESS_LINE == 0:
+            print_line(f"{len(tunes):,} of {count:,} tunes generated and measured")
+    return Selection(tunes, figures, list(choose(figures, best, ranges)))
+
+
+def _write_best(
+    selection: Selection,
+    names: Sequence[Sequence[Path]],
+    table_path: Path | None,
+    *,
+    force: bool,
+    verbosity: int,
+) -> Iterator[list[str]]:
+    """Write the chosen tunes, and a table of the reasons; yield lines to print."""
+    from musicgen.files import write_atomically
+
+    count = len(selection.tunes)
+    for files, choice in zip(names, selection.chosen, strict=True):
+        tune = selection.tunes[choice.index]
+        lines = write_tune(tune, files, force=force, verbosity=verbosity)
+        yield [*lines, f"  {_explain_choice(choice, count)}"]
+    if table_path is not None:
+        text = "".join(f"{row}\n" for row in _format_table(selection, names))
+        write_atomically(table_path, text.encode(), force=force)
+
+
+def _draw_and_measure(
+    model: Model, request: GenerationRequest, count: int, jobs: int | None
+) -> Iterator[tuple[Tune, TuneFigures]]:
+    """Yield tunes with their figures, in order, generated and measured in processes."""
+    from musicgen.sampling.generate import Generated
+    from musicgen.sampling.parallel import run_in_order
+    from musicgen.sampling.ranking import measure_tune
+    from musicgen.tune_batch import count_processes, to_process_arguments
+
+    jobs = count_processes(count, jobs)
+    arguments = to_process_arguments(model, request)
+    results = (
+        run_in_order(_draw_batch, arguments, count, jobs)
+        if jobs > 1
+        else (result for _, result in sorted(_draw_batch(range(count), *arguments)))
+    )
+    for number, result in enumerate(results):
+        generated, figures = json.loads(result)
+        tune = model.make_tune(replace(request, number=number), Generated.from_json(generated))
+        yield tune, measure_tune(tune.score, figures)
+
+
+def _draw_batch(numbers: Iterable[int], *arguments: str) -> Iterator[tuple[int, bytes]]:
+    """Yield generated and measured tunes as JSON; runs in a worker process."""
+    from musicgen.tune_batch import from_process_arguments
+
+    model, request = from_process_arguments(*arguments)
+    for number, generated in model.generate_many(request, numbers):
+        receipt = model.make_receipt(generated.score)
+        figures = {
+            "bits": model.measure_surprise(generated.score).bits_per_note,
+            "longest": float(receipt.longest.notes if receipt.longest else 0),
+            "copied": receipt.share,
+        }
+        yield number, json.dumps([generated.to_json(), figures]).encode()
+
+
+def _explain_choice(choice: RankedTune, count: int) -> str:
+    """Explain on one line why a tune was chosen."""
+    reason = "all figures are within the range of real tunes"
+    if choice.outliers:
+        reason = f"outside the range of real tunes: {'; '.join(choice.outliers)}"
+    if choice.similarity:
+        reason += f"; {choice.similarity:.0%} of its short runs are in a tune above"
+    return f"number {choice.index + 1} of {count}: {reason}"
+
+
+def _format_table(selection: Selection, names: Sequence[Sequence[Path]]) -> Iterator[str]:
+    """Yield the lines of the tab-separated table, best tune first."""
+    yield "\t".join(TABLE_COLUMNS)
+    for files, choice in zip(names, selection.chosen, strict=True):
+        tune, row = selection.tunes[choice.index], selection.figures[choice.index].figures
+        cells = (
+            files[0].name,
+            str(choice.index + 1),
+            str(tune.seed),
+            tune.score.title,
+            *(f"{row[name]:.3f}" if name in row else "" for name in FIGURE_COLUMNS),
+            f"{choice.cost:.3f}",
+            f"{choice.similarity:.3f}",
+            _explain_choice(choice, len(selection.tunes)),
+        )
+        yield "\t".join(map(escape_unprintable, cells))
+
+
+def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | None:
+    """Return the path of the table, in the output folder or beside the pattern; None for one file.
+
+    Raises OutputExists for an existing file, with `force` only for one that is not a table.
+    """
+    from musicgen.files import refuse_existing, refuse_foreign
+
+    if "{n}" in Path(out).name:
+        path = Path(out.replace("{n}", "index")).with_suffix(".tsv")
+    elif len(files) > 1 or is_folder(Path(out)):
+        path = files[0].parent / "index.tsv"
+    else:
+        return None
+    refuse_existing([path], force=force)
+    refuse_foreign(path, "\t".join(TABLE_COLUMNS).encode(), "a table of tunes")
+    return path
 
 
 @click.command()
 @click.option(
-    "--model", default="folk", show_default=True, help="A model's name, or the folder of a run."
+    "--model", default="folk", show_default=True, help="Name of a model, or folder of a run."
 )
 @click.option(
     "--out",
@@ -26,51 +203,48 @@ from musicgen.errors import InvalidValue, printable
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write; .mid .abc .musicxml, sound (.wav), sheet music (.svg .png), a page to"
-    " play (.html); a model of text: .txt or .abc. May be given several times. With --count: a"
-    " folder (tunes/) or a pattern (song-{n}.mid).",
+    help="Output file: .mid .abc .musicxml, audio (.wav), sheet music (.svg .png) or a web page"
+    " (.html); with a text model, .txt or .abc. May be given several times. With --count, a folder"
+    " (tunes/) or a pattern (song-{n}.mid).",
 )
 @click.option(
     "--count",
-    type=Whole(1, 1_000_000),
+    type=WholeNumber(1, 1_000_000),
     default=1,
     show_default=True,
-    help="How many tunes. Tune k is the same however many are asked for.",
+    help="Number of tunes. Tune k does not depend on it.",
 )
-@click.option("--seed", type=SEED, help="The same seed, the same tune.")
-@controls
+@click.option("--seed", type=SEED, help="Random seed; the same seed gives the same tune.")
+@add_sampling_options
 @click.option(
     "--primer",
     type=click.Path(path_type=Path),
-    help="Start from the notes of a file (.mid, .abc, .musicxml), fitted to the model.",
+    help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model.",
 )
 @click.option(
     "--best",
-    type=Whole(1, 10_000),
+    type=WholeNumber(1, 10_000),
     metavar="K",
-    help="Of --count tunes write the K that are most like real ones and unlike each other, and a"
-    " table (index.tsv) of what was chosen and why.",
+    help="Of --count tunes, write the K that are most similar to real tunes and least similar to"
+    " each other, and a table (index.tsv) with the reasons.",
 )
-@click.option("--no-primer", is_flag=True, help="Write only what comes after the primer.")
+@click.option("--no-primer", is_flag=True, help="Omit the primer from the output.")
 @click.option(
     "--engine",
     type=click.Choice(["numpy", "torch"]),
     default="numpy",
     show_default=True,
-    help="What draws many tunes; torch, on CUDA where there is one, has tunes of its own.",
+    help="Backend for many tunes; torch uses CUDA if available, and its output may differ.",
 )
 @click.option(
     "--jobs",
-    type=Whole(1, 256),
-    help="Processes for many tunes; else as many as there are cores.",
+    type=WholeNumber(1, 256),
+    help="Processes for many tunes; by default, one per core.",
 )
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@force_option
+@quiet_option
 @click.option(
-    "-v",
-    "--verbose",
-    is_flag=True,
-    help="Tell the model, the seeds, whole receipts.",
+    "-v", "--verbose", is_flag=True, help="Also print the model, the seeds and full receipts."
 )
 def sample(
     model: str,
@@ -85,11 +259,11 @@ def sample(
     primer: Path | None,
     no_primer: bool,
     best: int | None,
-    **wishes: Any,
+    **sampling_options: Any,
 ) -> None:
-    """Write new tunes: of the form AABB in 32 bars, where neither form nor bars are named.
+    """Generate new tunes, by default 32 bars in the form AABB.
 
-    With a primer, and of a model that never met a repeated part, they are of any form and at least
+    With a primer, or a model trained without repeated parts, the default is any form of at least
     8 bars.
 
     \b
@@ -97,42 +271,61 @@ def sample(
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out tunes/ --count 100 --best 5
-    """  # noqa: D301 - click wants the character itself
-    from musicgen.cli.best import TABLE_HEAD, table_of, write_best
-    from musicgen.files import refuse_existing, refuse_foreign
-    from musicgen.sampling.recipe import Order
-    from musicgen.tune import load
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.sampling.recipe import GenerationRequest
+    from musicgen.trained_model import load
 
+    _check_options(count=count, best=best, primer=primer, no_primer=no_primer)
+    loaded = load(model)
+    options = loaded.complete_options(
+        select_given_options(sampling_options), has_primer=primer is not None
+    )
+    names = _resolve_names(outs, loaded, count=best or count, force=force)
+    print_line = discard_line if quiet else partial(click.echo, err=True)
+    if verbose:
+        print_line(describe_model(loaded))
+    chosen_seed = secrets.randbelow(2**31) if seed is None else seed
+    request = GenerationRequest(options, chosen_seed, writes_primer=not no_primer, engine=engine)
+    request = _complete_request(loaded, request, primer, print_line)
+    verbosity = select_verbosity(quiet=quiet, verbose=verbose)
+    if best is None:
+        messages = write_tunes(loaded, request, names, force=force, verbosity=verbosity, jobs=jobs)
+    else:
+        table_path = _prepare_table(outs[0], [files[0] for files in names], force=force)
+        selection = _generate_best(
+            loaded, request, best, count=count, jobs=jobs, print_line=print_line
+        )
+        messages = _write_best(selection, names, table_path, force=force, verbosity=verbosity)
+    for line in chain.from_iterable(messages):
+        print_line(line)
+    if seed is None:
+        print_line(f"seed {chosen_seed}: add --seed {chosen_seed} to generate the same again")
+
+
+def _check_options(*, count: int, best: int | None, primer: Path | None, no_primer: bool) -> None:
     if no_primer and primer is None:
         raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
-    loaded = load(model)
-    asked = loaded.complete_wishes(given(wishes), has_primer=primer is not None)
-    suffix = loaded.writable[0] if loaded.codec.name != "measures" else ".mid"
     if best is not None and best > count:
-        raise InvalidValue(f"--best {best}: of {count} tunes; add --count with a larger number")
-    names = files_of(outs, loaded, count=best or count, suffix=suffix, force=force)
-    drawn = secrets.randbelow(2**31) if seed is None else seed
-    tell = silent if quiet else partial(click.echo, err=True)
-    if verbose:
-        tell(model_told(loaded))
-    order = Order(asked, drawn, writes_primer=not no_primer, engine=engine)
+        raise InvalidValue(f"--best {best}: exceeds --count {count}; add a larger --count")
+
+
+def _resolve_names(
+    outs: Sequence[str], model: Model, *, count: int, force: bool
+) -> list[tuple[Path, ...]]:
+    """Return the files of each tune. Raises InvalidValue or OutputExists."""
+    suffix = ".mid" if model.codec.has_bars else model.writable[0]
+    names = resolve_output_files(outs, model, count=count, suffix=suffix, force=force)
+    return list(zip(*names, strict=True))
+
+
+def _complete_request(
+    model: Model, request: GenerationRequest, primer: Path | None, print_line: LinePrinter
+) -> GenerationRequest:
+    """Add the primer to a request; print how it was adapted, and warnings of unusual dances."""
     if primer is not None:
-        order = loaded.primed(order, primer)
-        for change in order.primer.changes if order.primer else ():
-            tell(printable(f"{primer}: {change}"))
-    for remark in loaded.unmet_dances(order):
-        tell(f"Warning: {printable(remark)}")
-    loud = loudness(quiet=quiet, verbose=verbose)
-    if best is not None:
-        table = table_of(outs[0], names[0])
-        refuse_existing([table] if table else [], force=force)
-        if table:
-            refuse_foreign(table, TABLE_HEAD, "a table of tunes")
-        write_best(loaded, order, list(zip(*names, strict=True)), table, count=count, jobs=jobs,
-                   force=force, loud=loud, tell=tell)  # fmt: skip
-    each = [] if best is not None else [list(map(str, files)) for files in zip(*names, strict=True)]
-    for lines in write_tunes(loaded, order, each, force=force, loud=loud, jobs=jobs):
-        for line in lines:
-            tell(line)
-    if seed is None:
-        tell(f"seed {drawn}: add --seed {drawn} to write the same again")
+        request = model.add_primer(request, primer)
+        for change in request.primer.changes if request.primer else ():
+            print_line(escape_unprintable(f"{primer}: {change}"))
+    for warning in model.describe_unseen_dances(request):
+        print_line(f"Warning: {escape_unprintable(warning)}")
+    return request

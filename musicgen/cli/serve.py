@@ -1,4 +1,4 @@
-"""`musicgen serve`: the playground, on this machine."""
+"""`musicgen serve`: the local playground, a web page to generate and edit tunes."""
 
 from __future__ import annotations
 
@@ -7,70 +7,73 @@ from typing import Final
 
 import click
 
-from musicgen.cli.types import FOLDER, Whole
-from musicgen.errors import printable
+from musicgen.cli.param_types import FOLDER, WholeNumber
+from musicgen.errors import escape_unprintable
 
 PORT: Final = 8383
-LOOPBACK: Final = "127.0.0.1"
+DEFAULT_HOST: Final = "127.0.0.1"
 
 
 @click.command()
 @click.option(
     "--port",
-    type=Whole(0, 65535),
+    type=WholeNumber(0, 65535),
     default=PORT,
     show_default=True,
-    help="Where it listens; 0: wherever is free.",
+    help="TCP port to listen on; 0 chooses a free port.",
 )
 @click.option(
     "--host",
-    default=LOOPBACK,
+    default=DEFAULT_HOST,
     show_default=True,
-    help="The address to listen on. Any but this machine's own lets others in.",
+    help="Address to listen on; any but a loopback address is reachable from other machines.",
 )
 @click.option(
     "--folder",
     type=FOLDER,
     default=Path("tunes"),
     show_default=True,
-    help="Where the tunes that you keep are written, and found again.",
+    help="Folder of saved tunes.",
 )
-@click.option("--no-open", is_flag=True, help="Open no browser.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and warnings.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the models and the folder too.")
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors and warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the models and the folder.")
 def serve(port: int, host: str, folder: Path, no_open: bool, quiet: bool, verbose: bool) -> None:
-    """Open the playground: make tunes, change them, see and hear them, in a browser.
+    """Open the playground: generate, edit, view and play tunes in a browser.
 
-    Nothing is loaded from elsewhere, and nobody else can reach it. Ctrl-C ends it.
+    By default only this machine can reach it, and it needs no network. Ctrl-C stops it.
 
     \b
     musicgen serve
     musicgen serve --folder mytunes/ --port 9000
-    """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import known
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.model_folders import list_models
     from musicgen.web.app import create_app
-    from musicgen.web.gate import LOOPBACK as HERE
-    from musicgen.web.serving import address_of, listening, run
+    from musicgen.web.middleware import LOOPBACK
+    from musicgen.web.server import format_url, open_socket, run
 
-    found = listening(host, port)
-    address = address_of(found, host)
-    is_here = _is_loopback(found.getsockname()[0])
-    hosts = (*HERE, address.removeprefix("http://").rpartition(":")[0].lower())
-    if not is_here:
-        click.echo(f"warning: {printable(host)} is open to others: whoever can reach this machine"
-                   " can use it, and read the tunes in the folder", err=True)  # fmt: skip
-    app = create_app(folder, hosts=hosts, any_address=not is_here)
+    listener = open_socket(host, port)
+    url = format_url(listener, host)
+    is_loopback = _is_loopback(listener.getsockname()[0])
+    hosts = (*LOOPBACK, url.removeprefix("http://").rpartition(":")[0].lower())
+    if not is_loopback:
+        click.echo(
+            f"warning: {escape_unprintable(host)} is reachable from other machines, whose users"
+            " can run the playground and read the tunes in the folder",
+            err=True,
+        )
+    app = create_app(folder, hosts=hosts, allow_ip_hosts=not is_loopback)
 
-    def ready() -> None:
+    def announce() -> None:
         if not quiet:
-            click.echo(f"{printable(address)} is open; Ctrl-C ends it")
+            click.echo(f"{escape_unprintable(url)} is open; Ctrl-C stops it")
         if verbose:
-            click.echo(f"models: {printable(', '.join(known()))}; tunes are kept in"
-                       f" {printable(str(folder.resolve()))}")  # fmt: skip
+            models, tunes = ", ".join(list_models()), str(folder.resolve())
+            click.echo(escape_unprintable(f"models: {models}; saved tunes: {tunes}"))
         if not no_open:
-            _open(address)
+            _open_browser(url)
 
-    run(app, found, ready)
+    run(app, listener, announce)
 
 
 def _is_loopback(address: str) -> bool:
@@ -79,14 +82,14 @@ def _is_loopback(address: str) -> bool:
     return ip_address(address.partition("%")[0]).is_loopback
 
 
-def _open(address: str) -> None:
-    """Open a browser beside the server; say so where there is none that has windows."""
+def _open_browser(url: str) -> None:
+    """Open a page in a graphical browser; print the address if there is none."""
     import webbrowser
 
     try:
         browser = webbrowser.get()
-        opened = type(browser) is not webbrowser.GenericBrowser and browser.open(address)
+        opened = type(browser) is not webbrowser.GenericBrowser and browser.open(url)
     except (webbrowser.Error, OSError):
         opened = False
     if not opened:
-        click.echo(f"no browser was found here: open {printable(address)} in one", err=True)
+        click.echo(f"no browser found; open {escape_unprintable(url)} yourself", err=True)

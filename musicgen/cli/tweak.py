@@ -1,4 +1,4 @@
-"""`musicgen tweak`: a near variant of a tune that musicgen wrote."""
+"""`musicgen tweak`: a variant of a generated tune, from the recipe in its file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ from typing import Any
 
 import click
 
-from musicgen.cli.controls import controls, given
-from musicgen.cli.outputs import files_of, loudness, model_told, silent, write_tune
-from musicgen.cli.types import OUT, SEED, WHOLE
+from musicgen.cli.param_types import (
+    OUT,
+    SEED,
+    WHOLE,
+    add_sampling_options,
+    force_option,
+    quiet_option,
+    select_given_options,
+)
+from musicgen.cli.write_outputs import (
+    describe_model,
+    discard_line,
+    resolve_output_files,
+    select_verbosity,
+    write_tune,
+)
 
 
 @click.command()
@@ -22,27 +35,29 @@ from musicgen.cli.types import OUT, SEED, WHOLE
     metavar="FILE",
     multiple=True,
     required=True,
-    help="Where to write, as for sample; may be given several times.",
+    help="Output file, as for sample; may be given several times.",
 )
-@click.option("--model", help="The model that made it, where it is not found by its name.")
+@click.option("--model", help="The model of the tune, if it is not found by its name.")
 @click.option(
     "--keep",
     metavar="BARS",
-    help="Keep these bars and draw the others so that they lead into what follows: 1-8,13-16, as"
-    " the bars are written (a repeated part once, a pickup with the bar after it).",
+    help="Bars to keep, such as 1-8,13-16; the others are generated to fit between them. Bars"
+    " count as written: a repeated part once, a pickup together with the next bar.",
 )
 @click.option(
     "--candidates",
     type=WHOLE,
     default=24,
     show_default=True,
-    help="With --keep: how many are drawn for each stretch, to choose from.",
+    help="With --keep: candidates generated per gap, of which one is chosen.",
 )
-@click.option("--seed", type=SEED, help="Another tune of the same kind.")
-@controls
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell the model, the seed, the whole receipt.")
+@click.option("--seed", type=SEED, help="Random seed, for another tune of the same kind.")
+@add_sampling_options
+@force_option
+@quiet_option
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Also print the model, the seed and the full receipt."
+)
 def tweak(
     song: Path,
     outs: tuple[str, ...],
@@ -53,26 +68,26 @@ def tweak(
     force: bool,
     quiet: bool,
     verbose: bool,
-    **wishes: Any,
+    **sampling_options: Any,
 ) -> None:
-    """Write a near variant of a tune that musicgen wrote.
+    """Write a variant of a generated tune.
 
-    What is not named stays. Without any option the same bytes are written again; --key in the same
-    mode moves the tune; a small change of --temperature is a small change of the tune.
+    Options that are not given keep their values: without options the same bytes are written again.
+    --key in the same mode transposes; a small change of --temperature changes the tune a little.
 
     \b
     musicgen tweak song.mid --out again.mid
     musicgen tweak song.mid --out higher.mid --key G
     musicgen tweak song.mid --out other.mid --keep 1-8,13-16
-    """  # noqa: D301 - click wants the character itself
-    from musicgen.tune import tweak as tweaked
+    """  # noqa: D301 - click reads the backspace character
+    from musicgen.variants import tweak as tweak_tune
 
-    changes = given(wishes) | ({} if seed is None else {"seed": seed})
-    tune = tweaked(song, model, keep=keep, candidates=candidates, **changes)
-    names = files_of(outs, tune.model, count=1, suffix=song.suffix, force=force)
-    tell = silent if quiet else partial(click.echo, err=True)
+    changes = select_given_options(sampling_options) | ({} if seed is None else {"seed": seed})
+    tune = tweak_tune(song, model, keep=keep, candidates=candidates, **changes)
+    names = resolve_output_files(outs, tune.model, count=1, suffix=song.suffix, force=force)
+    print_line = discard_line if quiet else partial(click.echo, err=True)
     if verbose:
-        tell(model_told(tune.model))
-    loud = loudness(quiet=quiet, verbose=verbose)
-    for line in write_tune(tune, [files[0] for files in names], force=force, loud=loud):
-        tell(line)
+        print_line(describe_model(tune.model))
+    verbosity = select_verbosity(quiet=quiet, verbose=verbose)
+    for line in write_tune(tune, [files[0] for files in names], force=force, verbosity=verbosity):
+        print_line(line)

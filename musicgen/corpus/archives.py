@@ -1,7 +1,7 @@
-"""Archives of tunes, read in place: one member after the other, never unpacked to the disk.
+"""Read archives of tunes in place: member by member, never unpacked to disk.
 
-A member's name is a name and no path. What a member or the whole archive may hold is bounded, so
-that one which expands without end costs itself; archives inside of archives are not entered.
+A member name is only a label, never a path. The unpacked size of each member and of the whole
+archive is bounded, so that an archive bomb costs only itself. Nested archives are not entered.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from musicgen.errors import Refusal, printable
-from musicgen.files import regular_handle
+from musicgen.errors import Refusal, escape_unprintable
+from musicgen.files import open_regular_file
 from musicgen.formats import max_bytes_of
 
-ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBERS: Final = 250_000
-MAX_UNPACKED: Final = 8 * 2**30
+MAX_UNPACKED_BYTES: Final = 8 * 2**30
 MAX_RATIO: Final = 200  # unpacked to packed, of the whole archive
-FREE_BYTES: Final = 64 * 2**20  # for which no ratio is asked
-_PIECE: Final = 2**20
-_BUFFER: Final = 2**16
-_STRAYS: Final = "__MACOSX/"  # what one system's archiver adds to every file
+RATIO_EXEMPT_BYTES: Final = 64 * 2**20  # unpacked bytes below which the ratio is not checked
+_CHUNK_BYTES: Final = 2**20
+_BUFFER_BYTES: Final = 2**16
+_MACOS_FOLDER: Final = "__MACOSX/"  # resource forks that macOS adds for each file
 _UNPACKERS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".tgz": lambda file: gzip.GzipFile(fileobj=file),
@@ -42,210 +42,223 @@ _UNPACKERS: Final[dict[str, Callable[[IO[bytes]], Any]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FileEntry:
     """A file, or a member of an archive, that is read on its own."""
 
     name: str
-    number: int  # in the archive; a file by itself is 0
-    read: Callable[[], bytes] | None  # raises Refusal or NotFound; None: it is no tune
+    number: int  # index in the archive; 0 for a plain file
+    read: Callable[[], bytes] | None  # raises Refusal or NotFound; None: not a tune file
 
     @property
     def suffix(self) -> str:
-        """Its suffix, by which a reader is chosen."""
+        """The suffix, which selects the reader."""
         return PurePosixPath(self.name).suffix
 
 
 def is_archive(name: str) -> bool:
     """Tell by its suffix whether a file is an archive."""
-    return name.lower().endswith(ARCHIVES)
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def members(
+def iter_members(
     path: Path, name: str, suffixes: Collection[str], *, only: str = "*", follow: bool = True
-) -> Iterator[Part]:
-    """Yield the members of an archive, each to be read before the next is asked for.
+) -> Iterator[FileEntry]:
+    """Yield the members of an archive; read each before requesting the next.
 
-    Raises Refusal where the archive itself ends, is damaged or goes past a bound.
+    Args:
+        path: the archive.
+        name: its display name, the prefix of the members' names.
+        suffixes: of tune files.
+        only: pattern of the member names to read.
+        follow: follow a symbolic link.
+
+    Raises:
+        Refusal: the archive is truncated, damaged or exceeds a limit.
     """
     with (
-        regular_handle(path, follow=follow) as handle,
-        _explained(),
+        open_regular_file(path, follow=follow) as handle,
+        _translate_archive_errors(),
         os.fdopen(handle, "rb", closefd=False) as file,
     ):
-        bound = _Bound(os.fstat(handle).st_size)
-        found = _zipped(file, bound) if _is_zip(path) else _tarred(file, path.name, bound)
-        for number, member in enumerate(found):
-            bound.count(number)
-            yield member.part(f"{name}/{printable(member.name)}", number, suffixes, only)
-
-
-def _is_zip(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"
+        limit = _UnpackLimit(os.fstat(handle).st_size)
+        is_zip = path.suffix.lower() == ".zip"
+        members = _iter_zip(file, limit) if is_zip else _iter_tar(file, path.name, limit)
+        for number, member in enumerate(members):
+            limit.check_member_count(number)
+            yield member.to_entry(
+                f"{name}/{escape_unprintable(member.name)}", number, suffixes, only
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """What is the same for members of all archives."""
+    """A member of an archive of either kind."""
 
     name: str
-    size: int  # as the archive says
+    size: int  # unpacked bytes, as the archive declares
     fault: Refusal | None  # why it is not read
-    unpack: Callable[[int], bytes]  # up to so many bytes
+    unpack: Callable[[int], bytes]  # unpacks up to a number of bytes
 
-    def part(self, name: str, number: int, suffixes: Collection[str], only: str) -> Part:
-        last = PurePosixPath(self.name).name
-        is_tune = PurePosixPath(last).suffix.lower() in suffixes and fnmatch(last, only)
-        if self.name.startswith(_STRAYS) or not (is_tune or is_archive(last)):
-            return Part(name, number, None)
-        return Part(name, number, self._read)
+    def to_entry(self, name: str, number: int, suffixes: Collection[str], only: str) -> FileEntry:
+        base_name = PurePosixPath(self.name).name
+        is_tune = PurePosixPath(base_name).suffix.lower() in suffixes and fnmatch(base_name, only)
+        if self.name.startswith(_MACOS_FOLDER) or not (is_tune or is_archive(base_name)):
+            return FileEntry(name, number, None)
+        return FileEntry(name, number, self._read)
 
     def _read(self) -> bytes:
         limit = max_bytes_of(PurePosixPath(self.name).suffix)
         if self.fault is not None:
             raise self.fault
         if is_archive(self.name):
-            raise _refusal("it is an archive inside an archive: unpack it", "format")
+            raise _make_refusal("it is an archive inside an archive: unpack it", "format")
         if self.size > limit:
-            raise _refusal(f"it is larger than {limit:,} bytes", "too-large")
+            raise _make_refusal(f"it is larger than {limit:,} bytes", "too-large")
         data = self.unpack(limit + 1)
         if len(data) != self.size:
-            raise _refusal(f"it holds {len(data):,} bytes, not {self.size:,}", "truncated")
+            raise _make_refusal(f"it holds {len(data):,} bytes, not {self.size:,}", "truncated")
         return data
 
 
-class _Bound:
-    """How much an archive may unpack to."""
+class _UnpackLimit:
+    """The limits on members and unpacked bytes of one archive, and the bytes so far."""
 
-    def __init__(self, packed: int) -> None:
-        self._most = min(MAX_UNPACKED, max(FREE_BYTES, MAX_RATIO * packed))
-        self._unpacked = 0
+    def __init__(self, packed_bytes: int) -> None:
+        self._max_bytes = min(MAX_UNPACKED_BYTES, max(RATIO_EXEMPT_BYTES, MAX_RATIO * packed_bytes))
+        self._unpacked_bytes = 0
 
-    def count(self, members: int) -> None:
-        """Count members. Raises Refusal past the most."""
+    def check_member_count(self, members: int) -> None:
+        """Raise Refusal for too many members."""
         if members >= MAX_MEMBERS:
-            raise _refusal(f"it has over {MAX_MEMBERS:,} members; split it", "too-large")
+            raise _make_refusal(f"it has over {MAX_MEMBERS:,} members; split it", "too-large")
 
-    def take(self, data: bytes) -> bytes:
-        """Count unpacked bytes. Raises Refusal past the most."""
-        self._unpacked += len(data)
-        if self._unpacked > self._most:
-            words = f"it unpacks to more than {self._most:,} bytes; unpack it yourself"
-            raise _refusal(words, "too-large")
+    def add_unpacked(self, data: bytes) -> bytes:
+        """Count unpacked bytes and return them. Raises Refusal for too many."""
+        self._unpacked_bytes += len(data)
+        if self._unpacked_bytes > self._max_bytes:
+            fault = f"it unpacks to more than {self._max_bytes:,} bytes; unpack it yourself"
+            raise _make_refusal(fault, "too-large")
         return data
 
 
-def _zipped(file: IO[bytes], bound: _Bound) -> Iterator[_Member]:
+def _iter_zip(file: IO[bytes], limit: _UnpackLimit) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
-        found = [info for info in archive.infolist() if not info.is_dir()]
-        bound.count(len(found) - 1)
-        overlapping = _overlapping(found)
-        for info in found:
-            fault = _zip_fault(info, overlaps=id(info) in overlapping)
-            yield _Member(info.filename, info.file_size, fault, _unzip(archive, info, bound))
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        limit.check_member_count(len(infos) - 1)
+        overlapping_ids = _find_overlapping(infos)
+        for info in infos:
+            fault = _find_zip_fault(info, overlaps=id(info) in overlapping_ids)
+            yield _Member(
+                info.filename, info.file_size, fault, _make_zip_reader(archive, info, limit)
+            )
 
 
-def _unzip(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, bound: _Bound
+def _make_zip_reader(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, unpack_limit: _UnpackLimit
 ) -> Callable[[int], bytes]:
     def unpack(limit: int) -> bytes:
-        with _explained(), archive.open(info) as member:
-            return bound.take(member.read(limit))
+        with _translate_archive_errors(), archive.open(info) as member:
+            return unpack_limit.add_unpacked(member.read(limit))
 
     return unpack
 
 
-def _zip_fault(info: zipfile.ZipInfo, *, overlaps: bool) -> Refusal | None:
+def _find_zip_fault(info: zipfile.ZipInfo, *, overlaps: bool) -> Refusal | None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        return _refusal("it is a link or device; only regular files are read", "not-regular")
+        return _make_refusal("it is a link or device; only regular files are read", "not-regular")
     if info.flag_bits & 1:
-        return _refusal("it is encrypted: unpack it with its password", "unreadable")
+        return _make_refusal("it is encrypted: unpack it with its password", "unreadable")
     if overlaps:
-        return _refusal("it shares its bytes with another member", "damaged")
+        return _make_refusal("it shares its bytes with another member", "damaged")
     return None
 
 
-def _overlapping(found: Collection[zipfile.ZipInfo]) -> set[int]:
-    """Return the members that reach into the next: a small archive can hold terabytes so."""
-    ordered = sorted(found, key=lambda info: info.header_offset)
+def _find_overlapping(zip_infos: Collection[zipfile.ZipInfo]) -> set[int]:
+    """Return the ids of members that share bytes: so a small archive could hold terabytes."""
+    ordered = sorted(zip_infos, key=lambda info: info.header_offset)
     return {
-        id(member)
-        for one, other in pairwise(ordered)
-        if one.header_offset + 30 + one.compress_size > other.header_offset
-        for member in (one, other)
+        id(info)
+        for first, second in pairwise(ordered)
+        if first.header_offset + 30 + first.compress_size > second.header_offset
+        for info in (first, second)
     }
 
 
-def _tarred(file: IO[bytes], name: str, bound: _Bound) -> Iterator[_Member]:
+def _iter_tar(file: IO[bytes], name: str, limit: _UnpackLimit) -> Iterator[_Member]:
     unpacker = _UNPACKERS.get(PurePosixPath(name.lower()).suffix)
-    stream: Any = _Counted(unpacker(file) if unpacker else file, bound)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER, tarinfo=_Header) as opened:
-        archive: Any = opened  # whose list of members is not among its published names
+    stream: Any = _LimitedStream(unpacker(file) if unpacker else file, limit)
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_TarHeader) as tar:
+        archive: Any = tar  # `members` is not in the type stubs
         while (info := archive.next()) is not None:
-            archive.members.clear()  # else it keeps them all
+            archive.members.clear()  # else it accumulates all members
             if not info.isdir():
-                fault = None if info.isreg() else _refusal(_NO_FILE, "not-regular")
-                yield _Member(info.name, info.size, fault, _untar(archive, info))
+                fault = None if info.isreg() else _make_refusal(_NOT_REGULAR, "not-regular")
+                yield _Member(info.name, info.size, fault, _make_tar_reader(archive, info))
 
 
-class _Header(tarfile.TarInfo):
-    """A member's header; a damaged one is no silent end of the archive."""
+class _TarHeader(tarfile.TarInfo):
+    """A member header; a damaged one is refused, where tarfile would end the archive silently."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        """Read a header. Raises Refusal."""
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarHeader:
+        """Parse a header. Raises Refusal if it is damaged."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as fault:
             if len(buf) in (0, tarfile.BLOCKSIZE) and not any(buf):
-                raise  # the end
-            raise _refusal(f"it is damaged between two members ({fault})", "damaged") from fault
+                raise  # the end of the archive
+            raise _make_refusal(
+                f"it is damaged between two members ({fault})", "damaged"
+            ) from fault
 
 
-_NO_FILE: Final = "it is a link, a device or a pipe; only regular files are read"
+_NOT_REGULAR: Final = "it is a link, a device or a pipe; only regular files are read"
 
 
-def _untar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[int], bytes]:
+def _make_tar_reader(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[int], bytes]:
     def unpack(limit: int) -> bytes:
-        with _explained():
+        with _translate_archive_errors():
             member = archive.extractfile(info)
             return member.read(limit) if member is not None else b""
 
     return unpack
 
 
-class _Counted:
-    """A stream that counts what is unpacked."""
+class _LimitedStream:
+    """A stream that counts the unpacked bytes."""
 
-    def __init__(self, file: Any, bound: _Bound) -> None:
+    def __init__(self, file: Any, limit: _UnpackLimit) -> None:
         self._file = file
-        self._bound = bound
-        self._ended = False
+        self._limit = limit
+        self._has_ended = False
 
     def read(self, size: int) -> bytes:
-        """Read some bytes, no more than a piece at a time. Raises EOFError past the end."""
-        data = self._bound.take(self._file.read(min(size, _PIECE)))
-        if not data and self._ended:  # else a lying size is sought for hours
+        """Read up to one chunk. Raises EOFError at the second read past the end."""
+        data = self._limit.add_unpacked(self._file.read(min(size, _CHUNK_BYTES)))
+        if not data and self._has_ended:  # else tarfile would seek to a forged size for hours
             raise EOFError
-        self._ended = not data
+        self._has_ended = not data
         return data
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what the libraries raise on damaged archives into a Refusal."""
+def _translate_archive_errors() -> Iterator[None]:
+    """Turn the exceptions of the archive libraries into a Refusal."""
     try:
         yield
     except (MemoryError, Refusal):
         raise
     except EOFError as fault:
-        raise _refusal("it ends too soon", "truncated") from fault
+        raise _make_refusal("it ends too soon", "truncated") from fault
     except NotImplementedError as fault:
-        raise _refusal(f"it is packed in a way that is not read ({fault})", "format") from fault
+        raise _make_refusal(
+            f"its compression method is not supported ({fault})", "format"
+        ) from fault
     except Exception as fault:
-        words = f"it is no such archive, or damaged ({printable(str(fault))[:80]})"
-        raise _refusal(words, "damaged") from fault
+        reason = f"it is damaged or not such an archive ({escape_unprintable(str(fault))[:80]})"
+        raise _make_refusal(reason, "damaged") from fault
 
 
-def _refusal(words: str, code: str) -> Refusal:
-    return Refusal(f"{words}; it was left out", code=code)
+def _make_refusal(fault: str, code: str) -> Refusal:
+    return Refusal(f"{fault}; it was left out", code=code)

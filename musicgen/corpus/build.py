@@ -1,7 +1,11 @@
-"""Many files to a data set: read, encoded, grouped, split, written in shards.
+"""Build a data set from many files: read, encode, group, split and write them in shards.
 
-What readers say goes to disk as it comes; what stays in memory is a few numbers a tune. All order
-follows from the content of tunes, so that equal corpora give equal bytes, whoever read them when.
+Encoded tunes go to disk as they arrive; a few numbers per tune stay in memory. The order of the
+output follows from the content of the tunes, so that equal corpora give equal bytes in any process.
+
+The vocabulary of a text codec is learnt from the training split only: texts are stored as bytes
+until the split is decided, then `learn_vocabulary` reads the training split and `reencode` encodes
+each text again.
 """
 
 from __future__ import annotations
@@ -21,77 +25,111 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from musicgen.corpus.answers import take_answers, write_answers
-from musicgen.corpus.doctor import Report, duplicate
-from musicgen.corpus.learning import rewritten, taught
-from musicgen.corpus.sources import TuneFile, find
+from musicgen.corpus.dispatch import (
+    PackedFiles,
+    ReadTask,
+    iter_read_cache,
+    read_by_executor,
+    read_here,
+    read_in_children,
+    write_read_cache,
+)
+from musicgen.corpus.report import Report, make_duplicate_refusal
+from musicgen.corpus.sandbox import ReadLimits
+from musicgen.corpus.sources import TuneFile, find_files
+from musicgen.corpus.spill import SpoolSet
 from musicgen.corpus.split import (
     EXACT,
-    PAIR,
+    PAIR_DTYPE,
     RELATIONS,
     SPLITS,
     TRANSPOSED,
     Grams,
-    group_name,
-    joined,
-    named,
-    parts_of,
-    relations,
+    Int64Array,
+    RecordArray,
+    assign_split_codes,
+    find_group_roots,
+    find_relations,
+    format_group_name,
+    number_groups,
 )
-from musicgen.corpus.spool import Spools
-from musicgen.corpus.spread import Files, Task, read_by_executor, read_here, read_in_children
 from musicgen.corpus.store import (
-    ANSWERS,
+    READ_CACHE,
     REFUSALS,
     REPORT,
     Dataset,
     EncodedTune,
-    Fingerprint,
-    Shards,
-    digest,
+    FingerprintHasher,
+    ShardWriter,
+    build_refusal_table,
+    has_only_dataset_files,
     is_dataset,
-    is_own,
     load,
-    read_table,
-    refusal_table,
-    refusals_in,
-    tune_of,
+    open_refusals,
+    read_manifest_table,
+    tune_from_row,
     write_manifest,
 )
-from musicgen.corpus.workers import Limits
 from musicgen.errors import InvalidValue, Mismatch, MusicgenError, Refusal
 from musicgen.files import (
-    explaining,
+    create_folder_atomically,
+    hash_file,
     locked_folder,
-    new_folder,
-    open_regular,
+    read_regular_file,
     sweep_unlocked,
+    translate_os_errors,
+    write_atomically,
     write_new,
-    write_whole,
 )
-from musicgen.tokens.codec import AnyCodec
-from musicgen.tokens.codecs import CODECS, DEFAULT
+from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec
+from musicgen.tokens.registry import CODECS, DEFAULT_CODEC
+from musicgen.tokens.text import ByteCodec
 
-REFUSALS_HELD: Final = 4096
-_SCRATCH: Final = "musicgen-"
+REFUSALS_PER_WRITE: Final = 4096
+_SCRATCH_PREFIX: Final = "musicgen-"
 _SCRATCH_MARK: Final = ".scratch"
 _SCRATCH_TEXT: Final = b"A temporary folder of musicgen: it goes when its process has ended.\n"
 
 
+def learn_vocabulary(codec: AnyCodec, rows: Iterable[Mapping[str, Any]]) -> AnyCodec:
+    """Return the codec with a vocabulary learnt from the training split, if it is a text codec.
+
+    Args:
+        codec: the codec that encoded the rows.
+        rows: of the training split, as `encode_file` wrote them.
+    """
+    if not isinstance(codec, ByteCodec):
+        return codec
+    return codec.fit(_decode_text(codec, tune_from_row(row, group="")) for row in rows)
+
+
+def reencode(tune: EncodedTune, source_codec: AnyCodec, codec: AnyCodec) -> EncodedTune:
+    """Encode a tune again if the codec of the data set is not the one that encoded it."""
+    if codec is source_codec:
+        return tune
+    encoded = codec.encode(_decode_text(source_codec, tune))
+    lost = (f"lost: {encoded.lost} tokens are not in the training split",) if encoded.lost else ()
+    ids = np.array(encoded.ids, dtype=np.int16)
+    return replace(tune, ids=ids, remarks=(*tune.remarks, *lost))
+
+
+def _decode_text(codec: AnyCodec, tune: EncodedTune) -> str:
+    return str(codec.decode(tune.ids.tolist(), PLAIN_SETTING).piece)
+
+
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a build has come."""
+class BuildProgress:
+    """The progress of a build."""
 
     files: int
-    of_files: int
+    total_files: int
     bytes: int
-    of_bytes: int
-    tunes: int  # about so many more than those of the files that are done
+    total_bytes: int
+    tunes: int  # roughly, read from the files in progress
 
 
-Tell = Callable[[Progress], None]
+BuildCallback = Callable[[BuildProgress], None]
 
 
 def build(
@@ -100,72 +138,95 @@ def build(
     *,
     codec: AnyCodec | None = None,
     jobs: int = 1,
-    limits: Limits | None = None,
+    limits: ReadLimits | None = None,
     executor: Executor | None = None,
-    progress: Tell | None = None,
+    progress: BuildCallback | None = None,
     force: bool = False,
-    least: int = 1,
+    min_tunes: int = 1,
 ) -> tuple[Dataset, Report]:
-    """Make a data set of all tunes of the sources. Raises MusicgenError for fewer than the least.
+    """Build a data set from all tunes of the sources.
 
-    It is written to a new folder, or to one that goes when the data set is no longer in use. With
-    force an existing one is replaced, and what was read of files that did not change is taken over.
-    Files are read by as many child processes as jobs, by an executor, or with jobs 0 right here;
-    that changes nothing else.
+    Args:
+        sources: files, folders, archives, or names of corpus cards.
+        out: a new folder; None: a temporary folder, removed with the data set.
+        codec: encodes the tunes; by default `measures`.
+        jobs: number of child processes that read; 0 reads in this process. It changes no output.
+        limits: on reading one file in a child process.
+        executor: reads the files instead of child processes.
+        progress: called after each file, and after every few tunes.
+        force: replace an existing data set, reusing what it cached of unchanged files.
+        min_tunes: least number of tunes to keep.
+
+    Raises:
+        MusicgenError: fewer tunes than `min_tunes` could be kept.
+        OutputExists: the output exists and may not be replaced.
+        NotFound: a source does not exist or is empty.
     """
     names = tuple(str(source) for source in sources)
-    codec = codec or CODECS[DEFAULT]
-    found, passed_over = _found(names, codec)
-    task = Task(found, codec, limits or Limits())
-    keep = None if out else _Scratch()
-    out = out or keep.folder / "data"  # type: ignore[union-attr]
-    with new_folder(out, replaces=is_own if force else None) as staging, explaining(out):
-        work = staging / "work"
-        work.mkdir()
-        spools = Spools(work, max(1, jobs))
-        try:
-            taken_over = _read(task, spools, out, _Teller(found, progress), executor, jobs)
-            spools.close()
-            with _arrow_that_gives_back():
-                report = _Writer(staging, task, spools, names).write(taken_over, least)
-            report = replace(report, passed_over=passed_over)
-        finally:
-            spools.end()
-        shutil.rmtree(work)
-    dataset = load(out, keep)
-    return dataset, report.over(refusals_in(out, keep))
-
-
-def _found(names: Sequence[str], codec: AnyCodec) -> tuple[Files, int]:
-    """Return the files of all sources, each once, and how many others were passed over."""
-    sought = [find(source, suffixes=codec.suffixes) for source in names]
-    each = dict.fromkeys(file for source in sought for file in source.files)
-    return Files(each), sum(source.passed_over for source in sought)
+    codec = codec or CODECS[DEFAULT_CODEC]
+    files, skipped_files = _find_all_files(names, codec)
+    task = ReadTask(files, codec, limits or ReadLimits())
+    scratch = None if out else _ScratchFolder()
+    out = out or scratch.folder / "data"  # type: ignore[union-attr]
+    with (
+        create_folder_atomically(
+            out, may_replace=has_only_dataset_files if force else None
+        ) as staging,
+        translate_os_errors(out),
+        _open_spools(staging / "work", max(1, jobs)) as spools,
+    ):
+        tracker = _ProgressTracker(files, progress)
+        reused_files = _read_files(task, spools, out, tracker, executor, jobs)
+        spools.finish_writing()
+        with _release_arrow_memory():
+            writer = _DatasetWriter(staging, task, spools, names)
+            report = replace(writer.write(reused_files, min_tunes), skipped_files=skipped_files)
+    dataset = load(out, scratch)
+    return dataset, report.with_refusals(open_refusals(out, scratch))
 
 
 @contextlib.contextmanager
-def _arrow_that_gives_back() -> Iterator[None]:
-    """Have Arrow take memory from the system's own allocator: its others keep what was freed."""
+def _open_spools(folder: Path, count: int) -> Iterator[SpoolSet]:
+    """Yield spools in a new folder, which is removed if the block succeeds."""
+    folder.mkdir()
+    spools = SpoolSet(folder, count)
+    try:
+        yield spools
+    finally:
+        spools.close_files()
+    shutil.rmtree(folder)
+
+
+def _find_all_files(names: Sequence[str], codec: AnyCodec) -> tuple[PackedFiles, int]:
+    """Return the files of all sources without repeats, and how many other files were skipped."""
+    sources = [find_files(name, suffixes=codec.suffixes) for name in names]
+    files = dict.fromkeys(file for source in sources for file in source.files)
+    return PackedFiles(files), sum(source.skipped_files for source in sources)
+
+
+@contextlib.contextmanager
+def _release_arrow_memory() -> Iterator[None]:
+    """Let Arrow use the system allocator in the block: its default one keeps freed memory."""
     import pyarrow as pa
 
-    usual = pa.default_memory_pool()
+    default_pool = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
         yield
     finally:
-        pa.set_memory_pool(usual)
+        pa.set_memory_pool(default_pool)
 
 
-class _Scratch:
-    """A temporary folder that goes when nobody holds it, or at the next start after a kill."""
+class _ScratchFolder:
+    """A temporary folder, removed with this object, or after a kill by the next build."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        self.folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
         lock = contextlib.ExitStack()
         lock.enter_context(locked_folder(self.folder))
         weakref.finalize(self, _remove, self.folder, lock)
         write_new(self.folder / _SCRATCH_MARK, _SCRATCH_TEXT)
-        for stray in self.folder.parent.glob(f"{_SCRATCH}*"):
+        for stray in self.folder.parent.glob(f"{_SCRATCH_PREFIX}*"):
             if stray != self.folder and _is_scratch(stray):
                 sweep_unlocked(stray)
 
@@ -176,114 +237,125 @@ def _remove(folder: Path, lock: contextlib.ExitStack) -> None:
 
 
 def _is_scratch(folder: Path) -> bool:
-    """Tell whether a folder is a temporary one of a build of this user, by what lies in it."""
+    """Tell whether a folder is a scratch folder of this user, by the mark file in it."""
     try:
         if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
             return False
-        text = open_regular(folder / _SCRATCH_MARK, limit=len(_SCRATCH_TEXT), follow=False)
+        text = read_regular_file(folder / _SCRATCH_MARK, limit=len(_SCRATCH_TEXT), follow=False)
     except (OSError, MusicgenError):
         return False
     return text == _SCRATCH_TEXT
 
 
-class _Teller:
-    """Turns files that are done into progress."""
+class _ProgressTracker:
+    """Counts finished files and reports the progress."""
 
-    def __init__(self, found: Sequence[TuneFile], progress: Tell | None) -> None:
-        self.sizes = np.array([_size(file.path) for file in found], dtype=np.int64)
-        self._tell = progress
+    def __init__(self, files: Sequence[TuneFile], progress: BuildCallback | None) -> None:
+        self.sizes = np.array([_get_file_size(file.path) for file in files], dtype=np.int64)
+        self._callback = progress
         self._files = self._bytes = self._tunes = 0
 
     def __call__(self, number: int | None) -> None:
-        """Take note of a file, or of some tunes."""
+        """Count a finished file by its number, or with None a few tunes."""
         if number is None:
             self._tunes += 1
         else:
             self._files += 1
             self._bytes += int(self.sizes[number])
-        if self._tell:
-            of = int(self.sizes.sum())
-            self._tell(Progress(self._files, len(self.sizes), self._bytes, of, self._tunes))
+        if self._callback:
+            total_bytes = int(self.sizes.sum())
+            self._callback(
+                BuildProgress(self._files, len(self.sizes), self._bytes, total_bytes, self._tunes)
+            )
 
-    def biggest_first(self, numbers: Iterable[int]) -> list[int]:
-        """Return files in the order in which they are best shared out."""
+    def sort_by_size(self, numbers: Iterable[int]) -> list[int]:
+        """Return file numbers, largest file first, which balances the load of parallel readers."""
         return sorted(numbers, key=lambda number: (-self.sizes[number], number))
 
 
-def _size(path: Path) -> int:
+def _get_file_size(path: Path) -> int:
     try:
         return path.lstat().st_size
     except OSError:
         return 0
 
 
-def _read(
-    task: Task, spools: Spools, out: Path, tell: _Teller, executor: Executor | None, jobs: int
+def _read_files(
+    task: ReadTask,
+    spools: SpoolSet,
+    out: Path,
+    tracker: _ProgressTracker,
+    executor: Executor | None,
+    jobs: int,
 ) -> int:
-    """Read all files, those that did not change from the old data set; return how many."""
-    taken = _take_over(task, spools, out, tell)
-    todo = tell.biggest_first(set(range(len(task.files))) - taken)
+    """Read all files, unchanged ones from the old read cache; return the number of these."""
+    reused = _reuse_cached_files(task, spools, out, tracker)
+    todo = tracker.sort_by_size(set(range(len(task.files))) - reused)
     if executor is not None:
-        read_by_executor(task, todo, spools.each[0], tell, executor)
+        read_by_executor(task, todo, spools.spools[0], tracker, executor)
     elif jobs == 0 or type(CODECS.get(task.codec.name)) is not type(task.codec):
-        read_here(task, todo, spools.each[0], tell)
+        read_here(task, todo, spools.spools[0], tracker)
     else:
-        read_in_children(task, todo, spools.each[: max(1, len(todo))], tell)
-    return len(taken)
+        read_in_children(task, todo, spools.spools[: max(1, len(todo))], tracker)
+    return len(reused)
 
 
-def _take_over(task: Task, spools: Spools, out: Path, tell: _Teller) -> set[int]:
-    """Take from the data set that is replaced what it says of files that did not change."""
-    taken: set[int] = set()
-    if not _has_answers(out):
-        return taken
-    wanted = {task.key(number): number for number in range(len(task.files))}
-    for number, key, lines in take_answers(out / ANSWERS, wanted):
+def _reuse_cached_files(
+    task: ReadTask, spools: SpoolSet, out: Path, tracker: _ProgressTracker
+) -> set[int]:
+    """Copy the cached lines of unchanged files from the old data set; return their numbers."""
+    reused: set[int] = set()
+    if not _has_intact_read_cache(out):
+        return reused
+    wanted = {task.compute_key(number): number for number in range(len(task.files))}
+    for number, key, lines in iter_read_cache(out / READ_CACHE, wanted):
         if key:
-            spools.each[0].take(number, key, lines)
-            taken.add(number)
-            tell(number)
-    return taken
+            spools.spools[0].add_file(number, key, lines)
+            reused.add(number)
+            tracker(number)
+    return reused
 
 
-def _has_answers(out: Path) -> bool:
-    """Tell whether a data set has answers that nobody changed."""
-    if not (is_dataset(out) and (out / ANSWERS).is_file()):
+def _has_intact_read_cache(out: Path) -> bool:
+    """Tell whether a data set has an unchanged read cache."""
+    if not (is_dataset(out) and (out / READ_CACHE).is_file()):
         return False
     try:
-        return read_table(out).sha256.get(ANSWERS) == digest(out / ANSWERS)
+        return read_manifest_table(out).sha256.get(READ_CACHE) == hash_file(out / READ_CACHE)
     except (Mismatch, InvalidValue):
         return False
 
 
-class _Writer:
-    """Turns what was read into the files of a data set."""
+class _DatasetWriter:
+    """Writes the files of a data set from the spools."""
 
-    def __init__(self, staging: Path, task: Task, spools: Spools, sources: Sequence[str]) -> None:
+    def __init__(
+        self, staging: Path, task: ReadTask, spools: SpoolSet, sources: Sequence[str]
+    ) -> None:
         self.staging, self.task, self.spools, self.sources = staging, task, spools, sources
         self.tunes = spools.tunes
-        self.kept, self.owner, self.left_out = _unique(spools)
-        self.codec = task.codec  # of the data set; `taught` may put another one here
+        self.kept, self.owner, self.duplicate_tunes = _find_unique_tunes(spools)
+        self.codec = task.codec  # of the data set; _assign_splits replaces a text codec
         self.codes: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
 
-    def write(self, taken_over: int, least: int) -> Report:
-        """Write all of it, the manifest last."""
-        self.decided = self._decide()
-        self._refusals()
-        if len(self.kept) < least:
-            raise MusicgenError(self._nothing_kept())
-        fingerprint, counts = self._shards()
-        write_answers(self.staging / ANSWERS, self._answers())
+    def write(self, reused_files: int, min_tunes: int) -> Report:
+        """Write all files, the manifest last."""
+        self.split_assignment = self._assign_splits()
+        self._write_refusals()
+        if len(self.kept) < min_tunes:
+            raise MusicgenError(self._nothing_kept_message())
+        fingerprint, counts = self._write_shards()
+        write_read_cache(self.staging / READ_CACHE, self._iter_cache_entries())
         report = Report(
             kept=len(self.kept),
-            codes=_by_count(self.codes),
-            remarks=_by_count(self.remarks),
-            relations=self.related,
+            codes=_sort_by_count(self.codes),
+            remarks=_sort_by_count(self.remarks),
+            relations=self.relation_counts,
             files=len(self.task.files),
-            taken_over=taken_over,
+            reused_files=reused_files,
         )
-        write_whole(self.staging / REPORT, report.to_json().encode())
+        write_atomically(self.staging / REPORT, report.to_json().encode())
         write_manifest(
             self.staging,
             codec=self.task.codec.name,
@@ -295,124 +367,128 @@ class _Writer:
         )
         return report
 
-    def _decide(self) -> tuple[Numbers, Grams, Numbers]:
-        """Return each kept tune's root, the number of its group, its part; teach the codec."""
-        roots = joined(len(self.kept), self._links())
-        least = np.full(len(self.kept), np.iinfo(np.uint64).max, dtype=np.uint64)
-        np.minimum.at(least, self.owner, self.tunes["least"])
-        numbers = named(roots, least)
-        parts = parts_of(numbers)
-        training = self.kept[parts == SPLITS.index("train")]
-        self.codec = taught(self.task.codec, map(self.spools.row, training.tolist()))
-        return roots, numbers, parts
+    def _assign_splits(self) -> tuple[Int64Array, Grams, Int64Array]:
+        """Return the root, group number and split of each kept tune; learn a text vocabulary."""
+        roots = find_group_roots(len(self.kept), self._iter_pairs())
+        smallest_grams = np.full(len(self.kept), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(smallest_grams, self.owner, self.tunes["smallest_gram"])
+        groups = number_groups(roots, smallest_grams)
+        splits = assign_split_codes(groups)
+        training = self.kept[splits == SPLITS.index("train")]
+        self.codec = learn_vocabulary(self.task.codec, map(self.spools.read_row, training.tolist()))
+        return roots, groups, splits
 
-    def _shards(self) -> tuple[str, dict[str, int]]:
-        roots, numbers, parts = self.decided
-        kinds, like = relations(roots, self.tunes[self.kept])
-        self.related = {
+    def _write_shards(self) -> tuple[str, dict[str, int]]:
+        """Write all tunes; return the fingerprint, and the number of tunes per split."""
+        roots, groups, splits = self.split_assignment
+        kinds, like = find_relations(roots, self.tunes[self.kept])
+        self.relation_counts = {
             name: int(np.count_nonzero(kinds == kind))
             for kind, name in enumerate(RELATIONS)
             if name
         }
-        fingerprint = Fingerprint(self.codec.name, len(self.codec.vocabulary))
-        with Shards(self.staging) as shards:
-            for place in self._by_content():
-                relation = RELATIONS[kinds[place]]
-                found = self._tune(
-                    int(self.kept[place]),
-                    group=group_name(numbers[place]),
+        fingerprint = FingerprintHasher(self.codec.name, len(self.codec.vocabulary))
+        with ShardWriter(self.staging) as shards:
+            for index in self._order_by_content():
+                split, relation = SPLITS[splits[index]], RELATIONS[kinds[index]]
+                tune = self._make_tune(
+                    int(self.kept[index]),
+                    group=format_group_name(groups[index]),
                     relation=relation,
-                    like=self._content(self.kept[like[place]]) if relation else "",
+                    like=self._content_hash(self.kept[like[index]]) if relation else "",
                 )
-                shards.add(SPLITS[parts[place]], found)
-                fingerprint.add(found.content, SPLITS[parts[place]], found.title)
-                self.remarks.update({remark.split(":")[0] for remark in found.remarks})
+                shards.add(split, tune)
+                fingerprint.add(tune.content, split, tune.title)
+                self.remarks.update({remark.split(":")[0] for remark in tune.remarks})
         return fingerprint.hexdigest(), shards.counts
 
-    def _answers(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-        """Yield what was read of each file that would read the same again, by key."""
-        lasting = (file for file in self.spools.files if file["lasting"])
-        for file in sorted(lasting, key=lambda file: bytes(file["key"])):
-            yield bytes(file["key"]), self.spools.lines(file)
+    def _iter_cache_entries(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
+        """Yield the key and lines of each cacheable file, sorted by key."""
+        cacheable = (file for file in self.spools.files if file["cacheable"])
+        for file in sorted(cacheable, key=lambda file: bytes(file["key"])):
+            yield bytes(file["key"]), self.spools.iter_lines(file)
 
-    def _links(self) -> Iterator[NDArray[Any]]:
-        """Yield what makes tunes relatives: shared grams, and equal shapes."""
-        yield from self.spools.buckets(self.owner)
-        shapes = np.empty(len(self.kept), PAIR)
+    def _iter_pairs(self) -> Iterator[RecordArray]:
+        """Yield what relates tunes, as pairs of PAIR_DTYPE: shared grams, and equal shapes."""
+        yield from self.spools.iter_buckets(self.owner)
+        shapes = np.empty(len(self.kept), PAIR_DTYPE)
         shapes["gram"] = self.tunes["shape"][self.kept]
         shapes["tune"] = np.arange(len(self.kept))
         yield shapes
 
-    def _tune(self, tune: int, **more: str) -> EncodedTune:
-        return rewritten(tune_of(self.spools.row(tune), **more), self.task.codec, self.codec)
+    def _make_tune(self, number: int, **other_fields: str) -> EncodedTune:
+        tune = tune_from_row(self.spools.read_row(number), **other_fields)
+        return reencode(tune, self.task.codec, self.codec)
 
-    def _by_content(self) -> Sequence[int]:
-        """Return the places of the kept tunes in the order of what is written."""
-        places = range(len(self.kept))
+    def _order_by_content(self) -> Sequence[int]:
+        """Return the indices of the kept tunes, sorted by the content that is written."""
+        indices = range(len(self.kept))
         if self.codec is self.task.codec:
-            return places
-        return sorted(places, key=lambda place: self._content(int(self.kept[place])))
+            return indices
+        return sorted(indices, key=lambda index: self._content_hash(int(self.kept[index])))
 
-    def _content(self, tune: int) -> str:
+    def _content_hash(self, tune: int) -> str:
         if self.codec is not self.task.codec:
-            return str(self._tune(tune, group="").content)
+            return str(self._make_tune(tune, group="").content)
         return "".join(f"{number:016x}" for number in self.tunes["content"][tune].tolist())
 
-    def _refusals(self) -> None:
-        """Write all refusals: of reading by the file's name, then duplicates by content."""
+    def _write_refusals(self) -> None:
+        """Write all refusals: those of reading by file name, then the duplicates by content."""
         import pyarrow.parquet as pq
 
-        schema = refusal_table([]).schema
-        every = itertools.chain(self._of_reading(), self._duplicates())
+        schema = build_refusal_table([]).schema
+        refusals = itertools.chain(self._iter_read_refusals(), self._iter_duplicates())
         with pq.ParquetWriter(self.staging / REFUSALS, schema, compression="zstd") as writer:
-            while some := list(itertools.islice(every, REFUSALS_HELD)):
-                self.codes.update(refusal.code for refusal, _, _ in some)
-                writer.write_table(refusal_table(some))
+            while batch := list(itertools.islice(refusals, REFUSALS_PER_WRITE)):
+                self.codes.update(refusal.code for refusal, _, _ in batch)
+                writer.write_table(build_refusal_table(batch))
 
-    def _of_reading(self) -> Iterator[tuple[Refusal, str, str]]:
-        for file in self.spools.sorted_files(lambda number: self.task.files[number].name):
+    def _iter_read_refusals(self) -> Iterator[tuple[Refusal, str, str]]:
+        for file in self.spools.sort_files(lambda number: self.task.files[number].name):
             if file["refused"]:
-                told = (json.loads(line) for line in self.spools.lines(file))
-                yield from ((Refusal(**t["refusal"]), "", "") for t in told if "refusal" in t)
+                for line in self.spools.iter_lines(file):
+                    if (refusal := json.loads(line).get("refusal")) is not None:
+                        yield Refusal(**refusal), "", ""
 
-    def _duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
-        for tune in self.left_out.tolist():
+    def _iter_duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
+        for tune in self.duplicate_tunes.tolist():
             first = int(self.kept[self.owner[tune]])
-            higher = int(self.tunes["pitch"][tune]) - int(self.tunes["pitch"][first])
-            refusal = duplicate(self.spools.row(tune), self.spools.row(first), higher)
-            yield refusal, RELATIONS[TRANSPOSED if higher else EXACT], self._content(first)
+            semitones = int(self.tunes["pitch"][tune]) - int(self.tunes["pitch"][first])
+            refusal = make_duplicate_refusal(
+                self.spools.read_row(tune), self.spools.read_row(first), semitones
+            )
+            yield refusal, RELATIONS[TRANSPOSED if semitones else EXACT], self._content_hash(first)
 
-    def _nothing_kept(self) -> str:
-        refusals = refusals_in(self.staging)
+    def _nothing_kept_message(self) -> str:
+        refusals = open_refusals(self.staging)
         first = f"; the first: {refusals[0]}" if refusals else ""
         names = ", ".join(self.sources)
         return f"{names}: none of {len(refusals)} tunes could be kept{first}"
 
 
-Numbers = NDArray[np.int64]
+def _find_unique_tunes(spools: SpoolSet) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Find tunes with equal ids; of these, the first by title and file is kept.
 
-
-def _unique(spools: Spools) -> tuple[Numbers, Numbers, Numbers]:
-    """Return the tunes to keep by content, each tune's place among them, and the others.
-
-    Of tunes with equal ids the first by title and file is kept.
+    Returns:
+        (kept,) int64 numbers of the kept tunes, sorted by content; (tunes,) int64 the index among
+        them that each tune equals; (duplicates,) int64 numbers of the other tunes.
     """
     contents = spools.tunes["content"]
     order = np.lexsort(contents.T[::-1])
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = np.any(contents[order][1:] != contents[order][:-1], axis=1)
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = np.any(contents[order][1:] != contents[order][:-1], axis=1)
     owner = np.empty(len(order), dtype=np.int64)
-    owner[order] = np.cumsum(fresh) - 1
-    edges = np.append(np.flatnonzero(fresh), len(order))
+    owner[order] = np.cumsum(is_first) - 1
+    edges = np.append(np.flatnonzero(is_first), len(order))
     for run in np.flatnonzero(np.diff(edges) > 1).tolist():
         equal = slice(edges[run], edges[run + 1])
-        order[equal] = sorted(order[equal], key=lambda n: _rank(spools.row(n)))
-    return order[fresh], owner, order[~fresh]
+        order[equal] = sorted(order[equal], key=lambda tune: _sort_key(spools.read_row(tune)))
+    return order[is_first], owner, order[~is_first]
 
 
-def _rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _sort_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["title"], row["source"], row["number"], row["setting"]
 
 
-def _by_count(counts: Counter[str]) -> Mapping[str, int]:
+def _sort_by_count(counts: Counter[str]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,7 @@
-"""Where tunes come from: a file, a folder, or a corpus card that names one."""
+"""Sources of tunes: files, folders, archives, and corpus cards that name them.
+
+`find_files` lists the `TuneFile`s of a source; a `CorpusCard` is a TOML file in `corpora/`.
+"""
 
 from __future__ import annotations
 
@@ -16,290 +19,325 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, structs
 
-from musicgen.corpus.archives import ARCHIVES, Part, is_archive, members
-from musicgen.corpus.urls import file_name, split_url
-from musicgen.errors import InvalidValue, NotFound, Refusal, printable
-from musicgen.files import open_regular
-from musicgen.formats import READABLE, Reading, max_bytes_of, parse
+from musicgen.corpus.archives import ARCHIVE_SUFFIXES, FileEntry, is_archive, iter_members
+from musicgen.corpus.download import split_url, url_file_name
+from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
+from musicgen.files import read_regular_file
+from musicgen.formats import READABLE_SUFFIXES, ParseResult, max_bytes_of, parse
 from musicgen.music.score import Score
 from musicgen.number_parsing import shorten
 from musicgen.typed_data import check_schema, parse_toml
 
-MAX_CARD: Final = 2**16
-_MUSIC21: Final = "music21:"  # before a folder of the corpus that music21 brings
-_FOLDER: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
-_WHERE: Final = re.compile(rf"(https?://\S{{1,2000}}|music21:{_FOLDER}(/{_FOLDER}){{0,4}})?")
+MAX_CARD_BYTES: Final = 2**16
+_MUSIC21_PREFIX: Final = "music21:"  # prefix of a folder of music21's corpus
+_FOLDER_PATTERN: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
+_WHERE: Final = re.compile(
+    rf"(https?://\S{{1,2000}}|music21:{_FOLDER_PATTERN}(/{_FOLDER_PATTERN}){{0,4}})?"
+)
 _PACKAGE: Final = Path(__file__).parents[1]
-_HOW_TO_WRITE_ONE: Final = "one is TOML with title, description and where (or includes)"
+_CARD_HINT: Final = "a card is TOML with title, description and where (or includes)"
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
-class CardText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a card's file may say."""
+class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of a corpus card."""
 
     title: Annotated[str, Meta(min_length=1)]
     description: str
     source: str = ""
     terms: str = ""
-    in_short: str = ""  # the terms in a line
-    where: str = ""  # https://..., or music21:FOLDER, inside the corpus that music21 brings
-    files: Annotated[str, Meta(max_length=200)] = "*"  # names in that folder or archive
+    in_short: str = ""  # the terms in one line
+    where: str = ""  # https://..., or music21:FOLDER, a folder of music21's corpus
+    files: Annotated[str, Meta(max_length=200)] = "*"  # pattern of the file names to read
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
-    bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # how long that is
-    includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # other cards, its parts
-    ships: bool = False  # whether weights trained on it may be given away
+    bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
+    includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
+    ships: bool = False  # whether weights trained on it may be distributed
 
     def __post_init__(self) -> None:
-        """Refuse a place that is not allowed, and fields that contradict each other."""
+        """Raise ValueError for a forbidden location or contradictory fields."""
         if not _WHERE.fullmatch(self.where):
             raise ValueError(
-                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER, a"
-                " folder inside the corpus that music21 brings; a folder of your own is named"
-                " instead of a card"
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER for"
+                " a folder of music21's corpus; name a folder of your own instead of a card"
             )
         if bool(self.where) == bool(self.includes):
-            raise ValueError("the corpus card lacks one of where and includes")
+            raise ValueError("a corpus card needs exactly one of where and includes")
         if is_url(self.where):
             split_url(self.where)
             if not (self.sha256 and self.bytes):
                 raise ValueError("a corpus card with a URL needs sha256 and bytes")
 
 
-class Card(CardText, frozen=True, kw_only=True):
-    """What is known of a corpus: where it lies, whose it is, on what terms."""
+class CorpusCard(CardSchema, frozen=True, kw_only=True):
+    """A corpus: its name, location, source and terms."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class TuneFile:
-    """A file that may hold tunes, and the name that reports and data sets call it by."""
+    """A file that may hold tunes, and its name in reports and data sets."""
 
     path: Path
     name: str
-    named: bool = False  # by the user, who may name a link
-    only: str = "*"  # which members of an archive
+    named: bool = False  # by the user, so that a link is followed
+    only: str = "*"  # pattern of the archive members to read
 
-    def parts(self, suffixes: Collection[str] = READABLE) -> Iterator[Part]:
-        """Yield what is read one by one: the file itself, or the members of an archive.
+    def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
+        """Yield the file itself, or the members of an archive.
 
-        Raises Refusal or NotFound for an archive that cannot be read, or not to its end.
+        Raises:
+            NotFound: the archive does not exist.
+            Refusal: the archive cannot be read to its end.
         """
         if not is_archive(self.path.name):
-            yield Part(self.name, 0, self._whole)
+            yield FileEntry(self.name, 0, self._read_bytes)
             return
-        with _telling_of_folders(self.path):
-            yield from members(self.path, self.name, suffixes, only=self.only, follow=self.named)
+        with _explain_folder_refusals(self.path):
+            yield from iter_members(
+                self.path, self.name, suffixes, only=self.only, follow=self.named
+            )
 
-    def _whole(self) -> bytes:
-        with _telling_of_folders(self.path):
+    def _read_bytes(self) -> bytes:
+        with _explain_folder_refusals(self.path):
             limit = max_bytes_of(self.path.suffix)
-            return open_regular(self.path, limit=limit, follow=self.named)
+            return read_regular_file(self.path, limit=limit, follow=self.named)
 
-    def contents(
+    def iter_contents(
         self,
-        suffixes: Collection[str] = READABLE,
+        suffixes: Collection[str] = READABLE_SUFFIXES,
         *,
-        starting: Callable[[str, int], None] | None = None,
+        on_start: Callable[[str, int], None] | None = None,
         first: int = 0,
-    ) -> Iterator[tuple[Part, bytes | Refusal]]:
-        """Yield the bytes of each part, or why there are none; what is no tune is passed over.
+    ) -> Iterator[tuple[FileEntry, bytes | Refusal]]:
+        """Yield each tune file of the entries with its bytes, or with the refusal of reading it.
 
-        Before each part `starting` is told its name and number; those before the first are
-        not read.
+        A file or archive that cannot be read gives a refusal too; nothing is raised.
+
+        Args:
+            suffixes: of tune files; other members of an archive are skipped.
+            on_start: called with the name and number of each entry before it is read.
+            first: skip the entries before this number.
         """
-        holds_none = True
+        is_empty = True
         try:
-            for part in self.parts(suffixes):
-                if starting is not None:
-                    starting(part.name, part.number)
-                holds_none = holds_none and part.read is None
-                if part.read is not None and part.number >= first:
-                    yield part, _bytes_of(part)
-            if holds_none:
-                raise Refusal("it holds no file of tunes; it was left out", code="empty")
+            for entry in self.iter_entries(suffixes):
+                if on_start is not None:
+                    on_start(entry.name, entry.number)
+                is_empty = is_empty and entry.read is None
+                if entry.read is not None and entry.number >= first:
+                    yield entry, _read_entry(entry)
+            if is_empty:
+                message = "it holds no tune file; it was left out"
+                yield (
+                    FileEntry(self.name, 0, None),
+                    Refusal(message, source=self.name, code="empty"),
+                )
         except NotFound as fault:
-            yield Part(self.name, 0, None), Refusal(str(fault), source=self.name, code="unreadable")
+            yield (
+                FileEntry(self.name, 0, None),
+                Refusal(str(fault), source=self.name, code="unreadable"),
+            )
         except Refusal as fault:
-            yield Part(self.name, 0, None), fault.at(self.name)
+            yield FileEntry(self.name, 0, None), fault.with_source(self.name)
 
-    def read(self) -> Reading:
-        """Read its tunes here and now; refusals say the name, that of a file that went away too."""
+    def read(self) -> ParseResult:
+        """Parse all tunes in this process; a missing file gives a refusal too."""
         scores: list[Score] = []
         refusals: list[Refusal] = []
-        for part, data in self.contents():
+        for entry, data in self.iter_contents():
             if isinstance(data, Refusal):
                 refusals.append(data)
             else:
-                read, refused = parse(data, part.suffix, part.name)
-                scores += read
-                refusals += refused
+                entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
+                scores += entry_scores
+                refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
 
 @contextmanager
-def _telling_of_folders(path: Path) -> Iterator[None]:
-    """Where a folder with a tune's suffix is refused, say that its files are not."""
+def _explain_folder_refusals(path: Path) -> Iterator[None]:
+    """Add to the refusal of a folder named like a tune file that its files are read."""
     try:
         yield
     except Refusal as fault:
         if fault.code != "not-regular" or path.is_symlink() or not path.is_dir():
             raise
-        message = f"{fault.message}; what lies in it is read under its own names"
+        message = f"{fault.message}; the files in it are read under their own names"
         raise Refusal(message, source=fault.source, code=fault.code) from fault
 
 
-def _bytes_of(part: Part) -> bytes | Refusal:
+def _read_entry(entry: FileEntry) -> bytes | Refusal:
     try:
-        return part.read() if part.read is not None else b""
+        return entry.read() if entry.read is not None else b""
     except NotFound as fault:
-        return Refusal(str(fault), source=part.name, code="unreadable")
+        return Refusal(str(fault), source=entry.name, code="unreadable")
     except Refusal as fault:
-        return fault.at(part.name)
+        return fault.with_source(entry.name)
 
 
-def cards() -> tuple[Card, ...]:
+def list_cards() -> tuple[CorpusCard, ...]:
     """Return all corpus cards, by name."""
-    return tuple(_card(path) for path in sorted(_card_folder().glob("*.toml")))
+    return tuple(_load_card(path) for path in sorted(_card_folder().glob("*.toml")))
 
 
-def find_card(name: str) -> Card:
+def find_card(name: str) -> CorpusCard:
     """Return the card of a name. Raises NotFound."""
-    found = {card.name: card for card in cards()}
-    if name not in found:
-        raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(found)}")
-    return found[name]
+    cards = {card.name: card for card in list_cards()}
+    if name not in cards:
+        raise NotFound(f"there is no file, folder or corpus {name!r}; known are {', '.join(cards)}")
+    return cards[name]
 
 
-def cards_of(sources: Iterable[str | Path]) -> list[Card]:
-    """Return the cards among sources, a card of cards as the ones that it is made of."""
-    known = {card.name: card for card in cards()}
-    named = [known[str(source)] for source in sources if str(source) in known]
-    return [one for card in named for one in ([known[n] for n in card.includes] or [card])]
+def expand_cards(sources: Iterable[str | Path]) -> list[CorpusCard]:
+    """Return the cards named by sources, each card of cards replaced by the cards it includes."""
+    cards = {card.name: card for card in list_cards()}
+    named = [cards[str(source)] for source in sources if str(source) in cards]
+    return [part for card in named for part in ([cards[name] for name in card.includes] or [card])]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a source stands for."""
+class SourceFiles:
+    """The files of a source."""
 
     files: tuple[TuneFile, ...]
-    passed_over: int = 0  # other files, which are no tunes by their names
+    skipped_files: int = 0  # number of other files, whose suffix is not that of a tune
 
 
-def files(source: str | Path, *, suffixes: Collection[str] = READABLE) -> tuple[TuneFile, ...]:
-    """Return the tune files of a source, as `find` does."""
-    return find(source, suffixes=suffixes).files
+def list_files(
+    source: str | Path, *, suffixes: Collection[str] = READABLE_SUFFIXES
+) -> tuple[TuneFile, ...]:
+    """Return the tune files of a source; raises as `find_files`."""
+    return find_files(source, suffixes=suffixes).files
 
 
-def find(
+def find_files(
     source: str | Path,
     *,
-    suffixes: Collection[str] = READABLE,
+    suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
-) -> Found:
-    """Return the tune files of a file, folder, archive or card, in the order of their names.
+) -> SourceFiles:
+    """Return the tune files of a file, folder, archive or card, sorted by name.
 
-    A card goes before a folder of its name, which is written ./NAME; a card of one's own is named
-    by its path, which ends in .toml. A card's URL is downloaded; progress is told the bytes so far
-    and in all. Raises NotFound where a source has none, InvalidValue for a file of an unknown
-    suffix, MusicgenError where a download fails.
+    The URL of a card is downloaded.
+
+    Args:
+        source: a path, the name of a shipped card, or the path of a .toml card. A card hides a
+            folder of the same name; write ./NAME for the folder.
+        suffixes: of tune files.
+        progress: called with the bytes downloaded so far and in all.
+
+    Raises:
+        NotFound: the source does not exist, or a folder holds no tune file.
+        InvalidValue: the suffix of the file is unknown, or the card is malformed.
+        MusicgenError: a download failed.
     """
-    if isinstance(source, str) and source in {card.name for card in cards()}:
-        return _of_card(find_card(source), suffixes, progress)
+    if isinstance(source, str) and source in {card.name for card in list_cards()}:
+        return _find_in_card(find_card(source), suffixes, progress)
     path = Path(source)
-    _check_there(source, path)
+    _check_exists(source, path)
     if path.is_dir():
-        return _of_folder(path, path.resolve().name, "*", suffixes)
+        return _find_in_folder(path, path.resolve().name, "*", suffixes)
     if path.suffix == ".toml":
-        return _of_card(_card(path), suffixes, progress)
-    if not _is_read(path, suffixes):
+        return _find_in_card(_load_card(path), suffixes, progress)
+    if not _is_readable(path, suffixes):
         raise InvalidValue(
-            f"{path}: only {', '.join((*suffixes, *ARCHIVES))}, folders of them and corpus cards"
-            " (.toml) are read"
+            f"{path}: only {', '.join((*suffixes, *ARCHIVE_SUFFIXES))}, folders of them and"
+            " corpus cards (.toml) are read"
         )
-    return Found((TuneFile(path, printable(path.name), named=True),))
+    return SourceFiles((TuneFile(path, escape_unprintable(path.name), named=True),))
 
 
-def _check_there(source: str | Path, path: Path) -> None:
-    """Refuse what does not exist; an empty word is no name of the folder that one is in."""
+def _check_exists(source: str | Path, path: Path) -> None:
+    """Raise NotFound unless a source exists; "" is not the current folder."""
     if source == "" or not os.path.lexists(path):
         find_card(str(source))
     elif not os.path.exists(path):  # noqa: PTH110 - Path.exists fails where a name is too long
-        raise NotFound(f"{path} is a link to nothing; see where it leads")
+        raise NotFound(f"{path} is a broken link; check its target")
 
 
-def tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
-    """Yield each tune of a source, or why there is none, with the file that it stands in."""
-    for file in files(source):
+def iter_tunes(source: str | Path) -> Iterator[tuple[Score | Refusal, str]]:
+    """Yield each tune or refusal of a source, with the name of its file."""
+    for file in list_files(source):
         scores, refusals = file.read()
         yield from ((score, file.name) for score in scores)
         yield from ((refusal, file.name) for refusal in refusals)
 
 
-def count_tunes(card: Card) -> int | None:
-    """Count the tunes of a card without reading them; None where it is not on this machine."""
+def count_tunes(card: CorpusCard) -> int | None:
+    """Count the tunes of a card without parsing them; None if it is not on this machine."""
     if is_url(card.where):
         return None
     try:
-        return sum(_count(file.path) for file in _of_card(card).files)
+        return sum(_count_in_file(file.path) for file in _find_in_card(card).files)
     except NotFound:
         return None
 
 
-def _count(path: Path) -> int:
+def _count_in_file(path: Path) -> int:
     if path.suffix.lower() != ".abc":
         return 1
     return sum(line.startswith(b"X:") for line in path.read_bytes().splitlines())
 
 
-def _of_folder(folder: Path, name: str, pattern: str, suffixes: Collection[str]) -> Found:
-    lying, closed = _walk(folder)
-    read = [path for path in lying if fnmatch(path.name, pattern) and _is_read(path, suffixes)]
-    names = sorted(path.relative_to(folder).as_posix() for path in (*read, *closed))
+def _find_in_folder(
+    folder: Path, name: str, pattern: str, suffixes: Collection[str]
+) -> SourceFiles:
+    paths, unreadable_folders = _walk(folder)
+    tune_paths = [p for p in paths if fnmatch(p.name, pattern) and _is_readable(p, suffixes)]
+    names = sorted(p.relative_to(folder).as_posix() for p in (*tune_paths, *unreadable_folders))
     if not names:
         raise NotFound(f"{folder} holds no tunes; {', '.join(suffixes)} are read")
-    return Found(tuple(_inside(folder, name, path) for path in names), len(lying) - len(read))
+    return SourceFiles(
+        tuple(_make_tune_file(folder, name, path) for path in names), len(paths) - len(tune_paths)
+    )
 
 
-def _inside(folder: Path, name: str, path: str) -> TuneFile:
-    return TuneFile(folder / path, printable(name if path == "." else f"{name}/{path}"))
+def _make_tune_file(folder: Path, name: str, path: str) -> TuneFile:
+    return TuneFile(folder / path, escape_unprintable(name if path == "." else f"{name}/{path}"))
 
 
-def _is_read(path: Path, suffixes: Collection[str]) -> bool:
+def _is_readable(path: Path, suffixes: Collection[str]) -> bool:
     return path.suffix.lower() in suffixes or is_archive(path.name)
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return what lies in a folder and its folders, and the folders that cannot be entered.
+    """Return the files below a folder, and the subfolders that cannot be read.
 
-    Linked folders are not entered; they, and folders with a tune's suffix, count as files, which
-    reading refuses.
+    Linked folders are not entered. They, and folders with the suffix of a tune, count as files,
+    which reading refuses.
     """
-    lying: list[Path] = []
-    closed: list[Path] = []
+    paths: list[Path] = []
+    unreadable: list[Path] = []
 
-    def no_entry(fault: OSError) -> None:
-        closed.append(Path(fault.filename))
+    def add_unreadable(fault: OSError) -> None:
+        unreadable.append(Path(fault.filename))
 
-    for root, folders, names in os.walk(folder, onerror=no_entry, followlinks=False):
-        here = Path(root)
-        odd = [n for n in folders if os.path.islink(here / n) or _is_read(Path(n), READABLE)]  # noqa: PTH114 - Path.is_symlink fails where a name is too long
-        lying += [here / name for name in (*names, *odd)]
-    return lying, closed
+    for root, folders, names in os.walk(folder, onerror=add_unreadable, followlinks=False):
+        parent = Path(root)
+        file_like_folders = [
+            name
+            for name in folders
+            if os.path.islink(parent / name)  # noqa: PTH114 - False without permission
+            or _is_readable(Path(name), READABLE_SUFFIXES)
+        ]
+        paths += [parent / name for name in (*names, *file_like_folders)]
+    return paths, unreadable
 
 
-def _of_card(
-    card: Card,
-    suffixes: Collection[str] = READABLE,
+def _find_in_card(
+    card: CorpusCard,
+    suffixes: Collection[str] = READABLE_SUFFIXES,
     progress: Callable[[int, int], None] | None = None,
-) -> Found:
-    own = _of_place(card, suffixes, progress) if card.where else Found(())
-    others = [_of_card(one, suffixes, progress) for one in _included(card)]
-    everything = tuple(file for found in (own, *others) for file in found.files)
-    return Found(everything, sum(found.passed_over for found in (own, *others)))
+) -> SourceFiles:
+    parts = [_find_at_location(card, suffixes, progress)] if card.where else []
+    parts += [_find_in_card(part, suffixes, progress) for part in _load_included_cards(card)]
+    files = tuple(file for part in parts for file in part.files)
+    return SourceFiles(files, sum(part.skipped_files for part in parts))
 
 
-def _included(card: Card) -> list[Card]:
+def _load_included_cards(card: CorpusCard) -> list[CorpusCard]:
     try:
         return [find_card(name) for name in card.includes]
     except NotFound as fault:
@@ -307,34 +345,34 @@ def _included(card: Card) -> list[Card]:
 
 
 def is_url(text: str) -> bool:
-    """Tell a URL from other places."""
+    """Tell whether a text is a URL."""
     return "://" in text
 
 
-def _of_place(
-    card: Card, suffixes: Collection[str], progress: Callable[[int, int], None] | None
-) -> Found:
+def _find_at_location(
+    card: CorpusCard, suffixes: Collection[str], progress: Callable[[int, int], None] | None
+) -> SourceFiles:
     if not is_url(card.where):
-        return _of_folder(_located(card), card.name, card.files, suffixes)
-    from musicgen.corpus.download import Download, download  # 0.1 s, and wanted by few
+        return _find_in_folder(_find_music21_folder(card), card.name, card.files, suffixes)
+    from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
-    path = download(Download(card.where, card.sha256, card.bytes), progress=progress)
-    if not _is_read(path, suffixes):
-        raise InvalidValue(f"corpus {card.name}: {card.where} is no file of tunes by its name")
-    name = printable(f"{card.name}/{file_name(card.where)}")
-    return Found((TuneFile(path, name, only=card.files),))
+    path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
+    if not _is_readable(path, suffixes):
+        raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
+    name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
+    return SourceFiles((TuneFile(path, name, only=card.files),))
 
 
-def _located(card: Card) -> Path:
-    """Find a card's folder in music21's corpus, without importing music21."""
+def _find_music21_folder(card: CorpusCard) -> Path:
+    """Return the folder of a card in music21's corpus, without importing music21."""
     spec = importlib.util.find_spec("music21")
     for root in (spec.submodule_search_locations or ()) if spec else ():
         corpus = Path(root, "corpus").resolve()
-        folder = (corpus / card.where.removeprefix(_MUSIC21)).resolve()
+        folder = (corpus / card.where.removeprefix(_MUSIC21_PREFIX)).resolve()
         if folder.is_dir() and corpus in folder.parents:
             return folder
     raise NotFound(
-        f"corpus {card.name}: music21's corpus holds no folder {card.where}; see that music21 is"
+        f"corpus {card.name}: music21's corpus holds no folder {card.where}; check that music21 is"
         " installed with its corpus, or name another folder in the card"
     )
 
@@ -344,14 +382,14 @@ def _card_folder() -> Path:
 
 
 @cache
-def _card(path: Path) -> Card:
+def _load_card(path: Path) -> CorpusCard:
     try:
-        fields = parse_toml(open_regular(path, limit=MAX_CARD).decode("utf-8"))
+        fields = parse_toml(read_regular_file(path, limit=MAX_CARD_BYTES).decode("utf-8"))
     except (ValueError, RecursionError, Refusal) as fault:
-        why = fault.message if isinstance(fault, Refusal) else fault
-        raise InvalidValue(f"{path} is not a corpus card: {why}; {_HOW_TO_WRITE_ONE}") from fault
+        reason = fault.message if isinstance(fault, Refusal) else fault
+        raise InvalidValue(f"{path} is not a corpus card: {reason}; {_CARD_HINT}") from fault
     try:
-        text = check_schema(fields, CardText, f"{path} is not a corpus card")
+        card = check_schema(fields, CardSchema, f"{path} is not a corpus card")
     except InvalidValue as fault:
-        raise InvalidValue(f"{fault}; {_HOW_TO_WRITE_ONE}") from fault
-    return Card(name=path.stem, **structs.asdict(text))
+        raise InvalidValue(f"{fault}; {_CARD_HINT}") from fault
+    return CorpusCard(name=path.stem, **structs.asdict(card))

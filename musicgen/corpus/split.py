@@ -1,165 +1,193 @@
-"""Near-duplicates into groups, and groups into train, valid and test.
+"""Group near-duplicates, and split the groups into train, valid and test.
 
-Two tunes belong together if they share SHARED_MOVES consecutive moves (interval and duration), or
-are equal where they are shorter. A group's part follows from its content alone, so that neither
-the order of files nor a later corpus moves a tune, unless that brings a relative of it.
+Two tunes are near-duplicates if they share SHARED_MOVES consecutive moves (interval and duration),
+or are equal if they are shorter. A *gram* is the hash of such a stretch of moves. The split of a
+group follows from its content alone, so that neither the order of files nor a later corpus moves a
+tune to another split, unless the corpus adds a near-duplicate of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicgen.music.columns import mixed
-from musicgen.music.runs import Move
+from musicgen.music.arrays import splitmix64
+from musicgen.music.melodic_runs import Move
 
 SHARED_MOVES: Final = 20
 SplitName = Literal["train", "valid", "test"]
 SPLITS: Final[tuple[SplitName, ...]] = ("train", "valid", "test")
 _TRAIN, _VALID, _TEST = range(len(SPLITS))
 _VALID_FROM, _TEST_FROM = 0.85, 0.925
-_GROUPS_FOR_VALID, _GROUPS_FOR_TEST = 2, 5  # as few groups as may fill that part
+_GROUPS_FOR_VALID, _GROUPS_FOR_TEST = 2, 5  # smallest corpus that has that split
 
 RELATIONS: Final = ("", "exact", "transposed", "rescaled", "variant")
 _, EXACT, TRANSPOSED, RESCALED, VARIANT = range(len(RELATIONS))
 
-Grams = NDArray[np.uint64]
-PAIR: Final = np.dtype([("gram", "<u8"), ("tune", "<u4")])
+Grams: TypeAlias = NDArray[np.uint64]
+Int64Array: TypeAlias = NDArray[np.int64]
+RecordArray: TypeAlias = NDArray[np.void]
+PAIR_DTYPE: Final = np.dtype([("gram", "<u8"), ("tune", "<u4")])
 
 
-def grams(moves: Sequence[Move], length: int = SHARED_MOVES) -> Grams:
-    """Hash every stretch of a tune's moves, or the whole of a shorter tune; sorted, each once."""
-    if len(moves) < length:
-        return np.array([_hash(repr(list(moves)).encode())], dtype=np.uint64)
-    table = np.array(moves, dtype=np.int64).astype(np.uint64)
-    values = mixed(table[:, 0] * np.uint64(1 << 32) + table[:, 1])
-    weights = mixed(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
-    windows = np.lib.stride_tricks.sliding_window_view(values, length)
-    return np.unique(mixed((windows * weights).sum(axis=1, dtype=np.uint64)))
+def hash_grams(moves: Sequence[Move], length: int = SHARED_MOVES) -> Grams:
+    """Hash every stretch of `length` moves of a tune, or the whole of a shorter tune.
 
-
-def groups(tunes: Sequence[Grams]) -> list[str]:
-    """Name the group of each tune: tunes that share a hash are in one, and so are their relatives.
-
-    The name is the group's smallest hash, which a slightly different relative seldom changes.
+    Returns:
+        (grams,) uint64, sorted and unique.
     """
-    pairs = np.zeros(sum(map(len, tunes)), PAIR)
-    if tunes:
-        pairs["gram"] = np.concatenate(tunes)
-        pairs["tune"] = np.repeat(np.arange(len(tunes)), [len(tune) for tune in tunes])
-    smallest = np.array([tune[0] for tune in tunes], dtype=np.uint64)
-    return [group_name(name) for name in named(joined(len(tunes), [pairs]), smallest)]
+    if len(moves) < length:
+        return np.array([_hash_bytes(repr(list(moves)).encode())], dtype=np.uint64)
+    table = np.array(moves, dtype=np.int64).astype(np.uint64)
+    values = splitmix64(table[:, 0] * np.uint64(1 << 32) + table[:, 1])
+    weights = splitmix64(np.arange(1, length + 1, dtype=np.uint64)) | np.uint64(1)
+    windows = np.lib.stride_tricks.sliding_window_view(values, length)
+    return np.unique(splitmix64((windows * weights).sum(axis=1, dtype=np.uint64)))
 
 
-def group_name(number: int) -> str:
-    """Write a group's number as data sets do."""
+def format_group_name(number: int) -> str:
+    """Write the number of a group as 16 hex digits."""
     return f"{int(number):016x}"
 
 
-def joined(count: int, chunks: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
-    """Return, for each of so many tunes, the one that stands for its group.
+def find_group_roots(count: int, chunks: Iterable[RecordArray]) -> Int64Array:
+    """Group tunes that share a gram, directly or through other tunes.
 
-    A chunk holds pairs of gram and tune; equal grams stand in the same chunk.
+    Args:
+        count: number of tunes.
+        chunks: each (pairs,) structured PAIR_DTYPE; equal grams are in the same chunk.
+
+    Returns:
+        (count,) int64: for each tune, the tune that represents its group.
     """
-    links = _Links(count)
+    links = _DisjointSets(count)
     for pairs in chunks:
         order = np.lexsort((pairs["tune"], pairs["gram"]))
         hashes, owners = pairs["gram"][order], pairs["tune"][order]
-        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
-        edges = np.unique(owners[equal].astype(np.int64) * count + owners[equal + 1])
+        repeats = np.flatnonzero(hashes[1:] == hashes[:-1])
+        edges = np.unique(owners[repeats].astype(np.int64) * count + owners[repeats + 1])
         for edge in edges.tolist():
-            links.join(*divmod(edge, count))
-    return np.array([links.root(index) for index in range(count)], dtype=np.int64)
+            links.merge(*divmod(edge, count))
+    return np.array([links.find_root(index) for index in range(count)], dtype=np.int64)
 
 
-def named(roots: NDArray[np.int64], smallest: Grams) -> Grams:
-    """Number each tune's group by the smallest hash of any of its tunes."""
-    least = np.full(len(roots), np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(least, roots, smallest)
-    return least[roots]
+def number_groups(roots: Int64Array, smallest_grams: Grams) -> Grams:
+    """Number each group by its smallest gram, which a slightly different relative seldom changes.
 
+    Args:
+        roots: (tunes,) int64, as `find_group_roots` returns them.
+        smallest_grams: (tunes,) uint64, the smallest gram of each tune.
 
-def first_alike(*keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Return, for each tune, the first one whose keys are all equal to its own."""
-    order = np.lexsort(keys)  # stable: among equal ones the first comes first
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
-    found = np.empty(len(order), dtype=np.int64)
-    found[order] = order[fresh][np.cumsum(fresh) - 1]
-    return found
-
-
-def relations(
-    roots: NDArray[np.int64], lines: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Say how each tune is related to an earlier one of its group: places in RELATIONS, and which.
-
-    The first tune of a group is related to itself, by nothing.
+    Returns:
+        (tunes,) uint64: the number of the group of each tune.
     """
-    own = np.arange(len(roots))
-    first = first_alike(roots)
-    same_shape, same_moves = (first_alike(lines[name], roots) for name in ("shape", "moves"))
-    kinds = np.where(lines["pitch"] == lines["pitch"][same_moves], EXACT, TRANSPOSED)
+    smallest = np.full(len(roots), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(smallest, roots, smallest_grams)
+    return smallest[roots]
+
+
+def find_first_equal(*keys: NDArray[Any]) -> Int64Array:
+    """Return, for each tune, the first tune with the same keys.
+
+    Args:
+        keys: each (tunes,) of any dtype.
+
+    Returns:
+        (tunes,) int64.
+    """
+    order = np.lexsort(keys)  # stable: among equal tunes the first comes first
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    first_equal = np.empty(len(order), dtype=np.int64)
+    first_equal[order] = order[is_new][np.cumsum(is_new) - 1]
+    return first_equal
+
+
+def find_relations(roots: Int64Array, tunes: RecordArray) -> tuple[Int64Array, Int64Array]:
+    """Relate each tune to an earlier tune of its group.
+
+    Args:
+        roots: (tunes,) int64, as `find_group_roots` returns them.
+        tunes: (tunes,) structured, with the fields "pitch", "moves" and "shape".
+
+    Returns:
+        (tunes,) int64 indices of RELATIONS, and (tunes,) int64 the related tunes. The first tune
+        of a group has relation 0, to itself.
+    """
+    indices = np.arange(len(roots))
+    first = find_first_equal(roots)
+    same_shape, same_moves = (find_first_equal(tunes[name], roots) for name in ("shape", "moves"))
+    kinds = np.where(tunes["pitch"] == tunes["pitch"][same_moves], EXACT, TRANSPOSED)
     like = same_moves
-    for others, kind in ((same_shape, RESCALED), (first, VARIANT)):
-        kinds = np.where(like == own, kind, kinds)
-        like = np.where(like == own, others, like)
-    return np.where(like == own, 0, kinds), like
+    for related, kind in ((same_shape, RESCALED), (first, VARIANT)):
+        kinds = np.where(like == indices, kind, kinds)
+        like = np.where(like == indices, related, like)
+    return np.where(like == indices, 0, kinds), like
 
 
-def splits(names: Iterable[str]) -> Mapping[str, SplitName]:
-    """Give each group its part by its name; a small corpus fills train first, then valid."""
-    known = sorted(set(names))
-    return dict(zip(known, (SPLITS[code] for code in _parts(known)), strict=True))
+def assign_splits(names: Iterable[str]) -> dict[str, SplitName]:
+    """Return the split of each group by its name; a small corpus fills train first, then valid."""
+    unique = sorted(set(names))
+    codes = _compute_split_codes(unique).tolist()
+    return {name: SPLITS[code] for name, code in zip(unique, codes, strict=True)}
 
 
-def place(name: str) -> float:
-    """Return where a group stands between 0 and 1: by that its part is decided."""
-    return _hash(name.encode()) / 2**64
+def split_position(name: str) -> float:
+    """Return the position of a group in 0..1, which decides its split."""
+    return _hash_bytes(name.encode()) / 2**64
 
 
-def parts_of(groups: Grams) -> NDArray[np.int64]:
-    """Return each tune's place in SPLITS, by the number of its group."""
+def assign_split_codes(groups: Grams) -> Int64Array:
+    """Assign each tune to a split by the number of its group.
+
+    Args:
+        groups: (tunes,) uint64, as `number_groups` returns them.
+
+    Returns:
+        (tunes,) int64 indices of SPLITS.
+    """
     numbers, group = np.unique(groups, return_inverse=True)
-    codes: NDArray[np.int64] = _parts([group_name(number) for number in numbers.tolist()])[group]
+    codes: Int64Array = _compute_split_codes(
+        [format_group_name(number) for number in numbers.tolist()]
+    )[group]
     return codes
 
 
-def _parts(names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the place in SPLITS of groups in the order of their names."""
-    places = np.array([place(name) for name in names])
-    ordered = np.argsort(places, kind="stable")
-    codes: NDArray[np.int64] = np.digitize(places, (_VALID_FROM, _TEST_FROM))
+def _compute_split_codes(names: Sequence[str]) -> Int64Array:
+    """Return the index in SPLITS of each group; the names are unique and sorted."""
+    positions = np.array([split_position(name) for name in names])
+    ordered = np.argsort(positions, kind="stable")
+    codes: Int64Array = np.digitize(positions, (_VALID_FROM, _TEST_FROM))
     if len(names) >= _GROUPS_FOR_TEST and not np.any(codes == _TEST):
         codes[ordered[-1]] = _TEST
     if len(names) and not np.any(codes == _TRAIN):
         codes[ordered[0]] = _TRAIN
-    trained = ordered[codes[ordered] == _TRAIN]
-    if len(trained) >= _GROUPS_FOR_VALID and not np.any(codes == _VALID):
-        codes[trained[-1]] = _VALID
+    train_groups = ordered[codes[ordered] == _TRAIN]
+    if len(train_groups) >= _GROUPS_FOR_VALID and not np.any(codes == _VALID):
+        codes[train_groups[-1]] = _VALID
     return codes
 
 
-class _Links:
-    """Which tunes are joined: a forest whose roots stand for the groups."""
+class _DisjointSets:
+    """Disjoint sets of tunes (union-find): a forest whose roots represent the groups."""
 
     def __init__(self, size: int) -> None:
         self.parents = array("q", range(size))
 
-    def root(self, index: int) -> int:
+    def find_root(self, index: int) -> int:
         while self.parents[index] != index:
             self.parents[index] = self.parents[self.parents[index]]
             index = self.parents[index]
         return index
 
-    def join(self, first: int, second: int) -> None:
-        self.parents[self.root(second)] = self.root(first)
+    def merge(self, first: int, second: int) -> None:
+        self.parents[self.find_root(second)] = self.find_root(first)
 
 
-def _hash(data: bytes) -> int:
+def _hash_bytes(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

@@ -1,1 +1,1 @@
-"""The rooms that import torch: the network and its training."""
+"""The network, its cells on CPU and CUDA, and sampling with torch. Imports torch."""

@@ -1,4 +1,4 @@
-"""Where a model is computed, and in which precision."""
+"""Devices and precision of the computation, and memory in use."""
 
 from __future__ import annotations
 
@@ -6,98 +6,90 @@ import contextlib
 import resource
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from musicgen.errors import Mismatch
 
-PRECISIONS: Final = ("auto", "fp32", "bf16")
-CPU_BF16: Final = ("avx512_bf16", "amx_tile")  # instructions of processors
+CPU_BF16_INSTRUCTIONS: Final = ("avx512_bf16", "amx_tile")
 STATM: Final = Path("/proc/self/statm")
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; auto is CUDA, else Apple's, else the CPU.
+    """Return the device of a name; auto is CUDA if available, then MPS (Apple), then the CPU.
 
-    Raises Mismatch where the machine has no such device.
+    Raises:
+        Mismatch: the machine has no such device.
     """
-    there = devices()
+    available = list_devices()
     if name == "auto":
-        return torch.device(there[0])
-    if torch.device(name).type not in there:
-        raise Mismatch(f"--device {name}: this machine has none; here is {', '.join(there)}")
+        return torch.device(available[0])
+    if torch.device(name).type not in available:
+        raise Mismatch(f"--device {name}: this machine has {', '.join(available)} only")
     return torch.device(name)
 
 
-def devices() -> list[str]:
-    """Name the devices of this machine, the fastest first."""
+def list_devices() -> list[str]:
+    """Return the names of the devices of this machine, the fastest first."""
     cuda = ["cuda"] if torch.cuda.is_available() else []
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*cuda, *mps, "cpu"]
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """Return fp32 or bf16; auto is bf16 where the device multiplies it faster than fp32."""
+    """Return fp32 or bf16; auto is bf16 if the device has instructions for it."""
     return ("bf16" if has_bf16(device) else "fp32") if name == "auto" else name
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Tell whether the device has instructions for products in bf16."""
+    """Tell whether a device has instructions for bf16 matrix products."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    known = (
-        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
-    )
-    return any(asks is not None and asks() for asks in known)
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in CPU_BF16_INSTRUCTIONS)
+    return any(check is not None and check() for check in checks)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which products are taken in that precision."""
+    """Return the context in which matrix products have a precision, fp32 or bf16."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def product_dtype(values: Tensor) -> torch.dtype:
-    """Return the type in which products are taken in this context."""
+def get_matmul_dtype(values: Tensor) -> torch.dtype:
+    """Return the dtype of matrix products of a tensor (...), float32, in the current context."""
     kind = values.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
-def staged(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor of the CPU, in memory from which the device can fetch it."""
+def to_staged_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array (...), any dtype, as a CPU tensor, pinned if the device is CUDA."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, without waiting where its memory is pinned."""
+    """Copy a tensor (...), any dtype, to a device; to CUDA asynchronously, from pinned memory."""
     if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def use_tensor_cores() -> None:
-    """Let CUDA round the inputs of fp32 products to TF32; the CPU's are left as they are."""
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-
-
-def memory(device: torch.device) -> int:
-    """Return the bytes in use: of the device's own memory, or of this program's."""
+def get_memory_in_use(device: torch.device) -> int:
+    """Return the bytes of memory in use: of a CUDA device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return resident()
+    return get_resident_memory()
 
 
-def resident() -> int:
-    """Return the bytes of this program that are in memory."""
+def get_resident_memory() -> int:
+    """Return the resident memory of this process, in bytes; its peak where there is no /proc."""
     if STATM.exists():
         return int(STATM.read_text().split()[1]) * resource.getpagesize()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the most so far, not the present
-    return most if sys.platform == "darwin" else 1024 * most
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from musicgen.config import BEGIN
+from musicgen.config import BEGIN_ID
 from musicgen.model.devices import send
 
 
@@ -36,7 +36,7 @@ class Segments:
 
 def cut(ids: Tensor) -> Segments:
     """Cut a window of ids (lane, window), on the CPU, where its tunes start."""
-    starts = ids == BEGIN
+    starts = ids == BEGIN_ID
     cuts = starts.clone()
     cuts[:, 0] = True
     lane, begin = cuts.nonzero().unbind(1)

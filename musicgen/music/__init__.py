@@ -1,1 +1,1 @@
-"""What a tune is: notes, marks, keys, meters, bars and runs."""
+"""The data model of a tune: notes, marks, keys, meters, bars, voices and melodic runs."""

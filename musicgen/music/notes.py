@@ -1,6 +1,6 @@
-"""Notes on the step grid: one, and all of a tune as columns.
+"""Notes on the step grid: `Note`, and `Notes`, all notes of a tune as columns.
 
-What reads or encodes a whole tune asks for the columns; a `Note` is made when it is asked for.
+Readers and codecs work on the columns of a whole tune; `Note` objects are created on demand.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, Final, TypeAlias, overload
+from typing import Final, TypeAlias, overload
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.columns import counted
+from musicgen.music.arrays import IntArray, ragged_arange
 
 DEFAULT_VELOCITY: Final = 80
-LATEST_STEP: Final = 100_000_000  # where a tune ends at the latest: a day, in milliseconds
-WHOLE: Final = (int, np.integer)
+LATEST_STEP: Final = 100_000_000  # latest end of a tune; as milliseconds, more than a day
+INTEGER_TYPES: Final = (int, np.integer)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,10 +34,12 @@ class Note:
     part: int = 0  # index into Score.parts
 
     def __post_init__(self) -> None:
-        if not all(isinstance(value, WHOLE) for value in _VALUES(self)):
-            raise InvalidValue(f"{self}: its values are whole numbers")
+        if not all(isinstance(value, INTEGER_TYPES) for value in _VALUES(self)):
+            raise InvalidValue(f"{self}: values must be whole numbers")
         if self.onset < 0 or self.duration < 1:
-            raise InvalidValue(f"{self}: a note starts at step 0 or later and lasts a step or more")
+            raise InvalidValue(
+                f"{self}: a note starts at step 0 or later and lasts at least one step"
+            )
         if self.end > LATEST_STEP:
             raise InvalidValue(f"{self}: a note ends at step {LATEST_STEP:,} at the latest")
         if not 0 <= self.pitch <= 127:
@@ -47,7 +49,7 @@ class Note:
 
     @property
     def end(self) -> int:
-        """The first step at which the note no longer sounds."""
+        """Step at which the note has ended."""
         return self.onset + self.duration
 
 
@@ -55,16 +57,23 @@ _FIELDS: Final = ("onset", "pitch", "duration", "velocity", "part")
 _VALUES: Final = attrgetter(*_FIELDS)
 _SETTERS: Final = tuple(getattr(Note, name).__set__ for name in _FIELDS)
 
-_NEVER: Final = 2**62
+_INFINITE_STEP: Final = 2**62
 
-Columns: TypeAlias = Any  # (field of Note, note), whole numbers
+NoteColumns: TypeAlias = IntArray  # (field of Note, note)
 
 
 class Notes(Sequence[Note]):
-    """Notes in order, which never change; each is made as a Note when one is asked for."""
+    """An immutable sequence of sorted notes, stored as columns; `Note` objects are made lazily."""
 
-    def __init__(self, columns: Columns) -> None:
-        """Check and sort columns. Raises InvalidValue."""
+    def __init__(self, columns: NoteColumns) -> None:
+        """Check and sort notes.
+
+        Args:
+            columns: (5, note) int64, one row per field of `Note`.
+
+        Raises:
+            InvalidValue: a value is outside the range that `Note` allows.
+        """
         onsets, pitches, durations, velocities, parts = columns
         if onsets.size and not (
             onsets.min() >= 0
@@ -74,23 +83,23 @@ class Notes(Sequence[Note]):
             and 0 <= pitches.min() <= pitches.max() <= 127
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):
-            deque(map(Note, *columns.tolist()), maxlen=0)  # which says what is wrong with which
+            deque(map(Note, *columns.tolist()), maxlen=0)  # raises for the first bad note
         self.columns = columns[:, np.lexsort((parts, velocities, durations, pitches, onsets))]
         self.columns.setflags(write=False)
 
     @classmethod
     def of(cls, notes: Iterable[Note]) -> Notes:
-        """Sort notes."""
+        """Store notes, sorted."""
         rows = np.array(list(map(_VALUES, notes)), dtype=np.int64)
         return cls(rows.reshape(-1, len(_FIELDS)).T)
 
     @cached_property
-    def _made(self) -> tuple[Note, ...]:
-        """The notes, made past their check and past being frozen: in half the time."""
-        made = tuple(map(object.__new__, repeat(Note, len(self))))
+    def _note_objects(self) -> tuple[Note, ...]:
+        """The notes as objects, made without `Note.__init__`, which takes half the time."""
+        notes = tuple(map(object.__new__, repeat(Note, len(self))))
         for setter, column in zip(_SETTERS, self.columns.tolist(), strict=True):
-            deque(map(setter, made, column), maxlen=0)
-        return made
+            deque(map(setter, notes, column), maxlen=0)
+        return notes
 
     def __len__(self) -> int:
         return int(self.columns.shape[1])
@@ -100,79 +109,113 @@ class Notes(Sequence[Note]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Note, ...]: ...
     def __getitem__(self, index: int | slice) -> Note | tuple[Note, ...]:
-        return self._made[index]
+        return self._note_objects[index]
 
     def __iter__(self) -> Iterator[Note]:
-        return iter(self._made)
+        return iter(self._note_objects)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Notes):
             return bool(np.array_equal(self.columns, other.columns))
-        return self._made == other
+        return self._note_objects == other
 
     def __hash__(self) -> int:
-        return hash(self._made)
+        return hash(self._note_objects)
 
     def __repr__(self) -> str:
-        return repr(self._made)
+        return repr(self._note_objects)
 
 
-def cut(columns: Columns, steps: Sequence[int]) -> Columns:
-    """Split notes at steps, which ascend; the pieces of a note stand side by side."""
+def split_notes_at(columns: NoteColumns, steps: Sequence[int]) -> NoteColumns:
+    """Split notes at steps; the pieces of a note follow each other.
+
+    Args:
+        columns: (5, note) int64.
+        steps: ascending, from the start of the tune.
+
+    Returns:
+        (5, piece) int64.
+    """
     onsets, durations = columns[0], columns[2]
-    first = np.searchsorted(steps, onsets, side="right")
-    cuts = np.searchsorted(steps, onsets + durations, side="left") - first
+    first_edges = np.searchsorted(steps, onsets, side="right")
+    cuts = np.searchsorted(steps, onsets + durations, side="left") - first_edges
     if not cuts.any():
         return columns
-    found = np.repeat(columns, cuts + 1, axis=1)
-    place = counted(cuts + 1)
-    edges = np.append(steps, 0)  # the last is never used
-    after = np.repeat(first, cuts + 1) + place
-    ends = np.where(place == np.repeat(cuts, cuts + 1), found[0] + found[2], edges[after])
-    found[0] = np.where(place > 0, edges[after - 1], found[0])
-    found[2] = ends - found[0]
-    return found
+    pieces = np.repeat(columns, cuts + 1, axis=1)
+    piece_numbers = ragged_arange(cuts + 1)
+    edges = np.append(steps, 0)  # the padding is indexed but never used
+    next_edges = np.repeat(first_edges, cuts + 1) + piece_numbers
+    ends = np.where(
+        piece_numbers == np.repeat(cuts, cuts + 1), pieces[0] + pieces[2], edges[next_edges]
+    )
+    pieces[0] = np.where(piece_numbers > 0, edges[next_edges - 1], pieces[0])
+    pieces[2] = ends - pieces[0]
+    return pieces
 
 
-def by_onset(columns: Columns) -> Columns:
-    """Return notes in order of their onsets."""
+def sort_by_onset(columns: NoteColumns) -> NoteColumns:
+    """Sort (5, note) int64 columns by onset, stably."""
     return columns[:, np.argsort(columns[0], kind="stable")]
 
 
-def sliced(columns: Columns, start: int, stop: int, shift: int) -> Columns:
-    """Return what sounds of the notes, in order of onset, that begin in start..stop, moved."""
-    found = columns[:, slice(*np.searchsorted(columns[0], [start, stop]))].copy()
-    found[2] = np.minimum(found[2], stop - found[0])
-    found[0] += shift
-    return found
+def slice_by_onset(columns: NoteColumns, start: int, stop: int, shift: int) -> NoteColumns:
+    """Return the notes with onset in start..stop, cut at stop and moved by shift.
+
+    Args:
+        columns: (5, note) int64, in order of onset.
+        start: first step.
+        stop: step after the last.
+        shift: steps to add to each onset.
+
+    Returns:
+        (5, note) int64.
+    """
+    sliced = columns[:, slice(*np.searchsorted(columns[0], [start, stop]))].copy()
+    sliced[2] = np.minimum(sliced[2], stop - sliced[0])
+    sliced[0] += shift
+    return sliced
 
 
-def without_overlaps(columns: Columns) -> Columns:
-    """End a note where its part plays the pitch again; of doubled notes keep the longest."""
+def without_overlaps(columns: NoteColumns) -> NoteColumns:
+    """End each note where its part plays the pitch again; keep the longest of doubled notes.
+
+    Args:
+        columns: (5, note) int64.
+
+    Returns:
+        (5, note) int64.
+    """
     onsets, pitches, durations, _, parts = columns
-    found = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
-    gaps = _gaps(found)
-    if not (gaps < found[2]).any():
+    ordered = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
+    gaps = _gaps(ordered)
+    if not (gaps < ordered[2]).any():
         return columns
-    found = found[:, np.append(True, gaps[:-1] > 0)]
-    found[2] = np.minimum(found[2], _gaps(found))
-    return found
+    ordered = ordered[:, np.append(True, gaps[:-1] > 0)]
+    ordered[2] = np.minimum(ordered[2], _gaps(ordered))
+    return ordered
 
 
-def _gaps(columns: Columns) -> Any:
-    """Return how long after each note its part plays its pitch again: it is the next, or none."""
+def _gaps(columns: NoteColumns) -> IntArray:
+    """Return the steps from each onset to the next of its part and pitch, which are sorted so."""
     gaps = np.diff(columns[0], append=0)
-    others = np.diff(columns[4] << 7 | columns[1], append=-1) != 0
-    return np.where(others, _NEVER, gaps)
+    is_last = np.diff(columns[4] << 7 | columns[1], append=-1) != 0
+    return np.where(is_last, _INFINITE_STEP, gaps)
 
 
-def with_one_velocity(columns: Columns) -> Columns:
-    """Give each part its most frequent velocity; of equally frequent ones the lowest."""
-    both, counts = np.unique(columns[4] << 7 | columns[3], return_counts=True)
-    best = both[np.lexsort((both, -counts, both >> 7))]
-    parts, first = np.unique(best >> 7, return_index=True)
-    if len(parts) == len(both):
+def with_one_velocity(columns: NoteColumns) -> NoteColumns:
+    """Give every note the most frequent velocity of its part, the lowest in case of a tie.
+
+    Args:
+        columns: (5, note) int64.
+
+    Returns:
+        (5, note) int64.
+    """
+    part_velocities, counts = np.unique(columns[4] << 7 | columns[3], return_counts=True)
+    ranked = part_velocities[np.lexsort((part_velocities, -counts, part_velocities >> 7))]
+    parts, first = np.unique(ranked >> 7, return_index=True)
+    if len(parts) == len(part_velocities):
         return columns
-    found = columns.copy()
-    found[3] = best[first][np.searchsorted(parts, columns[4])] & 127
-    return found
+    leveled = columns.copy()
+    leveled[3] = ranked[first][np.searchsorted(parts, columns[4])] & 127
+    return leveled

@@ -1,6 +1,7 @@
-"""What a tune is: notes on a step grid, and marks between them.
+"""Scores: notes on a step grid, and marks such as bar lines, keys and repeats.
 
-A `Score` is the *written* form: repeats and endings are marks. `Score.unfolded()` plays them out.
+A `Score` is the written form, in which repeats and endings are marks. `Score.unfolded()` plays them
+out; `Score.canonical()` is the form that round trips keep.
 """
 
 from __future__ import annotations
@@ -9,36 +10,41 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Literal
+from operator import attrgetter
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY  # where all look for it
+from musicgen.music.arrays import BoolArray
+from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY
 from musicgen.music.notes import (
+    INTEGER_TYPES,
     LATEST_STEP,
-    WHOLE,
-    Columns,
+    NoteColumns,
     Notes,
-    by_onset,
-    cut,
-    sliced,
+    slice_by_onset,
+    sort_by_onset,
+    split_notes_at,
     with_one_velocity,
     without_overlaps,
 )
-from musicgen.music.notes import Note as Note  # and for this
-from musicgen.music.theory import Key, Meter, plain_chord, transpose_chord
+from musicgen.music.notes import Note as Note
+from musicgen.music.theory import Key, Meter, normalize_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
 STEPS_PER_WHOLE: Final = 4 * STEPS_PER_QUARTER
 DEFAULT_QPM: Final = 120.0
-SLOWEST_QPM: Final = 60_000_000 / (2**24 - 1)  # what MIDI can say: microseconds in three bytes
+SLOWEST_QPM: Final = 60_000_000 / (2**24 - 1)  # MIDI stores microseconds per quarter in 3 bytes
 FASTEST_QPM: Final = 60_000_000.0
-MAX_PLAYS: Final = 4  # a repeat is played at most so often
+MAX_PLAYS: Final = 4  # most times that a repeated section is played
 
 MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repeat_start", "tempo"]
 
-# Marks at one step stand in this order: what closes, what opens, what holds from here.
+_Value = TypeVar("_Value")
+_ONSET: Final = attrgetter("onset")
+
+# Order of the marks at one step: closing marks, opening marks, then changes that take effect.
 MARK_ORDER: Final[dict[MarkKind, int]] = {
     "repeat_end": 0,
     "bar": 1,
@@ -53,44 +59,44 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Who plays: a name, a General MIDI program (0..127), or the drum kit."""
+    """An instrument or voice of a score."""
 
     name: str = ""
-    program: int = 0
+    program: int = 0  # General MIDI, 0..127
     is_drums: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.program, WHOLE) or not 0 <= self.program <= 127:
+        if not isinstance(self.program, INTEGER_TYPES) or not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program!r}: write a whole number from 0 to 127")
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A variant ending: the passes it is played in, and the step where it stops."""
+    """A variant ending of a repeated section."""
 
-    passes: tuple[int, ...]
-    end: int
+    passes: tuple[int, ...]  # in which it is played, from 1
+    end: int  # step at which it stops
 
     def __post_init__(self) -> None:
         _check_step(self.end, "an ending")
-        if not all(isinstance(number, WHOLE) for number in self.passes):
-            raise InvalidValue(f"ending {self.passes!r}: passes are whole numbers")
+        if not all(isinstance(number, INTEGER_TYPES) for number in self.passes):
+            raise InvalidValue(f"ending {self.passes!r}: passes must be whole numbers")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something written at a step that is not a note.
+    """A sign at a step that is not a note.
 
     ============  =========================================================
     kind          value
     ============  =========================================================
-    bar           None; a bar line, which ends the bar before it
+    bar           None; a bar line at the end of a bar
     repeat_start  None
-    repeat_end    how often the section is played, 2..4
+    repeat_end    number of times that the section is played, 2..4
     ending        `Ending`
     key, meter    `Key`, `Meter`
-    tempo         quarters a minute, float; SLOWEST_QPM..FASTEST_QPM
-    chord         chord symbol, str: "Am7", "D/F#"
+    tempo         quarter notes per minute, float; SLOWEST_QPM..FASTEST_QPM
+    chord         chord symbol, str, such as "Am7" or "D/F#"
     ============  =========================================================
     """
 
@@ -104,19 +110,19 @@ class Mark:
             _check_tempo(self.value)
         elif not isinstance(self.value, _MARK_TYPES.get(self.kind, ())):
             raise InvalidValue(
-                f"{self.kind} {str(self.value)[:40]!r} is not a value of such a mark"
+                f"{self.kind} {str(self.value)[:40]!r} is not a valid value for this kind of mark"
             )
 
     @property
     def sort_key(self) -> tuple[int, int, str]:
-        """Order of marks: by step, then by MARK_ORDER."""
+        """Key that sorts marks by step, then by MARK_ORDER."""
         return self.onset, MARK_ORDER[self.kind], str(self.value)
 
 
 _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "bar": (type(None),),
     "repeat_start": (type(None),),
-    "repeat_end": WHOLE,
+    "repeat_end": INTEGER_TYPES,
     "ending": (Ending,),
     "key": (Key,),
     "meter": (Meter,),
@@ -124,25 +130,26 @@ _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
 }
 
 
-def _check_step(step: int, what: str) -> None:
-    if not isinstance(step, WHOLE) or not 0 <= step <= LATEST_STEP:
-        raise InvalidValue(f"{what} stands at step {step}: write one from 0 to {LATEST_STEP:,}")
+def _check_step(step: int, name: str) -> None:
+    if not isinstance(step, INTEGER_TYPES) or not 0 <= step <= LATEST_STEP:
+        raise InvalidValue(f"{name} is at step {step}: write a step from 0 to {LATEST_STEP:,}")
 
 
-def _check_tempo(qpm: Any) -> None:
-    """Refuse what MIDI cannot say; far beyond it, what draws a score aborts."""
+def _check_tempo(qpm: object) -> None:
+    """Refuse tempos that MIDI cannot store; the engraver aborts on extreme ones."""
     if not isinstance(qpm, int | float) or not SLOWEST_QPM <= qpm <= FASTEST_QPM:
         shown = f"{qpm:g}" if isinstance(qpm, float) else str(qpm)[:40]
         raise InvalidValue(
-            f"tempo {shown} is outside of {SLOWEST_QPM:.1f} to {FASTEST_QPM:,.0f} quarters a minute"
+            f"tempo {shown} is outside of {SLOWEST_QPM:.1f} to {FASTEST_QPM:,.0f} quarter notes"
+            " per minute"
         )
 
 
 @dataclass(frozen=True)
 class Score:
-    """A tune in written form: parts, notes in order, marks in order.
+    """A tune in written form: notes and marks, which are sorted on construction, and parts.
 
-    Notes and marks are sorted when made. The tune ends at its last bar line, note end or mark.
+    The tune ends at its last note end, mark or ending.
     """
 
     notes: Sequence[Note] = ()
@@ -161,8 +168,8 @@ class Score:
             raise InvalidValue(f"{stray}: the score has {len(self.parts)} parts")
 
     @property
-    def columns(self) -> Columns:
-        """The notes as columns, in the order of Note's fields."""
+    def columns(self) -> NoteColumns:
+        """(5, note) int64 columns of the notes, one row per field of `Note`."""
         assert isinstance(self.notes, Notes)
         return self.notes.columns
 
@@ -170,23 +177,23 @@ class Score:
         """Iterate over the marks of one kind, in order."""
         return (mark for mark in self.marks if mark.kind == kind)
 
-    def first(self, kind: MarkKind, default: Any) -> Any:
+    def first(self, kind: MarkKind, default: _Value) -> _Value:
         """Return the value of the first mark of a kind, or the default."""
         return next((mark.value for mark in self.of(kind)), default)
 
     @property
     def key(self) -> Key:
-        """The key at the start; C major where none is written."""
-        return self.first("key", Key("C", "major"))  # type: ignore[no-any-return]
+        """The first key; C major where none is written."""
+        return self.first("key", Key("C", "major"))
 
     @property
     def meter(self) -> Meter:
-        """The meter at the start; 4/4 where none is written."""
-        return self.first("meter", Meter(4, 4))  # type: ignore[no-any-return]
+        """The first meter; 4/4 where none is written."""
+        return self.first("meter", Meter(4, 4))
 
     @property
     def qpm(self) -> float:
-        """Quarters a minute at the start; 120 where none is written."""
+        """The first tempo in quarter notes per minute; 120 where none is written."""
         return float(self.first("tempo", DEFAULT_QPM))
 
     @cached_property
@@ -197,74 +204,83 @@ class Score:
         ends += [mark.value.end for mark in self.of("ending")]
         return max(ends)
 
-    def pitch_weights(self) -> list[int]:
-        """Return for how many steps each pitch class sounds, from C up; drums have none."""
-        durations = self.columns[2] * self._is_pitched
+    def pitch_class_durations(self) -> list[int]:
+        """Return the total steps for which each of 12 pitch classes sounds, from C; skip drums."""
+        durations = self.columns[2] * self._pitched_mask
         return list(map(int, np.bincount(self.columns[1] % 12, durations, minlength=12)))
 
     @property
-    def _is_pitched(self) -> Any:
-        """Tell of each note whether no drum plays it."""
-        return np.array([not part.is_drums for part in self.parts], dtype=bool)[self.columns[4]]
+    def _pitched_mask(self) -> BoolArray:
+        """(note,) whether a note belongs to a part without drums."""
+        is_pitched = np.array([not part.is_drums for part in self.parts], dtype=np.bool_)
+        mask: BoolArray = is_pitched[self.columns[4]]
+        return mask
 
-    def transposed(self, semitones: int) -> Score:
-        """Move every pitch and key by semitones; drums stay. Raises InvalidValue outside 0..127."""
+    def transpose(self, semitones: int) -> Score:
+        """Transpose pitches, keys and chord symbols; leave drums.
+
+        Raises:
+            InvalidValue: a pitch would leave 0..127.
+        """
         columns = self.columns.copy()
-        columns[1] += semitones * self._is_pitched
-        marks = tuple(_transposed_mark(mark, semitones) for mark in self.marks)
+        columns[1] += semitones * self._pitched_mask
+        marks = tuple(_transpose_mark(mark, semitones) for mark in self.marks)
         return replace(self, notes=Notes(columns), marks=marks)
 
     def canonical(self) -> Score:
-        """Return the one form that all equal tunes share.
+        """Return the canonical form, which is the same for all ways to write the tune.
 
-        One velocity a part (its most frequent), meter and key written at the start, repeat starts
-        explicit, a bar line wherever the playing may jump and at the end, ties cut at the jumps,
-        no overlapping equal pitches in a part, later keys and chords in their plainest spelling,
-        no mark that says nothing new, or that stands where the tune is over.
+        Each part has one velocity, its most frequent. Key and meter are written at the start.
+        Repeat starts are explicit. Bar lines stand at every jump and at the end, and ties are cut
+        at jumps. A part does not play a pitch that already sounds. Chord symbols and later keys
+        have their plainest spelling. Redundant marks, and marks after the end, are dropped.
         """
         return self._canonical
 
     @cached_property
     def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
-        columns = with_one_velocity(without_overlaps(cut(score.columns, jumps(score))))
+        columns = with_one_velocity(
+            without_overlaps(split_notes_at(score.columns, find_jumps(score)))
+        )
         notes = score.notes if columns is score.columns else Notes(columns)
-        marks = _with_bar_lines(score, _plainly_spelt(_with_start(score)))
-        found = replace(score, notes=notes, marks=_without_echoes(marks))
-        found.__dict__["_canonical"] = found  # known, so never asked again
-        return found
+        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
+        canonical = replace(score, notes=notes, marks=_without_redundant_marks(marks))
+        canonical.__dict__["_canonical"] = canonical  # fill its cache
+        return canonical
 
     def unfolded(self) -> Score:
-        """Play the repeats and endings out: the same tune without repeat marks."""
-        return self.assembled(passages(self))
+        """Return the tune with repeats and endings played out, without repeat marks."""
+        return self.join_passages(iter_passages(self))
 
-    def assembled(self, stretches: Iterable[tuple[int, int]]) -> Score:
-        """Put stretches (start, stop) of the tune one after another, without repeat marks."""
+    def join_passages(self, passages: Iterable[tuple[int, int]]) -> Score:
+        """Concatenate passages, (start, stop) in steps, without repeat marks."""
         notes = [np.empty((5, 0), dtype=np.int64)]
         marks: list[Mark] = []
         played = 0
-        written, mark_slices = by_onset(cut(self.columns, jumps(self))), MarkSlices(self.marks)
-        for start, stop in stretches:
+        split_notes = sort_by_onset(split_notes_at(self.columns, find_jumps(self)))
+        mark_slices = MarkSlices(self.marks)
+        for start, stop in passages:
             shift = played - start
-            notes.append(sliced(written, start, stop, shift))
-            marks += mark_slices.between(start, stop, shift)
+            notes.append(slice_by_onset(split_notes, start, stop, shift))
+            marks += mark_slices.iter_between(start, stop, shift)
             played += stop - start
-        found = Notes(np.concatenate(notes, axis=1))
-        return replace(self, notes=found, marks=_without_echoes(marks))
+        joined = Notes(np.concatenate(notes, axis=1))
+        return replace(self, notes=joined, marks=_without_redundant_marks(marks))
 
-    def heard_from(self, step: int) -> Score:
-        """Return what is still to be heard when a written step is reached for the first time."""
-        left: list[tuple[int, int]] = []
-        for start, stop in passages(self):
-            if left or step < stop:
-                left.append((start if left else max(start, step), stop))
-        return self.assembled(left)
+    def unfold_from(self, step: int) -> Score:
+        """Return what is played after a written step is first reached, with repeats played out."""
+        remaining: list[tuple[int, int]] = []
+        for start, stop in iter_passages(self):
+            if remaining or step < stop:
+                remaining.append((start if remaining else max(start, step), stop))
+        return self.join_passages(remaining)
 
 
-def jumps(score: Score) -> tuple[int, ...]:
-    """Return the steps between which the playing may jump, in order: no tie goes across."""
+def find_jumps(score: Score) -> tuple[int, ...]:
+    """Return the steps that playing may jump from or to, in order; no tie crosses them."""
     steps: set[int] = set()
-    for section in sections(score):
+    for section in find_sections(score):
         steps |= {section.start, section.stop}
         for mark in section.endings:
             steps |= {mark.onset, mark.value.end}
@@ -273,111 +289,118 @@ def jumps(score: Score) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch that is repeated: plays is how often, endings are its variant endings in order."""
+    """A repeated section."""
 
-    start: int
-    stop: int
-    plays: int
-    endings: tuple[Mark, ...] = ()
+    start: int  # steps
+    stop: int  # steps
+    plays: int  # number of times that it is played
+    endings: tuple[Mark, ...] = ()  # marks of its variant endings, in order
 
 
-def sections(score: Score) -> tuple[Section, ...]:
+def find_sections(score: Score) -> tuple[Section, ...]:
     """Find the repeated sections.
 
-    A repeat end without a start returns to the last repeat end, else to the beginning. A section
-    with endings has as many passes as the highest that they name, at least 2, whatever bar line
-    closes the last of them; each ending lasts to the next. A repeat start that nothing closes
-    repeats nothing.
+    A repeat end without a start returns to the previous repeat end, or to the beginning. A section
+    with endings has as many passes as its endings name, at least 2, regardless of the bar line
+    after the last one; each ending lasts until the next. A repeat start without an end has no
+    effect.
     """
-    finder = _SectionFinder({mark.onset: mark.value for mark in score.of("ending")})
+    finder = _SectionFinder(score.of("ending"))
     for mark in score.marks:
         if mark.kind == "repeat_start":
-            finder.start(mark.onset)
+            finder.start_section(mark.onset)
         elif mark.kind == "ending":
-            finder.ending(mark.onset, mark.value)
-        elif mark.kind == "repeat_end" and not finder.goes_on(mark.onset):
-            finder.end(mark.onset, int(mark.value))
-    finder.close(score.end, 2)
-    return tuple(finder.found)
+            finder.add_ending(mark)
+        elif mark.kind == "repeat_end" and not finder.has_further_ending_at(mark.onset):
+            finder.end_section(mark.onset, int(mark.value))
+    finder.close_section(score.end, 2)
+    return tuple(finder.sections)
 
 
 class _SectionFinder:
-    """The sections so far, and the one under way."""
+    """The sections found so far, and the current one."""
 
-    def __init__(self, ahead: dict[int, Ending]) -> None:
-        self.ahead = ahead  # the endings of the score, by their start
-        self.found: list[Section] = []
-        self.opened = 0  # where the section under way starts
-        self.endings: list[tuple[int, Ending]] = []
+    def __init__(self, endings: Iterable[Mark]) -> None:
+        self.endings_by_start: dict[int, Ending] = {mark.onset: mark.value for mark in endings}
+        self.sections: list[Section] = []
+        self.section_start = 0
+        self.endings: list[Mark] = []  # of the current section
 
-    def start(self, step: int) -> None:
-        self.close(step, 2)
-        self.opened = max(self.opened, step)
+    def start_section(self, step: int) -> None:
+        self.close_section(step, 2)
+        self.section_start = max(self.section_start, step)
 
-    def ending(self, step: int, ending: Ending) -> None:
-        passes = tuple(sorted({n for n in ending.passes if 1 <= n <= MAX_PLAYS}))
-        if step < self.opened or not passes:
+    @property
+    def last_ending(self) -> Ending | None:
+        """The last ending of the current section."""
+        return self.endings[-1].value if self.endings else None
+
+    def add_ending(self, mark: Mark) -> None:
+        passes = tuple(sorted({n for n in mark.value.passes if 1 <= n <= MAX_PLAYS}))
+        if mark.onset < self.section_start or not passes:
             return
-        if self.endings and not self.follows(passes):
-            self.close(step, 2)
-        self.stretch(step)
-        self.endings.append((step, Ending(passes, ending.end)))
+        if self.endings and not self.comes_after_last_ending(passes):
+            self.close_section(mark.onset, 2)
+        self.stop_last_ending_at(mark.onset)
+        self.endings.append(replace(mark, value=Ending(passes, mark.value.end)))
 
-    def end(self, step: int, plays: int) -> None:
-        if self.endings and self.endings[-1][1].end < step and self.endings[-1][1].passes[-1] > 1:
-            self.close(self.endings[-1][1].end, 2)
-        elif self.endings:
-            self.stretch(step)
-        self.close(step, plays, is_end=True)
+    def end_section(self, step: int, plays: int) -> None:
+        last = self.last_ending
+        if last and last.end < step and last.passes[-1] > 1:
+            self.close_section(last.end, 2)
+        else:
+            self.stop_last_ending_at(step)
+        self.close_section(step, plays, is_end=True)
 
-    def follows(self, passes: tuple[int, ...]) -> bool:
-        return passes[0] > self.endings[-1][1].passes[-1]
+    def comes_after_last_ending(self, passes: tuple[int, ...]) -> bool:
+        return self.last_ending is not None and passes[0] > self.last_ending.passes[-1]
 
-    def goes_on(self, step: int) -> bool:
-        """Tell whether the section under way has a further ending, which starts at a step."""
-        following = self.ahead.get(step)
-        if following is None or not self.endings:
-            return False
-        return self.follows(tuple(sorted(following.passes)))
+    def has_further_ending_at(self, step: int) -> bool:
+        """Return whether another ending of the current section starts at a step."""
+        following = self.endings_by_start.get(step)
+        return following is not None and self.comes_after_last_ending(
+            tuple(sorted(following.passes))
+        )
 
-    def stretch(self, step: int) -> None:
-        """Let the last ending stop at a step."""
+    def stop_last_ending_at(self, step: int) -> None:
+        """Set the end of the last ending; drop it if it starts there or later."""
         if self.endings:
-            onset, ending = self.endings.pop()
-            if onset < step:
-                self.endings.append((onset, Ending(ending.passes, step)))
+            mark = self.endings.pop()
+            if mark.onset < step:
+                self.endings.append(replace(mark, value=Ending(mark.value.passes, step)))
 
-    def close(self, step: int, plays: int, *, is_end: bool = False) -> None:
-        if self.endings and self.endings[-1][1].end > step:
-            self.stretch(step)
-        if self.endings:
-            stop = self.endings[-1][1].end
-            plays = max(2, *(number for _, ending in self.endings for number in ending.passes))
+    def close_section(self, step: int, plays: int, *, is_end: bool = False) -> None:
+        if self.last_ending and self.last_ending.end > step:
+            self.stop_last_ending_at(step)
+        if self.last_ending:
+            stop = self.last_ending.end
+            plays = max(number for mark in self.endings for number in mark.value.passes)
         elif is_end:
             stop = step
         else:
             return
-        if self.opened < stop:
-            marks = tuple(Mark(onset, "ending", ending) for onset, ending in self.endings)
-            self.found.append(Section(self.opened, stop, min(max(plays, 2), MAX_PLAYS), marks))
-        self.opened = max(self.opened, stop)
+        if self.section_start < stop:
+            plays = min(max(plays, 2), MAX_PLAYS)
+            self.sections.append(Section(self.section_start, stop, plays, tuple(self.endings)))
+        self.section_start = max(self.section_start, stop)
         self.endings = []
 
 
-def passages(score: Score) -> Iterator[tuple[int, int]]:
-    """Yield the stretches (start, stop) of a score in the order in which they sound."""
+def iter_passages(score: Score) -> Iterator[tuple[int, int]]:
+    """Yield the passages of a score, (start, stop) in steps, in playing order."""
     cursor = 0
-    for section in sections(score):
+    for section in find_sections(score):
         if cursor < section.start:
             yield cursor, section.start
         for number in range(1, section.plays + 1):
-            yield from _one_pass(section, number)
+            yield from _iter_pass(section, number)
         cursor = section.stop
     if cursor < score.end:
         yield cursor, score.end
 
 
-def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
+def _iter_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
+    """Yield the passages of one pass through a section."""
     cursor = section.start
     for mark in section.endings:
         if number in mark.value.passes:
@@ -389,48 +412,50 @@ def _one_pass(section: Section, number: int) -> Iterator[tuple[int, int]]:
         yield cursor, section.stop
 
 
-_HOLDING: Final[tuple[MarkKind, ...]] = ("key", "meter", "tempo")  # until the next of the kind
-_REPEATING: Final = ("repeat_start", "repeat_end", "ending")
+# Kinds of marks that are in force until the next of their kind.
+_PERSISTENT_KINDS: Final[tuple[MarkKind, ...]] = ("key", "meter", "tempo")
+_REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending")
 
 
 class MarkSlices:
-    """The marks of a tune, to be taken stretch by stretch."""
+    """The marks of a tune, for lookup by passage."""
 
     def __init__(self, marks: Iterable[Mark]) -> None:
-        """Take marks in order; repeats are left out."""
-        self.marks = [mark for mark in marks if mark.kind not in _REPEATING]
-        self.onsets = [mark.onset for mark in self.marks]
-        held = {kind: [mark for mark in self.marks if mark.kind == kind] for kind in _HOLDING}
-        self.held = {kind: (same, [mark.onset for mark in same]) for kind, same in held.items()}
+        """Index marks, which are in order; leave out repeat marks."""
+        self.marks = [mark for mark in marks if mark.kind not in _REPEAT_KINDS]
+        self.persistent_marks = [
+            [mark for mark in self.marks if mark.kind == kind] for kind in _PERSISTENT_KINDS
+        ]
 
-    def between(self, start: int, stop: int, shift: int) -> Iterator[Mark]:
-        """Yield the marks of a stretch that is played, moved; its own end bar line stays."""
-        first, last = bisect_left(self.onsets, start), bisect_right(self.onsets, stop)
+    def iter_between(self, start: int, stop: int, shift: int) -> Iterator[Mark]:
+        """Yield the marks of a passage, moved by shift; include the bar line at its end."""
+        first = bisect_left(self.marks, start, key=_ONSET)
+        last = bisect_right(self.marks, stop, key=_ONSET)
         for mark in self.marks[first:last]:
             is_bar = mark.kind == "bar"
-            if mark.onset == start and (is_bar or mark.kind in _HOLDING):
+            if mark.onset == start and (is_bar or mark.kind in _PERSISTENT_KINDS):
                 continue
             if mark.onset < stop or is_bar:
                 yield replace(mark, onset=mark.onset + shift)
-        for marks, onsets in self.held.values():
-            if count := bisect_right(onsets, start):
+        for marks in self.persistent_marks:
+            if count := bisect_right(marks, start, key=_ONSET):
                 yield replace(marks[count - 1], onset=start + shift)
 
 
-def _transposed_mark(mark: Mark, semitones: int) -> Mark:
+def _transpose_mark(mark: Mark, semitones: int) -> Mark:
     if mark.kind == "key":
-        return replace(mark, value=mark.value.transposed(semitones))
+        return replace(mark, value=mark.value.transpose(semitones))
     if mark.kind == "chord":
         return replace(mark, value=transpose_chord(mark.value, semitones))
     return mark
 
 
 def _with_explicit_repeats(score: Score) -> Score:
-    """Rewrite the repeat marks from the sections that they mean."""
-    marks = [m for m in score.marks if m.kind not in ("repeat_start", "repeat_end", "ending")]
+    """Replace the repeat marks by those that the sections need."""
+    marks = [mark for mark in score.marks if mark.kind not in _REPEAT_KINDS]
     if len(marks) == len(score.marks):
-        return score  # nothing is repeated, and the score knows its end already
-    for section in sections(score):
+        return score
+    for section in find_sections(score):
         marks.append(Mark(section.start, "repeat_start"))
         marks += section.endings
         if section.endings:
@@ -442,7 +467,7 @@ def _with_explicit_repeats(score: Score) -> Score:
 
 
 def _with_start(score: Score) -> list[Mark]:
-    """Write the key and the meter that hold at the start, where no mark does."""
+    """Return the marks, with the key and the meter at the start where those are missing."""
     starts: list[Mark] = []
     for kind, value in (("key", score.key), ("meter", score.meter)):
         if not any(mark.onset == 0 for mark in score.of(kind)):  # type: ignore[arg-type]
@@ -450,43 +475,45 @@ def _with_start(score: Score) -> list[Mark]:
     return starts + list(score.marks)
 
 
-def _plainly_spelt(marks: Iterable[Mark]) -> Iterator[Mark]:
-    """Spell chord symbols and later keys as `theory` would; only the first key keeps its name."""
-    first = True
+def _normalize_spelling(marks: Iterable[Mark]) -> Iterator[Mark]:
+    """Yield marks with chord symbols and later keys respelled; the first key keeps its name."""
+    is_first_key = True
     for mark in marks:
         if mark.kind == "chord":
-            yield replace(mark, value=plain_chord(mark.value))
-        elif mark.kind == "key" and not first:
+            yield replace(mark, value=normalize_chord(mark.value))
+        elif mark.kind == "key" and not is_first_key:
             yield replace(mark, value=Key.of(mark.value.pitch_class, mark.value.mode))
         else:
-            first = first and mark.kind != "key"
+            is_first_key = is_first_key and mark.kind != "key"
             yield mark
 
 
-def _matters(mark: Mark, end: int) -> bool:
-    """Tell whether a mark says something: no bar line before the tune, no change after it."""
+def _is_meaningful(mark: Mark, end: int) -> bool:
+    """Return whether a mark has an effect: no bar line at step 0, no change after the end."""
     if mark.kind == "bar":
         return mark.onset > 0
-    starts = mark.onset == 0 and mark.kind != "chord"
-    return starts or mark.onset < end or mark.kind in ("repeat_start", "repeat_end", "ending")
+    is_initial = mark.onset == 0 and mark.kind != "chord"
+    return is_initial or mark.onset < end or mark.kind in _REPEAT_KINDS
 
 
 def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
-    yield from (mark for mark in marks if _matters(mark, score.end))
-    yield from (Mark(step, "bar") for step in (*jumps(score), score.end) if step > 0)
+    yield from (mark for mark in marks if _is_meaningful(mark, score.end))
+    yield from (Mark(step, "bar") for step in (*find_jumps(score), score.end) if step > 0)
 
 
-def _without_echoes(marks: Iterable[Mark]) -> tuple[Mark, ...]:
-    """Drop doubled marks, then those that repeat the key, meter or tempo that already holds."""
-    single = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
-    holds: dict[MarkKind, Any] = {}
-    return tuple(mark for mark in single.values() if not _echoes(mark, holds))
+def _without_redundant_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Drop duplicate marks, then those that repeat the key, meter or tempo in force."""
+    last_marks = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
+    current: dict[MarkKind, Any] = {}
+    return tuple(
+        mark for mark in last_marks.values() if not _update_and_check_redundant(mark, current)
+    )
 
 
-def _echoes(mark: Mark, holds: dict[MarkKind, Any]) -> bool:
-    """Tell whether a mark says what holds, and keep what it says."""
-    if mark.kind not in ("key", "meter", "tempo"):
+def _update_and_check_redundant(mark: Mark, current: dict[MarkKind, Any]) -> bool:
+    """Update the values in force; return whether the mark repeats the current value."""
+    if mark.kind not in _PERSISTENT_KINDS:
         return False
-    known = mark.kind in holds and holds[mark.kind] == mark.value
-    holds[mark.kind] = mark.value
-    return known
+    is_redundant = mark.kind in current and current[mark.kind] == mark.value
+    current[mark.kind] = mark.value
+    return is_redundant

@@ -1,6 +1,7 @@
-"""Keys, meters and the spelling of pitches.
+"""Keys, meters, chord symbols and the spelling of pitches.
 
-Spelling works on the line of fifths: ... Bb F C G D A E B F# ..., where C is 0, G is 1, F is -1.
+Note names are positions on the line of fifths: ... Bb F C G D A E B F# ..., where C is 0, G is 1
+and F is -1.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from musicgen.errors import InvalidValue
 from musicgen.number_parsing import shorten
 
 LETTERS: Final = "CDEFGAB"
-LETTER_FIFTHS: Final = {letter: index - 1 for index, letter in enumerate("FCGDAEB")}
+_LETTERS_BY_FIFTHS: Final = "FCGDAEB"
+LETTER_FIFTHS: Final = {letter: index - 1 for index, letter in enumerate(_LETTERS_BY_FIFTHS)}
 LETTER_SEMITONES: Final = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11), strict=True))
 
-# Fifths from the tonic to the tonic of the major key with the same signature, sign turned:
-# D dorian has the signature of C, two fifths below D.
+# Fifths to add to a tonic for the tonic of the major key with the same signature: D dorian has the
+# signature of C major, two fifths below D.
 MODES: Final = {
     "lydian": 1,
     "major": 0,
@@ -55,7 +57,11 @@ class Key:
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """Read "D", "Dmix", "F# minor", "Bb dorian", "Am". Raises InvalidValue."""
+        """Parse a key such as "D", "Dmix", "F# minor", "Bb dorian" or "Am".
+
+        Raises:
+            InvalidValue: the text is not a tonic and a mode.
+        """
         match = _KEY_TEXT.fullmatch(text.strip())
         word = match[3] if match else ""
         mode = "major" if word == "M" else _MODE_BY_START.get(word.lower()[:3])
@@ -69,28 +75,28 @@ class Key:
 
     @classmethod
     def of(cls, pitch_class: int, mode: str) -> Key:
-        """Return the key on a pitch class whose signature has the fewest accidentals."""
+        """Return the key with a pitch class as tonic whose signature has the fewest accidentals."""
         names = [name_on_fifths(f) for f in range(-8, 13) if f * 7 % 12 == pitch_class % 12]
         keys = [cls(name, mode) for name in names if len(name) <= 2]
         return min(keys, key=lambda key: (abs(key.fifths), -key.fifths))
 
     @property
     def pitch_class(self) -> int:
-        """The tonic's pitch class, C = 0."""
+        """Pitch class of the tonic, 0 for C."""
         return tonic_fifths(self.tonic) * 7 % 12
 
     @property
     def fifths(self) -> int:
-        """The signature: sharps positive, flats negative, as in MIDI and MusicXML."""
+        """Sharps in the signature, flats as a negative number, as in MIDI and MusicXML."""
         return tonic_fifths(self.tonic) + MODES[self.mode]
 
     @property
     def scale(self) -> frozenset[int]:
-        """The seven pitch classes of the key."""
+        """The seven pitch classes of the scale."""
         return frozenset((self.fifths + f) * 7 % 12 for f in range(-1, 6))
 
-    def transposed(self, semitones: int) -> Key:
-        """Move the tonic; zero semitones keep its name."""
+    def transpose(self, semitones: int) -> Key:
+        """Transpose by semitones; whole octaves keep the tonic's name."""
         return self if semitones % 12 == 0 else Key.of(self.pitch_class + semitones, self.mode)
 
     def __str__(self) -> str:
@@ -99,10 +105,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Beats in a bar, and the note value of a beat: 6/8 is Meter(6, 8)."""
+    """A time signature: 6/8 is Meter(6, 8)."""
 
-    beats: int
-    unit: int
+    beats: int  # per bar
+    unit: int  # note value of a beat: 4 for a quarter note
 
     def __post_init__(self) -> None:
         is_whole = isinstance(self.beats, int) and isinstance(self.unit, int)
@@ -113,7 +119,11 @@ class Meter:
 
     @classmethod
     def parse(cls, text: str) -> Meter:
-        """Read "6/8", "C", "C|" or "2+3/8". Raises InvalidValue."""
+        """Parse a meter such as "6/8", "C", "C|" or "2+3/8".
+
+        Raises:
+            InvalidValue: the text is not a meter.
+        """
         plain = {"C": "4/4", "C|": "2/2"}.get(text.strip(), text).replace(" ", "")
         match = re.fullmatch(r"\(?([0-9]{1,2}(?:\+[0-9]{1,2}){0,15})\)?/([0-9]{1,2})", plain)
         if match is None:
@@ -122,12 +132,12 @@ class Meter:
 
     @property
     def steps(self) -> int:
-        """Steps in a full bar."""
+        """Steps per full bar."""
         return self.beats * (192 // self.unit)
 
     @property
     def beat_steps(self) -> int:
-        """Steps of the felt beat: a dotted one where eighths or shorter come in threes."""
+        """Steps per felt beat, which is dotted in compound meters such as 6/8."""
         compound = self.unit >= 8 and self.beats % 3 == 0 and self.beats > 3
         return 192 // self.unit * (3 if compound else 1)
 
@@ -137,11 +147,11 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class SpelledPitch:
-    """A pitch by its name: letter, alteration (-2..2) and octave (middle C is C4)."""
+    """A pitch by its name."""
 
     letter: str
-    alteration: int
-    octave: int
+    alteration: int  # semitones, -2..2
+    octave: int  # middle C is C4
 
     @property
     def pitch(self) -> int:
@@ -154,13 +164,14 @@ _RANGE_TEXT: Final = re.compile(rf"({_PITCH_TEXT})\s*(?:-|\u2013|\.\.)\s*({_PITC
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """Read "D4-B5", or MIDI numbers "62-83": the lowest and the highest pitch.
+    """Parse a pitch range such as "D4-B5" or "62-83" into its lowest and highest MIDI note number.
 
-    Raises InvalidValue for what is no range, or is outside of 0..127.
+    Raises:
+        InvalidValue: the text is not a range, or is outside of 0..127.
     """
     match = _RANGE_TEXT.fullmatch(text.strip())
     if match is not None:
-        lowest, highest = (_pitch_of(match, first) for first in (2, 7))
+        lowest, highest = (_pitch_of(match, first_group) for first_group in (2, 7))
         if 0 <= lowest <= highest <= 127:
             return lowest, highest
     raise InvalidValue(
@@ -168,9 +179,9 @@ def parse_range(text: str) -> tuple[int, int]:
     )
 
 
-def _pitch_of(match: re.Match[str], first: int) -> int:
-    """Return the MIDI number of a pitch in a match, whose groups start at a number."""
-    letter, accidental, octave, number = match.group(first, first + 1, first + 2, first + 3)
+def _pitch_of(match: re.Match[str], first_group: int) -> int:
+    """Return the MIDI note number of a pitch, given its first of four groups in a match."""
+    letter, accidental, octave, number = match.groups()[first_group - 1 : first_group + 3]
     if number:
         return int(number)
     alteration = {"": 0, "#": 1, "♯": 1}.get(accidental, -1)
@@ -178,35 +189,35 @@ def _pitch_of(match: re.Match[str], first: int) -> int:
 
 
 def pitch_name(pitch: int) -> str:
-    """Name a MIDI number as `parse_range` reads it: 62 is "D4"."""
+    """Name a MIDI note number as `parse_range` reads it: 62 is "D4"."""
     spelled = spell(pitch, Key("C"))
     sign = {-1: "b", 1: "#"}.get(spelled.alteration, "")
     return f"{spelled.letter}{sign}{spelled.octave}"
 
 
 def tonic_fifths(name: str) -> int:
-    """Return the place of a note name on the line of fifths."""
+    """Return the position of a note name on the line of fifths."""
     return LETTER_FIFTHS[name[0]] + 7 * (name.count("#") - name.count("b"))
 
 
 def name_on_fifths(fifths: int) -> str:
-    """Return the note name at a place on the line of fifths."""
-    letter = "FCGDAEB"[(fifths + 1) % 7]
+    """Return the note name at a position on the line of fifths."""
+    letter = _LETTERS_BY_FIFTHS[(fifths + 1) % 7]
     alteration = (fifths + 1) // 7
     return letter + ("#" * alteration if alteration > 0 else "b" * -alteration)
 
 
 def signature(fifths: int) -> dict[str, int]:
-    """Return the alteration that a key signature gives to each letter."""
-    return {letter: (fifths - index + 6) // 7 for index, letter in enumerate("FCGDAEB")}
+    """Return the alteration in semitones that a key signature of sharps gives each letter."""
+    return {letter: (fifths - index + 6) // 7 for index, letter in enumerate(_LETTERS_BY_FIFTHS)}
 
 
 def spell(pitch: int, key: Key) -> SpelledPitch:
-    """Spell a pitch as a reader of the key expects it.
+    """Spell a MIDI note number as readers of the key expect.
 
-    The twelve names run from three fifths below the signature's major tonic to eight above:
-    in C major Eb Bb F C G D A E B F# C# G#, so that leading notes and minor's raised sixth and
-    seventh are sharps, and the lowered third and seventh are flats.
+    The twelve names run from three fifths below the signature's major tonic to eight above it: in
+    C major Eb Bb F C G D A E B F# C# G#. So leading notes and the raised sixth and seventh of minor
+    are sharps, and the lowered third and seventh are flats.
     """
     lowest = key.fifths - 3
     fifths = lowest + (pitch * 7 - lowest) % 12
@@ -216,10 +227,10 @@ def spell(pitch: int, key: Key) -> SpelledPitch:
     return SpelledPitch(name[0], alteration, octave)
 
 
-# How well each degree fits a key, as listeners judged: C. L. Krumhansl and E. J. Kessler, "Tracing
-# the dynamic changes in perceived tonal organization in a spatial representation of musical keys",
-# Psychological Review 89 (1982), 334-368; the values as in C. L. Krumhansl, Cognitive Foundations
-# of Musical Pitch (1990), table 2.1.
+# Listeners' ratings of how well each scale degree fits a key: C. L. Krumhansl and E. J. Kessler,
+# "Tracing the dynamic changes in perceived tonal organization in a spatial representation of
+# musical keys", Psychological Review 89 (1982), 334-368; values as in C. L. Krumhansl, Cognitive
+# Foundations of Musical Pitch (1990), table 2.1.
 KEY_PROFILES: Final = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
@@ -227,17 +238,28 @@ KEY_PROFILES: Final = {
 
 
 def find_key(weights: Sequence[float]) -> Key | None:
-    """Return the key whose profile correlates best with how long each pitch class sounds.
+    """Estimate the key by the Krumhansl-Schmuckler algorithm.
 
-    weights: twelve, from C up. None where they tell nothing: no notes, or all sound as long.
+    Source: C. L. Krumhansl, Cognitive Foundations of Musical Pitch (1990), chapter 4.
+
+    Args:
+        weights: 12 total durations, one per pitch class from C.
+
+    Returns:
+        The key whose profile has the highest Pearson correlation with the weights, or None where
+        all weights are equal.
     """
     if len(set(weights)) == 1:
         return None
-    away, spread = _spread(weights)
+    deviations, variation = _deviations(weights)
     _, mode, tonic = max(
         (
-            (sum(map(mul, away, other)) / (spread * others) ** 0.5, mode, tonic)
-            for mode, tonic, (other, others) in _profiles()
+            (
+                sum(map(mul, deviations, profile)) / (variation * profile_variation) ** 0.5,
+                mode,
+                tonic,
+            )
+            for mode, tonic, (profile, profile_variation) in _profiles()
         ),
         key=itemgetter(0),
     )  # Pearson's coefficient
@@ -246,22 +268,22 @@ def find_key(weights: Sequence[float]) -> Key | None:
 
 @cache
 def _profiles() -> list[tuple[str, int, tuple[list[float], float]]]:
-    """Return for each mode and tonic how its profile lies about its mean."""
+    """Return for each mode and tonic the deviations of its profile, and their sum of squares."""
     return [
-        (mode, tonic, _spread([profile[(pitch - tonic) % 12] for pitch in range(12)]))
+        (mode, tonic, _deviations([profile[(pitch - tonic) % 12] for pitch in range(12)]))
         for mode, profile in KEY_PROFILES.items()
         for tonic in range(12)
     ]
 
 
-def _spread(row: Sequence[float]) -> tuple[list[float], float]:
-    """Return how far each of twelve lies from their mean, and the sum of the squares of that."""
-    mean = sum(row) / 12
-    away = [value - mean for value in row]
-    return away, sum(value**2 for value in away)
+def _deviations(values: Sequence[float]) -> tuple[list[float], float]:
+    """Return the deviations of twelve values from their mean, and their sum of squares."""
+    mean = sum(values) / 12
+    deviations = [value - mean for value in values]
+    return deviations, sum(value**2 for value in deviations)
 
 
-# The qualities of chord symbols that are told apart; the longest that a symbol starts with counts.
+# The chord qualities that are distinguished; a symbol has the longest that it starts with.
 CHORD_QUALITIES: Final = (
     "", "m", "7", "m7", "maj7", "dim", "aug", "sus4", "sus2", "6", "m6", "9", "dim7", "m7b5",
 )  # fmt: skip
@@ -270,15 +292,15 @@ _CHORD: Final = re.compile(r"([A-G][#b]?)([^/\s]*)(?:/([A-G][#b]?))?.*")
 
 @dataclass(frozen=True, slots=True)
 class ChordSymbol:
-    """Root and bass as pitch classes (no bass: None), and a quality of CHORD_QUALITIES."""
+    """A chord symbol such as "F#m7/C#"."""
 
-    root: int
-    quality: str = ""
-    bass: int | None = None
+    root: int  # pitch class
+    quality: str = ""  # one of CHORD_QUALITIES
+    bass: int | None = None  # pitch class, where it is not the root
 
     @classmethod
     def parse(cls, text: str) -> ChordSymbol | None:
-        """Read "F#m7/C#"; what follows a known quality is left out. None where there is no root."""
+        """Parse a chord symbol; ignore text after a known quality. None where there is no root."""
         match = _CHORD.fullmatch(text.replace("♯", "#").replace("♭", "b").replace("min", "m"))
         if match is None:
             return None
@@ -286,8 +308,8 @@ class ChordSymbol:
         bass = tonic_fifths(match[3]) * 7 % 12 if match[3] else None
         return cls(tonic_fifths(match[1]) * 7 % 12, quality, bass)
 
-    def transposed(self, semitones: int) -> ChordSymbol:
-        """Move root and bass."""
+    def transpose(self, semitones: int) -> ChordSymbol:
+        """Transpose root and bass by semitones."""
         bass = None if self.bass is None else (self.bass + semitones) % 12
         return ChordSymbol((self.root + semitones) % 12, self.quality, bass)
 
@@ -296,13 +318,13 @@ class ChordSymbol:
         return Key.of(self.root, "major").tonic + self.quality + bass
 
 
-def plain_chord(symbol: str) -> str:
-    """Spell a chord symbol in its plainest form; "N.C." where it names no root."""
+def normalize_chord(symbol: str) -> str:
+    """Return the plainest spelling of a chord symbol; "N.C." (no chord) where it names no root."""
     chord = ChordSymbol.parse(symbol)
     return "N.C." if chord is None else str(chord)
 
 
 def transpose_chord(symbol: str, semitones: int) -> str:
-    """Transpose the root and the bass of a chord symbol: "F#m7/C#" by 1 is "Gm7/D"."""
+    """Transpose a chord symbol by semitones: "F#m7/C#" by 1 is "Gm7/D"."""
     chord = ChordSymbol.parse(symbol)
-    return symbol if chord is None or semitones % 12 == 0 else str(chord.transposed(semitones))
+    return symbol if chord is None or semitones % 12 == 0 else str(chord.transpose(semitones))

@@ -1,1 +1,1 @@
-"""One tune at a time, in NumPy."""
+"""One tune or many from a checkpoint, with NumPy alone."""

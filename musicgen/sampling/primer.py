@@ -1,6 +1,6 @@
 """The notes that a tune starts from: any score, fitted to what a model can write.
 
-A primer is one line of notes in the model's key and grid. Whatever had to be changed is told.
+A primer is one line of notes in the model's key and grid. Every change is reported.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import msgspec
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue, Refusal
-from musicgen.music.grid import bars
+from musicgen.music.bars import find_bars
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.number_parsing import shorten
-from musicgen.tokens.bars import Written
+from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Setting
-from musicgen.tokens.measures import MeasuresCodec, rhythm_event
-from musicgen.tokens.rules import Rules
+from musicgen.tokens.constraints import Rules
+from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES
 
-MOST_BARS: Final = 128
-MOST_NOTES: Final = 10_000  # of all parts of the score
+MAX_PRIMER_BARS: Final = 128
+MAX_PRIMER_NOTES: Final = 10_000  # of all parts of the score
 SIXTEENTH: Final = 12  # steps
-Contents = tuple[tuple[int, tuple[int, ...]], ...]  # of each bar what opens it, and what it holds
+PrimerBars = tuple[tuple[int, tuple[int, ...]], ...]  # of each bar what opens it, and what it holds
 
 
 class PrimerTable(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class PrimerTable(msgspec.Struct, frozen=True):
     # of each bar the name of what opens it, and the ids of what it holds
     bars: Annotated[
         tuple[Annotated[tuple[str | int, ...], Meta(min_length=1, max_length=10**5)], ...],
-        Meta(min_length=1, max_length=MOST_BARS + 1),
+        Meta(min_length=1, max_length=MAX_PRIMER_BARS + 1),
     ]
 
 
@@ -52,7 +52,7 @@ class Primer:
     key: Key
     rhythm: str  # one of RHYTHMS
     tempo: float
-    bars: Contents
+    bars: PrimerBars
     end: int  # the step at which its last note ends
     changes: tuple[str, ...] = ()  # what is not as it was, for people
 
@@ -68,18 +68,18 @@ class Primer:
     def from_table(cls, table: PrimerTable) -> Primer:
         """Read what `to_json` returned. Raises InvalidValue."""
         contents = tuple(
-            (_opener(opener), tuple(map(_event_id, ids))) for opener, *ids in table.bars
+            (_parse_opener(opener), tuple(map(_check_event_id, ids))) for opener, *ids in table.bars
         )
         return cls(Meter.parse(table.meter), Key.parse(table.key), table.rhythm, table.tempo,
                    contents, table.end)  # fmt: skip
 
     @property
-    def count(self) -> int:
+    def bar_count(self) -> int:
         """Bars that it fills or begins; a pickup is none."""
         return len(self.bars) - (MEASURES.events[self.bars[0][0]].kind == "partial")
 
 
-def _opener(name: str | int) -> int:
+def _parse_opener(name: str | int) -> int:
     """Return the id of what opens a bar."""
     if name not in MEASURES.names:
         raise InvalidValue(
@@ -88,14 +88,14 @@ def _opener(name: str | int) -> int:
     return MEASURES.names.index(str(name))
 
 
-def _event_id(id_: str | int) -> int:
+def _check_event_id(id_: str | int) -> int:
     if not isinstance(id_, int) or not 0 <= id_ < len(MEASURES):
         raise InvalidValue("a primer holds an event that there is none of")
     return id_
 
 
 @dataclass(frozen=True, slots=True)
-class Fitting:
+class PrimerTarget:
     """What a primer is fitted to."""
 
     rules: Rules  # what the model may write
@@ -105,51 +105,52 @@ class Fitting:
     highest: int = 127
 
 
-def fitted(score: Score, fitting: Fitting, name: str = "primer") -> Primer:
+def fit_score(score: Score, target: PrimerTarget, name: str = "primer") -> Primer:
     """Fit the notes of a score. Raises InvalidValue where it has none, or too many."""
     changes: list[str] = []
-    if not fitting.rules.ids("pitch"):
+    if not target.rules.ids_of_kind("pitch"):
         raise InvalidValue(f"{name}: the model knows drums and no pitches; leave the primer out")
-    meter = fitting.meter or score.meter
+    meter = target.meter or score.meter
     _check_size(score, meter, name)
-    line = _melody(score, changes)
+    line = _extract_melody(score, changes)
     if not line:
         raise InvalidValue(f"{name}: it has no notes; a primer needs one or more")
-    _check_meter(meter, fitting.rules, name)
+    _check_meter(meter, target.rules, name)
     if meter != score.meter:
         changes.append(f"its bars are cut anew, in {meter} instead of {score.meter}")
-    key = _key(score, fitting, name, changes)
-    line = _moved(line, score.key, key, fitting, changes)
-    line, pickup = _begun(line, _pickup(score, meter), meter, fitting.rules, changes)
+    key = _choose_key(score, target, name, changes)
+    line = _transpose(line, score.key, key, target, changes)
+    line, pickup = _align_start(line, _measure_pickup(score, meter), meter, target.rules, changes)
     _check_bars(line[-1].end - pickup, meter, name)
-    contents = _contents(line, pickup, meter, key, fitting.rules, changes)
-    return Primer(meter, key, rhythm_event(score.rhythm), score.qpm, contents,
+    contents = _encode_bars(line, pickup, meter, key, target.rules, changes)
+    return Primer(meter, key, normalise_rhythm(score.rhythm), score.qpm, contents,
                   line[-1].end, tuple(changes))  # fmt: skip
 
 
 def _check_size(score: Score, meter: Meter, name: str) -> None:
     """Refuse what is far too long before anything is made of it."""
-    if len(score.notes) > MOST_NOTES:
+    if len(score.notes) > MAX_PRIMER_NOTES:
         raise InvalidValue(
-            f"{name}: it has {len(score.notes):,} notes; a primer has at most {MOST_NOTES:,}, so"
+            f"{name}: it has {len(score.notes):,} notes; a primer has at most"
+            f" {MAX_PRIMER_NOTES:,}, so"
             " cut it"
         )
     if score.notes and not any(score.of("repeat_end")):
         onsets, durations = score.columns[0], score.columns[2]
         steps = int((onsets + durations).max() - onsets[0])
-        _check_bars(steps, meter, name, MOST_BARS + 1)  # one of them may be a pickup
+        _check_bars(steps, meter, name, MAX_PRIMER_BARS + 1)  # one of them may be a pickup
 
 
-def _check_bars(steps: int, meter: Meter, name: str, most: int = MOST_BARS) -> None:
-    if (count := -(-steps // meter.steps)) > most:
+def _check_bars(steps: int, meter: Meter, name: str, max_bars: int = MAX_PRIMER_BARS) -> None:
+    if (count := -(-steps // meter.steps)) > max_bars:
         raise InvalidValue(
-            f"{name}: it lasts {count:,} bars; a primer has at most {MOST_BARS}, so cut it"
+            f"{name}: it lasts {count:,} bars; a primer has at most {MAX_PRIMER_BARS}, so cut it"
         )
 
 
-def _melody(score: Score, changes: list[str]) -> list[Note]:
+def _extract_melody(score: Score, changes: list[str]) -> list[Note]:
     """Return the highest line of the highest part, as it is heard at first, without repeats."""
-    played = score.assembled(_once(score)) if any(score.of("repeat_end")) else score
+    played = score.join_passages(_find_first_pass(score)) if any(score.of("repeat_end")) else score
     if played is not score:
         changes.append("its repeat signs are left out")
     sounding = [n for n in played.notes if not score.parts[n.part].is_drums]
@@ -168,7 +169,7 @@ def _melody(score: Score, changes: list[str]) -> list[Note]:
     return line
 
 
-def _once(score: Score) -> Iterator[tuple[int, int]]:
+def _find_first_pass(score: Score) -> Iterator[tuple[int, int]]:
     """Yield the stretches of a score that are heard in a first pass."""
     at = 0
     for mark in score.of("ending"):
@@ -192,61 +193,65 @@ def _skyline(notes: Sequence[Note]) -> Iterator[Note]:
 
 
 def _check_meter(meter: Meter, rules: Rules, name: str) -> None:
-    known = {str(MEASURES.events[id_].value) for id_ in rules.meters}
-    if str(meter) not in known:
+    meters = {str(MEASURES.events[id_].value) for id_ in rules.meter_ids}
+    if str(meter) not in meters:
         raise InvalidValue(
-            f"{name}: its meter is {meter}, and the model knows {', '.join(sorted(known))}; add"
+            f"{name}: its meter is {meter}, and the model knows {', '.join(sorted(meters))}; add"
             " --meter to cut its bars anew"
         )
 
 
-def _key(score: Score, fitting: Fitting, name: str, changes: list[str]) -> Key:
+def _choose_key(score: Score, target: PrimerTarget, name: str, changes: list[str]) -> Key:
     """Return the key in which the primer is written."""
-    key = fitting.key or score.key
-    known = {str(MEASURES.events[id_].value) for id_ in fitting.rules.ids("mode")}
-    if key.mode not in known:
+    key = target.key or score.key
+    modes = {str(MEASURES.events[id_].value) for id_ in target.rules.ids_of_kind("mode")}
+    if key.mode not in modes:
         raise InvalidValue(
-            f"{name}: its key is {key}, and the model knows {', '.join(sorted(known))}; add --key"
+            f"{name}: its key is {key}, and the model knows {', '.join(sorted(modes))}; add --key"
         )
-    if fitting.key is not None and fitting.key != score.key:
+    if target.key is not None and target.key != score.key:
         changes.append(f"it is moved from {score.key} to {key}")
     return key
 
 
-def _moved(
-    line: Sequence[Note], old: Key, new: Key, fitting: Fitting, changes: list[str]
+def _transpose(
+    line: Sequence[Note], old: Key, new: Key, target: PrimerTarget, changes: list[str]
 ) -> list[Note]:
     """Move notes to a key, and to the octave in which the model has most of them."""
     zero = Setting(new.tonic).tonic_pitch
-    known = {zero + int(MEASURES.events[id_].value or 0) for id_ in fitting.rules.ids("pitch")}
-    known = {pitch for pitch in known if fitting.lowest <= pitch <= fitting.highest}
+    pitches = {
+        zero + int(MEASURES.events[id_].value or 0) for id_ in target.rules.ids_of_kind("pitch")
+    }
+    pitches = {pitch for pitch in pitches if target.lowest <= pitch <= target.highest}
     by = (new.pitch_class - old.pitch_class + 6) % 12 - 6
     shifts = sorted((by + 12 * octave for octave in range(-6, 7)), key=abs)
-    best = max(shifts, key=lambda shift: sum(note.pitch + shift in known for note in line))
+    best = max(shifts, key=lambda shift: sum(note.pitch + shift in pitches for note in line))
     if best != by:
         changes.append(f"it is moved by {(best - by) // 12:+d} octaves")
-    found = [replace(note, pitch=_nearest(note.pitch + best, known)) for note in line]
-    odd = sum(a.pitch + best != b.pitch for a, b in zip(line, found, strict=True))
+    notes = [replace(note, pitch=_find_nearest_pitch(note.pitch + best, pitches)) for note in line]
+    odd = sum(a.pitch + best != b.pitch for a, b in zip(line, notes, strict=True))
     if odd:
         changes.append(f"{odd} notes that the model cannot write are moved")
-    return found
+    return notes
 
 
-def _nearest(pitch: int, known: Collection[int]) -> int:
+def _find_nearest_pitch(pitch: int, allowed_pitches: Collection[int]) -> int:
     """Return a pitch that is known: itself, in another octave, or the nearest."""
-    octaves = [other for other in known if (other - pitch) % 12 == 0]
-    return min(octaves or known, key=lambda other: (abs(other - pitch), other))
+    octaves = [candidate for candidate in allowed_pitches if (candidate - pitch) % 12 == 0]
+    return min(
+        octaves or allowed_pitches, key=lambda candidate: (abs(candidate - pitch), candidate)
+    )
 
 
-def _pickup(score: Score, meter: Meter) -> int:
+def _measure_pickup(score: Score, meter: Meter) -> int:
     """Return the steps before the first whole bar."""
-    first = next(iter(bars(score)), None)
+    first = next(iter(find_bars(score)), None)
     if first is None or first.steps >= meter.steps or first.kind == "irregular":
         return 0
     return first.steps
 
 
-def _begun(
+def _align_start(
     line: Sequence[Note], pickup: int, meter: Meter, rules: Rules, changes: list[str]
 ) -> tuple[list[Note], int]:
     """Let the first note open the tune: as a pickup where the model knows such, else on the beat.
@@ -255,31 +260,31 @@ def _begun(
     """
     onset = line[0].onset
     lead = (pickup - onset) % meter.steps  # from the first note to the next bar line
-    wanted = lead if lead in rules.pickups(meter.steps) else 0
-    if lead and not wanted:
+    target = lead if lead in rules.pickup_lengths(meter.steps) else 0
+    if lead and not target:
         changes.append("it begins on the first beat of a bar")
     elif onset:
         changes.append("its opening rest is left out")
-    return [replace(note, onset=note.onset - onset) for note in line], wanted
+    return [replace(note, onset=note.onset - onset) for note in line], target
 
 
-def _contents(
+def _encode_bars(
     line: Sequence[Note], pickup: int, meter: Meter, key: Key, rules: Rules, changes: list[str]
-) -> Contents:
+) -> PrimerBars:
     """Write a line as the ids of its bars, on the grid of sixteenths where it must."""
-    exact = _written(line, pickup, meter, key)
-    if exact is not None and _is_known(exact, rules):
+    exact = _try_encode(line, pickup, meter, key)
+    if exact is not None and _is_allowed(exact, rules):
         return exact
-    coarse = list(_snapped(line))
+    coarse = list(_snap_to_sixteenths(line))
     changes.append("its times are moved to sixteenths")
-    found = _written(coarse, pickup // SIXTEENTH * SIXTEENTH, meter, key)
-    return found or ()
+    encoded = _try_encode(coarse, pickup // SIXTEENTH * SIXTEENTH, meter, key)
+    return encoded or ()
 
 
-def _snapped(line: Sequence[Note]) -> Iterator[Note]:
+def _snap_to_sixteenths(line: Sequence[Note]) -> Iterator[Note]:
     """Move onsets and ends to the nearest sixteenth; of those that meet the first stays."""
     edges = [(round(n.onset / SIXTEENTH), round(n.end / SIXTEENTH)) for n in line]
-    first = {start: place for place, (start, _) in reversed(list(enumerate(edges)))}
+    first = {start: position for position, (start, _) in reversed(list(enumerate(edges)))}
     starts = sorted(first)
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         stop = max(edges[first[start]][1], start + 1)
@@ -287,11 +292,11 @@ def _snapped(line: Sequence[Note]) -> Iterator[Note]:
         yield Note(start * SIXTEENTH, line[first[start]].pitch, (end - start) * SIXTEENTH)
 
 
-def _is_known(contents: Contents, rules: Rules) -> bool:
-    return all(id_ in rules.allowed for _, ids in contents for id_ in ids)
+def _is_allowed(contents: PrimerBars, rules: Rules) -> bool:
+    return all(id_ in rules.allowed_ids for _, ids in contents for id_ in ids)
 
 
-def _written(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> Contents | None:
+def _try_encode(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> PrimerBars | None:
     """Return the bars of a line, up to its last note; None where they cannot be written."""
     end = line[-1].end
     lines = [*([pickup] if pickup else []), *range(pickup + meter.steps, end, meter.steps)]
@@ -303,12 +308,12 @@ def _written(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> Conte
         ids = MeasuresCodec().encode(Score(notes, marks, (Part(),))).ids
     except Refusal:
         return None
-    found = tuple((bar.opening[-1], bar.content) for bar in Written.of(ids).bars)
-    return (*found[:-1], (found[-1][0], _without_rests(found[-1][1])))
+    encoded = tuple((bar.opening[-1], bar.content) for bar in BarSplit.of(ids).bars)
+    return (*encoded[:-1], (encoded[-1][0], _strip_trailing_rests(encoded[-1][1])))
 
 
-def _without_rests(content: tuple[int, ...]) -> tuple[int, ...]:
+def _strip_trailing_rests(content: tuple[int, ...]) -> tuple[int, ...]:
     """Leave out the rests after the last note."""
-    sounds = [place for place, id_ in enumerate(content)
+    sounds = [position for position, id_ in enumerate(content)
               if MEASURES.events[id_].kind in ("pitch", "hold")]  # fmt: skip
     return content[: sounds[-1] + 1] if sounds else ()

@@ -1,7 +1,7 @@
-"""What made a tune: its model, seed and every option, as it travels inside of the file.
+"""Recipes: model, seed and options of a tune, stored in its file.
 
-A recipe is one JSON object. With it and the model the same tune is drawn again, to the byte; its
-hash of the notes tells whether the file was edited since.
+A recipe is one JSON object. With the model it generates the same tune again, byte for byte; its
+hash of the notes shows whether the file was edited.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
 from musicgen.number_parsing import shorten
-from musicgen.sampling.keep import Keep
+from musicgen.sampling.infill import KeptBars
+from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptionsTable
 from musicgen.sampling.primer import Primer, PrimerTable
-from musicgen.sampling.wishes import MIN_BARS, Wishes, WishesTable
 from musicgen.tokens.codec import Encoded
-from musicgen.tokens.grammar import HEADER
-from musicgen.tokens.layout import FREE, THROUGH
+from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES, Event
 from musicgen.typed_data import decode_json
 
-MARK: Final = "musicgen:recipe "  # before each piece of one among a file's remarks
+REMARK_PREFIX: Final = "musicgen:recipe "  # prefix of each remark of a file that holds a part
 MOST_BYTES: Final = 2**20  # of a recipe's JSON
-_PIECE: Final = 3000  # characters of one remark
-_PACKED: Final = "z:"  # a recipe that is compressed, where it is long
-_LONG: Final = 1500
-_MOST_SEED: Final = 10**300  # more than anybody asked for
+_REMARK_LENGTH: Final = 3000  # characters of one remark
+_COMPRESSED_PREFIX: Final = "z:"  # a recipe that is compressed, where it is long
+_COMPRESS_ABOVE: Final = 1500
+_MOST_SEED: Final = 10**300
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """Which model it was."""
+    """Name, version and fingerprint of a model."""
 
     name: Annotated[str, Meta(min_length=1, max_length=1000)]
     version: int
@@ -59,8 +59,8 @@ class ModelName:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """What was drawn, or asked, of a tune before its first bar; None: it is to be drawn anew."""
+class DrawnHeader:
+    """The header events of a tune, sampled or requested; None is to be sampled again."""
 
     meter: str | None
     mode: str | None
@@ -72,14 +72,14 @@ class Drawn:
     def __post_init__(self) -> None:
         if self.tonic is not None:
             _ = Key(self.tonic)
-        for kind, value in zip(HEADER, self._values, strict=True):
+        for kind, value in zip(HEADER_KINDS, self._values, strict=True):
             if value is not None and Event(kind, value) not in MEASURES.ids:
-                raise InvalidValue(f"{kind} {shorten(str(value))}: there is no such {kind}")
+                raise InvalidValue(f"{kind} {shorten(str(value))} is unknown")
 
     @classmethod
-    def of(cls, encoded: Encoded) -> Drawn:
-        """Say what was drawn of a tune."""
-        events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER)]]
+    def of(cls, encoded: Encoded) -> DrawnHeader:
+        """Return the header of encoded ids."""
+        events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER_KINDS)]]
         meter, mode, rhythm, parts = events
         setting = encoded.setting
         return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
@@ -87,8 +87,8 @@ class Drawn:
 
     @property
     def header(self) -> tuple[int | None, ...]:
-        """The events of the header."""
-        pairs = zip(HEADER, self._values, strict=True)
+        """The ids of the header events; None is to be sampled."""
+        pairs = zip(HEADER_KINDS, self._values, strict=True)
         return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
 
     @property
@@ -96,16 +96,16 @@ class Drawn:
         return self.meter, self.mode, self.rhythm, self.parts
 
 
-class OrderTable(msgspec.Struct, frozen=True):
-    """An order as JSON has it; unknown entries are passed over."""
+class GenerationRequestTable(msgspec.Struct, frozen=True):
+    """A request as JSON; unknown fields are ignored."""
 
     seed: int
     number: Annotated[int, Meta(ge=0, le=2**53)]
-    wishes: WishesTable
-    drawn: Drawn | None = None
+    wishes: SamplingOptionsTable
+    drawn: DrawnHeader | None = None
     primer: PrimerTable | None = None
     writes_primer: bool = True
-    keep: Keep | None = None
+    keep: KeptBars | None = None
     engine: Literal["numpy", "torch"] = "numpy"
 
     def __post_init__(self) -> None:
@@ -114,16 +114,16 @@ class OrderTable(msgspec.Struct, frozen=True):
             raise ValueError("the seed has too many digits")
 
 
-def _whole(value: SupportsIndex, name: str) -> int:
-    """Return a whole number of any library as an int. Raises InvalidValue for what is none."""
+def _to_int(value: SupportsIndex, name: str) -> int:
+    """Convert an integer of any library, such as NumPy, to an int."""
     try:
         return operator.index(value)
     except TypeError as fault:
         raise InvalidValue(f"{name} {shorten(repr(value))}: write a whole number") from fault
 
 
-class RecipeTable(OrderTable, frozen=True, kw_only=True):
-    """A recipe as JSON has it."""
+class RecipeTable(GenerationRequestTable, frozen=True, kw_only=True):
+    """A recipe as JSON."""
 
     musicgen: str
     model: ModelName
@@ -131,46 +131,54 @@ class RecipeTable(OrderTable, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """All that decides a tune of one model."""
+class GenerationRequest:
+    """All that determines a tune of one model."""
 
-    wishes: Wishes
+    options: SamplingOptions
     seed: int
     number: int = 0  # of the tunes of this seed, from 0
-    drawn: Drawn | None = None  # what a variant holds on to
+    drawn: DrawnHeader | None = None  # the header that a variant keeps
     primer: Primer | None = None
     writes_primer: bool = True
-    keep: Keep | None = None
+    keep: KeptBars | None = None
     engine: str = "numpy"
 
     def __post_init__(self) -> None:
         for name in ("seed", "number"):
-            object.__setattr__(self, name, _whole(getattr(self, name), name))
+            object.__setattr__(self, name, _to_int(getattr(self, name), name))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values that JSON has; what is plain is left out."""
-        found: dict[str, Any] = {"seed": self.seed, "number": self.number}
-        found |= {"wishes": self.wishes.said()}
+        """Return the request as JSON values, without fields that have their default."""
+        fields: dict[str, Any] = {"seed": self.seed, "number": self.number}
+        fields |= {"wishes": self.options.to_dict()}
         if self.engine != "numpy":
-            found["engine"] = self.engine
+            fields["engine"] = self.engine
         if self.drawn:
-            found["drawn"] = {name: getattr(self.drawn, name) for name in Drawn.__slots__}
+            fields["drawn"] = {name: getattr(self.drawn, name) for name in DrawnHeader.__slots__}
         if self.primer:
-            found |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
+            fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:
-            found["keep"] = self.keep.to_json()
-        return found
+            fields["keep"] = self.keep.to_json()
+        return fields
 
     @classmethod
-    def from_json(cls, text: str) -> Order:
-        """Read what `to_json` returned, as text. Raises InvalidValue."""
-        return cls.from_table(decode_json(text, OrderTable, "order"))
+    def from_json(cls, text: str) -> GenerationRequest:
+        """Parse the JSON text of what `to_json` returned.
+
+        Raises:
+            InvalidValue: the text is not JSON, or does not fit the schema.
+        """
+        return cls.from_table(decode_json(text, GenerationRequestTable, "order"))
 
     @classmethod
-    def from_table(cls, table: OrderTable) -> Order:
-        """Make an order of checked JSON. Raises InvalidValue for a value that is out of range."""
+    def from_table(cls, table: GenerationRequestTable) -> GenerationRequest:
+        """Make a request from JSON that fits the schema.
+
+        Raises:
+            InvalidValue: a value is out of range.
+        """
         return cls(
-            Wishes.from_table(table.wishes),
+            SamplingOptions.from_table(table.wishes),
             table.seed,
             table.number,
             table.drawn,
@@ -183,42 +191,52 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A tune's order, the model that it went to, and the notes that came of it."""
+    """The request of a tune, its model, and a hash of the resulting notes."""
 
-    order: Order
+    request: GenerationRequest
     model: ModelName
-    program: str  # version of musicgen
-    notes: str  # their hash
+    musicgen_version: str  # version of musicgen
+    notes_hash: str  # their hash
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values that JSON has."""
+        """Return the recipe as JSON values."""
         return {
-            "musicgen": self.program,
+            "musicgen": self.musicgen_version,
             "model": {name: getattr(self.model, name) for name in ModelName.__slots__},
-            "notes": self.notes,
-            **self.order.to_json(),
+            "notes": self.notes_hash,
+            **self.request.to_json(),
         }
 
     def to_text(self) -> str:
-        """Write it on one line of ASCII."""
+        """Return the recipe as one line of ASCII; a long one is compressed."""
         text = json.dumps(self.to_json(), separators=(",", ":"))
-        if len(text) <= _LONG:
+        if len(text) <= _COMPRESS_ABOVE:
             return text
-        return _PACKED + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+        return _COMPRESSED_PREFIX + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
     @classmethod
     def from_text(cls, text: str) -> Recipe:
-        """Read what `to_text` wrote. Raises InvalidValue for anything else."""
+        """Parse what `to_text` returned.
+
+        Raises:
+            InvalidValue: the text is not a recipe.
+        """
         try:
-            table = decode_json(_unpacked(text), RecipeTable, "recipe")
-            return cls(Order.from_table(table), table.model, table.musicgen, table.notes)
+            table = decode_json(_decompress(text), RecipeTable, "recipe")
+            return cls(
+                GenerationRequest.from_table(table), table.model, table.musicgen, table.notes
+            )
         except ValueError as fault:
             raise InvalidValue(
                 f"its recipe cannot be read ({fault}); it was damaged, or a newer musicgen wrote it"
             ) from fault
 
     def check(self, model: ModelName, file: str) -> None:
-        """Raise Mismatch unless a model is the one that made the file."""
+        """Check that a model is the one that generated a file.
+
+        Raises:
+            Mismatch: it is another model, or another version.
+        """
         if model.fingerprint != self.model.fingerprint:
             raise Mismatch(
                 f"{file}: it was made by {self.model}, and this model is {model}; name the one"
@@ -226,19 +244,19 @@ class Recipe:
             )
 
     def remarks(self) -> Iterator[str]:
-        """Yield it as remarks that travel with a file."""
+        """Yield the recipe as remarks for a file, each of limited length."""
         text = self.to_text()
-        for start in range(0, len(text), _PIECE):
-            yield f"{MARK}{text[start : start + _PIECE]}"
+        for start in range(0, len(text), _REMARK_LENGTH):
+            yield f"{REMARK_PREFIX}{text[start : start + _REMARK_LENGTH]}"
 
 
-def _unpacked(text: str) -> str:
-    if not text.startswith(_PACKED):
+def _decompress(text: str) -> str:
+    if not text.startswith(_COMPRESSED_PREFIX):
         return text
-    packed = base64.b64decode(text[len(_PACKED) :], validate=True)
+    compressed = base64.b64decode(text[len(_COMPRESSED_PREFIX) :], validate=True)
     inflater = zlib.decompressobj()
     try:
-        body = inflater.decompress(packed, MOST_BYTES)
+        body = inflater.decompress(compressed, MOST_BYTES)
     except zlib.error as fault:
         raise ValueError(str(fault)) from fault
     if not inflater.eof:
@@ -246,50 +264,68 @@ def _unpacked(text: str) -> str:
     return body.decode()
 
 
-def found_in(remarks: Iterable[str]) -> str | None:
-    """Return the recipe among a file's remarks; None where there is none."""
-    return "".join(text[len(MARK) :] for text in remarks if text.startswith(MARK)) or None
+def join_recipe_remarks(remarks: Iterable[str]) -> str | None:
+    """Join the remarks of a file that hold its recipe; None where there are none."""
+    return (
+        "".join(text[len(REMARK_PREFIX) :] for text in remarks if text.startswith(REMARK_PREFIX))
+        or None
+    )
 
 
-def hash_of(score: Score) -> str:
-    """Return a hash of what is played: onsets, pitches, durations."""
+def hash_notes(score: Score) -> str:
+    """Return a hash of the sounding notes: onsets, pitches, durations."""
     rows = sorted(zip(*score.unfolded().columns[:3].tolist(), strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
-def hash_of_text(text: str) -> str:
-    """Return a hash of what a model of text wrote."""
+def hash_text(text: str) -> str:
+    """Return a hash of a text model's output."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def varied(order: Order, changes: Mapping[str, Any], keep: Keep | None = None) -> Order:
-    """Return the order of a variant: what is not changed stays as it was drawn.
+def make_variant_request(
+    request: GenerationRequest, changes: Mapping[str, Any], keep: KeptBars | None = None
+) -> GenerationRequest:
+    """Return the request of a variant; what is not changed stays as it was sampled.
 
-    changes: wishes by their names. Where the meter or the rhythm changes, the other is drawn anew.
-    Raises InvalidValue for a change that what is kept, or the primer, does not allow.
+    Where the meter or the rhythm changes, the other is sampled again.
+
+    Args:
+        request: the request of the tune to vary.
+        changes: sampling options by name.
+        keep: bars to keep; None keeps those of the request.
+
+    Raises:
+        InvalidValue: kept bars or the primer do not allow a change.
     """
-    before = order.wishes
-    wishes = replace(before, **_with_min_bars(changes, before))
-    fixed = "its primer" if order.primer else "what is kept of it" if keep or order.keep else ""
-    bound = ("meter", "bars", "min_bars", "form", "pickup") if keep or order.keep else ("meter",)
-    for name in bound if fixed else ():
-        if getattr(wishes, name) != getattr(before, name):
-            raise InvalidValue(f"{name}: {fixed} does not allow another; sample a new tune instead")
-    drawn = order.drawn
-    if drawn and (wishes.meter, wishes.rhythm) != (before.meter, before.rhythm):
+    before = request.options
+    options = replace(before, **_add_min_bars(changes, before))
+    obstacle = "its primer" if request.primer else "its kept part" if keep or request.keep else ""
+    fixed_names = (
+        ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
+    )
+    for name in fixed_names if obstacle else ():
+        if getattr(options, name) != getattr(before, name):
+            raise InvalidValue(
+                f"{name}: {obstacle} does not allow another; sample a new tune instead"
+            )
+    drawn = request.drawn
+    if drawn and (options.meter, options.rhythm) != (before.meter, before.rhythm):
         drawn = replace(drawn, meter=None, rhythm=None, qpm=None)
-    if drawn and wishes.key is not None and wishes.key.mode != drawn.mode:
+    if drawn and options.key is not None and options.key.mode != drawn.mode:
         drawn = replace(drawn, mode=None)
-    return replace(order, wishes=wishes, drawn=drawn, keep=keep or order.keep)
+    return replace(request, options=options, drawn=drawn, keep=keep or request.keep)
 
 
-def _with_min_bars(changes: Mapping[str, Any], before: Wishes) -> Mapping[str, Any]:
-    """Add what changes mean for the least number of bars, where it is not among them."""
+def _add_min_bars(
+    changes: Mapping[str, Any], previous_options: SamplingOptions
+) -> Mapping[str, Any]:
+    """Add the minimum number of bars that the changes imply, where they do not set it."""
     form, bars = changes.get("form"), changes.get("bars")
     if "min_bars" in changes:
         return changes
     if bars is not None or form not in (None, FREE, THROUGH):
         return {**changes, "min_bars": None}  # the number of bars is fixed
-    if form == THROUGH and before.bars is None:
-        return {**changes, "min_bars": before.min_bars or MIN_BARS}
+    if form == THROUGH and previous_options.bars is None:
+        return {**changes, "min_bars": previous_options.min_bars or MIN_BARS}
     return changes

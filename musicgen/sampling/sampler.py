@@ -1,49 +1,56 @@
-"""One tune from an engine, under the grammar: engine + grammar + wishes -> Score."""
+"""One tune from an engine, under the grammar: engine + grammar + options -> Score.
+
+`Sampler` serves the codec `measures`, with all options; `PlainSampler` serves every other codec, id
+by id, under the grammar of that codec. The noise of an id is keyed by seed, tune and position.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
+from musicgen.checkpoint import Checkpoint
+from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
-from musicgen.music.grid import GRAIN
+from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.number_parsing import shorten
-from musicgen.sampling.course import Course
-from musicgen.sampling.customs import TONICS, usual_qpm
-from musicgen.sampling.draft import Draft, Script
-from musicgen.sampling.draw import Noise
-from musicgen.sampling.engine import Engine
-from musicgen.sampling.scripts import Copies, Header
-from musicgen.sampling.veto import CopyVeto, Guard
-from musicgen.sampling.wishes import Wishes, range_text
-from musicgen.tokens.codec import Encoded, Setting
-from musicgen.tokens.grammar import HEADER, Context, Walk
-from musicgen.tokens.measures import MeasuresCodec, drum_parts, rhythm_event
-from musicgen.tokens.rules import DEFAULT_LIMIT, Rules
+from musicgen.sampling.compiled_sampler import CompiledSampler
+from musicgen.sampling.engine import Engine, NumpyEngine
+from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
+from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
+from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
+from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
+from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
+from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
+from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
+from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
-_COURSES: Final = 4  # of the last wishes
-_REPEATS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
+_MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
+_REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What a tune starts from, besides the wishes."""
+class TuneStart:
+    """What a tune starts from, in addition to the options."""
 
     header: tuple[int | None, ...] = ()  # events to hold on to; None: drawn
     tonic: str | None = None
-    tempo: float | None = None  # where none is asked for
+    tempo: float | None = None  # quarter notes per minute, where the options have none
     title: str = ""
-    scripts: tuple[Script, ...] = ()  # what else is given
+    forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
 
 
-PLAIN_START: Final = Start()
+DEFAULT_START: Final = TuneStart()
 
 
 @dataclass(frozen=True)
@@ -51,241 +58,299 @@ class Sampler:
     """An engine with what its model has learnt: which events, and which tonics of a mode."""
 
     engine: Engine
-    seen: Collection[int]  # ids of the events that occurred in training
+    seen_ids: Collection[int]  # ids of the events that occurred in training
     tonics: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: TONICS)
-    guards: Callable[[int], Guard] | None = None  # what knows its training tunes, for a limit
+    make_copy_detector: Callable[[int], CopyDetector] | None = (
+        None  # what knows its training tunes, for a limit
+    )
 
-    def sample(self, wishes: Wishes, noise: Noise, title: str = "") -> Score:
-        """Draw one tune. Raises InvalidValue for a wish that the model has no event for."""
-        encoded = self.encoded(wishes, noise, Start(title=title))
+    def sample(self, options: SamplingOptions, noise: Noise, title: str = "") -> Score:
+        """Sample one tune.
+
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
+        """
+        encoded = self.sample_encoded(options, noise, TuneStart(title=title))
         return MeasuresCodec().decode(encoded.ids, encoded.setting).score
 
-    def draw_ids(self, wishes: Wishes, noise: Noise) -> list[int]:
+    def draw_ids(self, options: SamplingOptions, noise: Noise) -> list[int]:
         """Draw the ids of one tune, from the first header event to the end."""
-        return list(self.encoded(wishes, noise).ids)
+        return list(self.sample_encoded(options, noise).ids)
 
-    def encoded(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Encoded:
+    def sample_encoded(
+        self, options: SamplingOptions, noise: Noise, start: TuneStart = DEFAULT_START
+    ) -> Encoded:
         """Draw one tune as ids and their setting."""
-        draft = self.begun(wishes, noise, start)
-        if draft.is_free:
-            course = self.course(wishes)
-            draft.ids = course.finish(course.begun(draft))
-            return self.finished(draft, wishes, start)
-        while not draft.walk.done:
-            draft.step()
-        return self.finished(draft, wishes, start)
+        generation = self.start_tune(options, noise, start)
+        if generation.is_unconstrained:
+            compiled = self.get_compiled_sampler(options)
+            generation.ids = compiled.finish(compiled.capture_header(generation))
+            return self.finish_tune(generation, options, start)
+        while not generation.walk.is_done:
+            generation.step()
+        return self.finish_tune(generation, options, start)
 
-    def course(self, wishes: Wishes) -> Course:
-        """Return what draws the tunes of some wishes; what it has learnt of them is kept a while.
+    def get_compiled_sampler(self, options: SamplingOptions) -> CompiledSampler:
+        """Return the compiled sampler of some options; the most recent ones are cached.
 
-        Raises InvalidValue for what the model has never met.
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
         """
-        if wishes not in self._courses:
-            course = Course(self.engine, self.rules(wishes), wishes.filters)
-            while len(self._courses) >= _COURSES:
-                del self._courses[next(iter(self._courses))]
-            self._courses[wishes] = course
-        return self._courses[wishes]
+        if options not in self._compiled_samplers:
+            compiled = CompiledSampler(self.engine, self.build_rules(options), options.filters)
+            while len(self._compiled_samplers) >= _MAX_CACHED_SAMPLERS:
+                del self._compiled_samplers[next(iter(self._compiled_samplers))]
+            self._compiled_samplers[options] = compiled
+        return self._compiled_samplers[options]
 
     @cached_property
-    def _courses(self) -> dict[Wishes, Course]:
+    def _compiled_samplers(self) -> dict[SamplingOptions, CompiledSampler]:
         return {}
 
-    def begun(self, wishes: Wishes, noise: Noise, start: Start = PLAIN_START) -> Draft:
+    def start_tune(
+        self, options: SamplingOptions, noise: Noise, start: TuneStart = DEFAULT_START
+    ) -> GenerationState:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
-        course = self.course(wishes)
-        rules = course.rules
-        copies: list[Script] = [Copies()] if rules.layout else []
-        scripts = [Header(start.header), *copies, *start.scripts]  # copies look at every id
-        draft = Draft(self.engine, Walk(rules), self.engine.start(), noise, wishes.filters,
-                      self._met, scripts, self._veto(wishes), known=course.known)  # fmt: skip
-        while draft.walk.header < len(HEADER):
-            draft.step()
-        if wishes.range is not None or wishes.end != "any":
-            key = Key(self._tonic(draft.ids[1:], wishes, noise, start), _header(draft.ids[1:])[1])
-            if key not in course.narrowed:
-                course.narrowed[key] = self._in_key(rules, wishes, key)
-            draft.walk.narrow(course.narrowed[key])
-        return draft
+        compiled = self.get_compiled_sampler(options)
+        rules = compiled.rules
+        copies: list[ForcedTokenSource] = [ForcedRepeats()] if rules.layout else []
+        forced_sources = [
+            ForcedHeader(start.header),
+            *copies,
+            *start.forced_sources,
+        ]  # copies look at every id
+        generation = GenerationState(
+            self.engine,
+            MeasuresGrammar(rules),
+            self.engine.start(),
+            noise,
+            options.filters,
+            self._kind_counts,
+            forced_sources,
+            self._make_copy_filter(options),
+            header_cache=compiled.header_cache,
+        )
+        while generation.walk.header_events_read < len(HEADER_KINDS):
+            generation.step()
+        if options.range is not None or options.end != "any":
+            key = Key(
+                self._choose_tonic(generation.ids[1:], options, noise, start),
+                _read_header(generation.ids[1:])[1],
+            )
+            if key not in compiled.rules_by_key:
+                compiled.rules_by_key[key] = self._restrict_to_key(rules, options, key)
+            generation.walk.narrow(compiled.rules_by_key[key])
+        return generation
 
-    def finished(self, draft: Draft, wishes: Wishes, start: Start = PLAIN_START) -> Encoded:
-        """Return what a draft that is done says, with the setting that belongs to it."""
-        ids = tuple(draft.ids[1:])
-        meter, mode, rhythm, _ = _header(ids)
-        tonic = self._tonic(ids, wishes, draft.noise, start)
-        parts = _parts(ids, wishes.program)
+    def finish_tune(
+        self,
+        generation: GenerationState,
+        options: SamplingOptions,
+        start: TuneStart = DEFAULT_START,
+    ) -> Encoded:
+        """Return the ids of a finished generation, with their setting."""
+        ids = tuple(generation.ids[1:])
+        meter, mode, rhythm, _ = _read_header(ids)
+        tonic = self._choose_tonic(ids, options, generation.noise, start)
+        parts = _make_parts(ids, options.program)
         setting = Setting(
             tonic=tonic,
-            title=start.title or _title(rhythm, Key(tonic, mode), draft.noise),
-            tempos=((0, float(wishes.tempo or start.tempo or usual_qpm(rhythm, meter))),),
+            title=start.title or _make_title(rhythm, Key(tonic, mode), generation.noise),
+            tempos=((0, float(options.tempo or start.tempo or usual_qpm(rhythm, meter))),),
             parts=parts,
             velocities=(DEFAULT_VELOCITY,) * len(parts),
         )
         return Encoded(ids, setting)
 
-    def rules(self, wishes: Wishes) -> Rules:
-        """Return what a tune may hold. Raises InvalidValue for what the model has never met."""
-        allowed = self._drawable - self._unwanted(wishes)
+    def build_rules(self, options: SamplingOptions) -> Rules:
+        """Return the grammar's rules under some options.
+
+        Raises:
+            InvalidValue: an option needs an event that is not in the training data.
+        """
+        allowed = self._drawable_ids - self._find_excluded_ids(options)
         allowed |= (
-            {MEASURES.id("rest")} if wishes.max_copy is not None else frozenset()
+            {MEASURES.id("rest")} if options.max_copy is not None else frozenset()
         )  # breaks a copy
-        asked = {
-            "meter": None if wishes.meter is None else str(wishes.meter),
-            "mode": None if wishes.key is None else wishes.key.mode,
-            "rhythm": None if wishes.rhythm is None else _known_rhythm(wishes.rhythm),
+        requested = {
+            "meter": None if options.meter is None else str(options.meter),
+            "mode": None if options.key is None else options.key.mode,
+            "rhythm": None if options.rhythm is None else _parse_rhythm(options.rhythm),
             "parts": 1 if MEASURES.id("parts", 1) in allowed else None,
         }
-        for kind in HEADER:
-            allowed -= _unasked(kind, asked[kind], allowed)
-        allowed -= self._out_of_reach(wishes, allowed)
-        least = wishes.min_bars or 1
-        fewest, most = (wishes.heard,) * 2 if wishes.heard else (least, DEFAULT_LIMIT)
-        layout = wishes.layout
-        self._check_repeats(wishes, allowed)
+        for kind in HEADER_KINDS:
+            allowed -= _find_unrequested_ids(kind, requested[kind], allowed)
+        allowed -= self._find_unreachable_modes(options, allowed)
+        least = options.min_bars or 1
+        fewest, most = (
+            (options.heard_bars,) * 2 if options.heard_bars else (least, DEFAULT_MAX_BARS)
+        )
+        layout = options.layout
+        self._check_repeats(options, allowed)
         return Rules(
-            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=wishes.pickup
+            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup
         )
 
     @cached_property
-    def _drawable(self) -> frozenset[int]:
-        return frozenset(id_ for id_ in self.seen if _may_draw(MEASURES.events[id_]))
+    def _drawable_ids(self) -> frozenset[int]:
+        return frozenset(id_ for id_ in self.seen_ids if _is_drawable(MEASURES.events[id_]))
 
     @cached_property
-    def _met(self) -> dict[str, int]:
-        """How many events of each kind of the header the model has met."""
-        return {kind: sum(i in self.seen for i in MEASURES.ranges[kind]) for kind in HEADER}
+    def _kind_counts(self) -> dict[str, int]:
+        """Number of events in the training data, by header kind."""
+        return {
+            kind: sum(i in self.seen_ids for i in MEASURES.ranges[kind]) for kind in HEADER_KINDS
+        }
 
-    def _veto(self, wishes: Wishes) -> CopyVeto | None:
-        if wishes.max_copy is None:
+    def _make_copy_filter(self, options: SamplingOptions) -> CopyFilter | None:
+        if options.max_copy is None:
             return None
-        if self.guards is None:
+        if self.make_copy_detector is None:
             raise InvalidValue(
-                f"max-copy {wishes.max_copy}: the model has no index of its training tunes; train"
+                f"max-copy {options.max_copy}: the model has no index of its training tunes; train"
                 " it again without --no-index, or leave --max-copy out"
             )
-        return CopyVeto(self.guards(wishes.max_copy))
+        return CopyFilter(self.make_copy_detector(options.max_copy))
 
-    def _unwanted(self, wishes: Wishes) -> set[int]:
-        """Return the events that a wish leaves out."""
+    def _find_excluded_ids(self, options: SamplingOptions) -> set[int]:
+        """Return the ids that the options exclude."""
         kinds: list[str] = []
-        if wishes.form is not None:
+        if options.form is not None:
             kinds += ["ending", "ending_end", "key"]
-            kinds += _REPEATS if wishes.layout is None else ()
-        if wishes.max_copy is not None:
+            kinds += _REPEAT_KINDS if options.layout is None else ()
+        if options.max_copy is not None:
             kinds += ["voice", "part"]
         return {id_ for kind in kinds for id_ in MEASURES.ranges[kind]}
 
-    def _check_repeats(self, wishes: Wishes, allowed: Collection[int]) -> None:
-        """Raise InvalidValue for a form with repeats that the model has never met."""
-        for plays in sorted(wishes.layout.repeats if wishes.layout else ()):
+    def _check_repeats(self, options: SamplingOptions, allowed: Collection[int]) -> None:
+        """Check that the training data has the repeats of the form."""
+        for plays in sorted(options.layout.repeat_counts if options.layout else ()):
             needed = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", plays)
             if not all(id_ in allowed for id_ in needed):
                 raise InvalidValue(
-                    f"form {wishes.form}: the model has never met a part that is played {plays}"
+                    f"form {options.form}: the training data has no part that is played {plays}"
                     " times; write letters that do not follow themselves, such as ABAC"
                 )
 
     # What follows from the key
 
-    def _in_key(self, rules: Rules, wishes: Wishes, key: Key) -> Rules:
-        """Narrow the rules to the pitches that are asked for in a key."""
-        pitches = self._pitches(wishes, key)
-        allowed = rules.allowed - set(MEASURES.ranges["pitch"]) | pitches
-        closing = _tonics_of(pitches) if wishes.end == "tonic" else frozenset[int]()
-        return replace(rules, allowed=allowed, closing=closing, _values={}, _pickups={})
+    def _restrict_to_key(self, rules: Rules, options: SamplingOptions, key: Key) -> Rules:
+        """Restrict the rules to the pitches of the options in a key."""
+        pitches = self._find_pitch_ids(options, key)
+        allowed = rules.allowed_ids - set(MEASURES.ranges["pitch"]) | pitches
+        closing = _filter_tonics(pitches) if options.end == "tonic" else frozenset[int]()
+        return replace(
+            rules, allowed_ids=allowed, final_pitch_ids=closing, _fitting_cache={}, _pickup_cache={}
+        )
 
-    def _pitches(self, wishes: Wishes, key: Key) -> frozenset[int]:
+    def _find_pitch_ids(self, options: SamplingOptions, key: Key) -> frozenset[int]:
         """Return the pitches that the model knows in a key, as far as the range goes."""
-        lowest, highest = wishes.range or (0, 127)
+        lowest, highest = options.range or (0, 127)
         zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
-        known = self._drawable & set(MEASURES.ranges["pitch"])
-        return frozenset(id_ for id_ in known if lowest <= id_ - zero <= highest)
+        pitch_ids = self._drawable_ids & set(MEASURES.ranges["pitch"])
+        return frozenset(id_ for id_ in pitch_ids if lowest <= id_ - zero <= highest)
 
-    def _reaches(self, wishes: Wishes, key: Key) -> bool:
-        """Tell whether a key has a pitch in the range, and a tonic if the tune ends on one."""
+    def _has_reachable_pitches(self, options: SamplingOptions, key: Key) -> bool:
+        """Return whether a key has a pitch in the range, and a tonic if the tune must end on it."""
         if not self._has_pitches:
             return True
-        pitches = self._pitches(wishes, key)
-        return bool(_tonics_of(pitches) if wishes.end == "tonic" else pitches)
+        pitches = self._find_pitch_ids(options, key)
+        return bool(_filter_tonics(pitches) if options.end == "tonic" else pitches)
 
     @cached_property
     def _has_pitches(self) -> bool:
-        return not self._drawable.isdisjoint(MEASURES.ranges["pitch"])
+        return not self._drawable_ids.isdisjoint(MEASURES.ranges["pitch"])
 
-    def _check_pitches(self, wishes: Wishes) -> None:
-        """Raise InvalidValue for a wish about pitches where the model knows drums only."""
-        asked = {"range": wishes.range is not None, "end": wishes.end == "tonic"}
-        for name in (name for name, is_asked in asked.items() if is_asked):
+    def _check_pitches(self, options: SamplingOptions) -> None:
+        """Check that a model of drums gets no option about pitches."""
+        requested = {"range": options.range is not None, "end": options.end == "tonic"}
+        for name in (name for name, is_asked in requested.items() if is_asked):
             if not self._has_pitches:
                 raise InvalidValue(
                     f"{name}: the model knows drums and no pitches; leave --{name} out"
                 )
 
-    def _out_of_reach(self, wishes: Wishes, allowed: Collection[int]) -> set[int]:
+    def _find_unreachable_modes(
+        self, options: SamplingOptions, allowed: Collection[int]
+    ) -> set[int]:
         """Return the modes without a key in reach. Raises InvalidValue where none has one."""
-        self._check_pitches(wishes)
+        self._check_pitches(options)
         modes = [id_ for id_ in MEASURES.ranges["mode"] if id_ in allowed]
-        far = {id_ for id_ in modes if not self._keys_in_reach(wishes, str(_value(id_)))}
+        far = {
+            id_
+            for id_ in modes
+            if not self._count_reachable_tonics(options, str(_get_event_value(id_)))
+        }
         if far != set(modes):
             return far
-        keys = [wishes.key] if wishes.key else [
-            Key(tonic, str(_value(id_))) for id_ in modes for tonic in self._tonics(_value(id_))
-        ]  # fmt: skip
-        every = replace(wishes, range=None)
+        keys = (
+            [options.key]
+            if options.key
+            else [
+                Key(tonic, str(_get_event_value(id_)))
+                for id_ in modes
+                for tonic in self._get_tonic_counts(_get_event_value(id_))
+            ]
+        )
+        every = replace(options, range=None)
         zeros = [Setting(key.tonic).tonic_pitch - MEASURES.id("pitch", 0) for key in keys]
         pitches = sorted(
             id_ + zero
             for key, zero in zip(keys, zeros, strict=True)
-            for id_ in self._pitches(every, key)
+            for id_ in self._find_pitch_ids(every, key)
         )
-        where = f"in {wishes.key} the model's notes" if wishes.key else "the model's notes"
-        tonic = ", and a tonic to end on must be among them" if wishes.end == "tonic" else ""
+        where = f"in {options.key} the model's notes" if options.key else "the model's notes"
+        tonic = ", and a tonic to end on must be among them" if options.end == "tonic" else ""
         raise InvalidValue(
-            f"range {range_text(wishes.range or (0, 127))}: {where} reach from"
+            f"range {format_range(options.range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"
         )
 
-    def _keys_in_reach(self, wishes: Wishes, mode: str) -> dict[str, int]:
+    def _count_reachable_tonics(self, options: SamplingOptions, mode: str) -> dict[str, int]:
         """Return the tonics of a mode that will do, and how often the training tunes have them."""
-        if wishes.key is not None:
-            counts: Mapping[str, int] = {wishes.key.tonic: 1}
+        if options.key is not None:
+            counts: Mapping[str, int] = {options.key.tonic: 1}
         else:
-            counts = self._tonics(mode)
-        return {t: n for t, n in counts.items() if self._reaches(wishes, Key(t, mode))}
+            counts = self._get_tonic_counts(mode)
+        return {
+            t: n for t, n in counts.items() if self._has_reachable_pitches(options, Key(t, mode))
+        }
 
-    def _tonics(self, mode: str) -> Mapping[str, int]:
+    def _get_tonic_counts(self, mode: str) -> Mapping[str, int]:
         return self.tonics.get(mode) or TONICS[mode]
 
-    def _tonic(self, ids: Sequence[int], wishes: Wishes, noise: Noise, start: Start) -> str:
+    def _choose_tonic(
+        self, ids: Sequence[int], options: SamplingOptions, noise: Noise, start: TuneStart
+    ) -> str:
         """Return the tonic, or draw one as often as the training tunes of the mode have it."""
-        if wishes.key is not None:
-            return wishes.key.tonic
-        counts = self._keys_in_reach(wishes, _header(ids)[1])
+        if options.key is not None:
+            return options.key.tonic
+        counts = self._count_reachable_tonics(options, _read_header(ids)[1])
         if start.tonic in counts or not counts:
             return start.tonic or "C"
         names = sorted(counts)
-        place = Context(0, 0, 0, 0, 0, None, decision="tonic")
-        luck = noise.gumbel(place, range(len(names)))
-        return names[int(np.argmax(np.log([counts[name] for name in names]) + luck))]
+        context = DecisionContext(0, 0, 0, 0, 0, None, decision="tonic")
+        gumbel = noise.gumbel(context, range(len(names)))
+        return names[int(np.argmax(np.log([counts[name] for name in names]) + gumbel))]
 
 
-def _value(id_: int) -> str:
+def _get_event_value(id_: int) -> str:
     return str(MEASURES.events[id_].value)
 
 
-def _header(ids: Sequence[int]) -> tuple[str, str, str, str]:
+def _read_header(ids: Sequence[int]) -> tuple[str, str, str, str]:
     """Return meter, mode, rhythm and number of parts."""
-    meter, mode, rhythm, parts = map(_value, ids[: len(HEADER)])
+    meter, mode, rhythm, parts = map(_get_event_value, ids[: len(HEADER_KINDS)])
     return meter, mode, rhythm, parts
 
 
-def _tonics_of(pitches: Collection[int]) -> frozenset[int]:
+def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
     return frozenset(id_ for id_ in pitches if (id_ - MEASURES.id("pitch", 0)) % 12 == 0)
 
 
-def _parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
+def _make_parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
     """Return who plays: one melody, or as many voices as the model has drawn, or drums."""
-    count, drums = int(_header(ids)[3]), drum_parts(ids)
+    count, drums = int(_read_header(ids)[3]), find_drum_parts(ids)
     names = ["melody"] if count == 1 else [f"voice {number}" for number in range(1, count + 1)]
     return tuple(
         Part("drums", is_drums=True) if number in drums else Part(name, program)
@@ -293,36 +358,125 @@ def _parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
     )
 
 
-def _may_draw(event: Event) -> bool:
-    """Leave out what no sheet of music writes, and pitches that some tonic has no place for."""
+def _is_drawable(event: Event) -> bool:
+    """Return whether an event can be sampled: notation has it, and each tonic its pitch."""
     if event.kind == "duration":
-        return int(event.value or 0) >= GRAIN
+        return int(event.value or 0) >= SHORTEST_WRITABLE
     if event.kind == "pitch":
         return -57 <= int(event.value or 0) <= 59
     return event.kind not in ("begin", "irregular")
 
 
-def _unasked(kind: str, value: str | int | None, allowed: Collection[int]) -> set[int]:
-    """Return the events of a kind that are not the one that was asked for."""
-    known = {i for i in MEASURES.ranges[kind] if i in allowed}
+def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collection[int]) -> set[int]:
+    """Return the ids of a kind other than the requested one."""
+    candidates = {i for i in MEASURES.ranges[kind] if i in allowed}
     chosen = MEASURES.ids.get(Event(kind, value))
     if value is None:
         return set()
-    if chosen not in known:
-        names = sorted(str(MEASURES.events[i].value) or "(none)" for i in known)
-        raise InvalidValue(f"{kind} {value}: the model has never met it; it knows"
+    if chosen not in candidates:
+        names = sorted(str(MEASURES.events[i].value) or "(none)" for i in candidates)
+        raise InvalidValue(f"{kind} {value}: not in the training data, which has"
                            f" {', '.join(names)}")  # fmt: skip
-    return known - {chosen}
+    return candidates - {chosen}
 
 
-def _known_rhythm(name: str) -> str:
-    known = rhythm_event(name.strip().lower())
-    if known == "other":
+def _parse_rhythm(name: str) -> str:
+    normalised = normalise_rhythm(name.strip().lower())
+    if normalised == "other":
         names = ", ".join(r for r in RHYTHMS if r not in ("", "other"))
         raise InvalidValue(f"rhythm {shorten(name)!r} is unknown: choose one of {names}")
-    return known
+    return normalised
 
 
-def _title(rhythm: str, key: Key, noise: Noise) -> str:
+def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
     kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
-    return f"{kind} in {key}, no. {noise.seed}-{noise.tune + 1}"
+    return f"{kind} in {key}, no. {noise.seed}-{noise.tune_number + 1}"
+
+
+DEFAULT_QPM: Final = 120.0
+
+
+@dataclass(frozen=True)
+class GenericSampler:
+    """An engine, its codec, and the ids in its training data."""
+
+    engine: Engine
+    codec: AnyCodec
+    seen_ids: Collection[int]
+
+    def sample(self, options: SamplingOptions, noise: Noise) -> Score | str:
+        """Sample one piece.
+
+        Raises:
+            InvalidValue: the codec does not offer an option.
+        """
+        encoded = self.sample_encoded(options, noise)
+        piece: Score | str = self.codec.decode(encoded.ids, encoded.setting).piece
+        return piece
+
+    def sample_encoded(
+        self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
+    ) -> Encoded:
+        """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
+        check_codec_options(options, self.codec)
+        name = self.codec.name.split("-")[0].capitalize()
+        setting = Setting(
+            title=f"{name}, no. {noise.seed}-{noise.tune_number + 1}",
+            tempos=((0, float(options.tempo or DEFAULT_QPM)),),
+            parts=(Part("", options.program),),
+        )
+        return Encoded(tuple(self.draw_ids(options, noise, max_ids)), setting)
+
+    def draw_ids(
+        self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
+    ) -> list[int]:
+        """Draw the ids of one piece, to its end, or only so many of them."""
+        walk, state, filters = self.codec.create_grammar(), self.engine.start(), options.filters
+        ids, candidates = [BEGIN_ID], list[int]()
+        legal: tuple[int, ...] = ()
+        while not walk.is_done and (max_ids is None or len(ids) <= max_ids):
+            logits, state = self.engine.step(ids[-1:], None, state)
+            before, legal = legal, walk.legal_ids()
+            if legal is not before:  # a text offers the same thousands each time
+                candidates = [id_ for id_ in legal if id_ in self.seen_ids] or list(legal)
+            make_noise = partial(noise.gumbel_at, 0, len(ids), self._hashes[candidates])
+            ids.append(argmax_with_noise(logits, candidates, filters, make_noise))
+            walk.take(ids[-1])
+        return ids[1:]
+
+    @cached_property
+    def _hashes(self) -> npt.NDArray[np.uint64]:
+        return hash_event_names(self.codec.vocabulary.names)
+
+
+def make_sampler(
+    checkpoint: Checkpoint,
+    codec: AnyCodec,
+    make_copy_detector: Callable[[int], CopyDetector] | None = None,
+) -> Sampler | GenericSampler:
+    """Return what writes the tunes of a checkpoint: its engine, and what it has learnt.
+
+    make_copy_detector: what knows its training tunes' runs, for a limit in notes.
+    """
+    manifest = checkpoint.manifest
+    seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
+    engine = NumpyEngine.of(checkpoint)
+    if codec.has_bars:
+        return Sampler(engine, seen, manifest.corpus.get("tonics", {}), make_copy_detector)
+    return GenericSampler(engine, codec, seen)
+
+
+def check_codec_options(requested: SamplingOptions, codec: AnyCodec) -> None:
+    """Check that a codec offers all options that differ from their defaults.
+
+    Raises:
+        InvalidValue: it does not offer one of them.
+    """
+    offered = list_codec_options(codec)
+    for option in OPTIONS:
+        if option not in offered and getattr(requested, option.name) != option.default:
+            flags = ", ".join(f"--{each.flag}" for each in offered)
+            raise InvalidValue(
+                f"--{option.flag} means nothing to a model of codec {codec.name}: it understands"
+                f" {flags}"
+            )

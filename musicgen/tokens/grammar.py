@@ -1,353 +1,379 @@
-"""Which events may come next, so that every tune drawn is whole: what the sampler stands on.
+"""The grammar of the measures codec: which events may come next, so that every tune is complete.
 
-A `Walk` follows the ids of one tune. It knows where the bar, the tuplet, the repeat and the tune
-stand, and offers only events after which the tune can still be finished as asked: durations that
-leave a gap the allowed values can fill, pickups whose partner exists, repeats that the number of
-bars has room for. So no dead end is reached, and nothing is ever drawn twice.
+`MeasuresGrammar` follows the ids of one tune. It tracks the state of the bar, the tuplet, the
+repeat and the tune, and allows only events after which all constraints can still be met: durations
+that leave a gap which the allowed values can fill, pickups whose partner exists, repeats that fit
+into the number of bars. So sampling never reaches a dead end and never has to backtrack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from musicgen.music.grid import Tuplet
+from musicgen.music.durations import Tuplet
 from musicgen.music.theory import Meter
-from musicgen.tokens import codec
-from musicgen.tokens.form import RANKS, Form, form_of
-from musicgen.tokens.rules import Rules
+from musicgen.tokens.constraints import Rules
+from musicgen.tokens.form_state import RANKS, FormState, create_form_state
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 
-HEADER: Final = ("meter", "mode", "rhythm", "parts")
+HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")
+
+
+OpenTuplet: TypeAlias = tuple[Tuplet, int, int]  # group, start step, nominal steps written
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What is known at a place before its event is drawn."""
+class DecisionContext:
+    """What is known at a position before its event is drawn."""
 
     voice: int  # part * 16 + voice in the part
-    bar: int  # written bars before this one
+    bar: int  # bars written, including the current one
     position: int  # steps from the start of the bar
-    bar_steps: int  # steps of the bar; 0 between bars, and where it is not known
-    bar_in_phrase: int  # written bars since the section, the ending or the tune started
-    bars_left: int | None  # as heard, where a number was asked for
-    decision: str  # what is drawn: "meter", "between 3", "value", "tuplet", "head", "tone"
+    bar_steps: int  # steps of the bar; 0 between bars and in irregular ones
+    bar_in_phrase: int  # bars written since the section, the ending or the tune started
+    bars_left: int | None  # bars heard that remain; None if their number is free
+    decision: str  # what is drawn: "meter", "between 3", "value 0", "tuplet", "head", "done"
 
 
-class Walk:
-    """One tune under way: `legal()` offers ids, `take(id)` follows one of them."""
+class MeasuresGrammar:
+    """The state of one tune while it is written id by id: `legal_ids()`, then `take(id_)`."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.done = False
-        self.header = 0  # header events read
+        self.is_done = False
+        self.header_events_read = 0
         self.parts = 1
-        self.form: Form = form_of(rules, 0)
+        self.form: FormState = create_form_state(rules, 0)
         self.in_bar = False
-        self.length: int | None = None  # of the bar; None: irregular, and its first voice is open
-        self.cursor = 0  # steps from the start of the bar, in the voice under way
-        self.voice = (0, 0)  # part and number
-        self.changed = 0  # how far the changes of key, meter, chord and bass at this place are
-        self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
-        self.duration: int | None = None  # read, and still without its head
-        self.lowest: int | None = None  # the id that further pitches of a chord must stay under
-        self.sounded = False
-        self.last: int | None = None  # the id of the last note of the first voice
-        self.kinds: frozenset[tuple[int, str]] = frozenset()  # part to "pitch" or "drum", if drawn
-        self.landing: frozenset[int] | None = None  # pitch ids that the bar under way must end in
-        self.sounding: dict[tuple[int, int], tuple[int, int]] = {}  # voice to bar and step reached
+        # steps of the bar; None in the first voice of an irregular bar
+        self.bar_length: int | None = None
+        self.cursor = 0  # steps from the start of the bar, in the current voice
+        self.voice = (0, 0)  # part, number in the part
+        self.change_rank = 0  # 1 after a key, 2 meter, 3 chord, 4 bass or no chord at this position
+        self.tuplet: OpenTuplet | None = None
+        self.duration: int | None = None  # nominal steps; read, and its head follows
+        self.lowest_tone_id: int | None = None  # further notes of the chord must have lower ids
+        self.has_sounded = False
+        self.last_note_id: int | None = None  # of the first voice
+        self.part_kinds: frozenset[tuple[int, str]] = frozenset()  # part, "pitch" or "drum"
+        self.landing_ids: frozenset[int] | None = None  # pitches on which the bar must end
+        # voice to the bar and the step at which its sound ends
+        self.sound_ends: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
-    def context(self) -> Context:
-        """What is known at this place."""
+    def context(self) -> DecisionContext:
+        """What is known at this position."""
         rules, form = self.rules, self.form
-        asked = rules.fewest == rules.most
-        return Context(
+        has_bar_count = rules.min_bars == rules.max_bars
+        return DecisionContext(
             voice=self.voice[0] * MAX_VOICES + self.voice[1],
-            bar=form.written,
+            bar=form.bars_written,
             position=self.cursor,
-            bar_steps=(self.length or 0) if self.in_bar else 0,
-            bar_in_phrase=form.phrase,
-            bars_left=max(0, rules.most - form.heard) if asked else None,
+            bar_steps=(self.bar_length or 0) if self.in_bar else 0,
+            bar_in_phrase=form.bars_in_phrase,
+            bars_left=max(0, rules.max_bars - form.bars_heard) if has_bar_count else None,
             decision=self.decision,
         )
 
     @property
     def decision(self) -> str:
-        """The name of what is drawn at this place."""
-        if self.header < len(HEADER):
-            return HEADER[self.header]
+        """The name of what is drawn at this position."""
+        if self.header_events_read < len(HEADER_KINDS):
+            return HEADER_KINDS[self.header_events_read]
         if not self.in_bar:
             return f"between {self.form.rank}"
         if self.duration is not None:
             return "head"
         if self.is_full:
             return "done"
-        return f"value {self.changed}" if self.tuplet is None else "tuplet"
+        return f"value {self.change_rank}" if self.tuplet is None else "tuplet"
 
-    def copy(self) -> Walk:
-        """Return a walk that goes on from here alone."""
-        other = object.__new__(Walk)
+    def copy(self) -> MeasuresGrammar:
+        """Return an independent copy."""
+        other = object.__new__(MeasuresGrammar)
         vars(other).update(vars(self))
-        other.form, other.sounding = copy(self.form), dict(self.sounding)
+        other.form, other.sound_ends = copy(self.form), dict(self.sound_ends)
         return other
 
-    # What the compiled grammar asks
+    # For the compiled grammar
 
     @property
-    def at_border(self) -> bool:
-        """Whether the bar may be left here, or no bar is under way."""
-        if self.done or self.header < len(HEADER):
+    def can_leave_bar(self) -> bool:
+        """Whether the bar may end here, or the position is between bars."""
+        if self.is_done or self.header_events_read < len(HEADER_KINDS):
             return False
         return not self.in_bar or (self.duration is None and self.is_full)
 
-    def key(self) -> tuple[object, ...]:
-        """Return what tells this place in a bar from others; all but the form, in which it is.
+    def state_key(self) -> tuple[object, ...]:
+        """Return a key that is equal for equivalent positions in a bar, for any form.
 
-        Every attribute counts, so that a new one is never forgotten; the exceptions stand here. The
-        tones that a chord may still have go beside any place, and do not tell it from others.
+        Every attribute counts except those replaced here, so that a new one is never forgotten.
+        The further tones of a chord are looked up separately and do not count.
         """
-        closing = self.rules.closing
-        told = vars(self) | {
-            "form": self.form.is_last if closing and self.in_bar else None,
-            "lowest": None,
-            "last": (self.last in closing, self.last in (self.landing or ())),
-            "sounding": frozenset(
-                (voice, self.form.written - bar, step)
-                for voice, (bar, step) in self.sounding.items()
+        final_ids = self.rules.final_pitch_ids
+        state = vars(self) | {
+            "form": self.form.is_last_bar if final_ids and self.in_bar else None,
+            "lowest_tone_id": None,
+            "last_note_id": (
+                self.last_note_id in final_ids,
+                self.last_note_id in (self.landing_ids or ()),
+            ),
+            "sound_ends": frozenset(
+                (voice, self.form.bars_written - bar, step)
+                for voice, (bar, step) in self.sound_ends.items()
             ),
         }
-        return tuple(told.values())
+        return tuple(state.values())
 
-    def left(self) -> Walk:
-        """Return a walk that has left the bar under way, and so stands where any such bar ends."""
+    def copy_after_bar(self) -> MeasuresGrammar:
+        """Return a copy that has left the current bar."""
         other = self.copy()
         other._leave_bar()
         return other
 
-    def joined(self, form: Form) -> Walk:
-        """Return a walk at the same place of a bar, in another form."""
-        other, ahead = self.copy(), form.written - self.form.written
+    def copy_with_form(self, form: FormState) -> MeasuresGrammar:
+        """Return a copy at the same position of a bar, in another form."""
+        other, bars_ahead = self.copy(), form.bars_written - self.form.bars_written
         other.form = copy(form)
         other.form.rules = self.rules
-        other.sounding = {voice: (bar + ahead, at) for voice, (bar, at) in self.sounding.items()}
+        other.sound_ends = {
+            voice: (bar + bars_ahead, step) for voice, (bar, step) in self.sound_ends.items()
+        }
         return other
 
-    # What may come next
+    # Legal ids
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the tune is done."""
-        if self.done:
+        if self.is_done:
             return ()
-        if self.header < len(HEADER):
-            kind = HEADER[self.header]
-            return self.rules.meters if kind == "meter" else self.rules.ids(kind)
+        if self.header_events_read < len(HEADER_KINDS):
+            kind = HEADER_KINDS[self.header_events_read]
+            return self.rules.meter_ids if kind == "meter" else self.rules.ids_of_kind(kind)
         if not self.in_bar:
-            return self._between()
+            return self._ids_between_bars()
         if self.duration is not None:
-            return self._heads()
+            return self._head_ids()
         if self.is_full:
-            return (*self.tones(), *self._lines(), *self._between(), *self._more())
-        fresh = self.cursor == 0 and self.tuplet is None and self.changed == 0
-        lines = self._lines(parts=False) if fresh and self.voice[0] and not self.voice[1] else ()
-        return self.tones() + self._values() + lines
+            return (
+                *self.chord_tone_ids(),
+                *self._voice_ids(),
+                *self._ids_between_bars(),
+                *self._irregular_bar_ids(),
+            )
+        is_voice_empty = self.cursor == 0 and self.tuplet is None and self.change_rank == 0
+        may_skip_voice = is_voice_empty and self.voice[0] > 0 and self.voice[1] == 0
+        voice_ids = self._voice_ids(parts=False) if may_skip_voice else ()
+        return self.chord_tone_ids() + self._value_ids() + voice_ids
 
-    def _between(self) -> tuple[int, ...]:
-        """Return what may stand between two bars; where the tune may not end yet, what leads on."""
-        found = tuple(self.form.legal())
-        if not self.rules.closing or self.last in self.rules.closing:
-            return found
-        return tuple(id_ for id_ in found if self.form.leads_on(id_))
+    def _ids_between_bars(self) -> tuple[int, ...]:
+        """Return the ids that may stand between two bars; not the end before a final pitch."""
+        legal_ids = tuple(self.form.legal_ids())
+        if not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids:
+            return legal_ids
+        return tuple(id_ for id_ in legal_ids if self.form.can_add_bar_after(id_))
 
     @property
     def is_full(self) -> bool:
-        """Whether the voice under way fills its bar; of an irregular one, whether it may end."""
+        """Whether the current voice fills its bar, or may end in an irregular bar."""
         if self.tuplet is not None or self.cursor == 0:
             return False
-        return self.length is None or self.cursor == self.length
+        return self.bar_length is None or self.cursor == self.bar_length
 
-    def _more(self) -> tuple[int, ...]:
-        """Return what may go on in an irregular bar, which ends where it likes."""
-        if self.length is not None:
+    def _irregular_bar_ids(self) -> tuple[int, ...]:
+        """Return the ids that may continue an irregular bar, whose length is free."""
+        if self.bar_length is not None:
             return ()
-        keys_too = {*self.rules.ids("key"), *self.rules.ids("meter")}
-        return tuple(id_ for id_ in self._values() if id_ not in keys_too)
+        excluded = {*self.rules.ids_of_kind("key"), *self.rules.ids_of_kind("meter")}
+        return tuple(id_ for id_ in self._value_ids() if id_ not in excluded)
 
-    def _heads(self) -> tuple[int, ...]:
+    def _head_ids(self) -> tuple[int, ...]:
+        """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
-        found = tuple(id_ for kind in self._kinds() for id_ in rules.ids(kind))
-        if self.sounded or not rules.strict:
-            found += rules.ids("rest")
-        if self.sounding.get(self.voice) == (self.form.written, self.cursor):
-            found += rules.ids("hold")
-        return self._landed(found)
+        heads = tuple(id_ for kind in self._note_kinds() for id_ in rules.ids_of_kind(kind))
+        if self.has_sounded or not rules.strict:
+            heads += rules.ids_of_kind("rest")
+        if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
+            heads += rules.ids_of_kind("hold")
+        return self._keep_landing_heads(heads)
 
-    def _kinds(self) -> tuple[str, ...]:
-        """Return the kinds of note that the part under way may have."""
+    def _note_kinds(self) -> tuple[str, ...]:
+        """Return the kinds of note that the current part may have."""
         rules, part = self.rules, self.voice[0]
         if rules.drum_parts is not None:
             return ("drum",) if part in rules.drum_parts else ("pitch",)
-        drawn = tuple(kind for number, kind in self.kinds if number == part)
-        if not drawn and part == 0 and rules.closing:
-            return ("pitch",)  # drums have no note to end on
-        return drawn or _NOTES
+        kinds = tuple(kind for number, kind in self.part_kinds if number == part)
+        if not kinds and part == 0 and rules.final_pitch_ids:
+            return ("pitch",)  # drums have no pitch to end on
+        return kinds or ("pitch", "drum")
 
-    def _landed(self, heads: tuple[int, ...]) -> tuple[int, ...]:
-        """Leave of the heads what ends the bar, or the tune, where it is to end."""
-        if not self.completes or not self.must_land:
+    def _keep_landing_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep the heads with which a bar, or the tune, ends on a required note."""
+        if not self.is_filling_bar or not self.must_land:
             return heads
-        rules, wanted = self.rules, self.landing or self.rules.closing
-        silent = rules.ids("hold") + (() if self.landing else rules.ids("rest"))
-        kept = wanted | set(silent if self.last in wanted else ())
-        return tuple(id_ for id_ in heads if id_ in kept)
+        rules, landing_ids = self.rules, self.landing_ids or self.rules.final_pitch_ids
+        allowed = set(landing_ids)
+        if self.last_note_id in landing_ids:
+            allowed.update(rules.ids_of_kind("hold"))
+            allowed.update(() if self.landing_ids else rules.ids_of_kind("rest"))
+        return tuple(id_ for id_ in heads if id_ in allowed)
 
     @property
     def must_land(self) -> bool:
-        """Whether the bar under way must end on certain notes: given ones, or the tune's last."""
+        """Whether the current bar must end on certain notes: `landing_ids`, or a final pitch."""
         if not self.in_bar or self.voice != (0, 0):
             return False
-        return bool(self.landing) or (bool(self.rules.closing) and self.form.is_last)
+        return bool(self.landing_ids) or (
+            bool(self.rules.final_pitch_ids) and self.form.is_last_bar
+        )
 
     @property
-    def completes(self) -> bool:
-        """Whether the duration that was read fills the bar, in its first voice."""
-        return self.voice == (0, 0) and self._after_duration() == self.length
+    def is_filling_bar(self) -> bool:
+        """Whether the pending duration fills the bar, in its first voice."""
+        return self.voice == (0, 0) and self._duration_end() == self.bar_length
 
     @property
-    def spent(self) -> int:
-        """Steps for which the duration that was read sounds."""
-        return self._after_duration() - self.cursor
+    def duration_steps(self) -> int:
+        """Sounding steps of the pending duration."""
+        return self._duration_end() - self.cursor
 
-    def _after_duration(self) -> int:
-        """Return the step of the bar at which the duration that was read ends."""
+    def _duration_end(self) -> int:
+        """Return the step of the bar at which the pending duration ends."""
         nominal = self.duration or 0
         if self.tuplet is None:
             return self.cursor + nominal
         group, start, written = self.tuplet
-        return start + group.sounding(written + nominal)
+        return start + group.to_sounding(written + nominal)
 
-    def tones(self) -> tuple[int, ...]:
-        """Return the further pitches that a chord may have, from the highest down."""
-        if self.lowest is None:
+    def chord_tone_ids(self) -> tuple[int, ...]:
+        """Return the ids of the further notes that a chord may have: lower ones, ascending."""
+        lowest = self.lowest_tone_id
+        if lowest is None:
             return ()
-        kind = MEASURES.events[self.lowest].kind
-        return tuple(id_ for id_ in self.rules.ids(kind) if id_ < (self.lowest or 0))
+        kind = MEASURES.events[lowest].kind
+        return tuple(id_ for id_ in self.rules.ids_of_kind(kind) if id_ < lowest)
 
-    def _values(self) -> tuple[int, ...]:
+    def _value_ids(self) -> tuple[int, ...]:
+        """Return the changes, durations and tuplets that may come next in a voice."""
         if self.tuplet is not None:
             group, _, written = self.tuplet
-            return self._changes() + self.rules.within(group.nominal - written)
-        room = None if self.length is None else self.length - self.cursor
-        return self._changes() + self.rules.values(room)
+            return self._change_ids() + self.rules.tuplet_duration_ids(group.nominal - written)
+        gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
+        return self._change_ids() + self.rules.fitting_value_ids(gap_steps)
 
-    def _changes(self) -> tuple[int, ...]:
+    def _change_ids(self) -> tuple[int, ...]:
         """Return the key, meter and chord events inside a bar, in the first voice."""
         rules = self.rules
         if self.voice != (0, 0):
             return ()
-        found: tuple[int, ...] = ()
+        kinds: list[str] = []
         if not rules.strict and self.cursor:
-            found += rules.ids("key") if self.changed < 1 else ()
-            found += rules.ids("meter") if self.changed < 2 else ()
-        found += rules.ids("chord") + rules.ids("no_chord") if self.changed < 3 else ()
-        return found + (rules.ids("bass") if self.changed == 3 else ())
+            kinds += ["key"] if self.change_rank < 1 else []
+            kinds += ["meter"] if self.change_rank < 2 else []
+        kinds += ["chord", "no_chord"] if self.change_rank < 3 else []
+        kinds += ["bass"] if self.change_rank == 3 else []
+        return tuple(id_ for kind in kinds for id_ in rules.ids_of_kind(kind))
 
-    def _lines(self, *, parts: bool = True) -> tuple[int, ...]:
-        """Return the events that open a further voice of the bar."""
+    def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
+        """Return the ids that open a further voice of the bar."""
         part, number = self.voice
-        others = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
-        voices = MEASURES.ranges["voice"][number:]
-        return tuple(id_ for id_ in (*others, *voices) if id_ in self.rules.allowed)
+        part_ids = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
+        voice_ids = MEASURES.ranges["voice"][number:]
+        return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
 
-    # Following an id
+    # Taking an id
 
     def take(self, id_: int) -> None:
-        """Follow a legal id."""
+        """Advance by a legal id."""
         event = MEASURES.events[id_]
         kind, value = event.kind, event.value
-        if self.header < len(HEADER):
+        if self.header_events_read < len(HEADER_KINDS):
             self._take_header(kind, value)
-        elif not self.crosses(id_):
+        elif not self.changes_form(id_):
             getattr(self, "_take_" + kind)(value)
-            self.lowest = id_ if kind in ("pitch", "drum") else None
+            self.lowest_tone_id = id_ if kind in ("pitch", "drum") else None
         else:
             self._take_between(kind, value)
 
-    def crosses(self, id_: int) -> bool:
-        """Tell whether a legal id changes the form: the header's meter, and all between bars."""
+    def changes_form(self, id_: int) -> bool:
+        """Tell whether a legal id changes the form: the header's meter, or an id between bars."""
         kind = MEASURES.events[id_].kind
-        if self.header < len(HEADER):
+        if self.header_events_read < len(HEADER_KINDS):
             return kind == "meter"
-        return not (kind in _IN_BAR or (kind in ("key", "meter") and self._inside()))
+        return not (kind in _IN_BAR_KINDS or (kind in ("key", "meter") and self._is_inside_bar()))
 
-    def _inside(self) -> bool:
-        return self.in_bar and not (self.length is not None and self.is_full)
+    def _is_inside_bar(self) -> bool:
+        return self.in_bar and not (self.bar_length is not None and self.is_full)
 
     def narrow(self, rules: Rules) -> None:
-        """Go on under rules that allow less, once the header is read."""
+        """Replace the rules by narrower ones, once the header is read."""
         self.rules = self.form.rules = rules
 
     def _take_header(self, kind: str, value: int | str | None) -> None:
-        self.header += 1
+        self.header_events_read += 1
         if kind == "meter":
-            self.form = form_of(self.rules, Meter.parse(str(value)).steps)
+            self.form = create_form_state(self.rules, Meter.parse(str(value)).steps)
         elif kind == "parts" and isinstance(value, int):
             self.parts = value
 
     def _take_between(self, kind: str, value: int | str | None) -> None:
         self._leave_bar()
         if kind == "end":
-            self.done = True
+            self.is_done = True
         if kind in ("repeat_start", "repeat_end", "ending", "ending_end"):
-            self.sounding.clear()
-        irregular = self.form.rank == RANKS["irregular"]
+            self.sound_ends.clear()
+        is_irregular = self.form.rank == RANKS["irregular"]
         self.form.take(kind, value)
         if kind == "meter":
             self.form.meter_steps = Meter.parse(str(value)).steps
         if kind in ("bar", "partial"):
             self.in_bar = True
-            full = value if isinstance(value, int) else self.form.meter_steps
-            self.length = None if irregular else full
-            held = () if self.form.is_fresh else self.sounding
-            self.sounding = dict.fromkeys(held, (self.form.written, 0))
+            steps = value if isinstance(value, int) else self.form.meter_steps
+            self.bar_length = None if is_irregular else steps
+            voices = () if self.form.is_first_of_section else self.sound_ends
+            self.sound_ends = dict.fromkeys(voices, (self.form.bars_written, 0))
 
     def _leave_bar(self) -> None:
-        """End the bar under way; what sounds at its end can be held."""
+        """End the current bar; notes that sound at its end can be held."""
         if not self.in_bar:
             return
-        end = (self.form.written, self.cursor if self.length is None else self.length)
-        self.sounding = {voice: at for voice, at in self.sounding.items() if at == end}
-        self.in_bar, self.length = False, None
-        self._open_line((0, 0))
+        bar_end = self.cursor if self.bar_length is None else self.bar_length
+        end = self.form.bars_written, bar_end
+        self.sound_ends = {voice: sound for voice, sound in self.sound_ends.items() if sound == end}
+        self.in_bar, self.bar_length = False, None
+        self._open_voice((0, 0))
 
-    def _open_line(self, voice: tuple[int, int]) -> None:
-        self.cursor, self.voice, self.changed, self.lowest = 0, voice, 0, None
+    def _open_voice(self, voice: tuple[int, int]) -> None:
+        self.cursor, self.voice, self.change_rank, self.lowest_tone_id = 0, voice, 0, None
+
+    def _open_later_voice(self, voice: tuple[int, int]) -> None:
+        """Open a voice after the first, which has decided the length of an irregular bar."""
+        self.bar_length = self.cursor if self.bar_length is None else self.bar_length
+        self._open_voice(voice)
 
     def _take_part(self, value: int) -> None:
-        self.length = self.cursor if self.length is None else self.length
-        self._open_line((value, 0))
+        self._open_later_voice((value, 0))
 
     def _take_voice(self, value: int) -> None:
-        self.length = self.cursor if self.length is None else self.length
-        self._open_line((self.voice[0], value))
+        self._open_later_voice((self.voice[0], value))
 
     def _take_key(self, _: str) -> None:
-        self.changed = 1
+        self.change_rank = 1
 
     def _take_meter(self, value: str) -> None:
-        self.changed = 2
+        self.change_rank = 2
         self.form.meter_steps = Meter.parse(value).steps
 
     def _take_chord(self, _: str) -> None:
-        self.changed = 3
+        self.change_rank = 3
 
     def _take_no_chord(self, _: None) -> None:
-        self.changed = 4
+        self.change_rank = 4
 
     def _take_bass(self, _: int) -> None:
-        self.changed = 4
+        self.change_rank = 4
 
     def _take_tuplet(self, value: str) -> None:
         self.tuplet = Tuplet(*map(int, value.split())), self.cursor, 0
@@ -357,56 +383,38 @@ class Walk:
 
     def _take_rest(self, _: None) -> None:
         self._advance()
-        self.sounding.pop(self.voice, None)
+        self.sound_ends.pop(self.voice, None)
 
     def _take_hold(self, _: None) -> None:
         self._advance()
-        self.sounding[self.voice] = (self.form.written, self.cursor)
+        self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _take_pitch(self, value: int) -> None:
-        self._sound("pitch", value)
+        self._add_note("pitch", value)
 
     def _take_drum(self, value: int) -> None:
-        self._sound("drum", value)
+        self._add_note("drum", value)
 
-    def _sound(self, kind: str, value: int) -> None:
+    def _add_note(self, kind: str, value: int) -> None:
         if self.duration is not None:
             self._advance()
             if self.voice == (0, 0):
-                self.last = MEASURES.ids.get(Event(kind, value))
+                self.last_note_id = MEASURES.ids.get(Event(kind, value))
         if self.rules.chooses_drums:
-            self.kinds |= {(self.voice[0], kind)}
-        self.sounded = True
-        self.sounding[self.voice] = (self.form.written, self.cursor)
+            self.part_kinds |= {(self.voice[0], kind)}
+        self.has_sounded = True
+        self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _advance(self) -> None:
-        """Spend the duration that was read."""
-        self.cursor = self._after_duration()
-        nominal, self.duration, self.changed = self.duration or 0, None, 0
+        """Move the cursor to the end of the pending duration."""
+        self.cursor = self._duration_end()
+        nominal, self.duration, self.change_rank = self.duration or 0, None, 0
         if self.tuplet is not None:
             group, start, written = self.tuplet
             written += nominal
             self.tuplet = None if written >= group.nominal else (group, start, written)
 
 
-_NOTES: Final = ("pitch", "drum")
-_IN_BAR: Final = frozenset(
-    (
-        "part",
-        "voice",
-        "chord",
-        "no_chord",
-        "bass",
-        "tuplet",
-        "duration",
-        "rest",
-        "hold",
-        "pitch",
-        "drum",
-    )
+_IN_BAR_KINDS: Final = frozenset(
+    "part voice chord no_chord bass tuplet duration rest hold pitch drum".split()
 )
-
-
-def first_illegal(ids: Iterable[int], rules: Rules) -> int | None:
-    """Return the place of the first id that the rules do not allow, None if they allow all."""
-    return codec.first_illegal(ids, Walk(rules))

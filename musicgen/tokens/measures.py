@@ -1,7 +1,7 @@
 """The default codec: bar by bar and, inside a bar, voice by voice.
 
-A note is its duration, then its pitch, then further pitches of a chord. `encode` and `decode` are
-exact inverses on canonical scores; `decode` takes any ids at all and counts what it could not use.
+A note is its duration, then its pitch, then the further pitches of a chord. `encode` and `decode`
+are exact inverses on canonical scores; `decode` accepts any ids and counts those it could not use.
 """
 
 from __future__ import annotations
@@ -9,33 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
+from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.columns import counted
-from musicgen.music.grid import GRAIN, PLAIN, Bar, Chords, Tuplet, bars, pieces
+from musicgen.music.arrays import IntArray, ragged_arange
+from musicgen.music.bars import Bar, find_bars
+from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
+from musicgen.music.voices import Chords
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
     ScoreCodec,
     Setting,
-    doubled_notes,
+    count_doubled_notes,
 )
-from musicgen.tokens.grammar import Walk
-from musicgen.tokens.lines import Lines, Segments, cut
-from musicgen.tokens.rules import Rules
+from musicgen.tokens.constraints import Rules
+from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
+from musicgen.tokens.voice_segments import BarVoices, Segments, cut_into_segments
 
 _CHANGES = ("key", "meter", "chord")
 
 
-def setting_of(score: Score) -> Setting:
-    """Collect what the ids of a canonical score leave out."""
+def extract_setting(score: Score) -> Setting:
+    """Collect the properties that the ids of a canonical score leave out."""
     velocities = np.full(len(score.parts), DEFAULT_VELOCITY)
     velocities[score.columns[4]] = score.columns[3]
     return Setting(
@@ -48,44 +51,50 @@ def setting_of(score: Score) -> Setting:
     )
 
 
-def rhythm_event(rhythm: str) -> str:
-    """Return the name in RHYTHMS that stands for a rhythm as a tunebook writes it."""
+def normalise_rhythm(rhythm: str) -> str:
+    """Map a rhythm as a tunebook spells it to a name in RHYTHMS."""
     name = RHYTHM_ALIASES.get(rhythm, rhythm)
     return name if name in RHYTHMS else "other"
 
 
 class MeasuresCodec(ScoreCodec):
-    """Score to ids of MEASURES and back."""
+    """Converts a score to ids of MEASURES and back."""
 
     name = "measures"
     vocabulary = MEASURES
+    writable_suffixes = (*formats.WRITABLE_SUFFIXES, ".wav", ".svg", ".png", ".html")
+    has_bars = True
 
     def encode(self, score: Score) -> Encoded:
-        """Write a score, made canonical, as ids. Raises Refusal for what has no event.
+        """Encode the canonical form of a score. Raises Refusal for music without an event.
 
-        Of notes that a part strikes twice at one step the ids say one; the others count as lost.
+        Of notes of equal part, onset and pitch, all but one are counted as lost.
         """
-        lost = doubled_notes(score)
+        lost = count_doubled_notes(score)
         score = score.canonical()
-        setting = setting_of(score)
-        return Encoded(tuple(_Writer(score, setting.tonic_pitch).ids()), setting, lost)
+        setting = extract_setting(score)
+        return Encoded(tuple(_MeasuresEncoder(score, setting.tonic_pitch).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
-        """Read ids as a canonical score; ids that mean nothing where they stand are counted."""
-        reader = _Reader(setting)
+        """Decode ids to a canonical score; count the ids that could not be used."""
+        decoder = _MeasuresDecoder(setting)
         for id_ in ids:
-            reader.take(MEASURES.event(id_))
-        return reader.finish()
+            decoder.take(MEASURES.event(id_))
+        return decoder.finish()
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> Walk:
-        """Start a tune."""
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> MeasuresGrammar:
+        """Create the grammar of a new tune."""
         drums = (number for number, part in enumerate(setting.parts) if part.is_drums)
-        return Walk(Rules(drum_parts=frozenset(drums)) if strict else Rules.reading(drums))
+        return MeasuresGrammar(
+            Rules(drum_parts=frozenset(drums)) if strict else Rules.permissive(drums)
+        )
 
 
-def drum_parts(ids: Iterable[int]) -> frozenset[int]:
-    """Return the parts in which drums sound."""
-    part, found = 0, set()
+def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
+    """Return the numbers of the parts that contain drum events."""
+    part, drum_parts = 0, set()
     for id_ in ids:
         event = MEASURES.event(id_)
         if event.kind in ("bar", "partial"):
@@ -93,40 +102,45 @@ def drum_parts(ids: Iterable[int]) -> frozenset[int]:
         elif event.kind == "part":
             part = int(event.value or 0)
         elif event.kind == "drum":
-            found.add(part)
-    return frozenset(found)
+            drum_parts.add(part)
+    return frozenset(drum_parts)
 
 
-Ids = tuple[int, ...]
+Ids: TypeAlias = tuple[int, ...]
 
 
 @lru_cache(maxsize=4096)
-def _id(kind: str, value: Value = None) -> int:
-    """Return the id of an event. Raises Refusal where the table has none."""
+def _event_id(kind: str, value: Value = None) -> int:
+    """Return the id of an event. Raises Refusal if there is no such event."""
     event = Event(kind, value)
     if event not in MEASURES.ids:
         raise Refusal(f"no event for {event}; the tune was left out", code="no-event")
     return MEASURES.ids[event]
 
 
-_BAR: Final = _id("bar")
-_REST: Final = _id("rest")
-_HOLD: Final = _id("hold")
-_LONGEST: Final = PLAIN[-1]
-# The id of each length that one sign writes and that needs no tuplet; 0 for others, longer ones too
-_SIGNS: Final = np.array(
-    [_id("duration", n) if n in PLAIN and n % GRAIN == 0 else 0 for n in range(_LONGEST + 2)]
+_BAR: Final = _event_id("bar")
+_REST: Final = _event_id("rest")
+_HOLD: Final = _event_id("hold")
+_LONGEST: Final = PLAIN_DURATIONS[-1]
+# By length in steps: the id of the plain duration; 0 if it needs ties or tuplets, or is longer
+_PLAIN_DURATION_IDS: Final = np.array(
+    [
+        _event_id("duration", steps)
+        if steps in PLAIN_DURATIONS and steps % SHORTEST_WRITABLE == 0
+        else 0
+        for steps in range(_LONGEST + 2)
+    ]
 )
 
 
-class _Writer:
-    """A canonical score as ids."""
+class _MeasuresEncoder:
+    """Encodes a canonical score."""
 
     def __init__(self, score: Score, tonic_pitch: int) -> None:
         self.score = score
         self.tonic_pitch = tonic_pitch
-        self.bars = bars(score)
-        self.marks: dict[int, list[Mark]] = {}  # but bar lines
+        self.bars = find_bars(score)
+        self.marks: dict[int, list[Mark]] = {}  # by step, without bar lines
         for mark in score.marks:
             if mark.kind != "bar":
                 self.marks.setdefault(mark.onset, []).append(mark)
@@ -134,125 +148,160 @@ class _Writer:
 
     def ids(self) -> list[int]:
         """Return the ids of the whole tune."""
-        found = [
-            _id("meter", str(self.score.meter)),
-            _id("mode", self.score.key.mode),
-            _id("rhythm", rhythm_event(self.score.rhythm)),
-            _id("parts", len(self.score.parts)),
+        ids = [
+            _event_id("meter", str(self.score.meter)),
+            _event_id("mode", self.score.key.mode),
+            _event_id("rhythm", normalise_rhythm(self.score.rhythm)),
+            _event_id("parts", len(self.score.parts)),
         ]
         if self.bars:
-            self.music(found)
-        found.append(_id("end"))
-        return found
+            self.write_bars(ids)
+        ids.append(_event_id("end"))
+        return ids
 
-    def music(self, found: list[int]) -> None:
-        """Write all bars: part 0's first voice always, others where they sound."""
+    def write_bars(self, output: list[int]) -> None:
+        """Append all bars: the first voice of part 0 always, other voices where they sound."""
         chords = Chords.of(self.score.columns)
-        changes = [n for n, m in self.marks.items() if n < self.score.end and _is_change(m)]
-        lines, segments = cut(chords, self.bars, changes)
-        plain = self.plainly(chords, segments)
-        odd = self.oddly(lines, segments, plain, changes)
+        changes = [
+            step
+            for step, marks in self.marks.items()
+            if step < self.score.end and _is_change(marks)
+        ]
+        lines, segments = cut_into_segments(chords, self.bars, changes)
+        plain = self.encode_plain_segments(chords, segments)
+        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes)
         ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
-        now = 0
+        current_part = 0
         for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
             if not part and not voice:
-                self.bar_line(found, bar)
-                now = 0
-            if part != now:
-                now = part
-                found.append(_id("part", part))
+                self.write_bar_line(output, bar)
+                current_part = 0
+            if part != current_part:
+                current_part = part
+                output.append(_event_id("part", part))
             if voice:
-                found.append(_id("voice", voice))
-            found += odd[line] if line in odd else ids[firsts[first] : firsts[stop]]
-        found += self.closing(self.bars[-1])
+                output.append(_event_id("voice", voice))
+            output += (
+                irregular_lines[line]
+                if line in irregular_lines
+                else ids[firsts[first] : firsts[stop]]
+            )
+        output += self.closing_ids(self.bars[-1])
 
-    def plainly(self, chords: Chords, segments: Segments) -> _Plain:
-        """Write each segment as one duration and its head."""
-        zeros = [_id("drum", 0) if part.is_drums else _id("pitch", 0) - self.tonic_pitch
-                 for part in self.score.parts]  # fmt: skip
-        sizes = np.append(np.diff(chords.firsts), [1, 1])  # at REST and HOLD stand the two last
-        firsts = np.append(chords.firsts, len(chords.pitches) + 1)
-        pitches = chords.pitches + np.repeat(np.array(zeros)[chords.parts], sizes[:-2])
-        return _Plain.of(
-            _SIGNS[np.minimum(segments.lengths, _LONGEST + 1)],
+    def encode_plain_segments(self, chords: Chords, segments: Segments) -> _PlainSegments:
+        """Encode each segment as one duration and its head."""
+        first_ids = [
+            _event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
+            for part in self.score.parts
+        ]
+        # Two entries follow those of the chords, so that indexes REST = -2 and HOLD = -1 find them.
+        sizes = np.append(np.diff(chords.pitch_starts), [1, 1])
+        firsts = np.append(chords.pitch_starts, len(chords.pitches) + 1)
+        pitches = chords.pitches + np.repeat(np.array(first_ids)[chords.parts], sizes[:-2])
+        return _PlainSegments.of(
+            _PLAIN_DURATION_IDS[np.minimum(segments.lengths, _LONGEST + 1)],
             np.append(pitches, [_REST, _HOLD]),
             firsts[segments.sounds],
             sizes[segments.sounds],
         )
 
-    def oddly(
-        self, lines: Lines, segments: Segments, plain: _Plain, steps: Sequence[int]
+    def encode_irregular_lines(
+        self, lines: BarVoices, segments: Segments, plain: _PlainSegments, steps: Sequence[int]
     ) -> dict[int, list[int]]:
-        """Write the lines that need ties or tuplets, or in which something changes at a step."""
-        at = np.searchsorted(segments.starts, steps).tolist()
-        # at the start of a bar its opening says what changes
-        changing = {n: step for n, step in zip(at, steps, strict=True) if segments.offsets[n]}
-        is_odd = plain.signs == 0
-        is_odd[list(changing)] = True
-        odd = np.append(0, np.cumsum(is_odd))
-        found = {}
-        for line in np.flatnonzero(odd[lines.stops] > odd[lines.firsts]).tolist():
+        """Encode the lines that need ties or tuplets, or inside which something changes.
+
+        Args:
+            lines: of the tune.
+            segments: of the lines.
+            plain: the segments as single durations.
+            steps: at which key, meter or chord symbol change.
+
+        Returns:
+            The ids by line.
+        """
+        changed_segments = np.searchsorted(segments.starts, steps).tolist()
+        change_by_segment = {
+            segment: step
+            for segment, step in zip(changed_segments, steps, strict=True)
+            if segments.offsets[segment]  # changes at the start of a bar belong to its opening
+        }
+        is_irregular = plain.duration_ids == 0
+        is_irregular[list(change_by_segment)] = True
+        irregular_counts = np.append(0, np.cumsum(is_irregular))
+        has_irregular = irregular_counts[lines.stops] > irregular_counts[lines.firsts]
+        ids_by_line = {}
+        for line in np.flatnonzero(has_irregular).tolist():
             first, stop = int(lines.firsts[line]), int(lines.stops[line])
             offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
-            found[line] = list(self.fitted(offsets, first, plain, changing))
-        return found
+            ids_by_line[line] = list(
+                self.iter_segment_ids(offsets, first, plain, change_by_segment)
+            )
+        return ids_by_line
 
-    def fitted(
-        self, offsets: Ids, first: int, plain: _Plain, changing: Mapping[int, int]
+    def iter_segment_ids(
+        self, offsets: Ids, first: int, plain: _PlainSegments, change_by_segment: Mapping[int, int]
     ) -> Iterator[int]:
-        """Yield the ids of segments that fill a bar; what is tied is held."""
-        before = -1
-        for number, values in _values(offsets):
-            head = plain.head(first + number)
-            if number == before and head != [_REST]:
-                head = [_HOLD]
-            elif number != before and first + number in changing:
-                yield from self.changes(changing[first + number], _CHANGES)
-            yield from values
-            yield from head
-            before = number
+        """Yield the ids of segments that fill a bar; tied values are holds.
 
-    def bar_line(self, found: list[int], number: int) -> None:
-        """Write what stands between a bar and the one before it."""
+        Args:
+            offsets: steps in the bar at which segments start, and the end of the bar.
+            first: number of the first segment.
+            plain: the segments as single durations.
+            change_by_segment: the step of the marks that change at a segment.
+        """
+        previous = -1
+        for segment, value_ids in _notate(offsets):
+            head = plain.head(first + segment)
+            if segment == previous and head != [_REST]:
+                head = [_HOLD]
+            elif segment != previous and first + segment in change_by_segment:
+                yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
+            yield from value_ids
+            yield from head
+            previous = segment
+
+    def write_bar_line(self, output: list[int], number: int) -> None:
+        """Append the ids between a bar and the bar before it."""
         if number:
-            found += self.closing(self.bars[number - 1])
+            output += self.closing_ids(self.bars[number - 1])
         bar = self.bars[number]
         if bar.kind == "full" and bar.start not in self.marks:
-            found.append(_BAR)
+            output.append(_BAR)
         else:
-            found += self.opening(bar)
+            output += self.opening_ids(bar)
 
-    def opening(self, bar: Bar) -> Iterator[int]:
-        """Yield what stands before a bar's first note."""
+    def opening_ids(self, bar: Bar) -> Iterator[int]:
+        """Yield the ids before the first note of a bar."""
         for mark in self.marks.get(bar.start, ()):
             if mark.kind == "repeat_start":
-                yield _id("repeat_start")
+                yield _event_id("repeat_start")
             elif mark.kind == "ending":
-                yield _id("ending", "".join(map(str, mark.value.passes)))
-        yield from self.changes(bar.start, ("key", "meter"))
+                yield _event_id("ending", "".join(map(str, mark.value.passes)))
+        yield from self.change_ids(bar.start, ("key", "meter"))
         if bar.kind == "irregular":
-            yield _id("irregular")
-        yield _id("partial", bar.steps) if bar.kind == "partial" else _BAR
-        yield from self.changes(bar.start, ("chord",))
+            yield _event_id("irregular")
+        yield _event_id("partial", bar.steps) if bar.kind == "partial" else _BAR
+        yield from self.change_ids(bar.start, ("chord",))
 
-    def changes(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
-        """Yield the key, meter and chord symbol that change at a step."""
+    def change_ids(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
+        """Yield the changes of key, meter and chord symbol at a step."""
         for mark in self.marks.get(step, ()):
             if mark.kind == "chord" and "chord" in kinds:
                 yield from _chord_ids(mark.value, self.tonic_pitch)
             elif mark.kind == "key" and "key" in kinds and step:
                 interval = (mark.value.pitch_class - self.tonic_pitch) % 12
-                yield _id("key", f"{interval} {mark.value.mode}")
+                yield _event_id("key", f"{interval} {mark.value.mode}")
             elif mark.kind == "meter" and "meter" in kinds and step:
-                yield _id("meter", str(mark.value))
+                yield _event_id("meter", str(mark.value))
 
-    def closing(self, bar: Bar) -> Iterator[int]:
-        """Yield what stands after a bar's last note."""
-        repeats = [m.value for m in self.marks.get(bar.end, ()) if m.kind == "repeat_end"]
-        if repeats:
-            yield _id("repeat_end", int(repeats[0]))
+    def closing_ids(self, bar: Bar) -> Iterator[int]:
+        """Yield the ids after the last note of a bar."""
+        marks = self.marks.get(bar.end, ())
+        plays = next((mark.value for mark in marks if mark.kind == "repeat_end"), None)
+        if plays is not None:
+            yield _event_id("repeat_end", int(plays))
         elif bar.end in self.ending_ends:
-            yield _id("ending_end")
+            yield _event_id("ending_end")
 
 
 def _is_change(marks: Iterable[Mark]) -> bool:
@@ -260,117 +309,127 @@ def _is_change(marks: Iterable[Mark]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Plain:
-    """Segments as ids: a duration each, or 0 where one will not do, then what sounds."""
+class _PlainSegments:
+    """Segments as ids: a single duration, or 0 if one is not enough, then the head."""
 
-    signs: Any
-    ids: Any
-    firsts: Any  # where the ids of each segment start; one more, where those of the last stop
+    duration_ids: IntArray  # (segment,)
+    ids: IntArray  # (id,) of all segments
+    firsts: IntArray  # (segment + 1,) index of the first id of each segment, and the number of ids
 
     @classmethod
-    def of(cls, signs: Any, heads: Any, sources: Any, sizes: Any) -> _Plain:
-        """Write durations, and after each the heads from a source on, as many as its size."""
+    def of(
+        cls, duration_ids: IntArray, heads: IntArray, sources: IntArray, sizes: IntArray
+    ) -> _PlainSegments:
+        """Concatenate the ids of segments.
+
+        Args:
+            duration_ids: (segment,) int64.
+            heads: (head,) int64 ids of notes, rests and holds.
+            sources: (segment,) int64 index of the first head of each segment.
+            sizes: (segment,) int64 number of heads of each segment.
+        """
         firsts = np.append(0, np.cumsum(sizes + 1))
         ids = np.empty(firsts[-1], dtype=np.int64)
         is_head = np.ones(len(ids), dtype=bool)
         is_head[firsts[:-1]] = False
-        ids[firsts[:-1]] = signs
-        ids[is_head] = heads[np.repeat(sources, sizes) + counted(sizes)]
-        return cls(signs, ids, firsts)
+        ids[firsts[:-1]] = duration_ids
+        ids[is_head] = heads[np.repeat(sources, sizes) + ragged_arange(sizes)]
+        return cls(duration_ids, ids, firsts)
 
     def head(self, segment: int) -> list[int]:
-        """Return the ids of what sounds in a segment."""
-        found: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
-        return found
+        """Return the ids of a segment's notes, rest or hold."""
+        ids: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
+        return ids
 
 
 @lru_cache(maxsize=4096)
-def _values(offsets: tuple[int, ...]) -> tuple[tuple[int, Ids], ...]:
-    """Return the values that write segments: of which segment, and the ids before its head."""
-    return tuple(
-        (
-            piece.segment,
-            (
-                *((_tuplet_id(piece.opens),) if piece.opens else ()),
-                MEASURES.id("duration", piece.nominal),
-            ),
-        )
-        for piece in pieces(offsets)
-    )
-
-
-def _tuplet_id(tuplet: Tuplet) -> int:
-    return MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
+def _notate(offsets: Ids) -> tuple[tuple[int, Ids], ...]:
+    """Return the values that notate segments: number of the segment, tuplet and duration ids."""
+    values: list[tuple[int, Ids]] = []
+    for value in notate_segments(offsets):
+        ids = [MEASURES.id("duration", value.nominal)]
+        if tuplet := value.opened_tuplet:
+            ids.insert(0, MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}"))
+        values.append((value.segment, tuple(ids)))
+    return tuple(values)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
     chord = ChordSymbol.parse(symbol)
     if chord is None:
-        yield _id("no_chord")
+        yield _event_id("no_chord")
         return
-    yield _id("chord", f"{(chord.root - tonic_pitch) % 12} {chord.quality}")
+    yield _event_id("chord", f"{(chord.root - tonic_pitch) % 12} {chord.quality}")
     if chord.bass is not None:
-        yield _id("bass", (chord.bass - tonic_pitch) % 12)
+        yield _event_id("bass", (chord.bass - tonic_pitch) % 12)
 
 
 @dataclass(slots=True)
-class Sounding:
-    """A chord as it is read: a hold lengthens it, a further pitch joins it."""
+class SoundingChord:
+    """A chord while it is decoded: a hold lengthens it, a further pitch is added to it."""
 
     part: int
-    onset: int
-    end: int
-    pitches: list[int]
+    onset: int  # step
+    end: int  # step
+    pitches: list[int]  # MIDI note numbers, descending
 
 
-def followed(ids: Iterable[int], setting: Setting) -> Iterator[tuple[Event, Sounding | None]]:
-    """Yield each id's event, and the chord that it starts, adds a pitch to or holds."""
-    reader = _Reader(setting)
+def trace_chords(
+    ids: Iterable[int], setting: Setting
+) -> Iterator[tuple[Event, SoundingChord | None]]:
+    """Yield the event of each id, and the chord that it starts, extends or holds."""
+    decoder = _MeasuresDecoder(setting)
     for id_ in ids:
-        event, dropped = MEASURES.event(id_), reader.dropped
-        reader.take(event)
-        sounds = event.kind in ("pitch", "drum", "hold") and reader.dropped == dropped
-        yield event, reader.sounding.get(reader.voice) if sounds else None
+        event, dropped = MEASURES.event(id_), decoder.dropped
+        decoder.take(event)
+        is_head = event.kind in ("pitch", "drum", "hold") and decoder.dropped == dropped
+        yield event, decoder.chord_by_voice.get(decoder.voice) if is_head else None
 
 
-class _Reader:
-    """Events as a score: one method a kind of event, which tells whether it could be used."""
+class _MeasuresDecoder:
+    """Builds a score from events; one method per kind of event returns whether it was usable."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.tonic_pitch = setting.tonic_pitch
         self.marks = [Mark(step, "tempo", qpm) for step, qpm in setting.tempos]
         self.mode = "major"
-        self.chords: list[Sounding] = []
+        self.chords: list[SoundingChord] = []
         self.rhythm = setting.rhythm
         self.dropped = 0
-        self.ended = False
-        self.bar_start = 0  # of the bar under way, or of the next one
+        self.has_ended = False
+        self.bar_start = 0  # step of the current or, between bars, of the next bar
         self.in_bar = False
-        self.length: int | None = None  # of the bar, once its first voice is complete
-        self.cursor = 0  # steps from the start of the bar in the voice under way
-        self.voice = (0, 0)  # part and number
-        self.duration: int | None = None  # read, and still without its head
-        self.tuplet: tuple[Tuplet, int, int] | None = None  # group, its start, what is written
-        self.last: Sounding | None = None  # what further pitches join
-        self.sounding: dict[tuple[int, int], Sounding] = {}  # the last chord of each voice
-        self.ending: tuple[int, tuple[int, ...]] | None = None  # its start and passes
+        self.bar_length: int | None = None  # steps, once the first voice is complete
+        self.cursor = 0  # steps from the start of the bar, in the current voice
+        self.voice = (0, 0)  # part, number in the part
+        self.duration: int | None = None  # nominal steps; read, and its head follows
+        self.tuplet: OpenTuplet | None = None
+        self.last_chord: SoundingChord | None = None  # further pitches are added to it
+        self.chord_by_voice: dict[tuple[int, int], SoundingChord] = {}  # the last of each voice
+        self.open_ending: tuple[int, tuple[int, ...]] | None = None  # start step, passes
 
     def take(self, event: Event) -> None:
-        """Use one event, or count it as dropped."""
+        """Apply one event, or count it as dropped."""
         method = getattr(self, "take_" + event.kind, None)
-        if self.ended or method is None or not method(event.value):
+        if self.has_ended or method is None or not method(event.value):
             self.dropped += 1
 
     def finish(self) -> Decoded[Score]:
-        """Close what is open and return the score."""
+        """End the open bar and ending, and return the score."""
         self.close_bar()
         self.close_ending()
         self.marks.append(Mark(0, "key", Key(self.setting.tonic, self.mode)))
         notes = [
-            Note(c.onset, pitch, c.end - c.onset, self.setting.velocities[c.part], c.part)
-            for c in self.chords
-            for pitch in c.pitches
+            Note(
+                chord.onset,
+                pitch,
+                chord.end - chord.onset,
+                self.setting.velocities[chord.part],
+                chord.part,
+            )
+            for chord in self.chords
+            for pitch in chord.pitches
         ]
         score = Score(
             tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
@@ -378,47 +437,47 @@ class _Reader:
         return Decoded(score.canonical(), self.dropped)
 
     @property
-    def here(self) -> int:
-        """The step that has been reached."""
+    def current_step(self) -> int:
+        """The step of the cursor from the start of the tune."""
         return self.bar_start + self.cursor
 
     def close_bar(self) -> None:
-        """End the bar under way, at the length of its first voice."""
-        self.close_line()
-        length = self.length if self.length is not None else self.cursor
+        """End the current bar, at the length of its first voice."""
+        self.close_voice()
+        length = self.bar_length if self.bar_length is not None else self.cursor
         if self.in_bar and length:
             self.bar_start += length
             self.marks.append(Mark(self.bar_start, "bar"))
-        self.in_bar, self.length, self.cursor, self.voice = False, None, 0, (0, 0)
+        self.in_bar, self.bar_length, self.cursor, self.voice = False, None, 0, (0, 0)
 
-    def close_line(self) -> None:
-        """Forget what the next voice or bar cannot go on with."""
+    def close_voice(self) -> None:
+        """Reset the state that does not continue in the next voice or bar."""
         self.dropped += self.duration is not None
-        self.duration = self.tuplet = self.last = None
+        self.duration = self.tuplet = self.last_chord = None
 
     def close_ending(self) -> bool:
-        """End the ending under way, if there is one."""
-        ending, self.ending = self.ending, None
+        """Close the open ending, if there is one."""
+        ending, self.open_ending = self.open_ending, None
         if ending and ending[0] < self.bar_start:
             self.marks.append(Mark(ending[0], "ending", Ending(ending[1], self.bar_start)))
         return ending is not None
 
-    def jump(self) -> None:
-        """Nothing is held over a place where the playing may jump."""
+    def end_held_chords(self) -> None:
+        """End the bar so that no note is held across a position where playback may jump."""
         self.close_bar()
-        self.sounding.clear()
+        self.chord_by_voice.clear()
 
     def take_end(self, _: None) -> bool:
         self.close_bar()
-        self.ended = True
+        self.has_ended = True
         return True
 
     def take_meter(self, value: str) -> bool:
-        self.marks.append(Mark(self.here, "meter", Meter.parse(value)))
+        self.marks.append(Mark(self.current_step, "meter", Meter.parse(value)))
         return True
 
     def take_mode(self, value: str) -> bool:
-        if self.here:
+        if self.current_step:
             return False
         self.mode = value
         return True
@@ -426,39 +485,39 @@ class _Reader:
     def take_rhythm(self, value: str) -> bool:
         if not self.rhythm and value != "other":
             self.rhythm = value
-        return not self.here
+        return not self.current_step
 
     def take_parts(self, value: int) -> bool:
-        return not self.here and value == len(self.setting.parts)
+        return not self.current_step and value == len(self.setting.parts)
 
     def take_repeat_start(self, _: None) -> bool:
-        self.jump()
+        self.end_held_chords()
         self.close_ending()
-        self.marks.append(Mark(self.here, "repeat_start"))
+        self.marks.append(Mark(self.current_step, "repeat_start"))
         return True
 
     def take_repeat_end(self, value: int) -> bool:
-        self.jump()
+        self.end_held_chords()
         self.close_ending()
-        self.marks += [Mark(self.here, "repeat_end", value)] if self.here else []
-        return self.here > 0
+        self.marks += [Mark(self.current_step, "repeat_end", value)] if self.current_step else []
+        return self.current_step > 0
 
     def take_ending(self, value: str) -> bool:
-        self.jump()
+        self.end_held_chords()
         self.close_ending()
-        self.ending = self.here, tuple(map(int, value))
+        self.open_ending = self.current_step, tuple(map(int, value))
         return True
 
     def take_ending_end(self, _: None) -> bool:
-        self.jump()
+        self.end_held_chords()
         return self.close_ending()
 
     def take_key(self, value: str) -> bool:
         interval, mode = value.split()
-        if self.here:
+        if self.current_step:
             key = Key.of(self.setting.tonic_pitch + int(interval), mode)
-            self.marks.append(Mark(self.here, "key", key))
-        return self.here > 0
+            self.marks.append(Mark(self.current_step, "key", key))
+        return self.current_step > 0
 
     def take_irregular(self, _: None) -> bool:
         self.close_bar()
@@ -473,24 +532,24 @@ class _Reader:
         return self.take_bar(None)
 
     def take_part(self, value: int) -> bool:
-        return value < len(self.setting.parts) and self.open_line((value, 0))
+        return value < len(self.setting.parts) and self.open_voice((value, 0))
 
     def take_voice(self, value: int) -> bool:
-        return self.open_line((self.voice[0], value))
+        return self.open_voice((self.voice[0], value))
 
-    def open_line(self, voice: tuple[int, int]) -> bool:
-        """Go back to the start of the bar in another voice."""
+    def open_voice(self, voice: tuple[int, int]) -> bool:
+        """Return to the start of the bar in another voice."""
         if not self.in_bar:
             return False
-        self.close_line()
-        self.length = self.cursor if self.length is None else self.length
+        self.close_voice()
+        self.bar_length = self.cursor if self.bar_length is None else self.bar_length
         self.cursor, self.voice = 0, voice
         return True
 
     def take_chord(self, value: str) -> bool:
         root, quality = value.split(" ")
         chord = ChordSymbol((int(root) + self.setting.tonic_pitch) % 12, quality)
-        self.marks.append(Mark(self.here, "chord", str(chord)))
+        self.marks.append(Mark(self.current_step, "chord", str(chord)))
         return self.in_bar
 
     def take_bass(self, value: int) -> bool:
@@ -505,7 +564,7 @@ class _Reader:
         return True
 
     def take_no_chord(self, _: None) -> bool:
-        self.marks.append(Mark(self.here, "chord", "N.C."))
+        self.marks.append(Mark(self.current_step, "chord", "N.C."))
         return self.in_bar
 
     def take_tuplet(self, value: str) -> bool:
@@ -518,7 +577,7 @@ class _Reader:
         if not self.in_bar:
             return False
         self.dropped += self.duration is not None
-        self.duration, self.last = value, None
+        self.duration, self.last_chord = value, None
         return True
 
     def take_rest(self, _: None) -> bool:
@@ -526,7 +585,7 @@ class _Reader:
 
     def take_hold(self, _: None) -> bool:
         span = self.advance()
-        chord = self.sounding.get(self.voice)
+        chord = self.chord_by_voice.get(self.voice)
         if span is None or chord is None or chord.end != span[0]:
             return False
         chord.end = span[1]
@@ -534,43 +593,45 @@ class _Reader:
 
     def take_pitch(self, value: int) -> bool:
         is_drums = self.setting.parts[self.voice[0]].is_drums
-        return not is_drums and self.sound(self.tonic_pitch + value)
+        return not is_drums and self.sound_pitch(self.tonic_pitch + value)
 
     def take_drum(self, value: int) -> bool:
-        return self.setting.parts[self.voice[0]].is_drums and self.sound(value)
+        return self.setting.parts[self.voice[0]].is_drums and self.sound_pitch(value)
 
-    def sound(self, pitch: int) -> bool:
-        """Start a chord with a pitch, or add it to the chord that has just started."""
+    def sound_pitch(self, pitch: int) -> bool:
+        """Start a chord with a pitch, or add the pitch to the chord that has just started."""
         if not 0 <= pitch <= 127:
             return False
         if self.duration is None:
-            if self.last is None or pitch >= self.last.pitches[-1]:
+            if self.last_chord is None or pitch >= self.last_chord.pitches[-1]:
                 return False
-            self.last.pitches.append(pitch)
+            self.last_chord.pitches.append(pitch)
             return True
         span = self.advance()
         if span is None:
             return False
-        self.last = Sounding(self.voice[0], *span, [pitch])
-        self.sounding[self.voice] = self.last
-        self.chords.append(self.last)
+        self.last_chord = SoundingChord(self.voice[0], *span, [pitch])
+        self.chord_by_voice[self.voice] = self.last_chord
+        self.chords.append(self.last_chord)
         return True
 
     def advance(self) -> tuple[int, int] | None:
-        """Spend the duration that was read; return its first and last step, None if it has none."""
+        """Consume the pending duration; return its first step and its end, None if it is empty."""
         if self.duration is None:
             return None
-        start, self.cursor = self.cursor, self.after(self.duration)
+        start, self.cursor = self.cursor, self.find_value_end(self.duration)
         self.duration = None
-        limit = self.cursor if self.length is None else min(self.cursor, self.length)
-        self.cursor = limit
-        return (self.bar_start + start, self.bar_start + limit) if start < limit else None
+        if self.bar_length is not None:
+            self.cursor = min(self.cursor, self.bar_length)
+        if start >= self.cursor:
+            return None
+        return self.bar_start + start, self.current_step
 
-    def after(self, nominal: int) -> int:
-        """Return where a written value ends, inside the tuplet that is open."""
+    def find_value_end(self, nominal: int) -> int:
+        """Return the step of the bar at which a written value ends, in the open tuplet if any."""
         if self.tuplet is None:
             return self.cursor + nominal
         group, start, written = self.tuplet
         written = min(written + nominal, group.nominal)
         self.tuplet = None if written == group.nominal else (group, start, written)
-        return start + group.sounding(written)
+        return start + group.to_sounding(written)

@@ -1,22 +1,23 @@
-"""Live playing: note on, note off, time shift, velocity (Oore and others, 2018).
+"""Performance codec: note on, note off, time shift, velocity.
 
-The vocabulary of "This time with feeling: learning expressive musical performance":
+Source of the vocabulary: Oore, Simon, Dieleman, Eck and Simonyan, "This time with feeling: learning
+expressive musical performance", 2018.
 
 ===========  ================================================================
 event        meaning
 ===========  ================================================================
 begin, end   before the first event; after the last
-on p         the pitch p sounds from here, at the velocity that holds
-off p        it sounds no more
+on p         pitch p starts, at the current velocity
+off p        pitch p ends
 shift n      n units of 10 ms pass, 1 to 100
-velocity b   what follows is struck at 4 b to 4 b + 3, b from 0 to 31
+velocity b   following notes have velocity 4 b to 4 b + 3, b from 0 to 31
 ===========  ================================================================
 
-A score is played out first (repeats, tempo) and its parts sound as one; drums are refused. Times
-are rounded from the start of the tune, never from the event before, so that no error adds up: an
-onset moves by 5 ms at the most, a velocity stays in its bin. At one time stand the offs and then
-the ons, each from low to high; a note lasts a unit or more. Two notes of one pitch within one unit
-become one, and the other is counted as lost.
+Repeats and tempo are rendered first and parts are merged; drums are refused. Times are rounded from
+the start of the tune, not from the previous event, so that errors do not accumulate: an onset moves
+by at most 5 ms, and a velocity stays in its bin. At each time the offs precede the ons, each from
+low to high; a note lasts at least one unit. Of two notes of the same pitch within one unit, the
+second is counted as lost.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from typing import Final
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performed import PERFORMED_QPM, performed
+from musicgen.music.performance import PERFORMANCE_QPM, to_performance
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
     Encoded,
-    PlainWalk,
+    LengthLimitedGrammar,
     ScoreCodec,
     Setting,
-    one_part,
+    find_main_part,
 )
 from musicgen.tokens.vocabulary import Event, Vocabulary
 
-UNIT: Final = 10  # milliseconds, which are steps
+UNIT_MILLISECONDS: Final = 10  # a step of a performance is a millisecond
 LONGEST_SHIFT: Final = 100  # units
-BINS: Final = 32
-BIN: Final = 128 // BINS  # velocities in a bin
-MOST_EVENTS: Final = 4096  # of a sampled piece: some two minutes
+VELOCITY_BINS: Final = 32
+VELOCITIES_PER_BIN: Final = 128 // VELOCITY_BINS
+MAX_EVENTS: Final = 4096  # of a sampled piece, about two minutes
 
 PERFORMANCE: Final = Vocabulary(
     (
@@ -53,7 +54,7 @@ PERFORMANCE: Final = Vocabulary(
         ("on", range(128)),
         ("off", range(128)),
         ("shift", range(1, LONGEST_SHIFT + 1)),
-        ("velocity", range(BINS)),
+        ("velocity", range(VELOCITY_BINS)),
     )
 )
 ON, OFF, SHIFT, VELOCITY = (PERFORMANCE.ranges[kind] for kind in ("on", "off", "shift", "velocity"))
@@ -61,148 +62,153 @@ END: Final = PERFORMANCE.id("end")
 
 
 def to_units(milliseconds: int) -> int:
-    """Round to the nearest unit, halves upward."""
-    return (milliseconds + UNIT // 2) // UNIT
+    """Round milliseconds to the nearest unit, halves up."""
+    return (milliseconds + UNIT_MILLISECONDS // 2) // UNIT_MILLISECONDS
 
 
-def velocity_of(bin_: int) -> int:
-    """Return the velocity that stands for a bin: never 0, at most 2 from any other in it."""
-    return BIN * bin_ + BIN // 2
+def bin_to_velocity(bin_: int) -> int:
+    """Return the MIDI velocity at the center of a bin; never 0."""
+    return VELOCITIES_PER_BIN * bin_ + VELOCITIES_PER_BIN // 2
 
 
 @dataclass(slots=True)
-class _Stroke:
-    """A note in units."""
+class _UnitNote:
+    """A note with times in units."""
 
     on: int
     off: int
     pitch: int
-    bin: int
+    bin: int  # of the velocity
 
 
 class PerformanceCodec(ScoreCodec):
-    """A score as it sounds to ids of PERFORMANCE and back."""
+    """Converts a score as it sounds to ids of PERFORMANCE and back."""
 
     name = "performance"
     vocabulary = PERFORMANCE
+    setting_options = ("program",)
 
-    def each(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
-        """Read a file's tunes as they sound, a step a millisecond."""
-        return formats.each(data, suffix, source, performed=True)
+    def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
+        """Yield a file's tunes as they sound, with a step of one millisecond, and refusals."""
+        return formats.iter_tunes(data, suffix, source, as_performance=True)
 
     def encode(self, piece: Score) -> Encoded:
-        """Write a score, played out, as ids. Raises Refusal for drums."""
-        part = one_part(piece)
-        strokes, lost = _strokes(performed(piece).notes)
+        """Encode a score as it sounds. Raises Refusal for drums."""
+        part = find_main_part(piece)
+        notes, lost = _quantise_notes(to_performance(piece).notes)
         setting = Setting(
             title=piece.title,
             rhythm=piece.rhythm,
-            tempos=((0, PERFORMED_QPM),),
+            tempos=((0, PERFORMANCE_QPM),),
             parts=(part,),
         )
-        ids = (PERFORMANCE.ids[event] for event in _events(strokes))
+        ids = (PERFORMANCE.ids[event] for event in _iter_events(notes))
         return Encoded(tuple(ids), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
-        """Read any ids at all as a performance; those that could not be used are counted."""
-        reader = _Reader()
+        """Decode any ids to a performance; count the ids that could not be used."""
+        decoder = _PerformanceDecoder()
         for id_ in ids:
-            reader.take(PERFORMANCE.event(id_))
-        marks = (Mark(0, "tempo", PERFORMED_QPM),)
-        notes = tuple(reader.finish())
+            decoder.take(PERFORMANCE.event(id_))
+        marks = (Mark(0, "tempo", PERFORMANCE_QPM),)
+        notes = tuple(decoder.finish())
         score = Score(notes, marks, setting.parts[:1], setting.title, setting.rhythm)
-        return Decoded(score, reader.dropped)
+        return Decoded(score, decoder.dropped)
 
-    def walk(self, setting: Setting = PLAIN_SETTING, *, strict: bool = True) -> PerformanceWalk:
-        """Start a piece."""
+    def create_grammar(
+        self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
+    ) -> PerformanceGrammar:
+        """Create the grammar of a new piece."""
         del setting
-        return PerformanceWalk(MOST_EVENTS if strict else None)
+        return PerformanceGrammar(MAX_EVENTS if strict else None)
 
 
-def _strokes(notes: Iterable[Note]) -> tuple[list[_Stroke], int]:
-    """Put notes on the grid, each pitch sounding once at a time; count those that are lost."""
-    found: list[_Stroke] = []
-    latest: dict[int, _Stroke] = {}
+def _quantise_notes(notes: Iterable[Note]) -> tuple[list[_UnitNote], int]:
+    """Round notes to units so that no pitch overlaps itself; count the lost notes."""
+    unit_notes: list[_UnitNote] = []
+    last_by_pitch: dict[int, _UnitNote] = {}
     lost = 0
     for note in sorted(notes, key=lambda note: (note.onset, note.pitch, -note.velocity)):
         on = to_units(note.onset)
-        stroke = _Stroke(on, max(on + 1, to_units(note.end)), note.pitch, note.velocity // BIN)
-        before = latest.get(note.pitch)
-        if before is not None and before.on == on:
-            before.off = max(before.off, stroke.off)
+        unit_note = _UnitNote(
+            on, max(on + 1, to_units(note.end)), note.pitch, note.velocity // VELOCITIES_PER_BIN
+        )
+        last = last_by_pitch.get(note.pitch)
+        if last is not None and last.on == on:
+            last.off = max(last.off, unit_note.off)
             lost += 1
             continue
-        if before is not None:
-            before.off = min(before.off, on)
-        latest[note.pitch] = stroke
-        found.append(stroke)
-    return found, lost
+        if last is not None:
+            last.off = min(last.off, on)
+        last_by_pitch[note.pitch] = unit_note
+        unit_notes.append(unit_note)
+    return unit_notes, lost
 
 
-def _events(strokes: Iterable[_Stroke]) -> Iterator[Event]:
-    """Yield the events of strokes in time, the offs of a time before its ons."""
-    offs = [(s.off, 0, s.pitch, s.bin) for s in strokes]
-    ons = [(s.on, 1, s.pitch, s.bin) for s in strokes]
-    now, held = 0, -1
-    for at, is_on, pitch, bin_ in sorted(offs + ons):
-        yield from _shifts(at - now)
-        now = at
-        if is_on and bin_ != held:
-            held = bin_
+def _iter_events(notes: Iterable[_UnitNote]) -> Iterator[Event]:
+    """Yield the events of notes in order of time; at each time the offs before the ons."""
+    offs = [(note.off, 0, note.pitch, note.bin) for note in notes]
+    ons = [(note.on, 1, note.pitch, note.bin) for note in notes]
+    now, velocity_bin = 0, -1
+    for time, is_on, pitch, bin_ in sorted(offs + ons):
+        yield from _iter_shifts(time - now)
+        now = time
+        if is_on and bin_ != velocity_bin:
+            velocity_bin = bin_
             yield Event("velocity", bin_)
         yield Event("on" if is_on else "off", pitch)
     yield Event("end")
 
 
-def _shifts(units: int) -> Iterator[Event]:
-    """Yield the fewest shifts, the longest first."""
+def _iter_shifts(units: int) -> Iterator[Event]:
+    """Yield as few shifts as possible, the longest first."""
     for _ in range(units // LONGEST_SHIFT):
         yield Event("shift", LONGEST_SHIFT)
     if units % LONGEST_SHIFT:
         yield Event("shift", units % LONGEST_SHIFT)
 
 
-class _Reader:
-    """Events as notes: one method a kind of event, which tells whether it could be used."""
+class _PerformanceDecoder:
+    """Builds notes from events; one method per kind of event returns whether it was usable."""
 
     def __init__(self) -> None:
         self.now = 0  # units
-        self.bin = DEFAULT_VELOCITY // BIN
-        self.sounding: dict[int, tuple[int, int]] = {}  # pitch to its start and bin
+        self.bin = DEFAULT_VELOCITY // VELOCITIES_PER_BIN
+        self.sounding_notes: dict[int, tuple[int, int]] = {}  # pitch to start in units, and bin
         self.notes: list[Note] = []
         self.dropped = 0
-        self.ended = False
+        self.has_ended = False
 
     def take(self, event: Event) -> None:
-        """Use one event, or count it as dropped."""
+        """Apply one event, or count it as dropped."""
         value = event.value if isinstance(event.value, int) else 0
         method = getattr(self, "take_" + event.kind, None)
-        if self.ended or method is None or not method(value):
+        if self.has_ended or method is None or not method(value):
             self.dropped += 1
 
     def finish(self) -> list[Note]:
-        """Release what still sounds and return the notes."""
-        self.now = max([self.now, *(start + 1 for start, _ in self.sounding.values())])
-        for pitch in list(self.sounding):
+        """End the sounding notes, and return all notes."""
+        self.now = max([self.now, *(start + 1 for start, _ in self.sounding_notes.values())])
+        for pitch in list(self.sounding_notes):
             self.take_off(pitch)
         return self.notes
 
     def take_end(self, _: int) -> bool:
-        self.ended = True
+        self.has_ended = True
         return True
 
     def take_on(self, pitch: int) -> bool:
-        if pitch in self.sounding:
+        if pitch in self.sounding_notes:
             return False
-        self.sounding[pitch] = self.now, self.bin
+        self.sounding_notes[pitch] = self.now, self.bin
         return True
 
     def take_off(self, pitch: int) -> bool:
-        if pitch not in self.sounding or self.sounding[pitch][0] == self.now:
+        if pitch not in self.sounding_notes or self.sounding_notes[pitch][0] == self.now:
             return False
-        start, bin_ = self.sounding.pop(pitch)
-        duration = (self.now - start) * UNIT
-        self.notes.append(Note(start * UNIT, pitch, duration, velocity_of(bin_)))
+        start, bin_ = self.sounding_notes.pop(pitch)
+        duration = (self.now - start) * UNIT_MILLISECONDS
+        self.notes.append(Note(start * UNIT_MILLISECONDS, pitch, duration, bin_to_velocity(bin_)))
         return True
 
     def take_shift(self, units: int) -> bool:
@@ -214,78 +220,82 @@ class _Reader:
         return True
 
 
-class PerformanceWalk(PlainWalk):
-    """Which events may come next, so that each piece has one way of being written.
+class PerformanceGrammar(LengthLimitedGrammar):
+    """Allows exactly one way to write each piece.
 
-    Off only what sounds, on only what is silent; at one time the offs before the ons, each from low
-    to high; a velocity only where it changes and a note follows; a shorter shift ends a stretch of
-    time; the end right after the last off.
+    Only sounding pitches can end and only silent ones can start; at each time the offs precede the
+    ons, each from low to high; a velocity must differ from the current one and precede a note; no
+    shift follows one that is shorter than the longest; the end follows the last off.
     """
 
-    def __init__(self, most: int | None) -> None:
-        super().__init__(most)
-        self.sounding: set[int] = set()
+    def __init__(self, max_ids: int | None) -> None:
+        super().__init__(max_ids)
+        self.sounding_pitches: set[int] = set()
         self.velocity: int | None = None
-        self.released = self.struck = -1  # the highest pitch of this time's offs and ons
-        self.last = Event("begin")
+        self.last_off = self.last_on = -1  # the highest pitch of the offs and ons at this time
+        self.last_event = Event("begin")
 
-    def legal(self) -> tuple[int, ...]:
+    def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
-        if self.done:
+        if self.is_done:
             return ()
-        if self.last.kind == "velocity":
-            return self._ons()
-        if self.closing:
-            return tuple(self._close() or self._strikes())
-        return (*self._offs(), *self._strikes(), *self._shifts(), *self._end())
+        if self.last_event.kind == "velocity":
+            return self._on_ids()
+        if self.is_closing:
+            return tuple(self._closing_ids() or self._note_start_ids())
+        return (*self._off_ids(), *self._note_start_ids(), *self._shift_ids(), *self._end_ids())
 
     def take(self, id_: int) -> None:
-        """Follow a legal id."""
-        self.taken += 1
-        self.last = event = PERFORMANCE.events[id_]
+        """Advance by a legal id."""
+        self.id_count += 1
+        self.last_event = event = PERFORMANCE.events[id_]
         value = event.value if isinstance(event.value, int) else 0
         if event.kind == "on":
-            self.sounding.add(value)
-            self.struck = value
+            self.sounding_pitches.add(value)
+            self.last_on = value
         elif event.kind == "off":
-            self.sounding.discard(value)
-            self.released = value
+            self.sounding_pitches.discard(value)
+            self.last_off = value
         elif event.kind == "shift":
-            self.released = self.struck = -1
+            self.last_off = self.last_on = -1
         elif event.kind == "velocity":
             self.velocity = value
         else:
-            self.done = True
+            self.is_done = True
 
-    def _offs(self) -> list[int]:
-        if self.struck >= 0:
+    def _off_ids(self) -> list[int]:
+        if self.last_on >= 0:
             return []
-        return [OFF[pitch] for pitch in sorted(self.sounding) if pitch > self.released]
+        return [OFF[pitch] for pitch in sorted(self.sounding_pitches) if pitch > self.last_off]
 
-    def _ons(self) -> tuple[int, ...]:
-        silent = (pitch for pitch in range(self.struck + 1, 128) if pitch not in self.sounding)
+    def _on_ids(self) -> tuple[int, ...]:
+        silent = (
+            pitch for pitch in range(self.last_on + 1, 128) if pitch not in self.sounding_pitches
+        )
         return tuple(ON[pitch] for pitch in silent)
 
-    def _strikes(self) -> list[int]:
-        """Return what may start a note: the note itself, or another velocity for it."""
-        ons = self._ons()
-        if not ons:
+    def _note_start_ids(self) -> list[int]:
+        """Return the ids that may start a note: its on, or another velocity for it."""
+        on_ids = self._on_ids()
+        if not on_ids:
             return []
-        changes = [id_ for bin_, id_ in enumerate(VELOCITY) if bin_ != self.velocity]
-        return [*(ons if self.velocity is not None else ()), *changes]
+        velocity_ids = [id_ for bin_, id_ in enumerate(VELOCITY) if bin_ != self.velocity]
+        return [*(on_ids if self.velocity is not None else ()), *velocity_ids]
 
-    def _shifts(self) -> range:
-        short = self.last.kind == "shift" and self.last.value != LONGEST_SHIFT
-        return SHIFT[: 0 if short else None]
+    def _shift_ids(self) -> range:
+        is_after_short = self.last_event.kind == "shift" and self.last_event.value != LONGEST_SHIFT
+        return SHIFT[: 0 if is_after_short else None]
 
-    def _end(self) -> list[int]:
-        may_end = self.last.kind == "off" or (self.last.kind == "begin" and not self.strict)
-        return [END] if may_end and not self.sounding else []
+    def _end_ids(self) -> list[int]:
+        may_end = self.last_event.kind == "off" or (
+            self.last_event.kind == "begin" and not self.is_strict
+        )
+        return [END] if may_end and not self.sounding_pitches else []
 
-    def _close(self) -> Sequence[int]:
-        """Return what leads to the end; nothing where a note must be struck first."""
-        if not self.sounding:
-            return self._end()
-        lowest = min(self.sounding)
-        may_release = self.struck < 0 and lowest > self.released
-        return [OFF[lowest]] if may_release else self._shifts()
+    def _closing_ids(self) -> Sequence[int]:
+        """Return the ids that lead to the end; none if a note must start first."""
+        if not self.sounding_pitches:
+            return self._end_ids()
+        lowest = min(self.sounding_pitches)
+        may_end_note = self.last_on < 0 and lowest > self.last_off
+        return [OFF[lowest]] if may_end_note else self._shift_ids()

@@ -1,13 +1,13 @@
-"""The table of events: what a token may mean. Encoder, decoder and grammar all read it.
+"""The table of events, which encoder, decoder and grammar all read.
 
 ========================  ==========================================================
 event                     meaning
 ========================  ==========================================================
 begin, end                before the first event; after the last bar
-meter, mode, rhythm       header; rhythm "" where none is named, "other" outside RHYTHMS
+meter, mode, rhythm       header; rhythm "" if not named, "other" if not in RHYTHMS
 parts n                   header: the number of parts
 repeat_start              a repeated section opens before the next bar
-repeat_end n              it closes, played n times; inside an ending, that pass is over
+repeat_end n              it closes, played n times; inside an ending, the pass ends
 ending "12"               a variant ending opens, played in passes 1 and 2
 ending_end                the last ending of a section closes
 key "5 minor"             the key changes: semitones above the tune's tonic, mode
@@ -34,7 +34,8 @@ from itertools import combinations
 from typing import Final
 
 from musicgen.errors import Mismatch
-from musicgen.music.grid import PARTIALS, PLAIN, TUPLETS
+from musicgen.music.bars import PARTIAL_BAR_STEPS
+from musicgen.music.durations import PLAIN_DURATIONS, TUPLETS
 from musicgen.music.score import MAX_PLAYS
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 
@@ -54,7 +55,7 @@ Value = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One kind of thing that happens in a tune, with its value."""
+    """A musical event: its kind and value."""
 
     kind: str
     value: Value = None
@@ -63,7 +64,7 @@ class Event:
         return self.kind if self.value is None else f"{self.kind}={self.value}"
 
 
-NOTHING: Final = Event("nothing")
+NOTHING: Final = Event("nothing")  # stands for an invalid id
 
 
 def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
@@ -81,14 +82,14 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     yield "key", (f"{interval} {mode}" for interval in range(12) for mode in MODES)
     yield "irregular", (None,)
     yield "bar", (None,)
-    yield "partial", PARTIALS
+    yield "partial", PARTIAL_BAR_STEPS
     yield "part", range(MAX_PARTS)
     yield "voice", range(1, MAX_VOICES)
     yield "chord", (f"{root} {quality}" for root in range(12) for quality in CHORD_QUALITIES)
     yield "bass", range(12)
     yield "no_chord", (None,)
     yield "tuplet", (f"{t.p} {t.q} {t.unit}" for t in TUPLETS)
-    yield "duration", PLAIN
+    yield "duration", PLAIN_DURATIONS
     yield "rest", (None,)
     yield "hold", (None,)
     yield "pitch", range(-68, 71)
@@ -96,41 +97,50 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
 
 
 class Vocabulary:
-    """Events to ids and back; every kind is one range of ids, in the order of `blocks`."""
+    """Maps events to ids and back; the ids of each kind are one range, in the order of `blocks`."""
 
     def __init__(self, blocks: Iterable[tuple[str, Iterable[Value]]]) -> None:
         self.events: Final = tuple(Event(kind, v) for kind, values in blocks for v in values)
         self.ids: Final = {event: index for index, event in enumerate(self.events)}
         self.ranges: Final[dict[str, range]] = {}
         for index, event in enumerate(self.events):
-            known = self.ranges.get(event.kind, range(index, index))
-            self.ranges[event.kind] = range(known.start, index + 1)
+            start = self.ranges[event.kind].start if event.kind in self.ranges else index
+            self.ranges[event.kind] = range(start, index + 1)
 
     def __len__(self) -> int:
         return len(self.events)
 
     def id(self, kind: str, value: Value = None) -> int:
-        """Return the id of an event. Raises KeyError where the table has none."""
+        """Return the id of an event. Raises KeyError if there is no such event."""
         return self.ids[Event(kind, value)]
 
     def event(self, id_: int) -> Event:
-        """Return the event of any number at all; of what is no id, one that means nothing."""
+        """Return the event of an id; NOTHING for a number that is not an id."""
         return self.events[id_] if 0 <= id_ < len(self.events) else NOTHING
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The events as text, in the order of their ids: what a checkpoint keeps."""
+        """The events as text, in the order of their ids, as checkpoints store them."""
         return tuple(map(str, self.events))
 
     def check(self, names: Iterable[str], where: str) -> None:
-        """Raise Mismatch where a checkpoint was made with another table."""
-        theirs = tuple(names)
-        if theirs == self.names:
+        """Check that a checkpoint or a data set was made with this vocabulary.
+
+        Args:
+            names: the stored names of the events, in the order of their ids.
+            where: the checkpoint or data set, for the error message.
+
+        Raises:
+            Mismatch: the names differ.
+        """
+        stored = tuple(names)
+        if stored == self.names:
             return
-        unlike = (i for i, (a, b) in enumerate(zip(theirs, self.names, strict=False)) if a != b)
-        first = next(unlike, min(len(theirs), len(self.names)))
+        pairs = zip(stored, self.names, strict=False)
+        differences = (index for index, (old, new) in enumerate(pairs) if old != new)
+        first = next(differences, min(len(stored), len(self.names)))
         raise Mismatch(
-            f"{where}: its vocabulary of {len(theirs)} events differs from this program's"
+            f"{where}: its vocabulary of {len(stored)} events differs from this program's"
             f" {len(self.names)} from event {first} on; use the version that trained it, or"
             " train again"
         )

@@ -1,4 +1,4 @@
-"""`musicgen compare`, from the words that are typed to the page."""
+"""`musicgen compare`, from its arguments to the report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
-from musicgen.model.compare import Comparison, Told
-from musicgen.model.ladder_page import PAGE
-from tests import made_up
+from musicgen.compare.comparison import Comparison, ComparisonProgress
+from musicgen.compare.report import PAGE_TEMPLATE
+from tests import synthetic_tunes
 
 SMALL = ["--cells", "lstm", "--parameters", "10000"]
 TOY = [*SMALL, "--tokens", "64"]
@@ -23,67 +23,67 @@ TOY = [*SMALL, "--tokens", "64"]
 @pytest.fixture(scope="module")
 def tunes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tunes")
-    (folder / "book.abc").write_text("".join(made_up.tune(n) for n in range(1, 41)))
+    (folder / "book.abc").write_text("".join(synthetic_tunes.tune(n) for n in range(1, 41)))
     return folder
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("one") / "one.abc"
-    path.write_text(made_up.tune(1))
+    path.write_text(synthetic_tunes.tune(1))
     return path
 
 
-def compare(*words: str | Path) -> Result:
-    return CliRunner().invoke(commands, ["compare", *map(str, words)])
+def run_compare(*args: str | Path) -> Result:
+    return CliRunner().invoke(commands, ["compare", *map(str, args)])
 
 
-def test_tunes_become_a_table_a_page_and_numbers(tunes: Path, tmp_path: Path) -> None:
+def test_compare_prints_a_table_and_writes_a_report_and_json(tunes: Path, tmp_path: Path) -> None:
     page = tmp_path / "ladder.html"
-    result = compare(tunes, *TOY, "--out", page, "--json")
+    result = run_compare(tunes, *TOY, "--out", page, "--json")
     assert result.exit_code == 0, result.output
     names = ["window-4", "bag", "window-64", "n-gram", "lstm", "lstm unclipped"]
     assert [rung["rung"] for rung in json.loads(result.stdout)["rungs"]] == names
-    for words in ("40 of 40 tunes", "to learn from", "6/6  lstm unclipped: learning", *names):
-        assert words in result.stderr
+    for args in ("40 of 40 tunes", "train 37 tunes", "6/6  lstm unclipped: learning", *names):
+        assert args in result.stderr
     assert f"{page}: open it in a browser" in result.stderr
     assert page.read_text().startswith("<!doctype html>")
     assert f"musicgen compare {tunes} --tokens 64 --cells lstm --seed 1" in page.read_text()
 
 
-def test_the_table_fits_a_terminal(tunes: Path, tmp_path: Path) -> None:
-    result = compare(tunes, *TOY, "--out", tmp_path / "a.html")
-    table = result.stderr[result.stderr.index("\nrung") : result.stderr.index("open it")]
+def test_table_fits_80_columns(tunes: Path, tmp_path: Path) -> None:
+    result = run_compare(tunes, *TOY, "--out", tmp_path / "a.html")
+    table = result.stderr[result.stderr.index("\nmodel") : result.stderr.index("open it")]
     assert max(map(len, table.splitlines()[:-1])) <= 80
     assert "…" not in table
 
 
-def test_minutes_work_however_few(tunes: Path, tmp_path: Path) -> None:
-    result = compare(tunes, *SMALL, "--minutes", "0.001", "--out", tmp_path / "a.html", "-q")
+def test_compare_accepts_a_tiny_time_budget(tunes: Path, tmp_path: Path) -> None:
+    result = run_compare(tunes, *SMALL, "--minutes", "0.001", "--out", tmp_path / "a.html", "-q")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert (tmp_path / "a.html").exists()
 
 
-def test_a_page_is_not_overwritten_unless_told(single: Path, tmp_path: Path) -> None:
+def test_compare_overwrites_a_report_only_with_force(single: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
     page.write_text("mine")
-    result = compare(tmp_path / "not read", *TOY, "--out", page)
+    result = run_compare(tmp_path / "not read", *TOY, "--out", page)
     assert result.exit_code == 2
     assert f"{page} exists; choose another name or add --force" in result.stderr
     assert page.read_text() == "mine"
 
 
-def test_force_replaces_a_page(tunes: Path, tmp_path: Path) -> None:
+def test_force_replaces_a_report(tunes: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
-    old = PAGE.format(style="", body="an older comparison")
+    old = PAGE_TEMPLATE.format(style="", body="an older comparison")
     page.write_text(old)
-    assert compare(tunes, *TOY, "--out", page, "--force").exit_code == 0
+    assert run_compare(tunes, *TOY, "--out", page, "--force").exit_code == 0
     assert page.read_text() != old
 
 
-def test_a_single_tune_is_refused_with_the_way_out(single: Path, tmp_path: Path) -> None:
-    result = compare(single, *TOY, "--out", tmp_path / "a.html")
+def test_compare_refuses_a_single_tune(single: Path, tmp_path: Path) -> None:
+    result = run_compare(single, *TOY, "--out", tmp_path / "a.html")
     assert result.exit_code == 2
     assert "too few to hold any out" in result.stderr
     assert "name more tunes" in result.stderr
@@ -91,47 +91,47 @@ def test_a_single_tune_is_refused_with_the_way_out(single: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "output"),
     [
-        (("--cells", "lstm,transformer"), "cell 'transformer' is unknown: choose of lstm"),
+        (("--cells", "lstm,transformer"), "cell 'transformer' is unknown: choose one of lstm"),
         (("--minutes", "0"), "0.0 is not in the range 0<x<="),
         (("--parameters", "5"), "5 is not in the range"),
         (("--out", "/nowhere/at/all.html"), "there is no folder"),
     ],
 )
-def test_wrong_words_are_refused_before_any_work(words: tuple[str, ...], told: str) -> None:
-    result = compare(*words)
+def test_compare_refuses_bad_options_before_any_work(args: tuple[str, ...], output: str) -> None:
+    result = run_compare(*args)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert output in result.stderr
 
 
-def test_an_interrupt_leaves_nothing_behind(
+def test_interrupt_leaves_no_files(
     tunes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Comparison.run
+    original_run = Comparison.run
 
-    def interrupted(self: Comparison) -> Iterator[Told]:
-        for told in real(self):
-            yield told
-            if told.rung == "bag":
+    def run_until_interrupted(self: Comparison) -> Iterator[ComparisonProgress]:
+        for output in original_run(self):
+            yield output
+            if output.model_name == "bag":
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(Comparison, "run", interrupted)
-    result = compare(tunes, *TOY, "--out", tmp_path / "a.html", "--json")
+    monkeypatch.setattr(Comparison, "run", run_until_interrupted)
+    result = run_compare(tunes, *TOY, "--out", tmp_path / "a.html", "--json")
     assert result.exit_code == 130
     assert result.stderr.endswith("interrupted\n")
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_help_teaches_and_imports_no_torch() -> None:
+def test_help_describes_the_models_without_importing_torch() -> None:
     code = (
         "from musicgen.cli import commands; commands(['compare', '--help'], standalone_mode=False)"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print('torch' in sys.modules)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.strip().endswith("False")
-    for words in ("window-4", "bag", "n-gram", "rnn, irnn", "gru, lstm", "--minutes 0.5"):
-        assert words in done.stdout
+    assert process.stdout.strip().endswith("False")
+    for args in ("window-4", "bag", "n-gram", "rnn, irnn", "gru, lstm", "--minutes 0.5"):
+        assert args in process.stdout

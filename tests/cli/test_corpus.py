@@ -1,4 +1,4 @@
-"""`musicgen corpus`: exit codes, words, files made or not, no strays."""
+"""`musicgen corpus`: exit codes, messages, output files, no leftovers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.corpus.store import load
-from tests import hostile, made_up
-from tests.corpus.test_hostile import STEERING
+from tests import malformed_files, synthetic_tunes
+from tests.corpus.test_hostile import CONTROL_CHARACTERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,55 +25,55 @@ def tunes(tmp_path: Path) -> Path:
     folder = tmp_path / "tunes"
     folder.mkdir()
     for number in range(4):
-        book = "".join(made_up.tune(10 * number + n) for n in range(5))
+        book = "".join(synthetic_tunes.tune(10 * number + n) for n in range(5))
         (folder / f"{number}.abc").write_text(book)
     return folder
 
 
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(commands, ["corpus", *map(str, words)])
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(commands, ["corpus", *map(str, args)])
 
 
-def build(folder: Path, *words: str) -> Result:
-    return run("build", folder, "--out", folder.parent / "data", "--jobs", "1", *words)
+def run_build(folder: Path, *args: str) -> Result:
+    return run("build", folder, "--out", folder.parent / "data", "--jobs", "1", *args)
 
 
 @pytest.mark.parametrize("command", ["build", "check"])
-def test_help_teaches_by_example(command: str) -> None:
+def test_help_shows_examples(command: str) -> None:
     lines = [line.strip() for line in run(command, "--help").output.splitlines()]
     assert len([line for line in lines if line.startswith(f"musicgen corpus {command} ")]) >= 3
 
 
-def test_files_that_are_no_tunes_are_counted(tunes: Path) -> None:
+def test_files_of_other_types_are_counted(tunes: Path) -> None:
     (tunes / "cover.jpg").touch()
-    assert "passed over: 1 other file" in build(tunes).stderr
-    assert "passed over: 1 other file" in run("check", tunes, "--jobs", "1").stdout
+    assert "skipped 1 other file" in run_build(tunes).stderr
+    assert "skipped 1 other file" in run("check", tunes, "--jobs", "1").stdout
     (tunes / "words.txt").touch()
-    assert "passed over: 2 other files" in build(tunes, "--force").stderr
+    assert "skipped 2 other files" in run_build(tunes, "--force").stderr
 
 
-def test_a_performance_is_not_asked_for_key_and_meter(tmp_path: Path) -> None:
-    (tmp_path / "plain.abc").write_text(made_up.tune(1))
-    found = run("check", tmp_path, "--jobs", "1", "--codec", "performance")
-    assert "kept 1, refused 0" in found.stdout
-    assert "none is given" not in found.stdout
+def test_performance_codec_requires_no_key_or_meter(tmp_path: Path) -> None:
+    (tmp_path / "plain.abc").write_text(synthetic_tunes.tune(1))
+    result = run("check", tmp_path, "--jobs", "1", "--codec", "performance")
+    assert "kept 1, refused 0" in result.stdout
+    assert "none is given" not in result.stdout
 
 
-def test_a_rebuild_says_what_it_took_over(tunes: Path) -> None:
-    assert "kept 20 of 20 tunes" in build(tunes).stderr
-    refused = build(tunes)
+def test_rebuild_reports_reused_files(tunes: Path) -> None:
+    assert "kept 20 of 20 tunes" in run_build(tunes).stderr
+    refused = run_build(tunes)
     assert refused.exit_code == 2
     assert "add --force" in refused.output
-    (tunes / "0.abc").write_text(made_up.tune(99))
-    again = build(tunes, "--force")
-    assert again.exit_code == 0, again.output
-    assert "kept 16 of 16 tunes" in again.stderr
-    assert "read 1 file, took over 3 that did not change" in again.stderr
+    (tunes / "0.abc").write_text(synthetic_tunes.tune(99))
+    rebuild = run_build(tunes, "--force")
+    assert rebuild.exit_code == 0, rebuild.output
+    assert "kept 16 of 16 tunes" in rebuild.stderr
+    assert "read 1 file, reused 3 unchanged" in rebuild.stderr
 
 
 @pytest.mark.parametrize("codec", ["performance", "frames", "text", "text-words"])
-def test_a_codec_is_built_and_recorded(tunes: Path, codec: str) -> None:
-    result = build(tunes, "--codec", codec)
+def test_data_set_records_its_codec(tunes: Path, codec: str) -> None:
+    result = run_build(tunes, "--codec", codec)
     assert result.exit_code == 0, result.output
     dataset = load(tunes.parent / "data")
     assert (dataset.codec, len(dataset)) == (codec, 20)
@@ -81,7 +81,7 @@ def test_a_codec_is_built_and_recorded(tunes: Path, codec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["--codec", "nothing"], "codec 'nothing' is unknown"),
         (["--dask", "tcp://127.0.0.1:9"], "no Dask scheduler answers"),
@@ -89,10 +89,13 @@ def test_a_codec_is_built_and_recorded(tunes: Path, codec: str) -> None:
         (["--seconds", "0"], "0"),
     ],
 )
-def test_a_wrong_option_is_one_line(tunes: Path, words: list[str], said: str) -> None:
-    result = build(tunes, *words)
+def test_build_refuses_bad_options_in_one_line(
+    tunes: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    monkeypatch.setattr("musicgen.corpus.dispatch.CONNECT_SECONDS", 0.5)
+    result = run_build(tunes, *args)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert "Traceback" not in result.output
     assert [path.name for path in tunes.parent.iterdir()] == ["tunes"]
 
@@ -105,16 +108,16 @@ ODD_SOURCES: dict[str, tuple[int, str]] = {
     "\udcff\x1b[31m": (2, r"corpus '\udcff\x1b[31m'; known are"),
     "empty": (2, "empty holds no tunes; .abc, .mid,"),
     "words": (2, "words holds no tunes; .abc, .mid,"),
-    "link.mid": (2, "link.mid is a link to nothing; see where it leads"),
+    "link.mid": (2, "link.mid is a broken link; check its target"),
     "broken.toml": (2, "broken.toml is not a corpus card: Expected '='"),
     "deep.toml": (
         2,
-        "deep.toml is not a corpus card: maximum recursion depth exceeded; one is TOML",
+        "deep.toml is not a corpus card: maximum recursion depth exceeded; a card is TOML",
     ),
     "pipe.toml": (2, "pipe.toml is not a corpus card: it is a device or pipe; only regular files"),
     "of-nothing.toml": (2, "corpus of-nothing: includes: there is no file, folder or corpus 'no'"),
     "closed.toml": (1, "http://127.0.0.1:9/a.zip: the download stops at 0 of 5 bytes"),
-    "no.zip": (1, "no.zip: it is no such archive, or damaged (File is not a zip file)"),
+    "no.zip": (1, "no.zip: it is damaged or not such an archive (File is not a zip file)"),
     "locked.zip": (1, "locked.zip/a.abc: it is encrypted: unpack it with its password"),
     "pipe.mid": (1, "pipe.mid: it is a device or pipe; only regular files are read"),
     "links": (1, "links/a.mid: it is a link; only regular files are read"),
@@ -122,8 +125,8 @@ ODD_SOURCES: dict[str, tuple[int, str]] = {
 
 
 @pytest.fixture
-def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder of all that is no plain folder of tunes."""
+def odd_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder of sources that are empty, damaged or not regular files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("empty", "words", "links"):
@@ -139,53 +142,55 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     where = f'where = "http://127.0.0.1:9/a.zip"\nsha256 = "{"0" * 64}"\nbytes = 5'
     Path("closed.toml").write_text(CARD + where)
     Path("no.zip").write_text("no zip")
-    Path("locked.zip").write_bytes(hostile.flagged(hostile.zipped({"a.abc": b"X:1"})))
+    Path("locked.zip").write_bytes(
+        malformed_files.flagged(malformed_files.zipped({"a.abc": b"X:1"}))
+    )
     return tmp_path
 
 
 @pytest.mark.parametrize("source", ODD_SOURCES)
-def test_an_odd_source_is_one_line_and_makes_nothing(odd: Path, source: str) -> None:
-    status, said = ODD_SOURCES[source]
+def test_bad_source_is_refused_in_one_line_without_output(odd_sources: Path, source: str) -> None:
+    exit_code, message = ODD_SOURCES[source]
     result = run("build", source, "--out", "data", "--jobs", "1")
-    assert (result.exit_code, result.stdout) == (status, ""), result.output
-    assert said in result.stderr
+    assert (result.exit_code, result.stdout) == (exit_code, ""), result.output
+    assert message in result.stderr
     assert (result.stderr.count("\n"), result.stderr[-1]) == (1, "\n")
-    assert STEERING.search(result.stderr[:-1]) is None
+    assert CONTROL_CHARACTERS.search(result.stderr[:-1]) is None
     assert not Path("data").exists()
 
 
 @pytest.mark.parametrize("source", ["missing", "broken.toml", "no.zip", "links"])
-def test_json_goes_to_stdout_and_words_do_not(odd: Path, source: str) -> None:
-    status, said = ODD_SOURCES[source]
+def test_json_goes_to_stdout_and_errors_to_stderr(odd_sources: Path, source: str) -> None:
+    exit_code, message = ODD_SOURCES[source]
     result = run("check", source, "--json", "--jobs", "1")
-    assert result.exit_code == status
-    if status == 2:
+    assert result.exit_code == exit_code
+    if exit_code == 2:
         assert result.stdout == ""
-        assert said in result.stderr
+        assert message in result.stderr
     else:
         (refused,) = json.loads(result.stdout)["refused"]
-        assert f"{refused['source']}: {refused['message']}".startswith(said)
+        assert f"{refused['source']}: {refused['message']}".startswith(message)
         assert result.stderr == ""
 
 
-def test_names_and_titles_are_printed_as_they_are(tmp_path: Path) -> None:
+def test_names_and_titles_are_printed_without_markup_or_control_characters(tmp_path: Path) -> None:
     folder = tmp_path / "[red]tunes"
     folder.mkdir()
-    named = made_up.tune(1).replace("T:", "T:[bold]\x1b[31m[/nothing]")
-    (folder / "\x1b[31m[blue].abc").write_text(named)
-    (folder / "[link=x].abc").write_text(made_up.tune(2, K=""))
-    for words in ([], ["-v"], ["--json"]):
-        result = run("check", folder, "--jobs", "1", *words)
+    named_tune_text = synthetic_tunes.tune(1).replace("T:", "T:[bold]\x1b[31m[/nothing]")
+    (folder / "\x1b[31m[blue].abc").write_text(named_tune_text)
+    (folder / "[link=x].abc").write_text(synthetic_tunes.tune(2, K=""))
+    for args in ([], ["-v"], ["--json"]):
+        result = run("check", folder, "--jobs", "1", *args)
         assert result.exit_code == 0, result.output
-        assert STEERING.search(result.output.replace("\n", "")) is None
+        assert CONTROL_CHARACTERS.search(result.output.replace("\n", "")) is None
         assert "[red]tunes/[link=x].abc" in result.stdout
     assert json.loads(result.stdout)["kept"][0]["source"] == r"[red]tunes/\x1b[31m[blue].abc"
 
 
-def test_the_account_lies_beside_the_data(tunes: Path) -> None:
-    (tunes / "bad.abc").write_text(made_up.tune(99, K=""))
+def test_report_is_written_beside_the_data(tunes: Path) -> None:
+    (tunes / "bad.abc").write_text(synthetic_tunes.tune(99, K=""))
     (tunes / "readme.txt").write_text("no tune")
-    build(tunes)
+    run_build(tunes)
     data = tunes.parent / "data"
     report = json.loads((data / "report.json").read_text())
     assert (report["found"], report["kept"], report["refused"]) == (21, 20, 1)
@@ -194,40 +199,40 @@ def test_the_account_lies_beside_the_data(tunes: Path) -> None:
     assert set(manifest["sha256"]) | {"manifest.json"} == {path.name for path in data.iterdir()}
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the processes that a process started."""
-    found = []
+def find_children(pid: int) -> list[int]:
+    """Return the ids of the child processes of a process."""
+    result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
+            result.append(int(stat.parent.name))
+    return result
 
 
-def heed_interrupts() -> None:
-    """Let a child be interrupted, also where a shell in the background lets nothing be."""
+def restore_sigint() -> None:
+    """Restore SIGINT in a child; a shell ignores it for background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_an_interrupt_ends_in_130_and_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupt_exits_with_130_and_leaves_no_files(tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
     for number in range(20):
-        book = "".join(made_up.tune(1000 * number + n) for n in range(300))
+        book = "".join(synthetic_tunes.tune(1000 * number + n) for n in range(300))
         (folder / f"{number}.abc").write_text(book)
-    words = [sys.executable, "-m", "musicgen", "corpus", "build", str(folder), "--out",
+    args = [sys.executable, "-m", "musicgen", "corpus", "build", str(folder), "--out",
              str(tmp_path / "data"), "--jobs", "2"]  # fmt: skip
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=heed_interrupts)  # fmt: skip
+    process = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=restore_sigint)  # fmt: skip
     workers: list[int] = []
     while len(workers) < 2 and process.poll() is None:
-        workers = children_of(process.pid)
+        workers = find_children(process.pid)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert (process.returncode, told.strip()) == (130, "Error: interrupted")
+    _, output = process.communicate()
+    assert (process.returncode, output.strip()) == (130, "Error: interrupted")
     assert [path.name for path in tmp_path.iterdir()] == ["tunes"]
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert os.getpid() not in workers

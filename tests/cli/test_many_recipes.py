@@ -1,4 +1,4 @@
-"""Many files, each of which holds all that it takes to write it again."""
+"""Many files, each of which is written again from its own recipe."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from musicgen import checkpoint
-from musicgen.tune import find
+from musicgen.model_folders import find_model_folder
 from tests.cli.test_tweak import IDEA
-from tests.running import done
+from tests.command_runner import run_ok
 
-ORDERS = (
+OPTION_SETS = (
     (),
     ("--key", "Dmix", "--bars", "16", "--temperature", "1.1"),
     ("--rhythm", "jig", "--form", "AABB", "--bars", "16", "--end", "tonic"),
@@ -24,52 +24,52 @@ ORDERS = (
 )
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_files(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
-def sampled(here: Path, number: int, count: int, jobs: int) -> dict[str, str]:
-    """Write so many tunes of an order in so many processes; return the hashes of their files."""
-    folder = here / f"{count}-{jobs}"
+def sample_files(cwd: Path, number: int, count: int, jobs: int) -> dict[str, str]:
+    """Sample tunes with a set of options in some processes; return the hashes of the files."""
+    folder = cwd / f"{count}-{jobs}"
     folder.mkdir()
     outs = [f"{folder}/t{{n}}{suffix}" for suffix in (".mid", ".abc")]
-    done("sample", "--seed", str(number), *ORDERS[number], "--count", str(count),
+    run_ok("sample", "--seed", str(number), *OPTION_SETS[number], "--count", str(count),
          "--jobs", str(jobs), "--out", outs[0], "--out", outs[1], "-q")  # fmt: skip
-    return hashes(folder)
+    return hash_files(folder)
 
 
-def check_order(here: Path, number: int, count: int) -> int:
-    """Check the tunes of an order: in two processes, in one, alone, and from their files."""
-    wanted = sampled(here, number, count, 1)
-    assert len(wanted) == 2 * count
-    assert sampled(here, number, count, 2) == wanted
-    assert sampled(here, number, 1, 1).items() <= wanted.items()
-    again = here / "again"
-    again.mkdir()
+def check_option_set(cwd: Path, number: int, count: int) -> int:
+    """Check that two processes, one process, a single tune and tweak write the same files."""
+    expected = sample_files(cwd, number, count, 1)
+    assert len(expected) == 2 * count
+    assert sample_files(cwd, number, count, 2) == expected
+    assert sample_files(cwd, number, 1, 1).items() <= expected.items()
+    tweaked_folder = cwd / "again"
+    tweaked_folder.mkdir()
     for n in range(1, count + 1):
-        source = str(here / f"{count}-1" / f"t{n}{('.mid', '.abc')[n % 2]}")
-        outs = [str(again / f"t{n}{suffix}") for suffix in (".mid", ".abc")]
-        done("tweak", source, "--model", "copy", "--out", outs[0], "--out", outs[1], "-q")
-    assert hashes(again) == wanted
-    return len(wanted)
+        source = str(cwd / f"{count}-1" / f"t{n}{('.mid', '.abc')[n % 2]}")
+        outs = [str(tweaked_folder / f"t{n}{suffix}") for suffix in (".mid", ".abc")]
+        run_ok("tweak", source, "--model", "copy", "--out", outs[0], "--out", outs[1], "-q")
+    assert hash_files(tweaked_folder) == expected
+    return len(expected)
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to a folder with a primer, and `folk` saved anew."""
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with a primer and a copy of the model folk."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "idea.abc").write_text(IDEA)
-    folk = checkpoint.load(find("folk"))
-    extra = {"receipt.bin": folk.extra("receipt.bin")}
-    checkpoint.save(tmp_path / "copy", folk.weights, folk.manifest, extra)
+    model = checkpoint.load(find_model_folder("folk"))
+    extra = {"receipt.bin": model.read_extra_file("receipt.bin")}
+    checkpoint.save(tmp_path / "copy", model.weights, model.manifest, extra)
     return tmp_path
 
 
-def test_a_few_files_are_written_again(here: Path) -> None:
-    assert check_order(here, 7, 9) == 18
+def test_tweak_rewrites_9_tunes_from_their_files(cwd: Path) -> None:
+    assert check_option_set(cwd, 7, 9) == 18
 
 
 @pytest.mark.promises
-@pytest.mark.parametrize("number", range(len(ORDERS)))
-def test_512_tunes_in_two_formats_are_written_again(here: Path, number: int) -> None:
-    assert check_order(here, number, 64) == 128
+@pytest.mark.parametrize("number", range(len(OPTION_SETS)))
+def test_tweak_rewrites_512_tunes_from_their_files(cwd: Path, number: int) -> None:
+    assert check_option_set(cwd, number, 64) == 128

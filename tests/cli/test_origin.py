@@ -1,4 +1,4 @@
-"""`musicgen origin`: whose tune this is, for files of every format, and the bits of each note."""
+"""`musicgen origin`: shared runs for files of every format, and the bits of each note."""
 
 from __future__ import annotations
 
@@ -12,34 +12,42 @@ from typing import Any
 import pytest
 
 from musicgen import checkpoint, formats
-from musicgen.sampling.known import NAME
-from tests import made_up
-from tests.known_tunes import indexed
-from tests.models import untrained
-from tests.running import refused, run
+from musicgen.similarity.note_index import INDEX_FILE
+from tests import synthetic_tunes
+from tests.command_runner import assert_refused, run
+from tests.fake_models import untrained
+from tests.related_tunes import indexed
 
-BOOK = "".join(made_up.tune(number) for number in range(1, 6))
+BOOK = "".join(synthetic_tunes.tune(number) for number in range(1, 6))
+
+
+def save_indexed_model(folder: Path, book: Path) -> Path:
+    """Write untrained weights with the index of a book of tunes and return the model's folder."""
+    scores, _ = formats.read(book)
+    note_index = indexed(scores).note_index.with_reference_stats(
+        [4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0]
+    )
+    model = checkpoint.load(untrained(folder))
+    checkpoint.publish(folder, model.weights, model.manifest, {INDEX_FILE: note_index.to_bytes()})
+    return folder
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.abc").write_text(BOOK)
-    known, _ = formats.read(tmp_path / "book.abc")
-    found = indexed(known).known.beside([4, 6, 8, 200], [0.0, 0.1, 0.2, 1.0])
-    model = checkpoint.load(untrained(tmp_path / "model"))
-    checkpoint.publish(model.folder, model.weights, model.manifest, {NAME: found.render()})
+    save_indexed_model(tmp_path / "model", tmp_path / "book.abc")
     return tmp_path
 
 
 @pytest.mark.parametrize("suffix", [".abc", ".mid", ".musicxml"])
-def test_a_file_of_any_make_is_traced(here: Path, suffix: str) -> None:
-    path = here / f"song{suffix}"
+def test_origin_finds_the_training_tune_in_each_format(cwd: Path, suffix: str) -> None:
+    path = cwd / f"song{suffix}"
     if suffix == ".musicxml":
-        path.write_text(musicxml_of(here / "book.abc"))
+        path.write_text(export_musicxml(cwd / "book.abc"))
     else:
-        scores, _ = formats.read(here / "book.abc")
-        formats.write(scores[2].transposed(3), path)
+        scores, _ = formats.read(cwd / "book.abc")
+        formats.write(scores[2].transpose(3), path)
     result = run("origin", str(path), "--model", "model")
     assert result.exit_code == 0, result.output
     assert "is 72 of 72 notes, bars 1-12, from 'Tune 3' (book.abc, tune 3)" in result.stdout
@@ -47,8 +55,8 @@ def test_a_file_of_any_make_is_traced(here: Path, suffix: str) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
-def musicxml_of(path: Path) -> str:
-    """Write the third tune, by music21, in another key."""
+def export_musicxml(path: Path) -> str:
+    """Export the third tune in another key with music21."""
     import music21
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 
@@ -62,15 +70,17 @@ def musicxml_of(path: Path) -> str:
     return str(GeneralObjectExporter(stream).parse().decode())
 
 
-def test_one_tune_is_one_object(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4))
-    told = json.loads(run("origin", "one.abc", "--model", "model", "--json").stdout)
-    assert (told["longest_run"], told["tune"], told["bars"]) == (72, "Tune 4", [1, 12])
-    assert (told["share"], told["longer_than"]) == (1.0, 0.75)
+def test_json_of_one_tune_is_an_object(cwd: Path) -> None:
+    (cwd / "one.abc").write_text(synthetic_tunes.tune(4))
+    rows = json.loads(run("origin", "one.abc", "--model", "model", "--json").stdout)
+    assert (rows["longest_run"], rows["tune"], rows["bars"]) == (72, "Tune 4", [1, 12])
+    assert (rows["share"], rows["longer_than"]) == (1.0, 0.75)
 
 
-def test_each_tune_of_a_book_has_its_line_and_refusals_are_told(here: Path) -> None:
-    (here / "more.abc").write_text(made_up.tune(9) + made_up.tune(8, K="H") + made_up.tune(2))
+def test_each_tune_of_a_book_is_reported(cwd: Path) -> None:
+    (cwd / "more.abc").write_text(
+        synthetic_tunes.tune(9) + synthetic_tunes.tune(8, K="H") + synthetic_tunes.tune(2)
+    )
     result = run("origin", "more.abc", "--model", "model")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -78,12 +88,12 @@ def test_each_tune_of_a_book_has_its_line_and_refusals_are_told(here: Path) -> N
     assert "72 of 72 notes" in lines[1]
     assert "72 of 72 notes" not in lines[0]
     assert "tune X:8" in result.stderr
-    told = json.loads(run("origin", "more.abc", "--model", "model", "--json").stdout)
-    assert [row["title"] for row in told] == ["Tune 9", "Tune 2"]
+    rows = json.loads(run("origin", "more.abc", "--model", "model", "--json").stdout)
+    assert [row["title"] for row in rows] == ["Tune 9", "Tune 2"]
 
 
-def test_the_surprise_of_each_note_is_told(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4))
+def test_surprise_lists_bits_per_note(cwd: Path) -> None:
+    (cwd / "one.abc").write_text(synthetic_tunes.tune(4))
     result = run("origin", "one.abc", "--model", "model", "--surprise")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -91,55 +101,53 @@ def test_the_surprise_of_each_note_is_told(here: Path) -> None:
         f"bar {n}" for n in range(1, 13)
     ]
     assert "a note; of them" in lines[-1]
-    told = json.loads(run("origin", "one.abc", "--model", "model", "--surprise", "--json").stdout)
-    assert len(told["surprise"]["notes"]) == told["notes"] == 72
-    assert told["longest_run"] == 72
+    rows = json.loads(run("origin", "one.abc", "--model", "model", "--surprise", "--json").stdout)
+    assert len(rows["surprise"]["notes"]) == rows["notes"] == 72
+    assert rows["longest_run"] == 72
 
 
-def test_a_model_without_an_index_says_so(here: Path) -> None:
-    untrained(here / "bare")
-    refused(run("origin", "book.abc", "--model", "bare"), 2, "bare: the model has no index")
+def test_model_without_index_is_refused(cwd: Path) -> None:
+    untrained(cwd / "bare")
+    assert_refused(run("origin", "book.abc", "--model", "bare"), 2, "bare: the model has no index")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "code", "words"),
+    ("name", "content", "code", "args"),
     [
         ("none.abc", None, 2, "none.abc does not exist"),
-        ("song.wav", "", 2, "known are .abc, .mid"),
-        ("bad.abc", made_up.tune(1, K="H"), 1, "key 'H' is unknown"),
+        ("song.wav", "", 2, "choose a file of type .abc, .mid"),
+        ("bad.abc", synthetic_tunes.tune(1, K="H"), 1, "key 'H' is unknown"),
         ("empty.abc", "", 1, "empty.abc"),
         ("noise.mid", "no midi", 1, "MThd is missing"),
     ],
 )
-def test_what_cannot_be_traced_costs_one_line(
-    here: Path, name: str, content: str | None, code: int, words: str
+def test_unreadable_file_is_refused_in_one_line(
+    cwd: Path, name: str, content: str | None, code: int, args: str
 ) -> None:
     if content is not None:
-        (here / name).write_text(content)
-    refused(run("origin", name, "--model", "model"), code, words)
+        (cwd / name).write_text(content)
+    assert_refused(run("origin", name, "--model", "model"), code, args)
 
 
-def test_a_damaged_index_is_noticed(here: Path) -> None:
-    path = here / "model" / NAME
+def test_damaged_index_is_refused(cwd: Path) -> None:
+    path = cwd / "model" / INDEX_FILE
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    refused(run("origin", "book.abc", "--model", "model"), 1, "its bytes changed")
+    assert_refused(run("origin", "book.abc", "--model", "model"), 1, "its bytes changed")
 
 
-def test_titles_steer_no_terminal(here: Path) -> None:
-    (here / "one.abc").write_text(made_up.tune(4, T="\x1b[31mred"))
+def test_control_characters_of_titles_are_escaped(cwd: Path) -> None:
+    (cwd / "one.abc").write_text(synthetic_tunes.tune(4, T="\x1b[31mred"))
     result = run("origin", "one.abc", "--model", "model")
     assert "\x1b" not in result.output
 
 
-def test_it_starts_without_torch(here: Path) -> None:
+def test_origin_imports_no_torch(cwd: Path) -> None:
     heavy = "print([m for m in ('torch', 'music21', 'pyarrow', 'numpy.ma') if m in sys.modules])"
-    words = ["origin", "book.abc", "--model", "model"]
-    code = (
-        f"import sys; from musicgen.cli import commands; commands({words}, standalone_mode=False)"
-    )
-    done = subprocess.run(
+    args = ["origin", "book.abc", "--model", "model"]
+    code = f"import sys; from musicgen.cli import commands; commands({args}, standalone_mode=False)"
+    process = subprocess.run(
         [sys.executable, "-c", f"{code}; {heavy}"],
         capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert process.stdout.splitlines()[-1] == "[]"

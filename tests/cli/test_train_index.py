@@ -1,4 +1,4 @@
-"""`train` and the index of the tunes: kept beside the weights, told of, or left out."""
+"""`train` and the similarity index: written beside the weights, announced, or omitted."""
 
 from __future__ import annotations
 
@@ -12,133 +12,135 @@ from click.testing import CliRunner, Result
 
 from musicgen import checkpoint
 from musicgen.cli import commands
-from musicgen.cli.watched import Watched
+from musicgen.cli.train_report import ProgressDisplay
 from musicgen.corpus import store
 from musicgen.corpus.store import Dataset
 from musicgen.errors import Mismatch
-from musicgen.model.plan import divided
-from musicgen.model.training import Progress
-from musicgen.sampling.indexing import add_index, index_of
-from musicgen.sampling.known import NAME
-from musicgen.sampling.receipt import index_beside
-from tests import made_up
-from tests.runs import small_dataset
+from musicgen.similarity.build_index import add_index, build_overlap_index
+from musicgen.similarity.note_index import INDEX_FILE
+from musicgen.similarity.overlap_report import load_index
+from musicgen.training.plan import adjust_split
+from musicgen.training.trainer import Progress
+from tests import synthetic_tunes
+from tests.small_runs import small_dataset
 
-WORDS = ("--hidden", "8", "--layers", "1", "--epochs", "1", "--no-heard")
-TOLD = "index of these tunes"
+OPTIONS = ("--hidden", "8", "--layers", "1", "--epochs", "1", "--no-heard")
+INDEX_NOTICE = "index of the titles and notes of these tunes"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name, first in (("tunes", 0), ("others", 30)):
+    for name, base_index in (("tunes", 0), ("others", 30)):
         (tmp_path / name).mkdir()
-        for number in range(first, first + 12):
-            (tmp_path / name / f"{number}.abc").write_text(made_up.tune(number))
+        for number in range(base_index, base_index + 12):
+            (tmp_path / name / f"{number}.abc").write_text(synthetic_tunes.tune(number))
     return tmp_path
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(commands, list(words), prog_name="musicgen")
+def run(*args: str) -> Result:
+    return CliRunner().invoke(commands, list(args), prog_name="musicgen")
 
 
-def train(*words: str) -> Result:
-    result = run("train", *words, *WORDS)
+def train(*args: str) -> Result:
+    result = run("train", *args, *OPTIONS)
     assert result.exit_code == 0, result.output
     return result
 
 
-def longest(file: str, model: str) -> int:
+def get_longest_run(file: str, model: str) -> int:
     result = run("origin", file, "--model", model, "--json")
     assert result.exit_code == 0, result.output
     return int(json.loads(result.stdout)["longest_run"])
 
 
-def test_the_index_stands_beside_the_weights_and_is_told_of(here: Path) -> None:
+def test_index_is_written_and_announced(cwd: Path) -> None:
     result = train("tunes", "--name", "one")
-    assert TOLD in result.stderr
-    folder = here / "checkpoints" / "one"
-    kept = json.loads((folder / "manifest.json").read_bytes())["sha256"]
-    assert NAME in kept
-    index = index_beside(checkpoint.load(folder))
+    assert INDEX_NOTICE in result.stderr
+    folder = cwd / "checkpoints" / "one"
+    hashes = json.loads((folder / "manifest.json").read_bytes())["sha256"]
+    assert INDEX_FILE in hashes
+    index = load_index(checkpoint.load(folder))
     assert index is not None
     parts = checkpoint.load(folder).manifest.corpus["tunes"]
-    assert (index.tunes, len(index.known.longest)) == (parts["train"], parts["valid"])
-    label = index.known.label(0)
+    assert (index.tune_count, len(index.note_index.longest)) == (parts["train"], parts["valid"])
+    label = index.note_index.get_label(0)
     assert label.source in {f"{number}.abc" for number in range(12)}  # no folder is named
-    assert longest(f"tunes/{label.source}", "one") == 72
+    assert get_longest_run(f"tunes/{label.source}", "one") == 72
 
 
-def test_it_is_left_out_if_asked_and_stays_so_when_resumed(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watched.__call__
+def test_no_index_holds_for_a_resumed_run(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    display_update = ProgressDisplay.__call__
 
-    def stopped(self: Watched, progress: Progress) -> None:
-        watch(self, progress)
+    def interrupt_at_second_update(self: ProgressDisplay, progress: Progress) -> None:
+        display_update(self, progress)
         if progress.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watched, "__call__", stopped)
-        result = run("train", "tunes", "--name", "two", "--no-index", *WORDS)
-    assert (result.exit_code, TOLD in result.stderr) == (130, False)
+        patch.setattr(ProgressDisplay, "__call__", interrupt_at_second_update)
+        result = run("train", "tunes", "--name", "two", "--no-index", *OPTIONS)
+    assert (result.exit_code, INDEX_NOTICE in result.stderr) == (130, False)
     result = run("train", "--name", "two", "--resume")
     assert result.exit_code == 0, result.output
-    assert not (here / "checkpoints" / "two" / NAME).exists()
+    assert not (cwd / "checkpoints" / "two" / INDEX_FILE).exists()
 
 
-def test_a_model_that_goes_on_knows_the_tunes_of_both(here: Path) -> None:
+def test_fine_tuned_model_has_the_index_of_both_corpora(cwd: Path) -> None:
     train("tunes", "--name", "first")
     train("others", "--name", "second", "--from", "first")
-    first, second = (index_beside(checkpoint.load(here / "checkpoints" / name))
+    base_index, tuned_index = (load_index(checkpoint.load(cwd / "checkpoints" / name))
                      for name in ("first", "second"))  # fmt: skip
-    assert first
-    assert second
-    sources = [second.known.label(tune).source for tune in range(second.tunes)]
-    assert {first.known.label(tune).source for tune in range(first.tunes)} < set(sources)
-    known = next(name for name in sources if int(name.split(".")[0]) >= 30)
-    assert longest(f"others/{known}", "second") == 72
-    assert longest(f"tunes/{first.known.label(0).source}", "second") == 72
-    groups = second.known.groups.tolist()
+    assert base_index
+    assert tuned_index
+    sources = [
+        tuned_index.note_index.get_label(tune).source for tune in range(tuned_index.tune_count)
+    ]
+    assert {
+        base_index.note_index.get_label(tune).source for tune in range(base_index.tune_count)
+    } < set(sources)
+    new_source = next(name for name in sources if int(name.split(".")[0]) >= 30)
+    assert get_longest_run(f"others/{new_source}", "second") == 72
+    assert get_longest_run(f"tunes/{base_index.note_index.get_label(0).source}", "second") == 72
+    groups = tuned_index.note_index.groups.tolist()
     assert len(set(groups)) == len(groups)
 
 
-def test_an_index_is_added_to_a_model_of_the_same_tunes_only(here: Path) -> None:
+def test_add_index_requires_the_training_tunes(cwd: Path) -> None:
     assert run("corpus", "build", "tunes", "--out", "set").exit_code == 0
     assert run("corpus", "build", "others", "--out", "other-set").exit_code == 0
     train("set", "--name", "bare", "--no-index")
-    folder = here / "checkpoints" / "bare"
-    before = checkpoint.load(folder)
-    with pytest.raises(Mismatch, match="learnt from a corpus of fingerprint"):
-        add_index(folder, loaded(here / "other-set"))
-    assert add_index(folder, loaded(here / "set")) == (folder / NAME).stat().st_size
-    after = checkpoint.load(folder)
-    assert after.manifest == before.manifest
-    assert {n: a.tobytes() for n, a in after.weights.items()} == {
-        n: a.tobytes() for n, a in before.weights.items()
+    folder = cwd / "checkpoints" / "bare"
+    checkpoint_before = checkpoint.load(folder)
+    with pytest.raises(Mismatch, match="trained on a data set with fingerprint"):
+        add_index(folder, load_split(cwd / "other-set"))
+    assert add_index(folder, load_split(cwd / "set")) == (folder / INDEX_FILE).stat().st_size
+    checkpoint_after = checkpoint.load(folder)
+    assert checkpoint_after.manifest == checkpoint_before.manifest
+    assert {n: a.tobytes() for n, a in checkpoint_after.weights.items()} == {
+        n: a.tobytes() for n, a in checkpoint_before.weights.items()
     }
-    assert index_beside(after) is not None
+    assert load_index(checkpoint_after) is not None
 
 
-def loaded(folder: Path) -> Dataset:
-    """Open a data set as `train` does: a small one is divided anew."""
-    return divided(store.load(folder))
+def load_split(folder: Path) -> Dataset:
+    """Load a data set as `train` does, with the split adjusted to its size."""
+    return adjust_split(store.load(folder))
 
 
-def test_a_text_has_no_index() -> None:
-    assert index_of(small_dataset()) is None
+def test_text_data_set_has_no_index() -> None:
+    assert build_overlap_index(small_dataset()) is None
 
 
-def test_processes_and_one_process_make_the_same_index(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+def test_index_does_not_depend_on_the_number_of_processes(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("corpus", "build", "tunes", "--out", "set").exit_code == 0
-    dataset = loaded(here / "set")
-    alone = index_of(dataset, jobs=1)
-    monkeypatch.setattr("musicgen.sampling.indexing.FEW", 2)
-    monkeypatch.setattr("musicgen.sampling.indexing.CHUNK", 3)
-    together = index_of(dataset, jobs=2)
-    assert alone
-    assert together
-    assert together.known.render() == alone.known.render()
+    dataset = load_split(cwd / "set")
+    serial_index = build_overlap_index(dataset, jobs=1)
+    monkeypatch.setattr("musicgen.similarity.build_index.SERIAL_LIMIT", 2)
+    monkeypatch.setattr("musicgen.similarity.build_index.CHUNK", 3)
+    parallel_index = build_overlap_index(dataset, jobs=2)
+    assert serial_index
+    assert parallel_index
+    assert parallel_index.note_index.to_bytes() == serial_index.note_index.to_bytes()

@@ -1,4 +1,4 @@
-"""`train --resume`, and what stops a run: signals, other flags, other tunes, another run."""
+"""`train --resume`, and what stops a run: signals, other options, other tunes, another run."""
 
 from __future__ import annotations
 
@@ -16,78 +16,80 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint
 from musicgen.checkpoint import render_manifest
 from musicgen.cli import commands
-from musicgen.cli.stopping import Stopping
-from musicgen.cli.watched import Watched
-from musicgen.model.claim import Claim, claimed
-from musicgen.model.resuming import find
-from musicgen.model.run import Run
-from musicgen.model.training import Progress
+from musicgen.cli.signals import StopSignals
+from musicgen.cli.train_report import ProgressDisplay
+from musicgen.training.resume import load_saved_run
+from musicgen.training.run import TrainingRun
+from musicgen.training.run_folder import RunLock, lock_run
+from musicgen.training.trainer import Progress
 
 TUNES = "".join(f"X:{n}\nT:{n}\nL:1/8\nM:2/4\nK:C\nCDEF|{'CDEFGAB'[n % 7]}4|\n\n" for n in range(9))
-WORDS = ("tunes.abc", "--codec", "text", "--hidden", "8", "--layers", "1", "--batch", "2",
+TRAIN_ARGS = ("tunes.abc", "--codec", "text", "--hidden", "8", "--layers", "1", "--batch", "2",
          "--bptt", "16", "--epochs", "4", "--no-heard")  # fmt: skip
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tunes.abc").write_text(TUNES)
     return tmp_path
 
 
-def train(*words: str, name: str = "mine") -> Result:
-    return CliRunner().invoke(commands, ["train", *words, "--name", name])
+def train(*args: str, name: str = "mine") -> Result:
+    return CliRunner().invoke(commands, ["train", *args, "--name", name])
 
 
-def at_update(
-    monkeypatch: pytest.MonkeyPatch, step: int, *numbers: signal.Signals
+def send_signals_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, *signals: signal.Signals
 ) -> pytest.MonkeyPatch:
-    """Send this process signals at an update."""
-    watch = Watched.__call__
+    """Make the display send signals to this process at an update."""
+    display_update = ProgressDisplay.__call__
 
-    def watched(self: Watched, progress: Progress) -> None:
-        watch(self, progress)
+    def display_then_signal(self: ProgressDisplay, progress: Progress) -> None:
+        display_update(self, progress)
         if progress.step == step:
-            for number in numbers:
+            for number in signals:
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Watched, "__call__", watched)
+    monkeypatch.setattr(ProgressDisplay, "__call__", display_then_signal)
     return monkeypatch
 
 
-def refused(result: Result, code: int, words: str) -> None:
+def assert_refused(result: Result, code: int, args: str) -> None:
     assert result.exit_code == code, result.output
-    assert words in result.output
+    assert args in result.output
     assert "Traceback" not in result.output
     assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
 
 
 @pytest.fixture
-def stopped(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped_run(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a run that was stopped at its seventh update."""
     with monkeypatch.context() as patch:
-        result = train(*WORDS, name=at_update(patch, 7, signal.SIGINT) and "mine")
-    refused(result, 130, "stopped after update 7, all saved; musicgen train --name mine --resume")
-    return here / "checkpoints" / "mine"
+        result = train(*TRAIN_ARGS, name=send_signals_at(patch, 7, signal.SIGINT) and "mine")
+    assert_refused(
+        result, 130, "stopped after update 7, all saved; musicgen train --name mine --resume"
+    )
+    return cwd / "checkpoints" / "mine"
 
 
-def weights(name: str) -> bytes:
+def read_weights(name: str) -> bytes:
     return Path("checkpoints", name, "weights.safetensors").read_bytes()
 
 
-def test_stopped_and_resumed_without_a_flag_it_ends_as_if_never_stopped(stopped: Path) -> None:
-    assert train(*WORDS, name="whole").exit_code == 0
+def test_resumed_run_ends_with_the_same_weights(stopped_run: Path) -> None:
+    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
     result = train("--resume")
     assert result.exit_code == 0, result.output
-    assert "checkpoints/mine: goes on after update 7" in result.output
-    assert weights("mine") == weights("whole")
+    assert "checkpoints/mine: resumed after update 7" in result.output
+    assert read_weights("mine") == read_weights("whole")
     again = train("--resume")
     assert (again.exit_code, "the run is finished" in again.output) == (0, True)
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "whole"]
 
 
 @pytest.mark.parametrize(
-    "numbers",
+    "signals",
     [
         [signal.SIGTERM],
         [signal.SIGHUP],
@@ -95,218 +97,226 @@ def test_stopped_and_resumed_without_a_flag_it_ends_as_if_never_stopped(stopped:
         [signal.SIGINT, signal.SIGTERM],  # Ctrl-C under torchrun
     ],
 )
-def test_whatever_signal_comes_the_state_is_saved_and_said(
-    here: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[signal.Signals]
+def test_signal_saves_state(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
 ) -> None:
     with monkeypatch.context() as patch:
-        result = train(*WORDS, name=at_update(patch, 5, *numbers) and "mine")
-    refused(result, 130, "stopped after update 5, all saved; musicgen train --name mine --resume")
-    assert "stopping: this update is finished and saved first" in result.output
-    assert ("still saving; a third signal" in result.output) == (len(numbers) == 2)
-    found = find(here / "checkpoints" / "mine")
-    assert found is not None
-    assert found.step == 5
+        result = train(*TRAIN_ARGS, name=send_signals_at(patch, 5, *signals) and "mine")
+    assert_refused(
+        result, 130, "stopped after update 5, all saved; musicgen train --name mine --resume"
+    )
+    assert "stopping after this update, which is saved first" in result.output
+    assert ("still saving; a third signal" in result.output) == (len(signals) == 2)
+    saved_run = load_saved_run(cwd / "checkpoints" / "mine")
+    assert saved_run is not None
+    assert saved_run.step == 5
 
 
-def test_a_third_signal_ends_at_once_and_says_what_is_saved(
-    stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_third_signal_stops_immediately(stopped_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        at_update(patch, 9, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+        send_signals_at(patch, 9, signal.SIGINT, signal.SIGINT, signal.SIGINT)
         result = train("--resume")
-    refused(result, 130, "interrupted; what was saved last")
-    assert "musicgen train --name mine --resume goes on from there" in result.output
+    assert_refused(result, 130, "interrupted; the last saved state")
+    assert "resume from it with musicgen train --name mine --resume" in result.output
     assert train("--resume").exit_code == 0
 
 
-def test_the_state_is_saved_before_the_update_is_shown(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+def test_state_is_saved_before_the_display_fails(
+    cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A terminal that is gone cannot be written to."""
-    take = Run._take
+    """A closed terminal raises an error in the display."""
+    handle_progress = TrainingRun._handle_progress
 
-    def taken(self: Run, progress: Progress, claim: Claim) -> None:
+    def signal_then_handle(self: TrainingRun, progress: Progress, lock: RunLock) -> None:
         if progress.step == 4:
             os.kill(os.getpid(), signal.SIGHUP)
-        take(self, progress, claim)
+        handle_progress(self, progress, lock)
 
-    def watched(self: Watched, progress: Progress) -> None:
+    def display_then_signal(self: ProgressDisplay, progress: Progress) -> None:
         if progress.step == 4:
             raise OSError(errno.EIO, "the terminal is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_take", taken)
-        patch.setattr(Watched, "__call__", watched)
-        assert train(*WORDS).exit_code != 0
-    found = find(here / "checkpoints" / "mine")
-    assert found is not None
-    assert found.step == 4
+        patch.setattr(TrainingRun, "_handle_progress", signal_then_handle)
+        patch.setattr(ProgressDisplay, "__call__", display_then_signal)
+        assert train(*TRAIN_ARGS).exit_code != 0
+    saved_run = load_saved_run(cwd / "checkpoints" / "mine")
+    assert saved_run is not None
+    assert saved_run.step == 4
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_ignored_sighup_stays_ignored() -> None:
+    handler_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Stopping():
+        with StopSignals():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, handler_before)
 
 
-def test_before_there_is_anything_to_save_a_signal_ends_at_once() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    asked: list[str] = []
-    with pytest.raises(KeyboardInterrupt), Stopping():
+def test_signal_before_training_interrupts() -> None:
+    handler_before = signal.getsignal(signal.SIGTERM)
+    calls: list[str] = []
+    with pytest.raises(KeyboardInterrupt), StopSignals():
         os.kill(os.getpid(), signal.SIGTERM)
-    with Stopping() as stopping:
-        stopping.ask = lambda: asked.append("stop")
+    with StopSignals() as stopping:
+        stopping.stop_callback = lambda: calls.append("stop")
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked == ["stop"]
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert calls == ["stop"]
+    assert signal.getsignal(signal.SIGTERM) == handler_before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["--hidden", "16"], "--hidden 16: the run that is resumed has 8"),
         (["--epochs", "9"], "--epochs 9.0: the run that is resumed has 4.0"),
         (["--codec", "measures"], "--codec measures: the run that is resumed has text"),
-        (["--force"], "--resume goes on, --force begins again"),
+        (["--force"], "--resume and --force exclude each other"),
     ],
 )
-def test_other_flags_are_refused_by_name(stopped: Path, words: list[str], said: str) -> None:
-    refused(train("--resume", *words), 2, said)
+def test_resume_refuses_other_options(stopped_run: Path, args: list[str], message: str) -> None:
+    assert_refused(train("--resume", *args), 2, message)
 
 
-def test_the_same_flags_are_not_refused(stopped: Path) -> None:
-    assert train("--resume", *WORDS).exit_code == 0
+def test_resume_accepts_the_same_options(stopped_run: Path) -> None:
+    assert train("--resume", *TRAIN_ARGS).exit_code == 0
 
 
-def test_other_tunes_are_refused(stopped: Path, here: Path) -> None:
-    (here / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
+def test_resume_refuses_other_tunes(stopped_run: Path, cwd: Path) -> None:
+    (cwd / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
     result = train("--resume")
-    refused(result, 2, "go on with the tunes that it began with")
+    assert_refused(result, 2, "resume with the same tunes")
     assert "now it is" in result.output
 
 
-def test_another_format_is_refused(stopped: Path) -> None:
-    (folder,) = checkpoint.numbered(stopped / "progress")
+def test_resume_refuses_another_state_format(stopped_run: Path) -> None:
+    (folder,) = checkpoint.list_numbered_folders(stopped_run / "progress")
     body = json.loads((folder / "manifest.json").read_bytes()) | {"format": 7}
     (folder / "manifest.json").write_bytes(render_manifest(body))
-    refused(train("--resume"), 2, "its format is 7, this musicgen reads format 2")
+    assert_refused(train("--resume"), 2, "its format is 7, this musicgen reads format 2")
 
 
-def test_a_lower_rate_may_be_asked_for_and_is_spoken_of(stopped: Path) -> None:
+def test_resume_accepts_and_reports_a_lower_learning_rate(stopped_run: Path) -> None:
     result = train("--resume", "--learning-rate", "1e-4")
     assert result.exit_code == 0
     assert "0.0001 from here on" in result.output
 
 
-def test_a_run_under_way_keeps_others_out_before_any_work(stopped: Path) -> None:
-    with claimed(stopped, exists=True):
-        for words in (["--resume"], ["--force", *WORDS], WORDS):
-            refused(train(*words), 2, f"another run is at work here (process {os.getpid()} on ")
+def test_locked_run_refuses_other_processes(stopped_run: Path) -> None:
+    with lock_run(stopped_run, exists=True):
+        for args in (["--resume"], ["--force", *TRAIN_ARGS], TRAIN_ARGS):
+            assert_refused(
+                train(*args), 2, f"another run is at work here (process {os.getpid()} on "
+            )
 
 
-def begin_and_kill(*words: str) -> None:
-    """Train in a process of its own, killed between its first update and its first state."""
+def kill_before_first_save(*args: str) -> None:
+    """Train in another process that is killed after its first update, before it saves a state."""
     code = (
         "import os, signal, sys\n"
-        "from musicgen.model.run import Run\n"
-        "Run.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from musicgen.training.run import TrainingRun\n"
+        "TrainingRun.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from musicgen.cli import commands\n"
         "commands(sys.argv[1:])\n"
     )
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", *words],
+    process = subprocess.run(
+        [sys.executable, "-c", code, "train", *args],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
-def test_a_run_that_was_killed_before_it_saved_is_the_one_that_starts(here: Path) -> None:
-    assert train(*WORDS, name="whole").exit_code == 0
-    begin_and_kill(*WORDS, "--name", "mine")
-    refused(train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8")
-    refused(train("--resume", "other.abc"), 2, "SOURCE other.abc: the run that is resumed has tune")
-    refused(train("--resume", "--minutes", "5"), 2, "--minutes 5.0: the run that is resumed has a")
+def test_run_killed_before_its_first_save_starts_again(cwd: Path) -> None:
+    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
+    kill_before_first_save(*TRAIN_ARGS, "--name", "mine")
+    assert_refused(
+        train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8"
+    )
+    assert_refused(
+        train("--resume", "other.abc"), 2, "SOURCE other.abc: the run that is resumed has tune"
+    )
+    assert_refused(
+        train("--resume", "--minutes", "5"), 2, "--minutes 5.0: the run that is resumed has a"
+    )
     result = train("--resume")
     assert result.exit_code == 0, result.output
-    assert "nothing was saved here yet; the run starts" in result.output
-    assert weights("mine") == weights("whole")
+    assert "no saved state; the run starts from the beginning" in result.output
+    assert read_weights("mine") == read_weights("whole")
 
 
-@pytest.mark.parametrize("words", [[], ["--hidden", "8"], ["--codec", "text"]])
-def test_without_a_run_and_a_source_there_is_nothing_to_resume(
-    stopped: Path, words: list[str]
-) -> None:
-    result = train("--resume", *words, name="mien")
-    refused(result, 2, "--resume: there is no run 'mien' in checkpoints; did you mean mine?")
-    result = train("--resume", *words, name="x")
-    refused(result, 2, "--resume: there is no run 'x' in checkpoints; there are mine")
+@pytest.mark.parametrize("args", [[], ["--hidden", "8"], ["--codec", "text"]])
+def test_resume_of_a_missing_run_suggests_others(stopped_run: Path, args: list[str]) -> None:
+    result = train("--resume", *args, name="mien")
+    assert_refused(result, 2, "--resume: there is no run 'mien' in checkpoints; did you mean mine?")
+    result = train("--resume", *args, name="x")
+    assert_refused(result, 2, "--resume: there is no run 'x' in checkpoints; the runs are mine")
     assert [path.name for path in Path("checkpoints").iterdir()] == ["mine"]
 
 
-def test_where_there_is_no_run_at_all_none_is_resumed(here: Path) -> None:
-    refused(train("--resume"), 2, "there is no run 'mine' in checkpoints; there is none at all")
+def test_resume_without_any_run_is_refused(cwd: Path) -> None:
+    assert_refused(train("--resume"), 2, "there is no run 'mine' in checkpoints; there are no runs")
     assert not Path("checkpoints").exists()
     Path("checkpoints", "mine").mkdir(parents=True)
-    refused(train("--resume"), 2, "holds no saved state and no config.toml; name the SOURCEs")
+    assert_refused(train("--resume"), 2, "contains no saved state and no config.toml; give SOURCEs")
 
 
-def test_a_folder_of_something_else_is_not_replaced(here: Path) -> None:
+def test_foreign_folder_is_not_replaced(cwd: Path) -> None:
     Path("checkpoints", "mine").mkdir(parents=True)
-    thesis = Path("checkpoints", "mine", "thesis.tex")
-    thesis.write_text("ten years of work")
-    words = "checkpoints/mine is a folder and not the folder of a training run; it is not replaced"
-    refused(train("--force", *WORDS), 2, words)
-    refused(train("--resume", *WORDS), 2, words)
-    assert thesis.read_text() == "ten years of work"
+    thesis_file = Path("checkpoints", "mine", "thesis.tex")
+    thesis_file.write_text("ten years of work")
+    args = "checkpoints/mine is a folder and not the folder of a training run; it is not replaced"
+    assert_refused(train("--force", *TRAIN_ARGS), 2, args)
+    assert_refused(train("--resume", *TRAIN_ARGS), 2, args)
+    assert thesis_file.read_text() == "ten years of work"
     assert [path.name for path in Path("checkpoints").iterdir()] == ["mine"]
 
 
-def test_a_run_that_saved_nothing_is_begun(here: Path) -> None:
-    result = train("--resume", *WORDS)
+def test_resume_without_saved_state_starts_a_run(cwd: Path) -> None:
+    result = train("--resume", *TRAIN_ARGS)
     assert result.exit_code == 0, result.output
-    assert "nothing was saved here yet" in result.output
+    assert "no saved state; the run starts" in result.output
 
 
-def test_a_stopped_run_stands_in_the_way_of_a_new_one(stopped: Path) -> None:
-    refused(train(*WORDS), 2, "go on with --resume, or replace it with --force")
-    assert train("--force", *WORDS).exit_code == 0
+def test_new_run_does_not_replace_a_stopped_one(stopped_run: Path) -> None:
+    assert_refused(train(*TRAIN_ARGS), 2, "go on with --resume, or replace it with --force")
+    assert train("--force", *TRAIN_ARGS).exit_code == 0
 
 
-def test_there_is_nothing_to_sample_from_before_a_model_was_judged(stopped: Path) -> None:
-    words = ["sample", "--model", "mine", "--out", "song.txt", "--seed", "1"]
-    refused(CliRunner().invoke(commands, words), 2, "the run has no checkpoint yet")
+def test_sample_requires_an_evaluated_model(stopped_run: Path) -> None:
+    args = ["sample", "--model", "mine", "--out", "song.txt", "--seed", "1"]
+    assert_refused(CliRunner().invoke(commands, args), 2, "the run has no checkpoint yet")
     assert train("--resume").exit_code == 0
-    assert CliRunner().invoke(commands, words).exit_code == 0
+    assert CliRunner().invoke(commands, args).exit_code == 0
 
 
-def test_a_damaged_state_is_spoken_of(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_state_falls_back_to_the_one_before(
+    stopped_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        at_update(patch, 11, signal.SIGINT)
+        send_signals_at(patch, 11, signal.SIGINT)
         assert train("--resume").exit_code == 130
-    newest = checkpoint.numbered(stopped / "progress")[-1] / "values.json"
+    newest = checkpoint.list_numbered_folders(stopped_run / "progress")[-1] / "values.json"
     newest.write_bytes(newest.read_bytes()[:-1])
     result = train("--resume")
     assert result.exit_code == 0, result.output
-    assert "values.json: its bytes changed since it was written; the one before" in result.output
+    assert "its bytes changed since it was written; using the previous one" in result.output
 
 
-def command(*words: str) -> subprocess.Popen[str]:
+def start_train(*args: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
-        [sys.executable, "-m", "musicgen", "train", *words, "--name", "mine", "-v"],
+        [sys.executable, "-m", "musicgen", "train", *args, "--name", "mine", "-v"],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def killed(words: tuple[str, ...], lines: int) -> bool:
-    """Train in a process of its own; kill it when it has said so many lines, if it still lives."""
-    with command(*words) as child:
+def kill_after_lines(args: tuple[str, ...], lines: int) -> bool:
+    """Train in another process and kill it after some lines of output, if it still runs."""
+    with start_train(*args) as child:
         assert child.stderr
         for _ in range(lines):
             child.stderr.readline()
@@ -315,11 +325,11 @@ def killed(words: tuple[str, ...], lines: int) -> bool:
 
 
 @pytest.mark.promises
-def test_the_command_itself_is_killed_and_resumed(here: Path) -> None:
-    """From the first line it says to its last: wherever it dies, --resume ends in the same bits."""
-    assert train(*WORDS, name="whole").exit_code == 0
-    kills = sum(killed((*WORDS, "--resume"), lines) for lines in range(1, 9))
-    assert kills >= 3
-    with command("--resume", *WORDS) as child:
+def test_run_killed_at_each_printed_line_resumes(cwd: Path) -> None:
+    """Killed after any line of its output, the resumed run ends with the same weights."""
+    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
+    kill_count = sum(kill_after_lines((*TRAIN_ARGS, "--resume"), lines) for lines in range(1, 9))
+    assert kill_count >= 3
+    with start_train("--resume", *TRAIN_ARGS) as child:
         assert child.wait() == 0
-    assert weights("mine") == weights("whole")
+    assert read_weights("mine") == read_weights("whole")

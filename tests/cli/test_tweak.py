@@ -1,4 +1,4 @@
-"""The tweak loop: the same bytes again, or a near variant, from the file alone."""
+"""`musicgen tweak`: the same bytes again, or a variant, from the file alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from musicgen import checkpoint, formats
-from tests.models import untrained
-from tests.running import done, refused, run
+from tests.command_runner import assert_refused, run, run_ok
+from tests.fake_models import untrained
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
     return tmp_path
@@ -30,86 +30,88 @@ RECIPES = (
 )
 
 
-@pytest.mark.parametrize("words", RECIPES)
-def test_without_an_option_the_same_bytes_are_written(here: Path, words: tuple[str, ...]) -> None:
-    (here / "idea.abc").write_text(IDEA)
-    done(*SAMPLE, "--out", "a.mid", "--out", "a.abc", *words)
+@pytest.mark.parametrize("args", RECIPES)
+def test_tweak_without_options_writes_the_same_bytes(cwd: Path, args: tuple[str, ...]) -> None:
+    (cwd / "idea.abc").write_text(IDEA)
+    run_ok(*SAMPLE, "--out", "a.mid", "--out", "a.abc", *args)
     for suffix in (".mid", ".abc"):
-        done("tweak", f"a{suffix}", "--model", "model", "--out", "b.mid", "--out", "b.abc")
-        for other in (".mid", ".abc"):
-            assert (here / f"a{other}").read_bytes() == (here / f"b{other}").read_bytes()
-            (here / f"b{other}").unlink()
+        run_ok("tweak", f"a{suffix}", "--model", "model", "--out", "b.mid", "--out", "b.abc")
+        for suffix_again in (".mid", ".abc"):
+            assert (cwd / f"a{suffix_again}").read_bytes() == (
+                cwd / f"b{suffix_again}"
+            ).read_bytes()
+            (cwd / f"b{suffix_again}").unlink()
 
 
-def test_the_same_bytes_after_the_model_was_saved_again(here: Path) -> None:
-    done(*SAMPLE, "--out", "a.mid", "--bars", "4")
-    loaded = checkpoint.load(here / "model")
-    checkpoint.save(here / "copy", loaded.weights, loaded.manifest)
-    done("tweak", "a.mid", "--model", "copy", "--out", "b.mid")
-    assert (here / "a.mid").read_bytes() == (here / "b.mid").read_bytes()
+def test_tweak_writes_the_same_bytes_with_a_resaved_model(cwd: Path) -> None:
+    run_ok(*SAMPLE, "--out", "a.mid", "--bars", "4")
+    model = checkpoint.load(cwd / "model")
+    checkpoint.save(cwd / "copy", model.weights, model.manifest)
+    run_ok("tweak", "a.mid", "--model", "copy", "--out", "b.mid")
+    assert (cwd / "a.mid").read_bytes() == (cwd / "b.mid").read_bytes()
 
 
-def test_any_of_many_is_written_again(here: Path) -> None:
-    done(*SAMPLE, "--out", "t{n}.mid", "--bars", "4", "--count", "10", "--jobs", "2")
+def test_tweak_rewrites_any_tune_of_a_batch(cwd: Path) -> None:
+    run_ok(*SAMPLE, "--out", "t{n}.mid", "--bars", "4", "--count", "10", "--jobs", "2")
     for number in ("1", "7", "10"):
-        done("tweak", f"t{number}.mid", "--model", "model", "--out", "b.mid", "--force")
-        assert (here / f"t{number}.mid").read_bytes() == (here / "b.mid").read_bytes()
+        run_ok("tweak", f"t{number}.mid", "--model", "model", "--out", "b.mid", "--force")
+        assert (cwd / f"t{number}.mid").read_bytes() == (cwd / "b.mid").read_bytes()
 
 
-def test_another_key_moves_every_note(here: Path) -> None:
-    done(*SAMPLE, "--out", "a.abc", "--key", "D", "--bars", "8")
-    done("tweak", "a.abc", "--model", "model", "--out", "b.abc", "--key", "G")
-    (before,), _ = formats.read(here / "a.abc")
-    (after,), _ = formats.read(here / "b.abc")
-    rows = [[(n.onset, n.pitch - by, n.duration) for n in s.notes]
-            for s, by in ((before, 0), (after, 5))]  # fmt: skip
-    assert rows[0] == rows[1]
+def test_another_key_transposes_every_note(cwd: Path) -> None:
+    run_ok(*SAMPLE, "--out", "a.abc", "--key", "D", "--bars", "8")
+    run_ok("tweak", "a.abc", "--model", "model", "--out", "b.abc", "--key", "G")
+    (score,), _ = formats.read(cwd / "a.abc")
+    (variant,), _ = formats.read(cwd / "b.abc")
+    note_lists = [[(n.onset, n.pitch - by, n.duration) for n in s.notes]
+            for s, by in ((score, 0), (variant, 5))]  # fmt: skip
+    assert note_lists[0] == note_lists[1]
 
 
-def test_a_tune_without_a_key_moves_too(here: Path) -> None:
-    done(*SAMPLE, "--out", "a.abc", "--bars", "8")
-    (before,), _ = formats.read(here / "a.abc")
-    other = before.key.transposed(2)
-    done("tweak", "a.abc", "--model", "model", "--out", "b.abc", "--key", str(other))
-    (after,), _ = formats.read(here / "b.abc")
-    assert len({b.pitch - a.pitch for a, b in zip(before.notes, after.notes, strict=True)}) == 1
+def test_tune_sampled_without_a_key_is_transposed_too(cwd: Path) -> None:
+    run_ok(*SAMPLE, "--out", "a.abc", "--bars", "8")
+    (score,), _ = formats.read(cwd / "a.abc")
+    suffix_again = score.key.transpose(2)
+    run_ok("tweak", "a.abc", "--model", "model", "--out", "b.abc", "--key", str(suffix_again))
+    (variant,), _ = formats.read(cwd / "b.abc")
+    assert len({b.pitch - a.pitch for a, b in zip(score.notes, variant.notes, strict=True)}) == 1
 
 
-def test_an_edited_file_is_taken_as_a_primer(here: Path) -> None:
-    done("sample", "--seed", "5", "--out", "a.abc", "--key", "D", "--meter", "4/4", "--bars", "4",
+def test_edited_file_is_used_as_primer(cwd: Path) -> None:
+    run_ok("sample", "--seed", "5", "--out", "a.abc", "--key", "D", "--meter", "4/4", "--bars", "4",
          "--form", "through")  # fmt: skip
-    lines = (here / "a.abc").read_text().splitlines()
-    (here / "a.abc").write_text("\n".join([*lines[:-1], "D4 E4 | F4 G4 |]"]) + "\n")
-    told = done("tweak", "a.abc", "--out", "b.abc")
-    said = "a.abc: its notes were edited since it was written; its notes are taken as a primer"
-    assert said in told
-    (edited,), _ = formats.read(here / "a.abc")
-    (after,), _ = formats.read(here / "b.abc")
-    assert [n.pitch for n in after.notes[: len(edited.notes)]] == [n.pitch for n in edited.notes]
+    lines = (cwd / "a.abc").read_text().splitlines()
+    (cwd / "a.abc").write_text("\n".join([*lines[:-1], "D4 E4 | F4 G4 |]"]) + "\n")
+    output = run_ok("tweak", "a.abc", "--out", "b.abc")
+    message = "a.abc: its notes were edited since it was written; its notes are taken as a primer"
+    assert message in output
+    (edited,), _ = formats.read(cwd / "a.abc")
+    (variant,), _ = formats.read(cwd / "b.abc")
+    assert [n.pitch for n in variant.notes[: len(edited.notes)]] == [n.pitch for n in edited.notes]
 
 
-def test_bars_of_any_file_are_kept(here: Path) -> None:
-    (here / "tune.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|cBAG|FEDC|]\n")
-    told = done("tweak", "tune.abc", "--model", "model", "--keep", "1,4", "--out", "b.abc")
-    assert "tune.abc: musicgen did not write it; its notes are taken as a primer" in told
-    (after,), _ = formats.read(here / "b.abc")
-    assert [n.pitch for n in after.notes[:4]] == [60, 62, 64, 65]
-    assert [n.pitch for n in after.notes if n.onset >= 3 * 192] == [65, 64, 62, 60]
+def test_keep_works_with_foreign_files(cwd: Path) -> None:
+    (cwd / "tune.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|cBAG|FEDC|]\n")
+    output = run_ok("tweak", "tune.abc", "--model", "model", "--keep", "1,4", "--out", "b.abc")
+    assert "tune.abc: musicgen did not write it; its notes are taken as a primer" in output
+    (variant,), _ = formats.read(cwd / "b.abc")
+    assert [n.pitch for n in variant.notes[:4]] == [60, 62, 64, 65]
+    assert [n.pitch for n in variant.notes if n.onset >= 3 * 192] == [65, 64, 62, 60]
 
 
-def test_another_model_is_refused_by_name(here: Path) -> None:
-    untrained(here / "other", seed=1)
-    done(*SAMPLE, "--out", "a.mid", "--bars", "4")
+def test_tweak_refuses_another_model(cwd: Path) -> None:
+    untrained(cwd / "other", seed=1)
+    run_ok(*SAMPLE, "--out", "a.mid", "--bars", "4")
     result = run("tweak", "a.mid", "--model", "other", "--out", "b.mid")
-    refused(result, 2, "it was made by model 1 (")
+    assert_refused(result, 2, "it was made by model 1 (")
     assert "this model is other 1 (" in result.output
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("args", "code", "message"),
     [
         (("tweak", "none.mid"), 2, "none.mid does not exist"),
-        (("tweak", "plain.abc"), 2, "plain.abc: it holds no recipe"),
+        (("tweak", "plain.abc"), 2, "plain.abc: it has no recipe"),
         (("tweak", "a.mid", "--keep", "1-99"), 2, "keep 99: the tune has 4 bars"),
         (("tweak", "a.mid", "--key", "H"), 2, "write a tonic and a mode"),
         (("tweak", "a.mid", "--range", "D4"), 2, "write its lowest and highest note"),
@@ -117,41 +119,41 @@ def test_another_model_is_refused_by_name(here: Path) -> None:
         (("tweak", "endless.abc"), 2, "its recipe cannot be read"),
     ],
 )
-def test_tweak_refuses_in_one_line(
-    here: Path, words: tuple[str, ...], code: int, said: str
+def test_tweak_refuses_bad_input_in_one_line(
+    cwd: Path, args: tuple[str, ...], code: int, message: str
 ) -> None:
-    done(*SAMPLE, "--out", "a.mid", "--bars", "4", "--form", "through")
-    (here / "plain.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|]\n")
-    (here / "broken.abc").write_text("X:1\nT:t\n%%musicgen:recipe {}\nK:C\nCDEF|]\n")
-    done(*SAMPLE, "--out", "a.abc", "--bars", "4", "--form", "through")
-    endless = (here / "a.abc").read_text().replace('"seed":5,', '"seed":1e999,')
-    (here / "endless.abc").write_text(endless)
-    refused(run(*words, "--model", "model", "--out", "b.mid"), code, said)
-    assert not (here / "b.mid").exists()
+    run_ok(*SAMPLE, "--out", "a.mid", "--bars", "4", "--form", "through")
+    (cwd / "plain.abc").write_text("X:1\nT:t\nM:4/4\nL:1/4\nK:C\nCDEF|]\n")
+    (cwd / "broken.abc").write_text("X:1\nT:t\n%%musicgen:recipe {}\nK:C\nCDEF|]\n")
+    run_ok(*SAMPLE, "--out", "a.abc", "--bars", "4", "--form", "through")
+    endless = (cwd / "a.abc").read_text().replace('"seed":5,', '"seed":1e999,')
+    (cwd / "endless.abc").write_text(endless)
+    assert_refused(run(*args, "--model", "model", "--out", "b.mid"), code, message)
+    assert not (cwd / "b.mid").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (("--no-primer",), "there is no primer to leave out"),
         (("--form", "AABB", "--bars", "30"), "ask for a multiple of 4"),
         (("--pickup", "x"), "write none, a note value such as 1/8, or steps"),
         (("--max-copy", "3"), "every tune shares three notes with some other"),
-        (("--max-copy", "8"), "the model has no index of the tunes that it learnt from"),
+        (("--max-copy", "8"), "the model has no index of its training tunes"),
         (("--primer", "none.mid"), "none.mid does not exist"),
         (("--end", "never"), "is not one of 'any', 'tonic'"),
     ],
 )
-def test_sample_refuses_what_contradicts_itself(
-    here: Path, words: tuple[str, ...], said: str
+def test_sample_refuses_contradicting_options(
+    cwd: Path, args: tuple[str, ...], message: str
 ) -> None:
-    refused(run(*SAMPLE, "--out", "a.mid", *words), 2, said)
-    assert not (here / "a.mid").exists()
+    assert_refused(run(*SAMPLE, "--out", "a.mid", *args), 2, message)
+    assert not (cwd / "a.mid").exists()
 
 
-def test_a_recipe_holds_all_that_was_asked(here: Path) -> None:
-    done(*SAMPLE, "--out", "a.abc", "--form", "AABB", "--key", "Edor", "--pickup", "none")
-    line = next(x for x in (here / "a.abc").read_text().splitlines() if "recipe" in x)
+def test_recipe_stores_the_options(cwd: Path) -> None:
+    run_ok(*SAMPLE, "--out", "a.abc", "--form", "AABB", "--key", "Edor", "--pickup", "none")
+    line = next(row for row in (cwd / "a.abc").read_text().splitlines() if "recipe" in row)
     recipe = json.loads(line.split(" ", 1)[1])
     assert recipe["wishes"] == {"form": "AABB", "key": "E dorian", "pickup": 0}
     assert (recipe["seed"], recipe["number"], recipe["model"]["name"]) == (5, 0, "model")

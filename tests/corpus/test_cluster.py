@@ -1,4 +1,4 @@
-"""A Dask cluster gives the bytes that one process gives, though a worker dies."""
+"""A Dask cluster builds the same bytes as one process, even if a worker dies."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ from typing import Any
 
 import pytest
 
-from musicgen.corpus.build import Progress, build
-from musicgen.corpus.spread import dask
+from musicgen.corpus import dispatch
+from musicgen.corpus.build import BuildProgress, build
+from musicgen.corpus.dispatch import connect_dask
 from musicgen.errors import InvalidValue
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 3
 
 
-def started(*words: str) -> subprocess.Popen[str]:
+def start_process(*arguments: str) -> subprocess.Popen[str]:
     path = os.pathsep.join((str(ROOT), *(entry for entry in sys.path if entry)))
     return subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]],
+        [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
     )  # fmt: skip
 
 
-def said(process: subprocess.Popen[str], pattern: str) -> str:
-    """Wait for a line of a process and return what it says."""
+def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
+    """Wait for a line of a process that matches, and return the first group."""
     assert process.stderr is not None
     for line in process.stderr:
-        if found := re.search(pattern, line):
-            rest = threading.Thread(target=process.stderr.read, daemon=True)
-            rest.start()  # nobody fills the pipe
-            return found[1]
+        if match := re.search(pattern, line):
+            drain = threading.Thread(target=process.stderr.read, daemon=True)
+            drain.start()  # so that the pipe never fills up
+            return match[1]
     raise AssertionError(f"{process.args!r} ended with {process.wait()}")
 
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, list[subprocess.Popen[str]]]]:
-    """Yield a scheduler's address and its workers, each a process of its own."""
-    everyone = [started("dask_scheduler", "--port", "0", "--no-dashboard")]
+    """Yield the address of a scheduler and its worker processes."""
+    processes = [start_process("dask_scheduler", "--port", "0", "--no-dashboard")]
     try:
-        address = said(everyone[0], r"Scheduler at:\s+(tcp://\S+)")
+        address = wait_for_line(processes[0], r"Scheduler at:\s+(tcp://\S+)")
         for _ in range(WORKERS):
-            everyone.append(started("dask_worker", address, "--nthreads", "1", "--no-nanny",
+            processes.append(start_process("dask_worker", address, "--nthreads", "1", "--no-nanny",
                                     "--no-dashboard"))  # fmt: skip
-            said(everyone[-1], r"Registered to:\s+(tcp://\S+)")
-        yield address, everyone[1:]
+            wait_for_line(processes[-1], r"Registered to:\s+(tcp://\S+)")
+        yield address, processes[1:]
     finally:
-        for process in everyone:
+        for process in processes:
             with open_pipe(process):
                 process.kill()
                 process.wait()
@@ -70,17 +71,17 @@ def open_pipe(process: subprocess.Popen[str]) -> Iterator[None]:
         process.stderr.close()
 
 
-def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(book: Any, tmp_path: Path) -> None:
+def test_cluster_that_loses_a_worker_builds_same_bytes(book: Any, tmp_path: Path) -> None:
     for number in range(30):
         folder = book(f"{number}.abc", number, number + 100)
     build([folder], tmp_path / "one", jobs=0)
-    with cluster() as (address, workers), dask(address) as executor:
+    with cluster() as (address, workers), connect_dask(address) as executor:
 
-        def killing(now: Progress) -> None:
-            if now.files == 5 and workers[0].poll() is None:
+        def kill_worker(progress_report: BuildProgress) -> None:
+            if progress_report.files == 5 and workers[0].poll() is None:
                 workers[0].send_signal(signal.SIGKILL)
 
-        _, report = build([folder], tmp_path / "three", executor=executor, progress=killing)
+        _, report = build([folder], tmp_path / "three", executor=executor, progress=kill_worker)
         assert workers[0].wait() == -signal.SIGKILL
     assert report.kept == 60
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
@@ -89,16 +90,17 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(book: Any, tmp_path:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
-def test_an_address_where_nobody_answers_is_one_line() -> None:
+def test_refuses_address_without_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "CONNECT_SECONDS", 0.5)
     with (
         pytest.raises(InvalidValue, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
-        dask("tcp://127.0.0.1:9"),
+        connect_dask("tcp://127.0.0.1:9"),
     ):
         pass
 
 
-class Forgetful(ThreadPoolExecutor):
-    """An executor whose first answers go lost, as many of each as it is told."""
+class LossyExecutor(ThreadPoolExecutor):
+    """An executor that loses the first results of each file."""
 
     def __init__(self, times: int) -> None:
         super().__init__(2)
@@ -113,10 +115,10 @@ class Forgetful(ThreadPoolExecutor):
         return lost
 
 
-def test_a_lost_answer_is_asked_for_again(book: Any, tmp_path: Path) -> None:
+def test_lost_results_are_requested_again(book: Any, tmp_path: Path) -> None:
     folder = book("one.abc", 1, 101)
-    with Forgetful(3) as executor:
+    with LossyExecutor(3) as executor:
         assert build([folder], tmp_path / "a", executor=executor)[1].kept == 2
-    with Forgetful(4) as executor, pytest.raises(ValueError, match="too many"):
+    with LossyExecutor(4) as executor, pytest.raises(ValueError, match="too many"):
         build([folder], tmp_path / "b", executor=executor)
     assert not (tmp_path / "b").exists()

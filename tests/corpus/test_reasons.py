@@ -1,4 +1,4 @@
-"""Promise 2: each reason for a refusal is reached, by a hostile file or by a case made here."""
+"""Promise 2: each reason for a refusal is reached, by a malformed file or by a case below."""
 
 from __future__ import annotations
 
@@ -11,62 +11,64 @@ import pytest
 
 from musicgen.corpus.build import build
 from musicgen.corpus.encode import encode_file
+from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.workers import Limits, Reader
 from musicgen.errors import REASONS
-from musicgen.tokens.codecs import find
-from tests import hostile
+from musicgen.tokens.registry import find_codec
+from tests import malformed_files
 from tests.corpus.conftest import tune
 from tests.corpus.test_hostile import EXPECTED
-from tests.corpus.test_workers import DEATHS
+from tests.corpus.test_sandbox import DEATHS
 
 
-def of_files() -> set[str]:
-    """Return the codes that the small hostile files get on every run."""
-    return {code.split()[-1] for name in hostile.make(big=False) for code in EXPECTED[name]}
+def codes_of_small_files() -> set[str]:
+    """Return the outcome codes of the small malformed files."""
+    return {code.split()[-1] for name in malformed_files.make(big=False) for code in EXPECTED[name]}
 
 
-def without_event(folder: Path) -> list[str]:
-    drums = bytes(byte | 9 if byte in (0x80, 0x90) else byte for byte in hostile.honest())
+def read_unencodable(folder: Path) -> list[str]:
+    drums = bytes(
+        byte | 9 if byte in (0x80, 0x90) else byte for byte in malformed_files.valid_midi()
+    )
     (folder / "drums.mid").write_bytes(drums)
-    lines = encode_file(TuneFile(folder / "drums.mid", "drums.mid"), find("frames"))
+    lines = encode_file(TuneFile(folder / "drums.mid", "drums.mid"), find_codec("frames"))
     return [json.loads(line)["refusal"]["code"] for line in lines]
 
 
-def twice(folder: Path) -> list[str]:
+def build_duplicates(folder: Path) -> list[str]:
     for name, title in (("a.abc", "One"), ("b.abc", "Other")):
         (folder / name).write_text(tune(1, title))
     _, report = build([str(folder)], folder / "data", jobs=1)
     return list(report.codes)
 
 
-def dying(way: str) -> Callable[[Path], list[str]]:
+def make_dying_reader(way: str) -> Callable[[Path], list[str]]:
     def die(folder: Path) -> list[str]:
         (folder / "bad.abc").write_text(tune(1) + f"%die:{way}\n")
-        limits = Limits(seconds=0.5 if way == "loop" else 100, memory_bytes=2**28)
-        with Reader(limits) as reader:
+        limits = ReadLimits(seconds=0.5 if way == "loop" else 100, memory_bytes=2**28)
+        with SandboxedReader(limits) as reader:
             lines = list(reader.encode(TuneFile(folder / "bad.abc", "bad.abc")))
         return [json.loads(line)["refusal"]["code"] for line in lines]
 
     return die
 
 
-MADE: Final[dict[str, Callable[[Path], list[str]]]] = {
-    "no-event": without_event,
-    "duplicate": twice,
-    "crashed": dying("segv"),
-    "too-slow": dying("loop"),
-    "memory": dying("memory"),
+CASES: Final[dict[str, Callable[[Path], list[str]]]] = {
+    "no-event": read_unencodable,
+    "duplicate": build_duplicates,
+    "crashed": make_dying_reader("segv"),
+    "too-slow": make_dying_reader("loop"),
+    "memory": make_dying_reader("memory"),
 }
 
 
-def test_each_reason_has_a_file_or_a_case() -> None:
-    assert of_files() - {"kept"} | MADE.keys() == REASONS.keys()
-    assert of_files().isdisjoint(MADE)
+def test_every_reason_has_a_file_or_a_case() -> None:
+    assert codes_of_small_files() - {"kept"} | CASES.keys() == REASONS.keys()
+    assert codes_of_small_files().isdisjoint(CASES)
 
 
-@pytest.mark.parametrize("code", MADE)
-def test_each_case_ends_in_its_reason(
+@pytest.mark.parametrize("code", CASES)
+def test_case_is_refused_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     (tmp_path / "path").mkdir()
@@ -74,4 +76,4 @@ def test_each_case_ends_in_its_reason(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     folder = tmp_path / "tunes"
     folder.mkdir()
-    assert MADE[code](folder) == [code]
+    assert CASES[code](folder) == [code]

@@ -1,4 +1,4 @@
-"""The ABC reader, construct by construct, in steps: 24 to the eighth note that L:1/8 is."""
+"""The ABC reader, construct by construct. An eighth note, L:1/8, has 24 steps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from musicgen.errors import REASONS, NotFound
 from musicgen.formats import abc
-from musicgen.formats.abc.fields import parse_key, parse_tempo, without_comment
+from musicgen.formats.abc.fields import parse_key, parse_tempo, strip_comment
 from musicgen.music.score import Ending, Mark, Score
 from musicgen.music.theory import Key, Meter
-from tests.clock import grows_linearly
+from tests.time_growth import grows_linearly
 
 EIGHTH = 24
 C, D, E, F, G, A, B = 60, 62, 64, 65, 67, 69, 71
@@ -74,11 +74,11 @@ def test_accidentals(sign: str, alteration: int) -> None:
     assert pitches(f"{sign}G") == [G + alteration]
 
 
-def test_an_accidental_holds_for_its_letter_to_the_end_of_the_bar() -> None:
+def test_accidental_holds_for_its_letter_to_the_end_of_the_bar() -> None:
     assert pitches("^F F f =f F | F") == [66, 66, 78, 77, 65, 65]
 
 
-def test_a_grace_notes_accidental_holds_for_the_bar() -> None:
+def test_grace_notes_accidental_holds_for_the_bar() -> None:
     assert pitches("{^c}d c | c") == [74, 73, 72]
 
 
@@ -112,7 +112,7 @@ def test_keys(key: str, expected: list[int]) -> None:
     assert pitches("FB", key=key) == expected
 
 
-def test_a_key_that_sounds_elsewhere_is_marked_where_it_sounds() -> None:
+def test_transposed_key_is_marked_at_sounding_pitch() -> None:
     assert parse_key("C transpose=2").key == Key("D")
     assert parse_key("C octave=1").key == Key("C")
 
@@ -144,7 +144,7 @@ def test_lengths(length: str, steps: int) -> None:
         (("M:2/4 % two",), 12),
     ],
 )
-def test_the_unit(fields: tuple[str, ...], steps: int) -> None:
+def test_unit(fields: tuple[str, ...], steps: int) -> None:
     assert durations("C", *(fields or ("N:no meter",))) == [steps]
 
 
@@ -194,17 +194,17 @@ def test_broken_rhythm(music: str, expected: list[int]) -> None:
 def test_tuplets(music: str, meter: str, total: int) -> None:
     score = read_one(tune(music, f"M:{meter}", "L:1/8"))
     assert score.end == total
-    assert all(one.end == other.onset for one, other in pairwise(score.notes))
+    assert all(note.end == next_note.onset for note, next_note in pairwise(score.notes))
 
 
-def test_a_tuplets_boundaries_are_rounded_from_exact_fractions() -> None:
+def test_tuplets_boundaries_are_rounded_from_exact_fractions() -> None:
     score = read_one(tune("(7:4:7CDEFGAB"))
     assert [note.onset for note in score.notes] == [
         (2 * 96 * index + 7) // 14 for index in range(7)
     ]
 
 
-def test_a_tuplet_ends_after_its_notes() -> None:
+def test_tuplet_ends_after_its_notes() -> None:
     assert durations("(3CDEF") == [16, 16, 16, 24]
 
 
@@ -232,11 +232,11 @@ def test_ties_join() -> None:
     assert notes("C8-|C8-|C8") == [(0, 576, C)]
 
 
-def test_a_tie_between_different_pitches_is_a_slur() -> None:
+def test_tie_between_different_pitches_is_a_slur() -> None:
     assert notes("C-D D") == [(0, 24, C), (24, 24, D), (48, 24, D)]
 
 
-def test_a_tie_keeps_its_accidental_across_the_bar_line_and_no_longer() -> None:
+def test_tie_keeps_its_accidental_across_the_bar_line_and_no_longer() -> None:
     assert notes("^C8-|C4 C4") == [(0, 288, 61), (288, 96, C)]
 
 
@@ -246,16 +246,16 @@ def test_ties_of_chords() -> None:
 
 
 @pytest.mark.parametrize("line", [":|", "|:", "::", ":|:"])
-def test_no_tie_goes_where_the_playing_may_jump(line: str) -> None:
+def test_ties_end_where_playing_may_jump(line: str) -> None:
     assert [n[:2] for n in notes(f"C8-{line}C8")] == [(0, 192), (192, 192)]
 
 
-def test_no_tie_goes_into_or_out_of_an_ending() -> None:
+def test_ties_do_not_cross_the_borders_of_endings() -> None:
     music = "|:C8-|1 C8-:|2 C8-||C8|"
     assert [n[:2] for n in notes(music)] == [(192 * bar, 192) for bar in range(4)]
 
 
-def test_a_tie_goes_across_a_double_bar_line_that_ends_nothing() -> None:
+def test_tie_goes_across_a_double_bar_line_that_ends_nothing() -> None:
     assert notes("C8-||C8") == [(0, 384, C)]
 
 
@@ -266,7 +266,7 @@ def test_bar_lines_end_bars() -> None:
     assert marks("|CD|E|]\n|F||", "bar") == [(48, None), (72, None), (96, None)]
 
 
-def test_the_tunes_end_is_a_bar_line() -> None:
+def test_tunes_end_is_a_bar_line() -> None:
     assert marks("CD|EF", "bar") == [(48, None), (96, None)]
 
 
@@ -304,7 +304,7 @@ def test_endings(first: str, second: str, close: str) -> None:
     ]
 
 
-def test_an_ending_lasts_to_the_end_of_the_tune() -> None:
+def test_ending_lasts_to_the_end_of_the_tune() -> None:
     assert marks("|:C|1D:|2E|F", "ending")[1] == (48, Ending((2,), 96))
 
 
@@ -348,13 +348,13 @@ def test_tempos(text: str, qpm: float | None) -> None:
     assert parse_tempo(text, unit=945 << 21) == qpm
 
 
-@pytest.mark.parametrize("mid", ["[{}]", "\n{}"])
-def test_fields_inside_a_tune(mid: str) -> None:
-    changes = "".join(mid.format(field) for field in ("K:D", "M:3/4", "L:1/4", "Q:1/4=90", "V:1"))
+@pytest.mark.parametrize("form", ["[{}]", "\n{}"])
+def test_fields_inside_a_tune(form: str) -> None:
+    changes = "".join(form.format(field) for field in ("K:D", "M:3/4", "L:1/4", "Q:1/4=90", "V:1"))
     score = read_one(tune(f"F|{changes}\nF|"))
     assert [(n.duration, n.pitch) for n in score.notes] == [(24, 65), (48, 66)]
-    at = {mark.kind: mark.value for mark in score.marks if mark.onset == 24}
-    assert at == {"bar": None, "key": Key("D"), "meter": Meter(3, 4), "tempo": 90.0}
+    values_by_kind = {mark.kind: mark.value for mark in score.marks if mark.onset == 24}
+    assert values_by_kind == {"bar": None, "key": Key("D"), "meter": Meter(3, 4), "tempo": 90.0}
 
 
 def test_chord_symbols_are_kept_and_annotations_are_not() -> None:
@@ -362,7 +362,7 @@ def test_chord_symbols_are_kept_and_annotations_are_not() -> None:
     assert marks(music, "chord") == [(0, "Am"), (8 * 24, "F#m7/C#")]
 
 
-def test_what_is_not_notes_is_left_out() -> None:
+def test_decorations_texts_and_comments_are_ignored() -> None:
     music = (
         "{gab}C .D ~E uF vG TA !trill!B +fermata+c !D.C. al Fine!(d e) y3 f`g H-a\\\n"
         "w:ab-cd efg\n% comment ABC\n%%MIDI program 1\nN:ABC\nP:A\nb2 % ABC\n"
@@ -371,22 +371,22 @@ def test_what_is_not_notes_is_left_out() -> None:
     assert len(notes(music)) == 15
 
 
-def test_a_lone_exclamation_mark_hides_no_notes() -> None:
+def test_lone_exclamation_mark_does_not_hide_notes() -> None:
     assert len(notes("!CDE|FGA!|BCD")) == 9
 
 
-def test_a_line_of_music_is_no_field() -> None:
+def test_line_of_music_is_not_parsed_as_a_field() -> None:
     assert pitches("|:C2|\nG:|\nE::C|") == [C, G, E, C]
 
 
-def test_what_a_mail_program_did_is_undone() -> None:
+def test_quoted_printable_residue_is_removed() -> None:
     assert pitches("C=3DF =\n^F|F =20\nG=", key="G") == [C, F, 66, 66, G]
 
 
 # Books
 
 
-def test_a_book() -> None:
+def test_book() -> None:
     text = (
         "% A book\nM:3/4\nL:1/4\nR:Waltz\n\nWords ABC|\n\nX:1\nT:One\nK:C\nC|\n"
         "X:1\nT:Two\nM:4/4\nK:G\nF|\n \nbetween ABC\n\nX:3\nT:Three\nK:C\nD\n"
@@ -399,7 +399,7 @@ def test_a_book() -> None:
     assert [score.end for score in scores] == [48, 48, 48]
 
 
-def test_a_bad_tune_costs_one_tune() -> None:
+def test_bad_tune_does_not_affect_the_others() -> None:
     text = tune("C|") + "\n" + tune("C0|") + "\n" + tune("D|")
     scores, refusals = abc.parse(text)
     assert [score.notes[0].pitch for score in scores] == [C, D]
@@ -407,7 +407,7 @@ def test_a_bad_tune_costs_one_tune() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "no tune here", "T:x\nK:C\nCDE|\n", "\ufeff"])
-def test_no_tune_is_nothing(text: str) -> None:
+def test_text_without_tunes_yields_nothing(text: str) -> None:
     assert abc.parse(text) == ((), ())
 
 
@@ -416,7 +416,7 @@ ACCENTS = "X:1\nT:Caoin\u00e9\nM:4/4\nL:1/8\nK:C\nC-C|\nD|\n"
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_encodings_and_line_ends_are_not_music(encoding: str, line_end: str) -> None:
+def test_encodings_and_line_ends_are_normalized(encoding: str, line_end: str) -> None:
     data = ACCENTS.replace("\n", line_end).encode(encoding)
     assert abc.decode_bytes(data) == ACCENTS
 
@@ -430,9 +430,9 @@ def test_broken_bytes_are_decoded() -> None:
 
 
 def test_comments() -> None:
-    assert without_comment("CDE % F") == "CDE "
-    assert without_comment(r"100\% pure % no") == r"100\% pure "
-    assert without_comment("\\\\% no") == "\\\\"
+    assert strip_comment("CDE % F") == "CDE "
+    assert strip_comment(r"100\% pure % no") == r"100\% pure "
+    assert strip_comment("\\\\% no") == "\\\\"
 
 
 def test_read_opens_regular_files_only(tmp_path: Path) -> None:
@@ -451,18 +451,18 @@ def test_read_opens_regular_files_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("music", "code", "words"),
     [
-        ("CD|E0", "length", "line 6: bar 2: a length of 0 is none"),
-        ("C/0", "length", "none"),
+        ("CD|E0", "length", "line 6: bar 2: the length 0 is not allowed"),
+        ("C/0", "length", "the length /0 is not allowed"),
         ("C999999999", "length", "at most 3 digits"),
         ("C1/1024", "length", "at most 3 digits"),
-        ("C/11", "length", "too small a part"),
+        ("C/11", "length", "too small a fraction"),
         ("C" + "/" * 40, "length", "at most 3 digits"),
         ("[L:1/0]C", "length", "L: '1/0'"),
         ("[L:5]C8[L:x]", "length", "such as L:1/8"),
         ("C/64", "length", "shorter than 1/384"),
         ("C'''''''", "pitch", "outside of 0..127"),
         ("_C,,,,,,", "pitch", "outside of 0..127"),
-        ("(1C", "tuplet", "(1 is no tuplet"),
+        ("(1C", "tuplet", "(1 is not a tuplet"),
         ("(10C", "tuplet", "2 to 9"),
         ("(3:11C", "tuplet", "2 to 9"),
         ("(3:2:100C", "tuplet", "2 to 9"),
@@ -478,21 +478,21 @@ def test_read_opens_regular_files_only(tmp_path: Path) -> None:
         ("[CE", "syntax", "still open"),
         ("[C[E]]", "syntax", "inside a chord"),
         ("{CE D", "syntax", "grace notes are still open"),
-        ("|> C", "syntax", "stands after no note"),
+        ("|> C", "syntax", "does not follow a note"),
         ("C>>>>D", "syntax", "one to three"),
-        ("C^ D", "syntax", "before no note"),
+        ("C^ D", "syntax", "does not precede a note"),
         ("|".join(f"[V:{number}]C" for number in range(17)), "too-large", "over 16 voices"),
         ("\n".join(["C" * 11_000] * 2), "too-large", "over 20000 notes"),
         ("z8|", "empty", "no notes"),
         ("Z999|" * 30, "too-large", "20000"),
-        ("C999" * 300, "too-large", "20000 quarters"),
+        ("C999" * 300, "too-large", "20000 quarter notes"),
         ("C" * 20_000, "too-large", "the line has over"),
         ("\n".join(["C" * 10_000] * 7), "too-large", "the tune has over"),
     ],
 )
 def test_refusals(music: str, code: str, words: str) -> None:
-    found, message = refusal(tune(music))
-    assert found == code
+    refusal_code, message = refusal(tune(music))
+    assert refusal_code == code
     assert words in message
     assert message.startswith("book.abc: tune X:1, line ")
     assert message.endswith("; the tune was left out")
@@ -514,12 +514,12 @@ def test_no_key() -> None:
     )
 
 
-def test_a_refusal_names_nothing_that_moves_the_cursor() -> None:
+def test_refusals_escape_control_characters() -> None:
     _, message = refusal("X:\x1b[2J\nT:x\nK:\x1b[31mQ\x07\nC|\n")
     assert message.isprintable()
 
 
-# Whatever the text
+# Arbitrary text
 
 FRAGMENTS = [
     "X:1\n", "K:G\n", "K:D exp ^f\n", "M:6/8\n", "L:1/16\n", "Q:120\n", "T:a\n", "V:1\n", "\n",
@@ -532,7 +532,7 @@ FRAGMENTS = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join), st.booleans())
-def test_no_text_makes_the_reader_raise_and_all_it_keeps_is_sound(text: str, headed: bool) -> None:
+def test_reader_never_raises_and_its_scores_round_trip(text: str, headed: bool) -> None:
     scores, refusals = abc.parse("X:1\nK:C\n" + text if headed else text)
     assert all(fault.code in REASONS and str(fault).isprintable() for fault in refusals)
     for score in scores:
@@ -544,20 +544,22 @@ def test_no_text_makes_the_reader_raise_and_all_it_keeps_is_sound(text: str, hea
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
-def test_no_bytes_make_the_reader_raise(data: bytes) -> None:
+def test_reader_never_raises_on_any_bytes(data: bytes) -> None:
     abc.parse(abc.decode_bytes(b"X:1\nK:C\n" + data))
 
 
-BAITS = [
+REPEATED_TEXTS = [
     "C", "^", "^C", "(3", "(3:2:3", "[", "]", "[C", "[K:", "{", '"', "!", "!a", "+", ":", "|", ":|",
     "|1", "[1", "C>", "C-", "a'", "9", "/", "C/", " ", "\\", "%", "\n", "\\%", "C|\n", "[r:", "&",
     "Z9|", "C:|", "|1C:|2C", "X:1\nK:C\nC\n\n",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("bait", BAITS)
-def test_time_is_linear(bait: str) -> None:
+@pytest.mark.parametrize("repeated", REPEATED_TEXTS)
+def test_reading_time_is_linear(repeated: str) -> None:
     def text(size: int) -> str:
-        return "X:1\nK:C\n" + "\n".join([bait * (3000 // len(bait))] * (size // 3000)) + "\n"
+        return (
+            "X:1\nK:C\n" + "\n".join([repeated * (3000 // len(repeated))] * (size // 3000)) + "\n"
+        )
 
     assert grows_linearly(abc.parse, text(3_000), text(24_000))

@@ -1,6 +1,6 @@
-"""The odd corners of the language: small books, and what is read of them, side by side.
+"""Golden files for rare constructs of ABC: small books, and descriptions of their tunes.
 
-`python tests/formats/test_abc_golden.py` writes the expected files anew; look at what changed.
+`python tests/formats/test_abc_golden.py` renews the expected files; review the changes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ FOLDER = Path(__file__).parent / "golden_abc"
 BOOKS = sorted(FOLDER.glob("*.abc"))
 
 
-def outcome(book: Path) -> str:
+def describe_book(book: Path) -> str:
     scores, refusals = abc.read(book)
-    lines = [line for score in scores for line in described(score)]
+    lines = [line for score in scores for line in describe_score(score)]
     faults = [f"refused {fault.code}: {fault.place}: {fault.message}" for fault in refusals]
     return "\n".join([*lines, *faults, ""])
 
 
-def described(score: Score) -> Iterator[str]:
-    """Yield a tune: its parts, its notes as onset+duration:pitch, its marks."""
+def describe_score(score: Score) -> Iterator[str]:
+    """Yield lines with the parts of a tune, their notes as onset+duration:pitch, and its marks."""
     yield f"== {score.title}"
     for index, part in enumerate(score.parts):
         kit = " (drums)" if part.is_drums else ""
@@ -40,14 +40,14 @@ def described(score: Score) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
-def test_a_book_is_read_as_expected(book: Path) -> None:
-    assert outcome(book) == book.with_suffix(".expected").read_text()
+def test_book_is_read_as_expected(book: Path) -> None:
+    assert describe_book(book) == book.with_suffix(".expected").read_text()
 
 
-def test_there_are_books() -> None:
+def test_golden_books_exist() -> None:
     assert len(BOOKS) == 6
 
 
 if __name__ == "__main__":
-    for found in BOOKS:
-        found.with_suffix(".expected").write_text(outcome(found))
+    for path in BOOKS:
+        path.with_suffix(".expected").write_text(describe_book(path))

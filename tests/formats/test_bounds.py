@@ -1,4 +1,4 @@
-"""Numbers in MusicXML and Humdrum that no music has: refused with their line, before music21."""
+"""Numbers out of range in MusicXML and Humdrum are refused with their line, before music21."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def read(data: str, suffix: str) -> Score:
     return score
 
 
-def test_what_is_within_bounds_is_read() -> None:
+def test_values_within_bounds_are_read() -> None:
     for score in (read(XML, ".musicxml"), read(KERN, ".krn")):
         assert score.qpm == 100
         assert score.notes[0].pitch == 60
 
 
 @pytest.mark.parametrize("tempo", ["1e300", "1e-300", "0", "-5", "nan", "inf", "60000001", "3.5"])
-def test_tempi_that_cannot_be_are_refused(tempo: str) -> None:
+def test_tempos_out_of_range_are_refused(tempo: str) -> None:
     assert "line 7: tempo" in refused(XML.replace('tempo="100"', f'tempo="{tempo}"'), ".xml")
     assert "line 6: tempo" in refused(XML.replace(">100<", f">{tempo}<"), ".musicxml")
     assert "line 3: tempo" in refused(KERN.replace("MM100", f"MM{tempo}"), ".krn")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("<octave>4", "<octave>10", "octave '10': write a whole number from -1 to 9"),
         ("<octave>4", "<octave>-2", "octave '-2'"),
@@ -72,13 +72,13 @@ def test_tempi_that_cannot_be_are_refused(tempo: str) -> None:
         ("<degree-value>9", "<degree-value>1000000000", "degree-value '1000000000'"),
     ],
 )
-def test_numbers_of_musicxml_that_cannot_be_are_refused(old: str, new: str, said: str) -> None:
+def test_musicxml_numbers_out_of_range_are_refused(old: str, new: str, words: str) -> None:
     assert old in XML
-    assert said in refused(XML.replace(old, new), ".musicxml")
+    assert words in refused(XML.replace(old, new), ".musicxml")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("*M4/4", "*M999999999/4", "line 2: beats '999999999'"),
         ("*M4/4", "*M0/4", "line 2: beats '0'"),
@@ -89,8 +89,8 @@ def test_numbers_of_musicxml_that_cannot_be_are_refused(old: str, new: str, said
         ("4c", "4CCCCCCCC", "outside of MIDI's 0..127"),
     ],
 )
-def test_numbers_of_humdrum_that_cannot_be_are_refused(old: str, new: str, said: str) -> None:
-    assert said in refused(KERN.replace(old, new), ".krn")
+def test_humdrum_numbers_out_of_range_are_refused(old: str, new: str, words: str) -> None:
+    assert words in refused(KERN.replace(old, new), ".krn")
 
 
 def test_other_encodings_are_checked_too() -> None:
@@ -98,12 +98,12 @@ def test_other_encodings_are_checked_too() -> None:
     assert "tempo '1e300'" in str(parse(data, ".xml", "tune")[1][0])
 
 
-def test_words_in_place_of_a_tempo_stay() -> None:
+def test_tempo_in_words_is_accepted() -> None:
     assert read(XML.replace(">100<", ">ca. 100<"), ".musicxml").notes
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("<beats>4<", "<beats>100000000<x/><", "line 4: beats holds the element 'x'"),
         ("<beats>4<", "<beats><x/>100000000<", "line 4: beats holds the element 'x'"),
@@ -127,25 +127,25 @@ def test_words_in_place_of_a_tempo_stay() -> None:
         ('number="1" type="start"', 'number="1-\u0669999999999" type="start"', "number '1-"),
     ],
 )
-def test_numbers_in_odd_places_of_musicxml_are_refused(old: str, new: str, said: str) -> None:
+def test_disguised_musicxml_numbers_are_refused(old: str, new: str, words: str) -> None:
     assert old in XML
-    assert said in refused(XML.replace(old, new), ".musicxml")
+    assert words in refused(XML.replace(old, new), ".musicxml")
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16", "none-such", "US-ASCII"])
-def test_numbers_are_checked_whatever_encoding_a_file_names(encoding: str) -> None:
+def test_numbers_are_checked_in_any_declared_encoding(encoding: str) -> None:
     data = XML.replace('"1.0"?>', f'"1.0" encoding="{encoding}"?><!-- \u00e9 -->')
     assert "beats" in refused(data.replace("<beats>4<", "<beats>1000000000<"), ".musicxml")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "words"),
     [
         ("MM100", "MM\uff19e300", "line 3: tempo"),
         ("*M4/4", "*M\uff11\uff10000000/4", "line 2: beats"),
         ("\n4c", "\n" + "\uff14" * 9 + "c", "line 4: length"),
     ],
 )
-def test_other_digits_of_humdrum_are_refused(old: str, new: str, said: str) -> None:
+def test_humdrum_numbers_of_unicode_digits_are_refused(old: str, new: str, words: str) -> None:
     assert old in KERN
-    assert said in refused(KERN.replace(old, new), ".krn")
+    assert words in refused(KERN.replace(old, new), ".krn")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from musicgen.errors import InvalidValue, NotFound, OutputExists, Refusal
-from musicgen.formats import READABLE, WRITABLE, musicxml, read, write
-from musicgen.music.grid import bars
+from musicgen.formats import READABLE_SUFFIXES, WRITABLE_SUFFIXES, musicxml, read, write
+from musicgen.music.bars import find_bars
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 
@@ -30,36 +30,36 @@ TUNE = Score(
 @pytest.mark.parametrize("suffix", [".abc", ".mid", ".midi", ".MID"])
 def test_reading_undoes_writing(tmp_path: Path, suffix: str) -> None:
     write(TUNE, tmp_path / f"tune{suffix}")
-    ((back,), refusals) = read(tmp_path / f"tune{suffix}")
+    ((parsed,), refusals) = read(tmp_path / f"tune{suffix}")
     assert refusals == ()
-    assert back.canonical() == TUNE.canonical()
+    assert parsed.canonical() == TUNE.canonical()
 
 
-def test_the_suffixes_are_these() -> None:
-    assert READABLE == (".abc", ".mid", ".midi", ".musicxml", ".xml", ".mxl", ".krn")
-    assert WRITABLE == (".abc", ".mid", ".midi", ".musicxml", ".xml")
+def test_suffixes_are_these() -> None:
+    assert READABLE_SUFFIXES == (".abc", ".mid", ".midi", ".musicxml", ".xml", ".mxl", ".krn")
+    assert WRITABLE_SUFFIXES == (".abc", ".mid", ".midi", ".musicxml", ".xml")
 
 
-def test_an_unknown_suffix_names_the_known(tmp_path: Path) -> None:
+def test_unknown_suffix_error_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match=r"suffix '.pdf' cannot be read; known are \.abc, \.mid"):
         read(tmp_path / "tune.pdf")
     with pytest.raises(InvalidValue, match=r"suffix '\(none\)' cannot be written"):
         write(TUNE, tmp_path / "tune")
 
 
-def test_an_existing_file_is_kept(tmp_path: Path) -> None:
+def test_existing_file_is_overwritten_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "tune.mid"
     write(TUNE, path)
     with pytest.raises(OutputExists):
         write(TUNE, path)
-    write(TUNE.transposed(2), path, force=True)
+    write(TUNE.transpose(2), path, force=True)
     assert read(path)[0][0].notes[0].pitch == 64
 
 
-def test_a_missing_file_is_not_found_and_a_bad_one_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_not_found_and_a_bad_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read(tmp_path / "none.mid")
-    for suffix in READABLE:
+    for suffix in READABLE_SUFFIXES:
         (tmp_path / f"folder{suffix}").mkdir()
         scores, (refusal,) = read(tmp_path / f"folder{suffix}")
         assert (scores, refusal.code) == ((), "not-regular")
@@ -127,7 +127,7 @@ def packed(text: str, name: str = "score.xml") -> bytes:
 
 
 @pytest.mark.parametrize("data", [XML.encode(), packed(XML)], ids=["plain", "packed"])
-def test_musicxml_gives_the_written_form(data: bytes) -> None:
+def test_musicxml_is_read_in_written_form(data: bytes) -> None:
     ((score,), refusals) = musicxml.parse(data, "x.xml")
     assert refusals == ()
     assert (score.title, score.parts) == ("Two Voices", (Part("Upper"), Part("Lower")))
@@ -142,7 +142,7 @@ def test_musicxml_gives_the_written_form(data: bytes) -> None:
     assert [(m.onset, m.value) for m in score.of("chord")] == [(48, "Bb")]
     played = [n.pitch for n in score.unfolded().notes if n.part == 1]
     assert played == [55, 53, 55, 55]
-    assert bars(score)[0].steps == 48
+    assert find_bars(score)[0].steps == 48
 
 
 def test_humdrum_is_read() -> None:
@@ -177,11 +177,11 @@ def test_bad_musicxml_is_refused(data: bytes, code: str | None) -> None:
     assert code is None or refusal.code == code
 
 
-def test_a_chorale_of_music21_has_four_voices() -> None:
-    from musicgen.corpus.sources import files
+def test_chorale_of_music21_has_four_voices() -> None:
+    from musicgen.corpus.sources import list_files
 
-    (file,) = (file for file in files("chorales") if file.path.name == "bwv10.7.mxl")
+    (file,) = (file for file in list_files("chorales") if file.path.name == "bwv10.7.mxl")
     ((score,), _) = file.read()
     assert [part.name for part in score.parts] == ["Soprano", "Alto", "Tenor", "Bass"]
     assert score.key == Key("G", "minor")
-    assert {bar.kind for bar in bars(score.canonical())} == {"full"}
+    assert {bar.kind for bar in find_bars(score.canonical())} == {"full"}

@@ -1,4 +1,4 @@
-"""Promise 1: memory that is short while music21 reads is no damage of the file."""
+"""Lack of memory while music21 reads is not reported as a damaged file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from musicgen.errors import is_short_of_memory
 from musicgen.formats import musicxml
 
 
-def plain() -> None:
+def raise_memory_error() -> None:
     raise MemoryError
 
 
-def wrapped() -> None:
+def raise_wrapped_memory_error() -> None:
     try:
-        plain()
+        raise_memory_error()
     except MemoryError as fault:
         raise converter.ConverterException("cannot parse") from fault
 
 
-def met() -> None:
+def raise_error_while_handling_memory_error() -> None:
     try:
-        plain()
+        raise_memory_error()
     except MemoryError:
         raise KeyError("while it was cleared away")  # noqa: B904 - as careless code does
 
 
-def damaged() -> None:
+def raise_key_error() -> None:
     raise KeyError("no part")
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def failing_music21(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     def install(fail: Callable[[], None]) -> None:
         def parse(*_: Any, **_options: Any) -> None:
             fail()
@@ -45,16 +45,19 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     return install
 
 
-@pytest.mark.parametrize("fail", [plain, wrapped, met])
+@pytest.mark.parametrize(
+    "fail",
+    [raise_memory_error, raise_wrapped_memory_error, raise_error_while_handling_memory_error],
+)
 @pytest.mark.parametrize("read", [musicxml.parse, musicxml.parse_humdrum])
-def test_short_memory_goes_through(failing: Any, fail: Any, read: Any) -> None:
-    failing(fail)
+def test_memory_error_is_raised(failing_music21: Any, fail: Any, read: Any) -> None:
+    failing_music21(fail)
     with pytest.raises(MemoryError):
         read(b"<score-partwise/>", "a.xml")
 
 
-def test_any_other_fault_is_a_refusal(failing: Any) -> None:
-    failing(damaged)
+def test_other_errors_become_refusals(failing_music21: Any) -> None:
+    failing_music21(raise_key_error)
     scores, (refusal,) = musicxml.parse(b"<score-partwise/>", "a.xml")
     assert (scores, refusal.code) == ((), "damaged")
     assert not is_short_of_memory(KeyError())

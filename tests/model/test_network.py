@@ -6,58 +6,60 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.config import BEGIN, CELLS, ModelSettings
-from musicgen.model.network import LanguageModel, run_layer, run_lstm
+from musicgen.config import BEGIN_ID, CELLS, ModelSettings
+from musicgen.model.network import LanguageModel, run_lstm_layer, run_torch_layer
 from musicgen.model.segments import cut
 
 SMALL = ModelSettings(vocabulary_size=11, hidden=6, embedding=6, dropout=0.5)
 
 
-def make(settings: ModelSettings = SMALL) -> LanguageModel:
+def make_model(settings: ModelSettings = SMALL) -> LanguageModel:
     return LanguageModel(settings, torch.Generator().manual_seed(5)).double()
 
 
-def ids(lanes: int, window: int, seed: int = 0) -> torch.Tensor:
+def draw_ids(lanes: int, window: int, seed: int = 0) -> torch.Tensor:
     drawn = np.random.default_rng(seed).integers(1, 11, (lanes, window))
-    drawn[:, 0] = BEGIN
+    drawn[:, 0] = BEGIN_ID
     return torch.from_numpy(drawn)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_one_id_at_a_time_is_one_pass(cell: str, tied: bool) -> None:
-    model = make(replace(SMALL, cell=cell, tied=tied, embedding=4))
-    whole = ids(3, 9)
-    expected, _ = model(whole)
+def test_steps_of_one_id_equal_one_pass(cell: str, tied: bool) -> None:
+    model = make_model(replace(SMALL, cell=cell, tied=tied, embedding=4))
+    all_ids = draw_ids(3, 9)
+    expected, _ = model(all_ids)
     state, steps = None, []
-    for step in whole.unbind(1):
+    for step in all_ids.unbind(1):
         logits, state = model(step.unsqueeze(1), state)
         steps.append(logits)
     torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_tune_does_not_feel_what_came_before_it_in_its_lane(cell: str) -> None:
-    model = make(replace(SMALL, cell=cell))
-    alone, _ = model(ids(1, 5, seed=1))
-    _, state = model(ids(2, 4, seed=2))
-    lane = torch.cat([ids(1, 3, seed=4), ids(1, 5, seed=1)], 1)  # a tune, then the same tune
-    logits, _ = model(torch.cat([lane, ids(1, 8, seed=5)]), state)
+def test_tune_does_not_depend_on_previous_tunes_of_its_lane(cell: str) -> None:
+    model = make_model(replace(SMALL, cell=cell))
+    alone, _ = model(draw_ids(1, 5, seed=1))
+    _, state = model(draw_ids(2, 4, seed=2))
+    lane = torch.cat(
+        [draw_ids(1, 3, seed=4), draw_ids(1, 5, seed=1)], 1
+    )  # a tune, then the same tune
+    logits, _ = model(torch.cat([lane, draw_ids(1, 8, seed=5)]), state)
     torch.testing.assert_close(logits[:1, 3:], alone, rtol=0, atol=1e-12)
 
 
-def test_the_state_goes_on_where_no_tune_starts() -> None:
-    model = make()
-    window = ids(1, 4)
+def test_state_is_carried_within_a_tune() -> None:
+    model = make_model()
+    window = draw_ids(1, 4)
     window[0, 0] = 3
-    _, state = model(ids(1, 4, seed=9))
+    _, state = model(draw_ids(1, 4, seed=9))
     with_state, _ = model(window, state)
     without, _ = model(window)
     assert not torch.allclose(with_state, without)
 
 
-def test_torchs_own_layer_in_segments_is_the_reference() -> None:
-    model = make()
+def test_custom_loop_equals_torch_layer_in_segments() -> None:
+    model = make_model()
     layer = model.layers[1]
     values = torch.randn(8, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     starts = torch.zeros(8, 3, dtype=torch.bool)
@@ -65,62 +67,64 @@ def test_torchs_own_layer_in_segments_is_the_reference() -> None:
     state = (values[0] / 2, values[1] / 2)
     columns = values.transpose(1, 2).contiguous()
     table = model.embedding.weight
-    mine, my_state = run_lstm(layer, columns, table, state, starts, None)
-    reference, last = run_layer(layer, columns, table, state, cut((~starts).long().t()))
-    torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
-    for ours, theirs in zip(my_state, last, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    outputs, state_after = run_lstm_layer(layer, columns, table, state, starts)
+    expected_outputs, expected_state = run_torch_layer(
+        layer, columns, table, state, cut((~starts).long().t())
+    )
+    torch.testing.assert_close(outputs, expected_outputs, rtol=0, atol=1e-12)
+    for part, expected in zip(state_after, expected_state, strict=True):
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
 
 
-def test_dropout_follows_the_generator_and_keeps_one_mask_for_a_window() -> None:
-    model = make(replace(SMALL, weight_dropout=0.3, embedding_dropout=0.2))
-    first, again, other = (
+def test_dropout_masks_depend_on_the_generator_only() -> None:
+    model = make_model(replace(SMALL, embedding_dropout=0.2))
+    first, second, different = (
         model.draw_masks(2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert first is not None
-    assert again is not None
-    assert other is not None
-    assert torch.equal(first.outputs[0], again.outputs[0])
-    assert not torch.equal(first.outputs[0], other.outputs[0])
+    assert second is not None
+    assert different is not None
+    assert torch.equal(first.outputs[0], second.outputs[0])
+    assert not torch.equal(first.outputs[0], different.outputs[0])
     assert set(first.outputs[0].flatten().tolist()) <= {0.0, 2.0}
-    changed, _ = model(ids(2, 5), None, first)
-    assert not torch.allclose(changed, model(ids(2, 5))[0])
+    changed, _ = model(draw_ids(2, 5), None, first)
+    assert not torch.allclose(changed, model(draw_ids(2, 5))[0])
 
 
 def test_no_dropout_draws_no_masks() -> None:
-    assert make(replace(SMALL, dropout=0, embedding_dropout=0)).draw_masks(2) is None
+    assert make_model(replace(SMALL, dropout=0, embedding_dropout=0)).draw_masks(2) is None
 
 
-def test_weights_go_out_and_come_back() -> None:
-    model, other = make(), LanguageModel(SMALL, torch.Generator().manual_seed(6)).double()
-    other.put(model.arrays())
-    torch.testing.assert_close(model(ids(2, 5))[0], other(ids(2, 5))[0], rtol=0, atol=1e-6)
+def test_loading_copied_weights_gives_the_same_model() -> None:
+    model, copy = make_model(), LanguageModel(SMALL, torch.Generator().manual_seed(6)).double()
+    copy.load_weights(model.copy_weights())
+    torch.testing.assert_close(model(draw_ids(2, 5))[0], copy(draw_ids(2, 5))[0], rtol=0, atol=1e-6)
 
 
-def test_the_same_generator_gives_the_same_weights() -> None:
-    first, second = make().arrays(), make().arrays()
+def test_same_generator_gives_the_same_weights() -> None:
+    first, second = make_model().copy_weights(), make_model().copy_weights()
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_an_irnn_begins_as_the_identity() -> None:
-    weight = make(replace(SMALL, cell="irnn")).arrays()["layers.0.weight_hh_l0"]
+def test_irnn_is_initialised_with_the_identity() -> None:
+    weight = make_model(replace(SMALL, cell="irnn")).copy_weights()["layers.0.weight_hh_l0"]
     assert np.array_equal(weight, np.eye(6))
 
 
-def test_a_compact_table_is_read_as_the_whole_one() -> None:
-    model = make(replace(SMALL, embedding_dropout=0.5))
+def test_compact_table_has_the_rows_of_the_full_table() -> None:
+    model = make_model(replace(SMALL, embedding_dropout=0.5))
     masks = model.draw_masks(3, torch.Generator().manual_seed(3))
     assert masks is not None
-    assert masks.table is not None
+    assert masks.embedding is not None
     ids = torch.tensor([[5, 0, 5, 2], [7, 7, 1, 3]])
-    read = []
+    rows_read = []
     for compact in (False, True):
-        table, rows = model.embedded(ids, masks.table, compact)
+        table, rows = model.look_up_embeddings(ids, masks.embedding, compact)
         assert rows.shape == ids.shape
-        read.append(table[rows])
-    assert torch.equal(*read)
-    assert len(model.embedded(ids, masks.table, compact=True)[0]) == 6
-    dropped = masks.table[ids].squeeze(2) == 0
+        rows_read.append(table[rows])
+    assert torch.equal(*rows_read)
+    assert len(model.look_up_embeddings(ids, masks.embedding, compact=True)[0]) == 6
+    dropped = masks.embedding[ids].squeeze(2) == 0
     assert dropped.any()
     assert not dropped.all()
-    assert torch.equal((read[0] == 0).all(2), dropped)
+    assert torch.equal((rows_read[0] == 0).all(2), dropped)

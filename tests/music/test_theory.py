@@ -11,7 +11,7 @@ from musicgen.music.theory import (
     Key,
     Meter,
     find_key,
-    plain_chord,
+    normalize_chord,
     signature,
     spell,
     transpose_chord,
@@ -34,18 +34,18 @@ from tests.strategies import keys
         ("Elydian", "E", "lydian", 5),
     ],
 )
-def test_a_key_is_read_as_people_write_it(text: str, tonic: str, mode: str, fifths: int) -> None:
+def test_key_parses_common_spellings(text: str, tonic: str, mode: str, fifths: int) -> None:
     key = Key.parse(text)
     assert (key.tonic, key.mode, key.fifths) == (tonic, mode, fifths)
 
 
 @pytest.mark.parametrize("text", ["", "H", "Dfoo", "D##", "8"])
-def test_an_unknown_key_says_what_to_write(text: str) -> None:
+def test_unknown_key_error_suggests_valid_keys(text: str) -> None:
     with pytest.raises(InvalidValue, match="write a tonic and a mode, such as D, Am"):
         Key.parse(text)
 
 
-def test_a_signature_alters_the_letters_in_the_order_of_fifths() -> None:
+def test_signature_alters_the_letters_in_the_order_of_fifths() -> None:
     order = "FCGDAEB"
     for fifths in range(-7, 8):
         altered = order[:fifths] if fifths > 0 else order[7 + fifths :] if fifths else ""
@@ -54,27 +54,27 @@ def test_a_signature_alters_the_letters_in_the_order_of_fifths() -> None:
 
 
 @given(st.integers(0, 127), keys())
-def test_a_spelling_sounds_as_the_pitch(pitch: int, key: Key) -> None:
+def test_spelling_keeps_the_pitch(pitch: int, key: Key) -> None:
     assert spell(pitch, key).pitch == pitch
 
 
 @given(keys())
-def test_the_scale_is_spelt_without_accidentals(key: Key) -> None:
-    table = signature(key.fifths)
+def test_scale_is_spelt_without_accidentals(key: Key) -> None:
+    alterations = signature(key.fifths)
     for pitch in range(60, 72):
         if pitch % 12 in key.scale:
-            spelt = spell(pitch, key)
-            assert spelt.alteration == table[spelt.letter]
+            spelled = spell(pitch, key)
+            assert spelled.alteration == alterations[spelled.letter]
 
 
-def test_a_leading_note_is_a_sharp_and_a_lowered_seventh_a_flat() -> None:
+def test_leading_note_is_sharp_and_lowered_seventh_flat() -> None:
     assert spell(68, Key("A", "minor")).letter == "G"
     assert spell(70, Key("C", "major")).letter == "B"
 
 
 @given(keys(), st.integers(-24, 24))
 def test_transposing_a_key_there_and_back_sounds_the_same(key: Key, semitones: int) -> None:
-    back = key.transposed(semitones).transposed(-semitones)
+    back = key.transpose(semitones).transpose(-semitones)
     assert (back.pitch_class, back.mode) == (key.pitch_class, key.mode)
 
 
@@ -88,20 +88,20 @@ def test_every_pitch_class_and_mode_has_a_key() -> None:
     [("6/8", 144, 72), ("C|", 192, 96), ("C", 192, 48), ("3/4", 144, 48), ("2+3/8", 120, 24),
      ("9/8", 216, 72), ("3/8", 72, 24)],
 )  # fmt: skip
-def test_a_meter_is_read_and_measured(text: str, steps: int, beat: int) -> None:
+def test_meter_is_read_and_measured(text: str, steps: int, beat: int) -> None:
     meter = Meter.parse(text)
     assert (meter.steps, meter.beat_steps) == (steps, beat)
 
 
 @pytest.mark.parametrize("text", ["", "7/0", "0/4", "999999999/4", "4/3", "six"])
-def test_an_unknown_meter_says_what_to_write(text: str) -> None:
+def test_unknown_meter_error_suggests_valid_meters(text: str) -> None:
     with pytest.raises(InvalidValue, match="write "):
         Meter.parse(text)
 
 
 def test_chord_symbols_are_spelt_plainly_and_transposed() -> None:
-    assert plain_chord("C#min7/G#") == "Dbm7/Ab"
-    assert plain_chord("something") == "N.C."
+    assert normalize_chord("C#min7/G#") == "Dbm7/Ab"
+    assert normalize_chord("something") == "N.C."
     assert transpose_chord("F#m7/C#", 1) == "Gm7/D"
     assert ChordSymbol.parse("Bbmaj7") == ChordSymbol(10, "maj7")
 
@@ -118,7 +118,7 @@ def scale_weights(key: Key) -> list[float]:
 
 @pytest.mark.parametrize("mode", ["major", "minor"])
 @pytest.mark.parametrize("tonic", range(12))
-def test_a_key_is_found_from_what_sounds(tonic: int, mode: str) -> None:
+def test_key_is_found_from_what_sounds(tonic: int, mode: str) -> None:
     key = Key.of(tonic, mode)
     assert find_key(scale_weights(key)) == key
 
@@ -132,10 +132,10 @@ def test_a_key_is_found_from_what_sounds(tonic: int, mode: str) -> None:
         ([0, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 5], Key("E", "major")),
     ],
 )
-def test_a_key_of_few_notes_is_found(weights: list[float], key: Key) -> None:
+def test_key_is_found_from_few_notes(weights: list[float], key: Key) -> None:
     assert find_key(weights) == key
 
 
 @pytest.mark.parametrize("weights", [[0.0] * 12, [2.0] * 12])
-def test_no_key_is_found_where_nothing_tells(weights: list[float]) -> None:
+def test_no_key_is_found_from_uniform_weights(weights: list[float]) -> None:
     assert find_key(weights) is None

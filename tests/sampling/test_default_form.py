@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 
 from musicgen import load
-from musicgen.checkpoint import Manifest, save, shapes
+from musicgen.checkpoint import Manifest, save, weight_shapes
 from musicgen.config import ModelSettings
 from musicgen.errors import InvalidValue
 from musicgen.formats import parse
-from musicgen.music.grid import heard_bars
-from musicgen.music.score import sections
-from musicgen.sampling.default_form import complete_wishes
-from musicgen.sampling.draw import Noise
-from musicgen.sampling.recipe import Order, Recipe, varied
+from musicgen.music.bars import count_heard_bars
+from musicgen.music.score import find_sections
+from musicgen.sampling.default_form import complete_options
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.recipe import GenerationRequest, Recipe, make_variant_request
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.tune import Model, sample_many
-from musicgen.tune import tweak as tweak_file
-from tests.models import SEEN, SEEN_IDS, RandomEngine
+from musicgen.trained_model import Model
+from musicgen.tune_batch import sample_many
+from musicgen.variants import tweak as tweak_file
+from tests.fake_models import SEEN, SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
 
 REPEATS = ("repeat_start", "repeat_end", "ending", "ending_end")
@@ -44,19 +45,19 @@ def manifest(seen: tuple[int, ...] = SEEN, codec: str = "measures") -> Manifest:
 
 def random_model(folder: Path, seen: tuple[int, ...]) -> Model:
     """Return a model of random weights that ends nearly every tune as soon as it may."""
-    made = manifest(seen)
-    luck = np.random.default_rng(3)
+    checkpoint = manifest(seen)
+    rng = np.random.default_rng(3)
     weights = {
-        name: luck.normal(size=shape).astype(np.float32) * 0.1
-        for name, shape in shapes(made.settings).items()
+        name: rng.normal(size=shape).astype(np.float32) * 0.1
+        for name, shape in weight_shapes(checkpoint.settings).items()
     }
     weights["head.bias"][MEASURES.id("end")] = 9
-    save(folder, weights, made)
+    save(folder, weights, checkpoint)
     return load(folder)
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         ({}, {"form": "AABB"}),
         ({"form": None, "bars": None}, {"form": "AABB"}),
@@ -70,41 +71,41 @@ def random_model(folder: Path, seen: tuple[int, ...]) -> Model:
         ({"form": "abac"}, {"form": "ABAC"}),
     ],
 )
-def test_what_is_asked_decides_what_the_default_adds(
-    asked: dict[str, Any], expected: dict[str, Any]
+def test_given_options_decide_what_the_default_adds(
+    options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert complete_wishes(asked, manifest()).said() == expected
+    assert complete_options(options, manifest()).to_dict() == expected
 
 
 def test_a_primer_and_a_model_without_repeats_get_a_free_form_of_eight_bars() -> None:
-    assert complete_wishes({}, manifest(), has_primer=True).said() == {"min_bars": 8}
-    assert complete_wishes({}, manifest(UNREPEATED)).said() == {"min_bars": 8}
-    assert complete_wishes({"bars": 4}, manifest(UNREPEATED)).said() == {"bars": 4}
+    assert complete_options({}, manifest(), has_primer=True).to_dict() == {"min_bars": 8}
+    assert complete_options({}, manifest(UNREPEATED)).to_dict() == {"min_bars": 8}
+    assert complete_options({"bars": 4}, manifest(UNREPEATED)).to_dict() == {"bars": 4}
 
 
 def test_other_codecs_have_no_form() -> None:
-    assert complete_wishes({}, manifest(codec="performance")) == Wishes()
-    assert complete_wishes({"form": "free"}, manifest(codec="text")) == Wishes()
+    assert complete_options({}, manifest(codec="performance")) == SamplingOptions()
+    assert complete_options({"form": "free"}, manifest(codec="text")) == SamplingOptions()
 
 
-def test_a_wish_that_there_is_none_of_is_refused_though_it_says_nothing() -> None:
-    with pytest.raises(InvalidValue, match="'colour' cannot be asked for"):
-        complete_wishes({"colour": None}, manifest())
+def test_an_unknown_option_is_refused_even_if_none() -> None:
+    with pytest.raises(InvalidValue, match="option 'colour' is unknown"):
+        complete_options({"colour": None}, manifest())
 
 
 def test_the_default_is_two_repeated_parts_and_free_is_what_it_was() -> None:
     folk = load("folk")
     tune = folk.sample(seed=2)
     assert tune.bars == 32
-    assert [one.plays for one in sections(tune.score)] == [2, 2]
-    assert tune.recipe.order.wishes.said() == {"form": "AABB"}
+    assert [one.plays for one in find_sections(tune.score)] == [2, 2]
+    assert tune.recipe.request.options.to_dict() == {"form": "AABB"}
     free = folk.sample(seed=2, form="free")
-    assert free.recipe == folk.draw(Wishes(), 2).recipe
+    assert free.recipe == folk.draw(SamplingOptions(), 2).recipe
     assert '"wishes":{}' in free.recipe.to_text()
 
 
 def test_a_recipe_without_a_form_means_the_free_form_that_it_meant(tmp_path: Path) -> None:
-    old = load("folk").draw(Wishes(), 2)  # which is short: two bars, or four
+    old = load("folk").draw(SamplingOptions(), 2)  # which is short: two bars, or four
     assert old.bars < 8
     for suffix in (".mid", ".abc"):
         old.write(tmp_path / f"old{suffix}")
@@ -116,16 +117,16 @@ def test_a_recipe_without_a_form_means_the_free_form_that_it_meant(tmp_path: Pat
 
 def test_a_form_of_an_old_recipe_may_have_any_letters() -> None:
     folk = load("folk")
-    old = folk.draw(Wishes(form="HELLO", bars=10), 3)
+    old = folk.draw(SamplingOptions(form="HELLO", bars=10), 3)
     recipe = Recipe.from_text(old.recipe.to_text())
     assert recipe == old.recipe
-    assert folk.written(recipe.order).recipe == recipe
-    warmer = folk.variant(recipe.order, temperature=0.9)
-    assert warmer.recipe.order.wishes.form == "HELLO"
-    assert Order.from_json('{"seed":1,"number":0,"wishes":{"form":"FREE"}}') == Order(
-        Wishes(form="FREE"), 1
-    )
-    with pytest.raises(InvalidValue, match="'L' is none of them"):
+    assert folk.sample_request(recipe.request).recipe == recipe
+    warmer = folk.make_variant(recipe.request, temperature=0.9)
+    assert warmer.recipe.request.options.form == "HELLO"
+    assert GenerationRequest.from_json(
+        '{"seed":1,"number":0,"wishes":{"form":"FREE"}}'
+    ) == GenerationRequest(SamplingOptions(form="FREE"), 1)
+    with pytest.raises(InvalidValue, match="letters A to H, not 'L'"):
         old.tweak(form="hello")
 
 
@@ -148,18 +149,18 @@ def test_no_tune_ends_before_its_least_number_of_bars(
     tmp_path: Path, engine: str, seen: tuple[int, ...]
 ) -> None:
     model = random_model(tmp_path / "model", seen)
-    wishes = Wishes.read(min_bars=8, meter="2/4")
-    order = Order(wishes, 5, engine=engine)
-    tunes = list(sample_many(model, order, count=4, jobs=1))
+    options = SamplingOptions.parse(min_bars=8, meter="2/4")
+    request = GenerationRequest(options, 5, engine=engine)
+    tunes = list(sample_many(model, request, count=4, jobs=1))
     bars = Counter(tune.bars for tune in tunes)
     assert min(bars) >= 8
     assert bars[8] > 0, "it would have ended sooner"
     for tune in tunes:
-        check_form(tune.score, Wishes())
+        check_form(tune.score, SamplingOptions())
     if engine == "numpy":
-        alone = [model.written(replace(order, number=number)) for number in range(4)]
+        alone = [model.sample_request(replace(request, number=number)) for number in range(4)]
         assert [tune.recipe for tune in tunes] == [tune.recipe for tune in alone]
-        free = [model.draw(replace(wishes, min_bars=None), 5, number).bars for number in range(4)]
+        free = [model.draw(replace(options, min_bars=None), 5, number).bars for number in range(4)]
         assert min(free) < 8
 
 
@@ -176,10 +177,12 @@ def test_the_least_number_of_bars_is_met_with_all_else(
 ) -> None:
     sampler = Sampler(RandomEngine(least), ids)
     for number, pickup in enumerate(("none", "1/8")):
-        wishes = Wishes.read(min_bars=least, end=end, pickup=pickup, meter="2/4", range="C4-C6")
-        score = sampler.sample(wishes, Noise(1, number))
-        check_form(score, Wishes())
-        assert least <= heard_bars(score) <= 64
+        options = SamplingOptions.parse(
+            min_bars=least, end=end, pickup=pickup, meter="2/4", range="C4-C6"
+        )
+        score = sampler.sample(options, Noise(1, number))
+        check_form(score, SamplingOptions())
+        assert least <= count_heard_bars(score) <= 64
 
 
 def test_a_primer_goes_on_for_eight_bars_at_least(tmp_path: Path) -> None:
@@ -188,11 +191,11 @@ def test_a_primer_goes_on_for_eight_bars_at_least(tmp_path: Path) -> None:
     for seed in range(2):
         tune = model.sample(primer=idea, seed=seed)
         assert tune.bars >= 8
-        assert tune.recipe.order.wishes.said() == {"min_bars": 8}
+        assert tune.recipe.request.options.to_dict() == {"min_bars": 8}
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ({"min_bars": 0}, "min-bars 0: ask for 1 to 64"),
         ({"min_bars": 65}, "min-bars 65: ask for 1 to 64"),
@@ -201,10 +204,10 @@ def test_a_primer_goes_on_for_eight_bars_at_least(tmp_path: Path) -> None:
     ],
 )
 def test_a_least_number_that_contradicts_the_rest_is_refused(
-    asked: dict[str, Any], said: str
+    options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidValue, match=said):
-        Wishes.read(**asked)
+    with pytest.raises(InvalidValue, match=message):
+        SamplingOptions.parse(**options)
 
 
 @pytest.mark.parametrize(
@@ -224,5 +227,8 @@ def test_a_least_number_that_contradicts_the_rest_is_refused(
 def test_a_variant_keeps_what_its_changes_allow(
     before: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    order = varied(Order(Wishes.read(**before), 1), Wishes.changes(**changes))
-    assert order.wishes.said() == expected
+    request = make_variant_request(
+        GenerationRequest(SamplingOptions.parse(**before), 1),
+        SamplingOptions.parse_changes(**changes),
+    )
+    assert request.options.to_dict() == expected

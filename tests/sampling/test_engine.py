@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.checkpoint import stored
-from musicgen.config import BEGIN, CELLS, ModelSettings
+from musicgen.checkpoint import round_to_float16
+from musicgen.config import BEGIN_ID, CELLS, ModelSettings
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.sampling.engine import Engine, NumpyEngine
 
-IDS = [BEGIN, 3, 9, 3, 1, 12, 7, 7]
+IDS = [BEGIN_ID, 3, 9, 3, 1, 12, 7, 7]
 
 
 def make(
@@ -21,8 +21,8 @@ def make(
 ) -> tuple[LanguageModel, NumpyEngine]:
     settings = ModelSettings(13, cell=cell, hidden=8, embedding=embedding, tied=tied)
     model = LanguageModel(settings, torch.Generator().manual_seed(7))
-    model.put(stored(model.arrays()))
-    engine = NumpyEngine(settings, model.arrays(), dtype)
+    model.load_weights(round_to_float16(model.copy_weights()))
+    engine = NumpyEngine(settings, model.copy_weights(), dtype)
     return (model.double() if dtype is np.float64 else model), engine
 
 
@@ -62,7 +62,7 @@ def test_an_old_state_still_holds() -> None:
 
 def test_no_ids_are_refused() -> None:
     engine: Engine = make()[1]
-    with pytest.raises(InvalidValue, match="no id was given to the model"):
+    with pytest.raises(InvalidValue, match="no ids were given to the model"):
         engine.step([], None, engine.start())
 
 

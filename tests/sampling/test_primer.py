@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from musicgen import Key, Mark, Meter, Model, Note, Part, Score, load
 from musicgen.errors import InvalidValue, MusicgenError
 from musicgen.formats import abc
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import count_heard_bars
 from musicgen.sampling.primer import Primer, PrimerTable
 from musicgen.typed_data import check_schema
-from tests.models import untrained
+from tests.fake_models import untrained
 
 IDEA = "X:1\nT:idea\nM:6/8\nL:1/8\nQ:3/8=100\nR:jig\nK:Em\nB|EBB ABd|BAG FED|EBB ABd|ef"
 
@@ -46,21 +46,21 @@ def test_a_tune_goes_on_from_inside_a_bar(model: Model) -> None:
     assert begins(tune.score, notes_of(idea()))
     assert (tune.score.key, tune.score.meter) == (Key("E", "minor"), Meter(6, 8))
     assert (tune.score.qpm, tune.score.rhythm, tune.bars) == (150, "jig", 8)
-    assert tune.told == ()
+    assert tune.messages == ()
 
 
-def test_a_primer_is_moved_to_the_key_that_is_asked_for(model: Model) -> None:
+def test_a_primer_is_transposed_to_the_requested_key(model: Model) -> None:
     tune = model.sample(primer=idea(), bars=8, key="Am", seed=1)
     moved = [(onset, pitch + 5, duration) for onset, pitch, duration in notes_of(idea())]
     assert begins(tune.score, moved)
-    assert tune.told == ("it is moved from E minor to A minor",)
+    assert tune.messages == ("it is moved from E minor to A minor",)
 
 
-def test_a_primer_is_cut_anew_in_another_meter(model: Model) -> None:
+def test_a_primer_is_rebarred_in_another_meter(model: Model) -> None:
     tune = model.sample(primer=idea(), bars=8, meter="4/4", seed=1)
     assert begins(tune.score, notes_of(idea()))
     assert tune.score.meter == Meter(4, 4)
-    assert tune.told == ("its bars are cut anew, in 4/4 instead of 6/8",)
+    assert tune.messages == ("its bars are cut anew, in 4/4 instead of 6/8",)
 
 
 def test_a_primer_fills_the_first_part_of_a_form(model: Model) -> None:
@@ -93,11 +93,11 @@ def test_any_notes_are_fitted_or_refused(
 ) -> None:
     noise = Score(tuple(Note(*row) for row in rows))
     tune = model.sample(primer=noise, bars=24, seed=seed)
-    assert tune.bars == heard_bars(tune.score) == 24
+    assert tune.bars == count_heard_bars(tune.score) == 24
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
+    ("score", "message"),
     [
         (Score(), "primer: it has no notes"),
         (Score((Note(0, 40, 48),), parts=(Part(is_drums=True),)), "primer: it has no notes"),
@@ -111,8 +111,8 @@ def test_any_notes_are_fitted_or_refused(
         ),
     ],
 )
-def test_primers_that_cannot_be_are_refused(model: Model, score: Score, said: str) -> None:
-    with pytest.raises(InvalidValue, match=said):
+def test_unusable_primers_are_refused(model: Model, score: Score, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
         model.sample(primer=score, seed=1)
 
 
@@ -140,17 +140,17 @@ def test_of_several_voices_the_highest_is_taken(model: Model) -> None:
     notes = (*(Note(48 * n, 72 + n, 48, part=1) for n in range(4)), Note(0, 48, 192))
     tune = model.sample(primer=Score(notes, parts=(Part(), Part())), bars=4, seed=1)
     assert begins(tune.score, [(48 * n, 72 + n, 48) for n in range(4)])
-    assert tune.told == ("of its 2 parts the highest is taken",)
+    assert tune.messages == ("of its 2 parts the highest is taken",)
 
 
-def test_a_file_that_is_no_music_is_refused(model: Model, tmp_path: Path) -> None:
+def test_a_file_without_music_is_refused(model: Model, tmp_path: Path) -> None:
     (tmp_path / "junk.mid").write_bytes(b"junk")
     with pytest.raises(MusicgenError, match="MThd is missing"):
         model.sample(primer=tmp_path / "junk.mid", seed=1)
 
 
 def test_a_primer_is_written_and_read(model: Model) -> None:
-    primer = model.sample(primer=idea(), bars=8, seed=1).recipe.order.primer
+    primer = model.sample(primer=idea(), bars=8, seed=1).recipe.request.primer
     assert primer is not None
     table = check_schema(primer.to_json(), PrimerTable, "primer")
     assert Primer.from_table(table) == replace(primer, changes=())

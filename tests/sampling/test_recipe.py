@@ -1,4 +1,4 @@
-"""Recipes that others wrote: whatever number stands in them, they are read or refused."""
+"""Recipes from other writers are read or refused, with any number in them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PLACES = (
 )  # fmt: skip
 
 
-def text_with(place: str, value: str) -> str:
+def text_with(field: str, value: str) -> str:
     """Return a recipe with some JSON in one place."""
-    found = json.loads(json.dumps(FOUND))
-    *folders, name = place.split(".")
-    inner = found
+    recipe = json.loads(json.dumps(FOUND))
+    *folders, name = field.split(".")
+    inner = recipe
     for folder in folders:
         inner = inner[folder]
     inner[name] = "HERE"
-    return json.dumps(found).replace('"HERE"', value)
+    return json.dumps(recipe).replace('"HERE"', value)
 
 
 def test_a_recipe_is_read() -> None:
@@ -43,15 +43,15 @@ def test_a_recipe_is_read() -> None:
     assert Recipe.from_text(recipe.to_text()) == recipe
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("field", PLACES)
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "Infinity", "[]", "1" * 5000])
-def test_what_is_no_number_is_refused(place: str, value: str) -> None:
+def test_non_numbers_are_refused(field: str, value: str) -> None:
     with pytest.raises(InvalidValue, match="its recipe cannot be read"):
-        Recipe.from_text(text_with(place, value))
+        Recipe.from_text(text_with(field, value))
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("field", "value"),
     [
         ("drawn.qpm", HUGE), ("drawn.qpm", '"x"'), ("drawn.parts", "2.5"), ("drawn.meter", "4"),
         ("primer.tempo", HUGE), ("wishes.bars", "2.5"), ("wishes.key", "4"),
@@ -64,18 +64,18 @@ def test_what_is_no_number_is_refused(place: str, value: str) -> None:
         ("model.name", "5"), ("model.name", '""'), ("engine", '"perl"'), ("writes_primer", "1"),
     ],
 )  # fmt: skip
-def test_a_number_that_fits_nowhere_is_refused(place: str, value: str) -> None:
+def test_a_number_that_fits_nowhere_is_refused(field: str, value: str) -> None:
     with pytest.raises(InvalidValue, match="its recipe cannot be read"):
-        Recipe.from_text(text_with(place, value))
+        Recipe.from_text(text_with(field, value))
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
-    [("drawn.meter", '"7/99"', "meter 7/99: there is no such meter"),
-     ("drawn.rhythm", LONG, r"rhythm x{40}\.\.\.: there is no such rhythm"),
+    ("field", "value", "message"),
+    [("drawn.meter", '"7/99"', "meter 7/99 is unknown"),
+     ("drawn.rhythm", LONG, r"rhythm x{40}\.\.\. is unknown"),
      ("wishes.rhythm", LONG, "wishes.rhythm: expected str of length <= 100")],
 )  # fmt: skip
-def test_what_a_model_has_no_event_for_is_told_in_words(place: str, value: str, said: str) -> None:
-    with pytest.raises(InvalidValue, match=said) as refusal:
-        Recipe.from_text(text_with(place, value))
+def test_unknown_header_events_are_named_in_the_error(field: str, value: str, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message) as refusal:
+        Recipe.from_text(text_with(field, value))
     assert "Event(" not in str(refusal.value)

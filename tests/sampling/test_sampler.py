@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from musicgen.errors import InvalidValue
-from musicgen.music.grid import heard_bars
+from musicgen.music.bars import count_heard_bars
 from musicgen.music.theory import Key, Meter
-from musicgen.sampling.draw import Noise
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from tests.models import SEEN_IDS, FixedEngine, RandomEngine
+from tests.fake_models import SEEN_IDS, FixedEngine, RandomEngine
 
 FLAT = np.zeros(len(MEASURES))
 
@@ -22,15 +22,17 @@ def sampler(seed: int = 0) -> Sampler:
     return Sampler(RandomEngine(seed), SEEN_IDS)
 
 
-def test_wishes_are_granted() -> None:
-    wishes = Wishes(Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73)
-    score = sampler().sample(wishes, Noise(1))
+def test_options_are_met() -> None:
+    options = SamplingOptions(
+        Key("E", "dorian"), Meter(6, 8), "jig", bars=16, tempo=130, program=73
+    )
+    score = sampler().sample(options, Noise(1))
     assert (score.key, score.meter, score.rhythm) == (Key("E", "dorian"), Meter(6, 8), "jig")
-    assert (score.qpm, score.parts[0].program, heard_bars(score)) == (130, 73, 16)
+    assert (score.qpm, score.parts[0].program, count_heard_bars(score)) == (130, 73, 16)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("options", "words"),
     [
         ({"bars": 0}, "bars 0: ask for 1 to 512 bars"),
         ({"tempo": 1.0}, "tempo 1.0: choose 10 to 1000"),
@@ -39,35 +41,40 @@ def test_wishes_are_granted() -> None:
         ({"meter": "7/0"}, "write 1 to 64 beats"),
     ],
 )
-def test_wishes_out_of_range_are_refused(wishes: dict[str, Any], words: str) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
-        Wishes.read(**wishes)
+        SamplingOptions.parse(**options)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("options", "words"),
     [
-        (Wishes(meter=Meter(17, 8)), r"meter 17/8: the model has never met it; it knows 1/1"),
-        (Wishes(rhythm="tango"), r"rhythm 'tango' is unknown: choose one of air"),
+        (
+            SamplingOptions(meter=Meter(17, 8)),
+            r"meter 17/8: not in the training data, which has 1/1",
+        ),
+        (SamplingOptions(rhythm="tango"), r"rhythm 'tango' is unknown: choose one of air"),
     ],
 )
-def test_what_the_model_never_met_is_refused_with_what_it_knows(wishes: Wishes, words: str) -> None:
+def test_values_outside_the_training_data_are_refused_by_name(
+    options: SamplingOptions, words: str
+) -> None:
     with pytest.raises(InvalidValue, match=words):
-        sampler().sample(wishes, Noise(1))
+        sampler().sample(options, Noise(1))
 
 
-def test_wishes_are_written_and_read() -> None:
-    wishes = Wishes(
+def test_options_survive_a_json_round_trip() -> None:
+    options = SamplingOptions(
         Key("F#", "minor"), Meter(3, 4), "waltz", 8, "AABB", 24, (62, 83), "tonic", 90.0, 12,
         0.7, 5, 0.9, 0.1, 6,
     )  # fmt: skip
-    assert Wishes.from_json(wishes.to_json()) == wishes
-    assert Wishes.from_json(Wishes().to_json()) == Wishes()
+    assert SamplingOptions.from_json(options.to_json()) == options
+    assert SamplingOptions.from_json(SamplingOptions().to_json()) == SamplingOptions()
 
 
 def test_the_engine_is_fed_what_was_drawn() -> None:
     engine = FixedEngine(FLAT)
-    ids = Sampler(engine, SEEN_IDS).draw_ids(Wishes(bars=4), Noise(1))
+    ids = Sampler(engine, SEEN_IDS).draw_ids(SamplingOptions(bars=4), Noise(1))
     fed = [MEASURES.id("begin"), *ids]
     assert engine.fed == fed[: len(engine.fed)]
     assert len(engine.fed) > len(ids) - 3  # what must come at the end is not
@@ -78,20 +85,20 @@ def test_a_cold_tune_takes_the_likeliest_events() -> None:
     for name in ("meter=3/4", "bar", "duration=48", "pitch=7", "mode=dorian", "end"):
         logits[MEASURES.names.index(name)] = 9
     score = Sampler(FixedEngine(logits), SEEN_IDS).sample(
-        Wishes(temperature=0.02, bars=4), Noise(3)
+        SamplingOptions(temperature=0.02, bars=4), Noise(3)
     )
     assert score.meter == Meter(3, 4)
     assert {note.duration for note in score.notes} == {48}
 
 
-def test_a_small_change_keeps_the_luck() -> None:
+def test_a_small_change_keeps_the_noise() -> None:
     a, b = (
         Sampler(FixedEngine(FLAT), SEEN_IDS).draw_ids(
-            Wishes(meter=Meter(6, 8), bars=8, temperature=t), Noise(5)
+            SamplingOptions(meter=Meter(6, 8), bars=8, temperature=t), Noise(5)
         )
         for t in (1.0, 1.01)
     )
-    assert a == b  # flat logits stay flat at any temperature, and the luck is the same
+    assert a == b  # flat logits stay flat at any temperature, and the noise is the same
 
 
 class HeaderEngine(RandomEngine):
@@ -109,16 +116,16 @@ class HeaderEngine(RandomEngine):
         return logits, state
 
 
-def test_a_dance_that_is_asked_for_gets_its_meter() -> None:
+def test_a_requested_dance_gets_its_meter() -> None:
     for seed in range(5):
         dances = Sampler(HeaderEngine(seed, spread=0.5), SEEN_IDS)
-        free = dances.sample(Wishes(bars=2, temperature=0.3), Noise(seed))
+        free = dances.sample(SamplingOptions(bars=2, temperature=0.3), Noise(seed))
         assert (str(free.meter), free.rhythm) == ("6/8", "jig")
-        reel = dances.sample(Wishes(bars=2, rhythm="reel", temperature=0.3), Noise(seed))
+        reel = dances.sample(SamplingOptions(bars=2, rhythm="reel", temperature=0.3), Noise(seed))
         assert (str(reel.meter), reel.rhythm) == ("2/2", "reel")
 
 
 def test_nothing_unseen_is_drawn() -> None:
     for seed in range(20):
-        ids = sampler(seed).draw_ids(Wishes(), Noise(seed))
+        ids = sampler(seed).draw_ids(SamplingOptions(), Noise(seed))
         assert set(ids) <= SEEN_IDS

@@ -24,37 +24,39 @@ from musicgen import load
 from musicgen.formats import abc, midi
 from musicgen.music.score import Score
 from musicgen.music.theory import Meter
-from musicgen.sampling.draw import Noise
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
-from musicgen.sampling.wishes import Wishes
 from musicgen.tokens.vocabulary import MEASURES
-from tests.models import SEEN_IDS, RandomEngine, untrained
+from tests.fake_models import SEEN_IDS, RandomEngine, untrained
 
 METERS = [str(MEASURES.events[i].value) for i in MEASURES.ranges["meter"]]
 LONGEST = 48 * 192  # steps: bars of 16/1 are many notes each
 BARS = (None, 1, 2, 3, 4, 7, 8, 12, 16, 24, 31, 32, 48)
 
 
-def wishes(luck: random.Random, meters: list[str]) -> Wishes:
-    meter, bars = luck.choice(meters), luck.choice(BARS)
+def wishes(rng: random.Random, meters: list[str]) -> SamplingOptions:
+    meter, bars = rng.choice(meters), rng.choice(BARS)
     most = max(1, LONGEST // Meter.parse(meter).steps)
-    return Wishes.read(meter=meter, bars=bars and min(bars, most), temperature=luck.uniform(0.5, 2))
+    return SamplingOptions.parse(
+        meter=meter, bars=bars and min(bars, most), temperature=rng.uniform(0.5, 2)
+    )
 
 
-def random_tunes(count: int) -> Iterator[tuple[Score, Wishes]]:
+def random_tunes(count: int) -> Iterator[tuple[Score, SamplingOptions]]:
     """Yield tunes from weights that know nothing, over all meters of the vocabulary."""
     for number in range(count):
-        asked = wishes(random.Random(number), METERS)
-        yield Sampler(RandomEngine(number), SEEN_IDS).sample(asked, Noise(1, number)), asked
+        options = wishes(random.Random(number), METERS)
+        yield Sampler(RandomEngine(number), SEEN_IDS).sample(options, Noise(1, number)), options
 
 
-def folk_tunes(count: int) -> Iterator[tuple[Score, Wishes]]:
+def folk_tunes(count: int) -> Iterator[tuple[Score, SamplingOptions]]:
     model = load("folk")
-    ids = model.sampler.seen
+    ids = model.sampler.seen_ids
     meters = [str(MEASURES.events[i].value) for i in MEASURES.ranges["meter"] if i in ids]
     for number in range(count):
-        asked = wishes(random.Random(number), meters)
-        yield model.draw(asked, 1, number).score, asked
+        options = wishes(random.Random(number), meters)
+        yield model.draw(options, 1, number).score, options
 
 
 def heard_lengths(score: Score) -> list[int]:
@@ -64,7 +66,7 @@ def heard_lengths(score: Score) -> list[int]:
     return [after - before for before, after in pairwise(edges)]
 
 
-def check_form(score: Score, asked: Wishes) -> None:
+def check_form(score: Score, options: SamplingOptions) -> None:
     """Check a tune without asking the grammar: from the notes and bar lines that are played."""
     full = score.meter.steps
     lengths = heard_lengths(score)
@@ -77,8 +79,8 @@ def check_form(score: Score, asked: Wishes) -> None:
             joined.append(length)
     assert all(length == full for length in joined[:-1]), lengths
     assert joined[-1] in (full, full - opening), lengths
-    assert asked.bars in (None, len(joined))
-    assert len(joined) <= max(64, asked.bars or 0)
+    assert options.bars in (None, len(joined))
+    assert len(joined) <= max(64, options.bars or 0)
     assert score.notes
     assert max(note.end for note in score.notes) <= score.end
 
@@ -111,7 +113,7 @@ def check_file(score: Score) -> None:
 
 def read_mido(data: bytes) -> list[tuple[int, int, int]]:
     file = mido.MidiFile(file=io.BytesIO(data))
-    found, sounding, tick = [], {}, 0
+    notes, sounding, tick = [], {}, 0
     for message in file.tracks[-1]:
         tick += message.time
         if message.type == "note_on" and message.velocity:
@@ -119,9 +121,9 @@ def read_mido(data: bytes) -> list[tuple[int, int, int]]:
             sounding[message.note] = tick
         elif message.type in ("note_on", "note_off"):
             start = sounding.pop(message.note)
-            found.append((start // 10, message.note, (tick - start) // 10))
+            notes.append((start // 10, message.note, (tick - start) // 10))
     assert not sounding
-    return sorted(found)
+    return sorted(notes)
 
 
 def read_symusic(data: bytes) -> list[tuple[int, int, int]]:
@@ -131,17 +133,17 @@ def read_symusic(data: bytes) -> list[tuple[int, int, int]]:
 
 def read_pretty_midi(data: bytes) -> list[tuple[int, int, int]]:
     file = pretty_midi.PrettyMIDI(io.BytesIO(data))
-    found = []
+    notes = []
     for note in file.instruments[0].notes:
         start, end = (file.time_to_tick(at) for at in (note.start, note.end))
-        found.append((start // 10, note.pitch, (end - start) // 10))
-    return sorted(found)
+        notes.append((start // 10, note.pitch, (end - start) // 10))
+    return sorted(notes)
 
 
 def read_music21(data: bytes) -> list[tuple[int, int, int]]:
     file = music21.midi.MidiFile()
     file.readstr(data)
-    found: list[tuple[int, int, int]] = []
+    notes: list[tuple[int, int, int]] = []
     sounding: dict[int, int] = {}
     tick = 0
     for event in file.tracks[-1].events:
@@ -151,8 +153,8 @@ def read_music21(data: bytes) -> list[tuple[int, int, int]]:
             sounding[pitch] = tick
         elif event.isNoteOff():
             start = sounding.pop(pitch)
-            found.append((start // 10, pitch, (tick - start) // 10))
-    return sorted(found)
+            notes.append((start // 10, pitch, (tick - start) // 10))
+    return sorted(notes)
 
 
 def check_abc(scores: list[Score], folder: Path) -> None:
@@ -160,9 +162,9 @@ def check_abc(scores: list[Score], folder: Path) -> None:
     texts = [abc.render(score, number) for number, score in enumerate(scores, 1)]
     for score, text in zip(scores, texts, strict=True):
         check_repeats(text)
-        (back,), refusals = abc.parse(text)
+        (reread,), refusals = abc.parse(text)
         assert not refusals
-        assert replace(back.canonical(), parts=score.parts) == score, text
+        assert replace(reread.canonical(), parts=score.parts) == score, text
     assert shutil.which("abc2midi"), "install abc2midi (Debian: apt-get install abcmidi)"
     book = folder / "tunes.abc"
     book.write_text("\n".join(texts), encoding="utf-8")
@@ -170,15 +172,15 @@ def check_abc(scores: list[Score], folder: Path) -> None:
                           errors="replace", check=False)  # fmt: skip
     for midi_file in folder.glob("tunes*.mid"):
         midi_file.unlink()
-    said = (done.stdout + done.stderr).splitlines()
-    faults = [line for line in said if "time units" in line or line.startswith("Error")]
+    output = (done.stdout + done.stderr).splitlines()
+    faults = [line for line in output if "time units" in line or line.startswith("Error")]
     assert [line for line in faults if "Hornpipe must be" not in line] == []
 
 
-def check_all(found: Iterator[tuple[Score, Wishes]], folder: Path) -> None:
+def check_all(notes: Iterator[tuple[Score, SamplingOptions]], folder: Path) -> None:
     scores = []
-    for score, asked in found:
-        check_form(score, asked)
+    for score, options in notes:
+        check_form(score, options)
         check_file(score)
         scores.append(score)
     for start in range(0, len(scores), 200):
@@ -205,11 +207,14 @@ def test_2000_tunes_from_folk_are_whole(tmp_path: Path) -> None:
 
 def test_tunes_from_an_untrained_checkpoint_are_whole(tmp_path: Path) -> None:
     model = load(untrained(tmp_path / "untrained"))
-    tunes = ((model.draw(Wishes(bars=8), 3, k).score, Wishes(bars=8)) for k in range(10))
+    tunes = (
+        (model.draw(SamplingOptions(bars=8), 3, k).score, SamplingOptions(bars=8))
+        for k in range(10)
+    )
     check_all(tunes, tmp_path)
 
 
-def test_the_luck_of_two_tunes_differs() -> None:
+def test_noise_of_two_tunes_differs() -> None:
     flat = Sampler(RandomEngine(0, spread=0.0), SEEN_IDS)
-    first, second = (flat.draw_ids(Wishes(bars=4), Noise(1, number)) for number in (0, 1))
+    first, second = (flat.draw_ids(SamplingOptions(bars=4), Noise(1, number)) for number in (0, 1))
     assert not np.array_equal(first, second)

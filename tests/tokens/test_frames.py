@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from musicgen import formats
 from musicgen.errors import Refusal
 from musicgen.music.score import Mark, Note, Part, Score
-from musicgen.tokens.codec import Decoded, Setting, first_illegal
+from musicgen.tokens.codec import Decoded, Setting, find_first_illegal
 from musicgen.tokens.frames import (
     EIGHTH,
     FRAMES,
     SIXTEENTH,
     Frame,
     FramesCodec,
-    FramesWalk,
+    FramesGrammar,
     decode_frames,
     encode_frames,
-    frames_of,
-    notes_of,
+    frames_to_notes,
+    score_to_frames,
 )
+from tests.random_walks import walk_codec
 from tests.strategies import scores
-from tests.wandering import wander
 
 CODEC = FramesCodec()
 PITCHES = st.integers(0, 127)
@@ -45,13 +45,13 @@ def test_decoding_undoes_encoding_of_rolls(roll: list[Frame]) -> None:
 
 @settings(max_examples=100)
 @given(rolls(), st.sampled_from((EIGHTH, SIXTEENTH)), st.integers(1, 127))
-def test_a_score_that_came_from_frames_comes_back(
+def test_score_decoded_from_frames_round_trips(
     roll: list[Frame], steps: int, velocity: int
 ) -> None:
     codec = FramesCodec("any", steps)
     setting = Setting(title="Roll", rhythm="air", tempos=((0, 96.5),), parts=(Part("harp", 46),))
     score = codec.decode(encode_frames(roll), setting).score
-    assert frames_of(score, steps) == tuple(roll)
+    assert score_to_frames(score, steps) == tuple(roll)
     encoded = codec.encode(score)
     assert (encoded.ids, encoded.lost) == (encode_frames(roll), 0)
     assert codec.decode(encoded.ids, encoded.setting) == Decoded(score, 0)
@@ -59,7 +59,7 @@ def test_a_score_that_came_from_frames_comes_back(
 
 @settings(max_examples=150)
 @given(scores(drums=False))
-def test_what_a_score_loses_is_counted_and_lost_once(score: Score) -> None:
+def test_lost_notes_are_counted_and_lost_only_once(score: Score) -> None:
     encoded = CODEC.encode(score)
     decoded = CODEC.decode(encoded.ids, encoded.setting)
     assert decoded.dropped == 0
@@ -70,13 +70,13 @@ def test_what_a_score_loses_is_counted_and_lost_once(score: Score) -> None:
 
 @settings(max_examples=150)
 @given(scores(drums=False))
-def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
-    assert first_illegal(CODEC.encode(score).ids, CODEC.walk(strict=False)) is None
+def test_encoded_scores_obey_the_grammar(score: Score) -> None:
+    assert find_first_illegal(CODEC.encode(score).ids, CODEC.create_grammar(strict=False)) is None
 
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, len(FRAMES) - 1), max_size=200))
-def test_any_ids_decode(ids: list[int]) -> None:
+def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting())
     assert 0 <= decoded.dropped <= len(ids)
     encoded = CODEC.encode(decoded.score)
@@ -86,15 +86,15 @@ def test_any_ids_decode(ids: list[int]) -> None:
 
 @settings(max_examples=100)
 @given(st.integers(0, 10**9), st.integers(1, 120))
-def test_every_walk_ends_in_a_piece_that_drops_nothing(seed: int, length: int) -> None:
-    ids = wander(CODEC, random.Random(seed), length)
+def test_every_walk_yields_a_piece_without_dropped_ids(seed: int, max_ids: int) -> None:
+    ids = walk_codec(CODEC, random.Random(seed), max_ids)
     decoded = CODEC.decode(ids, Setting())
     assert decoded.dropped == 0
     assert decoded.score.notes
     assert list(CODEC.encode(decoded.score).ids) == ids
 
 
-def test_a_roll_reads_as_one_would_tell_it() -> None:
+def test_encoding_of_a_small_roll() -> None:
     score = Score((Note(0, 60, 48), Note(0, 64, 24), Note(24, 67, 24), Note(72, 60, 24)))
     assert names(score) == [
         "pitch=64", "pitch=60", "frame", "pitch=67", "pitch=60", "frame", "frame",
@@ -102,7 +102,7 @@ def test_a_roll_reads_as_one_would_tell_it() -> None:
     ]  # fmt: skip
 
 
-def test_a_note_struck_again_is_held_and_counted() -> None:
+def test_repeated_note_is_held_and_counted_as_lost() -> None:
     score = Score((Note(0, 60, 24), Note(24, 60, 24), Note(60, 72, 8)))
     encoded = CODEC.encode(score)
     assert encoded.lost == 2  # the second C, and a note between two frames
@@ -110,51 +110,51 @@ def test_a_note_struck_again_is_held_and_counted() -> None:
     assert note == Note(0, 60, 48)
 
 
-def test_a_shorter_frame_keeps_more() -> None:
+def test_shorter_frames_lose_fewer_notes() -> None:
     score = Score(tuple(Note(12 * number, 60 + number, 12) for number in range(8)))
     assert CODEC.encode(score).lost == 4
     assert FramesCodec("frames-16", SIXTEENTH).encode(score).lost == 0
 
 
-def test_repeats_are_played_out() -> None:
+def test_encoding_unfolds_repeats() -> None:
     score = Score((Note(0, 60, 24), Note(24, 62, 24)), (Mark(48, "repeat_end", 2),))
     assert names(score).count("frame") == 4
 
 
-def test_a_file_is_read_with_its_repeats_played_out() -> None:
+def test_reading_a_file_unfolds_repeats() -> None:
     book = b"X:1\nM:6/8\nL:1/8\nK:G\n|:D|GAB c2A|G3 G2:|\n"
     (score,), refusals = CODEC.read(book, ".abc")
     assert not refusals
     assert len(score.notes) == 2 * 8
     assert [mark.onset for mark in score.of("bar")] == [score.end]
-    (written,), _ = formats.parse(book, ".abc")
-    assert CODEC.encode(score).ids == CODEC.encode(written).ids
+    (original,), _ = formats.parse(book, ".abc")
+    assert CODEC.encode(score).ids == CODEC.encode(original).ids
 
 
-def test_parts_sound_as_one_and_drums_are_refused() -> None:
+def test_parts_are_merged_and_drums_refused() -> None:
     parts = Part("voice", 52), Part("kit", 0, is_drums=True)
     assert CODEC.encode(Score((Note(0, 60, 48),), (), parts)).setting.parts == parts[:1]
-    with pytest.raises(Refusal, match="its drums have no place"):
+    with pytest.raises(Refusal, match="drums cannot be merged"):
         CODEC.encode(Score((Note(0, 38, 48, part=1),), (), parts))
 
 
-def test_what_cannot_be_used_is_counted() -> None:
+def test_unusable_ids_are_counted() -> None:
     end, frame, low, high = (FRAMES.names.index(n) for n in ("end", "frame", "pitch=1", "pitch=9"))
     roll, dropped = decode_frames([0, low, low, high, frame, high, end, low, 999, -1])
     assert roll == (frozenset({1}), frozenset({9}))
     assert dropped == 6
 
 
-def test_the_grammar_goes_down_in_a_frame() -> None:
-    walk = FramesWalk(1000)
-    walk.take(FRAMES.id("pitch", 2))
-    assert {FRAMES.names[i] for i in walk.legal()} == {"frame", "pitch=0", "pitch=1"}
-    walk.take(FRAMES.id("frame"))
-    assert {"end", "frame", "pitch=127"} <= {FRAMES.names[i] for i in walk.legal()}
+def test_pitches_descend_in_a_frame() -> None:
+    grammar = FramesGrammar(1000)
+    grammar.take(FRAMES.id("pitch", 2))
+    assert {FRAMES.names[id_] for id_ in grammar.legal_ids()} == {"frame", "pitch=0", "pitch=1"}
+    grammar.take(FRAMES.id("frame"))
+    assert {"end", "frame", "pitch=127"} <= {FRAMES.names[id_] for id_ in grammar.legal_ids()}
 
 
-def test_a_pitch_that_stays_is_one_note() -> None:
+def test_pitch_in_consecutive_frames_is_one_note() -> None:
     roll = [frozenset({60, 64}), frozenset({60}), frozenset[int](), frozenset({60})]
-    assert list(notes_of(roll, 10)) == [
+    assert list(frames_to_notes(roll, 10)) == [
         Note(0, 64, 10), Note(0, 60, 20), Note(30, 60, 10),
     ]  # fmt: skip

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performed import performed
+from musicgen.music.performance import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
-from musicgen.tokens.codec import Setting, first_illegal
+from musicgen.tokens.codec import Setting, find_first_illegal
 from musicgen.tokens.performance import (
-    BIN,
     PERFORMANCE,
-    UNIT,
+    UNIT_MILLISECONDS,
+    VELOCITIES_PER_BIN,
     PerformanceCodec,
-    PerformanceWalk,
+    PerformanceGrammar,
     to_units,
 )
+from tests.random_walks import walk_codec
 from tests.strategies import scores
-from tests.wandering import wander
 
 CODEC = PerformanceCodec()
 MARKS = (Mark(0, "tempo", 1250.0),)
@@ -37,32 +37,32 @@ def played(*notes: Note) -> Score:
 
 @st.composite
 def performances(draw: st.DrawFn) -> Score:
-    """Notes at any millisecond; a pitch is struck again 10 ms later at the soonest."""
-    found: list[Note] = []
+    """Draw notes at any millisecond; a pitch starts again at least 10 ms later."""
+    notes: list[Note] = []
     for pitch in draw(st.sets(st.integers(0, 127), max_size=12)):
-        at = 0
+        onset = 0
         for _ in range(draw(st.integers(1, 6))):
-            at += draw(st.integers(0, 4000))
+            onset += draw(st.integers(0, 4000))
             duration = draw(st.integers(1, 3000))
-            found.append(Note(at, pitch, duration, draw(st.integers(1, 127))))
-            at += max(UNIT, duration)
-    return Score(tuple(found), MARKS)
+            notes.append(Note(onset, pitch, duration, draw(st.integers(1, 127))))
+            onset += max(UNIT_MILLISECONDS, duration)
+    return Score(tuple(notes), MARKS)
 
 
 def assert_near(before: Score, after: Score) -> None:
-    """Each note is there, within 5 ms and in its bin of velocity."""
+    """Check that each note is kept, within 5 ms and in its velocity bin."""
     assert len(after.notes) == len(before.notes)
     by_pitch = [sorted(s.notes, key=lambda n: (n.pitch, n.onset)) for s in (before, after)]
     for old, new in zip(*by_pitch, strict=True):
         assert old.pitch == new.pitch
         assert abs(old.onset - new.onset) <= 5
-        assert old.velocity // BIN == new.velocity // BIN
-        assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT
+        assert old.velocity // VELOCITIES_PER_BIN == new.velocity // VELOCITIES_PER_BIN
+        assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT_MILLISECONDS
 
 
 @settings(max_examples=200)
 @given(performances())
-def test_onsets_stay_within_5_ms_and_velocities_in_their_bin(score: Score) -> None:
+def test_round_trip_keeps_onsets_within_5_ms_and_velocity_bins(score: Score) -> None:
     encoded = CODEC.encode(score)
     assert encoded.lost == 0
     decoded = CODEC.decode(encoded.ids, encoded.setting)
@@ -72,22 +72,25 @@ def test_onsets_stay_within_5_ms_and_velocities_in_their_bin(score: Score) -> No
 
 @settings(max_examples=150)
 @given(scores(drums=False))
-def test_encoding_what_was_decoded_gives_the_same_ids(score: Score) -> None:
+def test_encoding_a_decoded_score_gives_the_same_ids(score: Score) -> None:
     encoded = CODEC.encode(score)
     decoded = CODEC.decode(encoded.ids, encoded.setting)
     assert decoded.dropped == 0
-    assert len(decoded.score.notes) + encoded.lost == len(performed(score).notes)
+    assert len(decoded.score.notes) + encoded.lost == len(to_performance(score).notes)
     assert CODEC.encode(decoded.score) == replace(encoded, lost=0)
 
 
 @settings(max_examples=150)
 @given(scores(drums=False))
-def test_what_is_encoded_obeys_the_grammar(score: Score) -> None:
-    assert first_illegal(CODEC.encode(score).ids, CODEC.walk(strict=bool(score.notes))) is None
+def test_encoded_scores_obey_the_grammar(score: Score) -> None:
+    assert (
+        find_first_illegal(CODEC.encode(score).ids, CODEC.create_grammar(strict=bool(score.notes)))
+        is None
+    )
 
 
-def test_no_error_adds_up() -> None:
-    """1,000 notes 104 ms apart: rounded one by one, the last would come 4 seconds early."""
+def test_rounding_errors_do_not_accumulate() -> None:
+    """Of 1,000 notes 104 ms apart, rounded one by one, the last would be 4 seconds early."""
     score = played(*(Note(number * 104, 60 + number % 12, 50) for number in range(1000)))
     encoded = CODEC.encode(score)
     assert_near(score, CODEC.decode(encoded.ids, encoded.setting).score)
@@ -95,7 +98,7 @@ def test_no_error_adds_up() -> None:
 
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, len(PERFORMANCE) - 1), max_size=200))
-def test_any_ids_decode(ids: list[int]) -> None:
+def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting())
     assert 0 <= decoded.dropped <= len(ids)
     again = CODEC.encode(decoded.score)
@@ -105,15 +108,15 @@ def test_any_ids_decode(ids: list[int]) -> None:
 
 @settings(max_examples=100)
 @given(st.integers(0, 10**9), st.integers(1, 120))
-def test_every_walk_ends_in_a_piece_that_drops_nothing(seed: int, length: int) -> None:
-    ids = wander(CODEC, random.Random(seed), length)
+def test_every_walk_yields_a_piece_without_dropped_ids(seed: int, max_ids: int) -> None:
+    ids = walk_codec(CODEC, random.Random(seed), max_ids)
     decoded = CODEC.decode(ids, Setting())
     assert decoded.dropped == 0
     assert decoded.score.notes
     assert list(CODEC.encode(decoded.score).ids) == ids
 
 
-def test_a_piece_reads_as_one_would_tell_it() -> None:
+def test_encoding_of_a_small_piece() -> None:
     score = played(Note(52, 60, 1500, 80), Note(1000, 64, 552, 83), Note(1550, 60, 100, 90))
     assert names(score) == [
         "shift=5", "velocity=20", "on=60", "shift=95", "on=64",
@@ -121,21 +124,21 @@ def test_a_piece_reads_as_one_would_tell_it() -> None:
     ]  # fmt: skip
 
 
-def test_a_pitch_struck_again_ends_the_note_before() -> None:
+def test_repeated_pitch_ends_the_previous_note() -> None:
     score = played(Note(0, 60, 1000, 80), Note(500, 60, 200, 80))
     assert names(score) == [
         "velocity=20", "on=60", "shift=50", "off=60", "on=60", "shift=20", "off=60", "end",
     ]  # fmt: skip
 
 
-def test_a_note_within_a_unit_of_its_double_is_lost_and_counted() -> None:
+def test_second_note_within_a_unit_is_counted_as_lost() -> None:
     encoded = CODEC.encode(played(Note(0, 60, 100), Note(3, 60, 300)))
     assert encoded.lost == 1
     (note,) = CODEC.decode(encoded.ids, encoded.setting).score.notes
     assert (note.onset, note.duration) == (0, 300)
 
 
-def test_parts_sound_as_one_with_the_program_of_the_busiest() -> None:
+def test_parts_are_merged_with_the_program_of_the_busiest() -> None:
     parts = Part("left", 0), Part("right", 11)
     notes = Note(0, 48, 96, 64, 0), Note(0, 72, 48, 64, 1), Note(48, 74, 48, 64, 1)
     encoded = CODEC.encode(Score(notes, (Mark(0, "tempo", 60.0),), parts, "Two hands"))
@@ -147,32 +150,32 @@ def test_parts_sound_as_one_with_the_program_of_the_busiest() -> None:
 
 def test_drums_are_refused() -> None:
     score = Score((Note(0, 38, 48),), (), (Part("kit", 0, is_drums=True),))
-    with pytest.raises(Refusal, match=r"drums have no place .* use --codec measures") as caught:
+    with pytest.raises(Refusal, match=r"drums cannot be merged .* use --codec measures") as caught:
         CODEC.encode(score)
     assert caught.value.code == "no-event"
 
 
-def offered(*events: str) -> set[str]:
-    walk = PerformanceWalk(1000)
+def legal_names(*events: str) -> set[str]:
+    grammar = PerformanceGrammar(1000)
     for name in events:
         id_ = PERFORMANCE.names.index(name)
-        assert id_ in walk.legal(), name
-        walk.take(id_)
-    return {PERFORMANCE.names[i] for i in walk.legal()}
+        assert id_ in grammar.legal_ids(), name
+        grammar.take(id_)
+    return {PERFORMANCE.names[id_] for id_ in grammar.legal_ids()}
 
 
-def test_the_grammar_offers_what_can_be_played() -> None:
-    assert "on=60" not in offered()  # no velocity holds yet
-    assert "end" not in offered()
-    assert offered("velocity=9") == {f"on={pitch}" for pitch in range(128)}
-    struck = offered("velocity=9", "on=60")
-    assert {"on=59", "on=60", "off=60", "velocity=9", "end"} & struck == set()
-    later = offered("velocity=9", "on=60", "shift=7")
-    assert {"off=60", "on=61", "velocity=8"} <= later
-    assert {"on=60", "off=61", "shift=1", "end"} & later == set()
-    assert "shift=1" in offered("velocity=9", "on=60", "shift=100")
-    assert "end" in offered("velocity=9", "on=60", "shift=7", "off=60")
-    assert "end" not in offered("velocity=9", "on=60", "shift=7", "off=60", "shift=7")
+def test_legal_events_are_playable() -> None:
+    assert "on=60" not in legal_names()  # there is no velocity yet
+    assert "end" not in legal_names()
+    assert legal_names("velocity=9") == {f"on={pitch}" for pitch in range(128)}
+    after_on = legal_names("velocity=9", "on=60")
+    assert {"on=59", "on=60", "off=60", "velocity=9", "end"} & after_on == set()
+    after_shift = legal_names("velocity=9", "on=60", "shift=7")
+    assert {"off=60", "on=61", "velocity=8"} <= after_shift
+    assert {"on=60", "off=61", "shift=1", "end"} & after_shift == set()
+    assert "shift=1" in legal_names("velocity=9", "on=60", "shift=100")
+    assert "end" in legal_names("velocity=9", "on=60", "shift=7", "off=60")
+    assert "end" not in legal_names("velocity=9", "on=60", "shift=7", "off=60", "shift=7")
 
 
 @pytest.mark.parametrize(("milliseconds", "units"), [(0, 0), (4, 0), (5, 1), (14, 1), (15, 2)])
@@ -180,8 +183,8 @@ def test_times_are_rounded_to_the_nearest_unit(milliseconds: int, units: int) ->
     assert to_units(milliseconds) == units
 
 
-def test_a_file_is_read_as_it_sounds() -> None:
+def test_reading_a_file_applies_its_tempo() -> None:
     score = Score((Note(0, 60, 48), Note(48, 62, 48)), (Mark(0, "tempo", 90.0),))
-    (read,), refusals = CODEC.read(formats.midi.render(score), ".mid")
+    (performance,), refusals = CODEC.read(formats.midi.render(score), ".mid")
     assert not refusals
-    assert [note.onset for note in read.notes] == [0, 667]
+    assert [note.onset for note in performance.notes] == [0, 667]

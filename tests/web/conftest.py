@@ -1,4 +1,4 @@
-"""Playgrounds that the tests of this room share."""
+"""Playgrounds that the tests of this package share."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from musicgen.web.limits import Limits
-from tests.models import untrained
-from tests.served import Served, served
+from musicgen.web.limits import ServerLimits
+from tests.fake_models import untrained
+from tests.live_server import LiveServer, run_server
 
 
 @pytest.fixture(scope="session")
-def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve with one worker, for tests that leave nothing behind."""
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Run a server with one worker, for tests that restore its state."""
     folder = tmp_path_factory.mktemp("playground")
     (folder / "checkpoints").mkdir()
     untrained(folder / "checkpoints" / "mine")
     lines = (json.dumps({"step": n, "tokens": 9 * n, "loss": 7 / n}) for n in range(1, 1001))
     (folder / "checkpoints" / "mine" / "metrics.jsonl").write_text("\n".join(lines))
-    with served(folder / "tunes", folder / "checkpoints", Limits(workers=1)) as found:
-        yield found
+    with run_server(folder / "tunes", folder / "checkpoints", ServerLimits(workers=1)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve without workers: whatever needs one waits."""
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Run a server without workers, so that all jobs wait."""
     tmp_path = tmp_path_factory.mktemp("idle")
-    limits = Limits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
-    with served(tmp_path / "tunes", tmp_path / "checkpoints", limits) as found:
-        yield found
+    limits = ServerLimits(workers=0, body_bytes=2**20, body_seconds=0.5, header_seconds=0.5)
+    with run_server(tmp_path / "tunes", tmp_path / "checkpoints", limits) as server:
+        yield server

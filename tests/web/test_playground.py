@@ -1,4 +1,4 @@
-"""The playground as a person meets it: a real server, a real model, and a browser."""
+"""The playground in a browser, with a real server and a real model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import musicgen
 from musicgen import formats
-from musicgen.web.known import tune_id
-from tests.browser import WAIT, chromium, opened, serious
-from tests.models import untrained
+from musicgen.web.model_list import tune_id
+from tests.browser import TIMEOUT_MS, find_serious_violations, launch_chromium, open_page
+from tests.fake_models import untrained
 
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
 IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
-REFUSED: Final = re.compile(r"Failed to load resource")
+FAILED_REQUEST: Final = re.compile(r"Failed to load resource")
 
 
 @dataclass
-class Serve:
-    """`musicgen serve` as a process, which can be stopped and started again."""
+class ServeProcess:
+    """`musicgen serve` as a process that can be stopped and started again."""
 
     folder: Path
     port: int = 0
@@ -49,10 +49,10 @@ class Serve:
         command = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", str(self.port)]
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        told = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", told)
-        assert found is not None, told
-        self.port = int(found[1])
+        line = self.process.stdout.readline()
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert match is not None, line
+        self.port = int(match[1])
 
     def stop(self) -> None:
         assert self.process is not None
@@ -60,22 +60,22 @@ class Serve:
         self.process.communicate(timeout=30)
 
     def tune(self, id_: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.address}/api/tunes/{id_}")
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        response = httpx.get(f"{self.address}/api/tunes/{id_}")
+        assert response.status_code == 200, response.text
+        match: dict[str, Any] = response.json()
+        return match
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=WAIT)
-    with chromium() as found:
-        yield found
+    expect.set_options(timeout=TIMEOUT_MS)
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Serve in a folder that has a finished training, one under way, and one with a bad name."""
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """Serve a folder with a finished run, a running one, and one with a hostile name."""
     folder = tmp_path_factory.mktemp("playground")
     shutil.copytree(FOLK, folder / "checkpoints" / "mine")
     untrained(folder / "checkpoints" / "live", codec="performance")
@@ -83,32 +83,32 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     for name in ("young", HOSTILE):
         (folder / "checkpoints" / name).mkdir()
         (folder / "checkpoints" / name / "metrics.jsonl").write_text("".join(lines[:100]))
-    found = Serve(folder)
-    found.start()
-    yield found
-    found.stop()
+    process = ServeProcess(folder)
+    process.start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture
-def page(browser: Browser, serve: Serve) -> Iterator[Page]:
-    """Open the playground; what it complains of, or asks of others, fails the test."""
-    with opened(browser, serve.address, viewport={"width": 1280, "height": 900}) as found:
-        expect(found.locator("#model option")).not_to_have_count(0)
-        yield found
+def page(browser: Browser, serve: ServeProcess) -> Iterator[Page]:
+    """Open the playground; console errors and external requests fail the test."""
+    with open_page(browser, serve.address, viewport={"width": 1280, "height": 900}) as opened:
+        expect(opened.locator("#model option")).not_to_have_count(0)
+        yield opened
 
 
 @contextlib.contextmanager
-def bold(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """Open a page that is going to be refused something, which the browser's console tells."""
+def open_failing_page(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+    """Open a page on which requests will fail; other console errors fail the test."""
     context = browser.new_context(**options)
-    found = context.new_page()
-    faults: list[str] = []
-    found.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
-    found.on("pageerror", lambda fault: faults.append(str(fault)))
-    found.goto(address)
-    expect(found.locator("#model option")).not_to_have_count(0)
-    yield found
-    assert [fault for fault in faults if not REFUSED.search(fault)] == []
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#model option")).not_to_have_count(0)
+    yield page
+    assert [error for error in errors if not FAILED_REQUEST.search(error)] == []
     context.close()
 
 
@@ -117,17 +117,17 @@ def status(page: Page) -> Locator:
 
 
 def id_of(page: Page) -> str:
-    """Return the id of the tune that is shown: the address names it."""
-    found = re.search(r"#tune=([0-9a-f]+)$", page.url)
-    assert found is not None, page.url
-    return found[1]
+    """Return the id of the tune that is shown, from the URL."""
+    match = re.search(r"#tune=([0-9a-f]+)$", page.url)
+    assert match is not None, page.url
+    return match[1]
 
 
-def generate(page: Page, seed: int = 7, **wishes: str) -> str:
-    """Ask for a tune, and return its id once it is shown."""
+def generate(page: Page, seed: int = 7, **options: str) -> str:
+    """Generate a tune, and return its id once it is shown."""
     page.locator("#at-once").uncheck()
     page.locator("#knob-seed").evaluate("(knob, seed) => (knob.value = seed)", seed)
-    for name, value in wishes.items():
+    for name, value in options.items():
         knob = page.locator(f"#knob-{name}")
         knob.select_option(value) if name in ("key", "meter", "rhythm") else knob.fill(value)
     page.locator("#generate").click()
@@ -135,8 +135,8 @@ def generate(page: Page, seed: int = 7, **wishes: str) -> str:
     return id_of(page)
 
 
-def warmer(page: Page, presses: int = 2) -> str:
-    """Turn the temperature up by the keyboard, and return the id of what comes."""
+def raise_temperature(page: Page, presses: int = 2) -> str:
+    """Raise the temperature by keyboard, and return the id of the new tune."""
     before = id_of(page)
     page.locator("#knob-temperature").focus()
     for _ in range(presses):
@@ -147,36 +147,36 @@ def warmer(page: Page, presses: int = 2) -> str:
     return id_of(page)
 
 
-def bars_of(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
+def list_bar_sounds(tune: dict[str, Any]) -> list[list[tuple[float, ...]]]:
     """Return the sounds of each written measure as it is first heard, from its start."""
-    first: dict[int, tuple[float, float]] = {}
+    first_heard: dict[int, tuple[float, float]] = {}
     for start, end, bar in tune["heard"]:
-        first.setdefault(bar, (start, end))
-    found: dict[int, list[tuple[float, ...]]] = {bar: [] for bar in first}
+        first_heard.setdefault(bar, (start, end))
+    sounds: dict[int, list[tuple[float, ...]]] = {bar: [] for bar in first_heard}
     for start, length, pitch, _, _, _, bar in tune["sounds"]:
-        begin, end = first[bar]
-        if begin - 1e-6 <= start < end - 1e-6:
-            found[bar].append((round(start - begin, 2), pitch, round(length, 2)))
-    return [sorted(found[bar]) for bar in sorted(found)]
+        bar_start, end = first_heard[bar]
+        if bar_start - 1e-6 <= start < end - 1e-6:
+            sounds[bar].append((round(start - bar_start, 2), pitch, round(length, 2)))
+    return [sorted(sounds[bar]) for bar in sorted(sounds)]
 
 
-def drawn(page: Page, pane: str = "b") -> list[str]:
-    """Return how each measure of a score is drawn, by the places of its note heads."""
+def list_note_heads(page: Page, pane: str = "b") -> list[str]:
+    """Return the SVG of each note head in a score."""
     heads = f"#view-{pane} .tune-score .note .notehead"
-    found: list[str] = page.locator(heads).evaluate_all("all => all.map((one) => one.innerHTML)")
-    return found
+    svgs: list[str] = page.locator(heads).evaluate_all("all => all.map((one) => one.innerHTML)")
+    return svgs
 
 
-def download(page: Page, suffix: str, to: Path) -> Path:
-    """Press a button below the score, and return the file that comes."""
-    with page.expect_download() as coming:
+def download(page: Page, suffix: str, folder: Path) -> Path:
+    """Click a download button, and return the downloaded file."""
+    with page.expect_download() as download_info:
         page.locator(f"[data-file={suffix}]").click()
-    path = to / coming.value.suggested_filename
-    coming.value.save_as(path)
+    path = folder / download_info.value.suggested_filename
+    download_info.value.save_as(path)
     return path
 
 
-def test_the_tweak_loop(page: Page, serve: Serve) -> None:
+def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     page.locator("#more-knobs summary").click()
     first = generate(page, bars="32", form="AABB", rhythm="jig", key="D major", pickup="1/8")
     tune = serve.tune(first)
@@ -184,24 +184,26 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     assert page.locator("#bars .cell").count() == 16
     assert page.locator("#view-b .note").count() == len({sound[5] for sound in tune["sounds"]})
 
-    # one knob
-    near = warmer(page)
-    found = httpx.get(f"{serve.address}/api/tunes/{first}/differences/{near}").json()
-    assert serve.tune(near)["wishes"]["temperature"] == pytest.approx(0.9)
-    assert bool(page.locator("#bars .cell.changed").count()) == bool(found["bars"])
-    assert page.locator("#view-b .difference-rings ellipse").count() >= len(found["notes_b"]) > 0
+    # change one option
+    variant = raise_temperature(page)
+    differences = httpx.get(f"{serve.address}/api/tunes/{first}/differences/{variant}").json()
+    assert serve.tune(variant)["wishes"]["temperature"] == pytest.approx(0.9)
+    assert bool(page.locator("#bars .cell.changed").count()) == bool(differences["bars"])
+    assert (
+        page.locator("#view-b .difference-rings ellipse").count() >= len(differences["notes_b"]) > 0
+    )
 
-    # lock, by the strip and in the score, and redraw
+    # lock bars in the strip and in the score, and regenerate the rest
     page.locator("#bars .cell").first.click()
     page.locator("#bars .cell").nth(6).click(modifiers=["Shift"])
     page.locator("#view-b [data-bar='8']").first.click()
     assert page.locator("#bars .cell[aria-pressed=true]").count() == 8
     assert page.locator("#view-b .bar-cover.locked").count() == 9  # and the pickup
     expect(page.locator("#bars-told")).to_contain_text(re.compile("bars 1.8 locked"))
-    page.get_by_role("button", name="Redraw the rest").click()
-    expect(status(page)).to_contain_text(re.compile("Redrawn but for bars 1.8"))
+    page.get_by_role("button", name="Regenerate the rest").click()
+    expect(status(page)).to_contain_text(re.compile("Regenerated all except bars 1.8"))
     redrawn = id_of(page)
-    before, after = bars_of(serve.tune(near)), bars_of(serve.tune(redrawn))
+    before, after = list_bar_sounds(serve.tune(variant)), list_bar_sounds(serve.tune(redrawn))
     assert after[:9] == before[:9]
     assert after[9:] != before[9:]
     changed = page.locator("#bars .cell.changed")
@@ -210,8 +212,8 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
 
     # undo, redo
     page.keyboard.press("Control+z")
-    expect(status(page)).to_have_text("Undone: this is tune 2.")
-    assert id_of(page) == near
+    expect(status(page)).to_have_text("Undone: back to tune 2.")
+    assert id_of(page) == variant
     expect(page.locator("#knob-temperature")).to_have_value("0.9")
     page.keyboard.press("Control+z")
     assert id_of(page) == first
@@ -222,7 +224,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     assert id_of(page) == redrawn
     expect(page.locator("#redo")).to_be_disabled()
 
-    # side by side, and A or B
+    # compare A and B
     page.get_by_role("button", name="Compare").click()
     expect(status(page)).to_contain_text("A and B differ")
     assert page.locator("#choose-a").input_value() == "2"
@@ -238,7 +240,7 @@ def test_the_tweak_loop(page: Page, serve: Serve) -> None:
     expect(page.locator("#pane-a")).to_be_hidden()
 
 
-def test_an_empty_form_is_the_default_and_free_stays_free(page: Page, serve: Serve) -> None:
+def test_empty_form_is_the_default_and_free_stays_free(page: Page, serve: ServeProcess) -> None:
     form, bars = page.locator("#knob-form"), page.locator("#knob-bars")
     expect(form).to_have_attribute("placeholder", "AABB")
     bars.fill("12")
@@ -247,33 +249,33 @@ def test_an_empty_form_is_the_default_and_free_stays_free(page: Page, serve: Ser
     plain = serve.tune(generate(page))
     assert (plain["bars"], plain["wishes"]) == (32, {"form": "AABB"})
     expect(form).to_have_value("AABB")
-    assert serve.tune(warmer(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
+    assert serve.tune(raise_temperature(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
     free = serve.tune(generate(page, seed=9, form="free"))
     assert free["wishes"] == {"temperature": 0.9}
     expect(form).to_have_value("free")
     assert serve.tune(generate(page, seed=10))["wishes"] == {"temperature": 0.9}
 
 
-def test_what_is_kept_comes_back(
-    page: Page, browser: Browser, serve: Serve, tmp_path: Path
+def test_saved_tune_is_restored(
+    page: Page, browser: Browser, serve: ServeProcess, tmp_path: Path
 ) -> None:
     generate(page, bars="16")
-    kept = warmer(page)
-    page.get_by_role("button", name="Keep").click()
-    expect(page.locator("#keep-told")).to_have_text("Kept")
+    saved = raise_temperature(page)
+    page.locator("#keep").click()
+    expect(page.locator("#keep-told")).to_have_text("Saved")
     expect(page.locator("#shelf-list li")).to_have_count(1)
     assert len(list(serve.tunes.glob("*.mid"))) == 1
-    scores = drawn(page)
+    scores = list_note_heads(page)
 
     page.reload()
     expect(page.locator("#knob-temperature")).to_have_value("0.9")
     expect(page.locator("#knob-bars")).to_have_value("16")
-    expect(page.locator("#keep-told")).to_have_text("Kept")
-    assert (id_of(page), drawn(page)) == (kept, scores)
-    assert generate(page, seed=8) != kept
+    expect(page.locator("#keep-told")).to_have_text("Saved")
+    assert (id_of(page), list_note_heads(page)) == (saved, scores)
+    assert generate(page, seed=8) != saved
     page.locator("#shelf-list a").click()
     expect(status(page)).to_contain_text("Back to tune 1")
-    assert (id_of(page), drawn(page)) == (kept, scores)
+    assert (id_of(page), list_note_heads(page)) == (saved, scores)
 
     for suffix in ("mid", "abc"):
         file, again = download(page, suffix, tmp_path), tmp_path / f"again.{suffix}"
@@ -282,17 +284,17 @@ def test_what_is_kept_comes_back(
 
     page.locator("#shelf-list button").click()
     expect(page.locator("#shelf-list button")).to_have_text("Delete the file?")
-    page.locator("#knob-bars").focus()  # whoever looks elsewhere has thought better of it
-    expect(page.locator("#shelf-list button")).to_have_text("Remove")
+    page.locator("#knob-bars").focus()  # losing the focus resets the confirmation
+    expect(page.locator("#shelf-list button")).to_have_text("Delete")
     page.locator("#shelf-list button").click()
     page.locator("#shelf-list button").click()
     expect(page.locator("#shelf-list li")).to_have_count(0)
-    expect(page.locator("#keep-told")).to_have_text("Keep")
+    expect(page.locator("#keep-told")).to_have_text("Save")
     assert list(serve.tunes.glob("*.mid")) == []
 
 
 @pytest.mark.promises
-def test_every_format_can_be_taken_along(page: Page, tmp_path: Path) -> None:
+def test_every_format_is_downloadable(page: Page, tmp_path: Path) -> None:
     starts = {"mid": b"MThd", "abc": b"X:", "musicxml": b"<?xml", "wav": b"RIFF", "svg": b"<svg",
               "png": b"\x89PNG", "html": b"<!doctype html>"}  # fmt: skip
     generate(page, bars="16")
@@ -303,7 +305,7 @@ def test_every_format_can_be_taken_along(page: Page, tmp_path: Path) -> None:
         assert file.read_bytes()[: len(start)].lower() == start.lower()
 
 
-def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path) -> None:
+def test_primer_from_text_file_and_drop(page: Page, serve: ServeProcess, tmp_path: Path) -> None:
     page.locator("#primer summary").click()
     page.locator("#primer-text").fill(IDEA)
     page.locator("#at-once").uncheck()
@@ -321,7 +323,7 @@ def test_notes_of_ones_own_start_a_tune(page: Page, serve: Serve, tmp_path: Path
     page.locator("#generate").click()
     expect(status(page)).to_contain_text("New tune from idea.mid")
     assert [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18] == idea
-    page.get_by_role("button", name="Take it away").click()
+    page.get_by_role("button", name="Clear").click()
     expect(page.locator("#primer-name")).to_have_text("")
 
     data = (tmp_path / "idea.mid").read_bytes()
@@ -340,11 +342,11 @@ DROP: Final = """(bytes) => {
 }"""
 
 
-def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
+def test_training_runs_are_shown_and_played(page: Page, serve: ServeProcess) -> None:
     page.clock.install()
     page.reload()
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.url) if r.url.endswith("/training") else None)
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.url) if r.url.endswith("/training") else None)
     page.locator("#to-training").click()
     expect(page.locator(".run")).to_have_count(3)
     young = page.locator("[data-run=young]")
@@ -356,27 +358,29 @@ def test_trainings_are_seen_and_heard(page: Page, serve: Serve) -> None:
         file.writelines(lines[100:200])
     page.clock.run_for(5_000)
     expect(young.locator("path.loss")).not_to_have_attribute("d", str(before))
-    assert len(asked) == 2
+    assert len(requests) == 2
 
     page.evaluate(HIDDEN, True)
     page.clock.run_for(60_000)
-    assert len(asked) == 2  # nobody looks
+    assert len(requests) == 2  # no polling while the page is hidden
     page.evaluate(HIDDEN, False)
-    assert len(asked) == 3
+    assert len(requests) == 3
     page.locator("#training > summary").click()
     page.clock.run_for(60_000)
-    assert len(asked) == 3  # it is closed
+    assert len(requests) == 3  # no polling while the panel is closed
 
     page.locator("#training > summary").click()
     page.clock.resume()
     mine = page.locator("[data-run=mine]")
     expect(mine.locator(".state")).to_have_text("finished")
     expect(mine.locator("path.held")).to_have_count(1)
-    mine.get_by_role("button", name="Hear its latest tune").click()
+    mine.get_by_role("button", name="Play latest tune").click()
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
 
 
-def test_a_model_of_live_playing_has_its_own_knobs_and_a_roll(page: Page, serve: Serve) -> None:
+def test_performance_model_has_its_own_options_and_a_piano_roll(
+    page: Page, serve: ServeProcess
+) -> None:
     page.locator("#model").select_option("live")
     page.locator("#more-knobs summary").click()
     labels = page.locator(".knob:visible label").all_text_contents()
@@ -384,19 +388,19 @@ def test_a_model_of_live_playing_has_its_own_knobs_and_a_roll(page: Page, serve:
     expect(page.locator("#primer")).to_be_hidden()
     page.locator("#generate").click()
     expect(status(page)).to_contain_text("New tune: Performance")
-    expect(page.locator("#view-b .unwritten")).to_contain_text("keeps to no bars")
+    expect(page.locator("#view-b .unwritten")).to_contain_text("has no bars")
     expect(page.locator("#view-b .roll-note.sounding")).not_to_have_count(0)
     assert page.locator("#bars .cell").count() == 0
     assert page.locator("#files button").all_text_contents() == ["MIDI", "WAV", "SVG", "PNG"]
-    page.get_by_role("button", name="Another like it").click()
-    expect(status(page)).to_contain_text("Another like it: Performance")
+    page.locator("#redraw").click()
+    expect(status(page)).to_contain_text("Regenerated: Performance")
     page.locator("#compare").click()
     expect(status(page)).to_have_text("A and B differ.")
     page.locator("#compare").click()
     page.locator("#keep").click()
     expect(page.locator("#shelf-list a")).to_contain_text("Performance")
     page.locator("#keep").click()
-    expect(status(page)).to_contain_text("Taken off")
+    expect(status(page)).to_contain_text("Deleted")
     page.locator("#model").select_option("folk")
     expect(page.locator("#knob-key")).to_be_visible()
     generate(page, bars="4")
@@ -409,7 +413,7 @@ HIDDEN: Final = """(isHidden) => {
 }"""
 
 
-def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
+def test_hostile_names_are_text(page: Page, serve: ServeProcess) -> None:
     tune = musicgen.load("folk").sample(bars=4, seed=3)
     serve.tunes.mkdir(exist_ok=True)
     shelved = serve.tunes / f"{tune_id(tune.recipe.to_text())}.mid"
@@ -424,7 +428,7 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     page.locator("#primer-file").set_input_files(file)
     expect(page.locator("#primer-name")).to_contain_text("onerror")
     shelf.click()
-    expect(status(page)).to_contain_text("Brought back")
+    expect(status(page)).to_contain_text("Opened from link")
     generate(page, bars="8")
     expect(page.locator("#takes li").last).to_contain_text("onerror")
     assert page.locator("img").count() == 0
@@ -432,13 +436,13 @@ def test_bad_names_are_only_text(page: Page, serve: Serve) -> None:
     shelved.unlink()
 
 
-def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> None:
-    with bold(browser, serve.address) as page:
+def test_errors_are_shown_in_one_line(browser: Browser, serve: ServeProcess) -> None:
+    with open_failing_page(browser, serve.address) as page:
         first = generate(page, bars="8")
         page.locator("#knob-bars").evaluate("(knob) => (knob.value = 512)")
         page.locator("#generate").click()
         expect(page.locator("#progress-told")).to_contain_text("of 512")
-        assert page.locator("#view-b .note").count() > 0  # the old tune stays
+        assert page.locator("#view-b .note").count() > 0  # the previous tune stays
         page.locator("#cancel").click()
         expect(status(page)).to_have_text("Cancelled.")
         expect(page.locator("#knob-bars")).to_have_value("8")
@@ -449,36 +453,38 @@ def test_what_is_refused_is_told_in_one_line(browser: Browser, serve: Serve) -> 
         expect(page.locator("#knob-range")).to_have_value("")
         assert id_of(page) == first
         page.locator("#bars .cell").first.click()
-        page.get_by_role("button", name="Redraw the rest").click()
-        expect(status(page)).to_contain_text("Redrawn")
+        page.get_by_role("button", name="Regenerate the rest").click()
+        expect(status(page)).to_contain_text("Regenerated")
         page.locator("#knob-bars").fill("12")
         page.keyboard.press("Enter")
         expect(page.locator("#alert")).to_contain_text("does not allow another")
-        page.get_by_role("button", name="New tune with it").click()
+        page.get_by_role("button", name="New tune with these settings").click()
         expect(status(page)).to_contain_text("New tune")
         assert serve.tune(id_of(page))["bars"] == 12
         page.goto(f"{serve.address}/#tune=0123456789abcdef")
-        expect(page.locator("#alert")).to_contain_text("not at hand any more")
+        expect(page.locator("#alert")).to_contain_text("no longer available")
 
 
-def test_a_restart_in_the_middle_loses_nothing(browser: Browser, serve: Serve) -> None:
-    with bold(browser, serve.address) as page:
+def test_server_restart_loses_nothing(browser: Browser, serve: ServeProcess) -> None:
+    with open_failing_page(browser, serve.address) as page:
         generate(page, bars="16", form="AABB")
-        near = warmer(page)
+        variant = raise_temperature(page)
         serve.stop()
-        page.get_by_role("button", name="Another like it").click()
+        page.locator("#redraw").click()
         expect(page.locator("#alert")).to_contain_text("is musicgen serve still running?")
-        page.locator("#play").click()  # what is there can still be heard
+        page.locator("#play").click()  # the loaded tune can still be played
         expect(page.locator("#view-b .note.sounding")).not_to_have_count(0)
         page.locator("#play").click()
         serve.start()
         page.locator("#bars .cell").first.click()
-        page.get_by_role("button", name="Redraw the rest").click()
-        expect(status(page)).to_contain_text("Redrawn but for bar 1")
-        assert bars_of(serve.tune(id_of(page)))[0] == bars_of(serve.tune(near))[0]
+        page.get_by_role("button", name="Regenerate the rest").click()
+        expect(status(page)).to_contain_text("Regenerated all except bar 1")
+        assert (
+            list_bar_sounds(serve.tune(id_of(page)))[0] == list_bar_sounds(serve.tune(variant))[0]
+        )
 
 
-def test_the_keyboard_reaches_everything(page: Page) -> None:
+def test_keyboard_reaches_everything(page: Page) -> None:
     generate(page, bars="8", form="AB")
     page.locator("#bars .cell").first.focus()
     page.keyboard.press("ArrowRight")
@@ -496,11 +502,11 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     expect(page.locator("#play")).to_have_accessible_name("Play")
 
 
-def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> None:
-    with opened(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
+def test_page_is_accessible(browser: Browser, serve: ServeProcess) -> None:
+    with open_page(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
         expect(page.locator("#model option")).not_to_have_count(0)
         generate(page, bars="8")
-        warmer(page)
+        raise_temperature(page)
         page.locator("#bars .cell").first.click()
         for box in ("#surprise-on", "#copies-on"):
             page.locator(box).check()
@@ -512,6 +518,6 @@ def test_nothing_serious_stands_in_the_way(browser: Browser, serve: Serve) -> No
         schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
         for scheme in schemes:
             page.emulate_media(color_scheme=scheme)
-            assert serious(page) == []
-        page.set_viewport_size({"width": 390, "height": 844})  # a telephone
+            assert find_serious_violations(page) == []
+        page.set_viewport_size({"width": 390, "height": 844})  # a phone
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,9 +1,9 @@
 """Read and write ABC, the text form of folk tunes (standard 2.1).
 
-`parse` and `render` undo each other on canonical scores; `read` opens a file.
+`parse` is the inverse of `render` on canonical scores; `read` parses a file.
 """
 
-from musicgen.formats.abc.reader import decode_bytes, each, parse, read
+from musicgen.formats.abc.reader import decode_bytes, iter_tunes, parse, read
 from musicgen.formats.abc.writer import render
 
-__all__ = ["decode_bytes", "each", "parse", "read", "render"]
+__all__ = ["decode_bytes", "iter_tunes", "parse", "read", "render"]

@@ -1,15 +1,7 @@
-"""Standard MIDI files: `render` writes one, `parse` reads one back equal in what is played."""
+"""Standard MIDI files: `parse` reads what `render` writes, equal as played."""
 
-from musicgen.formats.midi.quantise import Grid
-from musicgen.formats.midi.reader import (
-    Inspection,
-    inspect,
-    parse,
-    parse_or_perform,
-    perform,
-    text_events,
-)
-from musicgen.formats.midi.survey import (
+from musicgen.formats.midi.bar_key_inference import MAX_STEPS
+from musicgen.formats.midi.parser import (
     DRUM_CHANNEL,
     MAX_BYTES,
     MAX_EVENTS,
@@ -17,7 +9,15 @@ from musicgen.formats.midi.survey import (
     MAX_TRACKS,
     REPAIRS,
 )
-from musicgen.formats.midi.words import MAX_STEPS
+from musicgen.formats.midi.quantise import Grid
+from musicgen.formats.midi.reader import (
+    Inspection,
+    inspect,
+    parse,
+    parse_performance,
+    parse_score_or_performance,
+    read_text_events,
+)
 from musicgen.formats.midi.writer import TICKS_PER_QUARTER, render, to_pretty_midi
 
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
     "Inspection",
     "inspect",
     "parse",
-    "parse_or_perform",
-    "perform",
+    "parse_performance",
+    "parse_score_or_performance",
+    "read_text_events",
     "render",
-    "text_events",
     "to_pretty_midi",
 ]

@@ -1,17 +1,17 @@
-"""MusicXML: music21 reads it, and Humdrum; what is written is the sheet that verovio engraves."""
+"""MusicXML, read with music21 like Humdrum, and written from the sheet that is also engraved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from musicgen.formats.musicxml.reader import MAX_XML_BYTES, parse, parse_humdrum, remarks
+from musicgen.formats.musicxml.reader import MAX_XML_BYTES, parse, parse_humdrum, read_remarks
 from musicgen.music.score import Score
 
-__all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "remarks", "render"]
+__all__ = ["MAX_XML_BYTES", "parse", "parse_humdrum", "read_remarks", "render"]
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
-    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
-    from musicgen.formats.musicxml import writer  # with the whole sheet: not for every start
+    """Write a tune as MusicXML, with remarks in its header; see `writer.render`."""
+    from musicgen.formats.musicxml import writer  # slow to import, with all of notation
 
     return writer.render(score, remarks=remarks)

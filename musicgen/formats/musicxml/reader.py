@@ -1,4 +1,4 @@
-"""MusicXML and Humdrum to Score, read by music21: complete, but slow to import and to read."""
+"""Reader of MusicXML and Humdrum by music21, which is complete but slow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
-from musicgen.formats.markup import unescaped
-from musicgen.formats.musicxml.bounds import check_humdrum, check_musicxml
-from musicgen.formats.musicxml.words import KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.constants import HARMONY_KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.limits import check_humdrum, check_musicxml
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
     STEPS_PER_QUARTER,
@@ -26,47 +25,50 @@ from musicgen.music.score import (
     Part,
     Score,
 )
-from musicgen.music.staves import DRUMS_BY_PLACE, Drum
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
+from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
+from musicgen.notation.xml_text import unescape_xml
 
-MAX_XML_BYTES: Final = 64 * 2**20  # unpacked
+MAX_XML_BYTES: Final = 64 * 2**20  # uncompressed
 _REMARKS: Final = re.compile(
     rf'<miscellaneous-field name="{REMARK}">([^<>]*)</miscellaneous-field>'.encode()
 )
-_QUALITIES: Final = {kind: quality for quality, kind in KINDS.items()} | {
+_QUALITIES: Final = {kind: quality for quality, kind in HARMONY_KINDS.items()} | {
     "dominant-seventh": "7", "half-diminished-seventh": "m7b5",
-}  # fmt: skip  # which are music21's own names
+}  # fmt: skip  # music21's own names
 _CONTAINER: Final = "META-INF/"
-Read = tuple[tuple[Score, ...], tuple[Refusal, ...]]
+ParseResult = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
-def parse(data: bytes, source: str = "") -> Read:
-    """Read MusicXML, plain or packed (.mxl); what cannot be read is refused, never raised."""
+def parse(data: bytes, source: str = "") -> ParseResult:
+    """Read MusicXML, plain or compressed (.mxl); return a refusal if it cannot be read."""
     try:
-        text = _unpacked(data) if data[:2] == b"PK" else data
+        text = _unpack(data) if data[:2] == b"PK" else data
         check_musicxml(text)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     return _parse(text, "musicxml", source)
 
 
-def parse_humdrum(data: bytes, source: str = "") -> Read:
-    """Read a Humdrum **kern file."""
+def parse_humdrum(data: bytes, source: str = "") -> ParseResult:
+    """Read a Humdrum **kern file; return a refusal if it cannot be read."""
     text = data.decode("utf-8", "replace")
     try:
         check_humdrum(text)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     return _parse(text, "humdrum", source)
 
 
-def remarks(data: bytes) -> tuple[str, ...]:
-    """Return the remarks that `render` was given. Raises Refusal for what cannot be unpacked."""
-    text = _unpacked(data) if data[:2] == b"PK" else data
-    return tuple(unescaped(found.decode("utf-8", "replace")) for found in _REMARKS.findall(text))
+def read_remarks(data: bytes) -> tuple[str, ...]:
+    """Return the remarks that `render` stored in a file, plain or compressed."""
+    text = _unpack(data) if data[:2] == b"PK" else data
+    return tuple(
+        unescape_xml(remark.decode("utf-8", "replace")) for remark in _REMARKS.findall(text)
+    )
 
 
-def _parse(data: bytes | str, form: str, source: str) -> Read:
+def _parse(data: bytes | str, form: str, source: str) -> ParseResult:
     from music21 import converter  # 0.9 s
 
     try:
@@ -75,11 +77,11 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
             stream = converter.parseData(data, format=form)
             score = _score(stream, PurePath(source).stem)
     except Refusal as refusal:
-        return (), (refusal.at(source),)
+        return (), (refusal.with_source(source),)
     except InvalidValue as fault:
         message = f"{fault}; the file was left out"
         return (), (Refusal(message, source=source, code="damaged"),)
-    except Exception as fault:  # music21 raises whatever its parts raise
+    except Exception as fault:  # music21 does not limit what it raises
         if is_short_of_memory(fault):
             raise MemoryError from fault
         message = f"music21 cannot read it ({fault!r:.80}); the file was left out"
@@ -87,8 +89,12 @@ def _parse(data: bytes | str, form: str, source: str) -> Read:
     return (score,), ()
 
 
-def _unpacked(data: bytes) -> bytes:
-    """Return the score of a packed file: the first that is no part of the container."""
+def _unpack(data: bytes) -> bytes:
+    """Return the score in a compressed file, its first XML member outside of META-INF.
+
+    Raises:
+        Refusal: the file is malformed or too large.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [n for n in archive.namelist() if n.endswith((".xml", ".musicxml"))]
@@ -96,10 +102,10 @@ def _unpacked(data: bytes) -> bytes:
             with archive.open(name) as member:
                 text = member.read(MAX_XML_BYTES + 1)
     except (zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, OSError) as fault:
-        message = "it is no packed MusicXML file; the file was left out"
+        message = "it is not a compressed MusicXML file; the file was left out"
         raise Refusal(message, code="damaged") from fault
     if len(text) > MAX_XML_BYTES:
-        message = f"unpacked it is larger than {MAX_XML_BYTES:,} bytes; the file was left out"
+        message = f"uncompressed, it is larger than {MAX_XML_BYTES:,} bytes; the file was left out"
         raise Refusal(message, code="too-large")
     return text
 
@@ -113,12 +119,12 @@ def _score(stream: Any, name: str) -> Score:
         notes += _notes(part, index, is_drums=parts[-1].is_drums)
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
-    title, rhythm = _words(stream.metadata)
+    title, rhythm = _title_and_rhythm(stream.metadata)
     return Score(notes, tuple(_marks(stream, streams[0])), tuple(parts), title or name, rhythm)
 
 
-def _words(metadata: Any) -> tuple[str, str]:
-    """Return the title, and the rhythm where our own writer has told it."""
+def _title_and_rhythm(metadata: Any) -> tuple[str, str]:
+    """Return the title, and the rhythm if our own writer stored it."""
     if metadata is None:
         return "", ""
     rhythm = next(map(str, metadata.getCustom(RHYTHM)), "")
@@ -129,13 +135,13 @@ def _words(metadata: Any) -> tuple[str, str]:
 def _part(part: Any) -> Part:
     instrument = part.getInstrument(returnDefault=True)
     is_drums = instrument.midiChannel == 9
-    name = "" if instrument.partName is None else part.partName  # else it would be the program's
+    name = "" if instrument.partName is None else part.partName  # else music21 gives the program's
     return Part(name or "", instrument.midiProgram or 0, is_drums)
 
 
 def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
-    """Yield the sounding notes, ties joined; grace notes and what has no pitch are none."""
-    tied: dict[tuple[int, int], Note] = {}  # by where they end, and their pitch
+    """Yield the notes with ties joined; skip grace notes and notes without pitch."""
+    tied: dict[tuple[int, int], Note] = {}  # by end and pitch
     for element in part.flatten().notes:
         if element.duration.isGrace or "Harmony" in element.classes:
             continue
@@ -145,31 +151,34 @@ def _notes(part: Any, index: int, *, is_drums: bool) -> Iterator[Note]:
             pitch = _pitch(note, is_drums=is_drums)
             if pitch is None:
                 continue
-            tie = (note.tie or element.tie).type if note.tie or element.tie else ""
-            before = tied.pop((onset, pitch), None) if tie in ("stop", "continue") else None
-            start, loud = (before.onset, before.velocity) if before else (onset, _velocity(note))
-            found = Note(start, pitch, end - start, loud, index)
-            if tie in ("start", "continue") and (end, pitch) not in tied:
-                tied[end, pitch] = found
+            tie_type = (note.tie or element.tie).type if note.tie or element.tie else ""
+            tied_note = tied.pop((onset, pitch), None) if tie_type in ("stop", "continue") else None
+            start, velocity = (
+                (tied_note.onset, tied_note.velocity) if tied_note else (onset, _velocity(note))
+            )
+            joined = Note(start, pitch, end - start, velocity, index)
+            if tie_type in ("start", "continue") and (end, pitch) not in tied:
+                tied[end, pitch] = joined
             else:
-                yield found
-    yield from tied.values()  # tied to nothing
+                yield joined
+    yield from tied.values()  # ties without a next note
 
 
 def _pitch(note: Any, *, is_drums: bool) -> int | None:
-    """Return the pitch; for a place of the drums the one that General MIDI gives to the drum."""
+    """Return the pitch; of a drum, its General MIDI note number."""
     if "Unpitched" not in note.classes:
-        return _sounding(note.pitch)
+        return _to_midi_pitch(note.pitch)
     if not is_drums:
         return None
-    place = SpelledPitch(note.displayStep, 0, note.displayOctave)
-    return DRUMS_BY_PLACE.get(Drum(place, note.notehead))
+    staff_position = SpelledPitch(note.displayStep, 0, note.displayOctave)
+    return PITCH_BY_DRUM_SYMBOL.get(DrumSymbol(staff_position, note.notehead))
 
 
-def _sounding(pitch: Any) -> int:
-    """Return the MIDI note number, microtones to the nearest, halves upward.
+def _to_midi_pitch(pitch: Any) -> int:
+    """Return the MIDI note number nearest to a pitch; round halves up.
 
-    Raises Refusal outside of 0..127, where music21's own `midi` moves the octave.
+    Raises:
+        Refusal: it is outside of 0..127, where music21's own `midi` changes the octave.
     """
     number: int = floor(pitch.ps + 0.5)
     if not 0 <= number <= 127:
@@ -179,18 +188,18 @@ def _sounding(pitch: Any) -> int:
 
 
 def _velocity(note: Any) -> int:
-    """Return how loud a note is told to be."""
-    told = note.volume.velocity if note.hasVolumeInformation() else None
-    return DEFAULT_VELOCITY if told is None else min(max(int(told), 1), 127)
+    """Return the MIDI velocity of a note."""
+    velocity = note.volume.velocity if note.hasVolumeInformation() else None
+    return DEFAULT_VELOCITY if velocity is None else min(max(int(velocity), 1), 127)
 
 
 def _steps(quarters: float | Fraction) -> int:
-    """Round quarters to steps, halves upward."""
+    """Convert quarter notes to the nearest step; round halves up."""
     return int((2 * STEPS_PER_QUARTER * Fraction(quarters) + 1) // 2)
 
 
 def _marks(stream: Any, part: Any) -> Iterator[Mark]:
-    """Yield the marks of the first part, and the chords of all."""
+    """Yield the marks of the first part, and the chord symbols of all parts."""
     for measure in part.getElementsByClass("Measure"):
         yield Mark(_steps(measure.offset + measure.duration.quarterLength), "bar")
         yield from _repeats(measure)
@@ -198,12 +207,12 @@ def _marks(stream: Any, part: Any) -> Iterator[Mark]:
     for element in part.flatten():
         yield from _mark(element)
     for element in stream.flatten().getElementsByClass("Harmony"):
-        if figure := _figure(element):
+        if figure := _chord_symbol_text(element):
             yield Mark(_steps(element.offset), "chord", figure)
 
 
-def _figure(element: Any) -> str:
-    """Return a chord symbol as we write it, else as music21 does."""
+def _chord_symbol_text(element: Any) -> str:
+    """Return a chord symbol in our spelling, or music21's if its quality is unknown."""
     quality = _QUALITIES.get(getattr(element, "chordKind", None) or "")
     if quality is None or not element.root():
         return str(element.figure or "").replace("-", "b")
@@ -214,11 +223,11 @@ def _figure(element: Any) -> str:
 
 def _repeats(measure: Any) -> Iterator[Mark]:
     end = measure.offset + measure.duration.quarterLength
-    for line, at in ((measure.leftBarline, measure.offset), (measure.rightBarline, end)):
+    for line, offset in ((measure.leftBarline, measure.offset), (measure.rightBarline, end)):
         if getattr(line, "direction", None) == "start":
-            yield Mark(_steps(at), "repeat_start")
+            yield Mark(_steps(offset), "repeat_start")
         elif getattr(line, "direction", None) == "end":
-            yield Mark(_steps(at), "repeat_end", min(max(line.times or 2, 2), 4))
+            yield Mark(_steps(offset), "repeat_end", min(max(line.times or 2, 2), 4))
 
 
 def _endings(part: Any) -> Iterator[Mark]:
@@ -247,13 +256,13 @@ def _mark(element: Any) -> Iterator[Mark]:
 
 
 def _tempo(element: Any) -> float | None:
-    """Return quarters a minute, without what multiplying by a beat's length has added."""
+    """Return quarter notes per minute, rounded to remove floating-point error."""
     qpm = element.getQuarterBPM()
     return None if qpm is None else round(qpm, 9)
 
 
 def _key(element: Any) -> Key | None:
-    """Return the named key, else the major key of the signature."""
+    """Return the key, or the major key of a signature without a mode."""
     mode = getattr(element, "mode", None) or "major"
     try:
         if "Key" in element.classes:

@@ -1,4 +1,4 @@
-"""A Score to MusicXML: the sheet, part by part."""
+"""Writer of MusicXML: a sheet, part by part."""
 
 from __future__ import annotations
 
@@ -7,55 +7,74 @@ from itertools import chain, groupby
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.formats.markup import escaped
-from musicgen.formats.musicxml.words import (
+from musicgen.formats.musicxml.constants import (
     ACCIDENTALS,
-    FORTE,
-    KINDS,
+    FORTE_VELOCITY,
+    HARMONY_KINDS,
     NO_CHORD,
+    NOTE_TYPES,
     REMARK,
     RHYTHM,
-    TYPES,
 )
-from musicgen.music.grid import counted
+from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
-from musicgen.music.sheet import Head, Layer, Measure, Sheet, Staff, Symbol, sheet, written_key
-from musicgen.music.staves import Clef
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.values import VALUES
+from musicgen.notation.clefs import Clef
+from musicgen.notation.engraving import (
+    Layer,
+    Measure,
+    NoteHead,
+    Sheet,
+    Staff,
+    Symbol,
+    build_sheet,
+    to_writable_key,
+)
+from musicgen.notation.note_values import NOTE_VALUES
+from musicgen.notation.xml_text import escape_xml
 
-MAX_REMARK: Final = 8192
+MAX_REMARK: Final = 8192  # characters
 _DRUM_CHANNEL: Final = 10
 _BAR_STYLES: Final = {"double": "light-light", "final": "light-heavy"}
-_HEAD: Final = """<?xml version="1.0" encoding="UTF-8"?>
+_DOCUMENT_START: Final = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE score-partwise PUBLIC "-//Recordare//DTD MusicXML 4.0 Partwise//EN" \
 "http://www.musicxml.org/dtds/partwise.dtd">
 <score-partwise version="4.0">"""
 
 
 def render(score: Score, *, remarks: Sequence[str] = ()) -> bytes:
-    """Write a tune as MusicXML; remarks travel with it. Raises InvalidValue for odd remarks."""
-    page = sheet(score)
+    """Write a tune as MusicXML, UTF-8.
+
+    Args:
+        score: a tune with bars.
+        remarks: single-line texts for the header.
+
+    Raises:
+        InvalidValue: a remark is not printable or too long; the tune has no bars.
+    """
+    sheet = build_sheet(score)
     velocities = score.columns[3].tolist()
     lines = chain(
-        _identification(page, remarks),
+        _identification(sheet, remarks),
         ["<part-list>"],
-        *(_score_part(number, staff) for number, staff in enumerate(page.staves, 1)),
+        *(_score_part(number, staff) for number, staff in enumerate(sheet.staves, 1)),
         ["</part-list>"],
-        *(_part(page, number, velocities) for number in range(len(page.staves))),
+        *(_part(sheet, number, velocities) for number in range(len(sheet.staves))),
     )
-    return "\n".join([_HEAD, *lines, "</score-partwise>", ""]).encode("utf-8")
+    return "\n".join([_DOCUMENT_START, *lines, "</score-partwise>", ""]).encode("utf-8")
 
 
-def _identification(page: Sheet, remarks: Sequence[str]) -> Iterator[str]:
-    yield f"<work><work-title>{escaped(page.title)}</work-title></work>"
+def _identification(sheet: Sheet, remarks: Sequence[str]) -> Iterator[str]:
+    yield f"<work><work-title>{escape_xml(sheet.title)}</work-title></work>"
     yield "<identification><encoding><software>musicgen</software></encoding><miscellaneous>"
-    if page.rhythm:
-        yield _field(RHYTHM, escaped(page.rhythm))
+    if sheet.rhythm:
+        yield _field(RHYTHM, escape_xml(sheet.rhythm))
     for remark in remarks:
         if not remark.isprintable() or len(remark) > MAX_REMARK:
-            raise InvalidValue(f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK}")
-        yield _field(REMARK, escaped(remark, MAX_REMARK))
+            raise InvalidValue(
+                f"remark {remark[:40]!r}: write one line of at most {MAX_REMARK} characters"
+            )
+        yield _field(REMARK, escape_xml(remark, MAX_REMARK))
     yield "</miscellaneous></identification>"
 
 
@@ -64,11 +83,11 @@ def _field(name: str, text: str) -> str:
 
 
 def _score_part(number: int, staff: Staff) -> Iterator[str]:
-    part, one = staff.part, f"P{number}-I1"
-    yield f'<score-part id="P{number}"><part-name>{escaped(part.name)}</part-name>'
-    yield f'<score-instrument id="{one}"><instrument-name/></score-instrument>'
+    part, instrument_id = staff.part, f"P{number}-I1"
+    yield f'<score-part id="P{number}"><part-name>{escape_xml(part.name)}</part-name>'
+    yield f'<score-instrument id="{instrument_id}"><instrument-name/></score-instrument>'
     channel = _DRUM_CHANNEL if part.is_drums else _channel(number)
-    yield f'<midi-instrument id="{one}"><midi-channel>{channel}</midi-channel>'
+    yield f'<midi-instrument id="{instrument_id}"><midi-channel>{channel}</midi-channel>'
     yield f"<midi-program>{part.program + 1}</midi-program></midi-instrument></score-part>"
 
 
@@ -78,17 +97,17 @@ def _channel(number: int) -> int:
     return channels[(number - 1) % len(channels)]
 
 
-def _part(page: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
+def _part(sheet: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]:
     yield f'<part id="P{number + 1}">'
-    for index, measure in enumerate(page.measures):
+    for index, measure in enumerate(sheet.measures):
         yield _measure_start(index, measure)
         yield from _left(measure)
-        yield _attributes(index, measure, page.staves[number].clef)
+        yield _attributes(index, measure, sheet.staves[number].clef)
         if number == 0:
-            yield from (_above(mark, measure) for mark in measure.marks)
+            yield from (_harmony_or_tempo(mark, measure) for mark in measure.marks)
         yield from _inner_keys(measure)
-        for place, layer in enumerate(measure.staves[number]):
-            if place:
+        for layer_index, layer in enumerate(measure.staves[number]):
+            if layer_index:
                 yield f"<backup><duration>{measure.bar.steps}</duration></backup>"
             yield from _layer(layer, velocities)
         yield from _right(measure)
@@ -104,22 +123,25 @@ def _measure_start(index: int, measure: Measure) -> str:
 
 
 def _left(measure: Measure) -> Iterator[str]:
-    if not (measure.repeats or measure.opens):
+    if not (measure.has_repeat_start or measure.starting_passes):
         return
-    yield '<barline location="left">' + "<bar-style>heavy-light</bar-style>" * measure.repeats
-    yield _ending(measure.opens, "start") if measure.opens else ""
-    yield '<repeat direction="forward"/>' * measure.repeats + "</barline>"
+    yield (
+        '<barline location="left">'
+        + "<bar-style>heavy-light</bar-style>" * measure.has_repeat_start
+    )
+    yield _ending(measure.starting_passes, "start") if measure.starting_passes else ""
+    yield '<repeat direction="forward"/>' * measure.has_repeat_start + "</barline>"
 
 
 def _right(measure: Measure) -> Iterator[str]:
-    style = "light-heavy" if measure.plays else _BAR_STYLES.get(measure.line)
-    if style is None and not measure.closes:
+    style = "light-heavy" if measure.repeat_plays else _BAR_STYLES.get(measure.bar_line_style)
+    if style is None and not measure.stopping_passes:
         return
     yield '<barline location="right">' + (f"<bar-style>{style}</bar-style>" if style else "")
-    if measure.closes:
-        yield _ending(measure.closes, "stop" if measure.plays else "discontinue")
-    if measure.plays:
-        times = f' times="{measure.plays}"' if measure.plays > 2 else ""
+    if measure.stopping_passes:
+        yield _ending(measure.stopping_passes, "stop" if measure.repeat_plays else "discontinue")
+    if measure.repeat_plays:
+        times = f' times="{measure.repeat_plays}"' if measure.repeat_plays > 2 else ""
         yield f'<repeat direction="backward"{times}/>'
     yield "</barline>"
 
@@ -132,10 +154,10 @@ def _ending(passes: Sequence[int], kind: str) -> str:
 
 def _attributes(index: int, measure: Measure, clef: Clef) -> str:
     divisions = f"<divisions>{STEPS_PER_QUARTER}</divisions>" if index == 0 else ""
-    found = (
+    content = (
         divisions + _key(measure.key) + _time(measure.meter) + (_clef(clef) if not index else "")
     )
-    return f"<attributes>{found}</attributes>" if found else ""
+    return f"<attributes>{content}</attributes>" if content else ""
 
 
 def _key(key: Key | None) -> str:
@@ -158,19 +180,19 @@ def _clef(clef: Clef) -> str:
 
 
 def _inner_keys(measure: Measure) -> Iterator[str]:
-    """Write the keys that change inside of a measure: go there, and back to its start."""
+    """Write the key changes inside a measure, each between a forward and a backup."""
     for mark in measure.marks:
         if mark.kind == "key":
             steps = mark.onset - measure.bar.start
             yield f"<forward><duration>{steps}</duration></forward>"
-            yield f"<attributes>{_key(written_key(mark.value))}</attributes>"
+            yield f"<attributes>{_key(to_writable_key(mark.value))}</attributes>"
             yield f"<backup><duration>{steps}</duration></backup>"
 
 
-# What stands above
+# Above the staff
 
 
-def _above(mark: Mark, measure: Measure) -> str:
+def _harmony_or_tempo(mark: Mark, measure: Measure) -> str:
     offset = f"<offset>{mark.onset - measure.bar.start}</offset>"
     if mark.kind == "chord":
         return _harmony(ChordSymbol.parse(mark.value), offset)
@@ -183,13 +205,13 @@ def _harmony(chord: ChordSymbol | None, offset: str) -> str:
     if chord is None:
         root = '<root><root-step text="">C</root-step></root>'
         return f'<harmony>{root}<kind text="N.C.">{NO_CHORD}</kind>{offset}</harmony>'
-    kind = f'<kind text="{chord.quality}">{KINDS[chord.quality]}</kind>'
-    bass = "" if chord.bass is None else _degree("bass", chord.bass)
-    return f"<harmony>{_degree('root', chord.root)}{kind}{bass}{offset}</harmony>"
+    kind = f'<kind text="{chord.quality}">{HARMONY_KINDS[chord.quality]}</kind>'
+    bass = "" if chord.bass is None else _root_or_bass("bass", chord.bass)
+    return f"<harmony>{_root_or_bass('root', chord.root)}{kind}{bass}{offset}</harmony>"
 
 
-def _degree(name: str, pitch_class: int) -> str:
-    """Write a root or a bass by the name that ChordSymbol gives it."""
+def _root_or_bass(name: str, pitch_class: int) -> str:
+    """Write a root or bass in the spelling of ChordSymbol."""
     tonic = Key.of(pitch_class, "major").tonic
     alter = tonic.count("#") - tonic.count("b")
     altered = f"<{name}-alter>{alter}</{name}-alter>" if alter else ""
@@ -197,16 +219,16 @@ def _degree(name: str, pitch_class: int) -> str:
 
 
 def _tempo(qpm: float, meter: Meter, offset: str) -> str:
-    steps, pace = counted(qpm, meter)
-    beat = VALUES[steps]
+    steps, pace = choose_tempo_beat(qpm, meter)
+    beat = NOTE_VALUES[steps]
     shown = pace if pace.denominator == 1 else repr(qpm)
-    unit = f"<beat-unit>{TYPES[beat.denominator]}</beat-unit>" + "<beat-unit-dot/>" * beat.dots
+    unit = f"<beat-unit>{NOTE_TYPES[beat.denominator]}</beat-unit>" + "<beat-unit-dot/>" * beat.dots
     metronome = f"<metronome>{unit}<per-minute>{shown}</per-minute></metronome>"
     kind = f"<direction-type>{metronome}</direction-type>"
     return f'<direction placement="above">{kind}{offset}<sound tempo="{qpm!r}"/></direction>'
 
 
-# The notes
+# Notes
 
 
 def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
@@ -214,28 +236,38 @@ def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
     for symbol, beam in zip(layer.symbols, beams, strict=True):
         if not symbol.heads:
             yield _rest(symbol, layer.voice)
-        for place, head in enumerate(symbol.heads):
-            shown = "" if place else beam
-            yield _note(symbol, head, layer.voice, velocities[head.note], place > 0, shown)
+        for position, head in enumerate(symbol.heads):
+            head_beam = "" if position else beam
+            yield _note(
+                symbol, head, layer.voice, velocities[head.note_index], position > 0, head_beam
+            )
 
 
 def _rest(symbol: Symbol, voice: int) -> str:
     hidden = "" if symbol.is_shown else ' print-object="no"'
-    if symbol.is_whole:
-        what, written = '<rest measure="yes"/>', ""
+    if symbol.is_measure_rest:
+        rest, value = '<rest measure="yes"/>', ""
     else:
-        what, written = "<rest/>", _value(symbol)
+        rest, value = "<rest/>", _value(symbol)
     length = f"<duration>{symbol.stop - symbol.start}</duration><voice>{voice + 1}</voice>"
-    return f"<note{hidden}>{what}{length}{written}{_notations(symbol, '')}</note>"
+    return f"<note{hidden}>{rest}{length}{value}{_notations(symbol, '')}</note>"
 
 
-def _note(symbol: Symbol, head: Head, voice: int, velocity: int, in_chord: bool, beam: str) -> str:
-    loud = "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE:.2f}"'
-    ends = ["stop"] * (head.symbol > 0) + ["start"] * head.is_tied
-    sign = f"<accidental>{ACCIDENTALS[head.sign]}</accidental>" if head.sign is not None else ""
+def _note(
+    symbol: Symbol, head: NoteHead, voice: int, velocity: int, in_chord: bool, beam: str
+) -> str:
+    dynamics = (
+        "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE_VELOCITY:.2f}"'
+    )
+    ends = ["stop"] * (head.symbol_index > 0) + ["start"] * head.is_tied
+    sign = (
+        f"<accidental>{ACCIDENTALS[head.accidental]}</accidental>"
+        if head.accidental is not None
+        else ""
+    )
     shape = "" if head.shape == "normal" else f"<notehead>{head.shape}</notehead>"
     return (
-        f"<note{loud}>{'<chord/>' * in_chord}{_pitch(head)}"
+        f"<note{dynamics}>{'<chord/>' * in_chord}{_pitch(head)}"
         f"<duration>{symbol.stop - symbol.start}</duration>"
         + "".join(f'<tie type="{end}"/>' for end in ends)
         + f"<voice>{voice + 1}</voice>{_value(symbol, sign)}{shape}{beam}"
@@ -244,50 +276,52 @@ def _note(symbol: Symbol, head: Head, voice: int, velocity: int, in_chord: bool,
     )
 
 
-def _pitch(head: Head) -> str:
-    place = head.place
+def _pitch(head: NoteHead) -> str:
+    position = head.staff_position
     if head.is_drum:
-        where = f"<display-step>{place.letter}</display-step>"
-        where += f"<display-octave>{place.octave}</display-octave>"
-        return f"<unpitched>{where}</unpitched>"
-    alter = f"<alter>{place.alteration}</alter>" if place.alteration else ""
-    return f"<pitch><step>{place.letter}</step>{alter}<octave>{place.octave}</octave></pitch>"
+        display = f"<display-step>{position.letter}</display-step>"
+        display += f"<display-octave>{position.octave}</display-octave>"
+        return f"<unpitched>{display}</unpitched>"
+    alter = f"<alter>{position.alteration}</alter>" if position.alteration else ""
+    return f"<pitch><step>{position.letter}</step>{alter}<octave>{position.octave}</octave></pitch>"
 
 
 def _value(symbol: Symbol, sign: str = "") -> str:
-    """Write the sign of a length, an accidental, and the tuplet that it is in."""
+    """Write the note value, the accidental, and the tuplet ratio."""
     tuplet = symbol.tuplet
-    within = ""
+    modification = ""
     if tuplet is not None:
-        within = f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
-        within = f"<time-modification>{within}</time-modification>"
-    name, dots = TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
-    return f"<type>{name}</type>{dots}{sign}{within}"
+        modification = (
+            f"<actual-notes>{tuplet.p}</actual-notes><normal-notes>{tuplet.q}</normal-notes>"
+        )
+        modification = f"<time-modification>{modification}</time-modification>"
+    name, dots = NOTE_TYPES[symbol.value.denominator], "<dot/>" * symbol.value.dots
+    return f"<type>{name}</type>{dots}{sign}{modification}"
 
 
 def _notations(symbol: Symbol, ties: str, *, in_chord: bool = False) -> str:
-    opens = '<tuplet type="start"/>' * (symbol.opens and not in_chord)
-    closes = '<tuplet type="stop"/>' * (symbol.closes and not in_chord)
-    found = ties + opens + closes
-    return f"<notations>{found}</notations>" if found else ""
+    opens = '<tuplet type="start"/>' * (symbol.opens_tuplet and not in_chord)
+    closes = '<tuplet type="stop"/>' * (symbol.closes_tuplet and not in_chord)
+    content = ties + opens + closes
+    return f"<notations>{content}</notations>" if content else ""
 
 
 def _beams(symbols: Sequence[Symbol]) -> Iterator[str]:
-    """Yield the beams of each symbol: at each level it begins, goes on, ends, or is a hook."""
-    for number, run in groupby(symbols, key=lambda symbol: symbol.beam):
-        flags = [symbol.value.flags if number else 0 for symbol in run]
-        for place, count in enumerate(flags):
-            before = flags[place - 1] if place else 0
-            after = flags[place + 1] if place + 1 < len(flags) else 0
-            yield "".join(_beam_levels(count, before, after))
+    """Yield the beams of each symbol: at each level it begins, continues, ends or is a hook."""
+    for number, group in groupby(symbols, key=lambda symbol: symbol.beam):
+        flags = [symbol.value.flags if number else 0 for symbol in group]
+        for position, count in enumerate(flags):
+            previous = flags[position - 1] if position else 0
+            following = flags[position + 1] if position + 1 < len(flags) else 0
+            yield "".join(_beam_levels(count, previous, following))
 
 
-def _beam_levels(count: int, before: int, after: int) -> Iterator[str]:
+def _beam_levels(count: int, previous: int, following: int) -> Iterator[str]:
     for level in range(1, count + 1):
-        if before >= level:
-            kind = "continue" if after >= level else "end"
-        elif after >= level:
+        if previous >= level:
+            kind = "continue" if following >= level else "end"
+        elif following >= level:
             kind = "begin"
         else:
-            kind = "backward hook" if before else "forward hook"
+            kind = "backward hook" if previous else "forward hook"
         yield f'<beam number="{level}">{kind}</beam>'

@@ -1,46 +1,51 @@
-/** The playground: generate, turn a knob, lock bars, redraw, undo, compare, keep. */
+/** Entry point of the playground: connects its controls, the history, the score and the player. */
 
+import { byId, downloadBlob, html, scrollBehavior } from "/static/render/dom.js";
 import * as api from "./api.js";
-import { BarStrip } from "./bars.js";
-import { el, part } from "./dom.js";
-import { History } from "./history.js";
-import { Knobs, changeText } from "./knobs.js";
-import { Primer } from "./primer.js";
-import { barsText, numbersOf, rangesText } from "./ranges.js";
-import { complain, say, tellFault } from "./says.js";
-import { Shelf } from "./shelf.js";
-import { Stage } from "./stage.js";
-import { Takes } from "./takes.js";
-import { changesText, nameOf, tellTune } from "./told.js";
-import { Training } from "./training.js";
-import { Transport } from "./transport.js";
-import { Cancelled, Writer } from "./writer.js";
+import { barCountOf, barNumbersOf, formatBars, formatKeep } from "./bar_ranges.js";
+import { BarStrip } from "./bar_strip.js";
+import { Controls, describeChange } from "./controls.js";
+import { Cancelled, GenerationJob } from "./generation_job.js";
+import { HistoryList } from "./history_list.js";
+import { showError, showStatus } from "./messages.js";
+import { PlaybackControls } from "./playback_controls.js";
+import { PrimerInput } from "./primer_input.js";
+import { SavedTunes } from "./saved_tunes.js";
+import { ScorePanes } from "./score_panes.js";
+import { TrainingPanel } from "./training_panel.js";
+import { TuneHistory } from "./tune_history.js";
+import { describeChanges, showTuneInfo, titleOf } from "./tune_info.js";
 
-const PATIENCE = 220; // milliseconds that a knob is still before it is asked for
-const PLAYING_ONLY = new Set(["tempo", "program"]); // knobs that redraw nothing
+/** @typedef {import("./tune_history.js").Entry} Entry */
+
+const CHANGE_DELAY = 220; // milliseconds without a change before a variant is requested
+const PLAYBACK_OPTIONS = new Set(["tempo", "program"]); // changing them leaves the notes alone
+const TYPING_FIELDS = "input:not([type=range], [type=checkbox], [type=file]), textarea";
+const SPACE_ACTIVATED = "button, a, summary, select, input";
+const MAX_SEED = 2 ** 31;
 
 class Playground {
-  history = new History();
+  history = new TuneHistory();
   models = /** @type {any[]} */ ([]);
   #timer = 0;
-  #other = /** @type {import("./history.js").Take | null} */ (null); // what is compared with
-  #sounding = "b";
+  #other = /** @type {Entry | null} */ (null); // the tune that the current one is compared with
+  #playingPane = /** @type {import("./score_panes.js").Pane} */ ("b");
 
   constructor() {
-    this.knobs = new Knobs(part("knobs"), part("more"), (settled) => this.#turned(settled));
-    this.strip = new BarStrip(part("bars"), (locked) => this.#locked(locked));
-    this.stage = new Stage((measure, through) => this.#barClicked(measure, through));
-    this.transport = new Transport({
-      onNote: (note, on) => this.stage.light(this.#sounding, note, on),
-      onBar: (measure) => this.#barSounds(measure),
-      onPlace: (seconds) => this.stage.at(this.#sounding, seconds),
+    this.controls = new Controls(byId("knobs"), byId("more"), (isFinal) => this.#handleControlChange(isFinal));
+    this.strip = new BarStrip(byId("bars"), (locked) => this.#setLocked(locked));
+    this.panes = new ScorePanes((measure, isExtended) => this.#toggleLock(measure, isExtended));
+    this.playback = new PlaybackControls({
+      onNote: (note, isOn) => this.panes.light(this.#playingPane, note, isOn),
+      onBar: (measure) => this.#followBar(measure),
+      onPosition: (seconds) => this.panes.setPosition(this.#playingPane, seconds),
     });
-    this.stage.onSeek = (seconds) => this.transport.seek(seconds);
-    this.primer = new Primer(complain);
-    this.shelf = new Shelf(tellFault);
-    this.takes = new Takes((take) => this.#goTo(take));
-    this.training = new Training((run, home) => this.#hearTraining(run, home));
-    this.writer = new Writer((state) => this.#progress(state));
+    this.panes.onSeek = (seconds) => this.playback.seek(seconds);
+    this.primer = new PrimerInput(showError);
+    this.savedTunes = new SavedTunes(showError, () => this.#updateSaveButton());
+    this.historyList = new HistoryList((entry) => this.#goTo(entry));
+    this.training = new TrainingPanel((run, container) => this.#playTrainingTune(run, container));
+    this.job = new GenerationJob((state) => this.#showProgress(state));
     this.#listen();
   }
 
@@ -48,393 +53,393 @@ class Playground {
     return this.history.current;
   }
 
-  /** Ask the server what there is, and bring back what the address names. */
+  /** Load the models and the saved tunes, and the tune that the address names. */
   async start() {
     try {
-      this.models = await api.models();
-      part("model").replaceChildren(...this.models.map(({ name }) => el("option", { value: name, text: name })));
-      this.#offer();
-      await this.shelf.refresh();
-      await this.#fromAddress();
-    } catch (fault) {
-      tellFault(fault);
+      this.models = await api.fetchModels();
+      byId("model").replaceChildren(...this.models.map(({ name }) => html("option", { value: name, text: name })));
+      this.#updateModel();
+      await this.savedTunes.refresh();
+      await this.#loadFromAddress();
+    } catch (error) {
+      showError(error);
     }
   }
 
   #listen() {
-    const on = (id, act, event = "click") => part(id).addEventListener(event, act);
+    const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
     on("panel", (event) => (event.preventDefault(), this.sample()), "submit");
+    on("panel", (event) => this.#handleEnter(event), "keydown");
     on("cancel", () => this.#cancel());
     on("undo", () => this.#step("undo"));
     on("redo", () => this.#step("redo"));
-    on("redraw", () => this.redraw());
-    on("compare", () => this.#compare(this.#other ? null : this.#before()));
-    on("choose-a", () => this.#compare(this.history.all[part("choose-a").value - 1]), "change");
-    on("hear-a", () => this.#hear("a"));
-    on("hear-b", () => this.#hear("b"));
-    on("keep", () => this.#keepOrDrop());
-    on("model", () => this.#offer(), "change");
-    on("skip", () => part("stage").focus());
-    on("to-shelf", () => show(part("shelf")));
-    on("to-training", () => ((part("training").open = true), show(part("training"))));
-    on("shelf-list", () => this.#drawKept(), "dropped");
-    on("panel", (event) => this.#entered(event), "keydown");
-    document.addEventListener("keydown", (event) => this.#key(event));
-    window.addEventListener("hashchange", () => this.#fromAddress().catch(tellFault));
+    on("redraw", () => this.regenerate());
+    on("compare", () => this.#compare(this.#other ? null : this.#defaultComparison()));
+    on("choose-a", () => this.#compare(this.history.all[byId("choose-a").value - 1]), "change");
+    on("hear-a", () => this.#switchPlayback("a"));
+    on("hear-b", () => this.#switchPlayback("b"));
+    on("keep", () => this.#saveOrDelete());
+    on("model", () => this.#updateModel(), "change");
+    on("skip", () => byId("stage").focus());
+    on("to-shelf", () => scrollToAndFocus(byId("shelf")));
+    on("to-training", () => ((byId("training").open = true), scrollToAndFocus(byId("training"))));
+    document.addEventListener("keydown", (event) => this.#handleKey(event));
+    window.addEventListener("hashchange", () => this.#loadFromAddress().catch(showError));
   }
 
-  /** Write a new tune with the knobs as they stand. */
-  async sample(wishes = this.knobs.wishes) {
+  /** Generate a new tune, from the primer if there is one. */
+  async sample(wishes = this.controls.wishes) {
     clearTimeout(this.#timer);
-    const primer = part("primer").hidden ? null : this.primer.value;
-    const asked = { do: "sample", model: part("model").value, ...wishes, ...(primer ? { primer } : {}) };
+    const primer = byId("primer").hidden ? null : this.primer.value;
+    const request = { do: "sample", model: byId("model").value, ...wishes, ...(primer ? { primer } : {}) };
     const label = primer ? `New tune from ${primer.name}` : "New tune";
-    await this.#write(asked, null, label);
+    await this.#generate(request, null, label);
   }
 
-  /** Draw the bars that are not locked anew; with none locked, another tune of the kind. */
-  async redraw() {
-    const take = this.current;
-    if (!take) return;
-    const locked = take.locked;
-    const asked = { ...this.#variant(take), seed: Math.floor(Math.random() * 2 ** 31), ...keepOf(locked) };
-    await this.#write(asked, take, locked.size ? `Redrawn but for ${barsText(locked)}` : "Another like it");
+  /** Regenerate all bars that are not locked, with another seed. */
+  async regenerate() {
+    const entry = this.current;
+    if (!entry) return;
+    const { locked } = entry;
+    const seed = Math.floor(Math.random() * MAX_SEED);
+    const request = { ...tweakOf(entry), seed, ...keepOf(locked) };
+    const label = locked.size ? `Regenerated all except ${formatBars(locked)}` : "Regenerated";
+    await this.#generate(request, entry, label);
   }
 
-  /** Ask for the near variant, once a knob stands still. */
-  #turned(settled) {
+  /** Request a variant of the current tune soon, or at once for a final value. */
+  #handleControlChange(isFinal) {
     clearTimeout(this.#timer);
-    this.#markMoved();
-    if (this.current) this.#timer = window.setTimeout(() => this.#tweak(), settled ? 0 : PATIENCE);
+    this.#markChangedControls();
+    if (this.current) this.#timer = window.setTimeout(() => this.#tweak(), isFinal ? 0 : CHANGE_DELAY);
   }
 
   async #tweak() {
-    const take = this.current;
-    const changes = take ? this.knobs.changesFrom(take.tune.wishes) : {};
+    const entry = this.current;
+    const changes = entry ? this.controls.changesFrom(entry.tune.wishes) : {};
     const names = Object.keys(changes);
-    if (!take || !names.length) return;
-    const redraws = names.some((name) => !PLAYING_ONLY.has(name));
-    const asked = { ...this.#variant(take), ...changes, ...(redraws ? keepOf(take.locked) : {}) };
-    const label = names.map((name) => changeText(name, take.tune.wishes[name], changes[name])).join(", ");
-    const wishes = this.knobs.wishes;
-    await this.#write(asked, take, label, (fault) => {
-      this.knobs.show(take.tune.wishes, take.tune.seed);
-      this.#markMoved();
-      tellFault(fault, { label: "New tune with it", act: () => this.#sampleWith(wishes) });
+    if (!entry || !names.length) return;
+    const changesNotes = names.some((name) => !PLAYBACK_OPTIONS.has(name));
+    const request = { ...tweakOf(entry), ...changes, ...(changesNotes ? keepOf(entry.locked) : {}) };
+    const label = names.map((name) => describeChange(name, entry.tune.wishes[name], changes[name])).join(", ");
+    const wishes = this.controls.wishes;
+    await this.#generate(request, entry, label, (error) => {
+      this.controls.show(entry.tune.wishes, entry.tune.seed);
+      this.#markChangedControls();
+      showError(error, { label: "New tune with these settings", act: () => this.#sampleWith(wishes) });
     });
   }
 
   #sampleWith(wishes) {
-    this.knobs.show({ form: null, ...wishes }, this.current?.tune.seed);
+    this.controls.show({ form: null, ...wishes }, this.current?.tune.seed);
     return this.sample(wishes);
   }
 
-  #variant(take) {
-    return { do: "tweak", of: take.tune.id };
-  }
-
-  /** Write what is asked and show it; what stood stays until then. */
-  async #write(asked, from, label, onFault = (/** @type {unknown} */ fault) => tellFault(fault)) {
-    say("");
+  /** Generate a tune and show it; the current tune stays until then. */
+  async #generate(request, parent, label, onError = (/** @type {unknown} */ error) => showError(error)) {
+    showStatus("");
     try {
-      const tune = await this.#held(from, (id) => this.writer.write(id ? { ...asked, of: id } : asked));
-      const take = { number: 0, tune, label, asked, from, locked: new Set(from?.locked), changed: null };
-      await this.#arrived(take);
-    } catch (fault) {
-      if (!(fault instanceof Cancelled)) onFault(fault);
+      const tune = await this.#withTuneId(parent, (id) => this.job.run(id ? { ...request, of: id } : request));
+      const locked = new Set(parent?.locked);
+      await this.#add({ number: 0, tune, label, request, parent, locked, changed: null });
+    } catch (error) {
+      if (!(error instanceof Cancelled)) onError(error);
     }
   }
 
-  async #arrived(take) {
-    this.history.push(take);
-    const count = Math.max(0, ...numbersOf(take.tune));
-    take.locked = new Set([...take.locked].filter((bar) => bar <= count));
+  /** Add a tune to the history, show it, and play it if the user wants that. */
+  async #add(entry) {
+    this.history.push(entry);
+    const count = barCountOf(entry.tune);
+    entry.locked = new Set([...entry.locked].filter((bar) => bar <= count));
     this.#show();
-    if (take.from && take.tune.bars) await this.#markChanges(take);
-    else say(`${take.label}: ${nameOf(take.tune)}.`);
-    bringIntoSight();
-    this.#hearAtOnce(take);
+    if (entry.parent && entry.tune.bars) await this.#markChanges(entry);
+    else showStatus(`${entry.label}: ${titleOf(entry.tune)}.`);
+    scrollToTune();
+    this.#autoplay(entry);
   }
 
-  /** Find and mark what changed against the tune it was made from. */
-  async #markChanges(take) {
-    const found = await this.#differences(take.from, take);
-    const numbers = numbersOf(take.tune);
-    const changed = new Set(found.bars.map((measure) => numbers[measure]).filter(Boolean));
-    take.changed = { bars: changed, notes: found.notes_b, measures: found.bars };
-    if (take !== this.current) return;
+  /** Fetch and mark what changed from the tune's parent. */
+  async #markChanges(entry) {
+    const differences = await this.#fetchDifferences(entry.parent, entry);
+    const numbers = barNumbersOf(entry.tune);
+    const bars = new Set(differences.bars.map((measure) => numbers[measure]).filter(Boolean));
+    entry.changed = { bars, notes: differences.notes_b, measures: differences.bars };
+    if (entry !== this.current) return;
     this.#drawMarks();
-    say(changesText(take.label, changed, Math.max(...numbers)));
+    showStatus(describeChanges(entry.label, bars, barCountOf(entry.tune)));
   }
 
-  #differences(a, b) {
-    return this.#held(a, (idA) => this.#held(b, (idB) => api.differences(idA, idB)));
+  #fetchDifferences(a, b) {
+    return this.#withTuneId(a, (idA) => this.#withTuneId(b, (idB) => api.fetchDifferences(idA, idB)));
   }
 
-  #hearAtOnce(take) {
-    if (!part("at-once").checked || this.transport.isPlaying) return;
-    if (take !== this.current) return;
-    const first = take.changed?.measures.length ? Math.min(...take.changed.measures) : 0;
-    this.transport.playFrom(Math.max(0, first - 1)).catch(() => {}); // a browser may want a click first
+  /** Play a new tune from the bar before its first change. */
+  #autoplay(entry) {
+    if (!byId("at-once").checked || this.playback.isPlaying) return;
+    if (entry !== this.current) return;
+    const first = entry.changed?.measures.length ? Math.min(...entry.changed.measures) : 0;
+    this.playback.playFrom(Math.max(0, first - 1)).catch(() => {}); // browsers may require a click first
   }
 
   /**
-   * Do something with a tune that the server holds. One that it has forgotten, since it was started
-   * again, is written again first, by what it was asked for with.
+   * Call a function with the server's id of a tune; without an entry: with undefined. A server that
+   * was restarted no longer knows the tune, which is then generated again by its request.
    */
-  async #held(take, act) {
+  async #withTuneId(entry, act) {
     try {
-      return await act(take?.tune.id);
-    } catch (fault) {
-      if (!take || fault.status !== 404) throw fault;
-      await this.#again(take);
-      return act(take.tune.id);
+      return await act(entry?.tune.id);
+    } catch (error) {
+      if (!entry || error.status !== 404) throw error;
+      await this.#restore(entry);
+      return act(entry.tune.id);
     }
   }
 
-  async #again(take) {
-    const { asked, from, tune } = take;
-    if (!asked) throw new Error("this tune was not kept, and the playground holds it no longer");
-    if (from) await this.#again(from);
-    const body = from ? { ...asked, of: from.tune.id } : { ...asked, seed: tune.seed };
-    take.tune = { ...tune, id: (await this.writer.write(body)).id };
+  async #restore(entry) {
+    const { request, parent, tune } = entry;
+    if (!request) throw new Error("this tune was not saved, and the server no longer has it");
+    if (parent) await this.#restore(parent);
+    const body = parent ? { ...request, of: parent.tune.id } : { ...request, seed: tune.seed };
+    entry.tune = { ...tune, id: (await this.job.run(body)).id };
   }
 
-  /** Show the tune that is current, and its knobs. */
+  /** Show the current tune and its settings. */
   #show() {
-    const take = this.current;
-    if (!take) return;
-    part("empty").hidden = true;
-    for (const id of ["board", "acts", "looks"]) part(id).hidden = false;
-    this.#follow(take.tune);
-    this.knobs.show(take.tune.wishes, take.tune.seed);
-    this.#markMoved();
-    this.stage.show("b", take);
-    if (this.#sounding === "t") this.#sounding = "b";
-    this.transport.show(this.#sounding === "a" && this.#other ? this.#other.tune : take.tune);
-    tellTune(take.tune, (suffix) => this.#download(suffix));
-    this.takes.show(this.history.all, take);
+    const entry = this.current;
+    if (!entry) return;
+    byId("empty").hidden = true;
+    for (const id of ["playback", "actions", "display-options"]) byId(id).hidden = false;
+    this.#selectModelOf(entry.tune);
+    this.controls.show(entry.tune.wishes, entry.tune.seed);
+    this.#markChangedControls();
+    this.panes.show("b", entry);
+    if (this.#playingPane === "t") this.#playingPane = "b";
+    this.playback.load(this.#playingPane === "a" && this.#other ? this.#other.tune : entry.tune);
+    showTuneInfo(entry.tune, (suffix) => this.#download(suffix));
+    this.historyList.show(this.history.all, entry);
     this.#drawMarks();
-    this.#drawKept();
-    this.#drawSteps();
-    if (this.#other) this.#compare(this.#other === take ? this.#before() : this.#other);
-    window.history.replaceState(null, "", `#tune=${take.tune.id}`);
-    document.title = `${nameOf(take.tune)} · musicgen`;
+    this.#updateSaveButton();
+    this.#updateHistoryButtons();
+    if (this.#other) this.#compare(this.#other === entry ? this.#defaultComparison() : this.#other);
+    window.history.replaceState(null, "", `#tune=${entry.tune.id}`);
+    document.title = `${titleOf(entry.tune)} · musicgen`;
   }
 
   #drawMarks() {
-    const take = this.current;
-    if (!take) return;
-    const count = Math.max(0, ...numbersOf(take.tune));
-    this.strip.show(count, take.locked, take.changed?.bars ?? new Set());
-    this.stage.lock(take.locked);
-    if (!this.#other) this.stage.differ("b", take.changed?.notes ?? []);
-    this.#drawLocked();
+    const entry = this.current;
+    if (!entry) return;
+    this.strip.show(barCountOf(entry.tune), entry.locked, entry.changed?.bars ?? new Set());
+    this.panes.markLocked(entry.locked);
+    if (!this.#other) this.panes.markDifferences("b", entry.changed?.notes ?? []);
+    this.#updateLockInfo();
   }
 
-  #drawLocked() {
+  #updateLockInfo() {
     const locked = this.current?.locked ?? new Set();
-    part("bars-told").hidden = !this.current?.tune.bars;
-    part("redraw").textContent = locked.size ? "Redraw the rest" : "Another like it";
-    part("bars-told").textContent = locked.size
-      ? `${barsText(locked)} locked: what you do next leaves ${locked.size > 1 ? "them" : "it"} alone`
-      : "Click bars, here or in the score, to lock them; with Shift, a stretch";
+    byId("redraw").textContent = locked.size ? "Regenerate the rest" : "Regenerate";
+    byId("bars-told").hidden = !this.current?.tune.bars;
+    byId("bars-told").textContent = locked.size
+      ? `${formatBars(locked)} locked: the next change keeps ${locked.size > 1 ? "them" : "it"}`
+      : "Click bars here or in the score to lock them; Shift-click locks a range";
   }
 
-  #drawSteps() {
-    part("undo").disabled = !this.history.canUndo;
-    part("redo").disabled = !this.history.canRedo;
-    part("compare").disabled = this.history.all.length < 2;
+  #updateHistoryButtons() {
+    byId("undo").disabled = !this.history.canUndo;
+    byId("redo").disabled = !this.history.canRedo;
+    byId("compare").disabled = this.history.all.length < 2;
   }
 
-  #drawKept() {
-    const kept = Boolean(this.current && this.shelf.has(this.current.tune.id));
-    part("keep").setAttribute("aria-pressed", String(kept));
-    part("keep-told").textContent = kept ? "Kept" : "Keep";
+  #updateSaveButton() {
+    const isSaved = Boolean(this.current && this.savedTunes.has(this.current.tune.id));
+    byId("keep").setAttribute("aria-pressed", String(isSaved));
+    byId("keep-told").textContent = isSaved ? "Saved" : "Save";
   }
 
-  #markMoved() {
+  #markChangedControls() {
     const wishes = this.current?.tune.wishes;
-    this.knobs.mark(new Set(wishes ? Object.keys(this.knobs.changesFrom(wishes)) : []), "moved");
+    this.controls.markChanged(new Set(wishes ? Object.keys(this.controls.changesFrom(wishes)) : []));
   }
 
-  #locked(locked) {
-    const take = this.current;
-    if (!take) return;
-    take.locked = locked;
-    this.stage.lock(locked);
-    this.#drawLocked();
+  #setLocked(locked) {
+    const entry = this.current;
+    if (!entry) return;
+    entry.locked = locked;
+    this.panes.markLocked(locked);
+    this.#updateLockInfo();
   }
 
-  #barClicked(measure, through) {
-    const take = this.current;
-    if (take) this.strip.toggle(numbersOf(take.tune)[measure], through);
+  #toggleLock(measure, isExtended) {
+    const entry = this.current;
+    if (entry) this.strip.toggle(barNumbersOf(entry.tune)[measure], isExtended);
   }
 
-  #barSounds(measure) {
-    this.stage.follow(this.#sounding, measure);
-    if (measure === null && this.#sounding === "t") return this.#hear("b"); // it is over
-    const tune = { a: this.#other, b: this.current }[this.#sounding]?.tune;
-    return this.strip.light(tune && measure !== null ? numbersOf(tune)[measure] : null);
+  /** Mark the measure that sounds; null: playback stopped. */
+  #followBar(measure) {
+    this.panes.setBar(this.#playingPane, measure);
+    if (measure === null && this.#playingPane === "t") return this.#switchPlayback("b");
+    const tune = { a: this.#other, b: this.current }[this.#playingPane]?.tune;
+    return this.strip.highlight(tune && measure !== null ? barNumbersOf(tune)[measure] : null);
   }
 
-  #step(way) {
-    this.writer.cancel();
+  /** @param {"undo" | "redo"} direction */
+  #step(direction) {
+    this.job.cancel();
     clearTimeout(this.#timer);
     const before = this.current;
-    const after = this.history[way]();
+    const after = this.history[direction]();
     if (!after || after === before) return;
     this.#show();
-    say(`${way === "undo" ? "Undone" : "Redone"}: this is tune ${after.number}.`);
+    showStatus(`${direction === "undo" ? "Undone" : "Redone"}: back to tune ${after.number}.`);
   }
 
-  #goTo(take) {
-    if (take === this.current) return;
-    this.history.push(take);
+  #goTo(entry) {
+    if (entry === this.current) return;
+    this.history.push(entry);
     this.#show();
-    say(`Back to tune ${take.number}.`);
+    showStatus(`Back to tune ${entry.number}.`);
   }
 
-  /** The tune that the current one was made from, or the one before it. */
-  #before() {
-    const take = this.current;
-    return take?.from ?? this.history.all.filter((other) => other !== take).at(-1) ?? null;
+  /** Return the tune that the current one is a variant of, or the latest other tune. */
+  #defaultComparison() {
+    const entry = this.current;
+    return entry?.parent ?? this.history.all.filter((other) => other !== entry).at(-1) ?? null;
   }
 
-  /** Show a tune beside the current one, with what differs; null: the current one alone. */
+  /** Show a tune beside the current one and mark the differences; null: the current tune alone. */
   async #compare(other) {
     this.#other = other;
-    part("compare").setAttribute("aria-pressed", String(Boolean(other)));
-    part("ab").hidden = !other;
-    this.stage.compare(other, this.history.all, this.current);
-    if (!other) this.#hear("b");
-    const take = this.current;
-    if (!other || !take) return this.#drawMarks();
+    byId("compare").setAttribute("aria-pressed", String(Boolean(other)));
+    byId("ab").hidden = !other;
+    this.panes.compare(other, this.history.all, this.current);
+    if (!other) this.#switchPlayback("b");
+    const entry = this.current;
+    if (!other || !entry) return this.#drawMarks();
     try {
-      const found = await this.#differences(other, take);
-      if (other !== this.#other || take !== this.current) return undefined;
-      this.stage.differ("a", found.notes_a);
-      this.stage.differ("b", found.notes_b);
-      const numbers = numbersOf(take.tune);
-      const bars = new Set(found.bars.map((measure) => numbers[measure] ?? numbersOf(other.tune)[measure]));
-      const where = take.tune.bars ? ` in ${barsText(bars)}` : "";
-      say(bars.size ? `A and B differ${where}.` : "A and B are the same.");
-    } catch (fault) {
-      tellFault(fault);
+      const differences = await this.#fetchDifferences(other, entry);
+      if (other !== this.#other || entry !== this.current) return undefined;
+      this.panes.markDifferences("a", differences.notes_a);
+      this.panes.markDifferences("b", differences.notes_b);
+      const [numbers, otherNumbers] = [barNumbersOf(entry.tune), barNumbersOf(other.tune)];
+      const bars = new Set(differences.bars.map((measure) => numbers[measure] ?? otherNumbers[measure]));
+      const where = entry.tune.bars ? ` in ${formatBars(bars)}` : "";
+      showStatus(bars.size ? `A and B differ${where}.` : "A and B are the same.");
+    } catch (error) {
+      showError(error);
     }
     return undefined;
   }
 
-  /** Let A or B sound, at the same place of the music. */
-  #hear(which) {
-    const take = which === "a" ? this.#other : this.current;
-    if (!take) return;
-    if (which !== this.#sounding) {
-      this.stage.follow(this.#sounding, null);
-      this.transport.show(take.tune); // which puts the lights out where they are lit
-      this.#sounding = which;
+  /** Play tune a or b; playback continues at the same musical position. */
+  #switchPlayback(pane) {
+    const entry = pane === "a" ? this.#other : this.current;
+    if (!entry) return;
+    if (pane !== this.#playingPane) {
+      this.panes.setBar(this.#playingPane, null);
+      this.playback.load(entry.tune); // before #playingPane changes: it ends the notes lit in the old pane
+      this.#playingPane = pane;
     }
-    part("hear-a").setAttribute("aria-pressed", String(which === "a"));
-    part("hear-b").setAttribute("aria-pressed", String(which === "b"));
+    byId("hear-a").setAttribute("aria-pressed", String(pane === "a"));
+    byId("hear-b").setAttribute("aria-pressed", String(pane === "b"));
   }
 
-  async #keepOrDrop() {
-    const take = this.current;
-    if (!take) return;
+  async #saveOrDelete() {
+    const entry = this.current;
+    if (!entry) return;
     try {
-      const kept = this.shelf.has(take.tune.id);
-      await this.#held(take, (id) => (kept ? api.drop(id) : api.keep(id)));
-      await this.shelf.refresh();
-      this.#drawKept();
-      say(kept ? "Taken off the shelf." : "Kept: it stands on the shelf, and its link is in the address.");
-    } catch (fault) {
-      tellFault(fault);
+      const isSaved = this.savedTunes.has(entry.tune.id);
+      await this.#withTuneId(entry, (id) => (isSaved ? api.deleteTune(id) : api.saveTune(id)));
+      await this.savedTunes.refresh();
+      this.#updateSaveButton();
+      showStatus(isSaved ? "Deleted from the saved tunes." : "Saved. Its link is in the address bar.");
+    } catch (error) {
+      showError(error);
     }
   }
 
   async #download(suffix) {
-    const take = this.current;
-    if (!take) return;
+    const entry = this.current;
+    if (!entry) return;
     try {
-      const file = await this.#held(take, (id) => api.file(id, suffix));
-      const link = el("a", { href: URL.createObjectURL(file.content), download: file.name });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    } catch (fault) {
-      tellFault(fault);
+      const file = await this.#withTuneId(entry, (id) => api.fetchFile(id, suffix));
+      downloadBlob(file.content, file.name);
+    } catch (error) {
+      showError(error);
     }
   }
 
-  async #fromAddress() {
+  /** Show the tune that the address names (#tune=id). */
+  async #loadFromAddress() {
     const id = new URLSearchParams(location.hash.slice(1)).get("tune");
     if (!id || id === this.current?.tune.id) return;
-    const known = this.history.all.find(({ tune }) => tune.id === id);
-    if (known) return this.#goTo(known);
-    const tune = await api.tune(id);
-    await this.#arrived({ number: 0, tune, label: "Brought back", asked: null, from: null,
+    const entry = this.history.all.find(({ tune }) => tune.id === id);
+    if (entry) return this.#goTo(entry);
+    const tune = await api.fetchTune(id);
+    await this.#add({ number: 0, tune, label: "Opened from link", request: null, parent: null,
       locked: new Set(), changed: null });
     return undefined;
   }
 
-  /** Show and play the latest tune of a training; the tune on the stage stays where it is. */
-  async #hearTraining(run, home) {
+  /** Show and play the latest tune of a training run; the current tune stays in its pane. */
+  async #playTrainingTune(run, container) {
     try {
-      const tune = await api.trainingTune(run);
-      this.transport.stop();
-      part("board").hidden = false;
-      this.stage.showTraining(tune, home);
-      this.transport.show(tune);
-      this.#sounding = "t";
-      await this.transport.playFrom(0);
-    } catch (fault) {
-      tellFault(fault);
+      const tune = await api.fetchTrainingTune(run);
+      this.playback.stop();
+      byId("playback").hidden = false;
+      this.panes.showTraining(tune, container);
+      this.playback.load(tune);
+      this.#playingPane = "t";
+      await this.playback.playFrom(0);
+    } catch (error) {
+      showError(error);
     }
   }
 
-  /** Let the model be the one that made a tune. */
-  #follow(tune) {
-    const name = modelOf(tune);
-    if (name === part("model").value || !this.models.some((model) => model.name === name)) return;
-    part("model").value = name;
-    this.#offer();
+  /** Select the model that made a tune. */
+  #selectModelOf(tune) {
+    const name = tune.recipe?.model?.name;
+    if (name === byId("model").value || !this.models.some((model) => model.name === name)) return;
+    byId("model").value = name;
+    this.#updateModel();
   }
 
-  #offer() {
-    const model = this.models.find(({ name }) => name === part("model").value);
+  #updateModel() {
+    const model = this.models.find(({ name }) => name === byId("model").value);
     if (!model) return;
-    this.knobs.offer(model);
-    part("primer").hidden = !model.max_bars; // notes are gone on from bar by bar
+    this.controls.setModel(model);
+    byId("primer").hidden = !model.max_bars; // a model without bars cannot continue a primer
   }
 
   #cancel() {
-    this.writer.cancel();
-    const take = this.current;
-    if (take) this.knobs.show(take.tune.wishes, take.tune.seed);
-    this.#markMoved();
-    say("Cancelled.");
+    this.job.cancel();
+    const entry = this.current;
+    if (entry) this.controls.show(entry.tune.wishes, entry.tune.seed);
+    this.#markChangedControls();
+    showStatus("Cancelled.");
   }
 
-  #progress(state) {
-    part("cancel").hidden = part("progress-told").hidden = state === null;
-    part("stage").classList.toggle("busy", state !== null);
-    part("stage").setAttribute("aria-busy", String(state !== null));
-    if (state === null) return this.strip.rest();
-    const told = part("progress-told");
-    told.textContent = progressText(state);
-    told.setAttribute("aria-valuetext", told.textContent);
-    return this.strip.fill(state.bars, state.of);
+  /** Show the state of the generation job; null: none in progress. */
+  #showProgress(state) {
+    const progress = byId("progress-told");
+    byId("cancel").hidden = progress.hidden = state === null;
+    byId("stage").classList.toggle("busy", state !== null);
+    byId("stage").setAttribute("aria-busy", String(state !== null));
+    if (state === null) return this.strip.hideProgress();
+    progress.textContent = describeProgress(state);
+    progress.setAttribute("aria-valuetext", progress.textContent);
+    return this.strip.showProgress(state.bars, state.of);
   }
 
-  /** Let Enter turn a knob of the tune that is there, rather than ask for another tune. */
-  #entered(event) {
+  /** With a current tune, Enter in a field changes that tune instead of submitting the form. */
+  #handleEnter(event) {
     if (event.key !== "Enter" || !this.current || !event.target.matches("input, select")) return;
     event.preventDefault();
-    event.target.blur(); // which tells that it has changed
+    event.target.blur(); // fires the change event
     event.target.focus();
   }
 
-  #key(event) {
-    if (event.target.matches?.("input:not([type=range], [type=checkbox], [type=file]), textarea")) return;
+  #handleKey(event) {
+    if (event.target.matches?.(TYPING_FIELDS)) return;
     const key = event.key.toLowerCase();
     const bar = event.target.closest?.("#view-b [data-bar]");
     if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y")) {
@@ -442,40 +447,41 @@ class Playground {
       this.#step(key === "y" || event.shiftKey ? "redo" : "undo");
     } else if (key === " " && bar) {
       event.preventDefault();
-      this.#barClicked(Number(bar.dataset.bar), event.shiftKey);
-    } else if (key === " " && !event.target.matches?.("button, a, summary, select, input")) {
+      this.#toggleLock(Number(bar.dataset.bar), event.shiftKey);
+    } else if (key === " " && !event.target.matches?.(SPACE_ACTIVATED)) {
       event.preventDefault();
-      this.transport.toggle();
+      this.playback.toggle();
     }
   }
 }
 
+/** Start a request for a variant of a tune. */
+function tweakOf(entry) {
+  return { do: "tweak", of: entry.tune.id };
+}
+
+/** Return the part of a request that keeps the locked bars. */
 function keepOf(locked) {
-  return locked.size ? { keep: rangesText(locked) } : {};
+  return locked.size ? { keep: formatKeep(locked) } : {};
 }
 
-function modelOf(tune) {
-  return tune.recipe?.model?.name;
+function describeProgress({ state, ahead, bars, of }) {
+  if (state === "waiting") return ahead ? `Waiting: ${ahead} ahead in the queue` : "Waiting";
+  return of ? `Generating: bar ${bars} of ${of}` : `Generating: bar ${bars}`;
 }
 
-function progressText({ state, ahead, bars, of }) {
-  if (state === "waiting") return ahead ? `Waiting: ${ahead} before this one` : "Waiting";
-  return of ? `Writing: bar ${bars} of ${of}` : `Writing: bar ${bars}`;
+/** On a narrow page, scroll from the controls to the tune if it is out of view. */
+function scrollToTune() {
+  const stage = byId("stage");
+  if (stage.getBoundingClientRect().top > innerHeight * 0.6) scrollToSection(stage);
 }
 
-/** On a narrow page, scroll from the knobs to the tune where it is out of sight. */
-function bringIntoSight() {
-  const stage = part("stage");
-  if (stage.getBoundingClientRect().top > innerHeight * 0.6) scrollTo(stage);
+function scrollToSection(section) {
+  section.scrollIntoView({ behavior: scrollBehavior(), block: "start" });
 }
 
-function scrollTo(section) {
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  section.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
-}
-
-function show(section) {
-  scrollTo(section);
+function scrollToAndFocus(section) {
+  scrollToSection(section);
   (section.querySelector("summary") ?? section).focus({ preventScroll: true });
 }
 

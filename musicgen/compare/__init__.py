@@ -1,0 +1,1 @@
+"""The comparison of models of the lecture: baselines, diagnostics, report. Imports torch."""

@@ -1,1 +1,0 @@
-"""Score to what a person hears and sees: sound, score, piano roll, page."""

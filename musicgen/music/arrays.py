@@ -1,0 +1,54 @@
+"""Array types, and operations on arrays of integers that NumPy lacks."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[np.float64]
+BoolArray: TypeAlias = NDArray[np.bool_]
+UInt64Array: TypeAlias = NDArray[np.uint64]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def unique_sorted(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+    """Return the distinct values in ascending order, faster than np.unique, which hashes.
+
+    Args:
+        values: (n,) any dtype that sorts.
+    """
+    values = np.sort(values)
+    is_new = np.append(True, values[1:] != values[:-1])[: len(values)]
+    return np.compress(is_new, values)
+
+
+def ragged_arange(sizes: IntArray) -> IntArray:
+    """Count from 0 for each size: sizes 2, 3 give 0, 1, 0, 1, 2.
+
+    Args:
+        sizes: (n,) int64, each 0 or more.
+
+    Returns:
+        (sum(sizes),) int64.
+    """
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def splitmix64(values: UInt64Array) -> UInt64Array:
+    """Hash integers to 64 bits with the finalizer of splitmix64.
+
+    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
+
+    Args:
+        values: (n,) uint64.
+
+    Returns:
+        (n,) uint64.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,56 @@
+"""General MIDI instruments by name (MIDI Manufacturers Association, General MIDI level 1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.number_parsing import parse_integer, shorten
+
+PROGRAMS: Final = tuple(
+    name.strip()
+    for name in """
+    acoustic grand piano, bright acoustic piano, electric grand piano, honky-tonk piano,
+    electric piano 1, electric piano 2, harpsichord, clavinet, celesta, glockenspiel, music box,
+    vibraphone, marimba, xylophone, tubular bells, dulcimer, drawbar organ, percussive organ,
+    rock organ, church organ, reed organ, accordion, harmonica, tango accordion,
+    acoustic guitar (nylon), acoustic guitar (steel), electric guitar (jazz),
+    electric guitar (clean), electric guitar (muted), overdriven guitar, distortion guitar,
+    guitar harmonics, acoustic bass, electric bass (finger), electric bass (pick), fretless bass,
+    slap bass 1, slap bass 2, synth bass 1, synth bass 2, violin, viola, cello, contrabass,
+    tremolo strings, pizzicato strings, orchestral harp, timpani, string ensemble 1,
+    string ensemble 2, synth strings 1, synth strings 2, choir aahs, voice oohs, synth voice,
+    orchestra hit, trumpet, trombone, tuba, muted trumpet, french horn, brass section,
+    synth brass 1, synth brass 2, soprano sax, alto sax, tenor sax, baritone sax, oboe,
+    english horn, bassoon, clarinet, piccolo, flute, recorder, pan flute, blown bottle, shakuhachi,
+    whistle, ocarina, lead 1 (square), lead 2 (sawtooth), lead 3 (calliope), lead 4 (chiff),
+    lead 5 (charang), lead 6 (voice), lead 7 (fifths), lead 8 (bass + lead), pad 1 (new age),
+    pad 2 (warm), pad 3 (polysynth), pad 4 (choir), pad 5 (bowed), pad 6 (metallic), pad 7 (halo),
+    pad 8 (sweep), fx 1 (rain), fx 2 (soundtrack), fx 3 (crystal), fx 4 (atmosphere),
+    fx 5 (brightness), fx 6 (goblins), fx 7 (echoes), fx 8 (sci-fi), sitar, banjo, shamisen, koto,
+    kalimba, bagpipe, fiddle, shanai, tinkle bell, agogo, steel drums, woodblock, taiko drum,
+    melodic tom, synth drum, reverse cymbal, guitar fret noise, breath noise, seashore, bird tweet,
+    telephone ring, helicopter, applause, gunshot""".split(",")
+)
+
+
+def parse_program(text: str) -> int:
+    """Parse a General MIDI program given by name or number, such as "flute" or "73".
+
+    Part of a name selects the first program whose name starts with it, or else contains it.
+
+    Raises:
+        InvalidValue: no program has such a name or number.
+    """
+    query = text.strip().lower()
+    if query[:1].isdigit() or query[:1] in ("+", "-"):
+        return parse_integer(query, "program", 0, 127)
+    if query in PROGRAMS:
+        return PROGRAMS.index(query)
+    matches = [n for n in PROGRAMS if n.startswith(query)] or [n for n in PROGRAMS if query in n]
+    if not query or not matches:
+        raise InvalidValue(
+            f"program {shorten(text)!r} is unknown: write 0 to 127, or a General MIDI name"
+            " such as flute, violin or accordion"
+        )
+    return PROGRAMS.index(matches[0])

@@ -1,0 +1,217 @@
+"""Synthesise a score: 16-bit stereo WAV at 44,100 samples per second."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.bars import find_bars
+from musicgen.music.performance import is_performance
+from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
+from musicgen.render.soundfont import Region, load_instrument
+from musicgen.render.synth_voice import (
+    LONGEST_RELEASE,
+    RATE,
+    Float32Array,
+    SynthVoice,
+    measure_mistuning,
+)
+from musicgen.render.timeline import (
+    SoundingNote,
+    count_in_steps,
+    duration,
+    timeline,
+    with_program,
+)
+
+MAX_SECONDS: Final = 1800.0  # 300 MiB of WAV
+LONGEST_NOTE: Final = 60.0  # seconds; strings and pianos have decayed by then, organs have not
+_MAX_SYNTHESISED_SECONDS: Final = 1_000.0  # sum of the longest note of each key
+_MAX_MIXED_SECONDS: Final = 60_000.0  # sum of all notes
+TARGET_RMS: Final = 0.1  # root mean square of the loud blocks: -20 dBFS
+MAX_PEAK: Final = 0.891  # -1 dBFS
+_LOUDNESS_BLOCK: Final = RATE * 2 // 5  # samples per loudness measurement: 400 ms
+_QUIET_RATIO: Final = 0.1  # of the loudest block's RMS; quieter blocks are not measured
+_SILENCE: Final = 10 ** (-72 / 20)  # of the peak: the tail is cut below this
+_CLICK, _FIRST_CLICK = 77, 76  # keys of the drum kit: low and high wood block
+
+_InstrumentKey = tuple[int, bool, int]  # program, whether it is the drum kit, MIDI note number
+
+
+def synthesise(score: Score, *, program: int | None = None, count_in: bool = False) -> Float32Array:
+    """Synthesise a score with the General MIDI SoundFont, and let the last note decay.
+
+    The loudness is normalised over blocks of 400 ms, without those below a tenth of the loudest:
+    their root mean square becomes TARGET_RMS, or less where the peak would exceed MAX_PEAK. No
+    note lasts longer than LONGEST_NOTE, or less where a score has very many long notes.
+
+    Args:
+        score: the music; repeats are played.
+        program: one General MIDI program, 0..127, for all parts except drums.
+        count_in: start with clicks, as `count_in_steps` places them.
+
+    Returns:
+        (2, sample) float32, -1..1, left and right, at RATE samples per second.
+
+    Raises:
+        Refusal: the score has no notes, or lasts longer than MAX_SECONDS.
+        InvalidValue: a count-in was requested for music without bars.
+    """
+    clicks, shift = _build_count_in(score) if count_in else ([], 0.0)
+    length = shift + duration(score)
+    _check_playable(score, length)
+    sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
+    parts = (score if program is None else with_program(score, program)).parts
+    mix = _mix_notes(_limit_lengths(_group_by_key(sounds, parts)), length)
+    mix = _normalise_loudness(mix)
+    if clicks:
+        click_mix = _normalise_loudness(
+            _mix_notes(_group_by_key(clicks, [Part(is_drums=True)]), shift)
+        )
+        mix[:, : click_mix.shape[1]] += click_mix[:, : mix.shape[1]]
+        mix *= min(1.0, MAX_PEAK / _peak(mix))
+    return _trim_silence(mix, round(length * RATE))
+
+
+def render_wav(score: Score, *, program: int | None = None, count_in: bool = False) -> bytes:
+    """Return a score as a 16-bit stereo WAV file; see `synthesise`."""
+    sound = synthesise(score, program=program, count_in=count_in)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(2)
+        writer.setsampwidth(2)
+        writer.setframerate(RATE)
+        for start in range(0, sound.shape[1], _LOUDNESS_BLOCK):  # a full copy would need 0.5 GB
+            block = sound[:, start : start + _LOUDNESS_BLOCK]
+            writer.writeframes(np.rint(block * 32_767).astype("<i2").T.tobytes())
+    return file.getvalue()
+
+
+def _check_playable(score: Score, seconds: float) -> None:
+    if not score.notes:
+        raise Refusal("the tune has no notes to play; choose another tune", code="empty")
+    if seconds > MAX_SECONDS:
+        raise Refusal(
+            f"the tune lasts {seconds / 60:,.0f} minutes, over the limit of"
+            f" {MAX_SECONDS / 60:.0f} for sound; shorten it, or write .mid",
+            code="too-large",
+        )
+
+
+def _build_count_in(score: Score) -> tuple[list[SoundingNote], float]:
+    """Return the clicks before a score, and their total length in seconds."""
+    if is_performance(score):
+        raise InvalidValue("count-in: the music has no bars; leave out the count-in")
+    bars, meter = find_bars(score), score.meter
+    pickup_steps = bars[0].steps if len(bars) > 1 and bars[0].kind == "partial" else 0
+    steps = count_in_steps(meter, pickup_steps=pickup_steps)
+    seconds_per_step = 60 / score.qpm / STEPS_PER_QUARTER
+    clicks = []
+    for index, step in enumerate(steps):
+        key = _CLICK if step % meter.steps else _FIRST_CLICK
+        clicks.append(SoundingNote(step * seconds_per_step, 0.1, key, 110, 0, index, 0))
+    return clicks, steps.stop * seconds_per_step
+
+
+def _group_by_key(
+    sounds: Sequence[SoundingNote], parts: Sequence[Part]
+) -> dict[_InstrumentKey, list[SoundingNote]]:
+    """Group notes by the instrument and key that play them."""
+    groups = defaultdict(list)
+    for sound in sounds:
+        part = parts[sound.part]
+        program = 0 if part.is_drums else part.program
+        groups[program, part.is_drums, sound.pitch].append(sound)
+    return groups
+
+
+def _limit_lengths(
+    groups: dict[_InstrumentKey, list[SoundingNote]],
+) -> dict[_InstrumentKey, list[SoundingNote]]:
+    """Shorten long notes, so that the synthesis time stays bounded."""
+    lengths = [np.array([sound.length for sound in sounds]) for sounds in groups.values()]
+    longest = np.array([length.max() for length in lengths])
+    all_lengths = np.concatenate(lengths) if lengths else longest
+    limit = LONGEST_NOTE
+    while (
+        np.minimum(longest, limit).sum() > _MAX_SYNTHESISED_SECONDS
+        or np.minimum(all_lengths, limit).sum() > _MAX_MIXED_SECONDS
+    ):
+        limit /= 2
+    if longest.max(initial=0) <= limit:
+        return groups
+    return {
+        key: [replace(sound, length=min(sound.length, limit)) for sound in sounds]
+        for key, sounds in groups.items()
+    }
+
+
+def _mix_notes(groups: dict[_InstrumentKey, list[SoundingNote]], seconds: float) -> Float32Array:
+    """Mix the notes of all keys."""
+    stop = max((s.start + s.length for sounds in groups.values() for s in sounds), default=0.0)
+    mix = np.zeros((2, round((max(seconds, stop) + LONGEST_RELEASE) * RATE)), dtype=np.float32)
+    for (program, is_drums, key), sounds in groups.items():
+        regions = _find_nearest(load_instrument(program, is_drums=is_drums), key)
+        cents = 0.0 if is_drums else -measure_mistuning(regions, key)
+        for region, region_sounds in _split_by_velocity(regions, sounds):
+            voice = SynthVoice.of(region, key, max(s.length for s in region_sounds), cents)
+            for sound in region_sounds:
+                _add_note(mix, voice, sound)
+    return mix
+
+
+def _find_nearest(regions: Sequence[Region], key: int) -> tuple[Region, ...]:
+    """Return the regions that play a key, or else the nearest ones, so that no key is silent."""
+    distances = [max(region.keys[0] - key, key - region.keys[1], 0) for region in regions]
+    nearest = min(distances, default=0)
+    return tuple(r for r, far in zip(regions, distances, strict=True) if far == nearest)
+
+
+def _split_by_velocity(
+    regions: Sequence[Region], sounds: Sequence[SoundingNote]
+) -> Iterator[tuple[Region, list[SoundingNote]]]:
+    """Yield each region with the notes in its velocity range."""
+    for region in regions:
+        low, high = region.velocities
+        if region_sounds := [sound for sound in sounds if low <= sound.velocity <= high]:
+            yield region, region_sounds
+
+
+def _add_note(mix: Float32Array, voice: SynthVoice, sound: SoundingNote) -> None:
+    """Add a note to the mix; its amplitude is the velocity squared (SoundFont 2.04, 8.4.1)."""
+    samples = voice.render_note(sound.length)
+    start = round(sound.start * RATE)
+    amplitude = (sound.velocity / 127) ** 2
+    for channel, gain in zip(mix, voice.gains, strict=True):
+        channel[start : start + len(samples)] += samples[: len(channel) - start] * (
+            gain * amplitude
+        )
+
+
+def _normalise_loudness(mix: Float32Array) -> Float32Array:
+    """Scale a mix in place to TARGET_RMS, as far as MAX_PEAK allows; silence stays silent."""
+    count = mix.shape[1] // _LOUDNESS_BLOCK
+    blocks = mix[:, : count * _LOUDNESS_BLOCK].reshape(2, count, _LOUDNESS_BLOCK)
+    squares = np.einsum("cbs,cbs->b", blocks, blocks) / (2 * _LOUDNESS_BLOCK)
+    loud = squares[squares >= squares.max() * _QUIET_RATIO**2]
+    level = max(float(np.sqrt(loud.mean())), 1e-9)
+    mix *= min(TARGET_RMS / level, MAX_PEAK / _peak(mix))
+    return mix
+
+
+def _peak(sound: Float32Array) -> float:
+    return float(max(sound.max(), -sound.min(), 1e-9))
+
+
+def _trim_silence(sound: Float32Array, min_samples: int) -> Float32Array:
+    """Cut the silent tail, but keep at least `min_samples` samples."""
+    tail = np.abs(sound[:, min_samples:]).max(axis=0)
+    audible = np.flatnonzero(tail > _SILENCE * _peak(sound))
+    return sound[:, : min_samples + (int(audible[-1]) + 1 if audible.size else 0)]

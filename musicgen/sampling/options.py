@@ -1,0 +1,263 @@
+"""Sampling options, checked once, and what holds without them: default tempos per dance, tonics.
+
+Defaults that depend on the tune are customary: tempos by dance and meter, tonics by mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from musicgen.errors import InvalidValue
+from musicgen.music.theory import Key, Meter
+from musicgen.number_parsing import shorten
+from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
+from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
+from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form
+from musicgen.typed_data import check_schema, decode_json
+
+MIN_BARS: Final = 8  # of a tune without a given number of bars, unless its form is "free"
+
+if TYPE_CHECKING:
+    _OptionFields = msgspec.Struct
+else:
+    _OptionFields = msgspec.defstruct(
+        "_OptionFields",
+        [(option.name, option.json_annotation, None) for option in OPTIONS],
+        frozen=True,
+        forbid_unknown_fields=True,
+    )
+
+
+class SamplingOptionsTable(_OptionFields, frozen=True, forbid_unknown_fields=True):
+    """The sampling options as JSON; None is an option that is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """The options of one tune, as `option_table.OPTIONS` describes them.
+
+    None leaves a choice to the model. The order of the fields is the order in a recipe.
+    """
+
+    key: Key | None = None
+    meter: Meter | None = None
+    rhythm: str | None = None
+    bars: int | None = None  # as heard
+    form: str | None = None  # letters, or "through"; "free" is None
+    pickup: int | None = None  # steps; 0: none
+    range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI note numbers
+    end: str = "any"  # last note: "any" or "tonic"
+    tempo: float | None = None  # quarter notes per minute
+    program: int = 0  # General MIDI, 0..127
+    temperature: float = 0.8  # 1: the model's distribution unchanged
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    max_copy: int | None = None  # notes in a row that a training tune may have too
+    min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            if not option.is_filter:
+                option.check(getattr(self, option.name))
+        if self.range is not None and not _is_range(self.range):
+            raise InvalidValue(
+                f"range {shorten(repr(self.range))}: name its lowest and highest note as two MIDI"
+                ' numbers from 0 to 127, such as (62, 83), or as text: "D4-B5"'
+            )
+        self._check_form()
+        self._check_min_bars()
+        _ = self.filters  # each checks its own value
+
+    def _check_form(self) -> None:
+        if self.form in (None, FREE):
+            object.__setattr__(self, "form", None)
+            return
+        object.__setattr__(self, "form", check_form(self.form))
+        layout = self.layout
+        if self.pickup and layout is not None and not layout.allows_pickup:
+            raise InvalidValue(
+                f"pickup: the form {self.form} in {self.heard_bars} bars cannot have one, since a"
+                " part that returns would end in a different bar; ask for more bars, or leave one"
+                " of them out"
+            )
+
+    def _check_min_bars(self) -> None:
+        if self.min_bars is not None and self.heard_bars is not None:
+            raise InvalidValue(
+                f"min-bars {self.min_bars}: the tune has {self.heard_bars} bars, by --bars or"
+                " --form; leave one of them out"
+            )
+
+    @property
+    def layout(self) -> FormLayout | None:
+        """The sections of the form; None where bars and repeats are free."""
+        if self.form is None or (self.form == THROUGH and self.bars is None):
+            return None
+        return FormLayout.of(self.form, self.bars)
+
+    @property
+    def heard_bars(self) -> int | None:
+        """The number of bars as heard, where it is fixed."""
+        layout = self.layout
+        if layout is None:
+            return self.bars
+        return sum(section.bars * section.plays for section in layout.sections)
+
+    @property
+    def filters(self) -> tuple[Filter, ...]:
+        """The filters of the distribution, in the order in which they apply.
+
+        Raises:
+            InvalidValue: a filter's value is out of range.
+        """
+        makers = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+        values = {name: getattr(self, name) for name in makers}
+        return (
+            temperature(self.temperature),
+            *(makers[name](value) for name, value in values.items() if value is not None),
+        )
+
+    @classmethod
+    def parse(cls, **options: Any) -> SamplingOptions:
+        """Make options from values or text: key="Dmix", range="D4-B5", bars=16.
+
+        Raises:
+            InvalidValue: an option is unknown, or its value is not valid.
+        """
+        return cls(**cls.parse_changes(**options))
+
+    @classmethod
+    def from_recipe(cls, form: str | None = None, **options: Any) -> SamplingOptions:
+        """Make options from those of a recipe, whose form may have any letters.
+
+        Raises:
+            InvalidValue: an option is unknown, or its value is not valid.
+        """
+        return replace(cls.parse(**options), form=form)
+
+    @classmethod
+    def parse_changes(cls, **options: Any) -> dict[str, Any]:
+        """Parse some options by name, without the defaults of the others.
+
+        Raises:
+            InvalidValue: an option is unknown, or its value is of the wrong type.
+        """
+        unknown = sorted(options.keys() - OPTIONS_BY_NAME.keys())
+        if unknown:
+            raise InvalidValue(
+                f"option {unknown[0]!r} is unknown: choose from {', '.join(OPTIONS_BY_NAME)}"
+            )
+        values = {
+            name: OPTIONS_BY_NAME[name].parse(value)
+            if isinstance(value, str)
+            else _to_python_value(value)
+            for name, value in options.items()
+        }
+        json_values = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, OPTIONS_BY_NAME[name].value_type or ())
+        }
+        check_schema(json_values, SamplingOptionsTable, "the options")
+        return values
+
+    @classmethod
+    def from_table(cls, table: SamplingOptionsTable) -> SamplingOptions:
+        """Make options from JSON that fits the schema.
+
+        Raises:
+            InvalidValue: a value is out of range.
+        """
+        values = msgspec.structs.asdict(table)
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls.from_recipe(**given)
+
+    def to_json(self) -> str:
+        """Return the options that differ from their defaults, as JSON text."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> SamplingOptions:
+        """Parse what `to_json` returned.
+
+        Raises:
+            InvalidValue: the text is not JSON, or an option is unknown or not valid.
+        """
+        return cls.from_table(decode_json(text, SamplingOptionsTable, "the options"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as JSON values by name."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {
+            name: OPTIONS_BY_NAME[name].to_json(value)
+            for name, value in values.items()
+            if value != OPTIONS_BY_NAME[name].default
+        }
+
+
+def _to_python_value(value: Any) -> Any:
+    """Convert NumPy's values to Python's own, and lists to tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(map(_to_python_value, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_range(value: tuple[Any, ...]) -> bool:
+    """Return whether a value is a lowest and a highest MIDI note number."""
+    is_pair = isinstance(value, tuple) and len(value) == 2
+    return is_pair and all(type(note) is int for note in value) and 0 <= value[0] <= value[1] <= 127
+
+
+# Customary tempos in quarter notes per minute: by dance, else by meter.
+RHYTHM_QPM: Final[Mapping[str, float]] = {
+    "air": 80, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
+    "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
+    "slip jig": 174, "strathspey": 136, "waltz": 150,
+}  # fmt: skip
+METER_QPM: Final[Mapping[str, float]] = {
+    "2/2": 180, "2/4": 112, "3/2": 140, "3/4": 132, "4/4": 150, "6/4": 150,
+    "3/8": 132, "6/8": 165, "9/8": 165, "12/8": 165,
+}  # fmt: skip
+# How often tunebooks use each tonic of a mode, for models whose manifest does not count them.
+TONICS: Final[Mapping[str, Mapping[str, int]]] = {
+    "major": {"D": 4, "G": 4, "A": 2, "C": 1, "F": 1, "Bb": 1},
+    "minor": {"A": 3, "E": 2, "D": 2, "G": 2, "B": 1},
+    "dorian": {"D": 2, "E": 2, "A": 2, "G": 1},
+    "mixolydian": {"D": 2, "A": 2, "G": 1},
+    "lydian": {"G": 1, "F": 1}, "phrygian": {"E": 1, "A": 1}, "locrian": {"B": 1, "E": 1},
+}  # fmt: skip
+USUAL_QPM: Final = 120.0
+
+
+def describe_unseen_dance(
+    dance_counts: Mapping[str, Mapping[str, int]], rhythm: str, meter: str
+) -> str | None:
+    """Warn that the training tunes have a dance in other meters only.
+
+    Args:
+        dance_counts: number of training tunes by dance and meter.
+        rhythm: the dance.
+        meter: its meter, such as "6/8".
+
+    Returns:
+        The warning; None where the corpus has the dance in this meter, or not at all.
+    """
+    meters = dance_counts.get(rhythm, {})
+    if not meters or meter in meters:
+        return None
+    by_count = ", ".join(sorted(meters, key=lambda name: -meters[name]))
+    return f"the corpus has no {rhythm} in {meter}, only in {by_count}; it is written anyway"
+
+
+def usual_qpm(rhythm: str, meter: str) -> float:
+    """Return the customary tempo of a dance, else of a meter, in quarter notes per minute."""
+    return RHYTHM_QPM.get(rhythm) or METER_QPM.get(meter, USUAL_QPM)

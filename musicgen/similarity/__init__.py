@@ -1,0 +1,1 @@
+"""Overlap with the training tunes: note index, copy receipt, copy filter."""

@@ -1,0 +1,223 @@
+"""The constraints on a tune, and the tables that the grammar derives from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import chain
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.music.bars import PARTIAL_BAR_STEPS
+from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, TUPLETS, Tuplet
+from musicgen.music.theory import Meter
+from musicgen.tokens.song_form import FormLayout
+from musicgen.tokens.vocabulary import MEASURES, Event, Value
+
+DEFAULT_MAX_BARS: Final = 64  # bars heard, if no number is given
+_UNBOUNDED: Final = 10**9
+_LONGEST_TUPLET: Final = max(tuplet.nominal for tuplet in TUPLETS)
+_REQUIRED_KINDS: Final = (("end",), ("mode",), ("rhythm",), ("parts",), ("bar",), ("duration",),
+                  ("pitch", "drum"))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """The constraints on a tune.
+
+    Strict rules are for sampling: no irregular bars, no change of meter, no rest before the first
+    note. Without `strict`, every canonical tune that the codec can write is legal. With a layout
+    there are no variant endings and no changes of key.
+    """
+
+    allowed_ids: frozenset[int] = frozenset(range(len(MEASURES)))
+    min_bars: int = 1  # bars heard
+    max_bars: int = DEFAULT_MAX_BARS  # bars heard
+    strict: bool = True
+    drum_parts: frozenset[int] | None = frozenset()  # None: the first note of each part decides
+    layout: FormLayout | None = None
+    pickup: int | None = None  # steps; 0: no pickup; None: free
+    final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
+    _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    _pickup_cache: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_bars <= self.max_bars:
+            raise InvalidValue(f"bars {self.min_bars}..{self.max_bars}: ask for 1 bar or more")
+        for kinds in _REQUIRED_KINDS:
+            if not any(map(self.ids_of_kind, kinds)):
+                raise InvalidValue(
+                    f"the model knows no event {kinds[0]!r}; train it on complete tunes"
+                )
+        if not self.meter_ids and self.pickup:
+            pickups = ", ".join(map(str, self.possible_pickups)) or "no pickups"
+            raise InvalidValue(
+                f"pickup of {self.pickup} steps: the model knows {pickups} (48 steps per quarter"
+                " note)"
+            )
+        if not self.meter_ids:
+            raise InvalidValue(
+                "the model knows no meter whose bars its note values fill; train it on complete"
+                " tunes"
+            )
+
+    @cached_property
+    def cache_key(self) -> tuple[object, ...]:
+        """A key that equal rules share."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.repr)
+
+    @classmethod
+    def permissive(cls, drum_parts: Iterable[int] = ()) -> Rules:
+        """Return rules that every canonical tune obeys."""
+        return cls(max_bars=_UNBOUNDED, strict=False, drum_parts=frozenset(drum_parts))
+
+    def allows(self, kind: str, value: Value = None) -> bool:
+        """Tell whether an event exists and is allowed."""
+        return MEASURES.ids.get(Event(kind, value), -1) in self.allowed_ids
+
+    def ids_of_kind(self, kind: str) -> tuple[int, ...]:
+        """Return the allowed ids of a kind, ascending."""
+        return self._by_kind[kind]
+
+    @cached_property
+    def _by_kind(self) -> dict[str, tuple[int, ...]]:
+        return {
+            kind: tuple(id_ for id_ in ids if id_ in self.allowed_ids)
+            for kind, ids in MEASURES.ranges.items()
+        }
+
+    @cached_property
+    def can_repeat(self) -> bool:
+        """Whether a repeated section can be opened and closed."""
+        return self.allows("repeat_start") and self.allows("repeat_end", 2)
+
+    @cached_property
+    def chooses_drums(self) -> bool:
+        """Whether a part may become one of drums or one of pitches."""
+        return (
+            self.drum_parts is None
+            and bool(self.ids_of_kind("drum"))
+            and bool(self.ids_of_kind("pitch"))
+        )
+
+    @cached_property
+    def durations(self) -> tuple[int, ...]:
+        """The allowed durations in steps."""
+        return tuple(value for value in PLAIN_DURATIONS if self.allows("duration", value))
+
+    @cached_property
+    def longest_gap(self) -> int:
+        """The longest gap in steps that occurs: a bar of the longest meter, or a tuplet."""
+        meters = map(_bar_steps, self.ids_of_kind("meter"))
+        return max(_LONGEST_TUPLET, *meters, 0)
+
+    @cached_property
+    def plain_fillable(self) -> list[bool]:
+        """By length in steps: whether the durations that ABC can write fill it exactly."""
+        return _fill(
+            [value for value in self.durations if value % SHORTEST_WRITABLE == 0], self.longest_gap
+        )
+
+    @cached_property
+    def tuplets(self) -> tuple[Tuplet, ...]:
+        """The allowed tuplets that the allowed durations can fill."""
+        return tuple(
+            tuplet
+            for tuplet in TUPLETS
+            if MEASURES.ids.get(_tuplet_event(tuplet), -1) in self.allowed_ids
+            and self.plain_fillable[tuplet.nominal]
+        )
+
+    @cached_property
+    def fillable(self) -> list[bool]:
+        """By length in steps: whether allowed durations and tuplets fill it exactly."""
+        values = [*self.durations, *(tuplet.steps for tuplet in self.tuplets)]
+        return _fill(values, self.longest_gap)
+
+    @cached_property
+    def meter_ids(self) -> tuple[int, ...]:
+        """The ids of the meters whose bars can be filled, and that allow the required pickup."""
+        return tuple(
+            id_
+            for id_ in self.ids_of_kind("meter")
+            if self.fillable[_bar_steps(id_)]
+            and (not self.pickup or self.pickup_lengths(_bar_steps(id_)))
+        )
+
+    @property
+    def possible_pickups(self) -> tuple[int, ...]:
+        """The lengths in steps of the pickups that some allowed meter has, ascending."""
+        free = replace(self, pickup=None, _fitting_cache={}, _pickup_cache={})
+        lengths = (free.pickup_lengths(_bar_steps(id_)) for id_ in free.meter_ids)
+        return tuple(sorted(set(chain.from_iterable(lengths))))
+
+    def fitting_value_ids(self, gap_steps: int | None) -> tuple[int, ...]:
+        """Return the durations and tuplets after which the rest of a gap can be filled.
+
+        Args:
+            gap_steps: length of the gap; None: unbounded, so that every value fits.
+        """
+        if gap_steps not in self._fitting_cache:
+            self._fitting_cache[gap_steps] = tuple(
+                id_
+                for id_, steps in self._steps_by_value_id.items()
+                if gap_steps is None
+                or gap_steps > self.longest_gap
+                or (steps <= gap_steps and self.fillable[gap_steps - steps])
+            )
+        return self._fitting_cache[gap_steps]
+
+    @cached_property
+    def _steps_by_value_id(self) -> dict[int, int]:
+        """The sounding steps of the allowed durations and tuplets, by id."""
+        durations = {MEASURES.id("duration", steps): steps for steps in self.durations}
+        tuplets = {MEASURES.ids[_tuplet_event(tuplet)]: tuplet.steps for tuplet in self.tuplets}
+        return durations | tuplets
+
+    def tuplet_duration_ids(self, nominal_left: int) -> tuple[int, ...]:
+        """Return the durations that may come next in a tuplet with some nominal steps left."""
+        return tuple(
+            MEASURES.id("duration", value)
+            for value in self.durations
+            if value % SHORTEST_WRITABLE == 0
+            and value <= nominal_left
+            and self.plain_fillable[nominal_left - value]
+        )
+
+    def pickup_lengths(self, bar_steps: int) -> tuple[int, ...]:
+        """Return the lengths in steps of pickups that a short bar can complete to a full one."""
+        if bar_steps not in self._pickup_cache:
+            candidates: Sequence[int] = PARTIAL_BAR_STEPS if self.pickup is None else (self.pickup,)
+            if self.layout is not None and not self.layout.allows_pickup:
+                candidates = ()
+            self._pickup_cache[bar_steps] = tuple(
+                steps
+                for steps in candidates
+                if steps in PARTIAL_BAR_STEPS
+                and steps < bar_steps
+                and self._allows_short_bar(steps)
+                and self._allows_short_bar(bar_steps - steps)
+            )
+        return self._pickup_cache[bar_steps]
+
+    def _allows_short_bar(self, steps: int) -> bool:
+        return self.allows("partial", steps) and self.fillable[steps]
+
+
+def _bar_steps(id_: int) -> int:
+    return Meter.parse(str(MEASURES.events[id_].value)).steps
+
+
+def _tuplet_event(tuplet: Tuplet) -> Event:
+    return Event("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}")
+
+
+def _fill(values: Sequence[int], longest: int) -> list[bool]:
+    """Tell for each length up to the longest whether a sum of values equals it."""
+    is_fillable = [True] + [False] * longest
+    for length in range(1, longest + 1):
+        is_fillable[length] = any(
+            value <= length and is_fillable[length - value] for value in values
+        )
+    return is_fillable

@@ -1,0 +1,363 @@
+"""A trained model, loaded by name or folder: it generates tunes and measures them.
+
+Generating a tune takes two steps: `Model.generate` draws token ids for a request, and
+`Model.make_tune` decodes them and attaches the recipe. `Tune.write` then writes the file.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from musicgen import formats
+from musicgen.checkpoint import Checkpoint, get_package_version
+from musicgen.checkpoint import load as load_checkpoint
+from musicgen.errors import InvalidValue, NotFound, escape_unprintable
+from musicgen.files import is_file
+from musicgen.model_folders import find_model_folder, find_named_folder
+from musicgen.music.score import Score
+from musicgen.sampling.batch_sampler import DEFAULT_LANES, BatchEngine, generate_tunes
+from musicgen.sampling.default_form import complete_options
+from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.generate import Generated, fit_primer, generate_tune
+from musicgen.sampling.infill import CANDIDATES, KeptBars, parse_bars
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions, describe_unseen_dance
+from musicgen.sampling.recipe import (
+    DrawnHeader,
+    GenerationRequest,
+    ModelName,
+    Recipe,
+    hash_notes,
+    hash_text,
+    make_variant_request,
+)
+from musicgen.sampling.sampler import GenericSampler, Sampler, make_sampler
+from musicgen.sampling.surprisal import Surprise, measure_surprise
+from musicgen.similarity.copy_filter import IndexCopyDetector
+from musicgen.similarity.note_index import INDEX_FILE
+from musicgen.similarity.overlap_report import OverlapIndex, Receipt, load_index
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
+from musicgen.tokens.registry import restore_codec
+from musicgen.tune import Tune
+
+_ENGINES: Final = ("numpy", "torch")
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A trained model: a checkpoint with the codec of its token ids."""
+
+    checkpoint: Checkpoint
+    codec: AnyCodec = field(default_factory=MeasuresCodec)
+    _copy_detectors: dict[int, IndexCopyDetector] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __repr__(self) -> str:
+        """Return name, size and codec in one line."""
+        shape = self.checkpoint.settings
+        return escape_unprintable(
+            f"<Model {self.name}: {shape.layers} x {shape.hidden} {shape.cell}, codec"
+            f" {self.codec.name}>"
+        )
+
+    @cached_property
+    def sampler(self) -> Sampler | GenericSampler:
+        """The sampler of the codec, with an engine for the weights."""
+        return make_sampler(self.checkpoint, self.codec, self._get_copy_detector)
+
+    def _get_copy_detector(self, limit: int) -> IndexCopyDetector:
+        """Return the detector of copied runs of more notes than a limit."""
+        if limit not in self._copy_detectors:
+            self._copy_detectors[limit] = self.index.make_copy_detector(limit)
+        return self._copy_detectors[limit]
+
+    @cached_property
+    def name(self) -> ModelName:
+        """Name, version and fingerprint, as recipes record them."""
+        return ModelName.of(self.checkpoint)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the checkpoint has an index of the training tunes."""
+        return is_file(self.checkpoint.folder / INDEX_FILE)
+
+    @cached_property
+    def index(self) -> OverlapIndex:
+        """The index of the training tunes.
+
+        Raises:
+            NotFound: the checkpoint has none.
+        """
+        index = load_index(self.checkpoint)
+        if index is None:
+            raise NotFound(
+                f"{self.checkpoint.folder}: the model has no index of its training tunes, which"
+                " similarity reports need; train it without --no-index, or choose another --model"
+            )
+        return index
+
+    def make_receipt(self, score: Score) -> Receipt:
+        """Compare a score with the training tunes, as its codec expresses it.
+
+        Raises:
+            NotFound: the checkpoint has no index.
+            Refusal: the codec cannot express the score.
+        """
+        if self.codec.has_bars:
+            return self.index.make_receipt(score)
+        encoded = self.codec.encode(score)
+        return self.index.make_receipt(self.codec.decode(encoded.ids, encoded.setting).piece)
+
+    def measure_surprise(self, piece: Score | str) -> Surprise:
+        """Measure the bits of each note of a score, or of each character of a text.
+
+        Raises:
+            Refusal: the codec cannot express the piece.
+        """
+        return measure_surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The suffixes of the files that its tunes can be written to."""
+        return self.codec.writable_suffixes
+
+    def sample(
+        self,
+        *,
+        seed: int | None = None,
+        number: int = 0,
+        primer: str | Path | Score | None = None,
+        no_primer: bool = False,
+        **options: Any,
+    ) -> Tune:
+        """Generate a tune; without a form, bars or a primer, one of the default form, AABB.
+
+        Args:
+            seed: random seed; None chooses one.
+            number: index among the tunes of the seed, from 0.
+            primer: a file or a score that the tune starts from.
+            no_primer: leave the primer out of the tune's score.
+            options: fields of `SamplingOptions`, as values or as text: key="Dmix", meter="6/8",
+                range="D4-B5".
+
+        Raises:
+            InvalidValue: an option is unknown, out of range, or not in the training data.
+        """
+        complete = self.complete_options(options, has_primer=primer is not None)
+        request = GenerationRequest(
+            complete,
+            secrets.randbelow(2**31) if seed is None else seed,
+            number,
+            writes_primer=not no_primer,
+        )
+        if primer is not None:
+            request = self.add_primer(request, primer)
+        return self.sample_request(request, self.collect_messages(request))
+
+    def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return what the user should know of a request: changes of its primer, an unseen dance."""
+        return (
+            *(request.primer.changes if request.primer else ()),
+            *self.describe_unseen_dances(request),
+        )
+
+    def describe_unseen_dances(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return a warning where the training tunes have the dance in other meters only."""
+        rhythm, meter = request.options.rhythm, request.options.meter
+        if request.primer is not None:
+            meter = request.primer.meter
+        if rhythm is None or meter is None:
+            return ()
+        dance_counts = self.checkpoint.manifest.corpus.get("dances", {})
+        warning = describe_unseen_dance(
+            dance_counts, normalise_rhythm(rhythm.strip().lower()), str(meter)
+        )
+        return () if warning is None else (warning,)
+
+    def complete_options(
+        self, requested: Mapping[str, Any], *, has_primer: bool = False
+    ) -> SamplingOptions:
+        """Make options from those that a user gave, with the default form where none is given.
+
+        Args:
+            requested: options by name, as values or text; None is an option that is not given.
+            has_primer: whether the tune starts from a primer.
+
+        Raises:
+            InvalidValue: an option is unknown or not valid.
+        """
+        return complete_options(requested, self.checkpoint.manifest, has_primer=has_primer)
+
+    def add_primer(
+        self, request: GenerationRequest, primer: str | Path | Score
+    ) -> GenerationRequest:
+        """Return a request that starts from a file or a score, fitted to the model.
+
+        Raises:
+            InvalidValue: the model has no bars, or the primer does not fit the options.
+            Refusal: the file cannot be read.
+        """
+        name = "primer" if isinstance(primer, Score) else str(primer)
+        score = primer if isinstance(primer, Score) else read_first_tune(Path(primer))
+        return replace(
+            request,
+            primer=fit_primer(score, self._get_bar_sampler("a primer"), request.options, name),
+        )
+
+    def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
+        """Generate the tune of a request; its messages follow those given."""
+        generated = self.generate(request)
+        return self.make_tune(
+            request, replace(generated, messages=(*messages, *generated.messages))
+        )
+
+    def draw(self, options: SamplingOptions, seed: int, number: int = 0) -> Tune:
+        """Generate tune `number` of a seed."""
+        return self.sample_request(GenerationRequest(options, seed, number))
+
+    def generate(self, request: GenerationRequest) -> Generated:
+        """Draw the token ids of a request's tune."""
+        sampler = self.sampler
+        if isinstance(sampler, GenericSampler):
+            return Generated(
+                sampler.sample_encoded(request.options, Noise(request.seed, request.number))
+            )
+        if request.engine != "numpy":
+            return next(generated for _, generated in self.generate_many(request, [request.number]))
+        return generate_tune(sampler, request)
+
+    def generate_many(
+        self, request: GenerationRequest, numbers: Iterable[int]
+    ) -> Iterator[tuple[int, Generated]]:
+        """Draw tunes of a request side by side, and yield each with its number once it is done.
+
+        The NumPy engine generates the same ids as `generate`; the torch engine may differ.
+
+        Raises:
+            InvalidValue: an option is not valid, or the engine does not support the codec.
+        """
+        if not isinstance(self.sampler, GenericSampler):
+            width = DEFAULT_LANES if request.engine == "numpy" else 2 * DEFAULT_LANES
+            make_lanes = get_batch_engine(request.engine)
+            yield from generate_tunes(self.sampler, request, numbers, make_lanes, width)
+            return
+        if request.engine != "numpy":
+            raise InvalidValue(
+                f"engine {request.engine}: it generates bars, and codec {self.codec.name} has none;"
+                " leave --engine out"
+            )
+        for number in numbers:
+            yield number, self.generate(replace(request, number=number))
+
+    def make_tune(self, request: GenerationRequest, generated: Generated) -> Tune:
+        """Decode generated ids, and attach the recipe.
+
+        Raises:
+            InvalidValue: kept bars or a primer copy more than the option max_copy allows.
+        """
+        encoded, text = generated.encoded, None
+        if self.codec.has_bars:
+            request, score = replace(request, drawn=DrawnHeader.of(encoded)), generated.score
+        else:
+            piece = self.codec.decode(encoded.ids, encoded.setting).piece
+            score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
+        notes_hash = hash_notes(score) if text is None else hash_text(text)
+        recipe = Recipe(request, self.name, get_package_version("musicgen"), notes_hash)
+        tune = Tune(score, recipe, self, text, generated.messages)
+        tune.check_copies()
+        return tune
+
+    def make_variant(
+        self,
+        request: GenerationRequest,
+        *,
+        keep: str | None = None,
+        candidates: int = CANDIDATES,
+        **changes: Any,
+    ) -> Tune:
+        """Generate the tune of a request with some changes; see `Tune.tweak`."""
+        seed = changes.pop("seed", None)
+        kept_bars = None
+        if keep is not None:
+            bars = parse_bars(keep)
+            base = generate_tune(self._get_bar_sampler("keep"), request).encoded
+            kept_bars = KeptBars(base.ids, bars, candidates)
+            request = replace(request, drawn=DrawnHeader.of(base), primer=None)
+        request = make_variant_request(request, SamplingOptions.parse_changes(**changes), kept_bars)
+        changes_dance = not changes.keys().isdisjoint(("meter", "rhythm"))
+        messages = self.describe_unseen_dances(request) if changes_dance else ()
+        return self.sample_request(
+            request if seed is None else replace(request, seed=seed), messages
+        )
+
+    def _get_bar_sampler(self, option: str) -> Sampler:
+        sampler = self.sampler
+        if isinstance(sampler, GenericSampler):
+            raise InvalidValue(
+                f"{option}: a model of codec {self.codec.name} has no bars; use a model of codec"
+                " measures"
+            )
+        return sampler
+
+
+def load(model: str | Path = "folk") -> Model:
+    """Load a model by name or folder.
+
+    Raises:
+        NotFound: there is no such model.
+        DamagedCheckpoint: a file of the checkpoint is damaged.
+        Mismatch: a newer musicgen wrote the checkpoint.
+    """
+    return _load(find_model_folder(model))
+
+
+def load_named(name: str) -> Model:
+    """Load the model that a recipe names; the name is never taken as a path.
+
+    Raises:
+        NotFound: there is no such model.
+        DamagedCheckpoint: a file of the checkpoint is damaged.
+        Mismatch: a newer musicgen wrote the checkpoint.
+    """
+    return _load(find_named_folder(name))
+
+
+def _load(folder: Path) -> Model:
+    checkpoint = load_checkpoint(folder)
+    codec = restore_codec(checkpoint.manifest.codec, checkpoint.vocabulary, str(folder))
+    return Model(checkpoint, codec)
+
+
+def read_first_tune(path: Path) -> Score:
+    """Read the first tune of a file.
+
+    Raises:
+        InvalidValue: the file has no tunes.
+        Refusal: no tune of the file can be read.
+    """
+    scores, refusals = formats.read(path)
+    if scores:
+        return scores[0]
+    raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
+
+
+def get_batch_engine(engine: str) -> Callable[[NumpyEngine, int], BatchEngine] | None:
+    """Return the class of an engine's lanes; None for the NumPy engine, which has its own.
+
+    Raises:
+        InvalidValue: there is no engine of that name.
+    """
+    if engine == "numpy":
+        return None
+    if engine != "torch":
+        raise InvalidValue(f"engine {engine!r} is unknown: choose one of {', '.join(_ENGINES)}")
+    from musicgen.model.torch_sampling import TorchBatchEngine  # slow to import
+
+    return TorchBatchEngine

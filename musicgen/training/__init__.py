@@ -1,0 +1,1 @@
+"""Training: trainer, run folder, plan, fine-tuning, observers. Imports torch."""

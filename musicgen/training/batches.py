@@ -1,0 +1,208 @@
+"""Batches of token ids: an endless stream of training windows, and padded held-out tunes.
+
+In training, whole tunes are laid end to end in lanes, and the lanes are cut into windows. A lane
+whose tune has ended continues with the next tune of the shuffled queue, so no id of a training
+window is padding. The input of a tune is the begin event followed by all its ids but the last; the
+targets are all its ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicgen.config import BEGIN_ID
+from musicgen.music.arrays import IntArray
+
+TokenIds: TypeAlias = NDArray[np.integer[Any]]  # (token,) the ids of one tune: int16 or int64
+
+IGNORE_INDEX: Final = -100  # the target of padding
+MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
+MAX_TRANSPOSITION: Final = 6  # semitones
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The token ids of one truncated step."""
+
+    inputs: IntArray  # (lane, window) int64
+    targets: IntArray  # (lane, window) int64
+
+    @property
+    def token_count(self) -> int:
+        """The number of targets that are not padding."""
+        return int(np.count_nonzero(self.targets != IGNORE_INDEX))
+
+
+def shift_right(ids: TokenIds) -> IntArray:
+    """Return the inputs that predict a tune: the begin event, then all ids but the last.
+
+    Args:
+        ids: (token,) int16 or int64.
+
+    Returns:
+        (token,) int64.
+    """
+    return np.concatenate([[BEGIN_ID], ids[:-1]])
+
+
+class LanePosition(NamedTuple):
+    """The position of one lane in its tune."""
+
+    tune: int  # index; -1 before the first tune
+    semitones: int  # transposition of the tune
+    ids_read: int  # ids of the tune that have been read
+
+
+class WindowStream:
+    """An endless stream of windows over shuffled tunes, whose position can be saved and restored.
+
+    Args:
+        tunes: the ids of each training tune.
+        lanes: rows of each window.
+        generator: shuffles the tunes and draws the transpositions.
+        pitch_ranges: the ranges of ids that are pitches, from low to high (such as those of note-on
+            and note-off events). If given, a tune is transposed by a new random number of semitones
+            each time it is read.
+    """
+
+    def __init__(
+        self,
+        tunes: Sequence[TokenIds],
+        lanes: int,
+        generator: np.random.Generator,
+        pitch_ranges: Sequence[range] = (),
+    ) -> None:
+        self.tunes = tunes
+        self.generator = generator
+        self.pitch_ranges = pitch_ranges
+        self.queue: list[int] = []  # indices of this epoch's remaining tunes, the next one last
+        self.positions = [LanePosition(-1, 0, 0)] * lanes
+
+    def next_window(self, length: int) -> Window:
+        """Cut the next window of `length` ids per lane."""
+        inputs = np.empty((len(self.positions), length), np.int64)
+        targets = np.empty_like(inputs)
+        for lane in range(len(self.positions)):
+            self._fill_lane(lane, inputs[lane], targets[lane])
+        return Window(inputs, targets)
+
+    def _fill_lane(self, lane: int, inputs: IntArray, targets: IntArray) -> None:
+        filled = 0
+        while filled < len(inputs):
+            tune, semitones, read = self.positions[lane]
+            if tune < 0 or read == len(self.tunes[tune]):
+                tune, read = self._draw_tune(), 0
+                semitones = self._draw_transposition(self.tunes[tune])
+            ids = self.tunes[tune]
+            count = min(len(inputs) - filled, len(ids) - read)
+            piece = transpose_ids(ids[read : read + count], self.pitch_ranges, semitones)
+            targets[filled : filled + count] = piece
+            previous = transpose_ids(ids[read - 1 : read], self.pitch_ranges, semitones)
+            inputs[filled] = previous[0] if read else BEGIN_ID
+            inputs[filled + 1 : filled + count] = piece[:-1]
+            self.positions[lane] = LanePosition(tune, semitones, read + count)
+            filled += count
+
+    def _draw_transposition(self, ids: TokenIds) -> int:
+        if not self.pitch_ranges:
+            return 0
+        semitones = find_transposition_range(ids, self.pitch_ranges)
+        return int(self.generator.integers(semitones.start, semitones.stop))
+
+    def _draw_tune(self) -> int:
+        if not self.queue:
+            self.queue = self.generator.permutation(len(self.tunes)).tolist()
+        return self.queue.pop()
+
+    def get_position(self) -> dict[str, Any]:
+        """Return the position in the stream as JSON values, for `seek`."""
+        return {
+            "queue": list(self.queue),
+            "at": [list(position) for position in self.positions],
+            "generator": self.generator.bit_generator.state,
+        }
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Go back to a position that `get_position` returned.
+
+        Raises:
+            ValueError: the position does not fit the tunes or the number of lanes.
+        """
+        queue = list(position["queue"])
+        positions = [LanePosition(*lane) for lane in position["at"]]
+        tune_indices = range(len(self.tunes))
+        if len(positions) != len(self.positions) or not all(tune in tune_indices for tune in queue):
+            raise ValueError("the lanes or the queue do not fit the tunes")
+        for tune, semitones, read in positions:
+            length = len(self.tunes[tune]) if tune in tune_indices else 0
+            if tune not in range(-1, len(self.tunes)) or not 0 <= read <= length:
+                raise ValueError("the position of a lane is outside its tune")
+            if abs(semitones) > MAX_TRANSPOSITION:
+                raise ValueError("the transposition of a lane is out of range")
+        self.queue, self.positions = queue, positions
+        self.generator.bit_generator.state = position["generator"]
+
+
+def find_transposition_range(ids: TokenIds, pitch_ranges: Sequence[range]) -> range:
+    """Return the transpositions, in semitones, that keep every pitch of a tune in its range.
+
+    Args:
+        ids: (token,) int16 or int64.
+        pitch_ranges: the ranges of ids that are pitches.
+    """
+    low, high = MIN_TRANSPOSITION, MAX_TRANSPOSITION
+    for pitches in pitch_ranges:
+        used = ids[(ids >= pitches.start) & (ids < pitches.stop)]
+        if used.size:
+            low = max(low, pitches.start - int(used.min()))
+            high = min(high, pitches.stop - 1 - int(used.max()))
+    return range(low, high + 1)
+
+
+def transpose_ids(ids: TokenIds, pitch_ranges: Sequence[range], semitones: int) -> TokenIds:
+    """Transpose the pitches among token ids.
+
+    Args:
+        ids: (token,) int16 or int64.
+        pitch_ranges: the ranges of ids that are pitches.
+        semitones: added to each pitch.
+
+    Returns:
+        (token,) in the dtype of `ids`; `ids` itself if `semitones` is 0.
+    """
+    if not semitones:
+        return ids
+    transposed = ids.copy()
+    for pitches in pitch_ranges:
+        transposed[(ids >= pitches.start) & (ids < pitches.stop)] += semitones
+    return transposed
+
+
+def batch_whole_tunes(
+    tunes: Sequence[TokenIds], lanes: int
+) -> Iterator[tuple[list[int], IntArray, IntArray]]:
+    """Batch whole tunes of similar length, padded at their ends.
+
+    Args:
+        tunes: (token,) int16 or int64 each.
+        lanes: the most tunes per batch.
+
+    Yields:
+        The indices of the tunes, and their inputs and targets, (tune, length) int64.
+    """
+    order = sorted(range(len(tunes)), key=lambda index: (len(tunes[index]), index))
+    for start in range(0, len(order), lanes):
+        chosen = order[start : start + lanes]
+        length = max(len(tunes[index]) for index in chosen)
+        inputs = np.full((len(chosen), length), BEGIN_ID, np.int64)
+        targets = np.full((len(chosen), length), IGNORE_INDEX, np.int64)
+        for row, index in enumerate(chosen):
+            ids = tunes[index]
+            inputs[row, : len(ids)] = shift_right(ids)
+            targets[row, : len(ids)] = ids
+        yield chosen, inputs, targets

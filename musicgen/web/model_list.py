@@ -1,0 +1,151 @@
+"""The list of models with the options they support, and the ids of tunes.
+
+Manifests are read through a schema. A model whose manifest does not match it, or is damaged, is
+left out of the list, with a warning on the terminal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from musicgen.checkpoint import FORMAT, Tonics, list_checkpoint_folders, read_manifest
+from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
+from musicgen.folder_contents import MANIFEST
+from musicgen.model_folders import list_models
+from musicgen.music.theory import Key
+from musicgen.sampling.default_form import choose_default_form
+from musicgen.sampling.option_table import (
+    COMMON_FORMS,
+    MAX_BARS,
+    list_codec_options,
+)
+from musicgen.sampling.options import TONICS
+from musicgen.similarity.note_index import INDEX_FILE as INDEX
+from musicgen.tokens.codec import AnyCodec
+from musicgen.tokens.registry import CODECS
+from musicgen.tokens.song_form import FREE
+from musicgen.tokens.vocabulary import MEASURES
+from musicgen.typed_data import Count, check_schema
+
+LOG = logging.getLogger(__name__)
+FIRST_MODEL: Final = "folk"
+
+
+def tune_id(recipe: str) -> str:
+    """Return the id of a tune, the hash of its recipe."""
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+@dataclass
+class ModelList:
+    """The models that write notes; a manifest is read again only if it has changed."""
+
+    runs: Path
+    _cache: dict[Path, tuple[object, dict[str, Any] | None]] = field(default_factory=dict)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return a `ModelInfo` per model, `folk` first, the others by name."""
+        self._cache = {
+            folder: self._describe_cached(name, folder)
+            for name, folder in list_models(self.runs).items()
+        }
+        models = [model for _, model in self._cache.values() if model is not None]
+        return sorted(models, key=lambda model: (model["name"] != FIRST_MODEL, model["name"]))
+
+    def _describe_cached(self, name: str, folder: Path) -> tuple[object, dict[str, Any] | None]:
+        stamp = get_model_stamp(folder)
+        cached = self._cache.get(folder)
+        return cached if cached and cached[0] == stamp else (stamp, describe_model(name, folder))
+
+
+def get_model_stamp(folder: Path) -> object:
+    """Return a value that changes when a model is trained further, or replaced."""
+    try:
+        return [
+            (str(checkpoint_folder), (checkpoint_folder / MANIFEST).stat().st_mtime_ns)
+            for checkpoint_folder in list_checkpoint_folders(folder)[:1]
+        ]
+    except OSError:  # just replaced, or not readable
+        return None
+
+
+class _Corpus(msgspec.Struct):
+    """The part of a manifest on the training data."""
+
+    tonics: Tonics | None = None  # mode -> tonic -> number of tunes
+
+
+class _Manifest(msgspec.Struct):
+    """The fields of a manifest that the list needs."""
+
+    codec: str
+    version: Count
+    seen: list[Count]
+    corpus: _Corpus
+
+
+def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
+    """Return a `ModelInfo`, or None for a model that writes no notes or is damaged."""
+    errors: list[str] = []
+    for checkpoint_folder in list_checkpoint_folders(folder):
+        try:
+            body = read_manifest(checkpoint_folder, FORMAT)
+            manifest = check_schema(body, _Manifest, f"{folder.name}/{MANIFEST}")
+            codec = CODECS.get(manifest.codec)
+            if codec is None or codec.unit != "note":
+                return None
+            return _describe_manifest(name, checkpoint_folder, manifest, codec)
+        except MusicgenError as error:
+            errors.append(str(error))
+    LOG.warning(
+        "model %s was left out: %s",
+        escape_unprintable(name),
+        escape_unprintable(errors[0]) if errors else "it was removed",
+    )
+    return None
+
+
+def _describe_manifest(
+    name: str, checkpoint_folder: Path, manifest: _Manifest, codec: AnyCodec
+) -> dict[str, Any]:
+    """Return a `ModelInfo`. Raises InvalidValue for counts or keys that do not match."""
+    writes_bars = codec.has_bars
+    if writes_bars and len(manifest.seen) != len(MEASURES):
+        raise InvalidValue(f"{len(manifest.seen)} event counts for {len(MEASURES)} events")
+    options = list_codec_options(codec)
+    return {
+        "name": name, "version": manifest.version, "codec": manifest.codec,
+        "options": [option.name for option in options],
+        "controls": {option.name: option.control for option in options if option.control},
+        "keys": _rank_keys(manifest.corpus) if writes_bars else [],
+        "meters": _rank_values(manifest.seen, "meter") if writes_bars else [],
+        "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
+        "max_bars": MAX_BARS if writes_bars else 0,
+        "forms": list(COMMON_FORMS) if writes_bars else [],
+        "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
+        "has_index": (checkpoint_folder / INDEX).is_file(),
+    }  # fmt: skip
+
+
+def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
+    """Return the values of a kind of event in the training data, the most frequent first."""
+    ids = sorted(
+        (id_ for id_ in MEASURES.ranges[kind] if event_counts[id_]),
+        key=lambda id_: -event_counts[id_],
+    )
+    values = (str(MEASURES.events[id_].value) for id_ in ids)
+    return [value for value in values if value not in ("", "other")]
+
+
+def _rank_keys(corpus: _Corpus) -> list[str]:
+    """Return the keys of the training tunes, most frequent first. Raises InvalidValue."""
+    counts = {str(Key(tonic, mode)): count for mode, names in (corpus.tonics or TONICS).items()
+              for tonic, count in names.items()}  # fmt: skip
+    return sorted(counts, key=lambda key: -counts[key])

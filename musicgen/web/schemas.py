@@ -1,0 +1,213 @@
+"""Schemas of requests and responses, which /openapi.json describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from pydantic import BaseModel, ConfigDict, Field
+
+from musicgen.sampling.option_table import OPTIONS, Option
+from musicgen.typed_data import decode_json
+from musicgen.web.limits import BODY_BYTES
+
+MAX_TEXT_LENGTH: Final = 100  # characters
+ShortText = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+FileText = Annotated[str, Meta(max_length=BODY_BYTES)]
+
+
+class StrictModel(BaseModel):
+    """A response without additional fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorResponse(StrictModel):
+    """Error message."""
+
+    error: str = Field(description="one line: what is wrong, and how to fix it")
+
+
+class Control(StrictModel):
+    """Bounds of an option's input; null where they do not apply."""
+
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
+    choices: list[str] | None = None
+
+
+class ModelInfo(StrictModel):
+    """A model, and the options that it supports."""
+
+    name: str
+    version: int
+    keys: list[str] = Field(description="most frequent first, in the notation of the option `key`")
+    meters: list[str]
+    rhythms: list[str]
+    codec: str
+    options: list[str] = Field(description="names of the sampling options that the model supports")
+    controls: dict[str, Control] = Field(description="bounds of the inputs, by option")
+    max_bars: int = Field(description="0: tunes of the model have no bars")
+    forms: list[str] = Field(description="common forms; others combine the letters A to H")
+    default_form: str = Field("free", description="used if a request has no form, bars or primer")
+    has_index: bool = Field(
+        description="whether tunes have a receipt: overlap with the training data"
+    )
+
+
+class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
+    """The notes that a tune starts from: the text of an ABC tune, or the bytes of a file."""
+
+    name: ShortText = "primer.abc"
+    text: FileText | None = None
+    base64: FileText | None = None
+
+
+def _build_option_field(option: Option) -> tuple[str, Any, Any]:
+    """Return name, type and default of an option in a request; null frees it in a tweak."""
+    types: dict[type, Any] = {str: ShortText, int: Int32, float: float}
+    annotation = types[option.json_type] | UnsetType | None
+    if option.parser is not None:  # as a person writes it
+        annotation |= ShortText
+    return option.name, Annotated[annotation, Meta(description=option.help)], UNSET
+
+
+if TYPE_CHECKING:
+    _OptionFields = Struct
+else:
+    _OptionFields = defstruct(
+        "_OptionFields",
+        map(_build_option_field, OPTIONS),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+class TuneRequest(_OptionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a new tune or a variant; its options are those of `musicgen sample`."""
+
+    do: Literal["sample", "tweak"]
+    model: ShortText = "folk"
+    seed: Seed | None = None
+    primer: PrimerUpload | None = None
+    of: (
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="tweak: the tune it varies")]
+        | None
+    ) = None
+    keep: (
+        Annotated[
+            str, Meta(max_length=MAX_TEXT_LENGTH, description="tweak: bars that stay: 1-8,13-16")
+        ]
+        | None
+    ) = None
+
+
+def parse_tune_request(body: bytes) -> TuneRequest:
+    """Parse the body of a request for a tune.
+
+    The time is linear in the size of the body: unknown fields are refused before they are built.
+
+    Raises:
+        InvalidValue: the body is not JSON, or does not match the schema.
+    """
+    return decode_json(body, TuneRequest, "the request")
+
+
+class JobId(StrictModel):
+    """A submitted job."""
+
+    id: str
+
+
+class JobState(StrictModel):
+    """Job status."""
+
+    state: Literal["waiting", "working", "done", "failed", "cancelled"]
+    ahead: int = Field(description="waiting jobs that will run before this one")
+    bars: int = Field(description="bars written so far")
+    of: int | None = Field(description="maximum number of bars to write; null if unknown")
+    tune: str | None = Field(description="id of the tune, once the job is done")
+    error: str | None
+
+
+class TuneResponse(BaseModel):
+    """Everything that a page shows of a tune."""
+
+    id: str
+    kept: bool = Field(description="whether the tune is saved")
+    told: list[str] = Field(description="messages: changes to a primer, scores of candidates")
+    wishes: dict[str, Any] = Field(description="sampling options of the request")
+    seed: int
+    title: str
+    rhythm: str
+    key: str
+    meter: str
+    qpm: float | None = Field(description="null: the tune has no bars")
+    seconds: float
+    codec: str = Field(description="codec of the model")
+    files: list[str] = Field(description="suffixes of the files that can be downloaded")
+    bars: int = Field(description="number of bars as heard; 0: the tune has no bars")
+    numbers: list[int] = Field(description="printed bar numbers of the measures; a pickup is 0")
+    keep_numbers: list[int] = Field(description="bar numbers of the measures for `keep`")
+    count_in: dict[str, float] = Field(description="number of clicks, seconds per click")
+    names: list[str] = Field(description="name of each note, spelled in its key")
+    svg: str | None = Field(description="score; note i has the id n{i}, written bar k has m{k}")
+    unwritten: str | None = Field(description="reason if there is no score")
+    sounds: list[list[float]] = Field(
+        description="each note heard: start and length in seconds, pitch, velocity, part, note, bar"
+    )
+    heard: list[list[float]] = Field(
+        description="each bar heard: start and end in seconds, written bar"
+    )
+    programs: list[int] = Field(description="General MIDI program of each part; -1: drums")
+    recipe: dict[str, Any] | None
+    receipt: dict[str, Any] | None
+    surprise: dict[str, Any] | None
+    abc: str | None
+    midi: str | None = Field(description="base64; null: too long for a MIDI file")
+
+
+class Differences(StrictModel):
+    """Where two tunes differ."""
+
+    notes_a: list[int] = Field(description="notes of the first tune that the second lacks")
+    notes_b: list[int] = Field(description="notes of the second tune that the first lacks")
+    bars: list[int] = Field(description="written bars that differ, counted from 0")
+
+
+class SavedTuneResponse(StrictModel):
+    """A saved tune."""
+
+    id: str
+    title: str
+    key: str
+    meter: str
+    bars: int = Field(description="0: the tune has no bars")
+    seconds: float
+    when: float = Field(description="time of saving, in seconds since 1970")
+
+
+class Curve(StrictModel):
+    """A curve over training steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+class TrainingRun(StrictModel):
+    """A training run in ./checkpoints."""
+
+    run: str
+    finished: bool
+    updated: float = Field(description="time of the last metrics, in seconds since 1970")
+    step: int
+    tokens: int
+    best: float | None = Field(description="best held-out bits per note (or per character) so far")
+    loss: Curve = Field(description="training loss in nats per token, averaged between points")
+    held_loss: Curve = Field(description="held-out loss in nats per token")
+    held_bits_per_note: Curve
+    has_model: bool = Field(description="whether the run has a model that can generate")

@@ -1,0 +1,84 @@
+/** The primer, which a new tune continues from: pasted ABC, or a file that was chosen or dropped. */
+
+import { byId } from "/static/render/dom.js";
+
+const MAX_BYTES = 8 * 2 ** 20;
+const BASE64_CHUNK = 0x8000; // bytes; a call takes a limited number of arguments
+
+export class PrimerInput {
+  /** @type {{name: string, text?: string, base64?: string} | null} */ #file = null;
+
+  /** @param {(message: string) => void} onError receives one line on what is wrong with a file */
+  constructor(onError) {
+    this.onError = onError;
+    this.text = byId("primer-text");
+    this.fileInput = byId("primer-file");
+    this.fileInput.addEventListener("change", () => this.#read(this.fileInput.files[0]));
+    byId("primer-clear").addEventListener("click", () => this.clear());
+    this.text.addEventListener("input", () => this.#update());
+    this.#acceptDrops(byId("drop"));
+  }
+
+  /** The primer as a job takes it; null: none. */
+  get value() {
+    if (this.#file) return this.#file;
+    const text = this.text.value.trim();
+    return text ? { name: "pasted.abc", text: addAbcHeader(text) } : null;
+  }
+
+  clear() {
+    this.#file = null;
+    this.text.value = "";
+    this.fileInput.value = "";
+    this.#update();
+  }
+
+  async #read(file) {
+    if (!file) return;
+    if (file.size > MAX_BYTES) {
+      this.onError(`${file.name} is larger than 8 MiB; choose a smaller file`);
+      return;
+    }
+    this.#file = { name: file.name, base64: toBase64(new Uint8Array(await file.arrayBuffer())) };
+    this.text.value = "";
+    this.#update();
+  }
+
+  #update() {
+    if (this.text.value) this.#file = null;
+    byId("primer-name").textContent = this.#file?.name ?? (this.value ? "pasted notes" : "");
+    byId("primer-set").hidden = this.value === null;
+    byId("primer").classList.toggle("set", this.value !== null);
+  }
+
+  /** Accept files dropped anywhere on the page; the overlay says so while one is dragged. */
+  #acceptDrops(overlay) {
+    const hasFile = (event) => event.dataTransfer?.types.includes("Files");
+    document.addEventListener("dragenter", (event) => (overlay.hidden = !hasFile(event)));
+    document.addEventListener("dragover", (event) => hasFile(event) && event.preventDefault());
+    document.addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) overlay.hidden = true; // it left the window
+    });
+    document.addEventListener("drop", (event) => {
+      overlay.hidden = true;
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      byId("primer").open = true;
+      this.#read(event.dataTransfer.files[0]);
+    });
+  }
+}
+
+/** Add the header fields that ABC requires, where they are missing. */
+function addAbcHeader(text) {
+  if (/^X:/m.test(text)) return text;
+  return /^K:/m.test(text) ? `X:1\n${text}` : `X:1\nL:1/8\nK:C\n${text}`;
+}
+
+function toBase64(bytes) {
+  let binary = "";
+  for (let start = 0; start < bytes.length; start += BASE64_CHUNK) {
+    binary += String.fromCharCode(...bytes.subarray(start, start + BASE64_CHUNK));
+  }
+  return btoa(binary);
+}

@@ -1,0 +1,83 @@
+"""Models for the tests: engines with known logits, and untrained checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from musicgen.checkpoint import Manifest, save, weight_shapes
+from musicgen.config import ModelSettings
+from musicgen.tokens.registry import find_codec
+from musicgen.tokens.vocabulary import MEASURES, Event
+
+RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
+
+
+def may_be_seen(event: Event) -> bool:
+    """Tell what a corpus of single lines would hold: all meters, tuplets, endings, pickups.
+
+    Of other codecs: everything but long silences.
+    """
+    if event.kind == "shift":
+        return int(event.value or 0) <= 10
+    if event.kind == "parts":
+        return event.value == 1
+    if event.kind == "pitch":
+        return -24 <= int(event.value or 0) <= 36
+    if event.kind == "repeat_end":
+        return event.value == 2
+    if event.kind == "ending":
+        return event.value in ("1", "2")
+    return event.kind not in RARE
+
+
+SEEN = tuple(int(may_be_seen(event)) for event in MEASURES.events)
+SEEN_IDS = frozenset(id_ for id_, seen in enumerate(SEEN) if seen)
+
+
+class FixedEngine:
+    """An engine that always says the same."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.logits = logits
+        self.fed: list[int] = []
+
+    def start(self) -> None:
+        self.fed = []
+
+    def step(self, ids: Sequence[int], context: object, state: None) -> tuple[np.ndarray, None]:
+        self.fed += ids
+        return self.logits, state
+
+
+class RandomEngine:
+    """An engine that says something else each time."""
+
+    def __init__(self, seed: int, spread: float = 2.0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.spread = spread
+
+    def start(self) -> None:
+        return None
+
+    def step(self, ids: Sequence[int], context: object, state: None) -> tuple[np.ndarray, None]:
+        return self.rng.normal(size=len(MEASURES)) * self.spread, state
+
+
+def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:
+    """Write a checkpoint with random weights and return its folder."""
+    vocabulary = find_codec(codec).vocabulary
+    settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: rng.normal(size=shape).astype(np.float32)
+        for name, shape in weight_shapes(settings).items()
+    }
+    manifest = Manifest(
+        name=folder.name, version=1, settings=settings, vocabulary=vocabulary.names, codec=codec,
+        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events),
+    )  # fmt: skip
+    save(folder, weights, manifest)
+    return folder

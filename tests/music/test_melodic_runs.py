@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from musicgen.music.general_midi import PROGRAMS, parse_program
+from musicgen.music.melodic_runs import find_runs, list_moves
+from musicgen.music.score import Note, Score
+from tests.strategies import scores
+
+
+def test_rest_breaks_a_run() -> None:
+    score = Score((Note(0, 60, 24), Note(24, 62, 48), Note(96, 65, 24)))
+    runs = find_runs(score)
+    assert [(run.onset, run.first_duration, run.moves, len(run)) for run in runs] == [
+        (0, 24, ((2, 48),), 2),
+        (96, 24, (), 1),
+    ]
+    assert list_moves(score) == [(2, 48), (3, 24)]
+
+
+@settings(max_examples=50)
+@given(scores(drums=False), st.integers(-12, 12))
+def test_runs_are_invariant_under_transposition(score: Score, semitones: int) -> None:
+    assert find_runs(score.transpose(semitones)) == find_runs(score)
+    assert list_moves(score.transpose(semitones)) == list_moves(score)
+
+
+def test_every_instrument_is_found_by_its_name_and_number() -> None:
+    assert len(PROGRAMS) == 128
+    for number, name in enumerate(PROGRAMS):
+        assert parse_program(name) == parse_program(str(number)) == number

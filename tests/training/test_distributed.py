@@ -1,0 +1,152 @@
+"""Data-parallel training with real processes, over gloo on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.errors import InvalidValue
+from musicgen.model.network import LanguageModel
+from musicgen.training.distributed import SINGLE_PROCESS, Ranks, join_process_group
+from musicgen.training.trainer import Trainer, TrainerState
+
+ROOT = Path(__file__).parents[2]
+UPDATES = 20
+SETTINGS = TrainingSettings(
+    tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=100, precision="fp32"
+)
+THREADS = Path("/proc/self/task")
+NEEDS_PROC = pytest.mark.skipif(not THREADS.exists(), reason="threads are counted in /proc")
+
+
+def make_trainer(ranks: Ranks = SINGLE_PROCESS) -> Trainer:
+    import torch
+
+    shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
+    model = LanguageModel(shape, torch.Generator().manual_seed(2))
+    generator = np.random.default_rng(1)
+    tunes = [generator.integers(1, 12, length).astype(np.int16) for length in range(20, 60)]
+    return Trainer(model, tunes[4:], tunes[:4], SETTINGS, ranks=ranks)
+
+
+def train(trainer: Trainer, updates: int) -> list[float]:
+    measurements: list[float] = []
+    for progress in trainer.run():
+        measurements += [progress.loss, progress.gradient_norm]
+        measurements += [progress.held_out_score.loss] if progress.held_out_score else []
+        if progress.step == updates:
+            break
+    return measurements
+
+
+def main(folder: Path, updates: int) -> None:
+    """Train as one of several processes; rank 0 writes the measurements and the state."""
+    import torch
+
+    torch.set_num_threads(1)
+    earlier_threads = native_threads()
+    with join_process_group("cpu") as ranks:
+        communicating = native_threads() - earlier_threads
+        if not communicating:
+            raise AssertionError("a process group has no threads of its own now")
+        trainer = make_trainer(ranks)
+        if (folder / "state.safetensors").exists():
+            values = json.loads((folder / "state.json").read_text())
+            trainer.restore(TrainerState(load_file(folder / "state.safetensors"), values))
+        measurements = train(trainer, updates)
+        state = trainer.copy_state()
+        if ranks.is_main_process:
+            save_file(state.arrays, folder / "state.safetensors")
+            (folder / "state.json").write_text(json.dumps(state.values))
+            (folder / f"measurements-{updates}.json").write_text(json.dumps(measurements))
+        if ranks.broadcast_first(ranks.rank + 7.0) != 7.0 or not ranks.all_reduce_any(
+            ranks.rank == 1
+        ):
+            raise AssertionError("the processes do not agree")
+        if updates == UPDATES + 1:
+            print("stuck", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL) if ranks.rank else train(trainer, 10**6)
+    if left := communicating & native_threads():  # although the trainer is still there
+        raise AssertionError(f"the process group is still there: {left}")
+
+
+def native_threads() -> set[str]:
+    """Return the ids of all threads of this process, those of libraries too."""
+    return {task.name for task in THREADS.iterdir()}
+
+
+def start(folder: Path, updates: int) -> list[subprocess.Popen[str]]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(updates)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | environment | {"RANK": str(rank), "PYTHONPATH": str(ROOT)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+@NEEDS_PROC
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    expected = train(trainer, UPDATES)
+    for updates in (UPDATES // 2 + 1, UPDATES):  # the second pair goes on from the first
+        processes = start(tmp_path, updates)
+        faults = [process.communicate(timeout=100)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], faults
+    measurements = [
+        value
+        for updates in (UPDATES // 2 + 1, UPDATES)
+        for value in json.loads((tmp_path / f"measurements-{updates}.json").read_text())
+    ]
+    assert measurements == pytest.approx(expected, abs=1e-4)
+    weights = load_file(tmp_path / "state.safetensors")
+    for name, array in trainer.model.copy_weights().items():
+        np.testing.assert_allclose(weights[f"model/{name}"], array, atol=1e-4)
+
+
+@NEEDS_PROC
+def test_lost_process_is_reported_in_one_line(tmp_path: Path) -> None:
+    first, second = start(tmp_path, UPDATES + 1)
+    second.communicate(timeout=100)
+    assert second.returncode == -signal.SIGKILL
+    _, stderr = first.communicate(timeout=100)
+    assert first.returncode == 1, stderr
+    assert "MusicgenError: another process of this run has ended" in stderr
+
+
+def test_lanes_are_shared_evenly() -> None:
+    with pytest.raises(InvalidValue, match=r"--batch 5: 2 processes.*a multiple of 2"):
+        Ranks(0, 2).check_lanes_divisible(5)
+    shares = [list(range(12))[Ranks(rank, 3).get_lane_slice(0, 1)] for rank in range(3)]
+    assert sorted(itertools.chain.from_iterable(shares)) == list(range(12))
+    assert {len(lanes) for lanes in shares} == {4}
+
+
+def test_single_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_process_group("auto") as ranks:
+        assert ranks == SINGLE_PROCESS
+    assert SINGLE_PROCESS.is_main_process
+    assert SINGLE_PROCESS.all_reduce_any(True)
+    assert not SINGLE_PROCESS.all_reduce_any(False)
+    assert SINGLE_PROCESS.broadcast_first(3.5) == 3.5
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musicgen.errors import InvalidValue
+from musicgen.training.ngram import KneserNey, estimate_discounts
+
+SIZE = 7
+
+
+def draw_tunes(count: int = 30) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [
+        np.append(generator.choice([2, 3, 4], size=generator.integers(1, 12), p=[0.7, 0.2, 0.1]), 1)
+        for _ in range(count)
+    ]
+
+
+MODEL = KneserNey(draw_tunes(), SIZE, order=3)
+
+
+@given(st.lists(st.integers(1, SIZE - 1), max_size=6))
+def test_probabilities_sum_to_one_in_any_context(context: list[int]) -> None:
+    values = MODEL.distribution(context)
+    assert values.sum() == pytest.approx(1, abs=1e-12)
+    assert values[0] == 0
+    assert (values[1:] > 0).all()  # 5 and 6 were never seen
+
+
+def test_unseen_events_get_equal_and_lowest_probabilities() -> None:
+    values = MODEL.distribution([2, 2])
+    assert values[5] == values[6] < values[2:5].min()
+
+
+def test_surprisal_matches_the_distribution() -> None:
+    tune = np.array([2, 3, 3, 6, 2, 1])
+    expected = [-np.log(MODEL.distribution(tune[:at].tolist())[tune[at]]) for at in range(6)]
+    np.testing.assert_allclose(MODEL.surprisal(tune), expected, rtol=0, atol=1e-12)
+
+
+def test_higher_orders_predict_a_loop_better() -> None:
+    loop = [np.array([2, 2, 3] * 20 + [1])]
+    losses = [KneserNey(loop, SIZE, order=order).score(loop).loss for order in (1, 2, 3)]
+    assert losses[2] < 0.25 < losses[1] < losses[0]
+
+
+def test_lower_orders_count_left_contexts() -> None:
+    """San Francisco: 4 is frequent, but only ever after 3."""
+    tunes = [np.array([3, 4] * 9 + [2, 5, 3, 5, 6, 5, 1])]
+    values = KneserNey(tunes, SIZE, order=2).distribution([1])  # a context never seen
+    assert values[5] > values[4]
+
+
+def test_discounts_match_manual_calculation() -> None:
+    counts = np.repeat([1, 2, 3, 4], [8, 4, 2, 1])  # Y = 8 / (8 + 8)
+    expected = [0, 1 - 2 * 0.5 * 4 / 8, 2 - 3 * 0.5 * 2 / 4, 3 - 4 * 0.5 * 1 / 2]
+    assert estimate_discounts(counts) == pytest.approx(expected)
+
+
+def test_score_is_bits_over_notes() -> None:
+    held = MODEL.score(draw_tunes(4), [2, 3, 4, 5])
+    nats = sum(MODEL.surprisal(tune).sum() for tune in draw_tunes(4))
+    assert held.bits_per_note == pytest.approx(nats / np.log(2) / 14)
+    assert held.loss == pytest.approx(nats / sum(len(tune) for tune in draw_tunes(4)))
+    low, high = held.bootstrap_interval(np.random.default_rng(1))
+    assert low < held.bits_per_note < high
+
+
+def test_too_high_order_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="order 9 with 650 events does not fit"):
+        KneserNey(draw_tunes(), 650, order=9)

@@ -1,0 +1,179 @@
+"""Training plans: held-out tunes and settings by the size of the corpus."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicgen.corpus.split import assign_splits
+from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.training.plan import (
+    MIN_GROUPS_FOR_TEST,
+    MIN_VALID_GROUPS,
+    TrainingOptions,
+    adjust_split,
+    make_plan,
+    replace_tokens,
+)
+
+NAMES = ("begin", "end", *(f"token={letter}" for letter in "abcdef"))
+
+
+def make_tune(number: int, length: int = 100) -> EncodedTune:
+    ids = np.random.default_rng(number).integers(1, len(NAMES), length).astype(np.int16)
+    return EncodedTune(ids, length // 2, str(number), "", f"{number:016x}", "", "", "", "{}")
+
+
+def make_dataset(count: int, *, codec: str = "measures", length: int = 100) -> Dataset:
+    """Make a data set that is split as `musicgen corpus build` does."""
+    tunes = [make_tune(number, length) for number in range(count)]
+    parts = assign_splits(tune.group for tune in tunes)
+    train, valid, test = (
+        [tune for tune in tunes if parts[tune.group] == part] for part in ("train", "valid", "test")
+    )
+    return Dataset(train, valid, test, codec, NAMES, {})
+
+
+def split_sizes(dataset: Dataset) -> tuple[int, int, int]:
+    return len(dataset.train), len(dataset.valid), len(dataset.test)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, (1, 0, 0)), (2, (2, 0, 0)), (5, (5, 0, 0)), (7, (7, 0, 0)), (8, (6, 2, 0)),
+     (12, (10, 2, 0)), (20, (17, 3, 0)), (49, (42, 7, 0))],
+)  # fmt: skip
+def test_small_corpus_holds_out_few_tunes(count: int, expected: tuple[int, ...]) -> None:
+    dataset = make_dataset(count)
+    parts = adjust_split(dataset)
+    assert split_sizes(parts) == expected
+    assert {tune.title for _, tune in parts} == {tune.title for _, tune in dataset}
+
+
+@pytest.mark.parametrize("count", range(MIN_GROUPS_FOR_TEST, MIN_GROUPS_FOR_TEST + 40, 3))
+def test_corpus_with_a_test_split_has_validation_groups(count: int) -> None:
+    dataset = make_dataset(count)
+    parts = adjust_split(dataset)
+    assert len(parts.valid) == max(MIN_VALID_GROUPS, len(dataset.valid))
+    assert {t.group for t in parts.test} == {t.group for t in dataset.test}
+    assert {t.group for t in dataset.valid} <= {t.group for t in parts.valid}
+    assert len(parts) == count
+
+
+def test_split_of_a_large_enough_corpus_is_kept() -> None:
+    dataset = make_dataset(400)
+    assert adjust_split(dataset) is dataset
+
+
+def test_groups_stay_together() -> None:
+    tunes = [make_tune(number % 20) for number in range(60)]
+    dataset = Dataset(tunes, [], [], "measures", NAMES, {})
+    parts = adjust_split(dataset)
+    assert not {t.group for t in parts.train} & {t.group for t in parts.valid}
+    assert split_sizes(parts) == (51, 9, 0)
+
+
+def test_split_does_not_depend_on_the_order_of_tunes() -> None:
+    tunes = [make_tune(number) for number in range(20)]
+    original = adjust_split(Dataset(tunes, [], [], "measures", NAMES, {}))
+    random.Random(1).shuffle(tunes)
+    shuffled = adjust_split(Dataset(tunes, [], [], "measures", NAMES, {}))
+    assert {t.title for t in original.valid} == {t.title for t in shuffled.valid}
+
+
+def test_one_more_tune_rarely_moves_another() -> None:
+    tunes = [make_tune(number) for number in range(1000, 1040)]
+    parts = [
+        {t.title for t in adjust_split(Dataset(tunes[:n], [], [], "measures", NAMES, {})).valid}
+        for n in range(20, 41)
+    ]
+    moved = [len(smaller - larger) for smaller, larger in pairwise(parts)]
+    assert max(moved) <= 1
+
+
+def test_plan_explains_what_is_held_out() -> None:
+    explanations = [
+        make_plan(adjust_split(make_dataset(count)), TrainingOptions()).lines
+        for count in (1, 5, 20, 400)
+    ]
+    assert explanations[0][0].startswith(
+        "1 tune is too few to hold any out: training on all of them"
+    )
+    assert explanations[1][0].startswith("5 tunes are too few to hold any out")
+    assert explanations[2][0].startswith(
+        "20 tunes: 3 are held out for early stopping; there is no test split"
+    )
+    assert explanations[3] == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "lanes", "epochs"), [(1, 1, 600), (5, 1, 120), (20, 6, 60), (400, 25, 30)]
+)
+def test_lanes_and_tokens_depend_on_the_corpus(count: int, lanes: int, epochs: int) -> None:
+    dataset = adjust_split(make_dataset(count))
+    plan = make_plan(dataset, TrainingOptions())
+    assert (plan.model.layers, plan.training.lanes) == (1, lanes)
+    assert plan.training.tokens == epochs * 100 * len(dataset.train)
+
+
+def test_large_corpus_gets_the_default_model() -> None:
+    plan = make_plan(make_dataset(100, length=4000), TrainingOptions())
+    assert (plan.model.layers, plan.model.hidden, plan.training.lanes) == (2, 256, 64)
+    assert (plan.training.first_bptt, plan.training.bptt) == (8, 32)
+    assert not plan.guarded
+    assert plan.training.evaluate_every == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({}, 7e-3), ({"hidden": 128}, 7e-3), ({"hidden": 512}, 3.5e-3), ({"cell": "gru"}, 7e-3),
+        ({"cell": "rnn"}, 1e-3), ({"cell": "irnn"}, 2e-4),
+        ({"cell": "irnn", "learning_rate": 0.01}, 0.01),
+    ],
+)  # fmt: skip
+def test_wide_models_and_cells_without_gates_get_lower_rates(
+    options: dict[str, Any], rate: float
+) -> None:
+    plan = make_plan(make_dataset(100, length=4000), TrainingOptions(**options))
+    assert plan.training.learning_rate == pytest.approx(rate)
+
+
+def test_first_windows_are_not_longer_than_bptt() -> None:
+    plan = make_plan(make_dataset(100, length=4000), TrainingOptions(bptt=4))
+    assert (plan.training.first_bptt, plan.training.bptt) == (4, 4)
+
+
+def test_options_override_the_preset() -> None:
+    options = TrainingOptions(
+        "gru", 3, 32, 0.1, bptt=16, batch=2, epochs=3, learning_rate=0.01, seed=7
+    )
+    plan = make_plan(adjust_split(make_dataset(20)), options)
+    assert (plan.model.cell, plan.model.layers, plan.model.hidden) == ("gru", 3, 32)
+    assert (plan.model.dropout, plan.training.bptt, plan.training.lanes) == (0.1, 16, 2)
+    assert (plan.training.tokens, plan.training.learning_rate) == (3 * 17 * 100, 0.01)
+
+
+def test_small_corpora_except_texts_are_guarded() -> None:
+    assert make_plan(adjust_split(make_dataset(5)), TrainingOptions()).guarded
+    assert not make_plan(adjust_split(make_dataset(5, codec="text")), TrainingOptions()).guarded
+
+
+def test_minutes_limit_the_tokens_of_a_small_corpus() -> None:
+    dataset = adjust_split(make_dataset(5))
+    options = TrainingOptions(layers=1, hidden=4, batch=1, bptt=8, epochs=2)
+    assert make_plan(dataset, options).training.tokens == 1000
+    long = TrainingOptions(layers=1, hidden=4, batch=1, bptt=8, epochs=2, minutes=100)
+    assert make_plan(dataset, long).training.tokens == 1000
+    short = TrainingOptions(layers=1, hidden=4, batch=1, bptt=8, epochs=2, minutes=1e-9)
+    assert make_plan(dataset, short).training.tokens == 8
+
+
+def test_replace_tokens_changes_only_tokens() -> None:
+    plan = make_plan(adjust_split(make_dataset(20)), TrainingOptions())
+    assert replace_tokens(plan, 5).training.tokens == 5
+    assert replace_tokens(replace_tokens(plan, 5), plan.training.tokens) == plan
