@@ -6,8 +6,8 @@
 
 Each version runs the same commands in its own folder, one command at a time: tunes of 50 seeds over
 all sampling options in every format, corpora, a small training run, variants of a tune, copy
-receipts. Differing files are listed, and the exit code is then 1. Help texts and messages are not
-compared.
+receipts. Differing files are listed, and the exit code is then 1. Words are not compared: help,
+messages, the text of pages and model cards.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ OPTIONS: Final[tuple[list[str], ...]] = (
 )  # fmt: skip
 FORMATS: Final = (".mid", ".abc", ".musicxml", ".svg", ".html")
 PROBE: Final = "import musicgen; print(musicgen.__file__)"
+DATA_BLOCK: Final = re.compile(rb"<script[^>]*application/json[^>]*>(.*?)</script>", re.DOTALL)
+TIMES: Final = re.compile(rb'"(seconds|rate|memory|saving_seconds|date|pid)": ?[-0-9.e+"]+')
+# Files of a run whose text or times differ from run to run; its weights and states must be equal.
+WORDS_OR_TIMES: Final = re.compile(r"MODEL_CARD\.md|metrics\.jsonl|loss\.png|manifest\.json")
 GROUPS: Final = ("sample", "many", "tweak", "origin", "render", "corpus", "train")
 
 
@@ -84,24 +88,25 @@ def run_command(python: str, folder: Path, arguments: list[str]) -> None:
               file=sys.stderr)  # fmt: skip
 
 
-def remove_times(data: bytes, name: str) -> bytes:
-    """Remove times and other values that vary from run to run, and a page's script and style."""
+def select_data(data: bytes, name: str) -> bytes:
+    """Return what must be equal in a file: the data of a page; elsewhere all but words and times."""
     if name.endswith(".html"):
-        data = re.sub(rb"<(script(?! type=.application/json)|style)\b.*?</\1>", b"", data,
-                      flags=re.DOTALL)  # fmt: skip
-    if name.endswith((".json", ".jsonl", ".txt", ".csv", ".md", ".svg")):
-        data = re.sub(rb'"(seconds|rate|memory|saving_seconds|date|pid)": ?[-0-9.e+"]+', b"", data)
+        return b"".join(DATA_BLOCK.findall(data))
+    if name == "index.tsv":  # its last column explains a choice in words
+        return b"\n".join(line.rpartition(b"\t")[0] for line in data.splitlines())
+    if name.endswith((".json", ".txt")):
+        data = TIMES.sub(b"", data)
     return data
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Return the hash of every file of a folder, by its path."""
+    """Return the hash of the data of every file of a folder, by its path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(
-            remove_times(path.read_bytes(), path.name)
+            select_data(path.read_bytes(), path.name)
         ).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not WORDS_OR_TIMES.fullmatch(path.name)
     }
 
 
