@@ -89,7 +89,7 @@ def run_command(python: str, folder: Path, arguments: list[str]) -> None:
 
 
 def select_data(data: bytes, name: str) -> bytes:
-    """Return what must be equal in a file: the data of a page; elsewhere all but words and times."""
+    """Return what must be equal in a file: the data of a page, of the rest all but words, times."""
     if name.endswith(".html"):
         return b"".join(DATA_BLOCK.findall(data))
     if name == "index.tsv":  # its last column explains a choice in words
