@@ -42,6 +42,9 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg]
 class WholeNumber(click.IntRange):
     """An integer in a range, of at most 19 digits."""
 
+    def _describe_range(self) -> str:  # click's own hook; without bounds it writes "x<=None"
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
@@ -57,6 +60,9 @@ class WholeNumber(click.IntRange):
 
 class DecimalNumber(click.FloatRange):
     """A finite number in a range."""
+
+    def _describe_range(self) -> str:  # click's own hook; without bounds it writes "x<=None"
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(
         self, value: str | float, param: click.Parameter | None, ctx: click.Context | None

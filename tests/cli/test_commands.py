@@ -174,3 +174,8 @@ def test_train_refuses_bad_sources_in_one_line(
 
 def test_train_refuses_a_name_that_is_a_path(cwd: Path) -> None:
     assert_refused(run("train", "model", "--name", "../up"), 2, "use letters, digits, dots")
+
+
+@pytest.mark.parametrize("command", ["sample", "tweak", "train"])
+def test_help_shows_no_missing_bound(command: str) -> None:
+    assert "None" not in CliRunner().invoke(commands, [command, "--help"]).output
