@@ -31,13 +31,14 @@ def test_help_shows_usage(args: Sequence[str]) -> None:
     result = run(*args)
     assert "Usage" in result.output
     assert "Traceback" not in result.output
+    assert "<=None" not in result.output  # a range without bounds
 
 
 @pytest.mark.parametrize("args", [[], ["sample", "--help"], ["train", "--help"]])
 def test_help_shows_each_example_on_its_own_line(args: list[str]) -> None:
-    bar_marks = [line.strip() for line in run(*args).output.splitlines()]
-    assert len([line for line in bar_marks if line.startswith("musicgen ")]) >= 2
-    assert not any("\\b" in line for line in bar_marks)
+    lines = [line.strip() for line in run(*args).output.splitlines()]
+    assert len([line for line in lines if line.startswith("musicgen ")]) >= 2
+    assert not any("\\b" in line for line in lines)
 
 
 def test_sample_applies_its_options(cwd: Path) -> None:
@@ -131,8 +132,8 @@ def test_full_disk_leaves_no_partial_file(cwd: Path) -> None:
 
 def make_score(seed: int) -> Score:
     notes = tuple(Note(i * 24, 60 + (i * 7 + seed * 5) % 12, 24) for i in range(48))
-    bar_marks = (Mark(144 * number, "bar") for number in range(1, 9))
-    return Score(notes, (Mark(0, "meter", Meter(3, 4)), *bar_marks), title=f"tune {seed}")
+    lines = (Mark(144 * number, "bar") for number in range(1, 9))
+    return Score(notes, (Mark(0, "meter", Meter(3, 4)), *lines), title=f"tune {seed}")
 
 
 def test_train_writes_a_model_that_sample_uses(cwd: Path) -> None:
@@ -174,8 +175,3 @@ def test_train_refuses_bad_sources_in_one_line(
 
 def test_train_refuses_a_name_that_is_a_path(cwd: Path) -> None:
     assert_refused(run("train", "model", "--name", "../up"), 2, "use letters, digits, dots")
-
-
-@pytest.mark.parametrize("command", ["sample", "tweak", "train"])
-def test_help_shows_no_missing_bound(command: str) -> None:
-    assert "None" not in CliRunner().invoke(commands, [command, "--help"]).output
