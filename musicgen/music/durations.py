@@ -169,12 +169,15 @@ def _iter_next_candidates(
             and not offset_bits & unwritable
             and position + steps <= offsets[-1]
         ):
-            inner = offsets[segment + 1 : bisect_left(offsets, position + steps)]
-            symbols = 1 + sum(
-                len(split_duration(value))
-                for value in _iter_written_lengths(inner, position, tuplet)
-            )
+            symbols = 1 + _count_tuplet_values(tuplet, offset_bits & ((1 << steps) - 1))
             yield position + steps, _SYMBOL_COST * symbols + rank, tuplet
+
+
+@lru_cache(maxsize=65536)
+def _count_tuplet_values(tuplet: Tuplet, offset_bits: int) -> int:
+    """Return the number of note values in a tuplet with the given offsets (bit n: at step n)."""
+    inner = [step for step in range(1, tuplet.steps) if offset_bits >> step & 1]
+    return sum(len(split_duration(value)) for value in _iter_written_lengths(inner, 0, tuplet))
 
 
 @cache
