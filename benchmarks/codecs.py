@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.formats import abc, musicxml
-from musicgen.music.performance import to_performance
+from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Score
 from musicgen.tokens.codec import AnyCodec, find_first_illegal
 from musicgen.tokens.registry import CODECS, find_codec

@@ -9,13 +9,12 @@ from typing import Any, Final
 from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.files import read_regular_file
-from musicgen.recipe_files import read_recipe_text, sidecar_path
 from musicgen.render import export
 from musicgen.sampling.infill import CANDIDATES
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, hash_text
 from musicgen.trained_model import Model, load, load_named, read_first_tune
-from musicgen.tune import Tune
+from musicgen.tune import Tune, read_recipe_text, sidecar_path
 
 _MAX_TEXT: Final = 2**24  # bytes of a text model's file
 _SHAPE_OPTIONS: Final = ("form", "pickup", "bars", "min_bars", "range", "meter", "key")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.corpus.build import BuildProgress
+    from musicgen.corpus.build_report import Report
     from musicgen.corpus.dry_run import DryRunResult, GroupMember
-    from musicgen.corpus.report import Report
     from musicgen.corpus.sandbox import ReadLimits
     from musicgen.corpus.store import Dataset
 

@@ -127,7 +127,7 @@ def _check_score(
     count_in: bool,
 ) -> None:
     """Raise InvalidValue if an option or a format needs bars and the tune has none."""
-    from musicgen.music.performance import is_performance
+    from musicgen.music.milliseconds import is_performance
     from musicgen.render.export import check_has_bars
 
     if (tempo is not None or count_in) and is_performance(score):
@@ -146,8 +146,8 @@ def _write_outputs(
     force: bool,
 ) -> None:
     """Write the files, and remove the recipe file of a file that was replaced."""
-    from musicgen.recipe_files import is_recipe, sidecar_path, supports_metadata
     from musicgen.render.export import write
+    from musicgen.tune import is_recipe, sidecar_path, supports_metadata
 
     remarks = () if recipe is None else tuple(recipe.remarks())
     for out in outs:
@@ -187,8 +187,8 @@ def _list_titles(scores: Sequence[Score]) -> str:
 
 def _load_recipe(file: Path) -> Recipe | None:
     """Return the recipe in a file; None if it has none or a damaged one."""
-    from musicgen.recipe_files import read_recipe_text
     from musicgen.sampling.recipe import Recipe
+    from musicgen.tune import read_recipe_text
 
     try:
         text = read_recipe_text(file)
@@ -261,7 +261,7 @@ def _format_title(score: Score) -> str:
 def _summarize(score: Score) -> str:
     """Describe a tune on one line: title, meter, length."""
     from musicgen.music.bars import count_heard_bars
-    from musicgen.music.performance import is_performance
+    from musicgen.music.milliseconds import is_performance
     from musicgen.render.timeline import duration
 
     if is_performance(score):

@@ -116,7 +116,7 @@ def _draw_and_measure(
     from musicgen.sampling.generate import Generated
     from musicgen.sampling.parallel import run_in_order
     from musicgen.sampling.ranking import measure_tune
-    from musicgen.tune_batch import count_processes, to_process_arguments
+    from musicgen.trained_model import count_processes, to_process_arguments
 
     jobs = count_processes(count, jobs)
     arguments = to_process_arguments(model, request)
@@ -133,7 +133,7 @@ def _draw_and_measure(
 
 def _draw_batch(numbers: Iterable[int], *arguments: str) -> Iterator[tuple[int, bytes]]:
     """Yield generated and measured tunes as JSON; runs in a worker process."""
-    from musicgen.tune_batch import from_process_arguments
+    from musicgen.trained_model import from_process_arguments
 
     model, request = from_process_arguments(*arguments)
     for number, generated in model.generate_many(request, numbers):

@@ -21,7 +21,6 @@ from musicgen.cli.param_types import (
     device_option,
     quiet_option,
 )
-from musicgen.cli.signals import StopSignals
 from musicgen.cli.train_report import (
     ProgressDisplay,
     ProgressState,
@@ -33,6 +32,7 @@ from musicgen.cli.train_report import (
     print_times,
 )
 from musicgen.cli.train_setup import (
+    StopSignals,
     apply_saved_config,
     is_done,
     is_main_process,

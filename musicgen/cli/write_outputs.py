@@ -56,8 +56,8 @@ def resolve_output_files(
         OutputExists: if a file exists and `force` is not set, or is not one of ours.
     """
     from musicgen.files import prepare_outputs
-    from musicgen.recipe_files import refuse_non_recipe, sidecar_path, supports_metadata
     from musicgen.render.export import check_suffix
+    from musicgen.tune import refuse_non_recipe, sidecar_path, supports_metadata
 
     names = [list(_expand_output(out, count, suffix)) for out in outs]
     for files in names:
@@ -117,7 +117,7 @@ def write_tunes(
         verbosity: QUIET, NORMAL or VERBOSE.
         jobs: number of processes; None for one per core.
     """
-    from musicgen.tune_batch import count_processes, sample_many, to_process_arguments
+    from musicgen.trained_model import count_processes, sample_many, to_process_arguments
 
     count = len(names)
     jobs = count_processes(count, jobs)
@@ -139,7 +139,7 @@ def _write_batch(numbers: Iterable[int], *arguments: str) -> Iterator[tuple[int,
     """Generate tunes while a thread writes them; runs in a worker process."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from musicgen.tune_batch import from_process_arguments
+    from musicgen.trained_model import from_process_arguments
 
     model, request = from_process_arguments(*arguments[:-1])
     file_names, force, verbosity = json.loads(arguments[-1])

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from musicgen.corpus.build_report import Report, make_duplicate_refusal
 from musicgen.corpus.dispatch import (
     PackedFiles,
     ReadTask,
@@ -35,7 +36,6 @@ from musicgen.corpus.dispatch import (
     read_in_children,
     write_read_cache,
 )
-from musicgen.corpus.report import Report, make_duplicate_refusal
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.sources import TuneFile, find_files
 from musicgen.corpus.spill import SpoolSet

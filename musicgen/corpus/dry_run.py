@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from musicgen.corpus.build import BuildCallback, build
+from musicgen.corpus.build_report import Report, format_place
 from musicgen.corpus.parquet_rows import ParquetRows
-from musicgen.corpus.report import Report, format_place
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Refusal

@@ -24,7 +24,7 @@ from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.melodic_runs import Move, list_moves
-from musicgen.music.performance import PERFORMANCE_QPM
+from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
 from musicgen.tokens.codec import AnyCodec, ScoreCodec

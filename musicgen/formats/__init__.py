@@ -10,7 +10,7 @@ from typing import Final
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.files import read_regular_file, refuse_existing, write_atomically
 from musicgen.formats import abc, midi, musicxml
-from musicgen.music.performance import to_performance
+from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Score
 
 ParseResult = tuple[tuple[Score, ...], tuple[Refusal, ...]]

@@ -19,7 +19,7 @@ import numpy as np
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import Bar, find_bars, find_pickups, number_bars
 from musicgen.music.durations import Tuplet
-from musicgen.music.performance import is_performance
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, Part, Score, find_sections
 from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
 from musicgen.music.voices import Chords

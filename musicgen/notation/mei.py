@@ -1,6 +1,7 @@
 """Writer of MEI, which verovio engraves.
 
 A note head has its `element_id`, and measure k (from 0) the id `m{k}`; the SVG keeps these ids.
+The texts of a tune are untrusted: `escape_xml` escapes them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,25 @@ from musicgen.notation.engraving import (
     to_writable_key,
 )
 from musicgen.notation.note_values import NOTE_VALUES, NoteValue
-from musicgen.notation.xml_text import MAX_SHOWN_TEXT, escape_xml
+
+MAX_SHOWN_TEXT: Final = 200  # characters of a title or name
+_ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+_ESCAPES: Final = str.maketrans(_ENTITIES)
+
+
+def escape_xml(text: str, max_length: int = MAX_SHOWN_TEXT) -> str:
+    """Escape markup, drop control characters and line breaks, and cut at max_length characters."""
+    spaced = (" " if char.isspace() else char for char in text[: 4 * max_length])
+    visible = "".join(char for char in spaced if char.isprintable()).strip()
+    return visible[:max_length].translate(_ESCAPES)
+
+
+def unescape_xml(text: str) -> str:
+    """Undo `escape_xml` of a printable text."""
+    for char, entity in reversed(_ENTITIES.items()):
+        text = text.replace(entity, char)
+    return text
+
 
 _ACCIDENTALS: Final = {-2: "ff", -1: "f", 0: "n", 1: "s", 2: "x"}
 _BAR_LINES: Final = {"single": "single", "double": "dbl", "final": "end"}

@@ -15,7 +15,7 @@ from musicgen.errors import InvalidValue
 from musicgen.music.score import Score
 from musicgen.notation import mei
 from musicgen.notation.engraving import Sheet, build_sheet, check_engravable
-from musicgen.notation.xml_text import escape_xml
+from musicgen.notation.mei import escape_xml
 
 WIDTH: Final = 840  # pixels; fits four bars of eighths
 _UNITS_PER_PIXEL: Final = 2.5  # of verovio, whose default size is for print

@@ -13,10 +13,10 @@ from typing import Final
 from musicgen.errors import Refusal
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.general_midi import PROGRAMS
-from musicgen.music.performance import is_performance
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import DEFAULT_QPM, Part, Score
 from musicgen.music.theory import Key, spell
-from musicgen.notation.xml_text import escape_xml
+from musicgen.notation.mei import escape_xml
 from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
 
 # Eight colours for all kinds of colour vision (Okabe and Ito, Color Universal Design, 2008).

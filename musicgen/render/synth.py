@@ -13,7 +13,7 @@ import numpy as np
 
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.bars import find_bars
-from musicgen.music.performance import is_performance
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 from musicgen.render.soundfont import Region, load_instrument
 from musicgen.render.synth_voice import (

@@ -19,7 +19,7 @@ from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
 from musicgen.music.bars import count_heard_bars, find_bars, number_bars
 from musicgen.music.melodic_runs import RunColumns
-from musicgen.music.performance import is_performance
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
 from musicgen.notation.engraving import check_engravable
 from musicgen.notation.score_images import engrave

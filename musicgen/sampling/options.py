@@ -1,27 +1,30 @@
-"""Sampling options, checked once, and what holds without them: default tempos per dance, tonics.
+"""Sampling options, checked once, and what holds without them: form, tempo and tonic.
 
-Defaults that depend on the tune are customary: tempos by dance and meter, tonics by mode.
+Defaults that depend on the tune are customary: tempos by dance and meter, tonics by mode. The
+default form is AABB, the most common form of dance tunes; a recipe records the completed options,
+so a recipe without a form leaves the form to the model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
+from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
 from musicgen.music.theory import Key, Meter
 from musicgen.number_parsing import shorten
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form
+from musicgen.tokens.vocabulary import MEASURES
 from musicgen.typed_data import check_schema, decode_json
-
-MIN_BARS: Final = 8  # of a tune without a given number of bars, unless its form is "free"
 
 if TYPE_CHECKING:
     _OptionFields = msgspec.Struct
@@ -32,6 +35,9 @@ else:
         frozen=True,
         forbid_unknown_fields=True,
     )
+
+
+MIN_BARS: Final = 8  # of a tune without a given number of bars, unless its form is "free"
 
 
 class SamplingOptionsTable(_OptionFields, frozen=True, forbid_unknown_fields=True):
@@ -261,3 +267,50 @@ def describe_unseen_dance(
 def usual_qpm(rhythm: str, meter: str) -> float:
     """Return the customary tempo of a dance, else of a meter, in quarter notes per minute."""
     return RHYTHM_QPM.get(rhythm) or METER_QPM.get(meter, USUAL_QPM)
+
+
+DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
+_FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
+
+
+def complete_options(
+    requested: Mapping[str, Any], manifest: Manifest, *, has_primer: bool = False
+) -> SamplingOptions:
+    """Make options from those that a user gave, with the default form where none is given.
+
+    A model without repeats in its training data, or a primer, which may be longer than the form,
+    gets a free form of at least MIN_BARS bars; so does the form `through` without a number of bars.
+
+    Args:
+        requested: options by name, as values or text; None is an option that is not given.
+        manifest: of the model.
+        has_primer: whether the tune starts from given notes.
+
+    Raises:
+        InvalidValue: an option is unknown or not valid.
+    """
+    named = {
+        name: value
+        for name, value in SamplingOptions.parse_changes(**requested).items()
+        if value is not None
+    }
+    options = SamplingOptions(**named)
+    if not find_codec(manifest.codec).has_bars:
+        return options
+    if named.keys().isdisjoint(_FORM_OPTIONS):
+        form = FREE if has_primer else choose_default_form(manifest.seen)
+        return replace(options, form=form, min_bars=MIN_BARS if form == FREE else None)
+    if options.form == THROUGH and options.bars is None and options.min_bars is None:
+        return replace(options, min_bars=MIN_BARS)
+    return options
+
+
+def choose_default_form(event_counts: Sequence[int]) -> str:
+    """Return the default form of a model with bars: free without repeats in its training data.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+    """
+    signs = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", 2)
+    has_repeats = all(id_ < len(event_counts) and event_counts[id_] > 0 for id_ in signs)
+    return DEFAULT_FORM if has_repeats else FREE

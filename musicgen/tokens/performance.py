@@ -28,7 +28,7 @@ from typing import Final
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performance import PERFORMANCE_QPM, to_performance
+from musicgen.music.milliseconds import PERFORMANCE_QPM, to_performance
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Score
 from musicgen.tokens.codec import (
     PLAIN_SETTING,

@@ -11,10 +11,9 @@ import numpy as np
 
 from musicgen.checkpoint import Manifest, Weights, round_to_float16
 from musicgen.formats import abc
-from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.options import SamplingOptions, complete_options
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.registry import find_codec, restore_codec

@@ -30,8 +30,8 @@ from musicgen.files import write_atomically
 from musicgen.folder_contents import METRICS
 from musicgen.music.arrays import FloatArray
 from musicgen.music.score import Score
-from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import complete_options
 from musicgen.sampling.sampler import GenericSampler, make_sampler
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import find_codec, restore_codec

@@ -45,8 +45,7 @@ from musicgen.web.schemas import (
     parse_tune_request,
 )
 from musicgen.web.worker_pool import Job, WorkerPool
-from musicgen.web.worker_process import HttpError
-from musicgen.web.worker_protocol import WorkerAnswer
+from musicgen.web.worker_process import HttpError, WorkerAnswer
 
 PACKAGE: Final = Path(__file__).parents[1]
 STATIC_FOLDERS: Final[Mapping[str, Path]] = {  # prefix of the URL -> folder

@@ -32,7 +32,7 @@ from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
 from musicgen.web.model_list import get_model_stamp, tune_id
 from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
-from musicgen.web.worker_protocol import ProgressWriter, WorkerAnswer
+from musicgen.web.worker_process import ProgressWriter, WorkerAnswer
 
 MAX_CACHED_MODELS: Final = 3
 MAX_CACHED_TUNES: Final = 64

@@ -20,13 +20,12 @@ from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
 from musicgen.model_folders import list_models
 from musicgen.music.theory import Key
-from musicgen.sampling.default_form import choose_default_form
 from musicgen.sampling.option_table import (
     COMMON_FORMS,
     MAX_BARS,
     list_codec_options,
 )
-from musicgen.sampling.options import TONICS
+from musicgen.sampling.options import TONICS, choose_default_form
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import CODECS

@@ -17,7 +17,7 @@ from typing import IO, Final
 
 from musicgen.process_limits import OUT_OF_MEMORY_STATUS, disable_core_dumps
 from musicgen.web.handlers import RequestHandlers
-from musicgen.web.worker_protocol import ProgressWriter, RequestHandler
+from musicgen.web.worker_process import ProgressWriter, RequestHandler
 
 ORPHAN_SECONDS: Final = 10.0  # beyond the time limit of a job, in case the parent was killed
 

@@ -16,11 +16,11 @@ from musicgen.web.limits import ServerLimits
 from musicgen.web.worker_process import (
     HttpError,
     Worker,
+    WorkerAnswer,
     WorkerCrashed,
     WorkerLost,
     WorkerUnavailable,
 )
-from musicgen.web.worker_protocol import WorkerAnswer
 
 State: TypeAlias = Literal["waiting", "working", "done", "failed", "cancelled"]
 FINISHED_STATES: Final[tuple[State, ...]] = ("done", "failed", "cancelled")

@@ -1,4 +1,13 @@
-"""The parent's end of a worker, a process that keeps models loaded and may crash on a request."""
+"""A worker, a process that keeps models loaded and may crash on a request: the parent's end.
+
+The messages are one line of JSON each, and perhaps a body:
+
+    parent -> worker   {"do": ..., "seconds": s, "bytes": n}, then n bytes
+    worker -> parent   {"bars": 3}, any number of times; then {"refused": "one line", "kind": class}
+                       or {"done": {...}, "bytes": n} and n bytes
+
+Nothing is unpickled. `worker_main` is the worker's end; this module imports none of what it needs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +19,9 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, TypeAlias
 
 from musicgen.errors import MusicgenError
 from musicgen.process_limits import (
@@ -19,7 +29,48 @@ from musicgen.process_limits import (
     OUT_OF_TIME_STATUSES,
     SINGLE_THREAD_VARIABLES,
 )
-from musicgen.web.worker_protocol import WorkerAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswer:
+    """The answer to a request: a small JSON object, and perhaps a body."""
+
+    head: dict[str, Any]
+    body: bytes = b""
+
+
+RequestHandler: TypeAlias = Callable[[dict[str, Any], bytes], WorkerAnswer]
+
+
+@dataclass(slots=True)
+class ProgressWriter:
+    """Write messages to the parent, and count the bars of the tune being written."""
+
+    stream: IO[bytes]
+    bars: int = field(default=0, init=False)
+
+    def count_bar(self) -> None:
+        """Report that another bar was started."""
+        self.bars += 1
+        self.write_line({"bars": self.bars})
+
+    def write_line(self, message: dict[str, Any], body: bytes = b"") -> None:
+        """Send a message, followed by its body."""
+        self.stream.write(json.dumps(message).encode() + b"\n" + body)
+        self.stream.flush()
+
+    def answer_request(
+        self, request: dict[str, Any], payload: bytes, handler: RequestHandler
+    ) -> None:
+        """Handle a request, and send the answer or the error."""
+        self.bars = 0
+        try:
+            answer = handler(request, payload)
+        except MusicgenError as fault:
+            self.write_line({"refused": str(fault), "kind": type(fault).__name__})
+            return
+        self.write_line({"done": answer.head, "bytes": len(answer.body)}, answer.body)
+
 
 COMMAND: Final = ("-P", "-m", "musicgen.web.worker_main")  # arguments of the Python interpreter
 MAX_LINE: Final = 8 * 2**20

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from musicgen import checkpoint
 from musicgen.checkpoint import render_manifest
 from musicgen.cli import commands
-from musicgen.cli.signals import StopSignals
 from musicgen.cli.train_report import ProgressDisplay
+from musicgen.cli.train_setup import StopSignals
 from musicgen.training.resume import load_saved_run
 from musicgen.training.run import TrainingRun
 from musicgen.training.run_folder import RunLock, lock_run

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import REASONS, InvalidValue
 from musicgen.formats import abc
-from musicgen.formats.abc import body, fields, reader
+from musicgen.formats.abc import abc_reader, body, fields
 from musicgen.music.bars import find_bars
 from musicgen.music.score import MAX_PLAYS, Note, Score
 from musicgen.notation.engraving import LONGEST_BAR
@@ -91,8 +91,8 @@ def codes(text: str) -> list[str]:
 
 
 def test_limits_are_the_documented_ones() -> None:
-    assert (reader.MAX_LINE, reader.MAX_TUNE) == (16 * 1024, 64 * 1024)
-    assert (body.MAX_NOTES, reader.MAX_VOICES, MAX_PLAYS) == (20_000, 16, 4)
+    assert (abc_reader.MAX_LINE, abc_reader.MAX_TUNE) == (16 * 1024, 64 * 1024)
+    assert (body.MAX_NOTES, abc_reader.MAX_VOICES, MAX_PLAYS) == (20_000, 16, 4)
     assert fields.MAX_MACROS == 32
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from musicgen import formats
 from musicgen.formats.midi import REPAIRS, Inspection, inspect, parse, parse_performance, render
 from musicgen.formats.midi.parser import key_of_signature
-from musicgen.music.performance import to_performance
+from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.tokens.codec import Decoded

@@ -14,8 +14,7 @@ from musicgen.sampling.batch_sampler import generate_tunes
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
-from musicgen.trained_model import get_batch_engine, load
-from musicgen.tune_batch import sample_many
+from musicgen.trained_model import get_batch_engine, load, sample_many
 from tests.lane_comparison import LANES, LIVE, check_lanes
 from tests.sampling.test_batch_sampler import CELLS, random_engine
 from tests.sampling.test_valid import check_form

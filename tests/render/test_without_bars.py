@@ -16,7 +16,7 @@ from musicgen import formats
 from musicgen.cli import commands
 from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi, musicxml
-from musicgen.music.performance import PERFORMANCE_QPM, is_performance
+from musicgen.music.milliseconds import PERFORMANCE_QPM, is_performance
 from musicgen.music.score import FASTEST_QPM, SLOWEST_QPM, Mark, Note, Part, Score
 from musicgen.notation.score_images import engrave
 from musicgen.render.html_page import render_page

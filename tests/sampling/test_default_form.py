@@ -18,14 +18,12 @@ from musicgen.errors import InvalidValue
 from musicgen.formats import parse
 from musicgen.music.bars import count_heard_bars
 from musicgen.music.score import find_sections
-from musicgen.sampling.default_form import complete_options
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.options import SamplingOptions, complete_options
 from musicgen.sampling.recipe import GenerationRequest, Recipe, make_variant_request
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.trained_model import Model
-from musicgen.tune_batch import sample_many
+from musicgen.trained_model import Model, sample_many
 from musicgen.variants import tweak as tweak_file
 from tests.fake_models import SEEN, SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form

@@ -11,7 +11,7 @@ import music21
 import pytest
 
 from musicgen.formats import musicxml
-from musicgen.music.performance import to_performance
+from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Note, Score
 from musicgen.tokens.codec import AnyCodec, Setting, find_first_illegal
 from musicgen.tokens.performance import VELOCITIES_PER_BIN, PerformanceCodec

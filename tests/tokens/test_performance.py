@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.performance import to_performance
+from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.tokens.codec import Setting, find_first_illegal
 from musicgen.tokens.performance import (

@@ -21,9 +21,8 @@ from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.tokens.registry import CODECS, find_codec
-from musicgen.trained_model import Model, load
+from musicgen.trained_model import Model, load, sample_many
 from musicgen.training.trainer import Trainer
-from musicgen.tune_batch import sample_many
 
 TUNE = "X:1\nT:By heart\nL:1/8\nM:6/8\nQ:3/8=100\nK:G\nGAB d2e|dBG A3|\n"
 PLAIN = sorted(set(CODECS) - {"measures"})

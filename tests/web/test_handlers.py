@@ -10,7 +10,7 @@ import pytest
 
 from musicgen.errors import Mismatch, NotFound
 from musicgen.web.handlers import RequestHandlers
-from musicgen.web.worker_protocol import ProgressWriter
+from musicgen.web.worker_process import ProgressWriter
 from tests.fake_models import untrained
 
 

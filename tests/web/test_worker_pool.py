@@ -13,8 +13,7 @@ import pytest
 from musicgen.web import worker_pool
 from musicgen.web.app import CachedTune, TuneCache
 from musicgen.web.limits import ServerLimits
-from musicgen.web.worker_process import HttpError, WorkerCrashed
-from musicgen.web.worker_protocol import WorkerAnswer
+from musicgen.web.worker_process import HttpError, WorkerAnswer, WorkerCrashed
 from tests.live_server import LiveServer, run_server, wait_until
 
 LONG_REQUEST = {"do": "sample", "bars": 512, "form": "through", "seed": 1}

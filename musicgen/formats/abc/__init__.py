@@ -3,7 +3,7 @@
 `parse` is the inverse of `render` on canonical scores; `read` parses a file.
 """
 
-from musicgen.formats.abc.reader import decode_bytes, iter_tunes, parse, read
-from musicgen.formats.abc.writer import render
+from musicgen.formats.abc.abc_reader import decode_bytes, iter_tunes, parse, read
+from musicgen.formats.abc.abc_writer import render
 
 __all__ = ["decode_bytes", "iter_tunes", "parse", "read", "render"]

@@ -1,6 +1,15 @@
 """Standard MIDI files: `parse` reads what `render` writes, equal as played."""
 
 from musicgen.formats.midi.bar_key_inference import MAX_STEPS
+from musicgen.formats.midi.midi_reader import (
+    Inspection,
+    inspect,
+    parse,
+    parse_performance,
+    parse_score_or_performance,
+    read_text_events,
+)
+from musicgen.formats.midi.midi_writer import TICKS_PER_QUARTER, render, to_pretty_midi
 from musicgen.formats.midi.parser import (
     DRUM_CHANNEL,
     MAX_BYTES,
@@ -10,15 +19,6 @@ from musicgen.formats.midi.parser import (
     REPAIRS,
 )
 from musicgen.formats.midi.quantise import Grid
-from musicgen.formats.midi.reader import (
-    Inspection,
-    inspect,
-    parse,
-    parse_performance,
-    parse_score_or_performance,
-    read_text_events,
-)
-from musicgen.formats.midi.writer import TICKS_PER_QUARTER, render, to_pretty_midi
 
 __all__ = [
     "DRUM_CHANNEL",

@@ -1,4 +1,4 @@
-"""Writer of MusicXML: a sheet, part by part."""
+"""Writer of MusicXML: a sheet, part by part; and the names that the reader shares with it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from itertools import chain, groupby
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.formats.musicxml.constants import (
-    ACCIDENTALS,
-    FORTE_VELOCITY,
-    HARMONY_KINDS,
-    NO_CHORD,
-    NOTE_TYPES,
-    REMARK,
-    RHYTHM,
-)
 from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
@@ -30,8 +21,29 @@ from musicgen.notation.engraving import (
     build_sheet,
     to_writable_key,
 )
+from musicgen.notation.mei import escape_xml
 from musicgen.notation.note_values import NOTE_VALUES
-from musicgen.notation.xml_text import escape_xml
+
+REMARK: Final = "musicgen"  # names the miscellaneous fields that hold remarks
+RHYTHM: Final = "rhythm"
+
+# Kinds of harmony by the qualities of theory.CHORD_QUALITIES.
+HARMONY_KINDS: Final = {
+    "": "major", "m": "minor", "7": "dominant", "m7": "minor-seventh", "maj7": "major-seventh",
+    "dim": "diminished", "aug": "augmented", "sus4": "suspended-fourth",
+    "sus2": "suspended-second", "6": "major-sixth", "m6": "minor-sixth", "9": "dominant-ninth",
+    "dim7": "diminished-seventh", "m7b5": "half-diminished",
+}  # fmt: skip
+NO_CHORD: Final = "none"
+
+NOTE_TYPES: Final = {
+    0: "breve", 1: "whole", 2: "half", 4: "quarter", 8: "eighth", 16: "16th", 32: "32nd",
+    64: "64th", 128: "128th",
+}  # fmt: skip
+ACCIDENTALS: Final = {-2: "flat-flat", -1: "flat", 0: "natural", 1: "sharp", 2: "double-sharp"}
+
+# The dynamics attribute of a note is a percentage of this velocity.
+FORTE_VELOCITY: Final = 90
 
 MAX_REMARK: Final = 8192  # characters
 _DRUM_CHANNEL: Final = 10

@@ -12,9 +12,9 @@ from operator import attrgetter
 from typing import Final
 
 from musicgen.errors import InvalidValue
+from musicgen.formats.abc.abc_reader import MAX_TUNE, MAX_VOICES
 from musicgen.formats.abc.body import MAX_NOTES, MAX_TICKS
 from musicgen.formats.abc.fields import MAX_FIELD_TEXT, TICKS_PER_STEP
-from musicgen.formats.abc.reader import MAX_TUNE, MAX_VOICES
 from musicgen.music.durations import (
     SHORTEST_WRITABLE,
     WrittenDuration,

@@ -13,8 +13,8 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
-from musicgen.formats.musicxml.constants import HARMONY_KINDS, REMARK, RHYTHM
-from musicgen.formats.musicxml.limits import check_humdrum, check_musicxml
+from musicgen.formats.musicxml.musicxml_writer import HARMONY_KINDS, REMARK, RHYTHM
+from musicgen.formats.musicxml.number_bounds import check_humdrum, check_musicxml
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
     STEPS_PER_QUARTER,
@@ -27,7 +27,7 @@ from musicgen.music.score import (
 )
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
 from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
-from musicgen.notation.xml_text import unescape_xml
+from musicgen.notation.mei import unescape_xml
 
 MAX_XML_BYTES: Final = 64 * 2**20  # uncompressed
 _REMARKS: Final = re.compile(

@@ -33,8 +33,8 @@ from musicgen.formats.midi.parser import (
 from musicgen.formats.midi.quantise import Grid, Quantiser, TempoMap
 from musicgen.music.arrays import IntArray, unique_sorted
 from musicgen.music.durations import to_steps
+from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.notes import NoteColumns, Notes
-from musicgen.music.performance import PERFORMANCE_QPM
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Part, Score
 from musicgen.music.theory import find_key
 
