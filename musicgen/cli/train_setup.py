@@ -15,7 +15,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from math import inf, nextafter
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
@@ -68,12 +68,7 @@ class StopSignals:
             }
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 

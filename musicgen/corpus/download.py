@@ -113,7 +113,7 @@ def download(
     return path
 
 
-def _ignore_progress(received: int, total: int) -> None:
+def _ignore_progress(*_: int) -> None:
     """Do nothing."""
 
 

@@ -30,7 +30,6 @@ from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from musicgen.corpus.encode import encode_file, refusal_to_json
@@ -96,12 +95,7 @@ class SandboxedReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def stop(self) -> None:

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import msgspec
@@ -159,14 +158,9 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for writer in self._writers.values():
-            writer.close(is_complete=error is None)
+            writer.close(is_complete=exception[0] is None)
 
     def add(self, split: SplitName, tune: EncodedTune) -> None:
         """Write a tune."""

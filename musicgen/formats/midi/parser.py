@@ -280,20 +280,18 @@ class _TrackParser:
             events_left -= 1
             if events_left < 0:
                 raise make_refusal(at, f"it has more than {MAX_EVENTS:,} events", "too-large")
-            byte = data[at]
-            if byte > 0x7F:
-                if byte > 0xEF:
+            if data[at] > 0x7F:
+                if data[at] > 0xEF:
                     at = self.parse_long_event(at, tick)
                     if self.has_end:
                         break
                     continue
-                status = byte
+                status = data[at]
                 at += 1
-                byte = data[at]
             if not 0x80 <= status < 0xA0:
                 at = self.parse_channel_event(at, status, tick)
                 continue
-            velocity = data[at + 1]
+            byte, velocity = data[at], data[at + 1]
             if (byte | velocity) > 0x7F:
                 raise make_refusal(at, "a data byte is over 127", "damaged")
             at += 2
@@ -308,13 +306,17 @@ class _TrackParser:
                 packed.append(tick << 25 | velocity << 18 | bases[status & 15] | byte)
                 ends.append(-1)
             elif sounding[key] < 0:
-                self.stray_ends.setdefault(key, deque()).append(tick)
-                self.repairs["stray-off"] += 1
+                self.record_stray_end(key, tick)
             else:
                 ends[sounding[key]] = tick
                 sounding[key] = self.pop_queued_note(key) if self.queued_notes else -1
         self.track.end = tick
         return at, events_left
+
+    def record_stray_end(self, key: int, tick: int) -> None:
+        """Count the end of a pitch that does not sound; a note of no length may follow."""
+        self.stray_ends.setdefault(key, deque()).append(tick)
+        self.repairs["stray-off"] += 1
 
     def restart_pitch(self, key: int, tick: int) -> None:
         """Register the next note, whose pitch already sounds: end a grace note, or queue it."""
