@@ -9,7 +9,6 @@ from pathlib import Path
 import music21
 import pretty_midi
 import pytest
-import torch
 from _pytest.mark import ParameterSet
 from click.testing import CliRunner
 
@@ -37,10 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # two would only wait for each other with so few units
         yield folder
-        torch.set_num_threads(before)
 
 
 def run_musicgen(*args: str) -> str:
