@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.training.ngram import KneserNey, estimate_discounts
+from musicgen.evaluation.ngram import KneserNey, estimate_discounts
 
 SIZE = 7
 
