@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 
 from musicgen.corpus.store import EncodedTune, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.heldout_score import SurprisalFunction, bootstrap_ratio
-from musicgen.evaluation.note_places import PlaceBits, place_notes, sum_by_place
+from musicgen.evaluation.note_places import NotePlaces, PlaceBits, place_notes
 from musicgen.evaluation.sequence_baselines import fit_baselines
 from musicgen.evaluation.token_scores import score_tokens
 from musicgen.formats import abc
@@ -28,6 +28,7 @@ from musicgen.music.bars import find_bars, number_bars
 from musicgen.music.score import Score
 from musicgen.sampling.engine import Engine
 from musicgen.tokens.codec import AnyCodec, Setting, Unit
+from musicgen.tokens.text import UNKNOWN_TEXT
 
 CALIBRATION_BINS: Final = 10
 CURVE_POINTS: Final = 6  # each with half of the training tunes of the next
@@ -138,6 +139,37 @@ class LikelihoodReport:
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutTunes:
+    """The tunes to predict, and what their bits are divided by."""
+
+    tunes: list[EncodedTune]
+    lengths: IntArray  # (tune,) int64 ids
+    units: TuneUnits
+    places: NotePlaces
+
+    @classmethod
+    def prepare(cls, codec: AnyCodec, tunes: Tunes) -> Self:
+        """Sort tunes, and count what their bits are divided by."""
+        ordered = sort_tunes(tunes)
+        lengths = np.array([len(tune.ids) for tune in ordered])
+        return cls(ordered, lengths, count_units(codec, ordered), place_notes(codec, ordered))
+
+    def sum_by_tune(self, values: FloatArray) -> FloatArray:
+        """Sum the values of the ids of each tune: (token,) float64 to (tune,) float64."""
+        return np.add.reduceat(values, np.cumsum(self.lengths) - self.lengths)
+
+    def tabulate_bits(self, nats: FloatArray) -> BitsTable:
+        """Convert the nats of each id, (token,) float64, to bits per note, bar and tune."""
+        bits, units = self.sum_by_tune(nats) / math.log(2), self.units
+        return BitsTable(
+            estimate_ratio(bits, units.notes),
+            None if units.bars is None else estimate_ratio(bits, units.bars),
+            estimate_ratio(bits, np.ones(len(bits), np.int64)),
+            float(nats.sum() / len(nats)),
+        )
+
+
 def score_likelihood(
     engine: Engine, codec: AnyCodec, tunes: Tunes, training_tunes: Tunes, validation_tunes: Tunes
 ) -> LikelihoodReport:
@@ -151,57 +183,45 @@ def score_likelihood(
         validation_tunes: the orders and weights of the baselines are chosen on them.
 
     Raises:
-        InvalidValue: one of the three is empty.
+        InvalidValue: there are no tunes in one of the three.
         Mismatch: the tunes were encoded with another codec.
     """
-    tunes = sort_tunes(tunes)
-    settings = [Setting.from_json(tune.setting) for tune in tunes]
+    held_out = HeldOutTunes.prepare(codec, tunes)
+    settings = [Setting.from_json(tune.setting) for tune in held_out.tunes]
     grammars = [codec.create_grammar(setting, strict=False) for setting in settings]
-    scores = score_tokens(engine, list_ids(tunes), grammars)
-    units = count_units(codec, tunes)
-    notes = place_notes(codec, tunes)
-    lengths = np.array([len(tune.ids) for tune in tunes])
+    scores = score_tokens(engine, list_ids(held_out.tunes), grammars)
     return LikelihoodReport(
         codec.name,
-        units,
-        int(lengths.sum()),
-        tabulate_bits(sum_by_tune(scores.nats, lengths), lengths, units),
-        tabulate_bits(sum_by_tune(scores.masked_nats, lengths), lengths, units),
-        estimate_ratio(sum_by_tune(scores.is_top.astype(float), lengths), lengths),
+        held_out.units,
+        int(held_out.lengths.sum()),
+        held_out.tabulate_bits(scores.nats),
+        held_out.tabulate_bits(scores.masked_nats),
+        estimate_ratio(held_out.sum_by_tune(scores.is_top.astype(float)), held_out.lengths),
         measure_calibration(scores.confidence, scores.is_top),
-        sum_by_place(notes, scores.nats / math.log(2)),
-        score_baselines(codec, tunes, training_tunes, validation_tunes),
+        held_out.places.average_bits(scores.nats / math.log(2)),
+        _score_baselines(codec, held_out, training_tunes, validation_tunes),
     )
-
-
-def sort_tunes(tunes: Tunes) -> list[EncodedTune]:
-    """Sort tunes by their ids, so that no figure depends on their order.
-
-    Raises:
-        InvalidValue: there are no tunes.
-    """
-    if not tunes:
-        raise InvalidValue("there are no held-out tunes to score: choose another part or data set")
-    return sorted(tunes, key=lambda tune: tune.content)
 
 
 def score_baselines(
     codec: AnyCodec, tunes: Tunes, training_tunes: Tunes, validation_tunes: Tunes
 ) -> tuple[BaselineScore, ...]:
-    """Fit the baselines and score them; the arguments are those of `score_likelihood`."""
-    tunes = sort_tunes(tunes)
-    units, notes = count_units(codec, tunes), place_notes(codec, tunes)
+    """Fit the baselines and score them; arguments and errors are those of `score_likelihood`."""
+    held_out = HeldOutTunes.prepare(codec, tunes)
+    return _score_baselines(codec, held_out, training_tunes, validation_tunes)
+
+
+def _score_baselines(
+    codec: AnyCodec, held_out: HeldOutTunes, training_tunes: Tunes, validation_tunes: Tunes
+) -> tuple[BaselineScore, ...]:
     rows = []
     for baseline in fit_baselines(codec, list_ids(training_tunes), list_ids(validation_tunes)):
-        nats = [baseline.surprisal(tune.ids) for tune in tunes]
-        bits = np.array([values.sum() for values in nats]) / math.log(2)
-        places = sum_by_place(notes, np.concatenate(nats) / math.log(2))
+        nats = np.concatenate([baseline.surprisal(tune.ids) for tune in held_out.tunes])
+        places = held_out.places.average_bits(nats / math.log(2)) if baseline.is_chosen else ()
+        bits_per_note = held_out.tabulate_bits(nats).bits_per_note
         rows.append(
-            BaselineScore(
-                baseline.name, baseline.title, baseline.is_chosen,
-                estimate_ratio(bits, units.notes), places if baseline.is_chosen else (),
-            )
-        )  # fmt: skip
+            BaselineScore(baseline.name, baseline.title, baseline.is_chosen, bits_per_note, places)
+        )
     return tuple(rows)
 
 
@@ -240,14 +260,20 @@ def measure_learning_curve(
     return tuple(points)
 
 
+def sort_tunes(tunes: Tunes) -> list[EncodedTune]:
+    """Sort tunes by their ids, so that no figure depends on their order.
+
+    Raises:
+        InvalidValue: there are no tunes.
+    """
+    if not tunes:
+        raise InvalidValue("there are no held-out tunes to score: choose another part or data set")
+    return sorted(tunes, key=lambda tune: tune.content)
+
+
 def list_ids(tunes: Tunes) -> list[TokenIds]:
     """Return the ids of tunes: (token,) int16 each."""
     return list(get_id_arrays(tunes))
-
-
-def sum_by_tune(values: FloatArray, lengths: IntArray) -> FloatArray:
-    """Sum the values of each tune: (token,) float64 and (tune,) int64 to (tune,) float64."""
-    return np.add.reduceat(values, np.cumsum(lengths) - lengths)
 
 
 def estimate_ratio(numerators: FloatArray, denominators: IntArray) -> Estimate:
@@ -255,17 +281,6 @@ def estimate_ratio(numerators: FloatArray, denominators: IntArray) -> Estimate:
     generator = np.random.default_rng(SEED)
     low, high = bootstrap_ratio(numerators, denominators, generator)
     return Estimate(float(numerators.sum() / max(1, denominators.sum())), low, high)
-
-
-def tabulate_bits(nats: FloatArray, lengths: IntArray, units: TuneUnits) -> BitsTable:
-    """Convert nats per tune, (tune,) float64, of (tune,) int64 ids each, to bits per unit."""
-    bits = nats / math.log(2)
-    return BitsTable(
-        estimate_ratio(bits, units.notes),
-        None if units.bars is None else estimate_ratio(bits, units.bars),
-        estimate_ratio(bits, np.ones(len(bits), np.int64)),
-        float(nats.sum() / lengths.sum()),
-    )
 
 
 def measure_calibration(
@@ -310,5 +325,5 @@ def read_score(codec: AnyCodec, tune: EncodedTune) -> Score | None:
     piece = codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).piece
     if isinstance(piece, Score):
         return piece
-    scores, refusals = abc.parse(piece)
+    scores, refusals = abc.parse(piece.replace(UNKNOWN_TEXT, ""))
     return scores[0] if len(scores) == 1 and not refusals else None

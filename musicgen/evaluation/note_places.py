@@ -19,8 +19,10 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+import numpy as np
+
 from musicgen.corpus.store import EncodedTune
-from musicgen.music.arrays import FloatArray
+from musicgen.music.arrays import FloatArray, IntArray
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.score import Score, find_jumps
 from musicgen.sampling.surprisal import NoteTokens, locate_notes
@@ -55,25 +57,46 @@ class PlaceBits:
         return {**asdict(self.place), "bits_per_note": self.bits_per_note, "notes": self.notes}
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedNote:
-    """The positions of a note's own ids among the ids of all tunes, and its places."""
+@dataclass(frozen=True, slots=True, eq=False)
+class NotePlaces:
+    """The notes of full bars, each with its own ids and its places."""
 
-    positions: tuple[int, ...]
-    places: tuple[Place, ...]
+    places: tuple[Place, ...]  # sorted
+    id_positions: IntArray  # (own id,) int64, among the ids of all tunes
+    id_notes: IntArray  # (own id,) int64, the number of its note
+    place_indexes: IntArray  # (place of a note,) int64, in places
+    place_notes: IntArray  # (place of a note,) int64, the number of the note
+
+    def average_bits(self, bits: FloatArray) -> tuple[PlaceBits, ...]:
+        """Average the bits of notes by place: (token,) float64 bits of each id of all tunes."""
+        note_bits = np.bincount(self.id_notes, bits[self.id_positions])
+        size = len(self.places)
+        sums = np.bincount(self.place_indexes, note_bits[self.place_notes], size).tolist()
+        counts = np.bincount(self.place_indexes, minlength=size).tolist()
+        return tuple(
+            PlaceBits(place, total / count, count)
+            for place, total, count in zip(self.places, sums, counts, strict=True)
+        )
 
 
-def place_notes(codec: AnyCodec, tunes: Iterable[EncodedTune]) -> list[PlacedNote]:
+def place_notes(codec: AnyCodec, tunes: Iterable[EncodedTune]) -> NotePlaces:
     """Find the places of all notes of full bars; none for a codec without bars."""
-    placed: list[PlacedNote] = []
-    offset = 0
+    own_ids: list[tuple[int, int]] = []  # position, note
+    note_places: list[tuple[Place, int]] = []
+    offset = note_count = 0
     for tune in tunes if codec.has_bars else ():
         setting, ids = Setting.from_json(tune.setting), tune.ids.tolist()
         notes = locate_notes(codec, ids, setting)
         for note, places in _iter_placed_notes(codec.decode(ids, setting).piece, notes):
-            placed.append(PlacedNote(tuple(offset + place for place in note.positions), places))
+            own_ids += [(offset + position, note_count) for position in note.positions]
+            note_places += [(place, note_count) for place in places]
+            note_count += 1
         offset += len(ids)
-    return placed
+    ordered = sorted({place for place, _ in note_places})
+    index = {place: number for number, place in enumerate(ordered)}
+    by_id = np.array(own_ids, np.int64).reshape(-1, 2).T
+    by_place = [(index[place], note) for place, note in note_places]
+    return NotePlaces(tuple(ordered), *by_id, *np.array(by_place, np.int64).reshape(-1, 2).T)
 
 
 def _iter_placed_notes(
@@ -87,8 +110,9 @@ def _iter_placed_notes(
         by_bar[bisect_right(starts, note.onset) - 1].append(note)
     full_bars = [(bar, heard) for bar, heard in zip(bars, by_bar, strict=True)
                  if bar.kind == "full"]  # fmt: skip
+    borders = find_jumps(score)
     places_by_bar = _place_bars(
-        [bisect_right(find_jumps(score), bar.start) for bar, _ in full_bars],
+        [bisect_right(borders, bar.start) for bar, _ in full_bars],
         [_describe_bar(bar, heard) for bar, heard in full_bars],
     )
     for (bar, heard), places in zip(full_bars, places_by_bar, strict=True):
@@ -111,12 +135,7 @@ def _place_bars(sections: Sequence[int], contents: Sequence[Hashable]) -> list[l
             places[index].append(Place("bar_occurrence", min(occurrence, LAST_OCCURRENCE)))
         if distance:
             places[index].append(Place("bar_distance", min(distance, LAST_DISTANCE)))
-    firsts = [
-        index
-        for index, count in enumerate(bars_before)
-        if count % PHRASE_BARS == 0
-        and sections[index : index + PHRASE_BARS] == [sections[index]] * PHRASE_BARS
-    ]
+    firsts = _find_phrase_starts(sections, bars_before)
     phrases = [tuple(contents[first : first + PHRASE_BARS]) for first in firsts]
     for first, (occurrence, _) in zip(firsts, find_returns(phrases), strict=True):
         for index in range(first, first + PHRASE_BARS) if occurrence else ():
@@ -124,10 +143,20 @@ def _place_bars(sections: Sequence[int], contents: Sequence[Hashable]) -> list[l
     return places
 
 
+def _find_phrase_starts(sections: Sequence[int], bars_before: Sequence[int]) -> list[int]:
+    """Return the first bars of whole phrases, counted from the start of each section."""
+    return [
+        index
+        for index, count in enumerate(bars_before)
+        if count % PHRASE_BARS == 0
+        and list(sections[index : index + PHRASE_BARS]) == [sections[index]] * PHRASE_BARS
+    ]
+
+
 def find_returns(contents: Sequence[Hashable]) -> list[tuple[int, int]]:
     """Return which occurrence of its content each item is, and the distance to the last one.
 
-    Both are 0 for a content that occurs once or is empty, the distance also at the first occurrence.
+    Both are 0 for a content that is empty or occurs once, the distance also at the first one.
     """
     totals = Counter(contents)
     last: dict[Hashable, tuple[int, int]] = {}
@@ -138,21 +167,3 @@ def find_returns(contents: Sequence[Hashable]) -> list[tuple[int, int]]:
         is_return = bool(content) and totals[content] > 1
         returns.append((occurrence + 1, index - previous) if is_return else (0, 0))
     return returns
-
-
-def sum_by_place(notes: Iterable[PlacedNote], bits: FloatArray) -> tuple[PlaceBits, ...]:
-    """Average the bits of notes by place.
-
-    Args:
-        notes: of all tunes.
-        bits: (token,) float64 bits of each id of all tunes.
-    """
-    sums, counts = Counter[Place](), Counter[Place]()
-    values = bits.tolist()
-    for note in notes:
-        note_bits = sum(values[position] for position in note.positions)
-        for place in note.places:
-            sums[place] += note_bits
-            counts[place] += 1
-    return tuple(PlaceBits(place, sums[place] / counts[place], counts[place])
-                 for place in sorted(counts))  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -34,28 +35,29 @@ def render_text(codec: AnyCodec, tune: EncodedTune) -> str:
 
 
 def encode_as_text(
-    codec: AnyCodec, training_tunes: Sequence[EncodedTune], *parts: Sequence[EncodedTune]
+    codec: AnyCodec, *parts: Sequence[EncodedTune]
 ) -> tuple[TextCodec, list[list[EncodedTune]]]:
     """Encode tunes as characters of ABC.
 
+    The vocabulary holds the characters of all parts, as that of `measures` holds all events.
+
     Args:
         codec: `measures`, in which the tunes are stored.
-        training_tunes: the vocabulary is learned on them.
-        parts: further tunes, such as the validation and test parts.
+        parts: the parts of a data set.
 
     Returns:
-        The text codec; the training tunes and the other parts, in their order.
+        The text codec, and the parts in their order.
 
     Raises:
         Mismatch: the codec is not `measures`.
     """
-    texts = [[render_text(codec, tune) for tune in part] for part in (training_tunes, *parts)]
-    text_codec = ByteCodec("text", is_word_level=False).fit(texts[0])
+    texts = [[render_text(codec, tune) for tune in part] for part in parts]
+    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts))
     plain = PLAIN_SETTING.to_json()
     return text_codec, [
         [
             replace(tune, ids=np.array(text_codec.encode(text).ids, np.int16), setting=plain)
             for tune, text in zip(part, part_texts, strict=True)
         ]
-        for part, part_texts in zip((training_tunes, *parts), texts, strict=True)
+        for part, part_texts in zip(parts, texts, strict=True)
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from musicgen.evaluation.ngram import estimate_discounts
 
 Context = tuple[int, ...]
@@ -73,8 +75,6 @@ class DirectKneserNey:
         return value
 
     def interpolate(self, context: Context, id_: int, length: int, lower: float) -> float:
-        import numpy as np
-
         counts = self.counts[length]
         discounts = estimate_discounts(np.array(list(counts.values())))
         here = {gram[-1]: count for gram, count in counts.items() if gram[:-1] == context}

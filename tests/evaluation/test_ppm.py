@@ -9,9 +9,7 @@ from musicgen.evaluation.ppm import PartialMatching
 from tests.evaluation.brute_force import OnlinePartialMatching
 
 SIZE = 5
-TUNES = st.lists(
-    st.lists(st.integers(1, SIZE - 1), min_size=1, max_size=8), min_size=1, max_size=5
-)
+TUNES = st.lists(st.lists(st.integers(1, SIZE - 1), min_size=1, max_size=8), min_size=1, max_size=5)
 
 
 def arrays(tunes: list[list[int]]) -> list[np.ndarray]:
