@@ -21,6 +21,7 @@ from musicgen.errors import InvalidValue
 from musicgen.evaluation.heldout_score import SurprisalFunction, bootstrap_ratio
 from musicgen.evaluation.note_places import NotePlaces, PlaceBits, place_notes
 from musicgen.evaluation.sequence_baselines import fit_baselines
+from musicgen.evaluation.text_encoding import encode_as_text
 from musicgen.evaluation.token_scores import score_tokens
 from musicgen.formats import abc
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
@@ -209,6 +210,21 @@ def score_baselines(
     """Fit the baselines and score them; arguments and errors are those of `score_likelihood`."""
     held_out = HeldOutTunes.prepare(codec, tunes)
     return _score_baselines(codec, held_out, training_tunes, validation_tunes)
+
+
+def score_baselines_as_text(
+    codec: AnyCodec, tunes: Tunes, training_tunes: Tunes, validation_tunes: Tunes
+) -> tuple[BaselineScore, ...]:
+    """Score the baselines on the same tunes as text, whose bits per note can be compared.
+
+    Args:
+        codec: `measures`, in which the tunes are stored.
+        tunes: those to predict.
+        training_tunes: the baselines are fitted on them.
+        validation_tunes: the orders and weights of the baselines are chosen on them.
+    """
+    text_codec, parts = encode_as_text(codec, tunes, training_tunes, validation_tunes)
+    return score_baselines(text_codec, *parts)
 
 
 def _score_baselines(

@@ -16,6 +16,7 @@ from musicgen.evaluation.likelihood import (
     measure_calibration,
     measure_learning_curve,
     score_baselines,
+    score_baselines_as_text,
     score_likelihood,
 )
 from musicgen.evaluation.text_encoding import encode_as_text
@@ -104,7 +105,8 @@ def test_same_tunes_as_text_have_the_same_notes_and_bars() -> None:
     assert as_text.bars is not None
     assert as_measures.bars is not None
     assert as_text.bars.tolist() == as_measures.bars.tolist() == [8, 4, 6, 6, 6, 6]
-    rows = score_baselines(codec, tunes, training, validation)
+    rows = score_baselines_as_text(CODEC, TUNES, TRAINING, VALIDATION)
+    assert rows == score_baselines(codec, tunes, training, validation)
     assert [row.name for row in rows] == [*(f"ngram-{order}" for order in range(1, 7)), "ppm"]
     uniform = FixedEngine(np.zeros(len(codec.vocabulary)))
     report = score_likelihood(uniform, codec, tunes, training, validation)
