@@ -127,6 +127,7 @@ class LikelihoodReport:
             "tunes": len(self.units.notes),
             "tokens": self.tokens,
             "notes": int(self.units.notes.sum()),
+            "bars": None if self.units.bars is None else int(self.units.bars.sum()),
             **asdict(self.unmasked),
             "masked": asdict(self.masked),
             "top_1_accuracy": asdict(self.top_1_accuracy),
