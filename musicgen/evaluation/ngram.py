@@ -19,9 +19,8 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import BoolArray, FloatArray, IntArray
-from musicgen.training.batches import TokenIds
-from musicgen.training.heldout_loss import HeldOutScore, evaluate_surprisal
+from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 
 MIN_DISCOUNT: Final = 0.05  # keeps the probability of unseen ids above 0
 
