@@ -170,5 +170,7 @@ def find_sorted(sorted_keys: IntArray, keys: IntArray) -> tuple[IntArray, BoolAr
     Returns:
         The index of each key, (n,) int64, and whether it was found, (n,) bool.
     """
+    if not sorted_keys.size:
+        return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     index = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return index, sorted_keys[index] == keys

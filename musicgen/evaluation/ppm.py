@@ -123,7 +123,10 @@ class PartialMatching:
 
 def look_up(values: IntArray, nodes: IntArray) -> IntArray:
     """Return the values of nodes, 0 for absent ones: (node,) and (n,) int64 to (n,) int64."""
-    return np.where(nodes == ABSENT, 0, values[nodes])
+    found = np.zeros(len(nodes), np.int64)
+    is_present = nodes != ABSENT
+    found[is_present] = values[nodes[is_present]]
+    return found
 
 
 def count_grams(
