@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = {
-    "ablation", "adapt", "corpus", "fuzz_api", "fuzz_inputs", "growth", "playground", "sampling",
-    "same_behaviour", "serving", "training",
+    "ablation", "adapt", "corpus", "engraving", "fuzz", "fuzz_api", "fuzz_inputs", "growth",
+    "listening", "playground", "receipt", "sampling", "same_behaviour", "serving", "training",
 }  # fmt: skip
 SCRIPTS = [
     pytest.param(path, marks=pytest.mark.promises if path.stem in SLOW else (), id=path.stem)

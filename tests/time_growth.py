@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import pytest
+from _pytest.mark import ParameterSet
 
 ROUNDS = 10
 MAX_RATIO = 18  # of the times for 8 times the size: linear is 8, quadratic 64
+
+
+def mark_most(texts: Sequence[str], step: int = 6) -> list[str | ParameterSet]:
+    """Return all texts; those beyond every sixth are promises."""
+    return [
+        text if index % step == 0 else pytest.param(text, marks=pytest.mark.promises)
+        for index, text in enumerate(texts)
+    ]
 
 
 def grows_linearly(

@@ -72,6 +72,7 @@ def test_table_fits_80_columns(finished: Result) -> None:
     assert "…" not in table
 
 
+@pytest.mark.promises
 def test_compare_accepts_a_tiny_time_budget(tunes: Path, tmp_path: Path) -> None:
     result = run_compare(tunes, *SMALL, "--minutes", "0.001", "--out", tmp_path / "a.html", "-q")
     assert result.exit_code == 0, result.output

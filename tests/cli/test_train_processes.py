@@ -44,6 +44,7 @@ def read_metrics(folder: Path, name: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.promises
 def test_two_processes_train_the_same_run_as_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def open_pipe(process: subprocess.Popen[str]) -> Iterator[None]:
         process.stderr.close()
 
 
+@pytest.mark.promises
 def test_cluster_that_loses_a_worker_builds_same_bytes(book: Any, tmp_path: Path) -> None:
     for number in range(30):
         folder = book(f"{number}.abc", number, number + 100)
