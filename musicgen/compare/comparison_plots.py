@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from musicgen.music.arrays import FloatArray
-from musicgen.training.plots import (
+from musicgen.render.plots import (
     BLACK,
     BLUE,
     HEIGHT,

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.compare.comparison import Comparison, ComparisonProgress
-from musicgen.compare.report import PAGE_TEMPLATE
+from musicgen.render.report_page import COMPARISON_TITLE, format_page
 from tests import synthetic_tunes
 
 SMALL = ["--cells", "lstm", "--parameters", "10000"]
@@ -76,7 +76,7 @@ def test_compare_overwrites_a_report_only_with_force(single: Path, tmp_path: Pat
 
 def test_force_replaces_a_report(tunes: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
-    old = PAGE_TEMPLATE.format(style="", body="an older comparison")
+    old = format_page(COMPARISON_TITLE, "an older comparison")
     page.write_text(old)
     assert run_compare(tunes, *TOY, "--out", page, "--force").exit_code == 0
     assert page.read_text() != old
