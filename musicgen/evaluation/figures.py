@@ -176,7 +176,8 @@ class FigureTable:
 
 def _divide(parts: FloatArray, wholes: FloatArray) -> FloatArray:
     missing = np.full(parts.shape, np.nan)
-    return np.divide(parts, wholes, out=missing, where=wholes > 0)
+    ratios: FloatArray = np.divide(parts, wholes, out=missing, where=wholes > 0)
+    return ratios
 
 
 def compare_tables(
@@ -192,24 +193,31 @@ def compare_tables(
         real: the tunes to judge by.
         generator: draws the resampled sets.
     """
-    values, real_values = sampled.values, real.values
     differences = real.resample(len(sampled), generator) - real.resample(len(real), generator)
-    lows, highs = real_values + _find_middle(differences)
-    intervals = _find_middle(sampled.resample(len(sampled), generator)).T
-    return [
-        Figure(d.key, d.label, d.unit, *numbers, tuple(interval), is_detail=d.is_detail)
-        for d, *numbers, interval in zip(
-            sampled.definitions, values.tolist(), real_values.tolist(), lows.tolist(),
-            highs.tolist(), intervals.tolist(), strict=True,
-        )
-    ]  # fmt: skip
+    lows, highs = real.values + _find_middle(differences)
+    interval_lows, interval_highs = _find_middle(sampled.resample(len(sampled), generator))
+    columns = (sampled.values, real.values, lows, highs, interval_lows, interval_highs)
+    rows = zip(sampled.definitions, *(column.tolist() for column in columns), strict=True)
+    return [_make_figure(*row) for row in rows]
+
+
+def _make_figure(
+    definition: Definition, value: float, real: float, low: float, high: float, *interval: float
+) -> Figure:
+    """Make a figure; shares of more than all, or less than none, are no part of its range."""
+    d = definition
+    if d.unit == PERCENT and not np.isnan(low):
+        low, high = max(low, 0.0), min(high, 1.0)
+    span = (interval[0], interval[1])
+    return Figure(d.key, d.label, d.unit, value, real, low, high, span, is_detail=d.is_detail)
 
 
 def _find_middle(samples: FloatArray) -> FloatArray:
     """Return the quantiles MIDDLE_95 of (sample, figure) values, (2, figure); NaN without any."""
     is_missing = np.isnan(samples).all(axis=0)
     quantiles = np.nanquantile(np.where(is_missing, 0.0, samples), MIDDLE_95, axis=0)
-    return np.where(is_missing, np.nan, quantiles)
+    bounds: FloatArray = np.where(is_missing, np.nan, quantiles)
+    return bounds
 
 
 def nest_figures(figures: Sequence[Figure]) -> dict[str, Any]:

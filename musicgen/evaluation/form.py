@@ -186,12 +186,12 @@ def measure_cadences(content: TuneContent, *, name: str) -> Ratio | None:
     meter; step, whether it is reached by at most STEPWISE semitones.
     """
     cadences = list(find_cadences(content))
-    values = {
-        "tonic": [cadence.degree == 0 for cadence in cadences],
+    values: list[float] = {
+        "tonic": [float(cadence.degree == 0) for cadence in cadences],
         "beats": [cadence.beats for cadence in cadences],
-        "step": [abs(cadence.approach) <= STEPWISE for cadence in cadences],
+        "step": [float(abs(cadence.approach) <= STEPWISE) for cadence in cadences],
     }[name]
-    return Ratio(float(sum(values)), len(cadences)) if cadences else None
+    return Ratio(sum(values), len(cadences)) if cadences else None
 
 
 def _define_likeness(kind: LikenessKind, label: str, shown: Sequence[int]) -> Iterator[Definition]:
@@ -257,4 +257,6 @@ def average_likeness(
         rows, columns = matrix.shape
         total[:rows, :columns] += matrix
         counts[:rows, :columns] += 1
-    return np.divide(total, counts, out=np.full((size, size), np.nan), where=counts > 0)
+    missing = np.full((size, size), np.nan)
+    means: FloatArray = np.divide(total, counts, out=missing, where=counts > 0)
+    return means

@@ -199,14 +199,14 @@ class Feature:
 
 
 FEATURES: Final = (
-    Feature("pitch", "pitches above the tonic", count_pitches),
+    Feature("pitch", "pitches", count_pitches),
     Feature("interval", "intervals", count_intervals),
     Feature("duration", "durations", count_durations),
     Feature("onset", "onsets in the bar", count_onsets),
     Feature("bar_rhythm", "notes per bar", count_bar_rhythms),
     Feature("range", "range", partial(_wrap, measure_range)),
     Feature("pitch_class_entropy", "pitch-class entropy", partial(_wrap, measure_entropy)),
-    Feature("scale_consistency", "notes in the best scale", partial(_wrap, measure_scale)),
+    Feature("scale_consistency", "scale consistency", partial(_wrap, measure_scale)),
     Feature("groove_consistency", "groove consistency", partial(_wrap, measure_groove)),
 )
 
@@ -255,8 +255,9 @@ def _estimate_density(values: FloatArray, top: float) -> FloatArray:
     bandwidth = max(float(values.std()) * len(values) ** -0.2, top / _GRID)
     centers = (edges[:-1] + edges[1:]) / 2
     kernel = np.exp(-0.5 * ((centers[:, None] - centers[None]) / bandwidth) ** 2)
-    density: FloatArray = kernel @ counts
-    return density / density.sum()
+    weights = kernel @ counts
+    density: FloatArray = weights / weights.sum()
+    return density
 
 
 def compare_features(

@@ -36,8 +36,8 @@ def test_auc_equals_the_count_of_pairs() -> None:
 
 def test_judge_tells_shuffled_bars_and_says_by_what() -> None:
     pytest.importorskip("sklearn")
-    dances = make_dances(60)
-    judgement = judge_scores([shuffle_bars(dance, 1) for dance in dances[:30]], dances[30:])
+    dances = make_dances(80)
+    judgement = judge_scores([shuffle_bars(dance, 1) for dance in dances[:40]], dances[40:])
     assert judgement.figure.value >= 0.9
     assert judgement.figure.low > 0.5
     clearest = str(judgement.telltales[0])
@@ -52,12 +52,12 @@ def test_judge_cannot_tell_tunes_of_one_source() -> None:
 
 
 def test_judge_needs_enough_tunes() -> None:
-    judgement = judge_scores(make_dances(10), make_dances(30, 10))
-    assert "there are 10 tunes of each kind; it takes 20" in judgement.reason
+    judgement = judge_scores(make_dances(10), make_dances(12, 10))
+    assert "there are 10 tunes of each kind; it takes 30" in judgement.reason
     assert judgement.figure.verdict == "not known"
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "find_spec", lambda name: None)
-    judgement = judge_scores(make_dances(20), make_dances(20, 20))
+    judgement = judge_scores(make_dances(30), make_dances(30, 30))
     assert "pip install 'musicgen[evaluate]'" in judgement.reason
