@@ -70,7 +70,8 @@ def plot_likeness(card: ScoreCard) -> Picture:
             _draw_lines(axes, lags, dict(zip(_get_sets(card), rows, strict=True)))
             axes.set_title(_PANEL_TITLES[kind], loc="left")
             axes.set_xticks([1, 2, 4, 8, 12, 16])
-        canvas.supxlabel("full bars before", fontsize=9.5)
+        for axes in panels[1]:
+            axes.set_xlabel("full bars before")
         add_legend(canvas, *panels.flat)
 
     return Picture("Likeness of a bar to earlier ones", draw, height=_TALL)
@@ -93,11 +94,16 @@ def plot_matrices(card: ScoreCard) -> Picture:
             np.fill_diagonal(matrix, np.nan)
             mesh = axes.pcolormesh(edges, edges, matrix, vmin=0, vmax=0.6, cmap="viridis")
             axes.set_title(escape_label(name), loc="left")
-            axes.set(aspect="equal", xticks=range(1, MATRIX_BARS, 8), yticks=range(1, 33, 8))
+            axes.set(
+                aspect="equal",
+                xlabel="full bar",
+                xticks=range(1, MATRIX_BARS, 8),
+                yticks=range(1, 33, 8),
+            )
             axes.invert_yaxis()
             axes.grid(visible=False)
-        canvas.colorbar(mesh, ax=list(panels), shrink=0.7)
-        canvas.supxlabel("full bar", fontsize=9.5)
+        scale = canvas.colorbar(mesh, ax=list(panels), shrink=0.7)
+        scale.solids.set_rasterized(False)  # a raster image would be loaded from a data: address
 
     return Picture("Self-similarity: likeness of bars i and j", draw, height=2.9)
 

@@ -47,7 +47,7 @@ def test_page_is_complete_and_loads_nothing(card: ScoreCard) -> None:
     assert page.count("the most typical tune") == page.count("the least typical tune") == 2
     assert "valid &lt;part&gt;" in page
     assert "musicgen evaluate &lt;toy&gt;" in page
-    assert re.findall(r"<script|<link|https?://(?!www\.w3\.org)|src=", page) == []
+    assert re.findall(r"<script|<link|<image|https?://(?!www\.w3\.org)|src=", page) == []
 
 
 def test_sets_of_too_few_tunes_are_refused() -> None:
