@@ -103,6 +103,7 @@ def plot_matrices(card: ScoreCard) -> Picture:
             axes.invert_yaxis()
             axes.grid(visible=False)
         scale = canvas.colorbar(mesh, ax=list(panels), shrink=0.7)
+        assert scale.solids is not None
         scale.solids.set_rasterized(False)  # a raster image would be loaded from a data: address
 
     return Picture("Self-similarity: likeness of bars i and j", draw, height=2.9)
