@@ -50,7 +50,11 @@ def open_model(target: str) -> Model | None:
 
 
 def check_has_bars(model: Model) -> None:
-    """Raise InvalidValue for a model whose tunes have no bars, and so no score card."""
+    """Check that a model's tunes have bars, without which there is no score card.
+
+    Raises:
+        InvalidValue: they have none.
+    """
     if not model.codec.has_bars:
         raise InvalidValue(
             f"{model.checkpoint.folder}: codec {model.codec.name} has no bars, which the score card"

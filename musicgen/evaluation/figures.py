@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from musicgen.evaluation.tune_content import TuneContent
-from musicgen.music.arrays import FloatArray
+from musicgen.music.arrays import FloatArray, IntArray
 
 RESAMPLES: Final = 1000
 MIDDLE_95: Final = (0.025, 0.975)
@@ -143,8 +143,8 @@ class FigureTable:
             np.column_stack([self.wholes, column[:, 1]]),
         )
 
-    def take(self, tunes: Any) -> FigureTable:
-        """Return the table of some tunes, by index or slice."""
+    def take(self, tunes: IntArray) -> FigureTable:
+        """Return the table of some tunes, given by (n,) int64 indexes."""
         return FigureTable(self.definitions, self.parts[tunes], self.wholes[tunes])
 
     @property
