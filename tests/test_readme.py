@@ -19,6 +19,7 @@ SKIPPED_COMMANDS: Final = (
     "train",
     "compare",
     "corpus",
+    "evaluate",
 )  # run for minutes or until stopped
 
 

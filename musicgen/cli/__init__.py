@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "serve": "Open the playground in a browser.",
     "origin": "Compare a tune with the training tunes of a model.",
     "train": "Train a model on your tunes, or on the tunes included in music21.",
+    "evaluate": "Compare the tunes of a model or a folder with real ones.",
     "compare": "Compare sequence models, from a fixed window to the LSTM.",
     "corpus": "List and check corpora, and build data sets from them.",
 }

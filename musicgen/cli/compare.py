@@ -133,7 +133,9 @@ def compare(
     """  # noqa: D301 - click reads the backspace character
     from rich.console import Console
 
-    _prepare_report(out, force=force)
+    from musicgen.render.report_page import COMPARISON_TITLE, prepare_page
+
+    prepare_page(out, COMPARISON_TITLE, "musicgen compare", force=force)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     dataset = load_or_build_dataset(sources or (DEFAULT_SOURCE,), None, console)
 
@@ -145,25 +147,6 @@ def compare(
     console.print(f"{out}: open it in a browser", markup=False)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2))
-
-
-def _prepare_report(out: Path, *, force: bool) -> None:
-    """Raise OutputExists for an existing file, with `force` only for a foreign one."""
-    from musicgen.files import prepare_outputs
-
-    prepare_outputs([out], force=force)
-    _refuse_foreign_page(out)
-
-
-def _refuse_foreign_page(out: Path) -> None:
-    """Raise OutputExists for a file that this command did not write."""
-    from musicgen.files import refuse_foreign
-
-    if out.exists():
-        from musicgen.compare.report import PAGE_TEMPLATE  # slow to import
-
-        head = PAGE_TEMPLATE.partition("<style>")[0].encode()
-        refuse_foreign(out, head, "a page of musicgen compare")
 
 
 def _write_report(

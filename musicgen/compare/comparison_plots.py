@@ -1,6 +1,6 @@
 """Figures of the comparison: gradient norms, gradient decay, half-lives, scores.
 
-They share colours and line styles with `training.plots`. Colours are those of Okabe and Ito (2008),
+They share colours and line styles with `render.plots`. Colours are those of Okabe and Ito (2008),
 which colour-blind readers can tell apart; in grey, the dashes differ.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from musicgen.music.arrays import FloatArray
-from musicgen.training.plots import (
+from musicgen.render.plots import (
     BLACK,
     BLUE,
     HEIGHT,

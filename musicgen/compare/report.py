@@ -24,7 +24,8 @@ from musicgen.compare.comparison import (
 )
 from musicgen.compare.diagnostics import GATED_CELLS, GradientDecay, HalfLives
 from musicgen.evaluation.heldout_score import HeldOutScore
-from musicgen.training import plots
+from musicgen.render import plots
+from musicgen.render.report_page import COMPARISON_TITLE, format_page
 
 BOOTSTRAP_SAMPLES: Final = 2000
 DECAYED_SHARE: Final = 0.1  # the decay distance is where this share of a gradient is left
@@ -315,56 +316,6 @@ def interpolate_loss(result: ModelResult, axis: str, value: float) -> float:
     return float(np.interp(value, x, y))
 
 
-STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #5c5c66; --paper: #fdfdfb;
-  --line: #d9d9d2; --card: #ffffff; --best: #e8f1e4 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e7e7ea; --soft: #a3a3ad; --paper: #17171a; --line: #3a3a41; --card: #1f1f23;
-    --best: #26331f }
-  figure svg { filter: invert(0.92) hue-rotate(180deg) }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 54rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.55 system-ui, sans-serif }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.6rem 0 }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 0.6rem }
-p { margin: 0.5rem 0 }
-.soft, caption, footer { color: var(--soft); font-size: 0.9rem }
-.wide, figure { border: 1px solid var(--line); border-radius: 8px; background: var(--card) }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-size: 0.92rem }
-th, td { padding: 0.4rem 0.7rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
-  background: var(--card) }
-tr.best td { background: var(--best) }
-tr:last-child td { border-bottom: 0 }
-td small { color: var(--soft) }
-figure { margin: 0.8rem 0; padding: 0.4rem; overflow-x: auto }
-figure svg { display: block; width: 100%; min-width: 34rem; height: auto }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 0.8rem }
-code { font-size: 0.92em }
-""".strip()
-
-PAGE_TEMPLATE: Final = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'">
-<title>The ladder, measured</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
 def render_html_report(comparison: Comparison, *, command: str = "musicgen compare") -> str:
     """Render a finished comparison as an HTML page; `command` is shown in the footer."""
     text = ReportText(comparison)
@@ -374,7 +325,7 @@ def render_html_report(comparison: Comparison, *, command: str = "musicgen compa
         *_render_figures(comparison, text),
         *_render_footer(comparison, command),
     ]
-    return PAGE_TEMPLATE.format(style=STYLE, body="\n".join(body))
+    return format_page(COMPARISON_TITLE, "\n".join(body))
 
 
 def _render_head(comparison: Comparison) -> Iterator[str]:
@@ -385,7 +336,7 @@ def _render_head(comparison: Comparison) -> Iterator[str]:
         if comparison.options.tokens
         else f"{comparison.options.minutes:g} minutes of training, divided evenly among the models"
     )
-    yield "<h1>The ladder, measured</h1>"
+    yield f"<h1>{COMPARISON_TITLE}</h1>"
     yield _render_paragraph(
         "A fixed window forgets, a bag of words loses the order, and a large window shares no"
         " weights between its positions. A recurrent cell shares them, but its gradients vanish or"

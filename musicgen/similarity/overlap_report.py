@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -36,7 +36,9 @@ from musicgen.similarity.note_index import (
 )
 
 RUN_NOTES: Final = 8  # notes of the runs that are counted, and of the shortest that is listed
+LONG_RUN_NOTES: Final = 16  # of the runs that no tune shares with another by chance
 MOST_LISTED: Final = 32  # runs in a receipt
+_KEPT_LENGTHS: Final = (RUN_NOTES, LONG_RUN_NOTES)
 _MAX_TITLE_LENGTH: Final = 40  # characters of a title in a short line
 
 
@@ -194,6 +196,7 @@ class OverlapIndex:
     """Compares tunes with the training tunes."""
 
     note_index: NoteIndex
+    _hashes: dict[int, UInt64Array] = field(default_factory=dict, repr=False)  # by run length
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "receipt.bin") -> OverlapIndex:
@@ -211,9 +214,14 @@ class OverlapIndex:
         notes = self.note_index
         return RollingHash.of(notes.codes, notes.intervals, notes.edges, border=0)
 
-    @cached_property
-    def _hashes(self) -> UInt64Array:
-        return self.rolling_hash.compute_all_hashes(RUN_NOTES)
+    def _get_hashes(self, length: int) -> UInt64Array:
+        """Return the hash of `length` notes from each position; keep those of common lengths."""
+        if length not in self._hashes:
+            hashes = self.rolling_hash.compute_all_hashes(length)
+            if length not in _KEPT_LENGTHS:
+                return hashes
+            self._hashes[length] = hashes
+        return self._hashes[length]
 
     def make_copy_detector(self, limit: int) -> IndexCopyDetector:
         """Make the detector of runs of more than `limit` notes. Raises InvalidValue."""
@@ -242,10 +250,7 @@ class OverlapIndex:
         """
         canonical = score.canonical()
         columns = RunColumns.of(canonical)
-        edges = np.append(np.flatnonzero(columns.starts), len(columns.starts))
-        intervals = columns.intervals.astype(np.int8)
-        codes = self.encode_durations(columns.durations)
-        tune_hash = RollingHash.of(codes, intervals, edges, border=1)
+        tune_hash = self._hash_runs(columns)
         matches = self._find_longest_matches(tune_hash, excluded_group)
         located_runs = list(self._find_shared_runs(tune_hash, matches)) if matches else []
         bars = bar_numbers(canonical, columns.onsets).tolist() if located_runs else []
@@ -260,6 +265,17 @@ class OverlapIndex:
             _compute_share_below(self.note_index.longest, runs[0].notes if runs else 0),
             _compute_share_below(self.note_index.shares, copied_runs / max(1, run_count)),
         )
+
+    def count_copied_runs(self, score: Score, length: int) -> tuple[int, int]:
+        """Count the runs of `length` notes that occur in the training tunes, and all of them."""
+        tune_hash = self._hash_runs(RunColumns.of(score.canonical()))
+        copied = self._find_matches(tune_hash, length, None).tune_positions
+        return len(copied), len(tune_hash.find_starts(length))
+
+    def _hash_runs(self, columns: RunColumns) -> RollingHash:
+        edges = np.append(np.flatnonzero(columns.starts), len(columns.starts))
+        codes = self.encode_durations(columns.durations)
+        return RollingHash.of(codes, columns.intervals.astype(np.int8), edges, border=1)
 
     def _make_shared_run(self, columns: RunColumns, bars: list[int], run: _LocatedRun) -> SharedRun:
         first, last = run.tune_position, run.tune_position + run.notes - 1
@@ -294,9 +310,7 @@ class OverlapIndex:
         order = np.argsort(hashes, kind="stable")
         firsts = order[np.append(True, np.diff(hashes[order]) != 0)]  # the first of equal runs
         run_hashes = hashes[firsts]
-        training_hashes = (
-            self._hashes if length == RUN_NOTES else self.rolling_hash.compute_all_hashes(length)
-        )
+        training_hashes = self._get_hashes(length)
         candidates = _find_candidates(training_hashes, run_hashes)
         runs = np.searchsorted(run_hashes, training_hashes[candidates])
         runs = np.minimum(runs, len(run_hashes) - 1)

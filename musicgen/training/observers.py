@@ -40,7 +40,7 @@ from musicgen.training.run_folder import read_metrics
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from musicgen.training.plots import Line
+    from musicgen.render.plots import Line
     from musicgen.training.run import TrainingRun
     from musicgen.training.trainer import Progress
 
@@ -216,7 +216,7 @@ class LossCurve:
 
 def draw_losses(folder: Path) -> Path:
     """Draw the loss curve of a run from its metrics.jsonl, and return the path of the picture."""
-    from musicgen.training.plots import plot_loss_curves  # matplotlib takes a second to import
+    from musicgen.render.plots import plot_loss_curves  # matplotlib takes a second to import
 
     rows = read_metrics(folder)
     picture = plot_loss_curves(make_loss_lines(rows), title=f"Loss of {folder.name}")
@@ -226,7 +226,7 @@ def draw_losses(folder: Path) -> Path:
 
 def make_loss_lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
     """Return the curves of a run: training loss, raw and smoothed, held-out loss, and its best."""
-    from musicgen.training.plots import Line
+    from musicgen.render.plots import Line
 
     tokens, losses = _select_column(rows, "loss")
     lines = [
@@ -245,7 +245,7 @@ def make_loss_lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
 
 def _mark_best(tokens: FloatArray, held_losses: FloatArray, losses: FloatArray) -> Line:
     """Return a vertical line from the best held-out loss to below all curves."""
-    from musicgen.training.plots import Line
+    from musicgen.render.plots import Line
 
     best, all_losses = int(np.argmin(held_losses)), np.concatenate([held_losses, losses])
     floor = all_losses.min() - MARKER_MARGIN * max(float(np.ptp(all_losses)), MARKER_MARGIN)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.compare.comparison import Comparison, ComparisonProgress
-from musicgen.compare.report import PAGE_TEMPLATE
+from musicgen.render.report_page import COMPARISON_TITLE, format_page
 from tests import synthetic_tunes
 
 SMALL = ["--cells", "lstm", "--parameters", "10000"]
@@ -42,7 +42,7 @@ def run_compare(*args: str | Path) -> Result:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a report of an older comparison, which `finished` replaces."""
     page = tmp_path_factory.mktemp("report") / "ladder.html"
-    page.write_text(PAGE_TEMPLATE.format(style="", body="an older comparison"))
+    page.write_text(format_page(COMPARISON_TITLE, "an older comparison"))
     return page
 
 

@@ -24,7 +24,7 @@ from musicgen.compare.comparison_plots import (
     plot_half_lives,
 )
 from musicgen.compare.diagnostics import GradientDecay, GradientNorms, HalfLives
-from musicgen.training.plots import CELL_STYLES, Line, Picture, plot_loss_curves
+from musicgen.render.plots import CELL_STYLES, Line, Picture, plot_loss_curves
 
 HOSTILE_TEXT = '<script>alert("1")</script> & $\\frac{1}{2}$ --> ]]> \x1b[2J'
 
@@ -136,7 +136,7 @@ def test_png_is_deterministic() -> None:
 def test_other_process_gives_the_same_bytes_without_display_or_torch() -> None:
     code = """
 import sys
-from musicgen.training.plots import Line, plot_loss_curves
+from musicgen.render.plots import Line, plot_loss_curves
 print(plot_loss_curves([Line("lstm", [0, 1], [2, 1])]).to_svg(), end="")
 assert not {"matplotlib.pyplot", "torch"} & set(sys.modules)
 """

@@ -1,0 +1,189 @@
+"""`musicgen evaluate`: how tunes compare with real ones, figure by figure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from musicgen.cli.param_types import OUT_PATH, SEED, ParsedText, WholeNumber, quiet_option
+from musicgen.errors import InvalidValue
+from musicgen.tokens.song_form import parse_form
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from musicgen.cli.evaluation_tunes import RealTunes
+    from musicgen.evaluation.figures import Figure
+    from musicgen.evaluation.score_card import ScoreCard, TuneSet
+
+_DEFAULT_REFERENCE: Final = "folk"
+_MOST_TUNES: Final = 5000
+
+
+@click.command()
+@click.argument("target", metavar="MODEL|FOLDER")
+@click.option(
+    "--against",
+    metavar="SOURCE",
+    help="Real tunes to judge a FOLDER by: a model or data set, of which one part is taken, a"
+    f" corpus, or files.  [default: {_DEFAULT_REFERENCE}]",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="valid",
+    show_default=True,
+    help="Held-out part to judge by; read test once, last.",
+)
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Tunes that the model was trained on, as files or a data set, where it is not a corpus.",
+)
+@click.option(
+    "--count",
+    type=WholeNumber(4, _MOST_TUNES),
+    default=500,
+    show_default=True,
+    help="Tunes to sample from a model, per form.",
+)
+@click.option(
+    "--form",
+    type=ParsedText("FORM", parse_form),
+    help="Form of the sampled tunes.  [default: free, then the model's default form]",
+)
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Random seed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--html", type=OUT_PATH, metavar="FILE", help="Write a page with plots and tunes.")
+@click.option("--force", is_flag=True, help="Replace an existing page.")
+@quiet_option
+def evaluate(
+    target: str,
+    against: str | None,
+    split: str,
+    data: str | None,
+    count: int,
+    form: str | None,
+    seed: int,
+    as_json: bool,
+    html: Path | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Compare the tunes of a model or a folder with real ones, figure by figure.
+
+    Each figure has a verdict: inside the range of 95 % of as many real tunes, or outside, and by
+    how much.
+
+    \b
+    musicgen evaluate folk                       its tunes beside its held-out ones
+    musicgen evaluate folk --html card.html      with plots, and tunes engraved
+    musicgen evaluate mytunes/ --against folk    files of any program: .abc .mid .musicxml
+    musicgen evaluate folk --json                keys: sections_8, bar_likeness, ...
+    """  # noqa: D301 - click reads the backspace character
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    if html is not None:
+        from musicgen.render.report_page import SCORE_CARD_TITLE, prepare_page
+
+        prepare_page(html, SCORE_CARD_TITLE, "musicgen evaluate", force=force)
+    tunes, real, left_out = _collect_tunes(
+        target, against, console, split=split, data=data, count=count, form=form, seed=seed
+    )
+
+    from musicgen.evaluation.score_card import make_score_card
+
+    with console.status("measuring"):
+        card = make_score_card(tunes, real.tunes, real.index)
+    command = _format_command(target, against, split, count, form, seed)
+    if html is not None:
+        _write_page(card, html, command, force=force)
+        console.print(f"{html}: open it in a browser", markup=False)
+    if as_json:
+        click.echo(json.dumps({**card.to_json(), "left_out": left_out, "command": command}))
+    elif not quiet:
+        _print_card(card)
+
+
+def _collect_tunes(
+    target: str,
+    against: str | None,
+    console: Console,
+    *,
+    split: str,
+    data: str | None,
+    count: int,
+    form: str | None,
+    seed: int,
+) -> tuple[list[TuneSet], RealTunes, dict[str, int]]:
+    """Return the tunes to judge, those to judge by, and the number of files left out by reason."""
+    from musicgen.cli import evaluation_tunes as sources
+
+    model = sources.open_model(target)
+    if model is None:
+        if form is not None:
+            raise InvalidValue(f"--form {form}: {target} holds tunes, not a model; leave it out")
+        tunes, left_out = sources.read_tunes(target, console)
+        reference = against or _DEFAULT_REFERENCE
+        return [tunes], sources.load_real_tunes(reference, split, data, console), left_out
+    sources.check_has_bars(model)
+    if against is None:
+        real = sources.load_held_out_tunes(model, split, data, console)
+    else:
+        real = sources.load_real_tunes(against, split, data, console)
+    return list(sources.sample_forms(model, form, count, seed, console)), real, {}
+
+
+def _format_command(
+    target: str, against: str | None, split: str, count: int, form: str | None, seed: int
+) -> str:
+    """Return a command that repeats the evaluation."""
+    options = [f"--against {shlex.quote(against)}"] if against else []
+    options += [f"--split {split}", f"--count {count}"]
+    options += [f"--form {form}"] if form else []
+    return " ".join(["musicgen evaluate", shlex.quote(target), *options, f"--seed {seed}"])
+
+
+def _write_page(card: ScoreCard, path: Path, command: str, *, force: bool) -> None:
+    from musicgen.evaluation.report import render_card
+    from musicgen.files import write_atomically
+
+    write_atomically(path, render_card(card, command=command).encode(), force=force)
+
+
+def _print_card(card: ScoreCard) -> None:
+    """Print a table per set of tunes, and what gives its tunes away."""
+    from rich.console import Console
+
+    out = Console(highlight=False, soft_wrap=True)
+    if card.model_figures:
+        out.print(_make_table("the model", card.model_figures))
+    for column in card.columns:
+        title = f"{column.tunes.name}: {len(column.tunes):,} tunes"
+        out.print(_make_table(f"{title} beside {len(card.real):,} real ones", column.figures))
+        for line in (*column.notes, *map(str, column.judgement.telltales)):
+            out.print(f"  {line}", markup=False)
+
+
+def _make_table(title: str, figures: Sequence[Figure]) -> Table:
+    """Return figures as a table at most 80 columns wide."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table.title, table.title_justify = Text(title), "left"
+    table.add_column("figure", no_wrap=True)
+    for heading in ("tunes", "real", "95 % of real", "verdict"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for figure in figures:
+        if not figure.is_detail:
+            table.add_row(*figure.format_row())
+    return table

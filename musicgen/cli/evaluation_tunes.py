@@ -1,0 +1,190 @@
+"""The tunes that `musicgen evaluate` compares: sampled, held out, or read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from musicgen.cli.load_dataset import load_or_build_dataset
+from musicgen.errors import InvalidValue, Mismatch, NotFound, escape_unprintable
+from musicgen.tokens.song_form import FREE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from musicgen.corpus.store import Dataset, EncodedTune
+    from musicgen.evaluation.score_card import TuneSet
+    from musicgen.similarity.overlap_report import OverlapIndex
+    from musicgen.trained_model import Model
+
+_FORMATS_WITHOUT_REPEATS: Final = (".mid", ".midi")
+DATA_HINT: Final = "name the tunes that it was trained on with --data"
+
+
+@dataclass(frozen=True, eq=False)
+class RealTunes:
+    """The tunes to judge by, and the index of the training tunes, if there is one."""
+
+    tunes: TuneSet
+    index: OverlapIndex | None
+
+
+def open_model(target: str) -> Model | None:
+    """Load a model by name or folder; None if the target holds tunes instead.
+
+    Raises:
+        NotFound: the target is neither a model nor an existing path.
+    """
+    from musicgen.corpus.store import is_dataset
+    from musicgen.trained_model import load
+
+    path = Path(target)
+    try:
+        return None if is_dataset(path) else load(target)
+    except NotFound:
+        if path.exists() or _is_corpus(target):
+            return None
+        raise NotFound(f"{target} is neither a model nor tunes; check the name") from None
+
+
+def check_has_bars(model: Model) -> None:
+    """Check that a model's tunes have bars, without which there is no score card.
+
+    Raises:
+        InvalidValue: they have none.
+    """
+    if not model.codec.has_bars:
+        raise InvalidValue(
+            f"{model.checkpoint.folder}: codec {model.codec.name} has no bars, which the score card"
+            " counts; use a model of codec measures"
+        )
+
+
+def load_held_out_tunes(model: Model, split: str, data: str | None, console: Console) -> RealTunes:
+    """Load the held-out part of a model, from a built data set or from the sources it names.
+
+    Raises:
+        InvalidValue: the model has no such part.
+        Mismatch: the tunes are not those that the model was trained on.
+    """
+    check_has_bars(model)
+    folder = model.checkpoint.folder
+    corpus = model.checkpoint.manifest.corpus
+    if not corpus.get("tunes", {}).get(split):
+        raise InvalidValue(
+            f"{folder}: the model has no {split} part; evaluate a model of a larger corpus, or a"
+            " folder of its tunes with --against"
+        )
+    dataset = _load_corpus(model, data, console)
+    tunes = decode_tunes(dataset, getattr(dataset, split), f"{split} part of {model.name.name}")
+    return RealTunes(tunes, model.index if model.has_index else None)
+
+
+def _load_corpus(model: Model, data: str | None, console: Console) -> Dataset:
+    """Load or rebuild the data set of a model. Raises Mismatch if it is another one."""
+    corpus = model.checkpoint.manifest.corpus
+    expected = corpus.get("fingerprint", "")
+    sources = (data,) if data is not None else _check_sources(corpus, model.checkpoint.folder)
+    dataset = load_or_build_dataset(sources, model.codec.name, console)
+    if dataset.fingerprint != expected:
+        from musicgen.training.plan import adjust_split  # imports torch
+
+        dataset = adjust_split(dataset)  # training holds more tunes of a small corpus out
+    if dataset.fingerprint != expected:
+        raise Mismatch(
+            f"{', '.join(sources)}: the tunes have fingerprint {dataset.fingerprint[:16]}, the"
+            f" model was trained on {expected[:16]}; {DATA_HINT}"
+        )
+    return dataset
+
+
+def _check_sources(corpus: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """Return the corpora that a manifest names; a path in a manifest is never followed."""
+    sources = tuple(map(str, corpus.get("sources", ())))
+    if not sources or not all(map(_is_corpus, sources)):
+        raise InvalidValue(f"{folder}: its training tunes are not a known corpus; {DATA_HINT}")
+    return sources
+
+
+def load_real_tunes(against: str, split: str, data: str | None, console: Console) -> RealTunes:
+    """Load the tunes that a folder is judged by.
+
+    Args:
+        against: a model or a data set, of which one part is taken, or sources of real tunes.
+        split: the part.
+        data: the training tunes of a model, as a data set or files.
+        console: shows the sources while they are read.
+    """
+    from musicgen.corpus.store import is_dataset
+    from musicgen.similarity.build_index import build_overlap_index
+
+    model = None if _is_corpus(against) else open_model(against)
+    if model is not None:
+        return load_held_out_tunes(model, split, data, console)
+    dataset = load_or_build_dataset((against,), None, console)
+    if not is_dataset(Path(against)):
+        return RealTunes(decode_tunes(dataset, _list_all(dataset), against), None)
+    tunes = decode_tunes(dataset, getattr(dataset, split), f"{split} part of {against}")
+    return RealTunes(tunes, build_overlap_index(dataset))
+
+
+def _is_corpus(name: str) -> bool:
+    from musicgen.corpus.sources import list_cards
+
+    return name in {card.name for card in list_cards()}
+
+
+def _list_all(dataset: Dataset) -> list[EncodedTune]:
+    return [tune for _, tune in dataset]
+
+
+def read_tunes(source: str, console: Console) -> tuple[TuneSet, dict[str, int]]:
+    """Read all tunes of a source; return them and the number of those left out, by reason.
+
+    Raises:
+        InvalidValue: too few tunes could be read.
+    """
+    dataset = load_or_build_dataset((source,), None, console)
+    return decode_tunes(dataset, _list_all(dataset), source), dict(dataset.refusals)
+
+
+def decode_tunes(dataset: Dataset, tunes: Iterable[EncodedTune], name: str) -> TuneSet:
+    """Decode tunes of a data set.
+
+    Raises:
+        InvalidValue: its codec has no bars, or there are too few tunes.
+    """
+    from musicgen.evaluation.score_card import TuneSet
+    from musicgen.tokens.codec import Setting
+    from musicgen.tokens.registry import restore_codec
+
+    codec = restore_codec(dataset.codec, dataset.vocabulary, name)
+    if not codec.has_bars:
+        raise InvalidValue(
+            f"{name}: codec {codec.name} has no bars, which the score card counts; build the data"
+            " set with --codec measures"
+        )
+    rows = list(tunes)
+    scores = tuple(
+        codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).piece for tune in rows
+    )
+    can_repeat = tuple(not tune.source.endswith(_FORMATS_WITHOUT_REPEATS) for tune in rows)
+    return TuneSet(escape_unprintable(name), scores, can_repeat)
+
+
+def sample_forms(
+    model: Model, form: str | None, count: int, seed: int, console: Console
+) -> Iterator[TuneSet]:
+    """Sample tunes of a form; None: of a free form, then of the model's default form."""
+    from musicgen.evaluation.score_card import TuneSet
+    from musicgen.sampling.recipe import GenerationRequest
+    from musicgen.trained_model import sample_many
+
+    default = str(model.complete_options({}).form)
+    for name in dict.fromkeys((FREE, default) if form is None else (form,)):
+        request = GenerationRequest(model.complete_options({"form": name}), seed)
+        with console.status(f"sampling {count:,} tunes of form {name}"):
+            tunes = tuple(sample_many(model, request, count=count))
+        yield TuneSet(f"form {name}", tuple(tune.score for tune in tunes))

@@ -1,0 +1,182 @@
+"""The score card: sets of tunes compared with real tunes, figure by figure.
+
+card = make_score_card({"free": sampled}, real, index)
+card.columns[0].get_figure("sections_8").verdict
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from musicgen.errors import InvalidValue
+from musicgen.evaluation.figures import Figure, FigureTable, compare_tables, nest_figures
+from musicgen.evaluation.form import FORM_FIGURES
+from musicgen.evaluation.judge import Judgement, judge_tunes
+from musicgen.evaluation.overlap import (
+    NEIGHBOR,
+    add_overlap,
+    group_duplicates,
+    measure_neighbors,
+)
+from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
+from musicgen.evaluation.tune_content import TuneContent
+from musicgen.music.score import Score
+from musicgen.similarity.overlap_report import OverlapIndex
+
+FEWEST_TUNES: Final = 4  # of each set: two halves of two tunes
+SEED: Final = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TuneSet:
+    """Tunes of one source."""
+
+    name: str
+    scores: tuple[Score, ...]
+    can_repeat: tuple[bool, ...] = ()  # by tune: whether its format has repeat signs; () for all
+
+    def __post_init__(self) -> None:
+        if len(self.scores) < FEWEST_TUNES:
+            raise InvalidValue(
+                f"{self.name}: a score card needs {FEWEST_TUNES} tunes or more, not"
+                f" {len(self.scores)}; name more files"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @cached_property
+    def contents(self) -> tuple[TuneContent, ...]:
+        """What the figures read of each tune."""
+        flags = self.can_repeat or (True,) * len(self)
+        return tuple(
+            TuneContent.of(score, can_repeat=flag)
+            for score, flag in zip(self.scores, flags, strict=True)
+        )
+
+    @cached_property
+    def table(self) -> FigureTable:
+        """The figures of form and statistics of each tune."""
+        return FigureTable.of(self.contents, (*FORM_FIGURES, *STATISTICS_FIGURES))
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether any tune has repeat signs, without which sections are not known."""
+        return any(content.has_repeats for content in self.contents)
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One set of tunes, compared with the real ones."""
+
+    tunes: TuneSet
+    figures: tuple[Figure, ...]
+    judgement: Judgement
+    distances: tuple[float, ...]  # by tune, from the typical real tune
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What cannot be known of these tunes, and why."""
+        lines = []
+        if not self.tunes.has_repeats:
+            lines.append("sections are not known: no tune has repeat signs")
+        if self.judgement.reason:
+            lines.append(f"judge: {self.judgement.reason}")
+        return tuple(lines)
+
+    def get_figure(self, key: str) -> Figure:
+        """Return a figure by its key."""
+        return next(figure for figure in self.figures if figure.key == key)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the column as a JSON object: figures by key, and what is said of them."""
+        return {
+            **nest_figures(self.figures),
+            "tunes": len(self.tunes),
+            "telltales": [str(telltale) for telltale in self.judgement.telltales],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCard:
+    """Sets of tunes beside the same real tunes."""
+
+    real: TuneSet
+    columns: tuple[Column, ...]
+    model_figures: tuple[Figure, ...] = ()  # of the model itself, such as its bits per note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures of the first column by key, and all columns by name."""
+        return {
+            **nest_figures(self.model_figures),
+            **self.columns[0].to_json(),
+            "real": {"name": self.real.name, "tunes": len(self.real)},
+            "columns": {column.tunes.name: column.to_json() for column in self.columns},
+        }
+
+
+def make_score_card(
+    sets: Sequence[TuneSet],
+    real: TuneSet,
+    index: OverlapIndex | None = None,
+    model_figures: Sequence[Figure] = (),
+) -> ScoreCard:
+    """Compare sets of tunes with real tunes.
+
+    Args:
+        sets: the tunes to judge.
+        real: the tunes to judge by.
+        index: the training tunes; None: overlap with them is left out.
+        model_figures: what else was measured of the model that wrote the tunes.
+    """
+    columns = tuple(_compare_set(tunes, real, index) for tunes in sets)
+    return ScoreCard(real, columns, tuple(model_figures))
+
+
+def _compare_set(tunes: TuneSet, real: TuneSet, index: OverlapIndex | None) -> Column:
+    generator = np.random.default_rng(SEED)
+    sampled_table, real_table = tunes.table, real.table
+    if index is not None:
+        sampled_table = add_overlap(sampled_table, tunes.scores, index)
+        real_table = add_overlap(real_table, real.scores, index)
+    figures = compare_tables(sampled_table, real_table, generator)
+    figures += _compare_neighbors(tunes, real, generator)
+    figures += compare_features(tunes.contents, real.contents, generator)
+    groups = group_duplicates((*tunes.scores, *real.scores))
+    judgement = judge_tunes(tunes.table, real.table, groups, generator)
+    figures.append(judgement.figure)
+    return Column(tunes, tuple(figures), judgement, measure_distance(tunes.table, real.table))
+
+
+def _compare_neighbors(
+    tunes: TuneSet, real: TuneSet, generator: np.random.Generator
+) -> list[Figure]:
+    """Compare how alike the tunes of a set are, on as many real tunes as sampled ones."""
+    size = min(len(tunes), len(real))
+    tables = [
+        FigureTable((), np.empty((size, 0)), np.empty((size, 0))).add(
+            NEIGHBOR, measure_neighbors(scores)
+        )
+        for scores in (tunes.scores[:size], real.scores[:size])
+    ]
+    return compare_tables(tables[0], tables[1], generator)
+
+
+def measure_distance(table: FigureTable, real: FigureTable) -> tuple[float, ...]:
+    """Measure how far each tune is from a typical real tune.
+
+    Formula: mean over the figures of |value - m| / s, cut at 5, with mean m and standard deviation
+    s of the figure over real tunes.
+    """
+    values = real.tune_values
+    known = ~np.isnan(values).all(axis=0)
+    means, deviations = np.nanmean(values[:, known], axis=0), np.nanstd(values[:, known], axis=0)
+    scores = np.abs(table.tune_values[:, known] - means) / np.maximum(deviations, 1e-6)
+    filled = np.where(np.isnan(scores), 1.0, np.minimum(scores, 5.0))
+    return tuple(filled.mean(axis=1).tolist())

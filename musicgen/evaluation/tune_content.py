@@ -1,0 +1,231 @@
+"""What the figures read of a tune: its melody bar by bar, and its sections.
+
+The melody is the top line of the first part that is not drums: from each onset its highest note,
+until the next onset at the latest. Rests fill the gaps, and notes are cut at bar lines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from musicgen.music.arrays import FloatArray, IntArray
+from musicgen.music.bars import Bar, find_bars
+from musicgen.music.score import Score, find_sections
+from musicgen.music.score import Section as RepeatedSection
+from musicgen.music.theory import Key
+
+REST: Final = -1  # in place of a pitch
+LATER_ENDING: Final = -1  # in place of the index of a section
+Event: TypeAlias = tuple[int, int]  # duration in steps; MIDI note number, or REST
+LikenessKind: TypeAlias = Literal["bar", "rhythm", "pitch", "contour"]
+LIKENESS_KINDS: Final[tuple[LikenessKind, ...]] = ("bar", "rhythm", "pitch", "contour")
+_CODES_PER_DURATION: Final = 256  # pitches and REST, as one number with the duration
+
+
+@dataclass(frozen=True, slots=True)
+class MelodyBar:
+    """The melody of a written bar."""
+
+    index: int  # among the bars of the tune
+    bar: Bar
+    section: int  # number of its section, or LATER_ENDING
+    events: tuple[Event, ...]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the bar is shorter than its meter."""
+        return self.bar.steps < self.bar.meter.steps
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSection:
+    """The bars between two repeat signs, or from or to an end of the tune; no later endings.
+
+    A pickup that stands alone between them is no section.
+    """
+
+    bars: tuple[MelodyBar, ...]
+    is_repeated: bool
+    endings: int
+
+    @property
+    def length(self) -> int:
+        """Length in bars, rounded; short bars add up, so a pickup and its partner are one bar."""
+        return math.floor(sum(b.bar.steps / b.bar.meter.steps for b in self.bars) + 0.5)
+
+    @property
+    def has_pickup(self) -> bool:
+        """Whether the first bar is short."""
+        return self.bars[0].is_short
+
+    @property
+    def counted_bars(self) -> tuple[int, ...]:
+        """The indexes of the bars without the pickup."""
+        return tuple(bar.index for bar in self.bars[self.has_pickup :])
+
+
+@dataclass(frozen=True, eq=False)
+class TuneContent:
+    """The melody of a tune, as notes and bar by bar, and its sections."""
+
+    key: Key
+    onsets: IntArray  # (note,) steps
+    durations: IntArray  # (note,) steps
+    pitches: IntArray  # (note,) MIDI note numbers
+    bars: tuple[MelodyBar, ...]
+    sections: tuple[TuneSection, ...]
+    can_repeat: bool = True  # False: read from a format without repeat signs, such as MIDI
+    _likeness: dict[LikenessKind, FloatArray] = field(default_factory=dict, repr=False)
+    _full_likeness: dict[LikenessKind, FloatArray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, score: Score, *, can_repeat: bool = True) -> TuneContent:
+        """Read the melody, bars and sections of a score."""
+        melody = _find_top_line(score)
+        repeated = find_sections(score)
+        edges = sorted({0, score.end} | {step for s in repeated for step in (s.start, s.stop)})
+        bars = find_bars(score)
+        melody_bars = tuple(
+            MelodyBar(index, bar, _find_section(bar, edges, repeated), events)
+            for index, (bar, events) in enumerate(
+                zip(bars, _iter_bar_events(bars, *melody), strict=True)
+            )
+        )
+        sections = tuple(_iter_sections(melody_bars, repeated))
+        return cls(score.key, *melody, melody_bars, sections, can_repeat)
+
+    @cached_property
+    def full_bars(self) -> tuple[int, ...]:
+        """The indexes of the bars that hold their meter."""
+        return tuple(i for i, bar in enumerate(self.bars) if bar.bar.kind == "full")
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether the tune has repeat signs, which show where its sections end."""
+        return any(section.is_repeated for section in self.sections)
+
+    def get_likeness(self, kind: LikenessKind) -> FloatArray:
+        """Return `compare_bars` between all bars, (bar, bar) float64."""
+        if kind not in self._likeness:
+            events = [bar.events for bar in self.bars]
+            self._likeness[kind] = compare_bars(events, events, kind)
+        return self._likeness[kind]
+
+    def get_full_likeness(self, kind: LikenessKind) -> FloatArray:
+        """Return `compare_bars` between the full bars, (full bar, full bar) float64."""
+        if kind not in self._full_likeness:
+            rows = np.array(self.full_bars, dtype=np.int64)
+            self._full_likeness[kind] = self.get_likeness(kind)[rows][:, rows]
+        return self._full_likeness[kind]
+
+    def compare_passages(self, first: Sequence[int], second: Sequence[int]) -> float:
+        """Return the mean of `compare_bars` over the bars at equal places of two passages."""
+        pairs = list(zip(first, second, strict=False))
+        return float(self.get_likeness("bar")[tuple(np.transpose(pairs))].mean())
+
+
+def compare_bars(
+    first: Sequence[tuple[Event, ...]], second: Sequence[tuple[Event, ...]], kind: LikenessKind
+) -> FloatArray:
+    """Compare bars: the share of places whose events are equal, over the longer bar.
+
+    Place i of a bar is its event number i. What must be equal depends on the kind: bar, duration
+    and pitch (or rest); rhythm, duration and whether it is a rest; pitch, the pitch or rest;
+    contour, whether it is a rest, or the pitch rises, falls or stays from the event before, where
+    rests are lower than all pitches.
+
+    Args:
+        first: the events of each bar.
+        second: the events of each bar to compare with.
+        kind: what of an event is compared.
+
+    Returns:
+        (len(first), len(second)) float64 shares, 0 to 1.
+    """
+    lengths = [np.array([len(events) for events in bars], dtype=np.int64)
+               for bars in (first, second)]  # fmt: skip
+    width = max(int(values.max(initial=1)) for values in lengths)
+    rows, columns = (_encode_bars(bars, kind, width) for bars in (first, second))
+    is_equal = (rows[:, None] == columns[None]) & (rows[:, None] >= 0)
+    longer = np.maximum(lengths[0][:, None], lengths[1][None])
+    shares: FloatArray = is_equal.sum(axis=2) / np.maximum(longer, 1)
+    return shares
+
+
+def _encode_bars(bars: Sequence[tuple[Event, ...]], kind: LikenessKind, width: int) -> IntArray:
+    """Return a number per event that stands for what is compared, (bar, width); -1 as padding."""
+    padded = [bar + ((-2, -2),) * (width - len(bar)) for bar in bars]
+    events = np.array(padded, dtype=np.int64).reshape(len(bars), width, 2)
+    durations, pitches = events[..., 0], events[..., 1]
+    if kind == "contour":
+        moves = np.sign(np.diff(pitches, axis=1, prepend=pitches[:, :1])) + 1
+        codes = np.where(pitches == REST, 3, moves)
+    elif kind == "pitch":
+        codes = pitches + 1
+    else:
+        values = pitches + 1 if kind == "bar" else (pitches == REST).astype(np.int64)
+        codes = durations * _CODES_PER_DURATION + values
+    return np.where(durations < 0, -1, codes)
+
+
+def _find_top_line(score: Score) -> tuple[IntArray, IntArray, IntArray]:
+    """Return onsets, durations and pitches of the melody, (note,) int64 each."""
+    onsets, pitches, durations, _, parts = score.columns
+    leads = [n for n in np.unique(parts).tolist() if not score.parts[n].is_drums]
+    is_lead = parts == (leads[0] if leads else -1)
+    onsets, pitches, durations = onsets[is_lead], pitches[is_lead], durations[is_lead]
+    order = np.lexsort((-durations, -pitches, onsets))
+    rows = order[np.diff(onsets[order], prepend=-1) > 0]
+    onsets, pitches, durations = onsets[rows], pitches[rows], durations[rows]
+    durations[:-1] = np.minimum(durations[:-1], np.diff(onsets))
+    return onsets, durations, pitches
+
+
+def _iter_bar_events(
+    bars: Sequence[Bar], onsets: IntArray, durations: IntArray, pitches: IntArray
+) -> Iterator[tuple[Event, ...]]:
+    """Yield the events of each bar; what is left of a note from an earlier bar is an event too."""
+    ends = onsets + durations
+    for bar in bars:
+        rows = slice(np.searchsorted(ends, bar.start, side="right"),
+                     np.searchsorted(onsets, bar.end))  # fmt: skip
+        starts = np.maximum(onsets[rows], bar.start).tolist()
+        stops = np.minimum(ends[rows], bar.end).tolist()
+        notes = [*zip(starts, stops, pitches[rows].tolist(), strict=True), (bar.end, bar.end, REST)]
+        yield tuple(_fill_with_rests(bar.start, notes))
+
+
+def _fill_with_rests(now: int, notes: Sequence[tuple[int, int, int]]) -> Iterator[Event]:
+    """Yield notes, (start, stop, pitch) in steps, as events with rests where nothing sounds."""
+    for start, stop, pitch in notes:
+        if start > now:
+            yield start - now, REST
+        if stop > start:
+            yield stop - start, pitch
+        now = stop
+
+
+def _find_section(bar: Bar, edges: list[int], repeated: Sequence[RepeatedSection]) -> int:
+    """Return the number of a bar's section, or LATER_ENDING."""
+    for section in repeated:
+        if any(mark.onset <= bar.start < mark.value.end for mark in section.endings[1:]):
+            return LATER_ENDING
+    return int(np.searchsorted(edges, bar.start, side="right")) - 1
+
+
+def _iter_sections(
+    bars: Sequence[MelodyBar], repeated: Sequence[RepeatedSection]
+) -> Iterator[TuneSection]:
+    repeated_by_start = {section.start: section for section in repeated}
+    for index in sorted({bar.section for bar in bars} - {LATER_ENDING}):
+        members = tuple(bar for bar in bars if bar.section == index)
+        own = repeated_by_start.get(members[0].bar.start)
+        section = TuneSection(members, own is not None, len(own.endings) if own else 0)
+        if section.length:
+            yield section
