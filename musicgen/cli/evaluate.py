@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import click
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     from musicgen.cli.evaluation_tunes import RealTunes
     from musicgen.evaluation.figures import Figure
+    from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
     from musicgen.evaluation.score_card import ScoreCard, TuneSet
+
+# How well a model predicts held-out tunes, and the baselines on the same tunes as text.
+Likelihoods: TypeAlias = "tuple[()] | tuple[LikelihoodReport, tuple[BaselineScore, ...]]"
 
 _DEFAULT_REFERENCE: Final = "folk"
 _MOST_TUNES: Final = 5000
@@ -58,6 +62,7 @@ _MOST_TUNES: Final = 5000
     type=ParsedText("FORM", parse_form),
     help="Form of the sampled tunes.  [default: free, then the model's default form]",
 )
+@click.option("--curve", is_flag=True, help="Fit the baselines to parts of the corpus, too.")
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Random seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--html", type=OUT_PATH, metavar="FILE", help="Write a page with plots and tunes.")
@@ -70,6 +75,7 @@ def evaluate(
     data: str | None,
     count: int,
     form: str | None,
+    curve: bool,
     seed: int,
     as_json: bool,
     html: Path | None,
@@ -94,14 +100,15 @@ def evaluate(
         from musicgen.render.report_page import SCORE_CARD_TITLE, prepare_page
 
         prepare_page(html, SCORE_CARD_TITLE, "musicgen evaluate", force=force)
-    tunes, real, left_out = _collect_tunes(
-        target, against, console, split=split, data=data, count=count, form=form, seed=seed
-    )
+    tunes, real, left_out, likelihoods = _collect_tunes(
+        target, against, console,
+        split=split, data=data, count=count, form=form, curve=curve, seed=seed,
+    )  # fmt: skip
 
     from musicgen.evaluation.score_card import make_score_card
 
     with console.status("measuring"):
-        card = make_score_card(tunes, real.tunes, real.index)
+        card = make_score_card(tunes, real.tunes, real.index, *likelihoods)
     command = _format_command(target, against, split, count, form, seed)
     if html is not None:
         _write_page(card, html, command, force=force)
@@ -121,24 +128,32 @@ def _collect_tunes(
     data: str | None,
     count: int,
     form: str | None,
+    curve: bool,
     seed: int,
-) -> tuple[list[TuneSet], RealTunes, dict[str, int]]:
-    """Return the tunes to judge, those to judge by, and the number of files left out by reason."""
+) -> tuple[list[TuneSet], RealTunes, dict[str, int], Likelihoods]:
+    """Return the tunes to judge and those to judge by.
+
+    Also returned are the number of files left out, by reason, and how well a model predicts the
+    tunes that it is judged by; () for a folder.
+    """
     from musicgen.cli import evaluation_tunes as sources
 
     model = sources.open_model(target)
     if model is None:
         if form is not None:
             raise InvalidValue(f"--form {form}: {target} holds tunes, not a model; leave it out")
+        if curve:
+            raise InvalidValue(f"--curve: {target} holds tunes, not a model; leave it out")
         tunes, left_out = sources.read_tunes(target, console)
         reference = against or _DEFAULT_REFERENCE
-        return [tunes], sources.load_real_tunes(reference, split, data, console), left_out
+        return [tunes], sources.load_real_tunes(reference, split, data, console), left_out, ()
     sources.check_has_bars(model)
     if against is None:
         real = sources.load_held_out_tunes(model, split, data, console)
     else:
         real = sources.load_real_tunes(against, split, data, console)
-    return list(sources.sample_forms(model, form, count, seed, console)), real, {}
+    likelihoods = sources.measure_likelihood(model, real, with_curve=curve, console=console)
+    return list(sources.sample_forms(model, form, count, seed, console)), real, {}, likelihoods
 
 
 def _format_command(
@@ -164,7 +179,7 @@ def _print_card(card: ScoreCard) -> None:
 
     out = Console(highlight=False, soft_wrap=True)
     if card.model_figures:
-        out.print(_make_table("the model", card.model_figures))
+        out.print(_make_model_table(f"{len(card.real):,} held-out tunes", card.model_figures))
     for column in card.columns:
         title = f"{column.tunes.name}: {len(column.tunes):,} tunes"
         out.print(_make_table(f"{title} beside {len(card.real):,} real ones", column.figures))
@@ -172,8 +187,19 @@ def _print_card(card: ScoreCard) -> None:
             out.print(f"  {line}", markup=False)
 
 
+def _make_model_table(title: str, figures: Sequence[Figure]) -> Table:
+    """Return measures of a model as a table."""
+    rows = [figure.format_model_row() for figure in figures if not figure.is_detail]
+    return _make_rows(f"how well the model predicts {title}", ("bits", "95 % interval"), rows)
+
+
 def _make_table(title: str, figures: Sequence[Figure]) -> Table:
     """Return figures as a table at most 80 columns wide."""
+    rows = [figure.format_row() for figure in figures if not figure.is_detail]
+    return _make_rows(title, ("tunes", "real", "95 % of real", "verdict"), rows)
+
+
+def _make_rows(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -181,9 +207,8 @@ def _make_table(title: str, figures: Sequence[Figure]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.title, table.title_justify = Text(title), "left"
     table.add_column("figure", no_wrap=True)
-    for heading in ("tunes", "real", "95 % of real", "verdict"):
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for figure in figures:
-        if not figure.is_detail:
-            table.add_row(*figure.format_row())
+    for row in rows:
+        table.add_row(*row)
     return table

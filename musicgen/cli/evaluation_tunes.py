@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.corpus.store import Dataset, EncodedTune
+    from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
     from musicgen.evaluation.score_card import TuneSet
     from musicgen.similarity.overlap_report import OverlapIndex
     from musicgen.trained_model import Model
@@ -29,6 +30,8 @@ class RealTunes:
 
     tunes: TuneSet
     index: OverlapIndex | None
+    dataset: Dataset | None = None  # that the tunes are a part of
+    split: str = ""  # its name
 
 
 def open_model(target: str) -> Model | None:
@@ -79,7 +82,7 @@ def load_held_out_tunes(model: Model, split: str, data: str | None, console: Con
         )
     dataset = _load_corpus(model, data, console)
     tunes = decode_tunes(dataset, getattr(dataset, split), f"{split} part of {model.name.name}")
-    return RealTunes(tunes, model.index if model.has_index else None)
+    return RealTunes(tunes, model.index if model.has_index else None, dataset, split)
 
 
 def _load_corpus(model: Model, data: str | None, console: Console) -> Dataset:
@@ -172,6 +175,30 @@ def decode_tunes(dataset: Dataset, tunes: Iterable[EncodedTune], name: str) -> T
     )
     can_repeat = tuple(not tune.source.endswith(_FORMATS_WITHOUT_REPEATS) for tune in rows)
     return TuneSet(escape_unprintable(name), scores, can_repeat)
+
+
+def measure_likelihood(
+    model: Model, real: RealTunes, *, with_curve: bool, console: Console
+) -> tuple[()] | tuple[LikelihoodReport, tuple[BaselineScore, ...]]:
+    """Measure how well a model predicts its held-out tunes; () if it is judged by others.
+
+    Returns:
+        The likelihood, and that of the baselines on the same tunes as text.
+    """
+    from musicgen.evaluation import likelihood
+
+    dataset = real.dataset
+    if dataset is None or not dataset.valid:
+        return ()
+    parts = getattr(dataset, real.split), dataset.train, dataset.valid
+    with console.status("predicting held-out tunes"):
+        report = likelihood.score_likelihood(model.sampler.engine, model.codec, *parts)
+        texts = likelihood.score_baselines_as_text(model.codec, *parts)
+    if with_curve:
+        with console.status("fitting models to parts of the corpus"):
+            curve = likelihood.measure_learning_curve(model.codec, *parts)
+        report = replace(report, learning_curve=curve)
+    return report, texts
 
 
 def sample_forms(

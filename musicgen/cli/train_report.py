@@ -10,8 +10,9 @@ Progress is a live panel on a terminal and plain lines elsewhere; both show the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Final, Self
 
 from musicgen.cli.formatting import (
@@ -77,6 +78,7 @@ class ProgressState:
     held_out_text: str = "not evaluated yet"
     best_text: str = ""
     copied_text: str = ""  # empty unless the run measures copying
+    form_text: str = ""  # empty until the form of sampled tunes is measured
 
     def __post_init__(self) -> None:
         self.start_time = self.clock()
@@ -96,6 +98,8 @@ class ProgressState:
         self.last_progress = progress
         if progress.copied_share is not None:
             self.copied_text = f"{progress.copied_share:.1%} of 8-note runs"
+        if progress.form_figures is not None:
+            self.form_text = format_form(progress.form_figures)
         if progress.held_out_score is not None:
             self.held_out_text = f"{progress.held_out_score.bits_per_note:.3f} bits per {self.unit}"
             if progress.is_best:
@@ -138,6 +142,8 @@ class ProgressState:
         yield "best", self.best_text or "none yet"
         if self.copied_text:
             yield "copied", self.copied_text
+        if self.form_text:
+            yield "form", self.form_text
         yield "norm", f"{self.gradient_norm.value:.2f}"
         yield "clipped", f"{100 * progress.clipped_share:.0f} %"
         yield "tokens/s", f"{self.tokens_per_second.value:,.0f}"
@@ -159,6 +165,16 @@ class ProgressState:
             return format_bytes(progress.memory_bytes)
         on_gpu = format_bytes(progress.memory_bytes)
         return f"{on_gpu} on the GPU, {format_bytes(self.resident_memory())} in RAM"
+
+
+def format_form(figures: Mapping[str, float]) -> str:
+    """Return the two clearest figures of form of sampled tunes, those that are known."""
+    texts = {
+        "sections_multiple_of_4": "{:.0%} of sections 4, 8, ... bars",
+        "bar_likeness.4": "{:.0%} like 4 bars ago",
+    }
+    known = {key: figures[key] for key in texts if not isnan(figures[key])}
+    return ", ".join(texts[key].format(value) for key, value in known.items())
 
 
 def format_best_score(bits: float, epoch: float) -> str:

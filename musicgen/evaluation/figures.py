@@ -100,6 +100,11 @@ class Figure:
         span = "-" if low == "-" else f"{low.removesuffix(' %')} to {high}"
         return self.heading, self.format(self.value), self.format(self.real), span, self.verdict
 
+    def format_model_row(self) -> tuple[str, str, str]:
+        """Return heading, value and 95 % interval of a measure of a model as text."""
+        heading, value, _, span, _ = self.format_row()
+        return heading, value, span
+
     def to_json(self) -> dict[str, Any]:
         """Return the figure as a JSON object; what is not known is null."""
         numbers = {name: getattr(self, name) for name in ("value", "real", "low", "high")}

@@ -14,13 +14,16 @@ from musicgen.music.score import Score
 from musicgen.render.report_page import SCORE_CARD_TITLE, format_page
 
 _HEADINGS: Final = ("figure", "tunes", "real", "95 % of real", "verdict")
+_MODEL_HEADINGS: Final = ("figure", "held-out tunes", "95 % interval")
 
 
 def render_card(card: ScoreCard, *, command: str = "musicgen evaluate") -> str:
     """Render a score card as an HTML page; `command` is shown in the footer."""
     body = [f"<h1>{SCORE_CARD_TITLE}</h1>", _render_introduction(card)]
     if card.model_figures:
-        body += ["<h2>The model</h2>", *_render_table(card.model_figures)]
+        body += ["<h2>How well the model predicts real tunes</h2>"]
+        shown = [figure.format_model_row() for figure in card.model_figures if not figure.is_detail]
+        body += _render_rows(_MODEL_HEADINGS, [(row, False) for row in shown])
     for column in card.columns:
         body += _render_column(column)
     body.append("<h2>Form and notes</h2>")
@@ -54,11 +57,19 @@ def _render_column(column: Column) -> Iterator[str]:
 
 
 def _render_table(figures: Sequence[Figure]) -> Iterator[str]:
-    headings = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
-    yield f'<div class="wide"><table><thead><tr>{headings}</tr></thead><tbody>'
-    for figure in figures:
-        cells = "".join(f"<td>{escape(text)}</td>" for text in figure.format_row())
-        style = ' class="best"' if figure.verdict == "inside" else ""
+    rows = [(figure.format_row(), figure.verdict == "inside") for figure in figures]
+    yield from _render_rows(_HEADINGS, rows)
+
+
+def _render_rows(
+    headings: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]
+) -> Iterator[str]:
+    """Render rows of texts, some of them marked as good."""
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    yield f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>'
+    for texts, is_good in rows:
+        cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+        style = ' class="best"' if is_good else ""
         yield f"<tr{style}>{cells}</tr>"
     yield "</tbody></table></div>"
 

@@ -17,6 +17,8 @@ from musicgen.errors import InvalidValue
 from musicgen.evaluation.figures import Figure, FigureTable, compare_tables, nest_figures
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import Judgement, judge_tunes
+from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
+from musicgen.evaluation.model_figures import list_model_figures
 from musicgen.evaluation.overlap import (
     NEIGHBOR,
     add_overlap,
@@ -110,11 +112,13 @@ class ScoreCard:
     real: TuneSet
     columns: tuple[Column, ...]
     model_figures: tuple[Figure, ...] = ()  # of the model itself, such as its bits per note
+    likelihood: LikelihoodReport | None = None  # the model figures in full
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures of the first column by key, and all columns by name."""
         return {
             **nest_figures(self.model_figures),
+            "likelihood": self.likelihood and self.likelihood.to_json(),
             **self.columns[0].to_json(),
             "real": {"name": self.real.name, "tunes": len(self.real)},
             "columns": {column.tunes.name: column.to_json() for column in self.columns},
@@ -125,7 +129,8 @@ def make_score_card(
     sets: Sequence[TuneSet],
     real: TuneSet,
     index: OverlapIndex | None = None,
-    model_figures: Sequence[Figure] = (),
+    likelihood: LikelihoodReport | None = None,
+    text_baselines: Sequence[BaselineScore] = (),
 ) -> ScoreCard:
     """Compare sets of tunes with real tunes.
 
@@ -133,10 +138,12 @@ def make_score_card(
         sets: the tunes to judge.
         real: the tunes to judge by.
         index: the training tunes; None: overlap with them is left out.
-        model_figures: what else was measured of the model that wrote the tunes.
+        likelihood: of the real tunes under the model that wrote the tunes.
+        text_baselines: of the same real tunes as text.
     """
     columns = tuple(_compare_set(tunes, real, index) for tunes in sets)
-    return ScoreCard(real, columns, tuple(model_figures))
+    figures = list_model_figures(likelihood, text_baselines) if likelihood else ()
+    return ScoreCard(real, columns, figures, likelihood)
 
 
 def _compare_set(tunes: TuneSet, real: TuneSet, index: OverlapIndex | None) -> Column:
@@ -149,6 +156,9 @@ def _compare_set(tunes: TuneSet, real: TuneSet, index: OverlapIndex | None) -> C
     figures += _compare_neighbors(tunes, real, generator)
     figures += compare_features(tunes.contents, real.contents, generator)
     groups = group_duplicates((*tunes.scores, *real.scores))
+    # sampled tunes that are like no real one may be split: their likeness is a fault to be found
+    has_real = np.isin(groups, groups[len(tunes) :])
+    groups = np.where(has_real, groups, np.arange(len(groups)))
     judgement = judge_tunes(tunes.table, real.table, groups, generator)
     figures.append(judgement.figure)
     return Column(tunes, tuple(figures), judgement, measure_distance(tunes.table, real.table))

@@ -16,6 +16,7 @@ checkpoints/mine/
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,7 @@ from musicgen.training.run_folder import (
     render_metrics,
     translate_memory_errors,
 )
+from musicgen.training.sampled_form import FormCheck
 from musicgen.training.trainer import Diverged, Progress, Trainer, TrainerState
 
 SAVE_EVERY: Final = 180.0  # seconds between saves, if saving is fast
@@ -250,9 +252,13 @@ class TrainingRun:
                     raise self._make_interrupted()
 
     def _iter_progress(self) -> Iterator[Progress]:
-        if self.memorisation_check is None:
-            return self.trainer.run()
-        return stop_on_memorisation(self.trainer, self.memorisation_check, self.notify)
+        steps = self.trainer.run()
+        if self.memorisation_check is not None:
+            steps = stop_on_memorisation(self.trainer, self.memorisation_check, self.notify)
+        if not self.is_main_process or not find_codec(self.dataset.codec).has_bars:
+            return steps
+        check = FormCheck(self.make_manifest, self.trainer.model.copy_weights, self.notify)
+        return check.add_figures(steps)
 
     @cached_property
     def memorisation_check(self) -> MemorisationCheck | None:
@@ -314,7 +320,7 @@ class TrainingRun:
         """Append a line to the metrics after each evaluation and each tenth update."""
         if progress.step % 10 and progress.held_out_score is None:
             return
-        line = {
+        line: dict[str, Any] = {
             "step": progress.step,
             "tokens": progress.tokens,
             "epoch": round(progress.epoch, 4),
@@ -334,6 +340,11 @@ class TrainingRun:
             }
         if progress.copied_share is not None:
             line["copied"] = round(progress.copied_share, 5)
+        if progress.form_figures is not None:
+            known = {
+                key: value for key, value in progress.form_figures.items() if not math.isnan(value)
+            }
+            line["form"] = {key: round(value, 4) for key, value in known.items()}
         self.metrics.append(line)
         if self.is_main_process:
             with (

@@ -192,6 +192,7 @@ class Progress:
     memory_bytes: int  # in use: memory of the GPU, or of this process
     held_out_score: HeldOutScore | None = None  # after an evaluation
     copied_share: float | None = None  # share of sampled n-grams that are copied, if measured
+    form_figures: Mapping[str, float] | None = None  # of sampled tunes, if measured
     is_best: bool = False
     is_last: bool = False
 
