@@ -31,8 +31,8 @@ from torch.nn import functional
 
 from musicgen.config import BEGIN_ID, ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
-from musicgen.model.crew import count_cores
 from musicgen.model.network import LanguageModel
+from musicgen.process_limits import count_cores
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.plan import FRESH_PRESETS

@@ -337,7 +337,7 @@ def make_trainer(
     train_tunes, pitch_ranges = get_id_arrays(dataset.train), find_pitch_ranges(dataset.codec)
     trainer = Trainer(model, train_tunes, valid_tunes, plan.training, notes, ranks, pitch_ranges)
     if base is not None:  # keep the base weights unless fine-tuning improves them
-        loss = evaluate(model, valid_tunes, crew=trainer.crew).loss if valid_tunes else 0.0
+        loss = evaluate(model, valid_tunes).loss if valid_tunes else 0.0
         trainer.best.keep_if_better(loss, 0, model)
     return trainer
 

@@ -47,6 +47,7 @@ from musicgen.checkpoint import (
 from musicgen.errors import (
     DamagedCheckpoint,
     InUse,
+    Mismatch,
     MusicgenError,
     NotFound,
     OutputExists,
@@ -78,7 +79,7 @@ from musicgen.folder_contents import (
 AnyArray: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, AnyArray]
 
-FORMAT: Final = 2
+FORMAT: Final = 3  # 2 had the states of several threads, and windows with two tunes in a lane
 KEPT_SAVES: Final = 3
 PROGRESS_FOLDER: Final = "progress"
 ARRAYS_FILE: Final = "arrays.safetensors"
@@ -201,7 +202,14 @@ def load_progress(folder: Path) -> SavedProgress:
         DamagedCheckpoint: a file is missing or damaged.
         Mismatch: the format is that of another version.
     """
-    body = read_manifest(folder, FORMAT)
+    try:
+        body = read_manifest(folder, FORMAT)
+    except Mismatch as fault:
+        run = folder.parents[1]
+        raise Mismatch(
+            f"{str(fault).removesuffix('; update musicgen')}; it cannot be resumed, but a new run"
+            f" can start from its weights: --from {run}"
+        ) from fault
     contents = read_files(folder, body, ARRAYS_FILE, VALUES_FILE)
     try:
         values = json.loads(contents[VALUES_FILE])

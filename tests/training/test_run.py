@@ -469,9 +469,8 @@ def train_with_nan_state(run: TrainingRun, at: int) -> Iterator[Progress]:
     for progress in run.train():
         yield progress
         if progress.step == at - 1:
-            state = run.trainer.states[0] or ()
-            odd = tuple(tuple(part * np.nan for part in layer) for layer in state)
-            run.trainer.states = [odd]
+            state = run.trainer.state or ()
+            run.trainer.state = tuple(tuple(part * np.nan for part in layer) for layer in state)
 
 
 def train_with_infinite_gradient(run: TrainingRun, at: int) -> Iterator[Progress]:
