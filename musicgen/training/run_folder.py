@@ -47,7 +47,6 @@ from musicgen.checkpoint import (
 from musicgen.errors import (
     DamagedCheckpoint,
     InUse,
-    Mismatch,
     MusicgenError,
     NotFound,
     OutputExists,
@@ -202,14 +201,8 @@ def load_progress(folder: Path) -> SavedProgress:
         DamagedCheckpoint: a file is missing or damaged.
         Mismatch: the format is that of another version.
     """
-    try:
-        body = read_manifest(folder, FORMAT)
-    except Mismatch as fault:
-        run = folder.parents[1]
-        raise Mismatch(
-            f"{str(fault).removesuffix('; update musicgen')}; it cannot be resumed, but a new run"
-            f" can start from its weights: --from {run}"
-        ) from fault
+    advice = f"start a new run from its weights with --from {folder.parents[1]}"
+    body = read_manifest(folder, FORMAT, advice)
     contents = read_files(folder, body, ARRAYS_FILE, VALUES_FILE)
     try:
         values = json.loads(contents[VALUES_FILE])
