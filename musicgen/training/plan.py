@@ -84,7 +84,7 @@ class SizePreset:
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
     lanes: int = 32  # at most
-    bptt: int = 64  # window length, in ids
+    bptt: int = 48  # window length, in ids
     first_bptt: int = 0  # length of the first windows, in ids; 0: bptt
     epochs: float = 10
     min_tokens: int = 800_000  # training tokens of a run, even if that is more epochs
