@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from benchmarks.training import draw_tunes
 from musicgen.config import ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.network import LanguageModel
 from musicgen.training.batches import Window
-from musicgen.training.heldout_loss import HeldOutScore, evaluate
+from musicgen.training.heldout_loss import evaluate
 from musicgen.training.plan import FRESH_PRESETS, find_pitch_ranges
 from musicgen.training.trainer import Trainer
 

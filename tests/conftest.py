@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before NumPy and torch are imported, and for child processes: the models of the tests are so
+# small that several threads would only wait for each other.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 # No deadlines: a busy machine is slow at times.
-settings.register_profile("fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("repeatable", settings.get_profile("fresh"), derandomize=True)
+settings.register_profile(
+    "fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300
+)
+settings.register_profile(
+    "repeatable", settings.get_profile("fresh"), derandomize=True, max_examples=40
+)
+
+
+def runs_promises(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "promises")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the same Hypothesis examples on every run, and fresh ones with `-m promises`."""
-    tests_promises = config.getoption("markexpr") == "promises"
-    settings.load_profile("fresh" if tests_promises else "repeatable")
+    """Draw the same few Hypothesis examples on every run, and many fresh ones for the promises."""
+    settings.load_profile("fresh" if runs_promises(config) else "repeatable")
     pretend_bf16(os.environ.get("MUSICGEN_TEST_BF16"))
     restore_signals()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_reader() -> Iterator[None]:
+    """Let `train` and `compare` read in one child process: each imports for half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("musicgen.cli.load_dataset.READERS", 1)
+        yield
 
 
 def restore_signals() -> None:
@@ -50,8 +71,15 @@ SLOWEST_FILES = (  # started first, so that no worker waits for them at the end
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that need CUDA on a machine without it; start the slowest files first."""
+    """Mark the Hypothesis tests, deselect those that need CUDA, and start the slowest files first.
+
+    With `-m promises`, all Hypothesis tests run too.
+    """
+    for item in items if runs_promises(config) else ():
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("promises")
     items.sort(key=lambda item: item.path.name not in SLOWEST_FILES)
     cuda_items = [item for item in items if item.get_closest_marker("cuda")]
     if cuda_items and not has_cuda():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from musicgen.training.heldout_loss import HeldOutScore
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.training.trainer import Progress
 
 TOKENS, STEPS, EPOCH = 2_000, 100, 20_000  # tokens per update, updates, tokens per epoch

@@ -81,13 +81,11 @@ class ForkServer:
     """The process that forks the others."""
 
     def __init__(self, code: str, errors: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                       "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
         self.errors = errors
         with errors.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"{code}\n{SERVE}"],
-                env=environment, text=True, stderr=file,
+                env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=file,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
         self._read("ready")

@@ -16,6 +16,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -43,9 +44,10 @@ def tune_texts(book: str) -> Iterator[str]:
         yield re.split(r"^\s*$", block, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def corpus_tunes() -> list[str]:
+@cache
+def corpus_tunes() -> tuple[str, ...]:
     """Return the text of every tune of O'Neill, Ryan and Aird in music21's corpus."""
-    return [tune for file in corpus_files() for tune in tune_texts(decoded(file))]
+    return tuple(tune for file in corpus_files() for tune in tune_texts(decoded(file)))
 
 
 def corpus_files() -> list[Path]:
@@ -53,9 +55,10 @@ def corpus_files() -> list[Path]:
     return [file for name in BOOKS for file in sorted((corpus_root() / name).glob("*.abc"))]
 
 
-def all_tunes() -> list[str]:
+@cache
+def all_tunes() -> tuple[str, ...]:
     """Return the text of every ABC tune in music21's corpus."""
-    return [tune for file in all_files() for tune in tune_texts(decoded(file))]
+    return tuple(tune for file in all_files() for tune in tune_texts(decoded(file)))
 
 
 def all_files() -> list[Path]:

@@ -271,7 +271,7 @@ def check_killed_writers(song: Path, times: int) -> None:
 
 
 def test_killed_writers_leave_complete_file(song: Path) -> None:
-    check_killed_writers(song, 10)
+    check_killed_writers(song, 4)
 
 
 @pytest.mark.promises

@@ -14,9 +14,8 @@ import musicgen
 PACKAGE = Path(musicgen.__file__).parent
 LAYERS = ("errors", "process_limits", "number_parsing", "typed_data", "files", "folder_contents",
           "config", "music", "notation", "formats", "tokens", "corpus", "checkpoint",
-          "model_folders", "similarity", "sampling", "render", "model", "training", "compare",
-          "tune", "trained_model", "variants", "web",
-          "cli")  # fmt: skip
+          "model_folders", "similarity", "sampling", "render", "evaluation", "model", "training",
+          "compare", "tune", "trained_model", "variants", "web", "cli")  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 
 

@@ -74,7 +74,7 @@ def run_under_hook(
     program = f"ROOT = {str(ROOT)!r}\n{before}\n{HOOK}\n{code}"
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -176,15 +176,6 @@ def test_reading_runs_no_code_from_data(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.abc", "evil.mid"]
 
 
-TRAIN = """
-import sys
-from pathlib import Path
-dataset, _ = build([sys.argv[1]], jobs=0)
-plan = make_plan(dataset, TrainingOptions(hidden=8, epochs=1, batch=2, bptt=16))
-run = TrainingRun(dataset, plan, "evil", Path(sys.argv[2]))
-assert any(progress.is_last for progress in run.train())
-"""
-
 TRAINING_IMPORTS = """
 import torch
 from musicgen.corpus.build import build
@@ -195,7 +186,7 @@ from musicgen.training.run import TrainingRun
 torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
 """
 
-RESUME = """
+TRAIN = """
 import sys
 from pathlib import Path
 dataset, _ = build([sys.argv[1]], jobs=0)
@@ -218,9 +209,10 @@ SAMPLE = """
 import sys
 from musicgen import formats, load
 tune = load(sys.argv[1]).sample(seed=1, bars=2)
-tune.write(sys.argv[2])
-(score,), refusals = formats.read(sys.argv[2])
-assert not refusals
+for path in sys.argv[2:]:
+    tune.write(path)
+    (score,), refusals = formats.read(path)
+    assert not refusals
 """
 
 
@@ -230,9 +222,7 @@ def test_training_and_sampling_run_no_code_from_data(tmp_path: Path) -> None:
     (folder / "evil.abc").write_text(EVIL)
     model = tmp_path / "model"
     assert_clean(run_under_hook(TRAIN, folder, model, before=TRAINING_IMPORTS))
-    assert_clean(run_under_hook(RESUME, folder, tmp_path / "resumed", before=TRAINING_IMPORTS))
-    assert_clean(run_under_hook(SAMPLE, model, tmp_path / "song.mid"))
-    assert_clean(run_under_hook(SAMPLE, model, tmp_path / "song.abc"))
+    assert_clean(run_under_hook(SAMPLE, model, tmp_path / "song.mid", tmp_path / "song.abc"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "model", "resumed", "song.abc", "song.mid", "tunes",
+        "model", "song.abc", "song.mid", "tunes",
     ]  # fmt: skip

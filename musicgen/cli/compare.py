@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ComparisonProgress,
         ModelResult,
     )
-    from musicgen.training.heldout_loss import HeldOutScore
+    from musicgen.evaluation.heldout_score import HeldOutScore
 
 _TABLE_HEADINGS: Final = (
     "params",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from musicgen.corpus.store import Dataset
 
 DEFAULT_SOURCE: Final = "dance-tunes"
+READERS = os.cpu_count() or 1  # child processes that read the files
 
 
 def load_or_build_dataset(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
@@ -38,7 +39,7 @@ def load_or_build_dataset(sources: tuple[str, ...], codec: str | None, console: 
     from musicgen.corpus.build import build
 
     with console.status(_format_status(sources)):
-        dataset, report = build(sources, codec=chosen_codec, jobs=os.cpu_count() or 1)
+        dataset, report = build(sources, codec=chosen_codec, jobs=READERS)
     codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
     console.print(
         f"kept {report.kept:,} of {format_count(report.found, 'tune')}"

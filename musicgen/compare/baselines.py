@@ -33,6 +33,8 @@ from torch.nn import functional
 from musicgen.config import BEGIN_ID, CELLS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
+from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
+from musicgen.evaluation.ngram import KneserNey
 from musicgen.model.devices import send
 from musicgen.model.network import (
     DropoutMasks,
@@ -42,10 +44,8 @@ from musicgen.model.network import (
     SerializableModule,
     draw_dropout_mask,
 )
-from musicgen.music.arrays import FloatArray
-from musicgen.training.batches import TokenIds
-from musicgen.training.heldout_loss import HeldOutScore, evaluate, evaluate_surprisal
-from musicgen.training.ngram import KneserNey
+from musicgen.music.arrays import FloatArray, TokenIds
+from musicgen.training.heldout_loss import evaluate
 from musicgen.training.plan import get_note_counts
 from musicgen.training.trainer import Diverged, Trainer, equalize_window_lengths
 

@@ -47,11 +47,11 @@ from musicgen.compare.diagnostics import (
 from musicgen.config import CELLS
 from musicgen.corpus.store import Dataset, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.devices import choose_device
 from musicgen.model.network import LanguageModel
 from musicgen.music.arrays import FloatArray
 from musicgen.tokens.registry import find_codec
-from musicgen.training.heldout_loss import HeldOutScore
 
 BASELINES: Final = (f"window-{SMALL_WINDOW}", "bag", f"window-{LARGE_WINDOW}", NGRAM)
 COMPARED_CELLS: Final = ("rnn", "irnn", "gru", "lstm")

@@ -31,9 +31,9 @@ from torch.nn import functional
 from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel, RecurrentState, get_layer_weights
-from musicgen.music.arrays import BoolArray, FloatArray, IntArray
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 from musicgen.sampling.reference_cells import GRUStep, LSTMStep, Step, Window, run_layers
-from musicgen.training.batches import IGNORE_INDEX, TokenIds, batch_whole_tunes, shift_right
+from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes, shift_right
 
 GATED_CELLS: Final = ("gru", "lstm")
 MIN_SHARE: Final = 1e-30  # smaller shares are raised to this, so that their logarithm is finite

@@ -23,8 +23,8 @@ from musicgen.compare.comparison import (
     is_finite_score,
 )
 from musicgen.compare.diagnostics import GATED_CELLS, GradientDecay, HalfLives
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.training import plots
-from musicgen.training.heldout_loss import HeldOutScore
 
 BOOTSTRAP_SAMPLES: Final = 2000
 DECAYED_SHARE: Final = 0.1  # the decay distance is where this share of a gradient is left

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 UInt64Array: TypeAlias = NDArray[np.uint64]
+TokenIds: TypeAlias = NDArray[np.integer[Any]]  # (token,) the ids of one tune: int16 or int64
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 

@@ -86,10 +86,14 @@ class MeasuresCodec(ScoreCodec):
         self, setting: Setting = PLAIN_SETTING, *, strict: bool = True
     ) -> MeasuresGrammar:
         """Create the grammar of a new tune."""
-        drums = (number for number, part in enumerate(setting.parts) if part.is_drums)
-        return MeasuresGrammar(
-            Rules(drum_parts=frozenset(drums)) if strict else Rules.permissive(drums)
-        )
+        drums = frozenset(number for number, part in enumerate(setting.parts) if part.is_drums)
+        return MeasuresGrammar(Rules(drum_parts=drums) if strict else _permissive_rules(drums))
+
+
+@lru_cache(maxsize=64)
+def _permissive_rules(drum_parts: frozenset[int]) -> Rules:
+    """Return the rules of every canonical tune, whose tables many tunes share."""
+    return Rules.permissive(drum_parts)
 
 
 def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from musicgen.config import BEGIN_ID
-from musicgen.music.arrays import BoolArray, IntArray
-
-TokenIds: TypeAlias = NDArray[np.integer[Any]]  # (token,) the ids of one tune: int16 or int64
+from musicgen.music.arrays import BoolArray, IntArray, TokenIds
 
 IGNORE_INDEX: Final = -100  # the target of padding
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once

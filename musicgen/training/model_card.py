@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from musicgen.checkpoint import Manifest, Weights, round_to_float16
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.formats import abc
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
@@ -17,7 +18,6 @@ from musicgen.sampling.options import SamplingOptions, complete_options
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.tokens.codec import PLAIN_SETTING
 from musicgen.tokens.registry import find_codec, restore_codec
-from musicgen.training.heldout_loss import HeldOutScore
 
 SEEDS_SHOWN = 5
 BARS_SHOWN = 8

@@ -31,6 +31,8 @@ from musicgen import checkpoint
 from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_float16
 from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
+from musicgen.evaluation.heldout_score import HeldOutScore
+from musicgen.evaluation.ngram import KneserNey
 from musicgen.files import translate_os_errors, write_atomically
 from musicgen.folder_contents import CONFIG, METRICS, MODEL_CARD
 from musicgen.model.devices import choose_device
@@ -46,10 +48,9 @@ from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training import fine_tune, run_folder
 from musicgen.training.batches import find_transposition_range, transpose_ids
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
-from musicgen.training.heldout_loss import HeldOutScore, evaluate
+from musicgen.training.heldout_loss import evaluate
 from musicgen.training.memorisation import MemorisationCheck, stop_on_memorisation
 from musicgen.training.model_card import ScoreSummary, render_model_card
-from musicgen.training.ngram import KneserNey
 from musicgen.training.plan import Plan, get_note_counts, make_trainer
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
 from musicgen.training.run_folder import (

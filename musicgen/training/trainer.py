@@ -28,16 +28,13 @@ from torch.nn import functional
 from musicgen.checkpoint import Weights
 from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
-from musicgen.model.network import (
-    RecurrentState,
-    SequenceModel,
-    detach,
-    reset_lanes,
-)
-from musicgen.training.batches import TokenIds, Window, WindowStream
+from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
+from musicgen.music.arrays import TokenIds
+from musicgen.training.batches import Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
-from musicgen.training.heldout_loss import HeldOutScore, evaluate
+from musicgen.training.heldout_loss import evaluate
 from musicgen.training.run_folder import AnyArray, Arrays
 
 

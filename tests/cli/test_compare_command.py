@@ -38,22 +38,36 @@ def run_compare(*args: str | Path) -> Result:
     return CliRunner().invoke(commands, ["compare", *map(str, args)])
 
 
-def test_compare_prints_a_table_and_writes_a_report_and_json(tunes: Path, tmp_path: Path) -> None:
-    page = tmp_path / "ladder.html"
-    result = run_compare(tunes, *TOY, "--out", page, "--json")
-    assert result.exit_code == 0, result.output
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a report of an older comparison, which `finished` replaces."""
+    page = tmp_path_factory.mktemp("report") / "ladder.html"
+    page.write_text(PAGE_TEMPLATE.format(style="", body="an older comparison"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def finished(tunes: Path, page: Path) -> Result:
+    return run_compare(tunes, *TOY, "--out", page, "--json", "--force")
+
+
+def test_compare_prints_a_table_and_json(finished: Result, page: Path) -> None:
+    assert finished.exit_code == 0, finished.output
     names = ["window-4", "bag", "window-64", "n-gram", "lstm", "lstm unclipped"]
-    assert [rung["rung"] for rung in json.loads(result.stdout)["rungs"]] == names
+    assert [rung["rung"] for rung in json.loads(finished.stdout)["rungs"]] == names
     for args in ("40 of 40 tunes", "train 37 tunes", "6/6  lstm unclipped: learning", *names):
-        assert args in result.stderr
-    assert f"{page}: open it in a browser" in result.stderr
+        assert args in finished.stderr
+    assert f"{page}: open it in a browser" in finished.stderr
+
+
+def test_report_replaces_an_older_one_with_force(finished: Result, tunes: Path, page: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
     assert f"musicgen compare {tunes} --tokens 64 --cells lstm --seed 1" in page.read_text()
+    assert "an older comparison" not in page.read_text()
 
 
-def test_table_fits_80_columns(tunes: Path, tmp_path: Path) -> None:
-    result = run_compare(tunes, *TOY, "--out", tmp_path / "a.html")
-    table = result.stderr[result.stderr.index("\nmodel") : result.stderr.index("open it")]
+def test_table_fits_80_columns(finished: Result) -> None:
+    table = finished.stderr[finished.stderr.index("\nmodel") : finished.stderr.index("open it")]
     assert max(map(len, table.splitlines()[:-1])) <= 80
     assert "…" not in table
 
@@ -72,14 +86,6 @@ def test_compare_overwrites_a_report_only_with_force(single: Path, tmp_path: Pat
     assert result.exit_code == 2
     assert f"{page} exists; choose another name or add --force" in result.stderr
     assert page.read_text() == "mine"
-
-
-def test_force_replaces_a_report(tunes: Path, tmp_path: Path) -> None:
-    page = tmp_path / "a.html"
-    old = PAGE_TEMPLATE.format(style="", body="an older comparison")
-    page.write_text(old)
-    assert run_compare(tunes, *TOY, "--out", page, "--force").exit_code == 0
-    assert page.read_text() != old
 
 
 def test_compare_refuses_a_single_tune(single: Path, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_interrupt_exits_with_130_and_leaves_no_files(tmp_path: Path) -> None:
     folder = tmp_path / "tunes"
     folder.mkdir()
     for number in range(20):
-        book = "".join(synthetic_tunes.tune(1000 * number + n) for n in range(300))
+        book = "".join(synthetic_tunes.tune(1000 * number + n) for n in range(50))
         (folder / f"{number}.abc").write_text(book)
     args = [sys.executable, "-m", "musicgen", "corpus", "build", str(folder), "--out",
              str(tmp_path / "data"), "--jobs", "2"]  # fmt: skip

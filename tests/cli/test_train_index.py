@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,23 @@ OPTIONS = ("--hidden", "8", "--layers", "1", "--epochs", "1", "--no-heard")
 INDEX_NOTICE = "index of the titles and notes of these tunes"
 
 
-@pytest.fixture
-def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def cwd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Change to a folder of two corpora, one of which is built as a data set `set`."""
+    folder = tmp_path_factory.mktemp("index")
     for name, base_index in (("tunes", 0), ("others", 30)):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         for number in range(base_index, base_index + 12):
-            (tmp_path / name / f"{number}.abc").write_text(synthetic_tunes.tune(number))
-    return tmp_path
+            (folder / name / f"{number}.abc").write_text(synthetic_tunes.tune(number))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run("corpus", "build", "tunes", "--out", "set", "--jobs", "1").exit_code == 0
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first_run(cwd: Path) -> Result:
+    return train("tunes", "--name", "first")
 
 
 def run(*args: str) -> Result:
@@ -54,10 +64,9 @@ def get_longest_run(file: str, model: str) -> int:
     return int(json.loads(result.stdout)["longest_run"])
 
 
-def test_index_is_written_and_announced(cwd: Path) -> None:
-    result = train("tunes", "--name", "one")
-    assert INDEX_NOTICE in result.stderr
-    folder = cwd / "checkpoints" / "one"
+def test_index_is_written_and_announced(cwd: Path, first_run: Result) -> None:
+    assert INDEX_NOTICE in first_run.stderr
+    folder = cwd / "checkpoints" / "first"
     hashes = json.loads((folder / "manifest.json").read_bytes())["sha256"]
     assert INDEX_FILE in hashes
     index = load_index(checkpoint.load(folder))
@@ -66,7 +75,7 @@ def test_index_is_written_and_announced(cwd: Path) -> None:
     assert (index.tune_count, len(index.note_index.longest)) == (parts["train"], parts["valid"])
     label = index.note_index.get_label(0)
     assert label.source in {f"{number}.abc" for number in range(12)}  # no folder is named
-    assert get_longest_run(f"tunes/{label.source}", "one") == 72
+    assert get_longest_run(f"tunes/{label.source}", "first") == 72
 
 
 def test_no_index_holds_for_a_resumed_run(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +95,7 @@ def test_no_index_holds_for_a_resumed_run(cwd: Path, monkeypatch: pytest.MonkeyP
     assert not (cwd / "checkpoints" / "two" / INDEX_FILE).exists()
 
 
-def test_fine_tuned_model_has_the_index_of_both_corpora(cwd: Path) -> None:
-    train("tunes", "--name", "first")
+def test_fine_tuned_model_has_the_index_of_both_corpora(cwd: Path, first_run: Result) -> None:
     train("others", "--name", "second", "--from", "first")
     base_index, tuned_index = (load_index(checkpoint.load(cwd / "checkpoints" / name))
                      for name in ("first", "second"))  # fmt: skip
@@ -107,8 +115,7 @@ def test_fine_tuned_model_has_the_index_of_both_corpora(cwd: Path) -> None:
 
 
 def test_add_index_requires_the_training_tunes(cwd: Path) -> None:
-    assert run("corpus", "build", "tunes", "--out", "set").exit_code == 0
-    assert run("corpus", "build", "others", "--out", "other-set").exit_code == 0
+    assert run("corpus", "build", "others", "--out", "other-set", "--jobs", "1").exit_code == 0
     train("set", "--name", "bare", "--no-index")
     folder = cwd / "checkpoints" / "bare"
     checkpoint_before = checkpoint.load(folder)
@@ -135,7 +142,6 @@ def test_text_data_set_has_no_index() -> None:
 def test_index_does_not_depend_on_the_number_of_processes(
     cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("corpus", "build", "tunes", "--out", "set").exit_code == 0
     dataset = load_split(cwd / "set")
     serial_index = build_overlap_index(dataset, jobs=1)
     monkeypatch.setattr("musicgen.similarity.build_index.SERIAL_LIMIT", 2)

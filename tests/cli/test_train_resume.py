@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,30 +63,47 @@ def assert_refused(result: Result, code: int, args: str) -> None:
     assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
 
 
-@pytest.fixture
-def stopped_run(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a run that was stopped at its seventh update."""
-    with monkeypatch.context() as patch:
-        result = train(*TRAIN_ARGS, name=send_signals_at(patch, 7, signal.SIGINT) and "mine")
+def stop_at_seventh_update() -> None:
+    """Train a run "mine" in the current folder, and stop it at its seventh update."""
+    with pytest.MonkeyPatch.context() as patch:
+        send_signals_at(patch, 7, signal.SIGINT)
+        result = train(*TRAIN_ARGS)
     assert_refused(
         result, 130, "stopped after update 7, all saved; musicgen train --name mine --resume"
     )
-    return cwd / "checkpoints" / "mine"
 
 
-def read_weights(name: str) -> bytes:
-    return Path("checkpoints", name, "weights.safetensors").read_bytes()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a whole run and one that is stopped, of which tests take copies; return the folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tunes.abc").write_text(TUNES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train(*TRAIN_ARGS, name="whole").exit_code == 0
+        stop_at_seventh_update()
+    return folder
 
 
-def test_resumed_run_ends_with_the_same_weights(stopped_run: Path) -> None:
-    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
+@pytest.fixture
+def stopped_run(trained: Path, cwd: Path) -> Path:
+    """Return the folder of a copy of the stopped run, which resumes with the same tunes."""
+    return shutil.copytree(trained / "checkpoints" / "mine", cwd / "checkpoints" / "mine")
+
+
+def has_weights_of_the_whole_run(trained: Path, run: Path) -> bool:
+    name = "weights.safetensors"
+    return (run / name).read_bytes() == (trained / "checkpoints" / "whole" / name).read_bytes()
+
+
+def test_resumed_run_ends_with_the_same_weights(trained: Path, stopped_run: Path) -> None:
     result = train("--resume")
     assert result.exit_code == 0, result.output
     assert "checkpoints/mine: resumed after update 7" in result.output
-    assert read_weights("mine") == read_weights("whole")
+    assert has_weights_of_the_whole_run(trained, stopped_run)
     again = train("--resume")
     assert (again.exit_code, "the run is finished" in again.output) == (0, True)
-    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["mine", "whole"]
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +201,8 @@ def test_resume_accepts_the_same_options(stopped_run: Path) -> None:
     assert train("--resume", *TRAIN_ARGS).exit_code == 0
 
 
-def test_resume_refuses_other_tunes(stopped_run: Path, cwd: Path) -> None:
+def test_resume_refuses_other_tunes(cwd: Path) -> None:
+    stop_at_seventh_update()
     (cwd / "tunes.abc").write_text(TUNES.replace("CDEF|", "EFGA|"))
     result = train("--resume")
     assert_refused(result, 2, "resume with the same tunes")
@@ -223,14 +242,13 @@ def kill_before_first_save(*args: str) -> None:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     process = subprocess.run(
         [sys.executable, "-c", code, "train", *args],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 
-def test_run_killed_before_its_first_save_starts_again(cwd: Path) -> None:
-    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
+def test_run_killed_before_its_first_save_starts_again(trained: Path, cwd: Path) -> None:
     kill_before_first_save(*TRAIN_ARGS, "--name", "mine")
     assert_refused(
         train("--resume", "--hidden", "16"), 2, "--hidden 16: the run that is resumed has 8"
@@ -244,7 +262,7 @@ def test_run_killed_before_its_first_save_starts_again(cwd: Path) -> None:
     result = train("--resume")
     assert result.exit_code == 0, result.output
     assert "no saved state; the run starts from the beginning" in result.output
-    assert read_weights("mine") == read_weights("whole")
+    assert has_weights_of_the_whole_run(trained, cwd / "checkpoints" / "mine")
 
 
 @pytest.mark.parametrize("args", [[], ["--hidden", "8"], ["--codec", "text"]])
@@ -309,7 +327,7 @@ def start_train(*args: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
         [sys.executable, "-m", "musicgen", "train", *args, "--name", "mine", "-v"],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -325,11 +343,10 @@ def kill_after_lines(args: tuple[str, ...], lines: int) -> bool:
 
 
 @pytest.mark.promises
-def test_run_killed_at_each_printed_line_resumes(cwd: Path) -> None:
+def test_run_killed_at_each_printed_line_resumes(trained: Path, cwd: Path) -> None:
     """Killed after any line of its output, the resumed run ends with the same weights."""
-    assert train(*TRAIN_ARGS, name="whole").exit_code == 0
     kill_count = sum(kill_after_lines((*TRAIN_ARGS, "--resume"), lines) for lines in range(1, 9))
     assert kill_count >= 3
     with start_train("--resume", *TRAIN_ARGS) as child:
         assert child.wait() == 0
-    assert read_weights("mine") == read_weights("whole")
+    assert has_weights_of_the_whole_run(trained, cwd / "checkpoints" / "mine")

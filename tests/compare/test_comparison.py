@@ -23,7 +23,7 @@ from musicgen.compare.report import (
     summarise_half_lives,
 )
 from musicgen.errors import InvalidValue
-from musicgen.training.heldout_loss import HeldOutScore
+from musicgen.evaluation.heldout_score import HeldOutScore
 from tests.loop_corpus import make_corpus
 
 TOY = ComparisonOptions(tokens=640, cells=("rnn", "lstm"), parameters=10_000)

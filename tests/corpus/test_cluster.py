@@ -23,7 +23,7 @@ from musicgen.corpus.dispatch import connect_dask
 from musicgen.errors import InvalidValue
 
 ROOT = Path(__file__).parents[2]
-WORKERS = 3
+WORKERS = 2
 
 
 def start_process(*arguments: str) -> subprocess.Popen[str]:

@@ -153,7 +153,7 @@ def test_audit_hook_notices_other_files(tmp_path: Path) -> None:
     assert (process.returncode, process.stderr) == (99, "AUDIT: open /etc/passwd\n")
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.promises)])
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.promises)])
 def test_fuzzing_real_tunes_finds_no_fault(tmp_path: Path, count: int) -> None:
     """Promise 8; the seed of a failure is printed."""
     command = ["benchmarks/fuzz.py", "--mutants", str(count), "--out", str(tmp_path / "found")]

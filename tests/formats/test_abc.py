@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import REASONS, NotFound
@@ -530,7 +530,6 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join), st.booleans())
 def test_reader_never_raises_and_its_scores_round_trip(text: str, headed: bool) -> None:
     scores, refusals = abc.parse("X:1\nK:C\n" + text if headed else text)
@@ -542,7 +541,6 @@ def test_reader_never_raises_and_its_scores_round_trip(text: str, headed: bool) 
         assert again[0].canonical() == canonical
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_reader_never_raises_on_any_bytes(data: bytes) -> None:
     abc.parse(abc.decode_bytes(b"X:1\nK:C\n" + data))

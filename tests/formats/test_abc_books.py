@@ -27,29 +27,43 @@ NEEDS_ABC2MIDI = pytest.mark.skipif(oracles.ABC2MIDI is None, reason="abc2midi i
 Outcome = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[Path, Outcome]:
-    """The scores and refusals of each book of the three collections."""
-    files = oracles.corpus_files()
+def read_books(files: Sequence[Path]) -> dict[Path, Outcome]:
+    """Return the scores and refusals of each file of the three collections."""
     return {file: abc.parse(abc.decode_bytes(file.read_bytes()), file.name) for file in files}
 
 
 @pytest.fixture(scope="module")
-def scores(outcomes: dict[Path, Outcome]) -> tuple[Score, ...]:
-    """The scores of the three collections."""
-    return tuple(score for book_scores, _ in outcomes.values() for score in book_scores)
+def outcomes() -> dict[Path, Outcome]:
+    """Read every fifth file of the three collections."""
+    return read_books(oracles.corpus_files()[::5])
 
 
-def test_at_least_98_percent_of_tunes_are_read(scores: Sequence[Score]) -> None:
-    assert len(oracles.corpus_tunes()) == TUNES
-    assert len(scores) >= 0.98 * TUNES
+@pytest.fixture(scope="module")
+def all_outcomes() -> dict[Path, Outcome]:
+    return read_books(oracles.corpus_files())
 
 
-def test_every_tune_is_read_or_refused(outcomes: dict[Path, Outcome]) -> None:
+def list_scores(outcomes: dict[Path, Outcome]) -> list[Score]:
+    return [score for book_scores, _ in outcomes.values() for score in book_scores]
+
+
+def check_outcomes(outcomes: dict[Path, Outcome], at_least: int) -> None:
+    """Check that every tune is read or refused, and that at least a number is read."""
     for file, (book_scores, refusals) in outcomes.items():
         texts = list(oracles.tune_texts(oracles.decoded(file)))
         assert len(book_scores) + len(refusals) == len(texts)
         assert all(fault.code in REASONS and fault.source == file.name for fault in refusals)
+    assert len(list_scores(outcomes)) >= at_least
+
+
+def test_most_tunes_are_read_and_the_others_refused(outcomes: dict[Path, Outcome]) -> None:
+    assert len(oracles.corpus_tunes()) == TUNES
+    check_outcomes(outcomes, TUNES // 8)
+
+
+@pytest.mark.promises
+def test_at_least_98_percent_of_all_tunes_are_read(all_outcomes: dict[Path, Outcome]) -> None:
+    check_outcomes(all_outcomes, round(0.98 * TUNES))
 
 
 def changed_titles(tunes: Sequence[Score]) -> list[str]:
@@ -62,18 +76,18 @@ def round_trips(score: Score) -> bool:
     return not refusals and len(parsed) == 1 and parsed[0].canonical() == score
 
 
-def test_writing_undoes_reading(scores: Sequence[Score]) -> None:
-    assert changed_titles(scores[::10]) == []
+def test_writing_undoes_reading(outcomes: dict[Path, Outcome]) -> None:
+    assert changed_titles(list_scores(outcomes)[::2]) == []
 
 
 @pytest.mark.promises
-def test_writing_undoes_reading_of_every_tune(scores: Sequence[Score]) -> None:
-    assert changed_titles(scores) == []
+def test_writing_undoes_reading_of_every_tune(all_outcomes: dict[Path, Outcome]) -> None:
+    assert changed_titles(list_scores(all_outcomes)) == []
 
 
 @pytest.mark.promises
-def test_writing_is_idempotent(scores: Sequence[Score]) -> None:
-    for score in scores:
+def test_writing_is_idempotent(all_outcomes: dict[Path, Outcome]) -> None:
+    for score in list_scores(all_outcomes):
         text = abc.render(score.canonical())
         assert abc.render(abc.parse(text)[0][0]) == text
 
@@ -262,7 +276,6 @@ def tunes(draw: st.DrawFn) -> Score:
 METERS = [Meter(4, 4), Meter(6, 8), Meter(3, 4), Meter(2, 2)]
 
 
-@settings(max_examples=200, deadline=None)
 @given(tunes())
 def test_reading_undoes_writing(score: Score) -> None:
     assert round_trips(score)

@@ -622,7 +622,6 @@ def test_real_file_is_read_as_by_symusic_and_round_trips(path: Path) -> None:
     assert parse(render(canonical))[0] == (canonical.unfolded(),)
 
 
-@settings(max_examples=60)
 @given(scores())
 def test_bytes_are_those_that_mido_writes(score: Score) -> None:
     data = midi.render(score, text_events=["a remark"])

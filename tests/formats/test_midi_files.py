@@ -276,7 +276,7 @@ def check_codec_round_trip(score: Score) -> None:
     assert CODEC.decode(encoded.ids, encoded.setting) == Decoded(canonical, dropped=0)
 
 
-@settings(PARTS, max_examples=100)
+@settings(PARTS)
 @given(scores(most_parts=8))
 def test_scores_of_many_parts_round_trip_through_ids(score: Score) -> None:
     check_codec_round_trip(score)
@@ -289,7 +289,7 @@ def test_2000_scores_of_many_parts_round_trip_through_ids(score: Score) -> None:
     check_codec_round_trip(score)
 
 
-@settings(PARTS, max_examples=200)
+@settings(PARTS)
 @given(st.binary(max_size=400))
 def test_bytes_after_a_header_are_read_or_refused(body: bytes) -> None:
     inspection = inspect(file_bytes(body))

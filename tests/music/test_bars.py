@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.music.bars import count_heard_bars, find_bars
@@ -48,7 +48,6 @@ def write_and_check(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
 
 
 @given(st.sets(st.integers(0, 288), min_size=2, max_size=14))
-@settings(max_examples=200)
 def test_written_durations_sound_as_their_segments(offsets: set[int]) -> None:
     first = min(offsets)
     write_and_check(tuple(sorted(offset - first for offset in offsets)))

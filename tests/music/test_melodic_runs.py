@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.music.general_midi import PROGRAMS, parse_program
@@ -19,7 +19,6 @@ def test_rest_breaks_a_run() -> None:
     assert list_moves(score) == [(2, 48), (3, 24)]
 
 
-@settings(max_examples=50)
 @given(scores(drums=False), st.integers(-12, 12))
 def test_runs_are_invariant_under_transposition(score: Score, semitones: int) -> None:
     assert find_runs(score.transpose(semitones)) == find_runs(score)

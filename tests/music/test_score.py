@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
@@ -130,14 +130,12 @@ def test_canonical_ends_a_note_where_its_pitch_starts_again() -> None:
     assert [(n.onset, n.duration) for n in doubled.canonical().notes] == [(0, 48), (48, 48)]
 
 
-@settings(max_examples=150)
 @given(scores())
 def test_canonical_is_idempotent(score: Score) -> None:
     once = score.canonical()
     assert replace(once).canonical() == once  # a copy has no cache
 
 
-@settings(max_examples=100)
 @given(scores())
 def test_canonical_keeps_onsets_and_pitches(score: Score) -> None:
     def note_starts(played_score: Score) -> set[tuple[int, int, int]]:
@@ -146,7 +144,6 @@ def test_canonical_keeps_onsets_and_pitches(score: Score) -> None:
     assert note_starts(score.canonical()) == note_starts(score)
 
 
-@settings(max_examples=60)
 @given(scores(most_parts=2, drums=False), st.integers(-12, 12))
 def test_transposing_moves_the_pitches_and_nothing_else(score: Score, semitones: int) -> None:
     moved = score.transpose(semitones)

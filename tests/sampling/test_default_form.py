@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,18 +127,6 @@ def test_a_form_of_an_old_recipe_may_have_any_letters() -> None:
         old.tweak(form="hello")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: two only wait for each other over so few units."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("engine", "seen"), [("numpy", SEEN), ("numpy", UNREPEATED), ("torch", SEEN)]
 )

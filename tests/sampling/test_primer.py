@@ -79,21 +79,23 @@ def test_without_the_primer_only_what_is_new_is_written(model: Model) -> None:
     assert notes_of(rest.score) == expected
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 900), st.integers(0, 127), st.integers(1, 200)),
-        min_size=1,
-        max_size=30,
-    ),
-    st.integers(0, 5),
+NOTE_ROWS = st.lists(
+    st.tuples(st.integers(0, 900), st.integers(0, 127), st.integers(1, 200)),
+    min_size=1,
+    max_size=30,
 )
-def test_any_notes_are_fitted_or_refused(
-    model: Model, rows: list[tuple[int, int, int]], seed: int
-) -> None:
-    noise = Score(tuple(Note(*row) for row in rows))
-    tune = model.sample(primer=noise, bars=24, seed=seed)
-    assert tune.bars == count_heard_bars(tune.score) == 24
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(100, marks=pytest.mark.promises)])
+def test_any_notes_are_fitted(model: Model, count: int) -> None:
+    @settings(max_examples=count)
+    @given(NOTE_ROWS, st.integers(0, 5))
+    def check(rows: list[tuple[int, int, int]], seed: int) -> None:
+        noise = Score(tuple(Note(*row) for row in rows))
+        tune = model.sample(primer=noise, bars=24, seed=seed)
+        assert tune.bars == count_heard_bars(tune.score) == 24
+
+    check()
 
 
 @pytest.mark.parametrize(

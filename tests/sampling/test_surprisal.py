@@ -100,7 +100,6 @@ def test_each_note_has_ids_of_its_own(name: str, score: Score) -> None:
     check_ownership(codec, score)
 
 
-@settings(max_examples=60)
 @given(scores())
 def test_each_note_of_any_score_has_ids_of_its_own(score: Score) -> None:
     check_ownership(find_codec("measures"), score)

@@ -188,11 +188,11 @@ def check_all(notes: Iterator[tuple[Score, SamplingOptions]], folder: Path) -> N
 
 
 def test_tunes_from_random_weights_are_whole(tmp_path: Path) -> None:
-    check_all(random_tunes(40), tmp_path)
+    check_all(random_tunes(20), tmp_path)
 
 
 def test_tunes_from_folk_are_whole(tmp_path: Path) -> None:
-    check_all(folk_tunes(60), tmp_path)
+    check_all(folk_tunes(30), tmp_path)
 
 
 @pytest.mark.promises

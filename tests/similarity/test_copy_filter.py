@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
@@ -21,7 +21,6 @@ from tests.related_tunes import (
 NOTES = st.tuples(st.sampled_from(FEW_PITCHES), st.sampled_from(FEW_DURATIONS))
 
 
-@settings(max_examples=200)
 @given(st.lists(lines(60), min_size=1, max_size=4), st.lists(NOTES, max_size=12), st.integers(4, 6))
 def test_exactly_the_copying_notes_are_blocked(
     training: list[Score], tail: list[tuple[int, int]], limit: int
@@ -35,7 +34,6 @@ def test_exactly_the_copying_notes_are_blocked(
         assert is_blocked == any(run in runs for run in new_runs)
 
 
-@settings(max_examples=50)
 @given(st.lists(lines(60), min_size=1, max_size=3), st.lists(NOTES, max_size=60))
 def test_filtered_tune_shares_no_longer_run(
     training: list[Score], notes: list[tuple[int, int]]

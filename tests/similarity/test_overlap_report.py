@@ -22,7 +22,6 @@ SCALE = [(60 + step, 24) for step in (0, 2, 4, 5, 7, 9, 11, 12, 11, 9, 7, 5, 4, 
 JUMPS = [(60 + step, 24) for step in (0, 7, 3, 12, 1, 9, 5, 14, 2, 11, 4, 13, 6, 0, 10, 3)]
 
 
-@settings(max_examples=150)
 @given(lines(), st.lists(lines(), max_size=4))
 def test_receipt_agrees_with_brute_force(score: Score, training: list[Score]) -> None:
     receipt = indexed(training).make_receipt(score)
@@ -31,7 +30,6 @@ def test_receipt_agrees_with_brute_force(score: Score, training: list[Score]) ->
     assert (receipt.copied_runs, receipt.run_count) == count_copied_runs(score, training)
 
 
-@settings(max_examples=60)
 @given(duets(), st.lists(duets(), max_size=3))
 def test_receipt_of_several_parts_agrees_with_brute_force(
     score: Score, training: list[Score]
@@ -41,7 +39,6 @@ def test_receipt_of_several_parts_agrees_with_brute_force(
     assert longest == find_longest_run(score, training)
 
 
-@settings(max_examples=100)
 @given(lines(), st.lists(lines(), min_size=1, max_size=3))
 def test_shared_runs_occur_where_stated(score: Score, training: list[Score]) -> None:
     """Each run occurs in the named training tune, at the stated bars, and runs are disjoint."""
@@ -66,14 +63,12 @@ def _cut_bars(score: Score, run: SharedRun) -> Score:
     return Score(notes, score.marks)
 
 
-@settings(max_examples=50)
 @given(lines(), st.lists(lines(), min_size=1, max_size=3), st.integers(-12, 12))
 def test_receipt_is_independent_of_key(score: Score, training: list[Score], semitones: int) -> None:
     index = indexed(training)
     assert index.make_receipt(score.transpose(semitones)) == index.make_receipt(score)
 
 
-@settings(max_examples=50)
 @given(scores(), st.lists(scores(), min_size=1, max_size=2))
 def test_any_score_has_a_receipt(score: Score, training: list[Score]) -> None:
     receipt = indexed(training).make_receipt(score)

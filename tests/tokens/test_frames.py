@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen import formats
@@ -37,13 +37,11 @@ def names(score: Score) -> list[str]:
     return [FRAMES.names[id_] for id_ in CODEC.encode(score).ids]
 
 
-@settings(max_examples=200)
 @given(rolls())
 def test_decoding_undoes_encoding_of_rolls(roll: list[Frame]) -> None:
     assert decode_frames(encode_frames(roll)) == (tuple(roll), 0)
 
 
-@settings(max_examples=100)
 @given(rolls(), st.sampled_from((EIGHTH, SIXTEENTH)), st.integers(1, 127))
 def test_score_decoded_from_frames_round_trips(
     roll: list[Frame], steps: int, velocity: int
@@ -57,7 +55,6 @@ def test_score_decoded_from_frames_round_trips(
     assert codec.decode(encoded.ids, encoded.setting) == Decoded(score, 0)
 
 
-@settings(max_examples=150)
 @given(scores(drums=False))
 def test_lost_notes_are_counted_and_lost_only_once(score: Score) -> None:
     encoded = CODEC.encode(score)
@@ -68,13 +65,11 @@ def test_lost_notes_are_counted_and_lost_only_once(score: Score) -> None:
     assert (again.ids, again.setting, again.lost) == (encoded.ids, encoded.setting, 0)
 
 
-@settings(max_examples=150)
 @given(scores(drums=False))
 def test_encoded_scores_obey_the_grammar(score: Score) -> None:
     assert find_first_illegal(CODEC.encode(score).ids, CODEC.create_grammar(strict=False)) is None
 
 
-@settings(max_examples=200)
 @given(st.lists(st.integers(0, len(FRAMES) - 1), max_size=200))
 def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting())
@@ -84,7 +79,6 @@ def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     assert CODEC.decode(encoded.ids, encoded.setting).score.notes == decoded.score.notes
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 10**9), st.integers(1, 120))
 def test_every_walk_yields_a_piece_without_dropped_ids(seed: int, max_ids: int) -> None:
     ids = walk_codec(CODEC, random.Random(seed), max_ids)

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
@@ -17,7 +17,6 @@ from musicgen.tokens.vocabulary import MEASURES
 from tests.random_walks import MELODY_IDS, thin_out, walk_rules
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from((None, 1, 2, 3, 5, 8, 16, 31)), st.booleans())
 def test_every_walk_yields_a_complete_tune(seed: int, bars: int | None, thinned: bool) -> None:
     rng = random.Random(seed)

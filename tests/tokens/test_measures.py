@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue, Refusal
@@ -26,7 +26,6 @@ def read(text: str) -> Score:
     return score.canonical()
 
 
-@settings(max_examples=200)
 @given(scores())
 def test_decoding_undoes_encoding(score: Score) -> None:
     canonical = score.canonical()
@@ -34,7 +33,6 @@ def test_decoding_undoes_encoding(score: Score) -> None:
     assert CODEC.decode(encoded.ids, encoded.setting) == Decoded(canonical, dropped=0)
 
 
-@settings(max_examples=100)
 @given(scores())
 def test_encoded_scores_obey_the_grammar(score: Score) -> None:
     encoded = CODEC.encode(score)
@@ -43,7 +41,6 @@ def test_encoded_scores_obey_the_grammar(score: Score) -> None:
     )
 
 
-@settings(max_examples=300)
 @given(st.lists(st.integers(0, len(MEASURES) - 1), max_size=200))
 def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting(parts=(Part(), Part("drums", 0, is_drums=True)),
@@ -53,13 +50,11 @@ def test_decoding_accepts_any_ids(ids: list[int]) -> None:
 
 
 @given(scores())
-@settings(max_examples=50)
 def test_setting_round_trips_through_json(score: Score) -> None:
     setting = CODEC.encode(score).setting
     assert Setting.from_json(setting.to_json()) == setting
 
 
-@settings(max_examples=50)
 @given(scores(drums=False), st.integers(-5, 5))
 def test_transposing_changes_the_setting_but_no_id(score: Score, semitones: int) -> None:
     before, after = CODEC.encode(score), CODEC.encode(score.transpose(semitones))
@@ -127,7 +122,6 @@ def test_doubled_note_is_counted_as_lost() -> None:
 
 
 @given(scores())
-@settings(max_examples=50)
 def test_every_onset_is_encoded_or_counted_as_lost(score: Score) -> None:
     encoded = CODEC.encode(score)
     decoded = CODEC.decode(encoded.ids, encoded.setting).score

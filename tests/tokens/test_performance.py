@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen import formats
@@ -60,7 +60,6 @@ def assert_near(before: Score, after: Score) -> None:
         assert abs(old.end - new.end) <= 5 or old.duration < 2 * UNIT_MILLISECONDS
 
 
-@settings(max_examples=200)
 @given(performances())
 def test_round_trip_keeps_onsets_within_5_ms_and_velocity_bins(score: Score) -> None:
     encoded = CODEC.encode(score)
@@ -70,7 +69,6 @@ def test_round_trip_keeps_onsets_within_5_ms_and_velocity_bins(score: Score) -> 
     assert_near(score, decoded.score)
 
 
-@settings(max_examples=150)
 @given(scores(drums=False))
 def test_encoding_a_decoded_score_gives_the_same_ids(score: Score) -> None:
     encoded = CODEC.encode(score)
@@ -80,7 +78,6 @@ def test_encoding_a_decoded_score_gives_the_same_ids(score: Score) -> None:
     assert CODEC.encode(decoded.score) == replace(encoded, lost=0)
 
 
-@settings(max_examples=150)
 @given(scores(drums=False))
 def test_encoded_scores_obey_the_grammar(score: Score) -> None:
     assert (
@@ -96,7 +93,6 @@ def test_rounding_errors_do_not_accumulate() -> None:
     assert_near(score, CODEC.decode(encoded.ids, encoded.setting).score)
 
 
-@settings(max_examples=200)
 @given(st.lists(st.integers(0, len(PERFORMANCE) - 1), max_size=200))
 def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting())
@@ -106,7 +102,6 @@ def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     assert CODEC.decode(again.ids, again.setting).score.notes == decoded.score.notes
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 10**9), st.integers(1, 120))
 def test_every_walk_yields_a_piece_without_dropped_ids(seed: int, max_ids: int) -> None:
     ids = walk_codec(CODEC, random.Random(seed), max_ids)

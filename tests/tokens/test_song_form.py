@@ -115,7 +115,6 @@ def highest_final_pitch(score: Score) -> int:
     return max(note.pitch for note in score.notes if note.onset == score.notes[-1].onset)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 10**9),
     st.sampled_from(FORMS),

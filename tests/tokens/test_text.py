@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import Refusal
@@ -25,7 +25,6 @@ def fitted(words: bool = False, texts: tuple[str, ...] = TUNES) -> TextCodec:
     return (WORDS if words else CHARACTERS).fit(texts)
 
 
-@settings(max_examples=200)
 @given(TEXTS)
 def test_byte_codec_round_trips_any_text(text: str) -> None:
     encoded = CHARACTERS.encode(text)
@@ -33,7 +32,6 @@ def test_byte_codec_round_trips_any_text(text: str) -> None:
     assert find_first_illegal(encoded.ids, CHARACTERS.create_grammar(strict=False)) is None
 
 
-@settings(max_examples=200)
 @given(st.lists(TEXTS, max_size=4))
 def test_known_characters_round_trip_exactly(texts: list[str]) -> None:
     codec = CHARACTERS.fit(texts)
@@ -45,7 +43,6 @@ def test_known_characters_round_trip_exactly(texts: list[str]) -> None:
         assert find_first_illegal(encoded.ids, codec.create_grammar(strict=False)) is None
 
 
-@settings(max_examples=200)
 @given(st.lists(TEXTS, max_size=4))
 def test_words_and_line_ends_round_trip(texts: list[str]) -> None:
     codec = WORDS.fit(texts)
@@ -56,7 +53,6 @@ def test_words_and_line_ends_round_trip(texts: list[str]) -> None:
         assert decoded.dropped == sum(line.count("\ufffd") for line in lines)
 
 
-@settings(max_examples=200)
 @given(TEXTS, st.booleans())
 def test_encoding_a_decoded_text_gives_the_same_ids(text: str, words: bool) -> None:
     codec = fitted(words)
@@ -67,7 +63,6 @@ def test_encoding_a_decoded_text_gives_the_same_ids(text: str, words: bool) -> N
     assert find_first_illegal(encoded.ids, codec.create_grammar(strict=False)) is None
 
 
-@settings(max_examples=200)
 @given(st.lists(st.integers(-1, 300), max_size=80), st.booleans())
 def test_decoding_accepts_any_ids(ids: list[int], words: bool) -> None:
     for codec in (fitted(words), CHARACTERS):
@@ -77,7 +72,6 @@ def test_decoding_accepts_any_ids(ids: list[int], words: bool) -> None:
         assert codec.decode(again.ids, SETTING).piece == decoded.piece
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**9), st.integers(1, 60), st.sampled_from((False, True, None)))
 def test_every_walk_yields_a_text_without_dropped_ids(
     seed: int, max_ids: int, words: bool | None

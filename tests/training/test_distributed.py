@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +19,13 @@ from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks, join_process_group
 from musicgen.training.trainer import Trainer, TrainerState
+from tests.fork_server import Child, ForkServer
 
-ROOT = Path(__file__).parents[2]
+WORK = """
+from tests.training.test_distributed import make_trainer, run_ranks as work
+
+make_trainer()  # the first optimiser imports for seconds
+"""
 UPDATES = 20
 SETTINGS = TrainingSettings(
     tokens=20_000, lanes=4, bptt=16, first_bptt=4, evaluate_every=100, precision="fp32"
@@ -49,11 +54,8 @@ def train(trainer: Trainer, updates: int) -> list[float]:
     return measurements
 
 
-def main(folder: Path, updates: int) -> None:
+def run_rank(folder: Path, updates: int) -> None:
     """Train as one of several processes; rank 0 writes the measurements and the state."""
-    import torch
-
-    torch.set_num_threads(1)
     earlier_threads = native_threads()
     with join_process_group("cpu") as ranks:
         communicating = native_threads() - earlier_threads
@@ -74,7 +76,6 @@ def main(folder: Path, updates: int) -> None:
         ):
             raise AssertionError("the processes do not agree")
         if updates == UPDATES + 1:
-            print("stuck", flush=True)
             os.kill(os.getpid(), signal.SIGKILL) if ranks.rank else train(trainer, 10**6)
     if left := communicating & native_threads():  # although the trainer is still there
         raise AssertionError(f"the process group is still there: {left}")
@@ -85,29 +86,44 @@ def native_threads() -> set[str]:
     return {task.name for task in THREADS.iterdir()}
 
 
-def start(folder: Path, updates: int) -> list[subprocess.Popen[str]]:
+def run_ranks(job: dict[str, Any]) -> None:
+    """Run both ranks in two processes; print the status of the second, rank 1."""
+    second_pid = os.fork()
+    os.environ |= job["environment"] | {"RANK": "0" if second_pid else "1"}
+    if not second_pid:
+        run_rank(Path(job["folder"]), job["updates"])
+        os._exit(0)
+    try:
+        run_rank(Path(job["folder"]), job["updates"])
+    finally:
+        print(os.waitstatus_to_exitcode(os.waitpid(second_pid, 0)[1]), flush=True)
+
+
+@pytest.fixture(scope="module")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(WORK, tmp_path_factory.mktemp("ranks") / "stderr") as fork_server:
+        yield fork_server
+
+
+def train_in_two_processes(fork_server: ForkServer, folder: Path, updates: int) -> Child:
+    """Train to an update, and return the process of rank 0, which has ended."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = str(server.getsockname()[1])
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(updates)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | environment | {"RANK": str(rank), "PYTHONPATH": str(ROOT)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    job = {"folder": str(folder), "updates": updates, "environment": environment}
+    child = fork_server.start(job)
+    assert child.wait() == [f"{-signal.SIGKILL if updates > UPDATES else 0}"], child.error_lines
+    return child
 
 
 @NEEDS_PROC
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
+def test_two_processes_train_like_one(fork_server: ForkServer, tmp_path: Path) -> None:
     trainer = make_trainer()
     expected = train(trainer, UPDATES)
     for updates in (UPDATES // 2 + 1, UPDATES):  # the second pair goes on from the first
-        processes = start(tmp_path, updates)
-        faults = [process.communicate(timeout=100)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], faults
+        child = train_in_two_processes(fork_server, tmp_path, updates)
+        assert child.status == 0, child.error_lines
     measurements = [
         value
         for updates in (UPDATES // 2 + 1, UPDATES)
@@ -120,13 +136,10 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
 
 
 @NEEDS_PROC
-def test_lost_process_is_reported_in_one_line(tmp_path: Path) -> None:
-    first, second = start(tmp_path, UPDATES + 1)
-    second.communicate(timeout=100)
-    assert second.returncode == -signal.SIGKILL
-    _, stderr = first.communicate(timeout=100)
-    assert first.returncode == 1, stderr
-    assert "MusicgenError: another process of this run has ended" in stderr
+def test_lost_process_is_reported_in_one_line(fork_server: ForkServer, tmp_path: Path) -> None:
+    child = train_in_two_processes(fork_server, tmp_path, UPDATES + 1)
+    assert child.status == 1, child.error_lines
+    assert "MusicgenError: another process of this run has ended" in child.error_lines[0]
 
 
 def test_lanes_are_shared_evenly() -> None:
@@ -143,7 +156,3 @@ def test_single_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SINGLE_PROCESS.all_reduce_any(True)
     assert not SINGLE_PROCESS.all_reduce_any(False)
     assert SINGLE_PROCESS.broadcast_first(3.5) == 3.5
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -27,7 +27,6 @@ WORK = """
 import os, resource, signal, sys
 from pathlib import Path
 import torch
-torch.set_num_threads(1)
 from musicgen.training.resume import load_saved_run
 from musicgen.training.run import SaveSchedule, TrainingRun
 from musicgen.training.run_folder import translate_memory_errors

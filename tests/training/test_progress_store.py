@@ -24,8 +24,8 @@ from musicgen.training.run_folder import (
     remove_partial_files,
     save_progress,
 )
+from tests.damage import DAMAGES, Damage, damage_files
 
-DamageFunction = Callable[[bytes, np.random.Generator], bytes]
 CALLS = ("open", "write", "fsync", "link", "rename", "replace", "close", "mkdir")
 
 
@@ -114,55 +114,19 @@ def test_damaged_state_of_the_same_update_is_replaced(run: Path) -> None:
     assert list_states(run) == ["00000008", "00000016", "00000024"]
 
 
-def flip_bit(data: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(data)
-    changed[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
-
-
-def truncate(data: bytes, rng: np.random.Generator) -> bytes:
-    return data[: rng.integers(len(data))]
-
-
-def zero_bytes(data: bytes, rng: np.random.Generator) -> bytes:
-    start = int(rng.integers(len(data)))
-    return (
-        data[:start] + bytes(min(len(data) - start, int(rng.integers(1, 64)))) + data[start:][64:]
-    )
-
-
-def check_damages(run: Path, damage: DamageFunction, times: int) -> None:
-    """Damage the newest state repeatedly: the previous one is used, with a message."""
-    rng = np.random.default_rng(5)
-    newest = run / "progress" / "00000024"
-    files = sorted(newest.iterdir())
-    detected = tried = 0
-    while tried < times:
-        path = files[tried % len(files)]
-        original = path.read_bytes()
-        changed = damage(original, rng)
-        if changed == original:
-            continue
-        tried += 1
-        path.write_bytes(changed)
+@pytest.mark.parametrize("times", [10, pytest.param(300, marks=pytest.mark.promises)])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_detected_and_the_previous_state_used(
+    run: Path, damage: Damage, times: int
+) -> None:
+    for path in damage_files(run / "progress" / "00000024", damage, times):
         saved, notes = load_latest_progress(run)
         assert saved is not None
         assert saved.folder.name == "00000016"
-        detected += len(notes) == 1 and f"00000024/{path.name}" in notes[0] and "\n" not in notes[0]
-        path.write_bytes(original)
-    assert detected == times
+        assert len(notes) == 1
+        assert f"00000024/{path.name}" in notes[0]
+        assert "\n" not in notes[0]
     assert load_step(run) == 24
-
-
-@pytest.mark.parametrize("damage", [flip_bit, truncate, zero_bytes])
-def test_damage_is_detected_and_the_previous_state_used(run: Path, damage: DamageFunction) -> None:
-    check_damages(run, damage, 10)
-
-
-@pytest.mark.promises
-@pytest.mark.parametrize("damage", [flip_bit, truncate, zero_bytes])
-def test_300_damages_of_each_kind_are_detected(run: Path, damage: DamageFunction) -> None:
-    check_damages(run, damage, 300)
 
 
 @pytest.mark.parametrize("name", ["arrays.safetensors", "values.json", "manifest.json"])

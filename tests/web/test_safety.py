@@ -231,11 +231,17 @@ def send_raw(server: LiveServer, line: bytes) -> bytes:
 # Limits
 
 
+def make_upload_head(server: LiveServer, length: int) -> bytes:
+    """Return the head of a request with a JSON body of a number of bytes."""
+    return (
+        f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
 def test_body_with_a_large_content_length_is_not_read(idle: LiveServer) -> None:
     with idle.connect() as connection:
-        head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{idle.port}\r\n"
-        kind = "Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
-        connection.sendall(f"{head}{kind}".encode())
+        connection.sendall(make_upload_head(idle, 99_999_999_999))
         response = read_all(connection)
     assert response.startswith(b"HTTP/1.1 413")
     assert b"larger than" in response
@@ -280,9 +286,7 @@ def test_endless_headers_time_out(idle: LiveServer, start: bytes) -> None:
 
 def test_endless_body_times_out(idle: LiveServer) -> None:
     with idle.connect() as connection:
-        head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{idle.port}\r\n"
-        kind = 'Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{"do":'
-        connection.sendall(f"{head}{kind}".encode())
+        connection.sendall(make_upload_head(idle, 999) + b'{"do":')
         response = read_all(connection)
     assert response.startswith(b"HTTP/1.1 408")
     assert b"arrived too slowly" in response
@@ -291,9 +295,7 @@ def test_endless_body_times_out(idle: LiveServer) -> None:
 def test_aborted_request_releases_everything(idle: LiveServer) -> None:
     for _ in range(20):
         with idle.connect() as connection:
-            head = f"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:{idle.port}\r\n"
-            kind = "Content-Type: application/json\r\nContent-Length: 900000\r\n\r\n"
-            connection.sendall(f"{head}{kind}".encode() + b" " * 100_000)
+            connection.sendall(make_upload_head(idle, 900_000) + b" " * 100_000)
     wait_until(lambda: idle.playground.worker_pool.upload_budget.used_bytes == 0)
     wait_until(lambda: len(idle.server.server_state.connections) <= 1)
     assert idle.get("/api/models")
@@ -355,7 +357,6 @@ def test_open_server_accepts_addresses_but_no_foreign_names(host: str, is_allowe
 def test_idle_connections_do_not_block_others(tmp_path: Path) -> None:
     """Beyond the limit, the oldest connection without a complete request is closed."""
     limits = ServerLimits(workers=0, connections=20)
-    head = b"POST /api/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
     with run_server(tmp_path, tmp_path, limits) as server, ExitStack() as stack:
         job = server.submit(do="sample")
         with server.client.stream("GET", f"/api/jobs/{job}/events") as response:
@@ -365,7 +366,7 @@ def test_idle_connections_do_not_block_others(tmp_path: Path) -> None:
             for number, connection in enumerate(connections):
                 with contextlib.suppress(ConnectionError):  # it may have been dropped already
                     if number % 2:  # an incomplete request
-                        connection.sendall(head % server.port + b"Content-Length: 99\r\n\r\n{")
+                        connection.sendall(make_upload_head(server, 99) + b"{")
             wait_until(lambda: len(server.server.server_state.connections) <= 20)
             with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=5) as client:
                 assert client.get("/").status_code == 200

@@ -19,9 +19,8 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import BoolArray, FloatArray, IntArray
-from musicgen.training.batches import TokenIds
-from musicgen.training.heldout_loss import HeldOutScore, evaluate_surprisal
+from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 
 MIN_DISCOUNT: Final = 0.05  # keeps the probability of unseen ids above 0
 
@@ -171,5 +170,7 @@ def find_sorted(sorted_keys: IntArray, keys: IntArray) -> tuple[IntArray, BoolAr
     Returns:
         The index of each key, (n,) int64, and whether it was found, (n,) bool.
     """
+    if not sorted_keys.size:
+        return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     index = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return index, sorted_keys[index] == keys

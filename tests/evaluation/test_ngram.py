@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
-from musicgen.training.ngram import KneserNey, estimate_discounts
+from musicgen.evaluation.ngram import KneserNey, estimate_discounts
+from tests.evaluation.brute_force import DirectKneserNey
 
 SIZE = 7
 
@@ -72,3 +73,15 @@ def test_score_is_bits_over_notes() -> None:
 def test_too_high_order_is_refused() -> None:
     with pytest.raises(InvalidValue, match="order 9 with 650 events does not fit"):
         KneserNey(draw_tunes(), 650, order=9)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=8), min_size=1, max_size=4),
+    st.lists(st.integers(1, 4), max_size=4),
+    st.integers(1, 4),
+)
+def test_equals_the_definition(tunes: list[list[int]], past: list[int], order: int) -> None:
+    direct = DirectKneserNey(tunes, 5, order)
+    expected = [direct.probability(past, id_) for id_ in range(1, 5)]
+    model = KneserNey([np.array(ids) for ids in tunes], 5, order)
+    assert model.distribution(past)[1:] == pytest.approx(expected, abs=1e-12)

@@ -1,0 +1,1 @@
+"""The score card: how well a model predicts tunes, and how its tunes compare with real ones."""
