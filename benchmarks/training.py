@@ -4,8 +4,8 @@
     python benchmarks/training.py --toy      seconds, for continuous integration
 
 Plain loop: embedding, `torch.nn.LSTM`, head and AdamW on one endless stream of ids, without state
-resets, dropout or clipping; the lecture's 8 lanes of 100 ids, and 64 lanes of 32, in fp32 and, where
-the processor has instructions for it, in bf16. Trainer: musicgen's, with padded windows, dropout,
+resets, dropout or clipping; the lecture's 8 lanes of 100 ids, and 64 lanes of 32, in fp32 and,
+where the processor has instructions for it, in bf16. Trainer: musicgen's, with padded windows, dropout,
 clipping, schedule and measurements; its tokens/s do not count padding. All run in turn on the same
 tunes with models of the same size. Printed are median tokens/s, and the ratio of the trainer to
 the fastest plain loop. Then the plain loop, with dropout, trains until its held-out loss stops
