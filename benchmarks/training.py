@@ -5,11 +5,11 @@
 
 Plain loop: embedding, `torch.nn.LSTM`, head and AdamW on one endless stream of ids, without state
 resets, dropout or clipping; the lecture's 8 lanes of 100 ids, and 64 lanes of 32, in fp32 and,
-where the processor has instructions for it, in bf16. Trainer: musicgen's, with padded windows, dropout,
-clipping, schedule and measurements; its tokens/s do not count padding. All run in turn on the same
-tunes with models of the same size. Printed are median tokens/s, and the ratio of the trainer to
-the fastest plain loop. Then the plain loop, with dropout, trains until its held-out loss stops
-falling, with each number of lanes, and the trainer gets 0.6 of the time of the best loss.
+where the processor has instructions for it, in bf16. Trainer: musicgen's, with padded windows,
+dropout, clipping, schedule and measurements; its tokens/s do not count padding. All run in turn on
+the same tunes with models of the same size. Printed are median tokens/s, and the ratio of the
+trainer to the fastest plain loop. Then the plain loop, with dropout, trains until its held-out loss
+stops falling, with each number of lanes, and the trainer gets 0.6 of the time of the best loss.
 
 The tunes are drawn from a small grammar of bars and repeats; with --data they are the training and
 validation parts of a data set.
