@@ -1,14 +1,15 @@
-"""Measure training speed against a plain training loop.
+"""Measure training speed against torch's own LSTM in a plain training loop.
 
-    python benchmarks/training.py            three sizes; several minutes
+    python benchmarks/training.py            two sizes; several minutes
     python benchmarks/training.py --toy      seconds, for continuous integration
 
-Plain loop: `torch.nn.LSTM` in fp32, 8 lanes of one endless stream of ids in windows of 100, Adam,
-all cores. Trainer: musicgen's trainer with state resets, dropout, clipping and schedule. Both have
-the same model size and the same tunes, and run in turn. Printed are median tokens/s, their ratio,
-and each model's arithmetic as a share of the measured matrix-multiply peak. Then the plain loop
-trains until its held-out loss stops falling, and the trainer gets half of the time that the plain
-loop's best loss took.
+Plain loop: embedding, `torch.nn.LSTM`, head and AdamW on one endless stream of ids, without state
+resets, dropout or clipping; the lecture's 8 lanes of 100 ids, and 64 lanes of 32, in fp32 and,
+where the processor has instructions for it, in bf16. Trainer: musicgen's, with padded windows,
+dropout, clipping, schedule and measurements; its tokens/s do not count padding. All run in turn on
+the same tunes with models of the same size. Printed are median tokens/s, and the ratio of the
+trainer to the fastest plain loop. Then the plain loop, with dropout, trains until its held-out loss
+stops falling, with each number of lanes, and the trainer gets 0.6 of the time of the best loss.
 
 The tunes are drawn from a small grammar of bars and repeats; with --data they are the training and
 validation parts of a data set.
@@ -17,11 +18,12 @@ validation parts of a data set.
 from __future__ import annotations
 
 import argparse
-import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from torch.nn import functional
 
 from musicgen.config import BEGIN_ID, ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
-from musicgen.model.crew import count_cores
+from musicgen.model.devices import autocast, has_bf16
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training.heldout_loss import evaluate
@@ -41,9 +43,15 @@ from musicgen.training.trainer import Trainer, equalize_window_lengths
 VOCABULARY = len(MEASURES)
 FREQUENT_IDS = 150  # ids that occur in the synthetic tunes
 PRESET = FRESH_PRESETS[-1]  # of a large corpus, as plain `musicgen train` uses
-PLAIN_LANES, PLAIN_WINDOW, PLAIN_LEARNING_RATE = 8, 100, 2e-3
-UPDATES_PER_ROUND = 6  # of the trainer
+PLAIN_SHAPES = ((8, 100), (64, 32))  # lanes, window length in ids
+PLAIN_LEARNING_RATES = {8: 2e-3, 64: 5e-3}  # by lanes
+PLAIN_DROPOUT = 0.2  # in the race
 PLAIN_PATIENCE = 4  # evaluations without a better held-out loss
+TIME_SHARE = 0.6  # of the plain loop's time that the trainer gets
+TOKENS_PER_ROUND = 12_000
+CPU = torch.device("cpu")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 
 def draw_tunes(count: int, seed: int) -> list[np.ndarray]:
@@ -72,40 +80,59 @@ def vary_motif(motif: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 class PlainLoop:
-    """A plain training loop: one stream, eight lanes, no state resets, Adam."""
+    """A plain training loop: one stream cut into lanes, no state resets, AdamW."""
 
-    def __init__(self, tunes: list[np.ndarray], hidden: int) -> None:
-        settings = ModelSettings(
-            VOCABULARY, hidden=hidden, embedding=hidden, dropout=0, embedding_dropout=0
-        )
+    def __init__(
+        self,
+        tunes: Sequence[np.ndarray],
+        hidden: int,
+        lanes: int,
+        window: int,
+        precision: str,
+        dropout: float = 0.0,
+    ) -> None:
         torch.manual_seed(1)
+        self.window, self.precision = window, precision
+        self.name = f"{lanes} x {window} {precision}"
         self.embedding = nn.Embedding(VOCABULARY, hidden)
-        self.lstm = nn.LSTM(hidden, hidden, settings.layers)
+        self.lstm = nn.LSTM(hidden, hidden, 2, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, VOCABULARY)
         self.head.weight = self.embedding.weight
         nn.init.normal_(self.embedding.weight, 0, hidden**-0.5)
         self.modules = nn.ModuleList([self.embedding, self.lstm, self.head])
-        self.optimizer = torch.optim.Adam(self.modules.parameters(), PLAIN_LEARNING_RATE)
+        self.optimizer = torch.optim.AdamW(
+            self.modules.parameters(), PLAIN_LEARNING_RATES[lanes], fused=True
+        )
         stream = np.concatenate([np.append(BEGIN_ID, tune) for tune in tunes]).astype(np.int64)
-        length = len(stream) // PLAIN_LANES
-        self.stream = torch.from_numpy(stream[: length * PLAIN_LANES].reshape(PLAIN_LANES, -1).T)
+        length = len(stream) // lanes
+        self.stream = torch.from_numpy(stream[: length * lanes].reshape(lanes, -1).T.copy())
         self.position = 0
         self.state: tuple[Tensor, Tensor] | None = None
 
     def update(self) -> int:
         """Train on one window; return its number of ids."""
-        if self.position + PLAIN_WINDOW + 1 > len(self.stream):
+        if self.position + self.window + 1 > len(self.stream):
             self.position, self.state = 0, None
-        inputs = self.stream[self.position : self.position + PLAIN_WINDOW].contiguous()
-        targets = self.stream[self.position + 1 : self.position + PLAIN_WINDOW + 1]
-        outputs, state = self.lstm(self.embedding(inputs), self.state)
-        loss = functional.cross_entropy(self.head(outputs).flatten(0, 1), targets.flatten())
+        inputs = self.stream[self.position : self.position + self.window]
+        targets = self.stream[self.position + 1 : self.position + self.window + 1]
+        with autocast(CPU, self.precision):
+            outputs, state = self.lstm(self.embedding(inputs), self.state)
+            logits = self.head(self.dropout(outputs))
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.state = (state[0].detach(), state[1].detach())
-        self.position += PLAIN_WINDOW
-        return PLAIN_LANES * PLAIN_WINDOW
+        self.position += self.window
+        return targets.numel()
+
+    def train(self, tokens: int) -> int:
+        """Train on at least some tokens; return their number."""
+        trained = 0
+        while trained < tokens:
+            trained += self.update()
+        return trained
 
     def as_model(self) -> LanguageModel:
         """Return the weights as a LanguageModel, so that the same code evaluates both."""
@@ -124,14 +151,12 @@ class PlainLoop:
 
 
 def make_trainer(
-    tunes: list[np.ndarray],
+    tunes: Sequence[np.ndarray],
     hidden: int,
     tokens: int,
     held_out: Sequence[np.ndarray] = (),
     evaluate_every: int = 0,
-    lanes: int = PRESET.lanes,
-    bptt: int = PRESET.bptt,
-    first_bptt: int = PRESET.first_bptt,
+    precision: str = "fp32",
 ) -> Trainer:
     shape = ModelSettings(
         VOCABULARY,
@@ -143,9 +168,10 @@ def make_trainer(
     model = LanguageModel(shape, torch.Generator().manual_seed(1))
     settings = TrainingSettings(
         tokens=tokens,
-        lanes=lanes,
-        bptt=bptt,
-        first_bptt=min(first_bptt, bptt),
+        lanes=PRESET.lanes,
+        bptt=PRESET.bptt,
+        first_bptt=PRESET.first_bptt,
+        precision=precision,
         learning_rate=PRESET.learning_rate,
         evaluate_every=evaluate_every,
         patience=10**6,
@@ -153,84 +179,58 @@ def make_trainer(
     return Trainer(model, tunes, held_out, settings)
 
 
-def compute_flops(hidden: int) -> float:
-    """Return the floating-point operations per id, forward and backward: 6 per weight."""
-    return 6.0 * (2 * 8 * hidden * hidden + hidden * VOCABULARY)
+def list_precisions() -> list[str]:
+    """Return the precisions that the processor has instructions for."""
+    return ["fp32", "bf16"] if has_bf16(CPU) else ["fp32"]
 
 
-def measure_peak(size: int = 1536, repetitions: int = 5) -> float:
-    """Return the peak speed of fp32 matrix products on all cores, in operations/s."""
-    torch.set_num_threads(count_cores())
-    left, right = torch.ones(size, size), torch.ones(size, size)
-    return (
-        2
-        * size**3
-        / min(measure_seconds(lambda: torch.mm(left, right)) for _ in range(repetitions))
+def describe_processor() -> str:
+    """Return the name of the processor, and those of its instructions that matter here."""
+    if not PROCESSOR_FILE.exists():
+        return platform.processor()
+    lines = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in PROCESSOR_FILE.read_text().splitlines()
+        if ":" in line
     )
+    flags = lines.get("flags", "").split()
+    return f"{lines.get('model name', '?')} ({' '.join(i for i in INSTRUCTIONS if i in flags)})"
 
 
-def measure_seconds(work: Callable[[], object]) -> float:
+def measure_rate(train: Callable[[], int]) -> float:
+    """Return the tokens/s of a function that trains and returns its number of tokens."""
     start_time = time.perf_counter()
-    work()
-    return time.perf_counter() - start_time
+    tokens = train()
+    return tokens / (time.perf_counter() - start_time)
 
 
-@dataclass(frozen=True)
-class RoundRates:
-    """Tokens/s of both, and the peak, measured one right after another."""
-
-    trainer: float
-    plain_loop: float
-    peak: float  # operations/s
-
-
-def measure_rounds(trainer: Trainer, plain_loop: PlainLoop, rounds: int) -> list[RoundRates]:
-    """Measure both and the peak in turn; the first round is a warm-up."""
-    rates = []
-    for _ in range(rounds + 1):
-        torch.set_num_threads(1)
-        tokens = UPDATES_PER_ROUND * trainer.settings.lanes * trainer.settings.bptt
-        trainer_rate = tokens / measure_seconds(trainer_updates(trainer, UPDATES_PER_ROUND))
-        torch.set_num_threads(count_cores())
-        updates = max(1, round(tokens / (PLAIN_LANES * PLAIN_WINDOW)))
-        plain_rate = (
-            updates
-            * PLAIN_LANES
-            * PLAIN_WINDOW
-            / measure_seconds(plain_updates(plain_loop, updates))
-        )
-        rates.append(RoundRates(trainer_rate, plain_rate, measure_peak(repetitions=3)))
-    return rates[1:]
+def train_tokens(trainer: Trainer, tokens: int) -> int:
+    """Train on at least some tokens; return their number, without padding."""
+    start = trainer.tokens
+    while trainer.tokens < start + tokens:
+        trainer.train_on_window(trainer.next_window())
+    return trainer.tokens - start
 
 
-def trainer_updates(trainer: Trainer, count: int) -> Callable[[], object]:
-    return lambda: [trainer.train_on_window(trainer.next_window()) for _ in range(count)]
-
-
-def plain_updates(plain_loop: PlainLoop, count: int) -> Callable[[], object]:
-    return lambda: [plain_loop.update() for _ in range(count)]
-
-
-def report_speed(
-    hidden: int, tunes: list[np.ndarray], rounds: int, lanes: int, bptt: int, first_bptt: int
-) -> None:
-    """Print medians over rounds: speeds, and ratios within a round."""
-    growing = make_trainer(tunes, hidden, 10**9, lanes=lanes, bptt=bptt, first_bptt=first_bptt)
-    constant = Trainer(growing.model, tunes, (), equalize_window_lengths(growing.settings))
-    rates = measure_rounds(constant, PlainLoop(tunes, hidden), rounds)
-    flops = compute_flops(hidden)
-
-    def median_of(value: Callable[[RoundRates], float]) -> float:
-        return statistics.median(map(value, rates))
-
+def report_speed(hidden: int, tunes: Sequence[np.ndarray], rounds: int, tokens: int) -> None:
+    """Print median speeds over rounds, and the ratio to the fastest plain loop with a range."""
+    runs: dict[str, Callable[[], int]] = {}
+    for precision in list_precisions():
+        trainer = make_trainer(tunes, hidden, 10**9, precision=precision)
+        even = Trainer(trainer.model, tunes, (), equalize_window_lengths(trainer.settings))
+        runs[f"trainer {precision}"] = partial(train_tokens, even, tokens)
+        for lanes, window in PLAIN_SHAPES:
+            plain_loop = PlainLoop(tunes, hidden, lanes, window, precision)
+            runs[plain_loop.name] = partial(plain_loop.train, tokens)
+    rates = [{name: measure_rate(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]
+    medians = {name: statistics.median(rate[name] for rate in rates) for name in runs}
+    ours = max((name for name in runs if name.startswith("trainer")), key=medians.__getitem__)
+    best = max((name for name in runs if not name.startswith("trainer")), key=medians.__getitem__)
+    ratios = sorted(rate[ours] / rate[best] for rate in rates)
+    print(f"2 x {hidden}: " + ", ".join(f"{name} {rate:.0f}" for name, rate in medians.items()))
     print(
-        f"2 x {hidden}, {lanes} lanes x {constant.settings.bptt} ids:"
-        f" trainer {median_of(lambda rate: rate.trainer):8.0f} tokens/s, plain loop"
-        f" {median_of(lambda rate: rate.plain_loop):8.0f}, ratio"
-        f" {median_of(lambda rate: rate.trainer / rate.plain_loop):.2f}; of the peak"
-        f" {median_of(lambda rate: rate.peak) / 1e9:.0f} GFLOP/s: trainer"
-        f" {median_of(lambda rate: flops * rate.trainer / rate.peak):.0%}, plain loop"
-        f" {median_of(lambda rate: flops * rate.plain_loop / rate.peak):.0%}"
+        f"2 x {hidden}: {ours} to {best}: ratio {statistics.median(ratios):.2f}"
+        f" ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
 
 
@@ -244,42 +244,44 @@ class LossReached:
 
 
 def train_plain_loop(
-    hidden: int,
-    tunes: list[np.ndarray],
-    held_out: list[np.ndarray],
-    evaluate_every: int,
-    max_tokens: int,
+    plain_loop: PlainLoop, held_out: Sequence[np.ndarray], evaluate_every: int, max_tokens: int
 ) -> LossReached:
-    """Train the plain loop until its held-out loss stops falling; return its best."""
-    torch.set_num_threads(count_cores())
-    plain_loop, best = PlainLoop(tunes, hidden), LossReached(float("inf"), 0.0, 0)
+    """Train a plain loop until its held-out loss stops falling; return its best."""
+    best = LossReached(float("inf"), 0.0, 0)
     seconds, tokens, evaluations_without_gain = 0.0, 0, 0
     while evaluations_without_gain < PLAIN_PATIENCE and tokens < max_tokens:
-        updates = -(-evaluate_every // (PLAIN_LANES * PLAIN_WINDOW))
-        seconds += measure_seconds(plain_updates(plain_loop, updates))
-        tokens += updates * PLAIN_LANES * PLAIN_WINDOW
+        plain_loop.modules.train()
+        start_time = time.perf_counter()
+        tokens += plain_loop.train(evaluate_every)
+        seconds += time.perf_counter() - start_time
         loss = evaluate(plain_loop.as_model(), held_out).loss
         evaluations_without_gain += 1
         if loss < best.loss:
             best, evaluations_without_gain = LossReached(loss, seconds, tokens), 0
+    print(
+        f"plain loop {plain_loop.name}: best held-out loss {best.loss:.4f} nats per token after"
+        f" {best.seconds / 60:.2f} min, {best.tokens:,} tokens"
+    )
     return best
 
 
 def train_with_trainer(
     hidden: int,
-    tunes: list[np.ndarray],
-    held_out: list[np.ndarray],
+    tunes: Sequence[np.ndarray],
+    held_out: Sequence[np.ndarray],
     seconds: float,
     target_loss: float,
 ) -> tuple[LossReached, LossReached | None]:
     """Train for some seconds; return the best loss, and where the target was first reached."""
-    growing = make_trainer(tunes, hidden, 10**9)
+    precision = list_precisions()[-1]
+    growing = make_trainer(tunes, hidden, 10**9, precision=precision)
     trainer = Trainer(growing.model, tunes, (), equalize_window_lengths(growing.settings))
     rates = [trainer.train_on_window(trainer.next_window()).tokens_per_second for _ in range(12)]
     tokens = int(seconds * statistics.median(rates[2:]))
-    trainer = make_trainer(tunes, hidden, tokens, held_out=held_out, evaluate_every=tokens // 20)
-    elapsed, passed_target = 0.0, None
-    best = LossReached(float("inf"), 0.0, 0)
+    trainer = make_trainer(
+        tunes, hidden, tokens, precision=precision, held_out=held_out, evaluate_every=tokens // 20
+    )
+    passed_target, best = None, LossReached(float("inf"), 0.0, 0)
     start_time = time.perf_counter()
     for progress in trainer.run():
         elapsed = time.perf_counter() - start_time  # with evaluations
@@ -291,66 +293,63 @@ def train_with_trainer(
 
 def report_race(
     hidden: int,
-    tunes: list[np.ndarray],
-    held_out: list[np.ndarray],
+    tunes: Sequence[np.ndarray],
+    held_out: Sequence[np.ndarray],
     evaluate_every: int,
     max_tokens: int,
 ) -> None:
-    """Train the plain loop to its best held-out loss; give the trainer half of that time."""
-    plain_result = train_plain_loop(hidden, tunes, held_out, evaluate_every, max_tokens)
-    trainer_result, passed_target = train_with_trainer(
-        hidden, tunes, held_out, plain_result.seconds / 2, plain_result.loss
+    """Train plain loops to their best held-out loss; give the trainer a share of that time."""
+    precision = list_precisions()[-1]
+    results = [
+        train_plain_loop(
+            PlainLoop(tunes, hidden, lanes, window, precision, PLAIN_DROPOUT),
+            held_out,
+            evaluate_every,
+            max_tokens,
+        )
+        for lanes, window in PLAIN_SHAPES
+    ]
+    target = min(results, key=lambda result: result.loss)
+    best, passed_target = train_with_trainer(
+        hidden, tunes, held_out, TIME_SHARE * target.seconds, target.loss
     )
     print(
-        f"2 x {hidden}: the plain loop's best held-out loss {plain_result.loss:.4f} nats per token"
-        f" after {plain_result.seconds / 60:.2f} min, {plain_result.tokens:,} tokens;"
-        " the trainer in half of the time"
-        f" {trainer_result.loss:.4f}, {trainer_result.tokens:,} tokens"
+        f"2 x {hidden}: the trainer in {TIME_SHARE} of the time of the best plain loop:"
+        f" {best.loss:.4f} against {target.loss:.4f}, {best.tokens:,} tokens"
     )
     if passed_target:
         print(
             f"2 x {hidden}: the trainer reached it after {passed_target.seconds / 60:.2f} min,"
-            f" ratio {passed_target.seconds / plain_result.seconds:.2f}"
+            f" ratio {passed_target.seconds / target.seconds:.2f}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--toy", action="store_true", help="tiny sizes: seconds instead of minutes")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 512])
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--every", type=int, default=150_000, help="tokens between evaluations")
-    parser.add_argument("--lanes", type=int, default=PRESET.lanes)
-    parser.add_argument("--bptt", type=int, default=PRESET.bptt)
-    parser.add_argument(
-        "--first-bptt", type=int, default=PRESET.first_bptt, help="0: constant windows"
-    )
     parser.add_argument("--no-race", action="store_true", help="measure only the speed")
     parser.add_argument("--data", type=Path, help="a folder of musicgen corpus build")
     arguments = parser.parse_args()
-    if arguments.toy:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # waiting threads are slow
     sizes = [32] if arguments.toy else arguments.hidden
     rounds, evaluate_every = (2, 5_000) if arguments.toy else (arguments.rounds, arguments.every)
     if arguments.data:
         dataset = load(arguments.data)
         tunes, held_out = [tune.ids for tune in dataset.train], [tune.ids for tune in dataset.valid]
     else:
-        tunes, held_out = (
-            draw_tunes(40 if arguments.toy else 1500, 1),
-            draw_tunes(10 if arguments.toy else 60, 2),
-        )
-    print(f"torch {torch.__version__}, {count_cores()} cores, fp32, vocabulary {VOCABULARY}")
+        tunes = draw_tunes(80 if arguments.toy else 1500, 1)
+        held_out = draw_tunes(10 if arguments.toy else 60, 2)
+    print(
+        f"{describe_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__},"
+        f" vocabulary {VOCABULARY}"
+    )
     for hidden in sizes:
-        report_speed(hidden, tunes, rounds, arguments.lanes, arguments.bptt, arguments.first_bptt)
+        report_speed(hidden, tunes, rounds, 1_000 if arguments.toy else TOKENS_PER_ROUND)
     if not arguments.no_race:
-        report_race(
-            sizes[0],
-            tunes,
-            held_out,
-            evaluate_every,
-            2 * evaluate_every if arguments.toy else 10**9,
-        )
+        max_tokens = 2 * evaluate_every if arguments.toy else 10**9
+        report_race(sizes[0], tunes, held_out, evaluate_every, max_tokens)
 
 
 if __name__ == "__main__":

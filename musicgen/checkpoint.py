@@ -362,18 +362,27 @@ def load_one(folder: Path) -> Checkpoint:
     return Checkpoint(manifest, weights, folder, dict(body["sha256"]))
 
 
-def read_manifest(folder: Path, supported_format: int) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, supported_format: int, older_format_advice: str = "update musicgen"
+) -> dict[str, Any]:
     """Read the manifest of a folder.
+
+    Args:
+        folder: with the file `manifest.json`.
+        supported_format: the number of the format that the caller reads.
+        older_format_advice: the way out in the error about an older format.
 
     Raises:
         DamagedCheckpoint: it is missing or changed.
         Mismatch: its format is not the supported one.
     """
     body = parse_manifest(_read(folder, MANIFEST, MOST_MANIFEST_BYTES), folder)
-    if body["format"] != supported_format:
+    number = body["format"]
+    if number != supported_format:
+        is_older = isinstance(number, int) and number < supported_format
         raise Mismatch(
-            f"{folder}: its format is {shorten(str(body['format']))}, this musicgen reads format"
-            f" {supported_format}; update musicgen"
+            f"{folder}: its format is {shorten(str(number))}, this musicgen reads format"
+            f" {supported_format}; {older_format_advice if is_older else 'update musicgen'}"
         )
     return body
 

@@ -15,13 +15,14 @@ from musicgen.training.plan import Plan
 from musicgen.training.run import SaveSchedule, TrainingRun
 
 LETTERS = "abcdefgh"
+TEXT_LENGTH = 20  # with the end event, three windows of seven ids without padding
 
 
 def draw_texts(count: int, seed: int) -> list[str]:
     """Draw texts from a few words of a few letters."""
     rng = np.random.default_rng(seed)
     vocabulary = ["abc", "fade", "head", "cab", "beg"]
-    return ["".join(rng.choice(vocabulary, 6).tolist()) for _ in range(count)]
+    return ["".join(rng.choice(vocabulary, 7).tolist())[:TEXT_LENGTH] for _ in range(count)]
 
 
 def small_dataset(seed: int = 0, tunes: int = 12) -> Dataset:

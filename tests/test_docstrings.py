@@ -14,18 +14,7 @@ import musicgen
 from musicgen import errors
 
 PACKAGE = Path(musicgen.__file__).parent
-# The cells' own loops on the CPU and their optimizer: stock layers will replace them.
-TO_BE_REPLACED = {
-    PACKAGE / "model" / f"{name}.py"
-    for name in (
-        "crew", "descent", "gru_through_time", "rnn_through_time", "segments", "through_time",
-    )
-}  # fmt: skip
-MODULES = sorted(
-    path
-    for path in PACKAGE.rglob("*.py")
-    if path.name != "__main__.py" and path not in TO_BE_REPLACED
-)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 OUR_ERRORS = {
     name
     for name, value in vars(errors).items()

@@ -12,7 +12,7 @@ in their context:
 - `BagOfWords` sees how often each id has occurred in the tune, but not when.
 
 Both keep their context as a state, as a recurrent network does, so that a tune can be read in
-windows of any size and two tunes can share a lane. All networks read the same windows of the same
+windows of any size. All networks read the same windows of the same
 tunes in the same order, have about the same number of weights, and otherwise differ only in their
 peak learning rate.
 """
@@ -153,19 +153,13 @@ class FixedWindow(FeedForward):
         nn.init.normal_(self.embedding.weight, 0, 1, generator)
 
     def start(self, lanes: int) -> RecurrentState:
-        """Return a state of begin events, (lane, k - 1) int64."""
+        """Return a state of begin events (id 0), (lane, k - 1) int64."""
         shape = lanes, self.settings.context_length - 1
         return ((torch.full(shape, BEGIN_ID, device=self.device),),)
 
     def compute_features(self, ids: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Return the embeddings of the last k of ids, (lane, window) int64."""
-        padded_ids = torch.cat([state[0][0], ids], 1)
-        tune_numbers = number_tunes(padded_ids)
-        rows = padded_ids.unfold(1, self.settings.context_length, 1)  # (lane, window, k)
-        is_same_tune = tune_numbers.unfold(1, self.settings.context_length, 1) == tune_numbers[
-            :, -ids.shape[1] :
-        ].unsqueeze(2)
-        visible_ids = rows.where(is_same_tune, BEGIN_ID)
+        visible_ids = torch.cat([state[0][0], ids], 1).unfold(1, self.settings.context_length, 1)
         return self.embedding(visible_ids).flatten(2), ((visible_ids[:, -1, 1:],),)
 
 
@@ -200,17 +194,8 @@ class BagOfWords(FeedForward):
         Returns:
             (lane, window, vocabulary) float32.
         """
-        tune_numbers = number_tunes(ids)
-        # (lane, position, earlier position)
-        is_counted = (tune_numbers.unsqueeze(2) == tune_numbers.unsqueeze(1)).tril()
         ones = functional.one_hot(ids, self.settings.vocabulary_size).to(previous_counts)
-        carried = (tune_numbers == 0).unsqueeze(2) * previous_counts.unsqueeze(1)
-        return torch.baddbmm(carried, is_counted.to(previous_counts), ones)
-
-
-def number_tunes(ids: Tensor) -> Tensor:
-    """Number the tunes of each lane from 0, the continued one: (lane, window) int64 to the same."""
-    return (ids == BEGIN_ID).cumsum(1)
+        return previous_counts.unsqueeze(1) + ones.cumsum(1)
 
 
 def count_parameters(model: SequenceModel) -> int:
@@ -240,7 +225,7 @@ NGRAM: Final = "n-gram"
 MAX_NGRAM_ORDER: Final = 12  # ids per gram; fewer if a gram does not fit an integer
 UNCLIPPED_SUFFIX: Final = " unclipped"  # of the names of runs without gradient clipping
 LANES: Final = 32
-BPTT: Final = 64  # window length, in ids
+BPTT: Final = 48  # window length, in ids
 FIRST_BPTT: Final = 8  # length of the first windows, in ids
 MIN_UPDATES_PER_EPOCH: Final = 20  # a small corpus gets fewer lanes
 DROPOUT: Final = 0.1  # low, because training takes a few epochs at most

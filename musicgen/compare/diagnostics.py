@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,7 +40,6 @@ MIN_SHARE: Final = 1e-30  # smaller shares are raised to this, so that their log
 DECAY_QUANTILES: Final = (0.1, 0.9)
 MAX_GATE_VALUE: Final = 1 - 2**-24  # the largest float32 below 1
 GATE_LANES, GATE_WINDOW = 32, 64  # tunes per batch, ids per window
-PREFIX_WINDOW: Final = 64  # ids per forward pass, which bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +190,17 @@ def compute_state_gradient_norms(
 
 @torch.no_grad()
 def compute_state(model: LanguageModel, ids: Tensor) -> RecurrentState:
-    """Return the state after ids, (lane, window) int64, computed in windows."""
-    state = model.start(len(ids))
-    for window in ids.split(PREFIX_WINDOW, 1) if ids.shape[1] else ():  # type: ignore[no-untyped-call]
-        _, state = model(window, state)
-    return state
+    """Return the state after ids, (lane, window) int64, reset before each begin event."""
+    start = model.start(len(ids))
+    return deque(iterate_states(model, ids, start), maxlen=1).pop() if ids.shape[1] else start
 
 
 def iterate_states(
     model: LanguageModel, inputs: Tensor, state: RecurrentState
 ) -> Iterator[RecurrentState]:
     """Yield the state after each id, as tensors of the graph, for gradients.
+
+    Each begin event resets the state of its lane.
 
     The yielded c is a separate view for the next step: the path from c to h in its own step is not
     part of the gradient of c, so that (h, c) is one vector without double counting.

@@ -61,10 +61,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def get_matmul_dtype(values: Tensor) -> torch.dtype:
-    """Return the dtype of matrix products of a tensor (...), float32, in the current context."""
-    kind = values.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
+def limit_recurrent_precision(
+    device: torch.device,
+) -> contextlib.AbstractContextManager[object]:
+    """Return the context of a recurrent layer: fp32 where oneDNN has no bf16 LSTM.
+
+    It has none on processors without AVX-512; the other products of a model may still be bf16.
+    """
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def to_staged_tensor(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """The recurrent language model: embedding, recurrent layers, head.
 
-The recurrent state is reset to zero before every tune. The first input of a tune is the begin event
-(id 0), so the ids mark where tunes start: a lane of a batch may contain the end of one tune and the
-start of the next, and neither affects the other.
+A window never contains the end of one tune and the start of the next in the same lane (see
+`training.batches`), so torch's own layers run it in one call. `reset_lanes` sets the state of the
+lanes whose tune starts to zero.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
-from musicgen.config import BEGIN_ID, ModelSettings
-from musicgen.model.devices import get_matmul_dtype, send
-from musicgen.model.gru_through_time import gru_window
-from musicgen.model.rnn_through_time import rnn_window
-from musicgen.model.segments import Segments, cut, run_segments
-from musicgen.model.through_time import lstm_window, project
+from musicgen.config import ModelSettings
+from musicgen.model.devices import limit_recurrent_precision, send
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
@@ -67,7 +63,7 @@ class SequenceModel(Protocol):
         """Yield each weight once, with its name."""
 
     def start(self, lanes: int) -> RecurrentState:
-        """Return the state before a tune; each part has its lanes first."""
+        """Return the state before a tune, all zeros; each part has its lanes first."""
 
     def draw_masks(
         self, lanes: int, generator: torch.Generator | None = None
@@ -164,8 +160,7 @@ class LanguageModel(SerializableModule):
         """Run the model over a window.
 
         Args:
-            ids: (lane, window) int64, preferably on the CPU, so that finding where tunes start does
-                not wait for a GPU. The state is reset before each begin event.
+            ids: (lane, window) int64, of one tune per lane.
             state: returned for the previous window; None is zero.
             masks: from `draw_masks` in training; None disables dropout.
 
@@ -173,69 +168,39 @@ class LanguageModel(SerializableModule):
             The logits (lane, window, vocabulary) float32, or bfloat16 under autocast, and the state
             after the last id.
         """
-        outputs, state = self.run_layers(ids, state or self.start(len(ids)), masks)
-        return self.compute_logits(outputs.transpose(1, 2)).transpose(0, 1), state
-
-    def run_layers(
-        self, ids: Tensor, state: RecurrentState, masks: DropoutMasks | None
-    ) -> tuple[Tensor, RecurrentState]:
-        """Run the recurrent layers over a window.
-
-        Args:
-            ids: (lane, window) int64.
-            state: before the window.
-            masks: None disables dropout.
-
-        Returns:
-            The outputs of the last layer, (window, hidden, lane) float32, and the new state.
-        """
-        uses_loop = self.uses_custom_loop()
-        cuts = None if uses_loop else cut(ids.cpu()).to(self.device)
-        values = send(ids, self.device).t()
-        starts = values == BEGIN_ID
-        compact = uses_loop and self.device.type == "cpu"
-        table, values = self.look_up_embeddings(values, masks.embedding if masks else None, compact)
-        new_state: list[tuple[Tensor, ...]] = []
-        for number, layer in enumerate(self.layers):
-            if cuts is None:
-                run = CUSTOM_LOOPS[self.settings.cell]
-                values, last = run(layer, values, table, state[number], starts)
-            else:
-                values, last = run_torch_layer(layer, values, table, state[number], cuts)
-            new_state.append(last)
+        values = self.look_up_embeddings(send(ids, self.device).t(), masks)
+        new_state = []
+        for number, (layer, before) in enumerate(
+            zip(self.layers, state or self.start(len(ids)), strict=True)
+        ):
+            values, after = run_layer(layer, values, before)
+            new_state.append(after)
             if masks is not None:
-                values = values * masks.outputs[number].t().contiguous()
-        return values, tuple(new_state)
+                values = values * masks.outputs[number]
+        return self.compute_logits(values).transpose(0, 1), tuple(new_state)
 
-    def look_up_embeddings(
-        self, ids: Tensor, mask: Tensor | None, compact: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return an embedding table and the row of each id in it.
-
-        Args:
-            ids: (...) int64, any shape.
-            mask: (vocabulary, 1) float32, multiplied with the rows; None is 1.
-            compact: limit the table to the rows of the ids.
-
-        Returns:
-            The table (rows, embedding) float32, and the rows of the ids (...) int64.
-        """
-        table = self.embedding.weight
-        if compact:  # a window contains few events of the vocabulary
-            used_ids, ids = torch.unique(ids, return_inverse=True)
-            table = functional.embedding(used_ids, table)
-            mask = None if mask is None else mask[used_ids]
-        return table if mask is None else table * mask, ids
-
-    def uses_custom_loop(self) -> bool:
-        """Tell whether the loops of this package run, which are faster than torch's on a CPU."""
-        if self.settings.cell == "lstm":
-            return self.device.type != "cuda"
-        return self.device.type == "cpu"
+    def look_up_embeddings(self, ids: Tensor, masks: DropoutMasks | None) -> Tensor:
+        """Return the embeddings of ids (...) int64, (..., embedding) float32."""
+        values: Tensor = self.embedding(ids)
+        if masks is None or masks.embedding is None:
+            return values
+        return values * functional.embedding(ids, masks.embedding)
 
     def compute_logits(self, outputs: Tensor) -> Tensor:
         """Return the logits of outputs of the last layer, (..., hidden) float32."""
         return self.head(outputs if self.narrow is None else self.narrow(outputs))  # type: ignore[no-any-return]
+
+
+def reset_lanes(state: RecurrentState, starts: Tensor) -> RecurrentState:
+    """Set the state of the lanes whose tune starts to zero.
+
+    Args:
+        state: (lane, ...) each part.
+        starts: (lane,) bool.
+    """
+    return tuple(
+        tuple(part.masked_fill(starts.unsqueeze(1), 0) for part in layer) for layer in state
+    )
 
 
 def detach(state: RecurrentState) -> RecurrentState:
@@ -290,98 +255,26 @@ def reset_parameter(
         nn.init.uniform_(weight, -bound, bound, generator)
 
 
-def project_inputs(
-    values: Tensor, table: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Return W x + b for each step; each event is projected once, not once per occurrence.
-
-    Args:
-        values: (window, lane) int64 rows of the table, or (window, features, lane) float32.
-        table: (rows, embedding) float32.
-        weight: (gates x hidden, features) float32.
-        bias: (gates x hidden,) float32.
-        dtype: of the matrix products.
-
-    Returns:
-        (window, gates x hidden, lane) float32.
-    """
-    if values.dim() > 2:
-        return project(values, weight.to(dtype), bias)
-    rows = functional.linear(table, weight, bias)
-    return functional.embedding(values, rows).transpose(1, 2).contiguous()
-
-
 def get_layer_weights(layer: nn.Module) -> list[nn.Parameter]:
     """Return the input and recurrent matrices and biases of a layer, in the order LAYER_WEIGHTS."""
     return [layer.get_parameter(name) for name in LAYER_WEIGHTS]
 
 
-def run_lstm_layer(
-    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], starts: Tensor
+def run_layer(
+    layer: nn.Module, values: Tensor, state: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run an LSTM layer over a window, and reset its state where tunes start.
+    """Run a recurrent layer of torch over a window.
 
     Args:
-        layer: an LSTM of torch.
-        values: (window, lane) int64 rows of the table, or (window, features, lane) float32.
-        table: (rows, embedding) float32.
-        state: h and c before the window, (lane, hidden) float32.
-        starts: (window, lane) bool.
+        layer: of any cell.
+        values: (window, lane, features) float32.
+        state: h, and c of an LSTM, before the window: (lane, hidden) float32 each.
 
     Returns:
-        The outputs (window, hidden, lane) float32, and the state after the window.
+        The outputs (window, lane, hidden) float32, or bfloat16 under autocast, and the new state.
     """
-    dtype = get_matmul_dtype(table)
-    weight_in, weight, bias_in, bias_hidden = get_layer_weights(layer)
-    with torch.autocast(table.device.type, enabled=False):
-        projected = project_inputs(values, table, weight_in, bias_in + bias_hidden, dtype)
-        h, c = (part.t().contiguous() for part in state)
-        outputs, last = lstm_window(projected, weight.to(dtype), (h, c), starts)
-    return outputs, tuple(part.t() for part in last)
-
-
-def run_gru_layer(
-    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], starts: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a GRU layer over a window: see `run_lstm_layer` (window, hidden, lane) float32."""
-    dtype = get_matmul_dtype(table)
-    weight_in, weight, bias_in, bias_hidden = get_layer_weights(layer)
-    gate_rows = 2 * weight.shape[1]  # the bias of the other rows is inside the reset gate
-    bias = bias_in + functional.pad(bias_hidden[:gate_rows], (0, gate_rows // 2))
-    with torch.autocast(table.device.type, enabled=False):
-        projected = project_inputs(values, table, weight_in, bias, dtype)
-        h = state[0].t().contiguous()
-        outputs, last = gru_window(projected, weight.to(dtype), bias_hidden[gate_rows:], h, starts)
-    return outputs, (last.t(),)
-
-
-def run_rnn_layer(
-    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], starts: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a plain RNN layer over a window: see `run_lstm_layer` (window, hidden, lane) float32."""
-    dtype = get_matmul_dtype(table)
-    weight_in, weight, bias_in, bias_hidden = get_layer_weights(layer)
-    assert isinstance(layer, nn.RNN)
-    with torch.autocast(table.device.type, enabled=False):
-        projected = project_inputs(values, table, weight_in, bias_in + bias_hidden, dtype)
-        h, relu = state[0].t().contiguous(), layer.nonlinearity == "relu"
-        outputs, last = rnn_window(projected, weight.to(dtype), h, starts, relu)
-    return outputs, (last.t(),)
-
-
-CUSTOM_LOOPS: Final = {
-    "lstm": run_lstm_layer,
-    "gru": run_gru_layer,
-    "rnn": run_rnn_layer,
-    "irnn": run_rnn_layer,
-}
-
-
-def run_torch_layer(
-    layer: nn.Module, values: Tensor, table: Tensor, state: tuple[Tensor, ...], segments: Segments
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run the layer of torch over a window: see `run_lstm_layer` (window, hidden, lane) float32."""
-    is_first_layer = values.dim() == 2
-    inputs = functional.embedding(values, table) if is_first_layer else values.transpose(1, 2)
-    outputs, new_state = run_segments(layer, inputs, state, segments)
-    return outputs.transpose(1, 2), new_state
+    before = tuple(part.unsqueeze(0) for part in state)
+    with limit_recurrent_precision(values.device):
+        outputs, after = layer(values, before if len(before) > 1 else before[0])
+    parts = after if isinstance(after, tuple) else (after,)
+    return outputs, tuple(part[0].to(state[0].dtype) for part in parts)

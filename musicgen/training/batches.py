@@ -1,9 +1,9 @@
 """Batches of token ids: an endless stream of training windows, and padded held-out tunes.
 
-In training, whole tunes are laid end to end in lanes, and the lanes are cut into windows. A lane
-whose tune has ended continues with the next tune of the shuffled queue, so no id of a training
-window is padding. The input of a tune is the begin event followed by all its ids but the last; the
-targets are all its ids.
+In training, each lane reads one tune after another, window by window. A tune starts at the start of
+a window, and the window in which it ends is padded, so no recurrent layer needs a reset inside a
+window. With windows much shorter than tunes, little is padding. The input of a tune is the begin
+event followed by all its ids but the last; the targets are all its ids.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from musicgen.config import BEGIN_ID
-from musicgen.music.arrays import IntArray, TokenIds
+from musicgen.music.arrays import BoolArray, IntArray, TokenIds
 
 IGNORE_INDEX: Final = -100  # the target of padding
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
@@ -27,7 +27,8 @@ class Window:
     """The token ids of one truncated step."""
 
     inputs: IntArray  # (lane, window) int64
-    targets: IntArray  # (lane, window) int64
+    targets: IntArray  # (lane, window) int64, IGNORE_INDEX at padding
+    starts: BoolArray  # (lane,) whether a tune starts
 
     @property
     def token_count(self) -> int:
@@ -53,6 +54,14 @@ class LanePosition(NamedTuple):
     tune: int  # index; -1 before the first tune
     semitones: int  # transposition of the tune
     ids_read: int  # ids of the tune that have been read
+
+
+class _LaneIds(NamedTuple):
+    """The ids of one lane of a window."""
+
+    inputs: TokenIds
+    targets: TokenIds
+    is_start: bool
 
 
 class WindowStream:
@@ -81,29 +90,27 @@ class WindowStream:
         self.positions = [LanePosition(-1, 0, 0)] * lanes
 
     def next_window(self, length: int) -> Window:
-        """Cut the next window of `length` ids per lane."""
-        inputs = np.empty((len(self.positions), length), np.int64)
-        targets = np.empty_like(inputs)
-        for lane in range(len(self.positions)):
-            self._fill_lane(lane, inputs[lane], targets[lane])
-        return Window(inputs, targets)
+        """Cut the next window, of at most `length` ids per lane."""
+        lanes = [self._read_lane(lane, length) for lane in range(len(self.positions))]
+        width = max(len(lane.targets) for lane in lanes)
+        inputs = np.full((len(lanes), width), BEGIN_ID, np.int64)
+        targets = np.full_like(inputs, IGNORE_INDEX)
+        for row, lane in enumerate(lanes):
+            inputs[row, : len(lane.inputs)] = lane.inputs
+            targets[row, : len(lane.targets)] = lane.targets
+        return Window(inputs, targets, np.array([lane.is_start for lane in lanes]))
 
-    def _fill_lane(self, lane: int, inputs: IntArray, targets: IntArray) -> None:
-        filled = 0
-        while filled < len(inputs):
-            tune, semitones, read = self.positions[lane]
-            if tune < 0 or read == len(self.tunes[tune]):
-                tune, read = self._draw_tune(), 0
-                semitones = self._draw_transposition(self.tunes[tune])
-            ids = self.tunes[tune]
-            count = min(len(inputs) - filled, len(ids) - read)
-            piece = transpose_ids(ids[read : read + count], self.pitch_ranges, semitones)
-            targets[filled : filled + count] = piece
-            previous = transpose_ids(ids[read - 1 : read], self.pitch_ranges, semitones)
-            inputs[filled] = previous[0] if read else BEGIN_ID
-            inputs[filled + 1 : filled + count] = piece[:-1]
-            self.positions[lane] = LanePosition(tune, semitones, read + count)
-            filled += count
+    def _read_lane(self, lane: int, length: int) -> _LaneIds:
+        """Read the next ids of a lane's tune, or the first of the next tune."""
+        tune, semitones, read = self.positions[lane]
+        if tune < 0 or read == len(self.tunes[tune]):
+            tune, read = self._draw_tune(), 0
+            semitones = self._draw_transposition(self.tunes[tune])
+        stop = min(read + length, len(self.tunes[tune]))
+        self.positions[lane] = LanePosition(tune, semitones, stop)
+        piece = self.tunes[tune][max(0, read - 1) : stop]
+        ids = transpose_ids(piece, self.pitch_ranges, semitones)
+        return _LaneIds(ids[:-1], ids[1:], False) if read else _LaneIds(shift_right(ids), ids, True)
 
     def _draw_transposition(self, ids: TokenIds) -> int:
         if not self.pitch_ranges:

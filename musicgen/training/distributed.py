@@ -65,10 +65,6 @@ class Ranks:
         """Whether this process writes files and messages: rank 0 does."""
         return self.rank == 0
 
-    def get_lane_slice(self, worker: int, workers: int) -> slice:
-        """Return the lanes of one of this process's `workers` threads."""
-        return slice(worker * self.world_size + self.rank, None, workers * self.world_size)
-
     def wrap_model(self, model: ModelCall) -> ModelCall:
         """Wrap a model so that each backward pass averages its gradients over the processes."""
         if self.world_size == 1:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
-from musicgen.model.crew import Crew
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
 from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 
-GPU_LANES, GPU_WINDOW = 64, 128  # tunes per batch, ids per window
-CPU_LANES, CPU_WINDOW = 32, 64  # small enough for the cache of a core
+BATCH_TUNES: Final = 64
+WINDOW: Final = 128  # ids per forward pass
 
 
 def evaluate(
@@ -28,33 +28,19 @@ def evaluate(
     tunes: Sequence[TokenIds],
     notes: Sequence[int] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
-    crew: Crew | None = None,
 ) -> HeldOutScore:
-    """Score a network on whole tunes, shared among the processes and the threads of a crew.
+    """Score a network on whole tunes, shared among the processes.
 
     Args:
         model: on any device.
         tunes: (token,) int16 or int64 each.
         notes: notes of each tune; None counts each id as a note.
         ranks: the processes; all of them must call this.
-        crew: the threads of this process; None uses the calling thread.
     """
     nats = np.zeros(len(tunes))
-    on_cpu = model.device.type == "cpu"
-    lanes, window = (CPU_LANES, CPU_WINDOW) if on_cpu else (GPU_LANES, GPU_WINDOW)
-    workers = crew.workers if crew else 1
-
-    def score(worker: int) -> None:
-        start, stride = ranks.rank + ranks.world_size * worker, ranks.world_size * workers
-        for chosen, inputs, targets in itertools.islice(
-            batch_whole_tunes(tunes, lanes), start, None, stride
-        ):
-            nats[chosen] = compute_batch_nats(model, inputs, targets, window)
-
-    if crew:
-        crew.each(score)
-    else:
-        score(0)
+    batches = batch_whole_tunes(tunes, BATCH_TUNES)
+    for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
+        nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW)
     return make_held_out_score(ranks.sum_array(nats), tunes, notes)
 
 

@@ -84,7 +84,7 @@ class SizePreset:
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
     lanes: int = 32  # at most
-    bptt: int = 64  # window length, in ids
+    bptt: int = 48  # window length, in ids
     first_bptt: int = 0  # length of the first windows, in ids; 0: bptt
     epochs: float = 10
     min_tokens: int = 800_000  # training tokens of a run, even if that is more epochs
@@ -337,7 +337,7 @@ def make_trainer(
     train_tunes, pitch_ranges = get_id_arrays(dataset.train), find_pitch_ranges(dataset.codec)
     trainer = Trainer(model, train_tunes, valid_tunes, plan.training, notes, ranks, pitch_ranges)
     if base is not None:  # keep the base weights unless fine-tuning improves them
-        loss = evaluate(model, valid_tunes, crew=trainer.crew).loss if valid_tunes else 0.0
+        loss = evaluate(model, valid_tunes).loss if valid_tunes else 0.0
         trainer.best.keep_if_better(loss, 0, model)
     return trainer
 

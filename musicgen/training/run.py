@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from musicgen import checkpoint
 from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_float16
@@ -223,7 +224,7 @@ class TrainingRun:
     @cached_property
     def machine(self) -> dict[str, Any]:
         """What the bits of the result depend on, other than plan and corpus."""
-        return describe_machine(self.plan.device, self.ranks.world_size * self.trainer.crew.workers)
+        return describe_machine(self.plan.device, self.ranks.world_size * torch.get_num_threads())
 
     def stop(self) -> None:
         """Request that the run finishes the current update, saves, and raises Interrupted."""
@@ -456,7 +457,7 @@ class TrainingRun:
         """Score the best weights, rounded to float16 as they are stored."""
         model = LanguageModel(self.plan.model).to(self.plan.device)
         model.load_weights(round_to_float16(self.trainer.best.weights))
-        return evaluate(model, get_id_arrays(tunes), get_note_counts(tunes), crew=self.trainer.crew)
+        return evaluate(model, get_id_arrays(tunes), get_note_counts(tunes))
 
     @cached_property
     def index(self) -> bytes | None:

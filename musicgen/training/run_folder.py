@@ -78,7 +78,7 @@ from musicgen.folder_contents import (
 AnyArray: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, AnyArray]
 
-FORMAT: Final = 2
+FORMAT: Final = 3  # 2 had the states of several threads, and windows with two tunes in a lane
 KEPT_SAVES: Final = 3
 PROGRESS_FOLDER: Final = "progress"
 ARRAYS_FILE: Final = "arrays.safetensors"
@@ -201,7 +201,8 @@ def load_progress(folder: Path) -> SavedProgress:
         DamagedCheckpoint: a file is missing or damaged.
         Mismatch: the format is that of another version.
     """
-    body = read_manifest(folder, FORMAT)
+    advice = f"start a new run from its weights with --from {folder.parents[1]}"
+    body = read_manifest(folder, FORMAT, advice)
     contents = read_files(folder, body, ARRAYS_FILE, VALUES_FILE)
     try:
         values = json.loads(contents[VALUES_FILE])

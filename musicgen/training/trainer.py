@@ -16,23 +16,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.checkpoint import Weights
 from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
 from musicgen.evaluation.heldout_score import HeldOutScore
-from musicgen.model.crew import Crew, choose_workers
-from musicgen.model.descent import Descent
 from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
-from musicgen.model.network import DropoutMasks, RecurrentState, SequenceModel, detach
+from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
 from musicgen.music.arrays import TokenIds
 from musicgen.training.batches import Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
@@ -85,76 +83,40 @@ def restore_parameters(module: SequenceModel, arrays: Mapping[str, AnyArray]) ->
         copy_into(parameter, arrays[name])
 
 
-def copy_moments(descent: Descent, module: SequenceModel) -> Arrays:
+def copy_moments(optimizer: torch.optim.Optimizer, module: SequenceModel) -> Arrays:
     """Copy the optimizer state of each parameter."""
-    moments = dict(descent.moments())
     return {
         f"{name}/{moment}": to_numpy(value)
         for name, parameter in module.named_parameters()
-        for moment, value in moments[parameter].items()
+        for moment, value in optimizer.state[parameter].items()
     }
 
 
 def restore_moments(
-    descent: Descent, module: SequenceModel, arrays: Mapping[str, AnyArray]
+    optimizer: torch.optim.Optimizer, module: SequenceModel, arrays: Mapping[str, AnyArray]
 ) -> None:
     """Replace the optimizer state by saved arrays, of the shapes (...) of the parameters or ().
 
     Args:
-        descent: the optimizer.
+        optimizer: of the model.
         module: the model that it updates.
         arrays: by parameter and moment, float32.
     """
-    moments, parameters = dict(descent.moments()), dict(module.named_parameters())
-    for parameter_moments in moments.values():
-        parameter_moments.clear()
+    optimizer.state.clear()
+    parameters = dict(module.named_parameters())
     for key, values in arrays.items():
         name, moment = key.rsplit("/", 1)
         parameter = parameters[name]
-        moments[parameter][moment] = torch.from_numpy(values.copy()).to(parameter.device)
+        optimizer.state[parameter][moment] = torch.from_numpy(values.copy()).to(parameter.device)
 
 
-def gather_lanes(shares: Sequence[RecurrentState | None]) -> Arrays:
-    """Join the states of n shares; share k has the lanes k, k + n, k + 2 n, ..."""
-    if not shares or shares[0] is None:
-        return {}
-    parts = [list(iter_state_parts(share)) for share in shares if share is not None]
+def copy_lanes(state: RecurrentState | None, ranks: Ranks) -> Arrays:
+    """Copy the state of all lanes of all processes: (lane, ...) each, by LAYER/PART."""
     return {
-        name: interleave([to_numpy(part[index][1]) for part in parts])
-        for index, (name, _) in enumerate(parts[0])
+        f"{layer}/{number}": to_numpy(torch.stack(ranks.all_gather(part), 1).flatten(0, 1))
+        for layer, parts in enumerate(state or ())
+        for number, part in enumerate(parts)
     }
-
-
-def iter_state_parts(state: RecurrentState) -> Iterable[tuple[str, Tensor]]:
-    """Yield each part of a state, (lane, hidden) float32, with its name LAYER/PART."""
-    for layer, parts in enumerate(state):
-        for number, part in enumerate(parts):
-            yield f"{layer}/{number}", part
-
-
-def interleave(arrays: Sequence[AnyArray]) -> AnyArray:
-    """Interleave the rows of n arrays: the inverse of taking every n-th row.
-
-    Args:
-        arrays: (rows, ...) each, of one dtype, any dtype.
-    """
-    rows = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    for number, values in enumerate(arrays):
-        rows[number :: len(arrays)] = values
-    return rows
-
-
-def scatter_lanes(
-    arrays: Mapping[str, AnyArray], shares: Sequence[slice], device: torch.device
-) -> list[RecurrentState | None]:
-    """Split a joined state into shares of the lanes: the inverse of `gather_lanes`.
-
-    Args:
-        arrays: by LAYER/PART, (lane, hidden) float32; {} before the first update.
-        shares: the lanes of each share.
-        device: of the tensors.
-    """
-    return [build_state(arrays, lanes, device) if arrays else None for lanes in shares]
 
 
 def build_state(
@@ -168,6 +130,19 @@ def build_state(
     return tuple(tuple(parts) for parts in layers.values())
 
 
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], settings: TrainingSettings
+) -> torch.optim.AdamW:
+    """Make AdamW, which decays matrices and leaves biases alone."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    filled_groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled_groups, settings.learning_rate, betas=ADAM_BETAS, fused=True)
+
+
+ADAM_BETAS: Final = (0.9, 0.99)
 READ_INTERVAL: Final = 10  # updates between reads of the loss on a GPU; each read synchronises
 MAX_EVALUATIONS: Final = 60  # per run: a small corpus is not evaluated after each epoch
 
@@ -253,20 +228,13 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
         self.read_interval = 1 if model.device.type == "cpu" else READ_INTERVAL
-        self.assign_crew(Crew(1 if ranks.world_size > 1 else self.choose_worker_count()))
+        self.optimizer = make_optimizer(self.parameters, settings)
+        self.lanes = slice(ranks.rank, None, ranks.world_size)  # of this process
+        self.state: RecurrentState | None = None  # of these lanes, after the last window
         self.step = self.tokens = self.evaluated_tokens = 0
         self.clipped_updates = torch.zeros((), device=model.device)
         self.read_tokens, self.read_time = 0, time.perf_counter()  # at the last read
         self.best = BestWeights()
-
-    def assign_crew(self, crew: Crew) -> None:
-        """Assign the worker threads, at the beginning of a run."""
-        self.crew, self.descent = crew, Descent(self.parameters, self.settings, crew)
-        self.states: list[RecurrentState | None] = [None] * crew.workers
-
-    def choose_worker_count(self) -> int:
-        """Return the number of threads that share a batch in a single process."""
-        return choose_workers(self.model.device, self.settings.lanes, self.model.settings.hidden)
 
     def run(self) -> Iterator[Progress]:
         """Train for the planned tokens, or until the held-out loss stops falling.
@@ -304,12 +272,14 @@ class Trainer:
         learning_rate = settings.learning_rate * learning_rate_factor(
             self.tokens / settings.tokens, settings
         )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         loss = self.backward(window)
-        norm = self.descent.norm()
+        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         measured = torch.stack([loss, norm])
         if self.model.device.type == "cpu":
             self.check_finite_loss(measured)
-        self.descent.step(learning_rate, norm)
+        self.optimizer.step()
         self.clipped_updates += norm > settings.clip
         self.step += 1
         self.tokens += window.token_count
@@ -334,51 +304,35 @@ class Trainer:
             loss=loss,
             gradient_norm=norm,
             clipped_share=float(self.clipped_updates) / self.step,
-            learning_rate=self.descent.learning_rate,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             tokens_per_second=rate,
             memory_bytes=get_memory_in_use(self.model.device),
         )
 
     def backward(self, window: Window) -> Tensor:
-        """Run one window forward and backward, and return its loss, () float32.
+        """Run this process's lanes of a window forward and backward; return the loss, () float32.
 
-        The recurrent state is carried to the next window; the gradient is not.
+        The loss is the mean over the targets of all lanes. The recurrent state is carried to the
+        next window; the gradient is not.
         """
+        device = self.model.device
         masks = self.model.draw_masks(len(window.inputs), self.generator)
-        if self.ranks.world_size > 1:
-            return self.backward_distributed(window, masks)
-        shares = self.crew.each(lambda number: self.compute_lane_gradients(number, window, masks))
-        self.descent.gather([grads for _, grads in shares])
-        return torch.stack([loss for loss, _ in shares]).sum()
-
-    def backward_distributed(self, window: Window, masks: DropoutMasks | None) -> Tensor:
-        """Run `backward` on the lanes of this process, and average the gradients; () float32."""
-        self.descent.clear()
-        loss = self.compute_lane_loss(0, window, masks)
+        inputs = to_staged_tensor(window.inputs[self.lanes], device)  # (lane, window)
+        targets = send(to_staged_tensor(window.targets[self.lanes], device), device)
+        starts = send(to_staged_tensor(window.starts[self.lanes], device), device)
+        state = reset_lanes(self.state or self.model.start(len(inputs)), starts)
+        with autocast(device, self.settings.precision):
+            logits, state = self.wrapped_model(
+                inputs, state, masks and masks.select_lanes(self.lanes)
+            )
+        losses = functional.cross_entropy(
+            logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"
+        )
+        loss = losses / window.token_count
+        self.state = detach(state)
+        self.optimizer.zero_grad(set_to_none=True)
         (loss * self.ranks.world_size).backward()  # type: ignore[no-untyped-call]
         return self.ranks.all_reduce(loss.detach())
-
-    def compute_lane_gradients(
-        self, worker: int, window: Window, masks: DropoutMasks | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the share of one worker in the loss, () float32, and in the gradients."""
-        loss = self.compute_lane_loss(worker, window, masks)
-        return loss.detach(), torch.autograd.grad(loss, self.parameters)
-
-    def compute_lane_loss(self, worker: int, window: Window, masks: DropoutMasks | None) -> Tensor:
-        """Return the share of one worker in the loss of a window, () float32; carry its state."""
-        device = self.model.device
-        lanes = self.ranks.get_lane_slice(worker, self.crew.workers)
-        inputs = to_staged_tensor(window.inputs[lanes], device)  # (lane, window)
-        targets = send(to_staged_tensor(window.targets[lanes], device), device)
-        lane_masks = masks and masks.select_lanes(lanes)
-        with autocast(device, self.settings.precision):
-            logits, state = self.wrapped_model(inputs, self.states[worker], lane_masks)
-            loss = functional.cross_entropy(
-                logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"
-            )
-        self.states[worker] = detach(state)
-        return loss / window.token_count
 
     def check_finite_loss(self, loss_and_norm: Tensor) -> None:
         """Check the loss and gradient norm, (2,) float32, of an update.
@@ -406,7 +360,7 @@ class Trainer:
         self.evaluated_tokens = self.tokens
         score = None
         if self.valid:
-            score = evaluate(self.model, self.valid, self.valid_notes, self.ranks, self.crew)
+            score = evaluate(self.model, self.valid, self.valid_notes, self.ranks)
         loss = (
             score.loss if score else -float(self.tokens)
         )  # without an evaluation, the latest weights are the best
@@ -417,23 +371,12 @@ class Trainer:
         )
         return replace(progress, held_out_score=score, is_best=is_best, is_last=is_last)
 
-    def gather_states(self) -> Sequence[RecurrentState | None]:
-        """Return the recurrent states of all lanes, gathered from all processes."""
-        state = self.states[0]
-        if self.ranks.world_size == 1 or state is None:
-            return self.states
-        gathered = [[self.ranks.all_gather(part) for part in layer] for layer in state]
-        return [
-            tuple(tuple(part[rank] for part in layer) for layer in gathered)
-            for rank in range(self.ranks.world_size)
-        ]
-
     def copy_state(self) -> TrainerState:
         """Copy everything that the rest of the run depends on; all processes must call this."""
         parts = {
             "model": copy_parameters(self.model),
-            "optimizer": copy_moments(self.descent, self.model),
-            "state": gather_lanes(self.gather_states()),
+            "optimizer": copy_moments(self.optimizer, self.model),
+            "state": copy_lanes(self.state, self.ranks),
             "best": self.best.weights,
         }
         arrays = {"generator": self.generator.get_state().numpy()}
@@ -460,13 +403,10 @@ class Trainer:
         """Restore a copied state, of the same model, tunes and settings."""
         arrays, values = state.arrays, state.values
         restore_parameters(self.model, select_prefix("model", arrays))
-        restore_moments(self.descent, self.model, select_prefix("optimizer", arrays))
+        restore_moments(self.optimizer, self.model, select_prefix("optimizer", arrays))
         state_arrays = select_prefix("state", arrays)
-        shares = [
-            self.ranks.get_lane_slice(worker, self.crew.workers)
-            for worker in range(self.crew.workers)
-        ]
-        self.states = scatter_lanes(state_arrays, shares, self.model.device)
+        if state_arrays:
+            self.state = build_state(state_arrays, self.lanes, self.model.device)
         self.generator.set_state(torch.from_numpy(arrays["generator"].copy()))
         self.window_stream.seek(values["lanes"])
         self.step, self.tokens, self.evaluated_tokens = (

@@ -213,7 +213,7 @@ def test_resume_refuses_another_state_format(stopped_run: Path) -> None:
     (folder,) = checkpoint.list_numbered_folders(stopped_run / "progress")
     body = json.loads((folder / "manifest.json").read_bytes()) | {"format": 7}
     (folder / "manifest.json").write_bytes(render_manifest(body))
-    assert_refused(train("--resume"), 2, "its format is 7, this musicgen reads format 2")
+    assert_refused(train("--resume"), 2, "its format is 7, this musicgen reads format 3; update")
 
 
 def test_resume_accepts_and_reports_a_lower_learning_rate(stopped_run: Path) -> None:

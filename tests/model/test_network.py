@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from musicgen.config import BEGIN_ID, CELLS, ModelSettings
-from musicgen.model.network import LanguageModel, run_lstm_layer, run_torch_layer
-from musicgen.model.segments import cut
+from musicgen.model.network import LanguageModel, reset_lanes
 
 SMALL = ModelSettings(vocabulary_size=11, hidden=6, embedding=6, dropout=0.5)
 
@@ -41,11 +40,11 @@ def test_tune_does_not_depend_on_previous_tunes_of_its_lane(cell: str) -> None:
     model = make_model(replace(SMALL, cell=cell))
     alone, _ = model(draw_ids(1, 5, seed=1))
     _, state = model(draw_ids(2, 4, seed=2))
-    lane = torch.cat(
-        [draw_ids(1, 3, seed=4), draw_ids(1, 5, seed=1)], 1
-    )  # a tune, then the same tune
-    logits, _ = model(torch.cat([lane, draw_ids(1, 8, seed=5)]), state)
-    torch.testing.assert_close(logits[:1, 3:], alone, rtol=0, atol=1e-12)
+    state = reset_lanes(state, torch.tensor([True, False]))
+    logits, _ = model(torch.cat([draw_ids(1, 5, seed=1), draw_ids(1, 5, seed=5)]), state)
+    torch.testing.assert_close(logits[:1], alone, rtol=0, atol=1e-12)
+    without_state, _ = model(draw_ids(1, 5, seed=5))
+    assert not torch.allclose(logits[1:], without_state)
 
 
 def test_state_is_carried_within_a_tune() -> None:
@@ -56,24 +55,6 @@ def test_state_is_carried_within_a_tune() -> None:
     with_state, _ = model(window, state)
     without, _ = model(window)
     assert not torch.allclose(with_state, without)
-
-
-def test_custom_loop_equals_torch_layer_in_segments() -> None:
-    model = make_model()
-    layer = model.layers[1]
-    values = torch.randn(8, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    starts = torch.zeros(8, 3, dtype=torch.bool)
-    starts[0, 0] = starts[4, 0] = starts[7, 2] = True
-    state = (values[0] / 2, values[1] / 2)
-    columns = values.transpose(1, 2).contiguous()
-    table = model.embedding.weight
-    outputs, state_after = run_lstm_layer(layer, columns, table, state, starts)
-    expected_outputs, expected_state = run_torch_layer(
-        layer, columns, table, state, cut((~starts).long().t())
-    )
-    torch.testing.assert_close(outputs, expected_outputs, rtol=0, atol=1e-12)
-    for part, expected in zip(state_after, expected_state, strict=True):
-        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
 
 
 def test_dropout_masks_depend_on_the_generator_only() -> None:
@@ -111,20 +92,15 @@ def test_irnn_is_initialised_with_the_identity() -> None:
     assert np.array_equal(weight, np.eye(6))
 
 
-def test_compact_table_has_the_rows_of_the_full_table() -> None:
+def test_embedding_dropout_drops_whole_events() -> None:
     model = make_model(replace(SMALL, embedding_dropout=0.5))
     masks = model.draw_masks(3, torch.Generator().manual_seed(3))
     assert masks is not None
     assert masks.embedding is not None
     ids = torch.tensor([[5, 0, 5, 2], [7, 7, 1, 3]])
-    rows_read = []
-    for compact in (False, True):
-        table, rows = model.look_up_embeddings(ids, masks.embedding, compact)
-        assert rows.shape == ids.shape
-        rows_read.append(table[rows])
-    assert torch.equal(*rows_read)
-    assert len(model.look_up_embeddings(ids, masks.embedding, compact=True)[0]) == 6
+    rows = model.look_up_embeddings(ids, masks)
     dropped = masks.embedding[ids].squeeze(2) == 0
     assert dropped.any()
     assert not dropped.all()
-    assert torch.equal((rows_read[0] == 0).all(2), dropped)
+    assert torch.equal((rows == 0).all(2), dropped)
+    assert torch.equal(rows[~dropped], 2 * model.embedding.weight[ids][~dropped])

@@ -111,7 +111,7 @@ def test_plan_explains_what_is_held_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "lanes", "epochs"), [(1, 1, 600), (5, 1, 120), (20, 6, 60), (400, 25, 30)]
+    ("count", "lanes", "epochs"), [(1, 1, 600), (5, 2, 120), (20, 8, 60), (400, 32, 30)]
 )
 def test_lanes_and_tokens_depend_on_the_corpus(count: int, lanes: int, epochs: int) -> None:
     dataset = adjust_split(make_dataset(count))

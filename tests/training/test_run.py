@@ -375,8 +375,8 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 def test_newer_format_and_plan_are_refused(saved_folders: list[Path], tmp_path: Path) -> None:
     shutil.copytree(saved_folders[0], tmp_path / "run")
-    rewrite(tmp_path / "run" / "progress" / "00000006", format=3)
-    with pytest.raises(Mismatch, match="its format is 3, this musicgen reads format 2"):
+    rewrite(tmp_path / "run" / "progress" / "00000006", format=4)
+    with pytest.raises(Mismatch, match="its format is 4, this musicgen reads format 3"):
         load_saved_run(tmp_path / "run")
     saved = load_run(saved_folders[1])
     plan = saved.run_record["plan"] | {"attention": 4}
@@ -469,9 +469,8 @@ def train_with_nan_state(run: TrainingRun, at: int) -> Iterator[Progress]:
     for progress in run.train():
         yield progress
         if progress.step == at - 1:
-            state = run.trainer.states[0] or ()
-            odd = tuple(tuple(part * np.nan for part in layer) for layer in state)
-            run.trainer.states = [odd]
+            state = run.trainer.state or ()
+            run.trainer.state = tuple(tuple(part * np.nan for part in layer) for layer in state)
 
 
 def train_with_infinite_gradient(run: TrainingRun, at: int) -> Iterator[Progress]:

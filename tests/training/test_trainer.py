@@ -11,9 +11,8 @@ import torch
 from torch.nn import functional
 
 from musicgen.config import ModelSettings, TrainingSettings
-from musicgen.model.crew import Crew, choose_workers
 from musicgen.model.network import LanguageModel
-from musicgen.training.batches import Window, WindowStream
+from musicgen.training.batches import IGNORE_INDEX, Window, WindowStream
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import (
     Diverged,
@@ -69,7 +68,7 @@ def test_evaluation_in_windows_equals_one_pass() -> None:
 def test_carried_state_has_no_gradient() -> None:
     trainer = make_trainer(draw_tunes(4), TrainingSettings(tokens=1000, lanes=2, bptt=8))
     trainer.train_on_window(trainer.next_window())
-    state = trainer.states[0]
+    state = trainer.state
     assert state is not None
     assert not any(part.requires_grad for layer in state for part in layer)
     assert all(part.abs().sum() > 0 for layer in state for part in layer)
@@ -83,11 +82,11 @@ def test_nan_loss_stops_with_one_line_and_keeps_the_weights() -> None:
     list(itertools.islice(run, 12))
     best_weights = {name: weight.copy() for name, weight in trainer.best.weights.items()}
     weights = trainer.model.copy_weights()
-    state = trainer.states[0] or ()
-    trainer.states = [tuple(tuple(part * np.nan for part in layer) for layer in state)]
-    poison = Window(np.full((2, 8), 3, np.int64), np.full((2, 8), 3, np.int64))
+    state = trainer.state or ()
+    trainer.state = tuple(tuple(part * np.nan for part in layer) for layer in state)
+    poison = Window(np.full((2, 8), 3), np.full((2, 8), 3), np.zeros(2, bool))
     with pytest.raises(
-        Diverged, match=r"update 13, after 192 tokens: loss nan.*learning rate"
+        Diverged, match=r"update 13, after 160 tokens: loss nan.*learning rate"
     ) as summarise:
         trainer.train_on_window(poison)
     assert "\n" not in str(summarise.value)
@@ -137,48 +136,59 @@ def test_same_seed_gives_the_same_run() -> None:
     assert losses(3) != losses(4)
 
 
-def test_sharing_lanes_among_threads_gives_the_same_update() -> None:
-    settings = TrainingSettings(tokens=1000, lanes=6, bptt=8)
-    single, three = make_trainer(draw_tunes(9), settings), make_trainer(draw_tunes(9), settings)
-    three.assign_crew(Crew(3))
-    for _ in range(4):
-        expected, actual = (
-            single.train_on_window(single.next_window()),
-            three.train_on_window(three.next_window()),
-        )
-        assert expected.loss == pytest.approx(actual.loss, abs=1e-5)
-        assert expected.gradient_norm == pytest.approx(actual.gradient_norm, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("device", "lanes", "hidden", "workers"),
-    [("cuda", 64, 512, 1), ("cpu", 4, 24, 1), ("cpu", 8, 512, 1), ("cpu", 16, 512, 2)],
-)
-def test_small_batches_are_not_shared(
-    device: str, lanes: int, hidden: int, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("musicgen.model.crew.count_cores", lambda: 4)
-    assert choose_workers(torch.device(device), lanes, hidden) == workers
-
-
 def test_every_id_is_a_target_once_per_epoch() -> None:
     tunes = [np.full(5 + number, number, np.int16) for number in range(1, 12)]
-    lanes = WindowStream(tunes, 1, np.random.default_rng(0))
-    total = sum(len(tune) for tune in tunes)
-    windows = [lanes.next_window(11) for _ in range(-(-total // 11))]
-    targets = np.concatenate([window.targets[0] for window in windows])[:total]
-    assert np.array_equal(np.bincount(targets)[1:], [len(tune) for tune in tunes])
-    inputs = np.concatenate([window.inputs[0] for window in windows])[:total]
-    assert np.count_nonzero(inputs == 0) == len(tunes)
+    stream = WindowStream(tunes, 1, np.random.default_rng(0))
+    windows = [stream.next_window(4) for _ in range(sum(-(-len(tune) // 4) for tune in tunes))]
+    targets = np.concatenate([window.targets[0] for window in windows])
+    counts = np.bincount(targets[targets != IGNORE_INDEX])
+    assert np.array_equal(counts[1:], [len(tune) for tune in tunes])
+    assert sum(window.starts[0] for window in windows) == len(tunes)
+
+
+def test_window_has_one_tune_per_lane_and_is_padded_at_its_end() -> None:
+    tunes = [np.arange(1, 8), np.arange(11, 30)]
+    stream = WindowStream(tunes, 2, np.random.default_rng(0))
+    windows = [stream.next_window(5) for _ in range(2)]
+    rows = sorted(windows[1].targets.tolist())
+    assert rows == [[6, 7, *[IGNORE_INDEX] * 3], [16, 17, 18, 19, 20]]
+    assert windows[0].starts.all()
+    assert not windows[1].starts.any()
+    assert windows[1].token_count == 7
+    third = stream.next_window(5)  # the short tune has ended; the next one starts with a window
+    assert third.inputs[third.starts][0, 0] == 0
+    assert np.count_nonzero(third.starts) == 1
 
 
 def test_inputs_are_the_targets_shifted_by_one() -> None:
-    lanes = WindowStream(draw_tunes(5), 3, np.random.default_rng(0))
-    windows = [lanes.next_window(7) for _ in range(9)]
-    inputs = np.concatenate([window.inputs for window in windows], 1)
-    targets = np.concatenate([window.targets for window in windows], 1)
-    begins = inputs[:, 1:] == 0
-    assert np.array_equal(inputs[:, 1:][~begins], targets[:, :-1][~begins])
+    stream = WindowStream(draw_tunes(5), 3, np.random.default_rng(0))
+    previous = stream.next_window(7)
+    for _ in range(9):
+        window = stream.next_window(7)
+        lanes = ~window.starts
+        assert np.array_equal(window.inputs[lanes, 0], previous.targets[lanes, -1])
+        is_padding = window.targets[:, :-1] == IGNORE_INDEX
+        expected = np.where(is_padding, window.inputs[:, 1:], window.targets[:, :-1])
+        assert np.array_equal(window.inputs[:, 1:], expected)
+        assert (window.inputs[window.starts, 0] == 0).all()
+        previous = window
+
+
+def test_whole_tunes_in_a_window_give_the_gradient_of_the_tunes() -> None:
+    """Cut into windows, the loss is the same and the gradient differs: it ends at each window."""
+    tunes = [ids[: 9 + 5 * index] for index, ids in enumerate(draw_tunes(3, 30))]
+    settings = TrainingSettings(tokens=1000, lanes=3, bptt=40)
+    whole = make_trainer(tunes, settings)
+    whole.backward(whole.next_window())
+    model = make_trainer(tunes, settings).model
+    total = torch.zeros(())
+    for ids in tunes:
+        targets = torch.from_numpy(ids.astype(np.int64))
+        logits, _ = model(torch.cat([torch.zeros(1, dtype=torch.int64), targets[:-1]])[None])
+        total = total + functional.cross_entropy(logits[0], targets, reduction="sum")
+    (total / sum(map(len, tunes))).backward()  # type: ignore[no-untyped-call]
+    for actual, expected in zip(whole.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_seek_restores_the_position_of_the_stream() -> None:
@@ -214,8 +224,8 @@ def test_windows_grow_linearly_to_their_full_length() -> None:
 def test_equal_window_lengths_give_the_same_number_of_updates() -> None:
     settings = TrainingSettings(tokens=40_000, lanes=4, bptt=48, first_bptt=6)
     growing, even = (
-        make_trainer(draw_tunes(9), settings),
-        make_trainer(draw_tunes(9), equalize_window_lengths(settings)),
+        make_trainer(draw_tunes(9, 2_000), settings),
+        make_trainer(draw_tunes(9, 2_000), equalize_window_lengths(settings)),
     )
     updates = [sum(1 for _ in trainer.run()) for trainer in (growing, even)]
     assert updates[1] == pytest.approx(updates[0], rel=0.05)
@@ -229,9 +239,9 @@ def test_growing_windows_skip_no_id() -> None:
     targets: list[int] = []
     while trainer.tokens < 17 * 5:
         window = trainer.next_window()
-        targets += window.targets[0].tolist()
+        targets += window.targets[0][window.targets[0] != IGNORE_INDEX].tolist()
         trainer.update_weights(window)
-    assert sorted(targets[: 17 * 5]) == sorted(np.concatenate(tunes).tolist())
+    assert sorted(targets) == sorted(np.concatenate(tunes).tolist())
 
 
 def round_trip(state: TrainerState) -> TrainerState:
@@ -240,9 +250,8 @@ def round_trip(state: TrainerState) -> TrainerState:
     return TrainerState(arrays, json.loads(json.dumps(state.values)))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("at", [0, 1, 7, 20])
-def test_restored_state_continues_bit_for_bit(at: int, workers: int) -> None:
+def test_restored_state_continues_bit_for_bit(at: int) -> None:
     settings = TrainingSettings(
         tokens=2_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160, transposed=True
     )
@@ -250,11 +259,7 @@ def test_restored_state_continues_bit_for_bit(at: int, workers: int) -> None:
     def make_network_trainer() -> Trainer:
         shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
         model = LanguageModel(shape, torch.Generator().manual_seed(2))
-        trainer = Trainer(
-            model, draw_tunes(9), draw_tunes(3), settings, pitch_ranges=[range(4, 11)]
-        )
-        trainer.assign_crew(Crew(workers))
-        return trainer
+        return Trainer(model, draw_tunes(9), draw_tunes(3), settings, pitch_ranges=[range(4, 11)])
 
     uninterrupted, interrupted, resumed = (
         make_network_trainer(),
@@ -302,11 +307,3 @@ def test_bf16_training_is_close_to_fp32() -> None:
         assert bf16.loss == pytest.approx(fp32.loss, rel=0.01)
         assert bf16.gradient_norm == pytest.approx(fp32.gradient_norm, rel=0.05)
     assert all(weight.dtype == np.float32 for weight in half.model.copy_weights().values())
-
-
-def test_evaluation_does_not_depend_on_the_number_of_threads() -> None:
-    tunes = [ids[: 3 + 7 * index % 40] for index, ids in enumerate(draw_tunes(90))]
-    trainer = make_trainer(draw_tunes(4), TrainingSettings(tokens=100, lanes=4, bptt=8))
-    single, threaded = (evaluate(trainer.model, tunes, crew=crew) for crew in (None, Crew(3)))
-    assert (single.nats > 0).all()
-    assert np.array_equal(single.nats, threaded.nats)
