@@ -167,7 +167,7 @@ def _format_command(
 
 
 def _write_page(card: ScoreCard, path: Path, command: str, *, force: bool) -> None:
-    from musicgen.evaluation.report import render_card
+    from musicgen.evaluation.card_page import render_card
     from musicgen.files import write_atomically
 
     write_atomically(path, render_card(card, command=command).encode(), force=force)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from musicgen.errors import InvalidValue
+from musicgen.evaluation.card_page import render_card
 from musicgen.evaluation.figures import FigureTable, compare_tables
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import judge_tunes
-from musicgen.evaluation.report import render_card
 from musicgen.evaluation.score_card import ScoreCard, TuneSet, make_score_card
 from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
 from musicgen.evaluation.tune_content import TuneContent
