@@ -68,6 +68,7 @@ _MOST_TUNES: Final = 5000
 @click.option("--html", type=OUT_PATH, metavar="FILE", help="Write a page with plots and tunes.")
 @click.option("--force", is_flag=True, help="Replace an existing page.")
 @quiet_option
+@click.option("-v", "--verbose", is_flag=True, help="Also print the figures of the page's plots.")
 def evaluate(
     target: str,
     against: str | None,
@@ -81,6 +82,7 @@ def evaluate(
     html: Path | None,
     force: bool,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Compare the tunes of a model or a folder with real ones, figure by figure.
 
@@ -116,7 +118,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**card.to_json(), "left_out": left_out, "command": command}))
     elif not quiet:
-        _print_card(card)
+        _print_card(card, with_details=verbose)
 
 
 def _collect_tunes(
@@ -173,29 +175,34 @@ def _write_page(card: ScoreCard, path: Path, command: str, *, force: bool) -> No
     write_atomically(path, render_card(card, command=command).encode(), force=force)
 
 
-def _print_card(card: ScoreCard) -> None:
+def _print_card(card: ScoreCard, *, with_details: bool) -> None:
     """Print a table per set of tunes, and what gives its tunes away."""
     from rich.console import Console
 
+    def select(figures: Sequence[Figure]) -> list[Figure]:
+        return [figure for figure in figures if with_details or not figure.is_detail]
+
     out = Console(highlight=False, soft_wrap=True)
     if card.model_figures:
-        out.print(_make_model_table(f"{len(card.real):,} held-out tunes", card.model_figures))
+        figures = select(card.model_figures)
+        out.print(_make_model_table(f"{len(card.real):,} held-out tunes", figures))
     for column in card.columns:
-        title = f"{column.tunes.name}: {len(column.tunes):,} tunes"
-        out.print(_make_table(f"{title} beside {len(card.real):,} real ones", column.figures))
+        name, count = column.tunes.name, len(column.tunes)
+        title = f"{name}: {count:,} tunes beside {len(card.real):,} real ones"
+        out.print(_make_table(title, select(column.figures)))
         for line in (*column.notes, *map(str, column.judgement.telltales)):
             out.print(f"  {line}", markup=False)
 
 
 def _make_model_table(title: str, figures: Sequence[Figure]) -> Table:
     """Return measures of a model as a table."""
-    rows = [figure.format_model_row() for figure in figures if not figure.is_detail]
+    rows = [figure.format_model_row() for figure in figures]
     return _make_rows(f"how well the model predicts {title}", ("bits", "95 % interval"), rows)
 
 
 def _make_table(title: str, figures: Sequence[Figure]) -> Table:
     """Return figures as a table at most 80 columns wide."""
-    rows = [figure.format_row() for figure in figures if not figure.is_detail]
+    rows = [figure.format_row() for figure in figures]
     return _make_rows(title, ("tunes", "real", "95 % of real", "verdict"), rows)
 
 
