@@ -8,14 +8,17 @@ tune.tweak(temperature=0.85).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 
-from musicgen.checkpoint import get_package_version
-from musicgen.errors import MusicgenError, Refusal
-from musicgen.formats import read, write
-from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
-from musicgen.music.theory import Key, Meter
-from musicgen.trained_model import Model, load
-from musicgen.tune import Tune
-from musicgen.variants import tweak
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from musicgen.errors import MusicgenError, Refusal
+    from musicgen.formats import read, write
+    from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
+    from musicgen.music.theory import Key, Meter
+    from musicgen.trained_model import Model, load
+    from musicgen.tune import Tune
+    from musicgen.variants import tweak
 
 __version__: str
 
@@ -40,8 +43,39 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
-    """Return `__version__`, read from the package metadata on first use."""
+# Imported on first use: reading a file needs no model, and a child process only one module.
+_MODULES: Final = {
+    "STEPS_PER_QUARTER": "music.score",
+    "Ending": "music.score",
+    "Key": "music.theory",
+    "Mark": "music.score",
+    "Meter": "music.theory",
+    "Model": "trained_model",
+    "MusicgenError": "errors",
+    "Note": "music.score",
+    "Part": "music.score",
+    "Refusal": "errors",
+    "Score": "music.score",
+    "Tune": "tune",
+    "load": "trained_model",
+    "read": "formats",
+    "tweak": "variants",
+    "write": "formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or read `__version__` from the package metadata, on first use."""
     if name == "__version__":
+        from musicgen.checkpoint import get_package_version
+
         return get_package_version("musicgen")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"musicgen.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

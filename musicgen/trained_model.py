@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, get_package_version
@@ -24,7 +24,6 @@ from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
 from musicgen.music.score import Score
-from musicgen.sampling.batch_sampler import DEFAULT_LANES, BatchEngine, generate_tunes
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, fit_primer, generate_tune
 from musicgen.sampling.infill import CANDIDATES, KeptBars, parse_bars
@@ -48,6 +47,9 @@ from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
 from musicgen.tokens.registry import restore_codec
 from musicgen.tune import Tune
+
+if TYPE_CHECKING:
+    from musicgen.sampling.batch_sampler import BatchEngine
 
 _ENGINES: Final = ("numpy", "torch")
 
@@ -247,6 +249,8 @@ class Model:
             InvalidValue: an option is not valid, or the engine does not support the codec.
         """
         if not isinstance(self.sampler, GenericSampler):
+            from musicgen.sampling.batch_sampler import DEFAULT_LANES, generate_tunes
+
             width = DEFAULT_LANES if request.engine == "numpy" else 2 * DEFAULT_LANES
             make_lanes = get_batch_engine(request.engine)
             yield from generate_tunes(self.sampler, request, numbers, make_lanes, width)
