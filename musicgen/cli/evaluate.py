@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -102,70 +103,80 @@ def evaluate(
         from musicgen.render.report_page import SCORE_CARD_TITLE, prepare_page
 
         prepare_page(html, SCORE_CARD_TITLE, "musicgen evaluate", force=force)
-    tunes, real, left_out, likelihoods = _collect_tunes(
-        target, against, console,
-        split=split, data=data, count=count, form=form, curve=curve, seed=seed,
-    )  # fmt: skip
+    options = _Options(target, against, split, data, count, form, curve, seed)
+    tunes = _collect_tunes(options, console)
 
     from musicgen.evaluation.score_card import make_score_card
 
     with console.status("measuring"):
-        card = make_score_card(tunes, real.tunes, real.index, *likelihoods)
-    command = _format_command(target, against, split, count, form, seed)
+        card = make_score_card(tunes.sets, tunes.real.tunes, tunes.real.index, *tunes.likelihoods)
+    command = options.format_command()
     if html is not None:
         _write_page(card, html, command, force=force)
         console.print(f"{html}: open it in a browser", markup=False)
     if as_json:
-        click.echo(json.dumps({**card.to_json(), "left_out": left_out, "command": command}))
+        click.echo(json.dumps({**card.to_json(), "left_out": tunes.left_out, "command": command}))
     elif not quiet:
         _print_card(card, with_details=verbose)
 
 
-def _collect_tunes(
-    target: str,
-    against: str | None,
-    console: Console,
-    *,
-    split: str,
-    data: str | None,
-    count: int,
-    form: str | None,
-    curve: bool,
-    seed: int,
-) -> tuple[list[TuneSet], RealTunes, dict[str, int], Likelihoods]:
-    """Return the tunes to judge and those to judge by.
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What is evaluated, and by what: the options of the command that decide the figures."""
 
-    Also returned are the number of files left out, by reason, and how well a model predicts the
-    tunes that it is judged by; () for a folder.
+    target: str
+    against: str | None
+    split: str
+    data: str | None
+    count: int
+    form: str | None
+    curve: bool
+    seed: int
+
+    def format_command(self) -> str:
+        """Return the command that repeats the evaluation."""
+        words = ["musicgen", "evaluate", self.target]
+        for name in ("against", "split", "data", "count", "form", "seed"):
+            value = getattr(self, name)
+            words += [] if value is None else [f"--{name}", str(value)]
+        return shlex.join([*words, "--curve"] if self.curve else words)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CollectedTunes:
+    """The tunes to judge, those to judge by, and what was measured of a model."""
+
+    sets: list[TuneSet]
+    real: RealTunes
+    left_out: dict[str, int] = field(default_factory=dict)  # files that were not read, by reason
+    likelihoods: Likelihoods = ()  # () for a folder
+
+
+def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
+    """Sample a model, or read a folder, and load the real tunes.
+
+    Raises InvalidValue for an option of models where the target holds tunes.
     """
     from musicgen.cli import evaluation_tunes as sources
 
+    target, against, form = options.target, options.against, options.form
     model = sources.open_model(target)
     if model is None:
-        if form is not None:
-            raise InvalidValue(f"--form {form}: {target} holds tunes, not a model; leave it out")
-        if curve:
-            raise InvalidValue(f"--curve: {target} holds tunes, not a model; leave it out")
+        for name, value in (("--form " + str(form), form), ("--curve", options.curve)):
+            if value:
+                raise InvalidValue(f"{name}: {target} holds tunes, not a model; leave it out")
         tunes, left_out = sources.read_tunes(target, console)
         reference = against or _DEFAULT_REFERENCE
-        return [tunes], sources.load_real_tunes(reference, split, data, console), left_out, ()
+        real = sources.load_real_tunes(reference, options.split, options.data, console)
+        return _CollectedTunes([tunes], real, left_out)
     sources.check_has_bars(model)
     if against is None:
-        real = sources.load_held_out_tunes(model, split, data, console)
+        real = sources.load_held_out_tunes(model, options.split, options.data, console)
     else:
-        real = sources.load_real_tunes(against, split, data, console)
-    likelihoods = sources.measure_likelihood(model, real, with_curve=curve, console=console)
-    return list(sources.sample_forms(model, form, count, seed, console)), real, {}, likelihoods
-
-
-def _format_command(
-    target: str, against: str | None, split: str, count: int, form: str | None, seed: int
-) -> str:
-    """Return a command that repeats the evaluation."""
-    options = [f"--against {shlex.quote(against)}"] if against else []
-    options += [f"--split {split}", f"--count {count}"]
-    options += [f"--form {form}"] if form else []
-    return " ".join(["musicgen evaluate", shlex.quote(target), *options, f"--seed {seed}"])
+        real = sources.load_real_tunes(against, options.split, options.data, console)
+    likelihoods = sources.measure_likelihood(model, real, with_curve=options.curve, console=console)
+    sets = list(sources.sample_forms(model, form, options.count, options.seed, console))
+    return _CollectedTunes(sets, real, likelihoods=likelihoods)
 
 
 def _write_page(card: ScoreCard, path: Path, command: str, *, force: bool) -> None:

@@ -57,7 +57,9 @@ def test_json_is_all_that_goes_to_stdout(place: Path) -> None:
     assert data["sections_8"]["value"] == 1
     assert data["real"]["tunes"] == 80
     assert "copied_8" not in data  # files have no training part
-    assert data["command"].startswith("musicgen evaluate ")
+    real, mine = place / "real.abc", place / "mine"
+    options = f"--against {real} --split valid --count 500 --seed 1"
+    assert data["command"] == f"musicgen evaluate {mine} {options}"
 
 
 def test_midi_files_have_no_sections(place: Path, tmp_path: Path) -> None:

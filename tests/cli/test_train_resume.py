@@ -168,6 +168,7 @@ def test_ignored_sighup_stays_ignored() -> None:
     try:
         with StopSignals():
             os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, handler_before)
 
