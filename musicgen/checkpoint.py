@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_weights
 from safetensors.numpy import save as render_weights
 
-from musicgen.config import MOST_EVENTS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MOST_EVENTS, ModelSettings
 from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
@@ -54,6 +54,7 @@ from musicgen.files import (
 from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, has_only_listed_files
 from musicgen.music.theory import MODES
 from musicgen.number_parsing import shorten
+from musicgen.tokens.score_context import count_field_values
 from musicgen.typed_data import Count, FileName, Sha256, check_schema
 
 FORMAT: Final = 1
@@ -191,7 +192,10 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """A hash of what decides sampling: weights, settings, codec, trained events and tonics."""
         manifest = self.manifest
-        body = [self.hashes.get(WEIGHTS), asdict(manifest.settings), manifest.codec,
+        settings = asdict(manifest.settings)
+        if not settings["context"]:  # as in older versions
+            del settings["context"]
+        body = [self.hashes.get(WEIGHTS), settings, manifest.codec,
                 manifest.vocabulary, [id_ for id_, count in enumerate(manifest.seen) if count],
                 manifest.corpus.get("tonics", {})]  # fmt: skip
         return sha256_hex(json.dumps(body, sort_keys=True).encode())[:16]
@@ -417,8 +421,17 @@ def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     size, hidden = settings.embedding, settings.hidden
     rows = GATES[settings.cell] * hidden
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
+    for name in settings.context_fields:
+        rows_of_field = count_field_values(name, settings.vocabulary_size)
+        shapes[f"context.{name}.weight"] = rows_of_field, CONTEXT_WIDTHS[name]
+    if settings.lags:
+        shapes |= {
+            "gates.weight": (len(settings.lags), hidden),
+            "gates.bias": (len(settings.lags),),
+        }
     for layer in range(settings.layers):
-        layer_shapes = ((rows, hidden if layer else size), (rows, hidden), (rows,), (rows,))
+        inputs = hidden if layer else settings.input_size
+        layer_shapes = ((rows, inputs), (rows, hidden), (rows,), (rows,))
         for name, shape in zip(LAYER_WEIGHTS, layer_shapes, strict=True):
             shapes[f"layers.{layer}.{name}"] = shape
     if settings.tied and size != hidden:

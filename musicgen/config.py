@@ -18,7 +18,24 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
+CONTEXT_WIDTHS: Final = {  # embedding widths of the fields of `tokens/score_context.py`
+    "position": 24, "left": 24, "bar": 24, "section": 8,
+    **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
+}  # fmt: skip
+_POSITION_FIELDS: Final = "position left bar section"
+_LOOK_BACK_FIELDS: Final = "lag1 lag2 lag4 lag8 match1 match2 match4 match8"
+CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
+    "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",
+    "position": _POSITION_FIELDS,
+    "look-back": _LOOK_BACK_FIELDS,
+    "none": "",
+}
 BEGIN_ID: Final = 0  # the id that is fed before a tune's first event; never predicted
+
+
+def name_context(fields_read: str) -> str:
+    """Return the name in CONTEXTS of some fields; the fields themselves where they have none."""
+    return next((name for name, value in CONTEXTS.items() if value == fields_read), fields_read)
 
 
 class Settings:
@@ -49,6 +66,7 @@ class ModelSettings(Settings):
     dropout: float = 0.2  # between layers and before the output layer
     embedding_dropout: float = 0.05  # drops whole events
     weight_dropout: float = 0.0  # no longer supported; files and fingerprints still contain the 0
+    context: str = ""  # the fields of the score context that it reads, separated by spaces
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -59,9 +77,26 @@ class ModelSettings(Settings):
             raise InvalidValue(
                 f"weight_dropout is {self.weight_dropout}: it is no longer supported and must be 0"
             )
+        if unknown := sorted(set(self.context_fields) - set(CONTEXT_WIDTHS)):
+            raise InvalidValue(f"context {unknown[0]!r} is unknown: update musicgen")
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """The names of the fields of the score context that the model reads."""
+        return tuple(self.context.split())
+
+    @property
+    def lags(self) -> tuple[str, ...]:
+        """The fields that look back; each has a gate that makes the event it saw more likely."""
+        return tuple(name for name in self.context_fields if name.startswith("lag"))
+
+    @property
+    def input_size(self) -> int:
+        """The number of inputs of the first layer: the embeddings of the id and of the context."""
+        return self.embedding + sum(CONTEXT_WIDTHS[name] for name in self.context_fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class FixedEngine:
     def start(self) -> None:
         self.fed = []
 
-    def step(self, ids: Sequence[int], context: object, state: None) -> tuple[np.ndarray, None]:
+    def step(self, ids: Sequence[int], state: None) -> tuple[np.ndarray, None]:
         self.fed += ids
         return self.logits, state
 
@@ -62,7 +62,7 @@ class RandomEngine:
     def start(self) -> None:
         return None
 
-    def step(self, ids: Sequence[int], context: object, state: None) -> tuple[np.ndarray, None]:
+    def step(self, ids: Sequence[int], state: None) -> tuple[np.ndarray, None]:
         return self.rng.normal(size=len(MEASURES)) * self.spread, state
 
 

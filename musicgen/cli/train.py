@@ -41,7 +41,7 @@ from musicgen.cli.train_setup import (
     render_run_settings,
     start_or_resume,
 )
-from musicgen.config import CELLS
+from musicgen.config import CELLS, CONTEXTS
 from musicgen.errors import Interrupted, InvalidValue, NotFound
 from musicgen.files import prepare_outputs, refuse_foreign, write_atomically
 from musicgen.folder_contents import CONFIG_HEAD
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 OPTION_GROUPS: Final = {
     "Data": ("from", "codec"),
-    "Model": ("cell", "layers", "hidden", "dropout"),
+    "Model": ("cell", "layers", "hidden", "context", "dropout"),
     "Training": ("epochs", "minutes", "batch", "bptt", "learning-rate", "seed"),
     "Hardware": ("device", "precision"),
     "Run": ("name", "resume", "force", "score-test", "config", "save-config"),
@@ -93,6 +93,13 @@ FILE = click.Path(path_type=Path)
     type=WholeNumber(1, 4096),
     show_default="256",
     help="Units per layer.",
+)
+@click.option(
+    "--context",
+    type=click.Choice(tuple(CONTEXTS)),
+    show_default="all, for tunes with bars",
+    help="What the model reads besides tokens: the position in bar and section, what stood 1, 2, 4"
+    " and 8 bars ago (look-back), or both.",
 )
 @click.option("--dropout", type=DecimalNumber(0, 0.95), help="Dropout probability.")
 @click.option("--epochs", type=EPOCHS, help="Maximum passes over the training part.")

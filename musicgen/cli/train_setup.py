@@ -22,6 +22,7 @@ import click
 
 from musicgen.cli.config_file import is_on_command_line, read_settings, render_settings
 from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
+from musicgen.config import name_context
 from musicgen.errors import Mismatch, NotFound
 from musicgen.folder_contents import CONFIG
 
@@ -401,6 +402,7 @@ def _list_derived_options(dataset: Dataset, plan: Plan) -> dict[str, Any]:
         "cell": plan.model.cell,
         "layers": plan.model.layers,
         "hidden": plan.model.hidden,
+        "context": name_context(plan.model.context),
         "dropout": plan.model.dropout,
         "bptt": plan.training.bptt,
         "batch": plan.training.lanes,

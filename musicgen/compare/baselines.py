@@ -117,7 +117,11 @@ class FeedForward(SerializableModule):
         return DropoutMasks(None, (draw_dropout_mask(like, self.settings.dropout, generator),))
 
     def forward(
-        self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
+        self,
+        ids: Tensor,
+        state: RecurrentState | None = None,
+        masks: DropoutMasks | None = None,
+        context: Tensor | None = None,
     ) -> tuple[Tensor, RecurrentState]:
         """Return the logits of a window, and the state after it.
 
@@ -125,10 +129,12 @@ class FeedForward(SerializableModule):
             ids: (lane, window) int64.
             state: before the window; None is that before a tune.
             masks: None disables dropout.
+            context: not read.
 
         Returns:
             (lane, window, vocabulary) float32, and the new state.
         """
+        del context
         features, new_state = self.compute_features(
             send(ids, self.device), state or self.start(len(ids))
         )

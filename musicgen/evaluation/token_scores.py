@@ -51,7 +51,7 @@ class LaneStates:
         """Feed one id per lane, (lane,) int64; return the logits (lane, vocabulary) float64."""
         rows = []
         for lane, id_ in enumerate(ids.tolist()):
-            logits, self.states[lane] = self.engine.step([id_], None, self.states[lane])
+            logits, self.states[lane] = self.engine.step([id_], self.states[lane])
             rows.append(logits)
         return np.array(rows, np.float64)
 

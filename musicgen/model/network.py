@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
-from musicgen.config import ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, ModelSettings
 from musicgen.model.devices import limit_recurrent_precision, send
+from musicgen.tokens.score_context import FIELDS, count_field_values
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
@@ -71,7 +72,11 @@ class SequenceModel(Protocol):
         """Draw the dropout masks of one window, for all lanes; None without dropout."""
 
     def __call__(
-        self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
+        self,
+        ids: Tensor,
+        state: RecurrentState | None = None,
+        masks: DropoutMasks | None = None,
+        context: Tensor | None = None,
     ) -> tuple[Tensor, RecurrentState]:
         """Return the logits (lane, window, vocabulary), and the state after the last id."""
 
@@ -107,8 +112,19 @@ class LanguageModel(SerializableModule):
         self.settings = settings
         size, hidden = settings.embedding, settings.hidden
         self.embedding = nn.Embedding(settings.vocabulary_size, size)
+        self.context = nn.ModuleDict(
+            {
+                name: nn.Embedding(
+                    count_field_values(name, settings.vocabulary_size), CONTEXT_WIDTHS[name]
+                )
+                for name in settings.context_fields
+            }
+        )
+        self.columns = [FIELDS.index(name) for name in self.context]  # of a context tensor
+        self.lag_columns = [FIELDS.index(name) for name in settings.lags]
+        self.gates = nn.Linear(hidden, len(settings.lags)) if settings.lags else None
         self.layers = nn.ModuleList(
-            make_recurrent_layer(settings.cell, hidden if layer else size, hidden)
+            make_recurrent_layer(settings.cell, hidden if layer else settings.input_size, hidden)
             for layer in range(settings.layers)
         )
         needs_projection = settings.tied and size != hidden
@@ -129,6 +145,12 @@ class LanguageModel(SerializableModule):
             if linear is not None and linear.weight is not self.embedding.weight:
                 nn.init.normal_(linear.weight, 0, linear.in_features**-0.5, generator)
         nn.init.zeros_(self.head.bias)
+        for name, table in self.context.items():
+            assert isinstance(table, nn.Embedding)
+            nn.init.normal_(table.weight, 0, CONTEXT_WIDTHS[name] ** -0.5, generator)
+        if self.gates is not None:
+            nn.init.zeros_(self.gates.weight)
+            nn.init.zeros_(self.gates.bias)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +177,11 @@ class LanguageModel(SerializableModule):
         )
 
     def forward(
-        self, ids: Tensor, state: RecurrentState | None = None, masks: DropoutMasks | None = None
+        self,
+        ids: Tensor,
+        state: RecurrentState | None = None,
+        masks: DropoutMasks | None = None,
+        context: Tensor | None = None,
     ) -> tuple[Tensor, RecurrentState]:
         """Run the model over a window.
 
@@ -163,12 +189,17 @@ class LanguageModel(SerializableModule):
             ids: (lane, window) int64, of one tune per lane.
             state: returned for the previous window; None is zero.
             masks: from `draw_masks` in training; None disables dropout.
+            context: (lane, window, field) int64, the score context before each next id; needed by a
+                model that reads fields of it.
 
         Returns:
             The logits (lane, window, vocabulary) float32, or bfloat16 under autocast, and the state
             after the last id.
         """
         values = self.look_up_embeddings(send(ids, self.device).t(), masks)
+        if self.context and context is not None:
+            context = send(context, self.device).transpose(0, 1)
+            values = torch.cat([values, *self.look_up_context(context)], -1)
         new_state = []
         for number, (layer, before) in enumerate(
             zip(self.layers, state or self.start(len(ids)), strict=True)
@@ -177,7 +208,10 @@ class LanguageModel(SerializableModule):
             new_state.append(after)
             if masks is not None:
                 values = values * masks.outputs[number]
-        return self.compute_logits(values).transpose(0, 1), tuple(new_state)
+        logits = self.compute_logits(values)
+        if self.gates is not None and context is not None:
+            logits = self.add_gates(logits, values, context[..., self.lag_columns])
+        return logits.transpose(0, 1), tuple(new_state)
 
     def look_up_embeddings(self, ids: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return the embeddings of ids (...) int64, (..., embedding) float32."""
@@ -185,6 +219,29 @@ class LanguageModel(SerializableModule):
         if masks is None or masks.embedding is None:
             return values
         return values * functional.embedding(ids, masks.embedding)
+
+    def look_up_context(self, context: Tensor) -> list[Tensor]:
+        """Return the embeddings of the fields that the model reads, (..., width) float32 each.
+
+        Args:
+            context: (..., field) int64.
+        """
+        return [
+            table(context[..., column])
+            for column, table in zip(self.columns, self.context.values(), strict=True)
+        ]
+
+    def add_gates(self, logits: Tensor, outputs: Tensor, seen: Tensor) -> Tensor:
+        """Add to the logit of each event that a lag looked up what the gate of the lag says.
+
+        Args:
+            logits: (window, lane, vocabulary).
+            outputs: (window, lane, hidden) of the last layer.
+            seen: (window, lane, lag) int64, the id + 1 looked up; 0 where there was none.
+        """
+        assert self.gates is not None
+        gates = self.gates(outputs).to(logits.dtype) * (seen > 0)
+        return logits.scatter_add(2, (seen - 1).clamp(min=0), gates)
 
     def compute_logits(self, outputs: Tensor) -> Tensor:
         """Return the logits of outputs of the last layer, (..., hidden) float32."""

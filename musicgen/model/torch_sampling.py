@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from musicgen.model.devices import has_bf16
-from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine
+from musicgen.sampling.batch_sampler import add_gates
+from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, EngineState, NumpyEngine
 from musicgen.sampling.noise import Ids
+from musicgen.tokens.score_context import ContextLanes
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 StepFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]  # gates, h, c; updates h and c
@@ -46,7 +48,13 @@ class TorchBatchEngine:
         layers = len(engine.cells)
         self.hidden_states = self._make_zeros(lanes, layers * self.hidden)  # each layer's h
         self.cell_states = self._make_zeros(layers, lanes, self.hidden)  # each layer's c
-        self.table = self._to_float_tensor(engine.whole_table)
+        self.engine = engine
+        self.table = self._to_float_tensor(engine.event_rows.whole)
+        table = engine.context_table
+        self.contexts = None if table is None else ContextLanes(table, lanes)
+        self.context_tables = [
+            (index, self._to_float_tensor(rows.whole)) for index, rows in engine.context_rows
+        ]
         self.biases = [
             self._to_float_tensor(_make_sum_bias(cell, first=not n))
             for n, cell in enumerate(self.cells)
@@ -70,26 +78,46 @@ class TorchBatchEngine:
         """Transpose a matrix (rows, inputs) to (inputs, rows), in the dtype of products."""
         return self._to_float_tensor(weight.T).to(self.dtype)
 
-    def set_state(self, lane: int, state: NDArray[np.float32]) -> None:
-        """Set a lane to a state of the one-tune engine, (layer, part, hidden) float32."""
-        tensor = self._to_float_tensor(state)
+    def set_state(self, lane: int, state: EngineState) -> None:
+        """Set a lane to a state of the one-tune engine."""
+        if self.contexts is not None and state.context is not None:
+            self.contexts.set_context(lane, state.context)
+        tensor = self._to_float_tensor(state.layers)
         self.hidden_states[lane] = tensor[:, 0].flatten()
         if tensor.shape[1] > 1:
             self.cell_states[:, lane] = tensor[:, 1]
 
     def select_lanes(self, lane_indices: Ids) -> None:
         """Keep some of the lanes; lane_indices is (lane,) int64."""
+        if self.contexts is not None:
+            self.contexts.select_lanes(lane_indices)
         index = torch.from_numpy(lane_indices).to(self.device)
         self.hidden_states, self.cell_states = self.hidden_states[index], self.cell_states[:, index]
 
     @torch.inference_mode()
     def step(self, ids: Ids) -> NDArray[np.float32]:
         """Feed one id to each lane, (lane,) int64; return the logits, (lane, live) float32."""
-        size = self.hidden
+        size, fields = self.hidden, None
+        if self.contexts is not None:
+            self.contexts.take(ids)
+            fields = self.contexts.compute_fields()
+        rows = self._sum_rows(ids, fields)
         for number, step in enumerate(self.steps):
             hidden = self.hidden_states[:, number * size : (number + 1) * size]
-            step(self._sum_gates(number, ids), hidden, self.cell_states[number])
-        return self.compute_logits(hidden).cpu().numpy()
+            step(self._sum_gates(number, rows), hidden, self.cell_states[number])
+        logits: NDArray[np.float32] = self.compute_logits(hidden).cpu().numpy()
+        if fields is not None and self.engine.gates is not None:
+            add_gates(logits, self.engine, hidden.cpu().numpy(), fields)
+        return logits
+
+    def _sum_rows(self, ids: Ids, fields: Ids | None) -> Tensor:
+        """Return the inputs of the first layer's gates, (lane, rows): of the ids and contexts."""
+        rows = functional.embedding(torch.from_numpy(ids).to(self.device), self.table)
+        if fields is not None:
+            values = torch.from_numpy(fields).to(self.device)
+            for index, table in self.context_tables:
+                rows += functional.embedding(values[:, index], table)
+        return rows
 
     def compute_logits(self, output: Tensor) -> Tensor:
         """Return the logits (lane, live) of the last layer's outputs (lane, hidden), float32."""
@@ -97,12 +125,11 @@ class TorchBatchEngine:
             output = output.to(self.dtype) @ self.narrow
         return (output.to(self.dtype) @ self.head).float() + self.head_bias
 
-    def _sum_gates(self, number: int, ids: Ids) -> Tensor:
+    def _sum_gates(self, number: int, rows: Tensor) -> Tensor:
         """Return the gate inputs of a layer, (lane, rows), without those that a GRU resets."""
         hidden, weight = self.hidden, self.weights[number]
         is_gru = isinstance(self.cells[number], GRU)
         if number == 0:
-            rows = functional.embedding(torch.from_numpy(ids).to(self.device), self.table)
             return (
                 rows if is_gru else self._multiply_add(rows, self.hidden_states[:, :hidden], weight)
             )

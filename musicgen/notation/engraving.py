@@ -35,7 +35,7 @@ from musicgen.notation.note_values import NoteValue, TimedNoteValue, notate_bar,
 
 BARS_PER_LINE: Final = 4
 MAX_FIFTHS: Final = 7  # accidentals in a key signature
-LONGEST_BAR: Final = 256 * STEPS_PER_QUARTER  # steps; engraving time is quadratic in it
+LONGEST_BAR: Final = 384 * STEPS_PER_QUARTER  # steps; engraving time is quadratic in it
 MAX_CHORDS_PER_BAR: Final = 1_024  # in all parts, for the same reason
 MAX_WRITTEN_SYMBOLS: Final = 200_000  # notes and rests in a file
 MAX_ENGRAVED_SYMBOLS: Final = 30_000  # notes and rests in an image: about 30 s and 10 MB

@@ -23,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from musicgen.sampling.compiled_sampler import CompiledSampler, HeaderState
-from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, NumpyEngine, sigmoid
+from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, EngineState, NumpyEngine, sigmoid
 from musicgen.sampling.generate import Generated, generate_tune, get_pinned_start
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Floats, Ids, Keys, Noise, gumbel_noise, hash_combine_arrays
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.compiled_grammar import GrammarPosition
+from musicgen.tokens.score_context import ContextLanes
 
 Array = np.ndarray
 
@@ -37,8 +38,8 @@ Array = np.ndarray
 class BatchEngine(Protocol):
     """An engine over lanes: tunes at different positions, each with its own state."""
 
-    def set_state(self, lane: int, state: Array) -> None:
-        """Set a lane to a state of the one-tune engine: (layer, part, hidden) float32."""
+    def set_state(self, lane: int, state: EngineState) -> None:
+        """Set a lane to a state of the one-tune engine."""
 
     def step(self, ids: Ids) -> Array:
         """Feed one id per lane, (lane,) int64; return the logits (lane, live) float32."""
@@ -151,23 +152,39 @@ class NumpyBatchEngine:
         self.biases = [_scale_rows(cell, cell.bias) for cell in engine.cells]
         self.outputs: Array = np.zeros((lanes, self.hidden * len(self.layers)), kind)  # each h
         self.states: Array = np.zeros((len(self.layers), lanes, self.hidden), kind)  # each c
-        self.table: Array = _scale_rows(engine.cells[0], engine.whole_table.T).T.copy()
+        first, table = engine.cells[0], engine.context_table
+        self.table: Array = _scale_rows(first, engine.event_rows.whole.T).T.copy()
+        self.contexts = None if table is None else ContextLanes(table, lanes)
+        self.context_tables: list[tuple[int, Array]] = [
+            (index, _scale_rows(first, rows.whole.T).T.copy())
+            for index, rows in engine.context_rows
+        ]
         self.scratch = [np.empty((lanes, len(bias)), kind) for bias in self.biases]
 
-    def set_state(self, lane: int, state: Array) -> None:
-        """Set a lane to a state of the one-tune engine: (layer, part, hidden) float32."""
-        self.outputs[lane] = state[:, 0].ravel()
-        if state.shape[1] > 1:
-            self.states[:, lane] = state[:, 1]
+    def set_state(self, lane: int, state: EngineState) -> None:
+        """Set a lane to a state of the one-tune engine."""
+        self.outputs[lane] = state.layers[:, 0].ravel()
+        if state.layers.shape[1] > 1:
+            self.states[:, lane] = state.layers[:, 1]
+        if self.contexts is not None and state.context is not None:
+            self.contexts.set_context(lane, state.context)
 
     def select_lanes(self, lanes: Ids) -> None:
         """Keep some of the lanes, by index: (lane,) int64."""
         self.outputs, self.states = self.outputs[lanes], self.states[:, lanes]
         self.scratch = [scratch[: len(lanes)] for scratch in self.scratch]
+        if self.contexts is not None:
+            self.contexts.select_lanes(lanes)
 
     def step(self, ids: Ids) -> Array:
         """Feed one id per lane, (lane,) int64; return the logits (lane, live) float32."""
         size = self.hidden
+        rows = self.table[ids]
+        if self.contexts is not None:
+            self.contexts.take(ids)
+            fields = self.contexts.compute_fields()
+            for index, table in self.context_tables:
+                rows += table[fields[:, index]]
         for number, layer in enumerate(self.layers):
             z, output = self.scratch[number], self.outputs[:, number * size : (number + 1) * size]
             if number:
@@ -177,12 +194,32 @@ class NumpyBatchEngine:
                 np.dot(inputs, self.weights[number], out=z)
                 z += self.biases[number]
             elif isinstance(layer, GRULayer):
-                np.take(self.table, ids, axis=0, out=z)
+                z[:] = rows
             else:
                 np.dot(output, self.weights[0], out=z)
-                z += self.table[ids]
+                z += rows
             layer.step(z, output, self.states[number])
-        return self.engine.logits_of(output)
+        logits = self.engine.logits_of(output)
+        if self.engine.gates is not None:
+            add_gates(logits, self.engine, output, fields)
+        return logits
+
+
+def add_gates(logits: Array, engine: NumpyEngine, outputs: Array, fields: Ids) -> None:
+    """Add to the logits of the events that lags looked up what the gates of the lags say.
+
+    Args:
+        logits: (lane, live) float32, changed in place.
+        engine: with gates.
+        outputs: (lane, hidden) float32 of the last layer.
+        fields: (lane, field) int64, the score contexts.
+    """
+    assert engine.gates is not None
+    gates = outputs @ engine.gates.T + engine.gate_bias
+    for lag, index in enumerate(engine.lag_indices):
+        columns = engine.columns[fields[:, index]]
+        lanes = np.flatnonzero(columns >= 0)
+        logits[lanes, columns[lanes]] += gates[lanes, lag]
 
 
 def _scale_rows(cell: Cell, rows: Array) -> Array:

@@ -97,7 +97,7 @@ class CompiledSampler:
             columns, hashes = self.legal_columns(position)
             column = int(columns[0])
             if len(columns) > 1:  # what must come is fed together with what is drawn after it
-                logits, state = self.restricted_engine.step(ids[fed:], None, state)
+                logits, state = self.restricted_engine.step(ids[fed:], state)
                 fed = len(ids)
                 column = self.decide(logits, columns, hashes, header.key, position)
             position = automaton.follow(position, column)
@@ -106,7 +106,7 @@ class CompiledSampler:
 
     def replay(self, header: HeaderState, ids: Sequence[int]) -> Floats:
         """Return the logits after the ids that a tune went on with."""
-        logits, _ = self.restricted_engine.step((*header.ids[-1:], *ids), None, header.state)
+        logits, _ = self.restricted_engine.step((*header.ids[-1:], *ids), header.state)
         return logits
 
     def decide(

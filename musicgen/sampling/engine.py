@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from musicgen.checkpoint import Checkpoint, Weights
-from musicgen.config import ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, ModelSettings
 from musicgen.errors import InvalidValue
+from musicgen.tokens.score_context import FIELDS, ContextTable, ScoreContext
 
 Array = np.ndarray
 
@@ -156,12 +157,11 @@ class Engine(Protocol):
     def start(self) -> State:
         """Return the state before a tune."""
 
-    def step(self, ids: Sequence[int], context: object, state: State) -> tuple[np.ndarray, State]:
+    def step(self, ids: Sequence[int], state: State) -> tuple[np.ndarray, State]:
         """Feed ids one after another.
 
         Args:
             ids: token ids, at least one.
-            context: the score context at the last id; a model may ignore it.
             state: the state before the ids; it is not changed.
 
         Returns:
@@ -169,8 +169,44 @@ class Engine(Protocol):
         """
 
 
+class EngineState(NamedTuple):
+    """The state of a NumPy engine between two ids; it is never changed."""
+
+    layers: Array  # (layer, part, hidden) float32
+    context: ScoreContext | None  # of a model that reads it
+
+
+class RowTable:
+    """The projections of embeddings by a part of a matrix, filled when a row is first used.
+
+    Args:
+        embeddings: (row, width) float32.
+        weight: (rows of the projection, width) float32.
+        bias: (rows of the projection,) float32.
+    """
+
+    def __init__(self, embeddings: Array, weight: Array, bias: Array | float = 0.0) -> None:
+        self.embeddings, self.weight, self.bias = embeddings, weight, bias
+        self.rows = np.empty((len(embeddings), len(weight)), embeddings.dtype)
+        self.is_filled = [False] * len(embeddings)
+
+    def __getitem__(self, index: int) -> Array:
+        """Return the projection of a row, (rows of the projection,) float32."""
+        if not self.is_filled[index]:
+            self.rows[index] = self.weight @ self.embeddings[index] + self.bias
+            self.is_filled[index] = True
+        return self.rows[index]  # type: ignore[no-any-return]
+
+    @property
+    def whole(self) -> Array:
+        """The projections of all rows: (row, rows of the projection) float32."""
+        for index in np.flatnonzero(~np.array(self.is_filled)):
+            self[int(index)]
+        return self.rows
+
+
 class NumpyEngine:
-    """A trained model as an engine; its state is an array (layer, part, hidden)."""
+    """A trained model as an engine."""
 
     def __init__(self, settings: ModelSettings, weights: Weights, dtype: Any = np.float32) -> None:
         arrays = {name: np.ascontiguousarray(array, dtype) for name, array in weights.items()}
@@ -183,70 +219,89 @@ class NumpyEngine:
         self.narrow = arrays.get("narrow.weight")
         self.head = arrays.get("head.weight", self.embedding)  # (vocabulary, hidden or embedding)
         self.head_bias = arrays["head.bias"]
-        rows = len(self.cells[0].bias)
-        self.table = np.empty((settings.vocabulary_size, rows), dtype)
-        self.is_row_filled = [False] * settings.vocabulary_size
-        self.projected = np.empty(rows, dtype)
+        first, size = self.cells[0], settings.embedding
+        self.projected = np.empty(len(first.bias), dtype)
+        self.event_rows = RowTable(self.embedding, first.inputs[:, :size], first.bias)
+        self.context_table = ContextTable() if settings.context else None
+        self.context_rows: list[tuple[int, RowTable]] = []  # index of the field, and its rows
+        for name in settings.context_fields:
+            weight = first.inputs[:, size : (size := size + CONTEXT_WIDTHS[name])]
+            rows = RowTable(arrays[f"context.{name}.weight"], weight)
+            self.context_rows.append((FIELDS.index(name), rows))
+        self.gates, self.gate_bias = arrays.get("gates.weight"), arrays.get("gates.bias")
+        self.lag_indices = [FIELDS.index(name) for name in settings.lags]
+        # by id + 1: the column of the event in the logits; -1 for none and for 0, no event
+        self.columns = np.arange(-1, settings.vocabulary_size)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> NumpyEngine:
         """Make the engine of a checkpoint."""
         return cls(checkpoint.settings, checkpoint.weights)
 
-    def start(self) -> np.ndarray:
-        """Return the zero state before a tune: (layer, part, hidden) float32."""
+    def start(self) -> EngineState:
+        """Return the zero state before a tune."""
         shape = len(self.cells), self.cells[0].parts, self.settings.hidden
-        return np.zeros(shape, self.head_bias.dtype)
+        table = self.context_table
+        return EngineState(
+            np.zeros(shape, self.head_bias.dtype), None if table is None else ScoreContext(table)
+        )
 
-    def step(
-        self, ids: Sequence[int], context: object, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, ids: Sequence[int], state: EngineState) -> tuple[np.ndarray, EngineState]:
         """Feed ids one after another; see `Engine.step`.
 
         Returns:
-            The logits (vocabulary,) float32 of the next id, and the state (layer, part, hidden).
+            The logits (vocabulary,) float32 of the next id, and the state after the ids.
 
         Raises:
             InvalidValue: there are no ids.
         """
-        del context
         if not len(ids):
             raise InvalidValue("no ids were given to the model; a tune starts with the begin event")
-        state = state.copy()
+        layers, context = state.layers.copy(), state.context
+        fields: tuple[int, ...] = ()
         for id_ in ids:
-            self.advance(id_, state)
-        return self.logits_of(state[-1, 0]), state
+            if context is not None:
+                context = context.take(id_)
+                fields = context.compute_fields()
+            self.advance(id_, layers, fields)
+        logits = self.logits_of(layers[-1, 0])
+        if self.gates is not None:
+            self._add_gates(logits, layers[-1, 0], fields)
+        return logits, EngineState(layers, context)
 
     def restrict_vocabulary(self, ids: Sequence[int] | np.ndarray) -> NumpyEngine:
         """Return an engine whose logits are those of some ids: (live,) int64, in their order."""
         engine = copy(self)
         engine.head, engine.head_bias = self.head[ids], self.head_bias[ids]
+        engine.columns = np.full_like(self.columns, -1)
+        engine.columns[np.asarray(ids) + 1] = np.arange(len(ids))
         return engine
 
-    def advance(self, id_: int, state: np.ndarray) -> None:
-        """Feed one id, and advance the state (layer, part, hidden) float32 in place."""
+    def advance(self, id_: int, state: np.ndarray, fields: Sequence[int] = ()) -> None:
+        """Feed one id, and advance the state (layer, part, hidden) float32 in place.
+
+        Args:
+            id_: the id.
+            state: before and after it.
+            fields: the score context after the id, for a model that reads it.
+        """
         projected = self.projected
-        projected[:] = self.row(id_)
+        projected[:] = self.event_rows[id_]
+        for index, rows in self.context_rows:
+            projected += rows[fields[index]]
         for layer, cell in enumerate(self.cells):
             if layer:
                 np.dot(cell.inputs, state[layer - 1, 0], out=projected)
                 projected += cell.bias
             cell.step(projected, state[layer])
 
-    def row(self, id_: int) -> np.ndarray:
-        """Return the first layer's projected input (rows,) float32 for an id; it is cached."""
-        if not self.is_row_filled[id_]:
-            first = self.cells[0]
-            self.table[id_] = first.inputs @ self.embedding[id_] + first.bias
-            self.is_row_filled[id_] = True
-        return self.table[id_]  # type: ignore[no-any-return]
-
-    @property
-    def whole_table(self) -> np.ndarray:
-        """The first layer's projected input for each id: (vocabulary, rows) float32."""
-        for id_ in np.flatnonzero(~np.array(self.is_row_filled)):
-            self.row(int(id_))
-        return self.table
+    def _add_gates(self, logits: np.ndarray, output: np.ndarray, fields: Sequence[int]) -> None:
+        """Add to the logit of each event that a lag looked up what the gate of the lag says."""
+        gates = self.gates @ output + self.gate_bias
+        for gate, index in zip(gates, self.lag_indices, strict=True):
+            column = self.columns[fields[index]]
+            if column >= 0:
+                logits[column] += gate
 
     def logits_of(self, output: np.ndarray) -> np.ndarray:
         """Return the logits (..., vocabulary) of the last layer's output (..., hidden), float32."""
@@ -267,9 +322,9 @@ class RestrictedEngine:
         """Return the state before a tune."""
         return self.engine.start()
 
-    def step(self, ids: Sequence[int], context: object, state: State) -> tuple[np.ndarray, State]:
+    def step(self, ids: Sequence[int], state: State) -> tuple[np.ndarray, State]:
         """Feed ids; return the logits (live,) float32 of the restricted ids, and the state."""
-        logits, state = self.engine.step(ids, context, state)
+        logits, state = self.engine.step(ids, state)
         return logits[self.ids], state
 
 

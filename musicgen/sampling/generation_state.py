@@ -107,12 +107,11 @@ class GenerationState:
 
     def _run_engine(self) -> tuple[np.ndarray, State]:
         """Feed the last id; in the header, outputs come from the cache where it has them."""
-        context = self.walk.context
         if self.walk.header_events_read == len(HEADER_KINDS):
-            return self.engine.step(self.ids[-1:], context, self.state)
+            return self.engine.step(self.ids[-1:], self.state)
         ids = tuple(self.ids)
         if ids not in self.header_cache.engine_outputs:
-            self.header_cache.engine_outputs[ids] = self.engine.step(ids[-1:], context, self.state)
+            self.header_cache.engine_outputs[ids] = self.engine.step(ids[-1:], self.state)
         return self.header_cache.engine_outputs[ids]
 
     @property
@@ -162,7 +161,7 @@ class GenerationState:
         """Return the log-probability, in nats, of the requested header after an event."""
         if not self._is_restricted_from(header_position):
             return 0.0
-        logits, state = self.engine.step([id_], self.walk.context, state)
+        logits, state = self.engine.step([id_], state)
         logs = log_softmax(np.asarray(logits, dtype=np.float64))
         allowed = self.walk.rules.ids_of_kind(HEADER_KINDS[header_position])
         ways = [logs[i] + self._log_prob_of_request(i, state, header_position + 1) for i in allowed]

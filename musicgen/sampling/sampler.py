@@ -435,7 +435,7 @@ class GenericSampler:
         ids, candidates = [BEGIN_ID], list[int]()
         legal: tuple[int, ...] = ()
         while not walk.is_done and (max_ids is None or len(ids) <= max_ids):
-            logits, state = self.engine.step(ids[-1:], None, state)
+            logits, state = self.engine.step(ids[-1:], state)
             before, legal = legal, walk.legal_ids()
             if legal is not before:  # a text offers the same thousands each time
                 candidates = [id_ for id_ in legal if id_ in self.seen_ids] or list(legal)

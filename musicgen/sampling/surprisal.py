@@ -220,7 +220,7 @@ def measure_bits(engine: Engine, ids: Sequence[int]) -> npt.NDArray[np.float64]:
     state = engine.start()
     bits = np.empty(len(ids))
     for position, (previous_id, id_) in enumerate(zip((BEGIN_ID, *ids), ids, strict=False)):
-        logits, state = engine.step([previous_id], None, state)
+        logits, state = engine.step([previous_id], state)
         bits[position] = -log_softmax(np.asarray(logits, dtype=np.float64))[id_] / math.log(2)
     return bits
 

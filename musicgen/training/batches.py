@@ -16,8 +16,11 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import BoolArray, IntArray, TokenIds
+from musicgen.tokens.score_context import FIELDS, ContextFields, ContextTable, compute_contexts
 
 IGNORE_INDEX: Final = -100  # the target of padding
+CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
+MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 bytes each
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
 MAX_TRANSPOSITION: Final = 6  # semitones
 
@@ -29,6 +32,7 @@ class Window:
     inputs: IntArray  # (lane, window) int64
     targets: IntArray  # (lane, window) int64, IGNORE_INDEX at padding
     starts: BoolArray  # (lane,) whether a tune starts
+    context: IntArray | None = None  # (lane, window, field) int64, the score context at each target
 
     @property
     def token_count(self) -> int:
@@ -62,6 +66,38 @@ class _LaneIds(NamedTuple):
     inputs: TokenIds
     targets: TokenIds
     is_start: bool
+    context: ContextFields | None
+
+
+class ContextCache:
+    """The score contexts of training tunes, computed for many tunes at once and then kept.
+
+    Args:
+        tunes: the ids of each tune.
+    """
+
+    def __init__(self, tunes: Sequence[TokenIds]) -> None:
+        self.tunes = tunes
+        self.table = ContextTable()
+        self.contexts: dict[int, ContextFields] = {}
+        self.token_count = 0  # in `contexts`
+
+    def get(self, tune: int, upcoming: Sequence[int]) -> ContextFields:
+        """Return the contexts of a tune, (token, field) int16.
+
+        Args:
+            tune: index.
+            upcoming: indices of the tunes that will be needed next, the next one last.
+        """
+        if tune not in self.contexts:
+            if self.token_count > MAX_CACHED_CONTEXTS:
+                self.contexts, self.token_count = {}, 0
+            later = reversed(upcoming[-CONTEXT_CHUNK:])
+            chosen = [tune, *(index for index in later if index not in self.contexts)]
+            computed = compute_contexts([self.tunes[index] for index in chosen], self.table)
+            self.contexts.update(zip(chosen, computed, strict=True))
+            self.token_count += sum(map(len, computed))
+        return self.contexts[tune]
 
 
 class WindowStream:
@@ -74,6 +110,7 @@ class WindowStream:
         pitch_ranges: the ranges of ids that are pitches, from low to high (such as those of note-on
             and note-off events). If given, a tune is transposed by a new random number of semitones
             each time it is read.
+        contexts: of the same tunes, for a model that reads the score context.
     """
 
     def __init__(
@@ -82,8 +119,10 @@ class WindowStream:
         lanes: int,
         generator: np.random.Generator,
         pitch_ranges: Sequence[range] = (),
+        contexts: ContextCache | None = None,
     ) -> None:
         self.tunes = tunes
+        self.contexts = contexts
         self.generator = generator
         self.pitch_ranges = pitch_ranges
         self.queue: list[int] = []  # indices of this epoch's remaining tunes, the next one last
@@ -98,7 +137,10 @@ class WindowStream:
         for row, lane in enumerate(lanes):
             inputs[row, : len(lane.inputs)] = lane.inputs
             targets[row, : len(lane.targets)] = lane.targets
-        return Window(inputs, targets, np.array([lane.is_start for lane in lanes]))
+        starts = np.array([lane.is_start for lane in lanes])
+        return Window(
+            inputs, targets, starts, pad_contexts([lane.context for lane in lanes], width)
+        )
 
     def _read_lane(self, lane: int, length: int) -> _LaneIds:
         """Read the next ids of a lane's tune, or the first of the next tune."""
@@ -110,7 +152,11 @@ class WindowStream:
         self.positions[lane] = LanePosition(tune, semitones, stop)
         piece = self.tunes[tune][max(0, read - 1) : stop]
         ids = transpose_ids(piece, self.pitch_ranges, semitones)
-        return _LaneIds(ids[:-1], ids[1:], False) if read else _LaneIds(shift_right(ids), ids, True)
+        contexts = self.contexts
+        context = None if contexts is None else contexts.get(tune, self.queue)[read:stop]
+        if read:
+            return _LaneIds(ids[:-1], ids[1:], False, context)
+        return _LaneIds(shift_right(ids), ids, True, context)
 
     def _draw_transposition(self, ids: TokenIds) -> int:
         if not self.pitch_ranges:
@@ -185,6 +231,24 @@ def transpose_ids(ids: TokenIds, pitch_ranges: Sequence[range], semitones: int) 
     for pitches in pitch_ranges:
         transposed[(ids >= pitches.start) & (ids < pitches.stop)] += semitones
     return transposed
+
+
+def pad_contexts(contexts: Sequence[ContextFields | None], width: int) -> IntArray | None:
+    """Pad the contexts of lanes at their ends.
+
+    Args:
+        contexts: (token, field) int16 each, or None for all.
+        width: of the window, in tokens.
+
+    Returns:
+        (lane, width, field) int64.
+    """
+    padded = np.zeros((len(contexts), width, len(FIELDS)), np.int64)
+    for row, context in zip(padded, contexts, strict=True):
+        if context is None:
+            return None
+        row[: len(context)] = context
+    return padded
 
 
 def batch_whole_tunes(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.checkpoint import Checkpoint, Weights
-from musicgen.config import ModelSettings
+from musicgen.config import ModelSettings, name_context
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Mismatch
 from musicgen.music.arrays import IntArray
@@ -91,6 +91,7 @@ def adapt_model_settings(
     """
     for name, value in requested.items():
         base_value = getattr(base.settings, name)
+        base_value = name_context(base_value) if name == "context" else base_value
         if value not in (None, base_value):
             raise Mismatch(
                 f"--{name} {value}: {base.manifest.name} has {base_value}, and fine-tuning keeps"

@@ -13,14 +13,21 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from musicgen.config import ModelSettings
 from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes
+from musicgen.tokens.score_context import ContextTable, compute_contexts
+from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes, pad_contexts
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 
 BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
+
+
+def reads_context(model: SequenceModel) -> bool:
+    """Tell whether a model reads the score context."""
+    return isinstance(model.settings, ModelSettings) and bool(model.settings.context)
 
 
 def evaluate(
@@ -38,15 +45,24 @@ def evaluate(
         ranks: the processes; all of them must call this.
     """
     nats = np.zeros(len(tunes))
+    table = ContextTable() if reads_context(model) else None
     batches = batch_whole_tunes(tunes, BATCH_TUNES)
     for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
-        nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW)
+        contexts = None
+        if table is not None:
+            tunes_of_batch = [tunes[index] for index in chosen]
+            contexts = pad_contexts(compute_contexts(tunes_of_batch, table), inputs.shape[1])
+        nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW, contexts)
     return make_held_out_score(ranks.sum_array(nats), tunes, notes)
 
 
 @torch.no_grad()
 def compute_batch_nats(
-    model: SequenceModel, inputs: IntArray, targets: IntArray, window_length: int
+    model: SequenceModel,
+    inputs: IntArray,
+    targets: IntArray,
+    window_length: int,
+    contexts: IntArray | None = None,
 ) -> FloatArray:
     """Return the nats of each tune of a padded batch.
 
@@ -55,6 +71,7 @@ def compute_batch_nats(
         inputs: (tune, length) int64.
         targets: (tune, length) int64, IGNORE_INDEX at padding.
         window_length: ids per forward pass, which bounds the memory.
+        contexts: (tune, length, field) int64, for a model that reads the score context.
 
     Returns:
         (tune,) float64.
@@ -64,7 +81,8 @@ def compute_batch_nats(
     state = model.start(len(inputs))
     for first in range(0, inputs.shape[1], window_length):
         window = slice(first, first + window_length)
-        logits, state = model(torch.from_numpy(inputs[:, window]), state)
+        context = None if contexts is None else torch.from_numpy(contexts[:, window])
+        logits, state = model(torch.from_numpy(inputs[:, window]), state, context=context)
         window_targets = torch.from_numpy(targets[:, window]).to(device)
         losses = functional.cross_entropy(
             logits.flatten(0, 1).float(),

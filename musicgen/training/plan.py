@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from musicgen.checkpoint import Checkpoint
-from musicgen.config import MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
+from musicgen.config import CONTEXTS, MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
 from musicgen.corpus.split import split_position
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
@@ -45,7 +45,7 @@ SMALL_RUN_PATIENCE: Final = 3  # evaluations without improvement before a small 
 FEW_LANES: Final = 8
 MIN_UPDATES_FEW_LANES: Final = 4  # updates per epoch, with up to FEW_LANES lanes
 MIN_UPDATES_MANY_LANES: Final = 20  # updates per epoch, with more lanes
-WIDE_HIDDEN: Final = 256  # units; the rate of wider models falls as 1 / width (Yang et al., 2022)
+WIDE_HIDDEN: Final = 400  # units; the rate of wider models falls as 1 / width (Yang et al., 2022)
 MAX_LEARNING_RATES: Final = {"rnn": 1e-3, "irnn": 2e-4}  # cells without gates diverge above these
 
 
@@ -65,6 +65,7 @@ class TrainingOptions:
     seed: int = 1
     device: str = "auto"
     precision: str = "auto"
+    context: str | None = None  # one of CONTEXTS
 
     def __post_init__(self) -> None:
         for name, most in (("epochs", MOST_EPOCHS), ("minutes", MOST_MINUTES)):
@@ -80,9 +81,11 @@ class SizePreset:
     max_tokens: float  # largest corpus, in training tokens
     layers: int = 2
     hidden: int = 256
+    embedding: int | None = None  # None: as wide as the layers
     dropout: float = 0.3
     embedding_dropout: float = 0.1
     learning_rate: float = 3e-3
+    weight_decay: float = 0.02
     lanes: int = 32  # at most
     bptt: int = 48  # window length, in ids
     first_bptt: int = 0  # length of the first windows, in ids; 0: bptt
@@ -91,16 +94,32 @@ class SizePreset:
 
 
 FRESH_PRESETS: Final = (
-    SizePreset(8_000, 1, 256, 0.5, 0.2, epochs=60, min_tokens=60_000),
-    SizePreset(50_000, 1, 256, 0.5, 0.2, epochs=30, min_tokens=200_000),
-    SizePreset(250_000, 2, 256, 0.4, 0.1, epochs=20),
-    SizePreset(float("inf"), 2, 256, 0.2, 0.05, 7e-3, lanes=64, bptt=32, first_bptt=8),
+    SizePreset(8_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=60, min_tokens=60_000),
+    SizePreset(50_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=30, min_tokens=200_000),
+    SizePreset(250_000, dropout=0.4, epochs=20),
+    SizePreset(
+        float("inf"),
+        hidden=400,
+        embedding=192,
+        dropout=0.5,
+        embedding_dropout=0.12,
+        weight_decay=0.1,
+        lanes=64,
+        bptt=64,
+    ),
 )
 FINE_TUNE_PRESETS: Final = (
     SizePreset(
         50_000, dropout=0.5, embedding_dropout=0.2, learning_rate=5e-4, epochs=60, min_tokens=25_000
     ),
-    SizePreset(float("inf"), learning_rate=1e-3, min_tokens=25_000),
+    SizePreset(
+        float("inf"),
+        dropout=0.5,
+        embedding_dropout=0.12,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        min_tokens=25_000,
+    ),
 )
 
 
@@ -190,6 +209,7 @@ def make_plan(
             lanes=lanes,
             bptt=bptt,
             first_bptt=min(preset.first_bptt, bptt),
+            weight_decay=preset.weight_decay,
             learning_rate=options.learning_rate or _choose_learning_rate(preset, model),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
@@ -231,12 +251,18 @@ def _make_fresh_settings(
     preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
     hidden = options.hidden or preset.hidden
+    has_bars = find_codec(dataset.codec).has_bars
+    if options.context not in (None, "none") and not has_bars:
+        raise InvalidValue(
+            f"--context {options.context}: codec {dataset.codec} has no bars; leave --context out"
+        )
     return ModelSettings(
         vocabulary_size=dataset.vocabulary_size,
         cell=options.cell or "lstm",
         layers=options.layers or preset.layers,
         hidden=hidden,
-        embedding=hidden,
+        embedding=min(preset.embedding or hidden, hidden),
+        context=CONTEXTS[options.context or ("all" if has_bars else "none")],
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
     )
@@ -245,7 +271,7 @@ def _make_fresh_settings(
 def _make_adapted_settings(
     base: Checkpoint, preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
-    requested = {name: getattr(options, name) for name in ("cell", "layers", "hidden")}
+    requested = {name: getattr(options, name) for name in ("cell", "layers", "hidden", "context")}
     return replace(
         fine_tune.adapt_model_settings(base, dataset.vocabulary_size, requested),
         dropout=preset.dropout if options.dropout is None else options.dropout,

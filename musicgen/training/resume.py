@@ -29,7 +29,13 @@ from musicgen.checkpoint import (
     get_package_versions,
     load_one,
 )
-from musicgen.config import MOST_EVENTS, MOST_TOKENS, ModelSettings, TrainingSettings
+from musicgen.config import (
+    MOST_EVENTS,
+    MOST_TOKENS,
+    ModelSettings,
+    TrainingSettings,
+    name_context,
+)
 from musicgen.corpus.store import Dataset
 from musicgen.errors import DamagedCheckpoint, InvalidValue, Mismatch
 from musicgen.folder_contents import MANIFEST
@@ -43,6 +49,7 @@ PLAN_FIELDS: Final = {
     "cell": ("model", "cell"),
     "layers": ("model", "layers"),
     "hidden": ("model", "hidden"),
+    "context": ("model", "context"),
     "dropout": ("model", "dropout"),
     "bptt": ("training", "bptt"),
     "batch": ("training", "lanes"),
@@ -210,7 +217,8 @@ class SavedRun:
             return self.run_record["codec"]
         if flag in PLAN_FIELDS:
             table, name = PLAN_FIELDS[flag]
-            return self.run_record["plan"][table][name]
+            value = self.run_record["plan"][table].get(name)
+            return name_context(value or "") if name == "context" else value
         return self.requested_options.get(flag)
 
     def refuse_other_corpus(self, dataset: Dataset) -> None:

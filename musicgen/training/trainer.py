@@ -32,9 +32,9 @@ from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
 from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
 from musicgen.music.arrays import TokenIds
-from musicgen.training.batches import Window, WindowStream
+from musicgen.training.batches import ContextCache, Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
-from musicgen.training.heldout_loss import evaluate
+from musicgen.training.heldout_loss import evaluate, reads_context
 from musicgen.training.run_folder import AnyArray, Arrays
 
 
@@ -224,7 +224,10 @@ class Trainer:
         self.epoch_tokens = sum(len(ids) for ids in train)
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
-        self.window_stream = WindowStream(train, settings.lanes, generator, transposed_ranges)
+        contexts = ContextCache(train) if reads_context(model) else None
+        self.window_stream = WindowStream(
+            train, settings.lanes, generator, transposed_ranges, contexts
+        )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
         self.read_interval = 1 if model.device.type == "cpu" else READ_INTERVAL
@@ -323,7 +326,12 @@ class Trainer:
         state = reset_lanes(self.state or self.model.start(len(inputs)), starts)
         with autocast(device, self.settings.precision):
             logits, state = self.wrapped_model(
-                inputs, state, masks and masks.select_lanes(self.lanes)
+                inputs,
+                state,
+                masks and masks.select_lanes(self.lanes),
+                None
+                if window.context is None
+                else to_staged_tensor(window.context[self.lanes], device),
             )
         losses = functional.cross_entropy(
             logits.transpose(0, 1).flatten(0, 1).float(), targets.t().flatten(), reduction="sum"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,16 +46,17 @@ class CountingEngine(NumpyEngine):
 
     progress: ProgressWriter | None = None
 
-    def advance(self, id_: int, state: Float32Array) -> None:
+    def advance(self, id_: int, state: Float32Array, fields: Sequence[int] = ()) -> None:
         """Feed one token id, and report a bar line.
 
         Args:
             id_: the token id.
             state: (layer, part, hidden) float32, replaced by the next state.
+            fields: the score context after the id, for a model that reads it.
         """
         if id_ == _BAR and self.progress is not None:
             self.progress.count_bar()
-        super().advance(id_, state)
+        super().advance(id_, state, fields)
 
 
 @dataclass(frozen=True, repr=False)

@@ -23,16 +23,22 @@ CPU = torch.device("cpu")
 
 
 def check_logits(
-    cell: str, layers: int, device: torch.device, dtype: torch.dtype, tolerance: float
+    cell: str,
+    layers: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    tolerance: float,
+    context: str = "none",
 ) -> None:
-    engine = random_engine(cell, layers).restrict_vocabulary(LIVE)
+    engine = random_engine(cell, layers, context).restrict_vocabulary(LIVE)
     check_lanes(TorchBatchEngine(engine, LANES, device, dtype), engine, tolerance)
 
 
+@pytest.mark.parametrize("context", ["none", "all"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_logits_equal_those_of_the_one_tune_engine(cell: str, layers: int) -> None:
-    check_logits(cell, layers, CPU, torch.float32, 1e-5)
+def test_logits_equal_those_of_the_one_tune_engine(cell: str, layers: int, context: str) -> None:
+    check_logits(cell, layers, CPU, torch.float32, 1e-5, context)
 
 
 def test_bfloat16_logits_are_close() -> None:

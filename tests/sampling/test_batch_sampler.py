@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from musicgen.checkpoint import weight_shapes
-from musicgen.config import ModelSettings
+from musicgen.config import CONTEXTS, ModelSettings
 from musicgen.music.theory import Meter
 from musicgen.sampling import batch_sampler
 from musicgen.sampling.batch_sampler import BatchSampler, NumpyBatchEngine
@@ -33,9 +33,11 @@ ASKED = [
 
 
 def random_engine(
-    cell: str, layers: int = 2, embedding: int = 12, scale: float = 0.4
+    cell: str, layers: int = 2, context: str = "none", embedding: int = 12, scale: float = 0.4
 ) -> NumpyEngine:
-    settings = ModelSettings(len(MEASURES), cell, layers, hidden=20, embedding=embedding)
+    settings = ModelSettings(
+        len(MEASURES), cell, layers, hidden=20, embedding=embedding, context=CONTEXTS[context]
+    )
     rng = np.random.default_rng(7)
     return NumpyEngine(settings, {
         name: (rng.normal(size=shape) * scale).astype(np.float32)
@@ -63,10 +65,11 @@ def one_by_one(sampler: Sampler, options: SamplingOptions, count: int) -> dict[i
     return {n: [0, *sampler.sample_encoded(options, Noise(3, n)).ids] for n in range(count)}
 
 
+@pytest.mark.parametrize("context", ["none", "all"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
-def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int) -> None:
-    engine = random_engine(cell, layers).restrict_vocabulary(LIVE)
+def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int, context: str) -> None:
+    engine = random_engine(cell, layers, context).restrict_vocabulary(LIVE)
     check_lanes(NumpyBatchEngine(engine, LANES), engine, 1e-5)
 
 
@@ -77,9 +80,11 @@ def test_the_tunes_of_folk_are_those_drawn_alone(options: SamplingOptions) -> No
     assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 
 
+@pytest.mark.parametrize("context", ["none", "all"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str) -> None:
-    sampler, options = Sampler(random_engine(cell), SEEN_IDS), SamplingOptions(bars=4)
+def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str, context: str) -> None:
+    sampler = Sampler(random_engine(cell, context=context), SEEN_IDS)
+    options = SamplingOptions(bars=4)
     assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -8,10 +9,14 @@ import pytest
 import torch
 
 from musicgen.checkpoint import round_to_float16
-from musicgen.config import BEGIN_ID, CELLS, ModelSettings
+from musicgen.config import BEGIN_ID, CELLS, CONTEXTS, ModelSettings
 from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.sampling.engine import Engine, NumpyEngine
+from musicgen.tokens.constraints import Rules
+from musicgen.tokens.score_context import ContextTable, compute_contexts
+from musicgen.tokens.vocabulary import MEASURES
+from tests.random_walks import MELODY_IDS, walk_rules
 
 IDS = [BEGIN_ID, 3, 9, 3, 1, 12, 7, 7]
 
@@ -37,33 +42,59 @@ def test_equals_the_network(
         expected = model(torch.tensor([IDS]))[0][0].numpy()
     state = engine.start()
     for number, wanted in zip(IDS, expected, strict=True):
-        logits, state = engine.step([number], None, state)
+        logits, state = engine.step([number], state)
         np.testing.assert_allclose(logits, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("context", list(CONTEXTS))
+@pytest.mark.parametrize("cell", CELLS)
+def test_equals_the_network_with_the_score_context(cell: str, context: str) -> None:
+    settings = ModelSettings(
+        len(MEASURES), cell=cell, hidden=8, embedding=5, context=CONTEXTS[context]
+    )
+    model = LanguageModel(settings, torch.Generator().manual_seed(7)).double()
+    if model.gates is not None:
+        torch.nn.init.normal_(model.gates.weight, 0, 0.5, torch.Generator().manual_seed(8))
+    engine = NumpyEngine(settings, model.copy_weights(), np.float64)
+    tune = walk_rules(Rules(allowed_ids=MELODY_IDS, max_bars=8), random.Random(5))
+    fields = compute_contexts([np.array(tune)], ContextTable())[0].astype(np.int64)
+    ids = [BEGIN_ID, *tune[:-1]]
+    with torch.no_grad():
+        logits, _ = model(torch.tensor([ids]), context=torch.from_numpy(fields)[None])
+    state = engine.start()
+    live = [3, 500, 12, 700]
+    restricted = engine.restrict_vocabulary(live)
+    for id_, wanted in zip(ids, logits[0].numpy(), strict=True):
+        few, _ = restricted.step([id_], state)
+        each, state = engine.step([id_], state)
+        np.testing.assert_allclose(each, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(few, each[live], rtol=0, atol=1e-9)
 
 
 def test_many_ids_at_once_are_the_same_as_one_after_another() -> None:
     _, engine = make()
-    at_once, last = engine.step(IDS, None, engine.start())
+    at_once, last = engine.step(IDS, engine.start())
     state = engine.start()
     for number in IDS:
-        logits, state = engine.step([number], None, state)
+        logits, state = engine.step([number], state)
     assert np.array_equal(at_once, logits)
-    assert np.array_equal(last, state)
+    assert np.array_equal(last.layers, state.layers)
+    assert last.context == state.context
 
 
 def test_an_old_state_still_holds() -> None:
     _, engine = make()
-    _, state = engine.step(IDS, None, engine.start())
-    first, _ = engine.step([4], None, state)
-    engine.step([5], None, state)
-    again, _ = engine.step([4], None, state)
+    _, state = engine.step(IDS, engine.start())
+    first, _ = engine.step([4], state)
+    engine.step([5], state)
+    again, _ = engine.step([4], state)
     assert np.array_equal(first, again)
 
 
 def test_no_ids_are_refused() -> None:
     engine: Engine = make()[1]
     with pytest.raises(InvalidValue, match="no ids were given to the model"):
-        engine.step([], None, engine.start())
+        engine.step([], engine.start())
 
 
 def test_no_torch_is_imported() -> None:

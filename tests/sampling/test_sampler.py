@@ -104,8 +104,8 @@ def test_a_small_change_keeps_the_noise() -> None:
 class HeaderEngine(RandomEngine):
     """After 2/2 a reel is sure, after 6/8 a jig; 6/8 is the likelier meter."""
 
-    def step(self, ids: Sequence[int], context: object, state: Any) -> tuple[np.ndarray, Any]:
-        logits, _ = super().step(ids, context, None)
+    def step(self, ids: Sequence[int], state: Any) -> tuple[np.ndarray, Any]:
+        logits, _ = super().step(ids, None)
         name = MEASURES.names[ids[-1]]
         state = name if name.startswith("meter") else state
         favoured = {"meter=2/2": "rhythm=reel", "meter=6/8": "rhythm=jig"}.get(str(state))

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from musicgen.config import CONTEXTS
 from musicgen.corpus.split import assign_splits
 from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.errors import InvalidValue
 from musicgen.training.plan import (
     MIN_GROUPS_FOR_TEST,
     MIN_VALID_GROUPS,
@@ -122,8 +124,9 @@ def test_lanes_and_tokens_depend_on_the_corpus(count: int, lanes: int, epochs: i
 
 def test_large_corpus_gets_the_default_model() -> None:
     plan = make_plan(make_dataset(100, length=4000), TrainingOptions())
-    assert (plan.model.layers, plan.model.hidden, plan.training.lanes) == (2, 256, 64)
-    assert (plan.training.first_bptt, plan.training.bptt) == (8, 32)
+    assert (plan.model.layers, plan.model.hidden, plan.training.lanes) == (2, 400, 64)
+    assert (plan.training.first_bptt, plan.training.bptt) == (0, 64)
+    assert plan.model.context == CONTEXTS["all"]
     assert not plan.guarded
     assert plan.training.evaluate_every == 0
 
@@ -131,7 +134,7 @@ def test_large_corpus_gets_the_default_model() -> None:
 @pytest.mark.parametrize(
     ("options", "rate"),
     [
-        ({}, 7e-3), ({"hidden": 128}, 7e-3), ({"hidden": 512}, 3.5e-3), ({"cell": "gru"}, 7e-3),
+        ({}, 3e-3), ({"hidden": 128}, 3e-3), ({"hidden": 800}, 1.5e-3), ({"cell": "gru"}, 3e-3),
         ({"cell": "rnn"}, 1e-3), ({"cell": "irnn"}, 2e-4),
         ({"cell": "irnn", "learning_rate": 0.01}, 0.01),
     ],
@@ -143,9 +146,13 @@ def test_wide_models_and_cells_without_gates_get_lower_rates(
     assert plan.training.learning_rate == pytest.approx(rate)
 
 
-def test_first_windows_are_not_longer_than_bptt() -> None:
-    plan = make_plan(make_dataset(100, length=4000), TrainingOptions(bptt=4))
-    assert (plan.training.first_bptt, plan.training.bptt) == (4, 4)
+def test_context_is_for_tunes_with_bars() -> None:
+    texts, tunes = make_dataset(5, codec="text"), make_dataset(5)
+    assert make_plan(texts, TrainingOptions()).model.context == ""
+    for name, fields in CONTEXTS.items():
+        assert make_plan(tunes, TrainingOptions(context=name)).model.context == fields
+    with pytest.raises(InvalidValue, match="codec text has no bars; leave --context out"):
+        make_plan(texts, TrainingOptions(context="all"))
 
 
 def test_options_override_the_preset() -> None:
