@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -70,6 +70,11 @@ Weights = dict[str, np.ndarray]  # by name, float32 in memory; shapes as in weig
 Tonics = dict[
     Annotated[str, Meta(pattern=rf"^({'|'.join(MODES)})\Z")],
     dict[Annotated[str, Meta(pattern=r"^[A-G](#|b)?\Z")], Annotated[int, Meta(ge=1, le=2**53)]],
+]
+
+
+SamplingDefaults = dict[  # the values of sampling options that a request leaves out
+    Literal["temperature", "top_p", "min_p"], Annotated[float, Meta(ge=0, le=10)]
 ]
 
 
@@ -146,6 +151,7 @@ class ManifestTable(FilesTable):
     scores: ScoresTable
     training: dict[str, Any]  # shown, never used
     packages: dict[str, str]
+    sampling: SamplingDefaults = {}
 
 
 def check_name(name: str) -> None:
@@ -168,6 +174,7 @@ class Manifest:
     scores: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)  # settings and seed of the run
     packages: Mapping[str, str] = field(default_factory=dict)  # versions
+    sampling: Mapping[str, float] = field(default_factory=dict)  # options that are not given
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -503,6 +510,7 @@ def _build_manifest(body: Mapping[str, Any]) -> Manifest:
         scores=body["scores"],
         training=body["training"],
         packages=body["packages"],
+        sampling=body.get("sampling", {}),
     )
 
 

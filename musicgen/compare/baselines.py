@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from musicgen.config import BEGIN_ID, CELLS, ModelSettings, TrainingSettings
+from musicgen.config import BEGIN_ID, CELLS, CONTEXTS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
@@ -229,6 +229,7 @@ SMALL_WINDOW: Final = 4  # context, in ids
 LARGE_WINDOW: Final = 64  # context, in ids
 NGRAM: Final = "n-gram"
 MAX_NGRAM_ORDER: Final = 12  # ids per gram; fewer if a gram does not fit an integer
+WITH_CONTEXT: Final = ("lstm position", "lstm look-back")  # of tunes with bars
 UNCLIPPED_SUFFIX: Final = " unclipped"  # of the names of runs without gradient clipping
 LANES: Final = 32
 BPTT: Final = 48  # window length, in ids
@@ -263,7 +264,7 @@ def _make_bag_of_words(size: int, hidden: int, generator: torch.Generator | None
     return BagOfWords(FeedForwardSettings(size, hidden, dropout=DROPOUT), generator)
 
 
-def _cell_factory(cell: str) -> ModelFactory:
+def _cell_factory(cell: str, context: str = "none") -> ModelFactory:
     def make(size: int, hidden: int, generator: torch.Generator | None) -> SequenceModel:
         settings = ModelSettings(
             vocabulary_size=size,
@@ -273,6 +274,7 @@ def _cell_factory(cell: str) -> ModelFactory:
             embedding=hidden,
             dropout=DROPOUT,
             embedding_dropout=0.0,
+            context=CONTEXTS[context],
         )
         return LanguageModel(settings, generator)
 
@@ -295,6 +297,16 @@ NETWORKS: Final = {
     ),
     "gru": NetworkSpec("gated recurrent unit", _cell_factory("gru"), 3e-3),
     "lstm": NetworkSpec("long short-term memory", _cell_factory("lstm"), 3e-3),
+    "lstm position": NetworkSpec(
+        "long short-term memory, shown its position in bar and section",
+        _cell_factory("lstm", "position"),
+        3e-3,
+    ),
+    "lstm look-back": NetworkSpec(
+        "long short-term memory, shown what stood 1, 2, 4 and 8 bars ago",
+        _cell_factory("lstm", "look-back"),
+        3e-3,
+    ),
 }
 
 

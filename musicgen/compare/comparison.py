@@ -29,6 +29,7 @@ from musicgen.compare.baselines import (
     NGRAM,
     SMALL_WINDOW,
     UNCLIPPED_SUFFIX,
+    WITH_CONTEXT,
     ComparedModel,
     ComparedNetwork,
     ComparedNgram,
@@ -224,7 +225,9 @@ class Comparison:
     def list_model_names(self) -> list[str]:
         """Return the names of all models in order; those without clipping come last."""
         cells = [cell for cell in COMPARED_CELLS if cell in self.options.cells]
-        return [*BASELINES, *cells, *(f"{cell}{UNCLIPPED_SUFFIX}" for cell in cells)]
+        has_bars = "lstm" in cells and find_codec(self.dataset.codec).has_bars
+        shown_more = WITH_CONTEXT if has_bars else ()
+        return [*BASELINES, *cells, *shown_more, *(f"{cell}{UNCLIPPED_SUFFIX}" for cell in cells)]
 
     def make_model(self, name: str) -> ComparedModel:
         """Make an untrained model."""

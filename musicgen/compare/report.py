@@ -132,6 +132,15 @@ class ReportText:
             f"Its gates control what is kept{self.describe_missing_gain('lstm', 'rnn')}.",
         )
         yield self.compare_pair("lstm", NGRAM)
+        yield self.compare_with_reason(
+            "lstm position", "lstm", "Ids alone do not say which bar of the section comes next."
+        )
+        yield self.compare_with_reason(
+            "lstm look-back",
+            "lstm",
+            "Its state does not hold bars note for note; here it is shown what stood at the same"
+            " place of earlier bars.",
+        )
 
     def describe_missing_gain(self, name: str, reference: str) -> str:
         """Return an addition to a reason that did not lead to a better score, otherwise ""."""

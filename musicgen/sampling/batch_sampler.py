@@ -259,6 +259,7 @@ class BatchSampler:
     temperature: float
     is_exact: bool = True  # with the bytes of the one-tune engine
     width: int = DEFAULT_LANES
+    min_p: float | None = None
 
     def draw(self, numbers: Iterable[int]) -> Iterator[NumberedIds]:
         """Yield the tunes of some numbers as they are finished."""
@@ -328,19 +329,41 @@ class _LaneBatch:
         masks |= automaton.tones["mask"][self.tones]
         flat = np.flatnonzero(masks)
         lane, column = np.divmod(flat, masks.shape[1])
-        noise = gumbel_noise(self._compute_noise_keys()[lane], self.sampler.hashes[column])
-        noise += logits.ravel()[flat].astype(np.float64) / self.batch_sampler.temperature
+        logs = np.full(masks.shape, -np.inf)
+        logs.ravel()[flat] = logits.ravel()[flat].astype(np.float64)
+        logs /= self.batch_sampler.temperature
+        margins = self._cut_unlikely(logs)
         scores = np.full(masks.shape, -np.inf)
-        scores.ravel()[flat] = noise
+        scores.ravel()[flat] = gumbel_noise(
+            self._compute_noise_keys()[lane], self.sampler.hashes[column]
+        )
+        scores += logs
         every = np.arange(len(scores))
         best: Ids = scores.argmax(axis=1)
         if self.batch_sampler.is_exact:
             first = scores[every, best]
             scores[every, best] = -np.inf
             near = first - scores.max(axis=1) < self.tolerance
+            near |= margins[every, best] < self.tolerance
             for unsure in np.flatnonzero(near).tolist():
                 best[unsure] = self._decide_exactly(unsure, logits[unsure])
         return best
+
+    def _cut_unlikely(self, logs: Floats) -> Floats:
+        """Apply min-p: the ids that are clearly too unlikely become -inf.
+
+        Args:
+            logs: (lane, live) float64, log-probabilities up to a constant, changed in place.
+
+        Returns:
+            (lane, live) float64, how far each id is above the limit; inf without a limit.
+        """
+        if not self.batch_sampler.min_p:
+            return np.broadcast_to(np.inf, logs.shape)
+        limits = logs.max(axis=1) + np.log(self.batch_sampler.min_p)
+        margins: Floats = logs - limits[:, None]
+        logs[margins < (-self.tolerance if self.batch_sampler.is_exact else 0)] = -np.inf
+        return margins
 
     def _compute_noise_keys(self) -> Keys:
         """Return the key of the noise at each lane's position."""
@@ -436,7 +459,7 @@ def generate_tunes(
     """Generate some tunes of a request by number, and yield each once it is finished.
 
     Without lanes of another engine each has the bytes that it has alone. What is given or left out
-    along the way, and filters, are for one tune at a time.
+    along the way, and the filters other than min-p, are for one tune at a time.
     """
     waiting = iter(numbers)
     for number in waiting:
@@ -451,7 +474,13 @@ def generate_tunes(
             make_engine or NumpyBatchEngine, cast(NumpyEngine, compiled.restricted_engine)
         )
         stream = BatchSampler(
-            compiled, drafts.begin, lanes, request.options.temperature, make_engine is None, width
+            compiled,
+            drafts.begin,
+            lanes,
+            request.options.temperature,
+            make_engine is None,
+            width,
+            request.options.min_p,
         )
         for done, ids in stream.draw(chain((number,), waiting)):
             yield done, drafts.finish_tune(done, ids)
@@ -459,7 +488,8 @@ def generate_tunes(
 
 def _is_batchable(sampler: Sampler, request: GenerationRequest, number: int) -> bool:
     """Return whether a request leaves all ids after the header to unconstrained sampling."""
-    if request.keep or request.primer or len(request.options.filters) > 1:
+    options = request.options
+    if request.keep or request.primer or options.top_k is not None or options.top_p is not None:
         return False
     legal = isinstance(sampler.engine, NumpyEngine)
     noise = Noise(request.seed, number)

@@ -276,10 +276,11 @@ _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the de
 def complete_options(
     requested: Mapping[str, Any], manifest: Manifest, *, has_primer: bool = False
 ) -> SamplingOptions:
-    """Make options from those that a user gave, with the default form where none is given.
+    """Make options from those that a user gave, with defaults for the others.
 
-    A model without repeats in its training data, or a primer, which may be longer than the form,
-    gets a free form of at least MIN_BARS bars; so does the form `through` without a number of bars.
+    The temperature and the filters are those that the model is best sampled with. A model without
+    repeats in its training data, or a primer, which may be longer than the form, gets a free form
+    of at least MIN_BARS bars; so does the form `through` without a number of bars.
 
     Args:
         requested: options by name, as values or text; None is an option that is not given.
@@ -294,7 +295,7 @@ def complete_options(
         for name, value in SamplingOptions.parse_changes(**requested).items()
         if value is not None
     }
-    options = SamplingOptions(**named)
+    options = SamplingOptions(**{**manifest.sampling, **named})
     if not find_codec(manifest.codec).has_bars:
         return options
     if named.keys().isdisjoint(_FORM_OPTIONS):

@@ -203,24 +203,9 @@ def _find_effect(before: MeasuresGrammar, after: MeasuresGrammar, id_: int) -> i
     return _NONE
 
 
-class _Run(NamedTuple):
-    """For how long the ids have been those of some bars ago."""
-
-    events: int = 0
-    bars: int = 0  # whole ones
-
-    @property
-    def level(self) -> int:
-        """The value of the field."""
-        if self.bars:
-            return _MOST_EVENT_LEVELS + min(self.bars, _MOST_WHOLE_BARS)
-        return min(self.events.bit_length(), _MOST_EVENT_LEVELS)
-
-
 BarIds: TypeAlias = dict[int, int]  # by place: the id + 1; never changed
-_NO_RUN: Final = _Run()
-_NO_RUNS: Final = (_NO_RUN,) * len(LAGS)
-_NO_BARS: Final = ((_UNKNOWN, BarIds()),) * KEPT_BARS
+_EMPTY: Final = BarIds()
+_ZEROS: Final = (0,) * len(LAGS)
 
 
 class ScoreContext(NamedTuple):
@@ -233,10 +218,14 @@ class ScoreContext(NamedTuple):
     section_start: int = 0  # number of the last bar before the section
     fork: int = 0  # number of the last bar before the first ending
     bar_events: int = 0  # ids since the last bar opened
-    runs: tuple[_Run, ...] = _NO_RUNS
-    seen: tuple[int, ...] = (0,) * len(LAGS)  # for each lag, the id + 1 that stood here; 0: none
-    ids: BarIds = {}  # noqa: RUF012  of the current bar
-    bars: tuple[tuple[int, BarIds], ...] = _NO_BARS  # bar n at n % KEPT_BARS, once it is left
+    run_events: tuple[int, ...] = _ZEROS  # for each lag, for how many ids it has matched
+    run_bars: tuple[int, ...] = _ZEROS  # and for how many whole bars
+    seen: tuple[int, ...] = _ZEROS  # for each lag, the id + 1 that stood here; 0: none
+    ids: BarIds = _EMPTY  # of the current bar
+    earlier: tuple[BarIds, ...] = (_EMPTY,) * len(LAGS)  # of the bar that each lag looks up
+    bars: tuple[tuple[int, BarIds], ...] = (
+        (_UNKNOWN, _EMPTY),
+    ) * KEPT_BARS  # once left; n at n % 16
 
     def compute_fields(self) -> tuple[int, ...]:
         """Return the value of each field, in the order of FIELDS."""
@@ -247,66 +236,67 @@ class ScoreContext(NamedTuple):
             number_bar(self.bar - self.section_start),
             min(self.section, _MOST_SECTIONS),
             *self.seen,
-            *[run.level for run in self.runs],
+            *[
+                _MOST_EVENT_LEVELS + min(bars, _MOST_WHOLE_BARS)
+                if bars
+                else min(events.bit_length(), _MOST_EVENT_LEVELS)
+                for events, bars in zip(self.run_events, self.run_bars, strict=True)
+            ],
         )
 
     def take(self, id_: int) -> ScoreContext:
         """Return the context after an id; the begin event changes nothing."""
         if id_ == BEGIN_ID:
             return self
-        table = self.table
+        table, stored = self.table, id_ + 1
         state, effect = table.step(self.state, id_)
+        run_events, run_bars = _ZEROS, _ZEROS
+        if stored in self.seen:
+            is_same = [seen == stored for seen in self.seen]
+            run_events = tuple(
+                [(run + 1) * same for run, same in zip(self.run_events, is_same, strict=True)]
+            )
+            run_bars = tuple([run * same for run, same in zip(self.run_bars, is_same, strict=True)])
+        place = table.place[state]
         after = ScoreContext(
-            table,
-            state,
-            self.bar,
-            self.section,
-            self.section_start,
-            self.fork,
-            self.bar_events + 1,
-            tuple(
-                [
-                    _Run(run.events + 1, run.bars) if seen == id_ + 1 else _NO_RUN
-                    for run, seen in zip(self.runs, self.seen, strict=True)
-                ]
-            ),
-            (),
-            {**self.ids, table.place[self.state]: id_ + 1},
-            self.bars,
-        )
-        if effect != _NONE:
-            after = after._take_effect(effect)
-        return after._replace(seen=after._look_back())
-
-    def _look_back(self) -> tuple[int, ...]:
-        place, seen = self.table.place[self.state], []
-        for lag in LAGS:
-            number, ids = self.bars[(self.bar - lag) % KEPT_BARS]
-            seen.append(ids.get(place, 0) if number == self.bar - lag else 0)
-        return tuple(seen)
+            table, state, self.bar, self.section, self.section_start, self.fork,
+            self.bar_events + 1, run_events, run_bars,
+            tuple([ids.get(place, 0) for ids in self.earlier]),
+            {**self.ids, table.place[self.state]: stored}, self.earlier, self.bars,
+        )  # fmt: skip
+        return after if effect == _NONE else after._take_effect(effect)
 
     def _take_effect(self, effect: int) -> ScoreContext:
-        """Return the context after an id that numbers of bars or sections depend on."""
+        """Return the context after an id that the numbers of bars and sections depend on."""
         if effect == _FORK:
             return self._replace(fork=self.bar)
-        if effect == _RETURN and self.fork != self.bar:
-            number, ids = self.bars[self.fork % KEPT_BARS]
-            ids = ids if number == self.fork else {}
-            return self._replace(bar=self.fork, ids=ids, bars=self._leave_bar())
         if effect == _SECTION and self.bar > self.section_start:
             return self._replace(section=self.section + 1, section_start=self.bar)
+        if effect == _RETURN and self.fork != self.bar:
+            return self._move(self.fork, self._get_bar(self.fork))
         if effect != _BAR:
             return self
-        runs = tuple(
-            _Run(run.events, run.bars + 1) if run.events >= self.bar_events else run
-            for run in self.runs
+        run_bars = tuple(
+            bars + (events >= self.bar_events)
+            for events, bars in zip(self.run_events, self.run_bars, strict=True)
         )
-        bars = self._leave_bar()
-        return self._replace(bar=self.bar + 1, bar_events=0, runs=runs, ids={}, bars=bars)
+        return self._move(self.bar + 1, _EMPTY)._replace(bar_events=0, run_bars=run_bars)
 
-    def _leave_bar(self) -> tuple[tuple[int, BarIds], ...]:
+    def _move(self, bar: int, ids: BarIds) -> ScoreContext:
+        """Return the context in another bar, with what stands there so far."""
         row = self.bar % KEPT_BARS
-        return *self.bars[:row], (self.bar, self.ids), *self.bars[row + 1 :]
+        left = self._replace(
+            bar=bar, ids=ids, bars=(*self.bars[:row], (self.bar, self.ids), *self.bars[row + 1 :])
+        )
+        earlier, place = (
+            tuple(left._get_bar(bar - lag) for lag in LAGS),
+            self.table.place[self.state],
+        )
+        return left._replace(earlier=earlier, seen=tuple(ids.get(place, 0) for ids in earlier))
+
+    def _get_bar(self, number: int) -> BarIds:
+        kept, ids = self.bars[number % KEPT_BARS]
+        return ids if kept == number else _EMPTY
 
 
 def count_field_values(name: str, vocabulary_size: int) -> int:
@@ -342,9 +332,8 @@ class ContextLanes:
     def set_context(self, lane: int, context: ScoreContext) -> None:
         """Set a lane to a context of the same table."""
         self._make_room()
-        self.numbers[lane] = context[1:7]
-        self.run_events[lane] = [run.events for run in context.runs]
-        self.run_bars[lane] = [run.bars for run in context.runs]
+        self.numbers[lane] = context[1:7]  # state to bar_events
+        self.run_events[lane], self.run_bars[lane] = context.run_events, context.run_bars
         self.seen[lane] = context.seen
         self.ids[lane] = 0
         rows = [*context.bars]

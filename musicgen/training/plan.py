@@ -105,7 +105,7 @@ FRESH_PRESETS: Final = (
         embedding_dropout=0.12,
         weight_decay=0.1,
         lanes=64,
-        bptt=64,
+        epochs=8,
     ),
 )
 FINE_TUNE_PRESETS: Final = (

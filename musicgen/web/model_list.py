@@ -15,7 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from musicgen.checkpoint import FORMAT, Tonics, list_checkpoint_folders, read_manifest
+from musicgen.checkpoint import (
+    FORMAT,
+    SamplingDefaults,
+    Tonics,
+    list_checkpoint_folders,
+    read_manifest,
+)
 from musicgen.errors import InvalidValue, MusicgenError, escape_unprintable
 from musicgen.folder_contents import MANIFEST
 from musicgen.model_folders import list_models
@@ -88,6 +94,7 @@ class _Manifest(msgspec.Struct):
     version: Count
     seen: list[Count]
     corpus: _Corpus
+    sampling: SamplingDefaults = {}
 
 
 def describe_model(name: str, folder: Path) -> dict[str, Any] | None:
@@ -128,6 +135,7 @@ def _describe_manifest(
         "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
         "max_bars": MAX_BARS if writes_bars else 0,
         "forms": list(COMMON_FORMS) if writes_bars else [],
+        "defaults": dict(manifest.sampling),
         "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
         "has_index": (checkpoint_folder / INDEX).is_file(),
     }  # fmt: skip

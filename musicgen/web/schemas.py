@@ -52,6 +52,10 @@ class ModelInfo(StrictModel):
     controls: dict[str, Control] = Field(description="bounds of the inputs, by option")
     max_bars: int = Field(description="0: tunes of the model have no bars")
     forms: list[str] = Field(description="common forms; others combine the letters A to H")
+    defaults: dict[str, float] = Field(
+        description="values of the sampling options that a request leaves out, where they are the"
+        " model's own"
+    )
     default_form: str = Field("free", description="used if a request has no form, bars or primer")
     has_index: bool = Field(
         description="whether tunes have a receipt: overlap with the training data"

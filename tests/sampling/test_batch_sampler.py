@@ -29,6 +29,7 @@ ASKED = [
     SamplingOptions(),
     SamplingOptions.parse(key="Edor", meter="6/8", rhythm="jig", bars=8, temperature=1.1),
     SamplingOptions.parse(form="AABB", bars=8, range="D4-B5", end="tonic"),
+    SamplingOptions(bars=8, temperature=1.1, min_p=0.1),
 ]
 
 
@@ -53,6 +54,7 @@ def stream(sampler: Sampler, options: SamplingOptions, width: int = 64) -> Batch
         lambda lanes: NumpyBatchEngine(engine_of(compiled), lanes),
         options.temperature,
         width=width,
+        min_p=options.min_p,
     )
 
 

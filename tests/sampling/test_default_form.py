@@ -74,6 +74,16 @@ def test_given_options_decide_what_the_default_adds(
     assert complete_options(options, manifest()).to_dict() == expected
 
 
+def test_model_brings_its_own_temperature_and_filters() -> None:
+    tuned = replace(manifest(), sampling={"temperature": 1.0, "min_p": 0.05})
+    assert complete_options({"form": "AB"}, tuned).to_dict() == {
+        "form": "AB", "temperature": 1.0, "min_p": 0.05
+    }  # fmt: skip
+    assert complete_options({"form": "AB", "temperature": 0.8}, tuned).min_p == 0.05
+    assert complete_options({"form": "AB", "min_p": 0}, tuned).temperature == 1.0
+    assert complete_options({"form": "AB", "min_p": 0}, manifest()).to_dict()["min_p"] == 0
+
+
 def test_a_primer_and_a_model_without_repeats_get_a_free_form_of_eight_bars() -> None:
     assert complete_options({}, manifest(), has_primer=True).to_dict() == {"min_bars": 8}
     assert complete_options({}, manifest(UNREPEATED)).to_dict() == {"min_bars": 8}

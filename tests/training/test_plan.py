@@ -125,7 +125,7 @@ def test_lanes_and_tokens_depend_on_the_corpus(count: int, lanes: int, epochs: i
 def test_large_corpus_gets_the_default_model() -> None:
     plan = make_plan(make_dataset(100, length=4000), TrainingOptions())
     assert (plan.model.layers, plan.model.hidden, plan.training.lanes) == (2, 400, 64)
-    assert (plan.training.first_bptt, plan.training.bptt) == (0, 64)
+    assert (plan.training.first_bptt, plan.training.bptt) == (0, 48)
     assert plan.model.context == CONTEXTS["all"]
     assert not plan.guarded
     assert plan.training.evaluate_every == 0

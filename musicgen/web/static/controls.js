@@ -70,6 +70,8 @@ export class Controls {
   constructor(main, more, onChange) {
     /** @type {Map<string, {read: () => any, write: (value: any) => void, input: any}>} */
     this.controls = new Map();
+    /** @type {Record<string, any>} the model's own defaults, by option name */
+    this.defaults = {};
     for (const option of OPTIONS) {
       const { element, ...control } = FACTORIES[option.kind](option, onChange);
       this.controls.set(option.name, control);
@@ -84,9 +86,17 @@ export class Controls {
     return Object.fromEntries(offered.map(([name, { read }]) => [name, read()]));
   }
 
-  /** The options of a new request: the values that are not the default. */
+  /** The options of a new request: the values that are not the model's default. */
   get wishes() {
-    return filterEntries(this.values, (name, value) => value !== OPTIONS_BY_NAME.get(name)?.default);
+    const wishes = filterEntries(this.values, (name, value) => value !== this.#defaultOf(name));
+    for (const name of Object.keys(this.defaults)) {
+      if (wishes[name] === null) wishes[name] = OPTIONS_BY_NAME.get(name)?.off; // off, not the default
+    }
+    return wishes;
+  }
+
+  #defaultOf(name) {
+    return this.defaults[name] ?? OPTIONS_BY_NAME.get(name)?.default;
   }
 
   /** Return the values that differ from those of a tune. */
@@ -117,11 +127,21 @@ export class Controls {
       if (choices) this.#replaceChoices(name, choices.map((value) => [value, value]));
       else this.#setBounds(name, bounds);
     }
+    this.#setDefaults(model.defaults);
     this.defaultForm = model.default_form;
     this.#updateFormHint();
     for (const [name, { input }] of this.controls) {
       input.closest(".knob").hidden = name !== "seed" && !model.options.includes(name);
     }
+  }
+
+  /** Move the controls that stand at the default of the last model to that of this one. */
+  #setDefaults(defaults) {
+    const names = new Set([...Object.keys(this.defaults), ...Object.keys(defaults)]);
+    const atDefault = [...names].filter((name) => this.controls.get(name)?.read() === this.#defaultOf(name));
+    this.defaults = defaults;
+    for (const name of atDefault) this.controls.get(name)?.write(this.#defaultOf(name));
+    for (const name of names) this.#input(name).dataset.reset = this.#defaultOf(name) ?? "";
   }
 
   /** Mark the controls that differ from the current tune. @param {Set<string>} names */
@@ -257,7 +277,7 @@ function makeDraggable(face, input, option) {
     });
   }
   face.addEventListener("dblclick", () => {
-    input.value = option.off ?? option.default;
+    input.value = input.dataset.reset || String(option.off ?? option.default);
     input.dispatchEvent(new Event("input"));
     input.dispatchEvent(new Event("change"));
   });
