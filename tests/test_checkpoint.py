@@ -4,7 +4,7 @@ import contextlib
 import json
 import struct
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from musicgen.checkpoint import (
     save,
     weight_shapes,
 )
-from musicgen.config import CELLS, ModelSettings
+from musicgen.config import CELLS, CONTEXTS, ModelSettings
 from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
@@ -36,7 +36,7 @@ from musicgen.errors import (
     OutputExists,
     WriteFailed,
 )
-from musicgen.files import remove_folder, write_atomically
+from musicgen.files import remove_folder, sha256_hex, write_atomically
 from tests.damage import DAMAGES, Damage, damage_files
 
 SETTINGS = ModelSettings(vocabulary_size=9, layers=2, hidden=4, embedding=3)
@@ -166,6 +166,8 @@ TOO_MANY = 10**400
         ({"corpus": {"tonics": {"major": {"C": TOO_MANY}}}}, "corpus.tonics"),
         ({"corpus": {"tonics": {"ionic": {"C": 1}}}}, "corpus.tonics"),
         ({"seen": [TOO_MANY] * len(MANIFEST.seen)}, "seen"),
+        ({"sampling": {"temperature": -1}}, "sampling"),
+        ({"sampling": {"rhythm": 1}}, "sampling"),
         ({"version": TOO_MANY}, "version"),
         ({"version": -1}, "version"),
         ({"name": "../../x"}, "name"),
@@ -186,6 +188,28 @@ def test_refuses_manifest_values_out_of_bounds(
 def test_accepts_names_of_old_checkpoints(folder: Path, name: str) -> None:
     rewrite(folder, name=name)
     assert load(folder).manifest.name == name
+
+
+def test_checkpoint_of_an_older_version_keeps_its_fingerprint(folder: Path) -> None:
+    before = load(folder)
+    body = json.loads((folder / "manifest.json").read_text())
+    assert body["settings"].pop("context") == ""
+    assert body.pop("sampling") == {}
+    (folder / "manifest.json").write_bytes(render_manifest(body))
+    old = load(folder)
+    assert (old.settings, old.manifest.sampling) == (before.settings, {})
+    assert old.fingerprint == before.fingerprint
+    settings = {name: value for name, value in asdict(SETTINGS).items() if name != "context"}
+    fields = [before.hashes["weights.safetensors"], settings, "measures", MANIFEST.vocabulary,
+              list(range(1, 9)), {}]  # fmt: skip
+    assert old.fingerprint == sha256_hex(json.dumps(fields, sort_keys=True).encode())[:16]
+
+
+def test_sampling_defaults_do_not_change_the_fingerprint(tmp_path: Path, folder: Path) -> None:
+    tuned = replace(MANIFEST, sampling={"temperature": 0.9, "min_p": 0.05})
+    save(tmp_path / "tuned", random_weights(), tuned)
+    assert load(tmp_path / "tuned").manifest.sampling == {"temperature": 0.9, "min_p": 0.05}
+    assert load(tmp_path / "tuned").fingerprint == load(folder).fingerprint
 
 
 def test_drops_unknown_corpus_fields(folder: Path) -> None:
@@ -318,9 +342,12 @@ def test_load_lists_again_if_checkpoints_change(run: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("embedding", [3, 4])
-def test_weight_shapes_match_the_network(cell: str, tied: bool, embedding: int) -> None:
+@pytest.mark.parametrize("context", list(CONTEXTS.values()))
+def test_weight_shapes_match_the_network(
+    cell: str, tied: bool, embedding: int, context: str
+) -> None:
     from musicgen.model.network import LanguageModel
 
-    settings = replace(SETTINGS, cell=cell, tied=tied, embedding=embedding)
+    settings = replace(SETTINGS, cell=cell, tied=tied, embedding=embedding, context=context)
     arrays = LanguageModel(settings).copy_weights()
     assert {name: array.shape for name, array in arrays.items()} == weight_shapes(settings)

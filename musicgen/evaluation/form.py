@@ -31,6 +31,7 @@ PHRASE_BARS: Final = 4
 VARIED_LIKENESS: Final = 0.5  # from which on a phrase is a variant of an earlier one
 STEPWISE: Final = 2  # semitones
 MATRIX_BARS: Final = 32
+MOST_LOOPS: Final = 4
 
 
 def measure_sections(content: TuneContent, *, bars: int, exact: bool) -> Ratio | None:
@@ -69,6 +70,18 @@ def measure_likeness(content: TuneContent, *, kind: LikenessKind, lag: int) -> R
     """
     pairs = np.diagonal(content.get_full_likeness(kind), offset=lag)
     return Ratio(float(pairs.mean())) if len(pairs) else None
+
+
+def measure_loops(content: TuneContent) -> Ratio | None:
+    """Count the tune if the same two full bars stand in it more than MOST_LOOPS times in a row."""
+    events = [content.bars[index].events for index in content.full_bars]
+    if not events:
+        return None
+    longest = run = 0
+    for bar, two_before in zip(events[2:], events, strict=False):
+        run = run + 1 if bar == two_before else 0
+        longest = max(longest, run)
+    return Ratio(longest >= 2 * MOST_LOOPS)
 
 
 def measure_parts(content: TuneContent) -> Ratio | None:
@@ -224,6 +237,7 @@ FORM_FIGURES: Final = (
                partial(measure_cadences, name="beats")),
     Definition("cadence_steps", "last notes reached by step", PERCENT,
                partial(measure_cadences, name="step")),
+    Definition("loops", "tunes with a loop of two bars", PERCENT, measure_loops),
 )  # fmt: skip
 TRAINING_FIGURES: Final = (
     "sections_multiple_of_4", "sections_8", "ends_on_tonic",

@@ -56,6 +56,20 @@ def test_shares_of_sections_are_over_all_sections_of_tunes_with_repeats() -> Non
     assert figures["repeats"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("body", "share"),
+    [
+        ("CDEF GABc|cBAG FEDC|" * 5, 1),
+        ("CDEF GABc|cBAG FEDC|" * 4 + "C8|", 0),
+        ("CDEF GABc|" * 10, 1),
+        ("CDEF GABc|" * 9 + "C8|", 0),
+        ("CDEF GABc|cBAG FEDC|" * 3 + "C8|" + "CDEF GABc|cBAG FEDC|" * 3, 0),
+    ],
+)
+def test_loop_is_two_bars_more_than_four_times_in_a_row(body: str, share: float) -> None:
+    assert measure(read_abc(body))["loops"] == share
+
+
 def test_sections_are_unknown_without_repeat_signs() -> None:
     assert math.isnan(measure(read_abc(BARS_8))["sections_8"])
 
