@@ -29,6 +29,7 @@ ASKED = [
     SamplingOptions(),
     SamplingOptions.parse(key="Edor", meter="6/8", rhythm="jig", bars=8, temperature=1.1),
     SamplingOptions.parse(form="AABB", bars=8, range="D4-B5", end="tonic"),
+    SamplingOptions.parse(bars=6, end="cadence"),
 ]
 
 
