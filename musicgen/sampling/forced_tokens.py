@@ -257,6 +257,8 @@ class ForcedBars:
         )
         held_pitches = next(heads, None)
         walk.landing_ids = self._find_last_pitch(bar_index) if held_pitches == _HOLD else None
+        is_last = bar_index == len(self.source_tune.bars) - 1
+        walk.is_given_last_bar = is_last and walk.rules.requires_cadence
 
     def _find_last_pitch(self, bar_index: int) -> frozenset[int]:
         """Return the pitch that sounds last in a bar as it was, or before it."""

@@ -132,7 +132,7 @@ def _keep_drums(generation: GenerationState, ids: Sequence[int]) -> None:
     if not rules.chooses_drums:
         return
     if rules.final_pitch_ids and 0 in drums:
-        raise InvalidValue("end tonic: drums play the first part of what is kept; leave it out")
+        raise InvalidValue("end: drums play the first part of what is kept; leave --end out")
     generation.walk.narrow(replace(rules, drum_parts=drums, _fitting_cache={}, _pickup_cache={}))
 
 

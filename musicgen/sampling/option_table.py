@@ -206,8 +206,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         name="end",
-        help="Whether the last note must be the tonic.",
-        json_type=str, choices=("any", "tonic"), default="any",
+        help="Last note: any; tonic; or cadence, a tonic that starts on a beat and lasts to the end"
+        " of the last bar, where it may be repeated.",
+        json_type=str, choices=("any", "tonic", "cadence"), default="any",
     ),
     Option(
         name="program",

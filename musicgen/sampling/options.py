@@ -58,7 +58,7 @@ class SamplingOptions:
     form: str | None = None  # letters, or "through"; "free" is None
     pickup: int | None = None  # steps; 0: none
     range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI note numbers
-    end: str = "any"  # last note: "any" or "tonic"
+    end: str = "any"  # last note: "any", "tonic" or "cadence"
     tempo: float | None = None  # quarter notes per minute
     program: int = 0  # General MIDI, 0..127
     temperature: float = 0.8  # 1: the model's distribution unchanged

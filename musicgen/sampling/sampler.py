@@ -238,10 +238,11 @@ class Sampler:
         """Restrict the rules to the pitches of the options in a key."""
         pitches = self._find_pitch_ids(options, key)
         allowed = rules.allowed_ids - set(MEASURES.ranges["pitch"]) | pitches
-        closing = _filter_tonics(pitches) if options.end == "tonic" else frozenset[int]()
+        closing = _filter_tonics(pitches) if options.end != "any" else frozenset[int]()
         return replace(
-            rules, allowed_ids=allowed, final_pitch_ids=closing, _fitting_cache={}, _pickup_cache={}
-        )
+            rules, allowed_ids=allowed, final_pitch_ids=closing,
+            requires_cadence=options.end == "cadence", _fitting_cache={}, _pickup_cache={},
+        )  # fmt: skip
 
     def _find_pitch_ids(self, options: SamplingOptions, key: Key) -> frozenset[int]:
         """Return the pitches that the model knows in a key, as far as the range goes."""
@@ -255,7 +256,7 @@ class Sampler:
         if not self._has_pitches:
             return True
         pitches = self._find_pitch_ids(options, key)
-        return bool(_filter_tonics(pitches) if options.end == "tonic" else pitches)
+        return bool(_filter_tonics(pitches) if options.end != "any" else pitches)
 
     @cached_property
     def _has_pitches(self) -> bool:
@@ -263,7 +264,7 @@ class Sampler:
 
     def _check_pitches(self, options: SamplingOptions) -> None:
         """Check that a model of drums gets no option about pitches."""
-        requested = {"range": options.range is not None, "end": options.end == "tonic"}
+        requested = {"range": options.range is not None, "end": options.end != "any"}
         for name in (name for name, is_asked in requested.items() if is_asked):
             if not self._has_pitches:
                 raise InvalidValue(
@@ -300,7 +301,7 @@ class Sampler:
             for id_ in self._find_pitch_ids(every, key)
         )
         where = f"in {options.key} the model's notes" if options.key else "the model's notes"
-        tonic = ", and a tonic to end on must be among them" if options.end == "tonic" else ""
+        tonic = ", and a tonic to end on must be among them" if options.end != "any" else ""
         raise InvalidValue(
             f"range {format_range(options.range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"

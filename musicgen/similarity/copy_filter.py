@@ -224,7 +224,9 @@ class CopyFilter:
         if grammar.duration is not None:
             allowed = self._filter_heads(grammar, legal, lookahead_notes)
         elif grammar.must_land:
-            allowed = tuple(id_ for id_ in legal if self._has_continuation(grammar, id_))
+            allowed = tuple(
+                id_ for id_ in legal if self._has_continuation(grammar, id_, lookahead_notes)
+            )
         else:
             return legal
         return allowed or legal
@@ -240,7 +242,9 @@ class CopyFilter:
         if lookahead_notes and grammar.is_filling_bar:
             allowed = tuple(id_ for id_ in allowed if self._can_join(grammar, id_, lookahead_notes))
         if grammar.must_land or grammar.is_filling_bar:
-            allowed = tuple(id_ for id_ in allowed if self._has_continuation(grammar, id_))
+            allowed = tuple(
+                id_ for id_ in allowed if self._has_continuation(grammar, id_, lookahead_notes)
+            )
         return allowed
 
     def _drop_copying_heads(
@@ -278,14 +282,50 @@ class CopyFilter:
             run = [*run, note]
         return True
 
-    def _has_continuation(self, grammar: MeasuresGrammar, id_: int) -> bool:
+    def _has_continuation(
+        self, grammar: MeasuresGrammar, id_: int, lookahead_notes: Sequence[MelodyNote]
+    ) -> bool:
         """Tell whether an allowed head remains once an id and all forced ids are taken."""
-        grammar, lookahead = grammar.copy(), self.copy()
-        lookahead.follow(grammar, id_)
-        grammar.take(id_)
+        is_before_given_bar = bool(lookahead_notes) and not grammar.must_land
+        grammar, lookahead = self._copy_after(grammar, id_)
+        if grammar.rules.requires_cadence:
+            return is_before_given_bar or lookahead._can_fill_bar(grammar, lookahead_notes)
         while len(legal := grammar.legal_ids()) == 1 and grammar.duration is None:
             lookahead.follow(grammar, legal[0])
             grammar.take(legal[0])
         if grammar.duration is None or not grammar.must_land:
             return True
         return bool(lookahead._drop_copying_heads(grammar, legal))
+
+    def _copy_after(self, grammar: MeasuresGrammar, id_: int) -> tuple[MeasuresGrammar, CopyFilter]:
+        """Return copies of the grammar and the filter that have taken an id."""
+        grammar, lookahead = grammar.copy(), self.copy()
+        lookahead.follow(grammar, id_)
+        grammar.take(id_)
+        return grammar, lookahead
+
+    def _can_fill_bar(
+        self, grammar: MeasuresGrammar, lookahead_notes: Sequence[MelodyNote]
+    ) -> bool:
+        """Tell whether notes that copy nothing can fill the bar that must end with a cadence.
+
+        A bar that is full already leads to the next one, if there is no choice.
+        """
+        grammar.lowest_tone_id, grammar.change_rank = None, 4  # chords change no run
+        legal = grammar.legal_ids()
+        while len(legal) == 1 and not grammar.must_reach_cadence:
+            self.follow(grammar, legal[0])
+            grammar.take(legal[0])
+            legal = grammar.legal_ids()
+        if not grammar.must_reach_cadence or grammar.is_full:
+            return True
+        if grammar.duration is None:
+            legal = tuple(sorted(legal, reverse=True))  # the longest first
+        else:
+            legal = tuple(sorted(self._drop_copying_heads(grammar, legal)))  # the rest first
+            if lookahead_notes and grammar.is_filling_bar:
+                legal = tuple(i for i in legal if self._can_join(grammar, i, lookahead_notes))
+        return any(
+            lookahead._can_fill_bar(after, lookahead_notes)
+            for after, lookahead in (self._copy_after(grammar, id_) for id_ in legal)
+        )

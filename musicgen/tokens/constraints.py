@@ -39,6 +39,8 @@ class Rules:
     layout: FormLayout | None = None
     pickup: int | None = None  # steps; 0: no pickup; None: free
     final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
+    # whether only final pitches sound from the start of one on a beat to the end of the last bar
+    requires_cadence: bool = False
     _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
     _pickup_cache: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -174,6 +176,20 @@ class Rules:
         durations = {MEASURES.id("duration", steps): steps for steps in self.durations}
         tuplets = {MEASURES.ids[_tuplet_event(tuplet)]: tuplet.steps for tuplet in self.tuplets}
         return durations | tuplets
+
+    def can_split_at_beat(self, position: int, bar_steps: int, beat_steps: int) -> bool:
+        """Tell whether values can fill the rest of a bar so that one starts on a beat.
+
+        Args:
+            position: steps from the start of the bar.
+            bar_steps: length of the bar in steps.
+            beat_steps: steps per beat.
+        """
+        first_beat = -(-position // beat_steps) * beat_steps
+        return any(
+            self.fillable[beat - position] and self.fillable[bar_steps - beat]
+            for beat in range(first_beat, bar_steps, beat_steps)
+        )
 
     def tuplet_duration_ids(self, nominal_left: int) -> tuple[int, ...]:
         """Return the durations that may come next in a tuplet with some nominal steps left."""

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from musicgen.music.durations import Tuplet
+from musicgen.music.durations import SHORTEST_WRITABLE, Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.form_state import RANKS, FormState, create_form_state
@@ -49,6 +49,7 @@ class MeasuresGrammar:
         self.in_bar = False
         # steps of the bar; None in the first voice of an irregular bar
         self.bar_length: int | None = None
+        self.beat_steps = 0  # steps per beat of the header's meter
         self.cursor = 0  # steps from the start of the bar, in the current voice
         self.voice = (0, 0)  # part, number in the part
         self.change_rank = 0  # 1 after a key, 2 meter, 3 chord, 4 bass or no chord at this position
@@ -58,7 +59,10 @@ class MeasuresGrammar:
         self.has_sounded = False
         self.last_note_id: int | None = None  # of the first voice
         self.part_kinds: frozenset[tuple[int, str]] = frozenset()  # part, "pitch" or "drum"
+        # whether the first voice has had only final pitches since one started on a beat of the bar
+        self.is_on_cadence = False
         self.landing_ids: frozenset[int] | None = None  # pitches on which the bar must end
+        self.is_given_last_bar = False  # whether the bar is the last, although others could follow
         # voice to the bar and the step at which its sound ends
         self.sound_ends: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -115,6 +119,7 @@ class MeasuresGrammar:
         final_ids = self.rules.final_pitch_ids
         state = vars(self) | {
             "form": self.form.is_last_bar if final_ids and self.in_bar else None,
+            "beat_steps": self.beat_steps if self.rules.requires_cadence else None,
             "lowest_tone_id": None,
             "last_note_id": (
                 self.last_note_id in final_ids,
@@ -171,9 +176,16 @@ class MeasuresGrammar:
     def _ids_between_bars(self) -> tuple[int, ...]:
         """Return the ids that may stand between two bars; not the end before a final pitch."""
         legal_ids = tuple(self.form.legal_ids())
-        if not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids:
+        if self._may_end_after_bar:
             return legal_ids
         return tuple(id_ for id_ in legal_ids if self.form.can_add_bar_after(id_))
+
+    @property
+    def _may_end_after_bar(self) -> bool:
+        """Whether the notes of the bar are such that the tune may end with it."""
+        if self.rules.requires_cadence:
+            return self.is_on_cadence
+        return not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids
 
     @property
     def is_full(self) -> bool:
@@ -211,6 +223,8 @@ class MeasuresGrammar:
 
     def _keep_landing_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
         """Keep the heads with which a bar, or the tune, ends on a required note."""
+        if self.must_reach_cadence:
+            return self._keep_cadence_heads(heads)
         if not self.is_filling_bar or not self.must_land:
             return heads
         rules, landing_ids = self.rules, self.landing_ids or self.rules.final_pitch_ids
@@ -220,13 +234,50 @@ class MeasuresGrammar:
             allowed.update(() if self.landing_ids else rules.ids_of_kind("rest"))
         return tuple(id_ for id_ in heads if id_ in allowed)
 
+    def _keep_cadence_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep the heads after which a final pitch lasts from a beat to the end of the bar."""
+        if self._can_reach_cadence(*self._position_after(self.duration or 0)):
+            return heads
+        allowed = set(self.rules.final_pitch_ids)
+        allowed.update(self.rules.ids_of_kind("hold") if self.is_on_cadence else ())
+        return tuple(id_ for id_ in heads if id_ in allowed)
+
+    def _keep_cadence_values(self, value_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep the durations and tuplets after which the bar can still end with a cadence."""
+        may_hold_cadence = not self.must_reach_cadence or (
+            self.is_on_cadence or self.cursor % self.beat_steps == 0
+        )
+        if may_hold_cadence:
+            return value_ids
+        return tuple(
+            id_ for id_ in value_ids if self._can_reach_cadence(*self._position_after_value(id_))
+        )
+
+    def _can_reach_cadence(self, tuplet: OpenTuplet | None, position: int) -> bool:
+        """Tell whether a note can start on a beat from a position on, and last to the bar's end."""
+        rules, bar_steps = self.rules, self.bar_length or 0
+        if tuplet is None:
+            return rules.can_split_at_beat(position, bar_steps, self.beat_steps)
+        group, start, written = tuplet
+        return rules.can_split_at_beat(start + group.steps, bar_steps, self.beat_steps) or any(
+            (start + group.to_sounding(offset)) % self.beat_steps == 0
+            and rules.plain_fillable[offset - written]
+            and rules.plain_fillable[group.nominal - offset]
+            for offset in range(written, group.nominal, SHORTEST_WRITABLE)
+        )
+
+    @property
+    def must_reach_cadence(self) -> bool:
+        """Whether the current bar must end with a final pitch that starts on a beat."""
+        return self.rules.requires_cadence and not self.landing_ids and self.must_land
+
     @property
     def must_land(self) -> bool:
         """Whether the current bar must end on certain notes: `landing_ids`, or a final pitch."""
         if not self.in_bar or self.voice != (0, 0):
             return False
         return bool(self.landing_ids) or (
-            bool(self.rules.final_pitch_ids) and self.form.is_last_bar
+            bool(self.rules.final_pitch_ids) and (self.is_given_last_bar or self.form.is_last_bar)
         )
 
     @property
@@ -241,11 +292,23 @@ class MeasuresGrammar:
 
     def _duration_end(self) -> int:
         """Return the step of the bar at which the pending duration ends."""
-        nominal = self.duration or 0
+        return self._position_after(self.duration or 0)[1]
+
+    def _position_after(self, nominal: int) -> tuple[OpenTuplet | None, int]:
+        """Return the open tuplet and the step of the bar after some nominal steps."""
         if self.tuplet is None:
-            return self.cursor + nominal
+            return None, self.cursor + nominal
         group, start, written = self.tuplet
-        return start + group.to_sounding(written + nominal)
+        written += nominal
+        is_open = written < group.nominal
+        return (group, start, written) if is_open else None, start + group.to_sounding(written)
+
+    def _position_after_value(self, id_: int) -> tuple[OpenTuplet | None, int]:
+        """Return the open tuplet and the step of the bar after a duration or a tuplet's start."""
+        event = MEASURES.events[id_]
+        if event.kind == "tuplet":
+            return _open_tuplet(str(event.value), self.cursor), self.cursor
+        return self._position_after(int(event.value or 0))
 
     def chord_tone_ids(self) -> tuple[int, ...]:
         """Return the ids of the further notes that a chord may have: lower ones, ascending."""
@@ -259,9 +322,11 @@ class MeasuresGrammar:
         """Return the changes, durations and tuplets that may come next in a voice."""
         if self.tuplet is not None:
             group, _, written = self.tuplet
-            return self._change_ids() + self.rules.tuplet_duration_ids(group.nominal - written)
-        gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
-        return self._change_ids() + self.rules.fitting_value_ids(gap_steps)
+            value_ids = self.rules.tuplet_duration_ids(group.nominal - written)
+        else:
+            gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
+            value_ids = self.rules.fitting_value_ids(gap_steps)
+        return self._change_ids() + self._keep_cadence_values(value_ids)
 
     def _change_ids(self) -> tuple[int, ...]:
         """Return the key, meter and chord events inside a bar, in the first voice."""
@@ -314,7 +379,9 @@ class MeasuresGrammar:
     def _take_header(self, kind: str, value: int | str | None) -> None:
         self.header_events_read += 1
         if kind == "meter":
-            self.form = create_form_state(self.rules, Meter.parse(str(value)).steps)
+            meter = Meter.parse(str(value))
+            self.form = create_form_state(self.rules, meter.steps)
+            self.beat_steps = meter.beat_steps
         elif kind == "parts" and isinstance(value, int):
             self.parts = value
 
@@ -329,7 +396,7 @@ class MeasuresGrammar:
         if kind == "meter":
             self.form.meter_steps = Meter.parse(str(value)).steps
         if kind in ("bar", "partial"):
-            self.in_bar = True
+            self.in_bar, self.is_on_cadence = True, False
             steps = value if isinstance(value, int) else self.form.meter_steps
             self.bar_length = None if is_irregular else steps
             voices = () if self.form.is_first_of_section else self.sound_ends
@@ -376,12 +443,13 @@ class MeasuresGrammar:
         self.change_rank = 4
 
     def _take_tuplet(self, value: str) -> None:
-        self.tuplet = Tuplet(*map(int, value.split())), self.cursor, 0
+        self.tuplet = _open_tuplet(value, self.cursor)
 
     def _take_duration(self, value: int) -> None:
         self.duration = value
 
     def _take_rest(self, _: None) -> None:
+        self._follow_cadence(None)
         self._advance()
         self.sound_ends.pop(self.voice, None)
 
@@ -397,22 +465,31 @@ class MeasuresGrammar:
 
     def _add_note(self, kind: str, value: int) -> None:
         if self.duration is not None:
-            self._advance()
             if self.voice == (0, 0):
                 self.last_note_id = MEASURES.ids.get(Event(kind, value))
+            self._follow_cadence(self.last_note_id)
+            self._advance()
         if self.rules.chooses_drums:
             self.part_kinds |= {(self.voice[0], kind)}
         self.has_sounded = True
         self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
+    def _follow_cadence(self, note_id: int | None) -> None:
+        """Note whether a cadence lasts, or starts, with a note or a rest at the cursor."""
+        if self.rules.requires_cadence and self.voice == (0, 0):
+            is_on_beat = self.cursor % self.beat_steps == 0
+            self.is_on_cadence = note_id in self.rules.final_pitch_ids and (
+                self.is_on_cadence or is_on_beat
+            )
+
     def _advance(self) -> None:
         """Move the cursor to the end of the pending duration."""
-        self.cursor = self._duration_end()
-        nominal, self.duration, self.change_rank = self.duration or 0, None, 0
-        if self.tuplet is not None:
-            group, start, written = self.tuplet
-            written += nominal
-            self.tuplet = None if written >= group.nominal else (group, start, written)
+        self.tuplet, self.cursor = self._position_after(self.duration or 0)
+        self.duration, self.change_rank = None, 0
+
+
+def _open_tuplet(value: str, position: int) -> OpenTuplet:
+    return Tuplet(*map(int, value.split())), position, 0
 
 
 _IN_BAR_KINDS: Final = frozenset(

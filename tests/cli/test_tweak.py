@@ -141,7 +141,7 @@ def test_tweak_refuses_bad_input_in_one_line(
         (("--max-copy", "3"), "every tune shares three notes with some other"),
         (("--max-copy", "8"), "the model has no index of its training tunes"),
         (("--primer", "none.mid"), "none.mid does not exist"),
-        (("--end", "never"), "is not one of 'any', 'tonic'"),
+        (("--end", "never"), "is not one of 'any', 'tonic', 'cadence'"),
     ],
 )
 def test_sample_refuses_contradicting_options(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from musicgen.compare import baselines
-from musicgen.compare.baselines import ComparedNetwork, CurvePoint
+from musicgen.compare.baselines import WITH_CONTEXT, ComparedNetwork, CurvePoint
 from musicgen.compare.comparison import Comparison, ComparisonOptions, ModelResult
 from musicgen.compare.diagnostics import GradientDecay, HalfLives
 from musicgen.compare.report import (
@@ -27,7 +27,11 @@ from musicgen.evaluation.heldout_score import HeldOutScore
 from tests.loop_corpus import make_corpus
 
 TOY = ComparisonOptions(tokens=640, cells=("rnn", "lstm"), parameters=10_000)
-NAMES = ["window-4", "bag", "window-64", "n-gram", "rnn", "lstm", "rnn unclipped", "lstm unclipped"]
+CELLS = ["rnn", "lstm"]
+NAMES = [
+    *("window-4", "bag", "window-64", "n-gram", *CELLS, *WITH_CONTEXT),
+    *(f"{cell} unclipped" for cell in CELLS),
+]
 
 
 def run_comparison(options: ComparisonOptions = TOY) -> tuple[Comparison, list[str]]:
@@ -92,7 +96,7 @@ def test_json_contains_the_results(comparison: Comparison) -> None:
     lstm = values["rungs"][5]
     assert lstm["valid"]["bits_per_note"] == round(comparison.results[5].valid.bits_per_note, 4)
     assert lstm["clip"] == 1.0
-    assert values["rungs"][7]["clip"] is None
+    assert values["rungs"][9]["clip"] is None
     assert values["tunes"] == {"train": 24, "valid": 8, "test": 6}
 
 
@@ -104,9 +108,9 @@ def test_minutes_are_converted_by_measured_speed(monkeypatch: pytest.MonkeyPatch
         return 4000.0 if self.name == "bag" else 2000.0
 
     monkeypatch.setattr(ComparedNetwork, "measure_tokens_per_second", fake_speed)
-    comparison = Comparison(make_corpus(24, 8), replace(TOY, tokens=None, minutes=7.0))
+    comparison = Comparison(make_corpus(24, 8), replace(TOY, tokens=None, minutes=9.0))
     list(comparison.allocate_budgets())
-    assert measured == ["window-4", "bag", "window-64", "rnn", "lstm"]  # once each
+    assert measured == ["window-4", "bag", "window-64", "rnn", "lstm", *WITH_CONTEXT]  # once
     assert comparison.budgets["bag"] == 2 * comparison.budgets["window-4"] == 240_000
     assert comparison.budgets["rnn unclipped"] == comparison.budgets["rnn"]
 

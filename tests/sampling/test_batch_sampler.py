@@ -30,6 +30,7 @@ ASKED = [
     SamplingOptions.parse(key="Edor", meter="6/8", rhythm="jig", bars=8, temperature=1.1),
     SamplingOptions.parse(form="AABB", bars=8, range="D4-B5", end="tonic"),
     SamplingOptions(bars=8, temperature=1.1, min_p=0.1),
+    SamplingOptions.parse(bars=6, end="cadence"),
 ]
 
 

@@ -19,6 +19,7 @@ from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.song_form import THROUGH, FormLayout
 from musicgen.tokens.vocabulary import MEASURES
+from tests.cadence import ends_with_cadence
 from tests.fake_models import SEEN_IDS, RandomEngine
 from tests.sampling.test_valid import check_form
 
@@ -46,7 +47,7 @@ def draw_options(rng: random.Random, meters: list[str], rhythms: list[str]) -> d
         "rhythm": rng.choice((None, None, *rhythms)),
         "range": rng.choice(RANGES),
         "pickup": rng.choice(PICKUPS),
-        "end": rng.choice(("any", "tonic")),
+        "end": rng.choice(("any", "tonic", "cadence")),
         "temperature": rng.choice((0.5, 0.8, 1.0, 1.3)),
         "tempo": rng.choice((None, 120.0)),
         "program": rng.choice((0, 73)),
@@ -70,7 +71,7 @@ def is_impossible(options: dict[str, Any], meters: list[str], partial_bars: set[
 
 def lacks_tonic(options: dict[str, Any]) -> bool:
     """Return whether the tune must end on a tonic that the range does not contain."""
-    if options["end"] != "tonic" or not {"key", "range"} <= options.keys():
+    if options["end"] == "any" or not {"key", "range"} <= options.keys():
         return False
     lowest, highest = parse_range(options["range"])
     tonic = Key.parse(options["key"]).pitch_class
@@ -110,6 +111,7 @@ def check_options_met(score: Score, options: SamplingOptions) -> None:
     last_onset = score.notes[-1].onset
     top_pitch = max(note.pitch for note in score.notes if note.onset == last_onset)
     assert options.end == "any" or (top_pitch - score.key.pitch_class) % 12 == 0
+    assert options.end != "cadence" or ends_with_cadence(score)
     assert score.parts[0].program == options.program
     assert options.tempo in (None, score.qpm)
     if options.layout:

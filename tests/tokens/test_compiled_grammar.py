@@ -55,6 +55,14 @@ RULES = [
     ),
     Rules(allowed_ids=DRUMS, max_bars=6, drum_parts=None),
     Rules(allowed_ids=DRUMS, max_bars=6, drum_parts=None, final_pitch_ids=TONICS),
+    Rules(allowed_ids=VOICES, max_bars=6, final_pitch_ids=TONICS, requires_cadence=True),
+    Rules(
+        allowed_ids=MELODY_IDS,
+        max_bars=4,
+        layout=FormLayout.of("AABB", 4),
+        final_pitch_ids=TONICS,
+        requires_cadence=True,
+    ),
 ]
 
 
