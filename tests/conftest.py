@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,7 +20,7 @@ settings.register_profile(
     "fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300
 )
 settings.register_profile(
-    "repeatable", settings.get_profile("fresh"), derandomize=True, max_examples=40
+    "repeatable", settings.get_profile("fresh"), derandomize=True, max_examples=25
 )
 
 
@@ -35,11 +36,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def single_reader() -> Iterator[None]:
-    """Let `train` and `compare` read in one child process: each imports for half a second."""
+def no_readers() -> Iterator[None]:
+    """Let the commands read in this process, not in children, which import for half a second.
+
+    Tests of the children start processes, give --jobs or call `build` with jobs.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musicgen.cli.load_dataset.READERS", 1)
+        patch.setattr("musicgen.cli.load_dataset.READERS", 0)
+        patch.setattr("musicgen.cli.corpus._count_cores", lambda: 0)
         yield
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests of a file among the workers for the promises: some files take long."""
+    if not runs_promises(config):
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def restore_signals() -> None:
@@ -65,9 +80,9 @@ def pretend_bf16(value: str | None) -> None:
 
 
 SLOWEST_FILES = (  # started first, so that no worker waits for them at the end
-    "test_option_combinations.py", "test_distributed.py", "test_playground.py",
-    "test_train_processes.py", "test_cluster.py", "test_no_code_from_data.py",
-    "test_train_resume.py",
+    "test_option_combinations.py", "test_valid.py", "test_train_processes.py", "test_playground.py",
+    "test_train_resume.py", "test_html_page_in_browser.py", "test_kills.py", "test_distributed.py",
+    "test_no_code_from_data.py",
 )  # fmt: skip
 
 
