@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,6 +30,8 @@ def runs_promises(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the same few Hypothesis examples on every run, and many fresh ones for the promises."""
     settings.load_profile("fresh" if runs_promises(config) else "repeatable")
+    if runs_promises(config) and config.getoption("dist", "no") == "loadfile":
+        config.option.dist = "worksteal"  # some files take long: the workers share their tests
     pretend_bf16(os.environ.get("MUSICGEN_TEST_BF16"))
     restore_signals()
 
@@ -45,16 +46,6 @@ def no_readers() -> Iterator[None]:
         patch.setattr("musicgen.cli.load_dataset.READERS", 0)
         patch.setattr("musicgen.cli.corpus._count_cores", lambda: 0)
         yield
-
-
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Share the tests of a file among the workers for the promises: some files take long."""
-    if not runs_promises(config):
-        return None
-    from xdist.scheduler import WorkStealingScheduling
-
-    return WorkStealingScheduling(config, log)
 
 
 def restore_signals() -> None:
