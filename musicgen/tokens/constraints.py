@@ -230,10 +230,14 @@ def _tuplet_event(tuplet: Tuplet) -> Event:
 
 
 def _fill(values: Sequence[int], longest: int) -> list[bool]:
-    """Tell for each length up to the longest whether a sum of values equals it."""
-    is_fillable = [True] + [False] * longest
-    for length in range(1, longest + 1):
-        is_fillable[length] = any(
-            value <= length and is_fillable[length - value] for value in values
-        )
-    return is_fillable
+    """Tell for each length up to the longest whether a sum of values equals it.
+
+    The bits of an integer are the lengths; a shift by a value adds the value to all of them.
+    """
+    lengths, mask = 1, (1 << longest + 1) - 1  # only the empty sum
+    for value in values:
+        step = value
+        while step <= longest:  # once, twice, four times the value: then any number of times
+            lengths |= lengths << step & mask
+            step *= 2
+    return [bit == "1" for bit in reversed(f"{lengths:0{longest + 1}b}")]

@@ -136,7 +136,8 @@ def make_score(seed: int) -> Score:
     return Score(notes, (Mark(0, "meter", Meter(3, 4)), *lines), title=f"tune {seed}")
 
 
-def test_train_writes_a_model_that_sample_uses(cwd: Path) -> None:
+def test_train_writes_a_model_that_sample_uses(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("musicgen.cli.load_dataset.READERS", 2)  # child processes, as for users
     (cwd / "tunes").mkdir()
     for number in range(12):
         formats.write(make_score(number), cwd / "tunes" / f"{number}.mid")

@@ -35,7 +35,7 @@ def run(*args: str | Path) -> Result:
 
 
 def run_build(folder: Path, *args: str) -> Result:
-    return run("build", folder, "--out", folder.parent / "data", "--jobs", "1", *args)
+    return run("build", folder, "--out", folder.parent / "data", *args)
 
 
 @pytest.mark.parametrize("command", ["build", "check"])
@@ -47,20 +47,20 @@ def test_help_shows_examples(command: str) -> None:
 def test_files_of_other_types_are_counted(tunes: Path) -> None:
     (tunes / "cover.jpg").touch()
     assert "skipped 1 other file" in run_build(tunes).stderr
-    assert "skipped 1 other file" in run("check", tunes, "--jobs", "1").stdout
+    assert "skipped 1 other file" in run("check", tunes).stdout
     (tunes / "words.txt").touch()
     assert "skipped 2 other files" in run_build(tunes, "--force").stderr
 
 
 def test_performance_codec_requires_no_key_or_meter(tmp_path: Path) -> None:
     (tmp_path / "plain.abc").write_text(synthetic_tunes.tune(1))
-    result = run("check", tmp_path, "--jobs", "1", "--codec", "performance")
+    result = run("check", tmp_path, "--codec", "performance")
     assert "kept 1, refused 0" in result.stdout
     assert "none is given" not in result.stdout
 
 
 def test_rebuild_reports_reused_files(tunes: Path) -> None:
-    assert "kept 20 of 20 tunes" in run_build(tunes).stderr
+    assert "kept 20 of 20 tunes" in run_build(tunes, "--jobs", "1").stderr
     refused = run_build(tunes)
     assert refused.exit_code == 2
     assert "add --force" in refused.output
@@ -151,7 +151,7 @@ def odd_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("source", ODD_SOURCES)
 def test_bad_source_is_refused_in_one_line_without_output(odd_sources: Path, source: str) -> None:
     exit_code, message = ODD_SOURCES[source]
-    result = run("build", source, "--out", "data", "--jobs", "1")
+    result = run("build", source, "--out", "data")
     assert (result.exit_code, result.stdout) == (exit_code, ""), result.output
     assert message in result.stderr
     assert (result.stderr.count("\n"), result.stderr[-1]) == (1, "\n")
@@ -180,7 +180,7 @@ def test_names_and_titles_are_printed_without_markup_or_control_characters(tmp_p
     (folder / "\x1b[31m[blue].abc").write_text(named_tune_text)
     (folder / "[link=x].abc").write_text(synthetic_tunes.tune(2, K=""))
     for args in ([], ["-v"], ["--json"]):
-        result = run("check", folder, "--jobs", "1", *args)
+        result = run("check", folder, *args)
         assert result.exit_code == 0, result.output
         assert CONTROL_CHARACTERS.search(result.output.replace("\n", "")) is None
         assert "[red]tunes/[link=x].abc" in result.stdout

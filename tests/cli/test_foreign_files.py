@@ -94,7 +94,7 @@ def test_foreign_report_and_options_files_are_kept(cwd: Path) -> None:
 
 def test_data_set_with_foreign_files_is_not_replaced(cwd: Path) -> None:
     (cwd / "tune.abc").write_text(tune(1))
-    args = ("corpus", "build", "tune.abc", "--out", "data", "--force", "--jobs", "1")
+    args = ("corpus", "build", "tune.abc", "--out", "data", "--force")
     run_ok(*args)
     original_files = {path: path.read_bytes() for path in (cwd / "data").iterdir()}
     assert len(original_files) > 3
@@ -112,7 +112,7 @@ def test_data_set_with_foreign_files_is_not_replaced(cwd: Path) -> None:
 
 def test_link_to_a_data_set_is_not_replaced(cwd: Path) -> None:
     (cwd / "tune.abc").write_text(tune(1))
-    args = ("corpus", "build", "tune.abc", "--force", "--jobs", "1", "--out")
+    args = ("corpus", "build", "tune.abc", "--force", "--out")
     run_ok(*args, "data")
     (cwd / "link").symlink_to("data")
     assert_refused(run(*args, "link"), 2, "link is a folder and not a data set")

@@ -124,10 +124,10 @@ def test_tweak_warns_of_an_unseen_dance(tmp_path: Path) -> None:
 
 def test_counts_of_one_are_singular(tmp_path: Path) -> None:
     (tmp_path / "one.abc").write_text(synthetic_tunes.tune(1))
-    result = run("corpus", "check", tmp_path, "--jobs", "1")
+    result = run("corpus", "check", tmp_path)
     assert "found 1 tune in 1 file: kept 1, refused 0" in result.stdout
     (tmp_path / "two.abc").write_text(synthetic_tunes.tune(2))
-    result = run("corpus", "check", tmp_path, "--jobs", "1")
+    result = run("corpus", "check", tmp_path)
     assert "found 2 tunes in 2 files: kept 2, refused 0" in result.stdout
 
 

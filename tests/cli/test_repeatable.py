@@ -10,48 +10,54 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_runner import run_ok
 from tests.fake_models import untrained
 
-
-def run_sample(folder: Path, out: str, *args: str, hash_seed: str = "0") -> None:
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    subprocess.run(
-        [sys.executable, "-m", "musicgen", "sample", "--model", "model", "--out", out, *args],
-        cwd=folder, check=True, capture_output=True,
-        env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
-    )  # fmt: skip
+SAMPLE_SEEDS = """
+import sys
+from musicgen.cli import commands
+folder, *seeds = sys.argv[1:]
+for seed in seeds:
+    arguments = ["sample", "--model", "model", "--out", f"{folder}/{seed}.mid", "--seed", seed]
+    commands(arguments, standalone_mode=False)
+"""
 
 
 def hash_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def check_seeds(folder: Path, seeds: range) -> None:
+def check_seeds(folder: Path, count: int) -> None:
+    """Sample with each random seed in a process per hash seed: they write the same files."""
     untrained(folder / "model")
-    for seed in seeds:
-        hashes = set()
-        for hash_seed in ("0", "1", "2"):
-            out = f"{seed}-{hash_seed}.mid"
-            run_sample(folder, out, "--seed", str(seed), hash_seed=hash_seed)
-            hashes.add(hash_file(folder / out))
-        assert len(hashes) == 1
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    for hash_seed in "012":
+        (folder / hash_seed).mkdir()
+        subprocess.run(
+            [sys.executable, "-c", SAMPLE_SEEDS, hash_seed, *map(str, range(count))],
+            cwd=folder, check=True, capture_output=True,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
+        )  # fmt: skip
+    for seed in range(count):
+        assert len({hash_file(folder / hash_seed / f"{seed}.mid") for hash_seed in "012"}) == 1
+    assert len({hash_file(file) for file in (folder / "0").iterdir()}) == count
 
 
 def test_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
-    check_seeds(tmp_path, range(1))
+    check_seeds(tmp_path, 1)
 
 
 @pytest.mark.promises
 def test_20_seeds_write_the_same_bytes(tmp_path: Path) -> None:
-    check_seeds(tmp_path, range(20))
+    check_seeds(tmp_path, 20)
 
 
-def test_tune_does_not_depend_on_the_count(tmp_path: Path) -> None:
+def test_tune_does_not_depend_on_the_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     untrained(tmp_path / "model")
-    run_sample(tmp_path, "few-{n}.mid", "--seed", "5", "--count", "3", "--bars", "4")
-    run_sample(
-        tmp_path, "many-{n}.mid", "--seed", "5", "--count", "12", "--bars", "4", "--jobs", "2"
-    )
+    args = ("sample", "--model", "model", "--seed", "5", "--bars", "4")
+    run_ok(*args, "--out", "few-{n}.mid", "--count", "3")
+    run_ok(*args, "--out", "many-{n}.mid", "--count", "12", "--jobs", "2")
     for number in (1, 2, 3):
         assert hash_file(tmp_path / f"few-{number}.mid") == hash_file(
             tmp_path / f"many-{number}.mid"

@@ -159,7 +159,10 @@ HANGING_HANDLERS = {
 
 @pytest.mark.parametrize(
     "handler",
-    ["an answer", "a loop", pytest.param("a thread", marks=pytest.mark.promises)],
+    [
+        "an answer",
+        *(pytest.param(name, marks=pytest.mark.promises) for name in ("a loop", "a thread")),
+    ],
 )
 def test_interrupt_stops_a_hanging_server(tmp_path: Path, handler: str) -> None:
     code = f"""

@@ -15,6 +15,7 @@ from musicgen import checkpoint
 from musicgen.cli import commands
 from musicgen.cli.train_report import ProgressDisplay
 from musicgen.corpus import store
+from musicgen.corpus.build import build
 from musicgen.corpus.store import Dataset
 from musicgen.errors import Mismatch
 from musicgen.similarity.build_index import add_index, build_overlap_index
@@ -39,7 +40,7 @@ def cwd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (folder / name / f"{number}.abc").write_text(synthetic_tunes.tune(number))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert run("corpus", "build", "tunes", "--out", "set", "--jobs", "1").exit_code == 0
+        build(["tunes"], Path("set"), jobs=0)
         yield folder
 
 
@@ -115,7 +116,7 @@ def test_fine_tuned_model_has_the_index_of_both_corpora(cwd: Path, first_run: Re
 
 
 def test_add_index_requires_the_training_tunes(cwd: Path) -> None:
-    assert run("corpus", "build", "others", "--out", "other-set", "--jobs", "1").exit_code == 0
+    build(["others"], Path("other-set"), jobs=0)
     train("set", "--name", "bare", "--no-index")
     folder = cwd / "checkpoints" / "bare"
     checkpoint_before = checkpoint.load(folder)

@@ -26,7 +26,7 @@ KINDS = {"pop": "measures", "drums": "measures", "band": "measures", "chorale": 
          "mixed": "measures", "live": "performance"}  # fmt: skip
 EXTRA_CODECS = (("pop", "performance"), ("pop", "frames"), ("chorale", "frames-16"),
                 ("chorale", "text"), ("chorale", "text-words"))  # fmt: skip
-DEFAULT_KINDS = ("pop", "drums", "mixed")  # several parts, no pitches, and pieces of several kinds
+DEFAULT_KINDS = ("pop", "drums", "mixed", "live")  # parts, no pitches, several kinds, no bars
 SMALL_MODEL = ("--layers", "1", "--hidden", "16", "--epochs", "1", "--device", "cpu")
 
 
@@ -96,7 +96,7 @@ def mark_kinds(*names: str) -> list[ParameterSet | str]:
             for name in names]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mark_kinds(*KINDS))
 def test_each_kind_can_be_trained_and_sampled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("musicgen.tokens.performance.MAX_EVENTS", 200)  # a piece ends there
     bars = ("--bars", "4") if KINDS[kind] == "measures" else ()
@@ -130,6 +130,7 @@ def test_drum_model_writes_only_drums() -> None:
     assert [part.is_drums for part in score.parts] == [True]
 
 
+@pytest.mark.promises
 def test_band_has_drum_parts_and_pitched_parts() -> None:
     scores = [load_model("band").sample(seed=seed, bars=4).score for seed in range(4)]
     assert any(part.is_drums for score in scores for part in score.parts)

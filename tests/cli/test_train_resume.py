@@ -249,6 +249,7 @@ def kill_before_first_save(*args: str) -> None:
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 
+@pytest.mark.promises
 def test_run_killed_before_its_first_save_starts_again(trained: Path, cwd: Path) -> None:
     kill_before_first_save(*TRAIN_ARGS, "--name", "mine")
     assert_refused(

@@ -33,6 +33,8 @@ NAMES = [
     *(f"{cell} unclipped" for cell in CELLS),
 ]
 
+COMMAND = "musicgen compare '<b>'"
+
 
 def run_comparison(options: ComparisonOptions = TOY) -> tuple[Comparison, list[str]]:
     comparison = Comparison(make_corpus(24, 8, 6), options)
@@ -160,8 +162,13 @@ class PageParser(HTMLParser):
                 self.links += [value or ""] if name != "style" else []
 
 
-def test_page_is_self_contained(comparison: Comparison) -> None:
-    text = render_html_report(comparison)
+@pytest.fixture(scope="module")
+def text(finished: tuple[Comparison, list[str]]) -> str:
+    """Return the page of the finished comparison: drawing its figures takes seconds."""
+    return render_html_report(finished[0], command=COMMAND)
+
+
+def test_page_is_self_contained(text: str) -> None:
     page = PageParser(text)
     assert not {"script", "link", "iframe", "img", "object", "form"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
@@ -172,15 +179,14 @@ def test_page_is_self_contained(comparison: Comparison) -> None:
     assert all(f">{name}</td>" in text for name in NAMES)
 
 
-def test_names_are_escaped_in_the_page(comparison: Comparison) -> None:
-    text = render_html_report(comparison, command="musicgen compare '<b>'")
+def test_names_are_escaped_in_the_page(text: str) -> None:
     assert "made &lt;up&gt;" in text
     assert "<up>" not in text
     assert "<b>" not in text
 
 
-def test_page_is_deterministic(comparison: Comparison) -> None:
-    assert render_html_report(comparison) == render_html_report(comparison)
+def test_page_is_deterministic(comparison: Comparison, text: str) -> None:
+    assert render_html_report(comparison, command=COMMAND) == text
 
 
 def test_page_without_cells_has_no_figures_of_them() -> None:

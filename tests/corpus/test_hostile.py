@@ -29,7 +29,6 @@ def test_malformed_files_cover_the_formats() -> None:
     kinds = Counter(Path(name).suffix for name in malformed_files.make(big=False))
     assert kinds[".mid"] + kinds[".abc"] >= 120
     assert {".musicxml", ".mxl", ".krn", ".zip", ".tar", ".gz"} <= kinds.keys()
-    assert dict(malformed_files.generate_files()) == malformed_files.make()
 
 
 def test_small_files_have_expected_outcomes(tmp_path: Path) -> None:
@@ -39,6 +38,7 @@ def test_small_files_have_expected_outcomes(tmp_path: Path) -> None:
 
 @pytest.mark.promises
 def test_all_files_have_expected_outcomes(tmp_path: Path) -> None:
+    assert dict(malformed_files.generate_files()) == malformed_files.make()
     assert malformed_files.outcomes(tmp_path / "hostile") == EXPECTED
 
 

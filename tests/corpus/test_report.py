@@ -99,7 +99,7 @@ def test_groups_do_not_cross_splits(checkup: DryRunResult) -> None:
 
 
 def test_tables_list_defects_and_related_tunes(folder: Path) -> None:
-    result = run(folder, "--jobs", "1")
+    result = run(folder)
     assert result.exit_code == 0, result.output
     for text in ("K: 'H'", "bar 3 holds 7/8 in a meter of 6/8: 1/8 too much", "the same notes as",
                   "in other note values: tune 5 'Tune 5' in mu/good.abc"):  # fmt: skip
@@ -120,8 +120,8 @@ def test_json_has_the_rows_of_the_api(folder: Path, checkup: DryRunResult) -> No
 def test_long_tables_are_truncated_unless_verbose(tmp_path: Path) -> None:
     book = "".join(synthetic_tunes.tune(number, K="") for number in range(30))
     (tmp_path / "a.abc").write_text(book + synthetic_tunes.tune(50))
-    assert "and 10 more; --json or -v lists all" in run(tmp_path, "--jobs", "1").stdout
-    full = run(tmp_path, "-v", "--jobs", "1").stdout
+    assert "and 10 more; --json or -v lists all" in run(tmp_path).stdout
+    full = run(tmp_path, "-v").stdout
     assert "more; --json" not in full
     assert full.count("no-key") == 30 + 1
     assert "tune 1 'Tune 50'" in full
@@ -140,6 +140,6 @@ def test_titles_and_names_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "\x1b[31mred.abc").write_text(
         synthetic_tunes.tune(1, T=evil) + synthetic_tunes.tune(2, T=evil, K="")
     )
-    result = run(tmp_path, "-v", "--jobs", "1")
+    result = run(tmp_path, "-v")
     assert "[bold red]../../evil[/]" in result.stdout
     assert not {"\x1b", "\x07"} & set(result.output)

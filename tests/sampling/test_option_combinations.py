@@ -33,15 +33,15 @@ REFUSED = r"^(range|pickup)"  # the refusals of impossible combinations begin so
 def draw_options(rng: random.Random, meters: list[str], rhythms: list[str]) -> dict[str, Any]:
     """Draw a random combination of all options; some contradict each other."""
     form = rng.choice(FORMS)
-    bars_per_letter = rng.choice((1, 2, 4, 8))
+    bars_per_letter = rng.choice((1, 1, 1, 2, 2, 2, 4, 8))  # long tunes take long, and prove less
     bars = (
         bars_per_letter * len(form)
         if form and form != THROUGH
-        else rng.choice((1, 2, 5, 8, 16, 31))
+        else rng.choice((1, 2, 2, 3, 5, 5, 8, 16, 31))
     )
     options: dict[str, Any] = {
         "form": form,
-        "bars": bars if rng.random() < 0.8 else None,
+        "bars": bars if rng.random() < 0.9 else None,
         "key": rng.choice((None, *KEYS)),
         "meter": rng.choice((None, *meters)),
         "rhythm": rng.choice((None, None, *rhythms)),

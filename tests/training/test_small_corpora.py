@@ -23,6 +23,8 @@ EXPLANATIONS = {
     20: "20 tunes: 3 are held out for early stopping; there is no test split",
 }
 
+CORPORA = tuple(zip(sorted(EXPLANATIONS), (".abc", ".mid", ".mid", ".abc"), strict=True))
+
 
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +64,7 @@ def assert_writes_valid_tunes(bars: int = 2) -> None:
         assert count_heard_bars(score) == bars
 
 
-@pytest.mark.parametrize("suffix", [".abc", ".mid"])
-@pytest.mark.parametrize("count", sorted(EXPLANATIONS))
+@pytest.mark.parametrize(("count", "suffix"), CORPORA)
 def test_training_works_with_few_files(tmp_path: Path, count: int, suffix: str) -> None:
     write_tunes(tmp_path / "tunes", count, suffix)
     output = train("--epochs", "0.1")
@@ -76,8 +77,7 @@ def test_training_works_with_few_files(tmp_path: Path, count: int, suffix: str) 
 
 
 @pytest.mark.promises
-@pytest.mark.parametrize("suffix", [".abc", ".mid"])
-@pytest.mark.parametrize("count", sorted(EXPLANATIONS))
+@pytest.mark.parametrize(("count", "suffix"), CORPORA)
 def test_training_needs_no_flags(tmp_path: Path, count: int, suffix: str) -> None:
     write_tunes(tmp_path / "tunes", count, suffix)
     assert EXPLANATIONS[count] in train()

@@ -222,7 +222,7 @@ def test_windows_grow_linearly_to_their_full_length() -> None:
 
 
 def test_equal_window_lengths_give_the_same_number_of_updates() -> None:
-    settings = TrainingSettings(tokens=40_000, lanes=4, bptt=48, first_bptt=6)
+    settings = TrainingSettings(tokens=20_000, lanes=4, bptt=48, first_bptt=6)
     growing, even = (
         make_trainer(draw_tunes(9, 2_000), settings),
         make_trainer(draw_tunes(9, 2_000), equalize_window_lengths(settings)),
@@ -250,28 +250,34 @@ def round_trip(state: TrainerState) -> TrainerState:
     return TrainerState(arrays, json.loads(json.dumps(state.values)))
 
 
-@pytest.mark.parametrize("at", [0, 1, 7, 20])
-def test_restored_state_continues_bit_for_bit(at: int) -> None:
+def make_network_trainer() -> Trainer:
     settings = TrainingSettings(
-        tokens=2_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160, transposed=True
+        tokens=1_000, lanes=4, bptt=12, first_bptt=4, evaluate_every=160, transposed=True
     )
+    shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
+    model = LanguageModel(shape, torch.Generator().manual_seed(2))
+    return Trainer(model, draw_tunes(9), draw_tunes(3), settings, pitch_ranges=[range(4, 11)])
 
-    def make_network_trainer() -> Trainer:
-        shape = ModelSettings(12, layers=2, hidden=16, embedding=16)
-        model = LanguageModel(shape, torch.Generator().manual_seed(2))
-        return Trainer(model, draw_tunes(9), draw_tunes(3), settings, pitch_ranges=[range(4, 11)])
 
-    uninterrupted, interrupted, resumed = (
-        make_network_trainer(),
-        make_network_trainer(),
-        make_network_trainer(),
-    )
-    expected = list(uninterrupted.run())
+@pytest.fixture(scope="module")
+def uninterrupted_run() -> tuple[list[Progress], TrainerState]:
+    """Return what a whole run measures, and its last state."""
+    trainer = make_network_trainer()
+    return list(trainer.run()), trainer.copy_state()
+
+
+@pytest.mark.parametrize("at", [0, 1, 7, 20])
+def test_restored_state_continues_bit_for_bit(
+    at: int, uninterrupted_run: tuple[list[Progress], TrainerState]
+) -> None:
+    expected, last_state = uninterrupted_run
+    interrupted, resumed = make_network_trainer(), make_network_trainer()
     list(itertools.islice(interrupted.run(), at))
     resumed.restore(round_trip(interrupted.copy_state()))
     rest = list(resumed.run())
+    assert rest
     assert [summarise(p) for p in rest] == [summarise(p) for p in expected[at:]]
-    assert_same(resumed.copy_state(), uninterrupted.copy_state())
+    assert_same(resumed.copy_state(), last_state)
 
 
 def summarise(progress: Progress) -> tuple[float, ...]:

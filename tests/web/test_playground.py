@@ -240,6 +240,7 @@ def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     expect(page.locator("#pane-a")).to_be_hidden()
 
 
+@pytest.mark.promises
 def test_empty_form_is_the_default_and_free_stays_free(page: Page, serve: ServeProcess) -> None:
     form, bars = page.locator("#knob-form"), page.locator("#knob-bars")
     expect(form).to_have_attribute("placeholder", "AABB")
@@ -378,6 +379,7 @@ def test_training_runs_are_shown_and_played(page: Page, serve: ServeProcess) -> 
     expect(mine.locator(".note.sounding")).not_to_have_count(0)
 
 
+@pytest.mark.promises
 def test_performance_model_has_its_own_options_and_a_piano_roll(
     page: Page, serve: ServeProcess
 ) -> None:
@@ -465,6 +467,7 @@ def test_errors_are_shown_in_one_line(browser: Browser, serve: ServeProcess) -> 
         expect(page.locator("#alert")).to_contain_text("no longer available")
 
 
+@pytest.mark.promises
 def test_server_restart_loses_nothing(browser: Browser, serve: ServeProcess) -> None:
     with open_failing_page(browser, serve.address) as page:
         generate(page, bars="16", form="AABB")
