@@ -18,7 +18,8 @@ export class ScorePanes {
   /** @param {(measure: number, isExtended: boolean) => void} onBarClick in the current tune */
   constructor(onBarClick) {
     this.onBarClick = onBarClick;
-    for (const [id, method] of [["surprise-on", "showSurprise"], ["copies-on", "showCopies"], ["roll-on", "showRoll"]]) {
+    for (const [id, method] of [["surprise-on", "showSurprise"], ["copies-on", "showCopies"],
+      ["phrases-on", "showPhrases"], ["roll-on", "showRoll"]]) {
       const checkbox = byId(id);
       checkbox.addEventListener("change", () => {
         for (const view of Object.values(this.#views)) view?.[method](checkbox.checked);
@@ -102,6 +103,7 @@ export class ScorePanes {
     const view = new TuneView(container, tune, { prefix: `${pane}-`, onBarClick, onSeek: this.onSeek });
     view.showSurprise(byId("surprise-on").checked);
     view.showCopies(byId("copies-on").checked);
+    view.showPhrases(byId("phrases-on").checked);
     view.showRoll(byId("roll-on").checked);
     return view;
   }
