@@ -69,7 +69,7 @@ def score_to_json(
         "keep_numbers": [max(1, number) for number in numbers],
         "count_in": _count_in_to_json(score),
         "names": list(_spell_notes(score)),
-        "phrases": [] if unwritten else _phrases_to_json(score, numbers),
+        "phrases": [] if unwritten else phrases_to_json(score),
         "svg": None if unwritten else engrave_untitled(score),
         "unwritten": unwritten,
         "sounds": sounds,
@@ -147,13 +147,12 @@ def _count_in_to_json(score: Score) -> dict[str, float]:
     }
 
 
-def _phrases_to_json(score: Score, numbers: Sequence[int]) -> list[dict[str, Any]]:
+def phrases_to_json(score: Score) -> list[dict[str, Any]]:
     """Return the phrases that have notes, and the earlier phrase that each one returns.
 
-    Args:
-        score: the tune.
-        numbers: the printed number of each bar.
+    A tune of over MAX_COMPARED_BARS has none.
     """
+    numbers = number_bars(find_bars(score))
     if len(numbers) > MAX_COMPARED_BARS:
         return []
     content = TuneContent.of(score)

@@ -20,7 +20,7 @@ from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
 from musicgen.render.html_page import SCRIPTS, STATIC, read_page_recipe, render_page
-from musicgen.render.tune_json import MAX_COMPARED_BARS, score_to_json
+from musicgen.render.tune_json import MAX_COMPARED_BARS, phrases_to_json, score_to_json
 from musicgen.trained_model import load
 from musicgen.tune import Tune
 from musicgen.variants import tweak
@@ -262,6 +262,6 @@ def test_phrases_name_the_earlier_phrase_that_they_return() -> None:
 
 def test_no_phrases_of_long_or_unwritten_music() -> None:
     bars = [(60, 96)] * (MAX_COMPARED_BARS + 1)
-    assert score_to_json(line(bars))["phrases"] == []
-    assert len(score_to_json(line(bars[1:]))["phrases"]) == MAX_COMPARED_BARS // 4
+    assert phrases_to_json(line(bars)) == []
+    assert len(phrases_to_json(line(bars[1:]))) == MAX_COMPARED_BARS // 4
     assert score_to_json(line(bars[:16]), has_bars=False)["phrases"] == []
