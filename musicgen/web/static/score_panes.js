@@ -1,6 +1,6 @@
 /** The score panes: the current tune (b), beside it the one that it is compared with (a). */
 
-import { byId, html } from "/static/render/dom.js";
+import { byId, html, scrollBehavior } from "/static/render/dom.js";
 import { TuneView } from "/static/render/tune_view.js";
 import { barNumbersOf } from "./bar_ranges.js";
 import { formatLength, joinFacts, titleOf } from "./tune_info.js";
@@ -25,6 +25,8 @@ export class ScorePanes {
         for (const view of Object.values(this.#views)) view?.[method](checkbox.checked);
       });
     }
+    byId("phrases-on").addEventListener("change", () => // they are above the score, the checkbox below
+      this.#views.b?.phrases?.element.scrollIntoView({ block: "nearest", behavior: scrollBehavior() }));
   }
 
   /** Show a tune in pane a or b. */
