@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Canvas
 
 from musicgen.evaluation.form import MATRIX_BARS, MAX_LAG, average_likeness, find_cadences
 from musicgen.evaluation.statistics import FEATURES
-from musicgen.evaluation.tune_content import LIKENESS_KINDS
 from musicgen.music.arrays import FloatArray
+from musicgen.music.tune_content import LIKENESS_KINDS
 from musicgen.render.plots import BLACK, Picture, add_legend, choose_styles, escape_label
 
 if TYPE_CHECKING:

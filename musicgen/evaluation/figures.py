@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.arrays import FloatArray, IntArray
+from musicgen.music.tune_content import TuneContent
 
 RESAMPLES: Final = 1000
 MIDDLE_95: Final = (0.025, 0.975)

@@ -16,19 +16,13 @@ from typing import Final
 import numpy as np
 
 from musicgen.evaluation.figures import PERCENT, Definition, FigureTable, Ratio
-from musicgen.evaluation.tune_content import (
-    REST,
-    Event,
-    LikenessKind,
-    TuneContent,
-)
 from musicgen.music.arrays import FloatArray
+from musicgen.music.phrase_returns import RELATIONS, find_phrases, find_return
 from musicgen.music.score import Score
+from musicgen.music.tune_content import REST, LikenessKind, TuneContent
 
 MAX_LAG: Final = 16  # bars
 SHOWN_LAGS: Final = (1, 2, 4, 8)
-PHRASE_BARS: Final = 4
-VARIED_LIKENESS: Final = 0.5  # from which on a phrase is a variant of an earlier one
 STEPWISE: Final = 2  # semitones
 MATRIX_BARS: Final = 32
 MOST_LOOPS: Final = 4
@@ -98,55 +92,6 @@ def measure_parts(content: TuneContent) -> Ratio | None:
     return Ratio(float(np.mean(pairs))) if pairs and content.has_repeats else None
 
 
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """Four bars of a section, counted from its first bar after the pickup."""
-
-    bars: tuple[int, ...]  # indexes
-    beat_steps: int
-    events: tuple[Event, ...]  # of all bars in sequence
-
-    @classmethod
-    def of(cls, content: TuneContent, bars: tuple[int, ...]) -> Phrase:
-        """Join the events of bars, given by index."""
-        events = tuple(event for bar in bars for event in content.bars[bar].events)
-        return cls(bars, content.bars[bars[0]].bar.meter.beat_steps, events)
-
-
-def relate_phrases(content: TuneContent, phrase: Phrase, earlier: Phrase) -> str:
-    """Tell how a phrase returns an earlier one: exact, transposed, varied, or else new.
-
-    Transposed: all durations and rests are equal, and all pitches differ by the same interval.
-    Varied: the mean of `compare_bars` over its bars is VARIED_LIKENESS or more.
-    """
-    if phrase.events == earlier.events:
-        return "exact"
-    if _is_transposition(phrase.events, earlier.events):
-        return "transposed"
-    is_varied = content.compare_passages(phrase.bars, earlier.bars) >= VARIED_LIKENESS
-    return "varied" if is_varied else "new"
-
-
-def _is_transposition(own: Sequence[Event], other: Sequence[Event]) -> bool:
-    """Return whether durations and rests are equal, and pitches differ by one interval."""
-    if [(d, p == REST) for d, p in own] != [(d, p == REST) for d, p in other]:
-        return False
-    pitches = [(a, b) for (_, a), (_, b) in zip(own, other, strict=True) if a != REST]
-    return len({a - b for a, b in pitches}) == 1
-
-
-def find_phrases(content: TuneContent) -> list[Phrase]:
-    """Divide each section into phrases of PHRASE_BARS bars; leave out what remains."""
-    return [
-        Phrase.of(content, bars[start : start + PHRASE_BARS])
-        for bars in (section.counted_bars for section in content.sections)
-        for start in range(0, len(bars) - PHRASE_BARS + 1, PHRASE_BARS)
-    ]
-
-
-_RELATIONS: Final = ("exact", "transposed", "varied")
-
-
 def measure_returns(content: TuneContent, *, relation: str) -> Ratio | None:
     """Count the phrases that return an earlier phrase of the tune in one way.
 
@@ -156,14 +101,8 @@ def measure_returns(content: TuneContent, *, relation: str) -> Ratio | None:
     phrases = find_phrases(content)
     if len(phrases) < 2:
         return None
-    closest = [_find_closest(content, phrases[: end + 1]) for end in range(1, len(phrases))]
-    return Ratio(closest.count(relation), len(closest))
-
-
-def _find_closest(content: TuneContent, phrases: Sequence[Phrase]) -> str:
-    """Return the closest relation of the last phrase to one before."""
-    relations = {relate_phrases(content, phrases[-1], earlier) for earlier in phrases[:-1]}
-    return next((relation for relation in _RELATIONS if relation in relations), "new")
+    returns = [find_return(content, phrases, index) for index in range(1, len(phrases))]
+    return Ratio(sum(r is not None and r.relation == relation for r in returns), len(returns))
 
 
 def measure_final_tonic(content: TuneContent) -> Ratio | None:
@@ -229,7 +168,7 @@ FORM_FIGURES: Final = (
     *_define_likeness("contour", "contour like", (4,)),
     *(Definition(f"phrases_{relation}", f"phrases that return {text}", PERCENT,
                  partial(measure_returns, relation=relation))
-      for relation, text in zip(_RELATIONS, ("exactly", "transposed", "varied"), strict=True)),
+      for relation, text in zip(RELATIONS, ("exactly", "transposed", "varied"), strict=True)),
     Definition("part_likeness", "likeness of the sections", PERCENT, measure_parts),
     Definition("phrases_on_tonic", "phrases that end on the tonic", PERCENT,
                partial(measure_cadences, name="tonic")),

@@ -26,8 +26,8 @@ from musicgen.evaluation.overlap import (
     measure_neighbors,
 )
 from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.score import Score
+from musicgen.music.tune_content import TuneContent
 from musicgen.similarity.overlap_report import OverlapIndex
 
 FEWEST_TUNES: Final = 4  # of each set: two halves of two tunes

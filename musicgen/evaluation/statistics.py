@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from musicgen.evaluation.figures import MIDDLE_95, PERCENT, Definition, Figure, Ratio
-from musicgen.evaluation.tune_content import REST, MelodyBar, TuneContent
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray
 from musicgen.music.score import STEPS_PER_QUARTER
+from musicgen.music.tune_content import REST, MelodyBar, TuneContent
 
 LEAP: Final = 5  # semitones from which on an interval is a leap
 ONSET_STEPS: Final = 12  # of the grid of onsets: a 16th note

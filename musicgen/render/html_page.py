@@ -33,6 +33,7 @@ SCRIPTS: Final = (  # in the order of their imports
     "format.js",
     "instrument.js",
     "player.js",
+    "phrase_arcs.js",
     "tune_view.js",
     "player_toolbar.js",
     "page.js",

@@ -10,7 +10,7 @@ import base64
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,9 @@ from musicgen.formats import abc, midi
 from musicgen.music.bars import count_heard_bars, find_bars, number_bars
 from musicgen.music.melodic_runs import RunColumns
 from musicgen.music.milliseconds import is_performance
+from musicgen.music.phrase_returns import PhraseReturn, find_phrases, find_return
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
+from musicgen.music.tune_content import TuneContent
 from musicgen.notation.engraving import check_engravable
 from musicgen.notation.score_images import engrave
 from musicgen.render.piano_roll import name_pitch
@@ -33,6 +35,7 @@ DRUM_PROGRAM: Final = -1  # program of a drum part
 NO_BARS_MESSAGE: Final = (
     "This music has no bars, so it cannot be shown as a score; see the piano roll."
 )
+MAX_COMPARED_BARS: Final = 512  # the time to compare all phrases is quadratic in their number
 _SECONDS_DECIMALS: Final = 4
 
 
@@ -66,6 +69,7 @@ def score_to_json(
         "keep_numbers": [max(1, number) for number in numbers],
         "count_in": _count_in_to_json(score),
         "names": list(_spell_notes(score)),
+        "phrases": [] if unwritten else phrases_to_json(score),
         "svg": None if unwritten else engrave_untitled(score),
         "unwritten": unwritten,
         "sounds": sounds,
@@ -141,6 +145,53 @@ def _count_in_to_json(score: Score) -> dict[str, float]:
         "beats": len(steps),
         "seconds": _round_seconds(steps.step / STEPS_PER_QUARTER * 60 / qpm),
     }
+
+
+def phrases_to_json(score: Score) -> list[dict[str, Any]]:
+    """Return the phrases that have notes, and the earlier phrase that each one returns.
+
+    A tune of over MAX_COMPARED_BARS has none.
+    """
+    numbers = number_bars(find_bars(score))
+    if len(numbers) > MAX_COMPARED_BARS:
+        return []
+    content = TuneContent.of(score)
+    phrases = [phrase for phrase in find_phrases(content) if phrase.has_notes]
+    ranges = [f"{numbers[phrase.bars[0]]}-{numbers[phrase.bars[-1]]}" for phrase in phrases]
+    return [
+        {
+            "measures": [phrase.bars[0], phrase.bars[-1]],
+            "bars": [numbers[phrase.bars[0]], numbers[phrase.bars[-1]]],
+            **_return_to_json(origin := find_return(content, phrases, index)),
+            "words": _describe_phrase(ranges, index, origin),
+        }
+        for index, phrase in enumerate(phrases)
+    ]
+
+
+def _return_to_json(origin: PhraseReturn | None) -> dict[str, Any]:
+    """Return the fields of a phrase's return; null for a new phrase."""
+    if origin is None:
+        return dict.fromkeys(("source", "relation", "likeness", "semitones"))
+    return asdict(origin) | {"likeness": round(origin.likeness, 4)}
+
+
+def _describe_phrase(ranges: Sequence[str], index: int, origin: PhraseReturn | None) -> str:
+    """Describe a phrase: bars 9-12 return bars 1-4 (varied: 78% alike)."""
+    if origin is None:
+        return f"bars {ranges[index]} are new"
+    source = ranges[origin.source]
+    return f"bars {ranges[index]} return bars {source} ({_describe_relation(origin)})"
+
+
+def _describe_relation(origin: PhraseReturn) -> str:
+    if origin.relation == "varied":
+        return f"varied: {origin.likeness:.0%} alike"
+    if origin.relation == "transposed":
+        unit = "semitone" if abs(origin.semitones) == 1 else "semitones"
+        direction = "up" if origin.semitones > 0 else "down"
+        return f"transposed {direction} by {abs(origin.semitones)} {unit}"
+    return origin.relation
 
 
 def _spell_notes(score: Score) -> Iterator[str]:

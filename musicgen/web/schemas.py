@@ -138,6 +138,20 @@ class JobState(StrictModel):
     error: str | None
 
 
+class Phrase(StrictModel):
+    """Four bars of a section, and the earlier phrase that they return; null: they are new."""
+
+    measures: list[int] = Field(description="first and last measure, counted from 0")
+    bars: list[int] = Field(description="their printed bar numbers")
+    source: int | None = Field(description="index of the earlier phrase")
+    relation: Literal["exact", "transposed", "varied"] | None
+    likeness: float | None = Field(
+        description="share of notes and rests equal place by place, averaged over the bars"
+    )
+    semitones: int | None = Field(description="by which a transposed phrase is higher, else 0")
+    words: str = Field(description="such as: bars 9-12 return bars 1-4 (varied: 78% alike)")
+
+
 class TuneResponse(BaseModel):
     """Everything that a page shows of a tune."""
 
@@ -159,6 +173,7 @@ class TuneResponse(BaseModel):
     keep_numbers: list[int] = Field(description="bar numbers of the measures for `keep`")
     count_in: dict[str, float] = Field(description="number of clicks, seconds per click")
     names: list[str] = Field(description="name of each note, spelled in its key")
+    phrases: list[Phrase] = Field(description="empty: no bars, over 512 bars, or too large")
     svg: str | None = Field(description="score; note i has the id n{i}, written bar k has m{k}")
     unwritten: str | None = Field(description="reason if there is no score")
     sounds: list[list[float]] = Field(

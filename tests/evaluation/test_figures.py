@@ -16,7 +16,7 @@ from musicgen.evaluation.figures import (
 )
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.statistics import STATISTICS_FIGURES
-from musicgen.evaluation.tune_content import TuneContent
+from musicgen.music.tune_content import TuneContent
 from tests.toy_tunes import make_dances
 
 

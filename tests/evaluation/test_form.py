@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from musicgen.evaluation.figures import FigureTable
 from musicgen.evaluation.form import FORM_FIGURES, TRAINING_FIGURES, average_likeness, form_figures
-from musicgen.evaluation.tune_content import REST, Event, TuneContent, compare_bars
 from musicgen.music.score import Note, Part, Score
+from musicgen.music.tune_content import REST, Event, TuneContent, compare_bars
 from tests.related_tunes import line
 from tests.toy_tunes import make_dance, read_abc
 

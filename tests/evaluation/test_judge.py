@@ -10,8 +10,8 @@ from musicgen.evaluation.figures import FigureTable
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import Judgement, compute_auc, judge_tunes
 from musicgen.evaluation.overlap import group_duplicates
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.score import Score
+from musicgen.music.tune_content import TuneContent
 from tests.toy_tunes import make_dances, shuffle_bars
 
 

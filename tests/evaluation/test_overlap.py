@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from musicgen.evaluation.figures import FigureTable
 from musicgen.evaluation.overlap import add_overlap, group_duplicates, measure_neighbors
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.melodic_runs import list_moves
 from musicgen.music.score import Score
+from musicgen.music.tune_content import TuneContent
 from tests.related_tunes import count_copied_runs, find_longest_run, indexed, lines, slice_runs
 from tests.toy_tunes import make_dances
 

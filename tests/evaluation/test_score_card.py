@@ -16,8 +16,8 @@ from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import judge_tunes
 from musicgen.evaluation.score_card import ScoreCard, TuneSet, make_score_card
 from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.arrays import FloatArray
+from musicgen.music.tune_content import TuneContent
 from tests.related_tunes import indexed
 from tests.toy_tunes import make_dances, shuffle_bars
 

@@ -20,9 +20,9 @@ from musicgen.evaluation.statistics import (
     count_intervals,
     measure_distances,
 )
-from musicgen.evaluation.tune_content import TuneContent
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
+from musicgen.music.tune_content import TuneContent
 from tests.related_tunes import line
 from tests.toy_tunes import make_dances, read_abc
 

@@ -20,7 +20,7 @@ from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Part, Score
 from musicgen.render.html_page import SCRIPTS, STATIC, read_page_recipe, render_page
-from musicgen.render.tune_json import score_to_json
+from musicgen.render.tune_json import MAX_COMPARED_BARS, phrases_to_json, score_to_json
 from musicgen.trained_model import load
 from musicgen.tune import Tune
 from musicgen.variants import tweak
@@ -237,3 +237,31 @@ def test_pickup_has_number_0_and_partial_bars_share_a_number() -> None:
 def test_count_in_has_the_beats_of_the_meter(meter: str, beats: int, seconds: float) -> None:
     score = parse_abc(f"X:1\nM:{meter}\nL:1/4\nQ:1/4=120\nK:C\nCCC|]\n")
     assert score_to_json(score)["count_in"] == {"beats": beats, "seconds": seconds}
+
+
+PHRASES = "CDEF GABc|cBAG FEDC|CEGc cGEC|C8|"
+RAISED = "DE^FG AB^cd|d^cBA G^FED|D^FAd dA^FD|D8|"
+
+
+def test_phrases_name_the_earlier_phrase_that_they_return() -> None:
+    body = f"G|{PHRASES}{PHRASES}{PHRASES.replace('C8', 'E8')}{RAISED}{'GFED C4|' * 4}"
+    phrases = score_to_json(parse_abc(f"X:1\nM:4/4\nL:1/8\nK:C\n{body}\n"))["phrases"]
+    assert [phrase["words"] for phrase in phrases] == [
+        "bars 1-4 are new",
+        "bars 5-8 return bars 1-4 (exact)",
+        "bars 9-12 return bars 1-4 (varied: 75% alike)",
+        "bars 13-16 return bars 1-4 (transposed up by 2 semitones)",
+        "bars 17-20 are new",
+    ]
+    assert phrases[2] == {
+        "measures": [9, 12], "bars": [9, 12], "source": 0, "relation": "varied", "likeness": 0.75,
+        "semitones": 0, "words": phrases[2]["words"],
+    }  # fmt: skip
+    assert phrases[0]["source"] is phrases[0]["relation"] is phrases[0]["likeness"] is None
+
+
+def test_no_phrases_of_long_or_unwritten_music() -> None:
+    bars = [(60, 96)] * (MAX_COMPARED_BARS + 1)
+    assert phrases_to_json(line(bars)) == []
+    assert len(phrases_to_json(line(bars[1:]))) == MAX_COMPARED_BARS // 4
+    assert score_to_json(line(bars[:16]), has_bars=False)["phrases"] == []

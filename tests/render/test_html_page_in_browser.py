@@ -29,6 +29,7 @@ from tests.browser import (
     wait_until,
 )
 from tests.related_tunes import indexed
+from tests.toy_tunes import read_abc
 
 JIG: Final = """X:1
 T:A jig
@@ -102,6 +103,21 @@ def tune_file(tune: Tune, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "tune.html"
     text = render_page(tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise)
     file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def phrases() -> Score:
+    """Return a tune whose phrases are new, exact, varied, transposed and new."""
+    theme = "CDEF GABc|cBAG FEDC|CEGc cGEC|"
+    raised = "DE^FG AB^cd|d^cBA G^FED|D^FAd dA^FD|D8|"
+    return read_abc(f"{theme}C8|{theme}C8|{theme}E8|{raised}{'GFED C4|' * 4}")
+
+
+@pytest.fixture(scope="module")
+def phrase_file(phrases: Score, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "phrases.html"
+    file.write_text(render_page(phrases), encoding="utf-8")
     return file
 
 
@@ -371,12 +387,54 @@ def test_roll_shows_every_sound_and_differences_are_ringed(
         assert page.evaluate("musicgen.player.position") == pytest.approx(middle, rel=0.02)
 
 
+def test_arcs_lead_to_the_phrases_that_return(
+    checked_page: CheckedPage, phrases: Score, phrase_file: Path
+) -> None:
+    rows = score_to_json(phrases)["phrases"]
+    relations = ["exact", "varied", "transposed"]
+    assert [row["relation"] for row in rows] == [None, *relations, None]
+    with checked_page.open(phrase_file) as page:
+        assert page.locator(".tune-phrases").is_hidden()
+        page.keyboard.press("p")
+        assert page.get_by_role("checkbox", name="Returning phrases").is_checked()
+        blocks = page.locator(".tune-phrases button")
+        titles = blocks.evaluate_all("(blocks) => blocks.map((block) => block.title)")
+        assert titles == [row["words"] for row in rows]
+        assert [text.split("\n")[1] for text in blocks.all_inner_texts()] == [
+            "new", "exact", "varied 75%", "transposed", "new",
+        ]  # fmt: skip
+        arcs = page.locator(".phrase-arcs g")
+        assert arcs.locator("title").all_text_contents() == [row["words"] for row in rows[1:4]]
+        styles = page.locator(".phrase-arcs .phrase-arc").evaluate_all(
+            "(arcs) => arcs.map((arc) => getComputedStyle(arc).strokeDasharray)"
+        )
+        assert len(set(styles)) == 3
+        edges = page.locator(".phrase-hit").evaluate_all(
+            "(arcs) => arcs.map((arc) => [arc.getTotalLength(), 0].map((length) =>"
+            " arc.getPointAtLength(length).matrixTransform(arc.getScreenCTM()).x))"
+        )
+        middles = blocks.evaluate_all(
+            "(blocks) => blocks.map((block) => block.getBoundingClientRect())"
+            ".map(({ x, width }) => x + width / 2)"
+        )
+        assert np.array(edges) == pytest.approx(
+            np.array([[middles[0], middle] for middle in middles[1:4]]), abs=3
+        )
+        blocks.nth(2).focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.dataset.bar") == str(rows[2]["measures"][0])
+        page.evaluate("musicgen.view.setBar(14)")
+        playing = page.locator(".phrase.playing")
+        assert playing.get_attribute("title") == rows[3]["words"]
+
+
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.promises)])
 def test_page_is_accessible(browser: Browser, tune_file: Path, scheme: Any) -> None:
     with open_page(browser, tune_file, color_scheme=scheme, bypass_csp=True) as page:
         page.get_by_text("Keyboard shortcuts", exact=True).click()
         page.get_by_role("checkbox", name="Surprise").check()
         page.get_by_role("checkbox", name="Copies").check()
+        page.get_by_role("checkbox", name="Returning phrases").check()
         assert (
             find_serious_violations(page, *(["color-contrast"] if scheme == "dark" else [])) == []
         )
@@ -409,8 +467,16 @@ def luminance(colour: str) -> float:
 def test_print_shows_only_music(browser: Browser, tune_file: Path) -> None:
     with open_page(browser, tune_file, color_scheme="dark") as page:
         page.get_by_role("checkbox", name="Surprise").check()
+        page.get_by_role("checkbox", name="Returning phrases").check()
         page.emulate_media(media="print")
-        for hidden in ("#player", ".columns", ".help", ".tune-roll", ".tune-legend"):
+        for hidden in (
+            ".tune-phrases",
+            "#player",
+            ".columns",
+            ".help",
+            ".tune-roll",
+            ".tune-legend",
+        ):
             assert page.locator(hidden).is_hidden()
         assert page.locator("h1").is_visible()
         assert page.locator(".tune-score > svg").is_visible()

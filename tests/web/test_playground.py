@@ -511,8 +511,9 @@ def test_page_is_accessible(browser: Browser, serve: ServeProcess) -> None:
         generate(page, bars="8")
         raise_temperature(page)
         page.locator("#bars .cell").first.click()
-        for box in ("#surprise-on", "#copies-on"):
+        for box in ("#surprise-on", "#copies-on", "#phrases-on"):
             page.locator(box).check()
+        expect(page.locator("#view-b .phrase")).to_have_count(2)
         for fold in ("#more-knobs", "#primer", "#training"):
             page.locator(f"{fold} > summary").click()
         page.locator("#compare").click()

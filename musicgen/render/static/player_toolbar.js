@@ -27,6 +27,7 @@ export const SHORTCUTS = [
   ["K", "count-in on or off"],
   ["S", "surprise colours"],
   ["C", "copied runs"],
+  ["P", "returning phrases"],
   ["R", "piano roll"],
 ];
 
@@ -75,6 +76,7 @@ export class PlayerToolbar {
     this.setLoop(null);
     this.surprise.parentElement.hidden = !tune.surprise;
     this.copies.parentElement.hidden = !tune.receipt?.runs.length;
+    this.phrases.parentElement.hidden = tune.phrases.length < 2;
     this.#showTempo();
     this.refresh();
   }
@@ -83,6 +85,7 @@ export class PlayerToolbar {
   refresh() {
     this.view.showSurprise(this.surprise.checked);
     this.view.showCopies(this.copies.checked);
+    this.view.showPhrases(this.phrases.checked);
     this.view.showRoll(this.roll.checked);
     this.view.markBars(this.#loopedBars() ?? [], "looped");
     if (this.player.state === "playing") this.view.setBar(this.#barAt(this.player.position));
@@ -218,6 +221,7 @@ export class PlayerToolbar {
     this.countIn = createCheckbox();
     this.surprise = createCheckbox();
     this.copies = createCheckbox();
+    this.phrases = createCheckbox();
     this.roll = createCheckbox(true);
   }
 
@@ -247,6 +251,7 @@ export class PlayerToolbar {
         createCheckLabel("Count-in", this.countIn),
         createCheckLabel("Surprise", this.surprise),
         createCheckLabel("Copies", this.copies),
+        createCheckLabel("Returning phrases", this.phrases),
         createCheckLabel("Piano roll", this.roll),
       ),
       this.status,
@@ -273,6 +278,7 @@ export class PlayerToolbar {
     this.countIn.addEventListener("change", () => (player.countsIn = this.countIn.checked));
     this.surprise.addEventListener("change", () => view.showSurprise(this.surprise.checked));
     this.copies.addEventListener("change", () => view.showCopies(this.copies.checked));
+    this.phrases.addEventListener("change", () => view.showPhrases(this.phrases.checked));
     this.roll.addEventListener("change", () => view.showRoll(this.roll.checked));
     document.addEventListener("keydown", (event) => this.#handleShortcut(event));
   }
@@ -375,6 +381,7 @@ export class PlayerToolbar {
       k: flip(this.countIn),
       s: flip(this.surprise),
       c: flip(this.copies),
+      p: flip(this.phrases),
       r: flip(this.roll),
     };
     if (target.type !== "range") actions.Home = () => this.#seek(0); // a slider has a Home key itself

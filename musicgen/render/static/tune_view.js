@@ -1,9 +1,11 @@
 import { html, scrollBehavior, svg } from "./dom.js";
 import { formatBarRange } from "./format.js";
+import { PhraseArcs } from "./phrase_arcs.js";
 
 /**
  * Shows one tune, as `musicgen.render.tune_json` describes it: the score, in which sounding notes are
- * lit, with the surprise of each note, copied runs and differences, and the piano roll.
+ * lit, with the surprise of each note, copied runs and differences, the phrases that return, and the
+ * piano roll.
  */
 
 /** Lower bounds in bits of the surprise classes `s1`, `s2`, ...; `s0` is below all of them. */
@@ -77,6 +79,10 @@ export class TuneView {
     this.score = html("div", { class: "tune-score" }, content);
     this.legend = this.#createLegend();
     this.copies = this.#createCopyList();
+    this.phrases =
+      tune.phrases.length > 1
+        ? new PhraseArcs(tune.phrases, (bar) => this.focusBar(bar))
+        : null;
     this.roll = html("div", {
       class: "tune-roll",
       tabindex: "0",
@@ -84,7 +90,7 @@ export class TuneView {
       "aria-label": "Piano roll",
     });
     this.element.classList.add("tune");
-    const panels = [this.score, this.legend, this.copies, this.roll];
+    const panels = [this.phrases?.element, this.score, this.legend, this.copies, this.roll];
     this.element.replaceChildren(...panels.filter(Boolean));
     if (!tune.unwritten) this.#prepareScore(drawing);
     this.#drawRoll();
@@ -114,6 +120,7 @@ export class TuneView {
   setBar(bar) {
     const isFollowing = !this.playingBar || isInView(this.playingBar);
     this.markBars([bar], "playing");
+    this.phrases?.setBar(bar);
     this.playingBar = this.bars.get(bar) ?? null;
     if (!this.playingBar || !isFollowing || isInView(this.playingBar)) return;
     this.playingBar.scrollIntoView({ block: "center", behavior: scrollBehavior() });
@@ -154,6 +161,11 @@ export class TuneView {
   showCopies(isOn) {
     this.element.classList.toggle("shows-copies", isOn);
     if (this.copies) this.copies.hidden = !isOn;
+  }
+
+  /** Show the phrases above the score, with arcs to those that they return. */
+  showPhrases(isOn) {
+    if (this.phrases) this.phrases.element.hidden = !isOn;
   }
 
   showRoll(isOn) {

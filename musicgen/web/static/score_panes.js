@@ -1,6 +1,6 @@
 /** The score panes: the current tune (b), beside it the one that it is compared with (a). */
 
-import { byId, html } from "/static/render/dom.js";
+import { byId, html, scrollBehavior } from "/static/render/dom.js";
 import { TuneView } from "/static/render/tune_view.js";
 import { barNumbersOf } from "./bar_ranges.js";
 import { formatLength, joinFacts, titleOf } from "./tune_info.js";
@@ -18,12 +18,15 @@ export class ScorePanes {
   /** @param {(measure: number, isExtended: boolean) => void} onBarClick in the current tune */
   constructor(onBarClick) {
     this.onBarClick = onBarClick;
-    for (const [id, method] of [["surprise-on", "showSurprise"], ["copies-on", "showCopies"], ["roll-on", "showRoll"]]) {
+    for (const [id, method] of [["surprise-on", "showSurprise"], ["copies-on", "showCopies"],
+      ["phrases-on", "showPhrases"], ["roll-on", "showRoll"]]) {
       const checkbox = byId(id);
       checkbox.addEventListener("change", () => {
         for (const view of Object.values(this.#views)) view?.[method](checkbox.checked);
       });
     }
+    byId("phrases-on").addEventListener("change", () => // they are above the score, the checkbox below
+      this.#views.b?.phrases?.element.scrollIntoView({ block: "nearest", behavior: scrollBehavior() }));
   }
 
   /** Show a tune in pane a or b. */
@@ -102,6 +105,7 @@ export class ScorePanes {
     const view = new TuneView(container, tune, { prefix: `${pane}-`, onBarClick, onSeek: this.onSeek });
     view.showSurprise(byId("surprise-on").checked);
     view.showCopies(byId("copies-on").checked);
+    view.showPhrases(byId("phrases-on").checked);
     view.showRoll(byId("roll-on").checked);
     return view;
   }

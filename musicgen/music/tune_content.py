@@ -1,4 +1,4 @@
-"""What the figures read of a tune: its melody bar by bar, and its sections.
+"""The content of a tune as figures compare it: its melody bar by bar, and its sections.
 
 The melody is the top line of the first part that is not drums: from each onset its highest note,
 until the next onset at the latest. Rests fill the gaps, and notes are cut at bar lines.
@@ -152,9 +152,11 @@ def compare_bars(
                for bars in (first, second)]  # fmt: skip
     width = max(int(values.max(initial=1)) for values in lengths)
     rows, columns = (_encode_bars(bars, kind, width) for bars in (first, second))
-    is_equal = (rows[:, None] == columns[None]) & (rows[:, None] >= 0)
+    equal_counts = np.zeros((len(first), len(second)), dtype=np.int64)
+    for row, column in zip(rows.T, columns.T, strict=True):  # place by place, to save memory
+        equal_counts += (row[:, None] == column) & (row[:, None] >= 0)
     longer = np.maximum(lengths[0][:, None], lengths[1][None])
-    shares: FloatArray = is_equal.sum(axis=2) / np.maximum(longer, 1)
+    shares: FloatArray = equal_counts / np.maximum(longer, 1)
     return shares
 
 
