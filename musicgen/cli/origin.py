@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
+    from musicgen.sampling.surprisal import Surprise
     from musicgen.trained_model import Model
 
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     help="Name of a model, or folder of a run, whose training tunes to search.",
 )
 @click.option(
-    "--surprise", is_flag=True, help="Also print the bits of each note under the model, by bar."
+    "--surprise",
+    is_flag=True,
+    help="Also print the bits of each note under the model, by bar, and"
+    " those of phrases that return.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors, and the JSON.")
@@ -119,6 +124,19 @@ def _compare_piece(
             surprisal = model.measure_surprise(piece)
             row["surprise"] = surprisal.to_json()
             lines += surprisal.format_lines()
+            lines += [] if isinstance(piece, str) else _compare_returns(piece, surprisal)
     except Refusal as refusal:
         return refusal
     return row, lines
+
+
+def _compare_returns(score: Score, surprise: Surprise) -> Iterator[str]:
+    """Yield a line per phrase that returns: its bits per note, and those of the first time."""
+    from musicgen.render.tune_json import phrases_to_json
+
+    phrases = phrases_to_json(score)
+    means = [surprise.average_bits(*phrase["bars"]) for phrase in phrases]
+    for phrase, mean in zip(phrases, means, strict=True):
+        if phrase["source"] is not None:
+            first = means[phrase["source"]]
+            yield f"{phrase['words']}: {mean:.2f} bits per note, {first:.2f} the first time"

@@ -152,6 +152,11 @@ class Surprise:
         ranked = sorted(self.notes, key=lambda note: -note.bits)
         return frozenset(ranked[: math.ceil(MARKED_SHARE * len(ranked))])
 
+    def average_bits(self, first_bar: int, last_bar: int) -> float:
+        """Return the mean bits of the notes of some bars; NaN if they have none."""
+        bits = [note.bits for note in self.notes if first_bar <= note.bar <= last_bar]
+        return sum(bits) / len(bits) if bits else math.nan
+
     def format_lines(self) -> Iterator[str]:
         """Yield lines with the bits of each note by bar, and of all other events."""
         marked = self.marked_notes

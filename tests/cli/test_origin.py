@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from musicgen import checkpoint, formats
@@ -100,10 +102,26 @@ def test_surprise_lists_bits_per_note(cwd: Path) -> None:
     assert [line.split(":")[0].strip() for line in lines[1:13]] == [
         f"bar {n}" for n in range(1, 13)
     ]
-    assert "a note; of them" in lines[-1]
+    assert "a note; of them" in lines[13]
     rows = json.loads(run("origin", "one.abc", "--model", "model", "--surprise", "--json").stdout)
     assert len(rows["surprise"]["notes"]) == rows["notes"] == 72
     assert rows["longest_run"] == 72
+
+
+def test_surprise_compares_phrases_that_return_with_the_first_time(cwd: Path) -> None:
+    bars = "DFA dAF|GBd gdB|ABc def|d3 D3|"
+    (cwd / "twice.abc").write_text(f"X:1\nM:6/8\nL:1/8\nK:D\n{bars}\n{bars}\n")
+    result = run("origin", "twice.abc", "--model", "model", "--surprise")
+    assert result.exit_code == 0, result.output
+    returned = re.search(
+        r"bars 5-8 return bars 1-4 \(exact\): (.+) bits per note, (.+) the first time",
+        result.stdout,
+    )
+    assert returned is not None
+    rows = json.loads(run("origin", "twice.abc", "--model", "model", "--surprise", "--json").stdout)
+    notes = rows["surprise"]["notes"]
+    means = [np.mean([n["bits"] for n in notes if (n["bar"] > 4) == later]) for later in (1, 0)]
+    assert [float(text) for text in returned.groups()] == pytest.approx(means, abs=0.006)
 
 
 def test_model_without_index_is_refused(cwd: Path) -> None:
