@@ -55,6 +55,7 @@ STYLE_SETTINGS: Final[Style] = {
 }  # fmt: skip
 FAINT_STYLE: Final[Style] = {"color": GREY, "linewidth": 0.6, "alpha": 0.6, "zorder": 1.5}
 WIDTH, HEIGHT = 6.6, 3.9  # inches: the width of a column of text
+TALL: Final = 6.2  # inches: two panels
 METADATA: Final = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)  # versions and title
 LEGEND_COLUMNS: Final = 4
 LEGEND_LOCATION: Final = "outside lower center"
@@ -131,22 +132,50 @@ def plot_loss_curves(
     title: str = "Loss on held-out tunes",
     x_label: str = "training tokens",
     y_label: str = "nats per token",
+    share_lines: Sequence[Line] = (),
 ) -> Picture:
-    """Plot losses over training: one line per model, or the losses of one run."""
+    """Plot losses over training: one line per model, or the losses of one run.
+
+    Args:
+        lines: the losses.
+        title: of the picture.
+        x_label: what is counted to the right.
+        y_label: the unit of the losses.
+        share_lines: figures of one run as shares, 0 to 1, in a second panel below; () for none.
+    """
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        strong = iter(choose_styles([line.name for line in lines if not line.faint]))
-        for line in lines:
-            style = FAINT_STYLE if line.faint else next(strong)
-            axes.plot(line.x, line.y, label=escape_label(line.name), **style)
-        if scale := choose_y_limits(lines):
-            axes.set_ylim(*scale)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set(xlabel=escape_label(x_label), ylabel=escape_label(y_label))
-        add_legend(figure, axes)
+        if share_lines:
+            top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+            _draw_losses(top, lines)
+            _draw_shares(bottom, share_lines)
+            for axes in (top, bottom):
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        else:
+            top = bottom = figure.subplots()
+            _draw_losses(top, lines)
+            add_legend(figure, top)
+        top.set_ylabel(escape_label(y_label))
+        bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
+        bottom.set_xlabel(escape_label(x_label))
 
-    return Picture(title, draw)
+    return Picture(title, draw, height=TALL if share_lines else HEIGHT)
+
+
+def _draw_losses(axes: Axes, lines: Sequence[Line]) -> None:
+    strong = iter(choose_styles([line.name for line in lines if not line.faint]))
+    for line in lines:
+        style = FAINT_STYLE if line.faint else next(strong)
+        axes.plot(line.x, line.y, label=escape_label(line.name), **style)
+    if scale := choose_y_limits(lines):
+        axes.set_ylim(*scale)
+
+
+def _draw_shares(axes: Axes, lines: Sequence[Line]) -> None:
+    for line, style in zip(lines, choose_styles([line.name for line in lines]), strict=True):
+        percents = 100 * np.asarray(line.y)
+        axes.plot(line.x, percents, label=escape_label(line.name), marker=".", **style)
+    axes.set(ylim=(0, 100), ylabel="%")
 
 
 def choose_y_limits(lines: Sequence[Line]) -> tuple[float, float] | None:

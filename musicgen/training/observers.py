@@ -6,7 +6,7 @@
 
     RUN/
     ├── heard/000123.mid .abc    a listening example: a tune sampled at the evaluation of update 123
-    ├── loss.png                 drawn from metrics.jsonl
+    ├── loss.png                 losses, and the form of sampled tunes, from metrics.jsonl
     └── tensorboard/             with --tensorboard
 
 An observer that fails is reported once and removed; it never aborts the training.
@@ -26,6 +26,7 @@ import numpy as np
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, Manifest, Weights, round_to_float16
 from musicgen.errors import to_one_line
+from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.files import write_atomically
 from musicgen.folder_contents import METRICS
 from musicgen.music.arrays import FloatArray
@@ -50,6 +51,9 @@ TENSORBOARD_FOLDER: Final = "tensorboard"
 IDS_PER_SAMPLE: Final = 600  # at most, for codecs without bars
 REDRAW_SECONDS: Final = 60.0  # drawing takes about 0.5 seconds
 SMOOTHING_SHARE: Final = 0.02  # width of the moving average, as a share of the run
+DRAWN_FIGURES: Final = (  # of form; real tunes return most at lags 2 and 4
+    "sections_multiple_of_4", "sections_8", "ends_on_tonic", "bar_likeness.4", "bar_likeness.2",
+)  # fmt: skip
 MARKER_MARGIN: Final = 0.1  # below the lowest point, as a share of the range of losses
 TENSORBOARD_INTERVAL: Final = 10  # updates between two points
 
@@ -219,7 +223,9 @@ def draw_losses(folder: Path) -> Path:
     from musicgen.render.plots import plot_loss_curves  # matplotlib takes a second to import
 
     rows = read_metrics(folder)
-    picture = plot_loss_curves(make_loss_lines(rows), title=f"Loss of {folder.name}")
+    picture = plot_loss_curves(
+        make_loss_lines(rows), title=f"Loss of {folder.name}", share_lines=make_form_lines(rows)
+    )
     write_atomically(folder / CURVE_FILE, picture.to_png(), force=True)
     return folder / CURVE_FILE
 
@@ -250,6 +256,16 @@ def _mark_best(tokens: FloatArray, held_losses: FloatArray, losses: FloatArray) 
     best, all_losses = int(np.argmin(held_losses)), np.concatenate([held_losses, losses])
     floor = all_losses.min() - MARKER_MARGIN * max(float(np.ptp(all_losses)), MARKER_MARGIN)
     return Line(f"best, {held_losses[best]:.3f}", [tokens[best]] * 2, [held_losses[best], floor])
+
+
+def make_form_lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """Return the curves of the form of sampled tunes, as shares; none if the run has no figures."""
+    from musicgen.render.plots import Line
+
+    forms = [{**row["form"], "tokens": row["tokens"]} for row in rows if "form" in row]
+    labels = {figure.key: figure.label for figure in FORM_FIGURES}
+    curves = {key: _select_column(forms, key) for key in DRAWN_FIGURES}
+    return [Line(labels[key], *curve) for key, curve in curves.items() if len(curve[0])]
 
 
 def smooth(values: FloatArray) -> FloatArray:

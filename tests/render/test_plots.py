@@ -60,6 +60,9 @@ PICTURES: dict[str, Callable[[str], Picture]] = {
     "norms": lambda title: plot_gradient_norms(
         {title: run([2, 9, np.inf]), "other": run([1, 2, 3])}, title=title
     ),
+    "shares": lambda title: plot_loss_curves(
+        [Line(title, [0], [3])], title=title, share_lines=[Line(title, [0], [0.5])]
+    ),
     "bars": lambda title: plot_bars(
         [ChartBar(title, 3.25, 3, 3.5), ChartBar("bare", 4)], title=title
     ),
@@ -120,6 +123,17 @@ def test_svg_is_self_contained_and_escapes_text(name: str) -> None:
 
 def test_name_with_leading_underscore_is_in_the_legend() -> None:
     assert legend_of(plot_loss_curves([Line("_mine", [0, 1], [1, 2])])) == [" _mine"]
+
+
+def test_shares_are_percent_in_a_second_panel() -> None:
+    losses = [Line("held-out", [0, 100], [3, 2])]
+    assert len(drawn(plot_loss_curves(losses))) == 1
+    picture = plot_loss_curves(losses, share_lines=[Line("sections", [50, 100], [0.25, 0.5])])
+    top, bottom = drawn(picture)
+    assert points(top, 0).tolist() == [[0, 3], [100, 2]]
+    assert points(bottom, 0).tolist() == [[50, 25], [100, 50]]
+    assert top.get_xlim() == bottom.get_xlim()
+    assert picture.height > plot_loss_curves(losses).height
 
 
 @pytest.mark.parametrize("name", PICTURES)

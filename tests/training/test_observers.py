@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from musicgen.training.observers import (
     SampleWriter,
     TensorBoardWriter,
     draw_losses,
+    make_form_lines,
     make_loss_lines,
     smooth,
 )
@@ -217,6 +218,18 @@ def test_loss_lines_without_held_out_tunes() -> None:
         "each update",
         "training, smoothed",
     ]
+
+
+def test_form_lines_are_those_that_the_run_has() -> None:
+    assert make_form_lines(ROWS) == []
+    measured = {"sections_8": 0.25, "bar_likeness.4": 0.1, "bar_likeness.1": 0.1}
+    forms: list[dict[str, Any]] = [{"form": measured}, {"form": {"sections_8": 0.5}}]
+    rows = [*ROWS, row(60, 1.0) | forms[0], row(70, 1.0) | forms[1]]
+    sections, likeness = make_form_lines(rows)
+    assert (sections.name, list(sections.x), list(sections.y)) == (
+        "sections of 8 bars", [6000, 7000], [0.25, 0.5],
+    )  # fmt: skip
+    assert (likeness.name, list(likeness.x)) == ("a bar like the one 4 before", [6000])
 
 
 def test_smoothing_keeps_lines_and_damps_jumps() -> None:
