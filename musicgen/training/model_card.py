@@ -99,6 +99,9 @@ def _render_shape(manifest: Manifest, weights: Weights) -> Iterator[str]:
         f" {shape.hidden} units, {count:,} parameters in float16, {shape.vocabulary_size} events"
         f" of the codec `{manifest.codec}`."
     )
+    if shape.context:
+        yield ""
+        yield f"It also reads the score context: {', '.join(shape.context_fields)}."
 
 
 def _render_corpus(manifest: Manifest) -> Iterator[str]:
