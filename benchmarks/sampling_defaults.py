@@ -102,8 +102,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=Path("folk"))
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--toy", action="store_true", help="seconds; folk against its own tunes")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.8, 0.9, 1.0])
     parser.add_argument("--min-p", type=float, nargs="+", default=[0.0, 0.03, 0.08])
@@ -112,6 +113,13 @@ def main() -> None:
     if arguments.write:
         write_defaults(arguments.model, *arguments.write)
         return
+    if arguments.toy:
+        folk = load("folk")
+        real = TuneSet("real", sample_scores(folk, 0.9, 0.0, 8))
+        measure(folk, real, 8, [(1.0, 0.05)])
+        return
+    if arguments.data is None:
+        parser.error("name the data set that holds the validation tunes")
     grid = itertools.product(arguments.temperatures, arguments.min_p)
     measure(load(arguments.model), read_valid(arguments.data), arguments.count, grid)
 

@@ -4,7 +4,7 @@ import musicgen
 
 tune = musicgen.load("folk").sample(key="Dmix", bars=32, seed=7)
 tune.write("song.mid")
-tune.tweak(temperature=0.85).write("near.mid")
+tune.tweak(temperature=1.1).write("near.mid")
 scores, refusals = musicgen.read("book.abc")
 """
 

@@ -166,6 +166,8 @@ def _get_param_type(option: Option) -> click.ParamType | None:  # type: ignore[t
 
 
 def _get_help(option: Option) -> str:
+    if option.is_filter:
+        return f"{option.help}  [default: that of the model]"
     has_default = option.default is not None
     return f"{option.help}  [default: {option.default}]" if has_default else option.help
 

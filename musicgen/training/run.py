@@ -19,7 +19,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,7 @@ from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.memorisation import MemorisationCheck, stop_on_memorisation
 from musicgen.training.model_card import ScoreSummary, render_model_card
-from musicgen.training.plan import Plan, get_note_counts, make_trainer
+from musicgen.training.plan import CONTEXT_SAMPLING, Plan, get_note_counts, make_trainer
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
 from musicgen.training.run_folder import (
     RunLock,
@@ -526,7 +526,14 @@ class TrainingRun:
             scores=self.scores.to_dict(),
             training=asdict(self.plan.training)
             | {"device": self.plan.device, "best_at_tokens": self.trainer.best.tokens},
+            sampling=self._choose_sampling_defaults(),
         )
+
+    def _choose_sampling_defaults(self) -> Mapping[str, float]:
+        """Return the base model's defaults, or those of a model that reads the score context."""
+        if self.base is not None:
+            return self.base.manifest.sampling
+        return CONTEXT_SAMPLING if self.plan.model.lags else {}
 
 
 def count_tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:

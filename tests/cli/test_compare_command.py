@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
+from musicgen.compare.baselines import WITH_CONTEXT
 from musicgen.compare.comparison import Comparison, ComparisonProgress
 from musicgen.render.report_page import COMPARISON_TITLE, format_page
 from tests import synthetic_tunes
@@ -53,9 +54,9 @@ def finished(tunes: Path, page: Path) -> Result:
 
 def test_compare_prints_a_table_and_json(finished: Result, page: Path) -> None:
     assert finished.exit_code == 0, finished.output
-    names = ["window-4", "bag", "window-64", "n-gram", "lstm", "lstm unclipped"]
+    names = ["window-4", "bag", "window-64", "n-gram", "lstm", *WITH_CONTEXT, "lstm unclipped"]
     assert [rung["rung"] for rung in json.loads(finished.stdout)["rungs"]] == names
-    for args in ("40 of 40 tunes", "train 37 tunes", "6/6  lstm unclipped: learning", *names):
+    for args in ("40 of 40 tunes", "train 37 tunes", "8/8  lstm unclipped: learning", *names):
         assert args in finished.stderr
     assert f"{page}: open it in a browser" in finished.stderr
 

@@ -30,6 +30,7 @@ ALL_SETTINGS = {
     "dropout": 0.25, "epochs": 1.5, "minutes": 2, "batch": 4, "bptt": 8, "learning-rate": 1e-05,
     "seed": 0, "device": "cpu", "precision": "fp32", "name": "other", "score-test": True,
     "no-heard": True, "no-index": True, "tensorboard": False, "from": "folk",
+    "context": "position",
 }  # fmt: skip
 
 

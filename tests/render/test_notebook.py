@@ -56,7 +56,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_repr_is_one_line() -> None:
     tune = sample_tune()
     summary = f"{tune.score.title}; {tune.score.meter}, 32 bars"
-    assert repr(tune) == f"<Tune {summary}; folk 2, seed 7, number 1>"
+    assert repr(tune) == f"<Tune {summary}; folk 3, seed 7, number 1>"
     hostile = replace(tune, score=replace(tune.score, title=f"{HOSTILE[4]}\n" * 300))
     assert repr(hostile).isprintable()
     assert len(repr(hostile)) < 700

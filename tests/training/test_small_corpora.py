@@ -96,8 +96,8 @@ def test_last_weights_are_kept_without_validation_tunes(tmp_path: Path) -> None:
 def test_folk_is_fine_tuned_on_five_tunes(tmp_path: Path) -> None:
     write_tunes(tmp_path / "tunes", 5, ".abc")
     output = train("--from", "folk", "--epochs", "0.3")
-    assert "fine-tunes folk 2: its shape and weights" in output
-    assert "2 x 256 lstm" in output
+    assert "fine-tunes folk 3: its shape and weights" in output
+    assert "2 x 400 lstm" in output
     manifest = load_checkpoint(tmp_path / "checkpoints" / "mine").manifest
     assert manifest.corpus["adapted_from"]["name"] == "folk"
     assert manifest.seen[MEASURES.names.index("rhythm=jig")] > 0
@@ -108,7 +108,7 @@ def test_folk_is_fine_tuned_on_five_tunes(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--from", "no-such-model"], "model 'no-such-model' is unknown"),
-        (["--from", "folk", "--hidden", "64"], "--hidden 64: folk has 256"),
+        (["--from", "folk", "--hidden", "64"], "--hidden 64: folk has 400"),
         (["--from", "folk", "--codec", "frames"], "its codec is measures, the tunes were encoded"),
     ],
 )

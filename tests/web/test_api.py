@@ -30,6 +30,7 @@ from tests.live_server import LiveServer
 
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 PRIMER = "X:1\nT:Mine\nM:6/8\nL:1/8\nR:jig\nK:D\nDFA dAF|GBd gdB|A"
+FOLK_SAMPLING = dict(load("folk").checkpoint.manifest.sampling)
 SAMPLE_REQUEST: dict[str, Any] = {
     "do": "sample", "seed": 7, "bars": 8, "form": "through", "key": "Edor", "meter": "6/8",
 }  # fmt: skip
@@ -160,7 +161,8 @@ def test_events_report_progress(playground: LiveServer) -> None:
     assert (bars[-1], states[-1].of) == (8, 8)
     tune = TuneResponse(**playground.get(f"/api/tunes/{states[-1].tune}"))
     assert (tune.key, tune.meter, tune.bars, tune.seed) == ("E dorian", "6/8", 8, 7)
-    assert tune.wishes == {"bars": 8, "form": "through", "key": "E dorian", "meter": "6/8"}
+    wishes = {"bars": 8, "form": "through", "key": "E dorian", "meter": "6/8"}
+    assert tune.wishes == wishes | FOLK_SAMPLING
     assert not tune.kept
 
 
@@ -177,12 +179,13 @@ def test_download_equals_command_output(playground: LiveServer, tmp_path: Path) 
 def test_defaults_equal_those_of_the_command(playground: LiveServer) -> None:
     response = playground.generate(do="sample", seed=7)
     tune = load("folk").sample(seed=7)
-    assert (response["bars"], response["wishes"]) == (32, {"form": "AABB"})
+    assert (response["bars"], response["wishes"]) == (32, {"form": "AABB"} | FOLK_SAMPLING)
     assert response["recipe"] == tune.recipe.to_json()
     free_form = playground.generate(do="sample", seed=7, form="free")
-    assert free_form["wishes"] == {}
+    assert free_form["wishes"] == FOLK_SAMPLING
     primer = {"name": "idea.abc", "text": PRIMER}
-    assert playground.generate(do="sample", seed=7, primer=primer)["wishes"] == {"min_bars": 8}
+    with_primer = playground.generate(do="sample", seed=7, primer=primer)
+    assert with_primer["wishes"] == {"min_bars": 8} | FOLK_SAMPLING
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,8 @@ def test_tweak_keeps_bars_and_resets_null_options(playground: LiveServer) -> Non
     assert min(differences.bars) >= 4
     assert {first["sounds"][0][5]}.isdisjoint(differences.notes_a)
     reset = playground.generate(do="tweak", of=first["id"], key=None, temperature=0.9)
-    assert reset["wishes"] == {"bars": 8, "form": "through", "meter": "6/8", "temperature": 0.9}
+    wishes = {"bars": 8, "form": "through", "meter": "6/8", "temperature": 0.9}
+    assert reset["wishes"] == FOLK_SAMPLING | wishes
     assert reset["key"] == "E dorian"
 
 

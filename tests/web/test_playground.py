@@ -23,6 +23,8 @@ from musicgen.web.model_list import tune_id
 from tests.browser import TIMEOUT_MS, find_serious_violations, launch_chromium, open_page
 from tests.fake_models import untrained
 
+FOLK_SAMPLING: Final = dict(musicgen.load("folk").checkpoint.manifest.sampling)
+RAISED: Final = round(FOLK_SAMPLING["temperature"] + 0.1, 2)  # two steps of the dial
 FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
 IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
@@ -182,12 +184,13 @@ def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     tune = serve.tune(first)
     assert (tune["bars"], tune["rhythm"], tune["key"]) == (32, "jig", "D major")
     assert page.locator("#bars .cell").count() == 16
-    assert page.locator("#view-b .note").count() == len({sound[5] for sound in tune["sounds"]})
+    # a tied note has several heads
+    assert page.locator("#view-b .note").count() >= len({sound[5] for sound in tune["sounds"]})
 
     # change one option
     variant = raise_temperature(page)
     differences = httpx.get(f"{serve.address}/api/tunes/{first}/differences/{variant}").json()
-    assert serve.tune(variant)["wishes"]["temperature"] == pytest.approx(0.9)
+    assert serve.tune(variant)["wishes"]["temperature"] == pytest.approx(RAISED)
     assert bool(page.locator("#bars .cell.changed").count()) == bool(differences["bars"])
     assert (
         page.locator("#view-b .difference-rings ellipse").count() >= len(differences["notes_b"]) > 0
@@ -214,10 +217,10 @@ def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     page.keyboard.press("Control+z")
     expect(status(page)).to_have_text("Undone: back to tune 2.")
     assert id_of(page) == variant
-    expect(page.locator("#knob-temperature")).to_have_value("0.9")
+    expect(page.locator("#knob-temperature")).to_have_value(str(RAISED))
     page.keyboard.press("Control+z")
     assert id_of(page) == first
-    expect(page.locator("#knob-temperature")).to_have_value("0.8")
+    expect(page.locator("#knob-temperature")).to_have_value(str(FOLK_SAMPLING["temperature"]))
     expect(page.locator("#undo")).to_be_disabled()
     for _ in range(2):
         page.keyboard.press("Control+Shift+z")
@@ -248,13 +251,14 @@ def test_empty_form_is_the_default_and_free_stays_free(page: Page, serve: ServeP
     expect(form).to_have_attribute("placeholder", "any")
     bars.fill("")
     plain = serve.tune(generate(page))
-    assert (plain["bars"], plain["wishes"]) == (32, {"form": "AABB"})
+    assert (plain["bars"], plain["wishes"]) == (32, {"form": "AABB"} | FOLK_SAMPLING)
     expect(form).to_have_value("AABB")
-    assert serve.tune(raise_temperature(page))["wishes"] == {"form": "AABB", "temperature": 0.9}
+    raised = FOLK_SAMPLING | {"temperature": RAISED}
+    assert serve.tune(raise_temperature(page))["wishes"] == {"form": "AABB"} | raised
     free = serve.tune(generate(page, seed=9, form="free"))
-    assert free["wishes"] == {"temperature": 0.9}
+    assert free["wishes"] == raised
     expect(form).to_have_value("free")
-    assert serve.tune(generate(page, seed=10))["wishes"] == {"temperature": 0.9}
+    assert serve.tune(generate(page, seed=10))["wishes"] == raised
 
 
 def test_saved_tune_is_restored(
@@ -269,7 +273,7 @@ def test_saved_tune_is_restored(
     scores = list_note_heads(page)
 
     page.reload()
-    expect(page.locator("#knob-temperature")).to_have_value("0.9")
+    expect(page.locator("#knob-temperature")).to_have_value(str(RAISED))
     expect(page.locator("#knob-bars")).to_have_value("16")
     expect(page.locator("#keep-told")).to_have_text("Saved")
     assert (id_of(page), list_note_heads(page)) == (saved, scores)
@@ -508,7 +512,7 @@ def test_keyboard_reaches_everything(page: Page) -> None:
 def test_page_is_accessible(browser: Browser, serve: ServeProcess) -> None:
     with open_page(browser, serve.address, bypass_csp=True, reduced_motion="reduce") as page:
         expect(page.locator("#model option")).not_to_have_count(0)
-        generate(page, bars="8")
+        generate(page, bars="8", form="through")
         raise_temperature(page)
         page.locator("#bars .cell").first.click()
         for box in ("#surprise-on", "#copies-on", "#phrases-on"):
