@@ -67,7 +67,7 @@ def test_repr_is_one_line() -> None:
     assert "\x1b" not in renamed._repr_html_()
     assert repr(replace(tune, score=Score(), text="X:1\nT:x\n")).startswith("<Tune 8 characters; ")
     assert repr(tune.model).isprintable()
-    assert repr(tune.model).startswith("<Model folk 2 (")
+    assert repr(tune.model).startswith("<Model folk 3 (")
     assert len(repr(tune.model)) < 200
 
 
