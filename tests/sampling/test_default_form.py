@@ -109,7 +109,7 @@ def test_the_default_is_two_repeated_parts_and_free_is_what_it_was() -> None:
     assert sampling
     assert tune.recipe.request.options.to_dict() == {"form": "AABB", **sampling}
     free = folk.sample(seed=2, form="free")
-    assert free.recipe == folk.draw(SamplingOptions(**sampling), 2).recipe
+    assert free.recipe == folk.draw(SamplingOptions.parse(**sampling), 2).recipe
     assert '"wishes":{}' in folk.draw(SamplingOptions(), 2).recipe.to_text()
 
 
