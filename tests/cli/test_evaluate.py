@@ -77,6 +77,13 @@ def test_model_is_sampled_in_two_forms_and_repeatable(place: Path, tmp_path: Pat
     first = json.loads(run(*args, "--html", str(tmp_path / "card.html")).stdout)
     assert list(first["columns"]) == ["form free", "form AABB"]
     assert first["columns"]["form AABB"]["sections_8"]["value"] == 1
+    assert list(first["bar_likeness"]) == [str(lag) for lag in range(1, 17)]
+    keys = ("bits_per_note", "sections_multiple_of_4", "sections_8", "judge_auc")
+    for figure in (*(first[key] for key in keys), *first["bar_likeness"].values()):
+        assert figure.keys() >= {"value", "real", "low", "high", "verdict"}
+    bits = first["bits_per_note"]
+    assert bits["low"] <= bits["value"] <= bits["high"]
+    assert (bits["real"], bits["verdict"]) == (None, "not known")
     assert "The score card" in (tmp_path / "card.html").read_text()
     assert json.loads(run(*args).stdout) == first
 
