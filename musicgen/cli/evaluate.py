@@ -63,7 +63,12 @@ _MOST_TUNES: Final = 5000
     type=ParsedText("FORM", parse_form),
     help="Form of the sampled tunes.  [default: free, then the model's default form]",
 )
-@click.option("--curve", is_flag=True, help="Fit the baselines to parts of the corpus, too.")
+@click.option(
+    "--curve",
+    is_flag=True,
+    help="Also fit the baselines to parts of the corpus, and train a small network on them; takes"
+    " minutes.",
+)
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Random seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--html", type=OUT_PATH, metavar="FILE", help="Write a page with plots and tunes.")
@@ -155,7 +160,7 @@ class _CollectedTunes:
 def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
     """Sample a model, or read a folder, and load the real tunes.
 
-    Raises InvalidValue for an option of models where the target holds tunes.
+    Raises InvalidValue for an option of models where the target holds tunes, or others are read.
     """
     from musicgen.cli import evaluation_tunes as sources
 
@@ -170,6 +175,8 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
         real = sources.load_real_tunes(reference, options.split, options.data, console)
         return _CollectedTunes([tunes], real, left_out)
     sources.check_has_bars(model)
+    if options.curve and against is not None:
+        raise InvalidValue("--curve: it needs the training part of the model; leave --against out")
     if against is None:
         real = sources.load_held_out_tunes(model, options.split, options.data, console)
     else:
@@ -190,6 +197,8 @@ def _print_card(card: ScoreCard, *, with_details: bool) -> None:
     """Print a table per set of tunes, and what gives its tunes away."""
     from rich.console import Console
 
+    from musicgen.evaluation.likelihood import NETWORK_NOTE
+
     def select(figures: Sequence[Figure]) -> list[Figure]:
         return [figure for figure in figures if with_details or not figure.is_detail]
 
@@ -197,6 +206,9 @@ def _print_card(card: ScoreCard, *, with_details: bool) -> None:
     if card.model_figures:
         figures = select(card.model_figures)
         out.print(_make_model_table(f"{len(card.real):,} held-out tunes", figures))
+    if card.likelihood and card.likelihood.learning_curve:
+        out.print(_make_curve_table(card.likelihood))
+        out.print(f"  {NETWORK_NOTE}")
     for column in card.columns:
         name, count = column.tunes.name, len(column.tunes)
         title = f"{name}: {count:,} tunes beside {len(card.real):,} real ones"
@@ -211,20 +223,31 @@ def _make_model_table(title: str, figures: Sequence[Figure]) -> Table:
     return _make_rows(f"how well the model predicts {title}", ("bits", "95 % interval"), rows)
 
 
+def _make_curve_table(likelihood: LikelihoodReport) -> Table:
+    """Return the learning curve as a table: a row per model, a column per number of tunes."""
+    bits = {(p.model, p.training_tunes): p.bits_per_note for p in likelihood.learning_curve}
+    models, sizes = (list(dict.fromkeys(column)) for column in zip(*bits, strict=True))
+    rows = [(model, *(f"{bits[model, size]:.3f}" for size in sizes)) for model in models]
+    title = f"bits per {likelihood.units.unit} by number of training tunes"
+    return _make_rows(title, [f"{size:,}" for size in sizes], rows, first="model")
+
+
 def _make_table(title: str, figures: Sequence[Figure]) -> Table:
     """Return figures as a table at most 80 columns wide."""
     rows = [figure.format_row() for figure in figures]
     return _make_rows(title, ("tunes", "real", "95 % of real", "verdict"), rows)
 
 
-def _make_rows(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _make_rows(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, first: str = "figure"
+) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.title, table.title_justify = Text(title), "left"
-    table.add_column("figure", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from musicgen.corpus.store import Dataset, EncodedTune
-    from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
+    from musicgen.evaluation.likelihood import (
+        BaselineScore,
+        LikelihoodReport,
+        ScoreFunction,
+        TrainFunction,
+    )
     from musicgen.evaluation.score_card import TuneSet
     from musicgen.similarity.overlap_report import OverlapIndex
     from musicgen.trained_model import Model
@@ -195,10 +200,30 @@ def measure_likelihood(
         report = likelihood.score_likelihood(model.sampler.engine, model.codec, *parts)
         texts = likelihood.score_baselines_as_text(model.codec, *parts)
     if with_curve:
-        with console.status("fitting models to parts of the corpus"):
-            curve = likelihood.measure_learning_curve(model.codec, *parts)
+        with console.status("training on parts of the corpus"):
+            train_network = make_train_function(model, dataset)
+            curve = likelihood.measure_learning_curve(model.codec, *parts, train_network)
         report = replace(report, learning_curve=curve)
     return report, texts
+
+
+def make_train_function(model: Model, dataset: Dataset) -> TrainFunction:
+    """Return a function that trains a small network with a model's cell on some tunes.
+
+    The weights that predict validation tunes best are kept.
+    """
+    from musicgen.compare.baselines import ComparedNetwork, TrainingBudget  # imports torch
+    from musicgen.evaluation import likelihood
+
+    cell = model.checkpoint.manifest.settings.cell
+
+    def train(tunes: Sequence[EncodedTune]) -> ScoreFunction:
+        network = ComparedNetwork(cell, replace(dataset, train=tunes), likelihood.NETWORK_WEIGHTS)
+        for _ in network.train(TrainingBudget(likelihood.NETWORK_TOKENS)):
+            pass
+        return network.score
+
+    return train
 
 
 def sample_forms(

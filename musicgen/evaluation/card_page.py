@@ -7,8 +7,9 @@ from html import escape
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.evaluation.card_plots import find_extremes, list_pictures
+from musicgen.evaluation.card_plots import find_extremes, list_pictures, plot_learning_curve
 from musicgen.evaluation.figures import Figure
+from musicgen.evaluation.likelihood import NETWORK_NOTE
 from musicgen.evaluation.score_card import Column, ScoreCard
 from musicgen.music.score import Score
 from musicgen.render.report_page import SCORE_CARD_TITLE, format_page
@@ -24,6 +25,9 @@ def render_card(card: ScoreCard, *, command: str = "musicgen evaluate") -> str:
         body += ["<h2>How well the model predicts real tunes</h2>"]
         shown = [figure.format_model_row() for figure in card.model_figures if not figure.is_detail]
         body += _render_rows(_MODEL_HEADINGS, [(row, False) for row in shown])
+    if card.likelihood and card.likelihood.learning_curve:
+        body.append(f"<figure>{plot_learning_curve(card.likelihood).to_svg()}</figure>")
+        body.append(f'<p class="soft">{NETWORK_NOTE}</p>')
     for column in card.columns:
         body += _render_column(column)
     body.append("<h2>Form and notes</h2>")

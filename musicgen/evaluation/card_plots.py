@@ -13,11 +13,20 @@ from musicgen.evaluation.form import MATRIX_BARS, MAX_LAG, average_likeness, fin
 from musicgen.evaluation.statistics import FEATURES
 from musicgen.music.arrays import FloatArray
 from musicgen.music.tune_content import LIKENESS_KINDS
-from musicgen.render.plots import BLACK, Picture, add_legend, choose_styles, escape_label
+from musicgen.render.plots import (
+    BLACK,
+    Line,
+    Picture,
+    add_legend,
+    choose_styles,
+    escape_label,
+    plot_loss_curves,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from musicgen.evaluation.likelihood import LikelihoodReport
     from musicgen.evaluation.score_card import Column, ScoreCard, TuneSet
 
 _PANEL_TITLES: Final = {
@@ -43,6 +52,25 @@ def list_pictures(card: ScoreCard) -> list[Picture]:
         plot_cadences(card),
         plot_histograms(card),
     ]
+
+
+def plot_learning_curve(likelihood: LikelihoodReport) -> Picture:
+    """Plot the bits per note of models after training on more and more tunes."""
+    points = likelihood.learning_curve
+    lines = [
+        Line(
+            model,
+            [point.training_tunes for point in points if point.model == model],
+            [point.bits_per_note for point in points if point.model == model],
+        )
+        for model in dict.fromkeys(point.model for point in points)
+    ]
+    return plot_loss_curves(
+        lines,
+        title="Learning curve",
+        x_label="training tunes",
+        y_label=f"bits per {likelihood.units.unit}",
+    )
 
 
 def _get_sets(card: ScoreCard) -> dict[str, TuneSet]:

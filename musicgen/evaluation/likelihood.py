@@ -18,9 +18,9 @@ import numpy as np
 
 from musicgen.corpus.store import EncodedTune, get_id_arrays
 from musicgen.errors import InvalidValue
-from musicgen.evaluation.heldout_score import SurprisalFunction, bootstrap_ratio
+from musicgen.evaluation.heldout_score import HeldOutScore, bootstrap_ratio
 from musicgen.evaluation.note_places import NotePlaces, PlaceBits, place_notes
-from musicgen.evaluation.sequence_baselines import fit_baselines
+from musicgen.evaluation.sequence_baselines import fit_baselines, sum_nats
 from musicgen.evaluation.text_encoding import encode_as_text
 from musicgen.evaluation.token_scores import score_tokens
 from musicgen.formats import abc
@@ -33,10 +33,17 @@ from musicgen.tokens.text import UNKNOWN_TEXT
 
 CALIBRATION_BINS: Final = 10
 CURVE_POINTS: Final = 6  # each with half of the training tunes of the next
+NETWORK: Final = "network"  # its name in the learning curve
+NETWORK_WEIGHTS: Final = 500_000
+NETWORK_TOKENS: Final = 1_000_000  # of training, whatever the number of tunes
+NETWORK_NOTE: Final = (
+    f"{NETWORK}: one layer of {NETWORK_WEIGHTS:,} weights, trained for {NETWORK_TOKENS:,} tokens"
+)
 SEED: Final = 0  # of the bootstrap
 
 Tunes: TypeAlias = Sequence[EncodedTune]
-TrainFunction: TypeAlias = Callable[[Tunes], SurprisalFunction]  # from training tunes
+ScoreFunction: TypeAlias = Callable[[Tunes], HeldOutScore]
+TrainFunction: TypeAlias = Callable[[Tunes], ScoreFunction]  # from training tunes
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,24 +263,26 @@ def measure_learning_curve(
         tunes: those to predict.
         training_tunes: each part of them contains the smaller ones.
         validation_tunes: the orders and weights of the baselines are chosen on them.
-        train_model: trains a model on some tunes; None leaves it out.
+        train_model: trains a network on some tunes; None leaves it out.
     """
     tunes, validation = sort_tunes(tunes), list_ids(validation_tunes)
-    training = sorted(training_tunes, key=lambda tune: tune.content)
+    training, ids = sorted(training_tunes, key=lambda tune: tune.content), list_ids(tunes)
     notes = max(1, int(count_units(codec, tunes).notes.sum()))
     points = []
     for halvings in reversed(range(CURVE_POINTS)):
         part = training[:: 2**halvings]
-        models = {
-            baseline.name if baseline.name in ("ppm", "bar-copy") else "ngram": baseline.surprisal
+        nats = {
+            baseline.name if baseline.name in ("ppm", "bar-copy") else "ngram": sum_nats(
+                baseline.surprisal, ids
+            )
             for baseline in fit_baselines(codec, list_ids(part), validation)
             if baseline.is_chosen
         }
         if train_model is not None:
-            models["model"] = train_model(part)
-        for name, surprisal in models.items():
-            nats = sum(float(surprisal(tune.ids).sum()) for tune in tunes)
-            points.append(CurvePoint(name, len(part), nats / math.log(2) / notes))
+            nats[NETWORK] = float(train_model(part)(tunes).nats.sum())
+        points += [
+            CurvePoint(name, len(part), total / math.log(2) / notes) for name, total in nats.items()
+        ]
     return tuple(points)
 
 

@@ -148,6 +148,7 @@ def make_cell(name: str, w: Array, u: Array, b_input: Array, b_hidden: Array) ->
 
 
 State = Any  # of an engine, opaque to the sampler
+_MAX_ROW_SUMS = 4096
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -228,6 +229,8 @@ class NumpyEngine:
             weight = first.inputs[:, size : (size := size + CONTEXT_WIDTHS[name])]
             rows = RowTable(arrays[f"context.{name}.weight"], weight)
             self.context_rows.append((FIELDS.index(name), rows))
+        self.context_groups = _group_fields(settings.context_fields)
+        self.row_sums: dict[tuple[int, ...], Array] = {}  # by first field of a group, and values
         self.gates, self.gate_bias = arrays.get("gates.weight"), arrays.get("gates.bias")
         self.lag_indices = [FIELDS.index(name) for name in settings.lags]
         # by id + 1: the column of the event in the logits; -1 for none and for 0, no event
@@ -287,13 +290,26 @@ class NumpyEngine:
         """
         projected = self.projected
         projected[:] = self.event_rows[id_]
-        for index, rows in self.context_rows:
-            projected += rows[fields[index]]
+        for group in self.context_groups:
+            projected += self._sum_rows(group, fields)
         for layer, cell in enumerate(self.cells):
             if layer:
                 np.dot(cell.inputs, state[layer - 1, 0], out=projected)
                 projected += cell.bias
             cell.step(projected, state[layer])
+
+    def _sum_rows(self, group: tuple[int, ...], fields: Sequence[int]) -> Array:
+        """Return the sum of the rows of some fields, (rows,) float32; sums recur and are kept."""
+        values = [fields[self.context_rows[number][0]] for number in group]
+        if len(group) == 1:
+            return self.context_rows[group[0]][1][values[0]]
+        key = group[0], *values
+        if key not in self.row_sums:
+            if len(self.row_sums) >= _MAX_ROW_SUMS:
+                self.row_sums.clear()
+            pairs = zip(group, values, strict=True)
+            self.row_sums[key] = sum(self.context_rows[number][1][value] for number, value in pairs)
+        return self.row_sums[key]
 
     def _add_gates(self, logits: np.ndarray, output: np.ndarray, fields: Sequence[int]) -> None:
         """Add to the logit of each event that a lag looked up what the gate of the lag says."""
@@ -310,6 +326,14 @@ class NumpyEngine:
         logits = output @ self.head.T
         logits += self.head_bias
         return logits  # type: ignore[no-any-return]
+
+
+def _group_fields(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Group the fields whose values recur together, by index: positions, and matches."""
+    lags = [(number,) for number, name in enumerate(names) if name.startswith("lag")]
+    matches = tuple(number for number, name in enumerate(names) if name.startswith("match"))
+    positions = tuple(n for n in range(len(names)) if (n,) not in lags and n not in matches)
+    return [group for group in (positions, *lags, matches) if group]
 
 
 class RestrictedEngine:

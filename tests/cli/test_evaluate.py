@@ -11,6 +11,7 @@ import pytest
 from musicgen import checkpoint, formats
 from musicgen.corpus import store
 from musicgen.corpus.build import build
+from musicgen.evaluation import likelihood
 from musicgen.formats import abc
 from musicgen.tokens.vocabulary import MEASURES
 from tests.command_runner import assert_refused, run, run_ok
@@ -76,8 +77,40 @@ def test_model_is_sampled_in_two_forms_and_repeatable(place: Path, tmp_path: Pat
     first = json.loads(run(*args, "--html", str(tmp_path / "card.html")).stdout)
     assert list(first["columns"]) == ["form free", "form AABB"]
     assert first["columns"]["form AABB"]["sections_8"]["value"] == 1
+    assert list(first["bar_likeness"]) == [str(lag) for lag in range(1, 17)]
+    keys = ("bits_per_note", "sections_multiple_of_4", "sections_8", "judge_auc")
+    for figure in (*(first[key] for key in keys), *first["bar_likeness"].values()):
+        assert figure.keys() >= {"value", "real", "low", "high", "verdict"}
+    bits = first["bits_per_note"]
+    assert bits["low"] <= bits["value"] <= bits["high"]
+    assert (bits["real"], bits["verdict"]) == (None, "not known")
     assert "The score card" in (tmp_path / "card.html").read_text()
     assert json.loads(run(*args).stdout) == first
+
+
+def test_curve_holds_baselines_and_a_small_network(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "NETWORK_WEIGHTS", 3000)
+    monkeypatch.setattr(likelihood, "NETWORK_TOKENS", 2000)
+    page = tmp_path / "card.html"
+    args = ("evaluate", str(place / "model"), "--data", str(place / "data"), "--count", "4",
+            "--form", "AABB", "--curve")  # fmt: skip
+    output = run_ok(*args, "--html", str(page))
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip()}
+    trained_on = len(store.load(place / "data").train)
+    sizes, bits = list(map(int, rows["model"])), list(map(float, rows["network"]))
+    assert sizes[-1] == trained_on
+    assert len(sizes) == len(bits) == len(rows["ngram"]) == 6
+    assert all(0 < value < 50 for value in bits)
+    assert "network: one layer of 500,000 weights, trained for 1,000,000 tokens" in output
+    assert "Learning curve" in page.read_text()
+
+
+def test_curve_needs_the_training_part(place: Path) -> None:
+    model, real = str(place / "model"), str(place / "real.abc")
+    assert_refused(run("evaluate", model, "--against", real, "--curve"), 2, "leave --against out")
+    assert_refused(run("evaluate", real, "--curve"), 2, "holds tunes, not a model; leave it out")
 
 
 def test_one_form_is_one_column(place: Path) -> None:

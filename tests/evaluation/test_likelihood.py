@@ -10,8 +10,9 @@ import pytest
 from musicgen import checkpoint
 from musicgen.corpus.store import EncodedTune
 from musicgen.errors import InvalidValue, Mismatch
-from musicgen.evaluation.heldout_score import SurprisalFunction, bootstrap_ratio
+from musicgen.evaluation.heldout_score import bootstrap_ratio, evaluate_surprisal
 from musicgen.evaluation.likelihood import (
+    ScoreFunction,
     count_units,
     measure_calibration,
     measure_learning_curve,
@@ -128,16 +129,20 @@ def test_text_that_is_no_tune_is_measured_per_character() -> None:
 def test_learning_curve_falls_with_more_tunes() -> None:
     sizes: list[int] = []
 
-    def train(tunes: Sequence[EncodedTune]) -> SurprisalFunction:
-        sizes.append(len(tunes))
-        return lambda ids: np.full(len(ids), 1.0)
+    def train(part: Sequence[EncodedTune]) -> ScoreFunction:
+        sizes.append(len(part))
+        return lambda tunes: evaluate_surprisal(
+            lambda ids: np.full(len(ids), 1.0), [tune.ids for tune in tunes]
+        )
 
     training = make_tunes(64, seed=7)
     points = measure_learning_curve(CODEC, TUNES, training, VALIDATION, train)
     ngram = [point for point in points if point.model == "ngram"]
     assert [point.training_tunes for point in ngram] == sizes == [2, 4, 8, 16, 32, 64]
     assert ngram[-1].bits_per_note < ngram[0].bits_per_note
-    assert {point.model for point in points} == {"ngram", "ppm", "bar-copy", "model"}
+    assert {point.model for point in points} == {"ngram", "ppm", "bar-copy", "network"}
+    nats, notes = sum(len(tune.ids) for tune in TUNES), sum(tune.notes for tune in TUNES)
+    assert points[-1].bits_per_note == pytest.approx(nats / math.log(2) / notes)
 
 
 @pytest.mark.parametrize(
