@@ -308,7 +308,9 @@ class NumpyEngine:
             if len(self.row_sums) >= _MAX_ROW_SUMS:
                 self.row_sums.clear()
             pairs = zip(group, values, strict=True)
-            self.row_sums[key] = sum(self.context_rows[number][1][value] for number, value in pairs)
+            self.row_sums[key] = np.sum(
+                [self.context_rows[number][1][value] for number, value in pairs], axis=0
+            )
         return self.row_sums[key]
 
     def _add_gates(self, logits: np.ndarray, output: np.ndarray, fields: Sequence[int]) -> None:
