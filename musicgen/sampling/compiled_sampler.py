@@ -1,6 +1,6 @@
 """Sampling with fixed options: an engine, the compiled grammar, filters and noise.
 
-Everything here is about one tune, and defines it; `batch_sampler.py` draws the same tunes side by side.
+Everything here defines one tune; `batch_sampler.py` draws the same tunes side by side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One tune from an engine, under the grammar: engine + grammar + options -> Score.
 
-`Sampler` serves the codec `measures`, with all options; `GenericSampler` serves every other codec, id
-by id, under the grammar of that codec. The noise of an id is keyed by seed, tune and position.
+`Sampler` serves the codec `measures`, with all options; `GenericSampler` every other codec, id by
+id, under the grammar of that codec. The noise of an id is keyed by seed, tune and position.
 """
 
 from __future__ import annotations
