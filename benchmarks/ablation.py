@@ -1,6 +1,6 @@
 """Measure what each regularisation method and each optimizer setting contributes.
 
-    python benchmarks/ablation.py DATA           one to two hours; DATA from musicgen corpus build
+    python benchmarks/ablation.py DATA           hours; DATA from musicgen corpus build
     python benchmarks/ablation.py --toy          seconds, for continuous integration
 
 Each variant changes one setting of the default and trains on the same tunes in the same order, for
@@ -19,20 +19,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.training import draw_tunes
-from musicgen.config import ModelSettings, TrainingSettings
+from musicgen.config import CONTEXTS, ModelSettings, TrainingSettings
 from musicgen.corpus.store import load
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.network import LanguageModel
 from musicgen.training.batches import Window
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.plan import FRESH_PRESETS, find_pitch_ranges
+from musicgen.training.plan import TrainingOptions, find_pitch_ranges, make_plan
 from musicgen.training.trainer import Trainer
 
 
@@ -46,6 +46,14 @@ class NormalisedModel(LanguageModel):
     def compute_logits(self, outputs: Tensor) -> Tensor:
         """Normalise the outputs, then apply the head."""
         return super().compute_logits(self.norm(outputs))
+
+
+class UngatedModel(LanguageModel):
+    """Reads what the lags look up, but adds nothing to its logit."""
+
+    def __init__(self, settings: ModelSettings, generator: torch.Generator | None = None) -> None:
+        super().__init__(settings, generator)
+        self.gates = None
 
 
 class AveragedTrainer(Trainer):
@@ -128,37 +136,41 @@ class Variant:
     trainer: type[Trainer] = Trainer
 
 
-VARIANTS = (
+FEW_LAGS: Final = "position left bar section lag4 lag8 match4 match8"
+VARIANTS: Final = (
     Variant("default"),
-    Variant("no dropout", {"dropout": 0.0, "embedding_dropout": 0.0}),
-    Variant("dropout 0.1", {"dropout": 0.1}),
-    Variant("dropout 0.3", {"dropout": 0.3}),
+    Variant("no context", {"context": CONTEXTS["none"]}),
+    Variant("position only", {"context": CONTEXTS["position"]}),
+    Variant("look-back only", {"context": CONTEXTS["look-back"]}),
+    Variant("lags of 4 and 8 bars only", {"context": FEW_LAGS}),
+    Variant("without gates", model=UngatedModel),
+    Variant("256 units", {"hidden": 256}),
+    Variant("320 units", {"hidden": 320}),
+    Variant("512 units", {"hidden": 512}),
+    Variant("640 units", {"hidden": 640}),
+    Variant("no dropout between layers", {"dropout": 0.0}),
+    Variant("dropout 0.3 between layers", {"dropout": 0.3}),
     Variant("no event dropout", {"embedding_dropout": 0.0}),
-    Variant("event dropout 0.1", {"embedding_dropout": 0.1}),
+    Variant("no weight dropout", {"weight_dropout": 0.0}),
+    Variant("weight dropout 0.4", {"weight_dropout": 0.4}),
+    Variant("no context dropout", {"context_dropout": 0.0}),
+    Variant("context dropout 0.3", {"context_dropout": 0.3}),
     Variant("head and embedding untied", {"tied": False}),
     Variant("layer normalisation before the head", model=NormalisedModel),
     Variant("no weight decay", training_settings={"weight_decay": 0.0}),
-    Variant("weight decay 0.1", training_settings={"weight_decay": 0.1}),
-    Variant("no warm-up", training_settings={"warmup": 0.0}),
+    Variant("averaged weights", trainer=AveragedTrainer),
     Variant("constant learning rate", training_settings={"final_rate": 1.0}),
     Variant("schedule-free", training_settings={"final_rate": 1.0}, trainer=ScheduleFreeTrainer),
-    Variant("averaged weights", trainer=AveragedTrainer),
-    Variant(
-        "constant learning rate, averaged weights",
-        training_settings={"final_rate": 1.0},
-        trainer=AveragedTrainer,
-    ),
     Variant("clip at 0.25", training_settings={"clip": 0.25}),
     Variant("no clipping", training_settings={"clip": 1e9}),
-    Variant("half the learning rate", training_settings={"learning_rate": 3.5e-3}),
-    Variant("twice the learning rate", training_settings={"learning_rate": 1.4e-2}),
+    Variant("half the learning rate", training_settings={"learning_rate": 1.5e-3}),
+    Variant("twice the learning rate", training_settings={"learning_rate": 6e-3}),
     Variant("32 lanes", training_settings={"lanes": 32}),
-    Variant("constant windows of 32 ids", training_settings={"first_bptt": 0}),
-    Variant("constant windows of 16 ids", training_settings={"first_bptt": 0, "bptt": 16}),
-    Variant("windows from 8 to 64 ids", training_settings={"bptt": 64}),
-    Variant(
+    Variant("windows of 24 ids", training_settings={"bptt": 24}),
+    Variant("windows of 96 ids", training_settings={"bptt": 96}),
+    Variant(  # for performances and piano rolls
         "transposed to every key", training_settings={"transposed": True}
-    ),  # for performances and piano rolls
+    ),
 )
 
 
@@ -243,14 +255,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("data", nargs="?", type=Path, help="a folder of musicgen corpus build")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: seconds instead of hours")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--tunes", type=int, default=1200, help="maximum number of training tunes")
-    parser.add_argument("--tokens", type=int, default=2_500_000)
+    parser.add_argument("--tokens", type=int, default=4_000_000)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; default: its own choice")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     parser.add_argument("--variants", nargs="*", help="names of variants; default: all")
     parser.add_argument("--out", type=Path, help="file of JSON lines to continue")
     arguments = parser.parse_args()
-    data, hidden, tokens = read_data(arguments)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    data, shape, plan = read_data(arguments)
     rows = []
     if arguments.out and arguments.out.exists():
         rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
@@ -258,19 +271,13 @@ def main() -> None:
         for variant in select_variants(arguments):
             if (variant.name, seed) in {(row["variant"], row["seed"]) for row in rows}:
                 continue
-            shape = ModelSettings(data.vocabulary, hidden=hidden, embedding=hidden)
-            plan = TrainingSettings(
-                tokens=tokens,
-                seed=seed,
-                first_bptt=FRESH_PRESETS[-1].first_bptt,
-                patience=10**6,
-            )
-            rows.append(train_variant(variant, data, shape, plan))
+            rows.append(train_variant(variant, data, shape, replace(plan, seed=seed)))
             print(variant.name, seed, rows[-1]["bits_per_note"], rows[-1]["seconds"], flush=True)
             if arguments.out:
                 with arguments.out.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    print(f"torch {torch.__version__}; 2 x {hidden}, {tokens:,} tokens, {len(data.train)} tunes")
+    size = f"2 x {shape.hidden}, {plan.tokens:,} tokens, {len(data.train)} tunes"
+    print(f"torch {torch.__version__}, {plan.precision}; {size}")
     print("\n".join(format_report(rows)))
 
 
@@ -289,22 +296,25 @@ def select_variants(arguments: argparse.Namespace) -> list[Variant]:
     ]
 
 
-def read_data(arguments: argparse.Namespace) -> tuple[TuneData, int, int]:
-    """Return the tunes, the width of the model and the number of tokens per run."""
+def read_data(
+    arguments: argparse.Namespace,
+) -> tuple[TuneData, ModelSettings, TrainingSettings]:
+    """Return the tunes, and the shape and settings of the default."""
     if arguments.toy or arguments.data is None:
         tunes = draw_tunes(40, 1)
-        return TuneData(tunes[8:], tunes[:8], None, 844), 16, 6_000
+        shape = ModelSettings(844, hidden=16, embedding=16)
+        return TuneData(tunes[8:], tunes[:8], None, 844), shape, TrainingSettings(6_000)
     dataset = load(arguments.data)
-    train = list(dataset.train)[: arguments.tunes]
-    valid = list(dataset.valid)
+    plan = make_plan(dataset, TrainingOptions())
     data = TuneData(
-        [tune.ids for tune in train],
-        [tune.ids for tune in valid],
-        [tune.notes for tune in valid],
+        [tune.ids for tune in dataset.train],
+        [tune.ids for tune in dataset.valid],
+        [tune.notes for tune in dataset.valid],
         dataset.vocabulary_size,
         find_pitch_ranges(dataset.codec),
     )
-    return data, arguments.hidden, arguments.tokens
+    settings = replace(plan.training, tokens=arguments.tokens, patience=10**6)
+    return data, plan.model, settings
 
 
 if __name__ == "__main__":

@@ -200,8 +200,9 @@ class Checkpoint:
         """A hash of what decides sampling: weights, settings, codec, trained events and tonics."""
         manifest = self.manifest
         settings = asdict(manifest.settings)
-        if not settings["context"]:  # as in older versions
-            del settings["context"]
+        for name in ("context", "context_dropout"):
+            if not settings[name]:  # as in older versions
+                del settings[name]
         body = [self.hashes.get(WEIGHTS), settings, manifest.codec,
                 manifest.vocabulary, [id_ for id_, count in enumerate(manifest.seen) if count],
                 manifest.corpus.get("tonics", {})]  # fmt: skip

@@ -65,21 +65,18 @@ class ModelSettings(Settings):
     tied: bool = True  # the output layer shares the embedding weights
     dropout: float = 0.2  # between layers and before the output layer
     embedding_dropout: float = 0.05  # drops whole events
-    weight_dropout: float = 0.0  # no longer supported; files and fingerprints still contain the 0
+    weight_dropout: float = 0.0  # drops recurrent weights
     context: str = ""  # the fields of the score context that it reads, separated by spaces
+    context_dropout: float = 0.0  # drops values of the look-back fields
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
             raise InvalidValue(f"cell {self.cell!r} is unknown: choose one of {', '.join(CELLS)}")
         for name, maximum in _MODEL_BOUNDS:
             _check_count(name, getattr(self, name), maximum)
-        if self.weight_dropout:
-            raise InvalidValue(
-                f"weight_dropout is {self.weight_dropout}: it is no longer supported and must be 0"
-            )
         if unknown := sorted(set(self.context_fields) - set(CONTEXT_WIDTHS)):
             raise InvalidValue(f"context {unknown[0]!r} is unknown: update musicgen")
-        for name in ("dropout", "embedding_dropout"):
+        for name in ("dropout", "embedding_dropout", "weight_dropout", "context_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 

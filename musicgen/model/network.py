@@ -8,13 +8,14 @@ lanes whose tune starts to zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
@@ -23,19 +24,27 @@ from musicgen.model.devices import limit_recurrent_precision, send
 from musicgen.tokens.score_context import FIELDS, count_field_values
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
+RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
+LOOK_BACK_PREFIXES: Final = ("lag", "match")  # of the fields that context dropout drops values of
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 
 
 @dataclass(frozen=True, slots=True)
 class DropoutMasks:
-    """Dropout masks of one window, the same at each of its steps (Gal and Ghahramani, 2016)."""
+    """Dropout masks of one window, the same at each of its steps.
+
+    Sources: Gal and Ghahramani, "Dropout in recurrent neural networks", 2016; for the recurrent
+    weights, Merity, Keskar and Socher, "Regularizing and optimizing LSTM language models", 2018.
+    """
 
     embedding: Tensor | None  # (vocabulary, 1) float32: drops whole events
     outputs: tuple[Tensor, ...]  # per layer, (lane, hidden) float32
+    recurrent: tuple[Tensor, ...] = ()  # per layer, (gates x hidden, hidden) float32
+    context: Mapping[str, Tensor] = field(default_factory=dict)  # by field, (value, 1) float32
 
     def select_lanes(self, lanes: slice) -> DropoutMasks:
         """Return the masks of some of the lanes."""
-        return DropoutMasks(self.embedding, tuple(mask[lanes] for mask in self.outputs))
+        return replace(self, outputs=tuple(mask[lanes] for mask in self.outputs))
 
 
 class SequenceModelSettings(Protocol):
@@ -168,13 +177,32 @@ class LanguageModel(SerializableModule):
     ) -> DropoutMasks | None:
         """Draw the dropout masks of one window; None if the settings have no dropout."""
         settings = self.settings
-        if not (settings.dropout or settings.embedding_dropout):
+        rates = (settings.dropout, settings.embedding_dropout,
+                 settings.weight_dropout, settings.context_dropout)  # fmt: skip
+        if not any(rates):
             return None
-        like = self.head.bias.new_empty(lanes, settings.hidden)
+        outputs = self.head.bias.new_empty(lanes, settings.hidden)
         return DropoutMasks(
             draw_dropout_mask(self.embedding.weight[:, :1], settings.embedding_dropout, generator),
-            tuple(draw_dropout_mask(like, settings.dropout, generator) for _ in self.layers),
+            tuple(draw_dropout_mask(outputs, settings.dropout, generator) for _ in self.layers),
+            self._draw_recurrent_masks(generator) if settings.weight_dropout else (),
+            self._draw_context_masks(generator) if settings.context_dropout else {},
         )
+
+    def _draw_recurrent_masks(self, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        rate = self.settings.weight_dropout
+        weights = (layer.get_parameter(RECURRENT_WEIGHT) for layer in self.layers)
+        return tuple(draw_dropout_mask(weight, rate, generator) for weight in weights)
+
+    def _draw_context_masks(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        rate = self.settings.context_dropout
+        return {
+            name: draw_dropout_mask(
+                self.context.get_parameter(f"{name}.weight")[:, :1], rate, generator
+            )
+            for name in self.context
+            if name.startswith(LOOK_BACK_PREFIXES)
+        }
 
     def forward(
         self,
@@ -199,12 +227,13 @@ class LanguageModel(SerializableModule):
         values = self.look_up_embeddings(send(ids, self.device).t(), masks)
         if self.context and context is not None:
             context = send(context, self.device).transpose(0, 1)
-            values = torch.cat([values, *self.look_up_context(context)], -1)
+            values = torch.cat([values, *self.look_up_context(context, masks)], -1)
         new_state = []
         for number, (layer, before) in enumerate(
             zip(self.layers, state or self.start(len(ids)), strict=True)
         ):
-            values, after = run_layer(layer, values, before)
+            recurrent_mask = masks.recurrent[number] if masks and masks.recurrent else None
+            values, after = run_layer(layer, values, before, recurrent_mask)
             new_state.append(after)
             if masks is not None:
                 values = values * masks.outputs[number]
@@ -215,20 +244,19 @@ class LanguageModel(SerializableModule):
 
     def look_up_embeddings(self, ids: Tensor, masks: DropoutMasks | None) -> Tensor:
         """Return the embeddings of ids (...) int64, (..., embedding) float32."""
-        values: Tensor = self.embedding(ids)
-        if masks is None or masks.embedding is None:
-            return values
-        return values * functional.embedding(ids, masks.embedding)
+        return look_up(self.embedding, ids, None if masks is None else masks.embedding)
 
-    def look_up_context(self, context: Tensor) -> list[Tensor]:
+    def look_up_context(self, context: Tensor, masks: DropoutMasks | None = None) -> list[Tensor]:
         """Return the embeddings of the fields that the model reads, (..., width) float32 each.
 
         Args:
             context: (..., field) int64.
+            masks: in training.
         """
+        context_masks: Mapping[str, Tensor] = {} if masks is None else masks.context
         return [
-            table(context[..., column])
-            for column, table in zip(self.columns, self.context.values(), strict=True)
+            look_up(table, context[..., column], context_masks.get(name))
+            for column, (name, table) in zip(self.columns, self.context.items(), strict=True)
         ]
 
     def add_gates(self, logits: Tensor, outputs: Tensor, seen: Tensor) -> Tensor:
@@ -263,6 +291,18 @@ def reset_lanes(state: RecurrentState, starts: Tensor) -> RecurrentState:
 def detach(state: RecurrentState) -> RecurrentState:
     """Detach a state from the graph, so that no gradient passes through it."""
     return tuple(tuple(part.detach() for part in layer) for layer in state)
+
+
+def look_up(table: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the rows of an embedding, (..., width) float32.
+
+    Args:
+        table: an embedding.
+        ids: (...) int64.
+        mask: (row, 1) float32, a factor of each row; None is 1.
+    """
+    values: Tensor = table(ids)
+    return values if mask is None else values * functional.embedding(ids, mask)
 
 
 def draw_dropout_mask(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
@@ -318,7 +358,10 @@ def get_layer_weights(layer: nn.Module) -> list[nn.Parameter]:
 
 
 def run_layer(
-    layer: nn.Module, values: Tensor, state: tuple[Tensor, ...]
+    layer: nn.Module,
+    values: Tensor,
+    state: tuple[Tensor, ...],
+    recurrent_mask: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a recurrent layer of torch over a window.
 
@@ -326,12 +369,18 @@ def run_layer(
         layer: of any cell.
         values: (window, lane, features) float32.
         state: h, and c of an LSTM, before the window: (lane, hidden) float32 each.
+        recurrent_mask: (gates x hidden, hidden) float32, a factor of the recurrent weights.
 
     Returns:
         The outputs (window, lane, hidden) float32, or bfloat16 under autocast, and the new state.
     """
     before = tuple(part.unsqueeze(0) for part in state)
+    weights = {}
+    if recurrent_mask is not None:
+        weights[RECURRENT_WEIGHT] = layer.get_parameter(RECURRENT_WEIGHT) * recurrent_mask
     with limit_recurrent_precision(values.device):
-        outputs, after = layer(values, before if len(before) > 1 else before[0])
+        outputs, after = functional_call(
+            layer, weights, (values, before if len(before) > 1 else before[0])
+        )
     parts = after if isinstance(after, tuple) else (after,)
     return outputs, tuple(part[0].to(state[0].dtype) for part in parts)

@@ -84,6 +84,8 @@ class SizePreset:
     embedding: int | None = None  # None: as wide as the layers
     dropout: float = 0.3
     embedding_dropout: float = 0.1
+    weight_dropout: float = 0.0
+    context_dropout: float = 0.0
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     lanes: int = 32  # at most
@@ -105,6 +107,8 @@ FRESH_PRESETS: Final = (
         embedding=192,
         dropout=0.5,
         embedding_dropout=0.12,
+        weight_dropout=0.2,
+        context_dropout=0.1,
         weight_decay=0.1,
         lanes=64,
         epochs=8,
@@ -267,6 +271,8 @@ def _make_fresh_settings(
         context=CONTEXTS[options.context or ("all" if has_bars else "none")],
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
+        weight_dropout=preset.weight_dropout,
+        context_dropout=preset.context_dropout,
     )
 
 
@@ -278,6 +284,8 @@ def _make_adapted_settings(
         fine_tune.adapt_model_settings(base, dataset.vocabulary_size, requested),
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
+        weight_dropout=preset.weight_dropout,
+        context_dropout=preset.context_dropout,
     )
 
 

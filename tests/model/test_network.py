@@ -8,6 +8,7 @@ import torch
 
 from musicgen.config import BEGIN_ID, CELLS, ModelSettings
 from musicgen.model.network import LanguageModel, reset_lanes
+from musicgen.tokens.score_context import FIELDS
 
 SMALL = ModelSettings(vocabulary_size=11, hidden=6, embedding=6, dropout=0.5)
 
@@ -104,3 +105,37 @@ def test_embedding_dropout_drops_whole_events() -> None:
     assert not dropped.all()
     assert torch.equal((rows == 0).all(2), dropped)
     assert torch.equal(rows[~dropped], 2 * model.embedding.weight[ids][~dropped])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_weight_dropout_drops_recurrent_weights(cell: str) -> None:
+    settings = replace(SMALL, cell=cell, dropout=0, embedding_dropout=0, weight_dropout=0.5)
+    model, scaled = make_model(settings), make_model(settings)
+    masks = model.draw_masks(3, torch.Generator().manual_seed(3))
+    assert masks is not None
+    with torch.no_grad():
+        for layer, mask in zip(scaled.layers, masks.recurrent, strict=True):
+            assert set(mask.flatten().tolist()) == {0.0, 2.0}
+            layer.get_parameter("weight_hh_l0").mul_(mask)
+    dropped, _ = model(draw_ids(3, 5), None, masks)
+    torch.testing.assert_close(dropped, scaled(draw_ids(3, 5))[0], rtol=0, atol=1e-12)
+    dropped.sum().backward()
+    for layer, mask in zip(model.layers, masks.recurrent, strict=True):
+        gradient = layer.get_parameter("weight_hh_l0").grad
+        assert gradient is not None
+        assert not gradient[mask == 0].any()
+
+
+def test_context_dropout_drops_values_of_the_look_back_fields() -> None:
+    fields = "position bar lag4 match4"
+    settings = replace(SMALL, dropout=0, embedding_dropout=0, context_dropout=0.5, context=fields)
+    model = make_model(settings)
+    masks = model.draw_masks(3, torch.Generator().manual_seed(3))
+    assert masks is not None
+    assert set(masks.context) == {"lag4", "match4"}
+    context = torch.from_numpy(np.random.default_rng(1).integers(0, 9, (3, 5, len(FIELDS))))
+    kept, seen = model.look_up_context(context), model.look_up_context(context, masks)
+    for name, values, dropped in zip(fields.split(), kept, seen, strict=True):
+        factor = masks.context.get(name, torch.ones(12, 1))[context[..., FIELDS.index(name)]]
+        assert torch.equal(dropped, values * factor)
+        assert (factor == 0).any() == (name in masks.context)
