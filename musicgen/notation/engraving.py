@@ -31,12 +31,19 @@ from musicgen.notation.clefs import (
     HeadShape,
     choose_clef,
 )
-from musicgen.notation.note_values import NoteValue, TimedNoteValue, notate_bar, number_beams
+from musicgen.notation.note_values import (
+    NOTE_VALUES,
+    NoteValue,
+    TimedNoteValue,
+    notate_bar,
+    number_beams,
+)
 
 BARS_PER_LINE: Final = 4
 MAX_FIFTHS: Final = 7  # accidentals in a key signature
-LONGEST_BAR: Final = 384 * STEPS_PER_QUARTER  # steps; engraving time is quadratic in it
-MAX_CHORDS_PER_BAR: Final = 1_024  # in all parts, for the same reason
+LONGEST_BAR: Final = 512 * STEPS_PER_QUARTER  # steps; the longest of real tunes has 488 quarters
+_STEPS_OF_LONE_RESTS: Final = (4 * STEPS_PER_QUARTER, 8 * STEPS_PER_QUARTER)
+MAX_CHORDS_PER_BAR: Final = 1_024  # in all parts; engraving time is quadratic in both
 MAX_WRITTEN_SYMBOLS: Final = 200_000  # notes and rests in a file
 MAX_ENGRAVED_SYMBOLS: Final = 30_000  # notes and rests in an image: about 30 s and 10 MB
 _OTHER_OUTPUTS_HINT: Final = "write .wav, .html, .mid, or a picture with --view roll"
@@ -469,9 +476,18 @@ def _count_sounding_steps(bar: Bar, chords: Sequence[_SoundingChord]) -> int:
 
 
 def _iter_rests(bar: Bar, bar_offset: int) -> Iterator[Symbol]:
-    """Yield the rests of a silent measure."""
+    """Yield the rests of a silent measure.
+
+    A whole rest or a breve rest that stands alone means the whole measure, however long it is, to
+    readers and to music21. In an irregular measure two rests of half the length stand in its place.
+    """
     if bar.kind == "full":
         yield Symbol(0, bar.steps, NoteValue(1), is_measure_rest=True)
+        return
+    if bar.steps in _STEPS_OF_LONE_RESTS:
+        half = NOTE_VALUES[bar.steps // 2]
+        yield Symbol(0, bar.steps // 2, half)
+        yield Symbol(bar.steps // 2, bar.steps, half)
         return
     for timed_value in notate_bar(bar.meter, (0, bar.steps), frozenset({0}), bar_offset):
         yield _to_symbol(timed_value)

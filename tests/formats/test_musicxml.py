@@ -40,6 +40,12 @@ def test_reading_undoes_writing_of_real_tunes() -> None:
         assert_round_trip(score)
 
 
+@pytest.mark.parametrize("length", ["z4", "z8", "z6", "z3"])
+def test_silent_bar_shorter_than_its_meter_keeps_its_length(length: str) -> None:
+    tune = f"X:1\nM:16/4\nL:1/4\nK:C\nC16 | D16 | {length} |]\n"
+    assert_round_trip(abc.parse(tune, "")[0][0])
+
+
 def test_reading_undoes_writing_of_a_chorale() -> None:
     assert_round_trip(formats.read(corpus_root() / "bach" / "bwv10.7.mxl")[0][0])
 
