@@ -57,11 +57,16 @@ class ForcedRepeats:
     )  # to where those of its first whole bar do
     last_stops: dict[int, int] = field(default_factory=dict)  # to where those of its last bar stop
     queue: tuple[int, ...] = ()
+    is_writing: bool = False  # whether the last id was one of them
 
     def copy(self) -> ForcedRepeats:
         """Return one that goes on from here alone."""
         return ForcedRepeats(
-            dict(self.pickup_starts), dict(self.bar_starts), dict(self.last_stops), self.queue
+            dict(self.pickup_starts),
+            dict(self.bar_starts),
+            dict(self.last_stops),
+            self.queue,
+            self.is_writing,
         )
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
@@ -75,8 +80,11 @@ class ForcedRepeats:
                 )
                 self.queue = tuple(generation.ids[first:stop])
         if not self.queue:
+            if self.is_writing:  # no further note joins the last chord
+                generation.walk.lowest_tone_id, self.is_writing = None, False
             return None
         first, self.queue = self.queue[0], self.queue[1:]
+        self.is_writing = True
         return first
 
     def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:

@@ -172,3 +172,11 @@ def test_a_kept_tune_is_of_the_form_that_is_asked_for(
     changed["wishes"].pop("meter")
     with pytest.raises(InvalidValue, match=message):
         model.sample_request(Recipe.from_text(json.dumps(changed)).request)
+
+
+def test_letter_that_returns_has_the_same_last_chord(model: Model) -> None:
+    for seed in range(16):
+        bars = bars_of(
+            model, model.sample(seed=seed, bars=6, form="ABA", pickup="0").recipe.request
+        )
+        assert [bars[1], bars[2]] == [bars[5], bars[6]]

@@ -134,14 +134,15 @@ def check_letters(score: Score, layout: FormLayout, pickup: int) -> None:
     for index, section in enumerate(layout.sections):
         if section.source is not None:
             length = min(b - a for a, b in pairwise([*starts, score.end]))
+            length -= score.meter.steps if pickup else 0  # which may shorten the last bar
             assert notes_in(score, starts[index], length) == notes_in(
                 score, starts[section.source], length
             )
 
 
 def notes_in(score: Score, start: int, length: int) -> list[tuple[int, int, int]]:
-    """Return a section's notes, without its last bar, which a pickup may shorten."""
-    stop = start + length - score.meter.steps
+    """Return the notes of a stretch; onsets are from its start."""
+    stop = start + length
     return [
         (note.onset - start, note.pitch, note.duration)
         for note in score.notes
