@@ -1,16 +1,16 @@
 """Measure sampling speed, for one tune and for many, against stepping torch.nn.LSTM.
 
-    python benchmarks/sampling.py            2 x 256, 2 x 384 and 2 x 512; 1,000 tunes
+    python benchmarks/sampling.py            2 x 400 and 2 x 512; 1,000 tunes
     python benchmarks/sampling.py --toy      seconds, for continuous integration
 
 One tune: `torch.nn.LSTM` of the same size steps one id at a time under inference_mode, with 1 or 2
 threads (the faster counts). Both sides get the same ids and compute no logits: only the recurrent
-step is timed, in turn. Printed are medians, their ratio, and the bound: the time to read once the
-weights that a token needs, at the measured speed of matrix-vector products of that size. The same
-engine is also timed with logits, grammar and drawing, as `musicgen sample` runs it, after 18
-warm-up tunes (the speed of the first tune is printed too). The model is folk, padded with cells
-that stay zero: it writes folk's tunes at the cost of the larger size. Last, the whole command from
-start to file is compared with `python -c "import torch"`.
+step is timed, in turn, ours with the score context. Printed are medians, their ratio, and the
+bound: the time to read once the weights that a token needs, at the measured speed of matrix-vector
+products of that size. The same engine is also timed with logits, grammar and drawing, as `musicgen
+sample` runs it, after 18 warm-up tunes (the speed of the first tune is printed too). The model is
+folk, padded with cells that stay zero: it writes folk's tunes at the cost of the larger size. Last,
+the whole command from start to file is compared with `python -c "import torch"`.
 
 Many tunes: `musicgen sample --count 1000` from start to the last file, one process per core, with
 both engines, against a loop that steps `torch.nn.LSTM` with 64 lanes: embedding, layers, head and
@@ -55,12 +55,10 @@ def widen_folk(hidden: int) -> tuple[ModelSettings, dict[str, np.ndarray]]:
     The added rows and columns are zero, so the input of an added cell is always tanh(0) = 0.
     """
     folk = load_checkpoint(find_model_folder("folk"))
-    settings = replace(folk.settings, hidden=hidden, tied=False)
+    settings = replace(folk.settings, hidden=hidden)
     weights = {}
     for name, shape in weight_shapes(settings).items():
-        folk_array = np.asarray(
-            folk.weights.get(name, folk.weights["embedding.weight"]), np.float32
-        )
+        folk_array = np.asarray(folk.weights[name], np.float32)
         if not name.startswith("layers"):
             weights[name] = _pad_with_zeros(folk_array, shape)
             continue
@@ -77,11 +75,15 @@ def _pad_with_zeros(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def measure_engine(engine: NumpyEngine, ids: list[int]) -> float:
-    """Return tokens/s of the recurrent layers."""
-    state = engine.start()
+    """Return tokens/s of the recurrent layers, with the score context that they read."""
+    layers, context = engine.start()
+    fields: tuple[int, ...] = ()
     start_time = time.perf_counter()
     for number in ids:
-        engine.advance(number, state)
+        if context is not None:
+            context = context.take(number)
+            fields = context.compute_fields()
+        engine.advance(number, layers, fields)
     return len(ids) / (time.perf_counter() - start_time)
 
 
@@ -117,7 +119,8 @@ def _timed_products(matrices: list[np.ndarray], vector: np.ndarray, out: np.ndar
 def report_one_tune(hidden: int, rounds: int, length: int) -> None:
     engine = NumpyEngine(*widen_folk(hidden))
     lstm, embedding = nn.LSTM(hidden, hidden, 2), nn.Embedding(VOCABULARY, hidden)
-    ids = np.random.default_rng(2).integers(1, 150, length).tolist()
+    tune = load("folk").generate(GenerationRequest(SamplingOptions(), 1))
+    ids = list(tune.encoded.ids)[:length]
     sampler = replace(load("folk").sampler, engine=engine)
     first_rate = measure_sampler(sampler, 0)
     for number in range(1, 2 * rounds + 1):
@@ -260,17 +263,17 @@ def report_cold_start(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--toy", action="store_true", help="tiny sizes: seconds instead of minutes")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 384, 512])
+    parser.add_argument("--hidden", type=int, nargs="*", default=[400, 512])
     parser.add_argument("--tunes", type=int, default=1000)
     parser.add_argument(
-        "--many", type=int, nargs="*", default=[256, 512], help="hidden sizes for many tunes"
+        "--many", type=int, nargs="*", default=[400, 512], help="hidden sizes for many tunes"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds for many tunes")
     arguments = parser.parse_args()
-    sizes, rounds, length = ([256], 1, 20) if arguments.toy else (arguments.hidden, 9, 200)
+    sizes, rounds, length = ([400], 1, 20) if arguments.toy else (arguments.hidden, 9, 200)
     for hidden in sizes:
         report_one_tune(hidden, rounds, length)
-    for hidden in (256,) if arguments.toy else arguments.many:
+    for hidden in (400,) if arguments.toy else arguments.many:
         report_many_tunes(hidden, 9 if arguments.toy else arguments.tunes,
              1 if arguments.toy else arguments.rounds)  # fmt: skip
     report_cold_start(1 if arguments.toy else 7)
