@@ -33,7 +33,7 @@ from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_fl
 from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
 from musicgen.evaluation.heldout_score import HeldOutScore
-from musicgen.evaluation.ngram import KneserNey
+from musicgen.evaluation.ngram_models import KneserNey
 from musicgen.files import translate_os_errors, write_atomically
 from musicgen.folder_contents import CONFIG, METRICS, MODEL_CARD
 from musicgen.model.devices import choose_device
