@@ -19,10 +19,9 @@ import numpy as np
 from musicgen.corpus.store import EncodedTune, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.heldout_score import HeldOutScore, bootstrap_ratio
-from musicgen.evaluation.note_places import NotePlaces, PlaceBits, place_notes
 from musicgen.evaluation.sequence_baselines import fit_baselines, sum_nats
 from musicgen.evaluation.text_encoding import encode_as_text
-from musicgen.evaluation.token_scores import score_tokens
+from musicgen.evaluation.token_scores import NotePlaces, PlaceBits, place_notes, score_tokens
 from musicgen.formats import abc
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 from musicgen.music.bars import find_bars, number_bars
