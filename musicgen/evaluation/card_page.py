@@ -48,6 +48,8 @@ _HISTOGRAMS: Final = {  # feature -> value of its first bin, label of the axis
 }
 _LONGEST_SECTION: Final = 33  # bars; longer ones are counted here
 _TALL: Final = 5.6  # inches: two rows of panels
+_HEADINGS: Final = ("figure", "tunes", "real", "95 % of real", "verdict")
+_MODEL_HEADINGS: Final = ("figure", "held-out tunes", "95 % interval")
 
 
 def list_pictures(card: ScoreCard) -> list[Picture]:
@@ -218,10 +220,6 @@ def _average(tunes: TuneSet, measure: Callable[..., FloatArray]) -> FloatArray:
 def find_extremes(column: Column) -> tuple[int, int]:
     """Return the indexes of the most and the least typical tune of a set."""
     return int(np.argmin(column.distances)), int(np.argmax(column.distances))
-
-
-_HEADINGS: Final = ("figure", "tunes", "real", "95 % of real", "verdict")
-_MODEL_HEADINGS: Final = ("figure", "held-out tunes", "95 % interval")
 
 
 def render_card(card: ScoreCard, *, command: str = "musicgen evaluate") -> str:

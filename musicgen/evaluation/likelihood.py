@@ -34,6 +34,19 @@ from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting, Unit
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.text import UNKNOWN_TEXT, ByteCodec, TextCodec
 
+CALIBRATION_BINS: Final = 10
+CURVE_POINTS: Final = 6  # each with half of the training tunes of the next
+NETWORK: Final = "network"  # its name in the learning curve
+NETWORK_WEIGHTS: Final = 500_000
+NETWORK_TOKENS: Final = 1_000_000  # of training, whatever the number of tunes
+NETWORK_NOTE: Final = (
+    f"{NETWORK}: one layer of {NETWORK_WEIGHTS:,} weights, trained for {NETWORK_TOKENS:,} tokens"
+)
+SEED: Final = 0  # of the bootstrap
+Tunes: TypeAlias = Sequence[EncodedTune]
+ScoreFunction: TypeAlias = Callable[[Tunes], HeldOutScore]
+TrainFunction: TypeAlias = Callable[[Tunes], ScoreFunction]  # from training tunes
+
 
 def render_text(codec: AnyCodec, tune: EncodedTune) -> str:
     """Write a tune as ABC, with what its ids hold and nothing else.
@@ -76,21 +89,6 @@ def encode_as_text(
         ]
         for part, part_texts in zip(parts, texts, strict=True)
     ]
-
-
-CALIBRATION_BINS: Final = 10
-CURVE_POINTS: Final = 6  # each with half of the training tunes of the next
-NETWORK: Final = "network"  # its name in the learning curve
-NETWORK_WEIGHTS: Final = 500_000
-NETWORK_TOKENS: Final = 1_000_000  # of training, whatever the number of tunes
-NETWORK_NOTE: Final = (
-    f"{NETWORK}: one layer of {NETWORK_WEIGHTS:,} weights, trained for {NETWORK_TOKENS:,} tokens"
-)
-SEED: Final = 0  # of the bootstrap
-
-Tunes: TypeAlias = Sequence[EncodedTune]
-ScoreFunction: TypeAlias = Callable[[Tunes], HeldOutScore]
-TrainFunction: TypeAlias = Callable[[Tunes], ScoreFunction]  # from training tunes
 
 
 @dataclass(frozen=True, slots=True)

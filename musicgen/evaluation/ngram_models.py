@@ -40,6 +40,8 @@ from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 
 MIN_DISCOUNT: Final = 0.05  # keeps the probability of unseen ids above 0
+MAX_CONTEXT: Final = 10  # ids
+ABSENT: Final = -1  # the node of a gram that did not occur
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +193,6 @@ def find_sorted(sorted_keys: IntArray, keys: IntArray) -> tuple[IntArray, BoolAr
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     index = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return index, sorted_keys[index] == keys
-
-
-MAX_CONTEXT: Final = 10  # ids
-ABSENT: Final = -1  # the node of a gram that did not occur
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from musicgen.tokens.codec import AnyCodec
 LAG: Final = 4  # bars: half of the usual section
 MAX_MATCH: Final = 16  # ids; longer matches share a weight
 STEPS: Final = 100  # of expectation maximisation
+NGRAM_ORDERS: Final = range(1, 7)
+MAX_PACKED: Final = 2**63
 
 
 def find_copies(ids: TokenIds, bar_id: int, lag: int = LAG) -> tuple[IntArray, IntArray]:
@@ -103,10 +105,6 @@ class BarCopy:
             weights * (copies == ids) + (1 - weights) * np.exp(-self.base(ids))
         )
         return nats
-
-
-NGRAM_ORDERS: Final = range(1, 7)
-MAX_PACKED: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)

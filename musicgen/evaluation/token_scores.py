@@ -38,6 +38,11 @@ from musicgen.sampling.surprisal import NoteTokens, locate_notes
 from musicgen.tokens.codec import AnyCodec, Grammar, Setting
 
 LANES: Final = 64
+STEPS_PER_EIGHTH: Final = 24
+PHRASE_BARS: Final = 4
+LAST_BAR: Final = 16  # of a section; later ones count as this
+LAST_OCCURRENCE: Final = 4  # later ones count as this
+LAST_DISTANCE: Final = 16  # longer ones count as this
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +201,6 @@ class GrammarMasks:
                 )
             grammar.take(id_)
         return masks
-
-
-STEPS_PER_EIGHTH: Final = 24
-PHRASE_BARS: Final = 4
-LAST_BAR: Final = 16  # of a section; later ones count as this
-LAST_OCCURRENCE: Final = 4  # later ones count as this
-LAST_DISTANCE: Final = 16  # longer ones count as this
 
 
 @dataclass(frozen=True, slots=True, order=True)
