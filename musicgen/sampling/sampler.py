@@ -21,10 +21,9 @@ from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.number_parsing import shorten
-from musicgen.sampling.compiled_sampler import CompiledSampler
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
-from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
+from musicgen.sampling.generation_state import CompiledSampler, ForcedTokenSource, GenerationState
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
 from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
