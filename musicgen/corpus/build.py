@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.corpus.build_report import Report, make_duplicate_refusal
+from musicgen.corpus.disk_storage import SpoolSet
 from musicgen.corpus.dispatch import (
     PackedFiles,
     ReadTask,
@@ -38,7 +39,6 @@ from musicgen.corpus.dispatch import (
 )
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.sources import TuneFile, find_files
-from musicgen.corpus.spill import SpoolSet
 from musicgen.corpus.split import (
     EXACT,
     PAIR_DTYPE,

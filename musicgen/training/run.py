@@ -50,7 +50,6 @@ from musicgen.training import fine_tune, run_folder
 from musicgen.training.batches import find_transposition_range, transpose_ids
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.memorisation import MemorisationCheck, stop_on_memorisation
 from musicgen.training.model_card import ScoreSummary, render_model_card
 from musicgen.training.plan import CONTEXT_SAMPLING, Plan, get_note_counts, make_trainer
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
@@ -61,7 +60,7 @@ from musicgen.training.run_folder import (
     render_metrics,
     translate_memory_errors,
 )
-from musicgen.training.sampled_form import FormCheck
+from musicgen.training.sampled_tunes import FormCheck, MemorisationCheck, stop_on_memorisation
 from musicgen.training.trainer import Diverged, Progress, Trainer, TrainerState
 
 SAVE_EVERY: Final = 180.0  # seconds between saves, if saving is fast
