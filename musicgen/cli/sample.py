@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     OUT,
     SEED,
     WholeNumber,
@@ -25,7 +25,7 @@ from musicgen.cli.param_types import (
     quiet_option,
     select_given_options,
 )
-from musicgen.cli.write_outputs import (
+from musicgen.cli.output import (
     LinePrinter,
     describe_model,
     discard_line,
