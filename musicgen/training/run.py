@@ -171,24 +171,11 @@ class TrainingRun:
         saved_run.refuse_other_corpus(dataset)
         plan, notes = apply_changes(saved_run.read_plan(), device, learning_rate)
         record = saved_run.run_record
-        requested_options = dict(record["asked"])
-        if no_index is None:
-            no_index = bool(requested_options.get("no_index"))
-        run = cls(
-            dataset,
-            plan,
-            record["name"],
-            folder,
-            record["version"],
-            dict(record["corpus"]),
-            requested_options,
-            lock=lock,
-            base=base,
-            ranks=ranks,
-            no_index=no_index,
-            save_schedule=save_schedule or SaveSchedule(),
-            notify=notify,
-        )
+        options = dict(record["asked"])
+        run = cls(dataset, plan, record["name"], folder, record["version"], dict(record["corpus"]),
+                  options, lock=lock, base=base, ranks=ranks, notify=notify,
+                  no_index=bool(options.get("no_index")) if no_index is None else no_index,
+                  save_schedule=save_schedule or SaveSchedule())  # fmt: skip
         run.restore(saved_run)
         run.notes = [*saved_run.notes, *notes, *saved_run.list_differences(run.machine)]
         return run
