@@ -32,6 +32,7 @@ from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.score import Score, find_jumps
+from musicgen.music.tune_content import PHRASE_BARS
 from musicgen.sampling.batch_sampler import BatchEngine, NumpyBatchEngine
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.surprisal import NoteTokens, locate_notes
@@ -39,7 +40,6 @@ from musicgen.tokens.codec import AnyCodec, Grammar, Setting
 
 LANES: Final = 64
 STEPS_PER_EIGHTH: Final = 24
-PHRASE_BARS: Final = 4
 LAST_BAR: Final = 16  # of a section; later ones count as this
 LAST_OCCURRENCE: Final = 4  # later ones count as this
 LAST_DISTANCE: Final = 16  # longer ones count as this
