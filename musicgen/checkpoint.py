@@ -57,9 +57,8 @@ from musicgen.folder_contents import (
     has_only_listed_files,
 )
 from musicgen.music.theory import MODES
-from musicgen.number_parsing import shorten
 from musicgen.tokens.score_context import count_field_values
-from musicgen.typed_data import Count, FileName, Sha256, check_schema
+from musicgen.typed_data import Count, FileName, Sha256, check_schema, shorten
 
 FORMAT: Final = 1
 WEIGHTS: Final = "weights.safetensors"

@@ -31,9 +31,8 @@ from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.files import MAX_NAME_BYTES, read_regular_file
 from musicgen.folder_contents import CONFIG_HEAD
 from musicgen.music.general_midi import parse_program
-from musicgen.number_parsing import parse_decimal, parse_integer, shorten
 from musicgen.sampling.option_table import OPTIONS, Option
-from musicgen.typed_data import LargeNumber, parse_toml
+from musicgen.typed_data import LargeNumber, parse_decimal, parse_integer, parse_toml, shorten
 
 MAX_CONFIG_BYTES: Final = 2**16
 # Options that a file may not contain: they select an action or the verbosity.

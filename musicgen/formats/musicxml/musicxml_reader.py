@@ -35,7 +35,7 @@ from musicgen.music.score import (
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
 from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
 from musicgen.notation.mei import unescape_xml
-from musicgen.number_parsing import parse_decimal, parse_integer, shorten
+from musicgen.typed_data import parse_decimal, parse_integer, shorten
 
 MAX_BEATS: Final = 256  # of a meter; one of over 64 is read as no meter
 _INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
