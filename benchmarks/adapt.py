@@ -40,14 +40,14 @@ from musicgen.model.network import LanguageModel
 from musicgen.trained_model import Model, load
 from musicgen.training.fine_tune import extend_embeddings
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.memorisation import (
+from musicgen.training.plan import TrainingOptions, adjust_split, make_plan
+from musicgen.training.run import TrainingRun
+from musicgen.training.sampled_tunes import (
     count_copied,
     extract_encoded_ngrams,
     extract_ngrams,
     merge_ngrams,
 )
-from musicgen.training.plan import TrainingOptions, adjust_split, make_plan
-from musicgen.training.run import TrainingRun
 
 GENERAL_REGION = re.compile(
     r"((Mittel|Ost|Nord|West|Sued|Suedost|Suedwest|Nordost)?europa|(Ost)?asien|Deutschland.*)?",

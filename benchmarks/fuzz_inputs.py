@@ -36,7 +36,7 @@ from msgspec import inspect as type_inspect
 
 import musicgen
 from musicgen import checkpoint, files, folder_contents, formats
-from musicgen.cli.config_file import read_settings
+from musicgen.cli.command_options import read_settings
 from musicgen.cli.train import train
 from musicgen.config import ModelSettings
 from musicgen.corpus import sources, store

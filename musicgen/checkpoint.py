@@ -17,7 +17,6 @@ the manifest, is checked before a file is parsed, so that any changed byte is no
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -51,16 +50,19 @@ from musicgen.files import (
     write_atomically,
     write_new,
 )
-from musicgen.folder_contents import MANIFEST, MOST_MANIFEST_BYTES, has_only_listed_files
+from musicgen.folder_contents import (
+    MANIFEST,
+    MOST_MANIFEST_BYTES,
+    STEP_NAME,
+    has_only_listed_files,
+)
 from musicgen.music.theory import MODES
-from musicgen.number_parsing import shorten
 from musicgen.tokens.score_context import count_field_values
-from musicgen.typed_data import Count, FileName, Sha256, check_schema
+from musicgen.typed_data import Count, FileName, Sha256, check_schema, shorten
 
 FORMAT: Final = 1
 WEIGHTS: Final = "weights.safetensors"
 BEST: Final = "best"
-_STEP_NAME: Final = re.compile(r"[0-9]{8,12}")
 MAX_BYTES: Final = 4 * 2**30
 REMEDY: Final = "install or train the model again"
 GATES: Final = {"lstm": 4, "gru": 3, "rnn": 1, "irnn": 1}  # gates per cell
@@ -289,7 +291,7 @@ def _serialize_files(
 def list_numbered_folders(folder: Path) -> list[Path]:
     """Return the folders named by an update number, in ascending order."""
     paths = folder.iterdir() if is_folder(folder) else ()
-    numbered = (path for path in paths if _STEP_NAME.fullmatch(path.name))
+    numbered = (path for path in paths if STEP_NAME.fullmatch(path.name))
     return sorted(numbered, key=lambda path: int(path.name))
 
 

@@ -25,7 +25,7 @@ CONFIG: Final = "config.toml"
 CONFIG_HEAD: Final = "# musicgen train --config THIS_FILE trains in the same way"
 MOST_MANIFEST_BYTES: Final = 8 * 2**20
 _HEAD_BYTES: Final = 4096
-_STEP_NAME: Final = re.compile(r"[0-9]{8,12}")
+STEP_NAME: Final = re.compile(r"[0-9]{8,12}")  # of the folder of a saved state or checkpoint
 _HEARD_FILE_NAME: Final = re.compile(r"[0-9]{6,12}\.(mid|abc|txt)")
 _TENSORBOARD_NAME: Final = re.compile(r"events\.out\.tfevents\..*")
 _TENSORBOARD_HEAD: Final = b"brain.Event:"
@@ -139,7 +139,7 @@ def _has_run_files(folder: Path) -> bool:
 def _list_step_folders(folder: Path) -> list[Path]:
     if _is_link(folder) or not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if _STEP_NAME.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if STEP_NAME.fullmatch(path.name)]
 
 
 def _find_foreign_in_run(path: Path, hashes: Mapping[str, str]) -> Path | None:
@@ -162,7 +162,7 @@ def is_step_folder(path: Path) -> bool:
 
 def _find_foreign_in_step(path: Path) -> Path | None:
     """Return the first foreign path of a saved state; damaged files are not foreign."""
-    if _is_link(path) or not path.is_dir() or not _STEP_NAME.fullmatch(path.name):
+    if _is_link(path) or not path.is_dir() or not STEP_NAME.fullmatch(path.name):
         return path
     hashes = _read_hashes(path)
 

@@ -9,7 +9,7 @@ from typing import Final
 from musicgen.checkpoint import list_checkpoint_folders
 from musicgen.errors import NotFound
 from musicgen.files import is_folder, is_plain_name
-from musicgen.number_parsing import shorten
+from musicgen.typed_data import shorten
 
 RUNS_FOLDER: Final = Path("checkpoints")  # where `musicgen train` creates its runs
 _PACKAGE: Final = Path(__file__).parent

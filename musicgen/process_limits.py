@@ -6,6 +6,7 @@ worker.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Final
 
@@ -52,3 +53,10 @@ def disable_core_dumps() -> None:
     """Keep the memory of this process off the disk if it crashes."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def describe_exit_status(status: int) -> str:
+    """Name the signal that ended a process by its exit status, such as SIGKILL for -9."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"exit status {status}"

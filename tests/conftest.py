@@ -43,7 +43,7 @@ def no_readers() -> Iterator[None]:
     Tests of the children start processes, give --jobs or call `build` with jobs.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("musicgen.cli.load_dataset.READERS", 0)
+        patch.setattr("musicgen.cli.tune_sources.READERS", 0)
         patch.setattr("musicgen.cli.corpus._count_cores", lambda: 0)
         yield
 

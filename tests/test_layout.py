@@ -12,7 +12,7 @@ import pytest
 import musicgen
 
 PACKAGE = Path(musicgen.__file__).parent
-LAYERS = ("errors", "process_limits", "number_parsing", "typed_data", "files", "folder_contents",
+LAYERS = ("errors", "process_limits", "typed_data", "files", "folder_contents",
           "config", "music", "notation", "formats", "tokens", "corpus", "checkpoint",
           "model_folders", "similarity", "sampling", "render", "evaluation", "model", "training",
           "compare", "tune", "trained_model", "variants", "web", "cli")  # fmt: skip

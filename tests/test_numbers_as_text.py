@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from musicgen.cli import COMMANDS
-from musicgen.cli.config_file import read_settings
+from musicgen.cli.command_options import read_settings
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import parse_program

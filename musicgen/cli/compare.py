@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.formatting import PLAIN_LINE_SECONDS, format_count, format_duration
-from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     MINUTES,
     OutputPath,
     ParsedText,
@@ -20,6 +18,8 @@ from musicgen.cli.param_types import (
     device_option,
     quiet_option,
 )
+from musicgen.cli.output import PLAIN_LINE_SECONDS, format_count, format_duration
+from musicgen.cli.tune_sources import DEFAULT_SOURCE, load_or_build_dataset
 from musicgen.config import CELLS
 from musicgen.errors import InvalidValue
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from musicgen.cli import SuggestingGroup
-from musicgen.cli.formatting import format_count
-from musicgen.cli.param_types import OUT_PATH, POSITIVE, WholeNumber, quiet_option
+from musicgen.cli.command_options import OUT_PATH, POSITIVE, WholeNumber, quiet_option
+from musicgen.cli.output import format_count
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

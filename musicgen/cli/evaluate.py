@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import click
 
-from musicgen.cli.param_types import OUT_PATH, SEED, ParsedText, WholeNumber, quiet_option
+from musicgen.cli.command_options import OUT_PATH, SEED, ParsedText, WholeNumber, quiet_option
 from musicgen.errors import InvalidValue
 from musicgen.tokens.song_form import parse_form
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from musicgen.cli.evaluation_tunes import RealTunes
+    from musicgen.cli.tune_sources import RealTunes
     from musicgen.evaluation.figures import Figure
     from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
     from musicgen.evaluation.score_card import ScoreCard, TuneSet
@@ -162,7 +162,7 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
 
     Raises InvalidValue for an option of models where the target holds tunes, or others are read.
     """
-    from musicgen.cli import evaluation_tunes as sources
+    from musicgen.cli import tune_sources as sources
 
     target, against, form = options.target, options.against, options.form
     model = sources.open_model(target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from musicgen.cli.write_outputs import describe_model
+from musicgen.cli.output import describe_model
 from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.formatting import format_count, format_duration
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     OUT_PATH,
     POSITIVE,
     PROGRAM,
@@ -19,7 +18,7 @@ from musicgen.cli.param_types import (
     force_option,
     quiet_option,
 )
-from musicgen.cli.write_outputs import discard_line
+from musicgen.cli.output import discard_line, format_count, format_duration
 from musicgen.errors import InvalidValue, MusicgenError, Refusal, escape_unprintable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     OUT,
     SEED,
     WholeNumber,
@@ -25,7 +25,7 @@ from musicgen.cli.param_types import (
     quiet_option,
     select_given_options,
 )
-from musicgen.cli.write_outputs import (
+from musicgen.cli.output import (
     LinePrinter,
     describe_model,
     discard_line,
@@ -287,19 +287,35 @@ def sample(
     chosen_seed = secrets.randbelow(2**31) if seed is None else seed
     request = GenerationRequest(options, chosen_seed, writes_primer=not no_primer, engine=engine)
     request = _complete_request(loaded, request, primer, print_line)
-    verbosity = select_verbosity(quiet=quiet, verbose=verbose)
-    if best is None:
-        messages = write_tunes(loaded, request, names, force=force, verbosity=verbosity, jobs=jobs)
-    else:
-        table_path = _prepare_table(outs[0], [files[0] for files in names], force=force)
-        selection = _generate_best(
-            loaded, request, best, count=count, jobs=jobs, print_line=print_line
-        )
-        messages = _write_best(selection, names, table_path, force=force, verbosity=verbosity)
+    messages = _write_all(
+        loaded, request, names, outs[0], count=count, best=best, jobs=jobs, force=force,
+        verbosity=select_verbosity(quiet=quiet, verbose=verbose), print_line=print_line,
+    )  # fmt: skip
     for line in chain.from_iterable(messages):
         print_line(line)
     if seed is None:
         print_line(f"seed {chosen_seed}: add --seed {chosen_seed} to generate the same again")
+
+
+def _write_all(
+    model: Model,
+    request: GenerationRequest,
+    names: Sequence[tuple[Path, ...]],
+    out: str,
+    *,
+    count: int,
+    best: int | None,
+    jobs: int | None,
+    force: bool,
+    verbosity: int,
+    print_line: LinePrinter,
+) -> Iterable[list[str]]:
+    """Generate and write all tunes, or the best of them; return the messages about each."""
+    if best is None:
+        return write_tunes(model, request, names, force=force, verbosity=verbosity, jobs=jobs)
+    table_path = _prepare_table(out, [files[0] for files in names], force=force)
+    selection = _generate_best(model, request, best, count=count, jobs=jobs, print_line=print_line)
+    return _write_best(selection, names, table_path, force=force, verbosity=verbosity)
 
 
 def _check_options(*, count: int, best: int | None, primer: Path | None, no_primer: bool) -> None:

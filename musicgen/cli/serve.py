@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from musicgen.cli.param_types import FOLDER, WholeNumber
+from musicgen.cli.command_options import FOLDER, WholeNumber
 from musicgen.errors import escape_unprintable
 
 PORT: Final = 8383

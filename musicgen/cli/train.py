@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from musicgen.cli.config_file import apply_config_file, is_on_command_line
-from musicgen.cli.formatting import GroupedCommand
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     EPOCHS,
     FRACTION,
     MINUTES,
     DecimalNumber,
+    GroupedCommand,
     WholeNumber,
+    apply_config_file,
     device_option,
+    is_on_command_line,
     quiet_option,
 )
 from musicgen.cli.train_report import (

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import TYPE_CHECKING, Final, Self
 
-from musicgen.cli.formatting import (
+from musicgen.cli.output import (
     PLAIN_LINE_SECONDS,
     format_bytes,
     format_count,

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
 
-from musicgen.cli.config_file import is_on_command_line, read_settings, render_settings
-from musicgen.cli.load_dataset import DEFAULT_SOURCE, load_or_build_dataset
+from musicgen.cli.command_options import is_on_command_line, read_settings, render_settings
+from musicgen.cli.tune_sources import DEFAULT_SOURCE, load_or_build_dataset
 from musicgen.config import name_context
 from musicgen.errors import Mismatch, NotFound
 from musicgen.folder_contents import CONFIG

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from musicgen.cli.param_types import (
+from musicgen.cli.command_options import (
     OUT,
     SEED,
     WHOLE,
@@ -17,7 +17,7 @@ from musicgen.cli.param_types import (
     quiet_option,
     select_given_options,
 )
-from musicgen.cli.write_outputs import (
+from musicgen.cli.output import (
     describe_model,
     discard_line,
     resolve_output_files,

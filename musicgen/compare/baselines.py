@@ -34,7 +34,7 @@ from musicgen.config import BEGIN_ID, CELLS, CONTEXTS, ModelSettings, TrainingSe
 from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.heldout_score import HeldOutScore, evaluate_surprisal
-from musicgen.evaluation.ngram import KneserNey
+from musicgen.evaluation.ngram_models import KneserNey
 from musicgen.model.devices import send
 from musicgen.model.network import (
     DropoutMasks,

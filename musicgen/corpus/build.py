@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.corpus.build_report import Report, make_duplicate_refusal
+from musicgen.corpus.disk_storage import SpoolSet
 from musicgen.corpus.dispatch import (
     PackedFiles,
     ReadTask,
@@ -38,7 +39,6 @@ from musicgen.corpus.dispatch import (
 )
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.sources import TuneFile, find_files
-from musicgen.corpus.spill import SpoolSet
 from musicgen.corpus.split import (
     EXACT,
     PAIR_DTYPE,
@@ -168,21 +168,34 @@ def build(
     task = ReadTask(files, codec, limits or ReadLimits())
     scratch = None if out else _ScratchFolder()
     out = out or scratch.folder / "data"  # type: ignore[union-attr]
+    may_replace = has_only_dataset_files if force else None
     with (
-        create_folder_atomically(
-            out, may_replace=has_only_dataset_files if force else None
-        ) as staging,
+        create_folder_atomically(out, may_replace=may_replace) as staging,
         translate_os_errors(out),
-        _open_spools(staging / "work", max(1, jobs)) as spools,
     ):
         tracker = _ProgressTracker(files, progress)
-        reused_files = _read_files(task, spools, out, tracker, executor, jobs)
-        spools.finish_writing()
-        with _release_arrow_memory():
-            writer = _DatasetWriter(staging, task, spools, names)
-            report = replace(writer.write(reused_files, min_tunes), skipped_files=skipped_files)
+        report = _fill_folder(staging, task, names, out, tracker, executor, jobs, min_tunes)
+    report = replace(report, skipped_files=skipped_files)
     dataset = load(out, scratch)
     return dataset, report.with_refusals(open_refusals(out, scratch))
+
+
+def _fill_folder(
+    staging: Path,
+    task: ReadTask,
+    names: Sequence[str],
+    previous: Path,
+    tracker: _ProgressTracker,
+    executor: Executor | None,
+    jobs: int,
+    min_tunes: int,
+) -> Report:
+    """Read all files and write the data set; unchanged files come from the `previous` one."""
+    with _open_spools(staging / "work", max(1, jobs)) as spools:
+        reused_files = _read_files(task, spools, previous, tracker, executor, jobs)
+        spools.finish_writing()
+        with _release_arrow_memory():
+            return _DatasetWriter(staging, task, spools, names).write(reused_files, min_tunes)
 
 
 @contextlib.contextmanager

@@ -27,11 +27,10 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Final
 
+from musicgen.corpus.disk_storage import LazySequence, Spool
 from musicgen.corpus.encode import encode_file, refusal_to_json
-from musicgen.corpus.parquet_rows import LazySequence
 from musicgen.corpus.sandbox import ReadLimits, SandboxedReader
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.spill import Spool
 from musicgen.errors import InvalidValue, MusicgenError, Refusal
 from musicgen.files import hash_regular_file
 from musicgen.tokens.codec import AnyCodec

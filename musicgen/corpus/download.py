@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from musicgen.errors import InvalidValue, MusicgenError, WriteFailed, escape_unprintable
 from musicgen.files import acquire_lock, hash_file
-from musicgen.number_parsing import shorten
+from musicgen.typed_data import shorten
 
 _LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 

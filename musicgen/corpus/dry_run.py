@@ -14,7 +14,7 @@ from typing import Any
 
 from musicgen.corpus.build import BuildCallback, build
 from musicgen.corpus.build_report import Report, format_place
-from musicgen.corpus.parquet_rows import ParquetRows
+from musicgen.corpus.disk_storage import ParquetRows
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Refusal

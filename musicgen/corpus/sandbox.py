@@ -39,6 +39,7 @@ from musicgen.process_limits import (
     OUT_OF_MEMORY_STATUS,
     OUT_OF_TIME_STATUSES,
     SINGLE_THREAD_VARIABLES,
+    describe_exit_status,
     disable_core_dumps,
     limit_memory,
     start_cpu_timer,
@@ -248,7 +249,7 @@ class ChildProcess:
             return _ChildDied("too-slow", "reading took longer than its limit")
         if status == OUT_OF_MEMORY_STATUS:
             return _ChildDied("memory", "reading took more memory than its limit")
-        return _ChildDied("crashed", f"the reader process died ({_describe_status(status)})")
+        return _ChildDied("crashed", f"the reader process died ({describe_exit_status(status)})")
 
 
 class _Watchdog:
@@ -307,12 +308,6 @@ def _start_error(death: _ChildDied, stderr: bytes) -> MusicgenError:
         f"the reader process does not start ({last_line or death.reason});"
         f" see the output of {sys.executable} -m musicgen.corpus.sandbox"
     )
-
-
-def _describe_status(status: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"exit status {status}"
 
 
 def _require_pipe(pipe: IO[bytes] | None) -> IO[bytes]:

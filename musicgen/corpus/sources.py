@@ -25,8 +25,7 @@ from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 from musicgen.files import read_regular_file
 from musicgen.formats import READABLE_SUFFIXES, ParseResult, max_bytes_of, parse
 from musicgen.music.score import Score
-from musicgen.number_parsing import shorten
-from musicgen.typed_data import check_schema, parse_toml
+from musicgen.typed_data import check_schema, parse_toml, shorten
 
 MAX_CARD_BYTES: Final = 2**16
 _MUSIC21_PREFIX: Final = "music21:"  # prefix of a folder of music21's corpus

@@ -28,7 +28,7 @@ import numpy as np
 from msgspec import Meta
 
 from musicgen.config import MOST_EVENTS
-from musicgen.corpus.parquet_rows import Int16Array, ParquetRows
+from musicgen.corpus.disk_storage import Int16Array, ParquetRows
 from musicgen.corpus.split import SPLITS, SplitName
 from musicgen.errors import Mismatch, NotFound, OutputExists, Refusal
 from musicgen.files import (

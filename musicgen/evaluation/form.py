@@ -17,9 +17,15 @@ import numpy as np
 
 from musicgen.evaluation.figures import PERCENT, Definition, FigureTable, Ratio
 from musicgen.music.arrays import FloatArray
-from musicgen.music.phrase_returns import RELATIONS, find_phrases, find_return
 from musicgen.music.score import Score
-from musicgen.music.tune_content import REST, LikenessKind, TuneContent
+from musicgen.music.tune_content import (
+    RELATIONS,
+    REST,
+    LikenessKind,
+    TuneContent,
+    find_phrases,
+    find_return,
+)
 
 MAX_LAG: Final = 16  # bars
 SHOWN_LAGS: Final = (1, 2, 4, 8)

@@ -5,31 +5,34 @@ the tunes are divided by all notes, bars or tunes (micro average); intervals are
 bootstraps over tunes (Efron, 1979). Notes and bars are those of the written score, whatever the
 codec, so that figures of different codecs can be compared; text that is not ABC is measured per
 character.
+
+Bits per note can be compared across codecs only if the ids hold the same music. `measures` predicts
+neither title nor tempo nor tonic, so the baselines as text read ABC without title and tempo, in C.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 
 from musicgen.corpus.store import EncodedTune, get_id_arrays
-from musicgen.errors import InvalidValue
+from musicgen.errors import InvalidValue, Mismatch
 from musicgen.evaluation.heldout_score import HeldOutScore, bootstrap_ratio
-from musicgen.evaluation.note_places import NotePlaces, PlaceBits, place_notes
 from musicgen.evaluation.sequence_baselines import fit_baselines, sum_nats
-from musicgen.evaluation.text_encoding import encode_as_text
-from musicgen.evaluation.token_scores import score_tokens
+from musicgen.evaluation.token_scores import NotePlaces, PlaceBits, place_notes, score_tokens
 from musicgen.formats import abc
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, TokenIds
 from musicgen.music.bars import find_bars, number_bars
 from musicgen.music.score import Score
 from musicgen.sampling.engine import Engine
-from musicgen.tokens.codec import AnyCodec, Setting, Unit
-from musicgen.tokens.text import UNKNOWN_TEXT
+from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting, Unit
+from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.text import UNKNOWN_TEXT, ByteCodec, TextCodec
 
 CALIBRATION_BINS: Final = 10
 CURVE_POINTS: Final = 6  # each with half of the training tunes of the next
@@ -40,10 +43,52 @@ NETWORK_NOTE: Final = (
     f"{NETWORK}: one layer of {NETWORK_WEIGHTS:,} weights, trained for {NETWORK_TOKENS:,} tokens"
 )
 SEED: Final = 0  # of the bootstrap
-
 Tunes: TypeAlias = Sequence[EncodedTune]
 ScoreFunction: TypeAlias = Callable[[Tunes], HeldOutScore]
 TrainFunction: TypeAlias = Callable[[Tunes], ScoreFunction]  # from training tunes
+
+
+def render_text(codec: AnyCodec, tune: EncodedTune) -> str:
+    """Write a tune as ABC, with what its ids hold and nothing else.
+
+    Raises:
+        Mismatch: the codec is not `measures`.
+    """
+    if not isinstance(codec, MeasuresCodec):
+        raise Mismatch(f"tunes of the codec {codec.name!r} cannot be written as text: build the"
+                       " data set with --codec measures")  # fmt: skip
+    setting = Setting.from_json(tune.setting)
+    plain = replace(PLAIN_SETTING, parts=setting.parts, velocities=setting.velocities)
+    return abc.render(codec.decode(tune.ids.tolist(), plain).score)
+
+
+def encode_as_text(
+    codec: AnyCodec, *parts: Sequence[EncodedTune]
+) -> tuple[TextCodec, list[list[EncodedTune]]]:
+    """Encode tunes as characters of ABC.
+
+    The vocabulary holds the characters of all parts, as that of `measures` holds all events.
+
+    Args:
+        codec: `measures`, in which the tunes are stored.
+        parts: the parts of a data set.
+
+    Returns:
+        The text codec, and the parts in their order.
+
+    Raises:
+        Mismatch: the codec is not `measures`.
+    """
+    texts = [[render_text(codec, tune) for tune in part] for part in parts]
+    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts))
+    plain = PLAIN_SETTING.to_json()
+    return text_codec, [
+        [
+            replace(tune, ids=np.array(text_codec.encode(text).ids, np.int16), setting=plain)
+            for tune, text in zip(part, part_texts, strict=True)
+        ]
+        for part, part_texts in zip(parts, texts, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.number_parsing import parse_integer, shorten
+from musicgen.typed_data import parse_integer, shorten
 
 PROGRAMS: Final = tuple(
     name.strip()

@@ -14,7 +14,7 @@ from operator import itemgetter, mul
 from typing import Final
 
 from musicgen.errors import InvalidValue
-from musicgen.number_parsing import shorten
+from musicgen.typed_data import shorten
 
 LETTERS: Final = "CDEFGAB"
 _LETTERS_BY_FIFTHS: Final = "FCGDAEB"

@@ -1,7 +1,8 @@
-"""The content of a tune as figures compare it: its melody bar by bar, and its sections.
+"""The content of a tune as figures compare it: its melody bar by bar, sections, returning phrases.
 
 The melody is the top line of the first part that is not drums: from each onset its highest note,
-until the next onset at the latest. Rests fill the gaps, and notes are cut at bar lines.
+until the next onset at the latest. Rests fill the gaps, and notes are cut at bar lines. A phrase
+has four bars, and may return an earlier one, which is found by comparing notes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ Event: TypeAlias = tuple[int, int]  # duration in steps; MIDI note number, or RE
 LikenessKind: TypeAlias = Literal["bar", "rhythm", "pitch", "contour"]
 LIKENESS_KINDS: Final[tuple[LikenessKind, ...]] = ("bar", "rhythm", "pitch", "contour")
 _CODES_PER_DURATION: Final = 256  # pitches and REST, as one number with the duration
+PHRASE_BARS: Final = 4
+VARIED_LIKENESS: Final = 0.5  # from which on a phrase is a variant of an earlier one
+Relation: TypeAlias = Literal["exact", "transposed", "varied"]
+RELATIONS: Final[tuple[Relation, ...]] = (
+    "exact",
+    "transposed",
+    "varied",
+)  # closest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +240,91 @@ def _iter_sections(
         section = TuneSection(members, own is not None, len(own.endings) if own else 0)
         if section.length:
             yield section
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Four bars of a section, counted from its first bar after the pickup."""
+
+    bars: tuple[int, ...]  # indexes
+    beat_steps: int
+    events: tuple[Event, ...]  # of all bars in sequence
+
+    @classmethod
+    def of(cls, content: TuneContent, bars: tuple[int, ...]) -> Phrase:
+        """Join the events of bars, given by index."""
+        events = tuple(event for bar in bars for event in content.bars[bar].events)
+        return cls(bars, content.bars[bars[0]].bar.meter.beat_steps, events)
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether the phrase is more than rests."""
+        return any(pitch != REST for _, pitch in self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseReturn:
+    """How a phrase returns an earlier one.
+
+    Exact: all events are equal. Transposed: all durations and rests are equal, and all pitches
+    differ by the same interval. Varied: the likeness is VARIED_LIKENESS or more.
+    """
+
+    source: int  # index of the earlier phrase
+    relation: Relation
+    likeness: float  # mean of `compare_bars` over the bars at equal places, 0 to 1
+    semitones: int  # from the earlier phrase up to this one; 0 if it is varied
+
+
+def find_phrases(content: TuneContent) -> list[Phrase]:
+    """Divide each section into phrases of PHRASE_BARS bars; leave out what remains."""
+    return [
+        Phrase.of(content, bars[start : start + PHRASE_BARS])
+        for bars in (section.counted_bars for section in content.sections)
+        for start in range(0, len(bars) - PHRASE_BARS + 1, PHRASE_BARS)
+    ]
+
+
+def find_return(content: TuneContent, phrases: Sequence[Phrase], index: int) -> PhraseReturn | None:
+    """Find the earlier phrase that a phrase returns; None if it is new.
+
+    The closest relation decides, then the likeness; of several equal phrases it is the first.
+
+    Args:
+        content: the tune.
+        phrases: its phrases in order.
+        index: which phrase to find the earlier one of.
+    """
+    candidates = [
+        candidate
+        for source in range(index)
+        if (candidate := _compare_phrases(content, phrases, index, source))
+    ]
+    return min(candidates, key=_rank_return, default=None)
+
+
+def _rank_return(candidate: PhraseReturn) -> tuple[int, float]:
+    return RELATIONS.index(candidate.relation), -candidate.likeness
+
+
+def _compare_phrases(
+    content: TuneContent, phrases: Sequence[Phrase], index: int, source: int
+) -> PhraseReturn | None:
+    """Return how phrase `index` returns phrase `source`, or None."""
+    phrase, earlier = phrases[index], phrases[source]
+    likeness = content.compare_passages(phrase.bars, earlier.bars)
+    if phrase.events == earlier.events:
+        return PhraseReturn(source, "exact", likeness, 0)
+    semitones = _find_transposition(phrase.events, earlier.events)
+    if semitones is not None:
+        return PhraseReturn(source, "transposed", likeness, semitones)
+    return PhraseReturn(source, "varied", likeness, 0) if likeness >= VARIED_LIKENESS else None
+
+
+def _find_transposition(own: Sequence[Event], other: Sequence[Event]) -> int | None:
+    """Return the interval between pitches, where durations and rests are equal; else None."""
+    if [(d, p == REST) for d, p in own] != [(d, p == REST) for d, p in other]:
+        return None
+    pitches = [(a, b) for (_, a), (_, b) in zip(own, other, strict=True) if a != REST]
+    intervals = {a - b for a, b in pitches}
+    return intervals.pop() if len(intervals) == 1 else None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from musicgen.similarity.overlap_report import Receipt
 
 View = Literal["score", "roll"]
-VIEWS: Final[tuple[View, ...]] = ("score", "roll")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from musicgen.music.arrays import FloatArray, IntArray
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.notes import slice_by_onset, sort_by_onset, split_notes_at
 from musicgen.music.score import (
@@ -27,9 +27,6 @@ from musicgen.music.score import (
     iter_passages,
 )
 from musicgen.music.theory import Meter
-
-Float64Array: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 
 _SECONDS_PER_STEP_AT_1_QPM: Final = 60 / STEPS_PER_QUARTER
 
@@ -128,7 +125,7 @@ class _Playback:
         return find_bars(self.score)
 
     @cached_property
-    def _tempo_map(self) -> tuple[IntArray, Float64Array, Float64Array]:
+    def _tempo_map(self) -> tuple[IntArray, FloatArray, FloatArray]:
         """Heard step of each tempo change, seconds per step from there, seconds elapsed there.
 
         Three arrays of shape (tempo,).
@@ -143,7 +140,7 @@ class _Playback:
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(steps) * rates[:-1])])
         return steps, rates, elapsed
 
-    def to_seconds(self, steps: IntArray) -> Float64Array:
+    def to_seconds(self, steps: IntArray) -> FloatArray:
         """Convert steps of the music as heard to seconds from its start.
 
         Args:
@@ -154,7 +151,7 @@ class _Playback:
         """
         starts, rates, elapsed = self._tempo_map
         index = np.searchsorted(starts, steps, side="right") - 1
-        seconds: Float64Array = elapsed[index] + (steps - starts[index]) * rates[index]
+        seconds: FloatArray = elapsed[index] + (steps - starts[index]) * rates[index]
         return seconds
 
     def iter_notes(self) -> Iterator[SoundingNote]:

@@ -20,9 +20,8 @@ from musicgen.formats import abc, midi
 from musicgen.music.bars import count_heard_bars, find_bars, number_bars
 from musicgen.music.melodic_runs import RunColumns
 from musicgen.music.milliseconds import is_performance
-from musicgen.music.phrase_returns import PhraseReturn, find_phrases, find_return
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
-from musicgen.music.tune_content import TuneContent
+from musicgen.music.tune_content import PhraseReturn, TuneContent, find_phrases, find_return
 from musicgen.notation.engraving import check_engravable
 from musicgen.notation.score_images import engrave
 from musicgen.render.piano_roll import name_pitch

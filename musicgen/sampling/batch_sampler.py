@@ -22,10 +22,9 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.sampling.compiled_sampler import CompiledSampler, HeaderState
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, EngineState, NumpyEngine, sigmoid
 from musicgen.sampling.generate import Generated, generate_tune, get_pinned_start
-from musicgen.sampling.generation_state import GenerationState
+from musicgen.sampling.generation_state import CompiledSampler, GenerationState, HeaderState
 from musicgen.sampling.noise import Floats, Ids, Keys, Noise, gumbel_noise, hash_combine_arrays
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler

@@ -18,7 +18,6 @@ import numpy as np
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
-from musicgen.number_parsing import shorten
 from musicgen.sampling.forced_tokens import ForcedBars
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
@@ -33,6 +32,7 @@ from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGramm
 from musicgen.tokens.measures import find_drum_parts
 from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.typed_data import shorten
 
 CANDIDATES: Final = 24
 MOST_CANDIDATES: Final = 512

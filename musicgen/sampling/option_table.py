@@ -17,11 +17,11 @@ from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import PROGRAMS, parse_program
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
-from musicgen.number_parsing import parse_decimal, parse_fraction, parse_integer, shorten
 from musicgen.sampling.noise import TEMPERATURE_RANGE
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.song_form import parse_form
+from musicgen.typed_data import parse_decimal, parse_fraction, parse_integer, shorten
 
 MAX_BARS: Final = 512
 MIN_TEMPO, MAX_TEMPO = 10, 1000  # quarter notes per minute

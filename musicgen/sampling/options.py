@@ -18,13 +18,12 @@ import numpy as np
 from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
 from musicgen.music.theory import Key, Meter
-from musicgen.number_parsing import shorten
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.typed_data import check_schema, decode_json
+from musicgen.typed_data import check_schema, decode_json, shorten
 
 if TYPE_CHECKING:
     _OptionFields = msgspec.Struct

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from musicgen import errors
 from musicgen.errors import MusicgenError, WriteFailed
+from musicgen.process_limits import SINGLE_THREAD_VARIABLES
 
 NumberedResult = tuple[int, bytes]
 WorkFunction = Callable[
     ..., Iterator[NumberedResult]
 ]  # of the numbers, and what it was started with
-_THREAD_VARIABLES: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _NUMBER_BYTES: Final = 8  # bytes of a number
 _ERROR_MARKER: Final = -1  # instead of a number: an error follows
 
@@ -100,8 +100,8 @@ def _handle_sigterm(number: int, frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _limit_child_threads() -> Iterator[None]:
     """Let processes that start here compute in one thread: each has a core of its own."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in SINGLE_THREAD_VARIABLES}
+    os.environ.update(SINGLE_THREAD_VARIABLES)
     try:
         yield
     finally:

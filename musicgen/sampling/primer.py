@@ -16,12 +16,12 @@ from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.bars import find_bars
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
-from musicgen.number_parsing import shorten
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.typed_data import shorten
 
 MAX_PRIMER_BARS: Final = 128
 MAX_PRIMER_NOTES: Final = 10_000  # of all parts of the score

@@ -22,7 +22,6 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
-from musicgen.number_parsing import shorten
 from musicgen.sampling.infill import KeptBars
 from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptionsTable
 from musicgen.sampling.primer import Primer, PrimerTable
@@ -30,7 +29,7 @@ from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER_KINDS
 from musicgen.tokens.song_form import FREE, THROUGH
 from musicgen.tokens.vocabulary import MEASURES, Event
-from musicgen.typed_data import decode_json
+from musicgen.typed_data import decode_json, shorten
 
 REMARK_PREFIX: Final = "musicgen:recipe "  # prefix of each remark of a file that holds a part
 MOST_BYTES: Final = 2**20  # of a recipe's JSON

@@ -20,11 +20,9 @@ from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
-from musicgen.number_parsing import shorten
-from musicgen.sampling.compiled_sampler import CompiledSampler
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
-from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
+from musicgen.sampling.generation_state import CompiledSampler, ForcedTokenSource, GenerationState
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
 from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
@@ -34,6 +32,7 @@ from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
 from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
 from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
+from musicgen.typed_data import shorten
 
 _MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
 _REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")

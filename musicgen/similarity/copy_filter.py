@@ -22,6 +22,7 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.arrays import IntArray, UInt64Array
+from musicgen.music.melodic_runs import Move
 from musicgen.similarity.note_index import (
     BASE,
     MASK,
@@ -36,7 +37,6 @@ from musicgen.tokens.vocabulary import MEASURES
 MIN_LIMIT: Final = 4  # notes; every tune shares three with some other tune
 
 MelodyNote: TypeAlias = tuple[int, int]  # pitch (or pitch id value), duration in steps
-Move: TypeAlias = tuple[int, int]  # interval in semitones, duration of the next note in steps
 RUN_BREAK: Final[MelodyNote] = (-1, 0)  # a rest, which ends a run
 _NOTHING_FORBIDDEN: Final[frozenset[Move]] = frozenset()
 

@@ -20,7 +20,7 @@ from musicgen.music.bars import Bar, find_bars
 from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
 from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.voices import Chords
+from musicgen.music.voices import BarVoices, Chords, Segments, cut_into_segments
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
@@ -32,7 +32,6 @@ from musicgen.tokens.codec import (
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
 from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
-from musicgen.tokens.voice_segments import BarVoices, Segments, cut_into_segments
 
 _CHANGES = ("key", "meter", "chord")
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import MAX_PLAYS
-from musicgen.number_parsing import shorten
+from musicgen.typed_data import shorten
 
 THROUGH: Final = "through"
 FREE: Final = "free"  # the model draws the repeats

@@ -33,7 +33,7 @@ from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_fl
 from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
 from musicgen.evaluation.heldout_score import HeldOutScore
-from musicgen.evaluation.ngram import KneserNey
+from musicgen.evaluation.ngram_models import KneserNey
 from musicgen.files import translate_os_errors, write_atomically
 from musicgen.folder_contents import CONFIG, METRICS, MODEL_CARD
 from musicgen.model.devices import choose_device
@@ -50,7 +50,6 @@ from musicgen.training import fine_tune, run_folder
 from musicgen.training.batches import find_transposition_range, transpose_ids
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.memorisation import MemorisationCheck, stop_on_memorisation
 from musicgen.training.model_card import ScoreSummary, render_model_card
 from musicgen.training.plan import CONTEXT_SAMPLING, Plan, get_note_counts, make_trainer
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
@@ -61,7 +60,7 @@ from musicgen.training.run_folder import (
     render_metrics,
     translate_memory_errors,
 )
-from musicgen.training.sampled_form import FormCheck
+from musicgen.training.sampled_tunes import FormCheck, MemorisationCheck, stop_on_memorisation
 from musicgen.training.trainer import Diverged, Progress, Trainer, TrainerState
 
 SAVE_EVERY: Final = 180.0  # seconds between saves, if saving is fast
@@ -172,24 +171,11 @@ class TrainingRun:
         saved_run.refuse_other_corpus(dataset)
         plan, notes = apply_changes(saved_run.read_plan(), device, learning_rate)
         record = saved_run.run_record
-        requested_options = dict(record["asked"])
-        if no_index is None:
-            no_index = bool(requested_options.get("no_index"))
-        run = cls(
-            dataset,
-            plan,
-            record["name"],
-            folder,
-            record["version"],
-            dict(record["corpus"]),
-            requested_options,
-            lock=lock,
-            base=base,
-            ranks=ranks,
-            no_index=no_index,
-            save_schedule=save_schedule or SaveSchedule(),
-            notify=notify,
-        )
+        options = dict(record["asked"])
+        run = cls(dataset, plan, record["name"], folder, record["version"], dict(record["corpus"]),
+                  options, lock=lock, base=base, ranks=ranks, notify=notify,
+                  no_index=bool(options.get("no_index")) if no_index is None else no_index,
+                  save_schedule=save_schedule or SaveSchedule())  # fmt: skip
         run.restore(saved_run)
         run.notes = [*saved_run.notes, *notes, *saved_run.list_differences(run.machine)]
         return run

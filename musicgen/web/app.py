@@ -28,9 +28,7 @@ from musicgen.errors import MusicgenError, escape_unprintable
 from musicgen.model_folders import RUNS_FOLDER
 from musicgen.web.limits import ServerLimits
 from musicgen.web.middleware import LOOPBACK, RequestGuard
-from musicgen.web.model_list import ModelList
-from musicgen.web.request_validation import build_sample_job, build_tweak_job
-from musicgen.web.run_status import RunList
+from musicgen.web.models_and_runs import ModelList, RunList
 from musicgen.web.saved_tunes import SavedTunes
 from musicgen.web.schemas import (
     Differences,
@@ -42,6 +40,8 @@ from musicgen.web.schemas import (
     TrainingRun,
     TuneRequest,
     TuneResponse,
+    build_sample_job,
+    build_tweak_job,
     parse_tune_request,
 )
 from musicgen.web.worker_pool import Job, WorkerPool

@@ -30,7 +30,7 @@ from musicgen.tokens.vocabulary import MEASURES
 from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
-from musicgen.web.model_list import get_model_stamp, tune_id
+from musicgen.web.models_and_runs import get_model_stamp, tune_id
 from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
 from musicgen.web.worker_process import ProgressWriter, WorkerAnswer
 

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from musicgen.process_limits import (
     OUT_OF_MEMORY_STATUS,
     OUT_OF_TIME_STATUSES,
     SINGLE_THREAD_VARIABLES,
+    describe_exit_status,
 )
 
 
@@ -240,13 +240,7 @@ class Worker:
             return WorkerLost(400, TIME_LIMIT_MESSAGE)
         if status == OUT_OF_MEMORY_STATUS:
             return WorkerLost(400, MEMORY_LIMIT_MESSAGE)
-        return WorkerCrashed(503, CRASH_MESSAGE.format(_describe_status(status)))
-
-
-def _describe_status(status: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"exit status {status}"
+        return WorkerCrashed(503, CRASH_MESSAGE.format(describe_exit_status(status)))
 
 
 def _build_environment() -> dict[str, str]:

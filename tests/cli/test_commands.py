@@ -137,7 +137,7 @@ def make_score(seed: int) -> Score:
 
 
 def test_train_writes_a_model_that_sample_uses(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicgen.cli.load_dataset.READERS", 2)  # child processes, as for users
+    monkeypatch.setattr("musicgen.cli.tune_sources.READERS", 2)  # child processes, as for users
     (cwd / "tunes").mkdir()
     for number in range(12):
         formats.write(make_score(number), cwd / "tunes" / f"{number}.mid")

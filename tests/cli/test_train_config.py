@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.cli import commands
-from musicgen.cli.config_file import (
+from musicgen.cli.command_options import (
     NON_SETTING_OPTIONS,
+    long_name,
     read_settings,
     render_settings,
     select_setting_params,
 )
-from musicgen.cli.formatting import long_name
 from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
 from tests import synthetic_tunes

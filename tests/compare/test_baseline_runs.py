@@ -16,7 +16,7 @@ from musicgen.compare.baselines import (
     sample_evenly,
 )
 from musicgen.errors import InvalidValue
-from musicgen.evaluation.ngram import KneserNey
+from musicgen.evaluation.ngram_models import KneserNey
 from musicgen.training.plan import get_note_counts
 from tests.loop_corpus import NAMES, make_corpus
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from musicgen.evaluation.ngram import estimate_discounts
+from musicgen.evaluation.ngram_models import estimate_discounts
 
 Context = tuple[int, ...]
 
@@ -49,7 +49,7 @@ class OnlinePartialMatching:
 
 
 class DirectKneserNey:
-    """Interpolated Kneser-Ney, from the definition in `musicgen.evaluation.ngram`."""
+    """Interpolated Kneser-Ney, from the definition in `musicgen.evaluation.ngram_models`."""
 
     def __init__(self, tunes: Sequence[Sequence[int]], size: int, order: int) -> None:
         self.size, self.order = size, order

@@ -14,13 +14,13 @@ from musicgen.evaluation.heldout_score import bootstrap_ratio, evaluate_surprisa
 from musicgen.evaluation.likelihood import (
     ScoreFunction,
     count_units,
+    encode_as_text,
     measure_calibration,
     measure_learning_curve,
     score_baselines,
     score_baselines_as_text,
     score_likelihood,
 )
-from musicgen.evaluation.text_encoding import encode_as_text
 from musicgen.evaluation.token_scores import score_tokens
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.surprisal import measure_bits

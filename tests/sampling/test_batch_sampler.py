@@ -14,8 +14,8 @@ from musicgen.config import CONTEXTS, ModelSettings
 from musicgen.music.theory import Meter
 from musicgen.sampling import batch_sampler
 from musicgen.sampling.batch_sampler import BatchSampler, NumpyBatchEngine
-from musicgen.sampling.compiled_sampler import CompiledSampler
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.generation_state import CompiledSampler
 from musicgen.sampling.noise import Ids, Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler

@@ -151,8 +151,8 @@ def test_dance_counts_are_added_to_those_of_the_base_model(tmp_path: Path) -> No
 
 @pytest.fixture(autouse=True)
 def _cheap_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_TUNES", 1)
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_BARS", 1)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_TUNES", 1)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_BARS", 1)
     monkeypatch.setattr("musicgen.training.plan.SMALL_RUN_EVALUATIONS", 1)
     monkeypatch.setattr("musicgen.training.model_card.SEEDS_SHOWN", 1)
     monkeypatch.setattr("musicgen.training.model_card.BARS_SHOWN", 1)

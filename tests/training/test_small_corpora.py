@@ -29,8 +29,8 @@ CORPORA = tuple(zip(sorted(EXPLANATIONS), (".abc", ".mid", ".mid", ".abc"), stri
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_TUNES", 1)
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_BARS", 1)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_TUNES", 1)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_BARS", 1)
     monkeypatch.setattr("musicgen.training.model_card.SEEDS_SHOWN", 1)
     monkeypatch.setattr("musicgen.training.model_card.BARS_SHOWN", 1)
 

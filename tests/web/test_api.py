@@ -22,7 +22,7 @@ from musicgen.formats import midi
 from musicgen.sampling.option_table import COMMON_FORMS
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.web.app import DOWNLOAD_MEDIA_TYPES
-from musicgen.web.model_list import ModelList
+from musicgen.web.models_and_runs import ModelList
 from musicgen.web.saved_tunes import SavedTunes
 from musicgen.web.schemas import Control, Differences, JobState, ModelInfo, TuneResponse
 from tests.fake_models import untrained

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import musicgen
 from musicgen import formats
-from musicgen.web.model_list import tune_id
+from musicgen.web.models_and_runs import tune_id
 from tests.browser import TIMEOUT_MS, find_serious_violations, launch_chromium, open_page
 from tests.fake_models import untrained
 

@@ -27,8 +27,7 @@ from musicgen.web import app
 from musicgen.web.app import Asset
 from musicgen.web.limits import PRIMER_BYTES, ServerLimits
 from musicgen.web.middleware import RequestGuard
-from musicgen.web.request_validation import build_sample_job, build_tweak_job
-from musicgen.web.schemas import TuneRequest, parse_tune_request
+from musicgen.web.schemas import TuneRequest, build_sample_job, build_tweak_job, parse_tune_request
 from musicgen.web.worker_pool import Job, UploadBudget
 from musicgen.web.worker_process import HttpError
 from tests.live_server import TIMEOUT, LiveServer, read_all, run_server, wait_until

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from musicgen.formats.abc.fields import (
     ALTERATIONS,
+    ALTERED,
     TICKS_PER_STEP,
     TICKS_PER_WHOLE,
     KeyField,
@@ -53,7 +54,6 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )
 _NOTE: Final = re.compile(rf"([_=^]*)([A-Ga-g])([,']*)({_LENGTH})")
-_ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
 _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
     r"\^?N\.?C\.?|[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
@@ -489,7 +489,7 @@ class VoiceReader:
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):
             refuse("syntax", "grace notes are still open at the end of the line; close them with }")
-        for sign, letter in _ALTERED.findall(text):
+        for sign, letter in ALTERED.findall(text):
             self._alterations[letter.upper()] = ALTERATIONS[sign] or 0  # until the bar line
 
     def _refuse_accidental(self, text: str) -> None:

@@ -26,7 +26,7 @@ MAX_FIELD_TEXT: Final = 500  # characters of a title that are kept
 
 _MODE: Final = r"(?:(?:maj|min|mix|dor|phr|lyd|loc|ion|aeo)[a-z]*|m)?"
 _KEY: Final = re.compile(rf"([A-Ga-g][#b♯♭]?)\s*({_MODE})(?![a-z])(.*)", re.IGNORECASE)
-_ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
+ALTERED: Final = re.compile(r"(\^\^?|__?|=)([A-Ga-g])")
 _ALL_ALTERED: Final = re.compile(r"(?:(?:\^\^?|__?|=)[A-Ga-g])+")
 _OCTAVE: Final = re.compile(r"octave=\s*([+-]?[0-9])(?![0-9])")
 _TRANSPOSE: Final = re.compile(r"(?:transpose|(?<!\S)t)=\s*([+-]?[0-9]{1,2})(?![0-9])")
@@ -62,7 +62,7 @@ def parse_key(text: str) -> KeyField:
     """Parse the text of a K: field: "D", "A mix", "D exp ^f", "HP", "none", "G octave=-1"."""
     key, alterations, rest = _split_key_field(text.strip())
     for word in filter(_ALL_ALTERED.fullmatch, rest.split()):
-        for sign, letter in _ALTERED.findall(word):
+        for sign, letter in ALTERED.findall(word):
             alterations[letter.upper()] = ALTERATIONS[sign] or 0
     shift = parse_transposition(rest)
     return KeyField(key.transpose(shift), alterations, shift)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from musicgen.evaluation.note_places import (
+from musicgen.evaluation.token_scores import (
     Place,
     PlaceBits,
     find_returns,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from musicgen.evaluation.bar_copy import MAX_MATCH, BarCopy, find_copies
+from musicgen.evaluation.sequence_baselines import MAX_MATCH, BarCopy, find_copies
 from musicgen.music.arrays import FloatArray, TokenIds
 
 BAR, SIZE = 2, 8

@@ -1,4 +1,4 @@
-"""Output files of `sample` and `tweak`, and the lines printed about each tune."""
+"""What commands write: output files of tunes, the lines about each, and amounts in messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from musicgen.cli.formatting import format_count
 from musicgen.errors import InvalidValue, escape_unprintable
 from musicgen.files import is_folder, translate_os_errors
 
@@ -22,9 +21,29 @@ if TYPE_CHECKING:
     from musicgen.trained_model import Model
     from musicgen.tune import Tune, TuneModel
 
+PLAIN_LINE_SECONDS: Final = 20.0  # between two progress lines where stderr is not a terminal
 LinePrinter = Callable[[str], object]
 QUIET, NORMAL, VERBOSE = range(3)  # verbosity
 _MAX_PENDING_TUNES: Final = 64  # generated and not yet written, per process
+
+
+def format_count(count: int, noun: str) -> str:
+    """Format a count with its noun: 1 tune, 2 tunes."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in a fitting unit: 12 s, 3 min, 1 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def format_bytes(count: int) -> str:
+    """Format a number of bytes: 640 MiB, 1.5 GiB."""
+    mebibytes = count / 2**20
+    return f"{mebibytes:,.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:,.1f} GiB"
 
 
 def discard_line(_: str) -> None:

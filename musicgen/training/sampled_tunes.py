@@ -1,39 +1,51 @@
-"""Memorisation: how many melodic n-grams of the model's tunes occur in its training tunes.
+"""What is measured of sampled tunes during training: how much of them is copied, and their form.
 
-A melodic n-gram is NGRAM_NOTES consecutive notes of the written form, as durations and the
-intervals between them, in any key (`musicgen.music.melodic_runs`). Human composers share n-grams
-too: the rate at which the training tunes share them is the limit for the model.
+**Memorisation**: how many melodic n-grams of the model's tunes occur in its training tunes. A
+melodic n-gram is NGRAM_NOTES consecutive notes of the written form, as durations and the intervals
+between them, in any key (`musicgen.music.melodic_runs`). Human composers share n-grams too: the
+rate at which the training tunes share them is the limit for the model.
+
+**Form**: figures of a few sampled tunes per evaluation (`musicgen.evaluation.form`).
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
 
+from musicgen.checkpoint import Checkpoint, Manifest, Weights
 from musicgen.config import ModelSettings
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import to_one_line
+from musicgen.evaluation.form import form_figures
 from musicgen.model.network import SequenceModel
 from musicgen.music.melodic_runs import MelodicRun, find_runs
 from musicgen.music.score import Score
+from musicgen.sampling.batch_sampler import generate_tunes
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
-from musicgen.sampling.sampler import GenericSampler, Sampler
+from musicgen.sampling.recipe import GenerationRequest
+from musicgen.sampling.sampler import GenericSampler, Sampler, make_sampler
 from musicgen.tokens.codec import PLAIN_SETTING, AnyCodec, Setting
 from musicgen.tokens.registry import restore_codec
 from musicgen.training.trainer import Progress, Trainer
 
 NGRAM_NOTES: Final = 8
-SAMPLED_TUNES: Final = 4  # tunes sampled per check
-SAMPLED_BARS: Final = 8  # bars per tune: enough notes, at a small share of the training time
-MAX_SAMPLED_IDS: Final = 200  # ids per tune, for codecs without bars
+COPY_TUNES: Final = 4  # tunes sampled per check
+COPY_BARS: Final = 8  # bars per tune: enough notes, at a small share of the training time
+MAX_COPY_IDS: Final = 200  # ids per tune, for codecs without bars
+FORM_TUNES: Final = 16  # tunes sampled per evaluation
+MAX_TIME_SHARE: Final = 0.02  # of the run so far
+FIRST_SECONDS: Final = 3.0  # assumed for the first measurement
 
 MessageCallback: TypeAlias = Callable[[str], None]
 MelodicNgram: TypeAlias = tuple[int, ...]  # first duration; then interval, duration per other note
@@ -137,7 +149,7 @@ class MemorisationCheck:
             return CopyCounts((), ())
         engine = NumpyEngine(settings, model.copy_weights())
         return count_copied(
-            (self._sample_ngrams(engine, number) for number in range(SAMPLED_TUNES)),
+            (self._sample_ngrams(engine, number) for number in range(COPY_TUNES)),
             self.training_ngrams,
         )
 
@@ -145,11 +157,11 @@ class MemorisationCheck:
         noise = Noise(0, number)
         if self.codec.has_bars:
             return extract_ngrams(
-                Sampler(engine, self.allowed_ids).sample(SamplingOptions(bars=SAMPLED_BARS), noise)
+                Sampler(engine, self.allowed_ids).sample(SamplingOptions(bars=COPY_BARS), noise)
             )
         sampler = GenericSampler(engine, self.codec, self.allowed_ids)
         piece = self.codec.decode(
-            sampler.draw_ids(SamplingOptions(), noise, MAX_SAMPLED_IDS), PLAIN_SETTING
+            sampler.draw_ids(SamplingOptions(), noise, MAX_COPY_IDS), PLAIN_SETTING
         ).piece
         return extract_ngrams(piece)
 
@@ -187,3 +199,53 @@ def _try_measure(
     except Exception as error:  # noqa: BLE001 - sampling must not abort training
         notify(f"copies: no tune could be sampled ({to_one_line(error)}); no longer checked")
         return None
+
+
+@dataclass
+class FormCheck:
+    """Measures the form of sampled tunes while that takes little of the run's time."""
+
+    make_manifest: Callable[[], Manifest]
+    get_weights: Callable[[], Weights]  # the current ones
+    notify: MessageCallback
+    clock: Callable[[], float] = time.monotonic
+    spent_seconds: float = 0.0
+    last_seconds: float = FIRST_SECONDS
+    has_failed: bool = False
+
+    def add_figures(self, steps: Iterable[Progress]) -> Iterator[Progress]:
+        """Yield the progress of a run, with the figures of sampled tunes after evaluations."""
+        start = self.clock()
+        for progress in steps:
+            if progress.held_out_score is not None and self.is_affordable(self.clock() - start):
+                progress = replace(progress, form_figures=self.try_measure())
+            yield progress
+
+    def is_affordable(self, elapsed_seconds: float) -> bool:
+        """Tell whether another measurement keeps within the share of the elapsed time."""
+        seconds = self.spent_seconds + self.last_seconds
+        return not self.has_failed and seconds <= MAX_TIME_SHARE * elapsed_seconds
+
+    def try_measure(self) -> dict[str, float] | None:
+        """Measure the form of sampled tunes; on any error, report it and return None."""
+        start = self.clock()
+        try:
+            return self.measure()
+        except Exception as error:  # noqa: BLE001 - sampling must not abort training
+            self.notify(f"form: no tune could be sampled ({to_one_line(error)})")
+            self.has_failed = True
+            return None
+        finally:
+            self.last_seconds = self.clock() - start
+            self.spent_seconds += self.last_seconds
+
+    def measure(self) -> dict[str, float]:
+        """Sample tunes of a free form, always from the same noise, and measure their form."""
+        manifest = self.make_manifest()
+        codec = restore_codec(manifest.codec, manifest.vocabulary, manifest.name)
+        checkpoint = Checkpoint(manifest, self.get_weights(), Path(manifest.name))
+        sampler = make_sampler(checkpoint, codec)
+        assert isinstance(sampler, Sampler)
+        request = GenerationRequest(SamplingOptions(), seed=1)
+        tunes = generate_tunes(sampler, request, range(FORM_TUNES))
+        return form_figures(tune.score for _, tune in tunes)

@@ -1,18 +1,25 @@
-"""The tunes that `musicgen evaluate` compares: sampled, held out, or read from files."""
+"""Where commands get tunes: data sets to train on, and the tunes that `musicgen evaluate` compares.
+
+A data set is built from sources, or loaded from a folder. Tunes to compare are sampled, held out,
+or read from files.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from musicgen.cli.load_dataset import load_or_build_dataset
+from musicgen.cli.output import format_count
 from musicgen.errors import InvalidValue, Mismatch, NotFound, escape_unprintable
+from musicgen.files import is_file
 from musicgen.tokens.song_form import FREE
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from musicgen.corpus.store import Dataset, EncodedTune
     from musicgen.evaluation.likelihood import (
@@ -25,8 +32,60 @@ if TYPE_CHECKING:
     from musicgen.similarity.overlap_report import OverlapIndex
     from musicgen.trained_model import Model
 
+DEFAULT_SOURCE: Final = "dance-tunes"
+READERS = os.cpu_count() or 1  # child processes that read the files
 _FORMATS_WITHOUT_REPEATS: Final = (".mid", ".midi")
 DATA_HINT: Final = "name the tunes that it was trained on with --data"
+
+
+def load_or_build_dataset(sources: tuple[str, ...], codec: str | None, console: Console) -> Dataset:
+    """Build a data set from sources, or load the one in the folder that is the only source.
+
+    Args:
+        sources: files, folders, archives, names of corpora; or one folder of a built data set.
+        codec: name of the codec; None for the default, or that of the built data set.
+        console: shows the sources while they are read, then the number of tunes kept.
+
+    Raises:
+        Mismatch: if the data set was built with another codec or vocabulary.
+    """
+    from musicgen.tokens.registry import DEFAULT_CODEC, find_codec
+
+    chosen_codec = find_codec(codec or DEFAULT_CODEC)
+    if len(sources) == 1 and is_file(Path(sources[0]) / "manifest.json"):
+        return _load_built_dataset(Path(sources[0]), codec)
+    from musicgen.corpus.build import build
+
+    with console.status(_format_status(sources)):
+        dataset, report = build(sources, codec=chosen_codec, jobs=READERS)
+    codes = ", ".join(f"{count} {code}" for code, count in report.codes.items())
+    console.print(
+        f"kept {report.kept:,} of {format_count(report.found, 'tune')}"
+        + (f"; left out: {codes}" if codes else "")
+    )
+    return dataset
+
+
+def _format_status(sources: tuple[str, ...]) -> Text:
+    """Format the sources as plain text, without markup or control characters."""
+    from rich.text import Text
+
+    return Text(escape_unprintable(f"reading {', '.join(sources)}"))
+
+
+def _load_built_dataset(folder: Path, codec: str | None) -> Dataset:
+    """Load a built data set. Raises Mismatch for another codec or an older vocabulary."""
+    from musicgen.corpus import store
+    from musicgen.tokens.registry import restore_codec
+
+    dataset = store.load(folder)
+    if codec not in (None, dataset.codec):
+        raise Mismatch(
+            f"{folder}: built with --codec {dataset.codec}, not {codec}; leave --codec out, or"
+            " build it again with musicgen corpus build"
+        )
+    restore_codec(dataset.codec, dataset.vocabulary, str(folder))
+    return dataset
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musicgen.music.phrase_returns import RELATIONS, PhraseReturn, find_phrases, find_return
 from musicgen.music.score import Score
-from musicgen.music.tune_content import REST, TuneContent
+from musicgen.music.tune_content import (
+    RELATIONS,
+    REST,
+    PhraseReturn,
+    TuneContent,
+    find_phrases,
+    find_return,
+)
 from tests.related_tunes import line
 from tests.toy_tunes import read_abc
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from musicgen.cli import COMMANDS, commands
-from musicgen.cli.formatting import format_bytes, format_count, format_duration
+from musicgen.cli.output import format_bytes, format_count, format_duration
 from tests import synthetic_tunes
 from tests.fake_models import untrained
 

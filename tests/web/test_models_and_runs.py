@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from musicgen.web.run_status import MAX_POINTS, RunList
+from musicgen.web.models_and_runs import MAX_POINTS, RunList
 from musicgen.web.schemas import TrainingRun
 from tests.fake_models import untrained
 from tests.live_server import LiveServer

@@ -1,23 +1,30 @@
-"""Memorisation: copied n-grams, and runs that stop before they keep weights that copy."""
+"""Sampled tunes during training: copied n-grams, runs that stop before they copy, and form."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from musicgen.checkpoint import Manifest, Weights, load
 from musicgen.config import ModelSettings
 from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.evaluation.form import TRAINING_FIGURES
+from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.network import LanguageModel
 from musicgen.music.score import Note, Score
 from musicgen.tokens.registry import find_codec
-from musicgen.training.memorisation import (
+from musicgen.training import sampled_tunes
+from musicgen.training.sampled_tunes import (
     NGRAM_NOTES,
     CopyCounts,
+    FormCheck,
     MemorisationCheck,
     count_copied,
     count_shared,
@@ -26,6 +33,9 @@ from musicgen.training.memorisation import (
     stop_on_memorisation,
 )
 from musicgen.training.trainer import BestWeights, Progress, Trainer
+
+FOLK = load(Path("checkpoints/folk").resolve())
+SCORE = HeldOutScore(np.ones(1), np.ones(1, np.int64), np.ones(1, np.int64))
 
 
 def draw_score(seed: int, count: int = 30) -> Score:
@@ -117,7 +127,7 @@ class FakeCheck(MemorisationCheck):
         return CopyCounts((model.number * 2,) * 6, (20,) * 6)
 
 
-def make_check(human: float) -> MemorisationCheck:
+def make_copy_check(human: float) -> MemorisationCheck:
     counts = CopyCounts((round(20 * human),) * 6, (20,) * 6)
     return FakeCheck(find_codec("measures"), frozenset(), counts, frozenset())
 
@@ -145,7 +155,9 @@ def test_failing_check_is_reported_once() -> None:
 
 def test_run_stops_on_memorisation_and_keeps_the_previous_best() -> None:
     trainer = FakeTrainer()
-    steps = list(stop_on_memorisation(cast(Trainer, trainer), make_check(0.45), fail_on_message))
+    steps = list(
+        stop_on_memorisation(cast(Trainer, trainer), make_copy_check(0.45), fail_on_message)
+    )
     assert [step.copied_share for step in steps] == [None, 0.2, None, 0.4, None, 0.6]
     assert (steps[-1].is_best, steps[-1].is_last) == (False, True)
     assert trainer.best.weights["w"].tolist() == [4]
@@ -153,7 +165,9 @@ def test_run_stops_on_memorisation_and_keeps_the_previous_best() -> None:
 
 def test_run_continues_below_the_human_share() -> None:
     trainer = FakeTrainer()
-    steps = list(stop_on_memorisation(cast(Trainer, trainer), make_check(0.7), fail_on_message))
+    steps = list(
+        stop_on_memorisation(cast(Trainer, trainer), make_copy_check(0.7), fail_on_message)
+    )
     assert len(steps) == 7
     assert trainer.best.weights["w"].tolist() == [7]
 
@@ -167,8 +181,8 @@ def encode_tune(score: Score, group: str) -> EncodedTune:
 
 
 def test_check_samples_tunes_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_TUNES", 2)
-    monkeypatch.setattr("musicgen.training.memorisation.SAMPLED_BARS", 1)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_TUNES", 2)
+    monkeypatch.setattr("musicgen.training.sampled_tunes.COPY_BARS", 1)
     codec = find_codec("measures")
     tunes = [encode_tune(draw_score(number), str(number)) for number in (1, 1, 2)]
     held = encode_tune(draw_score(2), "held")
@@ -181,3 +195,48 @@ def test_check_samples_tunes_of_the_model(monkeypatch: pytest.MonkeyPatch) -> No
     counts = check.measure(model)
     assert len(counts.total_counts) == 2
     assert counts == check.measure(model)
+
+
+def list_progress(count: int) -> Iterator[Progress]:
+    """Yield evaluations, each of them a minute after the one before."""
+    for step in range(count):
+        yield Progress(step, step, count, 0.0, 1.0, 1.0, 0.0, 1e-3, 1e3, 0, SCORE)
+
+
+def make_form_check(
+    messages: list[str], seconds: float, weights: Weights | None = None
+) -> FormCheck:
+    def make_manifest() -> Manifest:
+        return FOLK.manifest
+
+    def get_weights() -> Weights:
+        return FOLK.weights if weights is None else weights
+
+    times = itertools.count(0.0, seconds)
+    return FormCheck(make_manifest, get_weights, messages.append, clock=lambda: next(times))
+
+
+def test_figures_of_sampled_tunes_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampled_tunes, "FORM_TUNES", 4)
+    check = make_form_check([], 200.0)  # the second look at the clock is 200 s later
+    (progress,) = check.add_figures(list_progress(1))
+    assert progress.form_figures is not None
+    assert set(progress.form_figures) == set(TRAINING_FIGURES)
+    assert 0 <= progress.form_figures["bar_likeness.4"] <= 1
+
+
+def test_measurements_keep_within_two_percent_of_the_time() -> None:
+    check = make_form_check([], 1.0)  # an evaluation per second
+    assert all(step.form_figures is None for step in check.add_figures(list_progress(100)))
+    check.last_seconds, check.spent_seconds = 1.0, 3.0
+    assert check.is_affordable(200.0)
+    assert not check.is_affordable(199.0)
+
+
+def test_failure_is_one_line_and_ends_the_measurements() -> None:
+    messages: list[str] = []
+    check = make_form_check(messages, 500.0, weights={})
+    steps = list(check.add_figures(list_progress(3)))
+    assert all(step.form_figures is None for step in steps)
+    assert len(messages) == 1
+    assert messages[0].startswith("form: no tune could be sampled")
