@@ -43,7 +43,7 @@ def encode_as_text(
 
     Args:
         codec: `measures`, in which the tunes are stored.
-        parts: the parts of a data set.
+        parts: the parts of a data set; one that is given twice is encoded once.
 
     Returns:
         The text codec, and the parts in their order.
@@ -51,13 +51,15 @@ def encode_as_text(
     Raises:
         Mismatch: the codec is not `measures`.
     """
-    texts = [[render_text(codec, tune) for tune in part] for part in parts]
-    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts))
+    distinct = {id(part): part for part in parts}
+    texts = {key: [render_text(codec, tune) for tune in part] for key, part in distinct.items()}
+    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts.values()))
     plain = PLAIN_SETTING.to_json()
-    return text_codec, [
-        [
+    encoded = {
+        key: [
             replace(tune, ids=np.array(text_codec.encode(text).ids, np.int16), setting=plain)
-            for tune, text in zip(part, part_texts, strict=True)
+            for tune, text in zip(distinct[key], part_texts, strict=True)
         ]
-        for part, part_texts in zip(parts, texts, strict=True)
-    ]
+        for key, part_texts in texts.items()
+    }
+    return text_codec, [encoded[id(part)] for part in parts]
