@@ -245,7 +245,7 @@ def _make_rows(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.title, table.title_justify = Text(title), "left"
     table.add_column(first, no_wrap=True)
     for heading in headings:

@@ -133,20 +133,28 @@ def load_held_out_tunes(model: Model, split: str, data: str | None, console: Con
     """Load the held-out part of a model, from a built data set or from the sources it names.
 
     Raises:
-        InvalidValue: the model has no such part.
+        InvalidValue: the model has no such part, or one of too few tunes.
         Mismatch: the tunes are not those that the model was trained on.
     """
     check_has_bars(model)
     folder = model.checkpoint.folder
-    corpus = model.checkpoint.manifest.corpus
-    if not corpus.get("tunes", {}).get(split):
-        raise InvalidValue(
-            f"{folder}: the model has no {split} part; evaluate a model of a larger corpus, or a"
-            " folder of its tunes with --against"
-        )
+    _check_part(model.checkpoint.manifest.corpus, split, folder)
     dataset = _load_corpus(model, data, console)
     tunes = decode_tunes(dataset, getattr(dataset, split), f"{split} part of {model.name.name}")
     return RealTunes(tunes, model.index if model.has_index else None, dataset, split)
+
+
+def _check_part(corpus: Mapping[str, Any], split: str, folder: Path) -> None:
+    """Check that a part is large enough before the corpus is read. Raises InvalidValue."""
+    from musicgen.evaluation.score_card import FEWEST_TUNES
+
+    count = corpus.get("tunes", {}).get(split, 0)
+    if count < FEWEST_TUNES:
+        size = f"{count} of the {FEWEST_TUNES} tunes that a score card needs in its"
+        raise InvalidValue(
+            f"{folder}: the model has {size if count else 'no'} {split} part; name real tunes to"
+            " judge by with --against"
+        )
 
 
 def _load_corpus(model: Model, data: str | None, console: Console) -> Dataset:

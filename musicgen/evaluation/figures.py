@@ -87,7 +87,9 @@ class Figure:
         """Format a value, a share in percent; "-" where it is not known."""
         if np.isnan(value):
             return "-"
-        return f"{100 * value:.1f} %" if self.unit == PERCENT else f"{value:.3g}"
+        if self.unit == PERCENT:
+            return f"{100 * value:.1f} %"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
     @property
     def heading(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import combinations
 from typing import Final
 
@@ -104,11 +104,16 @@ def measure_returns(content: TuneContent, *, relation: str) -> Ratio | None:
     Formula: phrases whose closest relation to any earlier phrase (exact, else transposed, else
     varied) is `relation`, over all phrases but the first.
     """
+    relations = list_relations(content)
+    return Ratio(relations.count(relation), len(relations)) if relations else None
+
+
+@lru_cache(maxsize=1)  # all figures of a tune are measured before those of the next
+def list_relations(content: TuneContent) -> tuple[str, ...]:
+    """Return how each phrase but the first returns an earlier one; "" for new phrases."""
     phrases = find_phrases(content)
-    if len(phrases) < 2:
-        return None
     returns = [find_return(content, phrases, index) for index in range(1, len(phrases))]
-    return Ratio(sum(r is not None and r.relation == relation for r in returns), len(returns))
+    return tuple("" if origin is None else origin.relation for origin in returns)
 
 
 def measure_final_tonic(content: TuneContent) -> Ratio | None:
@@ -127,8 +132,13 @@ class Cadence:
     approach: int  # semitones from the note before
 
 
-def find_cadences(content: TuneContent) -> Iterator[Cadence]:
-    """Yield the cadence of each phrase of at least two notes."""
+@lru_cache(maxsize=1)
+def find_cadences(content: TuneContent) -> tuple[Cadence, ...]:
+    """Return the cadence of each phrase of at least two notes."""
+    return tuple(_iter_cadences(content))
+
+
+def _iter_cadences(content: TuneContent) -> Iterator[Cadence]:
     for phrase in find_phrases(content):
         notes = [(duration, pitch) for duration, pitch in phrase.events if pitch != REST]
         if len(notes) >= 2:
@@ -143,7 +153,7 @@ def measure_cadences(content: TuneContent, *, name: str) -> Ratio | None:
     Properties: tonic, whether the last note is the tonic; beats, its duration in beats of the
     meter; step, whether it is reached by at most STEPWISE semitones.
     """
-    cadences = list(find_cadences(content))
+    cadences = find_cadences(content)
     values: list[float] = {
         "tonic": [float(cadence.degree == 0) for cadence in cadences],
         "beats": [cadence.beats for cadence in cadences],

@@ -19,6 +19,7 @@ from musicgen.music.arrays import BoolArray, FloatArray, IntArray
 FOLDS: Final = 5
 FEWEST_TUNES: Final = 30  # of each kind; with fewer the classifier makes no split
 MOST_TELLTALES: Final = 5
+THREADS: Final = 1  # of the classifier: on so few tunes, more are slower beside other programs
 INSTALL_HINT: Final = "install it with pip install 'musicgen[evaluate]'"
 
 
@@ -90,21 +91,39 @@ def _cross_validate(
     values: FloatArray, is_sampled: BoolArray, groups: IntArray, generator: np.random.Generator
 ) -> tuple[IntArray, FloatArray]:
     """Return the fold of each tune, and its score by a classifier of the other folds."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedGroupKFold
+    from threadpoolctl import threadpool_limits
 
     seed = int(generator.integers(2**31))
     folds, scores = np.zeros(len(values), dtype=np.int64), np.zeros(len(values))
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for fold, (train, test) in enumerate(splitter.split(values, is_sampled, groups)):
-        varied = np.nanmin(values[train], axis=0, initial=np.inf) < np.nanmax(
-            values[train], axis=0, initial=-np.inf
-        )  # scikit-learn fails at columns of one value, or none
-        classifier = HistGradientBoostingClassifier(random_state=seed)
-        classifier.fit(values[train][:, varied], is_sampled[train])
-        folds[test] = fold
-        scores[test] = classifier.predict_proba(values[test][:, varied])[:, 1]
+    with threadpool_limits(THREADS, user_api="openmp"):
+        for fold, (train, test) in enumerate(splitter.split(values, is_sampled, groups)):
+            folds[test] = fold
+            scores[test] = classify(values[train], is_sampled[train], values[test], seed)
     return folds, scores
+
+
+def classify(train: FloatArray, is_sampled: BoolArray, test: FloatArray, seed: int) -> FloatArray:
+    """Score tunes by a classifier of others.
+
+    Args:
+        train: (tune, figure) float64; NaN where a tune does not have a figure.
+        is_sampled: (tune,) bool, of the tunes to learn from.
+        test: (tune, figure) float64, of the tunes to score.
+        seed: of the classifier.
+
+    Returns:
+        (tune,) float64 probabilities that the tunes to score are sampled.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    # scikit-learn fails at columns of one value, or none
+    varied = np.nanmin(train, axis=0, initial=np.inf) < np.nanmax(train, axis=0, initial=-np.inf)
+    classifier = HistGradientBoostingClassifier(random_state=seed)
+    classifier.fit(train[:, varied], is_sampled)
+    scores: FloatArray = classifier.predict_proba(test[:, varied])[:, 1]
+    return scores
 
 
 def compute_auc(scores: FloatArray, is_sampled: BoolArray, folds: IntArray) -> float:

@@ -71,7 +71,7 @@ def encode_as_text(
 
     Args:
         codec: `measures`, in which the tunes are stored.
-        parts: the parts of a data set.
+        parts: the parts of a data set; one that is given twice is encoded once.
 
     Returns:
         The text codec, and the parts in their order.
@@ -79,16 +79,18 @@ def encode_as_text(
     Raises:
         Mismatch: the codec is not `measures`.
     """
-    texts = [[render_text(codec, tune) for tune in part] for part in parts]
-    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts))
+    distinct = {id(part): part for part in parts}
+    texts = {key: [render_text(codec, tune) for tune in part] for key, part in distinct.items()}
+    text_codec = ByteCodec("text", is_word_level=False).fit(chain.from_iterable(texts.values()))
     plain = PLAIN_SETTING.to_json()
-    return text_codec, [
-        [
+    encoded = {
+        key: [
             replace(tune, ids=np.array(text_codec.encode(text).ids, np.int16), setting=plain)
-            for tune, text in zip(part, part_texts, strict=True)
+            for tune, text in zip(distinct[key], part_texts, strict=True)
         ]
-        for part, part_texts in zip(parts, texts, strict=True)
-    ]
+        for key, part_texts in texts.items()
+    }
+    return text_codec, [encoded[id(part)] for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +206,12 @@ class HeldOutTunes:
 
     @classmethod
     def prepare(cls, codec: AnyCodec, tunes: Tunes) -> Self:
-        """Sort tunes, and count what their bits are divided by."""
+        """Sort tunes, and count what their bits are divided by; each is decoded once."""
         ordered = sort_tunes(tunes)
         lengths = np.array([len(tune.ids) for tune in ordered])
-        return cls(ordered, lengths, count_units(codec, ordered), place_notes(codec, ordered))
+        scores = read_scores(codec, ordered)
+        places = place_notes(codec, ordered, scores or ())
+        return cls(ordered, lengths, count_units(codec, ordered, scores), places)
 
     def sum_by_tune(self, values: FloatArray) -> FloatArray:
         """Sum the values of the ids of each tune: (token,) float64 to (tune,) float64."""
@@ -312,7 +316,7 @@ def measure_learning_curve(
     """
     tunes, validation = sort_tunes(tunes), list_ids(validation_tunes)
     training, ids = sorted(training_tunes, key=lambda tune: tune.content), list_ids(tunes)
-    notes = max(1, int(count_units(codec, tunes).notes.sum()))
+    notes = max(1, int(count_units(codec, tunes, read_scores(codec, tunes)).notes.sum()))
     points = []
     for halvings in reversed(range(CURVE_POINTS)):
         part = training[:: 2**halvings]
@@ -378,17 +382,28 @@ def measure_calibration(
     return Calibration(float(np.abs(sums - hits).sum() / len(confidence)), rows)
 
 
-def count_units(codec: AnyCodec, tunes: Tunes) -> TuneUnits:
-    """Count the notes and the written bars of tunes; a pickup is no bar of its own."""
-    scores = [read_score(codec, tune) for tune in tunes]
-    if any(score is None for score in scores):
+def count_units(codec: AnyCodec, tunes: Tunes, scores: Sequence[Score] | None) -> TuneUnits:
+    """Count the notes and the written bars of tunes; a pickup is no bar of its own.
+
+    Args:
+        codec: of the tunes.
+        tunes: in any order.
+        scores: the same tunes as `read_scores` returns them; None counts characters.
+    """
+    if scores is None:
         return TuneUnits("character", np.array([len(tune.ids) - 1 for tune in tunes]), None)
-    read = [score for score in scores if score is not None]
-    notes = np.array([len(score.canonical().notes) for score in read])
+    notes = np.array([len(score.canonical().notes) for score in scores])
     if not (codec.has_bars or codec.unit == "character"):
         return TuneUnits("note", notes, None)
-    bars = [max(1, *number_bars(find_bars(score))) for score in read]
+    bars = [max(1, *number_bars(find_bars(score))) for score in scores]
     return TuneUnits("note", notes, np.array(bars))
+
+
+def read_scores(codec: AnyCodec, tunes: Tunes) -> list[Score] | None:
+    """Decode tunes; None if one of them is text that is not one tune in ABC."""
+    scores = [read_score(codec, tune) for tune in tunes]
+    read = [score for score in scores if score is not None]
+    return read if len(read) == len(scores) else None
 
 
 def read_score(codec: AnyCodec, tune: EncodedTune) -> Score | None:

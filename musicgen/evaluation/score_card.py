@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,11 +21,17 @@ from musicgen.evaluation.judge import Judgement, judge_tunes
 from musicgen.evaluation.likelihood import BaselineScore, Estimate, LikelihoodReport
 from musicgen.evaluation.overlap import (
     NEIGHBOR,
+    TuneGrams,
     add_overlap,
     group_duplicates,
     measure_neighbors,
 )
-from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
+from musicgen.evaluation.statistics import (
+    STATISTICS_FIGURES,
+    compare_features,
+    measure_features,
+)
+from musicgen.music.arrays import FloatArray
 from musicgen.music.score import Score
 from musicgen.music.tune_content import TuneContent
 from musicgen.similarity.overlap_report import OverlapIndex
@@ -41,11 +47,12 @@ _LAST_OCCURRENCE: Final = 2  # in tables
 
 @dataclass(frozen=True, eq=False)
 class TuneSet:
-    """Tunes of one source."""
+    """Tunes of one source; what several figures or columns need of them is computed once."""
 
     name: str
     scores: tuple[Score, ...]
     can_repeat: tuple[bool, ...] = ()  # by tune: whether its format has repeat signs; () for all
+    _neighbors: dict[int, FigureTable] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.scores) < FEWEST_TUNES:
@@ -70,6 +77,24 @@ class TuneSet:
     def table(self) -> FigureTable:
         """The figures of form and statistics of each tune."""
         return FigureTable.of(self.contents, (*FORM_FIGURES, *STATISTICS_FIGURES))
+
+    @cached_property
+    def features(self) -> tuple[FloatArray, ...]:
+        """What `compare_features` compares of each tune, (tune, width) float64 per feature."""
+        return measure_features(self.contents)
+
+    @cached_property
+    def grams(self) -> tuple[TuneGrams, ...]:
+        """The stretches of notes of each tune, by which the tunes are compared."""
+        return tuple(map(TuneGrams.of, self.scores))
+
+    def get_neighbors(self, size: int) -> FigureTable:
+        """Return the table of how alike the first `size` tunes are."""
+        if size not in self._neighbors:
+            empty = FigureTable((), np.empty((size, 0)), np.empty((size, 0)))
+            ratios = measure_neighbors(self.grams[:size])
+            self._neighbors[size] = empty.add(NEIGHBOR, ratios)
+        return self._neighbors[size]
 
     @property
     def has_repeats(self) -> bool:
@@ -146,21 +171,28 @@ def make_score_card(
         likelihood: of the real tunes under the model that wrote the tunes.
         text_baselines: of the same real tunes as text.
     """
-    columns = tuple(_compare_set(tunes, real, index) for tunes in sets)
+    real_table = _make_table(real, index)
+    columns = tuple(
+        _compare_set(tunes, _make_table(tunes, index), real, real_table) for tunes in sets
+    )
     figures = list_model_figures(likelihood, text_baselines) if likelihood else ()
     return ScoreCard(real, columns, figures, likelihood)
 
 
-def _compare_set(tunes: TuneSet, real: TuneSet, index: OverlapIndex | None) -> Column:
+def _make_table(tunes: TuneSet, index: OverlapIndex | None) -> FigureTable:
+    """Return the figures of each tune, with its overlap with the training tunes if known."""
+    return tunes.table if index is None else add_overlap(tunes.table, tunes.scores, index)
+
+
+def _compare_set(
+    tunes: TuneSet, table: FigureTable, real: TuneSet, real_table: FigureTable
+) -> Column:
     generator = np.random.default_rng(SEED)
-    sampled_table, real_table = tunes.table, real.table
-    if index is not None:
-        sampled_table = add_overlap(sampled_table, tunes.scores, index)
-        real_table = add_overlap(real_table, real.scores, index)
-    figures = compare_tables(sampled_table, real_table, generator)
-    figures += _compare_neighbors(tunes, real, generator)
-    figures += compare_features(tunes.contents, real.contents, generator)
-    groups = group_duplicates((*tunes.scores, *real.scores))
+    figures = compare_tables(table, real_table, generator)
+    size = min(len(tunes), len(real))  # a tune has nearer neighbors in a larger set
+    figures += compare_tables(tunes.get_neighbors(size), real.get_neighbors(size), generator)
+    figures += compare_features(tunes.contents, real.features, generator)
+    groups = group_duplicates((*tunes.grams, *real.grams))
     # sampled tunes that are like no real one may be split: their likeness is a fault to be found
     has_real = np.isin(groups, groups[len(tunes) :])
     groups = np.where(has_real, groups, np.arange(len(groups)))
@@ -169,25 +201,14 @@ def _compare_set(tunes: TuneSet, real: TuneSet, index: OverlapIndex | None) -> C
     return Column(tunes, tuple(figures), judgement, measure_distance(tunes.table, real.table))
 
 
-def _compare_neighbors(
-    tunes: TuneSet, real: TuneSet, generator: np.random.Generator
-) -> list[Figure]:
-    """Compare how alike the tunes of a set are, on as many real tunes as sampled ones."""
-    size = min(len(tunes), len(real))
-    tables = [
-        FigureTable((), np.empty((size, 0)), np.empty((size, 0))).add(
-            NEIGHBOR, measure_neighbors(scores)
-        )
-        for scores in (tunes.scores[:size], real.scores[:size])
-    ]
-    return compare_tables(tables[0], tables[1], generator)
-
-
 def measure_distance(table: FigureTable, real: FigureTable) -> tuple[float, ...]:
     """Measure how far each tune is from a typical real tune.
 
     Formula: mean over the figures of |value - m| / s, cut at 5, with mean m and standard deviation
-    s of the figure over real tunes.
+    s of the figure over real tunes; 1 in place of a figure that the tune does not have.
+
+    Returns:
+        One distance per tune of `table`.
     """
     values = real.tune_values
     known = ~np.isnan(values).all(axis=0)

@@ -211,13 +211,25 @@ FEATURES: Final = (
 )
 
 
-def measure_distances(contents: Sequence[TuneContent], feature: Feature) -> FloatArray:
-    """Measure the Euclidean distances between the features of tunes.
+def measure_features(contents: Sequence[TuneContent]) -> tuple[FloatArray, ...]:
+    """Measure the features of tunes.
+
+    Returns:
+        For each of FEATURES, (tune, width) float64; NaN for tunes without the feature.
+    """
+    rows = [[feature.measure(content) for feature in FEATURES] for content in contents]
+    return tuple(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+
+
+def measure_distances(vectors: FloatArray) -> FloatArray:
+    """Measure the Euclidean distances between the vectors of tunes.
+
+    Args:
+        vectors: (tune, width) float64.
 
     Returns:
         (tune, tune) float64; NaN for tunes without the feature.
     """
-    vectors = np.array([feature.measure(content) for content in contents], dtype=np.float64)
     squares = (vectors**2).sum(axis=1)
     products = squares[:, None] + squares[None] - 2 * vectors @ vectors.T
     distances: FloatArray = np.sqrt(np.maximum(products, 0))
@@ -261,7 +273,7 @@ def _estimate_density(values: FloatArray, top: float) -> FloatArray:
 
 
 def compare_features(
-    sampled: Sequence[TuneContent], real: Sequence[TuneContent], generator: np.random.Generator
+    sampled: Sequence[TuneContent], real: Sequence[FloatArray], generator: np.random.Generator
 ) -> list[Figure]:
     """Compare the features of sampled tunes with those of real ones, beside real with real.
 
@@ -270,17 +282,19 @@ def compare_features(
     of the real ones, as many on both sides.
 
     Args:
-        sampled: the tunes to judge.
-        real: the tunes to judge by, at least 4.
-        generator: draws the halves.
+        sampled: the tunes to judge; only those that are compared are measured.
+        real: the features of the tunes to judge by, at least 4: `measure_features` of them, (tune,
+            width) float64 each.
+        generator: draws the tunes and the halves.
     """
-    size = min(len(sampled), len(real) // 2, MOST_COMPARED // 2)
-    chosen = [sampled[index] for index in generator.permutation(len(sampled))[:size]]
-    reference = [real[index] for index in generator.permutation(len(real))[: 2 * MOST_COMPARED]]
+    real_count = len(real[0])
+    size = min(len(sampled), real_count // 2, MOST_COMPARED // 2)
+    chosen = measure_features([sampled[row] for row in generator.permutation(len(sampled))[:size]])
+    reference = generator.permutation(real_count)[: 2 * MOST_COMPARED]
     splits = [generator.permutation(len(reference))[: 2 * size] for _ in range(FLOOR_SPLITS)]
     figures = []
-    for feature in FEATURES:
-        distances = measure_distances([*reference, *chosen], feature)
+    for feature, real_vectors, vectors in zip(FEATURES, real, chosen, strict=True):
+        distances = measure_distances(np.concatenate([real_vectors[reference], vectors]))
         own = slice(len(reference), None)
         value = _compare_sets(distances, np.arange(size), np.arange(len(distances))[own])
         floor = [_compare_sets(distances, split[:size], split[size:]) for split in splits]

@@ -247,19 +247,26 @@ class NotePlaces:
         )
 
 
-def place_notes(codec: AnyCodec, tunes: Iterable[EncodedTune]) -> NotePlaces:
-    """Find the places of all notes of full bars; none for a codec without bars."""
+def place_notes(
+    codec: AnyCodec, tunes: Iterable[EncodedTune], scores: Iterable[Score]
+) -> NotePlaces:
+    """Find the places of all notes of full bars; none for a codec without bars.
+
+    Args:
+        codec: of the tunes.
+        tunes: in any order.
+        scores: the same tunes, decoded; not read if the codec has no bars.
+    """
     own_ids: list[tuple[int, int]] = []  # position, note
     note_places: list[tuple[Place, int]] = []
     offset = note_count = 0
-    for tune in tunes if codec.has_bars else ():
-        setting, ids = Setting.from_json(tune.setting), tune.ids.tolist()
-        notes = locate_notes(codec, ids, setting)
-        for note, places in _iter_placed_notes(codec.decode(ids, setting).piece, notes):
+    for tune, score in zip(tunes, scores, strict=True) if codec.has_bars else ():
+        notes = locate_notes(codec, tune.ids.tolist(), Setting.from_json(tune.setting))
+        for note, places in _iter_placed_notes(score, notes):
             own_ids += [(offset + position, note_count) for position in note.positions]
             note_places += [(place, note_count) for place in places]
             note_count += 1
-        offset += len(ids)
+        offset += len(tune.ids)
     ordered = sorted({place for place, _ in note_places})
     index = {place: number for number, place in enumerate(ordered)}
     by_id = np.array(own_ids, np.int64).reshape(-1, 2).T

@@ -141,6 +141,17 @@ class Receipt:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class OverlapCounts:
+    """The overlap of a tune with the training tunes in numbers, without the places of a receipt."""
+
+    longest_run: int  # notes of the longest shared run; 0 without any
+    copied_runs: int  # how many of its RUN_NOTES-note runs occur in the training tunes
+    run_count: int  # how many RUN_NOTES-note runs it has
+    copied_long_runs: int  # the same for runs of LONG_RUN_NOTES notes
+    long_run_count: int
+
+
 def _format_notes(count: int) -> str:
     return f"{count:,} note{'' if count == 1 else 's'}"
 
@@ -266,11 +277,28 @@ class OverlapIndex:
             _compute_share_below(self.note_index.shares, copied_runs / max(1, run_count)),
         )
 
-    def count_copied_runs(self, score: Score, length: int) -> tuple[int, int]:
-        """Count the runs of `length` notes that occur in the training tunes, and all of them."""
+    def count_overlap(self, score: Score) -> OverlapCounts:
+        """Count the runs that a score shares with the training tunes.
+
+        The counts are those of `make_receipt`, without the search for the places and the tunes of
+        further runs, which takes most of its time.
+
+        Args:
+            score: the tune, not necessarily canonical.
+        """
         tune_hash = self._hash_runs(RunColumns.of(score.canonical()))
-        copied = self._find_matches(tune_hash, length, None).tune_positions
-        return len(copied), len(tune_hash.find_starts(length))
+        matches = self._find_longest_matches(tune_hash, None)
+        runs = self._find_shared_runs(tune_hash, matches) if matches else iter(())
+        longest = next((run.notes for run in runs), 0)
+        has_long = longest >= LONG_RUN_NOTES
+        long_matches = self._find_matches(tune_hash, LONG_RUN_NOTES, None) if has_long else None
+        return OverlapCounts(
+            longest,
+            len(matches.tune_positions) if matches and matches.length == RUN_NOTES else 0,
+            len(tune_hash.find_starts(RUN_NOTES)),
+            len(long_matches.tune_positions) if long_matches else 0,
+            len(tune_hash.find_starts(LONG_RUN_NOTES)),
+        )
 
     def _hash_runs(self, columns: RunColumns) -> RollingHash:
         edges = np.append(np.flatnonzero(columns.starts), len(columns.starts))

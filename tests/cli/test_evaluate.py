@@ -50,6 +50,9 @@ def test_folder_is_compared_with_a_data_set(place: Path) -> None:
     for words in ("sections of 8 bars", "8-note runs copied", "100.0 %", "inside"):
         assert words in output
     assert "judge: there are 6 tunes of each kind" in output
+    assert "…" not in output  # no cell is cut in 80 columns
+    table = [line for line in output.splitlines() if not line.startswith(str(place))]
+    assert max(map(len, table)) <= 80
 
 
 def test_json_is_all_that_goes_to_stdout(place: Path) -> None:
@@ -142,7 +145,14 @@ def test_model_without_a_held_out_part_is_refused(place: Path, tmp_path: Path) -
     dataset = store.load(place / "data")
     describe_model(untrained(tmp_path / "small"), dataset, tunes={"train": 3, "valid": 0})
     result = run("evaluate", str(tmp_path / "small"), "--split", "test")
-    assert_refused(result, 2, "the model has no test part")
+    assert_refused(result, 2, "the model has no test part; name real tunes to judge by")
+
+
+def test_model_with_a_small_held_out_part_is_refused(place: Path, tmp_path: Path) -> None:
+    dataset = store.load(place / "data")
+    describe_model(untrained(tmp_path / "small"), dataset, tunes={"train": 3, "valid": 2})
+    result = run("evaluate", str(tmp_path / "small"))
+    assert_refused(result, 2, "the model has 2 of the 4 tunes that a score card needs in its valid")
 
 
 @pytest.mark.parametrize("codec", ["performance", "frames"])
@@ -158,7 +168,13 @@ def test_bad_input_is_refused_on_one_line(place: Path, tmp_path: Path) -> None:
     against = ("--against", str(place / "real.abc"))
     assert_refused(run("evaluate", "nosuch"), 2, "nosuch is neither a model nor tunes")
     assert_refused(run("evaluate", str(tmp_path / "empty"), *against), 2, "empty")
-    assert run("evaluate", str(tmp_path / "bad"), *against).exit_code != 0
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "paper.pdf").write_bytes(b"%PDF-1.4")
+    assert_refused(run("evaluate", str(tmp_path / "papers"), *against), 2, "papers holds no tunes")
+    assert_refused(
+        run("evaluate", str(tmp_path / "bad"), *against), 1, "none of 1 tunes could be kept"
+    )
+    assert_refused(run("evaluate", "folk", "--count", "1"), 2, "1 is not in the range 4<=x<=5000")
     assert_refused(
         run("evaluate", str(place / "mine"), *against, "--form", "AABB"), 2, "holds tunes"
     )

@@ -49,6 +49,13 @@ def test_verdict_says_by_how_much_a_value_is_outside() -> None:
     assert Figure("x", "x", "", np.nan, 1, 0, 2).verdict == "not known"
 
 
+def test_values_are_formatted_to_be_read() -> None:
+    figure = Figure("bits_per_tune", "bits per tune", "", 2378.4, np.nan, 2290.2, 2480.1)
+    assert figure.format_model_row() == ("bits per tune", "2,378", "2,290 to 2,480")
+    assert figure.format(0.2468) == "0.247"
+    assert Figure("share", "a share", PERCENT, 0, 0, 0, 1).format(0.12345) == "12.3 %"
+
+
 def test_model_measure_is_judged_by_its_own_interval() -> None:
     auc = Figure("judge_auc", "judge", "", 0.93, 0.5, 0.9, 0.96, is_model_measure=True)
     assert auc.verdict == "above by 0.4"

@@ -187,6 +187,30 @@ def test_equal_sections_are_wholly_alike() -> None:
     assert measure(read_abc(f"|:{half}:|:{half}:|"))["part_likeness"] == 1
 
 
+def test_likeness_of_sections_is_the_mean_over_their_pairs() -> None:
+    figures = measure(read_abc("|:CDEF GABc:|:CDEF cBAG:|:CDEF GABc:|"))
+    assert figures["part_likeness"] == pytest.approx((0.5 + 1 + 0.5) / 3)
+
+
+def test_repeats_endings_and_pickups_are_counted() -> None:
+    bars = "CDEF GABc|" * 7
+    with_endings = read_abc(f"|:{bars}[1 CDEF GABc:|[2 c8|]")
+    with_pickup = read_abc(f"C|:{bars}CDEF GAB:|")
+    figures = measure(with_endings, with_pickup, read_abc(bars))
+    assert figures["repeats"] == pytest.approx(2 / 3)
+    assert figures["endings"] == pytest.approx(1 / 2)  # over repeated sections
+    assert figures["pickups"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "equal"), [("bar", 0), ("rhythm", 6), ("pitch", 1), ("contour", 7)]
+)
+def test_kinds_of_likeness_of_a_known_tune(kind: str, equal: int) -> None:
+    """Eight events and seven: only the first pitches are equal, and their durations differ."""
+    figures = measure(read_abc("CDEF GABc|C2EF GABd|"))
+    assert figures[f"{kind}_likeness.1"] == equal / 8
+
+
 def test_order_of_tunes_changes_nothing() -> None:
     dances = [make_dance(seed) for seed in range(6)]
     assert measure(*dances) == pytest.approx(measure(*dances[::-1]), nan_ok=True)

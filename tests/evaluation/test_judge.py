@@ -9,7 +9,7 @@ from musicgen.evaluation import judge
 from musicgen.evaluation.figures import FigureTable
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import Judgement, compute_auc, judge_tunes
-from musicgen.evaluation.overlap import group_duplicates
+from musicgen.evaluation.overlap import TuneGrams, group_duplicates
 from musicgen.music.score import Score
 from musicgen.music.tune_content import TuneContent
 from tests.toy_tunes import make_dances, shuffle_bars
@@ -20,7 +20,7 @@ def judge_scores(sampled: list[Score], real: list[Score], seed: int = 0) -> Judg
         FigureTable.of([TuneContent.of(score) for score in scores], FORM_FIGURES)
         for scores in (sampled, real)
     ]
-    groups = group_duplicates([*sampled, *real])
+    groups = group_duplicates([TuneGrams.of(score) for score in (*sampled, *real)])
     return judge_tunes(tables[0], tables[1], groups, np.random.default_rng(seed))
 
 

@@ -17,6 +17,7 @@ from musicgen.evaluation.likelihood import (
     encode_as_text,
     measure_calibration,
     measure_learning_curve,
+    read_scores,
     score_baselines,
     score_baselines_as_text,
     score_likelihood,
@@ -100,7 +101,10 @@ def test_promised_probabilities_have_no_calibration_error() -> None:
 
 def test_same_tunes_as_text_have_the_same_notes_and_bars() -> None:
     codec, (training, validation, tunes) = encode_as_text(CODEC, TRAINING, VALIDATION, TUNES)
-    as_text, as_measures = count_units(codec, tunes), count_units(CODEC, TUNES)
+    as_text, as_measures = (
+        count_units(own_codec, own_tunes, read_scores(own_codec, own_tunes))
+        for own_codec, own_tunes in ((codec, tunes), (CODEC, TUNES))
+    )
     assert as_text.unit == "note"
     assert as_text.notes.tolist() == as_measures.notes.tolist()
     assert as_text.bars is not None
@@ -122,7 +126,8 @@ def test_other_codecs_are_not_written_as_text() -> None:
 
 def test_text_that_is_no_tune_is_measured_per_character() -> None:
     codec = find_codec("text")
-    units = count_units(codec, [store_tune(codec.encode("Oh, what a day"), 14)])
+    tunes = [store_tune(codec.encode("Oh, what a day"), 14)]
+    units = count_units(codec, tunes, read_scores(codec, tunes))
     assert (units.unit, units.notes.tolist(), units.bars) == ("character", [14], None)
 
 

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.evaluation.figures import FigureTable
-from musicgen.evaluation.overlap import add_overlap, group_duplicates, measure_neighbors
+from musicgen.evaluation.overlap import (
+    TuneGrams,
+    add_overlap,
+    group_duplicates,
+    measure_neighbors,
+)
 from musicgen.music.melodic_runs import list_moves
 from musicgen.music.score import Score
 from musicgen.music.tune_content import TuneContent
@@ -53,12 +58,14 @@ def test_nearest_neighbor_equals_a_search_by_brute_force(scores: list[Score]) ->
         max((len(own & other) for j, other in enumerate(runs) if j != i), default=0) / len(own)
         for i, own in enumerate(runs)
     ]
-    assert [ratio.part for ratio in measure_neighbors(scores)] == expected
+    grams = [TuneGrams.of(score) for score in scores]
+    assert [ratio.part for ratio in measure_neighbors(grams)] == expected
 
 
 def test_near_duplicates_are_one_group() -> None:
     dances = make_dances(3)
-    groups = group_duplicates([*dances, dances[1].transpose(2)])
+    tunes = [*dances, dances[1].transpose(2)]
+    groups = group_duplicates([TuneGrams.of(score) for score in tunes])
     assert groups[3] == groups[1]
     assert len(set(groups.tolist())) == 3
     assert slice_runs(dances[0], 8)

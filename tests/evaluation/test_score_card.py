@@ -11,11 +11,20 @@ import pytest
 
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.card_page import render_card
-from musicgen.evaluation.figures import FigureTable, compare_tables
+from musicgen.evaluation.figures import Definition, FigureTable, compare_tables
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import judge_tunes
-from musicgen.evaluation.score_card import ScoreCard, TuneSet, make_score_card
-from musicgen.evaluation.statistics import STATISTICS_FIGURES, compare_features
+from musicgen.evaluation.score_card import (
+    ScoreCard,
+    TuneSet,
+    make_score_card,
+    measure_distance,
+)
+from musicgen.evaluation.statistics import (
+    STATISTICS_FIGURES,
+    compare_features,
+    measure_features,
+)
 from musicgen.music.arrays import FloatArray
 from musicgen.music.tune_content import TuneContent
 from tests.related_tunes import indexed
@@ -77,6 +86,14 @@ def test_order_of_tunes_changes_no_value() -> None:
             assert figure.value == pytest.approx(other.value, nan_ok=True)
 
 
+def test_distance_is_the_mean_of_standard_deviations_cut_at_5() -> None:
+    definitions = (Definition("a", "a", ""), Definition("b", "b", ""))
+    real = FigureTable(definitions, np.array([[1.0, 2], [3, 4]]), np.ones((2, 2)))
+    tunes = FigureTable(definitions, np.array([[4.0, 0], [9, 3]]), np.array([[1.0, 0], [1, 1]]))
+    # means 2 and 3, deviations 1 and 1; the first tune does not have b, which counts as 1
+    assert measure_distance(tunes, real) == pytest.approx(((2 + 1) / 2, (5 + 0) / 2))
+
+
 def measure_halves(trials: int, contents: list[TuneContent], seed: int) -> dict[str, float]:
     """Return for each figure how often one half is inside the band of the other."""
     generator = np.random.default_rng(seed)
@@ -113,7 +130,7 @@ def test_features_of_halves_are_inside() -> None:
     for _ in range(40):
         order = generator.permutation(len(contents)).tolist()
         halves = [[contents[index] for index in part] for part in (order[:80], order[80:])]
-        figures = compare_features(halves[0], halves[1], generator)
+        figures = compare_features(halves[0], measure_features(halves[1]), generator)
         verdicts += [figure.is_inside for figure in figures]
     assert np.mean(verdicts) >= 0.9
 

@@ -19,6 +19,7 @@ from musicgen.evaluation.statistics import (
     compare_features,
     count_intervals,
     measure_distances,
+    measure_features,
 )
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
@@ -80,7 +81,8 @@ def test_distances_are_those_between_vectors() -> None:
     for feature in FEATURES:
         vectors = [feature.measure(content) for content in contents]
         expected = [[math.dist(a, b) for b in vectors] for a in vectors]
-        assert measure_distances(contents, feature) == pytest.approx(np.array(expected), abs=1e-6)
+        distances = measure_distances(np.array(vectors))
+        assert distances == pytest.approx(np.array(expected), abs=1e-6)
 
 
 def test_equal_distances_overlap_wholly() -> None:
@@ -115,6 +117,22 @@ def test_overlap_equals_an_integral_of_kernels() -> None:
 
 def test_features_of_one_source_are_inside_more_often_than_not() -> None:
     dances = [TuneContent.of(score) for score in make_dances(40)]
-    figures = compare_features(dances[:20], dances[20:], np.random.default_rng(3))
+    real = measure_features(dances[20:])
+    figures = compare_features(dances[:20], real, np.random.default_rng(3))
     assert len(figures) == 2 * len(FEATURES)
     assert sum(figure.is_inside for figure in figures) >= len(figures) // 2
+
+
+def test_histograms_of_a_known_tune() -> None:
+    content = TuneContent.of(read_abc("CCD2 E4|z2C6|", meter="4/4", key="D"))
+    shares = {feature.key: feature.measure(content) for feature in FEATURES}
+
+    def list_shares(key: str, first: int = 0) -> dict[int, float]:
+        return {int(n) + first: float(shares[key][n]) for n in np.flatnonzero(shares[key])}
+
+    # in D: C# C# D E, rest, C#
+    assert list_shares("pitch", -12) == pytest.approx({11: 0.6, 12: 0.2, 14: 0.2})
+    assert list_shares("interval", -12) == {0: 0.25, 1: 0.25, 2: 0.25, -3: 0.25}
+    assert list_shares("duration") == pytest.approx({2: 0.4, 4: 0.2, 8: 0.2, 12: 0.2})
+    assert list_shares("onset") == pytest.approx({0: 0.2, 2: 0.2, 4: 0.4, 8: 0.2})
+    assert list_shares("bar_rhythm") == {1: 0.5, 4: 0.5}

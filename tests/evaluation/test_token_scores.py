@@ -10,7 +10,7 @@ from musicgen.evaluation.token_scores import (
     place_notes,
 )
 from musicgen.tokens.registry import find_codec
-from tests.evaluation.encoded_tunes import PICKUP, PLAIN, encode_tune
+from tests.evaluation.encoded_tunes import PICKUP, PLAIN, encode_tune, parse_tune
 
 CODEC = find_codec("measures")
 
@@ -19,7 +19,8 @@ def tabulate(*texts: str) -> dict[Place, PlaceBits]:
     """Return the rows of tunes in which each id costs one bit."""
     tunes = [encode_tune(text) for text in texts]
     bits = np.ones(sum(len(tune.ids) for tune in tunes))
-    return {row.place: row for row in place_notes(CODEC, tunes).average_bits(bits)}
+    places = place_notes(CODEC, tunes, map(parse_tune, texts))
+    return {row.place: row for row in places.average_bits(bits)}
 
 
 def test_returns_are_counted_with_their_distance() -> None:
@@ -70,4 +71,5 @@ def test_own_ids_of_a_note_are_its_bits() -> None:
 def test_codec_without_bars_has_no_places() -> None:
     codec = find_codec("frames")
     tune = encode_tune(PLAIN, codec)
-    assert place_notes(codec, [tune]).average_bits(np.ones(len(tune.ids))) == ()
+    places = place_notes(codec, [tune], [parse_tune(PLAIN)])
+    assert places.average_bits(np.ones(len(tune.ids))) == ()
