@@ -45,6 +45,7 @@ _MAX_WORD_CHARACTERS: Final = 300
 _OUT_OF_MEMORY_WORDS: Final = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc",
     "not enough memory", "can't start new thread", "failed to map segment",
+    "could not execute a primitive",  # of oneDNN
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,8 +70,9 @@ class Child:
                 yield line.rstrip("\n")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal; it exists until its status is read."""
-        os.kill(self.pid, number)
+        """Send it a signal, unless it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self) -> list[str]:
         """Wait until it ends; return the remaining lines that it printed."""
