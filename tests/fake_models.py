@@ -12,7 +12,8 @@ from musicgen.config import ModelSettings
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
-RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
+RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key",
+        "lineup", "role", "family", "level", "given")  # fmt: skip
 
 
 def may_be_seen(event: Event) -> bool:
@@ -66,18 +67,25 @@ class RandomEngine:
         return self.rng.normal(size=len(MEASURES)) * self.spread, state
 
 
-def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:
-    """Write a checkpoint with random weights and return its folder."""
+def untrained(
+    folder: Path,
+    seed: int = 0,
+    hidden: int = 16,
+    codec: str = "measures",
+    events: int | None = None,
+) -> Path:
+    """Write a checkpoint with random weights, of the first events only, and return its folder."""
     vocabulary = find_codec(codec).vocabulary
-    settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
+    names = vocabulary.names[:events]
+    settings = ModelSettings(vocabulary_size=len(names), hidden=hidden, embedding=hidden)
     rng = np.random.default_rng(seed)
     weights = {
         name: rng.normal(size=shape).astype(np.float32)
         for name, shape in weight_shapes(settings).items()
     }
     manifest = Manifest(
-        name=folder.name, version=1, settings=settings, vocabulary=vocabulary.names, codec=codec,
-        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events),
+        name=folder.name, version=1, settings=settings, vocabulary=names, codec=codec,
+        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events[:events]),
     )  # fmt: skip
     save(folder, weights, manifest)
     return folder

@@ -14,7 +14,7 @@ from musicgen.sampling.primer import PrimerBars
 from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
 from musicgen.tokens.bar_split import BETWEEN_BAR_IDS, BarSplit, split_by_voice
 from musicgen.tokens.form_state import FixedFormState
-from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.level_writer import restate_levels
 from musicgen.tokens.vocabulary import MEASURES
 
 _HOLD: Final = MEASURES.id("hold")
@@ -38,7 +38,7 @@ class ForcedHeader:
 
     def is_over(self, generation: GenerationState) -> bool:
         """Return whether the header is complete."""
-        return generation.walk.header_events_read == len(HEADER_KINDS)
+        return not generation.walk.in_header
 
     def copy(self) -> ForcedHeader:
         """Return itself: it changes nothing."""
@@ -73,7 +73,7 @@ class ForcedRepeats:
                 first, stop = self._find_source_range(
                     form.section_index, form.is_after_pickup, form
                 )
-                self.queue = tuple(generation.ids[first:stop])
+                self.queue = restate_levels(generation.ids, first, stop)
         if not self.queue:
             return None
         first, self.queue = self.queue[0], self.queue[1:]
@@ -151,7 +151,7 @@ class ForcedPrimer:
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the primer, or what must stand before its next bar."""
-        if self.end_position or generation.walk.header_events_read < len(HEADER_KINDS):
+        if self.end_position or generation.walk.in_header:
             return None
         forced_id = self._find_next_id(generation)
         if forced_id is None:
@@ -212,7 +212,7 @@ class ForcedBars:
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of what is kept."""
         walk = generation.walk
-        if walk.header_events_read < len(HEADER_KINDS):
+        if walk.in_header:
             return self.source_tune.header[walk.header_events_read]
         if self.is_complete(generation):
             return self._next_id_between_bars(generation, walk.form.bars_written)

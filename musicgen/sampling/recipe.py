@@ -28,8 +28,9 @@ from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptions
 from musicgen.sampling.primer import Primer, PrimerTable
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.lineup import LINEUP_KINDS, measure_header
 from musicgen.tokens.song_form import FREE, THROUGH
-from musicgen.tokens.vocabulary import MEASURES, Event
+from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES, Event
 from musicgen.typed_data import decode_json
 
 REMARK_PREFIX: Final = "musicgen:recipe "  # prefix of each remark of a file that holds a part
@@ -38,6 +39,10 @@ _REMARK_LENGTH: Final = 3000  # characters of one remark
 _COMPRESSED_PREFIX: Final = "z:"  # a recipe that is compressed, where it is long
 _COMPRESS_ABOVE: Final = 1500
 _MOST_SEED: Final = 10**300
+_LINEUP_IDS: Final = {
+    MEASURES.names[id_]: id_ for kind in ("lineup", *LINEUP_KINDS) for id_ in MEASURES.ranges[kind]
+}
+_MOST_LINEUP_EVENTS: Final = 1 + MAX_PARTS * len(LINEUP_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class DrawnHeader:
-    """The header events of a tune, sampled or requested; None is to be sampled again."""
+    """The header events of a tune, sampled or requested; None is to be sampled again.
+
+    A tune with a line-up has no `parts`, but the names of the events of its line-up.
+    """
 
     meter: str | None
     mode: str | None
@@ -68,6 +76,7 @@ class DrawnHeader:
     parts: int | None
     tonic: str | None
     qpm: Annotated[int, Meta(gt=0, le=10**9)] | Annotated[float, Meta(gt=0, le=1e9)] | None
+    lineup: Annotated[tuple[str, ...], Meta(max_length=_MOST_LINEUP_EVENTS)] = ()
 
     def __post_init__(self) -> None:
         if self.tonic is not None:
@@ -75,21 +84,32 @@ class DrawnHeader:
         for kind, value in zip(HEADER_KINDS, self._values, strict=True):
             if value is not None and Event(kind, value) not in MEASURES.ids:
                 raise InvalidValue(f"{kind} {shorten(str(value))} is unknown")
+        for name in self.lineup:
+            if name not in _LINEUP_IDS:
+                raise InvalidValue(f"line-up: the event {shorten(name)!r} is unknown")
 
     @classmethod
     def of(cls, encoded: Encoded) -> DrawnHeader:
         """Return the header of encoded ids."""
-        events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER_KINDS)]]
-        meter, mode, rhythm, parts = events
+        header = [MEASURES.events[id_] for id_ in encoded.ids[: measure_header(encoded.ids)]]
+        meter, mode, rhythm, parts = (event.value for event in header[: len(HEADER_KINDS)])
+        has_lineup = header[len(HEADER_KINDS) - 1].kind == "lineup"
+        lineup = tuple(map(str, header[len(HEADER_KINDS) - 1 :])) if has_lineup else ()
         setting = encoded.setting
-        return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
-                   setting.tempos[0][1])  # fmt: skip
+        return cls(str(meter), str(mode), str(rhythm), None if has_lineup else int(parts or 1),
+                   setting.tonic, setting.tempos[0][1], lineup)  # fmt: skip
 
     @property
     def header(self) -> tuple[int | None, ...]:
         """The ids of the header events; None is to be sampled."""
         pairs = zip(HEADER_KINDS, self._values, strict=True)
-        return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+        ids = tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+        return (*ids[:-1], *(_LINEUP_IDS[name] for name in self.lineup)) if self.lineup else ids
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the header as JSON values, without a line-up where there is none."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values if self.lineup else {k: v for k, v in values.items() if k != "lineup"}
 
     @property
     def _values(self) -> tuple[str | int | None, ...]:
@@ -154,7 +174,7 @@ class GenerationRequest:
         if self.engine != "numpy":
             fields["engine"] = self.engine
         if self.drawn:
-            fields["drawn"] = {name: getattr(self.drawn, name) for name in DrawnHeader.__slots__}
+            fields["drawn"] = self.drawn.to_json()
         if self.primer:
             fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:

@@ -18,6 +18,8 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
+from musicgen.music.dynamics import LEVEL_VELOCITIES
+from musicgen.music.general_midi import find_typical_program
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.number_parsing import shorten
@@ -32,10 +34,12 @@ from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
 from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.lineup import PartDescription, read_lineup
 from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
 _MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
+_PART_COUNTS: Final = ("parts", "lineup")
 _REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
@@ -130,7 +134,7 @@ class Sampler:
             self._make_copy_filter(options),
             header_cache=compiled.header_cache,
         )
-        while generation.walk.header_events_read < len(HEADER_KINDS):
+        while generation.walk.in_header:
             generation.step()
         if options.range is not None or options.end != "any":
             key = Key(
@@ -153,12 +157,14 @@ class Sampler:
         meter, mode, rhythm, _ = _read_header(ids)
         tonic = self._choose_tonic(ids, options, generation.noise, start)
         parts = _make_parts(ids, options.program)
+        levels = [description.level for description in read_lineup(ids)]
         setting = Setting(
             tonic=tonic,
             title=start.title or _make_title(rhythm, Key(tonic, mode), generation.noise),
             tempos=((0, float(options.tempo or start.tempo or usual_qpm(rhythm, meter))),),
             parts=parts,
-            velocities=(DEFAULT_VELOCITY,) * len(parts),
+            velocities=tuple(int(LEVEL_VELOCITIES[level]) for level in levels)
+            or (DEFAULT_VELOCITY,) * len(parts),
         )
         return Encoded(ids, setting)
 
@@ -176,10 +182,10 @@ class Sampler:
             "meter": None if options.meter is None else str(options.meter),
             "mode": None if options.key is None else options.key.mode,
             "rhythm": None if options.rhythm is None else _parse_rhythm(options.rhythm),
-            "parts": 1 if MEASURES.id("parts", 1) in allowed else None,
         }
-        for kind in HEADER_KINDS:
-            allowed -= _find_unrequested_ids(kind, requested[kind], allowed)
+        for kind, value in requested.items():
+            allowed -= _find_unrequested_ids(kind, value, allowed)
+        allowed -= _find_unwanted_part_counts(options, allowed)
         allowed -= self._find_unreachable_modes(options, allowed)
         least = options.min_bars or 1
         fewest, most = (
@@ -188,8 +194,10 @@ class Sampler:
         layout = options.layout
         self._check_repeats(options, allowed)
         return Rules(
-            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup
-        )
+            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup,
+            needs_pitches=options.end != "any",
+            first_part_is_pitched=options.max_copy is not None,
+        )  # fmt: skip
 
     @cached_property
     def _drawable_ids(self) -> frozenset[int]:
@@ -199,7 +207,8 @@ class Sampler:
     def _kind_counts(self) -> dict[str, int]:
         """Number of events in the training data, by header kind."""
         return {
-            kind: sum(i in self.seen_ids for i in MEASURES.ranges[kind]) for kind in HEADER_KINDS
+            kind: sum(i in self.seen_ids for name in names for i in MEASURES.ranges[name])
+            for kind, names in {**{k: (k,) for k in HEADER_KINDS}, "parts": _PART_COUNTS}.items()
         }
 
     def _make_copy_filter(self, options: SamplingOptions) -> CopyFilter | None:
@@ -219,7 +228,7 @@ class Sampler:
             kinds += ["ending", "ending_end", "key"]
             kinds += _REPEAT_KINDS if options.layout is None else ()
         if options.max_copy is not None:
-            kinds += ["voice", "part"]
+            kinds += ["voice", "part", "level"]
         return {id_ for kind in kinds for id_ in MEASURES.ranges[kind]}
 
     def _check_repeats(self, options: SamplingOptions, allowed: Collection[int]) -> None:
@@ -351,12 +360,31 @@ def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
 
 def _make_parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
     """Return who plays: one melody, or as many voices as the model has drawn, or drums."""
+    if lineup := read_lineup(ids):
+        return _make_described_parts(lineup)
     count, drums = int(_read_header(ids)[3]), find_drum_parts(ids)
     names = ["melody"] if count == 1 else [f"voice {number}" for number in range(1, count + 1)]
     return tuple(
         Part("drums", is_drums=True) if number in drums else Part(name, program)
         for number, name in enumerate(names)
     )
+
+
+def _make_described_parts(lineup: Sequence[PartDescription]) -> tuple[Part, ...]:
+    """Return the parts of a line-up, each with the typical program of its family."""
+    parts: list[Part] = []
+    for description in lineup:
+        name = description.role or description.family
+        count = sum(part.name.split(" no. ")[0] == name for part in parts)
+        parts.append(
+            Part(
+                f"{name} no. {count + 1}" if count else name,
+                0 if description.is_drums else find_typical_program(description.family),
+                description.is_drums,
+                description.role,
+            )
+        )
+    return tuple(parts)
 
 
 def _is_drawable(event: Event) -> bool:
@@ -379,6 +407,19 @@ def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collectio
         raise InvalidValue(f"{kind} {value}: not in the training data, which has"
                            f" {', '.join(names)}")  # fmt: skip
     return candidates - {chosen}
+
+
+def _find_unwanted_part_counts(options: SamplingOptions, allowed: Collection[int]) -> set[int]:
+    """Return the numbers of parts that are not drawn.
+
+    A model without line-ups that knows tunes of one part draws these; so does one that must not
+    copy runs, since the runs of one part are followed.
+    """
+    ids = {id_ for kind in _PART_COUNTS for id_ in MEASURES.ranges[kind] if id_ in allowed}
+    knows_lineups = not ids.isdisjoint(MEASURES.ranges["lineup"])
+    single = {id_ for id_ in ids if MEASURES.events[id_].value == 1}
+    wants_one = options.max_copy is not None or not knows_lineups
+    return ids - single if wants_one and single else set()
 
 
 def _parse_rhythm(name: str) -> str:
