@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,25 @@ def may_be_seen(event: Event) -> bool:
     return event.kind not in RARE
 
 
+BAND_EVENTS = {
+    "lineup": (2, 3, 4), "role": ("melody", "bass", "drums"),
+    "family": ("reed", "bass", "drum kit"), "level": (2, 4, 6), "part": (1, 2, 3), "voice": (1,),
+    "drum": (36, 38, 42),
+}  # fmt: skip
+
+
+def may_be_seen_in_bands(event: Event) -> bool:
+    """Tell what a corpus of bands would hold: two to four parts, all with a line-up."""
+    if event.kind in BAND_EVENTS:
+        return event.value in BAND_EVENTS[event.kind]
+    return event.kind != "parts" and may_be_seen(event)
+
+
 SEEN = tuple(int(may_be_seen(event)) for event in MEASURES.events)
 SEEN_IDS = frozenset(id_ for id_, seen in enumerate(SEEN) if seen)
+BAND_SEEN_IDS = frozenset(
+    id_ for id_, event in enumerate(MEASURES.events) if may_be_seen_in_bands(event)
+)
 
 
 class FixedEngine:
@@ -73,6 +90,7 @@ def untrained(
     hidden: int = 16,
     codec: str = "measures",
     events: int | None = None,
+    is_seen: Callable[[Event], bool] = may_be_seen,
 ) -> Path:
     """Write a checkpoint with random weights, of the first events only, and return its folder."""
     vocabulary = find_codec(codec).vocabulary
@@ -85,7 +103,7 @@ def untrained(
     }
     manifest = Manifest(
         name=folder.name, version=1, settings=settings, vocabulary=names, codec=codec,
-        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events[:events]),
+        seen=tuple(int(is_seen(event)) for event in vocabulary.events[:events]),
     )  # fmt: skip
     save(folder, weights, manifest)
     return folder

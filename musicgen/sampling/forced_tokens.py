@@ -57,12 +57,12 @@ class ForcedRepeats:
     )  # to where those of its first whole bar do
     last_stops: dict[int, int] = field(default_factory=dict)  # to where those of its last bar stop
     queue: tuple[int, ...] = ()
+    is_copying: bool = False  # until the bar line after what the queue held
 
     def copy(self) -> ForcedRepeats:
         """Return one that goes on from here alone."""
-        return ForcedRepeats(
-            dict(self.pickup_starts), dict(self.bar_starts), dict(self.last_stops), self.queue
-        )
+        positions = map(dict, (self.pickup_starts, self.bar_starts, self.last_stops))
+        return ForcedRepeats(*positions, self.queue, self.is_copying)
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the bars that are written again."""
@@ -74,10 +74,20 @@ class ForcedRepeats:
                     form.section_index, form.is_after_pickup, form
                 )
                 self.queue = restate_levels(generation.ids, first, stop)
+                self.is_copying = bool(self.queue)
         if not self.queue:
-            return None
+            return self._end_copy(generation) if self.is_copying else None
         first, self.queue = self.queue[0], self.queue[1:]
         return first
+
+    def _end_copy(self, generation: GenerationState) -> int | None:
+        """Return the bar line after a copy of several parts, to which nothing is added."""
+        self.is_copying = False
+        walk = generation.walk
+        if walk.lineup is None or not walk.in_bar or not generation.is_at_bar_boundary:
+            return None
+        border_ids = walk.form.legal_ids()
+        return border_ids[0] if len(border_ids) == 1 else None
 
     def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes that are written again right after the bar under way."""

@@ -303,6 +303,9 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+_LINEUP_OPTIONS: Final = ("parts", "parts_from")
+
+
 def make_variant_request(
     request: GenerationRequest, changes: Mapping[str, Any], keep: KeptBars | None = None
 ) -> GenerationRequest:
@@ -322,7 +325,9 @@ def make_variant_request(
     options = replace(before, **_add_min_bars(changes, before))
     obstacle = "its primer" if request.primer else "its kept part" if keep or request.keep else ""
     fixed_names = (
-        ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
+        ("meter", "bars", "min_bars", "form", "pickup", *_LINEUP_OPTIONS)
+        if keep or request.keep
+        else ("meter",)
     )
     for name in fixed_names if obstacle else ():
         if getattr(options, name) != getattr(before, name):
@@ -332,6 +337,8 @@ def make_variant_request(
     drawn = request.drawn
     if drawn and (options.meter, options.rhythm) != (before.meter, before.rhythm):
         drawn = replace(drawn, meter=None, rhythm=None, qpm=None)
+    if drawn and any(getattr(options, name) != getattr(before, name) for name in _LINEUP_OPTIONS):
+        drawn = replace(drawn, parts=None, lineup=())
     if drawn and options.key is not None and options.key.mode != drawn.mode:
         drawn = replace(drawn, mode=None)
     return replace(request, options=options, drawn=drawn, keep=keep or request.keep)

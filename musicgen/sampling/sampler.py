@@ -19,7 +19,6 @@ from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
-from musicgen.music.general_midi import find_typical_program
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.number_parsing import shorten
@@ -27,14 +26,16 @@ from musicgen.sampling.compiled_sampler import CompiledSampler
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import ForcedTokenSource, GenerationState
+from musicgen.sampling.lineup_rules import make_lineup_rules, make_parts
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
 from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
+from musicgen.sampling.part_requests import RolePrograms, get_default_program
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
 from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
-from musicgen.tokens.lineup import PartDescription, read_lineup
+from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 
@@ -52,6 +53,7 @@ class TuneStart:
     tempo: float | None = None  # quarter notes per minute, where the options have none
     title: str = ""
     forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
+    has_melody: bool = False  # whether the notes of the first part are given, which are pitches
 
 
 DEFAULT_START: Final = TuneStart()
@@ -117,6 +119,8 @@ class Sampler:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
         compiled = self.get_compiled_sampler(options)
         rules = compiled.rules
+        if start.has_melody:
+            rules = replace(rules, first_part_is_pitched=True, _fitting_cache={}, _pickup_cache={})
         copies: list[ForcedTokenSource] = [ForcedRepeats()] if rules.layout else []
         forced_sources = [
             ForcedHeader(start.header),
@@ -156,7 +160,7 @@ class Sampler:
         ids = tuple(generation.ids[1:])
         meter, mode, rhythm, _ = _read_header(ids)
         tonic = self._choose_tonic(ids, options, generation.noise, start)
-        parts = _make_parts(ids, options.program)
+        parts = _make_parts(ids, options)
         levels = [description.level for description in read_lineup(ids)]
         setting = Setting(
             tonic=tonic,
@@ -185,7 +189,8 @@ class Sampler:
         }
         for kind, value in requested.items():
             allowed -= _find_unrequested_ids(kind, value, allowed)
-        allowed -= _find_unwanted_part_counts(options, allowed)
+        lineup = make_lineup_rules(options, allowed)
+        allowed -= lineup.unwanted_ids
         allowed -= self._find_unreachable_modes(options, allowed)
         least = options.min_bars or 1
         fewest, most = (
@@ -197,6 +202,7 @@ class Sampler:
             frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup,
             needs_pitches=options.end != "any",
             first_part_is_pitched=options.max_copy is not None,
+            lineup=lineup.parts, families_by_role=lineup.families_by_role,
         )  # fmt: skip
 
     @cached_property
@@ -358,33 +364,18 @@ def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
     return frozenset(id_ for id_ in pitches if (id_ - MEASURES.id("pitch", 0)) % 12 == 0)
 
 
-def _make_parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
+def _make_parts(ids: Sequence[int], options: SamplingOptions) -> tuple[Part, ...]:
     """Return who plays: one melody, or as many voices as the model has drawn, or drums."""
     if lineup := read_lineup(ids):
-        return _make_described_parts(lineup)
+        return make_parts(lineup, options)
     count, drums = int(_read_header(ids)[3]), find_drum_parts(ids)
     names = ["melody"] if count == 1 else [f"voice {number}" for number in range(1, count + 1)]
     return tuple(
-        Part("drums", is_drums=True) if number in drums else Part(name, program)
+        Part("drums", is_drums=True)
+        if number in drums
+        else Part(name, get_default_program(options.program))
         for number, name in enumerate(names)
     )
-
-
-def _make_described_parts(lineup: Sequence[PartDescription]) -> tuple[Part, ...]:
-    """Return the parts of a line-up, each with the typical program of its family."""
-    parts: list[Part] = []
-    for description in lineup:
-        name = description.role or description.family
-        count = sum(part.name.split(" no. ")[0] == name for part in parts)
-        parts.append(
-            Part(
-                f"{name} no. {count + 1}" if count else name,
-                0 if description.is_drums else find_typical_program(description.family),
-                description.is_drums,
-                description.role,
-            )
-        )
-    return tuple(parts)
 
 
 def _is_drawable(event: Event) -> bool:
@@ -407,19 +398,6 @@ def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collectio
         raise InvalidValue(f"{kind} {value}: not in the training data, which has"
                            f" {', '.join(names)}")  # fmt: skip
     return candidates - {chosen}
-
-
-def _find_unwanted_part_counts(options: SamplingOptions, allowed: Collection[int]) -> set[int]:
-    """Return the numbers of parts that are not drawn.
-
-    A model without line-ups that knows tunes of one part draws these; so does one that must not
-    copy runs, since the runs of one part are followed.
-    """
-    ids = {id_ for kind in _PART_COUNTS for id_ in MEASURES.ranges[kind] if id_ in allowed}
-    knows_lineups = not ids.isdisjoint(MEASURES.ranges["lineup"])
-    single = {id_ for id_ in ids if MEASURES.events[id_].value == 1}
-    wants_one = options.max_copy is not None or not knows_lineups
-    return ids - single if wants_one and single else set()
 
 
 def _parse_rhythm(name: str) -> str:
@@ -465,7 +443,7 @@ class GenericSampler:
         setting = Setting(
             title=f"{name}, no. {noise.seed}-{noise.tune_number + 1}",
             tempos=((0, float(options.tempo or DEFAULT_QPM)),),
-            parts=(Part("", options.program),),
+            parts=(Part("", _get_only_program(options)),),
         )
         return Encoded(tuple(self.draw_ids(options, noise, max_ids)), setting)
 
@@ -489,6 +467,15 @@ class GenericSampler:
     @cached_property
     def _hashes(self) -> npt.NDArray[np.uint64]:
         return hash_event_names(self.codec.vocabulary.names)
+
+
+def _get_only_program(options: SamplingOptions) -> int:
+    """Return the program of a piece of one part. Raises InvalidValue where roles are named."""
+    if isinstance(options.program, RolePrograms):
+        raise InvalidValue(
+            f"program {options.program}: the model writes one part, without roles; name one program"
+        )
+    return options.program
 
 
 def make_sampler(

@@ -51,6 +51,7 @@ class Rules:
     # whether only final pitches sound from the start of one on a beat to the end of the last bar
     requires_cadence: bool = False
     lineup: tuple[PartRule, ...] = ()  # what each part of a line-up may be; (): anything
+    families_by_role: tuple[tuple[str, frozenset[int]], ...] = ()  # where a role has only some
     needs_pitches: bool = False  # whether a line-up must have a part that is not of drums
     first_part_is_pitched: bool = False  # and whether this is the first
     _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)

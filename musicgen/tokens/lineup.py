@@ -80,6 +80,8 @@ class LineupState:
         families = self._possible_family_ids(rules)
         has_kit, has_pitches = DRUM_KIT_ID in families, families != (DRUM_KIT_ID,)
         fitting = {"": True, _DRUM_ROLE: has_kit, **dict.fromkeys(_PITCHED_ROLES, has_pitches)}
+        for role, wanted in rules.families_by_role:
+            fitting[role] = fitting[role] and not wanted.isdisjoint(families)
         return tuple(id_ for id_ in ids if fitting[str(MEASURES.events[id_].value or "")]) or ids
 
     def _family_ids(self, rules: Rules, role: str) -> tuple[int, ...]:
@@ -87,6 +89,7 @@ class LineupState:
         families = self._possible_family_ids(rules)
         if not rules.strict or not role:
             return families
+        families = _intersect(families, dict(rules.families_by_role).get(role, frozenset()))
         is_drums = role == _DRUM_ROLE
         return tuple(id_ for id_ in families if (id_ == DRUM_KIT_ID) == is_drums) or families
 
