@@ -61,8 +61,12 @@ class ForcedRepeats:
 
     def copy(self) -> ForcedRepeats:
         """Return one that goes on from here alone."""
-        positions = map(dict, (self.pickup_starts, self.bar_starts, self.last_stops))
-        return ForcedRepeats(*positions, self.queue, self.is_copying)
+        return replace(
+            self,
+            pickup_starts=dict(self.pickup_starts),
+            bar_starts=dict(self.bar_starts),
+            last_stops=dict(self.last_stops),
+        )
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the bars that are written again."""
