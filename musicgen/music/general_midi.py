@@ -32,6 +32,24 @@ PROGRAMS: Final = tuple(
     melodic tom, synth drum, reverse cymbal, guitar fret noise, breath noise, seashore, bird tweet,
     telephone ring, helicopter, applause, gunshot""".split(",")
 )
+FAMILIES: Final = (  # of eight programs each
+    "piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass",
+    "reed", "pipe", "synth lead", "synth pad", "synth effects", "ethnic", "percussive",
+    "sound effects",
+)  # fmt: skip
+PROGRAMS_PER_FAMILY: Final = 8
+# The program of each family that a part gets if only its family is known
+TYPICAL_PROGRAMS: Final = (0, 11, 16, 25, 33, 40, 48, 61, 65, 73, 81, 89, 99, 105, 114, 122)
+
+
+def find_family(program: int) -> str:
+    """Return the name of the family of a program, 0..127."""
+    return FAMILIES[program // PROGRAMS_PER_FAMILY]
+
+
+def find_typical_program(family: str) -> int:
+    """Return the program that stands for a family, 0..127."""
+    return TYPICAL_PROGRAMS[FAMILIES.index(family)]
 
 
 def parse_program(text: str) -> int:

@@ -200,22 +200,3 @@ def _gaps(columns: NoteColumns) -> IntArray:
     gaps = np.diff(columns[0], append=0)
     is_last = np.diff(columns[4] << 7 | columns[1], append=-1) != 0
     return np.where(is_last, _INFINITE_STEP, gaps)
-
-
-def with_one_velocity(columns: NoteColumns) -> NoteColumns:
-    """Give every note the most frequent velocity of its part, the lowest in case of a tie.
-
-    Args:
-        columns: (5, note) int64.
-
-    Returns:
-        (5, note) int64.
-    """
-    part_velocities, counts = np.unique(columns[4] << 7 | columns[3], return_counts=True)
-    ranked = part_velocities[np.lexsort((part_velocities, -counts, part_velocities >> 7))]
-    parts, first = np.unique(ranked >> 7, return_index=True)
-    if len(parts) == len(part_velocities):
-        return columns
-    leveled = columns.copy()
-    leveled[3] = ranked[first][np.searchsorted(parts, columns[4])] & 127
-    return leveled

@@ -17,6 +17,7 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.arrays import BoolArray
+from musicgen.music.dynamics import has_dynamics, with_levels, with_one_velocity
 from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY
 from musicgen.music.notes import (
     INTEGER_TYPES,
@@ -26,7 +27,6 @@ from musicgen.music.notes import (
     slice_by_onset,
     sort_by_onset,
     split_notes_at,
-    with_one_velocity,
     without_overlaps,
 )
 from musicgen.music.notes import Note as Note
@@ -57,6 +57,9 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
 }
 
 
+PART_ROLES: Final = ("", "melody", "bass", "chords", "pad", "drums")
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """An instrument or voice of a score."""
@@ -64,8 +67,14 @@ class Part:
     name: str = ""
     program: int = 0  # General MIDI, 0..127
     is_drums: bool = False
+    role: str = ""  # one of PART_ROLES; "": not known
 
     def __post_init__(self) -> None:
+        if self.role not in PART_ROLES:
+            raise InvalidValue(
+                f"role {str(self.role)[:40]!r} is unknown: choose one of"
+                f" {', '.join(PART_ROLES[1:])}, or leave it empty"
+            )
         if not isinstance(self.program, INTEGER_TYPES) or not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program!r}: write a whole number from 0 to 127")
 
@@ -227,27 +236,56 @@ class Score:
         marks = tuple(_transpose_mark(mark, semitones) for mark in self.marks)
         return replace(self, notes=Notes(columns), marks=marks)
 
+    def reorder_parts(self, order: Sequence[int]) -> Score:
+        """Return the score with its parts in another order.
+
+        Args:
+            order: the numbers of all parts, in their new order.
+
+        Raises:
+            InvalidValue: the order does not name each part once.
+        """
+        if sorted(order) != list(range(len(self.parts))):
+            raise InvalidValue(
+                f"order of parts {list(order)}: name each of 0 to {len(self.parts) - 1} once"
+            )
+        columns = self.columns.copy()
+        columns[4] = np.argsort(order)[self.columns[4]]
+        return replace(
+            self, notes=Notes(columns), parts=tuple(self.parts[number] for number in order)
+        )
+
     def canonical(self) -> Score:
         """Return the canonical form, which is the same for all ways to write the tune.
 
-        Each part has one velocity, its most frequent. Key and meter are written at the start.
-        Repeat starts are explicit. Bar lines stand at every jump and at the end, and ties are cut
-        at jumps. A part does not play a pitch that already sounds. Chord symbols and later keys
-        have their plainest spelling. Redundant marks, and marks after the end, are dropped.
+        Each part has one velocity, the most frequent of its most frequent level. Key and meter are
+        written at the start. Repeat starts are explicit. Bar lines stand at every jump and at the
+        end, and ties are cut at jumps. A part does not play a pitch that already sounds. Chord
+        symbols and later keys have their plainest spelling. Redundant marks, and marks after the
+        end, are dropped.
         """
         return self._canonical
 
     @cached_property
     def _canonical(self) -> Score:
         score = _with_explicit_repeats(self)
-        columns = with_one_velocity(
-            without_overlaps(split_notes_at(score.columns, find_jumps(score)))
-        )
+        columns = with_one_velocity(_with_canonical_notes(score))
         notes = score.notes if columns is score.columns else Notes(columns)
         marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
         canonical = replace(score, notes=notes, marks=_without_redundant_marks(marks))
         canonical.__dict__["_canonical"] = canonical  # fill its cache
         return canonical
+
+    def canonical_with_dynamics(self) -> Score:
+        """Return the canonical form with the dynamics of each part, in eight levels.
+
+        Notes at the most frequent level of their part have the velocity of the part, as in
+        `canonical`; all others have the velocity of their level.
+        """
+        if not has_dynamics(self.columns):
+            return self._canonical
+        columns = with_levels(_with_canonical_notes(_with_explicit_repeats(self)))
+        return replace(self._canonical, notes=Notes(columns))
 
     def unfolded(self) -> Score:
         """Return the tune with repeats and endings played out, without repeat marks."""
@@ -275,6 +313,11 @@ class Score:
             if remaining or step < stop:
                 remaining.append((start if remaining else max(start, step), stop))
         return self.join_passages(remaining)
+
+
+def _with_canonical_notes(score: Score) -> NoteColumns:
+    """Cut ties at jumps and end notes where their part plays the pitch again: (5, note) int64."""
+    return without_overlaps(split_notes_at(score.columns, find_jumps(score)))
 
 
 def find_jumps(score: Score) -> tuple[int, ...]:

@@ -403,7 +403,11 @@ class _LaneBatch:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
         self.ids[np.arange(len(self.steps)), self.steps] = self.last
         self.steps += 1
-        self.tones = automaton.tones_after["tones"][automaton.inner["rules"][before], columns]
+        self.tones = np.where(
+            automaton.is_level[columns],
+            automaton.tones["after_level"][self.tones],
+            automaton.tones_after["tones"][automaton.inner["rules"][before], columns],
+        )
         self.inner = automaton.inner["next"][before, columns].astype(np.int64)
         for lane in np.flatnonzero(self.inner < 0).tolist():
             inner, outer, bars = automaton.step(

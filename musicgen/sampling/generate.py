@@ -102,6 +102,7 @@ def _continue_primer(
         tonic=start.tonic or primer.key.tonic,
         tempo=start.tempo or primer.tempo,
         forced_sources=(opening,),
+        has_melody=True,
     )
     generation = sampler.start_tune(options, noise, begin)
     if requested_bars is None:

@@ -18,7 +18,14 @@ from musicgen.errors import Refusal
 from musicgen.music.arrays import IntArray, ragged_arange
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
-from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
+from musicgen.music.dynamics import (
+    LEVEL_VELOCITIES,
+    find_default_velocities,
+    find_level,
+    has_dynamics,
+)
+from musicgen.music.general_midi import find_family
+from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.music.voices import BarVoices, Chords, Segments, cut_into_segments
 from musicgen.tokens.codec import (
@@ -31,22 +38,22 @@ from musicgen.tokens.codec import (
 )
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
-from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
+from musicgen.tokens.level_writer import LevelWriter
+from musicgen.tokens.lineup import LineupState, iter_lineup_events, read_lineup
+from musicgen.tokens.vocabulary import DRUM_KIT, MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
 
 _CHANGES = ("key", "meter", "chord")
 
 
 def extract_setting(score: Score) -> Setting:
     """Collect the properties that the ids of a canonical score leave out."""
-    velocities = np.full(len(score.parts), DEFAULT_VELOCITY)
-    velocities[score.columns[4]] = score.columns[3]
     return Setting(
         tonic=score.key.tonic,
         title=score.title,
         rhythm=score.rhythm,
         tempos=tuple((mark.onset, float(mark.value)) for mark in score.of("tempo")),
         parts=score.parts,
-        velocities=tuple(velocities.tolist()),
+        velocities=tuple(find_default_velocities(score.columns, len(score.parts)).tolist()),
     )
 
 
@@ -67,12 +74,13 @@ class MeasuresCodec(ScoreCodec):
     def encode(self, score: Score) -> Encoded:
         """Encode the canonical form of a score. Raises Refusal for music without an event.
 
+        The canonical form is that with dynamics, `Score.canonical_with_dynamics`.
         Of notes of equal part, onset and pitch, all but one are counted as lost.
         """
         lost = count_doubled_notes(score)
-        score = score.canonical()
+        score = score.canonical_with_dynamics()
         setting = extract_setting(score)
-        return Encoded(tuple(_MeasuresEncoder(score, setting.tonic_pitch).ids()), setting, lost)
+        return Encoded(tuple(_MeasuresEncoder(score, setting).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Decode ids to a canonical score; count the ids that could not be used."""
@@ -96,7 +104,10 @@ def _permissive_rules(drum_parts: frozenset[int]) -> Rules:
 
 
 def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
-    """Return the numbers of the parts that contain drum events."""
+    """Return the numbers of the parts of drums: by the line-up, or by the drum events."""
+    ids = tuple(ids)
+    if lineup := read_lineup(ids):
+        return frozenset(number for number, part in enumerate(lineup) if part.is_drums)
     part, drum_parts = 0, set()
     for id_ in ids:
         event = MEASURES.event(id_)
@@ -139,9 +150,10 @@ _PLAIN_DURATION_IDS: Final = np.array(
 class _MeasuresEncoder:
     """Encodes a canonical score."""
 
-    def __init__(self, score: Score, tonic_pitch: int) -> None:
+    def __init__(self, score: Score, setting: Setting) -> None:
         self.score = score
-        self.tonic_pitch = tonic_pitch
+        self.setting = setting
+        self.tonic_pitch = setting.tonic_pitch
         self.bars = find_bars(score)
         self.marks: dict[int, list[Mark]] = {}  # by step, without bar lines
         for mark in score.marks:
@@ -155,12 +167,22 @@ class _MeasuresEncoder:
             _event_id("meter", str(self.score.meter)),
             _event_id("mode", self.score.key.mode),
             _event_id("rhythm", normalise_rhythm(self.score.rhythm)),
-            _event_id("parts", len(self.score.parts)),
+            *self.lineup_ids(),
         ]
         if self.bars:
             self.write_bars(ids)
         ids.append(_event_id("end"))
         return ids
+
+    def lineup_ids(self) -> Iterator[int]:
+        """Yield the number of parts, and the description of each part where one is needed."""
+        parts = self.score.parts
+        if len(parts) == 1 and not parts[0].is_drums and not has_dynamics(self.score.columns):
+            yield _event_id("parts", 1)
+            return
+        yield _event_id("lineup", len(parts))
+        for kind, value in iter_lineup_events(parts, self.setting.velocities):
+            yield _event_id(kind, value)
 
     def write_bars(self, output: list[int]) -> None:
         """Append all bars: the first voice of part 0 always, other voices where they sound."""
@@ -172,7 +194,8 @@ class _MeasuresEncoder:
         ]
         lines, segments = cut_into_segments(chords, self.bars, changes)
         plain = self.encode_plain_segments(chords, segments)
-        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes)
+        levels = LevelWriter.of(self.score.columns, chords, self.setting.velocities)
+        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes, levels)
         ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
         current_part = 0
         for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
@@ -209,7 +232,12 @@ class _MeasuresEncoder:
         )
 
     def encode_irregular_lines(
-        self, lines: BarVoices, segments: Segments, plain: _PlainSegments, steps: Sequence[int]
+        self,
+        lines: BarVoices,
+        segments: Segments,
+        plain: _PlainSegments,
+        steps: Sequence[int],
+        levels: LevelWriter,
     ) -> dict[int, list[int]]:
         """Encode the lines that need ties or tuplets, or inside which something changes.
 
@@ -218,6 +246,7 @@ class _MeasuresEncoder:
             segments: of the lines.
             plain: the segments as single durations.
             steps: at which key, meter or chord symbol change.
+            levels: writes the levels of dynamics of the parts that change theirs.
 
         Returns:
             The ids by line.
@@ -232,17 +261,26 @@ class _MeasuresEncoder:
         is_irregular[list(change_by_segment)] = True
         irregular_counts = np.append(0, np.cumsum(is_irregular))
         has_irregular = irregular_counts[lines.stops] > irregular_counts[lines.firsts]
+        has_irregular |= levels.has_changes[lines.parts]
         ids_by_line = {}
         for line in np.flatnonzero(has_irregular).tolist():
             first, stop = int(lines.firsts[line]), int(lines.stops[line])
             offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
+            levels.open_voice(int(lines.parts[line]), int(lines.voices[line]))
+            sounds = segments.sounds[first:stop].tolist()
             ids_by_line[line] = list(
-                self.iter_segment_ids(offsets, first, plain, change_by_segment)
+                self.iter_segment_ids(offsets, first, plain, change_by_segment, levels, sounds)
             )
         return ids_by_line
 
     def iter_segment_ids(
-        self, offsets: Ids, first: int, plain: _PlainSegments, change_by_segment: Mapping[int, int]
+        self,
+        offsets: Ids,
+        first: int,
+        plain: _PlainSegments,
+        change_by_segment: Mapping[int, int],
+        levels: LevelWriter,
+        sounds: Sequence[int],
     ) -> Iterator[int]:
         """Yield the ids of segments that fill a bar; tied values are holds.
 
@@ -251,14 +289,21 @@ class _MeasuresEncoder:
             first: number of the first segment.
             plain: the segments as single durations.
             change_by_segment: the step of the marks that change at a segment.
+            levels: of the voice.
+            sounds: of each segment the chord that starts, or HOLD, or REST.
         """
         previous = -1
         for segment, value_ids in _notate(offsets):
             head = plain.head(first + segment)
-            if segment == previous and head != [_REST]:
-                head = [_HOLD]
-            elif segment != previous and first + segment in change_by_segment:
-                yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
+            if segment == previous:
+                head = head if head == [_REST] else [_HOLD]
+            else:
+                if first + segment in change_by_segment:
+                    yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
+                if sounds[segment] >= 0:
+                    head_levels = levels.find_changes(sounds[segment])
+                    yield from head_levels[0]
+                    head = _insert_levels(head, head_levels)
             yield from value_ids
             yield from head
             previous = segment
@@ -305,6 +350,14 @@ class _MeasuresEncoder:
             yield _event_id("repeat_end", int(plays))
         elif bar.end in self.ending_ends:
             yield _event_id("ending_end")
+
+
+def _insert_levels(head: Sequence[int], levels: Sequence[Ids]) -> list[int]:
+    """Return the notes of a chord with the levels that stand before all but the first."""
+    return [
+        *head[:1],
+        *(i for id_, ids in zip(head[1:], levels[1:], strict=True) for i in (*ids, id_)),
+    ]
 
 
 def _is_change(marks: Iterable[Mark]) -> bool:
@@ -375,6 +428,7 @@ class SoundingChord:
     onset: int  # step
     end: int  # step
     pitches: list[int]  # MIDI note numbers, descending
+    velocities: list[int]  # MIDI velocity of each pitch
 
 
 def trace_chords(
@@ -410,6 +464,8 @@ class _MeasuresDecoder:
         self.tuplet: OpenTuplet | None = None
         self.last_chord: SoundingChord | None = None  # further pitches are added to it
         self.chord_by_voice: dict[tuple[int, int], SoundingChord] = {}  # the last of each voice
+        self.velocity_by_voice: dict[tuple[int, int], int] = {}  # where it is not the part's
+        self.lineup: LineupState | None = None
         self.open_ending: tuple[int, tuple[int, ...]] | None = None  # start step, passes
 
     def take(self, event: Event) -> None:
@@ -424,20 +480,14 @@ class _MeasuresDecoder:
         self.close_ending()
         self.marks.append(Mark(0, "key", Key(self.setting.tonic, self.mode)))
         notes = [
-            Note(
-                chord.onset,
-                pitch,
-                chord.end - chord.onset,
-                self.setting.velocities[chord.part],
-                chord.part,
-            )
+            Note(chord.onset, pitch, chord.end - chord.onset, velocity, chord.part)
             for chord in self.chords
-            for pitch in chord.pitches
+            for pitch, velocity in zip(chord.pitches, chord.velocities, strict=True)
         ]
         score = Score(
             tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
         )
-        return Decoded(score.canonical(), self.dropped)
+        return Decoded(score.canonical_with_dynamics(), self.dropped)
 
     @property
     def current_step(self) -> int:
@@ -492,6 +542,44 @@ class _MeasuresDecoder:
 
     def take_parts(self, value: int) -> bool:
         return not self.current_step and value == len(self.setting.parts)
+
+    def take_lineup(self, value: int) -> bool:
+        is_first = not self.current_step and self.lineup is None
+        self.lineup = LineupState(value) if is_first else self.lineup
+        return is_first and value == len(self.setting.parts)
+
+    def take_role(self, value: str) -> bool:
+        return self.describe_part("role", value) and self.described_part.role == value
+
+    def take_given(self, _: None) -> bool:
+        return self.describe_part("given", None)
+
+    def take_family(self, value: str) -> bool:
+        part = self.described_part
+        family = DRUM_KIT if part.is_drums else find_family(part.program)
+        return self.describe_part("family", value) and family == value
+
+    @property
+    def described_part(self) -> Part:
+        """The part that the line-up describes next."""
+        number = self.lineup.described if self.lineup else 0
+        return self.setting.parts[min(number, len(self.setting.parts) - 1)]
+
+    def describe_part(self, kind: str, value: Value) -> bool:
+        """Advance the line-up; return whether a part was left to describe."""
+        if self.lineup is None or self.lineup.is_complete or self.in_bar:
+            return False
+        self.lineup = self.lineup.take(kind, value)
+        return True
+
+    def take_level(self, value: int) -> bool:
+        if not self.in_bar:
+            return self.describe_part("level", value)
+        default = self.setting.velocities[self.voice[0]]
+        is_default = find_level(default) == value
+        velocity = default if is_default else int(LEVEL_VELOCITIES[value])
+        self.velocity_by_voice[self.voice] = velocity
+        return True
 
     def take_repeat_start(self, _: None) -> bool:
         self.end_held_chords()
@@ -609,14 +697,20 @@ class _MeasuresDecoder:
             if self.last_chord is None or pitch >= self.last_chord.pitches[-1]:
                 return False
             self.last_chord.pitches.append(pitch)
+            self.last_chord.velocities.append(self.current_velocity)
             return True
         span = self.advance()
         if span is None:
             return False
-        self.last_chord = SoundingChord(self.voice[0], *span, [pitch])
+        self.last_chord = SoundingChord(self.voice[0], *span, [pitch], [self.current_velocity])
         self.chord_by_voice[self.voice] = self.last_chord
         self.chords.append(self.last_chord)
         return True
+
+    @property
+    def current_velocity(self) -> int:
+        """The MIDI velocity of the next note of the voice."""
+        return self.velocity_by_voice.get(self.voice, self.setting.velocities[self.voice[0]])
 
     def advance(self) -> tuple[int, int] | None:
         """Consume the pending duration; return its first step and its end, None if it is empty."""

@@ -35,7 +35,7 @@ from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import IntArray, TokenIds
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
+from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES
 
 LAGS: Final = (1, 2, 4, 8)  # bars
@@ -70,7 +70,7 @@ _NONE, _BAR, _PICKUP, _SECTION, _FORK, _RETURN = range(6)
 _UNKNOWN: Final = -1
 _EVENT_LEVELS: Final = np.array([n.bit_length() for n in range(2**_MOST_EVENT_LEVELS)])
 
-_KINDS_WITH_VALUES: Final = ("meter", "partial", "part", "voice", "tuplet", "duration")
+_KINDS_WITH_VALUES: Final = ("meter", "partial", "part", "voice", "tuplet", "duration", "lineup")
 _CLASS_NAMES: Final = [
     event if event.kind in _KINDS_WITH_VALUES else event.kind for event in MEASURES.events
 ]
@@ -148,19 +148,20 @@ def _can_take(grammar: MeasuresGrammar, id_: int) -> bool:
     kind = MEASURES.events[id_].kind
     if kind == "begin" or grammar.is_done:
         return False
-    return grammar.header_events_read < len(HEADER_KINDS) or kind not in _HEADER_ONLY_KINDS
+    return grammar.in_header or kind not in _HEADER_ONLY_KINDS
 
 
-_HEADER_ONLY_KINDS: Final = ("mode", "rhythm", "parts")
+_HEADER_ONLY_KINDS: Final = ("mode", "rhythm", "parts", "lineup", "role", "family", "given")
 
 
 def _get_state_key(grammar: MeasuresGrammar) -> tuple[object, ...]:
     """Return what the positions to come depend on."""
     form, section = grammar.form, grammar.form.section
     return (
-        grammar.header_events_read, grammar.is_done, grammar.in_bar, grammar.bar_length,
-        grammar.cursor, grammar.voice, grammar.change_rank, grammar.tuplet, grammar.duration,
-        form.rank, form.has_started, form.meter_steps, form.steps_owed, form.is_after_pickup,
+        grammar.in_header and (grammar.header_events_read, grammar.lineup),
+        grammar.is_done, grammar.in_bar, grammar.bar_length, grammar.cursor,
+        grammar.voice, grammar.change_rank, grammar.tuplet, grammar.duration, form.rank,
+        form.has_started, form.meter_steps, form.steps_owed, form.is_after_pickup,
         section and (section.steps_owed_at_fork, section.is_between_endings, section.last_pass > 0),
     )  # fmt: skip
 

@@ -22,7 +22,13 @@ import torch
 from musicgen.checkpoint import Checkpoint
 from musicgen.config import CONTEXTS, MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
 from musicgen.corpus.split import split_position
-from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
+from musicgen.corpus.store import (
+    Dataset,
+    EncodedTune,
+    count_tokens,
+    get_id_arrays,
+    select_as_written,
+)
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.network import LanguageModel
@@ -165,8 +171,8 @@ def adjust_split(dataset: Dataset) -> Dataset:
     return replace(
         dataset,
         train=[tune for tune in tunes if tune.group not in valid_groups | test_groups],
-        valid=[tune for tune in tunes if tune.group in valid_groups],
-        test=[tune for tune in tunes if tune.group in test_groups],
+        valid=[tune for tune in select_as_written(tunes) if tune.group in valid_groups],
+        test=[tune for tune in select_as_written(tunes) if tune.group in test_groups],
     )
 
 

@@ -30,7 +30,7 @@ import torch
 
 from musicgen import checkpoint
 from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_float16
-from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
+from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays, select_as_written
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.evaluation.ngram_models import KneserNey
@@ -495,7 +495,8 @@ class TrainingRun:
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
             "tunes": {
-                part: len(getattr(self.dataset, part)) for part in ("train", "valid", "test")
+                part: sum(1 for _ in select_as_written(getattr(self.dataset, part)))
+                for part in ("train", "valid", "test")
             },
             "tonics": self.tonic_counts,
         }
@@ -525,7 +526,7 @@ class TrainingRun:
 def count_tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
     """Count tunes by mode and tonic: the distribution from which sampled tunes take their key."""
     counts: dict[str, Counter[str]] = {}
-    for tune in tunes:
+    for tune in select_as_written(tunes):
         tonic = Setting.from_json(tune.setting).tonic
         mode = tune.key.split(" ")[1]
         counts.setdefault(mode, Counter())[Key(tonic, mode).tonic] += 1
