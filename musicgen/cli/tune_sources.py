@@ -212,7 +212,7 @@ def _is_corpus(name: str) -> bool:
 
 
 def _list_all(dataset: Dataset) -> list[EncodedTune]:
-    return [tune for _, tune in dataset]
+    return [tune for _, tune in dataset if tune.order == 0]
 
 
 def read_tunes(source: str, console: Console) -> tuple[TuneSet, dict[str, int]]:

@@ -15,8 +15,8 @@ from typing import Final
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import PROGRAMS, parse_program
 from musicgen.music.score import PART_ROLES, Score
-from musicgen.number_parsing import shorten
 from musicgen.tokens.vocabulary import MAX_PARTS
+from musicgen.typed_data import shorten
 
 ANY_ROLE: Final = "any"
 DRUM_ROLE: Final = "drums"

@@ -115,17 +115,17 @@ def extend_embeddings(base: Checkpoint, size: int, seed: int = 0) -> Weights:
     rng = np.random.default_rng(seed)
     reliable_ids = np.flatnonzero(np.array(base.manifest.seen) >= MIN_RELIABLE_COUNT)
     known_rows = reliable_ids if len(reliable_ids) else np.arange(base.settings.vocabulary_size)
+    added = size - base.settings.vocabulary_size
     return {
-        name: _append_rows(array, known_rows, size, rng) if name in EVENT_ROW_WEIGHTS else array
+        name: _append_rows(array, known_rows, added, rng) if name in EVENT_ROW_WEIGHTS else array
         for name, array in base.weights.items()
     }
 
 
 def _append_rows(
-    array: Float32Array, known_rows: IntArray, size: int, rng: np.random.Generator
+    array: Float32Array, known_rows: IntArray, rows: int, rng: np.random.Generator
 ) -> Float32Array:
     """Append rows near the mean of the known rows; new biases are the lowest known bias."""
-    rows = size - len(array)
     if array.ndim == 1:
         return np.concatenate([array, np.full(rows, array[known_rows].min(), array.dtype)])
     mean, spread = array[known_rows].mean(0), array[known_rows].std(0)

@@ -48,6 +48,7 @@ def test_data_set_of_the_first_table_loads(tmp_path: Path) -> None:
     older = replace(dataset, vocabulary=dataset.vocabulary[:FIRST_TABLE])
     store.save(older, tmp_path / "data")
     loaded = store.load(tmp_path / "data")
+    assert loaded.fingerprint == dataset.fingerprint
     assert restore_codec(loaded.codec, loaded.vocabulary, "data").name == "measures"
     assert len(loaded) == len(dataset)
 
