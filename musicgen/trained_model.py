@@ -29,6 +29,7 @@ from musicgen.sampling.generate import Generated, fit_primer, generate_tune
 from musicgen.sampling.infill import CANDIDATES, KeptBars, parse_bars
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions, complete_options, describe_unseen_dance
+from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import (
     DrawnHeader,
     GenerationRequest,
@@ -139,6 +140,8 @@ class Model:
         seed: int | None = None,
         number: int = 0,
         primer: str | Path | Score | None = None,
+        primer_part: str | None = None,
+        primer_bars: str | None = None,
         no_primer: bool = False,
         **options: Any,
     ) -> Tune:
@@ -148,6 +151,8 @@ class Model:
             seed: random seed; None chooses one.
             number: index among the tunes of the seed, from 0.
             primer: a file or a score that the tune starts from.
+            primer_part: name or number, from 1, of the primer's part; None for its melody.
+            primer_bars: the bars of the primer to take, such as "1-8"; None for all.
             no_primer: leave the primer out of the tune's score.
             options: fields of `SamplingOptions`, as values or as text: key="Dmix", meter="6/8",
                 range="D4-B5".
@@ -163,7 +168,8 @@ class Model:
             writes_primer=not no_primer,
         )
         if primer is not None:
-            request = self.add_primer(request, primer)
+            choice = PrimerChoice.parse(primer_part, primer_bars)
+            request = self.add_primer(request, primer, choice)
         return self.sample_request(request, self.collect_messages(request))
 
     def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -201,9 +207,17 @@ class Model:
         return complete_options(requested, self.checkpoint.manifest, has_primer=has_primer)
 
     def add_primer(
-        self, request: GenerationRequest, primer: str | Path | Score
+        self,
+        request: GenerationRequest,
+        primer: str | Path | Score,
+        choice: PrimerChoice = PrimerChoice(),  # noqa: B008 - frozen
     ) -> GenerationRequest:
         """Return a request that starts from a file or a score, fitted to the model.
+
+        Args:
+            request: a request without a primer.
+            primer: the file or the score.
+            choice: which part and bars of it to take.
 
         Raises:
             InvalidValue: the model has no bars, or the primer does not fit the options.
@@ -211,10 +225,8 @@ class Model:
         """
         name = "primer" if isinstance(primer, Score) else str(primer)
         score = primer if isinstance(primer, Score) else read_first_tune(Path(primer))
-        return replace(
-            request,
-            primer=fit_primer(score, self._get_bar_sampler("a primer"), request.options, name),
-        )
+        sampler = self._get_bar_sampler("a primer")
+        return replace(request, primer=fit_primer(score, sampler, request.options, name, choice))
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""

@@ -271,8 +271,11 @@ def _print_checkup(checkup: DryRunResult, max_rows: int | None) -> None:
     print_table = partial(_print_table, console, max_rows)
     if max_rows is None:
         kept_keys = ("source", "place", "key", "meter", "part")
-        kept = (tuple(tune[key] for key in kept_keys) for tune in checkup.iter_kept())
-        print_table("Kept", ("file", "tune", "key", "meter", "part"), kept)
+        kept = (
+            (*(tune[key] for key in kept_keys), _format_roles(tune["parts"]))
+            for tune in checkup.iter_kept()
+        )
+        print_table("Kept", ("file", "tune", "key", "meter", "split", "roles of parts"), kept)
     refused_keys = ("source", "place", "code", "message")
     refused = (tuple(row[key] for key in refused_keys) for row in checkup.iter_refused())
     print_table("Refused", ("file", "place", "code", "reason"), refused)
@@ -285,6 +288,14 @@ def _print_checkup(checkup: DryRunResult, max_rows: int | None) -> None:
     groups = checkup.group_relatives()
     print_table("Near-duplicates", ("group", "file", "tune", "relation"), _format_relatives(groups))
     _print_totals(console, checkup.report, groups)
+
+
+def _format_roles(parts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the role of each part, with its confidence."""
+    return ", ".join(
+        f"{part['name'] or number} {part['role']} {part['confidence']:.2f}"
+        for number, part in enumerate(parts, 1)
+    )
 
 
 def _format_relatives(groups: dict[str, list[GroupMember]]) -> Iterator[tuple[str, ...]]:

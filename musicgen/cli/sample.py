@@ -38,6 +38,7 @@ from musicgen.errors import InvalidValue, escape_unprintable
 from musicgen.files import is_folder
 
 if TYPE_CHECKING:
+    from musicgen.sampling.primer_choice import PrimerChoice
     from musicgen.sampling.ranking import RankedTune, TuneFigures
     from musicgen.sampling.recipe import GenerationRequest
     from musicgen.trained_model import Model
@@ -222,6 +223,16 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model.",
 )
 @click.option(
+    "--primer-part",
+    metavar="NAME|N",
+    help="Part of the primer to start with, by name or number; by default, its melody.",
+)
+@click.option(
+    "--primer-bars",
+    metavar="FIRST-LAST",
+    help="Bars of the primer to start with, such as 1-8; by default, all.",
+)
+@click.option(
     "--best",
     type=WholeNumber(1, 10_000),
     metavar="K",
@@ -256,10 +267,8 @@ def sample(
     verbose: bool,
     engine: str,
     jobs: int | None,
-    primer: Path | None,
-    no_primer: bool,
     best: int | None,
-    **sampling_options: Any,
+    **options: Any,
 ) -> None:
     """Generate new tunes, by default 32 bars in the form AABB.
 
@@ -270,23 +279,27 @@ def sample(
     musicgen sample --out song.mid
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
+    musicgen sample --out more.mid --primer song.mid --primer-part vocal --primer-bars 1-8
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click reads the backspace character
     from musicgen.sampling.recipe import GenerationRequest
     from musicgen.trained_model import load
 
-    _check_options(count=count, best=best, primer=primer, no_primer=no_primer)
+    _check_options(count=count, best=best)
+    primer, choice, writes_primer = _pop_primer_options(options)
     loaded = load(model)
-    options = loaded.complete_options(
-        select_given_options(sampling_options), has_primer=primer is not None
+    complete_options = loaded.complete_options(
+        select_given_options(options), has_primer=primer is not None
     )
     names = _resolve_names(outs, loaded, count=best or count, force=force)
     print_line = discard_line if quiet else partial(click.echo, err=True)
     if verbose:
         print_line(describe_model(loaded))
     chosen_seed = secrets.randbelow(2**31) if seed is None else seed
-    request = GenerationRequest(options, chosen_seed, writes_primer=not no_primer, engine=engine)
-    request = _complete_request(loaded, request, primer, print_line)
+    request = GenerationRequest(
+        complete_options, chosen_seed, writes_primer=writes_primer, engine=engine
+    )
+    request = _complete_request(loaded, request, primer, choice, print_line)
     messages = _write_all(
         loaded, request, names, outs[0], count=count, best=best, jobs=jobs, force=force,
         verbosity=select_verbosity(quiet=quiet, verbose=verbose), print_line=print_line,
@@ -318,9 +331,25 @@ def _write_all(
     return _write_best(selection, names, table_path, force=force, verbosity=verbosity)
 
 
-def _check_options(*, count: int, best: int | None, primer: Path | None, no_primer: bool) -> None:
-    if no_primer and primer is None:
-        raise InvalidValue("--no-primer: there is no primer to leave out; name one with --primer")
+def _pop_primer_options(options: dict[str, Any]) -> tuple[Path | None, PrimerChoice, bool]:
+    """Remove the options about a primer: its path, what to take of it, whether it is written.
+
+    Raises:
+        InvalidValue: an option is about a primer, and there is none.
+    """
+    from musicgen.sampling.primer_choice import PrimerChoice
+
+    path = options.pop("primer")
+    values = {name: options.pop(name) for name in ("no_primer", "primer_part", "primer_bars")}
+    for name, value in values.items():
+        if path is None and value not in (None, False):
+            flag = name.replace("_", "-")
+            raise InvalidValue(f"--{flag}: there is no primer; name one with --primer")
+    choice = PrimerChoice.parse(values["primer_part"], values["primer_bars"])
+    return path, choice, not values["no_primer"]
+
+
+def _check_options(*, count: int, best: int | None) -> None:
     if best is not None and best > count:
         raise InvalidValue(f"--best {best}: exceeds --count {count}; add a larger --count")
 
@@ -335,11 +364,15 @@ def _resolve_names(
 
 
 def _complete_request(
-    model: Model, request: GenerationRequest, primer: Path | None, print_line: LinePrinter
+    model: Model,
+    request: GenerationRequest,
+    primer: Path | None,
+    choice: PrimerChoice,
+    print_line: LinePrinter,
 ) -> GenerationRequest:
     """Add the primer to a request; print how it was adapted, and warnings of unusual dances."""
     if primer is not None:
-        request = model.add_primer(request, primer)
+        request = model.add_primer(request, primer, choice)
         for change in request.primer.changes if request.primer else ():
             print_line(escape_unprintable(f"{primer}: {change}"))
     for warning in model.describe_unseen_dances(request):

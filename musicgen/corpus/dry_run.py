@@ -18,7 +18,9 @@ from musicgen.corpus.disk_storage import ParquetRows
 from musicgen.corpus.sandbox import ReadLimits
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Refusal
-from musicgen.tokens.codec import AnyCodec
+from musicgen.music.roles import find_roles
+from musicgen.tokens.codec import AnyCodec, ScoreCodec, Setting
+from musicgen.tokens.registry import find_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,24 @@ class DryRunResult:
                 "group": tune.group,
                 "relation": tune.relation,
                 "remarks": list(tune.remarks),
+                "parts": self.list_parts(tune),
             }
+
+    def list_parts(self, tune: EncodedTune) -> list[dict[str, Any]]:
+        """Return name, program and role of each part of a tune as JSON; nothing for texts."""
+        codec = find_codec(self.dataset.codec)
+        if not isinstance(codec, ScoreCodec):
+            return []
+        score = codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score
+        return [
+            {
+                "name": part.name,
+                "program": part.program,
+                "role": role.name,
+                "confidence": round(role.confidence, 2),
+            }
+            for part, role in zip(score.parts, find_roles(score), strict=True)
+        ]
 
     def iter_refused(self) -> Iterator[dict[str, str]]:
         """Yield the place and reason of each refusal as a JSON object."""

@@ -37,6 +37,7 @@ REMARKS: Final = {
     "key": "no key is given; C major was taken",
     "meter": "no meter is given; 4/4 was taken",
     "short": "it has fewer than eight notes",
+    "timing": "what was taken out of a MIDI file that was played; see docs/midi.md",
     "repaired": "a MIDI file was repaired; formats.midi.REPAIRS lists the kinds",
     "lost": "the codec cannot encode some of it, which was left out",
 }
@@ -214,13 +215,15 @@ def _encode_entry(entry: FileEntry, data: bytes, codec: AnyCodec) -> Iterator[by
 def _read_pieces(
     data: bytes, entry: FileEntry, codec: AnyCodec
 ) -> tuple[Iterable[Piece | Refusal], list[str]]:
-    """Return the pieces of a file, read lazily where possible, and remarks on its repairs."""
+    """Return the pieces of a file, read lazily where possible, and remarks on how it was read."""
     form = FORMAT_BY_SUFFIX.get(entry.suffix.lower())
     reads_scores = getattr(type(codec), "iter_pieces", None) is ScoreCodec.iter_pieces
     if form is None or form.parse is not midi.parse or not reads_scores:
         return codec.iter_pieces(data, entry.suffix, entry.name), []
     result = midi.inspect(data, entry.name)
     remarks = [f"repaired: {count} x {kind}" for kind, count in (result.repairs or {}).items()]
+    timings = ("; ".join(record.describe_timing()) for record in result.records)
+    remarks += [f"timing: {timing}" for timing in timings if timing]
     return (*result.refusals, *result.scores), sorted(remarks)
 
 

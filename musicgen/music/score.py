@@ -30,6 +30,7 @@ from musicgen.music.notes import (
     without_overlaps,
 )
 from musicgen.music.notes import Note as Note
+from musicgen.music.swing import Swing
 from musicgen.music.theory import Key, Meter, normalize_chord, transpose_chord
 
 STEPS_PER_QUARTER: Final = 48
@@ -166,6 +167,7 @@ class Score:
     parts: tuple[Part, ...] = field(default=(Part(),))
     title: str = ""
     rhythm: str = ""
+    swing: Swing | None = None  # how it is played; the notes are written straight
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
@@ -204,6 +206,14 @@ class Score:
     def qpm(self) -> float:
         """The first tempo in quarter notes per minute; 120 where none is written."""
         return float(self.first("tempo", DEFAULT_QPM))
+
+    @property
+    def swing_phase(self) -> int:
+        """A step at which a pair of swung notes starts: the first bar line, moved to the start."""
+        if self.swing is None:
+            return 0
+        first_line = next((mark.onset for mark in self.of("bar")), 0)
+        return first_line % (2 * self.swing.unit)
 
     @cached_property
     def end(self) -> int:

@@ -140,11 +140,11 @@ class _Playback:
         elapsed = np.concatenate([[0.0], np.cumsum(np.diff(steps) * rates[:-1])])
         return steps, rates, elapsed
 
-    def to_seconds(self, steps: IntArray) -> FloatArray:
+    def to_seconds(self, steps: IntArray | FloatArray) -> FloatArray:
         """Convert steps of the music as heard to seconds from its start.
 
         Args:
-            steps: (n,) or () int64.
+            steps: (n,) or () int64 or float64.
 
         Returns:
             float64 seconds, of the shape of `steps`.
@@ -153,6 +153,12 @@ class _Playback:
         index = np.searchsorted(starts, steps, side="right") - 1
         seconds: FloatArray = elapsed[index] + (steps - starts[index]) * rates[index]
         return seconds
+
+    def swing_steps(self, steps: IntArray) -> IntArray | FloatArray:
+        """Apply the swing of the score to (n,) int64 steps; return (n,) int64 or float64 steps."""
+        if self.score.swing is None:
+            return steps
+        return self.score.swing.to_played(steps, self.score.swing_phase)
 
     def iter_notes(self) -> Iterator[SoundingNote]:
         """Yield the notes as heard, in order."""
@@ -167,8 +173,8 @@ class _Playback:
             heard.append(np.vstack([notes, bars]))
         onsets, pitches, lengths, velocities, parts, notes, bars = np.hstack(heard)
         order = np.lexsort((notes, parts, velocities, lengths, pitches, onsets))
-        start_seconds = self.to_seconds(onsets)
-        length_seconds = self.to_seconds(onsets + lengths) - start_seconds
+        start_seconds = self.to_seconds(self.swing_steps(onsets))
+        length_seconds = self.to_seconds(self.swing_steps(onsets + lengths)) - start_seconds
         fields = start_seconds, length_seconds, pitches, velocities, parts, notes, bars
         yield from map(SoundingNote, *(field[order].tolist() for field in fields))
 

@@ -13,6 +13,7 @@ from musicgen.sampling.infill import regenerate_bars
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
+from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler, TuneStart
 from musicgen.tokens.codec import PLAIN_SETTING, Encoded, Setting
@@ -136,12 +137,15 @@ def _describe_rejection(opening: ForcedPrimer) -> tuple[str, ...]:
     return (f"the primer was followed up to {event}, which is not possible there; the rest is new",)
 
 
-def fit_primer(score: Score, sampler: Sampler, options: SamplingOptions, name: str) -> Primer:
-    """Fit a score to a model and the options.
+def fit_primer(
+    score: Score, sampler: Sampler, options: SamplingOptions, name: str, choice: PrimerChoice
+) -> Primer:
+    """Fit a score, or what is chosen of it, to a model and the options.
 
     Raises:
         InvalidValue: the score cannot be fitted.
     """
     lowest, highest = options.range or (0, 127)
     rules = sampler.build_rules(replace(options, key=None, range=None, rhythm=None))
-    return fit_score(score, PrimerTarget(rules, options.meter, options.key, lowest, highest), name)
+    target = PrimerTarget(rules, options.meter, options.key, lowest, highest)
+    return fit_score(score, target, name, choice)

@@ -16,6 +16,7 @@ from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.bars import find_bars
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
+from musicgen.sampling.primer_choice import PrimerChoice, take_melody
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
@@ -42,6 +43,8 @@ class PrimerTable(msgspec.Struct, frozen=True):
         tuple[Annotated[tuple[str | int, ...], Meta(min_length=1, max_length=10**5)], ...],
         Meta(min_length=1, max_length=MAX_PRIMER_BARS + 1),
     ]
+    chosen_part: Annotated[str, Meta(max_length=1000)] = ""
+    chosen_bars: Annotated[str, Meta(max_length=20)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,18 @@ class Primer:
     tempo: float
     bars: PrimerBars
     end: int  # the step at which its last note ends
+    chosen_part: str = ""  # the part of its file that was asked for; "" for the melody
+    chosen_bars: str = ""  # and the bars; "" for all
     changes: tuple[str, ...] = ()  # what is not as it was, for people
 
     def to_json(self) -> dict[str, Any]:
         """Return it as values that JSON has."""
+        chosen = {"chosen_part": self.chosen_part, "chosen_bars": self.chosen_bars}
         return {
             "meter": str(self.meter), "key": str(self.key), "rhythm": self.rhythm,
             "tempo": self.tempo, "end": self.end,
             "bars": [[MEASURES.names[opener], *ids] for opener, ids in self.bars],
+            **{name: value for name, value in chosen.items() if value},
         }  # fmt: skip
 
     @classmethod
@@ -71,7 +78,7 @@ class Primer:
             (_parse_opener(opener), tuple(map(_check_event_id, ids))) for opener, *ids in table.bars
         )
         return cls(Meter.parse(table.meter), Key.parse(table.key), table.rhythm, table.tempo,
-                   contents, table.end)  # fmt: skip
+                   contents, table.end, table.chosen_part, table.chosen_bars)  # fmt: skip
 
     @property
     def bar_count(self) -> int:
@@ -105,14 +112,23 @@ class PrimerTarget:
     highest: int = 127
 
 
-def fit_score(score: Score, target: PrimerTarget, name: str = "primer") -> Primer:
+def fit_score(
+    score: Score,
+    target: PrimerTarget,
+    name: str = "primer",
+    choice: PrimerChoice = PrimerChoice(),  # noqa: B008 - frozen
+) -> Primer:
     """Fit the notes of a score. Raises InvalidValue where it has none, or too many."""
     changes: list[str] = []
     if not target.rules.ids_of_kind("pitch"):
         raise InvalidValue(f"{name}: the model knows drums and no pitches; leave the primer out")
+    _check_note_count(score, name)
+    score = _take_first_pass(score, changes)
+    score, choice_messages = take_melody(score, choice, name)
+    changes += choice_messages
     meter = target.meter or score.meter
-    _check_size(score, meter, name)
-    line = _extract_melody(score, changes)
+    _check_length(score, meter, name)
+    line = _extract_line(score, changes)
     if not line:
         raise InvalidValue(f"{name}: it has no notes; a primer needs one or more")
     _check_meter(meter, target.rules, name)
@@ -124,10 +140,10 @@ def fit_score(score: Score, target: PrimerTarget, name: str = "primer") -> Prime
     _check_bars(line[-1].end - pickup, meter, name)
     contents = _encode_bars(line, pickup, meter, key, target.rules, changes)
     return Primer(meter, key, normalise_rhythm(score.rhythm), score.qpm, contents,
-                  line[-1].end, tuple(changes))  # fmt: skip
+                  line[-1].end, choice.part, choice.bars_text, tuple(changes))  # fmt: skip
 
 
-def _check_size(score: Score, meter: Meter, name: str) -> None:
+def _check_note_count(score: Score, name: str) -> None:
     """Refuse what is far too long before anything is made of it."""
     if len(score.notes) > MAX_PRIMER_NOTES:
         raise InvalidValue(
@@ -135,35 +151,36 @@ def _check_size(score: Score, meter: Meter, name: str) -> None:
             f" {MAX_PRIMER_NOTES:,}, so"
             " cut it"
         )
-    if score.notes and not any(score.of("repeat_end")):
+
+
+def _check_length(score: Score, meter: Meter, name: str) -> None:
+    """Refuse too many bars, of which one may be a pickup."""
+    if score.notes:
         onsets, durations = score.columns[0], score.columns[2]
         steps = int((onsets + durations).max() - onsets[0])
-        _check_bars(steps, meter, name, MAX_PRIMER_BARS + 1)  # one of them may be a pickup
+        _check_bars(steps, meter, name, MAX_PRIMER_BARS + 1)
 
 
 def _check_bars(steps: int, meter: Meter, name: str, max_bars: int = MAX_PRIMER_BARS) -> None:
     if (count := -(-steps // meter.steps)) > max_bars:
         raise InvalidValue(
-            f"{name}: it lasts {count:,} bars; a primer has at most {MAX_PRIMER_BARS}, so cut it"
+            f"{name}: it lasts {count:,} bars; a primer has at most {MAX_PRIMER_BARS}, so cut it,"
+            " or choose some of them with --primer-bars"
         )
 
 
-def _extract_melody(score: Score, changes: list[str]) -> list[Note]:
-    """Return the highest line of the highest part, as it is heard at first, without repeats."""
-    played = score.join_passages(_find_first_pass(score)) if any(score.of("repeat_end")) else score
-    if played is not score:
-        changes.append("its repeat signs are left out")
-    sounding = [n for n in played.notes if not score.parts[n.part].is_drums]
-    by_part: dict[int, list[int]] = {}
-    for note in sounding:
-        by_part.setdefault(note.part, []).append(note.pitch)
-    if not by_part:
-        return []
-    chosen = max(by_part, key=lambda part: (sum(by_part[part]) / len(by_part[part]), -part))
-    if len(by_part) > 1:
-        changes.append(f"of its {len(by_part)} parts the highest is taken")
-    notes = [n for n in sounding if n.part == chosen]
-    line = list(_skyline(notes))
+def _take_first_pass(score: Score, changes: list[str]) -> Score:
+    """Return a score as it is heard at first, without repeats."""
+    if not any(score.of("repeat_end")):
+        return score
+    changes.append("its repeat signs are left out")
+    return score.join_passages(_find_first_pass(score))
+
+
+def _extract_line(score: Score, changes: list[str]) -> list[Note]:
+    """Return the highest notes of a part."""
+    notes = [note for note in score.notes if not score.parts[note.part].is_drums]
+    line = list(_skyline(notes)) if notes else []
     if len(line) < len(notes):
         changes.append("of chords and voices the highest notes are taken")
     return line

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 
 from musicgen.cli import commands
 from musicgen.corpus.store import load
+from musicgen.formats import midi
+from musicgen.music.score import Mark, Note, Part, Score
 from tests import malformed_files, synthetic_tunes
 from tests.corpus.test_hostile import CONTROL_CHARACTERS
 
@@ -236,3 +238,32 @@ def test_interrupt_exits_with_130_and_leaves_no_files(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tunes"]
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert os.getpid() not in workers
+
+
+def test_check_names_the_role_of_each_part(tmp_path: Path) -> None:
+    notes = [Note(24 * n, 67 + n % 5, 24) for n in range(64)]
+    notes += [Note(48 * n, 40, 48, part=1) for n in range(32)]
+    parts = (Part("Vocal"), Part("", 33))
+    (tmp_path / "song.mid").write_bytes(midi.render(Score(notes, (Mark(192, "bar"),), parts)))
+    (tune,) = json.loads(run("check", tmp_path, "--json").stdout)["kept"]
+    assert [(p["name"], p["program"], p["role"]) for p in tune["parts"]] == [
+        ("Vocal", 0, "melody"), ("", 33, "bass")
+    ]  # fmt: skip
+    assert all(0.5 < part["confidence"] <= 1 for part in tune["parts"])
+    assert "Vocal melody 1.00, 2 bass" in run("check", tmp_path, "-v").stdout
+
+
+def test_check_remarks_on_the_timing_of_a_played_file(tmp_path: Path) -> None:
+    notes = [Note(24 * n + 2 + n % 2, 60 + n % 7, 20) for n in range(200)]
+    data = midi.render(Score(notes, (Mark(192, "bar"),)))
+    late = data.replace(b"\x01\xe0", b"\x01\xdf", 1)  # 479 ticks per quarter note
+    (tmp_path / "late.mid").write_bytes(late)
+    (tune,) = json.loads(run("check", tmp_path, "--json").stdout)["kept"]
+    assert any(remark.startswith("timing: ") for remark in tune["remarks"])
+
+
+@pytest.mark.parametrize("codec", ["performance", "text"])
+def test_check_gives_parts_of_any_codec(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "a.abc").write_text(synthetic_tunes.tune(1))
+    (tune,) = json.loads(run("check", tmp_path, "--codec", codec, "--json").stdout)["kept"]
+    assert len(tune["parts"]) == (codec == "performance")

@@ -135,7 +135,7 @@ def test_tweak_refuses_bad_input_in_one_line(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--no-primer",), "there is no primer to leave out"),
+        (("--no-primer",), "--no-primer: there is no primer; name one with --primer"),
         (("--form", "AABB", "--bars", "30"), "ask for a multiple of 4"),
         (("--pickup", "x"), "write none, a note value such as 1/8, or steps"),
         (("--max-copy", "3"), "every tune shares three notes with some other"),

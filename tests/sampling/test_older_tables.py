@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from musicgen.corpus import store
 from musicgen.corpus.build import build
@@ -19,7 +20,7 @@ from tests.synthetic_tunes import tune
 FIRST_TABLE = 844  # events before line-ups were added
 # Of the tunes that the version before line-ups sampled from the same weights: options, start of
 # the SHA-256 of the MIDI file.
-GOLDEN = (
+GOLDEN: tuple[tuple[dict[str, Any], str], ...] = (
     ({"bars": 8}, "9d20bb428f593dca"),
     ({"bars": 8, "key": "Edor", "end": "tonic"}, "34fc26d50e5475a1"),
     ({"form": "ABAC", "bars": 16, "end": "cadence"}, "691b3566b068ac25"),

@@ -142,7 +142,7 @@ def test_of_several_voices_the_highest_is_taken(model: Model) -> None:
     notes = (*(Note(48 * n, 72 + n, 48, part=1) for n in range(4)), Note(0, 48, 192))
     tune = model.sample(primer=Score(notes, parts=(Part(), Part())), bars=4, seed=1)
     assert begins(tune.score, [(48 * n, 72 + n, 48) for n in range(4)])
-    assert tune.messages == ("of its 2 parts the highest is taken",)
+    assert tune.messages == ("of its 2 parts part 2 is taken; left out: part 1",)
 
 
 def test_a_file_without_music_is_refused(model: Model, tmp_path: Path) -> None:
@@ -156,3 +156,102 @@ def test_a_primer_is_written_and_read(model: Model) -> None:
     assert primer is not None
     table = check_schema(primer.to_json(), PrimerTable, "primer")
     assert Primer.from_table(table) == replace(primer, changes=())
+
+
+def make_song() -> Score:
+    """Return a song whose highest part is a bridge, with drums and chord symbols."""
+    melody = [Note(48 * n, 64 + n % 5, 48) for n in range(32)]
+    bridge = [Note(96 * n, 84, 96, part=1) for n in range(16)]
+    piano = [Note(192 * n, p, 192, part=2) for n in range(8) for p in (48, 52, 55)]
+    drums = [Note(48 * n, 36, 12, part=3) for n in range(32)]
+    parts = (Part("MELODY", 73), Part("BRIDGE"), Part("PIANO"), Part("Kit", is_drums=True))
+    marks = [Mark(192 * n, "bar") for n in range(1, 9)]
+    marks += [Mark(0, "key", Key("C")), Mark(0, "meter", Meter(4, 4)), Mark(0, "chord", "C")]
+    return Score([*melody, *bridge, *piano, *drums], tuple(marks), parts)
+
+
+MELODY_ROWS = [(48 * n, 64 + n % 5, 48) for n in range(32)]
+
+
+def test_melody_of_a_song_is_taken_and_what_is_left_out_is_said_in_one_line(model: Model) -> None:
+    tune = model.sample(primer=make_song(), bars=10, seed=1)
+    assert begins(tune.score, MELODY_ROWS)
+    assert tune.messages[0] == (
+        "of its 4 parts part 1 MELODY is taken; left out: part 2 BRIDGE, part 3 PIANO, part 4 Kit,"
+        " its program, flute, 1 chord symbol"
+    )
+
+
+@pytest.mark.parametrize("text", ["BRIDGE", "bridge", "2", "brid"])
+def test_part_is_chosen_by_name_or_number(model: Model, text: str) -> None:
+    tune = model.sample(primer=make_song(), primer_part=text, bars=10, seed=1)
+    assert {note.pitch % 12 for note in tune.score.notes[:16]} == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "it has no part '5'; choose one of 1 MELODY, 2 BRIDGE, 3 PIANO"),
+        ("0", "it has no part '0'"),
+        ("e", "it has no part 'e'; choose one of"),
+        ("Kit", "part 4 is drums; choose one of 1 MELODY"),
+    ],
+)
+def test_part_that_cannot_be_taken_is_refused_with_the_others(
+    model: Model, text: str, message: str
+) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        model.sample(primer=make_song(), primer_part=text, bars=10, seed=1)
+
+
+def test_bars_of_a_primer_are_chosen(model: Model) -> None:
+    tune = model.sample(primer=make_song(), primer_bars="3-4", bars=6, seed=1)
+    assert begins(tune.score, [(48 * n, 64 + (n + 8) % 5, 48) for n in range(8)])
+    assert "bars 3-4 of it are taken" in tune.messages
+
+
+def test_pickup_goes_with_the_first_bar(model: Model) -> None:
+    tune = model.sample(primer=idea(), primer_bars="1", bars=6, seed=1)
+    assert begins(tune.score, notes_of(idea())[:7])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0", "write bars such as 1-8"), ("4-2", "write bars such as 1-8"), ("x", "write bars"),
+     ("7-99", "it has no bars 7-99; it has 8")],
+)  # fmt: skip
+def test_bars_that_do_not_exist_are_refused(model: Model, text: str, message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        model.sample(primer=make_song(), primer_bars=text, bars=10, seed=1)
+
+
+def test_long_song_is_a_primer_if_its_bars_are_chosen(model: Model) -> None:
+    song = Score([Note(48 * n, 60 + n % 5, 48) for n in range(1_000)],
+                 tuple(Mark(192 * n, "bar") for n in range(1, 251)))  # fmt: skip
+    with pytest.raises(InvalidValue, match="choose some of them with --primer-bars"):
+        model.sample(primer=song, seed=1)
+    assert model.sample(primer=song, primer_bars="100-101", bars=4, seed=1).bars == 4
+
+
+def test_recipe_records_the_choice_and_gives_the_same_tune(model: Model) -> None:
+    tune = model.sample(primer=make_song(), primer_part="2", primer_bars="1-2", bars=4, seed=1)
+    request = tune.recipe.request
+    assert request.primer is not None
+    table = request.primer.to_json()
+    assert (table["chosen_part"], table["chosen_bars"]) == ("2", "1-2")
+    assert Primer.from_table(check_schema(table, PrimerTable, "primer")).to_json() == table
+    assert model.sample_request(request).score == tune.score
+
+
+def test_recipe_of_a_whole_primer_has_no_new_field(model: Model) -> None:
+    primer = model.sample(primer=idea(), bars=8, seed=1).recipe.request.primer
+    assert primer is not None
+    assert set(primer.to_json()) == {"meter", "key", "rhythm", "tempo", "end", "bars"}
+
+
+def test_bars_in_which_the_part_rests_are_refused_with_its_first_bar(model: Model) -> None:
+    song = make_song()
+    late = [replace(note, onset=note.onset + 384) for note in song.notes if note.part == 0]
+    others = [note for note in song.notes if note.part]
+    with pytest.raises(InvalidValue, match="no notes in bars 1-2; it starts in bar 3"):
+        model.sample(primer=replace(song, notes=[*late, *others]), primer_bars="1-2", seed=1)

@@ -19,6 +19,8 @@ from musicgen.formats.midi.parser import (
     REPAIRS,
 )
 from musicgen.formats.midi.quantise import Grid
+from musicgen.formats.midi.reading_record import ReadingRecord
+from musicgen.formats.midi.timing import Timing
 
 __all__ = [
     "DRUM_CHANNEL",
@@ -31,6 +33,8 @@ __all__ = [
     "TICKS_PER_QUARTER",
     "Grid",
     "Inspection",
+    "ReadingRecord",
+    "Timing",
     "inspect",
     "parse",
     "parse_performance",

@@ -8,6 +8,7 @@ musicgen:key          tonic and mode, where the signature does not give both; no
 musicgen:bars         the lengths of the bars, where the meters do not imply them
 musicgen:chord        a chord symbol
 musicgen:rhythm       the kind of tune
+musicgen:swing        ratio, unit and phase of the swing that was applied to the notes
 ====================  =====================================================
 """
 
@@ -21,6 +22,7 @@ from typing import Any, Final
 from musicgen.errors import InvalidValue
 from musicgen.formats.midi.parser import MAX_QUARTERS
 from musicgen.music.score import STEPS_PER_QUARTER
+from musicgen.music.swing import Swing
 from musicgen.music.theory import Key, Meter
 
 TEXT_PREFIX: Final = "musicgen:"
@@ -89,6 +91,22 @@ def parse_bar_lengths(text: str) -> list[int] | None:
         lines += [position + length * n for n in range(1, count + 1)]
         position += length * count
     return lines
+
+
+def format_swing(swing: Swing, phase: int) -> str:
+    """Write a swing and a step at which a pair of swung notes starts."""
+    return f"{swing.ratio:.4f} {swing.unit} {phase}"
+
+
+def parse_swing(text: str) -> tuple[Swing, int] | None:
+    """Parse the text of `format_swing`; None if malformed."""
+    match = re.fullmatch(r"(0\.[0-9]{4}) ([0-9]{2}) ([0-9]{1,2})", text)
+    if match is None:
+        return None
+    try:
+        return Swing(float(match[1]), int(match[2])), int(match[3])
+    except InvalidValue:
+        return None
 
 
 def parse_key_or_none(text: str) -> Key | None:

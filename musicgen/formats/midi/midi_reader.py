@@ -21,8 +21,10 @@ from musicgen.formats.midi.bar_key_inference import (
     infer_bar_lines,
     parse_bar_lengths,
     parse_key_or_none,
+    parse_swing,
     without_pickup_meter,
 )
+from musicgen.formats.midi.doubled_parts import find_doubled_parts
 from musicgen.formats.midi.parser import (
     DRUM_CHANNEL,
     MAX_QUARTERS,
@@ -30,15 +32,20 @@ from musicgen.formats.midi.parser import (
     TickNotes,
     parse_midi,
 )
-from musicgen.formats.midi.quantise import Grid, Quantiser, TempoMap
+from musicgen.formats.midi.quantise import Grid, QuantisedPart, Quantiser
+from musicgen.formats.midi.reading_record import ReadingRecord
+from musicgen.formats.midi.tempo_map import TempoMap, average_tempos
+from musicgen.formats.midi.timing import MeterHint, PartTimes, Timing, remove_swing
 from musicgen.music.arrays import IntArray, unique_sorted
 from musicgen.music.durations import to_steps
 from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.notes import NoteColumns, Notes
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, MarkKind, Part, Score
-from musicgen.music.theory import find_key
+from musicgen.music.theory import Meter, find_key
 
 MAX_MILLISECONDS: Final = 6 * 3_600_000  # limit on a performance
+
+ONE_BEAT: Final = Meter(1, 4)  # the meter of files whose bars are only beats
 
 ParseResult = tuple[tuple[Score, ...], tuple[Refusal, ...]]
 
@@ -50,7 +57,12 @@ class Inspection:
     scores: tuple[Score, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     repairs: Mapping[str, int] | None = None  # count by kind, see `parser.REPAIRS`
-    grids: tuple[Grid, ...] = ()  # of each score
+    records: tuple[ReadingRecord, ...] = ()  # how each score was read
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grid of each score."""
+        return tuple(record.grid for record in self.records)
 
 
 def parse(data: bytes, source: str = "") -> ParseResult:
@@ -75,7 +87,7 @@ def parse_score_or_performance(data: bytes, source: str = "") -> ParseResult:
 
 
 def inspect(data: bytes, source: str = "") -> Inspection:
-    """Read the tunes of a MIDI file; report repairs and grids as well."""
+    """Read the tunes of a MIDI file; report repairs and how it was read as well."""
     return _read_tunes(data, source, _build_score)
 
 
@@ -84,7 +96,8 @@ def read_text_events(data: bytes) -> tuple[str, ...]:
     return tuple(text for track in parse_midi(data).tracks for _, text in track.texts)
 
 
-TuneReader = Callable[[ParsedMidi, Counter[str]], tuple[Score, Grid]]
+ReadTune = tuple[Score, ReadingRecord]
+TuneReader = Callable[[ParsedMidi, Counter[str]], ReadTune]
 
 
 def _read_tunes(data: bytes, source: str, read_tune: TuneReader) -> Inspection:
@@ -95,7 +108,7 @@ def _read_tunes(data: bytes, source: str, read_tune: TuneReader) -> Inspection:
         return Inspection(refusals=(refusal.with_source(source),))
     tunes = list(file.split_tunes())
     repairs = Counter(file.repairs)
-    tunes_read: list[tuple[Score, Grid]] = []
+    tunes_read: list[ReadTune] = []
     refusals: list[Refusal] = []
     for number, tune in enumerate(tunes, 1):
         place = f"tune {number}" if len(tunes) > 1 else ""
@@ -109,7 +122,7 @@ def _read_tunes(data: bytes, source: str, read_tune: TuneReader) -> Inspection:
     if not tunes:
         refusals.append(_no_notes().with_source(source))
     return Inspection(tuple(score for score, _ in tunes_read), tuple(refusals), +repairs,
-                      tuple(grid for _, grid in tunes_read))  # fmt: skip
+                      tuple(record for _, record in tunes_read))  # fmt: skip
 
 
 def _no_notes() -> Refusal:
@@ -159,54 +172,88 @@ def _iter_with_notes(
 # Scores
 
 
-def _build_score(file: ParsedMidi, repairs: Counter[str]) -> tuple[Score, Grid]:
+def _build_score(file: ParsedMidi, repairs: Counter[str]) -> ReadTune:
     """Build the score of one tune."""
-    tempo_map = TempoMap(file)
     instruments = list(_iter_instruments(file))
-    times = [
-        (
-            index,
-            notes,
-            tempo_map.to_quarter_ticks(notes.onsets),
-            tempo_map.to_quarter_ticks(notes.ends),
-        )
-        for index, _, notes in _iter_with_notes(instruments)
-    ]
-    if not times:
+    part_notes = {index: notes for index, _, notes in _iter_with_notes(instruments)}
+    if not part_notes:
         raise _no_notes()
-    onsets = np.concatenate([note_starts for _, _, note_starts, _ in times])
-    ends = np.concatenate([note_ends for _, _, _, note_ends in times])
-    if ends.max() > MAX_QUARTERS * file.ticks_per_quarter:
+    marks = _MarkReader(file, TempoMap(file))
+    parts = [
+        PartTimes(
+            index,
+            instruments[index].part.is_drums,
+            marks.to_straight_ticks(notes.onsets),
+            marks.to_straight_ticks(notes.ends),
+            notes.pitches,
+        )
+        for index, notes in part_notes.items()
+    ]
+    if max(times.ends.max() for times in parts) > MAX_QUARTERS * file.ticks_per_quarter:
         fault = f"it lasts over {MAX_QUARTERS:,} quarter notes; it was left out"
         raise Refusal(fault, code="too-large")
-    quantiser = Quantiser.of(onsets, ends, file.ticks_per_quarter)
-    columns = [
-        _quantise_part(quantiser, index, notes, note_starts, note_ends, repairs)
-        for index, notes, note_starts, note_ends in times
-    ]
-    title = file.tracks[0].name
+    quantiser = Quantiser.of(parts, file.ticks_per_quarter, marks.hint_meter())
+    quantised = [quantiser.quantise_part(times) for times in parts]
+    columns = {
+        part.part: _columns(part.part, part.onsets, part.durations, part_notes[part.part])
+        for part in quantised
+    }
+    score_parts = [instrument.part for instrument in instruments]
+    record = _make_record(quantiser, quantised, columns, score_parts)
+    for kind, count in (("moved-end", record.moved_ends), ("doubled", record.merged_notes)):
+        repairs[kind] += count
+    repairs["doubled-part"] += record.dropped_notes
+    notes, kept_parts = _drop_parts(columns, score_parts, record)
     score = Score(
-        _join_columns(columns),
-        parts=tuple(instrument.part for instrument in instruments),
-        title=title,
+        notes,
+        parts=kept_parts,
+        title=file.tracks[0].name,
+        swing=quantiser.timing.swing if marks.own_swing is None else marks.own_swing[0],
     )
-    return _MarkReader(file, tempo_map, score).add_marks(), quantiser.grid
+    is_played = quantiser.beat_grids is not None
+    return marks.add_marks(score, quantiser.timing, is_played=is_played), record
 
 
-def _quantise_part(
+def _make_record(
     quantiser: Quantiser,
-    part: int,
-    notes: TickNotes,
-    note_starts: IntArray,
-    note_ends: IntArray,
-    repairs: Counter[str],
-) -> NoteColumns:
-    onsets, durations, moved = quantiser.quantise_notes(note_starts, note_ends)
-    repairs["moved-end"] += moved
-    if quantiser.grid.name != "exact":
-        together = unique_sorted(onsets * 128 + notes.pitches)
-        repairs["doubled"] += len(onsets) - len(together)
-    return _columns(part, onsets, durations, notes)
+    quantised: Sequence[QuantisedPart],
+    columns: Mapping[int, NoteColumns],
+    parts: Sequence[Part],
+) -> ReadingRecord:
+    is_exact = quantiser.grid.name == "exact"
+    same, other = find_doubled_parts(columns, parts)
+    return ReadingRecord(
+        quantiser.grid,
+        quantiser.timing,
+        notes=sum(notes.shape[1] for notes in columns.values()),
+        far_onsets=sum(part.far_onsets for part in quantised),
+        moved_ends=sum(part.moved_ends for part in quantised),
+        hits=sum(part.hits for part in quantised),
+        merged_notes=0 if is_exact else sum(map(_count_merged, columns.values())),
+        dropped_parts=() if is_exact else tuple(same),
+        dropped_notes=0 if is_exact else sum(columns[part].shape[1] for part in same),
+        doubled_parts=other | same if is_exact else other,
+    )
+
+
+def _count_merged(columns: NoteColumns) -> int:
+    """Count the notes on the step of another one with their pitch."""
+    together = unique_sorted(columns[0] * 128 + columns[1])
+    return int(columns.shape[1] - len(together))
+
+
+def _drop_parts(
+    columns: Mapping[int, NoteColumns], parts: Sequence[Part], record: ReadingRecord
+) -> tuple[Notes, tuple[Part, ...]]:
+    """Return the notes and the parts without those that the record drops."""
+    kept = [index for index in range(len(parts)) if index not in record.dropped_parts]
+    numbers = {index: number for number, index in enumerate(kept)}
+    notes = [
+        np.vstack([part_columns[:4], np.full(part_columns.shape[1], numbers[index])])
+        for index, part_columns in columns.items()
+        if index in numbers
+    ]
+    return Notes(np.concatenate(notes, axis=1)), tuple(parts[index] for index in kept)
 
 
 def _columns(part: int, onsets: IntArray, durations: IntArray, notes: TickNotes) -> NoteColumns:
@@ -214,23 +261,45 @@ def _columns(part: int, onsets: IntArray, durations: IntArray, notes: TickNotes)
     return np.stack([onsets, notes.pitches, durations, notes.velocities, parts])
 
 
-def _join_columns(columns: Sequence[NoteColumns]) -> Notes:
-    return Notes(np.concatenate(columns, axis=1))
-
-
 class _MarkReader:
     """Reads the marks of a tune."""
 
-    def __init__(self, file: ParsedMidi, tempo_map: TempoMap, score: Score) -> None:
+    def __init__(self, file: ParsedMidi, tempo_map: TempoMap) -> None:
         self.file = file
         self.tempo_map = tempo_map
-        self.score = score
         text_events = [
             (at, *text.removeprefix(TEXT_PREFIX).partition(" "))
             for at, text in self.convert_to_steps(self.file.tracks[0].texts)
             if text.startswith(TEXT_PREFIX)
         ]
         self.own_texts = [(at, kind, value) for at, kind, _, value in text_events]
+        self.meters = self.merge_events("meters")
+        self.own_swing = parse_swing(self.find_own_text("swing") or "")
+
+    def to_straight_ticks(self, ticks: IntArray) -> IntArray:
+        """Convert (n,) int64 ticks to ticks of quarter notes, without a swing that texts state."""
+        straight = self.tempo_map.to_quarter_ticks(ticks)
+        if self.own_swing is None:
+            return straight
+        return remove_swing(straight, *self.own_swing, self.file.ticks_per_quarter)
+
+    def find_own_text(self, kind: str) -> str | None:
+        """Return the first text event of a kind that this program wrote."""
+        return next((value for _, name, value in self.own_texts if name == kind), None)
+
+    def hint_meter(self) -> MeterHint:
+        """Return what the meters tell about the bars of a file that was played."""
+        meters = [meter for _, meter in self.meters] or [Meter(4, 4)]
+        has_quarter_beats = all(meter.steps % STEPS_PER_QUARTER == 0 for meter in meters)
+        if self.find_own_text("bars") is not None or not has_quarter_beats:
+            return MeterHint(has_quarter_beats)
+        if all(meter == ONE_BEAT for meter in meters):
+            return MeterHint(beats_per_bar=(4, 3), is_given=False)
+        if len(meters) > 1:
+            return MeterHint()
+        is_compound = meters[0].beat_steps % STEPS_PER_QUARTER != 0
+        beat = STEPS_PER_QUARTER // 2 if is_compound else STEPS_PER_QUARTER
+        return MeterHint(beats_per_bar=(meters[0].steps // beat,), beat_steps=beat)
 
     def convert_to_steps(self, events: Sequence[StepEvent]) -> list[StepEvent]:
         """Move events to the nearest steps."""
@@ -247,21 +316,35 @@ class _MarkReader:
         """Return one kind of event of all tracks; keep the last of those at one step."""
         return list(dict(self.convert_to_steps(self.file.merge_events(name))).items())
 
-    def add_marks(self) -> Score:
-        """Return the score with its marks and its rhythm."""
-        meters = self.merge_events("meters")
-        notes_end = self.score.end  # as it has no marks yet
-        lines = next(
-            (parse_bar_lengths(value) for _, kind, value in self.own_texts if kind == "bars"), None
-        )
+    def add_marks(self, score: Score, timing: Timing, *, is_played: bool) -> Score:
+        """Return the score with its marks and its rhythm.
+
+        Args:
+            score: the notes.
+            timing: what was taken out of them; tempos move with the notes.
+            is_played: whether they were played, so that tempos are averaged.
+        """
+        meters = self.meters
+        if timing.beats_per_bar is not None:
+            meters = [(0, Meter(timing.beats_per_bar, 4))]
+        notes_end = score.end  # as it has no marks yet
+        bar_lengths = self.find_own_text("bars")
+        lines = None if bar_lengths is None else parse_bar_lengths(bar_lengths)
         if lines is None:
             _check_bar_count(notes_end, meters)
             lines = infer_bar_lines(notes_end, meters)
             meters = without_pickup_meter(meters)
-        tempos = [(at, tempo_to_qpm(tempo)) for at, tempo in self.merge_events("tempos")]
+        tempos: list[StepEvent] = list(
+            {
+                timing.shift_step(at): tempo_to_qpm(tempo)
+                for at, tempo in self.merge_events("tempos")
+            }.items()
+        )
+        if is_played:
+            tempos = average_tempos(tempos, lines)
         timed: dict[MarkKind, list[StepEvent]] = {
             "meter": drop_unchanged(meters),
-            "key": drop_unchanged(self.read_keys()),
+            "key": drop_unchanged(self.read_keys(score)),
             "tempo": drop_unchanged(tempos),
             "chord": list(
                 {at: value for at, kind, value in self.own_texts if kind == "chord"}.items()
@@ -275,10 +358,9 @@ class _MarkReader:
             if at < end
         ]
         marks += [Mark(line, "bar") for line in lines]
-        rhythm = next((value for _, kind, value in self.own_texts if kind == "rhythm"), "")
-        return replace(self.score, marks=tuple(marks), rhythm=rhythm)
+        return replace(score, marks=tuple(marks), rhythm=self.find_own_text("rhythm") or "")
 
-    def read_keys(self) -> list[StepEvent]:
+    def read_keys(self, score: Score) -> list[StepEvent]:
         """Return the keys: those of text events where their signature agrees, else signatures.
 
         Where there is no signature, estimate the key, unless a text event says that there is none.
@@ -290,7 +372,7 @@ class _MarkReader:
             if at in keys and named is not None and (named.fifths - keys[at].fifths) % 12 == 0:
                 keys[at] = named
         if not keys and all(value != NO_KEY for _, value in words):
-            key = find_key(self.score.pitch_class_durations())
+            key = find_key(score.pitch_class_durations())
             return [] if key is None else [(0, key)]
         return sorted(keys.items(), key=lambda item: item[0])
 
@@ -312,7 +394,7 @@ def tempo_to_qpm(microseconds: int) -> float:
 # Performances
 
 
-def _build_score_or_performance(file: ParsedMidi, repairs: Counter[str]) -> tuple[Score, Grid]:
+def _build_score_or_performance(file: ParsedMidi, repairs: Counter[str]) -> ReadTune:
     """Build the score of one tune, or a performance if it has no bars or too many."""
     try:
         return _build_score(file, repairs)
@@ -322,7 +404,7 @@ def _build_score_or_performance(file: ParsedMidi, repairs: Counter[str]) -> tupl
     return _build_performance(file, repairs)
 
 
-def _build_performance(file: ParsedMidi, _: Counter[str]) -> tuple[Score, Grid]:
+def _build_performance(file: ParsedMidi, _: Counter[str]) -> ReadTune:
     tempo_map = TempoMap(file)
     instruments = list(_iter_instruments(file))
     pedals = _SustainPedals(file)
@@ -338,7 +420,8 @@ def _build_performance(file: ParsedMidi, _: Counter[str]) -> tuple[Score, Grid]:
     marks = (Mark(0, "tempo", PERFORMANCE_QPM),)
     title = file.tracks[0].name
     parts = tuple(instrument.part for instrument in instruments)
-    return Score(_join_columns(columns), marks, parts, title), Grid("milliseconds")
+    score = Score(Notes(np.concatenate(columns, axis=1)), marks, parts, title)
+    return score, ReadingRecord(Grid("milliseconds"), notes=len(score.notes))
 
 
 class _SustainPedals:

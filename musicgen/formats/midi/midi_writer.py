@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from mido import Message, MetaMessage, bpm2tempo
 
 from musicgen.errors import InvalidValue
@@ -22,6 +23,7 @@ from musicgen.formats.midi.bar_key_inference import (
     NO_KEY,
     TEXT_PREFIX,
     format_bar_lengths,
+    format_swing,
     has_pickup,
     infer_bar_lines,
 )
@@ -82,8 +84,9 @@ def _build_conductor_track(score: Score, texts: Sequence[str]) -> bytes:
     start_messages = [_name(score.title), *(_text(text) for text in text_lines)]
     events = [(0, _to_bytes(message)) for message in start_messages if message is not None]
     for mark in score.marks:
-        events += [(mark.onset, _to_bytes(message)) for message in _mark_messages(mark)]
-    return _track(events, score.end)
+        tick = mark.onset * TICKS_PER_STEP
+        events += [(tick, _to_bytes(message)) for message in _mark_messages(mark)]
+    return _track(events, score.end * TICKS_PER_STEP)
 
 
 def _part_track(score: Score, index: int, channel: int) -> bytes:
@@ -94,9 +97,19 @@ def _part_track(score: Score, index: int, channel: int) -> bytes:
     ]
     events = [(0, _to_bytes(message)) for message in start_messages if message is not None]
     statuses = NOTE_OFF | channel, NOTE_ON | channel
-    for onset, is_on, pitch, velocity in sorted(_iter_note_switches(score.notes, index)):
-        events.append((onset, bytes((statuses[is_on], pitch, velocity))))
-    return _track(events, score.end)
+    switches = sorted(_iter_note_switches(score.notes, index))
+    ticks = _to_ticks(score, [step for step, *_ in switches])
+    for tick, (_, is_on, pitch, velocity) in zip(ticks, switches, strict=True):
+        events.append((tick, bytes((statuses[is_on], pitch, velocity))))
+    return _track(events, score.end * TICKS_PER_STEP)
+
+
+def _to_ticks(score: Score, steps: Sequence[int]) -> list[int]:
+    """Return the ticks at which steps are played, with the swing of the score."""
+    if score.swing is None:
+        return [step * TICKS_PER_STEP for step in steps]
+    played = score.swing.to_played(np.array(steps, dtype=np.int64), score.swing_phase)
+    return list(map(int, np.floor(played * TICKS_PER_STEP + 0.5)))
 
 
 def _to_bytes(message: Any) -> bytes:
@@ -117,14 +130,14 @@ def _iter_note_switches(notes: Iterable[Note], part: int) -> Iterator[tuple[int,
 
 
 def _track(events: Iterable[tuple[int, bytes]], end: int) -> bytes:
-    """Encode events at steps as a track, with delta times in ticks and running status."""
+    """Encode events at ticks as a track, with delta times and running status."""
     data, position, running_status = bytearray(), 0, -1
-    for onset, message in events:
+    for tick, message in events:
         status = message[0]
-        data += _encode_ticks((onset - position) * TICKS_PER_STEP)
+        data += _encode_ticks(tick - position)
         data += message[1:] if status == running_status else message
-        position, running_status = onset, status if status < FIRST_SYSTEM_STATUS else -1
-    data += _encode_ticks((max(end, position) - position) * TICKS_PER_STEP)
+        position, running_status = tick, status if status < FIRST_SYSTEM_STATUS else -1
+    data += _encode_ticks(max(end, position) - position)
     data += _to_bytes(MetaMessage("end_of_track"))
     return bytes(data)
 
@@ -173,6 +186,8 @@ def _iter_own_texts(score: Score) -> Iterator[str]:
         yield f"{TEXT_PREFIX}bars {format_bar_lengths(lines)}".rstrip()
     if not any(True for _ in score.of("key")):
         yield f"{TEXT_PREFIX}key {NO_KEY}"
+    if score.swing is not None:
+        yield f"{TEXT_PREFIX}swing {format_swing(score.swing, score.swing_phase)}"
 
 
 def _mark_messages(mark: Mark) -> Iterator[MetaMessage]:

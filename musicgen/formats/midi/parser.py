@@ -36,6 +36,7 @@ REPAIRS: Final = {
     "stray-off": "a note-off without a sounding note was ignored",
     "overlap": "a pitch started again while sounding: the first note-off ends the first note",
     "doubled": "two notes of one pitch fell on one step: the longer one was kept",
+    "doubled-part": "a note of a part that repeats a part of the same instrument was left out",
     "moved-end": "the end of a note was moved to the next note or to the grid",
     "missing-track": "the header counts more tracks than there are",
     "extra-track": "there are more tracks than the header counts",

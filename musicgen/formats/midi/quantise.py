@@ -1,4 +1,4 @@
-"""Quantisation: choose the grid of a file's notes, and move each note to a step.
+"""Quantisation: choose the grid of each beat, and move each note to a step.
 
 =========  =====================================================================
 grid       notes
@@ -11,163 +11,207 @@ mixed      either, beat by beat
 none       no beat, as in a live performance; refused
 =========  =====================================================================
 
-The tempo map converts ticks to milliseconds, and ticks of SMPTE frames to quarter notes.
+In the last four the timing of the file is taken out first, see `timing`. Then each beat, a quarter
+note, gets the grid of the shortest description (Rissanen, "Modeling by shortest data description",
+1978): for d divisions of the beat and the onsets t of the beat, in bits,
+
+    -log2 P(d) + sum over t of (log2 d + min((t - grid(t))^2 / (2 s^2 ln 2), OUTLIER_BITS))
+
+where s is the standard deviation of the file's onsets from sixteenths and triplets, and P(d) the
+share of the file's beats that have d divisions, estimated from a first choice with DIVISIONS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import gcd, log
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import gcd, log, sqrt
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from musicgen.errors import Refusal
-from musicgen.formats.midi.parser import DEFAULT_TEMPO, SMPTE_TICKS_PER_QUARTER, ParsedMidi
+from musicgen.formats.midi.note_ends import cut_repeated_pitches, infer_ends, infer_hit_ends
+from musicgen.formats.midi.timing import (
+    MeterHint,
+    PartTimes,
+    Timing,
+    align_bars,
+    find_timing,
+    to_exact_steps,
+)
 from musicgen.music.arrays import BoolArray, FloatArray, IntArray, unique_sorted
 from musicgen.music.score import STEPS_PER_QUARTER
-
-
-class TempoMap:
-    """Converts the ticks of a file to milliseconds and to ticks per quarter note."""
-
-    def __init__(self, file: ParsedMidi) -> None:
-        self.ticks_per_quarter = file.ticks_per_quarter
-        self.ticks_per_second = file.ticks_per_second
-        tempos = [(0, DEFAULT_TEMPO), *file.merge_events("tempos")]
-        self.starts = np.array([tick for tick, _ in tempos], dtype=np.int64)
-        self.tempos = np.array([tempo for _, tempo in tempos], dtype=np.int64)
-        lengths = np.diff(self.starts) * self.tempos[:-1]
-        self.elapsed = np.concatenate([[0], np.cumsum(lengths)])  # microseconds * ticks per quarter
-
-    def to_milliseconds(self, ticks: IntArray) -> IntArray:
-        """Convert ticks to milliseconds in exact integer arithmetic; round halves up.
-
-        Args:
-            ticks: (n,) int64.
-
-        Returns:
-            (n,) int64 milliseconds from the start of the file.
-        """
-        if self.ticks_per_second is not None:
-            rate = self.ticks_per_second
-            return (2_000 * ticks * rate.denominator + rate.numerator) // (2 * rate.numerator)
-        index = np.searchsorted(self.starts, ticks, side="right") - 1
-        elapsed = self.elapsed[index] + (ticks - self.starts[index]) * self.tempos[index]
-        divisor = 1_000 * self.ticks_per_quarter
-        milliseconds: IntArray = (2 * elapsed + divisor) // (2 * divisor)
-        return milliseconds
-
-    def to_quarter_ticks(self, ticks: ArrayLike) -> IntArray:
-        """Convert ticks of SMPTE frames to SMPTE_TICKS_PER_QUARTER; return other ticks unchanged.
-
-        Args:
-            ticks: (n,) int64.
-
-        Returns:
-            (n,) int64.
-        """
-        ticks = np.asarray(ticks, dtype=np.int64)
-        if self.ticks_per_second is None:
-            return ticks
-        # quarter notes per tick at each tempo: 10^6 / (tempo * ticks per second)
-        rates = 1_000_000 * SMPTE_TICKS_PER_QUARTER / (self.tempos * float(self.ticks_per_second))
-        elapsed = np.concatenate([[0.0], np.cumsum(np.diff(self.starts) * rates[:-1])])
-        index = np.searchsorted(self.starts, ticks, side="right") - 1
-        exact = elapsed[index] + (ticks - self.starts[index]) * rates[index]
-        return np.floor(np.minimum(exact, 2.0**53) + 0.5).astype(np.int64)
-
 
 _QUARTER: Final = STEPS_PER_QUARTER
 _QUARTER_DIVISIONS: Final = (16, 12, 10, 7, 9)  # equal parts at which note values and tuplets start
 _VALUE_TOLERANCE: Final = 0.26  # steps; a tick off a note value still counts as on it
-_MIN_VALUE_SHARE: Final = 0.85  # of times on note values in a file written by a program
-_MIN_CONCENTRATION: Final = 0.5  # of onsets at divisions of the beat, 0..1
+_MIN_ONSET_SHARE: Final = 0.97  # of onsets on note values in a file written by a program
+_MIN_END_SHARE: Final = 0.85  # and of ends
+_MAX_WRITTEN_OFFSET: Final = 0.75  # steps; notes later than that are not written, but played
+_MIN_CONCENTRATION: Final = 0.35  # of onsets at divisions of the beat, 0..1, in a large file
+_MIN_SMALL_CONCENTRATION: Final = 0.5  # and in a small one, where chance concentrates more
+_CHANCE_CONCENTRATION: Final = 6.0  # notes * concentration^2 that chance seldom reaches
 _MIN_ONSETS: Final = 16  # fewest onsets from which a lack of bars is inferred
 _MIN_LOG_ODDS: Final = 12.0  # "exact" by chance occurs less than once in e^12 files
 _BEATS: Final = (3, 4, 6, 8, 12, 16, 24, 48)  # steps; divisions at which onsets may concentrate
-_TRIPLET_COST: Final = 1.25  # factor by which triplets must fit a beat better
-_MIXED_COST: Final = 1.3  # factor by which a mixed grid must fit better
+_BEAT_START: Final = 6  # steps by which a note before a beat still belongs to it
+
+# Divisions of the beat, and the share of beats that has each of them before the file is known.
+DIVISIONS: Final = ((2, 0.45), (4, 0.33), (3, 0.12), (8, 0.04), (6, 0.04), (12, 0.02))
+OUTLIER_BITS: Final = 10.0  # most that the error of one onset costs
+_COUNTS, _SHARES = (np.array(column) for column in zip(*DIVISIONS, strict=True))
+_UNITS: Final = _QUARTER // _COUNTS  # steps between grid points
+_FINEST: Final = len(DIVISIONS) - 1
+_PRIOR_BEATS: Final = 16.0  # beats that the shares count as when those of a file are estimated
+_LEAST_DEVIATION, _MOST_DEVIATION = 1.0, 3.0  # steps
+_END_UNIT, _TRIPLET_END_UNIT = 12, 16  # steps; the grid of ends that are not at an onset
+_SHORT_NOTE, _HALF_NOTE = 40, 150  # steps; a longer note ends on an eighth, on a quarter
+_TRIPLETS: Final = frozenset({3, 6, 12})  # divisions into triplets
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A quantisation grid, and the distances of a file's onsets from it."""
+    """The grid of a file as a whole, and the distances of its onsets from it."""
 
     name: str
-    straight: int = 1  # steps between grid points in straight beats
-    triplet: int = 1  # and in triplet beats
+    straight: int = 1  # steps between grid points in most straight beats
+    triplet: int = 1  # and in most triplet beats
     mean_error: float = 0.0  # steps
     max_error: float = 0.0  # steps
 
-    def snap(self, steps: FloatArray, is_triplet: BoolArray | None = None) -> IntArray:
-        """Move times to the nearest grid points; round halves up.
+
+@dataclass(frozen=True)
+class BeatGrids:
+    """The grid of each beat of a file that was played."""
+
+    choices: IntArray  # (beat,) rows of DIVISIONS
+
+    @classmethod
+    def choose(cls, onsets: FloatArray) -> BeatGrids:
+        """Choose the grid of the shortest description for each beat.
 
         Args:
-            steps: (n,) float64 times in steps.
-            is_triplet: (n,) bool, whether a time is in a triplet beat of a mixed grid; inferred
-                from the times by default.
-
-        Returns:
-            (n,) int64 steps.
+            onsets: (onset,) float64 steps, with the timing taken out.
         """
-        straight = _nearest(steps, self.straight)
-        if self.name == "triplet":
-            return _nearest(steps, self.triplet)
-        if self.name != "mixed":
-            return straight
-        in_triplets = _is_in_triplet_beat(steps, self) if is_triplet is None else is_triplet
-        return np.where(in_triplets, _nearest(steps, self.triplet), straight)
+        beats = _find_beats(onsets)
+        deviation = _estimate_deviation(onsets)
+        units = _UNITS[:, None]
+        errors = onsets - np.floor(onsets / units + 0.5) * units
+        bits = np.minimum(errors**2 / (2 * deviation**2 * log(2)), OUTLIER_BITS)
+        bits += np.log2(_COUNTS)[:, None]
+        costs = np.array([np.bincount(beats, row) for row in bits])
+        has_onsets = np.bincount(beats) > 0
+        first = (costs - np.log2(_SHARES)[:, None]).argmin(axis=0)
+        counts = np.bincount(first[has_onsets], minlength=len(_SHARES))
+        shares = (counts + _PRIOR_BEATS * _SHARES) / (counts.sum() + _PRIOR_BEATS)
+        return cls((costs - np.log2(shares)[:, None]).argmin(axis=0))
+
+    def find_units(self, steps: FloatArray) -> IntArray:
+        """Return the steps between grid points at (n,) float64 times, as (n,) int64."""
+        beats = np.clip(_find_beats(steps), 0, len(self.choices) - 1)
+        units: IntArray = _UNITS[self.choices[beats]]
+        return units
+
+    def snap(self, steps: FloatArray) -> IntArray:
+        """Move (n,) float64 times to the nearest grid points, (n,) int64 steps; halves up."""
+        units = self.find_units(steps)
+        return np.floor(steps / units + 0.5).astype(np.int64) * units
+
+    def refine(self, steps: FloatArray) -> BeatGrids:
+        """Return the grids with the finest one at the beats of (n,) float64 times."""
+        choices = self.choices.copy()
+        choices[_find_beats(steps)] = _FINEST
+        return BeatGrids(choices)
+
+    def summarise(self, onsets: FloatArray) -> Grid:
+        """Describe the grids of a file, and the errors of (onset,) float64 steps."""
+        used = self.choices[unique_sorted(_find_beats(onsets))]
+        is_triplet = np.isin(_COUNTS[used], sorted(_TRIPLETS))
+        names = {(True, False): "straight", (False, True): "triplet"}
+        name = names.get((not is_triplet.all(), bool(is_triplet.any())), "mixed")
+        errors = np.abs(onsets - self.snap(onsets))
+        return Grid(
+            name,
+            _most_frequent(_UNITS[used[~is_triplet]], 12),
+            _most_frequent(_UNITS[used[is_triplet]], 16),
+            float(errors.mean()),
+            float(errors.max()),
+        )
 
 
-_CANDIDATES: Final = (
-    Grid("straight", 12, 12), Grid("straight", 6, 6), Grid("triplet", 16, 16),
-    Grid("triplet", 8, 8), Grid("mixed", 12, 16), Grid("mixed", 12, 8),
-)  # fmt: skip
+def _most_frequent(units: IntArray, default: int) -> int:
+    return int(np.bincount(units).argmax()) if len(units) else default
 
 
-def choose_grid(onsets: IntArray, ticks_per_quarter: int) -> Grid:
-    """Choose the grid that fits a file's onsets.
+def _find_beats(steps: FloatArray) -> IntArray:
+    """Return the beat that each time belongs to."""
+    beats: IntArray = np.maximum(np.floor((steps + _BEAT_START) / _QUARTER), 0).astype(np.int64)
+    return beats
+
+
+def _estimate_deviation(onsets: FloatArray) -> float:
+    """Return the standard deviation of onsets from sixteenths and triplets, in steps."""
+    errors = [np.abs(onsets - np.floor(onsets / unit + 0.5) * unit) for unit in (12, 16)]
+    # 1.4826 medians of absolute errors are one standard deviation of a normal distribution
+    deviation = 1.4826 * float(np.median(np.minimum(*errors)))
+    return min(max(deviation, _LEAST_DEVIATION), _MOST_DEVIATION)
+
+
+def is_written(onsets: IntArray, ticks_per_quarter: int) -> bool:
+    """Return whether onsets are on note values and tuplets, to the tick, as a program writes them.
 
     Args:
-        onsets: (note,) int64 ticks.
-        ticks_per_quarter: resolution of the file.
+        onsets: (onset,) int64 ticks, distinct.
+        ticks_per_quarter: resolution of the ticks.
+    """
+    value_share = _share_on_values(onsets, ticks_per_quarter)
+    chance_share = _chance_of_values(ticks_per_quarter)
+    return value_share >= max(_MIN_ONSET_SHARE, chance_share + 0.6 * (1 - chance_share)) and (
+        chance_share < 0.9
+        or len(onsets) < _MIN_ONSETS
+        or _beat_concentration(onsets * _QUARTER / ticks_per_quarter, ticks_per_quarter)
+        >= _MIN_SMALL_CONCENTRATION
+    )
+
+
+def check_beats(onsets: FloatArray, ticks: IntArray, ticks_per_quarter: int) -> None:
+    """Check that onsets follow a beat.
+
+    Args:
+        onsets: (onset,) float64 steps, with the timing taken out.
+        ticks: (onset,) int64 ticks of the same onsets, as in the file.
+        ticks_per_quarter: resolution of the ticks.
 
     Raises:
         Refusal: the onsets do not follow any beat.
     """
-    distinct = unique_sorted(onsets)
-    if _all_on_steps(distinct, ticks_per_quarter):
-        return Grid("exact")
-    value_share = _share_on_values(distinct, ticks_per_quarter)
-    chance_share = _chance_of_values(ticks_per_quarter)
-    concentration = _beat_concentration(distinct, ticks_per_quarter)
-    if value_share >= max(_MIN_VALUE_SHARE, chance_share + 0.6 * (1 - chance_share)) and (
-        chance_share < 0.9 or concentration >= _MIN_CONCENTRATION or len(distinct) < _MIN_ONSETS
-    ):
-        return _measure_errors(Grid("steps"), distinct, ticks_per_quarter)
-    if len(distinct) >= _MIN_ONSETS and concentration < _MIN_CONCENTRATION:
-        raise Refusal(_no_bars(len(distinct), value_share, concentration), code="no-bars")
-    return _measure_errors(_nearest_grid(distinct, ticks_per_quarter), distinct, ticks_per_quarter)
+    count = len(onsets)
+    concentration = _beat_concentration(onsets, ticks_per_quarter)
+    chance = min(sqrt(_CHANCE_CONCENTRATION / count), _MIN_SMALL_CONCENTRATION)
+    required = max(_MIN_CONCENTRATION, chance)
+    if count >= _MIN_ONSETS and concentration < required:
+        share = _share_on_values(ticks, ticks_per_quarter)
+        raise Refusal(
+            f"its {count:,} onsets keep to no bars: {share:.0%} are on note values, and their"
+            f" concentration at the beat is {concentration:.2f} (1.00 in a score; at least"
+            f" {required:.2f} is required); it was left out; read it with --codec performance",
+            code="no-bars",
+        )
 
 
-def _no_bars(count: int, value_share: float, concentration: float) -> str:
-    return (
-        f"its {count:,} onsets keep to no bars: {value_share:.0%} are on note values, and their"
-        f" concentration at the beat is {concentration:.2f} (1.00 in a score; at least"
-        f" {_MIN_CONCENTRATION:.2f} is required); it was left out; read it with --codec performance"
-    )
+def is_on_steps(onsets: IntArray, ticks_per_quarter: int) -> bool:
+    """Return whether all times are whole steps, and not only because the resolution is coarse.
 
-
-def _all_on_steps(ticks: IntArray, ticks_per_quarter: int) -> bool:
-    """Return whether all times are whole steps, and not only because the resolution is coarse."""
-    if (ticks * _QUARTER % ticks_per_quarter).any():
+    Args:
+        onsets: (onset,) int64 ticks, distinct.
+        ticks_per_quarter: resolution of the ticks.
+    """
+    if (onsets * _QUARTER % ticks_per_quarter).any():
         return False
     ticks_per_step = ticks_per_quarter // gcd(ticks_per_quarter, _QUARTER)
-    return len(ticks) * log(ticks_per_step) >= _MIN_LOG_ODDS or len(ticks) < _MIN_ONSETS
+    return len(onsets) * log(ticks_per_step) >= _MIN_LOG_ODDS or len(onsets) < _MIN_ONSETS
 
 
 def _share_on_values(ticks: IntArray, ticks_per_quarter: int) -> float:
@@ -193,154 +237,183 @@ def _chance_of_values(ticks_per_quarter: int) -> float:
     return float(_near_values(np.arange(ticks_per_quarter), ticks_per_quarter).mean())
 
 
-def _beat_concentration(ticks: IntArray, ticks_per_quarter: int) -> float:
+def _beat_concentration(steps: FloatArray, ticks_per_quarter: int) -> float:
     """Return the concentration of times at divisions of the beat, from about 0 to 1.
 
     This is the mean resultant length of the phases (Mardia and Jupp, Directional Statistics, 2000,
     chapter 2), the largest over the divisions that the resolution can represent.
     """
-    steps = ticks * _QUARTER / ticks_per_quarter
     fine = [beat for beat in _BEATS if beat * ticks_per_quarter >= 3 * _QUARTER] or [_QUARTER]
-    return max(float(abs(np.exp(2j * np.pi * steps / beat).mean())) for beat in fine)
+    phases = np.exp(2j * np.pi * steps / _QUARTER)
+    return max(float(abs((phases ** (_QUARTER // beat)).mean())) for beat in fine)
 
 
-def _nearest_grid(ticks: IntArray, ticks_per_quarter: int) -> Grid:
-    """Return the grid with the smallest error relative to that of random times."""
-    steps = ticks * _QUARTER / ticks_per_quarter
+@dataclass(frozen=True)
+class QuantisedPart:
+    """The notes of one part on steps; see `PartTimes` for their order."""
 
-    def relative_error(grid: Grid) -> float:
-        random_error = min(grid.straight, grid.triplet) / 4
-        cost = _MIXED_COST if grid.name == "mixed" else 1.0
-        return cost * float(np.abs(steps - grid.snap(steps)).mean()) / random_error
-
-    return min(_CANDIDATES, key=relative_error)
-
-
-def _measure_errors(grid: Grid, ticks: IntArray, ticks_per_quarter: int) -> Grid:
-    steps = ticks * _QUARTER / ticks_per_quarter
-    errors = np.abs(steps - grid.snap(steps))
-    return Grid(grid.name, grid.straight, grid.triplet, float(errors.mean()), float(errors.max()))
+    part: int  # index into Score.parts
+    onsets: IntArray  # (note,) steps
+    durations: IntArray  # (note,) steps
+    moved_ends: int  # ends that moved over a step
+    far_onsets: int  # onsets that moved over FAR_STEPS, with the timing taken out
+    hits: int = 0  # drum notes whose ends were inferred
 
 
-def _nearest(steps: FloatArray, unit: int) -> IntArray:
-    return np.floor(steps / unit + 0.5).astype(np.int64) * unit
-
-
-def _is_in_triplet_beat(steps: FloatArray, grid: Grid) -> BoolArray:
-    """Return for each time whether triplets fit the times of its beat better."""
-    beats = np.floor(steps / _QUARTER + 0.125).astype(np.int64)
-    _, beat = np.unique(beats, return_inverse=True)
-    straight = np.bincount(beat, np.abs(steps - _nearest(steps, grid.straight)))
-    triplet = np.bincount(beat, np.abs(steps - _nearest(steps, grid.triplet)))
-    is_triplet: BoolArray = (_TRIPLET_COST * triplet < straight)[beat]
-    return is_triplet
+FAR_STEPS: Final = 2.0  # a 24th of a beat
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Moves the notes of one tune to its grid."""
+    """Moves the notes of one tune to steps."""
 
     grid: Grid
     ticks_per_quarter: int
-    has_written_ends: bool  # the ends are on note values or steps too
-    all_onsets: IntArray  # (n,) ticks, ascending, distinct
+    timing: Timing = field(default_factory=Timing)
+    beat_grids: BeatGrids | None = None  # None for the grids "exact" and "steps"
+    has_written_ends: bool = False  # the ends of notes are on note values or steps too
+    has_written_hits: bool = False  # and those of drums
 
     @classmethod
-    def of(cls, onsets: IntArray, ends: IntArray, ticks_per_quarter: int) -> Quantiser:
+    def of(
+        cls,
+        parts: Sequence[PartTimes],
+        ticks_per_quarter: int,
+        meter: MeterHint = MeterHint(),  # noqa: B008 - frozen
+    ) -> Quantiser:
         """Choose the grid of a tune from all of its notes.
 
         Args:
-            onsets: (note,) int64 ticks.
-            ends: (note,) int64 ticks.
+            parts: the notes of each part, in ticks; at least one note.
             ticks_per_quarter: resolution of the ticks.
+            meter: what the file says about its bars.
+
+        Raises:
+            Refusal: the onsets do not follow any beat.
         """
-        grid = choose_grid(onsets, ticks_per_quarter)
-        distinct = unique_sorted(ends)
-        as_written = grid.name in ("exact", "steps") and (
-            not (distinct * _QUARTER % ticks_per_quarter).any()
-            or _share_on_values(distinct, ticks_per_quarter) >= _MIN_VALUE_SHARE
-        )
-        return cls(grid, ticks_per_quarter, as_written, unique_sorted(onsets))
+        ticks = unique_sorted(np.concatenate([times.onsets for times in parts]))
+        if is_on_steps(ticks, ticks_per_quarter):
+            return _keep_steps(Grid("exact"), parts, ticks_per_quarter, MeterHint())
+        timing = find_timing(parts, ticks_per_quarter, meter)
+        if _is_on_sixteenth(timing.offset) and is_written(ticks, ticks_per_quarter):
+            grid = _measure_step_errors(ticks, ticks_per_quarter)
+            return _keep_steps(grid, parts, ticks_per_quarter, meter)
+        return _fit_beats(parts, ticks_per_quarter, timing, meter)
 
-    @cached_property
-    def triplet_beats(self) -> frozenset[int]:
-        """The numbers, from 0, of the beats of a mixed grid that are triplets."""
-        steps = self.all_onsets * _QUARTER / self.ticks_per_quarter
-        beats = np.floor(steps / _QUARTER + 0.125).astype(np.int64)
-        return frozenset(beats[_is_in_triplet_beat(steps, self.grid)].tolist())
-
-    def to_grid_steps(self, ticks: IntArray) -> IntArray:
-        """Convert (n,) int64 ticks to (n,) int64 steps on the grid."""
-        if self.grid.name in ("exact", "steps"):
+    def to_grid_steps(self, ticks: IntArray, part: int = 0) -> IntArray:
+        """Convert (n,) int64 ticks of a part to (n,) int64 steps on the grid."""
+        if self.beat_grids is None:
             quarter = self.ticks_per_quarter
-            return np.floor_divide(2 * ticks * _QUARTER + quarter, 2 * quarter)
-        exact = ticks * _QUARTER / self.ticks_per_quarter
-        return self.grid.snap(exact, self._find_triplet_times(exact))
+            steps: IntArray = np.floor_divide(2 * ticks * _QUARTER + quarter, 2 * quarter)
+            return steps + self.timing.added_steps
+        return np.maximum(self.beat_grids.snap(self.to_straight_steps(ticks, part)), 0)
 
-    def _find_triplet_times(self, exact: FloatArray) -> NDArray[np.bool_] | None:
-        if self.grid.name != "mixed":
-            return None
-        beats = np.floor(exact / _QUARTER + 0.125).astype(np.int64)
-        return np.isin(beats, sorted(self.triplet_beats))
+    def to_straight_steps(self, ticks: IntArray, part: int) -> FloatArray:
+        """Convert (n,) int64 ticks of a part to (n,) float64 steps without its timing."""
+        return self.timing.straighten(to_exact_steps(ticks, self.ticks_per_quarter), part)
 
-    def quantise_notes(self, onsets: IntArray, ends: IntArray) -> tuple[IntArray, IntArray, int]:
-        """Quantise the notes of one part.
+    def quantise_part(self, times: PartTimes) -> QuantisedPart:
+        """Quantise the notes of one part; infer their ends where those were played."""
+        starts = self.to_grid_steps(times.onsets, times.part)
+        exact_starts = self.to_straight_steps(times.onsets, times.part)
+        far_onsets = int((np.abs(exact_starts - starts) > FAR_STEPS).sum())
+        if self.has_written_hits if times.is_drums else self.has_written_ends:
+            durations = np.maximum(self.to_grid_steps(times.ends, times.part) - starts, 1)
+            return QuantisedPart(times.part, starts, durations, 0, far_onsets)
+        exact_ends = self.to_straight_steps(times.ends, times.part)
+        if times.is_drums:
+            durations = infer_hit_ends(starts) - starts
+            return QuantisedPart(times.part, starts, durations, 0, far_onsets, len(starts))
+        ends = self._infer_ends(starts, exact_ends)
+        ends = cut_repeated_pitches(starts, times.pitches, ends)
+        moved_ends = int((np.abs(ends - exact_ends) > 1).sum())
+        return QuantisedPart(times.part, starts, ends - starts, moved_ends, far_onsets)
 
-        Where ends are not on note values, the notes were played shorter or longer than written: an
-        end moves to a nearby onset of the part, else to the grid.
-
-        Args:
-            onsets: (note,) int64 ticks.
-            ends: (note,) int64 ticks.
-
-        Returns:
-            (note,) int64 onsets and durations in steps, and how many ends moved over a step.
-        """
-        starts = self.to_grid_steps(onsets)
-        if self.has_written_ends:
-            return starts, np.maximum(self.to_grid_steps(ends) - starts, 1), 0
-        exact_ends = ends * _QUARTER / self.ticks_per_quarter
-        coarse = Grid("straight", 12, 12) if self.grid.name in ("exact", "steps") else self.grid
-        grid_ends = coarse.snap(exact_ends, self._find_triplet_times(exact_ends)).tolist()
-        inferred_ends = np.array(
-            list(
-                _infer_written_ends(
-                    starts.tolist(), exact_ends.tolist(), grid_ends, _shortest(coarse)
-                )
-            )
-        )
-        return starts, inferred_ends - starts, int((np.abs(inferred_ends - exact_ends) > 1).sum())
-
-
-def _shortest(grid: Grid) -> int:
-    return min(grid.straight, grid.triplet) if grid.name == "mixed" else grid.straight
+    def _infer_ends(self, starts: IntArray, exact_ends: FloatArray) -> IntArray:
+        played = exact_ends - starts
+        is_triplet = np.zeros(len(starts), dtype=np.bool_)
+        if self.beat_grids is not None:
+            is_triplet = self.beat_grids.find_units(exact_ends) == _TRIPLET_END_UNIT
+        units = np.select(
+            [played >= _HALF_NOTE, is_triplet & (played >= _SHORT_NOTE), is_triplet,
+             played >= _SHORT_NOTE],
+            [_QUARTER, _QUARTER, _TRIPLET_END_UNIT, 2 * _END_UNIT],
+            _END_UNIT,
+        )  # fmt: skip
+        grid_ends = np.floor(exact_ends / units + 0.5).astype(np.int64) * units
+        return infer_ends(starts, exact_ends, grid_ends, units)
 
 
-def _infer_written_ends(
-    starts: Sequence[int], exact_ends: Sequence[float], grid_ends: Sequence[int], shortest: int
-) -> Iterator[int]:
-    """Yield the step at which the written form of each note of a part ends."""
-    onsets = unique_sorted(np.array(starts))
-    next_onsets = np.append(onsets, onsets[-1] + 10**9)[
-        np.searchsorted(onsets, starts, side="right")
-    ].tolist()
-    nearest_onsets = _nearest_of(onsets, exact_ends)
-    for start, exact_end, grid_end, next_onset, nearest_onset in zip(
-        starts, exact_ends, grid_ends, next_onsets, nearest_onsets, strict=True
-    ):
-        played = max(exact_end - start, 1.0)
-        if next_onset - start <= 2 * played and abs(next_onset - exact_end) <= max(2.0, played):
-            yield next_onset  # held until about the next note
-        elif nearest_onset > start and abs(nearest_onset - exact_end) <= max(2.0, 0.25 * played):
-            yield nearest_onset
-        else:
-            yield grid_end if grid_end > start else min(next_onset, start + shortest)
+def _keep_steps(
+    grid: Grid, parts: Sequence[PartTimes], ticks_per_quarter: int, meter: MeterHint
+) -> Quantiser:
+    """Return the quantiser of onsets that are written; decide the same about the ends."""
+    timing = Timing()
+    if not meter.is_given:
+        timing = align_bars(parts, timing, ticks_per_quarter, meter)
+    everything = _has_written_ends(parts, ticks_per_quarter)
+    pitched = [times for times in parts if not times.is_drums]
+    drums = [times for times in parts if times.is_drums]
+    return Quantiser(
+        grid,
+        ticks_per_quarter,
+        timing,
+        has_written_ends=everything or _has_written_ends(pitched, ticks_per_quarter),
+        has_written_hits=everything or _has_written_ends(drums, ticks_per_quarter),
+    )
 
 
-def _nearest_of(onsets: IntArray, exact: Sequence[float]) -> list[int]:
-    """Return the onset nearest to each time."""
-    times = np.asarray(exact)
-    right = np.minimum(np.searchsorted(onsets, times), len(onsets) - 1)
-    left = np.maximum(right - 1, 0)
-    nearest = np.where(times - onsets[left] <= onsets[right] - times, onsets[left], onsets[right])
-    return list(map(int, nearest))
+def _has_written_ends(parts: Sequence[PartTimes], ticks_per_quarter: int) -> bool:
+    """Return whether the ends of parts are on steps or on note values."""
+    if not parts:
+        return False
+    ends = unique_sorted(np.concatenate([times.ends for times in parts]))
+    return (
+        not (ends * _QUARTER % ticks_per_quarter).any()
+        or _share_on_values(ends, ticks_per_quarter) >= _MIN_END_SHARE
+    )
+
+
+def _fit_beats(
+    parts: Sequence[PartTimes], ticks_per_quarter: int, timing: Timing, meter: MeterHint
+) -> Quantiser:
+    """Return the quantiser of notes that were played. Raises Refusal if they follow no beat."""
+    timing = align_bars(parts, timing, ticks_per_quarter, meter)
+    exact = [
+        timing.straighten(to_exact_steps(times.onsets, ticks_per_quarter), times.part)
+        for times in parts
+    ]
+    ticks = np.concatenate([times.onsets for times in parts])
+    order = np.unique(ticks, return_index=True)[1]
+    onsets = np.concatenate(exact)[order]
+    check_beats(onsets, ticks[order], ticks_per_quarter)
+    grids = BeatGrids.choose(onsets)
+    merged = _find_merged(parts, exact, grids)
+    if len(merged):
+        grids = grids.refine(merged)
+    return Quantiser(grids.summarise(onsets), ticks_per_quarter, timing, grids)
+
+
+def _find_merged(
+    parts: Sequence[PartTimes], exact: Sequence[FloatArray], grids: BeatGrids
+) -> FloatArray:
+    """Return the onsets, in steps, that fall on one step with another note of pitch and part."""
+    onsets = np.concatenate(exact)
+    pitches = np.concatenate([times.pitches + 128 * times.part for times in parts])
+    snapped = grids.snap(onsets)
+    order = np.lexsort((onsets, snapped, pitches))
+    is_merged = (np.diff(pitches[order]) == 0) & (np.diff(snapped[order]) == 0)
+    is_apart = np.diff(onsets[order]) > FAR_STEPS
+    merged: FloatArray = onsets[order][1:][is_merged & is_apart]
+    return merged
+
+
+def _is_on_sixteenth(offset: float) -> bool:
+    return abs((offset + 6) % 12 - 6) <= _MAX_WRITTEN_OFFSET
+
+
+def _measure_step_errors(ticks: IntArray, ticks_per_quarter: int) -> Grid:
+    """Return the grid "steps" with the distances of ticks from the nearest steps."""
+    steps = ticks * _QUARTER / ticks_per_quarter
+    errors = np.abs(steps - np.floor(steps + 0.5))
+    return Grid("steps", 1, 1, float(errors.mean()), float(errors.max()))

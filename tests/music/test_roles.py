@@ -1,0 +1,105 @@
+"""Roles of parts: by name, by instrument, and by notes alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from musicgen.music.roles import (
+    NAME_WORDS,
+    PROGRAM_POINTS,
+    ROLES,
+    RULES,
+    find_melody_part,
+    find_roles,
+    measure_features,
+)
+from musicgen.music.score import Note, Part, Score
+
+
+def tune(part: int, low: int = 64) -> list[Note]:
+    """Return 16 bars of a stepwise melody with a rest at the end of each phrase."""
+    rng = random.Random(part)
+    pitch, notes = low + 6, []
+    for step in range(0, 16 * 192, 24):
+        pitch = min(max(pitch + rng.choice((-2, -1, 0, 1, 2)), low), low + 12)
+        if step % 384 < 312:
+            notes.append(Note(step, pitch, 24, part=part))
+    return notes
+
+
+def chords(part: int, length: int) -> list[Note]:
+    return [
+        Note(step, pitch, length, part=part)
+        for step in range(0, 16 * 192, length)
+        for pitch in (52 + step // 192 % 5, 55, 60)
+    ]
+
+
+def bass(part: int) -> list[Note]:
+    return [Note(step, 36 + step // 96 % 7, 48, part=part) for step in range(0, 16 * 192, 48)]
+
+
+BAND = Score(
+    [*bass(0), *chords(1, 48), *chords(2, 192), *tune(3), *bass(4)],
+    parts=(Part(), Part(), Part(), Part(), Part(is_drums=True)),
+)
+
+
+def test_roles_are_found_by_notes_alone() -> None:
+    roles = find_roles(BAND)
+    assert [role.name for role in roles] == ["bass", "chords", "pad", "melody", "drums"]
+    assert all(role.confidence > 0.5 for role in roles)
+    assert find_melody_part(BAND) == 3
+
+
+@pytest.mark.parametrize("name", ["MELODY", "Lead Guitar", "vocals", "Voice 1", "the melody"])
+def test_part_named_as_a_melody_is_the_melody(name: str) -> None:
+    score = Score([*chords(0, 48), *tune(1)], parts=(Part(name), Part("Flute", 73)))
+    assert find_melody_part(score) == 0
+
+
+def test_name_with_two_roles_leaves_the_decision_to_the_notes() -> None:
+    score = Score([*bass(0), *tune(1)], parts=(Part("Bass Lead", 87), Part()))
+    assert find_melody_part(score) == 1
+
+
+def test_bridge_is_not_the_melody() -> None:
+    score = Score([*tune(0, 72), *tune(1, 60)], parts=(Part("BRIDGE"), Part("Track 2")))
+    assert find_melody_part(score) == 1
+    assert find_roles(score)[0].name != "melody"
+
+
+def test_of_equal_parts_the_highest_is_the_melody() -> None:
+    low, high = tune(0, 62), [Note(n.onset, n.pitch + 5, n.duration, part=1) for n in tune(0, 62)]
+    assert find_melody_part(Score([*low, *high], parts=(Part(), Part()))) == 1
+
+
+def test_bass_instrument_is_a_bass_at_any_pitch() -> None:
+    assert find_roles(Score(tune(0), parts=(Part("", 33),)))[0].name == "bass"
+
+
+def test_score_of_drums_has_no_melody() -> None:
+    assert find_melody_part(Score(bass(0), parts=(Part(is_drums=True),))) is None
+    assert find_melody_part(Score()) is None
+
+
+def test_part_without_notes_has_a_role() -> None:
+    assert find_roles(Score(parts=(Part("Bass", 33),)))[0].name == "bass"
+
+
+def test_features_are_those_of_the_definitions() -> None:
+    notes = Score([Note(0, 60, 48), Note(0, 64, 48), Note(24, 70, 72), Note(144, 62, 24)])
+    features = measure_features(notes.columns, 192)
+    assert features == {
+        "pitch": 64.0, "chord_size": 4 / 3, "voices": 192 / 120, "density": 3 * 48 / 120,
+        "duration": 48.0, "steps": 0.0, "leaps": 0.5, "coverage": 120 / 192,
+    }  # fmt: skip
+
+
+def test_every_rule_can_score_and_names_a_role() -> None:
+    assert {rule.role for rule in RULES} == set(ROLES) - {"drums"}
+    assert all(rule.low < rule.high and rule.points > 0 for rule in RULES)
+    assert {role for role, _ in NAME_WORDS.values()} <= set(ROLES)
+    assert all(0 <= first <= last <= 127 for first, last, _, _ in PROGRAM_POINTS)
