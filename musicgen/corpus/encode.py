@@ -26,6 +26,7 @@ from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.melodic_runs import Move, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
+from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
 from musicgen.tokens.codec import AnyCodec, Encoded, ScoreCodec
@@ -269,9 +270,9 @@ def _encode_piece(
 
 
 def _iter_orders(piece: Piece, codec: AnyCodec) -> Iterator[Piece]:
-    """Yield a piece in each order of its parts that is stored."""
-    if isinstance(piece, Score) and codec.has_bars and len(piece.parts) > 1:
-        yield from iter_part_orders(piece)
+    """Yield a piece in each order of its parts that is stored, with roles of its parts."""
+    if isinstance(piece, Score) and codec.has_bars:
+        yield from iter_part_orders(assign_roles(piece))
     else:
         yield piece
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -181,6 +181,19 @@ def find_roles(score: Score) -> tuple[Role, ...]:
     return tuple(
         find_role(part, columns[:, columns[4] == index], score.end)
         for index, part in enumerate(score.parts)
+    )
+
+
+def assign_roles(score: Score) -> Score:
+    """Return a score of several parts, or of drums, with the likeliest role of each part.
+
+    A role that a part has stays. The only part of a score needs none, unless it is drums.
+    """
+    if len(score.parts) == 1 and not score.parts[0].is_drums:
+        return score
+    parts = zip(score.parts, find_roles(score), strict=True)
+    return replace(
+        score, parts=tuple(replace(part, role=part.role or role.name) for part, role in parts)
     )
 
 
