@@ -117,7 +117,7 @@ FRESH_PRESETS: Final = (
         context_dropout=0.1,
         weight_decay=0.1,
         lanes=64,
-        epochs=8,
+        epochs=9,
     ),
 )
 FINE_TUNE_PRESETS: Final = (
