@@ -220,7 +220,7 @@ def test_the_tweak_loop(page: Page, serve: ServeProcess) -> None:
     expect(page.locator("#knob-temperature")).to_have_value(str(RAISED))
     page.keyboard.press("Control+z")
     assert id_of(page) == first
-    expect(page.locator("#knob-temperature")).to_have_value(str(FOLK_SAMPLING["temperature"]))
+    expect(page.locator("#knob-temperature")).to_have_value(f"{FOLK_SAMPLING['temperature']:g}")
     expect(page.locator("#undo")).to_be_disabled()
     for _ in range(2):
         page.keyboard.press("Control+Shift+z")
