@@ -383,7 +383,7 @@ def measure_calibration(
 
 
 def count_units(codec: AnyCodec, tunes: Tunes, scores: Sequence[Score] | None) -> TuneUnits:
-    """Count the notes and the written bars of tunes; a pickup is no bar of its own.
+    """Count the notes and the written bars of tunes; a pickup does not count as a bar.
 
     Args:
         codec: of the tunes.

@@ -45,7 +45,7 @@ def parse_bar_range(text: str) -> tuple[int, int]:
     """Parse the first and the last bar of a range: "1-8", or "5" for one bar.
 
     Raises:
-        InvalidValue: the text is no range of bars.
+        InvalidValue: the text is not a range of bars.
     """
     match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", text)
     first = int(match[1]) if match else 0
