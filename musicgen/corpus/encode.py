@@ -20,11 +20,11 @@ import numpy as np
 from musicgen.corpus.archives import FileEntry
 from musicgen.corpus.part_orders import iter_part_orders
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.split import Grams, hash_grams
+from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.melodic_runs import Move, list_moves
+from musicgen.music.melodic_runs import Move, list_hits, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
@@ -42,6 +42,7 @@ REMARKS: Final = {
     "repaired": "a MIDI file was repaired; formats.midi.REPAIRS lists the kinds",
     "lost": "the codec cannot encode some of it, which was left out",
 }
+SHARED_HITS: Final = 64  # consecutive drum hits that make two pieces of drums near-duplicates
 SHARED_CHARACTERS: Final = 200  # consecutive characters that make two texts near-duplicates
 _MAX_BARS_NAMED = 4
 _LOWEST_PITCH, _HIGHEST_PITCH = 21, 108  # of a piano
@@ -56,14 +57,16 @@ def describe_piece(piece: Score | str) -> dict[str, Any]:
 
 def _describe_score(score: Score) -> dict[str, Any]:
     canonical = score.canonical()
-    moves = list_moves(canonical)
+    moves, shared_length = list_moves(canonical), SHARED_MOVES
+    if not moves and any(part.is_drums for part in canonical.parts):
+        moves, shared_length = list_hits(canonical), SHARED_HITS
     return {
         "notes": len(canonical.notes),
         "title": canonical.title,
         "key": str(canonical.key),
         "meter": str(canonical.meter),
         "rhythm": canonical.rhythm,
-        "group": pack_hashes(hash_grams(moves)),
+        "group": pack_hashes(hash_grams(moves, shared_length)),
         "line": [
             canonical.notes[0].pitch if canonical.notes else 0,
             _hash_moves(moves),

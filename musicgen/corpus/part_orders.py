@@ -2,7 +2,8 @@
 
 A model writes the parts of a bar in the order of the line-up. A piece is stored as it is written,
 with its melody last and with its bass first. The melody and the bass are known by their roles;
-without roles they are the highest and the lowest part by median pitch.
+if no part has such a role, they are the highest and the lowest part by median pitch. A piece whose
+parts have no roles, names or instruments, such as the voices of an ABC tune, has one order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from musicgen.music.roles import has_described_parts
 from musicgen.music.score import Score
 
 MOST_ORDERS: Final = 3  # of a piece: as written, melody last, bass first
@@ -20,6 +22,9 @@ MOST_ORDERS: Final = 3  # of a piece: as written, melody last, bass first
 def iter_part_orders(score: Score) -> Iterator[Score]:
     """Yield a piece in each order of its parts, first as it is written, without repeats."""
     as_written = tuple(range(len(score.parts)))
+    if not has_described_parts(score.parts):
+        yield score
+        return
     orders = [as_written, _move_melody_last(score), _move_bass_first(score)]
     for order in dict.fromkeys(orders[:MOST_ORDERS]):
         yield score if order == as_written else score.reorder_parts(order)

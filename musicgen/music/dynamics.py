@@ -56,18 +56,17 @@ def _find_most_frequent(
     parts: IntArray, values: IntArray, part_count: int, default: int
 ) -> IntArray:
     """Return the most frequent value, 0..127, of each part, the lowest in case of a tie."""
-    keys, counts = np.unique(parts << 7 | values, return_counts=True)
-    ranked = keys[np.lexsort((keys, -counts, keys >> 7))]
-    part_numbers, first = np.unique(ranked >> 7, return_index=True)
-    most_frequent: IntArray = np.full(part_count, default)
-    most_frequent[part_numbers] = ranked[first] & 127
+    counts = np.bincount(parts << 7 | values, minlength=part_count << 7).reshape(-1, 128)
+    most_frequent: IntArray = np.where(counts.any(1), counts.argmax(1), default)
     return most_frequent
 
 
 def has_dynamics(columns: NoteColumns) -> bool:
     """Return whether the notes of some part, (5, note) int64, differ in velocity."""
-    keys = np.unique(columns[4] << 7 | columns[3])
-    return len(np.unique(keys >> 7)) < len(keys)
+    velocities, parts = columns[3], columns[4]
+    last_velocities = np.zeros(int(parts.max(initial=0)) + 1, np.int64)
+    last_velocities[parts] = velocities
+    return bool((last_velocities[parts] != velocities).any())
 
 
 def with_one_velocity(columns: NoteColumns) -> NoteColumns:

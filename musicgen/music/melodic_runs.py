@@ -90,6 +90,13 @@ def find_runs(score: Score) -> tuple[MelodicRun, ...]:
     )
 
 
+def list_hits(score: Score) -> list[Move]:
+    """Return the notes of the drums in sequence: percussion key, and steps to the next onset."""
+    drums = {index for index, part in enumerate(score.parts) if part.is_drums}
+    notes = [note for note in score.notes if note.part in drums]
+    return [(note.pitch, after.onset - note.onset) for note, after in pairwise(notes)]
+
+
 def list_moves(score: Score) -> list[Move]:
     """Return the moves of all voices in sequence, across rests."""
     notes = [

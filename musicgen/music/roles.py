@@ -187,14 +187,22 @@ def find_roles(score: Score) -> tuple[Role, ...]:
 def assign_roles(score: Score) -> Score:
     """Return a score of several parts, or of drums, with the likeliest role of each part.
 
-    A role that a part has stays. The only part of a score needs none, unless it is drums.
+    A role that a part has stays. The only part of a score needs none, unless it is drums. Parts
+    without names, instruments and drums, such as the voices of an ABC tune, have none either.
     """
-    if len(score.parts) == 1 and not score.parts[0].is_drums:
+    if not has_described_parts(score.parts):
         return score
     parts = zip(score.parts, find_roles(score), strict=True)
     return replace(
         score, parts=tuple(replace(part, role=part.role or role.name) for part, role in parts)
     )
+
+
+def has_described_parts(parts: Sequence[Part]) -> bool:
+    """Tell whether parts differ in more than their notes: by role, name, instrument or drums."""
+    if len(parts) == 1:
+        return parts[0].is_drums
+    return any(part.role or part.name or part.program or part.is_drums for part in parts)
 
 
 def find_melody_part(score: Score) -> int | None:

@@ -177,8 +177,8 @@ class _MeasuresEncoder:
     def lineup_ids(self) -> Iterator[int]:
         """Yield the number of parts, and the description of each part where one is needed."""
         parts = self.score.parts
-        if len(parts) == 1 and not parts[0].is_drums and not has_dynamics(self.score.columns):
-            yield _event_id("parts", 1)
+        if not has_dynamics(self.score.columns) and not _needs_lineup(parts):
+            yield _event_id("parts", len(parts))
             return
         yield _event_id("lineup", len(parts))
         for kind, value in iter_lineup_events(parts, self.setting.velocities):
@@ -350,6 +350,13 @@ class _MeasuresEncoder:
             yield _event_id("repeat_end", int(plays))
         elif bar.end in self.ending_ends:
             yield _event_id("ending_end")
+
+
+def _needs_lineup(parts: Sequence[Part]) -> bool:
+    """Return whether the header must say what the parts are: not for alike, nameless voices."""
+    if any(part.is_drums for part in parts):
+        return True
+    return len(parts) > 1 and any(part.role or part.program for part in parts)
 
 
 def _insert_levels(head: Sequence[int], levels: Sequence[Ids]) -> list[int]:

@@ -15,10 +15,15 @@ from torch.nn import functional
 
 from musicgen.config import ModelSettings
 from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
+from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextTable, compute_contexts
-from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes, pad_contexts
+from musicgen.training.batches import (
+    IGNORE_INDEX,
+    ContextCache,
+    batch_whole_tunes,
+    pad_contexts,
+)
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 
 BATCH_TUNES: Final = 64
@@ -35,6 +40,8 @@ def evaluate(
     tunes: Sequence[TokenIds],
     notes: Sequence[int] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    precision: str = "fp32",
+    contexts: ContextCache | None = None,
 ) -> HeldOutScore:
     """Score a network on whole tunes, shared among the processes.
 
@@ -43,16 +50,22 @@ def evaluate(
         tunes: (token,) int16 or int64 each.
         notes: notes of each tune; None counts each id as a note.
         ranks: the processes; all of them must call this.
+        precision: of the matrix products, fp32 or bf16.
+        contexts: of the same tunes, for a model that reads the score context; None computes them.
     """
     nats = np.zeros(len(tunes))
-    table = ContextTable() if reads_context(model) else None
+    if contexts is None and reads_context(model):
+        contexts = ContextCache(tunes)
     batches = batch_whole_tunes(tunes, BATCH_TUNES)
     for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
-        contexts = None
-        if table is not None:
-            tunes_of_batch = [tunes[index] for index in chosen]
-            contexts = pad_contexts(compute_contexts(tunes_of_batch, table), inputs.shape[1])
-        nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW, contexts)
+        padded = None
+        if contexts is not None:
+            upcoming = chosen[::-1]
+            padded = pad_contexts(
+                [contexts.get(index, upcoming) for index in chosen], inputs.shape[1]
+            )
+        with autocast(model.device, precision):
+            nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW, padded)
     return make_held_out_score(ranks.sum_array(nats), tunes, notes)
 
 

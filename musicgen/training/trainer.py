@@ -225,6 +225,7 @@ class Trainer:
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
         contexts = ContextCache(train) if reads_context(model) else None
+        self.valid_contexts = ContextCache(valid) if reads_context(model) else None
         self.window_stream = WindowStream(
             train, settings.lanes, generator, transposed_ranges, contexts
         )
@@ -368,7 +369,14 @@ class Trainer:
         self.evaluated_tokens = self.tokens
         score = None
         if self.valid:
-            score = evaluate(self.model, self.valid, self.valid_notes, self.ranks)
+            score = evaluate(
+                self.model,
+                self.valid,
+                self.valid_notes,
+                self.ranks,
+                self.settings.precision,
+                self.valid_contexts,
+            )
         loss = (
             score.loss if score else -float(self.tokens)
         )  # without an evaluation, the latest weights are the best

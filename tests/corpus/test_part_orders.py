@@ -42,6 +42,12 @@ def test_roles_decide_which_part_is_the_melody() -> None:
     assert list_names(orders[1]) == ["lead", "kit", "low", "pads"]
 
 
+def test_voices_without_names_and_instruments_have_one_order() -> None:
+    notes = (Note(0, 40, 48), Note(0, 72, 48, part=1))
+    score = Score(notes, parts=(Part(), Part()))
+    assert list(iter_part_orders(score)) == [score]
+
+
 def test_order_that_is_already_there_is_not_repeated() -> None:
     parts = (Part("low"), Part("lead"))
     score = Score((Note(0, 40, 48), Note(0, 72, 48, part=1)), parts=parts)

@@ -237,3 +237,11 @@ def test_part_with_an_unknown_role_is_refused() -> None:
 
 def test_each_family_has_a_typical_program_of_its_own() -> None:
     assert [find_family(find_typical_program(family)) for family in FAMILIES] == list(FAMILIES)
+
+
+def test_voices_without_names_and_instruments_need_no_lineup() -> None:
+    notes = (Note(0, 72, 192), Note(0, 60, 192, part=1))
+    assert "parts=2" in names(Score(notes, parts=(Part(), Part())))
+    assert "parts=2" in names(Score(notes, parts=(Part("first"), Part("second"))))
+    assert "lineup=2" in names(Score(notes, parts=(Part(), Part(program=33))))
+    assert "lineup=2" in names(Score(notes, parts=(Part(role="melody"), Part(role="bass"))))
