@@ -3,6 +3,8 @@
 python benchmarks/midi.py --truth --cache DIR    compare every note with symusic
 python benchmarks/midi.py --speed --cache DIR --rival PYTHON
                                                  files to ids on one core, in turn with MidiTok
+python benchmarks/midi.py --speed --files FOLDER --rival PYTHON
+                                                 the same on your own MIDI files
 python benchmarks/midi.py --toy                  a few small files; seconds
 
 MIDI files that DIR lacks are created first: Bach's chorales and music21's scores by Beethoven,
@@ -29,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from musicgen.errors import Refusal  # noqa: E402
 from musicgen.formats import midi  # noqa: E402
+from musicgen.music.roles import assign_roles  # noqa: E402
 from musicgen.music.score import Score  # noqa: E402
 from musicgen.tokens.measures import MeasuresCodec  # noqa: E402
 
@@ -45,8 +48,12 @@ def main() -> None:
         "--speed", action="store_true", help="compare files-to-ids speed with MidiTok"
     )
     parser.add_argument("--cache", type=Path, help="folder of the MIDI files")
+    parser.add_argument("--files", type=Path, help="measure the speed on the MIDI files in it")
     parser.add_argument("--rival", default=sys.executable, help="a Python with miditok")
     options = parser.parse_args()
+    if options.files:
+        measure_speed(sorted(options.files.rglob("*.mid")), options.rival, rounds=3)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         cache = options.cache or Path(scratch)
         cache.mkdir(exist_ok=True, parents=True)
@@ -181,11 +188,11 @@ def measure_speed(paths: Sequence[Path], rival: str, rounds: int) -> None:
 
 
 def _ids(path: Path) -> int:
-    scores, _ = midi.parse(path.read_bytes(), path.name)
+    scores, _ = midi.parse(path.read_bytes(), path.name)  # no scores if it is refused
     count = 0
     for score in scores:
         try:
-            count += len(CODEC.encode(score).ids)
+            count += len(CODEC.encode(assign_roles(score)).ids)
         except Refusal:
             continue
     return count
