@@ -135,6 +135,7 @@ class ScoresTable(msgspec.Struct):
     """The scores of a model, by split."""
 
     valid: SplitScore | None = None
+    valid_5gram: SplitScore | None = None
     test: SplitScore | None = None
     test_5gram: SplitScore | None = None
     percent_below_5gram: float | None = None

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from musicgen.checkpoint import Checkpoint
+from musicgen.checkpoint import Checkpoint, weight_shapes
 from musicgen.config import CONTEXTS, MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
 from musicgen.corpus.split import split_position
 from musicgen.corpus.store import (
@@ -334,6 +334,8 @@ def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
             f" test split, because a score on fewer than {MIN_GROUPS_FOR_TEST} different tunes"
             " would not be informative"
         )
+    if count < LARGE_CORPUS_TUNES and not plan.origin:
+        lines.append(_describe_size(dataset, model))
     if plan.origin:
         lines.append(
             f"fine-tunes {plan.origin}: its shape and weights, with dropout {model.dropout:g} and a"
@@ -345,6 +347,17 @@ def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
             + ("this tune" if count == 1 else "more of these tunes than the tunes share")
         )
     return lines
+
+
+def _describe_size(dataset: Dataset, model: ModelSettings) -> str:
+    """Compare the number of notes with the number of weights that learn from them."""
+    notes = sum(tune.notes for tune in select_as_written(dataset.train))
+    weights = sum(math.prod(shape) for shape in weight_shapes(model).values())
+    unit = find_codec(dataset.codec).unit
+    return (
+        f"{notes:,} {unit}s train {weights:,} weights, {notes / weights:.2g} per weight: expect"
+        " the model to remember passages, and compare its score with that of the 5-gram"
+    )
 
 
 def replace_tokens(plan: Plan, tokens: int) -> Plan:
