@@ -25,9 +25,12 @@ BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
 
 
-def reads_context(model: SequenceModel) -> bool:
-    """Tell whether a model reads the score context."""
-    return isinstance(model.settings, ModelSettings) and bool(model.settings.context)
+def make_context_table(model: SequenceModel) -> ContextTable | None:
+    """Make a table of the contexts that a model reads; None if it reads none."""
+    settings = model.settings
+    if not isinstance(settings, ModelSettings) or not settings.context:
+        return None
+    return ContextTable(has_vertical=settings.reads_vertical)
 
 
 def evaluate(
@@ -45,7 +48,7 @@ def evaluate(
         ranks: the processes; all of them must call this.
     """
     nats = np.zeros(len(tunes))
-    table = ContextTable() if reads_context(model) else None
+    table = make_context_table(model)
     batches = batch_whole_tunes(tunes, BATCH_TUNES)
     for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
         contexts = None

@@ -34,7 +34,7 @@ from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_
 from musicgen.music.arrays import TokenIds
 from musicgen.training.batches import ContextCache, Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
-from musicgen.training.heldout_loss import evaluate, reads_context
+from musicgen.training.heldout_loss import evaluate, make_context_table
 from musicgen.training.run_folder import AnyArray, Arrays
 
 
@@ -224,7 +224,8 @@ class Trainer:
         self.epoch_tokens = sum(len(ids) for ids in train)
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
-        contexts = ContextCache(train) if reads_context(model) else None
+        table = make_context_table(model)
+        contexts = None if table is None else ContextCache(train, table)
         self.window_stream = WindowStream(
             train, settings.lanes, generator, transposed_ranges, contexts
         )
