@@ -119,7 +119,8 @@ def test_drums_are_told_at_their_place_and_ahead() -> None:
 
 def test_a_pitch_sounds_on_where_it_is_held() -> None:
     fields = read_fields(BAND, "pitch=14")
-    assert fields["sounding"] == 1 and fields["onsets"] == 1
+    assert fields["sounding"] == 1
+    assert fields["onsets"] == 1
     assert fields["lowest"] == fields["highest"] == pitch_value(-24)
     fields = read_fields(BAND, "pitch=4")  # over the bar line
     assert fields["lowest"] == pitch_value(-24)
