@@ -18,6 +18,7 @@ from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
 from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
+from musicgen.tokens.score_context import ContextTable
 from musicgen.training.batches import (
     IGNORE_INDEX,
     ContextCache,
@@ -30,9 +31,17 @@ BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
 
 
-def reads_context(model: SequenceModel) -> bool:
-    """Tell whether a model reads the score context."""
-    return isinstance(model.settings, ModelSettings) and bool(model.settings.context)
+def make_context_cache(model: SequenceModel, tunes: Sequence[TokenIds]) -> ContextCache | None:
+    """Return a cache of the score contexts of tunes; None for a model that reads none.
+
+    Args:
+        model: says which fields it reads.
+        tunes: (token,) int16 or int64 each.
+    """
+    settings = model.settings
+    if not isinstance(settings, ModelSettings) or not settings.context:
+        return None
+    return ContextCache(tunes, ContextTable(has_vertical=settings.reads_vertical))
 
 
 def evaluate(
@@ -54,8 +63,7 @@ def evaluate(
         contexts: of the same tunes, for a model that reads the score context; None computes them.
     """
     nats = np.zeros(len(tunes))
-    if contexts is None and reads_context(model):
-        contexts = ContextCache(tunes)
+    contexts = contexts or make_context_cache(model, tunes)
     batches = batch_whole_tunes(tunes, BATCH_TUNES)
     for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
         padded = None

@@ -12,6 +12,7 @@ groups, all tunes are training tunes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -52,6 +53,8 @@ FEW_LANES: Final = 8
 MIN_UPDATES_FEW_LANES: Final = 4  # updates per epoch, with up to FEW_LANES lanes
 MIN_UPDATES_MANY_LANES: Final = 20  # updates per epoch, with more lanes
 WIDE_HIDDEN: Final = 400  # units; the rate of wider models falls as 1 / width (Yang et al., 2022)
+VOICE_EVENT: Final = re.compile("(part|voice)=")  # events after which another voice is written
+MIN_SHARE_OF_SEVERAL_VOICES: Final = 0.05  # of the tunes, for a model to read the vertical context
 MAX_LEARNING_RATES: Final = {"rnn": 1e-3, "irnn": 2e-4}  # cells without gates diverge above these
 
 
@@ -274,12 +277,27 @@ def _make_fresh_settings(
         layers=options.layers or preset.layers,
         hidden=hidden,
         embedding=min(preset.embedding or hidden, hidden),
-        context=CONTEXTS[options.context or ("all" if has_bars else "none")],
+        context=CONTEXTS[options.context or _choose_context(dataset)],
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
         weight_dropout=preset.weight_dropout,
         context_dropout=preset.context_dropout,
     )
+
+
+def _choose_context(dataset: Dataset) -> str:
+    """Return the name of the score context that suits a data set."""
+    if not find_codec(dataset.codec).has_bars:
+        return "none"
+    return "all+vertical" if has_several_voices(dataset) else "all"
+
+
+def has_several_voices(dataset: Dataset) -> bool:
+    """Return whether enough training tunes have more than one part or voice."""
+    voice_ids = [id_ for id_, name in enumerate(dataset.vocabulary) if VOICE_EVENT.match(name)]
+    tunes = get_id_arrays(dataset.train)
+    count = sum(bool(np.isin(ids, voice_ids).any()) for ids in tunes)
+    return count > MIN_SHARE_OF_SEVERAL_VOICES * len(tunes)
 
 
 def _make_adapted_settings(

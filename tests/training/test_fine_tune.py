@@ -92,6 +92,15 @@ def test_model_of_an_older_table_learns_the_events_that_were_appended(tmp_path: 
     assert len(weights["context.lag4.weight"]) == len(MEASURES) + 1
 
 
+def test_model_without_vertical_context_is_fine_tuned_without_it(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "m", MEASURES.names, "measures", context=CONTEXTS["all"])
+    for requested in ({}, {"context": "all"}):
+        settings = adapt_model_settings(base, len(MEASURES), requested)
+        assert settings.context == CONTEXTS["all"]
+    with pytest.raises(Mismatch, match=r"--context all\+vertical: base has all, and"):
+        adapt_model_settings(base, len(MEASURES), {"context": "all+vertical"})
+
+
 def test_data_set_of_an_older_table_gets_the_events_of_the_model(tmp_path: Path) -> None:
     base = make_base(tmp_path / "m", MEASURES.names, "measures")
     older = Dataset([], [], [], "measures", MEASURES.names[:844], {})

@@ -155,6 +155,20 @@ def test_context_is_for_tunes_with_bars() -> None:
         make_plan(texts, TrainingOptions(context="all"))
 
 
+@pytest.mark.parametrize(
+    ("several", "name"), [(0, "all"), (5, "all"), (6, "all+vertical"), (100, "all+vertical")]
+)
+def test_vertical_context_is_for_tunes_of_several_parts_or_voices(several: int, name: str) -> None:
+    voice = NAMES.index("token=f")
+    names = (*NAMES[:voice], "voice=1")
+    tunes = [make_tune(number) for number in range(100)]
+    for tune in tunes[several:]:
+        tune.ids[tune.ids == voice] = 1
+    dataset = Dataset(tunes, [], [], "measures", names, {})
+    assert make_plan(dataset, TrainingOptions()).model.context == CONTEXTS[name]
+    assert make_plan(dataset, TrainingOptions(context="all")).model.context == CONTEXTS["all"]
+
+
 def test_options_override_the_preset() -> None:
     options = TrainingOptions(
         "gru", 3, 32, 0.1, bptt=16, batch=2, epochs=3, learning_rate=0.01, seed=7
