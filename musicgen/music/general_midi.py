@@ -45,8 +45,8 @@ PROGRAMS_PER_FAMILY: Final = 8
 TYPICAL_PROGRAMS: Final = (0, 11, 16, 25, 33, 40, 48, 61, 65, 73, 81, 89, 99, 105, 114, 122)
 
 # Percussion keys of the groups of a drum kit; KIT_GROUPS[-1] is all other keys. Keys 22 and 26, which
-# General MIDI leaves free, are the edge of the hi-hat on electronic kits (Gillick et al., "Learning
-# to Groove with Inverse Sequence Transformations", 2019, appendix).
+# General MIDI leaves free, are the edge of the hi-hat on electronic kits. Source: Gillick et al.,
+# "Learning to Groove with Inverse Sequence Transformations", 2019.
 _KIT_KEYS: Final = {
     "kick": (35, 36),
     "snare": (37, 38, 39, 40),  # with side stick and clap
