@@ -35,9 +35,9 @@ class TuneGrams:
 
     @classmethod
     def of(cls, score: Score) -> Self:
-        """Hash the moves of a score; a score without moves, such as of drums, has no hashes."""
+        """Hash the moves of a score; a score of drums alone has no hashes."""
         moves = list_moves(score)
-        if not moves:
+        if not moves and any(part.is_drums for part in score.parts):
             return cls(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
         return cls(hash_grams(moves, RUN_NOTES - 1), hash_grams(moves))
 
@@ -68,7 +68,7 @@ def measure_neighbors(tunes: Sequence[TuneGrams]) -> list[Ratio]:
     """Measure the share of each tune's 8-note runs that its nearest neighbor in the set has.
 
     Formula: for a tune with the set R of its distinct runs, the maximum over the other tunes, with
-    runs S, of |R and S| / |R|. Tunes without runs have no such share.
+    runs S, of |R and S| / |R|. Tunes of drums alone have no such share.
     """
     grams = [tune.runs for tune in tunes]
     owners = np.repeat(np.arange(len(grams)), [len(own) for own in grams])

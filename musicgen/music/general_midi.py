@@ -44,8 +44,8 @@ PROGRAMS_PER_FAMILY: Final = 8
 # The program of each family that a part gets if only its family is known
 TYPICAL_PROGRAMS: Final = (0, 11, 16, 25, 33, 40, 48, 61, 65, 73, 81, 89, 99, 105, 114, 122)
 
-# Percussion keys of the groups of a drum kit; KIT_GROUPS[-1] is all other keys. Keys 22 and 26, which
-# General MIDI leaves free, are the edge of the hi-hat on electronic kits. Source: Gillick et al.,
+# Percussion keys of the groups of a drum kit; KIT_GROUPS[-1] is all other keys. Keys 22 and 26 are
+# free in General MIDI; on electronic kits they are the edge of the hi-hat. Source: Gillick et al.,
 # "Learning to Groove with Inverse Sequence Transformations", 2019.
 _KIT_KEYS: Final = {
     "kick": (35, 36),
