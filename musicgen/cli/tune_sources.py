@@ -312,12 +312,13 @@ def make_train_function(model: Model, dataset: Dataset) -> TrainFunction:
 def sample_forms(
     model: Model, form: str | None, count: int, seed: int, console: Console
 ) -> Iterator[TuneSet]:
-    """Sample tunes of a form; None: of a free form, then of the model's default form."""
+    """Sample tunes of a form; None: of a free form, then of the default form if it is another."""
     from musicgen.evaluation.score_card import TuneSet
+    from musicgen.sampling.options import choose_default_form
     from musicgen.sampling.recipe import GenerationRequest
     from musicgen.trained_model import sample_many
 
-    default = str(model.complete_options({}).form)
+    default = choose_default_form(model.checkpoint.manifest.seen)
     for name in dict.fromkeys((FREE, default) if form is None else (form,)):
         request = GenerationRequest(model.complete_options({"form": name}), seed)
         with console.status(f"sampling {count:,} tunes of form {name}"):

@@ -24,7 +24,7 @@ from musicgen.corpus.split import Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.melodic_runs import Move, list_moves
+from musicgen.music.melodic_runs import Move, list_drum_moves, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
@@ -56,7 +56,7 @@ def describe_piece(piece: Score | str) -> dict[str, Any]:
 
 def _describe_score(score: Score) -> dict[str, Any]:
     canonical = score.canonical()
-    moves = list_moves(canonical)
+    moves = list_moves(canonical) or list_drum_moves(canonical)
     return {
         "notes": len(canonical.notes),
         "title": canonical.title,

@@ -15,7 +15,7 @@ import numpy as np
 from musicgen.corpus.split import PAIR_DTYPE, Grams, find_group_roots, hash_grams
 from musicgen.evaluation.figures import PERCENT, Definition, FigureTable, Ratio
 from musicgen.music.arrays import IntArray
-from musicgen.music.melodic_runs import list_moves
+from musicgen.music.melodic_runs import list_drum_moves, list_moves
 from musicgen.music.score import Score
 from musicgen.similarity.overlap_report import RUN_NOTES, OverlapIndex
 
@@ -35,10 +35,10 @@ class TuneGrams:
 
     @classmethod
     def of(cls, score: Score) -> Self:
-        """Hash the moves of a score; a score of drums alone has no hashes."""
+        """Hash the moves of a score; a score of drums alone has no runs."""
         moves = list_moves(score)
-        if not moves and any(part.is_drums for part in score.parts):
-            return cls(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+        if not moves and (hits := list_drum_moves(score)):
+            return cls(np.zeros(0, np.uint64), hash_grams(hits))
         return cls(hash_grams(moves, RUN_NOTES - 1), hash_grams(moves))
 
 

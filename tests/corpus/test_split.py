@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from musicgen.corpus.encode import describe_piece
 from musicgen.corpus.split import (
     PAIR_DTYPE,
     SHARED_MOVES,
@@ -23,7 +24,7 @@ from musicgen.corpus.split import (
     number_groups,
 )
 from musicgen.music.melodic_runs import Move, list_moves
-from musicgen.music.score import Note, Score
+from musicgen.music.score import Note, Part, Score
 
 MOVES = st.lists(st.tuples(st.integers(-12, 12), st.sampled_from((12, 24, 48))), max_size=60)
 
@@ -78,6 +79,15 @@ def test_groups_transposed_and_slightly_changed_tunes() -> None:
     changed = Score((*notes[:40], Note(960, 50, 24), *notes[41:]))
     lines = [list_moves(score), list_moves(score.transpose(5)), list_moves(changed)]
     assert are_grouped(*lines)
+
+
+def test_beats_of_drums_alone_are_grouped_only_if_hits_are_equal() -> None:
+    kit = (Part(is_drums=True),)
+    beats = [[Note(24 * at, key, 12) for at, key in enumerate(keys * 8)]
+             for keys in ((36, 42, 38, 42), (36, 42, 38, 42), (36, 51, 40, 51))]  # fmt: skip
+    first, equal, other = (describe_piece(Score(beat, parts=kit)) for beat in beats)
+    assert first["group"] == equal["group"] != other["group"]
+    assert first["line"] == equal["line"] != other["line"]
 
 
 def test_grouping_is_transitive() -> None:
