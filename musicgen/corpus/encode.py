@@ -24,7 +24,7 @@ from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.melodic_runs import Move, list_hits, list_moves
+from musicgen.music.melodic_runs import Move, list_drum_moves, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
@@ -59,7 +59,7 @@ def _describe_score(score: Score) -> dict[str, Any]:
     canonical = score.canonical()
     moves, shared_length = list_moves(canonical), SHARED_MOVES
     if not moves and any(part.is_drums for part in canonical.parts):
-        moves, shared_length = list_hits(canonical), SHARED_HITS
+        moves, shared_length = list_drum_moves(canonical), SHARED_HITS
     return {
         "notes": len(canonical.notes),
         "title": canonical.title,

@@ -90,13 +90,6 @@ def find_runs(score: Score) -> tuple[MelodicRun, ...]:
     )
 
 
-def list_hits(score: Score) -> list[Move]:
-    """Return the notes of the drums in sequence: percussion key, and steps to the next onset."""
-    drums = {index for index, part in enumerate(score.parts) if part.is_drums}
-    notes = [note for note in score.notes if note.part in drums]
-    return [(note.pitch, after.onset - note.onset) for note, after in pairwise(notes)]
-
-
 def list_moves(score: Score) -> list[Move]:
     """Return the moves of all voices in sequence, across rests."""
     notes = [
@@ -107,3 +100,15 @@ def list_moves(score: Score) -> list[Move]:
         for chord in voice
     ]
     return [(after[0] - before[0], after[1]) for before, after in pairwise(notes)]
+
+
+def list_drum_moves(score: Score) -> list[Move]:
+    """Return the hits of all drums in sequence: percussion key, and steps since the hit before.
+
+    They tell tunes of drums alone apart, which have no melodic moves.
+    """
+    is_drums = np.array([part.is_drums for part in score.parts], dtype=np.bool_)
+    onsets, keys = score.columns[:2, is_drums[score.columns[4]]]
+    order = np.lexsort((keys, onsets))
+    steps = np.diff(onsets[order], prepend=onsets[order][:1])
+    return list(zip(keys[order].tolist(), steps.tolist(), strict=True))

@@ -385,7 +385,7 @@ class _StaffWriter:
         onsets = sorted(notes_by_onset)
         starts = [bar.start for bar in self.bars]
         strokes = []
-        for onset, next_onset in zip(onsets, [*onsets[1:], self.bars[-1].end], strict=True):
+        for onset, next_onset in zip(onsets, [*onsets, self.bars[-1].end][1:], strict=True):
             bar = self.bars[bisect_right(starts, onset) - 1]
             beat = bar.meter.beat_steps
             beat_end = onset + beat - (onset - bar.start) % beat

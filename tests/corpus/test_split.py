@@ -83,6 +83,15 @@ def test_groups_transposed_and_slightly_changed_tunes() -> None:
     assert are_grouped(*lines)
 
 
+def test_beats_of_drums_alone_are_grouped_only_if_hits_are_equal() -> None:
+    kit = (Part(is_drums=True),)
+    beats = [[Note(24 * at, key, 12) for at, key in enumerate(keys * 8)]
+             for keys in ((36, 42, 38, 42), (36, 42, 38, 42), (36, 51, 40, 51))]  # fmt: skip
+    first, equal, other = (describe_piece(Score(beat, parts=kit)) for beat in beats)
+    assert first["group"] == equal["group"] != other["group"]
+    assert first["line"] == equal["line"] != other["line"]
+
+
 def test_grouping_is_transitive() -> None:
     a, b = make_moves(1, SHARED_MOVES), make_moves(2, SHARED_MOVES)
     assert are_grouped(a, a + b, b)
