@@ -19,7 +19,7 @@ MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
 MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
-    "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15,
+    "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
 }  # fmt: skip
 CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
@@ -31,6 +31,7 @@ _POSITION_FIELDS: Final = "position left bar section"
 _LOOK_BACK_FIELDS: Final = "lag1 lag2 lag4 lag8 match1 match2 match4 match8"
 VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "sounding", "lowest", "highest", "drums", "onsets", "kicks", "until", "root", "quality", "bass",
+    "tones", "last_tones",
 )  # fmt: skip
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",

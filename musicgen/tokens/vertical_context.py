@@ -18,10 +18,12 @@ until      steps until the next pitch starts in the bar; 0 if none does
 root       of the chord symbol in force, semitones above the tonic + 1; NO_CHORD; 0 before the first
 quality    of the chord symbol in force; 0 if there is none
 bass       of the chord symbol in force, + 1; 0 if it names none
+tones      like sounding, for the whole bar: the harmony that the earlier voices have
+last_tones like sounding, for the whole bar before, all its voices
 =========  =========================================================================================
 
 A pitch that is held sounds on; what the current voice plays itself does not count. Between bars and
-in the first voice of a bar, only the chord symbol is there to be told.
+in the first voice of a bar, only the chord symbol and the last tones are there to be told.
 
 `VerticalContext` is that of one tune, a frozen value; `VerticalLanes` computes the same for many
 tunes side by side. They are parts of `ScoreContext` and `ContextLanes`.
@@ -29,6 +31,9 @@ tunes side by side. They are parts of `ScoreContext` and `ContextLanes`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -173,6 +178,7 @@ class VerticalContext(NamedTuple):
     earlier: int = 0  # how many of them are of earlier voices
     sounds: VoiceSounds = _NO_SOUNDS
     symbols: tuple[Symbol, ...] = (_NO_SYMBOL,)  # the one in force before the bar, those in it
+    last_tones: int = 0  # pitch classes of the bar before
     fields: Fields = _NO_FIELDS
 
     def take(self, id_: int, before: Cursor, after: Cursor) -> VerticalContext:
@@ -185,8 +191,7 @@ class VerticalContext(NamedTuple):
         elif action == _VOICE:
             context = self._replace(earlier=len(self.spans))
         if action == _BAR or not after.in_bar:
-            symbol = context.symbols[-1]._replace(start=0)
-            context = context._replace(spans=(), earlier=0, symbols=(symbol,))
+            context = context._leave_bar()
         elif after.step == before.step and action not in (_VOICE, _CHORD, _BASS):
             return context
         return context._replace(fields=context._compute_fields(after.step))
@@ -205,6 +210,12 @@ class VerticalContext(NamedTuple):
             return self._replace(sounds=sounds)
         last = self.spans[-1]._replace(sound=sound)
         return self._replace(spans=(*self.spans[:-1], last), sounds=sounds)
+
+    def _leave_bar(self) -> VerticalContext:
+        """Keep the chord symbol and the pitch classes of the bar, if the tune was in one."""
+        symbol = self.symbols[-1]._replace(start=0)
+        tones = _join_tones(self.spans) if self.spans else self.last_tones
+        return self._replace(spans=(), earlier=0, symbols=(symbol,), last_tones=tones)
 
     def _add_symbol(self, id_: int, step: int) -> VerticalContext:
         """Add a chord symbol, or a bass to the last one."""
@@ -234,8 +245,13 @@ class VerticalContext(NamedTuple):
         symbol = next((symbol for symbol in self.symbols[::-1] if symbol.start <= step), _NO_SYMBOL)
         return (
             bits & _PITCH_BITS, lowest % _NO_PITCH, highest, drums >> _DRUM_SHIFT, onsets, kicks,
-            until, *symbol[1:],
+            until, *symbol[1:], _join_tones(self.spans[: self.earlier]), self.last_tones,
         )  # fmt: skip
+
+
+def _join_tones(spans: Iterable[Span]) -> int:
+    """Return the pitch classes of all spans, as bits."""
+    return reduce(or_, (span.sound.bits for span in spans), 0) & _PITCH_BITS
 
 
 _ACTION_ARRAY: Final = np.array(_ACTIONS, np.int8)
@@ -264,6 +280,7 @@ class VerticalLanes:
         self.sounds[:] = _SILENCE
         self.symbols: npt.NDArray[np.int32] = np.zeros((lanes, 4, 4), np.int32)
         self.symbol_counts: IntArray = np.ones(lanes, np.int64)
+        self.last_tones: IntArray = np.zeros(lanes, np.int64)
 
     def set_context(self, lane: int, context: VerticalContext) -> None:
         """Set a lane to the context of one tune."""
@@ -277,6 +294,7 @@ class VerticalLanes:
             self.sounds[lane, voice] = sound
         self.symbol_counts[lane] = len(context.symbols)
         self.symbols[lane, : len(context.symbols)] = context.symbols
+        self.last_tones[lane] = context.last_tones
 
     def select_lanes(self, lanes: IntArray) -> None:
         """Keep some of the lanes, by index: (lane,) int64."""
@@ -306,13 +324,26 @@ class VerticalLanes:
         self.earlier = np.where(actions == _VOICE, self.counts, self.earlier)
         is_left = (actions == _BAR) | ~in_bar
         if len(lanes := np.flatnonzero(is_left)):
-            self.counts[lanes] = self.earlier[lanes] = 0
-            self.symbols[lanes, 0] = self.symbols[lanes, self.symbol_counts[lanes] - 1]
-            self.symbols[lanes, 0, _START] = 0
-            self.symbol_counts[lanes] = 1
+            self._leave_bars(lanes)
         is_moved = _CHANGING_ACTIONS[actions] | is_left | (step != was_step)
         if len(lanes := np.flatnonzero(is_moved)):
             self._compute_fields(lanes, step[lanes])
+
+    def _leave_bars(self, lanes: IntArray) -> None:
+        """Do what `VerticalContext._leave_bar` does in some lanes, by index: (lane,) int64."""
+        filled = lanes[self.counts[lanes] > 0]
+        self.last_tones[filled] = self._join_tones(filled, self.counts[filled])
+        self.counts[lanes] = self.earlier[lanes] = 0
+        self.symbols[lanes, 0] = self.symbols[lanes, self.symbol_counts[lanes] - 1]
+        self.symbols[lanes, 0, _START] = 0
+        self.symbol_counts[lanes] = 1
+
+    def _join_tones(self, lanes: IntArray, counts: IntArray) -> IntArray:
+        """Return the pitch classes of the first spans of some lanes, as bits; (lane,) all."""
+        bits = self.spans[lanes, _BITS, : counts.max(initial=0)]
+        is_counted = np.arange(bits.shape[1]) < counts[:, None]
+        tones: IntArray = np.bitwise_or.reduce(bits * is_counted, axis=1, initial=0) & _PITCH_BITS
+        return tones
 
     def _make_room(self, spans: int, symbols: int) -> None:
         while spans > self.spans.shape[2]:
@@ -371,7 +402,8 @@ class VerticalLanes:
     def _compute_fields(self, lanes: IntArray, steps: IntArray) -> None:
         """Compute the fields of some lanes at steps of their bars, (lane,) each."""
         self.fields[lanes] = 0
-        self.fields[lanes, 7:] = self._find_symbols(lanes, steps)
+        self.fields[lanes, 7:10] = self._find_symbols(lanes, steps)
+        self.fields[lanes, 11] = self.last_tones[lanes]
         has_spans = self.earlier[lanes] > 0
         lanes, steps = lanes[has_spans], steps[has_spans]
         if not len(lanes):
@@ -399,6 +431,7 @@ class VerticalLanes:
         )
         for column, values in enumerate(fields):
             self.fields[lanes, column] = values
+        self.fields[lanes, 10] = self._join_tones(lanes, earlier)
 
     def _find_symbols(self, lanes: IntArray, steps: IntArray) -> npt.NDArray[np.int32]:
         """Return the fields of the chord symbols in force, (lane, 3) int32."""

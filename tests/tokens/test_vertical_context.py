@@ -218,28 +218,31 @@ class Place:
     visit: int  # of a bar; -1 between bars
     voice: tuple[int, int]
     step: int
+    bar_start: int
     bar_end: int
+    last_bar: range  # the steps of the bar before, or between bars of the bar that was left
 
 
 def iter_places(ids: Sequence[int]) -> Iterator[Place]:
     """Yield the place before each id."""
     grammar = MeasuresGrammar(Rules.permissive(find_drum_parts(ids)))
     visit, start, length = -1, 0, 0
-    ends: dict[int, int] = {}
+    bars: dict[int, range] = {-1: range(0), -2: range(0)}
     places = []
     for id_ in ids:
         if grammar.in_bar:
-            places.append((visit, grammar.voice, start + grammar.cursor))
+            places.append((visit, visit - 1, grammar.voice, start + grammar.cursor))
         else:
-            places.append((-1, (0, 0), start + length))
+            places.append((-1, visit, (0, 0), start + length))
         if MEASURES.events[id_].kind in ("bar", "partial"):
             visit, start, length = visit + 1, start + length, 0
         grammar.take(id_)
         if grammar.in_bar and grammar.voice == (0, 0):
             length = grammar.cursor
-            ends[visit] = start + length
-    for number, voice, step in places:
-        yield Place(number, voice, step, ends.get(number, step))
+            bars[visit] = range(start, start + length)
+    for number, last, voice, step in places:
+        bar = bars[number] if number in bars and number >= 0 else range(step, step)
+        yield Place(number, voice, step, bar.start, bar.stop, bars[last])
 
 
 def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
@@ -259,7 +262,9 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
             if start.voice < place.voice and chord.onset < place.bar_end and place.visit >= 0
         ]
         symbol = [values for step, values in symbols if step <= place.step][-1]
-        rows.append((*describe(earlier, place, setting), *symbol))
+        tones = list_tones(earlier, range(place.bar_start, place.bar_end), setting)
+        last_tones = list_tones([chord for _, chord in chords.values()], place.last_bar, setting)
+        rows.append((*describe(earlier, place, setting), *symbol, tones, last_tones))
         event = MEASURES.events[id_]
         if event.kind in ("chord", "no_chord"):
             symbols.append((place.step, describe_symbol(event)))
@@ -267,6 +272,18 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
             step, (root, quality, _) = symbols[-1]
             symbols[-1] = step, (root, quality, int(event.value or 0) + 1)
     return rows
+
+
+def list_tones(chords: Sequence[SoundingChord], steps: range, setting: Setting) -> int:
+    """Return the pitch classes of the chords that sound at some of the steps, as bits."""
+    pitches = {
+        (pitch - setting.tonic_pitch) % 12
+        for chord in chords
+        if not setting.parts[chord.part].is_drums
+        and max(chord.onset, steps.start) < min(chord.end, steps.stop)
+        for pitch in chord.pitches
+    }
+    return sum(1 << pitch for pitch in pitches)
 
 
 def describe_symbol(event: Event) -> tuple[int, int, int]:
