@@ -260,7 +260,8 @@ def _encode_piece(
     """Yield a piece in each order of its parts, or its refusal."""
     try:
         row = describe_piece(piece)
-        encodings = [codec.encode(ordered) for ordered in _iter_orders(piece, codec)]
+        orders = list(_iter_orders(piece, codec))
+        encodings = [codec.encode(ordered) for ordered in orders]
     except MusicgenError as fault:
         yield refusal_to_json(_encoding_refusal(fault, name, number, piece))
         return
@@ -269,6 +270,8 @@ def _encode_piece(
         row["remarks"].append(f"lost: {encodings[0].lost} of {row['notes']} have no event")
     for order, encoded in enumerate(encodings):
         fields = {"ids": _pack_ids(encoded), "setting": encoded.setting.to_json(), "order": order}
+        if isinstance(ordered := orders[order], Score):
+            fields["notes"] = len(ordered.canonical().notes)
         yield json.dumps({"tune": {**row, **fields, "source": name, "number": number}}).encode()
 
 

@@ -1,7 +1,10 @@
-"""The orders in which a piece of several parts is stored, so that any part can follow any other.
+"""The orders and line-ups in which a piece of several parts is stored.
 
-A model writes the parts of a bar in the order of the line-up. A piece is stored as it is written,
-with its melody last and with its bass first. The melody and the bass are known by their roles;
+A model writes the parts of a bar in their order, so one order cannot give any part from any other.
+
+A piece is stored as it is written, with its melody last, with its bass first, and, if it has more
+parts, for a small band: melody, bass and drums, with and without chords. So a model of large bands
+can write for small ones. The melody and the bass are known by their roles;
 if no part has such a role, they are the highest and the lowest part by median pitch. A piece whose
 parts have no roles, names or instruments, such as the voices of an ABC tune, has one order.
 """
@@ -16,18 +19,28 @@ import numpy as np
 from musicgen.music.roles import has_described_parts
 from musicgen.music.score import Score
 
-MOST_ORDERS: Final = 3  # of a piece: as written, melody last, bass first
+SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
+WHOLE_ORDERS: Final = 3  # as written, melody last, bass first
+MOST_ORDERS: Final = WHOLE_ORDERS + len(SMALL_BANDS)
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:
-    """Yield a piece in each order of its parts, first as it is written, without repeats."""
+    """Yield a piece in each order of its parts, first as it is written, then for small bands."""
     as_written = tuple(range(len(score.parts)))
     if not has_described_parts(score.parts):
         yield score
         return
     orders = [as_written, _move_melody_last(score), _move_bass_first(score)]
-    for order in dict.fromkeys(orders[:MOST_ORDERS]):
-        yield score if order == as_written else score.reorder_parts(order)
+    for order in dict.fromkeys((*orders, *_iter_small_bands(score))):
+        yield score if order == as_written else score.select_parts(order)
+
+
+def _iter_small_bands(score: Score) -> Iterator[tuple[int, ...]]:
+    """Yield the numbers of the first part of each role of a small band, if there are all."""
+    first_parts = {part.role: n for n, part in reversed(list(enumerate(score.parts)))}
+    for roles in SMALL_BANDS:
+        if len(roles) < len(score.parts) and set(roles) <= first_parts.keys():
+            yield tuple(sorted(first_parts[role] for role in roles))
 
 
 def _move_melody_last(score: Score) -> tuple[int, ...]:

@@ -246,23 +246,28 @@ class Score:
         marks = tuple(_transpose_mark(mark, semitones) for mark in self.marks)
         return replace(self, notes=Notes(columns), marks=marks)
 
-    def reorder_parts(self, order: Sequence[int]) -> Score:
-        """Return the score with its parts in another order.
+    def select_parts(self, numbers: Sequence[int]) -> Score:
+        """Return the score with some of its parts, or all of them, in a given order.
 
         Args:
-            order: the numbers of all parts, in their new order.
+            numbers: of the parts, each at most once, in their new order.
 
         Raises:
-            InvalidValue: the order does not name each part once.
+            InvalidValue: a number is not that of a part, or occurs twice.
         """
-        if sorted(order) != list(range(len(self.parts))):
+        part_count = len(self.parts)
+        if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(part_count)):
             raise InvalidValue(
-                f"order of parts {list(order)}: name each of 0 to {len(self.parts) - 1} once"
+                f"parts {list(numbers)}: name each of 0 to {part_count - 1} at most once"
             )
+        new_numbers = np.full(part_count, -1)
+        new_numbers[list(numbers)] = np.arange(len(numbers))
         columns = self.columns.copy()
-        columns[4] = np.argsort(order)[self.columns[4]]
+        columns[4] = new_numbers[self.columns[4]]
         return replace(
-            self, notes=Notes(columns), parts=tuple(self.parts[number] for number in order)
+            self,
+            notes=Notes(columns[:, columns[4] >= 0]),
+            parts=tuple(self.parts[number] for number in numbers),
         )
 
     def canonical(self) -> Score:
