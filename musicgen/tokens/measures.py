@@ -40,7 +40,15 @@ from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
 from musicgen.tokens.level_writer import LevelWriter
 from musicgen.tokens.lineup import LineupState, iter_lineup_events, read_lineup
-from musicgen.tokens.vocabulary import DRUM_KIT, MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
+from musicgen.tokens.vocabulary import (
+    DRUM_KIT,
+    MAX_PARTS,
+    MEASURES,
+    RHYTHM_ALIASES,
+    RHYTHMS,
+    Event,
+    Value,
+)
 
 _CHANGES = ("key", "meter", "chord")
 
@@ -177,6 +185,12 @@ class _MeasuresEncoder:
     def lineup_ids(self) -> Iterator[int]:
         """Yield the number of parts, and the description of each part where one is needed."""
         parts = self.score.parts
+        if len(parts) > MAX_PARTS:
+            raise Refusal(
+                f"it has {len(parts)} parts, and at most {MAX_PARTS} can be written; the tune was"
+                " left out",
+                code="no-event",
+            )
         if not has_dynamics(self.score.columns) and not _needs_lineup(parts):
             yield _event_id("parts", len(parts))
             return

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musicgen.errors import InvalidValue, Mismatch
+from musicgen.errors import InvalidValue, Mismatch, Refusal
 from musicgen.music.bars import find_bars
 from musicgen.music.dynamics import LEVEL_VELOCITIES
 from musicgen.music.general_midi import FAMILIES, find_family, find_typical_program
@@ -245,3 +245,10 @@ def test_voices_without_names_and_instruments_need_no_lineup() -> None:
     assert "parts=2" in names(Score(notes, parts=(Part("first"), Part("second"))))
     assert "lineup=2" in names(Score(notes, parts=(Part(), Part(program=33))))
     assert "lineup=2" in names(Score(notes, parts=(Part(role="melody"), Part(role="bass"))))
+
+
+def test_more_parts_than_can_be_written_are_refused_by_their_number() -> None:
+    parts = tuple(Part(f"{number}") for number in range(18))
+    notes = tuple(Note(0, 60, 192, part=number) for number in range(18))
+    with pytest.raises(Refusal, match="18 parts, and at most 16 can be written"):
+        CODEC.encode(Score(notes, parts=parts))
