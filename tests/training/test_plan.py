@@ -100,7 +100,7 @@ def test_one_more_tune_rarely_moves_another() -> None:
 def test_plan_explains_what_is_held_out() -> None:
     explanations = [
         make_plan(adjust_split(make_dataset(count)), TrainingOptions()).lines
-        for count in (1, 5, 20, 400)
+        for count in (1, 5, 20, 400, 3000)
     ]
     assert explanations[0][0].startswith(
         "1 tune is too few to hold any out: training on all of them"
@@ -109,7 +109,9 @@ def test_plan_explains_what_is_held_out() -> None:
     assert explanations[2][0].startswith(
         "20 tunes: 3 are held out for early stopping; there is no test split"
     )
-    assert explanations[3] == ()
+    (size_line,) = explanations[3]
+    assert size_line.startswith("16,250 notes train 862,636 weights, 0.019 per weight")
+    assert explanations[4] == ()
 
 
 @pytest.mark.parametrize(
