@@ -76,7 +76,12 @@ def take_melody(score: Score, choice: PrimerChoice, name: str) -> tuple[Score, l
     melody = replace(score, notes=Notes(columns), marks=marks, parts=(score.parts[part],))
     if choice.bars is not None:
         melody = _take_bars(melody, score, choice.bars, name)
-        messages.append(f"bars {choice.bars_text} of it are taken")
+        first, last = choice.bars
+        messages.append(
+            f"bar {first} of it is taken"
+            if first == last
+            else f"bars {first}-{last} of it are taken"
+        )
     return melody, messages
 
 

@@ -246,6 +246,16 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
     assert [note.pitch for note in score.notes][:6] == [62, 66, 69, 74, 69, 66]
 
 
+def test_part_and_bars_of_a_primer_can_be_chosen(playground: LiveServer) -> None:
+    text = "X:1\nM:6/8\nL:1/8\nK:D\nV:1\nDFA dAF|GBd gdB|\nV:2\nD,3 A,3|F,3 E,3|\n"
+    primer = {"name": "two.abc", "text": text, "part": "2", "bars": "2"}
+    tune = playground.generate(do="sample", seed=1, bars=8, primer=primer)
+    (score,), _ = midi.parse(base64.b64decode(tune["midi"]), "tune.mid")
+    first, second = [note.pitch % 12 for note in score.notes][:2]
+    assert (first, second) == (6, 4)  # F sharp, E
+    assert any("bar 2 of it is taken" in message for message in tune["told"])
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -268,6 +278,7 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
         ({"do": "sample", "primer": {"base64": "???"}}, "invalid base64"),
         ({"do": "sample", "primer": {"name": "x.exe", "base64": "AAAA"}}, "send .abc or .mid"),
         ({"do": "sample", "primer": {"base64": "é"}}, "invalid base64"),
+        ({"do": "sample", "primer": {"text": "K:C\nC", "bars": "x"}}, "write bars such as 1-8"),
         ({"do": "sample", "bars": True}, "bars: expected int | null, got bool"),
         ({"do": "sample", "max_copy": 10**8}, "ask for 4 or more, up to 1,000"),
         (
