@@ -36,7 +36,20 @@ def ragged_arange(sizes: IntArray) -> IntArray:
     Returns:
         (sum(sizes),) int64.
     """
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ragged_ranges(np.zeros_like(sizes), sizes)
+
+
+def ragged_ranges(starts: IntArray, sizes: IntArray) -> IntArray:
+    """Count from each start: starts 7, 4 and sizes 2, 3 give 7, 8, 4, 5, 6.
+
+    Args:
+        starts: (n,) int64.
+        sizes: (n,) int64, each 0 or more.
+
+    Returns:
+        (sum(sizes),) int64.
+    """
+    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
 
 
 def splitmix64(values: UInt64Array) -> UInt64Array:

@@ -80,7 +80,7 @@ class Chords:
             tops = self.pitches[self.pitch_starts[:-1][rows]]
             bottoms = self.pitches[self.pitch_starts[1:][rows] - 1]
             columns = np.stack([self.onsets[rows], self.ends[rows], tops, bottoms])
-            numbers[rows] = _assign_part_voices(list(map(_ChordSpan._make, columns.T.tolist())))
+            numbers[rows] = _assign_part_voices(list(zip(*columns.tolist(), strict=True)))
         return numbers
 
 
@@ -99,35 +99,28 @@ def separate_voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
 
 
 _REST_COST: Final = 10  # semitones of distance that a rest before a chord counts as
+_INFINITE_COST: Final = 1_000
 
 
-class _ChordSpan(NamedTuple):
-    """When a chord sounds, and its highest and lowest pitch."""
-
-    onset: int  # steps
-    end: int  # steps
-    top: int  # MIDI note number
-    bottom: int  # MIDI note number
-
-    def cost_after(self, previous: _ChordSpan) -> int:
-        """Return the distance in semitones from the voice's previous chord, plus a rest's cost."""
-        distance = abs(previous.top - self.top) + abs(previous.bottom - self.bottom)
-        return distance + (_REST_COST if previous.end < self.onset else 0)
+# Onset and end in steps, highest and lowest pitch; a tuple, as this is the innermost loop.
+_ChordSpan = tuple[int, int, int, int]
 
 
 def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
     """Return the voice number of each chord of a part, in order of onset."""
     numbers = [0] * len(chords)
     last_chords: list[_ChordSpan] = []  # of each voice
-    for onset, group in groupby(range(len(chords)), key=lambda index: chords[index].onset):
-        indexes = list(group)
-        free = [voice for voice, chord in enumerate(last_chords) if chord.end <= onset]
-        voices: Sequence[int | None] = free
-        if not len(indexes) == len(free) == 1:
-            indexes.sort(key=lambda index: (-chords[index].top, chords[index].end))
-            voices = _pair_nearest([chords[i] for i in indexes], free, last_chords)
+    onsets = [onset for onset, *_ in chords]
+    firsts = [i for i, onset in enumerate(onsets) if not i or onset != onsets[i - 1]]
+    for first, stop in pairwise((*firsts, len(chords))):
+        indexes: Sequence[int] = range(first, stop)
+        if stop - first == 1:
+            voices = [_find_nearest_voice(chords[first], last_chords)]
+        else:
+            indexes = sorted(indexes, key=lambda index: (-chords[index][2], chords[index][1]))
+            voices = _pair_nearest([chords[i] for i in indexes], last_chords)
         for index, voice in zip(indexes, voices, strict=True):
-            if voice is None:
+            if voice < 0:
                 numbers[index] = len(last_chords)
                 last_chords.append(chords[index])
             else:
@@ -136,20 +129,44 @@ def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
     return numbers
 
 
-def _pair_nearest(
-    chords: Sequence[_ChordSpan], free: Sequence[int], last_chords: Sequence[_ChordSpan]
-) -> list[int | None]:
-    """Pair chords with free voices, nearest first, then the higher chord and the earlier voice."""
+def _find_nearest_voice(chord: _ChordSpan, last_chords: Sequence[_ChordSpan]) -> int:
+    """Return the free voice nearest to a chord, as `_pair_nearest` does for several chords."""
+    onset, _, top, bottom = chord
+    nearest, least_cost = -1, _INFINITE_COST
+    for voice, (_, end, last_top, last_bottom) in enumerate(last_chords):
+        if end <= onset:
+            cost = abs(last_top - top) + abs(last_bottom - bottom)
+            if end < onset:
+                cost += _REST_COST
+            if cost < least_cost:
+                nearest, least_cost = voice, cost
+    return nearest
+
+
+def _pair_nearest(chords: Sequence[_ChordSpan], last_chords: Sequence[_ChordSpan]) -> list[int]:
+    """Pair chords with free voices, nearest first, then the higher chord and the earlier voice.
+
+    The distance is in semitones, of the highest and of the lowest pitches, plus the cost of a rest.
+
+    Args:
+        chords: that start together.
+        last_chords: of each voice.
+
+    Returns:
+        The voice of each chord, -1 where none is left.
+    """
+    onset = chords[0][0]
     costs = sorted(
-        (chord.cost_after(last_chords[voice]), position, voice)
-        for position, chord in enumerate(chords)
-        for voice in free
+        (abs(last_top - top) + abs(last_bottom - bottom) + _REST_COST * (end < onset), index, voice)
+        for voice, (_, end, last_top, last_bottom) in enumerate(last_chords)
+        if end <= onset
+        for index, (_, _, top, bottom) in enumerate(chords)
     )
-    voice_by_position: dict[int, int] = {}
-    for _, position, voice in costs:
-        if position not in voice_by_position and voice not in voice_by_position.values():
-            voice_by_position[position] = voice
-    return list(map(voice_by_position.get, range(len(chords))))
+    voices = [-1] * len(chords)
+    for _, index, voice in costs:
+        if voices[index] < 0 and voice not in voices:
+            voices[index] = voice
+    return voices
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,17 +197,17 @@ class Segments:
 
 
 def cut_into_segments(
-    chords: Chords, bars: Sequence[Bar], changes: Sequence[int]
+    chords: Chords, numbers: IntArray, bars: Sequence[Bar], changes: Sequence[int]
 ) -> tuple[BarVoices, Segments]:
     """Cut chords into lines and segments.
 
     Args:
         chords: of all parts.
+        numbers: (chord,) int64 voice of each chord, from `Chords.assign_voices`.
         bars: of the tune.
         changes: steps at which the first voice is cut too.
     """
     starts, ends = np.array([(bar.start, bar.end) for bar in bars], dtype=np.int64).T
-    numbers = chords.assign_voices()
     voice_limit = numbers.max(initial=0) + 1  # voices in a part
     # part and number of each voice as one key; the first voice of part 0 always exists
     voice_keys, voice = np.unique(
