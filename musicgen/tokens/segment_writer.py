@@ -155,7 +155,7 @@ class _Notation:
     spans: IntArray  # (3, segment) index of its first id, number of ids before the ties, of a tie
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _notate(offsets: Ids) -> _Notation:
     """Notate the segments between offsets, in steps from the start of the bar."""
     ids: list[int] = []
