@@ -57,6 +57,7 @@ _FIELDS: Final = ("onset", "pitch", "duration", "velocity", "part")
 _VALUES: Final = attrgetter(*_FIELDS)
 _SETTERS: Final = tuple(getattr(Note, name).__set__ for name in _FIELDS)
 
+_STEP_BITS: Final = LATEST_STEP.bit_length()
 _INFINITE_STEP: Final = 2**62
 
 NoteColumns: TypeAlias = IntArray  # (field of Note, note)
@@ -84,7 +85,7 @@ class Notes(Sequence[Note]):
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):
             deque(map(Note, *columns.tolist()), maxlen=0)  # raises for the first bad note
-        self.columns = columns[:, np.lexsort((parts, velocities, durations, pitches, onsets))]
+        self.columns = columns[:, _sort_notes(columns)]
         self.columns.setflags(write=False)
 
     @classmethod
@@ -124,6 +125,21 @@ class Notes(Sequence[Note]):
 
     def __repr__(self) -> str:
         return repr(self._note_objects)
+
+
+def _sort_notes(columns: NoteColumns) -> IntArray:
+    """Return the order of notes: by onset, pitch, duration, velocity and part.
+
+    The first three fit into one integer, which is faster to sort.
+
+    Args:
+        columns: (5, note) int64 of valid notes.
+    """
+    onsets, pitches, durations, velocities, parts = columns
+    keys = (onsets << 7 | pitches) << _STEP_BITS | durations
+    if (keys[1:] > keys[:-1]).all():
+        return np.arange(len(keys))
+    return np.lexsort(((velocities << 32) + parts, keys))
 
 
 def split_notes_at(columns: NoteColumns, steps: Sequence[int]) -> NoteColumns:
@@ -186,7 +202,8 @@ def without_overlaps(columns: NoteColumns) -> NoteColumns:
         (5, note) int64.
     """
     onsets, pitches, durations, _, parts = columns
-    ordered = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
+    order = np.lexsort(((onsets << _STEP_BITS) - durations, parts << 7 | pitches))
+    ordered = columns[:, order]
     gaps = _gaps(ordered)
     if not (gaps < ordered[2]).any():
         return columns

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import count, groupby, pairwise
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -76,11 +77,13 @@ class Chords:
         numbers = np.zeros(len(self.parts), dtype=np.int64)
         overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
         for part in unique_sorted(self.parts[1:][overlaps]).tolist():
-            rows = slice(*np.searchsorted(self.parts, [part, part + 1]))
-            tops = self.pitches[self.pitch_starts[:-1][rows]]
-            bottoms = self.pitches[self.pitch_starts[1:][rows] - 1]
-            columns = np.stack([self.onsets[rows], self.ends[rows], tops, bottoms])
-            numbers[rows] = _assign_part_voices(list(zip(*columns.tolist(), strict=True)))
+            first, stop = np.searchsorted(self.parts, [part, part + 1]).tolist()
+            onsets, ends = self.onsets[first:stop], self.ends[first:stop]
+            tops = self.pitches[self.pitch_starts[first:stop]]
+            bottoms = self.pitches[self.pitch_starts[first + 1 : stop + 1] - 1]
+            order = np.lexsort((ends, -tops, onsets))
+            columns = (column[order].tolist() for column in (onsets, ends, tops, bottoms))
+            numbers[first + order] = _assign_part_voices(list(zip(*columns, strict=True)))
         return numbers
 
 
@@ -102,37 +105,39 @@ _REST_COST: Final = 10  # semitones of distance that a rest before a chord count
 _INFINITE_COST: Final = 1_000
 
 
+_ONSET: Final = itemgetter(0)
+
 # Onset and end in steps, highest and lowest pitch; a tuple, as this is the innermost loop.
 _ChordSpan = tuple[int, int, int, int]
 
 
 def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
-    """Return the voice number of each chord of a part, in order of onset."""
-    numbers = [0] * len(chords)
+    """Return the voice number of each chord of a part.
+
+    Args:
+        chords: in order of onset; of those that start together, higher ones first.
+    """
+    numbers: list[int] = []
     last_chords: list[_ChordSpan] = []  # of each voice
-    onsets = [onset for onset, *_ in chords]
-    firsts = [i for i, onset in enumerate(onsets) if not i or onset != onsets[i - 1]]
-    for first, stop in pairwise((*firsts, len(chords))):
-        indexes: Sequence[int] = range(first, stop)
-        if stop - first == 1:
-            voices = [_find_nearest_voice(chords[first], last_chords)]
-        else:
-            indexes = sorted(indexes, key=lambda index: (-chords[index][2], chords[index][1]))
-            voices = _pair_nearest([chords[i] for i in indexes], last_chords)
-        for index, voice in zip(indexes, voices, strict=True):
-            if voice < 0:
-                numbers[index] = len(last_chords)
-                last_chords.append(chords[index])
-            else:
-                numbers[index] = voice
-                last_chords[voice] = chords[index]
+    for _, group in groupby(chords, key=_ONSET):
+        first, *others = group
+        if not others:
+            voice = _find_nearest_voice(first, last_chords)
+            numbers.append(voice)
+            last_chords[voice : voice + 1] = (first,)  # replaces one, or appends it
+            continue
+        together = (first, *others)
+        voices = _pair_nearest(together, last_chords)
+        numbers += voices
+        for voice, chord in sorted(zip(voices, together, strict=True)):
+            last_chords[voice : voice + 1] = (chord,)
     return numbers
 
 
 def _find_nearest_voice(chord: _ChordSpan, last_chords: Sequence[_ChordSpan]) -> int:
     """Return the free voice nearest to a chord, as `_pair_nearest` does for several chords."""
     onset, _, top, bottom = chord
-    nearest, least_cost = -1, _INFINITE_COST
+    nearest, least_cost = len(last_chords), _INFINITE_COST
     for voice, (_, end, last_top, last_bottom) in enumerate(last_chords):
         if end <= onset:
             cost = abs(last_top - top) + abs(last_bottom - bottom)
@@ -153,7 +158,7 @@ def _pair_nearest(chords: Sequence[_ChordSpan], last_chords: Sequence[_ChordSpan
         last_chords: of each voice.
 
     Returns:
-        The voice of each chord, -1 where none is left.
+        The voice of each chord; where none is left, a new one.
     """
     onset = chords[0][0]
     costs = sorted(
@@ -162,11 +167,15 @@ def _pair_nearest(chords: Sequence[_ChordSpan], last_chords: Sequence[_ChordSpan
         if end <= onset
         for index, (_, _, top, bottom) in enumerate(chords)
     )
-    voices = [-1] * len(chords)
+    voice_by_index: dict[int, int] = {}
     for _, index, voice in costs:
-        if voices[index] < 0 and voice not in voices:
-            voices[index] = voice
-    return voices
+        if index not in voice_by_index and voice not in voice_by_index.values():
+            voice_by_index[index] = voice
+    new_voices = count(len(last_chords))
+    return [
+        voice_by_index[index] if index in voice_by_index else next(new_voices)
+        for index in range(len(chords))
+    ]
 
 
 @dataclass(frozen=True, eq=False)
