@@ -175,9 +175,7 @@ def _bits_from(bits: bytes, at: int) -> int:
     return window & ((1 << _MAX_TUPLET_STEPS) - 1)
 
 
-def _walk_back(
-    offsets: tuple[int, ...], steps: dict[int, _PathStep]
-) -> Iterator[WrittenDuration]:
+def _walk_back(offsets: tuple[int, ...], steps: dict[int, _PathStep]) -> Iterator[WrittenDuration]:
     """Yield the written values of the path to the last offset."""
     stops = [offsets[-1]]
     while stops[-1] != offsets[0]:

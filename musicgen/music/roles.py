@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, unique_sorted
+from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
@@ -118,7 +118,7 @@ def measure_features(notes: NoteColumns, end: int) -> dict[FeatureName, float]:
         "chord_size": len(onsets) / len(starts),
         "voices": float(durations.sum() / sounding),
         "density": len(starts) * STEPS_PER_QUARTER / sounding,
-        "duration": float(np.median(durations)),
+        "duration": find_median(durations),
         "steps": float((intervals <= _STEP).mean()),
         "leaps": float((intervals > _LEAP).mean()),
         "coverage": sounding / max(end, 1),

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, ragged_arange, unique_sorted
+from musicgen.music.arrays import IntArray, is_new_value, ragged_arange, unique_sorted
 from musicgen.music.bars import Bar
-from musicgen.music.notes import Note, NoteColumns, Notes
+from musicgen.music.notes import LATEST_STEP, Note, NoteColumns, Notes
 
 HOLD: Final = -1
 REST: Final = -2
@@ -56,13 +56,13 @@ class Chords:
     def of(cls, columns: NoteColumns) -> Chords:
         """Join the notes of a part that start and end together, from (5, note) int64 columns."""
         onsets, pitches, durations, _, parts = columns
-        order = np.lexsort((durations << 7 | 127 - pitches, onsets, parts))
-        same = np.stack([parts, onsets, durations])[:, order]
-        begins = np.append(True, (np.diff(same) != 0).any(axis=0))[: len(order)]
-        firsts = np.flatnonzero(begins)
-        parts, onsets, durations = same[:, firsts]
-        stops = np.append(firsts, len(order))
-        return cls(parts, onsets, onsets + durations, pitches[order], stops, order)
+        starts = parts * (LATEST_STEP + 1) + onsets
+        order = np.lexsort((durations << 7 | 127 - pitches, starts))
+        firsts = np.flatnonzero(is_new_value(starts[order]) | is_new_value(durations[order]))
+        first_notes = order[firsts]
+        parts, onsets = parts[first_notes], onsets[first_notes]
+        ends = onsets + durations[first_notes]
+        return cls(parts, onsets, ends, pitches[order], np.append(firsts, len(order)), order)
 
     def assign_voices(self) -> IntArray:
         """Number the voice of each chord within its part, so that no voice overlaps itself.
@@ -219,10 +219,10 @@ def cut_into_segments(
     starts, ends = np.array([(bar.start, bar.end) for bar in bars], dtype=np.int64).T
     voice_limit = numbers.max(initial=0) + 1  # voices in a part
     # part and number of each voice as one key; the first voice of part 0 always exists
-    voice_keys, voice = np.unique(
-        np.append(0, chords.parts * voice_limit + numbers), return_inverse=True
-    )
-    voice = voice[1:]
+    keys = chords.parts * voice_limit + numbers
+    is_key = np.bincount(keys, minlength=1) > 0
+    is_key[0] = True
+    voice_keys, voice = np.flatnonzero(is_key), (np.cumsum(is_key) - 1)[keys]
     line_voice, line_bar = np.divmod(_number_lines(chords, voice, ends), len(bars))
     # Each voice starts where the voice before it ends, so one number states voice and step.
     tune_steps = ends[-1]

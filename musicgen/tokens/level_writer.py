@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray
+from musicgen.music.arrays import IntArray, is_new_value
 from musicgen.music.dynamics import find_levels
 from musicgen.music.notes import NoteColumns
 from musicgen.music.voices import Chords
@@ -43,10 +43,12 @@ def find_level_changes(
     changes = np.zeros(len(levels), dtype=np.int64)
     if (levels == defaults).all():
         return changes
-    keys = parts << 32 | np.repeat(voices, sizes)
-    order = np.argsort(keys, kind="stable")  # voice by voice
+    keys = parts * (int(voices.max()) + 1) + np.repeat(voices, sizes)
+    small_keys = keys.astype(np.min_scalar_type(int(keys.max())))  # up to 16 bits: a radix sort
+    order = np.argsort(small_keys, kind="stable")  # voice by voice
     keys, sorted_levels = keys[order], levels[order]
-    previous = np.where(np.diff(keys, prepend=-1) != 0, defaults[order], np.roll(sorted_levels, 1))
+    previous = np.roll(sorted_levels, 1)
+    previous[is_new_value(keys)] = defaults[order][is_new_value(keys)]
     changes[order] = np.where(sorted_levels != previous, _FIRST_LEVEL_ID + sorted_levels, 0)
     return changes
 

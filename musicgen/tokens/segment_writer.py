@@ -121,14 +121,13 @@ class SegmentWriter:
 
     def join(self) -> tuple[list[int], list[int]]:
         """Return the ids of all segments; and the index of each segment's first id, and their number."""
-        sizes = self.sizes.T.ravel()
-        ids = np.concatenate(self.pool)[ragged_ranges(self.starts.T.ravel(), sizes)]
+        is_used = self.sizes.any(axis=1)
+        starts, sizes = self.starts[is_used].T.ravel(), self.sizes[is_used].T.ravel()
+        ids = np.concatenate(self.pool)[ragged_ranges(starts, sizes)]
         return ids.tolist(), [0, *np.cumsum(self.sizes.sum(axis=0)).tolist()]
 
 
-def _list_heads(
-    chords: Chords, first_ids: IntArray, levels: IntArray
-) -> tuple[IntArray, IntArray]:
+def _list_heads(chords: Chords, first_ids: IntArray, levels: IntArray) -> tuple[IntArray, IntArray]:
     """Return the ids of the notes of each chord, then of a rest and a hold.
 
     A level stands before its note, except before the first of a chord.

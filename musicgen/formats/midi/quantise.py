@@ -41,7 +41,7 @@ from musicgen.formats.midi.timing import (
     find_timing,
     to_exact_steps,
 )
-from musicgen.music.arrays import BoolArray, FloatArray, IntArray, unique_sorted
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray, find_median, unique_sorted
 from musicgen.music.score import STEPS_PER_QUARTER
 
 _QUARTER: Final = STEPS_PER_QUARTER
@@ -110,7 +110,7 @@ class BeatGrids:
 
     def find_units(self, steps: FloatArray) -> IntArray:
         """Return the steps between grid points at (n,) float64 times, as (n,) int64."""
-        beats = np.clip(_find_beats(steps), 0, len(self.choices) - 1)
+        beats = np.minimum(_find_beats(steps), len(self.choices) - 1)
         units: IntArray = _UNITS[self.choices[beats]]
         return units
 
@@ -155,7 +155,7 @@ def _estimate_deviation(onsets: FloatArray) -> float:
     """Return the standard deviation of onsets from sixteenths and triplets, in steps."""
     errors = [np.abs(onsets - np.floor(onsets / unit + 0.5) * unit) for unit in (12, 16)]
     # 1.4826 medians of absolute errors are one standard deviation of a normal distribution
-    deviation = 1.4826 * float(np.median(np.minimum(*errors)))
+    deviation = 1.4826 * find_median(np.minimum(*errors))
     return min(max(deviation, _LEAST_DEVIATION), _MOST_DEVIATION)
 
 
