@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,29 @@ def unique_sorted(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """
     values = np.sort(values)
     return np.compress(is_new_value(values), values)
+
+
+def sort_rows(*columns: IntArray) -> IntArray:
+    """Return the stable order of rows by their columns, the first column first.
+
+    Columns that fit into one integer are sorted as such, which is several times as fast as
+    np.lexsort; an unstable sort is faster still, and the same where all rows are distinct.
+
+    Args:
+        columns: (n,) int64 each, 0 or more.
+    """
+    keys, bits = columns[0], 0
+    for column in columns[1:]:
+        width = int(column.max(initial=0)).bit_length()
+        keys, bits = keys << width | column, bits + width
+    if bits + int(columns[0].max(initial=0)).bit_length() > _INTEGER_BITS:
+        return np.lexsort(columns[::-1])
+    order = np.argsort(keys)
+    is_distinct = is_new_value(keys[order]).all()
+    return order if is_distinct else np.argsort(keys, kind="stable")
+
+
+_INTEGER_BITS: Final = 63
 
 
 def is_new_value(values: NDArray[_Scalar]) -> BoolArray:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, overload
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import IntArray, ragged_arange
+from musicgen.music.arrays import IntArray, ragged_arange, sort_rows
 
 DEFAULT_VELOCITY: Final = 80
 LATEST_STEP: Final = 100_000_000  # latest end of a tune; as milliseconds, more than a day
@@ -57,7 +57,6 @@ _FIELDS: Final = ("onset", "pitch", "duration", "velocity", "part")
 _VALUES: Final = attrgetter(*_FIELDS)
 _SETTERS: Final = tuple(getattr(Note, name).__set__ for name in _FIELDS)
 
-_STEP_BITS: Final = LATEST_STEP.bit_length()
 _INFINITE_STEP: Final = 2**62
 
 NoteColumns: TypeAlias = IntArray  # (field of Note, note)
@@ -85,7 +84,7 @@ class Notes(Sequence[Note]):
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):
             deque(map(Note, *columns.tolist()), maxlen=0)  # raises for the first bad note
-        self.columns = columns[:, _sort_notes(columns)]
+        self.columns = columns[:, sort_rows(onsets, pitches, durations, velocities, parts)]
         self.columns.setflags(write=False)
 
     @classmethod
@@ -125,21 +124,6 @@ class Notes(Sequence[Note]):
 
     def __repr__(self) -> str:
         return repr(self._note_objects)
-
-
-def _sort_notes(columns: NoteColumns) -> IntArray:
-    """Return the order of notes: by onset, pitch, duration, velocity and part.
-
-    The first three fit into one integer, which is faster to sort.
-
-    Args:
-        columns: (5, note) int64 of valid notes.
-    """
-    onsets, pitches, durations, velocities, parts = columns
-    keys = (onsets << 7 | pitches) << _STEP_BITS | durations
-    if (keys[1:] > keys[:-1]).all():
-        return np.arange(len(keys))
-    return np.lexsort(((velocities << 32) + parts, keys))
 
 
 def split_notes_at(columns: NoteColumns, steps: Sequence[int]) -> NoteColumns:
@@ -202,8 +186,8 @@ def without_overlaps(columns: NoteColumns) -> NoteColumns:
         (5, note) int64.
     """
     onsets, pitches, durations, _, parts = columns
-    order = np.lexsort(((onsets << _STEP_BITS) - durations, parts << 7 | pitches))
-    ordered = columns[:, order]
+    shortness = durations.max(initial=0) - durations
+    ordered = columns[:, sort_rows(parts, pitches, onsets, shortness)]
     gaps = _gaps(ordered)
     if not (gaps < ordered[2]).any():
         return columns

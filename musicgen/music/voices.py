@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby, pairwise
-from operator import itemgetter
+from itertools import count, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, is_new_value, ragged_arange, unique_sorted
+from musicgen.music.arrays import IntArray, is_new_value, ragged_arange, sort_rows, unique_sorted
 from musicgen.music.bars import Bar
 from musicgen.music.notes import LATEST_STEP, Note, NoteColumns, Notes
 
@@ -56,8 +55,8 @@ class Chords:
     def of(cls, columns: NoteColumns) -> Chords:
         """Join the notes of a part that start and end together, from (5, note) int64 columns."""
         onsets, pitches, durations, _, parts = columns
+        order = sort_rows(parts, onsets, durations, 127 - pitches)
         starts = parts * (LATEST_STEP + 1) + onsets
-        order = np.lexsort((durations << 7 | 127 - pitches, starts))
         firsts = np.flatnonzero(is_new_value(starts[order]) | is_new_value(durations[order]))
         first_notes = order[firsts]
         parts, onsets = parts[first_notes], onsets[first_notes]
@@ -81,9 +80,12 @@ class Chords:
             onsets, ends = self.onsets[first:stop], self.ends[first:stop]
             tops = self.pitches[self.pitch_starts[first:stop]]
             bottoms = self.pitches[self.pitch_starts[first + 1 : stop + 1] - 1]
-            order = np.lexsort((ends, -tops, onsets))
+            order = sort_rows(onsets, 127 - tops, ends)
             columns = (column[order].tolist() for column in (onsets, ends, tops, bottoms))
-            numbers[first + order] = _assign_part_voices(list(zip(*columns, strict=True)))
+            groups = np.append(np.flatnonzero(is_new_value(onsets)), len(onsets))
+            numbers[first + order] = _assign_part_voices(
+                list(zip(*columns, strict=True)), np.diff(groups).tolist()
+            )
         return numbers
 
 
@@ -105,32 +107,32 @@ _REST_COST: Final = 10  # semitones of distance that a rest before a chord count
 _INFINITE_COST: Final = 1_000
 
 
-_ONSET: Final = itemgetter(0)
-
 # Onset and end in steps, highest and lowest pitch; a tuple, as this is the innermost loop.
 _ChordSpan = tuple[int, int, int, int]
 
 
-def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
+def _assign_part_voices(chords: Sequence[_ChordSpan], sizes: Iterable[int]) -> list[int]:
     """Return the voice number of each chord of a part.
 
     Args:
         chords: in order of onset; of those that start together, higher ones first.
+        sizes: numbers of chords that start together.
     """
     numbers: list[int] = []
     last_chords: list[_ChordSpan] = []  # of each voice
-    for _, group in groupby(chords, key=_ONSET):
-        first, *others = group
-        if not others:
-            voice = _find_nearest_voice(first, last_chords)
+    first = 0
+    for size in sizes:
+        if size == 1:
+            voice = _find_nearest_voice(chords[first], last_chords)
             numbers.append(voice)
-            last_chords[voice : voice + 1] = (first,)  # replaces one, or appends it
-            continue
-        together = (first, *others)
-        voices = _pair_nearest(together, last_chords)
-        numbers += voices
-        for voice, chord in sorted(zip(voices, together, strict=True)):
-            last_chords[voice : voice + 1] = (chord,)
+            last_chords[voice : voice + 1] = (chords[first],)  # replaces one, or appends it
+        else:
+            together = chords[first : first + size]
+            voices = _pair_nearest(together, last_chords)
+            numbers += voices
+            for voice, chord in sorted(zip(voices, together, strict=True)):
+                last_chords[voice : voice + 1] = (chord,)
+        first += size
     return numbers
 
 
@@ -161,21 +163,23 @@ def _pair_nearest(chords: Sequence[_ChordSpan], last_chords: Sequence[_ChordSpan
         The voice of each chord; where none is left, a new one.
     """
     onset = chords[0][0]
-    costs = sorted(
-        (abs(last_top - top) + abs(last_bottom - bottom) + _REST_COST * (end < onset), index, voice)
-        for voice, (_, end, last_top, last_bottom) in enumerate(last_chords)
+    free = [
+        (voice, _REST_COST if end < onset else 0, top, bottom)
+        for voice, (_, end, top, bottom) in enumerate(last_chords)
         if end <= onset
-        for index, (_, _, top, bottom) in enumerate(chords)
-    )
-    voice_by_index: dict[int, int] = {}
-    for _, index, voice in costs:
-        if index not in voice_by_index and voice not in voice_by_index.values():
-            voice_by_index[index] = voice
-    new_voices = count(len(last_chords))
-    return [
-        voice_by_index[index] if index in voice_by_index else next(new_voices)
-        for index in range(len(chords))
     ]
+    costs = [
+        (abs(last_top - top) + abs(last_bottom - bottom) + rest, index, voice)
+        for index, (_, _, top, bottom) in enumerate(chords)
+        for voice, rest, last_top, last_bottom in free
+    ]
+    costs.sort()
+    voices = [-1] * len(chords)
+    for _, index, voice in costs:
+        if voices[index] < 0 and voice not in voices:
+            voices[index] = voice
+    new_voices = count(len(last_chords))
+    return [next(new_voices) if voice < 0 else voice for voice in voices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +248,7 @@ def cut_into_segments(
     )
     firsts = np.searchsorted(cuts, line_starts)
     parts, voices = np.divmod(voice_keys[line_voice], voice_limit)
-    order = np.lexsort((line_voice, line_bar))
+    order = sort_rows(line_bar, line_voice)
     columns = line_bar, parts, voices, firsts, np.append(firsts[1:], len(cuts))
     return BarVoices(*(column[order] for column in columns)), segments
 
