@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, lt
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -130,6 +130,15 @@ class Mark:
         return self.onset, MARK_ORDER[self.kind], str(self.value)
 
 
+def _sort_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Sort marks by step, then by MARK_ORDER; most are in order, which is quick to find out."""
+    marks = tuple(marks)
+    keys = [mark.onset << 3 | MARK_ORDER[mark.kind] for mark in marks]  # eight kinds of marks
+    if all(map(lt, keys, keys[1:])):
+        return marks
+    return tuple(sorted(marks, key=_SORT_KEY))
+
+
 _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "bar": (type(None),),
     "repeat_start": (type(None),),
@@ -171,7 +180,7 @@ class Score:
     swing: Swing | None = None  # how it is played; the notes are written straight
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "marks", tuple(sorted(self.marks, key=_SORT_KEY)))
+        object.__setattr__(self, "marks", _sort_marks(self.marks))
         if not isinstance(self.notes, Notes):
             object.__setattr__(self, "notes", Notes.of(self.notes))
         parts = self.columns[4]
@@ -559,7 +568,7 @@ def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
 
 def _without_redundant_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     """Drop duplicate marks, then those that repeat the key, meter or tempo in force."""
-    last_marks = {(m.onset, m.kind): m for m in sorted(marks, key=_SORT_KEY)}
+    last_marks = {(m.onset, m.kind): m for m in _sort_marks(marks)}
     current: dict[MarkKind, Any] = {}
     return tuple(
         mark for mark in last_marks.values() if not _update_and_check_redundant(mark, current)

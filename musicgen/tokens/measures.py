@@ -220,9 +220,9 @@ class _MeasuresEncoder:
 
     def write_bar_line(self, output: list[int], number: int) -> None:
         """Append the ids between a bar and the bar before it."""
-        if number:
-            output += self.closing_ids(self.bars[number - 1])
         bar = self.bars[number]
+        if number and (bar.start in self.marks or bar.start in self.ending_ends):
+            output += self.closing_ids(self.bars[number - 1])
         if bar.kind == "full" and bar.start not in self.marks:
             output.append(_BAR)
         else:

@@ -138,8 +138,12 @@ def _list_heads(chords: Chords, first_ids: IntArray, levels: IntArray) -> tuple[
     pitch_ids = chords.pitches + np.repeat(first_ids[chords.parts], np.diff(chords.pitch_starts))
     is_inner = levels > 0
     is_inner[chords.pitch_starts[:-1]] = False
-    firsts = chords.pitch_starts + np.append(0, np.cumsum(is_inner))[chords.pitch_starts]
-    ids = np.insert(pitch_ids, np.flatnonzero(is_inner), levels[is_inner])
+    inner_counts = np.append(0, np.cumsum(is_inner))
+    firsts = chords.pitch_starts + inner_counts[chords.pitch_starts]
+    rows = np.arange(len(levels)) + inner_counts[1:]
+    ids = np.empty(len(levels) + inner_counts[-1], dtype=np.int64)
+    ids[rows] = pitch_ids
+    ids[rows[is_inner] - 1] = levels[is_inner]
     return np.append(ids, [_REST_ID, _HOLD_ID]), np.append(firsts, len(ids) + np.array([1, 2]))
 
 

@@ -300,13 +300,13 @@ class Quantiser:
             return _keep_steps(grid, parts, ticks_per_quarter, meter)
         return _fit_beats(parts, ticks_per_quarter, timing, meter)
 
-    def to_grid_steps(self, ticks: IntArray, part: int = 0) -> IntArray:
-        """Convert (n,) int64 ticks of a part to (n,) int64 steps on the grid."""
+    def to_grid_steps(self, ticks: IntArray, exact_steps: FloatArray) -> IntArray:
+        """Convert (n,) int64 ticks, as (n,) float64 straight steps too, to steps on the grid."""
         if self.beat_grids is None:
             quarter = self.ticks_per_quarter
             steps: IntArray = np.floor_divide(2 * ticks * _QUARTER + quarter, 2 * quarter)
             return steps + self.timing.added_steps
-        return np.maximum(self.beat_grids.snap(self.to_straight_steps(ticks, part)), 0)
+        return np.maximum(self.beat_grids.snap(exact_steps), 0)
 
     def to_straight_steps(self, ticks: IntArray, part: int) -> FloatArray:
         """Convert (n,) int64 ticks of a part to (n,) float64 steps without its timing."""
@@ -314,13 +314,13 @@ class Quantiser:
 
     def quantise_part(self, times: PartTimes) -> QuantisedPart:
         """Quantise the notes of one part; infer their ends where those were played."""
-        starts = self.to_grid_steps(times.onsets, times.part)
         exact_starts = self.to_straight_steps(times.onsets, times.part)
+        starts = self.to_grid_steps(times.onsets, exact_starts)
         far_onsets = int((np.abs(exact_starts - starts) > FAR_STEPS).sum())
-        if self.has_written_hits if times.is_drums else self.has_written_ends:
-            durations = np.maximum(self.to_grid_steps(times.ends, times.part) - starts, 1)
-            return QuantisedPart(times.part, starts, durations, 0, far_onsets)
         exact_ends = self.to_straight_steps(times.ends, times.part)
+        if self.has_written_hits if times.is_drums else self.has_written_ends:
+            durations = np.maximum(self.to_grid_steps(times.ends, exact_ends) - starts, 1)
+            return QuantisedPart(times.part, starts, durations, 0, far_onsets)
         if times.is_drums:
             durations = infer_hit_ends(starts) - starts
             return QuantisedPart(times.part, starts, durations, 0, far_onsets, len(starts))
