@@ -117,20 +117,21 @@ class _CheapestPaths:
     def extend(self, position: int) -> None:
         """Extend the path to a position, after those before it, by each value and tuplet.
 
-        A path that cannot beat the best one to the end, as each segment left costs at least a
-        symbol, is not extended.
+        A path is not extended if it cannot beat the best one to the end: each segment left costs at
+        least a symbol, and offsets off the grid of plain values cost one more.
         """
         while self.offsets[self.segment + 1] <= position:
             self.segment += 1
         cost, elapsed = self.costs[position], position - self.offsets[0]
-        least_cost = cost + _SYMBOL_COST * (len(self.offsets) - 1 - self.segment)
+        bits = _bits_from(self.bits, elapsed)
+        is_off_grid = bool(bits & _OFF_GRID_BITS)
+        least_cost = cost + _SYMBOL_COST * (len(self.offsets) - 1 - self.segment + is_off_grid)
         if least_cost >= self.costs.get(self.offsets[-1], _INFINITE_COST):
             return
         steps_left = self.offsets[self.segment + 1] - position
         for steps, value_cost in _list_plain_values(steps_left, elapsed % _EIGHTH):
             self.offer(position + steps, cost + value_cost, (position, None))
-        bits = _bits_from(self.bits, elapsed)
-        if bits & _OFF_GRID_BITS:
+        if is_off_grid:
             self.extend_by_tuplets(position, cost, bits)
 
     def extend_by_tuplets(self, position: int, cost: int, bits: int) -> None:
