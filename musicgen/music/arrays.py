@@ -50,14 +50,25 @@ _INTEGER_BITS: Final = 63
 
 
 def is_new_value(values: NDArray[_Scalar]) -> BoolArray:
-    """Return for (n,) values whether each is the first or differs from the one before it."""
+    """Return for each value whether it is the first or differs from the one before it.
+
+    Args:
+        values: (n,) any dtype.
+
+    Returns:
+        (n,) bool.
+    """
     is_new = np.ones(len(values), dtype=np.bool_)
     np.not_equal(values[1:], values[:-1], out=is_new[1:])
     return is_new
 
 
 def find_median(values: NDArray[_Scalar]) -> float:
-    """Return the median of (n,) values, n at least 1, faster than np.median on short arrays."""
+    """Return the median of numbers, faster than np.median on short arrays.
+
+    Args:
+        values: (n,) int64 or float64, n at least 1.
+    """
     ordered = np.sort(values)
     count = len(ordered)
     return float((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)

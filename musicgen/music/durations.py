@@ -135,8 +135,12 @@ class _CheapestPaths:
             self.extend_by_tuplets(position, cost, bits)
 
     def extend_by_tuplets(self, position: int, cost: int, bits: int) -> None:
-        """Offer the tuplets that some offset ahead (bit n: in n steps) requires and that can write
-        all of them.
+        """Offer the tuplets that some offset ahead requires, and that can write all they span.
+
+        Args:
+            position: in steps.
+            cost: of the path to it.
+            bits: of the offsets ahead; bit n: in n steps.
         """
         off_grid = bits & _OFF_GRID_BITS
         first_off_grid = (off_grid & -off_grid).bit_length() - 1

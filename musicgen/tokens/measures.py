@@ -6,18 +6,17 @@ are exact inverses on canonical scores; `decode` accepts any ids and counts thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.arrays import IntArray, ragged_arange
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
+from musicgen.music.durations import Tuplet
 from musicgen.music.dynamics import (
     LEVEL_VELOCITIES,
     find_default_velocities,
@@ -27,7 +26,7 @@ from musicgen.music.dynamics import (
 from musicgen.music.general_midi import find_family
 from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.voices import BarVoices, Chords, Segments, cut_into_segments
+from musicgen.music.voices import BarVoices, Chords, cut_into_segments
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,

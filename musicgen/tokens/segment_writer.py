@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import attrgetter
 from typing import Final, TypeAlias
 
@@ -48,7 +48,7 @@ class SegmentWriter:
     """The pieces of the segments of a tune."""
 
     segments: Segments
-    pool: list[IntArray]
+    pool: list[IntArray]  # in parts; (id,) each
     pool_size: int
     starts: IntArray  # (piece, segment) index of its first id in the pool
     sizes: IntArray  # (piece, segment) number of its ids
@@ -120,7 +120,7 @@ class SegmentWriter:
         self.sizes[_TIES, rows] = ties
 
     def join(self) -> tuple[list[int], list[int]]:
-        """Return the ids of all segments; and the index of each segment's first id, and their number."""
+        """Return the ids of all segments; the index of each one's first id, and their number."""
         is_used = self.sizes.any(axis=1)
         starts, sizes = self.starts[is_used].T.ravel(), self.sizes[is_used].T.ravel()
         ids = np.concatenate(self.pool)[ragged_ranges(starts, sizes)]

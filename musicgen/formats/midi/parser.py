@@ -93,7 +93,13 @@ class TickNotes:
 
     @classmethod
     def of(cls, notes: IntArray, ends: IntArray, track_end: int) -> TickNotes:
-        """Unpack the notes of a track; those without an end last until its last tick."""
+        """Unpack the notes of a track; those without an end last until its last tick.
+
+        Args:
+            notes: (note,) int64, packed.
+            ends: (note,) int64 ticks, -1 for those without an end.
+            track_end: tick of the last event.
+        """
         ends = np.where(ends < 0, track_end, ends)
         has_length = ends > notes >> _TICK_BITS
         notes, ends = notes[has_length], ends[has_length]
