@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -159,12 +160,15 @@ def _iter_bonuses(part: Part) -> list[tuple[RoleName, float]]:
     programs = [
         (role, n) for first, last, role, n in PROGRAM_POINTS if first <= part.program <= last
     ]
-    return _find_name_bonuses(part.name) + programs
+    return [*_find_name_bonuses(part.name), *programs]
 
 
-def _find_name_bonuses(name: str) -> list[tuple[RoleName, float]]:
+@lru_cache(maxsize=1024)
+def _find_name_bonuses(name: str) -> tuple[tuple[RoleName, float], ...]:
     words = re.findall("[a-z]+", name.lower())
-    return [bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)]
+    return tuple(
+        bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)
+    )
 
 
 def is_named_melody(part: Part) -> bool:
