@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, overload
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import IntArray, ragged_arange
+from musicgen.music.arrays import IntArray, ragged_arange, sort_rows
 
 DEFAULT_VELOCITY: Final = 80
 LATEST_STEP: Final = 100_000_000  # latest end of a tune; as milliseconds, more than a day
@@ -84,7 +84,7 @@ class Notes(Sequence[Note]):
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):
             deque(map(Note, *columns.tolist()), maxlen=0)  # raises for the first bad note
-        self.columns = columns[:, np.lexsort((parts, velocities, durations, pitches, onsets))]
+        self.columns = columns[:, sort_rows(onsets, pitches, durations, velocities, parts)]
         self.columns.setflags(write=False)
 
     @classmethod
@@ -186,7 +186,8 @@ def without_overlaps(columns: NoteColumns) -> NoteColumns:
         (5, note) int64.
     """
     onsets, pitches, durations, _, parts = columns
-    ordered = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
+    shortness = durations.max(initial=0) - durations
+    ordered = columns[:, sort_rows(parts, pitches, onsets, shortness)]
     gaps = _gaps(ordered)
     if not (gaps < ordered[2]).any():
         return columns

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, unique_sorted
+from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
@@ -118,7 +119,7 @@ def measure_features(notes: NoteColumns, end: int) -> dict[FeatureName, float]:
         "chord_size": len(onsets) / len(starts),
         "voices": float(durations.sum() / sounding),
         "density": len(starts) * STEPS_PER_QUARTER / sounding,
-        "duration": float(np.median(durations)),
+        "duration": find_median(durations),
         "steps": float((intervals <= _STEP).mean()),
         "leaps": float((intervals > _LEAP).mean()),
         "coverage": sounding / max(end, 1),
@@ -159,12 +160,15 @@ def _iter_bonuses(part: Part) -> list[tuple[RoleName, float]]:
     programs = [
         (role, n) for first, last, role, n in PROGRAM_POINTS if first <= part.program <= last
     ]
-    return _find_name_bonuses(part.name) + programs
+    return [*_find_name_bonuses(part.name), *programs]
 
 
-def _find_name_bonuses(name: str) -> list[tuple[RoleName, float]]:
+@lru_cache(maxsize=1024)
+def _find_name_bonuses(name: str) -> tuple[tuple[RoleName, float], ...]:
     words = re.findall("[a-z]+", name.lower())
-    return [bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)]
+    return tuple(
+        bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)
+    )
 
 
 def is_named_melody(part: Part) -> bool:

@@ -7,10 +7,10 @@ out; `Score.canonical()` is the form that round trips keep.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, lt
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -44,6 +44,7 @@ MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repe
 
 _Value = TypeVar("_Value")
 _ONSET: Final = attrgetter("onset")
+_SORT_KEY: Final = attrgetter("sort_key")
 
 # Order of the marks at one step: closing marks, opening marks, then changes that take effect.
 MARK_ORDER: Final[dict[MarkKind, int]] = {
@@ -129,6 +130,15 @@ class Mark:
         return self.onset, MARK_ORDER[self.kind], str(self.value)
 
 
+def _sort_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Sort marks by step, then by MARK_ORDER; most are in order, which is quick to find out."""
+    marks = tuple(marks)
+    keys = [mark.onset << 3 | MARK_ORDER[mark.kind] for mark in marks]  # eight kinds of marks
+    if all(map(lt, keys, keys[1:])):
+        return marks
+    return tuple(sorted(marks, key=_SORT_KEY))
+
+
 _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "bar": (type(None),),
     "repeat_start": (type(None),),
@@ -170,7 +180,7 @@ class Score:
     swing: Swing | None = None  # how it is played; the notes are written straight
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
+        object.__setattr__(self, "marks", _sort_marks(self.marks))
         if not isinstance(self.notes, Notes):
             object.__setattr__(self, "notes", Notes.of(self.notes))
         parts = self.columns[4]
@@ -283,13 +293,16 @@ class Score:
 
     @cached_property
     def _canonical(self) -> Score:
-        score = _with_explicit_repeats(self)
-        columns = with_one_velocity(_with_canonical_notes(score))
-        notes = score.notes if columns is score.columns else Notes(columns)
-        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
-        canonical = replace(score, notes=notes, marks=_without_redundant_marks(marks))
+        canonical = self._make_canonical(with_one_velocity)
         canonical.__dict__["_canonical"] = canonical  # fill its cache
         return canonical
+
+    def _make_canonical(self, normalize_velocities: Callable[[NoteColumns], NoteColumns]) -> Score:
+        score = _with_explicit_repeats(self)
+        columns = normalize_velocities(_with_canonical_notes(score))
+        notes = score.notes if columns is score.columns else Notes(columns)
+        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
+        return replace(score, notes=notes, marks=_without_redundant_marks(marks))
 
     def canonical_with_dynamics(self) -> Score:
         """Return the canonical form with the dynamics of each part, in eight levels.
@@ -299,8 +312,7 @@ class Score:
         """
         if not has_dynamics(self.columns):
             return self._canonical
-        columns = with_levels(_with_canonical_notes(_with_explicit_repeats(self)))
-        return replace(self._canonical, notes=Notes(columns))
+        return self._make_canonical(with_levels)
 
     def unfolded(self) -> Score:
         """Return the tune with repeats and endings played out, without repeat marks."""
@@ -561,7 +573,7 @@ def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
 
 def _without_redundant_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     """Drop duplicate marks, then those that repeat the key, meter or tempo in force."""
-    last_marks = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
+    last_marks = {(m.onset, m.kind): m for m in _sort_marks(marks)}
     current: dict[MarkKind, Any] = {}
     return tuple(
         mark for mark in last_marks.values() if not _update_and_check_redundant(mark, current)

@@ -7,13 +7,12 @@ a chord, which are written from the highest to the lowest, each may have a level
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from musicgen.music.arrays import BoolArray, IntArray
+from musicgen.music.arrays import IntArray, is_new_value
 from musicgen.music.dynamics import find_levels
 from musicgen.music.notes import NoteColumns
 from musicgen.music.voices import Chords
@@ -23,46 +22,35 @@ from musicgen.tokens.vocabulary import MEASURES
 _FIRST_LEVEL_ID: Final = MEASURES.id("level", 0)
 
 
-@dataclass
-class LevelWriter:
-    """The level of each voice so far, while a tune is written bar by bar."""
+def find_level_changes(
+    columns: NoteColumns, chords: Chords, voices: IntArray, velocities: Sequence[int]
+) -> IntArray:
+    """Find the notes before which the level of their voice changes.
 
-    note_levels: IntArray  # (note,) in the order of Chords.pitches
-    pitch_starts: IntArray  # (chord + 1,) index of the first note of each chord
-    default_levels: IntArray  # (part,)
-    has_changes: BoolArray  # (part,) whether some note is not at the default level
-    current: dict[tuple[int, int], int] = field(default_factory=dict)  # by part and voice
-    voice: tuple[int, int] = (0, 0)
+    Args:
+        columns: (5, note) int64.
+        chords: of the same notes.
+        voices: (chord,) int64, from `Chords.assign_voices`.
+        velocities: MIDI velocity of each part at its default level.
 
-    @classmethod
-    def of(cls, columns: NoteColumns, chords: Chords, velocities: Sequence[int]) -> LevelWriter:
-        """Compute the levels of the notes of a tune.
-
-        Args:
-            columns: (5, note) int64.
-            chords: of the same notes.
-            velocities: MIDI velocity of each part at its default level.
-        """
-        defaults = find_levels(np.array(velocities, dtype=np.int64))
-        levels, parts = find_levels(columns[3]), columns[4]
-        has_changes = np.zeros(len(velocities), dtype=np.bool_)
-        has_changes[parts[levels != defaults[parts]]] = True
-        return cls(levels[chords.note_indexes], chords.pitch_starts, defaults, has_changes)
-
-    def open_voice(self, part: int, voice: int) -> None:
-        """Continue with a voice of a part."""
-        self.voice = part, voice
-        self.current.setdefault(self.voice, int(self.default_levels[part]))
-
-    def find_changes(self, chord: int) -> list[tuple[int, ...]]:
-        """Return for each note of a chord the id of its level, or () where it stays the same."""
-        start, stop = self.pitch_starts[chord : chord + 2].tolist()
-        levels = [self.current[self.voice], *self.note_levels[start:stop].tolist()]
-        self.current[self.voice] = levels[-1]
-        return [
-            (_FIRST_LEVEL_ID + level,) if level != before else ()
-            for before, level in pairwise(levels)
-        ]
+    Returns:
+        (note,) int64 ids of levels, 0 where the level stays, in the order of `Chords.pitches`.
+    """
+    sizes = np.diff(chords.pitch_starts)
+    parts = np.repeat(chords.parts, sizes)
+    defaults = find_levels(np.array(velocities, dtype=np.int64))[parts]
+    levels = find_levels(columns[3])[chords.note_indexes]
+    changes = np.zeros(len(levels), dtype=np.int64)
+    if (levels == defaults).all():
+        return changes
+    keys = parts * (int(voices.max()) + 1) + np.repeat(voices, sizes)
+    small_keys = keys.astype(np.min_scalar_type(int(keys.max())))  # up to 16 bits: a radix sort
+    order = np.argsort(small_keys, kind="stable")  # voice by voice
+    keys, sorted_levels = keys[order], levels[order]
+    previous = np.roll(sorted_levels, 1)
+    previous[is_new_value(keys)] = defaults[order][is_new_value(keys)]
+    changes[order] = np.where(sorted_levels != previous, _FIRST_LEVEL_ID + sorted_levels, 0)
+    return changes
 
 
 def has_level_changes(ids: Sequence[int]) -> bool:

@@ -6,18 +6,17 @@ are exact inverses on canonical scores; `decode` accepts any ids and counts thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.arrays import IntArray, ragged_arange
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
+from musicgen.music.durations import Tuplet
 from musicgen.music.dynamics import (
     LEVEL_VELOCITIES,
     find_default_velocities,
@@ -27,7 +26,7 @@ from musicgen.music.dynamics import (
 from musicgen.music.general_midi import find_family
 from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.voices import BarVoices, Chords, Segments, cut_into_segments
+from musicgen.music.voices import BarVoices, Chords, cut_into_segments
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
@@ -38,8 +37,9 @@ from musicgen.tokens.codec import (
 )
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
-from musicgen.tokens.level_writer import LevelWriter
+from musicgen.tokens.level_writer import find_level_changes
 from musicgen.tokens.lineup import LineupState, iter_lineup_events, read_lineup
+from musicgen.tokens.segment_writer import SegmentWriter
 from musicgen.tokens.vocabulary import (
     DRUM_KIT,
     MAX_PARTS,
@@ -128,9 +128,6 @@ def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
     return frozenset(drum_parts)
 
 
-Ids: TypeAlias = tuple[int, ...]
-
-
 @lru_cache(maxsize=4096)
 def _event_id(kind: str, value: Value = None) -> int:
     """Return the id of an event. Raises Refusal if there is no such event."""
@@ -141,18 +138,6 @@ def _event_id(kind: str, value: Value = None) -> int:
 
 
 _BAR: Final = _event_id("bar")
-_REST: Final = _event_id("rest")
-_HOLD: Final = _event_id("hold")
-_LONGEST: Final = PLAIN_DURATIONS[-1]
-# By length in steps: the id of the plain duration; 0 if it needs ties or tuplets, or is longer
-_PLAIN_DURATION_IDS: Final = np.array(
-    [
-        _event_id("duration", steps)
-        if steps in PLAIN_DURATIONS and steps % SHORTEST_WRITABLE == 0
-        else 0
-        for steps in range(_LONGEST + 2)
-    ]
-)
 
 
 class _MeasuresEncoder:
@@ -200,19 +185,14 @@ class _MeasuresEncoder:
 
     def write_bars(self, output: list[int]) -> None:
         """Append all bars: the first voice of part 0 always, other voices where they sound."""
-        chords = Chords.of(self.score.columns)
         changes = [
             step
             for step, marks in self.marks.items()
             if step < self.score.end and _is_change(marks)
         ]
-        lines, segments = cut_into_segments(chords, self.bars, changes)
-        plain = self.encode_plain_segments(chords, segments)
-        levels = LevelWriter.of(self.score.columns, chords, self.setting.velocities)
-        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes, levels)
-        ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
+        lines, (ids, firsts) = self.encode_lines(changes)
         current_part = 0
-        for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
+        for bar, part, voice, first, stop in lines.rows():
             if not part and not voice:
                 self.write_bar_line(output, bar)
                 current_part = 0
@@ -221,112 +201,41 @@ class _MeasuresEncoder:
                 output.append(_event_id("part", part))
             if voice:
                 output.append(_event_id("voice", voice))
-            output += (
-                irregular_lines[line]
-                if line in irregular_lines
-                else ids[firsts[first] : firsts[stop]]
-            )
+            output += ids[firsts[first] : firsts[stop]]
         output += self.closing_ids(self.bars[-1])
 
-    def encode_plain_segments(self, chords: Chords, segments: Segments) -> _PlainSegments:
-        """Encode each segment as one duration and its head."""
+    def encode_lines(self, changes: Sequence[int]) -> tuple[BarVoices, tuple[list[int], list[int]]]:
+        """Encode all lines, without what opens them.
+
+        Args:
+            changes: steps at which key, meter or chord symbol change.
+
+        Returns:
+            The lines; the ids of all segments, and the index of the first id of each segment.
+        """
+        columns = self.score.columns
+        chords = Chords.of(columns)
+        voices = chords.assign_voices()
+        lines, segments = cut_into_segments(chords, voices, self.bars, changes)
         first_ids = [
             _event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
             for part in self.score.parts
         ]
-        # Two entries follow those of the chords, so that indexes REST = -2 and HOLD = -1 find them.
-        sizes = np.append(np.diff(chords.pitch_starts), [1, 1])
-        firsts = np.append(chords.pitch_starts, len(chords.pitches) + 1)
-        pitches = chords.pitches + np.repeat(np.array(first_ids)[chords.parts], sizes[:-2])
-        return _PlainSegments.of(
-            _PLAIN_DURATION_IDS[np.minimum(segments.lengths, _LONGEST + 1)],
-            np.append(pitches, [_REST, _HOLD]),
-            firsts[segments.sounds],
-            sizes[segments.sounds],
-        )
-
-    def encode_irregular_lines(
-        self,
-        lines: BarVoices,
-        segments: Segments,
-        plain: _PlainSegments,
-        steps: Sequence[int],
-        levels: LevelWriter,
-    ) -> dict[int, list[int]]:
-        """Encode the lines that need ties or tuplets, or inside which something changes.
-
-        Args:
-            lines: of the tune.
-            segments: of the lines.
-            plain: the segments as single durations.
-            steps: at which key, meter or chord symbol change.
-            levels: writes the levels of dynamics of the parts that change theirs.
-
-        Returns:
-            The ids by line.
-        """
-        changed_segments = np.searchsorted(segments.starts, steps).tolist()
-        change_by_segment = {
-            segment: step
-            for segment, step in zip(changed_segments, steps, strict=True)
-            if segments.offsets[segment]  # changes at the start of a bar belong to its opening
-        }
-        is_irregular = plain.duration_ids == 0
-        is_irregular[list(change_by_segment)] = True
-        irregular_counts = np.append(0, np.cumsum(is_irregular))
-        has_irregular = irregular_counts[lines.stops] > irregular_counts[lines.firsts]
-        has_irregular |= levels.has_changes[lines.parts]
-        ids_by_line = {}
-        for line in np.flatnonzero(has_irregular).tolist():
-            first, stop = int(lines.firsts[line]), int(lines.stops[line])
-            offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
-            levels.open_voice(int(lines.parts[line]), int(lines.voices[line]))
-            sounds = segments.sounds[first:stop].tolist()
-            ids_by_line[line] = list(
-                self.iter_segment_ids(offsets, first, plain, change_by_segment, levels, sounds)
-            )
-        return ids_by_line
-
-    def iter_segment_ids(
-        self,
-        offsets: Ids,
-        first: int,
-        plain: _PlainSegments,
-        change_by_segment: Mapping[int, int],
-        levels: LevelWriter,
-        sounds: Sequence[int],
-    ) -> Iterator[int]:
-        """Yield the ids of segments that fill a bar; tied values are holds.
-
-        Args:
-            offsets: steps in the bar at which segments start, and the end of the bar.
-            first: number of the first segment.
-            plain: the segments as single durations.
-            change_by_segment: the step of the marks that change at a segment.
-            levels: of the voice.
-            sounds: of each segment the chord that starts, or HOLD, or REST.
-        """
-        previous = -1
-        for segment, value_ids in _notate(offsets):
-            head = plain.head(first + segment)
-            if segment == previous:
-                head = head if head == [_REST] else [_HOLD]
-            else:
-                if first + segment in change_by_segment:
-                    yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
-                if sounds[segment] >= 0:
-                    head_levels = levels.find_changes(sounds[segment])
-                    yield from head_levels[0]
-                    head = _insert_levels(head, head_levels)
-            yield from value_ids
-            yield from head
-            previous = segment
+        levels = find_level_changes(columns, chords, voices, self.setting.velocities)
+        writer = SegmentWriter.of(segments, chords, np.array(first_ids), levels)
+        writer.notate_lines(lines)
+        for segment, step in zip(
+            np.searchsorted(segments.starts, changes).tolist(), changes, strict=True
+        ):
+            if segments.offsets[segment]:  # changes at the start of a bar belong to its opening
+                writer.insert_before(segment, list(self.change_ids(step, _CHANGES)))
+        return lines, writer.join()
 
     def write_bar_line(self, output: list[int], number: int) -> None:
         """Append the ids between a bar and the bar before it."""
-        if number:
-            output += self.closing_ids(self.bars[number - 1])
         bar = self.bars[number]
+        if number and (bar.start in self.marks or bar.start in self.ending_ends):
+            output += self.closing_ids(self.bars[number - 1])
         if bar.kind == "full" and bar.start not in self.marks:
             output.append(_BAR)
         else:
@@ -373,62 +282,8 @@ def _needs_lineup(parts: Sequence[Part]) -> bool:
     return len(parts) > 1 and any(part.role or part.program for part in parts)
 
 
-def _insert_levels(head: Sequence[int], levels: Sequence[Ids]) -> list[int]:
-    """Return the notes of a chord with the levels that stand before all but the first."""
-    return [
-        *head[:1],
-        *(i for id_, ids in zip(head[1:], levels[1:], strict=True) for i in (*ids, id_)),
-    ]
-
-
 def _is_change(marks: Iterable[Mark]) -> bool:
     return any(mark.kind in _CHANGES for mark in marks)
-
-
-@dataclass(frozen=True, eq=False)
-class _PlainSegments:
-    """Segments as ids: a single duration, or 0 if one is not enough, then the head."""
-
-    duration_ids: IntArray  # (segment,)
-    ids: IntArray  # (id,) of all segments
-    firsts: IntArray  # (segment + 1,) index of the first id of each segment, and the number of ids
-
-    @classmethod
-    def of(
-        cls, duration_ids: IntArray, heads: IntArray, sources: IntArray, sizes: IntArray
-    ) -> _PlainSegments:
-        """Concatenate the ids of segments.
-
-        Args:
-            duration_ids: (segment,) int64.
-            heads: (head,) int64 ids of notes, rests and holds.
-            sources: (segment,) int64 index of the first head of each segment.
-            sizes: (segment,) int64 number of heads of each segment.
-        """
-        firsts = np.append(0, np.cumsum(sizes + 1))
-        ids = np.empty(firsts[-1], dtype=np.int64)
-        is_head = np.ones(len(ids), dtype=bool)
-        is_head[firsts[:-1]] = False
-        ids[firsts[:-1]] = duration_ids
-        ids[is_head] = heads[np.repeat(sources, sizes) + ragged_arange(sizes)]
-        return cls(duration_ids, ids, firsts)
-
-    def head(self, segment: int) -> list[int]:
-        """Return the ids of a segment's notes, rest or hold."""
-        ids: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
-        return ids
-
-
-@lru_cache(maxsize=4096)
-def _notate(offsets: Ids) -> tuple[tuple[int, Ids], ...]:
-    """Return the values that notate segments: number of the segment, tuplet and duration ids."""
-    values: list[tuple[int, Ids]] = []
-    for value in notate_segments(offsets):
-        ids = [MEASURES.id("duration", value.nominal)]
-        if tuplet := value.opened_tuplet:
-            ids.insert(0, MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}"))
-        values.append((value.segment, tuple(ids)))
-    return tuple(values)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
