@@ -86,7 +86,8 @@ def test_the_tunes_of_folk_are_those_drawn_alone(options: SamplingOptions) -> No
 @pytest.mark.parametrize("context", ["none", "all", "all+vertical"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str, context: str) -> None:
-    scale = 0.2 if cell == "irnn" else 0.4  # it has no gates: larger weights grow without bound
+    # without gates, larger weights let differences of rounding grow from step to step
+    scale = 0.2 if cell in ("rnn", "irnn") else 0.4
     sampler = Sampler(random_engine(cell, context=context, scale=scale), SEEN_IDS)
     options = SamplingOptions(bars=4)
     assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
