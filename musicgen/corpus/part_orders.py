@@ -3,10 +3,12 @@
 A model writes the parts of a bar in their order, so one order cannot give any part from any other.
 
 A piece is stored as it is written, with its melody last, with its bass first, and, if it has more
-parts, for a small band: melody, bass and drums, with and without chords. So a model of large bands
-can write for small ones. The melody and the bass are known by their roles;
-if no part has such a role, they are the highest and the lowest part by median pitch. A piece whose
-parts have no roles, names or instruments, such as the voices of an ABC tune, has one order.
+parts, for a small band: melody, bass and drums, with and without chords, from the first bar on in
+which all of them play. So a model of large bands can write for small ones.
+
+The melody and the bass are known by their roles; if no part has such a role, they are the highest
+and the lowest part by median pitch. A piece whose parts have no roles, names or instruments, such
+as the voices of an ABC tune, has one order.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from musicgen.music.bars import find_bars
 from musicgen.music.roles import has_described_parts
 from musicgen.music.score import Score
 
@@ -31,8 +34,10 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
         yield score
         return
     orders = [as_written, _move_melody_last(score), _move_bass_first(score)]
-    for order in dict.fromkeys((*orders, *_iter_small_bands(score))):
+    for order in dict.fromkeys(orders):
         yield score if order == as_written else score.select_parts(order)
+    for band in _iter_small_bands(score):
+        yield _skip_introduction(score.select_parts(band))
 
 
 def _iter_small_bands(score: Score) -> Iterator[tuple[int, ...]]:
@@ -41,6 +46,16 @@ def _iter_small_bands(score: Score) -> Iterator[tuple[int, ...]]:
     for roles in SMALL_BANDS:
         if len(roles) < len(score.parts) and set(roles) <= first_parts.keys():
             yield tuple(sorted(first_parts[role] for role in roles))
+
+
+def _skip_introduction(score: Score) -> Score:
+    """Return a score from the first bar on in which all its parts have notes."""
+    onsets, parts = score.columns[0], score.columns[4]
+    for bar in find_bars(score):
+        playing = parts[(onsets >= bar.start) & (onsets < bar.end)]
+        if len(np.unique(playing)) == len(score.parts):
+            return score.join_passages([(bar.start, score.end)]) if bar.start else score
+    return score
 
 
 def _move_melody_last(score: Score) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ def take_melody(score: Score, choice: PrimerChoice, name: str) -> tuple[Score, l
     marks = tuple(mark for mark in score.marks if mark.kind != "chord")
     melody = replace(score, notes=Notes(columns), marks=marks, parts=(score.parts[part],))
     if choice.bars is not None:
-        melody = _take_bars(melody, score, choice.bars, name)
+        melody = take_bars(melody, score, choice.bars, name)
         first, last = choice.bars
         messages.append(
             f"bar {first} of it is taken"
@@ -146,7 +146,7 @@ def _iter_left_out(score: Score, part: int) -> Iterator[str]:
         yield f"{count} chord symbol{'s' * (count > 1)}"
 
 
-def _take_bars(melody: Score, score: Score, bars: tuple[int, int], name: str) -> Score:
+def take_bars(melody: Score, score: Score, bars: tuple[int, int], name: str) -> Score:
     """Return the bars of a melody whose numbers are in a range; a first pickup goes with bar 1."""
     written_bars = find_bars(score)
     numbers = number_bars(written_bars)

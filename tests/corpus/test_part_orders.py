@@ -10,7 +10,7 @@ from musicgen.corpus.build import build
 from musicgen.corpus.part_orders import MOST_ORDERS, WHOLE_ORDERS, iter_part_orders
 from musicgen.corpus.store import EncodedTune
 from musicgen.errors import InvalidValue
-from musicgen.music.score import Note, Part, Score
+from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.similarity.build_index import build_overlap_index
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.lineup import read_lineup
@@ -50,6 +50,16 @@ def test_large_band_is_stored_for_small_bands_too() -> None:
     assert list_names(trio) == ["0", "2", "3"]
     assert list_names(quartet) == ["0", "1", "2", "3"]
     assert [(note.pitch, note.part) for note in trio.notes] == [(36, 0), (38, 1), (39, 2)]
+
+
+def test_small_band_starts_where_all_its_parts_play() -> None:
+    roles = ("melody", "pad", "drums", "bass")
+    parts = tuple(Part(f"{n}", is_drums=role == "drums", role=role) for n, role in enumerate(roles))
+    introduction = [Note(192 * bar, 36 + n, 48, part=n) for bar in range(2) for n in (1, 2)]
+    song = [Note(192 * bar + 48, 60 + n, 48, part=n) for bar in (2, 3) for n in range(4)]
+    marks = tuple(Mark(192 * bar, "bar") for bar in range(1, 5))
+    *_, trio = iter_part_orders(Score((*introduction, *song), marks, parts))
+    assert [note.onset for note in trio.notes] == [48, 48, 48, 240, 240, 240]
 
 
 def test_voices_without_names_and_instruments_have_one_order() -> None:
