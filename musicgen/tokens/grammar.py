@@ -140,7 +140,7 @@ class MeasuresGrammar:
         final_ids = self.rules.final_pitch_ids
         state = vars(self) | {
             "header_events_read": self.header_events_read if self.in_header else None,
-            "form": self.form.is_last_bar if final_ids and self.in_bar else None,
+            "form": self.form.is_last_bar if self.in_bar and self._depends_on_last_bar else None,
             "beat_steps": self.beat_steps if self.rules.requires_cadence else None,
             "lowest_tone_id": None,
             "last_note_id": (
@@ -153,6 +153,12 @@ class MeasuresGrammar:
             ),
         }
         return tuple(state.values())
+
+    @property
+    def _depends_on_last_bar(self) -> bool:
+        """Whether what may stand in a bar depends on whether it is the last."""
+        is_silent_band = not self.has_sounded and self.lineup is not None
+        return bool(self.rules.final_pitch_ids) or is_silent_band
 
     def copy_after_bar(self) -> MeasuresGrammar:
         """Return a copy that has left the current bar."""
@@ -217,6 +223,8 @@ class MeasuresGrammar:
     @property
     def _may_end_after_bar(self) -> bool:
         """Whether the notes of the bar are such that the tune may end with it."""
+        if self.rules.strict and not self.has_sounded:
+            return False
         if self.rules.requires_cadence:
             return self.is_on_cadence
         return not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids
@@ -244,11 +252,18 @@ class MeasuresGrammar:
         """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
         heads = tuple(id_ for kind in self._note_kinds() for id_ in rules.ids_of_kind(kind))
-        if self.has_sounded or not rules.strict:
+        if self.has_sounded or not rules.strict or self._may_rest_before_first_note:
             heads += rules.ids_of_kind("rest")
         if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
             heads += rules.ids_of_kind("hold")
         return self._keep_landing_heads(heads)
+
+    @property
+    def _may_rest_before_first_note(self) -> bool:
+        """Whether a rest may open the tune: in a band whose other parts start, not in its end."""
+        if self.lineup is None or self.lineup.part_count == 1:
+            return False
+        return not (self.is_given_last_bar or self.form.is_last_bar)
 
     def _note_kinds(self) -> tuple[str, ...]:
         """Return the kinds of note that the current part may have."""
