@@ -25,13 +25,14 @@ CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embe
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
     "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
+    "role": 8, "family": 16, "next_role": 8,
     **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
 _LOOK_BACK_FIELDS: Final = "lag1 lag2 lag4 lag8 match1 match2 match4 match8"
 VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "sounding", "lowest", "highest", "drums", "onsets", "kicks", "until", "root", "quality", "bass",
-    "tones", "last_tones",
+    "tones", "last_tones", "role", "family", "next_role",
 )  # fmt: skip
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",

@@ -20,6 +20,9 @@ quality    of the chord symbol in force; 0 if there is none
 bass       of the chord symbol in force, + 1; 0 if it names none
 tones      like sounding, for the whole bar: the harmony that the earlier voices have
 last_tones like sounding, for the whole bar before, all its voices
+role       of the part under way, as the header describes it; 0 without a description
+family     of its instruments, or the drum kit; 0 without a description
+next_role  the role of the part after it; 0 after the last
 =========  =========================================================================================
 
 A pitch that is held sounds on; what the current voice plays itself does not count. Between bars and
@@ -67,6 +70,9 @@ VERTICAL_FIELD_SIZES: Final = {  # of the fields that are not bits
     "root": NO_CHORD + 1,
     "quality": len(CHORD_QUALITIES) + 1,
     "bass": 13,
+    "role": len(MEASURES.ranges["role"]) + 1,
+    "family": len(MEASURES.ranges["family"]) + 1,
+    "next_role": len(MEASURES.ranges["role"]) + 1,
 }
 
 
@@ -131,10 +137,12 @@ _SILENCE: Final = Sound()
 _NO_SYMBOL: Final = Symbol()
 
 # What an id does
-_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS = range(8)
+_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS, _ROLE, _FAMILY = range(10)
+_CHANGING_ACTIONS: Final = (_VOICE, _BAR, _CHORD, _BASS, _ROLE, _FAMILY)  # the fields change
 _ACTIONS_BY_KIND: Final = {
     "pitch": _NOTE, "drum": _NOTE, "hold": _HOLD, "rest": _REST, "part": _VOICE, "voice": _VOICE,
     "bar": _BAR, "partial": _BAR, "chord": _CHORD, "no_chord": _CHORD, "bass": _BASS,
+    "role": _ROLE, "family": _FAMILY,
 }  # fmt: skip
 
 
@@ -169,6 +177,18 @@ Fields: TypeAlias = tuple[int, ...]  # in the order of VERTICAL_FIELDS
 _NO_FIELDS: Final = (0,) * len(VERTICAL_FIELDS)
 VoiceSounds: TypeAlias = dict[int, Sound]  # by voice: its last sound; never changed
 _NO_SOUNDS: Final = VoiceSounds()
+_FIRST_ROLE_ID: Final = MEASURES.ranges["role"].start
+_FIRST_FAMILY_ID: Final = MEASURES.ranges["family"].start
+
+
+class Description(NamedTuple):
+    """What the header says of a part, as values of the fields."""
+
+    role: int = 0
+    family: int = 0
+
+
+_NO_DESCRIPTION: Final = Description()
 
 
 class VerticalContext(NamedTuple):
@@ -179,6 +199,8 @@ class VerticalContext(NamedTuple):
     sounds: VoiceSounds = _NO_SOUNDS
     symbols: tuple[Symbol, ...] = (_NO_SYMBOL,)  # the one in force before the bar, those in it
     last_tones: int = 0  # pitch classes of the bar before
+    role: int = 0  # of the part that the header describes next
+    parts: tuple[Description, ...] = ()
     fields: Fields = _NO_FIELDS
 
     def take(self, id_: int, before: Cursor, after: Cursor) -> VerticalContext:
@@ -190,11 +212,24 @@ class VerticalContext(NamedTuple):
             context = self._add_symbol(id_, before.step)
         elif action == _VOICE:
             context = self._replace(earlier=len(self.spans))
+        elif action in (_ROLE, _FAMILY):
+            context = self._describe_part(id_)
         if action == _BAR or not after.in_bar:
             context = context._leave_bar()
-        elif after.step == before.step and action not in (_VOICE, _CHORD, _BASS):
+        elif after.step == before.step and action not in _CHANGING_ACTIONS:
             return context
-        return context._replace(fields=context._compute_fields(after.step))
+        part = after.voice // MAX_VOICES if after.in_bar else 0
+        return context._replace(fields=context._compute_fields(after.step, part))
+
+    def _describe_part(self, id_: int) -> VerticalContext:
+        """Add a role, or the family that completes the description of a part."""
+        if _ACTIONS[id_] == _ROLE:
+            return self._replace(role=id_ - _FIRST_ROLE_ID + 1)
+        description = Description(self.role, id_ - _FIRST_FAMILY_ID + 1)
+        return self._replace(role=0, parts=(*self.parts, description)[:MAX_PARTS])
+
+    def _get_part(self, number: int) -> Description:
+        return self.parts[number] if number < len(self.parts) else _NO_DESCRIPTION
 
     def _add_sound(self, id_: int, before: Cursor, end: int) -> VerticalContext:
         """Add a chord, a further pitch of the last one, a hold or a rest."""
@@ -224,8 +259,8 @@ class VerticalContext(NamedTuple):
             return self._replace(symbols=(*self.symbols[:-1], last))
         return self._replace(symbols=(*self.symbols, _SYMBOLS[id_]._replace(start=step)))
 
-    def _compute_fields(self, step: int) -> Fields:
-        """Return the values of the fields at a step of the bar."""
+    def _compute_fields(self, step: int, part: int) -> Fields:
+        """Return the values of the fields at a step of the bar, in a part."""
         bits = drums = onsets = kicks = highest = until = 0
         lowest = _NO_PITCH
         for start, end, is_struck, sound in self.spans[: self.earlier]:
@@ -246,6 +281,7 @@ class VerticalContext(NamedTuple):
         return (
             bits & _PITCH_BITS, lowest % _NO_PITCH, highest, drums >> _DRUM_SHIFT, onsets, kicks,
             until, *symbol[1:], _join_tones(self.spans[: self.earlier]), self.last_tones,
+            *self._get_part(part), self._get_part(part + 1).role,
         )  # fmt: skip
 
 
@@ -260,8 +296,8 @@ _SYMBOL_ARRAY: Final = np.array(_SYMBOLS, np.int32)  # (id, part of a symbol)
 _BASS_ARRAY: Final = np.array(_BASSES, np.int32)
 _SLOT_BITS: Final = np.array([*(1 << n for n in range(_LAST_SLOT + 1)), 0], np.int32)
 _START, _END, _IS_STRUCK, _BITS, _LOWEST, _HIGHEST = range(6)  # columns of a span
-_CHANGING_ACTIONS: Final = np.isin(np.arange(8), (_VOICE, _BAR, _CHORD, _BASS))
-_ENDING_KINDS: Final = np.isin(np.arange(8), (_NOTE, _HOLD, _REST))
+_IS_CHANGING: Final = np.isin(np.arange(10), _CHANGING_ACTIONS)  # by action
+_ENDING_KINDS: Final = np.isin(np.arange(10), (_NOTE, _HOLD, _REST))
 
 
 class VerticalLanes:
@@ -281,6 +317,10 @@ class VerticalLanes:
         self.symbols: npt.NDArray[np.int32] = np.zeros((lanes, 4, 4), np.int32)
         self.symbol_counts: IntArray = np.ones(lanes, np.int64)
         self.last_tones: IntArray = np.zeros(lanes, np.int64)
+        self.role: IntArray = np.zeros(lanes, np.int64)
+        # by part, one more than there can be: role and family
+        self.parts: IntArray = np.zeros((lanes, MAX_PARTS + 1, 2), np.int64)
+        self.part_counts: IntArray = np.zeros(lanes, np.int64)
 
     def set_context(self, lane: int, context: VerticalContext) -> None:
         """Set a lane to the context of one tune."""
@@ -295,6 +335,9 @@ class VerticalLanes:
         self.symbol_counts[lane] = len(context.symbols)
         self.symbols[lane, : len(context.symbols)] = context.symbols
         self.last_tones[lane] = context.last_tones
+        self.role[lane], self.part_counts[lane] = context.role, len(context.parts)
+        self.parts[lane] = 0
+        self.parts[lane, : len(context.parts)] = np.reshape(context.parts, (-1, 2))
 
     def select_lanes(self, lanes: IntArray) -> None:
         """Keep some of the lanes, by index: (lane,) int64."""
@@ -319,15 +362,20 @@ class VerticalLanes:
             self._add_sounds(
                 lanes, ids[lanes], rows["voice"][states], rows["has_duration"][states], spans
             )
-        if len(lanes := np.flatnonzero(actions >= _CHORD)):
+        if len(lanes := np.flatnonzero((actions == _CHORD) | (actions == _BASS))):
             self._add_symbols(lanes, ids[lanes], was_step[lanes])
+        if len(lanes := np.flatnonzero(actions >= _ROLE)):
+            self._describe_parts(lanes, ids[lanes])
         self.earlier = np.where(actions == _VOICE, self.counts, self.earlier)
         is_left = (actions == _BAR) | ~in_bar
         if len(lanes := np.flatnonzero(is_left)):
             self._leave_bars(lanes)
-        is_moved = _CHANGING_ACTIONS[actions] | is_left | (step != was_step)
+        is_moved = _IS_CHANGING[actions] | is_left | (step != was_step)
         if len(lanes := np.flatnonzero(is_moved)):
             self._compute_fields(lanes, step[lanes])
+            parts = np.where(in_bar[lanes], rows["voice"][after[lanes]] // MAX_VOICES, 0)
+            self.fields[lanes, 12:14] = self.parts[lanes, parts]
+            self.fields[lanes, 14] = self.parts[lanes, parts + 1, 0]
 
     def _leave_bars(self, lanes: IntArray) -> None:
         """Do what `VerticalContext._leave_bar` does in some lanes, by index: (lane,) int64."""
@@ -398,6 +446,17 @@ class VerticalLanes:
         self.symbols[lanes, counts] = _SYMBOL_ARRAY[ids]
         self.symbols[lanes, counts, _START] = steps[~is_bass]
         self.symbol_counts[lanes] += 1
+
+    def _describe_parts(self, lanes: IntArray, ids: IntArray) -> None:
+        """Add a role, or the family that completes a description, to each of some lanes."""
+        is_role = _ACTION_ARRAY[ids] == _ROLE
+        self.role[lanes[is_role]] = ids[is_role] - _FIRST_ROLE_ID + 1
+        is_family = ~is_role & (self.part_counts[lanes] < MAX_PARTS)
+        described, numbers = lanes[is_family], self.part_counts[lanes[is_family]]
+        self.parts[described, numbers, 0] = self.role[described]
+        self.parts[described, numbers, 1] = ids[is_family] - _FIRST_FAMILY_ID + 1
+        self.part_counts[described] += 1
+        self.role[lanes[~is_role]] = 0
 
     def _compute_fields(self, lanes: IntArray, steps: IntArray) -> None:
         """Compute the fields of some lanes at steps of their bars, (lane,) each."""

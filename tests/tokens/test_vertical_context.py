@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -264,7 +265,10 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
         symbol = [values for step, values in symbols if step <= place.step][-1]
         tones = list_tones(earlier, range(place.bar_start, place.bar_end), setting)
         last_tones = list_tones([chord for _, chord in chords.values()], place.last_bar, setting)
-        rows.append((*describe(earlier, place, setting), *symbol, tones, last_tones))
+        lineup = (*list_descriptions(ids[: len(rows)]), (0, 0), (0, 0))
+        part = min(place.voice[0] if place.visit >= 0 else 0, len(lineup) - 2)
+        described = (*lineup[part], lineup[part + 1][0])
+        rows.append((*describe(earlier, place, setting), *symbol, tones, last_tones, *described))
         event = MEASURES.events[id_]
         if event.kind in ("chord", "no_chord"):
             symbols.append((place.step, describe_symbol(event)))
@@ -272,6 +276,17 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
             step, (root, quality, _) = symbols[-1]
             symbols[-1] = step, (root, quality, int(event.value or 0) + 1)
     return rows
+
+
+def list_descriptions(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Return role and family of the parts that are described so far, as values of the fields."""
+    values = [
+        (kind, id_ - MEASURES.ranges[kind].start + 1)
+        for id_ in ids
+        for kind in [MEASURES.events[id_].kind]
+        if kind in ("role", "family")
+    ]
+    return [(before[1], value) for before, (kind, value) in pairwise(values) if kind == "family"]
 
 
 def list_tones(chords: Sequence[SoundingChord], steps: range, setting: Setting) -> int:
