@@ -56,6 +56,7 @@ _KIT_KEYS: Final = {
     "ride": (51, 53, 59),
     "crash": (49, 52, 55, 57),  # with splash and Chinese cymbal
 }
+HI_HAT_EDGES: Final = {22: 42, 26: 46}  # keys of electronic kits, and those that sound alike
 KIT_GROUPS: Final = (*_KIT_KEYS, "other")
 KIT_GROUP_BY_KEY: Final = tuple(  # of each percussion key, 0..127, an index of KIT_GROUPS
     next((n for n, keys in enumerate(_KIT_KEYS.values()) if key in keys), len(_KIT_KEYS))

@@ -15,6 +15,7 @@ import numpy as np
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.arrays import FloatArray
 from musicgen.music.bars import find_bars
+from musicgen.music.general_midi import HI_HAT_EDGES
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 from musicgen.render.loudness import (
@@ -137,7 +138,8 @@ def _group_by_key(
     for sound in sounds:
         part = parts[sound.part]
         program = 0 if part.is_drums else part.program
-        groups[program, part.is_drums, sound.pitch].append(sound)
+        key = HI_HAT_EDGES.get(sound.pitch, sound.pitch) if part.is_drums else sound.pitch
+        groups[program, part.is_drums, key].append(sound)
     return groups
 
 

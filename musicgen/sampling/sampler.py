@@ -163,7 +163,7 @@ class Sampler:
         levels = [description.level for description in read_lineup(ids)]
         setting = Setting(
             tonic=tonic,
-            title=start.title or _make_title(rhythm, Key(tonic, mode), generation.noise),
+            title=start.title or _make_title(rhythm, Key(tonic, mode), parts, generation.noise),
             tempos=((0, float(options.tempo or start.tempo or usual_qpm(rhythm, meter))),),
             parts=parts,
             velocities=tuple(int(LEVEL_VELOCITIES[level]) for level in levels)
@@ -407,9 +407,12 @@ def _parse_rhythm(name: str) -> str:
     return normalised
 
 
-def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
+def _make_title(rhythm: str, key: Key, parts: Sequence[Part], noise: Noise) -> str:
+    number = f"no. {noise.seed}-{noise.tune_number + 1}"
+    if parts and all(part.is_drums for part in parts):
+        return f"Drums, {number}"
     kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
-    return f"{kind} in {key}, no. {noise.seed}-{noise.tune_number + 1}"
+    return f"{kind} in {key}, {number}"
 
 
 DEFAULT_QPM: Final = 120.0
