@@ -97,9 +97,7 @@ def test_model_without_vertical_context_is_fine_tuned_without_it(tmp_path: Path)
     for requested in ({}, {"context": "all"}):
         settings = adapt_model_settings(base, len(MEASURES), requested)
         assert settings.context == CONTEXTS["all"]
-    with pytest.raises(
-        Mismatch, match=r"--context all\+vertical: base has all, and"
-    ):
+    with pytest.raises(Mismatch, match=r"--context all\+vertical: base has all, and"):
         adapt_model_settings(base, len(MEASURES), {"context": "all+vertical"})
 
 
