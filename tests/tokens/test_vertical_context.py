@@ -255,7 +255,7 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
         if chord is not None:
             chords.setdefault(id(chord), (place, chord))
     symbols: list[tuple[int, tuple[int, int, int]]] = [(0, (0, 0, 0))]
-    rows = []
+    rows: list[tuple[int, ...]] = []
     for place, id_ in zip(places, ids, strict=True):
         earlier = [
             chord
