@@ -147,7 +147,17 @@ def _iter_left_out(score: Score, part: int) -> Iterator[str]:
 
 
 def take_bars(melody: Score, score: Score, bars: tuple[int, int], name: str) -> Score:
-    """Return the bars of a melody whose numbers are in a range; a first pickup goes with bar 1."""
+    """Return the bars of a melody whose numbers are in a range; a first pickup goes with bar 1.
+
+    Args:
+        melody: the notes to cut, of `score` or of a part of it.
+        score: has the bars.
+        bars: first and last.
+        name: of the primer, for messages.
+
+    Raises:
+        InvalidValue: there are no such bars, or no notes in them.
+    """
     written_bars = find_bars(score)
     numbers = number_bars(written_bars)
     first, last = bars

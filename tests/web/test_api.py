@@ -37,7 +37,8 @@ SAMPLE_REQUEST: dict[str, Any] = {
 
 
 def test_models_list_their_options(playground: LiveServer) -> None:
-    folk, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    folk, drums, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    assert (drums.name, drums.has_index, drums.default_form) == ("drums", False, "free")
     assert (folk.name, folk.has_index) == ("folk", True)
     assert (mine.name, mine.has_index) == ("mine", False)
     assert (folk.default_form, mine.default_form) == ("AABB", "AABB")
@@ -54,7 +55,7 @@ def test_models_list_the_options_of_their_codec(tmp_path: Path) -> None:
         untrained(tmp_path / codec, codec=codec)
     untrained(tmp_path / "text", codec="text")
     models = {model["name"]: ModelInfo(**model) for model in ModelList(tmp_path).to_json()}
-    assert models.keys() == {"folk", "performance", "frames", "frames-16"}
+    assert models.keys() == {"folk", "drums", "performance", "frames", "frames-16"}
     temperature_options = ["temperature", "top_k", "top_p", "min_p"]
     assert models["performance"].options == [*temperature_options, "program"]
     assert (
@@ -87,7 +88,7 @@ def test_invalid_manifest_hides_only_its_model(
     (tmp_path / "loop").symlink_to("loop")
     models = ModelList(tmp_path)
     for _ in range(2):
-        assert [model["name"] for model in models.to_json()] == ["folk", "good"]
+        assert [model["name"] for model in models.to_json()] == ["folk", "drums", "good"]
     warnings = [record.getMessage() for record in caplog.records]
     assert sorted(line.split()[1] for line in warnings) == sorted(changes)
     assert all(line.isprintable() and str(tmp_path) not in line for line in warnings)
@@ -305,7 +306,7 @@ def test_infinity_is_refused(playground: LiveServer) -> None:
 def test_request_the_model_cannot_meet_fails(playground: LiveServer) -> None:
     for options, words in (
         ({"rhythm": "tango"}, "rhythm 'tango' is unknown"),
-        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, folk"),
+        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, drums, folk"),
         ({"primer": {"text": "no music"}}, "primer"),
     ):
         end = playground.wait_for_end(playground.submit(do="sample", **options))
