@@ -142,6 +142,7 @@ VARIANTS: Final = (
     Variant("no context", {"context": CONTEXTS["none"]}),
     Variant("position only", {"context": CONTEXTS["position"]}),
     Variant("look-back only", {"context": CONTEXTS["look-back"]}),
+    Variant("with vertical context", {"context": CONTEXTS["all+vertical"]}),
     Variant("lags of 4 and 8 bars only", {"context": FEW_LAGS}),
     Variant("without gates", model=UngatedModel),
     Variant("256 units", {"hidden": 256}),

@@ -12,7 +12,7 @@ trainer to the fastest plain loop. Then the plain loop, with dropout, trains unt
 stops falling, with each number of lanes, and the trainer gets 0.6 of the time of the best loss.
 
 The tunes are drawn from a small grammar of bars and repeats; with --data they are the training and
-validation parts of a data set.
+validation parts of a data set, and the trainer of the race has the model of plain `musicgen train`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from musicgen.model.devices import autocast, has_bf16
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.training.heldout_loss import evaluate
-from musicgen.training.plan import FRESH_PRESETS
+from musicgen.training.plan import FRESH_PRESETS, TrainingOptions, make_plan
 from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 VOCABULARY = len(MEASURES)
@@ -157,8 +157,9 @@ def make_trainer(
     held_out: Sequence[np.ndarray] = (),
     evaluate_every: int = 0,
     precision: str = "fp32",
+    shape: ModelSettings | None = None,
 ) -> Trainer:
-    shape = ModelSettings(
+    shape = shape or ModelSettings(
         VOCABULARY,
         hidden=hidden,
         embedding=hidden,
@@ -271,15 +272,22 @@ def train_with_trainer(
     held_out: Sequence[np.ndarray],
     seconds: float,
     target_loss: float,
+    shape: ModelSettings | None,
 ) -> tuple[LossReached, LossReached | None]:
     """Train for some seconds; return the best loss, and where the target was first reached."""
     precision = list_precisions()[-1]
-    growing = make_trainer(tunes, hidden, 10**9, precision=precision)
+    growing = make_trainer(tunes, hidden, 10**9, precision=precision, shape=shape)
     trainer = Trainer(growing.model, tunes, (), equalize_window_lengths(growing.settings))
     rates = [trainer.train_on_window(trainer.next_window()).tokens_per_second for _ in range(12)]
     tokens = int(seconds * statistics.median(rates[2:]))
     trainer = make_trainer(
-        tunes, hidden, tokens, precision=precision, held_out=held_out, evaluate_every=tokens // 20
+        tunes,
+        hidden,
+        tokens,
+        precision=precision,
+        held_out=held_out,
+        evaluate_every=tokens // 20,
+        shape=shape,
     )
     passed_target, best = None, LossReached(float("inf"), 0.0, 0)
     start_time = time.perf_counter()
@@ -297,6 +305,7 @@ def report_race(
     held_out: Sequence[np.ndarray],
     evaluate_every: int,
     max_tokens: int,
+    shape: ModelSettings | None,
 ) -> None:
     """Train plain loops to their best held-out loss; give the trainer a share of that time."""
     precision = list_precisions()[-1]
@@ -311,7 +320,7 @@ def report_race(
     ]
     target = min(results, key=lambda result: result.loss)
     best, passed_target = train_with_trainer(
-        hidden, tunes, held_out, TIME_SHARE * target.seconds, target.loss
+        hidden, tunes, held_out, TIME_SHARE * target.seconds, target.loss, shape
     )
     print(
         f"2 x {hidden}: the trainer in {TIME_SHARE} of the time of the best plain loop:"
@@ -338,7 +347,9 @@ def main() -> None:
     if arguments.data:
         dataset = load(arguments.data)
         tunes, held_out = [tune.ids for tune in dataset.train], [tune.ids for tune in dataset.valid]
+        shape = make_plan(dataset, TrainingOptions()).model
     else:
+        shape = None
         tunes = draw_tunes(80 if arguments.toy else 1500, 1)
         held_out = draw_tunes(10 if arguments.toy else 60, 2)
     print(
@@ -349,7 +360,7 @@ def main() -> None:
         report_speed(hidden, tunes, rounds, 1_000 if arguments.toy else TOKENS_PER_ROUND)
     if not arguments.no_race:
         max_tokens = 2 * evaluate_every if arguments.toy else 10**9
-        report_race(sizes[0], tunes, held_out, evaluate_every, max_tokens)
+        report_race(sizes[0], tunes, held_out, evaluate_every, max_tokens, shape)
 
 
 if __name__ == "__main__":

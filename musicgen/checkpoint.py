@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_weights
 from safetensors.numpy import save as render_weights
 
-from musicgen.config import CONTEXT_WIDTHS, MOST_EVENTS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MOST_EVENTS, MULTI_HOT_FIELDS, ModelSettings
 from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
@@ -135,6 +135,7 @@ class ScoresTable(msgspec.Struct):
     """The scores of a model, by split."""
 
     valid: SplitScore | None = None
+    valid_5gram: SplitScore | None = None
     test: SplitScore | None = None
     test_5gram: SplitScore | None = None
     percent_below_5gram: float | None = None
@@ -432,8 +433,9 @@ def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     rows = GATES[settings.cell] * hidden
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
     for name in settings.context_fields:
-        rows_of_field = count_field_values(name, settings.vocabulary_size)
-        shapes[f"context.{name}.weight"] = rows_of_field, CONTEXT_WIDTHS[name]
+        if name not in MULTI_HOT_FIELDS:
+            rows_of_field = count_field_values(name, settings.vocabulary_size)
+            shapes[f"context.{name}.weight"] = rows_of_field, CONTEXT_WIDTHS[name]
     if settings.lags:
         shapes |= {
             "gates.weight": (len(settings.lags), hidden),

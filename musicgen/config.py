@@ -18,14 +18,25 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
-CONTEXT_WIDTHS: Final = {  # embedding widths of the fields of `tokens/score_context.py`
+MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
+    "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
+}  # fmt: skip
+CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
+    "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
+    "role": 8, "family": 16, "next_role": 8,
+    **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
 _LOOK_BACK_FIELDS: Final = "lag1 lag2 lag4 lag8 match1 match2 match4 match8"
+VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
+    "sounding", "lowest", "highest", "drums", "onsets", "kicks", "until", "root", "quality", "bass",
+    "tones", "last_tones", "role", "family", "next_role",
+)  # fmt: skip
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",
+    "all+vertical": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS} {' '.join(VERTICAL_FIELDS)}",
     "position": _POSITION_FIELDS,
     "look-back": _LOOK_BACK_FIELDS,
     "none": "",
@@ -86,13 +97,23 @@ class ModelSettings(Settings):
         return tuple(self.context.split())
 
     @property
+    def multi_hot_fields(self) -> tuple[str, ...]:
+        """Those of them that are sets of bits; the others have embeddings."""
+        return tuple(name for name in self.context_fields if name in MULTI_HOT_FIELDS)
+
+    @property
+    def reads_vertical(self) -> bool:
+        """Whether the model reads fields of the vertical context."""
+        return not set(VERTICAL_FIELDS).isdisjoint(self.context_fields)
+
+    @property
     def lags(self) -> tuple[str, ...]:
         """The fields that look back; each has a gate that makes the event it saw more likely."""
         return tuple(name for name in self.context_fields if name.startswith("lag"))
 
     @property
     def input_size(self) -> int:
-        """The number of inputs of the first layer: the embeddings of the id and of the context."""
+        """The number of inputs of the first layer: the embedding of the id, and the context."""
         return self.embedding + sum(CONTEXT_WIDTHS[name] for name in self.context_fields)
 
 

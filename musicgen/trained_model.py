@@ -214,6 +214,8 @@ class Model:
     ) -> GenerationRequest:
         """Return a request that starts from a file or a score, fitted to the model.
 
+        All parts are kept if the model can write such a line-up; else one line is taken.
+
         Args:
             request: a request without a primer.
             primer: the file or the score.
@@ -226,7 +228,8 @@ class Model:
         name = "primer" if isinstance(primer, Score) else str(primer)
         score = primer if isinstance(primer, Score) else read_first_tune(Path(primer))
         sampler = self._get_bar_sampler("a primer")
-        return replace(request, primer=fit_primer(score, sampler, request.options, name, choice))
+        options, fitted = fit_primer(score, sampler, request.options, name, choice)
+        return replace(request, options=options, primer=fitted)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from musicgen.config import ModelSettings
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
-RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key")
+RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key",
+        "lineup", "role", "family", "level", "given")  # fmt: skip
 
 
 def may_be_seen(event: Event) -> bool:
@@ -33,8 +34,25 @@ def may_be_seen(event: Event) -> bool:
     return event.kind not in RARE
 
 
+BAND_EVENTS = {
+    "lineup": (2, 3, 4), "role": ("melody", "bass", "drums"),
+    "family": ("reed", "bass", "drum kit"), "level": (2, 4, 6), "part": (1, 2, 3), "voice": (1,),
+    "drum": (36, 38, 42),
+}  # fmt: skip
+
+
+def may_be_seen_in_bands(event: Event) -> bool:
+    """Tell what a corpus of bands would hold: two to four parts, all with a line-up."""
+    if event.kind in BAND_EVENTS:
+        return event.value in BAND_EVENTS[event.kind]
+    return event.kind != "parts" and may_be_seen(event)
+
+
 SEEN = tuple(int(may_be_seen(event)) for event in MEASURES.events)
 SEEN_IDS = frozenset(id_ for id_, seen in enumerate(SEEN) if seen)
+BAND_SEEN_IDS = frozenset(
+    id_ for id_, event in enumerate(MEASURES.events) if may_be_seen_in_bands(event)
+)
 
 
 class FixedEngine:
@@ -66,18 +84,26 @@ class RandomEngine:
         return self.rng.normal(size=len(MEASURES)) * self.spread, state
 
 
-def untrained(folder: Path, seed: int = 0, hidden: int = 16, codec: str = "measures") -> Path:
-    """Write a checkpoint with random weights and return its folder."""
+def untrained(
+    folder: Path,
+    seed: int = 0,
+    hidden: int = 16,
+    codec: str = "measures",
+    events: int | None = None,
+    is_seen: Callable[[Event], bool] = may_be_seen,
+) -> Path:
+    """Write a checkpoint with random weights, of the first events only, and return its folder."""
     vocabulary = find_codec(codec).vocabulary
-    settings = ModelSettings(vocabulary_size=len(vocabulary), hidden=hidden, embedding=hidden)
+    names = vocabulary.names[:events]
+    settings = ModelSettings(vocabulary_size=len(names), hidden=hidden, embedding=hidden)
     rng = np.random.default_rng(seed)
     weights = {
         name: rng.normal(size=shape).astype(np.float32)
         for name, shape in weight_shapes(settings).items()
     }
     manifest = Manifest(
-        name=folder.name, version=1, settings=settings, vocabulary=vocabulary.names, codec=codec,
-        seen=tuple(int(may_be_seen(event)) for event in vocabulary.events),
+        name=folder.name, version=1, settings=settings, vocabulary=names, codec=codec,
+        seen=tuple(int(is_seen(event)) for event in vocabulary.events[:events]),
     )  # fmt: skip
     save(folder, weights, manifest)
     return folder

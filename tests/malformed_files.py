@@ -480,7 +480,11 @@ def outcomes(folder: Path, *, big: bool = True) -> dict[str, list[str]]:
     with SandboxedReader(ReadLimits()) as reader:
         for file in list_files(folder):
             answers = [json.loads(line) for line in reader.encode(file)]
-            codes = [answer.get("refusal", {"code": "kept"})["code"] for answer in answers]
+            codes = [
+                answer.get("refusal", {"code": "kept"})["code"]
+                for answer in answers
+                if not answer.get("tune", {}).get("order")  # other orders of its parts
+            ]
             table[file.path.name] = _summarise(codes)
     return table
 

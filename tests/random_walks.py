@@ -11,7 +11,10 @@ from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES, Event, Vocabulary
 
-_EXCLUDED_KINDS: Final = ("begin", "irregular", "parts", "part", "voice", "drum")
+_LINEUP_KINDS: Final = ("lineup", "role", "family", "level", "given")
+_EXCLUDED_KINDS: Final = (
+    "begin", "irregular", "parts", "part", "voice", "drum", *_LINEUP_KINDS,
+)  # fmt: skip
 _THINNED_KINDS: Final = ("partial", "duration", "tuplet", "meter", "ending", "repeat_end", "pitch",
                          "key", "chord")  # fmt: skip
 
@@ -26,6 +29,14 @@ MELODY_IDS: Final = frozenset(
     [id_ for id_, event in enumerate(MEASURES.events) if _is_melodic(event)]
     + [MEASURES.id("parts", 1)]
 )
+BAND_IDS: Final = frozenset(  # of three parts with line-ups
+    [id_ for id_ in MELODY_IDS if id_ != MEASURES.id("parts", 1)]
+    + [MEASURES.id(kind, value) for kind, value in (
+        ("lineup", 3), ("part", 1), ("part", 2), ("voice", 1), ("role", "melody"), ("role", "bass"),
+        ("role", "drums"), ("family", "reed"), ("family", "bass"), ("family", "drum kit"),
+        ("level", 2), ("level", 4), ("level", 6), ("drum", 36), ("drum", 38), ("drum", 42),
+    )]
+)  # fmt: skip
 _REQUIRED_IDS: Final = frozenset(
     [MEASURES.id("duration", 6), MEASURES.id("meter", "6/8"), MEASURES.id("pitch", 0)]
 )

@@ -104,7 +104,9 @@ def test_refuses_other_locations_in_card(tmp_path: Path, location: str) -> None:
     (tmp_path / "a.toml").write_text(
         f'title = "t"\ndescription = "d"\nwhere = {json.dumps(location)}\n'
     )
-    with pytest.raises(InvalidValue, match="write https://HOST/FILE, or music21:FOLDER") as refusal:
+    with pytest.raises(
+        InvalidValue, match="write https://HOST/FILE, music21:FOLDER for"
+    ) as refusal:
         sources.find_files(str(tmp_path / "a.toml"))
     assert "pip install" not in str(refusal.value)
 

@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -184,11 +185,23 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def _get_param_type(option: Option) -> click.ParamType | None:  # type: ignore[type-arg]
     """Return the type that parses an option; bounds are checked with the other options."""
+    if option.is_repeatable:
+        return None  # _join_values parses it
+    if option.is_file:
+        return ParsedText(option.metavar or option.name, _read_lineup)
     if option.parser is not None:
         return ParsedText(option.metavar or option.name, option.parse)
     if option.choices:
         return click.Choice(option.choices)
     return {str: None, int: WHOLE, float: DECIMAL}[option.json_type]
+
+
+def _read_lineup(path: str) -> object:
+    """Read the line-up of a tune file. Raises MusicgenError if it cannot be read."""
+    from musicgen.sampling.part_requests import copy_lineup
+    from musicgen.trained_model import read_first_tune
+
+    return copy_lineup(read_first_tune(Path(path)))
 
 
 def _get_help(option: Option) -> str:
@@ -206,8 +219,18 @@ def add_sampling_options(command: Command) -> Command:
             type=_get_param_type(option),
             metavar=option.metavar,
             help=_get_help(option),
+            multiple=option.is_repeatable,
+            callback=partial(_join_values, option) if option.is_repeatable else None,
         )(command)
     return command
+
+
+def _join_values(
+    option: Option, ctx: click.Context, param: click.Parameter, texts: Sequence[str]
+) -> object:
+    """Parse all texts of an option as one value; None if it is not given."""
+    parsed_text = ParsedText(option.metavar or option.name, option.parse)
+    return parsed_text.convert(",".join(texts), param, ctx) if texts else None
 
 
 def select_given_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -223,9 +223,9 @@ def _connect_cluster(address: str | None) -> Iterator[Executor | None]:
 
 def _format_summary(dataset: Dataset, report: Report, out: Path) -> str:
     codes = ", ".join(f"{count:,} {code}" for code, count in report.codes.items())
+    training_count = report.kept - len(dataset.valid) - len(dataset.test)
     split = (
-        f"train {len(dataset.train):,}, validation {len(dataset.valid):,},"
-        f" test {len(dataset.test):,}"
+        f"train {training_count:,}, validation {len(dataset.valid):,}, test {len(dataset.test):,}"
     )
     kept = f"kept {report.kept:,} of {format_count(report.found, 'tune')} ({split})"
     left_out = f"; left out {report.refused:,} ({codes})" if codes else ""

@@ -98,9 +98,10 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--context",
     type=click.Choice(tuple(CONTEXTS)),
-    show_default="all, for tunes with bars",
+    show_default="all, for tunes with bars; all+vertical, for tunes of several parts or voices",
     help="What the model reads besides tokens: the position in bar and section, what stood 1, 2, 4"
-    " and 8 bars ago (look-back), or both.",
+    " and 8 bars ago (look-back), both (all), and what the parts and voices written earlier in the"
+    " bar play at the same time (all+vertical).",
 )
 @click.option("--dropout", type=DecimalNumber(0, 0.95), help="Dropout probability.")
 @click.option("--epochs", type=EPOCHS, help="Maximum passes over the training part.")

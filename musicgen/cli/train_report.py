@@ -38,7 +38,12 @@ REFRESHES_PER_SECOND: Final = 2  # of the panel; each takes some milliseconds fr
 SMOOTHING_UPDATES: Final = 50  # horizon of the moving averages
 UPDATES_BEFORE_ESTIMATE: Final = 10  # updates before the remaining time is estimated
 PANEL_WIDTH: Final = 76  # columns; on a narrower terminal the panel has one value per row
-_PART_NAMES: Final = {"valid": "validation", "test": "test", "test_5gram": "test (5-gram)"}
+_PART_NAMES: Final = {
+    "valid": "validation",
+    "valid_5gram": "validation (5-gram)",
+    "test": "test",
+    "test_5gram": "test (5-gram)",
+}
 
 
 @dataclass(slots=True)

@@ -212,7 +212,7 @@ def _is_corpus(name: str) -> bool:
 
 
 def _list_all(dataset: Dataset) -> list[EncodedTune]:
-    return [tune for _, tune in dataset]
+    return [tune for _, tune in dataset if tune.order == 0]
 
 
 def read_tunes(source: str, console: Console) -> tuple[TuneSet, dict[str, int]]:
@@ -265,13 +265,29 @@ def measure_likelihood(
     parts = getattr(dataset, real.split), dataset.train, dataset.valid
     with console.status("predicting held-out tunes"):
         report = likelihood.score_likelihood(model.sampler.engine, model.codec, *parts)
-        texts = likelihood.score_baselines_as_text(model.codec, *parts)
+        texts = _score_baselines_as_text(model, parts, console)
     if with_curve:
         with console.status("training on parts of the corpus"):
             train_network = make_train_function(model, dataset)
             curve = likelihood.measure_learning_curve(model.codec, *parts, train_network)
         report = replace(report, learning_curve=curve)
     return report, texts
+
+
+def _score_baselines_as_text(
+    model: Model, parts: tuple[Sequence[EncodedTune], ...], console: Console
+) -> tuple[BaselineScore, ...]:
+    """Score the baselines on the held-out tunes as text; () if ABC cannot hold one of the tunes."""
+    from musicgen.evaluation import likelihood
+
+    tunes, training_tunes, validation_tunes = parts
+    try:
+        return likelihood.score_baselines_as_text(
+            model.codec, tunes, training_tunes, validation_tunes
+        )
+    except InvalidValue as fault:
+        console.print(f"the tunes as text are left out: {fault}", markup=False)
+        return ()
 
 
 def make_train_function(model: Model, dataset: Dataset) -> TrainFunction:
@@ -296,12 +312,13 @@ def make_train_function(model: Model, dataset: Dataset) -> TrainFunction:
 def sample_forms(
     model: Model, form: str | None, count: int, seed: int, console: Console
 ) -> Iterator[TuneSet]:
-    """Sample tunes of a form; None: of a free form, then of the model's default form."""
+    """Sample tunes of a form; None: of a free form, then of the default form if it is another."""
     from musicgen.evaluation.score_card import TuneSet
+    from musicgen.sampling.options import choose_default_form
     from musicgen.sampling.recipe import GenerationRequest
     from musicgen.trained_model import sample_many
 
-    default = str(model.complete_options({}).form)
+    default = choose_default_form(model.checkpoint.manifest.seen)
     for name in dict.fromkeys((FREE, default) if form is None else (form,)):
         request = GenerationRequest(model.complete_options({"form": name}), seed)
         with console.status(f"sampling {count:,} tunes of form {name}"):

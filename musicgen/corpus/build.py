@@ -348,6 +348,7 @@ class _DatasetWriter:
         self.staging, self.task, self.spools, self.sources = staging, task, spools, sources
         self.tunes = spools.tunes
         self.kept, self.owner, self.duplicate_tunes = _find_unique_tunes(spools)
+        self.is_first_order = self.tunes["order"][self.kept] == 0
         self.codec = task.codec  # of the data set; _assign_splits replaces a text codec
         self.codes: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
@@ -356,12 +357,13 @@ class _DatasetWriter:
         """Write all files, the manifest last."""
         self.split_assignment = self._assign_splits()
         self._write_refusals()
-        if len(self.kept) < min_tunes:
+        kept_count = int(np.count_nonzero(self.is_first_order))
+        if kept_count < min_tunes:
             raise MusicgenError(self._nothing_kept_message())
         fingerprint, counts = self._write_shards()
         write_read_cache(self.staging / READ_CACHE, self._iter_cache_entries())
         report = Report(
-            kept=len(self.kept),
+            kept=kept_count,
             codes=_sort_by_count(self.codes),
             remarks=_sort_by_count(self.remarks),
             relations=self.relation_counts,
@@ -394,7 +396,7 @@ class _DatasetWriter:
     def _write_shards(self) -> tuple[str, dict[str, int]]:
         """Write all tunes; return the fingerprint, and the number of tunes per split."""
         roots, groups, splits = self.split_assignment
-        kinds, like = find_relations(roots, self.tunes[self.kept])
+        kinds, like = self._find_relations(roots)
         self.relation_counts = {
             name: int(np.count_nonzero(kinds == kind))
             for kind, name in enumerate(RELATIONS)
@@ -403,6 +405,8 @@ class _DatasetWriter:
         fingerprint = FingerprintHasher(self.codec.name, len(self.codec.vocabulary))
         with ShardWriter(self.staging) as shards:
             for index in self._order_by_content():
+                if not self.is_first_order[index] and splits[index] != SPLITS.index("train"):
+                    continue  # several orders of the parts are for training only
                 split, relation = SPLITS[splits[index]], RELATIONS[kinds[index]]
                 tune = self._make_tune(
                     int(self.kept[index]),
@@ -412,8 +416,17 @@ class _DatasetWriter:
                 )
                 shards.add(split, tune)
                 fingerprint.add(tune.content, split, tune.title)
-                self.remarks.update({remark.split(":")[0] for remark in tune.remarks})
+                if tune.order == 0:
+                    self.remarks.update({remark.split(":")[0] for remark in tune.remarks})
         return fingerprint.hexdigest(), shards.counts
+
+    def _find_relations(self, roots: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Relate the tunes as written, see `find_relations`; other orders have no relation."""
+        kinds, like = np.zeros(len(self.kept), np.int64), np.arange(len(self.kept))
+        written = np.flatnonzero(self.is_first_order)
+        kinds[written], related = find_relations(roots[written], self.tunes[self.kept[written]])
+        like[written] = written[related]
+        return kinds, like
 
     def _iter_cache_entries(self) -> Iterator[tuple[bytes, Iterator[bytes]]]:
         """Yield the key and lines of each cacheable file, sorted by key."""
@@ -465,6 +478,8 @@ class _DatasetWriter:
 
     def _iter_duplicates(self) -> Iterator[tuple[Refusal, str, str]]:
         for tune in self.duplicate_tunes.tolist():
+            if self.tunes["order"][tune]:
+                continue  # the tune as written is refused too
             first = int(self.kept[self.owner[tune]])
             semitones = int(self.tunes["pitch"][tune]) - int(self.tunes["pitch"][first])
             refusal = make_duplicate_refusal(
@@ -500,7 +515,7 @@ def _find_unique_tunes(spools: SpoolSet) -> tuple[Int64Array, Int64Array, Int64A
 
 
 def _sort_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["title"], row["source"], row["number"], row["setting"]
+    return row.get("order", 0), row["title"], row["source"], row["number"], row["setting"]
 
 
 def _sort_by_count(counts: Counter[str]) -> Mapping[str, int]:

@@ -41,6 +41,7 @@ TUNE_DTYPE: Final = np.dtype([
     ("content", "<u8", 4),  # SHA-256 of its ids
     ("smallest_gram", "<u8"),
     ("pitch", "<i2"), ("moves", "<u8"), ("shape", "<u8"),
+    ("order", "u1"),  # of its parts; 0: as written
 ])  # fmt: skip
 FILE_DTYPE: Final = np.dtype([
     ("spool", "<u2"), ("file", "<u4"), ("start", "<u8"), ("stop", "<u8"),
@@ -205,7 +206,7 @@ class Spool:
             self._file.write(line + b"\n")
             if "tune" in answer:
                 self._record_tune(file, answer["tune"], len(line))
-                kept += 1
+                kept += answer["tune"].get("order", 0) == 0
             else:
                 cacheable = cacheable and answer["refusal"]["code"] not in _TRANSIENT_CODES
                 refused += 1
@@ -221,7 +222,7 @@ class Spool:
         pitch, moves, shape = row["line"]
         tune = len(self._tunes) // TUNE_DTYPE.itemsize
         record = (self.number, file, self._offset, size, content, grams[0],
-                  pitch, int(moves, 16), int(shape, 16))  # fmt: skip
+                  pitch, int(moves, 16), int(shape, 16), row.get("order", 0))  # fmt: skip
         self._tunes += np.array([record], TUNE_DTYPE).tobytes()
         pairs = np.empty(len(grams), PAIR_DTYPE)
         pairs["gram"], pairs["tune"] = grams, tune

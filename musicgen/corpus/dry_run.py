@@ -45,6 +45,8 @@ class DryRunResult:
     def iter_kept(self) -> Iterator[dict[str, Any]]:
         """Yield the metadata of each kept tune as a JSON object."""
         for part, tune in self.dataset:
+            if tune.order:
+                continue
             yield {
                 "source": tune.source,
                 "place": format_place(tune.number, tune.title),

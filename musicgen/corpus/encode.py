@@ -18,16 +18,18 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.corpus.archives import FileEntry
+from musicgen.corpus.part_orders import iter_part_orders
 from musicgen.corpus.sources import TuneFile
-from musicgen.corpus.split import Grams, hash_grams
+from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.melodic_runs import Move, list_moves
+from musicgen.music.melodic_runs import Move, list_drum_moves, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
+from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
-from musicgen.tokens.codec import AnyCodec, ScoreCodec
+from musicgen.tokens.codec import AnyCodec, Encoded, ScoreCodec
 
 REMARKS: Final = {
     "bar-sum": "a bar is longer or shorter than its meter, and no other bar balances it",
@@ -40,6 +42,7 @@ REMARKS: Final = {
     "repaired": "a MIDI file was repaired; formats.midi.REPAIRS lists the kinds",
     "lost": "the codec cannot encode some of it, which was left out",
 }
+SHARED_HITS: Final = 64  # consecutive drum hits that make two pieces of drums near-duplicates
 SHARED_CHARACTERS: Final = 200  # consecutive characters that make two texts near-duplicates
 _MAX_BARS_NAMED = 4
 _LOWEST_PITCH, _HIGHEST_PITCH = 21, 108  # of a piano
@@ -54,14 +57,16 @@ def describe_piece(piece: Score | str) -> dict[str, Any]:
 
 def _describe_score(score: Score) -> dict[str, Any]:
     canonical = score.canonical()
-    moves = list_moves(canonical)
+    moves, shared_length = list_moves(canonical), SHARED_MOVES
+    if not moves and any(part.is_drums for part in canonical.parts):
+        moves, shared_length = list_drum_moves(canonical), SHARED_HITS
     return {
         "notes": len(canonical.notes),
         "title": canonical.title,
         "key": str(canonical.key),
         "meter": str(canonical.meter),
         "rhythm": canonical.rhythm,
-        "group": pack_hashes(hash_grams(moves)),
+        "group": pack_hashes(hash_grams(moves, shared_length)),
         "line": [
             canonical.notes[0].pitch if canonical.notes else 0,
             _hash_moves(moves),
@@ -183,6 +188,8 @@ def encode_file(
 ) -> Iterator[bytes]:
     """Read and encode one file; yield {"tune": {...}} or {"refusal": {...}} for each tune.
 
+    A tune of several parts is yielded once for each order of its parts, numbered by "order".
+
     Args:
         file: a tune file or an archive of tune files.
         codec: how to encode the tunes.
@@ -234,7 +241,7 @@ def _encode_pieces(
             yield refusal_to_json(piece)
         else:
             number += 1
-            yield _encode_piece(piece, name, number, codec, repairs if number == 1 else ())
+            yield from _encode_piece(piece, name, number, codec, repairs if number == 1 else ())
     if is_empty:
         yield refusal_to_json(
             Refusal("it holds no tune; it was left out", source=name, code="empty")
@@ -249,22 +256,35 @@ def refusal_to_json(refusal: Refusal) -> bytes:
 
 def _encode_piece(
     piece: Piece, name: str, number: int, codec: AnyCodec, repairs: Sequence[str]
-) -> bytes:
+) -> Iterator[bytes]:
+    """Yield a piece in each order of its parts, or its refusal."""
     try:
-        row = _build_row(piece, codec)
+        row = describe_piece(piece)
+        orders = list(_iter_orders(piece, codec))
+        encodings = [codec.encode(ordered) for ordered in orders]
     except MusicgenError as fault:
-        return refusal_to_json(_encoding_refusal(fault, name, number, piece))
+        yield refusal_to_json(_encoding_refusal(fault, name, number, piece))
+        return
     row["remarks"] += repairs
-    return json.dumps({"tune": {**row, "source": name, "number": number}}).encode()
+    if encodings[0].lost:
+        row["remarks"].append(f"lost: {encodings[0].lost} of {row['notes']} have no event")
+    for order, encoded in enumerate(encodings):
+        fields = {"ids": _pack_ids(encoded), "setting": encoded.setting.to_json(), "order": order}
+        if isinstance(ordered := orders[order], Score):
+            fields["notes"] = len(ordered.canonical().notes)
+        yield json.dumps({"tune": {**row, **fields, "source": name, "number": number}}).encode()
 
 
-def _build_row(piece: Piece, codec: AnyCodec) -> dict[str, Any]:
-    encoded = codec.encode(piece)
-    row = describe_piece(piece)
-    if encoded.lost:
-        row["remarks"].append(f"lost: {encoded.lost} of {row['notes']} have no event")
-    ids = base64.b64encode(np.array(encoded.ids, dtype="<i2").tobytes()).decode("ascii")
-    return {**row, "ids": ids, "setting": encoded.setting.to_json()}
+def _iter_orders(piece: Piece, codec: AnyCodec) -> Iterator[Piece]:
+    """Yield a piece in each order of its parts that is stored, with roles of its parts."""
+    if isinstance(piece, Score) and codec.has_bars:
+        yield from iter_part_orders(assign_roles(piece))
+    else:
+        yield piece
+
+
+def _pack_ids(encoded: Encoded) -> str:
+    return base64.b64encode(np.array(encoded.ids, dtype="<i2").tobytes()).decode("ascii")
 
 
 def _encoding_refusal(fault: MusicgenError, name: str, number: int, piece: Piece) -> Refusal:

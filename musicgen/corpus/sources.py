@@ -29,9 +29,10 @@ from musicgen.typed_data import check_schema, parse_toml, shorten
 
 MAX_CARD_BYTES: Final = 2**16
 _MUSIC21_PREFIX: Final = "music21:"  # prefix of a folder of music21's corpus
+HERE: Final = "."  # the folder that holds a card
 _FOLDER_PATTERN: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,60}"
 _WHERE: Final = re.compile(
-    rf"(https?://\S{{1,2000}}|music21:{_FOLDER_PATTERN}(/{_FOLDER_PATTERN}){{0,4}})?"
+    rf"(https?://\S{{1,2000}}|music21:{_FOLDER_PATTERN}(/{_FOLDER_PATTERN}){{0,4}}|\.)?"
 )
 _PACKAGE: Final = Path(__file__).parents[1]
 _CARD_HINT: Final = "a card is TOML with title, description and where (or includes)"
@@ -46,7 +47,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
     terms: str = ""
     in_short: str = ""  # the terms in one line
-    where: str = ""  # https://..., or music21:FOLDER, a folder of music21's corpus
+    where: str = ""  # https://..., music21:FOLDER, or HERE: the folder that holds the card
     files: Annotated[str, Meta(max_length=200)] = "*"  # pattern of the file names to read
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
     bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
@@ -57,8 +58,8 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise ValueError for a forbidden location or contradictory fields."""
         if not _WHERE.fullmatch(self.where):
             raise ValueError(
-                f"where is {shorten(self.where)!r}: write https://HOST/FILE, or music21:FOLDER for"
-                " a folder of music21's corpus; name a folder of your own instead of a card"
+                f"where is {shorten(self.where)!r}: write https://HOST/FILE, music21:FOLDER for a"
+                f" folder of music21's corpus, or {HERE} for the folder that holds the card"
             )
         if bool(self.where) == bool(self.includes):
             raise ValueError("a corpus card needs exactly one of where and includes")
@@ -72,6 +73,7 @@ class CorpusCard(CardSchema, frozen=True, kw_only=True):
     """A corpus: its name, location, source and terms."""
 
     name: str
+    folder: str = ""  # that holds the card
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +192,13 @@ def find_card(name: str) -> CorpusCard:
 
 
 def expand_cards(sources: Iterable[str | Path]) -> list[CorpusCard]:
-    """Return the cards named by sources, each card of cards replaced by the cards it includes."""
+    """Return the cards that sources are, each card of cards replaced by the cards it includes."""
     cards = {card.name: card for card in list_cards()}
-    named = [cards[str(source)] for source in sources if str(source) in cards]
+    named = [
+        cards[str(source)] if str(source) in cards else _load_card(Path(source))
+        for source in sources
+        if str(source) in cards or (str(source).endswith(".toml") and Path(source).is_file())
+    ]
     return [part for card in named for part in ([cards[name] for name in card.includes] or [card])]
 
 
@@ -352,7 +358,8 @@ def _find_at_location(
     card: CorpusCard, suffixes: Collection[str], progress: Callable[[int, int], None] | None
 ) -> SourceFiles:
     if not is_url(card.where):
-        return _find_in_folder(_find_music21_folder(card), card.name, card.files, suffixes)
+        find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
+        return _find_in_folder(find_folder(card), card.name, card.files, suffixes)
     from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
     path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
@@ -360,6 +367,17 @@ def _find_at_location(
         raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
     name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
     return SourceFiles((TuneFile(path, name, only=card.files),))
+
+
+def _find_card_folder(card: CorpusCard) -> Path:
+    """Return the folder of a card that lies beside its files."""
+    folder = Path(card.folder)
+    if folder.resolve() != _card_folder().resolve():
+        return folder
+    raise NotFound(
+        f"corpus {card.name}: its files do not come with musicgen; get them from"
+        f" {card.source}, copy {folder / card.name}.toml beside them, and name the copy instead"
+    )
 
 
 def _find_music21_folder(card: CorpusCard) -> Path:
@@ -391,4 +409,4 @@ def _load_card(path: Path) -> CorpusCard:
         card = check_schema(fields, CardSchema, f"{path} is not a corpus card")
     except InvalidValue as fault:
         raise InvalidValue(f"{fault}; {_CARD_HINT}") from fault
-    return CorpusCard(name=path.stem, **structs.asdict(card))
+    return CorpusCard(name=path.stem, folder=str(path.parent), **structs.asdict(card))

@@ -1,9 +1,10 @@
 """Group near-duplicates, and split the groups into train, valid and test.
 
 Two tunes are near-duplicates if they share SHARED_MOVES consecutive moves (interval and duration),
-or are equal if they are shorter. A *gram* is the hash of such a stretch of moves. The split of a
-group follows from its content alone, so that neither the order of files nor a later corpus moves a
-tune to another split, unless the corpus adds a near-duplicate of it.
+or are equal if they are shorter; in tunes of drums alone, hits take the place of moves. A *gram* is
+the hash of such a stretch of moves. The split of a group follows from its content alone, so that
+neither the order of files nor a later corpus moves a tune to another split, unless the corpus adds
+a near-duplicate of it.
 """
 
 from __future__ import annotations

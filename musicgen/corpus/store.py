@@ -76,6 +76,7 @@ class EncodedTune:
     remarks: tuple[str, ...] = ()  # oddities
     relation: str = ""  # to an earlier tune of its group: one of split.RELATIONS
     like: str = ""  # content hash of that tune
+    order: int = 0  # of its parts, see corpus.part_orders; 0: as written
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncodedTune) and _comparison_key(self) == _comparison_key(other)
@@ -124,11 +125,22 @@ class Dataset:
         return hasher.hexdigest()
 
 
+FIRST_TABLE_SIZES: Final[Mapping[str, int]] = {"measures": 844}  # events, by codec
+
+
 class FingerprintHasher:
     """Computes the fingerprint of a data set from its tunes, sorted by content hash."""
 
     def __init__(self, codec: str, vocabulary_size: int) -> None:
-        self._hash = hashlib.sha256(f"{codec} {vocabulary_size}".encode())
+        """Start with the codec.
+
+        Args:
+            codec: name of the codec.
+            vocabulary_size: number of events; of a table to which events were appended, the first
+                size counts, so that equal tunes have equal fingerprints in all versions.
+        """
+        first_size = FIRST_TABLE_SIZES.get(codec, vocabulary_size)
+        self._hash = hashlib.sha256(f"{codec} {min(vocabulary_size, first_size)}".encode())
 
     def add(self, content: str, split: str, title: str) -> None:
         """Add a tune by its content hash, split and title."""
@@ -142,6 +154,11 @@ class FingerprintHasher:
 def get_id_arrays(tunes: Sequence[EncodedTune]) -> Sequence[Int16Array]:
     """Return the ids of each tune, (tokens,) int16; those of stored tunes stay on disk."""
     return tunes.ids if isinstance(tunes, ParquetRows) else [tune.ids for tune in tunes]
+
+
+def select_as_written(tunes: Iterable[EncodedTune]) -> Iterator[EncodedTune]:
+    """Yield each tune once, in the first order of its parts."""
+    return (tune for tune in tunes if tune.order == 0)
 
 
 def count_tokens(tunes: Sequence[EncodedTune]) -> int:
@@ -168,7 +185,7 @@ class ShardWriter:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of tunes per split."""
+        """The number of tunes per split; one in several orders of its parts counts once."""
         return {name: writer.tune_count for name, writer in self._writers.items()}
 
 
@@ -176,7 +193,7 @@ class _SplitWriter:
     """Writes the shards of one split; the tunes alone decide where row groups and shards end."""
 
     def __init__(self, folder: Path, name: SplitName) -> None:
-        self.tune_count = 0
+        self.row_count = self.tune_count = 0
         self._folder, self._name = folder, name
         self._shard = 0
         self._rows: list[EncodedTune] = []
@@ -185,7 +202,8 @@ class _SplitWriter:
 
     def add(self, tune: EncodedTune) -> None:
         self._rows.append(tune)
-        self.tune_count += 1
+        self.row_count += 1
+        self.tune_count += tune.order == 0
         self._group_ids += len(tune.ids)
         if len(self._rows) >= ROW_GROUP_TUNES or self._group_ids >= ROW_GROUP_IDS:
             self._flush()
@@ -194,7 +212,7 @@ class _SplitWriter:
 
     def close(self, *, is_complete: bool) -> None:
         """Write pending rows; a split without tunes gets one empty shard."""
-        if is_complete and (self._rows or not self.tune_count):
+        if is_complete and (self._rows or not self.row_count):
             self._flush()
         self._close_shard()
 
@@ -227,7 +245,7 @@ def _build_table(split: SplitName, tunes: Sequence[EncodedTune]) -> Any:
         values = [getattr(tune, name) for tune in tunes]
         if name == "ids":
             columns[name] = _build_list_array(values)
-        elif name in ("notes", "number"):
+        elif name in ("notes", "number", "order"):
             columns[name] = pa.array(values, pa.int32())
         elif name == "remarks":
             remarks = [[escape_surrogates(text) for text in texts] for texts in values]
@@ -422,7 +440,9 @@ def _check_rows(rows: ParquetRows[EncodedTune], place: str, events: int) -> None
     for path in rows.paths:
         schema = pq.read_schema(path)
         if not all(
-            field.name in schema.names and schema.field(field.name).type.equals(field.type)
+            schema.field(field.name).type.equals(field.type)
+            if field.name in schema.names
+            else field.name == _NEWEST_COLUMN
             for field in expected
         ):
             raise Mismatch(f"{place}: its columns are not those of a data set; build it again")
@@ -508,6 +528,7 @@ def _batch_to_tunes(batch: Any) -> list[EncodedTune]:
     ]
 
 
+_NEWEST_COLUMN: Final = "order"  # older data sets have it not: each tune as written
 _TUNE_FIELDS: Final = tuple(field.name for field in fields(EncodedTune))
 _REFUSAL_COLUMNS: Final = ("source", "place", "code", "message", "relation", "like")
 

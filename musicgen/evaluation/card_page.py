@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -11,12 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from musicgen.errors import InvalidValue
+from musicgen.evaluation.drum_figures import DRUM_FIGURES
 from musicgen.evaluation.figures import Figure
 from musicgen.evaluation.form import MATRIX_BARS, MAX_LAG, average_likeness, find_cadences
 from musicgen.evaluation.likelihood import NETWORK_NOTE
 from musicgen.evaluation.score_card import Column, ScoreCard
 from musicgen.evaluation.statistics import FEATURES
 from musicgen.music.arrays import FloatArray
+from musicgen.music.general_midi import KIT_GROUPS
 from musicgen.music.score import Score
 from musicgen.music.tune_content import LIKENESS_KINDS
 from musicgen.render.plots import (
@@ -46,6 +49,7 @@ _HISTOGRAMS: Final = {  # feature -> value of its first bin, label of the axis
     "onset": (0, "onset in the bar, in 16th notes"),
     "bar_rhythm": (0, "notes per bar"),
 }
+_KIT_KEYS: Final = [d.key for d in DRUM_FIGURES if d.key.startswith("kit_share")]
 _LONGEST_SECTION: Final = 33  # bars; longer ones are counted here
 _TALL: Final = 5.6  # inches: two rows of panels
 _HEADINGS: Final = ("figure", "tunes", "real", "95 % of real", "verdict")
@@ -54,13 +58,15 @@ _MODEL_HEADINGS: Final = ("figure", "held-out tunes", "95 % interval")
 
 def list_pictures(card: ScoreCard) -> list[Picture]:
     """Return the plots of a card in the order of the page."""
-    return [
+    pictures = [
         plot_likeness(card),
         plot_matrices(card),
         plot_sections(card),
         plot_cadences(card),
         plot_histograms(card),
     ]
+    kit = [plot_kit(card)] if any(f.key in _KIT_KEYS for f in card.columns[0].figures) else []
+    return [*(pictures if card.real.has_melody else []), *kit]
 
 
 def plot_learning_curve(likelihood: LikelihoodReport) -> Picture:
@@ -213,8 +219,23 @@ def plot_histograms(card: ScoreCard) -> Picture:
 
 
 def _average(tunes: TuneSet, measure: Callable[..., FloatArray]) -> FloatArray:
-    mean: FloatArray = np.mean([measure(content) for content in tunes.contents], axis=0)
+    rows = [measure(content) for content in tunes.contents if content.has_melody]
+    mean: FloatArray = np.mean(rows, axis=0)
     return mean
+
+
+def plot_kit(card: ScoreCard) -> Picture:
+    """Plot the share of drum hits of each group of the kit."""
+    rows = [[column.get_figure(key) for key in _KIT_KEYS] for column in card.columns]
+    values = [[f.real for f in rows[0]], *([f.value for f in row] for row in rows)]
+    shares = {name: np.array(row) for name, row in zip(_get_sets(card), values, strict=True)}
+    picture = _plot_bars("Drum hits", shares, "group of the kit", 0, range(len(KIT_GROUPS)))
+
+    def draw(canvas: Canvas) -> None:
+        picture.draw(canvas)
+        canvas.axes[0].set_xticklabels(KIT_GROUPS)
+
+    return replace(picture, draw=draw)
 
 
 def find_extremes(column: Column) -> tuple[int, int]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from musicgen.music.arrays import FloatArray, IntArray
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray
 from musicgen.music.tune_content import TuneContent
 
 RESAMPLES: Final = 1000
@@ -41,6 +42,13 @@ class Definition:
     unit: str  # PERCENT: values are shares, 0 to 1
     measure: Measure | None = None  # None: measured by other means than the content of a tune
     is_detail: bool = False  # shown in JSON and plots, not in tables
+    is_of_melody: bool = True  # unknown of tunes of drums alone
+
+    def measure_tune(self, content: TuneContent) -> Ratio:
+        """Measure a tune; a whole of 0 where it does not have the figure."""
+        if self.measure is None or (self.is_of_melody and not content.has_melody):
+            return Ratio(0.0, 0.0)
+        return self.measure(content) or Ratio(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +139,7 @@ class FigureTable:
     @classmethod
     def of(cls, contents: Sequence[TuneContent], definitions: Sequence[Definition]) -> FigureTable:
         """Measure tunes."""
-        measures = [definition.measure for definition in definitions if definition.measure]
-        ratios = [
-            [measure(content) or Ratio(0.0, 0.0) for measure in measures] for content in contents
-        ]
+        ratios = [[d.measure_tune(content) for d in definitions] for content in contents]
         cells = np.array(ratios, dtype=np.float64).reshape(len(contents), len(definitions), 2)
         return cls(tuple(definitions), cells[..., 0], cells[..., 1])
 
@@ -149,6 +154,24 @@ class FigureTable:
             np.column_stack([self.parts, column[:, 0]]),
             np.column_stack([self.wholes, column[:, 1]]),
         )
+
+    def join(self, other: FigureTable) -> FigureTable:
+        """Return the table of the figures of two tables of the same tunes."""
+        return FigureTable(
+            (*self.definitions, *other.definitions),
+            np.column_stack([self.parts, other.parts]),
+            np.column_stack([self.wholes, other.wholes]),
+        )
+
+    def select(self, is_selected: BoolArray) -> FigureTable:
+        """Return the table of some figures, given by (figure,) bool."""
+        definitions = tuple(compress(self.definitions, is_selected))
+        return FigureTable(definitions, self.parts[:, is_selected], self.wholes[:, is_selected])
+
+    def count_tunes(self) -> IntArray:
+        """Count the tunes that have each figure; (figure,) int64."""
+        counts: IntArray = (self.wholes > 0).sum(axis=0)
+        return counts
 
     def take(self, tunes: IntArray) -> FigureTable:
         """Return the table of some tunes, given by (n,) int64 indexes."""

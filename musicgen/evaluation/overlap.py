@@ -15,7 +15,7 @@ import numpy as np
 from musicgen.corpus.split import PAIR_DTYPE, Grams, find_group_roots, hash_grams
 from musicgen.evaluation.figures import PERCENT, Definition, FigureTable, Ratio
 from musicgen.music.arrays import IntArray
-from musicgen.music.melodic_runs import list_moves
+from musicgen.music.melodic_runs import list_drum_moves, list_moves
 from musicgen.music.score import Score
 from musicgen.similarity.overlap_report import RUN_NOTES, OverlapIndex
 
@@ -35,8 +35,10 @@ class TuneGrams:
 
     @classmethod
     def of(cls, score: Score) -> Self:
-        """Hash the moves of a score."""
+        """Hash the moves of a score; a score of drums alone has no runs."""
         moves = list_moves(score)
+        if not moves and (hits := list_drum_moves(score)):
+            return cls(np.zeros(0, np.uint64), hash_grams(hits))
         return cls(hash_grams(moves, RUN_NOTES - 1), hash_grams(moves))
 
 
@@ -66,7 +68,7 @@ def measure_neighbors(tunes: Sequence[TuneGrams]) -> list[Ratio]:
     """Measure the share of each tune's 8-note runs that its nearest neighbor in the set has.
 
     Formula: for a tune with the set R of its distinct runs, the maximum over the other tunes, with
-    runs S, of |R and S| / |R|.
+    runs S, of |R and S| / |R|. Tunes of drums alone have no such share.
     """
     grams = [tune.runs for tune in tunes]
     owners = np.repeat(np.arange(len(grams)), [len(own) for own in grams])
@@ -74,7 +76,7 @@ def measure_neighbors(tunes: Sequence[TuneGrams]) -> list[Ratio]:
     order = np.argsort(pooled, kind="stable")
     pooled, owners = pooled[order], owners[order]
     return [
-        Ratio(_count_shared(pooled, owners, own, number) / len(own))
+        Ratio(_count_shared(pooled, owners, own, number) / len(own)) if len(own) else Ratio(0, 0)
         for number, own in enumerate(grams)
     ]
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.errors import InvalidValue
+from musicgen.evaluation.drum_figures import DRUM_FIGURES
 from musicgen.evaluation.figures import PERCENT, Figure, FigureTable, compare_tables, nest_figures
 from musicgen.evaluation.form import FORM_FIGURES
 from musicgen.evaluation.judge import Judgement, judge_tunes
@@ -26,6 +27,7 @@ from musicgen.evaluation.overlap import (
     group_duplicates,
     measure_neighbors,
 )
+from musicgen.evaluation.part_figures import PART_FIGURES
 from musicgen.evaluation.statistics import (
     STATISTICS_FIGURES,
     compare_features,
@@ -79,6 +81,16 @@ class TuneSet:
         return FigureTable.of(self.contents, (*FORM_FIGURES, *STATISTICS_FIGURES))
 
     @cached_property
+    def part_table(self) -> FigureTable:
+        """The figures of the parts and of the drums of each tune."""
+        return FigureTable.of(self.contents, (*PART_FIGURES, *DRUM_FIGURES))
+
+    @property
+    def has_melody(self) -> bool:
+        """Whether any tune has notes that are not drums."""
+        return any(content.has_melody for content in self.contents)
+
+    @cached_property
     def features(self) -> tuple[FloatArray, ...]:
         """What `compare_features` compares of each tune, (tune, width) float64 per feature."""
         return measure_features(self.contents)
@@ -110,12 +122,15 @@ class Column:
     figures: tuple[Figure, ...]
     judgement: Judgement
     distances: tuple[float, ...]  # by tune, from the typical real tune
+    has_melody: bool = True  # whether the real tunes have one
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What cannot be known of these tunes, and why."""
         lines = []
-        if not self.tunes.has_repeats:
+        if not self.has_melody:
+            lines.append("the real tunes are drums alone: figures of melodies are left out")
+        elif not self.tunes.has_repeats:
             lines.append("sections are not known: no tune has repeat signs")
         if self.judgement.reason:
             lines.append(f"judge: {self.judgement.reason}")
@@ -171,34 +186,62 @@ def make_score_card(
         likelihood: of the real tunes under the model that wrote the tunes.
         text_baselines: of the same real tunes as text.
     """
-    real_table = _make_table(real, index)
+    real_tables = _make_tables(real, real, index)
     columns = tuple(
-        _compare_set(tunes, _make_table(tunes, index), real, real_table) for tunes in sets
+        _compare_set(tunes, _make_tables(tunes, real, index), real, real_tables) for tunes in sets
     )
     figures = list_model_figures(likelihood, text_baselines) if likelihood else ()
     return ScoreCard(real, columns, figures, likelihood)
 
 
-def _make_table(tunes: TuneSet, index: OverlapIndex | None) -> FigureTable:
-    """Return the figures of each tune, with its overlap with the training tunes if known."""
-    return tunes.table if index is None else add_overlap(tunes.table, tunes.scores, index)
+def _join_tables(tunes: TuneSet, real: TuneSet) -> FigureTable:
+    """Return the figures of tunes that real tunes have: of melodies, of parts and of drums.
+
+    A figure of parts or drums is left out unless FEWEST_TUNES real tunes have it.
+    """
+    is_known = real.part_table.count_tunes() >= FEWEST_TUNES
+    parts = tunes.part_table.select(is_known)
+    return tunes.table.join(parts) if real.has_melody else parts
+
+
+def _make_tables(
+    tunes: TuneSet, real: TuneSet, index: OverlapIndex | None
+) -> tuple[FigureTable, FigureTable]:
+    """Return the figures of tunes by themselves, and with their overlap with the training tunes."""
+    table = _join_tables(tunes, real)
+    if index is None or not real.has_melody:
+        return table, table
+    return table, add_overlap(table, tunes.scores, index)
 
 
 def _compare_set(
-    tunes: TuneSet, table: FigureTable, real: TuneSet, real_table: FigureTable
+    tunes: TuneSet,
+    tables: tuple[FigureTable, FigureTable],
+    real: TuneSet,
+    real_tables: tuple[FigureTable, FigureTable],
 ) -> Column:
+    (table, full_table), (real_table, full_real_table) = tables, real_tables
     generator = np.random.default_rng(SEED)
-    figures = compare_tables(table, real_table, generator)
-    size = min(len(tunes), len(real))  # a tune has nearer neighbors in a larger set
-    figures += compare_tables(tunes.get_neighbors(size), real.get_neighbors(size), generator)
-    figures += compare_features(tunes.contents, real.features, generator)
+    figures = compare_tables(full_table, full_real_table, generator)
+    if real.has_melody:
+        figures += _compare_melodies(tunes, real, generator)
     groups = group_duplicates((*tunes.grams, *real.grams))
     # sampled tunes that are like no real one may be split: their likeness is a fault to be found
     has_real = np.isin(groups, groups[len(tunes) :])
     groups = np.where(has_real, groups, np.arange(len(groups)))
-    judgement = judge_tunes(tunes.table, real.table, groups, generator)
+    judgement = judge_tunes(table, real_table, groups, generator)
     figures.append(judgement.figure)
-    return Column(tunes, tuple(figures), judgement, measure_distance(tunes.table, real.table))
+    distances = measure_distance(table, real_table)
+    return Column(tunes, tuple(figures), judgement, distances, real.has_melody)
+
+
+def _compare_melodies(
+    tunes: TuneSet, real: TuneSet, generator: np.random.Generator
+) -> list[Figure]:
+    """Compare how alike the melodies of each set are, and the distributions of their notes."""
+    size = min(len(tunes), len(real))  # a tune has nearer neighbors in a larger set
+    figures = compare_tables(tunes.get_neighbors(size), real.get_neighbors(size), generator)
+    return figures + compare_features(tunes.contents, real.features, generator)
 
 
 def measure_distance(table: FigureTable, real: FigureTable) -> tuple[float, ...]:

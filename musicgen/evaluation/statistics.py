@@ -217,8 +217,13 @@ def measure_features(contents: Sequence[TuneContent]) -> tuple[FloatArray, ...]:
     Returns:
         For each of FEATURES, (tune, width) float64; NaN for tunes without the feature.
     """
-    rows = [[feature.measure(content) for feature in FEATURES] for content in contents]
+    rows = [[_measure_feature(feature, content) for feature in FEATURES] for content in contents]
     return tuple(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+
+
+def _measure_feature(feature: Feature, content: TuneContent) -> FloatArray:
+    vector = feature.measure(content)
+    return vector if content.has_melody else np.full_like(vector, np.nan)
 
 
 def measure_distances(vectors: FloatArray) -> FloatArray:

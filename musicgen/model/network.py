@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
-from musicgen.config import CONTEXT_WIDTHS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MULTI_HOT_FIELDS, ModelSettings
 from musicgen.model.devices import limit_recurrent_precision, send
 from musicgen.tokens.score_context import FIELDS, count_field_values
 
@@ -127,9 +127,11 @@ class LanguageModel(SerializableModule):
                     count_field_values(name, settings.vocabulary_size), CONTEXT_WIDTHS[name]
                 )
                 for name in settings.context_fields
+                if name not in MULTI_HOT_FIELDS
             }
         )
-        self.columns = [FIELDS.index(name) for name in self.context]  # of a context tensor
+        # by field that the model reads: its column in a context tensor
+        self.columns = {name: FIELDS.index(name) for name in settings.context_fields}
         self.lag_columns = [FIELDS.index(name) for name in settings.lags]
         self.gates = nn.Linear(hidden, len(settings.lags)) if settings.lags else None
         self.layers = nn.ModuleList(
@@ -225,7 +227,7 @@ class LanguageModel(SerializableModule):
             after the last id.
         """
         values = self.look_up_embeddings(send(ids, self.device).t(), masks)
-        if self.context and context is not None:
+        if self.columns and context is not None:
             context = send(context, self.device).transpose(0, 1)
             values = torch.cat([values, *self.look_up_context(context, masks)], -1)
         new_state = []
@@ -247,16 +249,21 @@ class LanguageModel(SerializableModule):
         return look_up(self.embedding, ids, None if masks is None else masks.embedding)
 
     def look_up_context(self, context: Tensor, masks: DropoutMasks | None = None) -> list[Tensor]:
-        """Return the embeddings of the fields that the model reads, (..., width) float32 each.
+        """Return the inputs of the fields that the model reads: embeddings, or bits of sets.
 
         Args:
             context: (..., field) int64.
             masks: in training.
+
+        Returns:
+            (..., width) float32 each.
         """
         context_masks: Mapping[str, Tensor] = {} if masks is None else masks.context
         return [
-            look_up(table, context[..., column], context_masks.get(name))
-            for column, (name, table) in zip(self.columns, self.context.items(), strict=True)
+            look_up(self.context[name], context[..., column], context_masks.get(name))
+            if name in self.context
+            else unpack_bits(context[..., column], MULTI_HOT_FIELDS[name]).to(self.head.bias.dtype)
+            for name, column in self.columns.items()
         ]
 
     def add_gates(self, logits: Tensor, outputs: Tensor, seen: Tensor) -> Tensor:
@@ -303,6 +310,11 @@ def look_up(table: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
     """
     values: Tensor = table(ids)
     return values if mask is None else values * functional.embedding(ids, mask)
+
+
+def unpack_bits(sets: Tensor, bits: int) -> Tensor:
+    """Return the bits of sets (...) int64, the lowest first: (..., bit) int64, 0 or 1."""
+    return (sets.unsqueeze(-1) >> torch.arange(bits, device=sets.device)) & 1
 
 
 def draw_dropout_mask(like: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:

@@ -55,6 +55,9 @@ class TorchBatchEngine:
         self.context_tables = [
             (index, self._to_float_tensor(rows.whole)) for index, rows in engine.context_rows
         ]
+        self.multi_hot_rows = engine.multi_hot_rows
+        if self.multi_hot_rows is not None:
+            self.bit_table = self._to_float_tensor(self.multi_hot_rows.whole)
         self.biases = [
             self._to_float_tensor(_make_sum_bias(cell, first=not n))
             for n, cell in enumerate(self.cells)
@@ -117,6 +120,8 @@ class TorchBatchEngine:
             values = torch.from_numpy(fields).to(self.device)
             for index, table in self.context_tables:
                 rows += functional.embedding(values[:, index], table)
+            if self.multi_hot_rows is not None:
+                rows += self._to_float_tensor(self.multi_hot_rows.unpack(fields)) @ self.bit_table
         return rows
 
     def compute_logits(self, output: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,55 @@ def unique_sorted(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
         values: (n,) any dtype that sorts.
     """
     values = np.sort(values)
-    is_new = np.append(True, values[1:] != values[:-1])[: len(values)]
-    return np.compress(is_new, values)
+    return np.compress(is_new_value(values), values)
+
+
+def sort_rows(*columns: IntArray) -> IntArray:
+    """Return the stable order of rows by their columns, the first column first.
+
+    Columns that fit into one integer are sorted as such, which is several times as fast as
+    np.lexsort; an unstable sort is faster still, and the same where all rows are distinct.
+
+    Args:
+        columns: (n,) int64 each, 0 or more.
+    """
+    keys, bits = columns[0], 0
+    for column in columns[1:]:
+        width = int(column.max(initial=0)).bit_length()
+        keys, bits = keys << width | column, bits + width
+    if bits + int(columns[0].max(initial=0)).bit_length() > _INTEGER_BITS:
+        return np.lexsort(columns[::-1])
+    order = np.argsort(keys)
+    is_distinct = is_new_value(keys[order]).all()
+    return order if is_distinct else np.argsort(keys, kind="stable")
+
+
+_INTEGER_BITS: Final = 63
+
+
+def is_new_value(values: NDArray[_Scalar]) -> BoolArray:
+    """Return for each value whether it is the first or differs from the one before it.
+
+    Args:
+        values: (n,) any dtype.
+
+    Returns:
+        (n,) bool.
+    """
+    is_new = np.ones(len(values), dtype=np.bool_)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    return is_new
+
+
+def find_median(values: NDArray[_Scalar]) -> float:
+    """Return the median of numbers, faster than np.median on short arrays.
+
+    Args:
+        values: (n,) int64 or float64, n at least 1.
+    """
+    ordered = np.sort(values)
+    count = len(ordered)
+    return float((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
 
 
 def ragged_arange(sizes: IntArray) -> IntArray:
@@ -36,7 +83,20 @@ def ragged_arange(sizes: IntArray) -> IntArray:
     Returns:
         (sum(sizes),) int64.
     """
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ragged_ranges(np.zeros_like(sizes), sizes)
+
+
+def ragged_ranges(starts: IntArray, sizes: IntArray) -> IntArray:
+    """Count from each start: starts 7, 4 and sizes 2, 3 give 7, 8, 4, 5, 6.
+
+    Args:
+        starts: (n,) int64.
+        sizes: (n,) int64, each 0 or more.
+
+    Returns:
+        (sum(sizes),) int64.
+    """
+    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
 
 
 def splitmix64(values: UInt64Array) -> UInt64Array:

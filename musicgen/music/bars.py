@@ -9,7 +9,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from operator import attrgetter
 from typing import Final, Literal
 
 from musicgen.music.score import Mark, Score, find_jumps, iter_passages
@@ -44,9 +43,10 @@ def find_bars(score: Score) -> tuple[Bar, ...]:
     """Divide a score into bars, at its bar lines, at jumps and at the end of the tune."""
     edges = sorted({0, score.end, *find_jumps(score), *(mark.onset for mark in score.of("bar"))})
     meters = list(score.of("meter")) or [Mark(0, "meter", Meter(4, 4))]
+    meter_onsets = [mark.onset for mark in meters]
     bars = []
     for start, end in pairwise(edges):
-        index = bisect_right(meters, start, key=attrgetter("onset")) - 1
+        index = bisect_right(meter_onsets, start) - 1
         meter = meters[max(0, index)].value
         kind: BarKind = "full" if end - start == meter.steps else "irregular"
         bars.append(Bar(start, end, meter, kind))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from musicgen.music.score import STEPS_PER_QUARTER
 from musicgen.music.theory import Meter
@@ -26,6 +26,7 @@ SHORTEST_WRITABLE: Final = 3  # steps of a 1/64 note; values inside a tuplet are
 _BEATS: Final = (48, 72, 96, 24, 144, 12)  # steps; beats that a tempo may be written in
 _SYMBOL_COST: Final = 100  # of a written value or a tuplet bracket
 _REMAINDER_SYMBOLS: Final = 20  # symbols that a remainder of 1 or 2 steps counts as
+_INFINITE_COST: Final = 2**62
 _LONGEST_TABULATED: Final = 768  # steps; longer durations start with breves
 
 
@@ -63,6 +64,9 @@ TUPLETS: Final = tuple(
     for unit in (6, 12, 24, 48, 96)
 )
 _MAX_TUPLET_STEPS: Final = max(tuplet.steps for tuplet in TUPLETS)
+_EIGHTH: Final = STEPS_PER_QUARTER // 2
+# The bits of the offsets that plain values cannot reach, as far as a tuplet can reach
+_OFF_GRID_BITS: Final = sum(1 << n for n in range(1, _MAX_TUPLET_STEPS) if n % SHORTEST_WRITABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +97,71 @@ def notate_segments(offsets: tuple[int, ...]) -> tuple[WrittenDuration, ...]:
             for i, length in enumerate(lengths)
             for value in split_duration(length)
         )
-    cheapest = {offsets[0]: _PathEnd(0, -1)}  # by position
-    offset_bits = _bits(offsets)
+    paths = _CheapestPaths(offsets)
     for position in range(offsets[0], offsets[-1]):
-        if position not in cheapest:
-            continue
-        for stop, cost, tuplet in _iter_next_candidates(
-            offsets, position, _bits_from(offset_bits, position - offsets[0])
-        ):
-            total = cheapest[position].cost + cost
-            if stop not in cheapest or total < cheapest[stop].cost:
-                cheapest[stop] = _PathEnd(total, position, tuplet)
-    return tuple(_walk_back(offsets, cheapest))
+        if position in paths.costs:
+            paths.extend(position)
+    return tuple(_walk_back(offsets, paths.steps))
 
 
-class _PathEnd(NamedTuple):
-    """The last value or tuplet of the cheapest path to a position."""
+class _CheapestPaths:
+    """The cheapest path to each position that is reached so far."""
 
-    cost: int  # of the whole path
-    start: int  # position at which the value or tuplet starts
-    tuplet: Tuplet | None = None
+    def __init__(self, offsets: tuple[int, ...]) -> None:
+        self.offsets = offsets
+        self.bits = _bits(offsets)
+        self.segment = 0  # that the position is in
+        self.costs = {offsets[0]: 0}  # by position
+        self.steps: dict[int, _PathStep] = {}  # last of the path, by the position where it ends
+
+    def extend(self, position: int) -> None:
+        """Extend the path to a position, after those before it, by each value and tuplet.
+
+        A path is not extended if it cannot beat the best one to the end: each segment left costs at
+        least a symbol, and offsets off the grid of plain values cost one more.
+        """
+        while self.offsets[self.segment + 1] <= position:
+            self.segment += 1
+        cost, elapsed = self.costs[position], position - self.offsets[0]
+        bits = _bits_from(self.bits, elapsed)
+        is_off_grid = bool(bits & _OFF_GRID_BITS)
+        least_cost = cost + _SYMBOL_COST * (len(self.offsets) - 1 - self.segment + is_off_grid)
+        if least_cost >= self.costs.get(self.offsets[-1], _INFINITE_COST):
+            return
+        steps_left = self.offsets[self.segment + 1] - position
+        for steps, value_cost in _list_plain_values(steps_left, elapsed % _EIGHTH):
+            self.offer(position + steps, cost + value_cost, (position, None))
+        if is_off_grid:
+            self.extend_by_tuplets(position, cost, bits)
+
+    def extend_by_tuplets(self, position: int, cost: int, bits: int) -> None:
+        """Offer the tuplets that some offset ahead requires, and that can write all they span.
+
+        Args:
+            position: in steps.
+            cost: of the path to it.
+            bits: of the offsets ahead; bit n: in n steps.
+        """
+        off_grid = bits & _OFF_GRID_BITS
+        first_off_grid = (off_grid & -off_grid).bit_length() - 1
+        for rank, steps, inner, unwritable in _list_tuplets_across(first_off_grid):
+            stop = position + steps
+            if bits & unwritable or stop > self.offsets[-1]:
+                continue
+            inner_bits = bits & inner
+            least_cost = cost + _SYMBOL_COST * (2 + inner_bits.bit_count()) + rank
+            if stop not in self.costs or least_cost < self.costs[stop]:
+                symbols = 1 + _count_tuplet_values(rank, inner_bits)
+                self.offer(stop, cost + _SYMBOL_COST * symbols + rank, (position, TUPLETS[rank]))
+
+    def offer(self, stop: int, cost: int, step: _PathStep) -> None:
+        """Keep a path if it is cheaper than that to the same position."""
+        if stop not in self.costs or cost < self.costs[stop]:
+            self.costs[stop] = cost
+            self.steps[stop] = step
+
+
+_PathStep: TypeAlias = tuple[int, Tuplet | None]  # where a value or tuplet starts; the tuplet
 
 
 def _bits(offsets: tuple[int, ...]) -> bytes:
@@ -131,72 +180,64 @@ def _bits_from(bits: bytes, at: int) -> int:
     return window & ((1 << _MAX_TUPLET_STEPS) - 1)
 
 
-def _walk_back(
-    offsets: tuple[int, ...], cheapest: dict[int, _PathEnd]
-) -> Iterator[WrittenDuration]:
+def _walk_back(offsets: tuple[int, ...], steps: dict[int, _PathStep]) -> Iterator[WrittenDuration]:
     """Yield the written values of the path to the last offset."""
     stops = [offsets[-1]]
     while stops[-1] != offsets[0]:
-        stops.append(cheapest[stops[-1]].start)
+        stops.append(steps[stops[-1]][0])
     for position, stop in pairwise(reversed(stops)):
-        tuplet = cheapest[stop].tuplet
+        tuplet = steps[stop][1]
         if tuplet is None:
             yield WrittenDuration(bisect_right(offsets, position) - 1, stop - position)
         else:
             yield from _notate_tuplet(offsets, position, tuplet)
 
 
-def _iter_next_candidates(
-    offsets: tuple[int, ...], position: int, offset_bits: int
-) -> Iterator[tuple[int, int, Tuplet | None]]:
-    """Yield (stop, cost, tuplet) for each plain value and tuplet that may start at a position.
+@lru_cache(maxsize=4096)
+def _list_plain_values(steps_left: int, elapsed: int) -> tuple[tuple[int, int], ...]:
+    """Return steps and cost of the plain values that may come next.
 
-    Plain values: the first of the segment's own split, and those that end on an eighth note.
-    Tuplets: those that some offset ahead (bit n: in n steps) requires and that can write them all.
+    They are the first of the segment's own split, and those that end on an eighth note.
+
+    Args:
+        steps_left: in the segment.
+        elapsed: steps since an eighth note.
     """
-    segment = bisect_right(offsets, position) - 1
-    steps_left = offsets[segment + 1] - position
-    first_value, elapsed = split_duration(steps_left)[0], position - offsets[0]
-    for value in PLAIN_DURATIONS[: bisect_right(PLAIN_DURATIONS, steps_left)]:
-        if value == first_value or (elapsed + value) % 24 == 0:
-            symbols = _REMAINDER_SYMBOLS if value < SHORTEST_WRITABLE else 1
-            yield position + value, _SYMBOL_COST * symbols, None
-    if not offset_bits & _off_grid_bits(_MAX_TUPLET_STEPS):
-        return
-    for rank, (tuplet, steps, required, unwritable) in enumerate(_tuplet_masks()):
-        if (
-            offset_bits & required
-            and not offset_bits & unwritable
-            and position + steps <= offsets[-1]
-        ):
-            symbols = 1 + _count_tuplet_values(tuplet, offset_bits & ((1 << steps) - 1))
-            yield position + steps, _SYMBOL_COST * symbols + rank, tuplet
+    first_value = split_duration(steps_left)[0]
+    return tuple(
+        (value, _SYMBOL_COST * (_REMAINDER_SYMBOLS if value < SHORTEST_WRITABLE else 1))
+        for value in PLAIN_DURATIONS[: bisect_right(PLAIN_DURATIONS, steps_left)]
+        if value == first_value or (elapsed + value) % _EIGHTH == 0
+    )
 
 
 @lru_cache(maxsize=65536)
-def _count_tuplet_values(tuplet: Tuplet, offset_bits: int) -> int:
+def _count_tuplet_values(rank: int, inner_bits: int) -> int:
     """Return the number of note values in a tuplet with the given offsets (bit n: at step n)."""
-    inner = [step for step in range(1, tuplet.steps) if offset_bits >> step & 1]
-    return sum(len(split_duration(value)) for value in _iter_written_lengths(inner, 0, tuplet))
+    inner = []
+    while inner_bits:
+        inner.append((inner_bits & -inner_bits).bit_length() - 1)
+        inner_bits &= inner_bits - 1
+    return sum(len(split_duration(n)) for n in _iter_written_lengths(inner, 0, TUPLETS[rank]))
 
 
 @cache
-def _off_grid_bits(steps: int) -> int:
-    """Return the bits of the offsets that plain values cannot reach."""
-    return sum(1 << step for step in range(1, steps) if step % SHORTEST_WRITABLE)
+def _list_tuplets_across(step: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Return the tuplets that can write an offset at a step from their start.
 
-
-@cache
-def _tuplet_masks() -> tuple[tuple[Tuplet, int, int, int], ...]:
-    """Return (tuplet, steps, bits of offsets that need it, bits of those it cannot write)."""
+    Returns:
+        For each its index in TUPLETS, steps, the bits of its inner steps, and those of the steps
+        that it cannot write.
+    """
     return tuple(
         (
-            t,
+            rank,
             t.steps,
-            _off_grid_bits(t.steps),
-            sum(1 << n for n, at in enumerate(_written_offsets(t)) if at < 0),
+            (1 << t.steps) - 2,
+            sum(1 << n for n, written in enumerate(_written_offsets(t)) if written < 0),
         )
-        for t in TUPLETS
+        for rank, t in enumerate(TUPLETS)
+        if step < t.steps and _written_offsets(t)[step] >= 0
     )
 
 

@@ -1,4 +1,7 @@
-"""General MIDI instruments by name (MIDI Manufacturers Association, General MIDI level 1)."""
+"""General MIDI instruments and drums by name.
+
+Source: MIDI Manufacturers Association, General MIDI level 1, 1991.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,43 @@ PROGRAMS: Final = tuple(
     melodic tom, synth drum, reverse cymbal, guitar fret noise, breath noise, seashore, bird tweet,
     telephone ring, helicopter, applause, gunshot""".split(",")
 )
+FAMILIES: Final = (  # of eight programs each
+    "piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass",
+    "reed", "pipe", "synth lead", "synth pad", "synth effects", "ethnic", "percussive",
+    "sound effects",
+)  # fmt: skip
+PROGRAMS_PER_FAMILY: Final = 8
+# The program of each family that a part gets if only its family is known
+TYPICAL_PROGRAMS: Final = (0, 11, 16, 25, 33, 40, 48, 61, 65, 73, 81, 89, 99, 105, 114, 122)
+
+# Percussion keys of the groups of a drum kit; KIT_GROUPS[-1] is all other keys. Keys 22 and 26 are
+# free in General MIDI; on electronic kits they are the edge of the hi-hat. Source: Gillick et al.,
+# "Learning to Groove with Inverse Sequence Transformations", 2019.
+_KIT_KEYS: Final = {
+    "kick": (35, 36),
+    "snare": (37, 38, 39, 40),  # with side stick and clap
+    "closed hat": (22, 42, 44),  # with the pedal
+    "open hat": (26, 46),
+    "toms": (41, 43, 45, 47, 48, 50),
+    "ride": (51, 53, 59),
+    "crash": (49, 52, 55, 57),  # with splash and Chinese cymbal
+}
+HI_HAT_EDGES: Final = {22: 42, 26: 46}  # keys of electronic kits, and those that sound alike
+KIT_GROUPS: Final = (*_KIT_KEYS, "other")
+KIT_GROUP_BY_KEY: Final = tuple(  # of each percussion key, 0..127, an index of KIT_GROUPS
+    next((n for n, keys in enumerate(_KIT_KEYS.values()) if key in keys), len(_KIT_KEYS))
+    for key in range(128)
+)
+
+
+def find_family(program: int) -> str:
+    """Return the name of the family of a program, 0..127."""
+    return FAMILIES[program // PROGRAMS_PER_FAMILY]
+
+
+def find_typical_program(family: str) -> int:
+    """Return the program that stands for a family, 0..127."""
+    return TYPICAL_PROGRAMS[FAMILIES.index(family)]
 
 
 def parse_program(text: str) -> int:

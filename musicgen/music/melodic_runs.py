@@ -100,3 +100,15 @@ def list_moves(score: Score) -> list[Move]:
         for chord in voice
     ]
     return [(after[0] - before[0], after[1]) for before, after in pairwise(notes)]
+
+
+def list_drum_moves(score: Score) -> list[Move]:
+    """Return the hits of all drums in sequence: percussion key, and steps since the hit before.
+
+    They tell tunes of drums alone apart, which have no melodic moves.
+    """
+    is_drums = np.array([part.is_drums for part in score.parts], dtype=np.bool_)
+    onsets, keys = score.columns[:2, is_drums[score.columns[4]]]
+    order = np.lexsort((keys, onsets))
+    steps = np.diff(onsets[order], prepend=onsets[order][:1])
+    return list(zip(keys[order].tolist(), steps.tolist(), strict=True))

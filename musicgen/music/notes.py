@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, overload
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.music.arrays import IntArray, ragged_arange
+from musicgen.music.arrays import IntArray, ragged_arange, sort_rows
 
 DEFAULT_VELOCITY: Final = 80
 LATEST_STEP: Final = 100_000_000  # latest end of a tune; as milliseconds, more than a day
@@ -84,7 +84,7 @@ class Notes(Sequence[Note]):
             and 1 <= velocities.min() <= velocities.max() <= 127
         ):
             deque(map(Note, *columns.tolist()), maxlen=0)  # raises for the first bad note
-        self.columns = columns[:, np.lexsort((parts, velocities, durations, pitches, onsets))]
+        self.columns = columns[:, sort_rows(onsets, pitches, durations, velocities, parts)]
         self.columns.setflags(write=False)
 
     @classmethod
@@ -186,7 +186,8 @@ def without_overlaps(columns: NoteColumns) -> NoteColumns:
         (5, note) int64.
     """
     onsets, pitches, durations, _, parts = columns
-    ordered = columns[:, np.lexsort((-durations, onsets, parts << 7 | pitches))]
+    shortness = durations.max(initial=0) - durations
+    ordered = columns[:, sort_rows(parts, pitches, onsets, shortness)]
     gaps = _gaps(ordered)
     if not (gaps < ordered[2]).any():
         return columns
@@ -200,22 +201,3 @@ def _gaps(columns: NoteColumns) -> IntArray:
     gaps = np.diff(columns[0], append=0)
     is_last = np.diff(columns[4] << 7 | columns[1], append=-1) != 0
     return np.where(is_last, _INFINITE_STEP, gaps)
-
-
-def with_one_velocity(columns: NoteColumns) -> NoteColumns:
-    """Give every note the most frequent velocity of its part, the lowest in case of a tie.
-
-    Args:
-        columns: (5, note) int64.
-
-    Returns:
-        (5, note) int64.
-    """
-    part_velocities, counts = np.unique(columns[4] << 7 | columns[3], return_counts=True)
-    ranked = part_velocities[np.lexsort((part_velocities, -counts, part_velocities >> 7))]
-    parts, first = np.unique(ranked >> 7, return_index=True)
-    if len(parts) == len(part_velocities):
-        return columns
-    leveled = columns.copy()
-    leveled[3] = ranked[first][np.searchsorted(parts, columns[4])] & 127
-    return leveled

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, unique_sorted
+from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 
@@ -118,7 +119,7 @@ def measure_features(notes: NoteColumns, end: int) -> dict[FeatureName, float]:
         "chord_size": len(onsets) / len(starts),
         "voices": float(durations.sum() / sounding),
         "density": len(starts) * STEPS_PER_QUARTER / sounding,
-        "duration": float(np.median(durations)),
+        "duration": find_median(durations),
         "steps": float((intervals <= _STEP).mean()),
         "leaps": float((intervals > _LEAP).mean()),
         "coverage": sounding / max(end, 1),
@@ -159,12 +160,15 @@ def _iter_bonuses(part: Part) -> list[tuple[RoleName, float]]:
     programs = [
         (role, n) for first, last, role, n in PROGRAM_POINTS if first <= part.program <= last
     ]
-    return _find_name_bonuses(part.name) + programs
+    return [*_find_name_bonuses(part.name), *programs]
 
 
-def _find_name_bonuses(name: str) -> list[tuple[RoleName, float]]:
+@lru_cache(maxsize=1024)
+def _find_name_bonuses(name: str) -> tuple[tuple[RoleName, float], ...]:
     words = re.findall("[a-z]+", name.lower())
-    return [bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)]
+    return tuple(
+        bonus for start, bonus in NAME_WORDS.items() if any(w.startswith(start) for w in words)
+    )
 
 
 def is_named_melody(part: Part) -> bool:
@@ -182,6 +186,27 @@ def find_roles(score: Score) -> tuple[Role, ...]:
         find_role(part, columns[:, columns[4] == index], score.end)
         for index, part in enumerate(score.parts)
     )
+
+
+def assign_roles(score: Score) -> Score:
+    """Return a score of several parts, or of drums, with the likeliest role of each part.
+
+    A role that a part has stays. The only part of a score needs none, unless it is drums. Parts
+    without names, instruments and drums, such as the voices of an ABC tune, have none either.
+    """
+    if not has_described_parts(score.parts):
+        return score
+    parts = zip(score.parts, find_roles(score), strict=True)
+    return replace(
+        score, parts=tuple(replace(part, role=part.role or role.name) for part, role in parts)
+    )
+
+
+def has_described_parts(parts: Sequence[Part]) -> bool:
+    """Tell whether parts differ in more than their notes: by role, name, instrument or drums."""
+    if len(parts) == 1:
+        return parts[0].is_drums
+    return any(part.role or part.name or part.program or part.is_drums for part in parts)
 
 
 def find_melody_part(score: Score) -> int | None:

@@ -7,16 +7,17 @@ out; `Score.canonical()` is the form that round trips keep.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, lt
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.music.arrays import BoolArray
+from musicgen.music.dynamics import has_dynamics, with_levels, with_one_velocity
 from musicgen.music.notes import DEFAULT_VELOCITY as DEFAULT_VELOCITY
 from musicgen.music.notes import (
     INTEGER_TYPES,
@@ -26,7 +27,6 @@ from musicgen.music.notes import (
     slice_by_onset,
     sort_by_onset,
     split_notes_at,
-    with_one_velocity,
     without_overlaps,
 )
 from musicgen.music.notes import Note as Note
@@ -44,6 +44,7 @@ MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repe
 
 _Value = TypeVar("_Value")
 _ONSET: Final = attrgetter("onset")
+_SORT_KEY: Final = attrgetter("sort_key")
 
 # Order of the marks at one step: closing marks, opening marks, then changes that take effect.
 MARK_ORDER: Final[dict[MarkKind, int]] = {
@@ -58,6 +59,9 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
 }
 
 
+PART_ROLES: Final = ("", "melody", "bass", "chords", "pad", "drums")
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """An instrument or voice of a score."""
@@ -65,8 +69,14 @@ class Part:
     name: str = ""
     program: int = 0  # General MIDI, 0..127
     is_drums: bool = False
+    role: str = ""  # one of PART_ROLES; "": not known
 
     def __post_init__(self) -> None:
+        if self.role not in PART_ROLES:
+            raise InvalidValue(
+                f"role {str(self.role)[:40]!r} is unknown: choose one of"
+                f" {', '.join(PART_ROLES[1:])}, or leave it empty"
+            )
         if not isinstance(self.program, INTEGER_TYPES) or not 0 <= self.program <= 127:
             raise InvalidValue(f"program {self.program!r}: write a whole number from 0 to 127")
 
@@ -120,6 +130,15 @@ class Mark:
         return self.onset, MARK_ORDER[self.kind], str(self.value)
 
 
+def _sort_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
+    """Sort marks by step, then by MARK_ORDER; most are in order, which is quick to find out."""
+    marks = tuple(marks)
+    keys = [mark.onset << 3 | MARK_ORDER[mark.kind] for mark in marks]  # eight kinds of marks
+    if all(map(lt, keys, keys[1:])):
+        return marks
+    return tuple(sorted(marks, key=_SORT_KEY))
+
+
 _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "bar": (type(None),),
     "repeat_start": (type(None),),
@@ -161,7 +180,7 @@ class Score:
     swing: Swing | None = None  # how it is played; the notes are written straight
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "marks", tuple(sorted(self.marks, key=lambda m: m.sort_key)))
+        object.__setattr__(self, "marks", _sort_marks(self.marks))
         if not isinstance(self.notes, Notes):
             object.__setattr__(self, "notes", Notes.of(self.notes))
         parts = self.columns[4]
@@ -237,27 +256,63 @@ class Score:
         marks = tuple(_transpose_mark(mark, semitones) for mark in self.marks)
         return replace(self, notes=Notes(columns), marks=marks)
 
+    def select_parts(self, numbers: Sequence[int]) -> Score:
+        """Return the score with some of its parts, or all of them, in a given order.
+
+        Args:
+            numbers: of the parts, each at most once, in their new order.
+
+        Raises:
+            InvalidValue: a number is not that of a part, or occurs twice.
+        """
+        part_count = len(self.parts)
+        if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(part_count)):
+            raise InvalidValue(
+                f"parts {list(numbers)}: name each of 0 to {part_count - 1} at most once"
+            )
+        new_numbers = np.full(part_count, -1)
+        new_numbers[list(numbers)] = np.arange(len(numbers))
+        columns = self.columns.copy()
+        columns[4] = new_numbers[self.columns[4]]
+        return replace(
+            self,
+            notes=Notes(columns[:, columns[4] >= 0]),
+            parts=tuple(self.parts[number] for number in numbers),
+        )
+
     def canonical(self) -> Score:
         """Return the canonical form, which is the same for all ways to write the tune.
 
-        Each part has one velocity, its most frequent. Key and meter are written at the start.
-        Repeat starts are explicit. Bar lines stand at every jump and at the end, and ties are cut
-        at jumps. A part does not play a pitch that already sounds. Chord symbols and later keys
-        have their plainest spelling. Redundant marks, and marks after the end, are dropped.
+        Each part has one velocity, the most frequent of its most frequent level. Key and meter are
+        written at the start. Repeat starts are explicit. Bar lines stand at every jump and at the
+        end, and ties are cut at jumps. A part does not play a pitch that already sounds. Chord
+        symbols and later keys have their plainest spelling. Redundant marks, and marks after the
+        end, are dropped.
         """
         return self._canonical
 
     @cached_property
     def _canonical(self) -> Score:
-        score = _with_explicit_repeats(self)
-        columns = with_one_velocity(
-            without_overlaps(split_notes_at(score.columns, find_jumps(score)))
-        )
-        notes = score.notes if columns is score.columns else Notes(columns)
-        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
-        canonical = replace(score, notes=notes, marks=_without_redundant_marks(marks))
+        canonical = self._make_canonical(with_one_velocity)
         canonical.__dict__["_canonical"] = canonical  # fill its cache
         return canonical
+
+    def _make_canonical(self, normalize_velocities: Callable[[NoteColumns], NoteColumns]) -> Score:
+        score = _with_explicit_repeats(self)
+        columns = normalize_velocities(_with_canonical_notes(score))
+        notes = score.notes if columns is score.columns else Notes(columns)
+        marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
+        return replace(score, notes=notes, marks=_without_redundant_marks(marks))
+
+    def canonical_with_dynamics(self) -> Score:
+        """Return the canonical form with the dynamics of each part, in eight levels.
+
+        Notes at the most frequent level of their part have the velocity of the part, as in
+        `canonical`; all others have the velocity of their level.
+        """
+        if not has_dynamics(self.columns):
+            return self._canonical
+        return self._make_canonical(with_levels)
 
     def unfolded(self) -> Score:
         """Return the tune with repeats and endings played out, without repeat marks."""
@@ -285,6 +340,11 @@ class Score:
             if remaining or step < stop:
                 remaining.append((start if remaining else max(start, step), stop))
         return self.join_passages(remaining)
+
+
+def _with_canonical_notes(score: Score) -> NoteColumns:
+    """Cut ties at jumps and end notes where their part plays the pitch again: (5, note) int64."""
+    return without_overlaps(split_notes_at(score.columns, find_jumps(score)))
 
 
 def find_jumps(score: Score) -> tuple[int, ...]:
@@ -513,7 +573,7 @@ def _with_bar_lines(score: Score, marks: Iterable[Mark]) -> Iterator[Mark]:
 
 def _without_redundant_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     """Drop duplicate marks, then those that repeat the key, meter or tempo in force."""
-    last_marks = {(m.onset, m.kind): m for m in sorted(marks, key=lambda m: m.sort_key)}
+    last_marks = {(m.onset, m.kind): m for m in _sort_marks(marks)}
     current: dict[MarkKind, Any] = {}
     return tuple(
         mark for mark in last_marks.values() if not _update_and_check_redundant(mark, current)

@@ -1,8 +1,9 @@
 """The content of a tune as figures compare it: its melody bar by bar, sections, returning phrases.
 
-The melody is the top line of the first part that is not drums: from each onset its highest note,
-until the next onset at the latest. Rests fill the gaps, and notes are cut at bar lines. A phrase
-has four bars, and may return an earlier one, which is found by comparing notes.
+The melody is the top line of the first part whose role is melody, or else of the first part that is
+not drums: from each onset its highest note, until the next onset at the latest. Rests fill the
+gaps, and notes are cut at bar lines. A phrase has four bars, and may return an earlier one, which
+is found by comparing notes.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class TuneSection:
 class TuneContent:
     """The melody of a tune, as notes and bar by bar, and its sections."""
 
+    score: Score
     key: Key
     onsets: IntArray  # (note,) steps
     durations: IntArray  # (note,) steps
@@ -107,12 +109,17 @@ class TuneContent:
             )
         )
         sections = tuple(_iter_sections(melody_bars, repeated))
-        return cls(score.key, *melody, melody_bars, sections, can_repeat)
+        return cls(score, score.key, *melody, melody_bars, sections, can_repeat)
 
     @cached_property
     def full_bars(self) -> tuple[int, ...]:
         """The indexes of the bars that hold their meter."""
         return tuple(i for i, bar in enumerate(self.bars) if bar.bar.kind == "full")
+
+    @property
+    def has_melody(self) -> bool:
+        """Whether the tune has notes that are not drums."""
+        return len(self.pitches) > 0
 
     @property
     def has_repeats(self) -> bool:
@@ -188,7 +195,8 @@ def _encode_bars(bars: Sequence[tuple[Event, ...]], kind: LikenessKind, width: i
 def _find_top_line(score: Score) -> tuple[IntArray, IntArray, IntArray]:
     """Return onsets, durations and pitches of the melody, (note,) int64 each."""
     onsets, pitches, durations, _, parts = score.columns
-    leads = [n for n in np.unique(parts).tolist() if not score.parts[n].is_drums]
+    pitched = [n for n in np.unique(parts).tolist() if not score.parts[n].is_drums]
+    leads = [n for n in pitched if score.parts[n].role == "melody"] or pitched
     is_lead = parts == (leads[0] if leads else -1)
     onsets, pitches, durations = onsets[is_lead], pitches[is_lead], durations[is_lead]
     order = np.lexsort((-durations, -pitches, onsets))

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import count, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from musicgen.music.arrays import IntArray, ragged_arange, unique_sorted
+from musicgen.music.arrays import IntArray, is_new_value, ragged_arange, sort_rows, unique_sorted
 from musicgen.music.bars import Bar
-from musicgen.music.notes import Note, NoteColumns, Notes
+from musicgen.music.notes import LATEST_STEP, Note, NoteColumns, Notes
 
 HOLD: Final = -1
 REST: Final = -2
@@ -55,13 +55,13 @@ class Chords:
     def of(cls, columns: NoteColumns) -> Chords:
         """Join the notes of a part that start and end together, from (5, note) int64 columns."""
         onsets, pitches, durations, _, parts = columns
-        order = np.lexsort((durations << 7 | 127 - pitches, onsets, parts))
-        same = np.stack([parts, onsets, durations])[:, order]
-        begins = np.append(True, (np.diff(same) != 0).any(axis=0))[: len(order)]
-        firsts = np.flatnonzero(begins)
-        parts, onsets, durations = same[:, firsts]
-        stops = np.append(firsts, len(order))
-        return cls(parts, onsets, onsets + durations, pitches[order], stops, order)
+        order = sort_rows(parts, onsets, durations, 127 - pitches)
+        starts = parts * (LATEST_STEP + 1) + onsets
+        firsts = np.flatnonzero(is_new_value(starts[order]) | is_new_value(durations[order]))
+        first_notes = order[firsts]
+        parts, onsets = parts[first_notes], onsets[first_notes]
+        ends = onsets + durations[first_notes]
+        return cls(parts, onsets, ends, pitches[order], np.append(firsts, len(order)), order)
 
     def assign_voices(self) -> IntArray:
         """Number the voice of each chord within its part, so that no voice overlaps itself.
@@ -76,11 +76,16 @@ class Chords:
         numbers = np.zeros(len(self.parts), dtype=np.int64)
         overlaps = (np.diff(self.parts) == 0) & (self.onsets[1:] < self.ends[:-1])
         for part in unique_sorted(self.parts[1:][overlaps]).tolist():
-            rows = slice(*np.searchsorted(self.parts, [part, part + 1]))
-            tops = self.pitches[self.pitch_starts[:-1][rows]]
-            bottoms = self.pitches[self.pitch_starts[1:][rows] - 1]
-            columns = np.stack([self.onsets[rows], self.ends[rows], tops, bottoms])
-            numbers[rows] = _assign_part_voices(list(map(_ChordSpan._make, columns.T.tolist())))
+            first, stop = np.searchsorted(self.parts, [part, part + 1]).tolist()
+            onsets, ends = self.onsets[first:stop], self.ends[first:stop]
+            tops = self.pitches[self.pitch_starts[first:stop]]
+            bottoms = self.pitches[self.pitch_starts[first + 1 : stop + 1] - 1]
+            order = sort_rows(onsets, 127 - tops, ends)
+            columns = (column[order].tolist() for column in (onsets, ends, tops, bottoms))
+            groups = np.append(np.flatnonzero(is_new_value(onsets)), len(onsets))
+            numbers[first + order] = _assign_part_voices(
+                list(zip(*columns, strict=True)), np.diff(groups).tolist()
+            )
         return numbers
 
 
@@ -99,57 +104,82 @@ def separate_voices(notes: Iterable[Note]) -> tuple[tuple[Chord, ...], ...]:
 
 
 _REST_COST: Final = 10  # semitones of distance that a rest before a chord counts as
+_INFINITE_COST: Final = 1_000
 
 
-class _ChordSpan(NamedTuple):
-    """When a chord sounds, and its highest and lowest pitch."""
-
-    onset: int  # steps
-    end: int  # steps
-    top: int  # MIDI note number
-    bottom: int  # MIDI note number
-
-    def cost_after(self, previous: _ChordSpan) -> int:
-        """Return the distance in semitones from the voice's previous chord, plus a rest's cost."""
-        distance = abs(previous.top - self.top) + abs(previous.bottom - self.bottom)
-        return distance + (_REST_COST if previous.end < self.onset else 0)
+# Onset and end in steps, highest and lowest pitch; a tuple, as this is the innermost loop.
+_ChordSpan = tuple[int, int, int, int]
 
 
-def _assign_part_voices(chords: Sequence[_ChordSpan]) -> list[int]:
-    """Return the voice number of each chord of a part, in order of onset."""
-    numbers = [0] * len(chords)
+def _assign_part_voices(chords: Sequence[_ChordSpan], sizes: Iterable[int]) -> list[int]:
+    """Return the voice number of each chord of a part.
+
+    Args:
+        chords: in order of onset; of those that start together, higher ones first.
+        sizes: numbers of chords that start together.
+    """
+    numbers: list[int] = []
     last_chords: list[_ChordSpan] = []  # of each voice
-    for onset, group in groupby(range(len(chords)), key=lambda index: chords[index].onset):
-        indexes = list(group)
-        free = [voice for voice, chord in enumerate(last_chords) if chord.end <= onset]
-        voices: Sequence[int | None] = free
-        if not len(indexes) == len(free) == 1:
-            indexes.sort(key=lambda index: (-chords[index].top, chords[index].end))
-            voices = _pair_nearest([chords[i] for i in indexes], free, last_chords)
-        for index, voice in zip(indexes, voices, strict=True):
-            if voice is None:
-                numbers[index] = len(last_chords)
-                last_chords.append(chords[index])
-            else:
-                numbers[index] = voice
-                last_chords[voice] = chords[index]
+    first = 0
+    for size in sizes:
+        if size == 1:
+            voice = _find_nearest_voice(chords[first], last_chords)
+            numbers.append(voice)
+            last_chords[voice : voice + 1] = (chords[first],)  # replaces one, or appends it
+        else:
+            together = chords[first : first + size]
+            voices = _pair_nearest(together, last_chords)
+            numbers += voices
+            for voice, chord in sorted(zip(voices, together, strict=True)):
+                last_chords[voice : voice + 1] = (chord,)
+        first += size
     return numbers
 
 
-def _pair_nearest(
-    chords: Sequence[_ChordSpan], free: Sequence[int], last_chords: Sequence[_ChordSpan]
-) -> list[int | None]:
-    """Pair chords with free voices, nearest first, then the higher chord and the earlier voice."""
-    costs = sorted(
-        (chord.cost_after(last_chords[voice]), position, voice)
-        for position, chord in enumerate(chords)
-        for voice in free
-    )
-    voice_by_position: dict[int, int] = {}
-    for _, position, voice in costs:
-        if position not in voice_by_position and voice not in voice_by_position.values():
-            voice_by_position[position] = voice
-    return list(map(voice_by_position.get, range(len(chords))))
+def _find_nearest_voice(chord: _ChordSpan, last_chords: Sequence[_ChordSpan]) -> int:
+    """Return the free voice nearest to a chord, as `_pair_nearest` does for several chords."""
+    onset, _, top, bottom = chord
+    nearest, least_cost = len(last_chords), _INFINITE_COST
+    for voice, (_, end, last_top, last_bottom) in enumerate(last_chords):
+        if end <= onset:
+            cost = abs(last_top - top) + abs(last_bottom - bottom)
+            if end < onset:
+                cost += _REST_COST
+            if cost < least_cost:
+                nearest, least_cost = voice, cost
+    return nearest
+
+
+def _pair_nearest(chords: Sequence[_ChordSpan], last_chords: Sequence[_ChordSpan]) -> list[int]:
+    """Pair chords with free voices, nearest first, then the higher chord and the earlier voice.
+
+    The distance is in semitones, of the highest and of the lowest pitches, plus the cost of a rest.
+
+    Args:
+        chords: that start together.
+        last_chords: of each voice.
+
+    Returns:
+        The voice of each chord; where none is left, a new one.
+    """
+    onset = chords[0][0]
+    free = [
+        (voice, _REST_COST if end < onset else 0, top, bottom)
+        for voice, (_, end, top, bottom) in enumerate(last_chords)
+        if end <= onset
+    ]
+    costs = [
+        (abs(last_top - top) + abs(last_bottom - bottom) + rest, index, voice)
+        for index, (_, _, top, bottom) in enumerate(chords)
+        for voice, rest, last_top, last_bottom in free
+    ]
+    costs.sort()
+    voices = [-1] * len(chords)
+    for _, index, voice in costs:
+        if voices[index] < 0 and voice not in voices:
+            voices[index] = voice
+    new_voices = count(len(last_chords))
+    return [next(new_voices) if voice < 0 else voice for voice in voices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,23 +210,23 @@ class Segments:
 
 
 def cut_into_segments(
-    chords: Chords, bars: Sequence[Bar], changes: Sequence[int]
+    chords: Chords, numbers: IntArray, bars: Sequence[Bar], changes: Sequence[int]
 ) -> tuple[BarVoices, Segments]:
     """Cut chords into lines and segments.
 
     Args:
         chords: of all parts.
+        numbers: (chord,) int64 voice of each chord, from `Chords.assign_voices`.
         bars: of the tune.
         changes: steps at which the first voice is cut too.
     """
     starts, ends = np.array([(bar.start, bar.end) for bar in bars], dtype=np.int64).T
-    numbers = chords.assign_voices()
     voice_limit = numbers.max(initial=0) + 1  # voices in a part
     # part and number of each voice as one key; the first voice of part 0 always exists
-    voice_keys, voice = np.unique(
-        np.append(0, chords.parts * voice_limit + numbers), return_inverse=True
-    )
-    voice = voice[1:]
+    keys = chords.parts * voice_limit + numbers
+    is_key = np.bincount(keys, minlength=1) > 0
+    is_key[0] = True
+    voice_keys, voice = np.flatnonzero(is_key), (np.cumsum(is_key) - 1)[keys]
     line_voice, line_bar = np.divmod(_number_lines(chords, voice, ends), len(bars))
     # Each voice starts where the voice before it ends, so one number states voice and step.
     tune_steps = ends[-1]
@@ -218,7 +248,7 @@ def cut_into_segments(
     )
     firsts = np.searchsorted(cuts, line_starts)
     parts, voices = np.divmod(voice_keys[line_voice], voice_limit)
-    order = np.lexsort((line_voice, line_bar))
+    order = sort_rows(line_bar, line_voice)
     columns = line_bar, parts, voices, firsts, np.append(firsts[1:], len(cuts))
     return BarVoices(*(column[order] for column in columns)), segments
 

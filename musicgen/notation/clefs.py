@@ -72,13 +72,13 @@ def _drums(text: str) -> dict[int, DrumSymbol]:
     return symbols
 
 
-# General MIDI drums in customary notation; no two share position and shape, so that reading undoes
-# writing.
+# General MIDI drums, and the hi-hat edges of electronic kits (22, 26), in customary notation. No
+# two share position and shape, so that reading undoes writing.
 DRUM_SYMBOLS: Final = _drums("""
     E4=35 F4=36 C5=38 G4=41 A4=43 B4=45 D5=47 E5=48 F5=50;
     D4=44 C5=37 G5=42 A5=49 B5=57 F5=51 D5=54 E5=75;
-    G5=46 F5=59 A5=58;
-    C5=40 A5=52 B5=55 F5=53 D5=65 B4=66 E5=62 A4=64 G4=63;
+    G5=46 F5=59 A5=58 B5=26;
+    C5=40 A5=52 B5=55 F5=53 D5=65 B4=66 E5=62 A4=64 G4=63 G5=22;
     C5=39 E5=56 D5=60 B4=61 G5=67 A4=68 A5=81 B5=80 F5=70;
     C5=76 A4=77 G5=69 E5=73 D5=74 F5=71 B5=72
 """)

@@ -31,6 +31,7 @@ from musicgen.notation.clefs import (
     HeadShape,
     choose_clef,
 )
+from musicgen.notation.grand_staff import split_hands
 from musicgen.notation.note_values import (
     NOTE_VALUES,
     NoteValue,
@@ -49,6 +50,7 @@ MAX_ENGRAVED_SYMBOLS: Final = 30_000  # notes and rests in an image: about 30 s 
 _OTHER_OUTPUTS_HINT: Final = "write .wav, .html, .mid, or a picture with --view roll"
 
 BarLineStyle = Literal["single", "double", "final"]
+Hand = Literal["", "right", "left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Staff:
 
     part: Part
     clef: Clef
+    hand: Hand = ""  # of a part on two staves; the left hand follows the right
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +134,33 @@ class Sheet:
     measures: tuple[Measure, ...]
 
 
-def build_sheet(score: Score, *, as_strokes: bool = False) -> Sheet:
+def build_sheet(
+    score: Score, *, as_strokes: bool = False, with_grand_staves: bool = False
+) -> Sheet:
     """Lay out a score on staves; an empty score is a measure of rest.
 
     Args:
         score: a tune with bars, or `check_bars` raises InvalidValue.
         as_strokes: write each drum stroke until the next one or the end of its beat, as drummers
             read them, regardless of its duration.
+        with_grand_staves: write a piano part that one staff cannot hold on two staves.
     """
     check_bars(score)
+    right_hands: tuple[int, ...] = ()
+    if with_grand_staves:
+        score, right_hands = split_hands(score)
     if score.end == 0:
         score = replace(score, marks=(*score.marks, Mark(score.meter.steps, "bar")))
     pitches: list[list[int]] = [[] for _ in score.parts]
     for note in score.notes:
         pitches[note.part].append(note.pitch)
     staves = tuple(
-        Staff(part, PERCUSSION if part.is_drums else choose_clef(part_pitches))
-        for part, part_pitches in zip(score.parts, pitches, strict=True)
+        Staff(
+            part,
+            PERCUSSION if part.is_drums else choose_clef(part_pitches),
+            "right" if number in right_hands else "left" if number - 1 in right_hands else "",
+        )
+        for number, (part, part_pitches) in enumerate(zip(score.parts, pitches, strict=True))
     )
     return Sheet(score.title, score.rhythm, staves, tuple(_measures(score, as_strokes)))
 
@@ -372,7 +385,7 @@ class _StaffWriter:
         onsets = sorted(notes_by_onset)
         starts = [bar.start for bar in self.bars]
         strokes = []
-        for onset, next_onset in zip(onsets, [*onsets[1:], self.bars[-1].end], strict=True):
+        for onset, next_onset in zip(onsets, [*onsets, self.bars[-1].end][1:], strict=True):
             bar = self.bars[bisect_right(starts, onset) - 1]
             beat = bar.meter.beat_steps
             beat_end = onset + beat - (onset - bar.start) % beat

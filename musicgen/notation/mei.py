@@ -76,9 +76,14 @@ def _document(sheet: Sheet, title_width: int) -> Iterator[str]:
 def _score_def(sheet: Sheet, title_width: int) -> Iterator[str]:
     first = sheet.measures[0]
     yield f"<scoreDef>{_heading(sheet, title_width)}{_meter(first.meter)}"
-    yield '<staffGrp symbol="bracket" bar.thru="true">' if len(sheet.staves) > 1 else "<staffGrp>"
+    part_count = sum(staff.hand != "left" for staff in sheet.staves)
+    yield '<staffGrp symbol="bracket" bar.thru="true">' if part_count > 1 else "<staffGrp>"
     for number, staff in enumerate(sheet.staves, 1):
-        yield _staff_def(number, staff, first.key, is_alone=len(sheet.staves) == 1)
+        if staff.hand == "right":
+            yield f'<staffGrp symbol="brace" bar.thru="true">{_label(staff, part_count)}'
+        yield _staff_def(number, staff, first.key, part_count)
+        if staff.hand == "left":
+            yield "</staffGrp>"
     yield "</staffGrp></scoreDef>"
 
 
@@ -94,9 +99,14 @@ def _heading(sheet: Sheet, title_width: int) -> str:
     return f"<pgHead>{lines}</pgHead>" if lines else ""
 
 
-def _staff_def(number: int, staff: Staff, key: Key | None, *, is_alone: bool) -> str:
-    name = "" if is_alone else staff.part.name or _instrument(staff)
-    label = f"<label>{escape_xml(name, MAX_LABEL)}</label>" if name else ""
+def _label(staff: Staff, part_count: int) -> str:
+    """Write the name of a part, unless it is alone."""
+    name = "" if part_count == 1 else staff.part.name or _instrument(staff)
+    return f"<label>{escape_xml(name, MAX_LABEL)}</label>" if name else ""
+
+
+def _staff_def(number: int, staff: Staff, key: Key | None, part_count: int) -> str:
+    label = "" if staff.hand else _label(staff, part_count)
     return (
         f'<staffDef n="{number}" lines="5"{_clef(staff.clef)}>{label}{_key(key, staff)}</staffDef>'
     )

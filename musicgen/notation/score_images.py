@@ -52,7 +52,7 @@ def engrave(score: Score, *, width: int | None = None) -> str:
         narrowest, widest = _WIDTHS
         raise InvalidValue(f"width {width} is out of range: write {narrowest} to {widest} pixels")
     check_engravable(score)
-    sheet = build_sheet(score, as_strokes=True)
+    sheet = build_sheet(score, as_strokes=True, with_grand_staves=True)
     page = {"pageWidth": round(width * _UNITS_PER_PIXEL), "pageHeight": _MAX_PAGE_HEIGHT}
     pages = _render_svg_pages(
         mei.render(sheet, width // _TITLE_CHARACTER_WIDTH), page | {"adjustPageHeight": True}
@@ -63,7 +63,7 @@ def engrave(score: Score, *, width: int | None = None) -> str:
 def engrave_pages(score: Score) -> tuple[str, ...]:
     """Engrave a tune on A4 pages for print, one SVG per page."""
     check_engravable(score)
-    sheet = build_sheet(score, as_strokes=True)
+    sheet = build_sheet(score, as_strokes=True, with_grand_staves=True)
     pages = _render_svg_pages(
         mei.render(sheet), {"pageWidth": _A4_SIZE[0], "pageHeight": _A4_SIZE[1]}
     )
@@ -194,7 +194,8 @@ def _title_and_description(sheet: Sheet) -> str:
     """Write the title and the description, for screen readers."""
     first_measure = sheet.measures[0]
     name = escape_xml(sheet.title) or "Sheet music"
-    parts = f", {len(sheet.staves)} parts" if len(sheet.staves) > 1 else ""
+    part_count = sum(staff.hand != "left" for staff in sheet.staves)
+    parts = f", {part_count} parts" if part_count > 1 else ""
     rhythm = f"{escape_xml(sheet.rhythm)} in " if sheet.rhythm else "in "
     key_and_meter = f"{first_measure.key}, {first_measure.meter}"
     description = f"Sheet music: {rhythm}{key_and_meter}, {len(sheet.measures)} measures{parts}"

@@ -7,14 +7,22 @@ import wave
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 import numpy as np
 
 from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.arrays import FloatArray
 from musicgen.music.bars import find_bars
+from musicgen.music.general_midi import HI_HAT_EDGES
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
+from musicgen.render.loudness import (
+    MEASURED_SECONDS,
+    count_sounding_seconds,
+    find_part_gains,
+)
 from musicgen.render.soundfont import Region, load_instrument
 from musicgen.render.synth_voice import (
     LONGEST_RELEASE,
@@ -48,7 +56,8 @@ _InstrumentKey = tuple[int, bool, int]  # program, whether it is the drum kit, M
 def synthesise(score: Score, *, program: int | None = None, count_in: bool = False) -> Float32Array:
     """Synthesise a score with the General MIDI SoundFont, and let the last note decay.
 
-    The loudness is normalised over blocks of 400 ms, without those below a tenth of the loudest:
+    Several parts are balanced by their roles, see `loudness.find_part_gains`. The loudness is
+    normalised over blocks of 400 ms, without those below a tenth of the loudest:
     their root mean square becomes TARGET_RMS, or less where the peak would exceed MAX_PEAK. No
     note lasts longer than LONGEST_NOTE, or less where a score has very many long notes.
 
@@ -69,11 +78,12 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     _check_playable(score, length)
     sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
     parts = (score if program is None else with_program(score, program)).parts
-    mix = _mix_notes(_limit_lengths(_group_by_key(sounds, parts)), length)
+    groups = _limit_lengths(_group_by_key(sounds, parts))
+    mix = _mix_notes(groups, length, _balance_parts(groups, parts))
     mix = _normalise_loudness(mix)
     if clicks:
         click_mix = _normalise_loudness(
-            _mix_notes(_group_by_key(clicks, [Part(is_drums=True)]), shift)
+            _mix_notes(_group_by_key(clicks, [Part(is_drums=True)]), shift, np.ones(1))
         )
         mix[:, : click_mix.shape[1]] += click_mix[:, : mix.shape[1]]
         mix *= min(1.0, MAX_PEAK / _peak(mix))
@@ -128,7 +138,8 @@ def _group_by_key(
     for sound in sounds:
         part = parts[sound.part]
         program = 0 if part.is_drums else part.program
-        groups[program, part.is_drums, sound.pitch].append(sound)
+        key = HI_HAT_EDGES.get(sound.pitch, sound.pitch) if part.is_drums else sound.pitch
+        groups[program, part.is_drums, key].append(sound)
     return groups
 
 
@@ -153,18 +164,49 @@ def _limit_lengths(
     }
 
 
-def _mix_notes(groups: dict[_InstrumentKey, list[SoundingNote]], seconds: float) -> Float32Array:
+def _balance_parts(
+    groups: dict[_InstrumentKey, list[SoundingNote]], parts: Sequence[Part]
+) -> FloatArray:
+    """Return the gain of each part, (part,) float64."""
+    sounds_by_part = defaultdict(list)
+    for sound in chain.from_iterable(groups.values()):
+        sounds_by_part[sound.part].append(sound)
+    if len(sounds_by_part) < 2:
+        return np.ones(len(parts))
+    energies, seconds = np.zeros(len(parts)), np.zeros(len(parts))
+    for number, sounds in sounds_by_part.items():
+        seconds[number] = count_sounding_seconds(sounds)
+    for voice, sounds in _iter_voices(groups, MEASURED_SECONDS):
+        power = float(np.square(voice.render_note(MEASURED_SECONDS)).mean())
+        power *= float(np.square(voice.gains).mean())
+        for sound in sounds:
+            length = min(sound.length, MEASURED_SECONDS)
+            energies[sound.part] += power * length * (sound.velocity / 127) ** 4
+    return find_part_gains(parts, energies, seconds)
+
+
+def _mix_notes(
+    groups: dict[_InstrumentKey, list[SoundingNote]], seconds: float, part_gains: FloatArray
+) -> Float32Array:
     """Mix the notes of all keys."""
     stop = max((s.start + s.length for sounds in groups.values() for s in sounds), default=0.0)
     mix = np.zeros((2, round((max(seconds, stop) + LONGEST_RELEASE) * RATE)), dtype=np.float32)
+    for voice, sounds in _iter_voices(groups, LONGEST_NOTE):
+        for sound in sounds:
+            _add_note(mix, voice, sound, float(part_gains[sound.part]))
+    return mix
+
+
+def _iter_voices(
+    groups: dict[_InstrumentKey, list[SoundingNote]], longest: float
+) -> Iterator[tuple[SynthVoice, list[SoundingNote]]]:
+    """Yield the sound of each key with its notes; no sound is longer than `longest` seconds."""
     for (program, is_drums, key), sounds in groups.items():
         regions = _find_nearest(load_instrument(program, is_drums=is_drums), key)
         cents = 0.0 if is_drums else -measure_mistuning(regions, key)
         for region, region_sounds in _split_by_velocity(regions, sounds):
-            voice = SynthVoice.of(region, key, max(s.length for s in region_sounds), cents)
-            for sound in region_sounds:
-                _add_note(mix, voice, sound)
-    return mix
+            length = min(longest, max(s.length for s in region_sounds))
+            yield SynthVoice.of(region, key, length, cents), region_sounds
 
 
 def _find_nearest(regions: Sequence[Region], key: int) -> tuple[Region, ...]:
@@ -184,11 +226,11 @@ def _split_by_velocity(
             yield region, region_sounds
 
 
-def _add_note(mix: Float32Array, voice: SynthVoice, sound: SoundingNote) -> None:
+def _add_note(mix: Float32Array, voice: SynthVoice, sound: SoundingNote, part_gain: float) -> None:
     """Add a note to the mix; its amplitude is the velocity squared (SoundFont 2.04, 8.4.1)."""
     samples = voice.render_note(sound.length)
     start = round(sound.start * RATE)
-    amplitude = (sound.velocity / 127) ** 2
+    amplitude = part_gain * (sound.velocity / 127) ** 2
     for channel, gain in zip(mix, voice.gains, strict=True):
         channel[start : start + len(samples)] += samples[: len(channel) - start] * (
             gain * amplitude

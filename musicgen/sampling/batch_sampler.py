@@ -14,6 +14,7 @@ the end of some tunes: a model in which rounding grows too far has its tunes dra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -158,6 +159,9 @@ class NumpyBatchEngine:
             (index, _scale_rows(first, rows.whole.T).T.copy())
             for index, rows in engine.context_rows
         ]
+        self.multi_hot_rows = copy(engine.multi_hot_rows)
+        if self.multi_hot_rows is not None:
+            self.multi_hot_rows.whole = _scale_rows(first, self.multi_hot_rows.whole.T).T.copy()
         self.scratch = [np.empty((lanes, len(bias)), kind) for bias in self.biases]
 
     def set_state(self, lane: int, state: EngineState) -> None:
@@ -184,6 +188,8 @@ class NumpyBatchEngine:
             fields = self.contexts.compute_fields()
             for index, table in self.context_tables:
                 rows += table[fields[:, index]]
+            if self.multi_hot_rows is not None:
+                rows += self.multi_hot_rows.project(fields)
         for number, layer in enumerate(self.layers):
             z, output = self.scratch[number], self.outputs[:, number * size : (number + 1) * size]
             if number:
@@ -403,7 +409,11 @@ class _LaneBatch:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)], axis=1)
         self.ids[np.arange(len(self.steps)), self.steps] = self.last
         self.steps += 1
-        self.tones = automaton.tones_after["tones"][automaton.inner["rules"][before], columns]
+        self.tones = np.where(
+            automaton.is_level[columns],
+            automaton.tones["after_level"][self.tones],
+            automaton.tones_after["tones"][automaton.inner["rules"][before], columns],
+        )
         self.inner = automaton.inner["next"][before, columns].astype(np.int64)
         for lane in np.flatnonzero(self.inner < 0).tolist():
             inner, outer, bars = automaton.step(

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from musicgen.checkpoint import Checkpoint, Weights
-from musicgen.config import CONTEXT_WIDTHS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MULTI_HOT_FIELDS, VERTICAL_FIELDS, ModelSettings
 from musicgen.errors import InvalidValue
-from musicgen.tokens.score_context import FIELDS, ContextTable, ScoreContext
+from musicgen.tokens.score_context import FIELDS, FIRST_VERTICAL, ContextTable, ScoreContext
 
 Array = np.ndarray
 
@@ -206,6 +206,29 @@ class RowTable:
         return self.rows
 
 
+class MultiHotRows:
+    """The projections of fields that are sets of bits.
+
+    Args:
+        fields: bits per field, by name.
+        weights: (rows of the projection, bit) float32 per field.
+    """
+
+    def __init__(self, fields: Sequence[str], weights: Sequence[Array]) -> None:
+        counts = [MULTI_HOT_FIELDS[name] for name in fields]
+        self.indices = np.repeat([FIELDS.index(name) for name in fields], counts)  # by bit
+        self.shifts = np.concatenate([np.arange(count) for count in counts])
+        self.whole = np.concatenate([weight.T for weight in weights])  # (bit, rows)
+
+    def unpack(self, fields: Array | Sequence[int]) -> Array:
+        """Return the bits of all sets, (..., bit) of 0 or 1; fields is (..., field) int64."""
+        return (np.asarray(fields)[..., self.indices] >> self.shifts) & 1  # type: ignore[no-any-return]
+
+    def project(self, fields: Array | Sequence[int]) -> Array:
+        """Return the sum of the projections of the bits that are set: (..., rows) float32."""
+        return self.unpack(fields).astype(self.whole.dtype) @ self.whole  # type: ignore[no-any-return]
+
+
 class NumpyEngine:
     """A trained model as an engine."""
 
@@ -223,14 +246,25 @@ class NumpyEngine:
         first, size = self.cells[0], settings.embedding
         self.projected = np.empty(len(first.bias), dtype)
         self.event_rows = RowTable(self.embedding, first.inputs[:, :size], first.bias)
-        self.context_table = ContextTable() if settings.context else None
+        self.context_table = (
+            ContextTable(has_vertical=settings.reads_vertical) if settings.context else None
+        )
         self.context_rows: list[tuple[int, RowTable]] = []  # index of the field, and its rows
+        bit_weights: list[Array] = []
         for name in settings.context_fields:
             weight = first.inputs[:, size : (size := size + CONTEXT_WIDTHS[name])]
+            if name in MULTI_HOT_FIELDS:
+                bit_weights.append(weight)
+                continue
             rows = RowTable(arrays[f"context.{name}.weight"], weight)
             self.context_rows.append((FIELDS.index(name), rows))
-        self.context_groups = _group_fields(settings.context_fields)
+        sets = settings.multi_hot_fields
+        self.multi_hot_rows = MultiHotRows(sets, bit_weights) if sets else None
+        names = [FIELDS[index] for index, _ in self.context_rows]
+        self.context_groups = _group_fields(names)
+        self.vertical_group = [n for n, name in enumerate(names) if name in VERTICAL_FIELDS]
         self.row_sums: dict[tuple[int, ...], Array] = {}  # by first field of a group, and values
+        self.vertical_sums: dict[tuple[int, ...], Array] = {}  # by the values of VERTICAL_FIELDS
         self.gates, self.gate_bias = arrays.get("gates.weight"), arrays.get("gates.bias")
         self.lag_indices = [FIELDS.index(name) for name in settings.lags]
         # by id + 1: the column of the event in the logits; -1 for none and for 0, no event
@@ -292,6 +326,8 @@ class NumpyEngine:
         projected[:] = self.event_rows[id_]
         for group in self.context_groups:
             projected += self._sum_rows(group, fields)
+        if len(fields) > FIRST_VERTICAL:
+            projected += self._sum_vertical_rows(tuple(fields))
         for layer, cell in enumerate(self.cells):
             if layer:
                 np.dot(cell.inputs, state[layer - 1, 0], out=projected)
@@ -313,6 +349,18 @@ class NumpyEngine:
             )
         return self.row_sums[key]
 
+    def _sum_vertical_rows(self, fields: tuple[int, ...]) -> Array:
+        """Return the sum of the rows of the vertical fields, (rows,) float32, which is kept."""
+        key = fields[FIRST_VERTICAL:]
+        if key not in self.vertical_sums:
+            if len(self.vertical_sums) >= _MAX_ROW_SUMS:
+                self.vertical_sums.clear()
+            total, sets = np.zeros_like(self.projected), self.multi_hot_rows
+            for index, table in (self.context_rows[number] for number in self.vertical_group):
+                total += table[fields[index]]
+            self.vertical_sums[key] = total if sets is None else total + sets.project(fields)
+        return self.vertical_sums[key]
+
     def _add_gates(self, logits: np.ndarray, output: np.ndarray, fields: Sequence[int]) -> None:
         """Add to the logit of each event that a lag looked up what the gate of the lag says."""
         gates = self.gates @ output + self.gate_bias
@@ -331,10 +379,17 @@ class NumpyEngine:
 
 
 def _group_fields(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Group the fields whose values recur together, by index: positions, and matches."""
+    """Group the fields whose values recur together, by index: positions, and matches.
+
+    Vertical fields are left out.
+    """
     lags = [(number,) for number, name in enumerate(names) if name.startswith("lag")]
     matches = tuple(number for number, name in enumerate(names) if name.startswith("match"))
-    positions = tuple(n for n in range(len(names)) if (n,) not in lags and n not in matches)
+    positions = tuple(
+        number
+        for number, name in enumerate(names)
+        if not name.startswith(("lag", "match")) and name not in VERTICAL_FIELDS
+    )
     return [group for group in (positions, *lags, matches) if group]
 
 

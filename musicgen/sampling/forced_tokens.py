@@ -14,7 +14,7 @@ from musicgen.sampling.primer import PrimerBars
 from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
 from musicgen.tokens.bar_split import BETWEEN_BAR_IDS, BarSplit, split_by_voice
 from musicgen.tokens.form_state import FixedFormState
-from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.level_writer import restate_levels
 from musicgen.tokens.vocabulary import MEASURES
 
 _HOLD: Final = MEASURES.id("hold")
@@ -38,7 +38,7 @@ class ForcedHeader:
 
     def is_over(self, generation: GenerationState) -> bool:
         """Return whether the header is complete."""
-        return generation.walk.header_events_read == len(HEADER_KINDS)
+        return not generation.walk.in_header
 
     def copy(self) -> ForcedHeader:
         """Return itself: it changes nothing."""
@@ -57,16 +57,15 @@ class ForcedRepeats:
     )  # to where those of its first whole bar do
     last_stops: dict[int, int] = field(default_factory=dict)  # to where those of its last bar stop
     queue: tuple[int, ...] = ()
-    is_writing: bool = False  # whether the last id was one of them
+    is_copying: bool = False  # until the bar line after what the queue held
 
     def copy(self) -> ForcedRepeats:
         """Return one that goes on from here alone."""
-        return ForcedRepeats(
-            dict(self.pickup_starts),
-            dict(self.bar_starts),
-            dict(self.last_stops),
-            self.queue,
-            self.is_writing,
+        return replace(
+            self,
+            pickup_starts=dict(self.pickup_starts),
+            bar_starts=dict(self.bar_starts),
+            last_stops=dict(self.last_stops),
         )
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
@@ -78,14 +77,22 @@ class ForcedRepeats:
                 first, stop = self._find_source_range(
                     form.section_index, form.is_after_pickup, form
                 )
-                self.queue = tuple(generation.ids[first:stop])
+                self.queue = restate_levels(generation.ids, first, stop)
+                self.is_copying = bool(self.queue)
         if not self.queue:
-            if self.is_writing:  # no further note joins the last chord
-                generation.walk.lowest_tone_id, self.is_writing = None, False
-            return None
+            return self._end_copy(generation) if self.is_copying else None
         first, self.queue = self.queue[0], self.queue[1:]
-        self.is_writing = True
         return first
+
+    def _end_copy(self, generation: GenerationState) -> int | None:
+        """Return the bar line after a copy of several parts, to which nothing is added."""
+        self.is_copying = False
+        walk = generation.walk
+        walk.lowest_tone_id = None  # no further note joins the last chord
+        if walk.lineup is None or not walk.in_bar or not generation.is_at_bar_boundary:
+            return None
+        border_ids = walk.form.legal_ids()
+        return border_ids[0] if len(border_ids) == 1 else None
 
     def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes that are written again right after the bar under way."""
@@ -159,7 +166,7 @@ class ForcedPrimer:
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of the primer, or what must stand before its next bar."""
-        if self.end_position or generation.walk.header_events_read < len(HEADER_KINDS):
+        if self.end_position or generation.walk.in_header:
             return None
         forced_id = self._find_next_id(generation)
         if forced_id is None:
@@ -220,7 +227,7 @@ class ForcedBars:
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the next id of what is kept."""
         walk = generation.walk
-        if walk.header_events_read < len(HEADER_KINDS):
+        if walk.in_header:
             return self.source_tune.header[walk.header_events_read]
         if self.is_complete(generation):
             return self._next_id_between_bars(generation, walk.form.bars_written)

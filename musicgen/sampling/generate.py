@@ -14,6 +14,7 @@ from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
 from musicgen.sampling.primer_choice import PrimerChoice
+from musicgen.sampling.primer_ensemble import fit_ensemble
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler, TuneStart
 from musicgen.tokens.codec import PLAIN_SETTING, Encoded, Setting
@@ -103,6 +104,7 @@ def _continue_primer(
         tonic=start.tonic or primer.key.tonic,
         tempo=start.tempo or primer.tempo,
         forced_sources=(opening,),
+        has_melody=True,
     )
     generation = sampler.start_tune(options, noise, begin)
     if requested_bars is None:
@@ -138,13 +140,18 @@ def _describe_rejection(opening: ForcedPrimer) -> tuple[str, ...]:
 
 def fit_primer(
     score: Score, sampler: Sampler, options: SamplingOptions, name: str, choice: PrimerChoice
-) -> Primer:
+) -> tuple[SamplingOptions, Primer]:
     """Fit a score, or what is chosen of it, to a model and the options.
+
+    Returns:
+        The options, with the line-up of the score if all its parts are kept, and the primer.
 
     Raises:
         InvalidValue: the score cannot be fitted.
     """
+    if ensemble := fit_ensemble(score, sampler, options, name, choice):
+        return ensemble
     lowest, highest = options.range or (0, 127)
     rules = sampler.build_rules(replace(options, key=None, range=None, rhythm=None))
     target = PrimerTarget(rules, options.meter, options.key, lowest, highest)
-    return fit_score(score, target, name, choice)
+    return options, fit_score(score, target, name, choice)

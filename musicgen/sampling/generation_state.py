@@ -125,7 +125,7 @@ class GenerationState:
 
     def _run_engine(self) -> tuple[np.ndarray, State]:
         """Feed the last id; in the header, outputs come from the cache where it has them."""
-        if self.walk.header_events_read == len(HEADER_KINDS):
+        if self.walk.header_events_read >= len(HEADER_KINDS):  # line-ups seldom recur
             return self.engine.step(self.ids[-1:], self.state)
         ids = tuple(self.ids)
         if ids not in self.header_cache.engine_outputs:
@@ -135,7 +135,7 @@ class GenerationState:
     @property
     def is_unconstrained(self) -> bool:
         """Whether all ids after the header are sampled, from all legal ids."""
-        if self.copy_filter is not None or self.walk.header_events_read < len(HEADER_KINDS):
+        if self.copy_filter is not None or self.walk.in_header:
             return False
         return all(source.is_over(self) for source in self.forced_sources)
 
@@ -181,17 +181,21 @@ class GenerationState:
             return 0.0
         logits, state = self.engine.step([id_], state)
         logs = log_softmax(np.asarray(logits, dtype=np.float64))
-        allowed = self.walk.rules.ids_of_kind(HEADER_KINDS[header_position])
+        allowed = self._list_header_ids(HEADER_KINDS[header_position])
         ways = [logs[i] + self._log_prob_of_request(i, state, header_position + 1) for i in allowed]
         return float(np.logaddexp.reduce(ways))
 
     def _is_restricted_from(self, header_position: int) -> bool:
         """Return whether the options restrict the header from a position on."""
-        rules = self.walk.rules
         # No option sets the number of parts, so it is weighted one event ahead only: looking ahead
         # from the first event would cost more steps of the model than the tune.
         kinds = HEADER_KINDS[header_position:-1] or HEADER_KINDS[header_position:]
-        return any(len(rules.ids_of_kind(kind)) < self.kind_counts[kind] for kind in kinds)
+        return any(len(self._list_header_ids(kind)) < self.kind_counts[kind] for kind in kinds)
+
+    def _list_header_ids(self, kind: str) -> tuple[int, ...]:
+        """Return the allowed ids at the place of a header kind; `parts` stands for `lineup` too."""
+        rules = self.walk.rules
+        return rules.part_count_ids if kind == "parts" else rules.ids_of_kind(kind)
 
     def next_forced_id(self) -> int | None:
         """Return the id of the first source that forces one."""
@@ -214,7 +218,7 @@ class GenerationState:
     def is_at_bar_boundary(self) -> bool:
         """Whether an event between two bars may come next."""
         walk = self.walk
-        return not walk.in_bar or (walk.duration is None and walk.is_full)
+        return not walk.in_bar or walk.is_bar_complete
 
 
 @dataclass(frozen=True, slots=True)

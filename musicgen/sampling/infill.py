@@ -28,7 +28,7 @@ from musicgen.similarity.copy_filter import MelodyLine, MelodyNote
 from musicgen.tokens.bar_split import BarSplit, split_by_voice
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.grammar import DecisionContext, MeasuresGrammar
 from musicgen.tokens.measures import find_drum_parts
 from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES
@@ -102,7 +102,7 @@ def regenerate_bars(
 ) -> tuple[Encoded, tuple[RegeneratedBars, ...]]:
     """Draw the bars of a tune that are not kept. Raises InvalidValue for bars it does not have."""
     notes = _collect_notes_by_bar(keep.ids, options)
-    written = BarSplit.of(keep.ids)
+    written = BarSplit.of(keep.ids).with_stated_levels()
     kept_ranges = _find_kept_bars(written, keep, options.layout)
     source = ForcedBars(written, kept_ranges, notes)
     generation = sampler.start_tune(
@@ -129,7 +129,7 @@ def regenerate_bars(
 def _keep_drums(generation: GenerationState, ids: Sequence[int]) -> None:
     """Let drums play the parts that they play in a tune. Raises InvalidValue where they cannot."""
     rules, drums = generation.walk.rules, find_drum_parts(ids)
-    if not rules.chooses_drums:
+    if not rules.chooses_drums or generation.walk.lineup is not None:
         return
     if rules.final_pitch_ids and 0 in drums:
         raise InvalidValue("end: drums play the first part of what is kept; leave --end out")
@@ -286,9 +286,10 @@ def _build_rules(options: SamplingOptions) -> Rules:
 
 def _check_header(generation: GenerationState, source_tune: BarSplit) -> None:
     """Raise InvalidValue where a tune begins with another meter, or parts, than what is kept."""
-    for position, kind in enumerate(HEADER_KINDS):
-        drawn, kept_header = generation.ids[1 + position], source_tune.header[position]
-        if kind in ("meter", "parts") and drawn != kept_header:
+    drawn_header = generation.ids[1 : 1 + len(source_tune.header)]
+    for drawn, kept_header in zip(drawn_header, source_tune.header, strict=True):
+        is_fixed = MEASURES.events[kept_header].kind not in ("mode", "rhythm")
+        if is_fixed and drawn != kept_header:
             raise InvalidValue(
                 f"{MEASURES.events[drawn]}: the tune that is kept has"
                 f" {MEASURES.events[kept_header]}; the recipe was changed or damaged"

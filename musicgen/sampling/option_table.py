@@ -14,16 +14,24 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
-from musicgen.music.general_midi import PROGRAMS, parse_program
+from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
 from musicgen.sampling.noise import TEMPERATURE_RANGE
+from musicgen.sampling.part_requests import (
+    RolePrograms,
+    format_parts,
+    format_programs,
+    parse_parts,
+    parse_programs,
+)
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.song_form import parse_form
 from musicgen.typed_data import parse_decimal, parse_fraction, parse_integer, shorten
 
 MAX_BARS: Final = 512
+MAX_TEXT: Final = 300  # characters of a line-up
 MIN_TEMPO, MAX_TEMPO = 10, 1000  # quarter notes per minute
 MAX_PICKUP: Final = 64 * STEPS_PER_WHOLE  # steps: the longest bar
 MIN_COPY, MAX_COPY = 4, 1000  # notes: any two tunes share three; no tune has a thousand
@@ -50,6 +58,9 @@ class Option:
         remedy: how an error about the bounds goes on; "": the bounds themselves.
         page_range: lowest value, highest value and step of the page's control, where they are
             not the bounds of a whole number.
+        may_be_text: whether a value in JSON may be text although its usual type is a number.
+        is_repeatable: whether the option may be given several times on the command line.
+        is_file: whether the command line reads the value from a file; elsewhere it is its text.
         is_filter: whether the option only changes how an id is drawn from the distribution; every
             codec offers these.
     """
@@ -59,7 +70,7 @@ class Option:
     json_type: type[str | int | float]
     default: Any = None
     parser: Callable[[str], object] | None = None
-    formatter: Callable[[Any], str] | None = None
+    formatter: Callable[[Any], str | int] | None = None
     value_type: type | None = None
     metavar: str | None = None
     least: float | None = None
@@ -67,6 +78,9 @@ class Option:
     choices: tuple[str, ...] = ()
     remedy: str = ""
     page_range: tuple[float, float, float] | None = None
+    may_be_text: bool = False
+    is_repeatable: bool = False
+    is_file: bool = False
     is_filter: bool = False
 
     @property
@@ -101,6 +115,8 @@ class Option:
         """
         if self.choices and value not in self.choices:
             raise InvalidValue(f"{self.flag} {value!r}: choose {' or '.join(self.choices)}")
+        if self.value_type is not None and isinstance(value, self.value_type):
+            return  # checked when it was made
         if self.json_type is str or value is None or self.least is None or self.most is None:
             return
         if not isinstance(value, int | float) or not self.least <= value <= self.most:
@@ -114,6 +130,8 @@ class Option:
             return int | float | None
         if self.json_type is str and self.most is not None:
             return Annotated[str, Meta(max_length=int(self.most))] | None
+        if self.may_be_text:
+            return self.json_type | Annotated[str, Meta(max_length=MAX_TEXT)] | None
         return self.json_type | None
 
     @property
@@ -212,9 +230,25 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         name="program",
-        help="General MIDI instrument: 0 to 127, or a name (flute).",
-        json_type=int, parser=parse_program, metavar="NAME|N", least=0, most=len(PROGRAMS) - 1,
-        default=0, remedy=f"choose 0 to {len(PROGRAMS) - 1}, or a General MIDI name",
+        help="General MIDI instrument: 0 to 127, or a name (flute); of several parts, of the first"
+        " that is not of drums. bass=33 is the instrument of a role; may be given several times.",
+        json_type=int, parser=parse_programs, formatter=format_programs, value_type=RolePrograms,
+        may_be_text=True, is_repeatable=True, metavar="NAME|N|ROLE=N", least=0,
+        most=len(PROGRAMS) - 1, default=0,
+        remedy=f"choose 0 to {len(PROGRAMS) - 1}, or a General MIDI name",
+    ),
+    Option(
+        name="parts",
+        help="Parts by role, in this order: melody,bass,drums; also chords, pad and any. melody:73"
+        " also names the instrument.",
+        json_type=str, parser=parse_parts, formatter=format_parts, value_type=tuple,
+        metavar="ROLES", most=MAX_TEXT,
+    ),
+    Option(
+        name="parts_from",
+        help="A file whose parts the tune is to have: the same roles and instruments.",
+        json_type=str, parser=parse_parts, formatter=format_parts, value_type=tuple,
+        metavar="FILE", most=MAX_TEXT, is_file=True,
     ),
     Option(
         name="tempo",

@@ -20,6 +20,7 @@ from musicgen.errors import InvalidValue
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
+from musicgen.sampling.part_requests import PartRequest, PartRequests, RolePrograms
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form
 from musicgen.tokens.vocabulary import MEASURES
@@ -59,12 +60,14 @@ class SamplingOptions:
     range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI note numbers
     end: str = "any"  # last note: "any", "tonic" or "cadence"
     tempo: float | None = None  # quarter notes per minute
-    program: int = 0  # General MIDI, 0..127
+    program: int | RolePrograms = 0  # General MIDI, 0..127
     temperature: float = 0.8  # 1: the model's distribution unchanged
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     max_copy: int | None = None  # notes in a row that a training tune may have too
+    parts: PartRequests | None = None
+    parts_from: PartRequests | None = None  # the line-up of a file
     min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
 
     def __post_init__(self) -> None:
@@ -78,6 +81,7 @@ class SamplingOptions:
             )
         self._check_form()
         self._check_min_bars()
+        self._check_parts()
         _ = self.filters  # each checks its own value
 
     def _check_form(self) -> None:
@@ -99,6 +103,21 @@ class SamplingOptions:
                 f"min-bars {self.min_bars}: the tune has {self.heard_bars} bars, by --bars or"
                 " --form; leave one of them out"
             )
+
+    def _check_parts(self) -> None:
+        for name in ("parts", "parts_from"):
+            value = getattr(self, name)
+            if value is not None and not all(isinstance(part, PartRequest) for part in value):
+                raise InvalidValue(
+                    f"{name} {shorten(repr(value))}: write it as text, such as melody,bass,drums"
+                )
+        if self.parts is not None and self.parts_from is not None:
+            raise InvalidValue("parts and parts-from both name the parts; leave one of them out")
+
+    @property
+    def requested_parts(self) -> PartRequests | None:
+        """The requested line-up; None leaves it to the model."""
+        return self.parts if self.parts is not None else self.parts_from
 
     @property
     def layout(self) -> FormLayout | None:

@@ -123,7 +123,7 @@ def fit_score(
     if not target.rules.ids_of_kind("pitch"):
         raise InvalidValue(f"{name}: the model knows drums and no pitches; leave the primer out")
     _check_note_count(score, name)
-    score = _take_first_pass(score, changes)
+    score = select_first_pass(score, changes)
     score, choice_messages = take_melody(score, choice, name)
     changes += choice_messages
     meter = target.meter or score.meter
@@ -141,6 +141,12 @@ def fit_score(
     contents = _encode_bars(line, pickup, meter, key, target.rules, changes)
     return Primer(meter, key, normalise_rhythm(score.rhythm), score.qpm, contents,
                   line[-1].end, choice.part, choice.bars_text, tuple(changes))  # fmt: skip
+
+
+def check_primer_size(score: Score, name: str) -> None:
+    """Check the number of notes and bars of a score. Raises InvalidValue."""
+    _check_note_count(score, name)
+    _check_length(score, score.meter, name)
 
 
 def _check_note_count(score: Score, name: str) -> None:
@@ -169,7 +175,7 @@ def _check_bars(steps: int, meter: Meter, name: str, max_bars: int = MAX_PRIMER_
         )
 
 
-def _take_first_pass(score: Score, changes: list[str]) -> Score:
+def select_first_pass(score: Score, changes: list[str]) -> Score:
     """Return a score as it is heard at first, without repeats."""
     if not any(score.of("repeat_end")):
         return score
@@ -327,6 +333,16 @@ def _try_encode(line: Sequence[Note], pickup: int, meter: Meter, key: Key) -> Pr
         return None
     encoded = tuple((bar.opening[-1], bar.content) for bar in BarSplit.of(ids).bars)
     return (*encoded[:-1], (encoded[-1][0], _strip_trailing_rests(encoded[-1][1])))
+
+
+def strip_trailing_bars(bars: PrimerBars) -> PrimerBars:
+    """Leave out the bars after the last one that sounds."""
+    sounding = [
+        number
+        for number, (_, content) in enumerate(bars)
+        if any(MEASURES.events[id_].kind in ("pitch", "drum", "hold") for id_ in content)
+    ]
+    return bars[: sounding[-1] + 1] if sounding else ()
 
 
 def _strip_trailing_rests(content: tuple[int, ...]) -> tuple[int, ...]:

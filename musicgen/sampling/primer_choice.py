@@ -75,8 +75,13 @@ def take_melody(score: Score, choice: PrimerChoice, name: str) -> tuple[Score, l
     marks = tuple(mark for mark in score.marks if mark.kind != "chord")
     melody = replace(score, notes=Notes(columns), marks=marks, parts=(score.parts[part],))
     if choice.bars is not None:
-        melody = _take_bars(melody, score, choice.bars, name)
-        messages.append(f"bars {choice.bars_text} of it are taken")
+        melody = take_bars(melody, score, choice.bars, name)
+        first, last = choice.bars
+        messages.append(
+            f"bar {first} of it is taken"
+            if first == last
+            else f"bars {first}-{last} of it are taken"
+        )
     return melody, messages
 
 
@@ -141,8 +146,18 @@ def _iter_left_out(score: Score, part: int) -> Iterator[str]:
         yield f"{count} chord symbol{'s' * (count > 1)}"
 
 
-def _take_bars(melody: Score, score: Score, bars: tuple[int, int], name: str) -> Score:
-    """Return the bars of a melody whose numbers are in a range; a first pickup goes with bar 1."""
+def take_bars(melody: Score, score: Score, bars: tuple[int, int], name: str) -> Score:
+    """Return the bars of a melody whose numbers are in a range; a first pickup goes with bar 1.
+
+    Args:
+        melody: the notes to cut, of `score` or of a part of it.
+        score: has the bars.
+        bars: first and last.
+        name: of the primer, for messages.
+
+    Raises:
+        InvalidValue: there are no such bars, or no notes in them.
+    """
     written_bars = find_bars(score)
     numbers = number_bars(written_bars)
     first, last = bars

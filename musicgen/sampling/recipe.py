@@ -27,8 +27,9 @@ from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptions
 from musicgen.sampling.primer import Primer, PrimerTable
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.lineup import LINEUP_KINDS, measure_header
 from musicgen.tokens.song_form import FREE, THROUGH
-from musicgen.tokens.vocabulary import MEASURES, Event
+from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES, Event
 from musicgen.typed_data import decode_json, shorten
 
 REMARK_PREFIX: Final = "musicgen:recipe "  # prefix of each remark of a file that holds a part
@@ -37,6 +38,10 @@ _REMARK_LENGTH: Final = 3000  # characters of one remark
 _COMPRESSED_PREFIX: Final = "z:"  # a recipe that is compressed, where it is long
 _COMPRESS_ABOVE: Final = 1500
 _MOST_SEED: Final = 10**300
+_LINEUP_IDS: Final = {
+    MEASURES.names[id_]: id_ for kind in ("lineup", *LINEUP_KINDS) for id_ in MEASURES.ranges[kind]
+}
+_MOST_LINEUP_EVENTS: Final = 1 + MAX_PARTS * len(LINEUP_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,10 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class DrawnHeader:
-    """The header events of a tune, sampled or requested; None is to be sampled again."""
+    """The header events of a tune, sampled or requested; None is to be sampled again.
+
+    A tune with a line-up has no `parts`, but the names of the events of its line-up.
+    """
 
     meter: str | None
     mode: str | None
@@ -67,6 +75,7 @@ class DrawnHeader:
     parts: int | None
     tonic: str | None
     qpm: Annotated[int, Meta(gt=0, le=10**9)] | Annotated[float, Meta(gt=0, le=1e9)] | None
+    lineup: Annotated[tuple[str, ...], Meta(max_length=_MOST_LINEUP_EVENTS)] = ()
 
     def __post_init__(self) -> None:
         if self.tonic is not None:
@@ -74,21 +83,32 @@ class DrawnHeader:
         for kind, value in zip(HEADER_KINDS, self._values, strict=True):
             if value is not None and Event(kind, value) not in MEASURES.ids:
                 raise InvalidValue(f"{kind} {shorten(str(value))} is unknown")
+        for name in self.lineup:
+            if name not in _LINEUP_IDS:
+                raise InvalidValue(f"line-up: the event {shorten(name)!r} is unknown")
 
     @classmethod
     def of(cls, encoded: Encoded) -> DrawnHeader:
         """Return the header of encoded ids."""
-        events = [MEASURES.events[id_].value for id_ in encoded.ids[: len(HEADER_KINDS)]]
-        meter, mode, rhythm, parts = events
+        header = [MEASURES.events[id_] for id_ in encoded.ids[: measure_header(encoded.ids)]]
+        meter, mode, rhythm, parts = (event.value for event in header[: len(HEADER_KINDS)])
+        has_lineup = header[len(HEADER_KINDS) - 1].kind == "lineup"
+        lineup = tuple(map(str, header[len(HEADER_KINDS) - 1 :])) if has_lineup else ()
         setting = encoded.setting
-        return cls(str(meter), str(mode), str(rhythm), int(parts or 1), setting.tonic,
-                   setting.tempos[0][1])  # fmt: skip
+        return cls(str(meter), str(mode), str(rhythm), None if has_lineup else int(parts or 1),
+                   setting.tonic, setting.tempos[0][1], lineup)  # fmt: skip
 
     @property
     def header(self) -> tuple[int | None, ...]:
         """The ids of the header events; None is to be sampled."""
         pairs = zip(HEADER_KINDS, self._values, strict=True)
-        return tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+        ids = tuple(None if value is None else MEASURES.id(kind, value) for kind, value in pairs)
+        return (*ids[:-1], *(_LINEUP_IDS[name] for name in self.lineup)) if self.lineup else ids
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the header as JSON values, without a line-up where there is none."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values if self.lineup else {k: v for k, v in values.items() if k != "lineup"}
 
     @property
     def _values(self) -> tuple[str | int | None, ...]:
@@ -153,7 +173,7 @@ class GenerationRequest:
         if self.engine != "numpy":
             fields["engine"] = self.engine
         if self.drawn:
-            fields["drawn"] = {name: getattr(self.drawn, name) for name in DrawnHeader.__slots__}
+            fields["drawn"] = self.drawn.to_json()
         if self.primer:
             fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:
@@ -282,6 +302,9 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+_LINEUP_OPTIONS: Final = ("parts", "parts_from")
+
+
 def make_variant_request(
     request: GenerationRequest, changes: Mapping[str, Any], keep: KeptBars | None = None
 ) -> GenerationRequest:
@@ -301,7 +324,9 @@ def make_variant_request(
     options = replace(before, **_add_min_bars(changes, before))
     obstacle = "its primer" if request.primer else "its kept part" if keep or request.keep else ""
     fixed_names = (
-        ("meter", "bars", "min_bars", "form", "pickup") if keep or request.keep else ("meter",)
+        ("meter", "bars", "min_bars", "form", "pickup", *_LINEUP_OPTIONS)
+        if keep or request.keep
+        else ("meter",)
     )
     for name in fixed_names if obstacle else ():
         if getattr(options, name) != getattr(before, name):
@@ -311,6 +336,8 @@ def make_variant_request(
     drawn = request.drawn
     if drawn and (options.meter, options.rhythm) != (before.meter, before.rhythm):
         drawn = replace(drawn, meter=None, rhythm=None, qpm=None)
+    if drawn and any(getattr(options, name) != getattr(before, name) for name in _LINEUP_OPTIONS):
+        drawn = replace(drawn, parts=None, lineup=())
     if drawn and options.key is not None and options.key.mode != drawn.mode:
         drawn = replace(drawn, mode=None)
     return replace(request, options=options, drawn=drawn, keep=keep or request.keep)

@@ -18,23 +18,28 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
+from musicgen.music.dynamics import LEVEL_VELOCITIES
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import CompiledSampler, ForcedTokenSource, GenerationState
+from musicgen.sampling.lineup_rules import make_lineup_rules, make_parts
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
 from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
+from musicgen.sampling.part_requests import RolePrograms, get_default_program
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
 from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec, find_drum_parts, normalise_rhythm
 from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 from musicgen.typed_data import shorten
 
 _MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
+_PART_COUNTS: Final = ("parts", "lineup")
 _REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
 
@@ -47,6 +52,7 @@ class TuneStart:
     tempo: float | None = None  # quarter notes per minute, where the options have none
     title: str = ""
     forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
+    has_melody: bool = False  # whether the notes of the first part are given, which are pitches
 
 
 DEFAULT_START: Final = TuneStart()
@@ -112,6 +118,8 @@ class Sampler:
         """Start a tune: its header is drawn, and what follows from its key is settled."""
         compiled = self.get_compiled_sampler(options)
         rules = compiled.rules
+        if start.has_melody:
+            rules = replace(rules, first_part_is_pitched=True, _fitting_cache={}, _pickup_cache={})
         copies: list[ForcedTokenSource] = [ForcedRepeats()] if rules.layout else []
         forced_sources = [
             ForcedHeader(start.header),
@@ -129,7 +137,7 @@ class Sampler:
             self._make_copy_filter(options),
             header_cache=compiled.header_cache,
         )
-        while generation.walk.header_events_read < len(HEADER_KINDS):
+        while generation.walk.in_header:
             generation.step()
         if options.range is not None or options.end != "any":
             key = Key(
@@ -151,13 +159,15 @@ class Sampler:
         ids = tuple(generation.ids[1:])
         meter, mode, rhythm, _ = _read_header(ids)
         tonic = self._choose_tonic(ids, options, generation.noise, start)
-        parts = _make_parts(ids, options.program)
+        parts = _make_parts(ids, options)
+        levels = [description.level for description in read_lineup(ids)]
         setting = Setting(
             tonic=tonic,
-            title=start.title or _make_title(rhythm, Key(tonic, mode), generation.noise),
+            title=start.title or _make_title(rhythm, Key(tonic, mode), parts, generation.noise),
             tempos=((0, float(options.tempo or start.tempo or usual_qpm(rhythm, meter))),),
             parts=parts,
-            velocities=(DEFAULT_VELOCITY,) * len(parts),
+            velocities=tuple(int(LEVEL_VELOCITIES[level]) for level in levels)
+            or (DEFAULT_VELOCITY,) * len(parts),
         )
         return Encoded(ids, setting)
 
@@ -175,10 +185,11 @@ class Sampler:
             "meter": None if options.meter is None else str(options.meter),
             "mode": None if options.key is None else options.key.mode,
             "rhythm": None if options.rhythm is None else _parse_rhythm(options.rhythm),
-            "parts": 1 if MEASURES.id("parts", 1) in allowed else None,
         }
-        for kind in HEADER_KINDS:
-            allowed -= _find_unrequested_ids(kind, requested[kind], allowed)
+        for kind, value in requested.items():
+            allowed -= _find_unrequested_ids(kind, value, allowed)
+        lineup = make_lineup_rules(options, allowed)
+        allowed -= lineup.unwanted_ids
         allowed -= self._find_unreachable_modes(options, allowed)
         least = options.min_bars or 1
         fewest, most = (
@@ -187,8 +198,11 @@ class Sampler:
         layout = options.layout
         self._check_repeats(options, allowed)
         return Rules(
-            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup
-        )
+            frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup,
+            needs_pitches=options.end != "any",
+            first_part_is_pitched=options.max_copy is not None,
+            lineup=lineup.parts, families_by_role=lineup.families_by_role,
+        )  # fmt: skip
 
     @cached_property
     def _drawable_ids(self) -> frozenset[int]:
@@ -198,7 +212,8 @@ class Sampler:
     def _kind_counts(self) -> dict[str, int]:
         """Number of events in the training data, by header kind."""
         return {
-            kind: sum(i in self.seen_ids for i in MEASURES.ranges[kind]) for kind in HEADER_KINDS
+            kind: sum(i in self.seen_ids for name in names for i in MEASURES.ranges[name])
+            for kind, names in {**{k: (k,) for k in HEADER_KINDS}, "parts": _PART_COUNTS}.items()
         }
 
     def _make_copy_filter(self, options: SamplingOptions) -> CopyFilter | None:
@@ -218,7 +233,7 @@ class Sampler:
             kinds += ["ending", "ending_end", "key"]
             kinds += _REPEAT_KINDS if options.layout is None else ()
         if options.max_copy is not None:
-            kinds += ["voice", "part"]
+            kinds += ["voice", "part", "level"]
         return {id_ for kind in kinds for id_ in MEASURES.ranges[kind]}
 
     def _check_repeats(self, options: SamplingOptions, allowed: Collection[int]) -> None:
@@ -348,12 +363,16 @@ def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
     return frozenset(id_ for id_ in pitches if (id_ - MEASURES.id("pitch", 0)) % 12 == 0)
 
 
-def _make_parts(ids: Sequence[int], program: int) -> tuple[Part, ...]:
+def _make_parts(ids: Sequence[int], options: SamplingOptions) -> tuple[Part, ...]:
     """Return who plays: one melody, or as many voices as the model has drawn, or drums."""
+    if lineup := read_lineup(ids):
+        return make_parts(lineup, options)
     count, drums = int(_read_header(ids)[3]), find_drum_parts(ids)
     names = ["melody"] if count == 1 else [f"voice {number}" for number in range(1, count + 1)]
     return tuple(
-        Part("drums", is_drums=True) if number in drums else Part(name, program)
+        Part("drums", is_drums=True)
+        if number in drums
+        else Part(name, get_default_program(options.program))
         for number, name in enumerate(names)
     )
 
@@ -388,9 +407,12 @@ def _parse_rhythm(name: str) -> str:
     return normalised
 
 
-def _make_title(rhythm: str, key: Key, noise: Noise) -> str:
+def _make_title(rhythm: str, key: Key, parts: Sequence[Part], noise: Noise) -> str:
+    number = f"no. {noise.seed}-{noise.tune_number + 1}"
+    if parts and all(part.is_drums for part in parts):
+        return f"Drums, {number}"
     kind = rhythm.capitalize() if rhythm not in ("", "other") else "Tune"
-    return f"{kind} in {key}, no. {noise.seed}-{noise.tune_number + 1}"
+    return f"{kind} in {key}, {number}"
 
 
 DEFAULT_QPM: Final = 120.0
@@ -423,7 +445,7 @@ class GenericSampler:
         setting = Setting(
             title=f"{name}, no. {noise.seed}-{noise.tune_number + 1}",
             tempos=((0, float(options.tempo or DEFAULT_QPM)),),
-            parts=(Part("", options.program),),
+            parts=(Part("", _get_only_program(options)),),
         )
         return Encoded(tuple(self.draw_ids(options, noise, max_ids)), setting)
 
@@ -447,6 +469,15 @@ class GenericSampler:
     @cached_property
     def _hashes(self) -> npt.NDArray[np.uint64]:
         return hash_event_names(self.codec.vocabulary.names)
+
+
+def _get_only_program(options: SamplingOptions) -> int:
+    """Return the program of a piece of one part. Raises InvalidValue where roles are named."""
+    if isinstance(options.program, RolePrograms):
+        raise InvalidValue(
+            f"program {options.program}: the model writes one part, without roles; name one program"
+        )
+    return options.program
 
 
 def make_sampler(

@@ -14,7 +14,7 @@ import numpy as np
 
 from musicgen.checkpoint import FORMAT, WEIGHTS, load_one, publish, read_manifest
 from musicgen.corpus.sources import list_cards
-from musicgen.corpus.store import Dataset, EncodedTune
+from musicgen.corpus.store import Dataset, EncodedTune, select_as_written
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.similarity.note_index import (
@@ -51,12 +51,13 @@ def build_overlap_index(
     """
     if find_codec(dataset.codec).unit == "character":
         return None
-    if sum(tune.notes for tune in dataset.train) > MAX_NOTES:
+    training = _select_as_written(dataset.train)
+    if sum(tune.notes for tune in training) > MAX_NOTES:
         return None
     codec = restore_codec(dataset.codec, dataset.vocabulary, "the data set")
-    notes = _decode_notes(dataset.train, codec, jobs or os.cpu_count() or 1)
+    notes = _decode_notes(training, codec, jobs or os.cpu_count() or 1)
     group_numbers: dict[str, int] = {}
-    labels = list(_make_labels(dataset.train, group_numbers))
+    labels = list(_make_labels(training, group_numbers))
     previous_tunes = _iterate_previous_tunes(previous_index, len(group_numbers))
     note_index = NoteIndex.of([*zip(notes, labels, strict=True), *previous_tunes])
     if (
@@ -71,6 +72,12 @@ def build_overlap_index(
     longest = [receipt.longest.notes if receipt.longest else 0 for receipt in receipts]
     shares = [receipt.share for receipt in receipts]
     return OverlapIndex(note_index.with_reference_stats(longest, shares))
+
+
+def _select_as_written(tunes: Sequence[EncodedTune]) -> Sequence[EncodedTune]:
+    """Return each tune once; a tune in several orders of its parts has the same runs in each."""
+    has_orders = any(tune.order for tune in tunes)
+    return list(select_as_written(tunes)) if has_orders else tunes
 
 
 def add_index(folder: Path, dataset: Dataset) -> int:

@@ -31,7 +31,7 @@ from musicgen.similarity.note_index import (
     hash_durations,
     hash_interval,
 )
-from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
+from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
 MIN_LIMIT: Final = 4  # notes; every tune shares three with some other tune
@@ -158,11 +158,7 @@ class MelodyLine:
         """Follow the id that a grammar is about to take."""
         event = MEASURES.events[id_]
         position, self.count = self.count, self.count + 1
-        if (
-            grammar.header_events_read < len(HEADER_KINDS)
-            or grammar.duration is None
-            or grammar.voice != (0, 0)
-        ):
+        if grammar.in_header or grammar.duration is None or grammar.voice != (0, 0):
             return
         if event.kind == "hold":
             pitch, duration = self.notes[-1]
@@ -219,7 +215,7 @@ class CopyFilter:
             legal: the ids that the grammar allows.
             lookahead_notes: notes that are given after the current bar.
         """
-        if grammar.header_events_read < len(HEADER_KINDS) or not grammar.in_bar:
+        if grammar.in_header or not grammar.in_bar:
             return legal
         if grammar.duration is not None:
             allowed = self._filter_heads(grammar, legal, lookahead_notes)

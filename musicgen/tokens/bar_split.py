@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from musicgen.tokens.form_state import RANKS
-from musicgen.tokens.grammar import HEADER_KINDS
+from musicgen.tokens.level_writer import has_level_changes, restate_levels
+from musicgen.tokens.lineup import measure_header
 from musicgen.tokens.vocabulary import MEASURES
 
 BETWEEN_BAR_IDS: Final = frozenset(id_ for kind in RANKS for id_ in MEASURES.ranges[kind])
@@ -33,7 +34,8 @@ class BarSplit:
     @classmethod
     def of(cls, ids: Sequence[int]) -> BarSplit:
         """Split ids that a strict grammar allows."""
-        header, rest = ids[: len(HEADER_KINDS)], ids[len(HEADER_KINDS) :]
+        header_length = measure_header(ids)
+        header, rest = ids[:header_length], ids[header_length:]
         bars: list[BarIds] = []
         opening: list[int] = []
         content: list[int] = []
@@ -50,6 +52,19 @@ class BarSplit:
             bars.append(BarIds(tuple(opening), tuple(content), numbers.number_bar(opening[-1])))
             opening = []
         return cls(tuple(header), tuple(bars), tuple(opening))
+
+    def with_stated_levels(self) -> BarSplit:
+        """Return the tune with the level of each voice stated in each bar, where levels change.
+
+        So the notes of a bar have the same dynamics whatever stands before it.
+        """
+        ids = [*self.header]
+        bars: list[BarIds] = []
+        for bar in self.bars:
+            first = len(ids) + len(bar.opening)
+            ids += (*bar.opening, *bar.content)
+            bars.append(replace(bar, content=restate_levels(ids, first, len(ids))))
+        return replace(self, bars=tuple(bars)) if has_level_changes(ids) else self
 
     @property
     def bar_count(self) -> int:

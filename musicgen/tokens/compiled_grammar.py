@@ -28,7 +28,7 @@ import numpy.typing as npt
 from musicgen.music.arrays import BoolArray, IntArray
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.form_state import FormState
-from musicgen.tokens.grammar import DecisionContext, MeasuresGrammar
+from musicgen.tokens.grammar import LEVEL_RANK, DecisionContext, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
 _UNKNOWN: Final = -1  # a next state that is not compiled yet
@@ -99,7 +99,11 @@ class CompiledGrammar:
             ("is_done", bool, ()),
         )
         self.borders = GrowingTable(("mask", bool, row), ("position_id", np.uint64, ()))
-        self.tones = GrowingTable(("mask", bool, row))
+        self.is_level = np.isin(self.allowed_ids, MEASURES.ranges["level"])  # by column
+        self.tones = GrowingTable(
+            ("mask", bool, row),
+            ("after_level", np.int64, ()),  # row after a level of dynamics
+        )
         self.tones_after = GrowingTable(("tones", np.int64, row))  # by rules, after each id
         self.inner_grammars: list[MeasuresGrammar] = []  # by inner state
         self.outer_forms: list[FormState] = []  # by outer state
@@ -113,7 +117,7 @@ class CompiledGrammar:
         self._form_changes: dict[int, tuple[int, int, int]] = {}
         self._rules_by_key: dict[object, tuple[int, Rules]] = {}
         no_ids = np.zeros(len(self.allowed_ids), bool)
-        self.tones.add(no_ids)  # number 0: not after a note
+        self.tones.add(no_ids, 0)  # number 0: not after a note
         self._add_border(MeasuresGrammar(rules), no_ids)  # number 0: no border
 
     @cached_property
@@ -124,15 +128,21 @@ class CompiledGrammar:
     def locate(self, grammar: MeasuresGrammar) -> GrammarPosition:
         """Return the position of a grammar whose rules are these or narrower, and strict."""
         inner, outer = self._intern_inner(grammar), self._intern_outer(grammar.form)
-        last_tone = grammar.lowest_tone_id
-        tones = (
-            0 if last_tone is None else self.find_tones(inner, int(self.column_by_id[last_tone]))
-        )
+        tones = self._locate_tones(grammar, inner)
         border = self.find_border(inner, outer)
         return GrammarPosition(inner, outer, border, tones, grammar.form.bars_written)
 
-    def find_tones(self, inner: int, column: int) -> int:
-        """Return the row in `tones` after an id at an inner state."""
+    def _locate_tones(self, grammar: MeasuresGrammar, inner: int) -> int:
+        if grammar.lowest_tone_id is None:
+            return 0
+        tones = self.find_tones(inner, int(self.column_by_id[grammar.lowest_tone_id]), 0)
+        is_after_level = grammar.change_rank == LEVEL_RANK
+        return int(self.tones["after_level"][tones]) if is_after_level else tones
+
+    def find_tones(self, inner: int, column: int, tones: int) -> int:
+        """Return the row in `tones` after an id at an inner state; `tones` is that before it."""
+        if self.is_level[column]:
+            return int(self.tones["after_level"][tones])
         return int(self.tones_after["tones"][self.inner["rules"][inner], column])
 
     def find_border(self, inner: int, outer: int) -> int:
@@ -149,7 +159,7 @@ class CompiledGrammar:
     def follow(self, position: GrammarPosition, column: int) -> GrammarPosition:
         """Return the position after an id."""
         inner, outer, bars = self.step(position.inner, position.outer, position.border, column)
-        tones = self.find_tones(position.inner, column)
+        tones = self.find_tones(position.inner, column, position.tones)
         border = self.find_border(inner, outer)
         return GrammarPosition(inner, outer, border, tones, position.bar + bars)
 
@@ -219,7 +229,7 @@ class CompiledGrammar:
     # Numbering states
 
     def _intern_inner(self, grammar: MeasuresGrammar) -> int:
-        rules_number, rules = self._intern_rules(grammar.rules)
+        rules_number, rules = self._intern_rules(grammar)
         grammar.rules = grammar.form.rules = rules
         key = grammar.state_key()
         if key not in self._inner_by_key:
@@ -228,21 +238,26 @@ class CompiledGrammar:
                 self._state_after_bar[inner] = self._intern_inner(grammar.copy_after_bar())
         return self._inner_by_key[key]
 
-    def _intern_rules(self, rules: Rules) -> tuple[int, Rules]:
-        """Return the number of some rules, and the first equal rules."""
-        if rules.cache_key not in self._rules_by_key:
-            self._rules_by_key[rules.cache_key] = len(self._rules_by_key), rules
-            self.tones_after.add(self._compile_tones(rules))
-        return self._rules_by_key[rules.cache_key]
+    def _intern_rules(self, grammar: MeasuresGrammar) -> tuple[int, Rules]:
+        """Return the number of a grammar's rules, with or without a line-up, and equal rules."""
+        has_levels = grammar.lineup is not None and bool(grammar.rules.ids_of_kind("level"))
+        key = grammar.rules.cache_key, has_levels
+        if key not in self._rules_by_key:
+            self._rules_by_key[key] = len(self._rules_by_key), grammar.rules
+            self.tones_after.add(self._compile_tones(grammar.rules, has_levels=has_levels))
+        return self._rules_by_key[key]
 
-    def _compile_tones(self, rules: Rules) -> IntArray:
+    def _compile_tones(self, rules: Rules, *, has_levels: bool) -> IntArray:
         """Add the tones after each note under some rules; return their rows by column."""
         tones_by_column = np.zeros(len(self.allowed_ids), np.int64)
         grammar = MeasuresGrammar(rules)
         for id_ in (*rules.ids_of_kind("pitch"), *rules.ids_of_kind("drum")):
             grammar.lowest_tone_id = id_
-            mask = self._mask_of(grammar.chord_tone_ids())
-            tones_by_column[self.column_by_id[id_]] = self.tones.add(mask)
+            tone_ids = grammar.chord_tone_ids()
+            row = self.tones.add(self._mask_of(tone_ids), 0)
+            if has_levels and tone_ids:
+                row = self.tones.add(self._mask_of(tone_ids) | self.is_level, row)
+            tones_by_column[self.column_by_id[id_]] = row
         return tones_by_column
 
     def _add_inner(self, grammar: MeasuresGrammar, rules_number: int) -> int:

@@ -13,13 +13,22 @@ from musicgen.music.bars import PARTIAL_BAR_STEPS
 from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, TUPLETS, Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens.song_form import FormLayout
-from musicgen.tokens.vocabulary import MEASURES, Event, Value
+from musicgen.tokens.vocabulary import DRUM_KIT, MEASURES, Event, Value
 
 DEFAULT_MAX_BARS: Final = 64  # bars heard, if no number is given
+DRUM_KIT_ID: Final = MEASURES.id("family", DRUM_KIT)
 _UNBOUNDED: Final = 10**9
 _LONGEST_TUPLET: Final = max(tuplet.nominal for tuplet in TUPLETS)
-_REQUIRED_KINDS: Final = (("end",), ("mode",), ("rhythm",), ("parts",), ("bar",), ("duration",),
-                  ("pitch", "drum"))  # fmt: skip
+_REQUIRED_KINDS: Final = (("end",), ("mode",), ("rhythm",), ("parts", "lineup"), ("bar",),
+                  ("duration",), ("pitch", "drum"))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PartRule:
+    """What one part of a line-up may be: ids of its role and of its family; empty: any."""
+
+    role_ids: frozenset[int] = frozenset()
+    family_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +50,10 @@ class Rules:
     final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
     # whether only final pitches sound from the start of one on a beat to the end of the last bar
     requires_cadence: bool = False
+    lineup: tuple[PartRule, ...] = ()  # what each part of a line-up may be; (): anything
+    families_by_role: tuple[tuple[str, frozenset[int]], ...] = ()  # where a role has only some
+    needs_pitches: bool = False  # whether a line-up must have a part that is not of drums
+    first_part_is_pitched: bool = False  # and whether this is the first
     _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
     _pickup_cache: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -88,6 +101,22 @@ class Rules:
             kind: tuple(id_ for id_ in ids if id_ in self.allowed_ids)
             for kind, ids in MEASURES.ranges.items()
         }
+
+    @cached_property
+    def part_count_ids(self) -> tuple[int, ...]:
+        """The ids of the number of parts, without and with a line-up, ascending."""
+        return (*self.ids_of_kind("parts"), *self._lineup_ids)
+
+    @property
+    def _lineup_ids(self) -> tuple[int, ...]:
+        """The ids that open a line-up, if its parts can be described and played."""
+        families = set(self.ids_of_kind("family"))
+        can_play = (
+            not self.strict
+            or (DRUM_KIT_ID in families and self.ids_of_kind("drum"))
+            or (families - {DRUM_KIT_ID} and self.ids_of_kind("pitch"))
+        )
+        return self.ids_of_kind("lineup") if can_play and self.ids_of_kind("role") else ()
 
     @cached_property
     def can_repeat(self) -> bool:

@@ -16,9 +16,12 @@ from musicgen.music.durations import SHORTEST_WRITABLE, Tuplet
 from musicgen.music.theory import Meter
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.form_state import RANKS, FormState, create_form_state
+from musicgen.tokens.lineup import HEADER_LENGTH, LineupState
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 
-HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")
+HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")  # before the line-up, if there is one
+assert len(HEADER_KINDS) == HEADER_LENGTH
+LEVEL_RANK: Final = 5  # of `level` among the changes at one position
 
 
 OpenTuplet: TypeAlias = tuple[Tuplet, int, int]  # group, start step, nominal steps written
@@ -45,6 +48,7 @@ class MeasuresGrammar:
         self.is_done = False
         self.header_events_read = 0
         self.parts = 1
+        self.lineup: LineupState | None = None
         self.form: FormState = create_form_state(rules, 0)
         self.in_bar = False
         # steps of the bar; None in the first voice of an irregular bar
@@ -52,14 +56,15 @@ class MeasuresGrammar:
         self.beat_steps = 0  # steps per beat of the header's meter
         self.cursor = 0  # steps from the start of the bar, in the current voice
         self.voice = (0, 0)  # part, number in the part
-        self.change_rank = 0  # 1 after a key, 2 meter, 3 chord, 4 bass or no chord at this position
+        # at this position: 1 after a key, 2 meter, 3 chord, 4 bass or no chord, 5 level
+        self.change_rank = 0
         self.tuplet: OpenTuplet | None = None
         self.duration: int | None = None  # nominal steps; read, and its head follows
         self.lowest_tone_id: int | None = None  # further notes of the chord must have lower ids
         self.has_sounded = False
-        self.last_note_id: int | None = None  # of the first voice
+        self.last_note_id: int | None = None  # of the landing voice
         self.part_kinds: frozenset[tuple[int, str]] = frozenset()  # part, "pitch" or "drum"
-        # whether the first voice has had only final pitches since one started on a beat of the bar
+        # whether the landing voice has had only final pitches since one started on a beat
         self.is_on_cadence = False
         self.landing_ids: frozenset[int] | None = None  # pitches on which the bar must end
         self.is_given_last_bar = False  # whether the bar is the last, although others could follow
@@ -71,8 +76,9 @@ class MeasuresGrammar:
         """What is known at this position."""
         rules, form = self.rules, self.form
         has_bar_count = rules.min_bars == rules.max_bars
+        part = self.lineup.described if self.lineup and self.in_header else self.voice[0]
         return DecisionContext(
-            voice=self.voice[0] * MAX_VOICES + self.voice[1],
+            voice=part * MAX_VOICES + self.voice[1],
             bar=form.bars_written,
             position=self.cursor,
             bar_steps=(self.bar_length or 0) if self.in_bar else 0,
@@ -86,13 +92,28 @@ class MeasuresGrammar:
         """The name of what is drawn at this position."""
         if self.header_events_read < len(HEADER_KINDS):
             return HEADER_KINDS[self.header_events_read]
+        if self.lineup and self.in_header:
+            return self.lineup.decision
         if not self.in_bar:
             return f"between {self.form.rank}"
         if self.duration is not None:
             return "head"
+        after_level = " after level" if self.change_rank == LEVEL_RANK else ""
         if self.is_full:
-            return "done"
-        return f"value {self.change_rank}" if self.tuplet is None else "tuplet"
+            return f"done{after_level}"
+        return f"value {self.change_rank}" if self.tuplet is None else f"tuplet{after_level}"
+
+    @property
+    def in_header(self) -> bool:
+        """Whether the header is not complete."""
+        if self.header_events_read < len(HEADER_KINDS):
+            return True
+        return self.lineup is not None and not self.lineup.is_complete
+
+    @property
+    def landing_voice(self) -> tuple[int, int]:
+        """The voice that ends on a final pitch: the first one that is not of drums."""
+        return (self.lineup.first_pitched_part if self.lineup else 0, 0)
 
     def copy(self) -> MeasuresGrammar:
         """Return an independent copy."""
@@ -106,9 +127,9 @@ class MeasuresGrammar:
     @property
     def can_leave_bar(self) -> bool:
         """Whether the bar may end here, or the position is between bars."""
-        if self.is_done or self.header_events_read < len(HEADER_KINDS):
+        if self.is_done or self.in_header:
             return False
-        return not self.in_bar or (self.duration is None and self.is_full)
+        return not self.in_bar or self.is_bar_complete
 
     def state_key(self) -> tuple[object, ...]:
         """Return a key that is equal for equivalent positions in a bar, for any form.
@@ -118,7 +139,8 @@ class MeasuresGrammar:
         """
         final_ids = self.rules.final_pitch_ids
         state = vars(self) | {
-            "form": self.form.is_last_bar if final_ids and self.in_bar else None,
+            "header_events_read": self.header_events_read if self.in_header else None,
+            "form": self.form.is_last_bar if self.in_bar and self._depends_on_last_bar else None,
             "beat_steps": self.beat_steps if self.rules.requires_cadence else None,
             "lowest_tone_id": None,
             "last_note_id": (
@@ -131,6 +153,12 @@ class MeasuresGrammar:
             ),
         }
         return tuple(state.values())
+
+    @property
+    def _depends_on_last_bar(self) -> bool:
+        """Whether what may stand in a bar depends on whether it is the last."""
+        is_silent_band = not self.has_sounded and self.lineup is not None
+        return bool(self.rules.final_pitch_ids) or is_silent_band
 
     def copy_after_bar(self) -> MeasuresGrammar:
         """Return a copy that has left the current bar."""
@@ -154,24 +182,36 @@ class MeasuresGrammar:
         """Return the ids that may come next; none once the tune is done."""
         if self.is_done:
             return ()
-        if self.header_events_read < len(HEADER_KINDS):
-            kind = HEADER_KINDS[self.header_events_read]
-            return self.rules.meter_ids if kind == "meter" else self.rules.ids_of_kind(kind)
+        if self.in_header:
+            return self._header_ids()
         if not self.in_bar:
             return self._ids_between_bars()
         if self.duration is not None:
             return self._head_ids()
         if self.is_full:
-            return (
-                *self.chord_tone_ids(),
-                *self._voice_ids(),
-                *self._ids_between_bars(),
-                *self._irregular_bar_ids(),
-            )
+            return self._ids_in_full_bar()
         is_voice_empty = self.cursor == 0 and self.tuplet is None and self.change_rank == 0
-        may_skip_voice = is_voice_empty and self.voice[0] > 0 and self.voice[1] == 0
+        is_optional = self.voice[0] > 0 and self.voice[1] == 0 and not self.must_land
+        may_skip_voice = is_voice_empty and is_optional
         voice_ids = self._voice_ids(parts=False) if may_skip_voice else ()
         return self.chord_tone_ids() + self._value_ids() + voice_ids
+
+    def _header_ids(self) -> tuple[int, ...]:
+        """Return the ids that may come next in the header."""
+        if self.lineup is not None:
+            return self.lineup.legal_ids(self.rules)
+        kind = HEADER_KINDS[self.header_events_read]
+        if kind == "meter":
+            return self.rules.meter_ids
+        return self.rules.part_count_ids if kind == "parts" else self.rules.ids_of_kind(kind)
+
+    def _ids_in_full_bar(self) -> tuple[int, ...]:
+        """Return the ids that may follow where the current voice fills its bar."""
+        tones, irregular_ids = self.chord_tone_ids(), self._irregular_bar_ids()
+        if self.change_rank == LEVEL_RANK:
+            return tones + irregular_ids
+        levels = self._level_ids() if tones and not irregular_ids else ()
+        return (*tones, *levels, *self._voice_ids(), *self._ids_between_bars(), *irregular_ids)
 
     def _ids_between_bars(self) -> tuple[int, ...]:
         """Return the ids that may stand between two bars; not the end before a final pitch."""
@@ -183,9 +223,16 @@ class MeasuresGrammar:
     @property
     def _may_end_after_bar(self) -> bool:
         """Whether the notes of the bar are such that the tune may end with it."""
+        if self.rules.strict and not self.has_sounded:
+            return False
         if self.rules.requires_cadence:
             return self.is_on_cadence
         return not self.rules.final_pitch_ids or self.last_note_id in self.rules.final_pitch_ids
+
+    @property
+    def is_bar_complete(self) -> bool:
+        """Whether the bar may end after the last id."""
+        return self.duration is None and self.is_full and self.change_rank != LEVEL_RANK
 
     @property
     def is_full(self) -> bool:
@@ -205,15 +252,24 @@ class MeasuresGrammar:
         """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
         heads = tuple(id_ for kind in self._note_kinds() for id_ in rules.ids_of_kind(kind))
-        if self.has_sounded or not rules.strict:
+        if self.has_sounded or not rules.strict or self._may_rest_before_first_note:
             heads += rules.ids_of_kind("rest")
         if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
             heads += rules.ids_of_kind("hold")
         return self._keep_landing_heads(heads)
 
+    @property
+    def _may_rest_before_first_note(self) -> bool:
+        """Whether a rest may open the tune: in a band whose other parts start, not in its end."""
+        if self.lineup is None or self.lineup.part_count == 1:
+            return False
+        return not (self.is_given_last_bar or self.form.is_last_bar)
+
     def _note_kinds(self) -> tuple[str, ...]:
         """Return the kinds of note that the current part may have."""
         rules, part = self.rules, self.voice[0]
+        if self.lineup is not None:
+            return ("drum",) if part in self.lineup.drum_parts else ("pitch",)
         if rules.drum_parts is not None:
             return ("drum",) if part in rules.drum_parts else ("pitch",)
         kinds = tuple(kind for number, kind in self.part_kinds if number == part)
@@ -227,11 +283,12 @@ class MeasuresGrammar:
             return self._keep_cadence_heads(heads)
         if not self.is_filling_bar or not self.must_land:
             return heads
-        rules, landing_ids = self.rules, self.landing_ids or self.rules.final_pitch_ids
+        rules, given_ids = self.rules, self._given_landing_ids
+        landing_ids = given_ids or rules.final_pitch_ids
         allowed = set(landing_ids)
         if self.last_note_id in landing_ids:
             allowed.update(rules.ids_of_kind("hold"))
-            allowed.update(() if self.landing_ids else rules.ids_of_kind("rest"))
+            allowed.update(() if given_ids else rules.ids_of_kind("rest"))
         return tuple(id_ for id_ in heads if id_ in allowed)
 
     def _keep_cadence_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
@@ -269,21 +326,34 @@ class MeasuresGrammar:
     @property
     def must_reach_cadence(self) -> bool:
         """Whether the current bar must end with a final pitch that starts on a beat."""
-        return self.rules.requires_cadence and not self.landing_ids and self.must_land
+        return self.rules.requires_cadence and not self._given_landing_ids and self.must_land
+
+    @property
+    def _given_landing_ids(self) -> frozenset[int]:
+        """The notes on which the bar must end in the current voice, to lead into given bars."""
+        return self.landing_ids or frozenset() if self.voice == (0, 0) else frozenset()
 
     @property
     def must_land(self) -> bool:
         """Whether the current bar must end on certain notes: `landing_ids`, or a final pitch."""
-        if not self.in_bar or self.voice != (0, 0):
+        if not self.in_bar:
             return False
-        return bool(self.landing_ids) or (
-            bool(self.rules.final_pitch_ids) and (self.is_given_last_bar or self.form.is_last_bar)
+        if self._given_landing_ids:
+            return True
+        return self.voice == self.landing_voice and self._is_final_bar
+
+    @property
+    def _is_final_bar(self) -> bool:
+        """Whether the tune ends with the current bar, on a final pitch."""
+        return bool(self.rules.final_pitch_ids) and (
+            self.is_given_last_bar or self.form.is_last_bar
         )
 
     @property
     def is_filling_bar(self) -> bool:
-        """Whether the pending duration fills the bar, in its first voice."""
-        return self.voice == (0, 0) and self._duration_end() == self.bar_length
+        """Whether the pending duration fills the bar, in its first or in its landing voice."""
+        is_landing = self.voice in ((0, 0), self.landing_voice)
+        return is_landing and self._duration_end() == self.bar_length
 
     @property
     def duration_steps(self) -> int:
@@ -326,7 +396,13 @@ class MeasuresGrammar:
         else:
             gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
             value_ids = self.rules.fitting_value_ids(gap_steps)
-        return self._change_ids() + self._keep_cadence_values(value_ids)
+        return self._change_ids() + self._level_ids() + self._keep_cadence_values(value_ids)
+
+    def _level_ids(self) -> tuple[int, ...]:
+        """Return the levels of dynamics that the next notes may have; () without a line-up."""
+        if self.lineup is None or self.change_rank == LEVEL_RANK:
+            return ()
+        return self.rules.ids_of_kind("level")
 
     def _change_ids(self) -> tuple[int, ...]:
         """Return the key, meter and chord events inside a bar, in the first voice."""
@@ -344,9 +420,17 @@ class MeasuresGrammar:
     def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
         """Return the ids that open a further voice of the bar."""
         part, number = self.voice
-        part_ids = MEASURES.ranges["part"][part + 1 : self.parts if parts else 0]
+        stop = self.landing_voice[0] + 1 if self._must_open_landing_voice else self.parts
+        part_ids = MEASURES.ranges["part"][part + 1 : stop if parts else 0]
         voice_ids = MEASURES.ranges["voice"][number:]
         return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
+
+    @property
+    def _must_open_landing_voice(self) -> bool:
+        """Whether the last bar still lacks the voice that ends on a final pitch."""
+        if self.voice >= self.landing_voice or not self._is_final_bar:
+            return False
+        return not self._may_end_after_bar
 
     # Taking an id
 
@@ -354,18 +438,19 @@ class MeasuresGrammar:
         """Advance by a legal id."""
         event = MEASURES.events[id_]
         kind, value = event.kind, event.value
-        if self.header_events_read < len(HEADER_KINDS):
+        if self.in_header:
             self._take_header(kind, value)
         elif not self.changes_form(id_):
             getattr(self, "_take_" + kind)(value)
-            self.lowest_tone_id = id_ if kind in ("pitch", "drum") else None
+            if kind != "level":  # a further note of the chord may have another level
+                self.lowest_tone_id = id_ if kind in ("pitch", "drum") else None
         else:
             self._take_between(kind, value)
 
     def changes_form(self, id_: int) -> bool:
         """Tell whether a legal id changes the form: the header's meter, or an id between bars."""
         kind = MEASURES.events[id_].kind
-        if self.header_events_read < len(HEADER_KINDS):
+        if self.in_header:
             return kind == "meter"
         return not (kind in _IN_BAR_KINDS or (kind in ("key", "meter") and self._is_inside_bar()))
 
@@ -378,12 +463,15 @@ class MeasuresGrammar:
 
     def _take_header(self, kind: str, value: int | str | None) -> None:
         self.header_events_read += 1
-        if kind == "meter":
+        if self.lineup is not None:
+            self.lineup = self.lineup.take(kind, value)
+        elif kind == "meter":
             meter = Meter.parse(str(value))
             self.form = create_form_state(self.rules, meter.steps)
             self.beat_steps = meter.beat_steps
-        elif kind == "parts" and isinstance(value, int):
+        elif kind in ("parts", "lineup") and isinstance(value, int):
             self.parts = value
+            self.lineup = LineupState(value) if kind == "lineup" else None
 
     def _take_between(self, kind: str, value: int | str | None) -> None:
         self._leave_bar()
@@ -442,6 +530,9 @@ class MeasuresGrammar:
     def _take_bass(self, _: int) -> None:
         self.change_rank = 4
 
+    def _take_level(self, _: int) -> None:
+        self.change_rank = LEVEL_RANK
+
     def _take_tuplet(self, value: str) -> None:
         self.tuplet = _open_tuplet(value, self.cursor)
 
@@ -465,18 +556,19 @@ class MeasuresGrammar:
 
     def _add_note(self, kind: str, value: int) -> None:
         if self.duration is not None:
-            if self.voice == (0, 0):
+            if self.voice == self.landing_voice:
                 self.last_note_id = MEASURES.ids.get(Event(kind, value))
             self._follow_cadence(self.last_note_id)
             self._advance()
-        if self.rules.chooses_drums:
+        self.change_rank = 0
+        if self.rules.chooses_drums and self.lineup is None:
             self.part_kinds |= {(self.voice[0], kind)}
         self.has_sounded = True
         self.sound_ends[self.voice] = (self.form.bars_written, self.cursor)
 
     def _follow_cadence(self, note_id: int | None) -> None:
         """Note whether a cadence lasts, or starts, with a note or a rest at the cursor."""
-        if self.rules.requires_cadence and self.voice == (0, 0):
+        if self.rules.requires_cadence and self.voice == self.landing_voice:
             is_on_beat = self.cursor % self.beat_steps == 0
             self.is_on_cadence = note_id in self.rules.final_pitch_ids and (
                 self.is_on_cadence or is_on_beat
@@ -493,5 +585,5 @@ def _open_tuplet(value: str, position: int) -> OpenTuplet:
 
 
 _IN_BAR_KINDS: Final = frozenset(
-    "part voice chord no_chord bass tuplet duration rest hold pitch drum".split()
+    "part voice chord no_chord bass level tuplet duration rest hold pitch drum".split()
 )

@@ -6,21 +6,27 @@ are exact inverses on canonical scores; `decode` accepts any ids and counts thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
 from musicgen import formats
 from musicgen.errors import Refusal
-from musicgen.music.arrays import IntArray, ragged_arange
 from musicgen.music.bars import Bar, find_bars
-from musicgen.music.durations import PLAIN_DURATIONS, SHORTEST_WRITABLE, Tuplet, notate_segments
-from musicgen.music.score import DEFAULT_VELOCITY, Ending, Mark, Note, Score
+from musicgen.music.durations import Tuplet
+from musicgen.music.dynamics import (
+    LEVEL_VELOCITIES,
+    find_default_velocities,
+    find_level,
+    has_dynamics,
+)
+from musicgen.music.general_midi import find_family
+from musicgen.music.score import Ending, Mark, Note, Part, Score
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.voices import BarVoices, Chords, Segments, cut_into_segments
+from musicgen.music.voices import BarVoices, Chords, cut_into_segments
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
@@ -31,22 +37,31 @@ from musicgen.tokens.codec import (
 )
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar, OpenTuplet
-from musicgen.tokens.vocabulary import MEASURES, RHYTHM_ALIASES, RHYTHMS, Event, Value
+from musicgen.tokens.level_writer import find_level_changes
+from musicgen.tokens.lineup import LineupState, iter_lineup_events, read_lineup
+from musicgen.tokens.segment_writer import SegmentWriter
+from musicgen.tokens.vocabulary import (
+    DRUM_KIT,
+    MAX_PARTS,
+    MEASURES,
+    RHYTHM_ALIASES,
+    RHYTHMS,
+    Event,
+    Value,
+)
 
 _CHANGES = ("key", "meter", "chord")
 
 
 def extract_setting(score: Score) -> Setting:
     """Collect the properties that the ids of a canonical score leave out."""
-    velocities = np.full(len(score.parts), DEFAULT_VELOCITY)
-    velocities[score.columns[4]] = score.columns[3]
     return Setting(
         tonic=score.key.tonic,
         title=score.title,
         rhythm=score.rhythm,
         tempos=tuple((mark.onset, float(mark.value)) for mark in score.of("tempo")),
         parts=score.parts,
-        velocities=tuple(velocities.tolist()),
+        velocities=tuple(find_default_velocities(score.columns, len(score.parts)).tolist()),
     )
 
 
@@ -67,12 +82,13 @@ class MeasuresCodec(ScoreCodec):
     def encode(self, score: Score) -> Encoded:
         """Encode the canonical form of a score. Raises Refusal for music without an event.
 
+        The canonical form is that with dynamics, `Score.canonical_with_dynamics`.
         Of notes of equal part, onset and pitch, all but one are counted as lost.
         """
         lost = count_doubled_notes(score)
-        score = score.canonical()
+        score = score.canonical_with_dynamics()
         setting = extract_setting(score)
-        return Encoded(tuple(_MeasuresEncoder(score, setting.tonic_pitch).ids()), setting, lost)
+        return Encoded(tuple(_MeasuresEncoder(score, setting).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
         """Decode ids to a canonical score; count the ids that could not be used."""
@@ -96,7 +112,10 @@ def _permissive_rules(drum_parts: frozenset[int]) -> Rules:
 
 
 def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
-    """Return the numbers of the parts that contain drum events."""
+    """Return the numbers of the parts of drums: by the line-up, or by the drum events."""
+    ids = tuple(ids)
+    if lineup := read_lineup(ids):
+        return frozenset(number for number, part in enumerate(lineup) if part.is_drums)
     part, drum_parts = 0, set()
     for id_ in ids:
         event = MEASURES.event(id_)
@@ -109,9 +128,6 @@ def find_drum_parts(ids: Iterable[int]) -> frozenset[int]:
     return frozenset(drum_parts)
 
 
-Ids: TypeAlias = tuple[int, ...]
-
-
 @lru_cache(maxsize=4096)
 def _event_id(kind: str, value: Value = None) -> int:
     """Return the id of an event. Raises Refusal if there is no such event."""
@@ -122,26 +138,15 @@ def _event_id(kind: str, value: Value = None) -> int:
 
 
 _BAR: Final = _event_id("bar")
-_REST: Final = _event_id("rest")
-_HOLD: Final = _event_id("hold")
-_LONGEST: Final = PLAIN_DURATIONS[-1]
-# By length in steps: the id of the plain duration; 0 if it needs ties or tuplets, or is longer
-_PLAIN_DURATION_IDS: Final = np.array(
-    [
-        _event_id("duration", steps)
-        if steps in PLAIN_DURATIONS and steps % SHORTEST_WRITABLE == 0
-        else 0
-        for steps in range(_LONGEST + 2)
-    ]
-)
 
 
 class _MeasuresEncoder:
     """Encodes a canonical score."""
 
-    def __init__(self, score: Score, tonic_pitch: int) -> None:
+    def __init__(self, score: Score, setting: Setting) -> None:
         self.score = score
-        self.tonic_pitch = tonic_pitch
+        self.setting = setting
+        self.tonic_pitch = setting.tonic_pitch
         self.bars = find_bars(score)
         self.marks: dict[int, list[Mark]] = {}  # by step, without bar lines
         for mark in score.marks:
@@ -155,27 +160,39 @@ class _MeasuresEncoder:
             _event_id("meter", str(self.score.meter)),
             _event_id("mode", self.score.key.mode),
             _event_id("rhythm", normalise_rhythm(self.score.rhythm)),
-            _event_id("parts", len(self.score.parts)),
+            *self.lineup_ids(),
         ]
         if self.bars:
             self.write_bars(ids)
         ids.append(_event_id("end"))
         return ids
 
+    def lineup_ids(self) -> Iterator[int]:
+        """Yield the number of parts, and the description of each part where one is needed."""
+        parts = self.score.parts
+        if len(parts) > MAX_PARTS:
+            raise Refusal(
+                f"it has {len(parts)} parts, and at most {MAX_PARTS} can be written; the tune was"
+                " left out",
+                code="no-event",
+            )
+        if not has_dynamics(self.score.columns) and not _needs_lineup(parts):
+            yield _event_id("parts", len(parts))
+            return
+        yield _event_id("lineup", len(parts))
+        for kind, value in iter_lineup_events(parts, self.setting.velocities):
+            yield _event_id(kind, value)
+
     def write_bars(self, output: list[int]) -> None:
         """Append all bars: the first voice of part 0 always, other voices where they sound."""
-        chords = Chords.of(self.score.columns)
         changes = [
             step
             for step, marks in self.marks.items()
             if step < self.score.end and _is_change(marks)
         ]
-        lines, segments = cut_into_segments(chords, self.bars, changes)
-        plain = self.encode_plain_segments(chords, segments)
-        irregular_lines = self.encode_irregular_lines(lines, segments, plain, changes)
-        ids, firsts = plain.ids.tolist(), plain.firsts.tolist()
+        lines, (ids, firsts) = self.encode_lines(changes)
         current_part = 0
-        for line, (bar, part, voice, first, stop) in enumerate(lines.rows()):
+        for bar, part, voice, first, stop in lines.rows():
             if not part and not voice:
                 self.write_bar_line(output, bar)
                 current_part = 0
@@ -184,90 +201,41 @@ class _MeasuresEncoder:
                 output.append(_event_id("part", part))
             if voice:
                 output.append(_event_id("voice", voice))
-            output += (
-                irregular_lines[line]
-                if line in irregular_lines
-                else ids[firsts[first] : firsts[stop]]
-            )
+            output += ids[firsts[first] : firsts[stop]]
         output += self.closing_ids(self.bars[-1])
 
-    def encode_plain_segments(self, chords: Chords, segments: Segments) -> _PlainSegments:
-        """Encode each segment as one duration and its head."""
+    def encode_lines(self, changes: Sequence[int]) -> tuple[BarVoices, tuple[list[int], list[int]]]:
+        """Encode all lines, without what opens them.
+
+        Args:
+            changes: steps at which key, meter or chord symbol change.
+
+        Returns:
+            The lines; the ids of all segments, and the index of the first id of each segment.
+        """
+        columns = self.score.columns
+        chords = Chords.of(columns)
+        voices = chords.assign_voices()
+        lines, segments = cut_into_segments(chords, voices, self.bars, changes)
         first_ids = [
             _event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
             for part in self.score.parts
         ]
-        # Two entries follow those of the chords, so that indexes REST = -2 and HOLD = -1 find them.
-        sizes = np.append(np.diff(chords.pitch_starts), [1, 1])
-        firsts = np.append(chords.pitch_starts, len(chords.pitches) + 1)
-        pitches = chords.pitches + np.repeat(np.array(first_ids)[chords.parts], sizes[:-2])
-        return _PlainSegments.of(
-            _PLAIN_DURATION_IDS[np.minimum(segments.lengths, _LONGEST + 1)],
-            np.append(pitches, [_REST, _HOLD]),
-            firsts[segments.sounds],
-            sizes[segments.sounds],
-        )
-
-    def encode_irregular_lines(
-        self, lines: BarVoices, segments: Segments, plain: _PlainSegments, steps: Sequence[int]
-    ) -> dict[int, list[int]]:
-        """Encode the lines that need ties or tuplets, or inside which something changes.
-
-        Args:
-            lines: of the tune.
-            segments: of the lines.
-            plain: the segments as single durations.
-            steps: at which key, meter or chord symbol change.
-
-        Returns:
-            The ids by line.
-        """
-        changed_segments = np.searchsorted(segments.starts, steps).tolist()
-        change_by_segment = {
-            segment: step
-            for segment, step in zip(changed_segments, steps, strict=True)
-            if segments.offsets[segment]  # changes at the start of a bar belong to its opening
-        }
-        is_irregular = plain.duration_ids == 0
-        is_irregular[list(change_by_segment)] = True
-        irregular_counts = np.append(0, np.cumsum(is_irregular))
-        has_irregular = irregular_counts[lines.stops] > irregular_counts[lines.firsts]
-        ids_by_line = {}
-        for line in np.flatnonzero(has_irregular).tolist():
-            first, stop = int(lines.firsts[line]), int(lines.stops[line])
-            offsets = (*segments.offsets[first:stop].tolist(), int(segments.bar_steps[first]))
-            ids_by_line[line] = list(
-                self.iter_segment_ids(offsets, first, plain, change_by_segment)
-            )
-        return ids_by_line
-
-    def iter_segment_ids(
-        self, offsets: Ids, first: int, plain: _PlainSegments, change_by_segment: Mapping[int, int]
-    ) -> Iterator[int]:
-        """Yield the ids of segments that fill a bar; tied values are holds.
-
-        Args:
-            offsets: steps in the bar at which segments start, and the end of the bar.
-            first: number of the first segment.
-            plain: the segments as single durations.
-            change_by_segment: the step of the marks that change at a segment.
-        """
-        previous = -1
-        for segment, value_ids in _notate(offsets):
-            head = plain.head(first + segment)
-            if segment == previous and head != [_REST]:
-                head = [_HOLD]
-            elif segment != previous and first + segment in change_by_segment:
-                yield from self.change_ids(change_by_segment[first + segment], _CHANGES)
-            yield from value_ids
-            yield from head
-            previous = segment
+        levels = find_level_changes(columns, chords, voices, self.setting.velocities)
+        writer = SegmentWriter.of(segments, chords, np.array(first_ids), levels)
+        writer.notate_lines(lines)
+        for segment, step in zip(
+            np.searchsorted(segments.starts, changes).tolist(), changes, strict=True
+        ):
+            if segments.offsets[segment]:  # changes at the start of a bar belong to its opening
+                writer.insert_before(segment, list(self.change_ids(step, _CHANGES)))
+        return lines, writer.join()
 
     def write_bar_line(self, output: list[int], number: int) -> None:
         """Append the ids between a bar and the bar before it."""
-        if number:
-            output += self.closing_ids(self.bars[number - 1])
         bar = self.bars[number]
+        if number and (bar.start in self.marks or bar.start in self.ending_ends):
+            output += self.closing_ids(self.bars[number - 1])
         if bar.kind == "full" and bar.start not in self.marks:
             output.append(_BAR)
         else:
@@ -307,54 +275,15 @@ class _MeasuresEncoder:
             yield _event_id("ending_end")
 
 
+def _needs_lineup(parts: Sequence[Part]) -> bool:
+    """Return whether the header must say what the parts are: not for alike, nameless voices."""
+    if any(part.is_drums for part in parts):
+        return True
+    return len(parts) > 1 and any(part.role or part.program for part in parts)
+
+
 def _is_change(marks: Iterable[Mark]) -> bool:
     return any(mark.kind in _CHANGES for mark in marks)
-
-
-@dataclass(frozen=True, eq=False)
-class _PlainSegments:
-    """Segments as ids: a single duration, or 0 if one is not enough, then the head."""
-
-    duration_ids: IntArray  # (segment,)
-    ids: IntArray  # (id,) of all segments
-    firsts: IntArray  # (segment + 1,) index of the first id of each segment, and the number of ids
-
-    @classmethod
-    def of(
-        cls, duration_ids: IntArray, heads: IntArray, sources: IntArray, sizes: IntArray
-    ) -> _PlainSegments:
-        """Concatenate the ids of segments.
-
-        Args:
-            duration_ids: (segment,) int64.
-            heads: (head,) int64 ids of notes, rests and holds.
-            sources: (segment,) int64 index of the first head of each segment.
-            sizes: (segment,) int64 number of heads of each segment.
-        """
-        firsts = np.append(0, np.cumsum(sizes + 1))
-        ids = np.empty(firsts[-1], dtype=np.int64)
-        is_head = np.ones(len(ids), dtype=bool)
-        is_head[firsts[:-1]] = False
-        ids[firsts[:-1]] = duration_ids
-        ids[is_head] = heads[np.repeat(sources, sizes) + ragged_arange(sizes)]
-        return cls(duration_ids, ids, firsts)
-
-    def head(self, segment: int) -> list[int]:
-        """Return the ids of a segment's notes, rest or hold."""
-        ids: list[int] = self.ids[self.firsts[segment] + 1 : self.firsts[segment + 1]].tolist()
-        return ids
-
-
-@lru_cache(maxsize=4096)
-def _notate(offsets: Ids) -> tuple[tuple[int, Ids], ...]:
-    """Return the values that notate segments: number of the segment, tuplet and duration ids."""
-    values: list[tuple[int, Ids]] = []
-    for value in notate_segments(offsets):
-        ids = [MEASURES.id("duration", value.nominal)]
-        if tuplet := value.opened_tuplet:
-            ids.insert(0, MEASURES.id("tuplet", f"{tuplet.p} {tuplet.q} {tuplet.unit}"))
-        values.append((value.segment, tuple(ids)))
-    return tuple(values)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
@@ -375,6 +304,7 @@ class SoundingChord:
     onset: int  # step
     end: int  # step
     pitches: list[int]  # MIDI note numbers, descending
+    velocities: list[int]  # MIDI velocity of each pitch
 
 
 def trace_chords(
@@ -410,6 +340,8 @@ class _MeasuresDecoder:
         self.tuplet: OpenTuplet | None = None
         self.last_chord: SoundingChord | None = None  # further pitches are added to it
         self.chord_by_voice: dict[tuple[int, int], SoundingChord] = {}  # the last of each voice
+        self.velocity_by_voice: dict[tuple[int, int], int] = {}  # where it is not the part's
+        self.lineup: LineupState | None = None
         self.open_ending: tuple[int, tuple[int, ...]] | None = None  # start step, passes
 
     def take(self, event: Event) -> None:
@@ -424,20 +356,14 @@ class _MeasuresDecoder:
         self.close_ending()
         self.marks.append(Mark(0, "key", Key(self.setting.tonic, self.mode)))
         notes = [
-            Note(
-                chord.onset,
-                pitch,
-                chord.end - chord.onset,
-                self.setting.velocities[chord.part],
-                chord.part,
-            )
+            Note(chord.onset, pitch, chord.end - chord.onset, velocity, chord.part)
             for chord in self.chords
-            for pitch in chord.pitches
+            for pitch, velocity in zip(chord.pitches, chord.velocities, strict=True)
         ]
         score = Score(
             tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
         )
-        return Decoded(score.canonical(), self.dropped)
+        return Decoded(score.canonical_with_dynamics(), self.dropped)
 
     @property
     def current_step(self) -> int:
@@ -492,6 +418,44 @@ class _MeasuresDecoder:
 
     def take_parts(self, value: int) -> bool:
         return not self.current_step and value == len(self.setting.parts)
+
+    def take_lineup(self, value: int) -> bool:
+        is_first = not self.current_step and self.lineup is None
+        self.lineup = LineupState(value) if is_first else self.lineup
+        return is_first and value == len(self.setting.parts)
+
+    def take_role(self, value: str) -> bool:
+        return self.describe_part("role", value) and self.described_part.role == value
+
+    def take_given(self, _: None) -> bool:
+        return self.describe_part("given", None)
+
+    def take_family(self, value: str) -> bool:
+        part = self.described_part
+        family = DRUM_KIT if part.is_drums else find_family(part.program)
+        return self.describe_part("family", value) and family == value
+
+    @property
+    def described_part(self) -> Part:
+        """The part that the line-up describes next."""
+        number = self.lineup.described if self.lineup else 0
+        return self.setting.parts[min(number, len(self.setting.parts) - 1)]
+
+    def describe_part(self, kind: str, value: Value) -> bool:
+        """Advance the line-up; return whether a part was left to describe."""
+        if self.lineup is None or self.lineup.is_complete or self.in_bar:
+            return False
+        self.lineup = self.lineup.take(kind, value)
+        return True
+
+    def take_level(self, value: int) -> bool:
+        if not self.in_bar:
+            return self.describe_part("level", value)
+        default = self.setting.velocities[self.voice[0]]
+        is_default = find_level(default) == value
+        velocity = default if is_default else int(LEVEL_VELOCITIES[value])
+        self.velocity_by_voice[self.voice] = velocity
+        return True
 
     def take_repeat_start(self, _: None) -> bool:
         self.end_held_chords()
@@ -609,14 +573,20 @@ class _MeasuresDecoder:
             if self.last_chord is None or pitch >= self.last_chord.pitches[-1]:
                 return False
             self.last_chord.pitches.append(pitch)
+            self.last_chord.velocities.append(self.current_velocity)
             return True
         span = self.advance()
         if span is None:
             return False
-        self.last_chord = SoundingChord(self.voice[0], *span, [pitch])
+        self.last_chord = SoundingChord(self.voice[0], *span, [pitch], [self.current_velocity])
         self.chord_by_voice[self.voice] = self.last_chord
         self.chords.append(self.last_chord)
         return True
+
+    @property
+    def current_velocity(self) -> int:
+        """The MIDI velocity of the next note of the voice."""
+        return self.velocity_by_voice.get(self.voice, self.setting.velocities[self.voice[0]])
 
     def advance(self) -> tuple[int, int] | None:
         """Consume the pending duration; return its first step and its end, None if it is empty."""

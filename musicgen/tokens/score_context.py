@@ -15,6 +15,9 @@ lag n      the id + 1 that stood at the same place n bars ago; 0 if none did
 match n    for how long the ids have been those of n bars ago: in events, then in whole bars
 =========  =========================================================================================
 
+The fields of the vertical context follow: what the parts and voices written earlier in the bar do
+at the position (`tokens/vertical_context.py`). They are computed only where a model reads them.
+
 A place is a voice, a position, a kind of decision, and how many ids the tune has there already.
 Bars are counted as `FormState` counts them: an irregular bar counts, a pickup does not.
 
@@ -31,20 +34,30 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.config import BEGIN_ID
+from musicgen.config import BEGIN_ID, MULTI_HOT_FIELDS, VERTICAL_FIELDS
 from musicgen.music.arrays import IntArray, TokenIds
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
+from musicgen.tokens.grammar import MeasuresGrammar
+from musicgen.tokens.vertical_context import (
+    CURSOR_COLUMNS,
+    VERTICAL_FIELD_SIZES,
+    Cursor,
+    VerticalContext,
+    VerticalLanes,
+    find_cursor,
+)
 from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES
 
 LAGS: Final = (1, 2, 4, 8)  # bars
-FIELDS: Final = (
+PAGE_FIELDS: Final = (
     "position", "left", "bar", "section",
     *(f"lag{lag}" for lag in LAGS), *(f"match{lag}" for lag in LAGS),
 )  # fmt: skip
+FIELDS: Final = (*PAGE_FIELDS, *VERTICAL_FIELDS)
 FIRST_LAG: Final = 4  # index of the field "lag1"
 FIRST_MATCH: Final = FIRST_LAG + len(LAGS)
+FIRST_VERTICAL: Final = len(PAGE_FIELDS)
 
 MOST_STEPS: Final = 384  # positions beyond are counted as this one: two bars of 4/4
 UNKNOWN_LEFT: Final = MOST_STEPS + 1
@@ -61,6 +74,7 @@ _FIELD_SIZES: Final = {
     "bar": 2 * _COUNTED_BARS + 1,
     "section": _MOST_SECTIONS + 1,
     **{f"match{lag}": _MOST_EVENT_LEVELS + _MOST_WHOLE_BARS + 1 for lag in LAGS},
+    **VERTICAL_FIELD_SIZES,
 }
 
 ContextFields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one tune
@@ -70,7 +84,7 @@ _NONE, _BAR, _PICKUP, _SECTION, _FORK, _RETURN = range(6)
 _UNKNOWN: Final = -1
 _EVENT_LEVELS: Final = np.array([n.bit_length() for n in range(2**_MOST_EVENT_LEVELS)])
 
-_KINDS_WITH_VALUES: Final = ("meter", "partial", "part", "voice", "tuplet", "duration")
+_KINDS_WITH_VALUES: Final = ("meter", "partial", "part", "voice", "tuplet", "duration", "lineup")
 _CLASS_NAMES: Final = [
     event if event.kind in _KINDS_WITH_VALUES else event.kind for event in MEASURES.events
 ]
@@ -83,9 +97,17 @@ Place: TypeAlias = tuple[int, int, str, int]  # voice, position, decision, ids t
 
 
 class ContextTable:
-    """The positions of a tune in its bar, numbered as they occur, and what each id leads to."""
+    """The positions of a tune in its bar, numbered as they occur, and what each id leads to.
 
-    def __init__(self) -> None:
+    Args:
+        has_vertical: whether contexts that follow the table have the fields of the vertical
+            context.
+    """
+
+    def __init__(self, *, has_vertical: bool = False) -> None:
+        self.has_vertical = has_vertical
+        self.field_count = len(FIELDS) if has_vertical else FIRST_VERTICAL
+        self.cursors: list[Cursor] = []  # by state
         self.place: list[int] = []  # by state: the number of its place
         self.position: list[int] = []  # by state: the value of the field
         self.left: list[int] = []  # by state: the value of the field
@@ -98,6 +120,7 @@ class ContextTable:
             ("left", np.int64, ()),
             ("next", np.int32, (_CLASS_COUNT,)),  # state after an id of each class, or _UNKNOWN
             ("effect", np.int8, (_CLASS_COUNT,)),
+            *CURSOR_COLUMNS,
         )
         self._grammars: list[MeasuresGrammar] = []  # by state
         self._places: list[Place] = []  # by state
@@ -134,7 +157,9 @@ class ContextTable:
         if key not in self._states:
             number = self._place_numbers.setdefault(place, self.place_count)
             position, left = min(max(place[1], 0), MOST_STEPS), _count_steps_left(grammar)
-            self._states[key] = self.rows.add(number, position, left, _UNKNOWN, _NONE)
+            cursor = find_cursor(grammar)
+            self._states[key] = self.rows.add(number, position, left, _UNKNOWN, _NONE, *cursor)
+            self.cursors.append(cursor)
             self.place.append(number)
             self.position.append(position)
             self.left.append(left)
@@ -148,19 +173,20 @@ def _can_take(grammar: MeasuresGrammar, id_: int) -> bool:
     kind = MEASURES.events[id_].kind
     if kind == "begin" or grammar.is_done:
         return False
-    return grammar.header_events_read < len(HEADER_KINDS) or kind not in _HEADER_ONLY_KINDS
+    return grammar.in_header or kind not in _HEADER_ONLY_KINDS
 
 
-_HEADER_ONLY_KINDS: Final = ("mode", "rhythm", "parts")
+_HEADER_ONLY_KINDS: Final = ("mode", "rhythm", "parts", "lineup", "role", "family", "given")
 
 
 def _get_state_key(grammar: MeasuresGrammar) -> tuple[object, ...]:
     """Return what the positions to come depend on."""
     form, section = grammar.form, grammar.form.section
     return (
-        grammar.header_events_read, grammar.is_done, grammar.in_bar, grammar.bar_length,
-        grammar.cursor, grammar.voice, grammar.change_rank, grammar.tuplet, grammar.duration,
-        form.rank, form.has_started, form.meter_steps, form.steps_owed, form.is_after_pickup,
+        grammar.in_header and (grammar.header_events_read, grammar.lineup),
+        grammar.is_done, grammar.in_bar, grammar.bar_length, grammar.cursor,
+        grammar.voice, grammar.change_rank, grammar.tuplet, grammar.duration, form.rank,
+        form.has_started, form.meter_steps, form.steps_owed, form.is_after_pickup,
         section and (section.steps_owed_at_fork, section.is_between_endings, section.last_pass > 0),
     )  # fmt: skip
 
@@ -226,9 +252,10 @@ class ScoreContext(NamedTuple):
     bars: tuple[tuple[int, BarIds], ...] = (
         (_UNKNOWN, _EMPTY),
     ) * KEPT_BARS  # once left; n at n % 16
+    vertical: VerticalContext = VerticalContext()
 
     def compute_fields(self) -> tuple[int, ...]:
-        """Return the value of each field, in the order of FIELDS."""
+        """Return the value of each field, in the order of FIELDS, without those never followed."""
         table, state = self.table, self.state
         return (
             table.position[state],
@@ -242,6 +269,7 @@ class ScoreContext(NamedTuple):
                 else min(events.bit_length(), _MOST_EVENT_LEVELS)
                 for events, bars in zip(self.run_events, self.run_bars, strict=True)
             ],
+            *(self.vertical.fields if table.has_vertical else ()),
         )
 
     def take(self, id_: int) -> ScoreContext:
@@ -257,12 +285,14 @@ class ScoreContext(NamedTuple):
                 [(run + 1) * same for run, same in zip(self.run_events, is_same, strict=True)]
             )
             run_bars = tuple([run * same for run, same in zip(self.run_bars, is_same, strict=True)])
-        place = table.place[state]
+        place, vertical = table.place[state], self.vertical
+        if table.has_vertical:
+            vertical = vertical.take(id_, table.cursors[self.state], table.cursors[state])
         after = ScoreContext(
             table, state, self.bar, self.section, self.section_start, self.fork,
             self.bar_events + 1, run_events, run_bars,
             tuple([ids.get(place, 0) for ids in self.earlier]),
-            {**self.ids, table.place[self.state]: stored}, self.earlier, self.bars,
+            {**self.ids, table.place[self.state]: stored}, self.earlier, self.bars, vertical,
         )  # fmt: skip
         return after if effect == _NONE else after._take_effect(effect)
 
@@ -301,6 +331,8 @@ class ScoreContext(NamedTuple):
 
 def count_field_values(name: str, vocabulary_size: int) -> int:
     """Return the number of values that a field can have, for a vocabulary of some events."""
+    if name in MULTI_HOT_FIELDS:
+        return int(2 ** MULTI_HOT_FIELDS[name])
     return _FIELD_SIZES.get(name, vocabulary_size + 1)
 
 
@@ -328,6 +360,7 @@ class ContextLanes:
         self.bars: IntArray = np.full((lanes, KEPT_BARS), _UNKNOWN)  # the bar at n % KEPT_BARS
         self.bars[:, 0] = 0
         self.ids: npt.NDArray[np.int16] = np.zeros((lanes, KEPT_BARS, 256), np.int16)
+        self.vertical = VerticalLanes(lanes) if table.has_vertical else None
 
     def set_context(self, lane: int, context: ScoreContext) -> None:
         """Set a lane to a context of the same table."""
@@ -341,28 +374,34 @@ class ContextLanes:
         for row, (bar, ids) in enumerate(rows):
             self.bars[lane, row] = bar
             self.ids[lane, row, [*ids]] = [*ids.values()]
+        if self.vertical is not None:
+            self.vertical.set_context(lane, context.vertical)
 
     def select_lanes(self, lanes: IntArray) -> None:
         """Keep some of the lanes, by index: (lane,) int64."""
         for name in ("numbers", "run_events", "run_bars", "seen", "bars", "ids"):
             setattr(self, name, getattr(self, name)[lanes])
+        if self.vertical is not None:
+            self.vertical.select_lanes(lanes)
 
     def compute_fields(self) -> IntArray:
         """Return the value of each field of each lane, (lane, field) int64."""
         rows, state = self.table.rows, self.numbers[:, 0]
         bar, section, section_start = self.numbers[:, 1:4].T
-        fields = np.empty((len(state), len(FIELDS)), np.int64)
+        fields = np.empty((len(state), self.table.field_count), np.int64)
         fields[:, 0], fields[:, 1] = rows["position"][state], rows["left"][state]
         number = bar - section_start
         later = _COUNTED_BARS + 1 + (number - 1) % _COUNTED_BARS
         fields[:, 2] = np.where(number <= _COUNTED_BARS, number, later)
         fields[:, 3] = np.minimum(section, _MOST_SECTIONS)
         fields[:, FIRST_LAG:FIRST_MATCH] = self.seen
-        fields[:, FIRST_MATCH:] = np.where(
+        fields[:, FIRST_MATCH:FIRST_VERTICAL] = np.where(
             self.run_bars > 0,
             _MOST_EVENT_LEVELS + np.minimum(self.run_bars, _MOST_WHOLE_BARS),
             _EVENT_LEVELS[np.minimum(self.run_events, len(_EVENT_LEVELS) - 1)],
         )
+        if self.vertical is not None:
+            fields[:, FIRST_VERTICAL:] = self.vertical.fields
         return fields
 
     def take(self, ids: IntArray) -> None:
@@ -383,6 +422,8 @@ class ContextLanes:
         self.run_bars *= is_same
         self.numbers[:, 5] += 1
         self.numbers[:, 0], effects = self._step(state, ids)
+        if self.vertical is not None:
+            self.vertical.take(ids, self.table.rows, state, self.numbers[:, 0])
         changed = np.flatnonzero(effects)
         if len(changed):
             self._take_effects(changed, effects[changed])
@@ -445,7 +486,7 @@ def compute_contexts(tunes: Sequence[TokenIds], table: ContextTable) -> list[Con
     Returns:
         (token, field) int16 each, in the order of FIELDS.
     """
-    contexts: list[ContextFields] = [np.empty((0, len(FIELDS)), np.int16)] * len(tunes)
+    contexts: list[ContextFields] = [np.empty((0, table.field_count), np.int16)] * len(tunes)
     by_length = sorted(range(len(tunes)), key=lambda index: -len(tunes[index]))
     for first in range(0, len(tunes), ENCODED_LANES):
         chosen = by_length[first : first + ENCODED_LANES]
@@ -461,7 +502,7 @@ def _compute_padded_contexts(tunes: Sequence[TokenIds], table: ContextTable) -> 
     padded = np.zeros((len(tunes), lengths[0]), np.int64)
     for row, ids in zip(padded, tunes, strict=True):
         row[: len(ids)] = ids
-    contexts = np.zeros((*padded.shape, len(FIELDS)), np.int16)
+    contexts = np.zeros((*padded.shape, table.field_count), np.int16)
     lanes = ContextLanes(table, len(tunes))
     for step in range(lengths[0]):
         running = int(np.count_nonzero(lengths > step))

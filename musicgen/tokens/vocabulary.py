@@ -22,6 +22,10 @@ duration n                a written value, in steps; a pitch, rest or hold follo
 pitch n                   semitones above the tonic; more pitches make a chord
 drum n                    General MIDI percussion key
 rest; hold                silence; what the voice sounded goes on
+lineup n                  header, instead of parts n: each of n parts is described
+role, family              header, part by part: what it is for, and its instruments
+level n                   the dynamics of a part (header) or of its next notes, 0 (ppp) to 7
+given                     header: the part is given, and the others are written to fit it
 ========================  ==========================================================
 """
 
@@ -36,7 +40,9 @@ from typing import Final
 from musicgen.errors import Mismatch
 from musicgen.music.bars import PARTIAL_BAR_STEPS
 from musicgen.music.durations import PLAIN_DURATIONS, TUPLETS
-from musicgen.music.score import MAX_PLAYS
+from musicgen.music.dynamics import LEVEL_NAMES
+from musicgen.music.general_midi import FAMILIES
+from musicgen.music.score import MAX_PLAYS, PART_ROLES
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 
 RHYTHMS: Final = (
@@ -49,6 +55,7 @@ RHYTHMS: Final = (
 RHYTHM_ALIASES: Final = {"slipjig": "slip jig", "slängpolska": "polska"}
 MAX_PARTS: Final = 16
 MAX_VOICES: Final = 16  # in a part
+DRUM_KIT: Final = "drum kit"  # the family of a part of drums
 
 Value = str | int | None
 
@@ -94,6 +101,12 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     yield "hold", (None,)
     yield "pitch", range(-68, 71)
     yield "drum", range(128)
+    # appended in format 2 of the table; a stored table that is a prefix of this one still loads
+    yield "lineup", range(1, MAX_PARTS + 1)
+    yield "role", PART_ROLES
+    yield "family", (*FAMILIES, DRUM_KIT)
+    yield "level", range(len(LEVEL_NAMES))
+    yield "given", (None,)
 
 
 class Vocabulary:
@@ -126,6 +139,8 @@ class Vocabulary:
     def check(self, names: Iterable[str], where: str) -> None:
         """Check that a checkpoint or a data set was made with this vocabulary.
 
+        A stored vocabulary that is the beginning of this one, of an older version, will do.
+
         Args:
             names: the stored names of the events, in the order of their ids.
             where: the checkpoint or data set, for the error message.
@@ -134,7 +149,7 @@ class Vocabulary:
             Mismatch: the names differ.
         """
         stored = tuple(names)
-        if stored == self.names:
+        if stored and stored == self.names[: len(stored)]:
             return
         pairs = zip(stored, self.names, strict=False)
         differences = (index for index, (old, new) in enumerate(pairs) if old != new)

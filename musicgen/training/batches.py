@@ -16,11 +16,11 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import BoolArray, IntArray, TokenIds
-from musicgen.tokens.score_context import FIELDS, ContextFields, ContextTable, compute_contexts
+from musicgen.tokens.score_context import ContextFields, ContextTable, compute_contexts
 
 IGNORE_INDEX: Final = -100  # the target of padding
 CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
-MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 bytes each
+MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 or 44 bytes each
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
 MAX_TRANSPOSITION: Final = 6  # semitones
 
@@ -74,11 +74,11 @@ class ContextCache:
 
     Args:
         tunes: the ids of each tune.
+        table: of the fields that the model reads; it is extended.
     """
 
-    def __init__(self, tunes: Sequence[TokenIds]) -> None:
-        self.tunes = tunes
-        self.table = ContextTable()
+    def __init__(self, tunes: Sequence[TokenIds], table: ContextTable) -> None:
+        self.tunes, self.table = tunes, table
         self.contexts: dict[int, ContextFields] = {}
         self.token_count = 0  # in `contexts`
 
@@ -243,10 +243,11 @@ def pad_contexts(contexts: Sequence[ContextFields | None], width: int) -> IntArr
     Returns:
         (lane, width, field) int64.
     """
-    padded = np.zeros((len(contexts), width, len(FIELDS)), np.int64)
+    if not contexts or contexts[0] is None:
+        return None
+    padded = np.zeros((len(contexts), width, contexts[0].shape[1]), np.int64)
     for row, context in zip(padded, contexts, strict=True):
-        if context is None:
-            return None
+        assert context is not None
         row[: len(context)] = context
     return padded
 

@@ -21,21 +21,24 @@ from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Mismatch
 from musicgen.music.arrays import IntArray
 from musicgen.tokens.registry import find_codec
+from musicgen.tokens.score_context import LAGS
 
 Float32Array: TypeAlias = NDArray[np.float32]
 
 MAX_VOCABULARY_SIZE: Final = 2**15 - 1  # ids of a data set are stored as int16
 MIN_RELIABLE_COUNT: Final = 20  # occurrences in training, for the row of an event to be typical
 NEW_ROW_SPREAD: Final = 0.1  # share of the standard deviation of known rows
-EVENT_ROW_WEIGHTS: Final = ("embedding.weight", "head.weight", "head.bias")  # one row per event
+EVENT_ROW_WEIGHTS: Final = (  # one row per event; a lag has one more, for no event
+    "embedding.weight", "head.weight", "head.bias", *(f"context.lag{n}.weight" for n in LAGS),
+)  # fmt: skip
 
 
 def remap_dataset(dataset: Dataset, base: Checkpoint) -> Dataset:
     """Return the data set with the ids of the base model; new events follow the known ones.
 
     Raises:
-        Mismatch: the codec differs, a codec of notes has another vocabulary, or the merged
-            vocabulary is too large.
+        Mismatch: the codec differs, a codec of notes has a vocabulary of which neither is the
+            beginning of the other, or the merged vocabulary is too large.
     """
     name, codec = base.manifest.name, base.manifest.codec
     if dataset.codec != codec:
@@ -45,6 +48,10 @@ def remap_dataset(dataset: Dataset, base: Checkpoint) -> Dataset:
         )
     if dataset.vocabulary == base.vocabulary:
         return dataset
+    shared = min(len(base.vocabulary), dataset.vocabulary_size)
+    is_same = base.vocabulary[:shared] == dataset.vocabulary[:shared]
+    if find_codec(codec).unit == "note" and is_same:  # one is of an older version
+        return replace(dataset, vocabulary=max(base.vocabulary, dataset.vocabulary, key=len))
     if find_codec(codec).unit == "note":
         raise Mismatch(
             f"--from {name}: it has {len(base.vocabulary)} events, the tunes were encoded with"
@@ -108,17 +115,17 @@ def extend_embeddings(base: Checkpoint, size: int, seed: int = 0) -> Weights:
     rng = np.random.default_rng(seed)
     reliable_ids = np.flatnonzero(np.array(base.manifest.seen) >= MIN_RELIABLE_COUNT)
     known_rows = reliable_ids if len(reliable_ids) else np.arange(base.settings.vocabulary_size)
+    added = size - base.settings.vocabulary_size
     return {
-        name: _append_rows(array, known_rows, size, rng) if name in EVENT_ROW_WEIGHTS else array
+        name: _append_rows(array, known_rows, added, rng) if name in EVENT_ROW_WEIGHTS else array
         for name, array in base.weights.items()
     }
 
 
 def _append_rows(
-    array: Float32Array, known_rows: IntArray, size: int, rng: np.random.Generator
+    array: Float32Array, known_rows: IntArray, rows: int, rng: np.random.Generator
 ) -> Float32Array:
     """Append rows near the mean of the known rows; new biases are the lowest known bias."""
-    rows = size - len(array)
     if array.ndim == 1:
         return np.concatenate([array, np.full(rows, array[known_rows].min(), array.dtype)])
     mean, spread = array[known_rows].mean(0), array[known_rows].std(0)

@@ -15,19 +15,33 @@ from torch.nn import functional
 
 from musicgen.config import ModelSettings
 from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
+from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextTable, compute_contexts
-from musicgen.training.batches import IGNORE_INDEX, batch_whole_tunes, pad_contexts
+from musicgen.tokens.score_context import ContextTable
+from musicgen.training.batches import (
+    IGNORE_INDEX,
+    ContextCache,
+    batch_whole_tunes,
+    pad_contexts,
+)
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 
 BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
 
 
-def reads_context(model: SequenceModel) -> bool:
-    """Tell whether a model reads the score context."""
-    return isinstance(model.settings, ModelSettings) and bool(model.settings.context)
+def make_context_cache(model: SequenceModel, tunes: Sequence[TokenIds]) -> ContextCache | None:
+    """Return a cache of the score contexts of tunes; None for a model that reads none.
+
+    Args:
+        model: says which fields it reads.
+        tunes: (token,) int16 or int64 each.
+    """
+    settings = model.settings
+    if not isinstance(settings, ModelSettings) or not settings.context:
+        return None
+    return ContextCache(tunes, ContextTable(has_vertical=settings.reads_vertical))
 
 
 def evaluate(
@@ -35,6 +49,8 @@ def evaluate(
     tunes: Sequence[TokenIds],
     notes: Sequence[int] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    precision: str = "fp32",
+    contexts: ContextCache | None = None,
 ) -> HeldOutScore:
     """Score a network on whole tunes, shared among the processes.
 
@@ -43,16 +59,21 @@ def evaluate(
         tunes: (token,) int16 or int64 each.
         notes: notes of each tune; None counts each id as a note.
         ranks: the processes; all of them must call this.
+        precision: of the matrix products, fp32 or bf16.
+        contexts: of the same tunes, for a model that reads the score context; None computes them.
     """
     nats = np.zeros(len(tunes))
-    table = ContextTable() if reads_context(model) else None
+    contexts = contexts or make_context_cache(model, tunes)
     batches = batch_whole_tunes(tunes, BATCH_TUNES)
     for chosen, inputs, targets in itertools.islice(batches, ranks.rank, None, ranks.world_size):
-        contexts = None
-        if table is not None:
-            tunes_of_batch = [tunes[index] for index in chosen]
-            contexts = pad_contexts(compute_contexts(tunes_of_batch, table), inputs.shape[1])
-        nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW, contexts)
+        padded = None
+        if contexts is not None:
+            upcoming = chosen[::-1]
+            padded = pad_contexts(
+                [contexts.get(index, upcoming) for index in chosen], inputs.shape[1]
+            )
+        with autocast(model.device, precision):
+            nats[chosen] = compute_batch_nats(model, inputs, targets, WINDOW, padded)
     return make_held_out_score(ranks.sum_array(nats), tunes, notes)
 
 

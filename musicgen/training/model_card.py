@@ -30,9 +30,13 @@ class ScoreSummary:
 
     table: dict[str, Any] = field(default_factory=dict)
 
-    def with_valid(self, score: HeldOutScore) -> ScoreSummary:
-        """Add the score on the validation split."""
-        return replace(self, table=self.table | {"valid": _score_to_dict(score)})
+    def with_valid(
+        self, score: HeldOutScore, ngram_score: HeldOutScore | None = None
+    ) -> ScoreSummary:
+        """Add the scores of the model, and of the 5-gram if given, on the validation split."""
+        scores = {"valid": score, "valid_5gram": ngram_score}
+        rows = {name: _score_to_dict(value) for name, value in scores.items() if value}
+        return replace(self, table=self.table | rows)
 
     def with_test(self, score: HeldOutScore, ngram_score: HeldOutScore) -> ScoreSummary:
         """Add the scores of the model and of the 5-gram on the test split."""
@@ -142,6 +146,7 @@ def _render_scores(scores: ScoreSummary, unit: str) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     names = {
         "valid": ("valid", "this model"),
+        "valid_5gram": ("valid", "interpolated Kneser-Ney 5-gram"),
         "test": ("test", "this model"),
         "test_5gram": ("test", "interpolated Kneser-Ney 5-gram"),
     }

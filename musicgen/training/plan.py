@@ -12,6 +12,7 @@ groups, all tunes are training tunes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,10 +20,16 @@ from typing import Final
 import numpy as np
 import torch
 
-from musicgen.checkpoint import Checkpoint
+from musicgen.checkpoint import Checkpoint, weight_shapes
 from musicgen.config import CONTEXTS, MOST_EPOCHS, MOST_MINUTES, ModelSettings, TrainingSettings
 from musicgen.corpus.split import split_position
-from musicgen.corpus.store import Dataset, EncodedTune, count_tokens, get_id_arrays
+from musicgen.corpus.store import (
+    Dataset,
+    EncodedTune,
+    count_tokens,
+    get_id_arrays,
+    select_as_written,
+)
 from musicgen.errors import InvalidValue
 from musicgen.model.devices import choose_device, choose_precision
 from musicgen.model.network import LanguageModel
@@ -46,6 +53,8 @@ FEW_LANES: Final = 8
 MIN_UPDATES_FEW_LANES: Final = 4  # updates per epoch, with up to FEW_LANES lanes
 MIN_UPDATES_MANY_LANES: Final = 20  # updates per epoch, with more lanes
 WIDE_HIDDEN: Final = 400  # units; the rate of wider models falls as 1 / width (Yang et al., 2022)
+VOICE_EVENT: Final = re.compile("(part|voice)=")  # events after which another voice is written
+MIN_SHARE_OF_SEVERAL_VOICES: Final = 0.05  # of the tunes, for a model to read the vertical context
 MAX_LEARNING_RATES: Final = {"rnn": 1e-3, "irnn": 2e-4}  # cells without gates diverge above these
 
 
@@ -165,8 +174,8 @@ def adjust_split(dataset: Dataset) -> Dataset:
     return replace(
         dataset,
         train=[tune for tune in tunes if tune.group not in valid_groups | test_groups],
-        valid=[tune for tune in tunes if tune.group in valid_groups],
-        test=[tune for tune in tunes if tune.group in test_groups],
+        valid=[tune for tune in select_as_written(tunes) if tune.group in valid_groups],
+        test=[tune for tune in select_as_written(tunes) if tune.group in test_groups],
     )
 
 
@@ -268,12 +277,27 @@ def _make_fresh_settings(
         layers=options.layers or preset.layers,
         hidden=hidden,
         embedding=min(preset.embedding or hidden, hidden),
-        context=CONTEXTS[options.context or ("all" if has_bars else "none")],
+        context=CONTEXTS[options.context or _choose_context(dataset)],
         dropout=preset.dropout if options.dropout is None else options.dropout,
         embedding_dropout=preset.embedding_dropout,
         weight_dropout=preset.weight_dropout,
         context_dropout=preset.context_dropout,
     )
+
+
+def _choose_context(dataset: Dataset) -> str:
+    """Return the name of the score context that suits a data set."""
+    if not find_codec(dataset.codec).has_bars:
+        return "none"
+    return "all+vertical" if has_several_voices(dataset) else "all"
+
+
+def has_several_voices(dataset: Dataset) -> bool:
+    """Return whether enough training tunes have more than one part or voice."""
+    voice_ids = [id_ for id_, name in enumerate(dataset.vocabulary) if VOICE_EVENT.match(name)]
+    tunes = get_id_arrays(dataset.train)
+    count = sum(bool(np.isin(ids, voice_ids).any()) for ids in tunes)
+    return count > MIN_SHARE_OF_SEVERAL_VOICES * len(tunes)
 
 
 def _make_adapted_settings(
@@ -328,6 +352,8 @@ def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
             f" test split, because a score on fewer than {MIN_GROUPS_FOR_TEST} different tunes"
             " would not be informative"
         )
+    if count < LARGE_CORPUS_TUNES and not plan.origin:
+        lines.append(_describe_size(dataset, model))
     if plan.origin:
         lines.append(
             f"fine-tunes {plan.origin}: its shape and weights, with dropout {model.dropout:g} and a"
@@ -339,6 +365,17 @@ def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
             + ("this tune" if count == 1 else "more of these tunes than the tunes share")
         )
     return lines
+
+
+def _describe_size(dataset: Dataset, model: ModelSettings) -> str:
+    """Compare the number of notes with the number of weights that learn from them."""
+    notes = sum(tune.notes for tune in select_as_written(dataset.train))
+    weights = sum(math.prod(shape) for shape in weight_shapes(model).values())
+    unit = find_codec(dataset.codec).unit
+    return (
+        f"{notes:,} {unit}s train {weights:,} weights, {notes / weights:.2g} per weight: expect"
+        " the model to remember passages, and compare its score with that of the 5-gram"
+    )
 
 
 def replace_tokens(plan: Plan, tokens: int) -> Plan:

@@ -30,7 +30,7 @@ import torch
 
 from musicgen import checkpoint
 from musicgen.checkpoint import BEST, Checkpoint, Manifest, Weights, round_to_float16
-from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays
+from musicgen.corpus.store import Dataset, EncodedTune, get_id_arrays, select_as_written
 from musicgen.errors import DamagedCheckpoint, Interrupted, MusicgenError, NotFound, to_one_line
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.evaluation.ngram_models import KneserNey
@@ -51,7 +51,13 @@ from musicgen.training.batches import find_transposition_range, transpose_ids
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.model_card import ScoreSummary, render_model_card
-from musicgen.training.plan import CONTEXT_SAMPLING, Plan, get_note_counts, make_trainer
+from musicgen.training.plan import (
+    CONTEXT_SAMPLING,
+    LARGE_CORPUS_TUNES,
+    Plan,
+    get_note_counts,
+    make_trainer,
+)
 from musicgen.training.resume import SavedRun, describe_machine, describe_vocabulary, plan_to_json
 from musicgen.training.run_folder import (
     RunLock,
@@ -396,7 +402,11 @@ class TrainingRun:
         if not self.is_main_process:
             return
         if self.dataset.valid:
-            self.scores = self.scores.with_valid(self._score_stored_weights(self.dataset.valid))
+            is_small = len(self.dataset) < LARGE_CORPUS_TUNES
+            self.scores = self.scores.with_valid(
+                self._score_stored_weights(self.dataset.valid),
+                self._score_ngram(self.dataset.valid) if is_small else None,
+            )
         self.write_checkpoint()
 
     def write_checkpoint(self) -> None:
@@ -430,14 +440,17 @@ class TrainingRun:
             raise MusicgenError(
                 "the corpus is too small for a test split; there is nothing to score"
             )
-        ngram = KneserNey(get_id_arrays(self.dataset.train), self.dataset.vocabulary_size, order=5)
         test = self.dataset.test
         self.scores = self.scores.with_test(
-            self._score_stored_weights(test),
-            ngram.score(get_id_arrays(test), get_note_counts(test)),
+            self._score_stored_weights(test), self._score_ngram(test)
         )
         if self.is_main_process:
             self.write_checkpoint()
+
+    def _score_ngram(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
+        """Score a Kneser-Ney 5-gram of the training tunes."""
+        ngram = KneserNey(get_id_arrays(self.dataset.train), self.dataset.vocabulary_size, order=5)
+        return ngram.score(get_id_arrays(tunes), get_note_counts(tunes))
 
     def _score_stored_weights(self, tunes: Sequence[EncodedTune]) -> HeldOutScore:
         """Score the best weights, rounded to float16 as they are stored."""
@@ -495,7 +508,8 @@ class TrainingRun:
             "sources": list(self.dataset.sources),
             "fingerprint": self.dataset.fingerprint,
             "tunes": {
-                part: len(getattr(self.dataset, part)) for part in ("train", "valid", "test")
+                part: sum(1 for _ in select_as_written(getattr(self.dataset, part)))
+                for part in ("train", "valid", "test")
             },
             "tonics": self.tonic_counts,
         }
@@ -525,7 +539,7 @@ class TrainingRun:
 def count_tonics(tunes: Sequence[EncodedTune]) -> dict[str, dict[str, int]]:
     """Count tunes by mode and tonic: the distribution from which sampled tunes take their key."""
     counts: dict[str, Counter[str]] = {}
-    for tune in tunes:
+    for tune in select_as_written(tunes):
         tonic = Setting.from_json(tune.setting).tonic
         mode = tune.key.split(" ")[1]
         counts.setdefault(mode, Counter())[Key(tonic, mode).tonic] += 1

@@ -32,9 +32,9 @@ from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
 from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
 from musicgen.music.arrays import TokenIds
-from musicgen.training.batches import ContextCache, Window, WindowStream
+from musicgen.training.batches import Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
-from musicgen.training.heldout_loss import evaluate, reads_context
+from musicgen.training.heldout_loss import evaluate, make_context_cache
 from musicgen.training.run_folder import AnyArray, Arrays
 
 
@@ -224,9 +224,13 @@ class Trainer:
         self.epoch_tokens = sum(len(ids) for ids in train)
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
-        contexts = ContextCache(train) if reads_context(model) else None
+        self.valid_contexts = make_context_cache(model, valid)
         self.window_stream = WindowStream(
-            train, settings.lanes, generator, transposed_ranges, contexts
+            train,
+            settings.lanes,
+            generator,
+            transposed_ranges,
+            make_context_cache(model, train),
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())
@@ -368,7 +372,14 @@ class Trainer:
         self.evaluated_tokens = self.tokens
         score = None
         if self.valid:
-            score = evaluate(self.model, self.valid, self.valid_notes, self.ranks)
+            score = evaluate(
+                self.model,
+                self.valid,
+                self.valid_notes,
+                self.ranks,
+                self.settings.precision,
+                self.valid_contexts,
+            )
         loss = (
             score.loss if score else -float(self.tokens)
         )  # without an evaluation, the latest weights are the best

@@ -23,6 +23,7 @@ from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
@@ -118,7 +119,14 @@ class RequestHandlers:
     # Sampling
 
     def sample(
-        self, payload: bytes, model: str, wishes: dict[str, Any], seed: int, primer: str | None
+        self,
+        payload: bytes,
+        model: str,
+        wishes: dict[str, Any],
+        seed: int,
+        primer: str | None,
+        primer_part: str = "",
+        primer_bars: str = "",
     ) -> WorkerAnswer:
         """Sample a tune.
 
@@ -128,13 +136,16 @@ class RequestHandlers:
             wishes: sampling options by name.
             seed: random seed.
             primer: suffix of the primer's format, or None.
+            primer_part: name or number of the primer's part to take; "" for its melody.
+            primer_bars: the bars of it to take, such as "1-8"; "" for all.
         """
         loaded = self.get_model(model)
         request = GenerationRequest(
             loaded.complete_options(wishes, has_primer=primer is not None), seed
         )
         if primer is not None:
-            request = loaded.add_primer(request, parse_primer(payload, primer))
+            choice = PrimerChoice.parse(primer_part, primer_bars or None)
+            request = loaded.add_primer(request, parse_primer(payload, primer), choice)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 

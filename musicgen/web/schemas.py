@@ -16,6 +16,7 @@ from musicgen.errors import InvalidValue
 from musicgen.sampling.infill import parse_bars
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME, Option
 from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.primer_choice import parse_bar_range
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES, PRIMER_BYTES, PRIMER_SUFFIXES
 from musicgen.web.worker_pool import Job
@@ -78,6 +79,8 @@ class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
     name: ShortText = "primer.abc"
     text: FileText | None = None
     base64: FileText | None = None
+    part: ShortText = ""  # name or number, from 1, of the part to take; "" for the melody
+    bars: ShortText = ""  # such as "1-8"; "" for all
 
 
 def _build_option_field(option: Option) -> tuple[str, Any, Any]:
@@ -257,12 +260,17 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
     payload, suffix = (
         (b"", None) if tune_request.primer is None else decode_primer(tune_request.primer)
     )
+    upload = tune_request.primer or PrimerUpload()
+    if upload.bars:
+        parse_bar_range(upload.bars)
     request = {
         "do": "sample",
         "model": tune_request.model,
         "wishes": named_options,
         "seed": seed,
         "primer": suffix,
+        "primer_part": upload.part,
+        "primer_bars": upload.bars,
     }
     return Job(client, request, payload, total_bars=count_bars_to_write(options))
 

@@ -91,6 +91,17 @@ def test_model_is_sampled_in_two_forms_and_repeatable(place: Path, tmp_path: Pat
     assert json.loads(run(*args).stdout) == first
 
 
+def test_model_without_repeats_is_sampled_in_the_free_form(place: Path, tmp_path: Path) -> None:
+    folder = untrained(tmp_path / "band")
+    describe_model(folder, store.load(place / "data"))
+    model = checkpoint.load(folder)
+    seen = tuple(0 if event.kind == "repeat_end" else 1 for event in MEASURES.events)
+    checkpoint.publish(folder, model.weights, replace(model.manifest, seen=seen))
+    args = ("--data", str(place / "data"), "--count", "4", "--json")
+    data = json.loads(run("evaluate", str(folder), *args).stdout)
+    assert list(data["columns"]) == ["form free"]
+
+
 def test_curve_holds_baselines_and_a_small_network(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

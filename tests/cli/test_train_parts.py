@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import music21
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from musicgen import formats, load
 from musicgen.cli import commands
 from musicgen.cli.sample import Selection, _format_table
+from musicgen.music.bars import find_bars
 from musicgen.music.score import Score
 from musicgen.sampling.ranking import choose, measure_tune
 from musicgen.sampling.sampler import Sampler
@@ -159,7 +161,7 @@ def in_bar(score: Score, bar: int) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", mark_kinds("pop", "band"))
 def test_batch_sampling_equals_single_sampling(kind: str) -> None:
     model = load_model(kind)
-    request = model.sample(seed=5, bars=4).recipe.request
+    request = replace(model.sample(seed=5, bars=4).recipe.request, drawn=None)
     single_scores = [model.generate(model.sample(seed=5, number=n, bars=4).recipe.request).score
              for n in range(3)]  # fmt: skip
     batch_scores = dict(model.generate_many(request, range(3)))
@@ -171,6 +173,24 @@ def test_primer_of_several_parts_starts_a_tune() -> None:
     primer = next(iter(formats.read(next(Path("corpora/pop-measures").glob("*.mid")))[0]))
     tune = model.sample(seed=1, primer=primer, bars=16)
     assert tune.bars == 16
+
+
+def test_primer_keeps_all_parts_that_the_model_can_write() -> None:
+    model = load_model("pop")
+    (primer,), _ = formats.read(next(Path("corpora/pop-measures").glob("*.mid")))
+    tune = model.sample(seed=1, primer=primer, primer_bars="1-2", bars=8)
+    assert f"all {len(primer.parts)} parts are kept" in tune.messages
+    assert len(tune.score.parts) == len(primer.parts)
+    end = find_bars(primer)[1].end
+    for part in range(len(primer.parts)):
+        expected, actual = (
+            {(n.onset, n.pitch) for n in score.notes if n.part == part and n.onset < end}
+            for score in (primer, tune.score)
+        )
+        assert expected == actual
+    again = model.sample(seed=1, primer=primer, primer_bars="1-2", primer_part="1", bars=8)
+    assert any("left out: part 2" in message for message in again.messages)
+    assert tune.tweak().score == tune.score
 
 
 def test_drum_model_refuses_pitch_options() -> None:

@@ -17,6 +17,7 @@ from musicgen.corpus.sources import (
     CorpusCard,
     TuneFile,
     count_tunes,
+    expand_cards,
     find_card,
     iter_tunes,
     list_cards,
@@ -25,8 +26,8 @@ from musicgen.corpus.sources import (
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.music.score import Score
 
-NAMES = ["aird", "chorales", "dance-tunes", "essen", "josquin", "miscfolk", "nottingham", "oneill",
-         "palestrina", "ryan", "trecento"]  # fmt: skip
+NAMES = ["aird", "chorales", "dance-tunes", "essen", "freedoom", "groove", "josquin", "miscfolk",
+         "nottingham", "oneill", "palestrina", "ryan", "trecento"]  # fmt: skip
 
 
 def test_lists_the_shipped_cards() -> None:
@@ -40,7 +41,12 @@ def test_card_names_source_and_terms(name: str) -> None:
     assert card.description
     assert card.in_short
     assert card.includes or card.source
-    assert "may be restrictions on commercial use" in card.terms or not card.ships
+    quoted = (
+        "may be restrictions on commercial use",
+        "CC BY 4.0",
+        "Redistributions of source code",
+    )
+    assert any(words in card.terms for words in quoted) or not card.ships
     assert bool(card.where) != bool(card.includes)
 
 
@@ -48,6 +54,8 @@ def test_only_free_corpora_are_marked_as_shipping() -> None:
     assert [card.name for card in list_cards() if card.ships] == [
         "aird",
         "dance-tunes",
+        "freedoom",
+        "groove",
         "oneill",
         "ryan",
     ]
@@ -252,3 +260,17 @@ def test_unreadable_folder_does_not_stop_the_search(mode: int) -> None:
     assert process.stderr == ""
     assert "'tunes/a.abc'" in process.stdout
     assert "'tunes/inner" in process.stdout
+
+
+def test_card_beside_its_files_reads_them(tmp_path: Path) -> None:
+    card = 'title = "Ours"\ndescription = ""\nwhere = "."\nfiles = "*.abc"\nsource = "us"\n'
+    (tmp_path / "ours.toml").write_text(card)
+    (tmp_path / "one.abc").write_text("X:1\nT:One\nK:C\nCDEF GABc|\n")
+    (tmp_path / "two.txt").write_text("no tune")
+    assert [file.name for file in list_files(tmp_path / "ours.toml")] == ["ours/one.abc"]
+    assert [card.source for card in expand_cards([str(tmp_path / "ours.toml")])] == ["us"]
+
+
+def test_card_of_files_that_do_not_come_along_says_where_they_are() -> None:
+    with pytest.raises(NotFound, match=r"get them from .*github.com/freedoom.*name the copy"):
+        list_files("freedoom")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from musicgen.corpus.encode import describe_piece
 from musicgen.corpus.split import (
     PAIR_DTYPE,
     SHARED_MOVES,
@@ -23,7 +26,7 @@ from musicgen.corpus.split import (
     number_groups,
 )
 from musicgen.music.melodic_runs import Move, list_moves
-from musicgen.music.score import Note, Score
+from musicgen.music.score import Note, Part, Score
 
 MOVES = st.lists(st.tuples(st.integers(-12, 12), st.sampled_from((12, 24, 48))), max_size=60)
 
@@ -80,6 +83,15 @@ def test_groups_transposed_and_slightly_changed_tunes() -> None:
     assert are_grouped(*lines)
 
 
+def test_beats_of_drums_alone_are_grouped_only_if_hits_are_equal() -> None:
+    kit = (Part(is_drums=True),)
+    beats = [[Note(24 * at, key, 12) for at, key in enumerate(keys * 8)]
+             for keys in ((36, 42, 38, 42), (36, 42, 38, 42), (36, 51, 40, 51))]  # fmt: skip
+    first, equal, other = (describe_piece(Score(beat, parts=kit)) for beat in beats)
+    assert first["group"] == equal["group"] != other["group"]
+    assert first["line"] == equal["line"] != other["line"]
+
+
 def test_grouping_is_transitive() -> None:
     a, b = make_moves(1, SHARED_MOVES), make_moves(2, SHARED_MOVES)
     assert are_grouped(a, a + b, b)
@@ -128,3 +140,19 @@ def test_small_corpus_fills_train_then_valid_then_test(count: int, seed: int) ->
     assert (counts["train"] > 0) == (count > 0)
     assert count < 2 or counts["valid"] > 0 or count == 2
     assert count < 5 or counts["test"] > 0
+
+
+def test_pieces_of_drums_are_grouped_by_their_hits() -> None:
+    def write_groove(seed: int) -> Score:
+        keys = random.Random(seed).choices((36, 38, 42, 46), k=200)
+        notes = tuple(Note(24 * n, key, 24) for n, key in enumerate(keys))
+        return Score(notes, parts=(Part("kit", is_drums=True),))
+
+    def list_grams(score: Score) -> set[bytes]:
+        hashes = base64.b64decode(describe_piece(score)["group"])
+        return {hashes[first : first + 8] for first in range(0, len(hashes), 8)}
+
+    groove, other = write_groove(1), write_groove(2)
+    copy = replace(groove, notes=groove.notes[50:])
+    assert list_grams(groove) & list_grams(copy)
+    assert not list_grams(groove) & list_grams(other)

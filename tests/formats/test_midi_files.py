@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from musicgen import formats
 from musicgen.formats.midi import REPAIRS, Inspection, inspect, parse, parse_performance, render
-from musicgen.formats.midi.parser import key_of_signature
+from musicgen.formats.midi.parser import TickNotes, key_of_signature, parse_midi
 from musicgen.music.milliseconds import to_performance
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
@@ -92,6 +92,25 @@ def test_file_of_ours_needs_no_repair() -> None:
 
 
 # Format 2, film frames, meters, keys
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_of_events_are_read_as_single_events_are(seed: int) -> None:
+    rng = random.Random(seed)
+    events = []
+    for _ in range(400):
+        delta = rng.choice(["00", "01", "60", "83 00", "81 80 00"])
+        status = rng.choice(["90", "90", "80", "91", "B0"])
+        first = rng.randrange(60, 64) if status != "B0" else 64
+        events.append(f"{delta} {status} {first:02x} {rng.choice([0, 64, 100]):02x}")
+    in_runs = parse_midi(file_bytes(from_hex(" ".join(events)) + END))
+    text_events = " 00 FF 01 00 ".join(events)  # an empty text event ends a run
+    one_by_one = parse_midi(file_bytes(from_hex(text_events) + END))
+    assert in_runs.repairs == one_by_one.repairs
+    for track, other in zip(in_runs.tracks, one_by_one.tracks, strict=True):
+        assert (track.end, track.pedals) == (other.end, other.pedals)
+        for name in TickNotes.__dataclass_fields__:
+            assert getattr(track.notes, name).tolist() == getattr(other.notes, name).tolist()
 
 
 def test_tracks_of_format_2_are_separate_tunes() -> None:

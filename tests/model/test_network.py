@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.config import BEGIN_ID, CELLS, ModelSettings
+from musicgen.config import BEGIN_ID, CELLS, CONTEXT_WIDTHS, ModelSettings
 from musicgen.model.network import LanguageModel, reset_lanes
 from musicgen.tokens.score_context import FIELDS
 
@@ -124,6 +124,16 @@ def test_weight_dropout_drops_recurrent_weights(cell: str) -> None:
         gradient = layer.get_parameter("weight_hh_l0").grad
         assert gradient is not None
         assert not gradient[mask == 0].any()
+
+
+def test_sets_enter_as_their_bits() -> None:
+    model = make_model(replace(SMALL, context="drums lowest"))
+    assert set(model.context) == {"lowest"}
+    context = torch.zeros(1, 1, len(FIELDS), dtype=torch.int64)
+    context[..., FIELDS.index("drums")] = 0b1000000101
+    bits, lowest = model.look_up_context(context)
+    assert bits.tolist() == [[[1, 0, 1, 0, 0, 0, 0, 0, 0, 1]]]
+    assert lowest.shape[-1] == CONTEXT_WIDTHS["lowest"]
 
 
 def test_context_dropout_drops_values_of_the_look_back_fields() -> None:

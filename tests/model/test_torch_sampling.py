@@ -34,7 +34,7 @@ def check_logits(
     check_lanes(TorchBatchEngine(engine, LANES, device, dtype), engine, tolerance)
 
 
-@pytest.mark.parametrize("context", ["none", "all"])
+@pytest.mark.parametrize("context", ["none", "all", "all+vertical"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_logits_equal_those_of_the_one_tune_engine(cell: str, layers: int, context: str) -> None:

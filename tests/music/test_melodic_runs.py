@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musicgen.music.general_midi import PROGRAMS, parse_program
-from musicgen.music.melodic_runs import find_runs, list_moves
-from musicgen.music.score import Note, Score
+from musicgen.music.melodic_runs import find_runs, list_drum_moves, list_moves
+from musicgen.music.score import Note, Part, Score
 from tests.strategies import scores
 
 
@@ -29,3 +29,10 @@ def test_every_instrument_is_found_by_its_name_and_number() -> None:
     assert len(PROGRAMS) == 128
     for number, name in enumerate(PROGRAMS):
         assert parse_program(name) == parse_program(str(number)) == number
+
+
+def test_drum_moves_are_the_hits_in_order_and_the_steps_between_them() -> None:
+    hits = [Note(0, 42, 12), Note(0, 36, 12), Note(24, 38, 12), Note(30, 60, 12, part=1)]
+    score = Score(hits, parts=(Part(is_drums=True), Part()))
+    assert list_drum_moves(score) == [(36, 0), (42, 0), (38, 24)]
+    assert list_drum_moves(Score([Note(0, 60, 12)])) == []

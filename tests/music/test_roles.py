@@ -11,6 +11,7 @@ from musicgen.music.roles import (
     PROGRAM_POINTS,
     ROLES,
     RULES,
+    assign_roles,
     find_melody_part,
     find_roles,
     measure_features,
@@ -103,3 +104,12 @@ def test_every_rule_can_score_and_names_a_role() -> None:
     assert all(rule.low < rule.high and rule.points > 0 for rule in RULES)
     assert {role for role, _ in NAME_WORDS.values()} <= set(ROLES)
     assert all(0 <= first <= last <= 127 for first, last, _, _ in PROGRAM_POINTS)
+
+
+def test_parts_are_assigned_the_roles_that_are_found() -> None:
+    score = Score([*tune(0), *bass(1)], parts=(Part("A"), Part("B", role="pad")))
+    assert [part.role for part in assign_roles(score).parts] == [find_roles(score)[0].name, "pad"]
+    alone = Score(tune(0), parts=(Part("A"),))
+    assert assign_roles(alone) == alone
+    drums = Score([Note(0, 36, 24)], parts=(Part("A", is_drums=True),))
+    assert assign_roles(drums).parts[0].role == "drums"

@@ -178,6 +178,13 @@ def test_every_drum_has_a_distinct_symbol() -> None:
     assert len(DRUM_SYMBOLS) == len(PITCH_BY_DRUM_SYMBOL) >= 40
 
 
+def test_drums_without_hits_are_written_as_rests() -> None:
+    score = Score([Note(0, 60, 192)], (Mark(192, "bar"),), (Part(), Part(is_drums=True)))
+    (measure,) = build_sheet(score, as_strokes=True).measures
+    (layer,) = measure.staves[1]
+    assert layer.symbols[0].is_measure_rest
+
+
 def test_drums_may_be_written_as_strokes() -> None:
     notes = [Note(step, 42, 6, part=0) for step in range(0, 192, 24)] + [Note(0, 36, 12, part=0)]
     score = Score(notes, (Mark(192, "bar"),), (Part(is_drums=True),))

@@ -68,7 +68,7 @@ def one_by_one(sampler: Sampler, options: SamplingOptions, count: int) -> dict[i
     return {n: [0, *sampler.sample_encoded(options, Noise(3, n)).ids] for n in range(count)}
 
 
-@pytest.mark.parametrize("context", ["none", "all"])
+@pytest.mark.parametrize("context", ["none", "all", "all+vertical"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int, context: str) -> None:
@@ -83,10 +83,12 @@ def test_the_tunes_of_folk_are_those_drawn_alone(options: SamplingOptions) -> No
     assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 
 
-@pytest.mark.parametrize("context", ["none", "all"])
+@pytest.mark.parametrize("context", ["none", "all", "all+vertical"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_tunes_of_random_weights_are_those_drawn_alone(cell: str, context: str) -> None:
-    sampler = Sampler(random_engine(cell, context=context), SEEN_IDS)
+    # without gates, larger weights let differences of rounding grow from step to step
+    scale = 0.2 if cell in ("rnn", "irnn") else 0.4
+    sampler = Sampler(random_engine(cell, context=context, scale=scale), SEEN_IDS)
     options = SamplingOptions(bars=4)
     assert dict(stream(sampler, options, 4).draw(range(9))) == one_by_one(sampler, options, 9)
 

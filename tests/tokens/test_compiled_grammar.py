@@ -13,7 +13,7 @@ from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES
-from tests.random_walks import MELODY_IDS, choose_id, thin_out
+from tests.random_walks import BAND_IDS, MELODY_IDS, choose_id, thin_out
 
 VOICES = frozenset(
     [*MELODY_IDS, MEASURES.id("parts", 2), MEASURES.id("part", 1), MEASURES.id("voice", 1)]
@@ -62,6 +62,17 @@ RULES = [
         layout=FormLayout.of("AABB", 4),
         final_pitch_ids=TONICS,
         requires_cadence=True,
+    ),
+    Rules(allowed_ids=BAND_IDS, max_bars=4),
+    Rules(allowed_ids=BAND_IDS, max_bars=4, final_pitch_ids=TONICS, needs_pitches=True),
+    Rules(
+        allowed_ids=BAND_IDS,
+        min_bars=4,
+        max_bars=4,
+        layout=FormLayout.of("ABAC", 4),
+        final_pitch_ids=TONICS,
+        requires_cadence=True,
+        needs_pitches=True,
     ),
 ]
 

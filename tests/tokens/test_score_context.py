@@ -16,6 +16,7 @@ from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.score_context import (
     FIELDS,
     LAGS,
+    PAGE_FIELDS,
     UNKNOWN_LEFT,
     ContextLanes,
     ContextTable,
@@ -66,7 +67,7 @@ def select(ids: Sequence[int], name: str, kinds: Sequence[str]) -> list[int]:
 
 
 def test_fields_are_those_that_a_model_may_read() -> None:
-    assert " ".join(FIELDS) == CONTEXTS["all"]
+    assert " ".join(PAGE_FIELDS) == CONTEXTS["all"]
 
 
 def test_pickup_stands_at_the_end_of_its_bar() -> None:
@@ -151,7 +152,7 @@ def test_lane_goes_on_from_a_context(score: Score, data: st.DataObject) -> None:
 
 @given(scores())
 def test_values_are_below_the_size_of_their_field(score: Score) -> None:
-    sizes = [count_field_values(name, len(MEASURES)) for name in FIELDS]
+    sizes = [count_field_values(name, len(MEASURES)) for name in PAGE_FIELDS]
     for row in follow(encode(score)):
         assert all(0 <= value < size for value, size in zip(row, sizes, strict=True))
 

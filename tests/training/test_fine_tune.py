@@ -10,7 +10,7 @@ import pytest
 
 from musicgen.checkpoint import Checkpoint, Manifest, save
 from musicgen.checkpoint import load as load_checkpoint
-from musicgen.config import ModelSettings
+from musicgen.config import CONTEXTS, ModelSettings
 from musicgen.corpus.build import build
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Interrupted, Mismatch
@@ -41,7 +41,7 @@ def make_base(
     names: tuple[str, ...],
     codec: str,
     event_counts: tuple[int, ...] = (),
-    **shape: int,
+    **shape: int | str,
 ) -> Checkpoint:
     """Save and load a base model with random weights."""
     settings = ModelSettings(len(names), **{"layers": 1, "hidden": 8, "embedding": 8, **shape})  # type: ignore[arg-type]
@@ -74,9 +74,37 @@ def test_other_codec_is_refused(tmp_path: Path) -> None:
 
 def test_other_vocabulary_of_notes_is_refused(tmp_path: Path) -> None:
     base = make_base(tmp_path / "m", MEASURES.names, "measures")
-    dataset = Dataset([], [], [], "measures", MEASURES.names[:-1], {})
+    dataset = Dataset([], [], [], "measures", (*MEASURES.names[1:-1], "another"), {})
     with pytest.raises(Mismatch, match=f"it has {len(MEASURES)} events.*{len(MEASURES) - 1}"):
         remap_dataset(dataset, base)
+
+
+def test_model_of_an_older_table_learns_the_events_that_were_appended(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "m", MEASURES.names[:844], "measures", context=CONTEXTS["all"])
+    dataset = remap_dataset(Dataset([], [], [], "measures", MEASURES.names, {}), base)
+    assert dataset.vocabulary == MEASURES.names
+    settings = adapt_model_settings(base, dataset.vocabulary_size, {})
+    model = LanguageModel(settings)
+    model.load_weights(extend_embeddings(base, dataset.vocabulary_size))
+    weights = model.copy_weights()
+    for name, array in base.weights.items():
+        assert np.array_equal(weights[name][: len(array)], array)
+    assert len(weights["context.lag4.weight"]) == len(MEASURES) + 1
+
+
+def test_model_without_vertical_context_is_fine_tuned_without_it(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "m", MEASURES.names, "measures", context=CONTEXTS["all"])
+    for requested in ({}, {"context": "all"}):
+        settings = adapt_model_settings(base, len(MEASURES), requested)
+        assert settings.context == CONTEXTS["all"]
+    with pytest.raises(Mismatch, match=r"--context all\+vertical: base has all, and"):
+        adapt_model_settings(base, len(MEASURES), {"context": "all+vertical"})
+
+
+def test_data_set_of_an_older_table_gets_the_events_of_the_model(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "m", MEASURES.names, "measures")
+    older = Dataset([], [], [], "measures", MEASURES.names[:844], {})
+    assert remap_dataset(older, base).vocabulary == MEASURES.names
 
 
 def test_same_vocabulary_returns_the_data_set(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_one_more_tune_rarely_moves_another() -> None:
 def test_plan_explains_what_is_held_out() -> None:
     explanations = [
         make_plan(adjust_split(make_dataset(count)), TrainingOptions()).lines
-        for count in (1, 5, 20, 400)
+        for count in (1, 5, 20, 400, 3000)
     ]
     assert explanations[0][0].startswith(
         "1 tune is too few to hold any out: training on all of them"
@@ -109,7 +109,9 @@ def test_plan_explains_what_is_held_out() -> None:
     assert explanations[2][0].startswith(
         "20 tunes: 3 are held out for early stopping; there is no test split"
     )
-    assert explanations[3] == ()
+    (size_line,) = explanations[3]
+    assert size_line.startswith("16,250 notes train 862,636 weights, 0.019 per weight")
+    assert explanations[4] == ()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,20 @@ def test_context_is_for_tunes_with_bars() -> None:
         assert make_plan(tunes, TrainingOptions(context=name)).model.context == fields
     with pytest.raises(InvalidValue, match="codec text has no bars; leave --context out"):
         make_plan(texts, TrainingOptions(context="all"))
+
+
+@pytest.mark.parametrize(
+    ("several", "name"), [(0, "all"), (5, "all"), (6, "all+vertical"), (100, "all+vertical")]
+)
+def test_vertical_context_is_for_tunes_of_several_parts_or_voices(several: int, name: str) -> None:
+    voice = NAMES.index("token=f")
+    names = (*NAMES[:voice], "voice=1")
+    tunes = [make_tune(number) for number in range(100)]
+    for tune in tunes[several:]:
+        tune.ids[tune.ids == voice] = 1
+    dataset = Dataset(tunes, [], [], "measures", names, {})
+    assert make_plan(dataset, TrainingOptions()).model.context == CONTEXTS[name]
+    assert make_plan(dataset, TrainingOptions(context="all")).model.context == CONTEXTS["all"]
 
 
 def test_options_override_the_preset() -> None:

@@ -313,3 +313,13 @@ def test_bf16_training_is_close_to_fp32() -> None:
         assert bf16.loss == pytest.approx(fp32.loss, rel=0.01)
         assert bf16.gradient_norm == pytest.approx(fp32.gradient_norm, rel=0.05)
     assert all(weight.dtype == np.float32 for weight in half.model.copy_weights().values())
+
+
+def test_held_out_loss_in_bf16_is_close_to_fp32() -> None:
+    trainer = make_trainer(draw_tunes(9), TrainingSettings(tokens=2_000, lanes=8, bptt=16))
+    for _ in range(5):
+        trainer.train_on_window(trainer.next_window())
+    tunes = draw_tunes(5)
+    fp32, bf16 = (evaluate(trainer.model, tunes, precision=name).loss for name in ("fp32", "bf16"))
+    assert bf16 != fp32
+    assert bf16 == pytest.approx(fp32, rel=2e-3)

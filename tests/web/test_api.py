@@ -37,7 +37,8 @@ SAMPLE_REQUEST: dict[str, Any] = {
 
 
 def test_models_list_their_options(playground: LiveServer) -> None:
-    folk, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    folk, drums, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    assert (drums.name, drums.has_index, drums.default_form) == ("drums", False, "free")
     assert (folk.name, folk.has_index) == ("folk", True)
     assert (mine.name, mine.has_index) == ("mine", False)
     assert (folk.default_form, mine.default_form) == ("AABB", "AABB")
@@ -54,7 +55,7 @@ def test_models_list_the_options_of_their_codec(tmp_path: Path) -> None:
         untrained(tmp_path / codec, codec=codec)
     untrained(tmp_path / "text", codec="text")
     models = {model["name"]: ModelInfo(**model) for model in ModelList(tmp_path).to_json()}
-    assert models.keys() == {"folk", "performance", "frames", "frames-16"}
+    assert models.keys() == {"folk", "drums", "performance", "frames", "frames-16"}
     temperature_options = ["temperature", "top_k", "top_p", "min_p"]
     assert models["performance"].options == [*temperature_options, "program"]
     assert (
@@ -87,7 +88,7 @@ def test_invalid_manifest_hides_only_its_model(
     (tmp_path / "loop").symlink_to("loop")
     models = ModelList(tmp_path)
     for _ in range(2):
-        assert [model["name"] for model in models.to_json()] == ["folk", "good"]
+        assert [model["name"] for model in models.to_json()] == ["folk", "drums", "good"]
     warnings = [record.getMessage() for record in caplog.records]
     assert sorted(line.split()[1] for line in warnings) == sorted(changes)
     assert all(line.isprintable() and str(tmp_path) not in line for line in warnings)
@@ -246,6 +247,16 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
     assert [note.pitch for note in score.notes][:6] == [62, 66, 69, 74, 69, 66]
 
 
+def test_part_and_bars_of_a_primer_can_be_chosen(playground: LiveServer) -> None:
+    text = "X:1\nM:6/8\nL:1/8\nK:D\nV:1\nDFA dAF|GBd gdB|\nV:2\nD,3 A,3|F,3 E,3|\n"
+    primer = {"name": "two.abc", "text": text, "part": "2", "bars": "2"}
+    tune = playground.generate(do="sample", seed=1, bars=8, primer=primer)
+    (score,), _ = midi.parse(base64.b64decode(tune["midi"]), "tune.mid")
+    first, second = [note.pitch % 12 for note in score.notes][:2]
+    assert (first, second) == (6, 4)  # F sharp, E
+    assert any("bar 2 of it is taken" in message for message in tune["told"])
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -268,6 +279,7 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
         ({"do": "sample", "primer": {"base64": "???"}}, "invalid base64"),
         ({"do": "sample", "primer": {"name": "x.exe", "base64": "AAAA"}}, "send .abc or .mid"),
         ({"do": "sample", "primer": {"base64": "é"}}, "invalid base64"),
+        ({"do": "sample", "primer": {"text": "K:C\nC", "bars": "x"}}, "write bars such as 1-8"),
         ({"do": "sample", "bars": True}, "bars: expected int | null, got bool"),
         ({"do": "sample", "max_copy": 10**8}, "ask for 4 or more, up to 1,000"),
         (
@@ -294,7 +306,7 @@ def test_infinity_is_refused(playground: LiveServer) -> None:
 def test_request_the_model_cannot_meet_fails(playground: LiveServer) -> None:
     for options, words in (
         ({"rhythm": "tango"}, "rhythm 'tango' is unknown"),
-        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, folk"),
+        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, drums, folk"),
         ({"primer": {"text": "no music"}}, "primer"),
     ):
         end = playground.wait_for_end(playground.submit(do="sample", **options))

@@ -328,7 +328,12 @@ def test_primer_from_text_file_and_drop(page: Page, serve: ServeProcess, tmp_pat
     page.locator("#generate").click()
     expect(status(page)).to_contain_text("New tune from idea.mid")
     assert [sound[2] for sound in serve.tune(id_of(page))["sounds"]][:18] == idea
+    page.locator("#primer-bars").fill("2")
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune from idea.mid")
+    expect(page.locator("#remarks")).to_contain_text("bar 2 of it is taken")
     page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#primer-choice")).to_be_hidden()
     expect(page.locator("#primer-name")).to_have_text("")
 
     data = (tmp_path / "idea.mid").read_bytes()

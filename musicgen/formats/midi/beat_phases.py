@@ -95,16 +95,17 @@ def to_bins(steps: FloatArray) -> IntArray:
     return np.floor(steps * BINS_PER_STEP + 0.5).astype(np.int64)
 
 
-def phase_likelihoods(counts: FloatArray) -> FloatArray:
+def phase_likelihoods(counts: FloatArray, hypotheses: int | None = None) -> FloatArray:
     """Return how well onsets that are late by each phase fit each hypothesis.
 
     Args:
         counts: (phase,) float64, from `count_phases`.
+        hypotheses: only the first ones; all by default.
 
     Returns:
         (hypothesis, phase) float64 log-likelihoods in nats; rows straight, triplet, then SWINGS.
     """
-    likelihoods: FloatArray = np.fft.irfft(np.fft.rfft(counts) * _SPECTRA, n=PHASES)
+    likelihoods: FloatArray = np.fft.irfft(np.fft.rfft(counts) * _SPECTRA[:hypotheses], n=PHASES)
     return likelihoods
 
 

@@ -142,14 +142,14 @@ def _iter_instruments(file: ParsedMidi) -> Iterator[_Instrument]:
     """Yield the instruments of each track in order of their first notes."""
     for index, track in enumerate(file.tracks):
         notes = track.notes
-        instruments, first_notes = np.unique(notes.instruments, return_index=True)
-        for instrument in instruments[np.argsort(first_notes)].tolist():
+        instruments = list(dict.fromkeys(notes.instruments.tolist()))  # in order
+        for instrument in instruments:
             channel, program = divmod(instrument, 128)
             part = Part(track.name, program, channel == DRUM_CHANNEL)
             yield _Instrument(
                 part, channel, _select_instrument(notes, instrument, is_only=len(instruments) == 1)
             )
-        if not len(instruments) and (index or len(file.tracks) == 1) and track.program is not None:
+        if not instruments and (index or len(file.tracks) == 1) and track.program is not None:
             channel, program = track.program
             yield _Instrument(Part(track.name, program, channel == DRUM_CHANNEL), channel, None)
 

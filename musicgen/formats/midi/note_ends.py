@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from musicgen.music.arrays import FloatArray, IntArray, unique_sorted
+from musicgen.music.arrays import FloatArray, IntArray, sort_rows, unique_sorted
 from musicgen.music.score import STEPS_PER_QUARTER
 
 _EIGHTH: Final = STEPS_PER_QUARTER // 2
@@ -89,7 +89,7 @@ def cut_repeated_pitches(starts: IntArray, pitches: IntArray, ends: IntArray) ->
     Returns:
         (note,) int64 steps.
     """
-    order = np.lexsort((starts, pitches))
+    order = sort_rows(pitches, starts)
     sorted_starts, sorted_pitches = starts[order], pitches[order]
     limits = np.full(len(starts), _NEVER)
     continues = (sorted_pitches[1:] == sorted_pitches[:-1]) & (

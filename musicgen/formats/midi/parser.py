@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from itertools import repeat
-from operator import eq, rshift
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from musicgen.errors import Refusal
-from musicgen.music.arrays import IntArray
+from musicgen.music.arrays import BoolArray, IntArray, unique_sorted
 from musicgen.music.theory import Key, Meter, name_on_fifths
 
 MAX_BYTES: Final = 8 * 2**20
@@ -57,6 +56,10 @@ _PROGRAM_BITS: Final = 7
 _MAX_TICK: Final = 2**37  # a packed note must fit into int64
 
 
+def _make_empty() -> IntArray:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass
 class Track:
     """The contents of one track chunk."""
@@ -64,8 +67,8 @@ class Track:
     name: str = ""
     end: int = 0  # the tick of its last event
     program: tuple[int, int] | None = None  # (channel, program) of its first program change
-    packed_notes: list[int] = field(default_factory=list)  # see _TICK_BITS
-    note_ends: list[int] = field(default_factory=list)  # tick of each; -1 while it sounds
+    packed_notes: IntArray = field(default_factory=_make_empty)  # (note,) see _TICK_BITS
+    note_ends: IntArray = field(default_factory=_make_empty)  # (note,) tick; -1: with the track
     pedals: list[tuple[int, int, bool]] = field(default_factory=list)  # (tick, channel, is down)
     texts: list[tuple[int, str]] = field(default_factory=list)
     meters: list[TickEvent] = field(default_factory=list)
@@ -89,11 +92,15 @@ class TickNotes:
     instruments: IntArray  # channel * 128 + program
 
     @classmethod
-    def of(cls, packed_notes: list[int], note_ends: list[int], track_end: int) -> TickNotes:
-        """Unpack the notes of a track; those without an end last until its last tick."""
-        notes = np.array(packed_notes, dtype=np.int64)
-        ends = np.array(note_ends, dtype=np.int64)
-        ends[ends < 0] = track_end
+    def of(cls, notes: IntArray, ends: IntArray, track_end: int) -> TickNotes:
+        """Unpack the notes of a track; those without an end last until its last tick.
+
+        Args:
+            notes: (note,) int64, packed.
+            ends: (note,) int64 ticks, -1 for those without an end.
+            track_end: tick of the last event.
+        """
+        ends = np.where(ends < 0, track_end, ends)
         has_length = ends > notes >> _TICK_BITS
         notes, ends = notes[has_length], ends[has_length]
         return cls(
@@ -124,7 +131,7 @@ class ParsedMidi:
             yield self
             return
         for track in self.tracks:
-            if track.packed_notes:
+            if len(track.packed_notes):
                 yield ParsedMidi(1, self.ticks_per_quarter, (track,), self.repairs,
                              self.ticks_per_second)  # fmt: skip
 
@@ -242,33 +249,37 @@ def _parse_track(
 
 
 class _TrackParser:
-    """Parses the events of one track.
-
-    Some files end a grace note of zero ticks before its start: a stray note-off, then a note that
-    nothing ends. The next start of its pitch tells this from a note that sounds on.
-    """
+    """Parses the events of one track."""
 
     def __init__(self, data: bytes, track: Track, repairs: Counter[str]) -> None:
         self.data = data
         self.track = track
         self.repairs = repairs
         self.bases = [channel << _CHANNEL_BITS for channel in range(16)]  # with their programs
-        # All by channel and pitch, a key of channel * 128 + pitch:
-        self.sounding = [-1] * 2048  # index of the sounding note
-        self.queued_notes: dict[int, deque[int]] = {}  # indexes of further notes of the pitch
-        self.stray_ends: dict[int, deque[int]] = {}  # ticks of note-offs without a note
-        self.grace_notes: dict[int, int] = {}  # index of the note that starts at such a tick
+        # The starts and ends of notes, packed as notes are; the velocity of an end is 0.
+        self.note_events: list[int] = []  # since the last run
+        self.stored_events: list[IntArray] = []  # before
         self.has_end = False
 
     def parse_events(self, at: int, stop: int, events_left: int) -> tuple[int, int]:
         """Parse events until the end-of-track event; return the offset and the events left.
 
-        This loop runs once per event of every file, so ordinary notes need no call.
+        This loop runs once per event, apart from long runs of notes, so notes need no call.
         """
-        data, bases, sounding = self.data, self.bases, self.sounding
-        packed, ends = self.track.packed_notes, self.track.note_ends
+        data, bases = self.data, self.bases
         tick = status = 0
+        gap = _MIN_GAP  # bytes to the next attempt at a run
+        next_run, last_run = at + gap, stop - _MIN_BYTES
         while at < stop:
+            if next_run <= at < last_run:
+                run = _parse_run(data, at, stop, status, events_left)
+                gap = _MIN_GAP if len(run.ticks) >= _MIN_RUN else 2 * gap
+                next_run = run.stop + gap
+                if len(run.ticks):
+                    self.store_run(run, tick)
+                    tick, at, status = tick + int(run.ticks[-1]), run.stop, int(run.statuses[-1])
+                    events_left -= len(run.ticks)
+                    continue
             delta = data[at]
             at += 1
             if delta > 0x7F:
@@ -296,55 +307,25 @@ class _TrackParser:
             if (byte | velocity) > 0x7F:
                 raise make_refusal(at, "a data byte is over 127", "damaged")
             at += 2
-            key = (status & 15) << 7 | byte
-            if velocity and status > 0x8F:
-                if sounding[key] >= 0:
-                    self.restart_pitch(key, tick)
-                else:
-                    sounding[key] = len(packed)
-                    if key in self.stray_ends:
-                        self.record_grace_note(key, tick)
-                packed.append(tick << 25 | velocity << 18 | bases[status & 15] | byte)
-                ends.append(-1)
-            elif sounding[key] < 0:
-                self.record_stray_end(key, tick)
-            else:
-                ends[sounding[key]] = tick
-                sounding[key] = self.pop_queued_note(key) if self.queued_notes else -1
+            velocity = velocity if status > 0x8F else 0
+            self.note_events.append(tick << 25 | velocity << 18 | bases[status & 15] | byte)
         self.track.end = tick
         return at, events_left
 
-    def record_stray_end(self, key: int, tick: int) -> None:
-        """Count the end of a pitch that does not sound; a note of no length may follow."""
-        self.stray_ends.setdefault(key, deque()).append(tick)
-        self.repairs["stray-off"] += 1
-
-    def restart_pitch(self, key: int, tick: int) -> None:
-        """Register the next note, whose pitch already sounds: end a grace note, or queue it."""
-        sounding, note = self.sounding[key], len(self.track.packed_notes)
-        if self.grace_notes.pop(key, -1) == sounding:
-            self.track.note_ends[sounding] = self.track.packed_notes[sounding] >> _TICK_BITS
-            self.sounding[key] = note
-            self.record_grace_note(key, tick)
-        else:
-            self.queued_notes.setdefault(key, deque()).append(note)
-
-    def record_grace_note(self, key: int, tick: int) -> None:
-        """Record the next note as a possible grace note if a stray end has its tick."""
-        stray_ticks = self.stray_ends.get(key)
-        while stray_ticks and stray_ticks[0] < tick:
-            stray_ticks.popleft()
-        if stray_ticks:
-            stray_ticks.popleft()
-            self.grace_notes[key] = len(self.track.packed_notes)
-
-    def pop_queued_note(self, key: int) -> int:
-        """Return the queued note of a pitch that started first, which ends next, or -1."""
-        queue = self.queued_notes.get(key)
-        if not queue:
-            return -1
-        self.repairs["overlap"] += 1
-        return queue.popleft()
+    def store_run(self, run: _Run, tick: int) -> None:
+        """Store the notes and pedals of a run that starts after a tick."""
+        ticks = run.ticks + tick
+        is_pedal = (run.statuses & 0xF0 == 0xB0) & (run.firsts == 64)
+        if is_pedal.any():
+            channels, is_down = run.statuses[is_pedal] & 15, run.seconds[is_pedal] >= 64
+            columns = ticks[is_pedal], channels, is_down
+            self.track.pedals += zip(*(column.tolist() for column in columns), strict=True)
+        is_note = run.statuses < 0xA0
+        velocities = np.where(run.statuses > 0x8F, run.seconds, 0)
+        bases = np.array(self.bases)[run.statuses & 15]
+        packed = ticks << _TICK_BITS | velocities << _VELOCITY_BITS | bases | run.firsts
+        self.stored_events += [np.array(self.note_events, dtype=np.int64), packed[is_note]]
+        self.note_events = []
 
     def parse_channel_event(self, at: int, status: int, tick: int) -> int:
         """Parse a channel event: a program, a pedal, or one to ignore; return the next offset."""
@@ -376,15 +357,194 @@ class _TrackParser:
         return start + length
 
     def finish(self) -> None:
-        """End the grace notes, and count the faults of the track."""
+        """Pair the starts and ends of notes, and count the faults of the track."""
         track = self.track
-        for note in self.grace_notes.values():
-            if track.note_ends[note] < 0:
-                track.note_ends[note] = track.packed_notes[note] >> _TICK_BITS
-        starts = map(rshift, track.packed_notes, repeat(_TICK_BITS))
-        self.repairs["hanging-note"] += track.note_ends.count(-1)
-        self.repairs["zero-length"] += sum(map(eq, starts, track.note_ends))
+        last_events = np.array(self.note_events, dtype=np.int64)
+        events = np.concatenate([*self.stored_events, last_events])
+        track.packed_notes = events[events >> _VELOCITY_BITS & 127 > 0]
+        track.note_ends = _find_note_ends(events, self.repairs)
+        self.repairs["hanging-note"] += int((track.note_ends < 0).sum())
+        has_no_length = track.packed_notes >> _TICK_BITS == track.note_ends
+        self.repairs["zero-length"] += int(has_no_length.sum())
         self.repairs["no-track-end"] += not self.has_end
+
+
+# Runs of events
+
+
+_WINDOW: Final = 16_384  # most bytes of a run
+_MIN_BYTES: Final = 256  # that are worth an attempt at a run
+_MIN_GAP: Final = 32  # bytes from an event that ends a run to the next attempt at a run
+_MIN_RUN: Final = 64  # events; after a shorter run, the gap is doubled
+
+
+class _Run(NamedTuple):
+    """Channel events with two data bytes each, in sequence; (event,) int64 each."""
+
+    stop: int  # offset after the last one
+    ticks: IntArray  # since the event before the run
+    statuses: IntArray
+    firsts: IntArray  # data bytes
+    seconds: IntArray
+
+
+def _parse_run(data: bytes, at: int, stop: int, status: int, most: int) -> _Run:
+    """Parse channel events with two data bytes each, up to the first that is different.
+
+    Each has three bytes under 128: the last one of its delta time, and its data bytes. The others
+    continue the delta time or are the status, so their number between those three tells them apart.
+
+    Args:
+        data: of the file.
+        at: offset of the first event.
+        stop: offset of the end of the track.
+        status: in force before the first event.
+        most: events to parse.
+    """
+    window = np.frombuffer(data, np.uint8, min(stop - at, _WINDOW), at)
+    low = np.flatnonzero(window < 0x80)
+    deltas, firsts, seconds = low[: len(low) // 3 * 3].reshape(-1, 3).T
+    starts = np.zeros(len(deltas) + 1, dtype=np.int64)
+    starts[1:] = seconds + 1
+    statuses = _fill_statuses(window, deltas, firsts - deltas == 2, status)
+    is_valid = (
+        (deltas - starts[:-1] < 4)
+        & (firsts - deltas <= 2)
+        & (seconds - firsts == 1)
+        & _HAS_TWO_DATA_BYTES[statuses]
+    )
+    count = min(len(deltas) if is_valid.all() else int(is_valid.argmin()), most)
+    ticks = np.cumsum(_read_deltas(window, starts[:count], deltas[:count]))
+    data_bytes = window[firsts[:count]], window[seconds[:count]]
+    return _Run(
+        at + int(starts[count]), ticks, statuses[:count], *(b.astype(np.int64) for b in data_bytes)
+    )
+
+
+_HAS_TWO_DATA_BYTES: Final = np.array([kind in (8, 9, 10, 11, 14) for kind in range(16)]).repeat(16)
+
+
+def _fill_statuses(
+    window: NDArray[np.uint8], deltas: IntArray, has_status: BoolArray, status: int
+) -> IntArray:
+    """Return the status of each event: its own, or the last one before it."""
+    rows = np.flatnonzero(has_status)
+    statuses = np.empty(len(rows) + 1, dtype=np.int64)
+    statuses[0] = status
+    statuses[1:] = window[deltas[rows] + 1]
+    return statuses[np.cumsum(has_status)]
+
+
+def _read_deltas(window: NDArray[np.uint8], starts: IntArray, stops: IntArray) -> IntArray:
+    """Return the delta times from offsets `starts` to `stops`, which are up to four bytes long."""
+    ticks = window[stops].astype(np.int64)
+    sizes = stops - starts
+    for distance in range(1, int(sizes.max(initial=0)) + 1):
+        longer = np.flatnonzero(sizes >= distance)
+        part = window[stops[longer] - distance].astype(np.int64) & 127
+        ticks[longer] += part << 7 * distance
+    return ticks
+
+
+# The ends of notes
+
+
+def _find_note_ends(events: IntArray, repairs: Counter[str]) -> IntArray:
+    """Find where notes end: of one channel and pitch, the first end is that of the first note.
+
+    Args:
+        events: (event,) int64 starts and ends of notes, packed as notes are, in order.
+        repairs: counts overlaps and ends without a note.
+
+    Returns:
+        (note,) int64 ticks, -1 for notes without an end.
+    """
+    is_start = events >> _VELOCITY_BITS & 127 > 0
+    keys = (events >> _CHANNEL_BITS & 15) << 7 | events & 127
+    order = np.argsort(keys.astype(np.int16), kind="stable")  # a radix sort, at 16 bits
+    ends = np.full(len(events), -1)
+    ends[order[is_start[order]]] = _pair_by_key(
+        keys[order], events[order] >> _TICK_BITS, is_start[order], repairs
+    )
+    return ends[is_start]
+
+
+def _pair_by_key(
+    keys: IntArray, ticks: IntArray, is_start: BoolArray, repairs: Counter[str]
+) -> IntArray:
+    """Find where notes end, from events sorted by key, a number of channel and pitch.
+
+    Returns:
+        (note,) int64 ticks, in the order of the starts.
+    """
+    starts_before = np.zeros(len(keys) + 1, dtype=np.int64)
+    np.cumsum(is_start, out=starts_before[1:])
+    ends_before = np.arange(len(keys) + 1) - starts_before
+    balance = starts_before - ends_before
+    # index of the first event of the key of each event
+    key_firsts = np.concatenate([[0], np.cumsum(np.bincount(keys))])[keys]
+    sounding = balance[1:] - balance[key_firsts]  # notes of the key after each event
+    stray_keys = unique_sorted(keys[sounding < 0])
+    is_end = ~is_start
+    ends = np.flatnonzero(is_end & ~np.isin(keys, stray_keys) if len(stray_keys) else is_end)
+    firsts = key_firsts[ends]
+    notes = starts_before[firsts] + ends_before[ends] - ends_before[firsts]
+    note_ends = np.full(starts_before[-1], -1)
+    note_ends[notes] = ticks[ends]
+    repairs["overlap"] += int((sounding[ends] > 0).sum())
+    for key in stray_keys.tolist():
+        first, stop = np.searchsorted(keys, [key, key + 1]).tolist()
+        note_ends[starts_before[first] : starts_before[stop]] = _pair_with_strays(
+            ticks[first:stop].tolist(), is_start[first:stop].tolist(), repairs
+        )
+    return note_ends
+
+
+def _pair_with_strays(
+    ticks: Sequence[int], is_start: Sequence[bool], repairs: Counter[str]
+) -> list[int]:
+    """Return the ends of the notes of one channel and pitch, where some end has no note.
+
+    Some files end a grace note of zero ticks before its start: a stray end, then a note that
+    nothing ends. The next start of its pitch tells this from a note that sounds on.
+
+    Args:
+        ticks: of the starts and ends of notes, in order.
+        is_start: whether each is a start.
+        repairs: counts overlaps and ends without a note.
+    """
+    starts: list[int] = []
+    ends: list[int] = []
+    sounding: deque[int] = deque()  # notes; the first one ends next
+    stray_ticks: deque[int] = deque()  # of ends without a note
+    grace_note = -1  # the last note that started at such a tick
+    for tick, starts_note in zip(ticks, is_start, strict=True):
+        note = len(ends)
+        if not starts_note and sounding:
+            ends[sounding.popleft()] = tick
+            repairs["overlap"] += bool(sounding)
+        elif not starts_note:
+            stray_ticks.append(tick)
+            repairs["stray-off"] += 1
+        elif sounding and sounding[0] != grace_note:
+            sounding.append(note)
+            grace_note = -1
+        else:
+            if sounding:
+                ends[grace_note] = starts[grace_note]
+                sounding.popleft()
+            sounding.appendleft(note)
+            while stray_ticks and stray_ticks[0] < tick:
+                stray_ticks.popleft()
+            grace_note = note if stray_ticks else -1
+            if stray_ticks:
+                stray_ticks.popleft()
+        if starts_note:
+            starts.append(tick)
+            ends.append(-1)
+    if grace_note >= 0 and ends[grace_note] < 0:
+        ends[grace_note] = starts[grace_note]
+    return ends
 
 
 def _parse_variable_length(data: bytes, at: int) -> tuple[int, int]:

@@ -41,7 +41,7 @@ from musicgen.formats.midi.timing import (
     find_timing,
     to_exact_steps,
 )
-from musicgen.music.arrays import BoolArray, FloatArray, IntArray, unique_sorted
+from musicgen.music.arrays import BoolArray, FloatArray, IntArray, find_median, unique_sorted
 from musicgen.music.score import STEPS_PER_QUARTER
 
 _QUARTER: Final = STEPS_PER_QUARTER
@@ -110,7 +110,7 @@ class BeatGrids:
 
     def find_units(self, steps: FloatArray) -> IntArray:
         """Return the steps between grid points at (n,) float64 times, as (n,) int64."""
-        beats = np.clip(_find_beats(steps), 0, len(self.choices) - 1)
+        beats = np.minimum(_find_beats(steps), len(self.choices) - 1)
         units: IntArray = _UNITS[self.choices[beats]]
         return units
 
@@ -155,7 +155,7 @@ def _estimate_deviation(onsets: FloatArray) -> float:
     """Return the standard deviation of onsets from sixteenths and triplets, in steps."""
     errors = [np.abs(onsets - np.floor(onsets / unit + 0.5) * unit) for unit in (12, 16)]
     # 1.4826 medians of absolute errors are one standard deviation of a normal distribution
-    deviation = 1.4826 * float(np.median(np.minimum(*errors)))
+    deviation = 1.4826 * find_median(np.minimum(*errors))
     return min(max(deviation, _LEAST_DEVIATION), _MOST_DEVIATION)
 
 
@@ -300,13 +300,13 @@ class Quantiser:
             return _keep_steps(grid, parts, ticks_per_quarter, meter)
         return _fit_beats(parts, ticks_per_quarter, timing, meter)
 
-    def to_grid_steps(self, ticks: IntArray, part: int = 0) -> IntArray:
-        """Convert (n,) int64 ticks of a part to (n,) int64 steps on the grid."""
+    def to_grid_steps(self, ticks: IntArray, exact_steps: FloatArray) -> IntArray:
+        """Convert (n,) int64 ticks, as (n,) float64 straight steps too, to steps on the grid."""
         if self.beat_grids is None:
             quarter = self.ticks_per_quarter
             steps: IntArray = np.floor_divide(2 * ticks * _QUARTER + quarter, 2 * quarter)
             return steps + self.timing.added_steps
-        return np.maximum(self.beat_grids.snap(self.to_straight_steps(ticks, part)), 0)
+        return np.maximum(self.beat_grids.snap(exact_steps), 0)
 
     def to_straight_steps(self, ticks: IntArray, part: int) -> FloatArray:
         """Convert (n,) int64 ticks of a part to (n,) float64 steps without its timing."""
@@ -314,13 +314,13 @@ class Quantiser:
 
     def quantise_part(self, times: PartTimes) -> QuantisedPart:
         """Quantise the notes of one part; infer their ends where those were played."""
-        starts = self.to_grid_steps(times.onsets, times.part)
         exact_starts = self.to_straight_steps(times.onsets, times.part)
+        starts = self.to_grid_steps(times.onsets, exact_starts)
         far_onsets = int((np.abs(exact_starts - starts) > FAR_STEPS).sum())
-        if self.has_written_hits if times.is_drums else self.has_written_ends:
-            durations = np.maximum(self.to_grid_steps(times.ends, times.part) - starts, 1)
-            return QuantisedPart(times.part, starts, durations, 0, far_onsets)
         exact_ends = self.to_straight_steps(times.ends, times.part)
+        if self.has_written_hits if times.is_drums else self.has_written_ends:
+            durations = np.maximum(self.to_grid_steps(times.ends, exact_ends) - starts, 1)
+            return QuantisedPart(times.part, starts, durations, 0, far_onsets)
         if times.is_drums:
             durations = infer_hit_ends(starts) - starts
             return QuantisedPart(times.part, starts, durations, 0, far_onsets, len(starts))

@@ -122,7 +122,8 @@ def to_exact_steps(ticks: IntArray, ticks_per_quarter: int) -> FloatArray:
 
 def _find_sections(steps: FloatArray, count: int) -> IntArray:
     """Return the section of each time."""
-    return np.clip(np.floor(steps / _SECTION).astype(np.int64), 0, count - 1)
+    sections = np.floor(steps / _SECTION).astype(np.int64)
+    return np.minimum(np.maximum(sections, 0), count - 1)
 
 
 def find_timing(parts: Sequence[PartTimes], ticks_per_quarter: int, meter: MeterHint) -> Timing:
@@ -140,9 +141,10 @@ def find_timing(parts: Sequence[PartTimes], ticks_per_quarter: int, meter: Meter
     if len(drifts) > 1:
         onsets = [part - drifts[_find_sections(part, len(drifts))] for part in onsets]
         steps = np.concatenate(onsets)
-    likelihoods = phase_likelihoods(count_phases(steps, all_weights)) / len(steps)
+    counts = count_phases(steps, all_weights)
+    likelihoods = phase_likelihoods(counts, FIRST_SWING) / len(steps)
     has_pitches = not all(times.is_drums for times in parts)
-    hypothesis, offset = _choose_offset(likelihoods[:FIRST_SWING], meter, has_pitches=has_pitches)
+    hypothesis, offset = _choose_offset(likelihoods, meter, has_pitches=has_pitches)
     part_offsets = {
         times.part: lateness
         for times, part_onsets, part_weights in zip(parts, onsets, weights, strict=True)
@@ -304,12 +306,14 @@ def _follow_offsets(likelihoods: FloatArray) -> IntArray:
     count = coarse.shape[1]
     neighbours = (np.arange(count)[:, None] + _WINDOW) % count
     costs = np.where(_WINDOW, _JUMP_COST, 0.0)
+    phases = np.arange(count)
     best = coarse[0]
     sources = []
     for section in coarse[1:]:
-        candidates = best[neighbours] - costs
-        sources.append(candidates.argmax(axis=1))
-        best = candidates.max(axis=1) + section
+        candidates = best.take(neighbours) - costs
+        source = candidates.argmax(axis=1)
+        sources.append(source)
+        best = candidates[phases, source] + section
     jumps, phase = [], int(best.argmax())
     for source in reversed(sources):
         jump = int(_WINDOW[source[phase]])

@@ -13,6 +13,8 @@ export class PrimerInput {
     this.onError = onError;
     this.text = byId("primer-text");
     this.fileInput = byId("primer-file");
+    this.part = byId("primer-part");
+    this.bars = byId("primer-bars");
     this.fileInput.addEventListener("change", () => this.#read(this.fileInput.files[0]));
     byId("primer-clear").addEventListener("click", () => this.clear());
     this.text.addEventListener("input", () => this.#update());
@@ -21,15 +23,14 @@ export class PrimerInput {
 
   /** The primer as a job takes it; null: none. */
   get value() {
-    if (this.#file) return this.#file;
     const text = this.text.value.trim();
-    return text ? { name: "pasted.abc", text: addAbcHeader(text) } : null;
+    const notes = this.#file ?? (text ? { name: "pasted.abc", text: addAbcHeader(text) } : null);
+    return notes && { ...notes, part: this.part.value.trim(), bars: this.bars.value.trim() };
   }
 
   clear() {
     this.#file = null;
-    this.text.value = "";
-    this.fileInput.value = "";
+    for (const input of [this.text, this.fileInput, this.part, this.bars]) input.value = "";
     this.#update();
   }
 
@@ -47,7 +48,7 @@ export class PrimerInput {
   #update() {
     if (this.text.value) this.#file = null;
     byId("primer-name").textContent = this.#file?.name ?? (this.value ? "pasted notes" : "");
-    byId("primer-set").hidden = this.value === null;
+    byId("primer-set").hidden = byId("primer-choice").hidden = this.value === null;
     byId("primer").classList.toggle("set", this.value !== null);
   }
 

@@ -1,0 +1,31 @@
+"""The ranges of instruments: complete for those that have one, and plausible."""
+
+from __future__ import annotations
+
+import pytest
+
+from musicgen.music.general_midi import FAMILIES, PROGRAMS, find_family, parse_program
+from musicgen.music.instrument_ranges import find_range
+
+ELECTRONIC = {"synth lead", "synth pad", "synth effects", "sound effects"}
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("acoustic grand piano", 21, 108), ("violin", 55, 100), ("flute", 60, 96),
+     ("trumpet", 52, 84), ("electric bass (finger)", 28, 64), ("acoustic guitar (nylon)", 40, 83)],
+)  # fmt: skip
+def test_range_holds_what_every_player_has(name: str, low: int, high: int) -> None:
+    span = find_range(parse_program(name))
+    assert span is not None
+    assert span.low <= low < high <= span.high
+
+
+def test_each_acoustic_family_has_ranges_and_no_electronic_one() -> None:
+    families = {find_family(n) for n in range(len(PROGRAMS)) if find_range(n)}
+    assert families == set(FAMILIES) - ELECTRONIC
+
+
+def test_ranges_are_ordered_pitches() -> None:
+    spans = [span for span in map(find_range, range(128)) if span]
+    assert all(0 <= span.low < span.high <= 127 for span in spans)
