@@ -81,8 +81,15 @@ def with_one_velocity(columns: NoteColumns) -> NoteColumns:
     if not has_dynamics(columns):
         return columns
     leveled = columns.copy()
-    leveled[3] = find_default_velocities(columns, int(columns[4].max()) + 1)[columns[4]]
+    leveled[3] = _find_default_of_notes(columns)
     return leveled
+
+
+def _find_default_of_notes(columns: NoteColumns) -> IntArray:
+    """Return for each note the velocity of its part at its default level, (note,) int64."""
+    parts = columns[4]
+    defaults: IntArray = find_default_velocities(columns, int(parts.max()) + 1)[parts]
+    return defaults
 
 
 def with_levels(columns: NoteColumns) -> NoteColumns:
@@ -97,7 +104,7 @@ def with_levels(columns: NoteColumns) -> NoteColumns:
     if not has_dynamics(columns):
         return columns
     leveled = columns.copy()
-    defaults = find_default_velocities(columns, int(columns[4].max()) + 1)[columns[4]]
+    defaults = _find_default_of_notes(columns)
     levels = find_levels(columns[3])
     leveled[3] = np.where(levels == find_levels(defaults), defaults, LEVEL_VELOCITIES[levels])
     return leveled

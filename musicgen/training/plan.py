@@ -339,7 +339,7 @@ def _limit_evaluations(plan: Plan, tokens: int) -> Plan:
 
 def _explain_plan(dataset: Dataset, plan: Plan) -> list[str]:
     """Explain the decisions that follow from the size of the corpus, one per line."""
-    count, model = len(dataset), plan.model
+    count, model = sum(1 for _ in select_as_written(tune for _, tune in dataset)), plan.model
     lines = []
     if not dataset.valid:
         lines.append(

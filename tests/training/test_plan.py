@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -200,3 +201,12 @@ def test_replace_tokens_changes_only_tokens() -> None:
     plan = make_plan(adjust_split(make_dataset(20)), TrainingOptions())
     assert replace_tokens(plan, 5).training.tokens == 5
     assert replace_tokens(replace_tokens(plan, 5), plan.training.tokens) == plan
+
+
+def test_orders_of_the_parts_of_a_tune_are_one_tune() -> None:
+    dataset = adjust_split(make_dataset(20))
+    copies = [replace(tune, order=order) for tune in dataset.train for order in (1, 2)]
+    (line, *_) = make_plan(
+        replace(dataset, train=[*dataset.train, *copies]), TrainingOptions()
+    ).lines
+    assert line.startswith("20 tunes: 3 are held out")
