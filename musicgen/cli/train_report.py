@@ -289,14 +289,14 @@ def _make_grid(values: LabelledValues, values_per_row: int) -> Table:
 
 def print_plan(run: TrainingRun, console: Console) -> None:
     """Print the split, the decisions of the plan, the model and the length of the training."""
-    from musicgen.corpus.store import count_tokens
+    from musicgen.corpus.store import count_tokens, select_as_written
 
     split, plan = run.dataset, run.plan
-    tokens = count_tokens(split.train)
+    tokens, tune_count = count_tokens(split.train), sum(1 for _ in select_as_written(split.train))
     shape, settings = plan.model, plan.training
     first_bptt = f"{settings.first_bptt} to " if 0 < settings.first_bptt < settings.bptt else ""
     console.print(
-        f"train {format_count(len(split.train), 'tune')} ({format_count(tokens, 'token')}),"
+        f"train {format_count(tune_count, 'tune')} ({format_count(tokens, 'token')}),"
         f" validation {len(split.valid):,}, test {len(split.test):,}"
     )
     for line in plan.lines:
