@@ -42,6 +42,7 @@ from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 VOCABULARY = len(MEASURES)
 FREQUENT_IDS = 150  # ids that occur in the synthetic tunes
+SHORTEST_TUNE, LONGEST_TUNE = 120, 380  # ids of the synthetic tunes, as of dance tunes
 PRESET = FRESH_PRESETS[-1]  # of a large corpus, as plain `musicgen train` uses
 PLAIN_SHAPES = ((8, 100), (64, 32))  # lanes, window length in ids
 PLAIN_LEARNING_RATES = {8: 2e-3, 64: 5e-3}  # by lanes
@@ -55,22 +56,25 @@ PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 
 def draw_tunes(count: int, seed: int) -> list[np.ndarray]:
-    """Draw tunes of about 370 ids: phrases of a few motifs, repeated and varied."""
+    """Draw tunes of 120 to 380 ids: phrases of a few motifs, repeated and varied."""
     motifs = np.random.default_rng(0).integers(2, FREQUENT_IDS, (80, 12))
     generator = np.random.default_rng(seed)
     return [draw_tune(motifs, generator) for _ in range(count)]
 
 
 def draw_tune(motifs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw one tune: 16 motifs of neighbouring numbers in two repeated halves; the last id is 1."""
+    """Draw one tune: motifs of neighbouring numbers in two repeated halves; the last id is 1.
+
+    Its length is drawn too: how much of the windows is padding depends on the lengths of tunes.
+    """
     first_motif = int(generator.integers(len(motifs)))
     motif_numbers = [
         (first_motif + int(step)) % len(motifs) for step in generator.integers(0, 6, 16)
     ]
     phrases = [vary_motif(motifs[number], generator) for number in motif_numbers]
-    return np.concatenate([*phrases[:8], *phrases[:8], *phrases[8:], *phrases[8:], [1]]).astype(
-        np.int16
-    )
+    ids = np.concatenate([*phrases[:8], *phrases[:8], *phrases[8:], *phrases[8:]])
+    length = int(generator.integers(SHORTEST_TUNE, LONGEST_TUNE))
+    return np.append(ids[:length], 1).astype(np.int16)
 
 
 def vary_motif(motif: np.ndarray, generator: np.random.Generator) -> np.ndarray:
