@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from musicgen.errors import Mismatch
 
 CPU_BF16_INSTRUCTIONS: Final = ("avx512_bf16", "amx_tile")
+MALLOPT_LIMITS: Final = {-3: 2**25, -1: 2**30}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, in bytes
 STATM: Final = Path("/proc/self/statm")
 
 
@@ -71,6 +73,19 @@ def limit_recurrent_precision(
     if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, where the C library is glibc.
+
+    By default glibc returns large blocks to the system, so that each update of a training run
+    touches new pages, which the system must fill with zeros: a quarter of the time of a run on the
+    CPU (benchmarks/README.md).
+    """
+    library = ctypes.CDLL(None)
+    if sys.platform == "linux" and hasattr(library, "mallopt"):
+        for parameter, limit in MALLOPT_LIMITS.items():
+            library.mallopt(parameter, limit)
 
 
 def to_staged_tensor(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -29,7 +29,13 @@ from musicgen.checkpoint import Weights
 from musicgen.config import TrainingSettings
 from musicgen.errors import MusicgenError
 from musicgen.evaluation.heldout_score import HeldOutScore
-from musicgen.model.devices import autocast, get_memory_in_use, send, to_staged_tensor
+from musicgen.model.devices import (
+    autocast,
+    get_memory_in_use,
+    keep_freed_memory,
+    send,
+    to_staged_tensor,
+)
 from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
 from musicgen.music.arrays import TokenIds
 from musicgen.training.batches import Window, WindowStream
@@ -222,6 +228,7 @@ class Trainer:
         self.wrapped_model = ranks.wrap_model(model)  # averages the gradients of the processes
         self.valid, self.valid_notes = valid, valid_notes
         self.epoch_tokens = sum(len(ids) for ids in train)
+        keep_freed_memory()
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
         self.valid_contexts = make_context_cache(model, valid)
