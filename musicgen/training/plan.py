@@ -41,7 +41,9 @@ from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import Trainer, equalize_window_lengths
 
-PROBE_UPDATES: Final = 6  # updates that measure the speed of training
+WARM_UP_UPDATES: Final = 6  # are slower than the rest of a run
+PROBE_UPDATES: Final = 12  # after those, which measure the speed of training
+PROBE_IDS: Final = 2048  # of each tune, so that few score contexts are computed
 MIN_GROUPS_TO_HOLD_OUT: Final = 8  # with fewer groups, nothing is held out
 MIN_GROUPS_FOR_TEST: Final = 50  # with fewer groups, there is no test split
 LARGE_CORPUS_TUNES: Final = 2000  # from here on, the split is left as it was built
@@ -387,13 +389,15 @@ def measure_tokens_per_second(
     dataset: Dataset, plan: Plan, base: Checkpoint | None = None, ranks: Ranks = SINGLE_PROCESS
 ) -> float:
     """Measure the speed of training, in tokens per second, on a temporary model."""
-    even_plan = replace(plan, training=equalize_window_lengths(plan.training))
-    trainer = make_trainer(dataset, even_plan, base, ranks)
+    settings = equalize_window_lengths(plan.training)
+    tunes = [replace(tune, ids=tune.ids[:PROBE_IDS]) for tune in dataset.train[: settings.lanes]]
+    excerpt = replace(dataset, train=tunes, valid=[], test=[])
+    trainer = make_trainer(excerpt, replace(plan, training=settings), base, ranks)
     rates = [
         trainer.train_on_window(trainer.next_window()).tokens_per_second
-        for _ in range(PROBE_UPDATES)
+        for _ in range(WARM_UP_UPDATES + PROBE_UPDATES)
     ]
-    return ranks.broadcast_first(float(np.median(rates[1:])))
+    return ranks.broadcast_first(float(np.median(rates[WARM_UP_UPDATES:])))
 
 
 def make_trainer(
