@@ -25,7 +25,7 @@ CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embe
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
     "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
-    "role": 8, "family": 16, "next_role": 8,
+    "role": 8, "family": 16, "next_role": 8, "echo": 48, "alike": 8, "echoed": 8,
     **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
@@ -34,9 +34,12 @@ VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "sounding", "lowest", "highest", "drums", "onsets", "kicks", "until", "root", "quality", "bass",
     "tones", "last_tones", "role", "family", "next_role",
 )  # fmt: skip
+ECHO_FIELDS: Final = ("echo", "alike", "echoed")  # of `tokens/echo.py`
+LOOKED_UP_FIELDS: Final = ("lag1", "lag2", "lag4", "lag8", "echo")  # each is an id + 1, or 0
+PARTS_FIELDS: Final = (*VERTICAL_FIELDS, *ECHO_FIELDS)  # what several parts and voices need
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",
-    "all+vertical": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS} {' '.join(VERTICAL_FIELDS)}",
+    "all+vertical": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS} {' '.join(PARTS_FIELDS)}",
     "position": _POSITION_FIELDS,
     "look-back": _LOOK_BACK_FIELDS,
     "none": "",
@@ -103,13 +106,13 @@ class ModelSettings(Settings):
 
     @property
     def reads_vertical(self) -> bool:
-        """Whether the model reads fields of the vertical context."""
-        return not set(VERTICAL_FIELDS).isdisjoint(self.context_fields)
+        """Whether the model reads fields of the vertical context or the echo."""
+        return not set(PARTS_FIELDS).isdisjoint(self.context_fields)
 
     @property
     def lags(self) -> tuple[str, ...]:
         """The fields that look back; each has a gate that makes the event it saw more likely."""
-        return tuple(name for name in self.context_fields if name.startswith("lag"))
+        return tuple(name for name in self.context_fields if name in LOOKED_UP_FIELDS)
 
     @property
     def input_size(self) -> int:

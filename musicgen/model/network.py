@@ -25,7 +25,7 @@ from musicgen.tokens.score_context import FIELDS, count_field_values
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
-LOOK_BACK_PREFIXES: Final = ("lag", "match")  # of the fields that context dropout drops values of
+LOOK_BACK_PREFIXES: Final = ("lag", "match", "echo", "alike")  # of the fields of context dropout
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 
 

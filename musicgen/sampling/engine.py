@@ -21,9 +21,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from musicgen.checkpoint import Checkpoint, Weights
-from musicgen.config import CONTEXT_WIDTHS, MULTI_HOT_FIELDS, VERTICAL_FIELDS, ModelSettings
+from musicgen.config import (
+    CONTEXT_WIDTHS,
+    LOOKED_UP_FIELDS,
+    MULTI_HOT_FIELDS,
+    VERTICAL_FIELDS,
+    ModelSettings,
+)
 from musicgen.errors import InvalidValue
-from musicgen.tokens.score_context import FIELDS, FIRST_VERTICAL, ContextTable, ScoreContext
+from musicgen.tokens.score_context import (
+    FIELDS,
+    FIRST_ECHO,
+    FIRST_VERTICAL,
+    ContextTable,
+    ScoreContext,
+)
 
 Array = np.ndarray
 
@@ -149,6 +161,9 @@ def make_cell(name: str, w: Array, u: Array, b_input: Array, b_hidden: Array) ->
 
 State = Any  # of an engine, opaque to the sampler
 _MAX_ROW_SUMS = 4096
+_GROUP_NAMES = {  # of fields whose values recur together
+    **{f"match{lag}": "match" for lag in (1, 2, 4, 8)}, "alike": "likeness", "echoed": "likeness",
+}  # fmt: skip
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -351,7 +366,7 @@ class NumpyEngine:
 
     def _sum_vertical_rows(self, fields: tuple[int, ...]) -> Array:
         """Return the sum of the rows of the vertical fields, (rows,) float32, which is kept."""
-        key = fields[FIRST_VERTICAL:]
+        key = fields[FIRST_VERTICAL:FIRST_ECHO]
         if key not in self.vertical_sums:
             if len(self.vertical_sums) >= _MAX_ROW_SUMS:
                 self.vertical_sums.clear()
@@ -379,18 +394,18 @@ class NumpyEngine:
 
 
 def _group_fields(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Group the fields whose values recur together, by index: positions, and matches.
+    """Group the fields whose values recur together, by index: positions, matches, likeness.
 
-    Vertical fields are left out.
+    A field that looks an id up is a group of its own. Vertical fields are left out.
     """
-    lags = [(number,) for number, name in enumerate(names) if name.startswith("lag")]
-    matches = tuple(number for number, name in enumerate(names) if name.startswith("match"))
-    positions = tuple(
-        number
-        for number, name in enumerate(names)
-        if not name.startswith(("lag", "match")) and name not in VERTICAL_FIELDS
-    )
-    return [group for group in (positions, *lags, matches) if group]
+    groups: dict[str, list[int]] = {"position": []}
+    lags = [name for name in LOOKED_UP_FIELDS if name in names]
+    for key in (*lags, "match", "likeness"):
+        groups[key] = []
+    for number, name in enumerate(names):
+        if name not in VERTICAL_FIELDS:
+            groups[_GROUP_NAMES.get(name, name if name in lags else "position")].append(number)
+    return [tuple(group) for group in groups.values() if group]
 
 
 class RestrictedEngine:

@@ -15,8 +15,9 @@ lag n      the id + 1 that stood at the same place n bars ago; 0 if none did
 match n    for how long the ids have been those of n bars ago: in events, then in whole bars
 =========  =========================================================================================
 
-The fields of the vertical context follow: what the parts and voices written earlier in the bar do
-at the position (`tokens/vertical_context.py`). They are computed only where a model reads them.
+Two groups of fields follow for tunes of several parts or voices, computed only where a model reads
+them: the vertical context, what the parts and voices written earlier in the bar do at the position
+(`tokens/vertical_context.py`), and the echo (`tokens/echo.py`).
 
 A place is a voice, a position, a kind of decision, and how many ids the tune has there already.
 Bars are counted as `FormState` counts them: an irregular bar counts, a pickup does not.
@@ -34,10 +35,11 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.config import BEGIN_ID, MULTI_HOT_FIELDS, VERTICAL_FIELDS
+from musicgen.config import BEGIN_ID, ECHO_FIELDS, MULTI_HOT_FIELDS, VERTICAL_FIELDS
 from musicgen.music.arrays import IntArray, TokenIds
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.echo import ECHO_FIELD_SIZES, EchoContext, EchoLanes, Step, Steps
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vertical_context import (
     CURSOR_COLUMNS,
@@ -54,10 +56,11 @@ PAGE_FIELDS: Final = (
     "position", "left", "bar", "section",
     *(f"lag{lag}" for lag in LAGS), *(f"match{lag}" for lag in LAGS),
 )  # fmt: skip
-FIELDS: Final = (*PAGE_FIELDS, *VERTICAL_FIELDS)
+FIELDS: Final = (*PAGE_FIELDS, *VERTICAL_FIELDS, *ECHO_FIELDS)
 FIRST_LAG: Final = 4  # index of the field "lag1"
 FIRST_MATCH: Final = FIRST_LAG + len(LAGS)
 FIRST_VERTICAL: Final = len(PAGE_FIELDS)
+FIRST_ECHO: Final = FIRST_VERTICAL + len(VERTICAL_FIELDS)
 
 MOST_STEPS: Final = 384  # positions beyond are counted as this one: two bars of 4/4
 UNKNOWN_LEFT: Final = MOST_STEPS + 1
@@ -75,6 +78,7 @@ _FIELD_SIZES: Final = {
     "section": _MOST_SECTIONS + 1,
     **{f"match{lag}": _MOST_EVENT_LEVELS + _MOST_WHOLE_BARS + 1 for lag in LAGS},
     **VERTICAL_FIELD_SIZES,
+    **ECHO_FIELD_SIZES,
 }
 
 ContextFields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one tune
@@ -101,7 +105,7 @@ class ContextTable:
 
     Args:
         has_vertical: whether contexts that follow the table have the fields of the vertical
-            context.
+            context and of the echo.
     """
 
     def __init__(self, *, has_vertical: bool = False) -> None:
@@ -253,6 +257,7 @@ class ScoreContext(NamedTuple):
         (_UNKNOWN, _EMPTY),
     ) * KEPT_BARS  # once left; n at n % 16
     vertical: VerticalContext = VerticalContext()
+    echo: EchoContext = EchoContext()
 
     def compute_fields(self) -> tuple[int, ...]:
         """Return the value of each field, in the order of FIELDS, without those never followed."""
@@ -269,7 +274,7 @@ class ScoreContext(NamedTuple):
                 else min(events.bit_length(), _MOST_EVENT_LEVELS)
                 for events, bars in zip(self.run_events, self.run_bars, strict=True)
             ],
-            *(self.vertical.fields if table.has_vertical else ()),
+            *((*self.vertical.fields, *self.echo.compute_fields()) if table.has_vertical else ()),
         )
 
     def take(self, id_: int) -> ScoreContext:
@@ -285,14 +290,17 @@ class ScoreContext(NamedTuple):
                 [(run + 1) * same for run, same in zip(self.run_events, is_same, strict=True)]
             )
             run_bars = tuple([run * same for run, same in zip(self.run_bars, is_same, strict=True)])
-        place, vertical = table.place[state], self.vertical
+        place, was_place = table.place[state], table.place[self.state]
+        vertical, echo = self.vertical, self.echo
         if table.has_vertical:
-            vertical = vertical.take(id_, table.cursors[self.state], table.cursors[state])
+            before, now = table.cursors[self.state], table.cursors[state]
+            vertical = vertical.take(id_, before, now)
+            echo = echo.take(Step(id_, before.step, was_place, now.voice, place))
         after = ScoreContext(
             table, state, self.bar, self.section, self.section_start, self.fork,
             self.bar_events + 1, run_events, run_bars,
             tuple([ids.get(place, 0) for ids in self.earlier]),
-            {**self.ids, table.place[self.state]: stored}, self.earlier, self.bars, vertical,
+            {**self.ids, was_place: stored}, self.earlier, self.bars, vertical, echo,
         )  # fmt: skip
         return after if effect == _NONE else after._take_effect(effect)
 
@@ -361,6 +369,7 @@ class ContextLanes:
         self.bars[:, 0] = 0
         self.ids: npt.NDArray[np.int16] = np.zeros((lanes, KEPT_BARS, 256), np.int16)
         self.vertical = VerticalLanes(lanes) if table.has_vertical else None
+        self.echo = EchoLanes(lanes) if table.has_vertical else None
 
     def set_context(self, lane: int, context: ScoreContext) -> None:
         """Set a lane to a context of the same table."""
@@ -374,15 +383,17 @@ class ContextLanes:
         for row, (bar, ids) in enumerate(rows):
             self.bars[lane, row] = bar
             self.ids[lane, row, [*ids]] = [*ids.values()]
-        if self.vertical is not None:
+        if self.vertical is not None and self.echo is not None:
             self.vertical.set_context(lane, context.vertical)
+            self.echo.set_context(lane, context.echo)
 
     def select_lanes(self, lanes: IntArray) -> None:
         """Keep some of the lanes, by index: (lane,) int64."""
         for name in ("numbers", "run_events", "run_bars", "seen", "bars", "ids"):
             setattr(self, name, getattr(self, name)[lanes])
-        if self.vertical is not None:
+        if self.vertical is not None and self.echo is not None:
             self.vertical.select_lanes(lanes)
+            self.echo.select_lanes(lanes)
 
     def compute_fields(self) -> IntArray:
         """Return the value of each field of each lane, (lane, field) int64."""
@@ -400,8 +411,9 @@ class ContextLanes:
             _MOST_EVENT_LEVELS + np.minimum(self.run_bars, _MOST_WHOLE_BARS),
             _EVENT_LEVELS[np.minimum(self.run_events, len(_EVENT_LEVELS) - 1)],
         )
-        if self.vertical is not None:
-            fields[:, FIRST_VERTICAL:] = self.vertical.fields
+        if self.vertical is not None and self.echo is not None:
+            fields[:, FIRST_VERTICAL:FIRST_ECHO] = self.vertical.fields
+            fields[:, FIRST_ECHO:] = self.echo.compute_fields()
         return fields
 
     def take(self, ids: IntArray) -> None:
@@ -422,8 +434,13 @@ class ContextLanes:
         self.run_bars *= is_same
         self.numbers[:, 5] += 1
         self.numbers[:, 0], effects = self._step(state, ids)
-        if self.vertical is not None:
-            self.vertical.take(ids, self.table.rows, state, self.numbers[:, 0])
+        if self.vertical is not None and self.echo is not None:
+            rows, after = self.table.rows, self.numbers[:, 0]
+            self.vertical.take(ids, rows, state, after)
+            places, next_places = rows["place"][state], rows["place"][after]
+            self.echo.take(
+                Steps(ids, rows["step"][state], places, rows["voice"][after], next_places)
+            )
         changed = np.flatnonzero(effects)
         if len(changed):
             self._take_effects(changed, effects[changed])

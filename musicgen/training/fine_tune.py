@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicgen.checkpoint import Checkpoint, Weights
-from musicgen.config import ModelSettings, name_context
+from musicgen.config import LOOKED_UP_FIELDS, ModelSettings, name_context
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import Mismatch
 from musicgen.music.arrays import IntArray
 from musicgen.tokens.registry import find_codec
-from musicgen.tokens.score_context import LAGS
 
 Float32Array: TypeAlias = NDArray[np.float32]
 
 MAX_VOCABULARY_SIZE: Final = 2**15 - 1  # ids of a data set are stored as int16
 MIN_RELIABLE_COUNT: Final = 20  # occurrences in training, for the row of an event to be typical
 NEW_ROW_SPREAD: Final = 0.1  # share of the standard deviation of known rows
-EVENT_ROW_WEIGHTS: Final = (  # one row per event; a lag has one more, for no event
-    "embedding.weight", "head.weight", "head.bias", *(f"context.lag{n}.weight" for n in LAGS),
+EVENT_ROW_WEIGHTS: Final = (  # one row per event; a field has one more, for no event
+    "embedding.weight", "head.weight", "head.bias",
+    *(f"context.{name}.weight" for name in LOOKED_UP_FIELDS),
 )  # fmt: skip
 
 

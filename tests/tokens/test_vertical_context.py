@@ -26,6 +26,7 @@ from musicgen.tokens.measures import (
 )
 from musicgen.tokens.score_context import (
     FIELDS,
+    FIRST_ECHO,
     FIRST_VERTICAL,
     ContextLanes,
     ContextTable,
@@ -80,7 +81,7 @@ def follow(ids: Sequence[int]) -> list[tuple[int, ...]]:
     """Return the vertical fields before each id."""
     context, rows = ScoreContext(TABLE), []
     for id_ in ids:
-        rows.append(context.compute_fields()[FIRST_VERTICAL:])
+        rows.append(context.compute_fields()[FIRST_VERTICAL:FIRST_ECHO])
         context = context.take(id_)
     return rows
 
@@ -108,7 +109,7 @@ def make_setting(ids: Sequence[int]) -> Setting:
 
 def test_fields_are_those_that_a_model_may_read() -> None:
     assert " ".join(FIELDS) == CONTEXTS["all+vertical"]
-    assert FIELDS[FIRST_VERTICAL:] == VERTICAL_FIELDS
+    assert FIELDS[FIRST_VERTICAL:FIRST_ECHO] == VERTICAL_FIELDS
 
 
 def test_drums_are_told_at_their_place_and_ahead() -> None:
@@ -183,7 +184,7 @@ def test_lanes_equal_tunes_alone_for_any_ids(ids: list[int], seed: int) -> None:
 def check_lanes(tunes: Sequence[Sequence[int]]) -> None:
     contexts = compute_contexts([np.array(ids) for ids in tunes], TABLE)
     for ids, fields in zip(tunes, contexts, strict=True):
-        assert fields[:, FIRST_VERTICAL:].tolist() == [list(row) for row in follow(ids)]
+        assert fields[:, FIRST_VERTICAL:FIRST_ECHO].tolist() == [list(row) for row in follow(ids)]
 
 
 @given(st.integers(0, 10**6), st.data())
