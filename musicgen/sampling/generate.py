@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Score
@@ -104,6 +105,7 @@ def _continue_primer(
         tonic=start.tonic or primer.key.tonic,
         tempo=start.tempo or primer.tempo,
         forced_sources=(opening,),
+        given_ids=frozenset(chain.from_iterable(ids for _, ids in primer.bars)),
         has_melody=True,
     )
     generation = sampler.start_tune(options, noise, begin)

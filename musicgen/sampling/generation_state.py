@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from musicgen.errors import InvalidValue
+from musicgen.music.score import Part
 from musicgen.music.theory import Key
 from musicgen.sampling.engine import Engine, State, restrict_vocabulary
 from musicgen.sampling.noise import (
@@ -240,8 +241,8 @@ class CompiledSampler:
     filters: tuple[Filter, ...]
 
     @cached_property
-    def rules_by_key(self) -> dict[Key, Rules]:
-        """The rules in each key, where they follow from it."""
+    def rules_by_case(self) -> dict[tuple[Key, tuple[Part, ...], frozenset[int]], Rules]:
+        """The rules by key, parts and given pitches, where they follow from these."""
         return {}
 
     @cached_property

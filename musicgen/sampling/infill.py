@@ -106,7 +106,13 @@ def regenerate_bars(
     kept_ranges = _find_kept_bars(written, keep, options.layout)
     source = ForcedBars(written, kept_ranges, notes)
     generation = sampler.start_tune(
-        options, noise, replace(start, forced_sources=(*start.forced_sources, source))
+        options,
+        noise,
+        replace(
+            start,
+            forced_sources=(*start.forced_sources, source),
+            given_ids=start.given_ids.union(keep.ids),
+        ),
     )
     _check_header(generation, written)
     _keep_drums(generation, keep.ids)

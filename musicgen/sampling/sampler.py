@@ -19,6 +19,7 @@ from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
+from musicgen.music.instrument_ranges import find_range
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.sampling.engine import Engine, NumpyEngine
@@ -53,6 +54,7 @@ class TuneStart:
     title: str = ""
     forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
     has_melody: bool = False  # whether the notes of the first part are given, which are pitches
+    given_ids: frozenset[int] = frozenset()  # whose pitches any part may have
 
 
 DEFAULT_START: Final = TuneStart()
@@ -139,14 +141,16 @@ class Sampler:
         )
         while generation.walk.in_header:
             generation.step()
-        if options.range is not None or options.end != "any":
-            key = Key(
-                self._choose_tonic(generation.ids[1:], options, noise, start),
-                _read_header(generation.ids[1:])[1],
-            )
-            if key not in compiled.rules_by_key:
-                compiled.rules_by_key[key] = self._restrict_to_key(rules, options, key)
-            generation.walk.narrow(compiled.rules_by_key[key])
+        ids = generation.ids[1:]
+        lineup = _make_parts(ids, options) if read_lineup(ids) else ()
+        if options.range is not None or options.end != "any" or lineup:
+            tonic = self._choose_tonic(ids, options, noise, start)
+            case = Key(tonic, _read_header(ids)[1]), lineup, start.given_ids
+            if case not in compiled.rules_by_case:
+                compiled.rules_by_case[case] = _restrict_to_instruments(
+                    self._restrict_to_key(rules, options, case[0]), *case
+                )
+            generation.walk.narrow(compiled.rules_by_case[case])
         return generation
 
     def finish_tune(
@@ -361,6 +365,31 @@ def _read_header(ids: Sequence[int]) -> tuple[str, str, str, str]:
 
 def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
     return frozenset(id_ for id_ in pitches if (id_ - MEASURES.id("pitch", 0)) % 12 == 0)
+
+
+def _restrict_to_instruments(
+    rules: Rules, key: Key, lineup: Sequence[Part], given_ids: frozenset[int]
+) -> Rules:
+    """Restrict each part of a line-up to the range of its instrument, where that leaves pitches.
+
+    Args:
+        rules: in the key.
+        key: of the tune.
+        lineup: its parts.
+        given_ids: pitches that any part may have.
+    """
+    zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
+    pitch_ids, by_part = rules.ids_of_kind("pitch"), []
+    for part in lineup:
+        bounds = None if part.is_drums else find_range(part.program)
+        low, high = bounds or (0, 127)
+        in_range = frozenset(id_ for id_ in pitch_ids if low <= id_ - zero <= high)
+        can_end = not rules.final_pitch_ids or bool(in_range & rules.final_pitch_ids)
+        is_restricted = bounds is not None and in_range and can_end
+        by_part.append(in_range | given_ids if is_restricted else frozenset[int]())
+    if not any(by_part):
+        return rules
+    return replace(rules, part_pitch_ids=tuple(by_part), _fitting_cache={}, _pickup_cache={})
 
 
 def _make_parts(ids: Sequence[int], options: SamplingOptions) -> tuple[Part, ...]:

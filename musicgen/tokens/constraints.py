@@ -50,6 +50,7 @@ class Rules:
     final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
     # whether only final pitches sound from the start of one on a beat to the end of the last bar
     requires_cadence: bool = False
+    part_pitch_ids: tuple[frozenset[int], ...] = ()  # pitches of each part; empty: any
     lineup: tuple[PartRule, ...] = ()  # what each part of a line-up may be; (): anything
     families_by_role: tuple[tuple[str, frozenset[int]], ...] = ()  # where a role has only some
     needs_pitches: bool = False  # whether a line-up must have a part that is not of drums

@@ -251,7 +251,7 @@ class MeasuresGrammar:
     def _head_ids(self) -> tuple[int, ...]:
         """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
-        heads = tuple(id_ for kind in self._note_kinds() for id_ in rules.ids_of_kind(kind))
+        heads = tuple(id_ for kind in self._note_kinds() for id_ in self._note_ids(kind))
         if self.has_sounded or not rules.strict or self._may_rest_before_first_note:
             heads += rules.ids_of_kind("rest")
         if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
@@ -276,6 +276,14 @@ class MeasuresGrammar:
         if not kinds and part == 0 and rules.final_pitch_ids:
             return ("pitch",)  # drums have no pitch to end on
         return kinds or ("pitch", "drum")
+
+    def _note_ids(self, kind: str) -> tuple[int, ...]:
+        """Return the notes of a kind that the current part may have, ascending."""
+        ids, part, by_part = self.rules.ids_of_kind(kind), self.voice[0], self.rules.part_pitch_ids
+        if kind != "pitch" or part >= len(by_part) or not by_part[part]:
+            return ids
+        wanted = by_part[part] | self._given_landing_ids
+        return tuple(id_ for id_ in ids if id_ in wanted)
 
     def _keep_landing_heads(self, heads: tuple[int, ...]) -> tuple[int, ...]:
         """Keep the heads with which a bar, or the tune, ends on a required note."""
@@ -386,7 +394,7 @@ class MeasuresGrammar:
         if lowest is None:
             return ()
         kind = MEASURES.events[lowest].kind
-        return tuple(id_ for id_ in self.rules.ids_of_kind(kind) if id_ < lowest)
+        return tuple(id_ for id_ in self._note_ids(kind) if id_ < lowest)
 
     def _value_ids(self) -> tuple[int, ...]:
         """Return the changes, durations and tuplets that may come next in a voice."""

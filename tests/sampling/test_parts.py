@@ -14,6 +14,7 @@ from musicgen.errors import InvalidValue
 from musicgen.formats import midi
 from musicgen.music.bars import count_heard_bars, find_bars
 from musicgen.music.general_midi import find_family
+from musicgen.music.instrument_ranges import find_range
 from musicgen.music.score import Score
 from musicgen.sampling.batch_sampler import generate_tunes
 from musicgen.sampling.generate import generate_tune
@@ -88,6 +89,23 @@ def test_drums_are_written_on_channel_10_and_programs_on_the_others() -> None:
     channels = {m.channel for m in tracks[2] if m.type == "note_on"}
     assert channels <= {9}
     assert find_family(programs[0][0][1]) == "reed"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_part_stays_in_the_range_of_its_instrument(seed: int) -> None:
+    end = ("any", "tonic", "cadence")[seed % 3]
+    score = draw(seed, parts=BAND, program=f"bass={32 + seed % 8},melody=68", bars=6, end=end)
+    pitches = {n: {note.pitch for note in score.notes if note.part == n} for n in (0, 1)}
+    assert max(pitches[0], default=68) <= 93  # an oboe, from B flat 3 to A6
+    assert min(pitches[0], default=68) >= 58
+    low, high = find_range(32 + seed % 8) or (0, 127)
+    assert all(low <= pitch <= high for pitch in pitches[1])
+
+
+def test_range_that_is_asked_for_comes_before_that_of_the_instrument() -> None:
+    score = draw(3, parts="melody,bass", program="melody=68", bars=4, range="C2-C3")
+    assert {note.pitch for note in score.notes} <= set(range(36, 49))
+    assert any(note.part == 0 for note in score.notes)
 
 
 def test_line_up_that_is_not_asked_for_is_left_to_the_model() -> None:
