@@ -282,7 +282,10 @@ class Sampler:
 
     def _check_pitches(self, options: SamplingOptions) -> None:
         """Check that a model of drums gets no option about pitches."""
-        requested = {"range": options.range is not None, "end": options.end != "any"}
+        requested = {
+            "range": options.range is not None, "end": options.end != "any",
+            "key": options.key is not None,
+        }  # fmt: skip
         for name in (name for name, is_asked in requested.items() if is_asked):
             if not self._has_pitches:
                 raise InvalidValue(
@@ -372,6 +375,9 @@ def _restrict_to_instruments(
 ) -> Rules:
     """Restrict each part of a line-up to the range of its instrument, where that leaves pitches.
 
+    Each part is heard in the first bar, if nothing is given: a part that a model leaves out there
+    seldom comes in later, since the model goes on as the bars before.
+
     Args:
         rules: in the key.
         key: of the tune.
@@ -387,9 +393,10 @@ def _restrict_to_instruments(
         can_end = not rules.final_pitch_ids or bool(in_range & rules.final_pitch_ids)
         is_restricted = bounds is not None and in_range and can_end
         by_part.append(in_range | given_ids if is_restricted else frozenset[int]())
-    if not any(by_part):
-        return rules
-    return replace(rules, part_pitch_ids=tuple(by_part), _fitting_cache={}, _pickup_cache={})
+    return replace(
+        rules, part_pitch_ids=tuple(by_part), opens_with_all_parts=bool(lineup) and not given_ids,
+        _fitting_cache={}, _pickup_cache={},
+    )  # fmt: skip
 
 
 def _make_parts(ids: Sequence[int], options: SamplingOptions) -> tuple[Part, ...]:

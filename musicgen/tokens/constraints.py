@@ -50,6 +50,7 @@ class Rules:
     final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
     # whether only final pitches sound from the start of one on a beat to the end of the last bar
     requires_cadence: bool = False
+    opens_with_all_parts: bool = False  # whether each part of a line-up has a note in the first bar
     part_pitch_ids: tuple[frozenset[int], ...] = ()  # pitches of each part; empty: any
     lineup: tuple[PartRule, ...] = ()  # what each part of a line-up may be; (): anything
     families_by_role: tuple[tuple[str, frozenset[int]], ...] = ()  # where a role has only some

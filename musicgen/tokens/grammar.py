@@ -68,6 +68,8 @@ class MeasuresGrammar:
         self.is_on_cadence = False
         self.landing_ids: frozenset[int] | None = None  # pitches on which the bar must end
         self.is_given_last_bar = False  # whether the bar is the last, although others could follow
+        self.is_opening = False  # whether each part must have a note in the bar
+        self.is_silent = False  # whether the current part still lacks it
         # voice to the bar and the step at which its sound ends
         self.sound_ends: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -211,7 +213,8 @@ class MeasuresGrammar:
         if self.change_rank == LEVEL_RANK:
             return tones + irregular_ids
         levels = self._level_ids() if tones and not irregular_ids else ()
-        return (*tones, *levels, *self._voice_ids(), *self._ids_between_bars(), *irregular_ids)
+        between_ids = () if self._must_open_next_part else self._ids_between_bars()
+        return (*tones, *levels, *self._voice_ids(), *between_ids, *irregular_ids)
 
     def _ids_between_bars(self) -> tuple[int, ...]:
         """Return the ids that may stand between two bars; not the end before a final pitch."""
@@ -232,7 +235,8 @@ class MeasuresGrammar:
     @property
     def is_bar_complete(self) -> bool:
         """Whether the bar may end after the last id."""
-        return self.duration is None and self.is_full and self.change_rank != LEVEL_RANK
+        is_open = self.duration is not None or self.change_rank == LEVEL_RANK
+        return self.is_full and not (is_open or self._must_open_next_part)
 
     @property
     def is_full(self) -> bool:
@@ -252,7 +256,8 @@ class MeasuresGrammar:
         """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
         heads = tuple(id_ for kind in self._note_kinds() for id_ in self._note_ids(kind))
-        if self.has_sounded or not rules.strict or self._may_rest_before_first_note:
+        may_rest = self.has_sounded or not rules.strict or self._may_rest_before_first_note
+        if may_rest and not (self.is_silent and self._duration_end() == self.bar_length):
             heads += rules.ids_of_kind("rest")
         if self.sound_ends.get(self.voice) == (self.form.bars_written, self.cursor):
             heads += rules.ids_of_kind("hold")
@@ -429,6 +434,7 @@ class MeasuresGrammar:
         """Return the ids that open a further voice of the bar."""
         part, number = self.voice
         stop = self.landing_voice[0] + 1 if self._must_open_landing_voice else self.parts
+        stop = min(stop, part + 2) if self.is_opening else stop
         part_ids = MEASURES.ranges["part"][part + 1 : stop if parts else 0]
         voice_ids = MEASURES.ranges["voice"][number:]
         return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
@@ -439,6 +445,11 @@ class MeasuresGrammar:
         if self.voice >= self.landing_voice or not self._is_final_bar:
             return False
         return not self._may_end_after_bar
+
+    @property
+    def _must_open_next_part(self) -> bool:
+        """Whether the first bar still lacks a part."""
+        return self.is_opening and self.voice[0] < self.parts - 1
 
     # Taking an id
 
@@ -497,6 +508,7 @@ class MeasuresGrammar:
             self.bar_length = None if is_irregular else steps
             voices = () if self.form.is_first_of_section else self.sound_ends
             self.sound_ends = dict.fromkeys(voices, (self.form.bars_written, 0))
+            self.is_opening = self.is_silent = self._opens_tune and kind == "bar"
 
     def _leave_bar(self) -> None:
         """End the current bar; notes that sound at its end can be held."""
@@ -506,7 +518,14 @@ class MeasuresGrammar:
         end = self.form.bars_written, bar_end
         self.sound_ends = {voice: sound for voice, sound in self.sound_ends.items() if sound == end}
         self.in_bar, self.bar_length = False, None
+        self.is_opening = self.is_silent = False
         self._open_voice((0, 0))
+
+    @property
+    def _opens_tune(self) -> bool:
+        """Whether the bar under way is the first of a line-up that must be heard in it."""
+        is_first = self.form.bars_written == 1 and self.lineup is not None
+        return is_first and self.rules.opens_with_all_parts
 
     def _open_voice(self, voice: tuple[int, int]) -> None:
         self.cursor, self.voice, self.change_rank, self.lowest_tone_id = 0, voice, 0, None
@@ -518,6 +537,7 @@ class MeasuresGrammar:
 
     def _take_part(self, value: int) -> None:
         self._open_later_voice((value, 0))
+        self.is_silent = self.is_opening
 
     def _take_voice(self, value: int) -> None:
         self._open_later_voice((self.voice[0], value))
@@ -563,6 +583,7 @@ class MeasuresGrammar:
         self._add_note("drum", value)
 
     def _add_note(self, kind: str, value: int) -> None:
+        self.is_silent = False
         if self.duration is not None:
             if self.voice == self.landing_voice:
                 self.last_note_id = MEASURES.ids.get(Event(kind, value))

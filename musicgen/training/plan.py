@@ -108,6 +108,8 @@ class SizePreset:
 
 # A model that looks back repeats more than real tunes do at the temperature of other models, 0.8.
 CONTEXT_SAMPLING: Final = {"temperature": 1.0, "min_p": 0.04}
+# Several parts that all look back hold each other in a loop where rare events are left out.
+PARTS_SAMPLING: Final = {"temperature": 1.0, "min_p": 0.0}
 FRESH_PRESETS: Final = (
     SizePreset(8_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=60, min_tokens=60_000),
     SizePreset(50_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=30, min_tokens=200_000),

@@ -54,6 +54,7 @@ from musicgen.training.model_card import ScoreSummary, render_model_card
 from musicgen.training.plan import (
     CONTEXT_SAMPLING,
     LARGE_CORPUS_TUNES,
+    PARTS_SAMPLING,
     Plan,
     get_note_counts,
     make_trainer,
@@ -533,6 +534,8 @@ class TrainingRun:
         """Return the base model's defaults, or those of a model that reads the score context."""
         if self.base is not None:
             return self.base.manifest.sampling
+        if self.plan.model.reads_vertical:
+            return PARTS_SAMPLING
         return CONTEXT_SAMPLING if self.plan.model.lags else {}
 
 

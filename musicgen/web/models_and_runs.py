@@ -137,11 +137,13 @@ def _describe_manifest(
     if writes_bars and not _FEWEST_EVENTS <= len(manifest.seen) <= len(MEASURES):
         raise InvalidValue(f"{len(manifest.seen)} event counts for {len(MEASURES)} events")
     options = list_codec_options(codec)
+    pitch_ids = MEASURES.ranges["pitch"]
+    has_pitches = writes_bars and any(manifest.seen[pitch_ids.start : pitch_ids.stop])
     return {
         "name": name, "version": manifest.version, "codec": manifest.codec,
         "options": [option.name for option in options],
         "controls": {option.name: option.control for option in options if option.control},
-        "keys": _rank_keys(manifest.corpus) if writes_bars else [],
+        "keys": _rank_keys(manifest.corpus) if has_pitches else [],
         "meters": _rank_values(manifest.seen, "meter") if writes_bars else [],
         "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
         "max_bars": MAX_BARS if writes_bars else 0,

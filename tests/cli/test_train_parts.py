@@ -196,7 +196,8 @@ def test_primer_keeps_all_parts_that_the_model_can_write() -> None:
 def test_drum_model_refuses_pitch_options() -> None:
     name = train_model("drums", "measures")
     primer = write_pieces(Path("primers"), "dance") / "dance-1.abc"
-    for args in (["--range", "C4-C6"], ["--end", "tonic"], ["--primer", str(primer)]):
+    unfit = ["--range", "C4-C6"], ["--end", "tonic"], ["--key", "D"], ["--primer", str(primer)]
+    for args in unfit:
         result = CliRunner().invoke(
             commands, ["sample", "--model", name, "--out", f"{args[0]}.mid", *args]
         )

@@ -102,6 +102,13 @@ def test_every_part_stays_in_the_range_of_its_instrument(seed: int) -> None:
     assert all(low <= pitch <= high for pitch in pitches[1])
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_every_part_is_heard_in_the_first_bar(seed: int) -> None:
+    score = draw(seed, parts=("drums,melody,bass", BAND)[seed % 2], bars=3, pickup="none")
+    first = {note.part for note in score.notes if note.onset < score.meter.steps}
+    assert first == set(range(len(score.parts)))
+
+
 def test_range_that_is_asked_for_comes_before_that_of_the_instrument() -> None:
     score = draw(3, parts="melody,bass", program="melody=68", bars=4, range="C2-C3")
     assert {note.pitch for note in score.notes} <= set(range(36, 49))
