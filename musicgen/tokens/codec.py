@@ -16,6 +16,7 @@ from musicgen import formats
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.music.arrays import unique_sorted
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
+from musicgen.music.swing import Swing
 from musicgen.music.theory import Key
 from musicgen.tokens.vocabulary import Vocabulary
 from musicgen.typed_data import decode_json
@@ -35,6 +36,7 @@ class Setting:
     tempos: tuple[tuple[int, float], ...] = ()  # step, quarter notes per minute
     parts: tuple[Part, ...] = (Part(),)
     velocities: tuple[int, ...] = (DEFAULT_VELOCITY,)  # MIDI velocity per part
+    swing: Swing | None = None
 
     def __post_init__(self) -> None:
         if len(self.velocities) != len(self.parts):
@@ -50,7 +52,10 @@ class Setting:
 
     def to_json(self) -> str:
         """Serialize the setting as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        values = asdict(self)
+        if self.swing is None:  # so that data sets without swing have the bytes of before
+            del values["swing"]
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Setting:

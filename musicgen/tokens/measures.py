@@ -62,6 +62,7 @@ def extract_setting(score: Score) -> Setting:
         tempos=tuple((mark.onset, float(mark.value)) for mark in score.of("tempo")),
         parts=score.parts,
         velocities=tuple(find_default_velocities(score.columns, len(score.parts)).tolist()),
+        swing=score.swing,
     )
 
 
@@ -360,8 +361,14 @@ class _MeasuresDecoder:
             for chord in self.chords
             for pitch, velocity in zip(chord.pitches, chord.velocities, strict=True)
         ]
+        setting = self.setting
         score = Score(
-            tuple(notes), tuple(self.marks), self.setting.parts, self.setting.title, self.rhythm
+            tuple(notes),
+            tuple(self.marks),
+            setting.parts,
+            setting.title,
+            self.rhythm,
+            setting.swing,
         )
         return Decoded(score.canonical_with_dynamics(), self.dropped)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from musicgen.errors import InvalidValue, Refusal
 from musicgen.formats import abc
 from musicgen.music.score import Mark, Note, Part, Score
+from musicgen.music.swing import Swing
 from musicgen.music.theory import Key, Meter
 from musicgen.tokens.codec import Decoded, Setting, find_first_illegal
 from musicgen.tokens.measures import MeasuresCodec
@@ -141,3 +144,17 @@ def test_every_onset_is_encoded_or_counted_as_lost(score: Score) -> None:
 def test_setting_needs_a_velocity_per_part() -> None:
     with pytest.raises(InvalidValue, match="a setting of 2 parts has 1 velocities; give one"):
         Setting(parts=(Part(), Part()))
+
+
+def test_swing_is_kept_beside_the_ids() -> None:
+    score = read("X:1\nM:4/4\nL:1/8\nK:C\nCDEF GABc|\n")
+    swung = replace(score, swing=Swing(0.6667))
+    encoded = CODEC.encode(swung)
+    setting = Setting.from_json(encoded.setting.to_json())
+    assert CODEC.decode(encoded.ids, setting).score == swung
+    assert encoded.ids == CODEC.encode(score).ids
+
+
+def test_setting_without_swing_has_the_bytes_of_before() -> None:
+    assert "swing" not in Setting().to_json()
+    assert Setting.from_json(Setting().to_json()) == Setting()
