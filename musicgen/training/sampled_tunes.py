@@ -44,7 +44,7 @@ COPY_TUNES: Final = 4  # tunes sampled per check
 COPY_BARS: Final = 8  # bars per tune: enough notes, at a small share of the training time
 MAX_COPY_IDS: Final = 200  # ids per tune, for codecs without bars
 FORM_TUNES: Final = 16  # tunes sampled per evaluation
-MAX_TIME_SHARE: Final = 0.02  # of the run so far
+MAX_TIME_SHARE: Final = 0.01  # of the run so far
 FIRST_SECONDS: Final = 3.0  # assumed for the first measurement
 
 MessageCallback: TypeAlias = Callable[[str], None]
