@@ -72,7 +72,7 @@ from musicgen.training.trainer import Diverged, Progress, Trainer, TrainerState
 
 SAVE_EVERY: Final = 180.0  # seconds between saves, if saving is fast
 MAX_SAVE_INTERVAL: Final = 540.0  # seconds: a crash loses at most ten minutes
-SAVE_COST_FACTOR: Final = 50  # saving may take one 50th of the time of a run
+SAVE_COST_FACTOR: Final = 150  # saving may take one 150th of the time of a run
 
 
 @dataclass

@@ -200,7 +200,7 @@ def test_save_schedule_depends_on_time_and_cost(
         clock[0] += 1.0
     assert (schedule.last_save_seconds, schedule.total_save_seconds) == (1.0, 1.0)
     for elapsed, is_evaluated, is_due in (
-        (49, True, False), (51, True, True), (51, False, False), (179, False, False),
+        (149, True, False), (151, True, True), (151, False, False), (179, False, False),
         (181, False, True),
     ):  # fmt: skip
         assert (
