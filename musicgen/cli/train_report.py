@@ -80,6 +80,7 @@ class ProgressState:
     gradient_norm: MovingAverage = field(default_factory=MovingAverage)
     tokens_per_second: MovingAverage = field(default_factory=MovingAverage)
     update_seconds: float = 0.0  # total duration of the updates
+    first_update: tuple[float, float] = (0.0, 0.0)  # seconds of the first one, and up to its end
     held_out_text: str = "not evaluated yet"
     best_text: str = ""
     copied_text: str = ""  # empty unless the run measures copying
@@ -98,7 +99,10 @@ class ProgressState:
         seconds = tokens / progress.tokens_per_second if progress.tokens_per_second > 0 else 0.0
         self.loss.add(progress.loss)
         self.gradient_norm.add(progress.gradient_norm)
-        self.tokens_per_second.add(tokens, seconds)
+        if self.last_progress is None:  # it also computes score contexts
+            self.first_update = seconds, self.elapsed_seconds
+        else:
+            self.tokens_per_second.add(tokens, seconds)
         self.update_seconds += seconds
         self.last_progress = progress
         if progress.copied_share is not None:
@@ -129,7 +133,8 @@ class ProgressState:
         """Estimated seconds to the end of the plan, evaluations included; None if unknown."""
         if self.last_progress is None or not self.tokens_per_second.value:
             return None
-        overhead = max(1.0, self.elapsed_seconds / self.update_seconds)
+        seconds, end = self.first_update
+        overhead = max(1.0, (self.elapsed_seconds - end) / (self.update_seconds - seconds))
         tokens = max(0, self.last_progress.planned_tokens - self.last_progress.tokens)
         return overhead * tokens / self.tokens_per_second.value
 
