@@ -159,7 +159,8 @@ def _run_worker(
     except (_Terminated, KeyboardInterrupt, BrokenPipeError):
         pass  # the parent has ended and reports the reason itself
     finally:
-        connection.close()
+        with contextlib.suppress(_Terminated):  # SIGTERM may come now, too
+            connection.close()
 
 
 def _take_numbers(counter: Any, count: int) -> Iterator[int]:
