@@ -29,7 +29,8 @@ def run_child(job):
         work(job)
         code = 0
     except BaseException as fault:
-        print(f"fault {type(fault).__name__}: {fault}", flush=True)
+        line = f"fault {type(fault).__name__}: {fault}\\n"
+        os.write(1, line.encode())  # whole, even where memory is short
         code = getattr(fault, "exit_code", 99)
     sys.stdout.flush()
     os._exit(code)
