@@ -82,8 +82,10 @@ def keep_freed_memory() -> None:
     touches new pages, which the system must fill with zeros: a quarter of the time of a run on the
     CPU (benchmarks/README.md).
     """
+    if sys.platform != "linux":  # where there is no library to ask, either
+        return
     library = ctypes.CDLL(None)
-    if sys.platform == "linux" and hasattr(library, "mallopt"):
+    if hasattr(library, "mallopt"):
         for parameter, limit in MALLOPT_LIMITS.items():
             library.mallopt(parameter, limit)
 

@@ -145,7 +145,8 @@ class Sampler:
         lineup = _make_parts(ids, options) if read_lineup(ids) else ()
         if options.range is not None or options.end != "any" or lineup:
             tonic = self._choose_tonic(ids, options, noise, start)
-            case = Key(tonic, _read_header(ids)[1]), lineup, start.given_ids
+            given_ids = start.given_ids if lineup else frozenset[int]()
+            case = Key(tonic, _read_header(ids)[1]), lineup, given_ids
             if case not in compiled.rules_by_case:
                 compiled.rules_by_case[case] = _restrict_to_instruments(
                     self._restrict_to_key(rules, options, case[0]), *case
