@@ -40,6 +40,7 @@ from musicgen.tokens.vocabulary import MEASURES, RHYTHMS, Event
 from musicgen.typed_data import shorten
 
 _MAX_CACHED_SAMPLERS: Final = 4  # by options, the most recent
+_MAX_COMPILED_STATES: Final = 30_000  # about 4 KiB each
 _PART_COUNTS: Final = ("parts", "lineup")
 _REPEAT_KINDS: Final = ("repeat_start", "repeat_end", "ending", "ending_end")
 
@@ -88,6 +89,9 @@ class Sampler:
         self, options: SamplingOptions, noise: Noise, start: TuneStart = DEFAULT_START
     ) -> Encoded:
         """Draw one tune as ids and their setting."""
+        compiled = self._compiled_samplers.get(options)
+        if compiled is not None and compiled.grammar.inner.count > _MAX_COMPILED_STATES:
+            del self._compiled_samplers[options]  # each line-up of a band adds its own states
         generation = self.start_tune(options, noise, start)
         if generation.is_unconstrained:
             compiled = self.get_compiled_sampler(options)

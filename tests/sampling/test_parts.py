@@ -229,3 +229,13 @@ def test_command_takes_the_line_up_of_a_file(tmp_path: Path) -> None:
         == 0
     )
     assert (tmp_path / "again.mid").read_bytes() == outs[0].read_bytes()
+
+
+def test_states_of_many_line_ups_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SamplingOptions.parse(bars=2)
+    sampler = Sampler(random_engine("lstm", context="all"), BAND_SEEN_IDS)
+    expected = [sampler.sample(options, Noise(1, seed)) for seed in range(3)]
+    before = sampler.get_compiled_sampler(options)
+    monkeypatch.setattr("musicgen.sampling.sampler._MAX_COMPILED_STATES", 10)
+    assert [sampler.sample(options, Noise(1, seed)) for seed in range(3)] == expected
+    assert sampler.get_compiled_sampler(options) is not before
