@@ -278,9 +278,9 @@ class _MeasuresEncoder:
 
 def _needs_lineup(parts: Sequence[Part]) -> bool:
     """Return whether the header must say what the parts are: not for alike, nameless voices."""
-    if any(part.is_drums for part in parts):
+    if any(part.is_drums or part.role for part in parts):
         return True
-    return len(parts) > 1 and any(part.role or part.program for part in parts)
+    return len(parts) > 1 and any(part.program for part in parts)
 
 
 def _is_change(marks: Iterable[Mark]) -> bool:
