@@ -27,9 +27,7 @@ from musicgen.music.score import PART_ROLES, Score
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
 _MAIN_ROLES: Final = sum(1 for role in PART_ROLES if role)
 WHOLE_ORDERS: Final = 2 + _MAIN_ROLES  # as written, bass first, each main part last
-MOST_ORDERS: Final = (
-    WHOLE_ORDERS + _MAIN_ROLES + 2 * (_MAIN_ROLES - 1) + sum(map(len, SMALL_BANDS))
-)
+MOST_ORDERS: Final = WHOLE_ORDERS + _MAIN_ROLES + 2 * (_MAIN_ROLES - 1) + sum(map(len, SMALL_BANDS))
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:
