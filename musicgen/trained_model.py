@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from musicgen.sampling.batch_sampler import BatchEngine
 
 _ENGINES: Final = ("numpy", "torch")
+_MAX_CACHED_TUNES: Final = 4  # tunes that were drawn, of which parts may be kept
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +66,9 @@ class Model:
     checkpoint: Checkpoint
     codec: AnyCodec = field(default_factory=MeasuresCodec)
     _copy_detectors: dict[int, IndexCopyDetector] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _base_tunes: dict[GenerationRequest, Generated] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -294,7 +298,9 @@ class Model:
             )
         if request.engine != "numpy":
             return next(generated for _, generated in self.generate_many(request, [request.number]))
-        return generate_tune(sampler, request)
+        generated = generate_tune(sampler, request)
+        self._remember(request, generated)
+        return generated
 
     def generate_many(
         self, request: GenerationRequest, numbers: Iterable[int]
@@ -352,7 +358,7 @@ class Model:
         kept_bars = None
         if keep is not None:
             wanted = KeepRequest.parse(keep)
-            base = generate_tune(self._get_bar_sampler("keep"), request).encoded
+            base = self._generate_base(request).encoded
             if len(base.setting.parts) > 1:
                 request = keep_parts(request, base, wanted, candidates)
             else:
@@ -367,6 +373,20 @@ class Model:
         return self.sample_request(
             request if seed is None else replace(request, seed=seed), messages
         )
+
+    def _generate_base(self, request: GenerationRequest) -> Generated:
+        """Return the tune of a request of which parts are kept; the last ones are cached."""
+        sampler = self._get_bar_sampler("keep")
+        generated = self._base_tunes.pop(replace(request, drawn=None), None)
+        generated = generated or generate_tune(sampler, request)
+        self._remember(request, generated)
+        return generated
+
+    def _remember(self, request: GenerationRequest, generated: Generated) -> None:
+        """Cache a tune, since some of it may soon be kept."""
+        while len(self._base_tunes) >= _MAX_CACHED_TUNES:
+            del self._base_tunes[next(iter(self._base_tunes))]
+        self._base_tunes[replace(request, drawn=None)] = generated
 
     def _get_bar_sampler(self, option: str) -> Sampler:
         sampler = self.sampler
