@@ -35,7 +35,7 @@ from musicgen.sampling.noise import position_id as spot_of
 from musicgen.similarity.copy_filter import CopyFilter, MelodyNote
 from musicgen.tokens.compiled_grammar import CompiledGrammar, GrammarPosition
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
 BEGIN: Final = MEASURES.id("begin")
