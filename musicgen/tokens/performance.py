@@ -87,6 +87,7 @@ class PerformanceCodec(ScoreCodec):
     name = "performance"
     vocabulary = PERFORMANCE
     setting_options = ("program",)
+    contexts = ("time", "none")
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Yield a file's tunes as they sound, with a step of one millisecond, and refusals."""

@@ -270,10 +270,11 @@ def _make_fresh_settings(
     preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
     hidden = options.hidden or preset.hidden
-    has_bars = find_codec(dataset.codec).has_bars
-    if options.context not in (None, "none") and not has_bars:
+    offered = find_codec(dataset.codec).contexts
+    if options.context not in (None, *offered):
         raise InvalidValue(
-            f"--context {options.context}: codec {dataset.codec} has no bars; leave --context out"
+            f"--context {options.context}: codec {dataset.codec} has no such context; choose one of"
+            f" {', '.join(offered)}, or leave --context out"
         )
     return ModelSettings(
         vocabulary_size=dataset.vocabulary_size,
@@ -291,9 +292,10 @@ def _make_fresh_settings(
 
 def _choose_context(dataset: Dataset) -> str:
     """Return the name of the score context that suits a data set."""
-    if not find_codec(dataset.codec).has_bars:
-        return "none"
-    return "all+vertical" if has_several_voices(dataset) else "all"
+    codec = find_codec(dataset.codec)
+    if codec.has_bars and has_several_voices(dataset):
+        return "all+vertical"
+    return codec.contexts[0]
 
 
 def has_several_voices(dataset: Dataset) -> bool:

@@ -14,6 +14,7 @@ from musicgen.music.score import Score
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.echo import MIN_ALIKE, SEARCHED_BARS
 from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.score_context import (
     FIELDS,
     FIRST_ECHO,
@@ -21,7 +22,6 @@ from musicgen.tokens.score_context import (
     ContextTable,
     ScoreContext,
     compute_contexts,
-    count_field_values,
 )
 from musicgen.tokens.vocabulary import MEASURES
 from tests.random_walks import BAND_IDS, walk_rules

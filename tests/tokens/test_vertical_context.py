@@ -24,6 +24,7 @@ from musicgen.tokens.measures import (
     find_drum_parts,
     trace_chords,
 )
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.score_context import (
     FIELDS,
     FIRST_ECHO,
@@ -32,7 +33,6 @@ from musicgen.tokens.score_context import (
     ContextTable,
     ScoreContext,
     compute_contexts,
-    count_field_values,
 )
 from musicgen.tokens.vertical_context import DRUM_GROUPS, NO_CHORD, SLOT_STEPS
 from musicgen.tokens.vocabulary import MEASURES, Event
