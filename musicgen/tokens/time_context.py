@@ -42,11 +42,12 @@ import numpy as np
 
 from musicgen.config import HELD_FIELDS, TIME_FIELDS, TIME_LOOK_UPS, TONES_FIELDS
 from musicgen.music.arrays import TokenIds
+from musicgen.music.milliseconds import STRIKE_MILLISECONDS
 from musicgen.tokens.context_source import ContextFields, OneByOneLanes, compute_one_by_one
 from musicgen.tokens.performance import OFF, ON, SHIFT, UNIT_MILLISECONDS
 
 LAGS: Final = (50, 100, 200, 400)  # units
-STRIKE_UNITS: Final = 4  # an onset so long after a strike begins the next one
+STRIKE_UNITS: Final = STRIKE_MILLISECONDS // UNIT_MILLISECONDS
 TOLERANCE: Final = 5  # units by which an onset may be early or late, to be the same
 MATCHED: Final = 3  # pitches or intervals that must come again for a passage to be looked up
 MOST_UNITS: Final = 400  # longer times are counted as this one

@@ -1,5 +1,5 @@
 import { html, scrollBehavior, svg } from "./dom.js";
-import { formatBarRange } from "./format.js";
+import { formatBarRange, formatTimeRange } from "./format.js";
 import { PhraseArcs } from "./phrase_arcs.js";
 
 /**
@@ -29,7 +29,10 @@ function surpriseClass(bits) {
 /** Describe a copied run: "8 notes, bars 3–4, as in “Title” (book no. 12, bars 5–6)". */
 function describeCopy(run) {
   const source = run.number ? `${run.source} no. ${run.number}` : run.source;
-  return `${run.notes} notes, ${formatBarRange(run.bars)}, as in “${run.tune}” (${source}, ${formatBarRange(run.tune_bars)})`;
+  const [place, theirPlace] = run.bars
+    ? [formatBarRange(run.bars), formatBarRange(run.tune_bars)]
+    : [formatTimeRange(run.seconds), formatTimeRange(run.tune_seconds)];
+  return `${run.notes} notes, ${place}, as in “${run.tune || run.source}” (${source}, ${theirPlace})`;
 }
 
 /** Parse SVG and keep only shapes and text: no scripts, external links or event handlers. */
