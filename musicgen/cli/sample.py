@@ -233,6 +233,12 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     help="Bars of the primer to start with, such as 1-8; by default, all.",
 )
 @click.option(
+    "--primer-seconds",
+    metavar="FIRST-LAST",
+    help="With a model of performances: seconds of the primer to start with, such as 0-15; by"
+    " default, all.",
+)
+@click.option(
     "--best",
     type=WholeNumber(1, 10_000),
     metavar="K",
@@ -340,12 +346,13 @@ def _pop_primer_options(options: dict[str, Any]) -> tuple[Path | None, PrimerCho
     from musicgen.sampling.primer_choice import PrimerChoice
 
     path = options.pop("primer")
-    values = {name: options.pop(name) for name in ("no_primer", "primer_part", "primer_bars")}
+    names = "no_primer", "primer_part", "primer_bars", "primer_seconds"
+    values = {name: options.pop(name) for name in names}
     for name, value in values.items():
         if path is None and value not in (None, False):
             flag = name.replace("_", "-")
             raise InvalidValue(f"--{flag}: there is no primer; name one with --primer")
-    choice = PrimerChoice.parse(values["primer_part"], values["primer_bars"])
+    choice = PrimerChoice.parse(*(values[name] for name in names[1:]))
     return path, choice, not values["no_primer"]
 
 

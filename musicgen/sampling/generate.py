@@ -11,13 +11,14 @@ from musicgen.music.score import Score
 from musicgen.sampling.forced_tokens import ForcedPrimer
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.infill import regenerate_bars
+from musicgen.sampling.live_primer import LivePrimer
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.primer_ensemble import fit_ensemble
 from musicgen.sampling.recipe import GenerationRequest
-from musicgen.sampling.sampler import Sampler, TuneStart
+from musicgen.sampling.sampler import GenericSampler, Sampler, TuneStart
 from musicgen.tokens.codec import PLAIN_SETTING, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.measures import MeasuresCodec
@@ -72,6 +73,16 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
     if not generated.score.notes:
         raise InvalidValue("no-primer: nothing comes after the primer; ask for more bars")
     return generated
+
+
+def continue_live(sampler: GenericSampler, request: GenerationRequest) -> Generated:
+    """Generate the piece of a request by a codec without bars, from a primer if there is one."""
+    primer = request.primer
+    opening = primer.ids if isinstance(primer, LivePrimer) else ()
+    noise = Noise(request.seed, request.number)
+    encoded = sampler.sample_encoded(request.options, noise, opening=opening)
+    is_cut = isinstance(primer, LivePrimer) and not request.writes_primer
+    return Generated(encoded, primer.end if is_cut else 0)
 
 
 def get_pinned_start(request: GenerationRequest) -> TuneStart:
