@@ -42,6 +42,7 @@ from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 WARM_UP_UPDATES: Final = 6  # are slower than the rest of a run
+MOST_TRANSPOSED_TOKENS: Final = 1_000_000  # of training, for codecs that are transposed at random
 PROBE_UPDATES: Final = 12  # after those, which measure the speed of training
 PROBE_IDS: Final = 2048  # of each tune, so that few score contexts are computed
 MIN_GROUPS_TO_HOLD_OUT: Final = 8  # with fewer groups, nothing is held out
@@ -232,6 +233,7 @@ def make_plan(
             learning_rate=options.learning_rate or _choose_learning_rate(preset, model),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
+            transposed=_is_transposed(dataset.codec, tokens),
         ),
         str(device),
         f"{base.manifest.name} {base.manifest.version}" if base else "",
@@ -244,6 +246,15 @@ def make_plan(
     if is_small:
         plan = _limit_evaluations(plan, tokens)
     return replace(plan, lines=tuple(_explain_plan(dataset, plan)))
+
+
+def _is_transposed(codec_name: str, tokens: int) -> bool:
+    """Return whether to transpose tunes at random: few performances, each in its own key.
+
+    Of chorales in absolute pitches, a model learnt more in their own keys (docs/decisions.md).
+    """
+    is_performance = isinstance(CODECS.get(codec_name), PerformanceCodec)
+    return is_performance and tokens < MOST_TRANSPOSED_TOKENS
 
 
 def _choose_window(
