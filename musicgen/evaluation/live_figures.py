@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from musicgen.errors import InvalidValue
-from musicgen.evaluation.figures import Definition, Figure, FigureTable, Ratio, compare_tables
+from musicgen.evaluation.figures import (
+    Definition,
+    Figure,
+    FigureTable,
+    Ratio,
+    compare_tables,
+    nest_figures,
+)
+from musicgen.evaluation.likelihood import LikelihoodReport
+from musicgen.evaluation.score_card import list_model_figures
 from musicgen.music.arrays import BoolArray, IntArray
 from musicgen.music.milliseconds import MILLISECONDS_PER_MINUTE, STRIKE_MILLISECONDS
 from musicgen.music.notes import NoteColumns
@@ -176,6 +185,46 @@ class MinuteSet:
     def longest_silence(self) -> float:
         """The seconds of the longest silence in any of the minutes."""
         return max(measure_longest_silence(minute).part for minute in self.minutes)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveCard:
+    """Sampled minutes beside real ones, and how well the model predicts held-out performances."""
+
+    sampled: MinuteSet
+    real: MinuteSet
+    figures: tuple[Figure, ...]
+    model_figures: tuple[Figure, ...]
+    likelihood: LikelihoodReport | None
+
+    @classmethod
+    def of(
+        cls, sampled: MinuteSet, real: MinuteSet, likelihood: LikelihoodReport | None
+    ) -> LiveCard:
+        """Compare minutes; the likelihood is that of held-out performances, if there are some."""
+        figures = tuple(compare_minutes(sampled, real))
+        return cls(
+            sampled, real, figures, list_model_figures(likelihood) if likelihood else (), likelihood
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of all minutes together."""
+        return (
+            f"longest silence of all minutes: {self.sampled.longest_silence:.1f} s, of the real"
+            f" ones {self.real.longest_silence:.1f} s",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures by key as a JSON object."""
+        return {
+            **nest_figures(self.model_figures),
+            "likelihood": self.likelihood and self.likelihood.to_json(),
+            **nest_figures(self.figures),
+            "minutes": len(self.sampled.minutes),
+            "notes": list(self.notes),
+            "real": {"name": self.real.name, "minutes": len(self.real.minutes)},
+        }
 
 
 def compare_minutes(sampled: MinuteSet, real: MinuteSet) -> Sequence[Figure]:

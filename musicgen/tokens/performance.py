@@ -90,6 +90,7 @@ class PerformanceCodec(ScoreCodec):
     vocabulary = PERFORMANCE
     setting_options = ("program",)
     contexts = ("time", "none")
+    writable_suffixes = (*ScoreCodec.writable_suffixes, ".svg", ".png")  # pictures of piano rolls
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Yield a file's tunes as they sound, with a step of one millisecond, and refusals."""
