@@ -44,7 +44,7 @@ from musicgen.config import HELD_FIELDS, TIME_FIELDS, TIME_LOOK_UPS, TONES_FIELD
 from musicgen.music.arrays import TokenIds
 from musicgen.music.milliseconds import STRIKE_MILLISECONDS
 from musicgen.tokens.context_source import ContextFields, OneByOneLanes, compute_one_by_one
-from musicgen.tokens.performance import OFF, ON, SHIFT, UNIT_MILLISECONDS
+from musicgen.tokens.performance import OFF, ON, SHIFT, UNIT_MILLISECONDS, VELOCITY
 
 LAGS: Final = (50, 100, 200, 400)  # units
 STRIKE_UNITS: Final = STRIKE_MILLISECONDS // UNIT_MILLISECONDS
@@ -134,6 +134,7 @@ class TimeContext(NamedTuple):
     strikes: tuple[int, ...] = ()  # times of the last four, the latest first
     last_off: int = _NONE  # the highest pitch that ended now
     last_on: int = _NONE  # the highest pitch that started now
+    awaits_on: bool = False  # whether a velocity was read, and a note follows
     pitches: bytes = b""  # of all onsets
     steps: bytes = b""  # the intervals between them in semitones, modulo 256
     repeat: Passage = _NEW  # in pitches
@@ -150,7 +151,7 @@ class TimeContext(NamedTuple):
             pitch = id_ - OFF.start
             held = tuple([note for note in self.held if note.pitch != pitch])
             return self._replace(held=held, last_off=pitch)
-        return self
+        return self._replace(awaits_on=True) if id_ in VELOCITY else self
 
     def _start_note(self, pitch: int) -> TimeContext:
         onset, steps, motif = Onset(self.now, pitch), self.steps, self.motif
@@ -168,7 +169,7 @@ class TimeContext(NamedTuple):
             (*[note for note in self.held if note.pitch != pitch], onset),
             (*self.onsets[first:], onset),
             (self.now, *self.strikes[:_RANKS]) if is_strike else self.strikes,
-            self.last_off, pitch, pitches, steps, self.repeat.take(pitches), motif,
+            self.last_off, pitch, False, pitches, steps, self.repeat.take(pitches), motif,
         )  # fmt: skip
 
     def compute_fields(self) -> tuple[int, ...]:
@@ -196,7 +197,7 @@ class TimeContext(NamedTuple):
 
     def _list_ending_notes(self) -> list[Onset]:
         """Return the notes that may end now, the oldest first."""
-        if self.last_on != _NONE:
+        if self.last_on != _NONE or self.awaits_on:
             return []
         return [note for note in self.held if note.pitch > self.last_off]
 
