@@ -192,7 +192,9 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
     else:
         real = sources.load_real_tunes(against, options.split, options.data, console)
     likelihoods = sources.measure_likelihood(model, real, with_curve=options.curve, console=console)
-    sets = list(sources.sample_forms(model, form, options.count or _DEFAULT_COUNT, options.seed, console))
+    sets = list(
+        sources.sample_forms(model, form, options.count or _DEFAULT_COUNT, options.seed, console)
+    )
     return _CollectedTunes(sets, real, likelihoods=likelihoods)
 
 
@@ -217,9 +219,7 @@ def _make_live_card(options: _Options, html: Path | None, console: Console) -> L
     model = sources.open_model(options.target)
     assert model is not None
     count = options.count or _DEFAULT_PERFORMANCES
-    return sources.make_live_card(
-        model, options.split, options.data, count, options.seed, console
-    )
+    return sources.make_live_card(model, options.split, options.data, count, options.seed, console)
 
 
 def _print_live_card(card: LiveCard, *, with_details: bool) -> None:

@@ -210,10 +210,8 @@ class LiveCard:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is said of all minutes together."""
-        return (
-            f"longest silence of all minutes: {self.sampled.longest_silence:.1f} s, of the real"
-            f" ones {self.real.longest_silence:.1f} s",
-        )
+        sampled, real = self.sampled.longest_silence, self.real.longest_silence
+        return (f"longest silence of all minutes: {sampled:.1f} s, of the real ones {real:.1f} s",)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures by key as a JSON object."""

@@ -62,11 +62,13 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
     if request.keep is not None:
         encoded, stretches = regenerate_bars(sampler, request.options, noise, start, request.keep)
         return Generated(encoded, messages=tuple(map(str, stretches)))
-    if request.primer is None:
+    primer = request.primer
+    if primer is None:
         return Generated(sampler.sample_encoded(request.options, noise, start))
-    encoded, end, messages = _continue_primer(
-        sampler, request.options, request.primer, noise, start
-    )
+    if isinstance(primer, LivePrimer):
+        raise InvalidValue("the model counts bars and cannot go on from live notes; use a model of"
+                           " performances")  # fmt: skip
+    encoded, end, messages = _continue_primer(sampler, request.options, primer, noise, start)
     if request.writes_primer:
         return Generated(encoded, messages=messages)
     generated = Generated(encoded, end, messages)
@@ -77,12 +79,11 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
 
 def continue_live(sampler: GenericSampler, request: GenerationRequest) -> Generated:
     """Generate the piece of a request by a codec without bars, from a primer if there is one."""
-    primer = request.primer
-    opening = primer.ids if isinstance(primer, LivePrimer) else ()
-    noise = Noise(request.seed, request.number)
-    encoded = sampler.sample_encoded(request.options, noise, opening=opening)
-    is_cut = isinstance(primer, LivePrimer) and not request.writes_primer
-    return Generated(encoded, primer.end if is_cut else 0)
+    primer, noise = request.primer, Noise(request.seed, request.number)
+    if not isinstance(primer, LivePrimer):
+        return Generated(sampler.sample_encoded(request.options, noise))
+    encoded = sampler.sample_encoded(request.options, noise, opening=primer.ids)
+    return Generated(encoded, 0 if request.writes_primer else primer.end)
 
 
 def get_pinned_start(request: GenerationRequest) -> TuneStart:

@@ -59,7 +59,9 @@ class LivePrimer:
         return cls(table.ids)
 
 
-def fit_live_primer(score: Score, codec: PerformanceCodec, name: str, choice: PrimerChoice) -> LivePrimer:
+def fit_live_primer(
+    score: Score, codec: PerformanceCodec, name: str, choice: PrimerChoice
+) -> LivePrimer:
     """Take the live notes of a score, or of some seconds of it.
 
     Args:

@@ -28,9 +28,7 @@ class PrimerChoice:
     seconds: tuple[float, float] | None = None  # of a performance: from and to
 
     @classmethod
-    def parse(
-        cls, part: str | None, bars: str | None, seconds: str | None = None
-    ) -> PrimerChoice:
+    def parse(cls, part: str | None, bars: str | None, seconds: str | None = None) -> PrimerChoice:
         """Parse a part, and bars such as "1-8" or seconds such as "0-15"; None is all.
 
         Raises:
@@ -68,7 +66,9 @@ def parse_seconds(text: str) -> tuple[float, float]:
     Raises:
         InvalidValue: the text is not a span of seconds.
     """
-    match = re.fullmatch(r"\s*(?:([0-9]{1,5}(?:\.[0-9]+)?)\s*-)?\s*([0-9]{1,5}(?:\.[0-9]+)?)\s*", text)
+    match = re.fullmatch(
+        r"\s*(?:([0-9]{1,5}(?:\.[0-9]+)?)\s*-)?\s*([0-9]{1,5}(?:\.[0-9]+)?)\s*", text
+    )
     first, last = (float(match[1] or 0), float(match[2])) if match else (0.0, 0.0)
     if not first < last:
         raise InvalidValue(f"primer-seconds {shorten(text)!r}: write seconds such as 0-15")

@@ -168,7 +168,8 @@ class Surprise:
                 f"{'*' * (note in marked)}{self._format_note_name(note)} {note.bits:.1f}"
                 for note in lines
             )
-            yield f"{self.unit} {bar}: {sum(note.bits for note in lines):.1f} bits: {', '.join(each)}"
+            bits = sum(note.bits for note in lines)
+            yield f"{self.unit} {bar}: {bits:.1f} bits: {', '.join(each)}"
         unit = "note" if self.notes else "character"
         most = sorted(self.other_bits.items(), key=lambda item: -item[1])
         rest = ", ".join(f"{kind} {bits:.1f}" for kind, bits in most)

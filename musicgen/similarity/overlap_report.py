@@ -5,7 +5,8 @@
 
 A run is consecutive notes of the written form, ties joined, broken by rests (`music.melodic_runs`).
 Two runs are equal if all their durations and the intervals between their notes are equal, in any
-key; in a performance, if the rounded ratios of the times between their notes are. The results are exact: hashes only find candidates, which are then compared note for note.
+key; in a performance, if the rounded ratios of the times between their notes are. The results are
+exact: hashes only find candidates, which are then compared note for note.
 """
 
 from __future__ import annotations

@@ -219,7 +219,10 @@ class TimeContext(NamedTuple):
             then = self.now - lag
             after = bisect_right(times, then)
             until.append(min(times[after] - then, _MOST_UNTIL + 1) if after < len(times) else 0)
-            first, last = bisect_left(times, then - TOLERANCE), bisect_right(times, then + TOLERANCE)
+            first, last = (
+                bisect_left(times, then - TOLERANCE),
+                bisect_right(times, then + TOLERANCE),
+            )
             candidates = (self._look_up_on(onset.pitch) for onset in self.onsets[first:last]
                           if onset.pitch not in recent)  # fmt: skip
             ago.append(next(filter(None, candidates), 0))
@@ -313,4 +316,5 @@ def _unpack_bits(sets: ContextFields) -> ContextFields:
 
 
 def _pack_bits(bits: ContextFields) -> ContextFields:
-    return (bits << np.arange(12, dtype=np.int16)).sum(-1, dtype=np.int16)
+    sets: ContextFields = (bits << np.arange(12, dtype=np.int16)).sum(-1, dtype=np.int16)
+    return sets

@@ -107,10 +107,9 @@ def test_card_without_held_out_performances_is_written_as_json() -> None:
     assert data["likelihood"] is None
     assert data["minutes"] == data["real"]["minutes"] == 5
     assert data["notes_per_second"]["verdict"] == "inside"
-    assert data["notes"] == [
-        f"longest silence of all minutes: {minutes.longest_silence:.1f} s, of the real ones"
-        f" {minutes.longest_silence:.1f} s"
-    ]
+    silence = f"{minutes.longest_silence:.1f} s"
+    words = f"longest silence of all minutes: {silence}, of the real ones {silence}"
+    assert data["notes"] == [words]
 
 
 def test_few_minutes_are_refused() -> None:

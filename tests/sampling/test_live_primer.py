@@ -38,14 +38,16 @@ def fit(score: Score, seconds: str | None = None) -> LivePrimer:
 @given(performances(), st.integers(0, 12), st.integers(1, 12))
 def test_primer_is_the_start_of_the_encoded_notes(score: Score, first: int, length: int) -> None:
     """What is cut out of a performance can go on to an end that the grammar allows."""
-    try:
-        primer = fit(score, f"{first}-{first + length}")
-    except InvalidValue as fault:
-        assert "it has no notes" in str(fault)
+    if not any(first <= note.onset / 1_000 < first + length for note in score.notes):
+        with pytest.raises(InvalidValue, match="it has no notes"):
+            fit(score, f"{first}-{first + length}")
         return
+    primer = fit(score, f"{first}-{first + length}")
     assert find_first_illegal(primer.ids, CODEC.create_grammar(strict=False)) is None
     assert primer.end <= 1_000 * length
-    onsets = [note for note in score.notes if first * 1_000 <= note.onset < 1_000 * (first + length)]
+    onsets = [
+        note for note in score.notes if first * 1_000 <= note.onset < 1_000 * (first + length)
+    ]
     started = [id_ for id_ in primer.ids if PERFORMANCE.events[id_].kind == "on"]
     assert len(onsets) - 2 <= len(started) <= len(onsets)  # rounded to 10 ms at the cut
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from musicgen.config import ECHO_FIELDS
 from musicgen.music.score import Score
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.echo import MIN_ALIKE, SEARCHED_BARS
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.score_context import (
     FIELDS,
     FIRST_ECHO,

@@ -12,8 +12,8 @@ from musicgen.config import BEGIN_ID, CONTEXTS
 from musicgen.formats import abc
 from musicgen.music.score import Score
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.context_families import count_field_values
+from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.score_context import (
     FIELDS,
     LAGS,

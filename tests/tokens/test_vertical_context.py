@@ -17,6 +17,7 @@ from musicgen.music.score import Part, Score
 from musicgen.music.theory import CHORD_QUALITIES, ChordSymbol
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.measures import (
     MeasuresCodec,
@@ -24,7 +25,6 @@ from musicgen.tokens.measures import (
     find_drum_parts,
     trace_chords,
 )
-from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.score_context import (
     FIELDS,
     FIRST_ECHO,

@@ -142,9 +142,7 @@ def test_context_of_a_window_is_that_of_the_transposed_ids() -> None:
     codec, source = PerformanceCodec(), TimeContextSource()
     tunes = [np.array(walk_codec(codec, random.Random(seed))) for seed in range(3)]
     ranges = find_pitch_ranges(codec.name)
-    stream = WindowStream(
-        tunes, 1, np.random.default_rng(1), ranges, ContextCache(tunes, source)
-    )
+    stream = WindowStream(tunes, 1, np.random.default_rng(1), ranges, ContextCache(tunes, source))
     seen: list[int] = []
     for _ in range(3):
         window = stream.next_window(1000)
