@@ -220,7 +220,8 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
 @click.option(
     "--primer",
     type=click.Path(path_type=Path),
-    help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model.",
+    help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model; a model of"
+    " performances keeps their times.",
 )
 @click.option(
     "--primer-part",
@@ -286,6 +287,7 @@ def sample(
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out more.mid --primer song.mid --primer-part vocal --primer-bars 1-8
+    musicgen sample --model live --out more.mid --primer live.mid --primer-seconds 0-15
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click reads the backspace character
     from musicgen.sampling.recipe import GenerationRequest
