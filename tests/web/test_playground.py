@@ -401,7 +401,7 @@ def test_performance_model_has_its_own_options_and_a_piano_roll(
     expect(page.locator("#primer-bars")).to_be_hidden()
     page.locator("#primer-seconds").fill("0-1.4")
     page.locator("#generate").click()
-    expect(status(page)).to_contain_text("New tune from pasted notes: Performance")
+    expect(status(page)).to_contain_text("New tune from pasted.abc: Performance")
     assert page.locator("#view-b .roll-times span").first.text_content() == "0:00"
     page.locator("#primer-clear").click()
     page.locator("#generate").click()
