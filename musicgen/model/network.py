@@ -26,7 +26,8 @@ from musicgen.tokens.context_families import count_field_values, find_columns
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
 LOOK_BACK_PREFIXES: Final = (  # of the fields of context dropout
-    "lag", "match", "echo", "alike", "ago", "repeat", "motif",
+    "lag", "match", "echo", "alike",
+    "ago500", "ago1000", "ago2000", "ago4000", "repeat", "motif",
 )  # fmt: skip
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 

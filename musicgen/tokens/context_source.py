@@ -44,18 +44,8 @@ class Lanes(Protocol):
         """Advance each lane by its id, (lane,) int64."""
 
 
-class ContextSource(Protocol):
-    """A family of fields, and how they follow from ids."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The names of the fields, in the order of the columns."""
-
-    def start(self) -> Context:
-        """Return the context before a tune."""
-
-    def start_lanes(self, count: int) -> Lanes:
-        """Return the contexts of some tunes, each before its first id."""
+class WholeContexts(Protocol):
+    """Computes the contexts of whole tunes, which training and held-out scores read."""
 
     def compute(self, tunes: Sequence[TokenIds]) -> list[ContextFields]:
         """Compute the context before each id of some tunes.
@@ -69,6 +59,20 @@ class ContextSource(Protocol):
 
     def transpose(self, context: ContextFields, semitones: int) -> ContextFields:
         """Return what `compute` would return for the transposed ids, (token, field) int16."""
+
+
+class ContextSource(WholeContexts, Protocol):
+    """A family of fields that is known while a tune is written, id by id."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields, in the order of the columns."""
+
+    def start(self) -> Context:
+        """Return the context before a tune."""
+
+    def start_lanes(self, count: int) -> Lanes:
+        """Return the contexts of some tunes, each before its first id."""
 
 
 class OneByOneLanes:

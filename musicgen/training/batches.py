@@ -16,7 +16,7 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import BoolArray, IntArray, TokenIds
-from musicgen.tokens.context_source import ContextFields, ContextSource
+from musicgen.tokens.context_source import ContextFields, WholeContexts
 
 IGNORE_INDEX: Final = -100  # the target of padding
 CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
@@ -77,7 +77,7 @@ class ContextCache:
         source: of the fields that the model reads.
     """
 
-    def __init__(self, tunes: Sequence[TokenIds], source: ContextSource) -> None:
+    def __init__(self, tunes: Sequence[TokenIds], source: WholeContexts) -> None:
         self.tunes, self.source = tunes, source
         self.contexts: dict[int, ContextFields] = {}
         self.token_count = 0  # in `contexts`
