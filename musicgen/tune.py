@@ -21,6 +21,7 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, MusicgenError, OutputExists, escape_unprintable
 from musicgen.files import is_file, read_regular_file, refuse_existing, write_atomically
 from musicgen.music.bars import count_heard_bars
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import Part, Score
 from musicgen.render import export
 from musicgen.sampling.kept_bars import KeepText
@@ -189,7 +190,8 @@ class Tune:
         """Write the tune and its recipe, in the format of the suffix.
 
         A format without room for the recipe gets a sidecar file, `PATH.recipe.json`. A page (.html)
-        shows the receipt and the surprise of each note as well.
+        shows the receipt and the surprise of each note as well. A picture of a performance, which
+        has no bars, is its piano roll.
 
         Args:
             path: the file; its suffix chooses the format.
@@ -212,6 +214,7 @@ class Tune:
             export.write(
                 self.score,
                 path,
+                view="roll" if is_performance(self.score) else "score",
                 force=force,
                 remarks=tuple(self.recipe.remarks()),
                 recipe=self.recipe,

@@ -204,7 +204,7 @@ def _list_recipe_entries(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     for name, value in recipe["wishes"].items():
         text = PROGRAMS[value] if name == "program" and isinstance(value, int) else str(value)
         yield name.replace("_", " "), text
-    if "primer" in recipe:
+    if "primer" in recipe or "live_primer" in recipe:
         yield "primer", "given notes"
     if "keep" in recipe:
         yield "kept", "bars of the previous tune"

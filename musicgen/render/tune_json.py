@@ -18,7 +18,7 @@ import numpy as np
 from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
 from musicgen.music.bars import count_heard_bars, find_bars, number_bars
-from musicgen.music.melodic_runs import RunColumns
+from musicgen.music.melodic_runs import RunColumns, to_compared_form
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
 from musicgen.music.tune_content import PhraseReturn, TuneContent, find_phrases, find_return
@@ -203,7 +203,7 @@ def _spell_notes(score: Score) -> Iterator[str]:
 
 def _receipt_to_json(score: Score, receipt: Receipt) -> dict[str, Any]:
     """Return a receipt with its summary line, and with the notes of each shared run."""
-    columns = RunColumns.of(score.canonical())
+    columns = RunColumns.of(to_compared_form(score))
     data = receipt.to_json() | {"words": receipt.format_line()}
     for run_data, run in zip(data["runs"], receipt.runs, strict=True):
         run_data["marked"] = _find_run_notes(score, columns, run)

@@ -136,6 +136,11 @@ class Codec(Protocol[Piece]):
         ...
 
     @property
+    def contexts(self) -> tuple[str, ...]:
+        """The score contexts that a model can read, as names in `config.CONTEXTS`."""
+        ...
+
+    @property
     def pitch_range(self) -> tuple[int, int] | None:
         """Lowest and highest MIDI note number that the ids can express; None for text."""
         ...
@@ -193,6 +198,7 @@ class ScoreCodec:
     writable_suffixes: tuple[str, ...] = (".mid", ".midi", ".wav", ".html")
     unit: Unit = "note"
     has_bars = False
+    contexts: tuple[str, ...] = ("none",)
     pitch_range = (0, 127)
     setting_options: tuple[str, ...] = ("program", "tempo")
 

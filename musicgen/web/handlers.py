@@ -27,6 +27,7 @@ from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
+from musicgen.tokens.performance import PerformanceCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
@@ -127,6 +128,7 @@ class RequestHandlers:
         primer: str | None,
         primer_part: str = "",
         primer_bars: str = "",
+        primer_seconds: str = "",
     ) -> WorkerAnswer:
         """Sample a tune.
 
@@ -138,14 +140,17 @@ class RequestHandlers:
             primer: suffix of the primer's format, or None.
             primer_part: name or number of the primer's part to take; "" for its melody.
             primer_bars: the bars of it to take, such as "1-8"; "" for all.
+            primer_seconds: the seconds of it to take, such as "0-15"; "" for all.
         """
         loaded = self.get_model(model)
         request = GenerationRequest(
             loaded.complete_options(wishes, has_primer=primer is not None), seed
         )
         if primer is not None:
-            choice = PrimerChoice.parse(primer_part, primer_bars or None)
-            request = loaded.add_primer(request, parse_primer(payload, primer), choice)
+            choice = PrimerChoice.parse(primer_part, primer_bars or None, primer_seconds or None)
+            is_live = isinstance(loaded.codec, PerformanceCodec)
+            score = parse_primer(payload, primer, as_performance=is_live)
+            request = loaded.add_primer(request, score, choice)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 
@@ -303,8 +308,13 @@ def _with_progress(model: Model, progress: ProgressWriter) -> Model:
     return ModelWithProgress(checkpoint, model.codec, progress=progress)
 
 
-def parse_primer(data: bytes, suffix: str) -> Score:
+def parse_primer(data: bytes, suffix: str, *, as_performance: bool = False) -> Score:
     """Parse a primer under resource limits.
+
+    Args:
+        data: the bytes of the file.
+        suffix: of its format.
+        as_performance: whether to read it as it sounds, with a step of one millisecond.
 
     Raises:
         InvalidValue: the format is not supported, or the file has no tune.
@@ -313,16 +323,16 @@ def parse_primer(data: bytes, suffix: str) -> Score:
         raise InvalidValue(f"primer: unsupported format {suffix[:20]!r}; choose one of"
                            f" {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
     with resource_limits():
-        return read_first_tune(data, suffix)
+        return read_first_tune(data, suffix, as_performance=as_performance)
 
 
-def read_first_tune(data: bytes, suffix: str) -> Score:
-    """Return the first tune in the bytes of a file.
+def read_first_tune(data: bytes, suffix: str, *, as_performance: bool = False) -> Score:
+    """Return the first tune in the bytes of a file; see `parse_primer`.
 
     Raises:
         InvalidValue: the tune is refused, or there is none.
     """
-    for tune in formats.iter_tunes(data, suffix, "primer"):
+    for tune in formats.iter_tunes(data, suffix, "primer", as_performance=as_performance):
         if isinstance(tune, Score):
             return tune
         raise InvalidValue(str(tune))

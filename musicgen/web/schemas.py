@@ -16,7 +16,7 @@ from musicgen.errors import InvalidValue
 from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME, Option
 from musicgen.sampling.options import SamplingOptions
-from musicgen.sampling.primer_choice import parse_bar_range
+from musicgen.sampling.primer_choice import parse_bar_range, parse_seconds
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES, PRIMER_BYTES, PRIMER_SUFFIXES
 from musicgen.web.worker_pool import Job
@@ -81,6 +81,7 @@ class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
     base64: FileText | None = None
     part: ShortText = ""  # name or number, from 1, of the part to take; "" for the melody
     bars: ShortText = ""  # such as "1-8"; "" for all
+    seconds: ShortText = ""  # for a model of performances, such as "0-15"; "" for all
 
 
 def _build_option_field(option: Option) -> tuple[str, Any, Any]:
@@ -263,6 +264,8 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
     upload = tune_request.primer or PrimerUpload()
     if upload.bars:
         parse_bar_range(upload.bars)
+    if upload.seconds:
+        parse_seconds(upload.seconds)
     request = {
         "do": "sample",
         "model": tune_request.model,
@@ -271,6 +274,7 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
         "primer": suffix,
         "primer_part": upload.part,
         "primer_bars": upload.bars,
+        "primer_seconds": upload.seconds,
     }
     return Job(client, request, payload, total_bars=count_bars_to_write(options))
 

@@ -407,7 +407,9 @@ class Playground {
     const model = this.models.find(({ name }) => name === byId("model").value);
     if (!model) return;
     this.controls.setModel(model);
-    byId("primer").hidden = !model.max_bars; // a model without bars cannot continue a primer
+    const isLive = model.codec === "performance";
+    byId("primer").hidden = !model.max_bars && !isLive; // no other model can continue a primer
+    this.primer.chooseSeconds(isLive);
   }
 
   #cancel() {
