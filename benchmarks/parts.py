@@ -154,7 +154,7 @@ def report_drawn(model: Model, pieces: Sequence[Score]) -> None:
     """Print consonance and coincidence of pieces with one part drawn, and of the real ones."""
     sampler = model.sampler
     assert isinstance(sampler, Sampler)
-    options = SamplingOptions(**model.checkpoint.manifest.sampling)
+    options = SamplingOptions.parse(**model.checkpoint.manifest.sampling)
     drawn: dict[str, list[Score]] = {}
     for number, piece in enumerate(pieces):
         for part in find_main_parts(piece):
