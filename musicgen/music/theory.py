@@ -394,3 +394,9 @@ def transpose_chord(symbol: str, semitones: int) -> str:
     """Transpose a chord symbol by semitones: "F#m7/C#" by 1 is "Gm7/D"."""
     chord = ChordSymbol.parse(symbol)
     return symbol if chord is None or semitones % 12 == 0 else str(chord.transpose(semitones))
+
+
+def spell_chord(symbol: str, key: Key) -> str:
+    """Spell a chord symbol as readers of a key expect: "Dbm" in A major is "C#m"."""
+    chord = ChordSymbol.parse(symbol)
+    return symbol if chord is None else chord.spell(key)
