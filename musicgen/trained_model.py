@@ -23,6 +23,7 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
+from musicgen.music.accompaniment import AUTO, NONE, has_chord_symbols, split_accompaniment
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, fit_primer, generate_tune
@@ -292,7 +293,8 @@ class Model:
             score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
         notes_hash = hash_notes(score) if text is None else hash_text(text)
         recipe = Recipe(request, self.name, get_package_version("musicgen"), notes_hash)
-        tune = Tune(score, recipe, self, text, generated.messages)
+        messages = (*generated.messages, *_describe_silence(request.options, score))
+        tune = Tune(score, recipe, self, text, messages)
         tune.check_copies()
         return tune
 
@@ -329,6 +331,15 @@ class Model:
         return sampler
 
 
+def _describe_silence(options: SamplingOptions, score: Score) -> Iterator[str]:
+    """Yield a message where an accompaniment was asked for and the tune has no chord symbols."""
+    if options.accompaniment not in (AUTO, NONE) and not has_chord_symbols(score):
+        yield (
+            f"accompaniment {options.accompaniment}: the tune has no chord symbols; musicgen render"
+            " --chords finds some"
+        )
+
+
 def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder.
 
@@ -358,7 +369,7 @@ def _load(folder: Path) -> Model:
 
 
 def read_first_tune(path: Path) -> Score:
-    """Read the first tune of a file.
+    """Read the first tune of a file, without its accompaniment.
 
     Raises:
         InvalidValue: the file has no tunes.
@@ -366,7 +377,7 @@ def read_first_tune(path: Path) -> Score:
     """
     scores, refusals = formats.read(path)
     if scores:
-        return scores[0]
+        return split_accompaniment(scores[0])[0]
     raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
 
 

@@ -27,7 +27,6 @@ AUTO: Final = "auto"
 NONE: Final = "none"
 BASS_PART: Final = Part("Accompaniment bass", program=32, role="bass")
 CHORD_PART: Final = Part("Accompaniment chords", program=25, role="chords")
-ACCOMPANIMENT_NAMES: Final = (BASS_PART.name, CHORD_PART.name)
 LOWEST_BASS: Final = 40  # MIDI note number; the bass has the octave above it
 LOWEST_TONE: Final = 52  # of the chords, which have the octave above it
 BASS_LOUDNESS, CHORD_LOUDNESS = 0.7, 0.6  # velocities, relative to the melody's
@@ -127,14 +126,17 @@ def accompany(score: Score, name: str = AUTO) -> Score:
 
 def split_accompaniment(score: Score) -> tuple[Score, Score | None]:
     """Return a score without the parts that `accompany` adds, and those parts; None without any."""
-    names = [part.name in ACCOMPANIMENT_NAMES for part in score.parts]
-    if not any(names) or all(names):
+    numbers = range(len(score.parts))
+    added = [number for number in numbers if is_accompaniment(score.parts[number])]
+    if not added or len(added) == len(score.parts):
         return score, None
-    numbers = np.arange(len(names))
-    return (
-        score.select_parts(numbers[~np.array(names)].tolist()),
-        score.select_parts(numbers[np.array(names)].tolist()),
-    )
+    others = [number for number in numbers if number not in added]
+    return score.select_parts(others), score.select_parts(added)
+
+
+def is_accompaniment(part: Part) -> bool:
+    """Return whether `accompany` adds such a part."""
+    return part.name in (BASS_PART.name, CHORD_PART.name)
 
 
 def has_chord_symbols(score: Score) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from musicgen.music.accompaniment import is_accompaniment
 from musicgen.music.arrays import FloatArray, IntArray
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.notes import slice_by_onset, sort_by_onset, split_notes_at
@@ -32,8 +33,14 @@ _SECONDS_PER_STEP_AT_1_QPM: Final = 60 / STEPS_PER_QUARTER
 
 
 def with_program(score: Score, program: int) -> Score:
-    """Return a score with one General MIDI program (0..127) for all parts except drums."""
-    parts = [part if part.is_drums else replace(part, program=program) for part in score.parts]
+    """Return a score with one General MIDI program (0..127) for all parts.
+
+    Drums and an accompaniment keep theirs.
+    """
+    parts = [
+        part if part.is_drums or is_accompaniment(part) else replace(part, program=program)
+        for part in score.parts
+    ]
     return replace(score, parts=tuple(parts))
 
 

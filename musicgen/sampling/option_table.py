@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
+from musicgen.music.accompaniment import ACCOMPANIMENTS, NONE
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter, parse_range, pitch_name
@@ -249,6 +250,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
         help="A file whose parts the tune is to have: the same roles and instruments.",
         json_type=str, parser=parse_parts, formatter=format_parts, value_type=tuple,
         metavar="FILE", most=MAX_TEXT, is_file=True,
+    ),
+    Option(
+        name="accompaniment",
+        help="How chord symbols are played, in sound, MIDI and the page: boom-chick, jig, waltz,"
+        " arpeggio; auto, by the meter; or none. A model that writes chord symbols plays auto.",
+        json_type=str, choices=ACCOMPANIMENTS, default=NONE,
     ),
     Option(
         name="tempo",
