@@ -344,8 +344,13 @@ class ChordSymbol:
 
     def spell(self, key: Key) -> str:
         """Write the symbol with the note names that readers of a key expect: C#m in A major."""
-        names = [_name_in_key(pitch_class, key) for pitch_class in (self.root, self.bass_class)]
-        return names[0] + self.quality + ("" if self.bass is None else f"/{names[1]}")
+        # Roots of major chords are rather flats (Ab in C major), those of others rather sharps.
+        lowest = key.fifths - (5 if 4 in CHORD_TONES[self.quality] else 3)
+        root = lowest + (self.root * 7 - lowest) % 12
+        if self.bass is None:
+            return _plain_name(root) + self.quality
+        bass = root + _FIFTHS_OF_INTERVAL[(self.bass - self.root) % 12]
+        return f"{_plain_name(root)}{self.quality}/{_plain_name(bass)}"
 
     def transpose(self, semitones: int) -> ChordSymbol:
         """Transpose root and bass by semitones."""
@@ -357,11 +362,14 @@ class ChordSymbol:
         return Key.of(self.root, "major").tonic + self.quality + bass
 
 
-def _name_in_key(pitch_class: int, key: Key) -> str:
-    """Return the name of a root or bass in a key, without double accidentals."""
-    spelled = spell(pitch_class, key)
-    sign = {-1: "b", 0: "", 1: "#"}.get(spelled.alteration)
-    return Key.of(pitch_class, "major").tonic if sign is None else spelled.letter + sign
+# Position on the line of fifths of the note that is some semitones above a root.
+_FIFTHS_OF_INTERVAL: Final = (0, -5, 2, -3, 4, -1, -6, 1, -4, 3, -2, 5)
+
+
+def _plain_name(fifths: int) -> str:
+    """Return the name of a root or bass, or a simpler one in place of double accidentals."""
+    name = name_on_fifths(fifths)
+    return name if len(name) <= 2 else Key.of(fifths * 7 % 12, "major").tonic
 
 
 def match_chord(text: str) -> tuple[str, str, str] | None:

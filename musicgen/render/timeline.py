@@ -27,7 +27,7 @@ from musicgen.music.score import (
     find_jumps,
     iter_passages,
 )
-from musicgen.music.theory import Meter
+from musicgen.music.theory import Meter, spell_chord
 
 _SECONDS_PER_STEP_AT_1_QPM: Final = 60 / STEPS_PER_QUARTER
 
@@ -98,6 +98,11 @@ def bar_timeline(score: Score) -> tuple[tuple[float, float, int], ...]:
     Start and end are in seconds; bar is an index into `find_bars(score)`.
     """
     return tuple(_Playback(score).iter_bars())
+
+
+def chord_timeline(score: Score) -> tuple[tuple[float, str], ...]:
+    """Return the chord symbols as heard, (start in seconds, symbol in the key in force) each."""
+    return tuple(_Playback(score).iter_chords())
 
 
 def duration(score: Score) -> float:
@@ -184,6 +189,21 @@ class _Playback:
         length_seconds = self.to_seconds(self.swing_steps(onsets + lengths)) - start_seconds
         fields = start_seconds, length_seconds, pitches, velocities, parts, notes, bars
         yield from map(SoundingNote, *(field[order].tolist() for field in fields))
+
+    def iter_chords(self) -> Iterator[tuple[float, str]]:
+        """Yield the chord symbols as heard, in order."""
+        marks = [mark for mark in self.score.marks if mark.kind in ("key", "chord")]
+        for start, stop, heard_start in self.passages:
+            key = self.score.key
+            for mark in marks:
+                if mark.kind == "key" and mark.onset < stop:
+                    key = mark.value
+                elif mark.kind == "chord" and start <= mark.onset < stop:
+                    step = np.array([mark.onset - start + heard_start])
+                    yield (
+                        float(self.to_seconds(self.swing_steps(step))[0]),
+                        spell_chord(mark.value, key),
+                    )
 
     def iter_bars(self) -> Iterator[tuple[float, float, int]]:
         """Yield the bars as heard, in order."""

@@ -2,7 +2,7 @@ import { Instrument, createRoom, frequencyOf } from "./instrument.js";
 
 /**
  * One sounding note: [start, length, pitch, velocity, part, note, bar]. Times are in seconds; note
- * and bar are indices of the written notes and measures.
+ * and bar are indices of the written notes and measures; the notes of an accompaniment have note -1.
  * @typedef {[number, number, number, number, number, number, number]} Sound
  * @typedef {[number, number, number]} Heard start and end in seconds, and the written measure
  */
@@ -361,8 +361,10 @@ export class Player {
       this.#trackSources(
         this.#instrument.play(this.#bus, { program, pitch, velocity, when, length }),
       );
-    this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
-    this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    if (note >= 0) {
+      this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
+      this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    }
     const frequency = frequencyOf(pitch);
     if (!isMuted) this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length, part });
   }
