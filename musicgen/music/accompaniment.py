@@ -227,11 +227,11 @@ def _place_strokes(
 def _play_span(
     span: _ChordSpan, strokes: Sequence[Stroke], first_part: int, velocity: int
 ) -> Iterator[Note]:
-    """Yield the notes of a chord: the bass alternates with the fifth, tones go up and down."""
+    """Yield the notes of a chord; its bass alternates with the fifth."""
     bass_velocity = max(1, round(velocity * BASS_LOUDNESS))
     chord_velocity = max(1, round(velocity * CHORD_LOUDNESS))
     voicing = _voice_chord(span.chord)
-    tones = [*voicing, *voicing[-2:0:-1]]
+    tones = _choose_tones(voicing, sum(stroke.kind == "tone" for stroke in strokes))
     is_broken = any(stroke.kind == "tone" for stroke in strokes)
     bass_count = tone_count = 0
     for stroke in strokes:
@@ -242,10 +242,16 @@ def _play_span(
             bass_count += 1
             continue
         end = _next_step(strokes, stroke, span.stop)
-        pitches = voicing if stroke.kind == "chord" else tones[tone_count % len(tones) :][:1]
+        pitches = voicing if stroke.kind == "chord" else [tones[tone_count % len(tones)]]
         tone_count += stroke.kind == "tone"
         for pitch in pitches:
             yield Note(stroke.step, pitch, end - stroke.step, chord_velocity, first_part + 1)
+
+
+def _choose_tones(voicing: list[int], stroke_count: int) -> list[int]:
+    """Return the order of the tones of a broken chord: up and down where that comes out even."""
+    up_and_down = [*voicing, *voicing[-2:0:-1]]
+    return voicing if stroke_count % len(up_and_down) else up_and_down
 
 
 def _next_step(strokes: Sequence[Stroke], stroke: Stroke, stop: int) -> int:

@@ -15,6 +15,7 @@ from musicgen.render import synth
 from musicgen.render.export import PLAYED_SUFFIXES, write
 from musicgen.render.html_page import render_page
 from musicgen.render.piano_roll import draw_pianoroll_png, draw_pianoroll_svg
+from musicgen.render.synth_voice import RATE
 from musicgen.render.timeline import chord_timeline, duration, timeline, with_program
 from musicgen.render.tune_json import score_to_json
 
@@ -77,7 +78,7 @@ def test_accompaniment_is_six_to_ten_decibels_below(score: Score, name: str, pro
     gains = synth._balance_accompaniment(
         groups, played.parts, synth._balance_parts(groups, played.parts)
     )
-    samples = round(duration(played) * synth.RATE)
+    samples = round(duration(played) * RATE)
     melody, added = (
         float(np.square(synth._mix_notes(groups, 0.0, gains * mask)[:, :samples]).mean())
         for mask in (np.array([1, 0, 0]), np.array([0, 1, 1]))
