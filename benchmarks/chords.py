@@ -1,6 +1,6 @@
 """Measure chord symbols: are they read, does the accompaniment fit, are they recognised again.
 
-    python benchmarks/chords.py                 the corpus nottingham-chords, two minutes
+    python benchmarks/chords.py                 the corpus nottingham-chords, minutes
     python benchmarks/chords.py FOLDER          any folder of tunes with chord symbols
     python benchmarks/chords.py --toy           two tunes, seconds
 
@@ -41,6 +41,7 @@ FIELD = re.compile(r"[A-Za-z]:(?![|:])|%")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("source", nargs="?", default="nottingham-chords")
+    parser.add_argument("--pattern", choices=PATTERNS, help="only this pattern; by default, all")
     parser.add_argument("--sounds", type=int, default=40, help="tunes whose loudness is measured")
     parser.add_argument("--toy", action="store_true", help="two tunes: seconds")
     options = parser.parse_args()
@@ -51,9 +52,10 @@ def main() -> None:
     print(f"{len(tunes):,} tunes with chord symbols")
     print("| pattern | notes | outside of bar or span | symbols | right | of the time |")
     print("|---|---|---|---|---|---|")
-    for name in PATTERNS:
+    names = [options.pattern] if options.pattern else list(PATTERNS)
+    for name in names:
         print_pattern(tunes, name)
-    print_loudness(tunes[:: max(1, len(tunes) // options.sounds)])
+    print_loudness(tunes[:: max(1, len(tunes) // options.sounds)], names)
 
 
 def print_spellings(files: Sequence[TuneFile]) -> None:
@@ -111,9 +113,9 @@ def compare_chords(played: Score) -> Iterator[tuple[int, bool]]:
             yield stop - start, is_right and other.quality == chord.quality
 
 
-def print_loudness(tunes: Sequence[Score]) -> None:
+def print_loudness(tunes: Sequence[Score], names: Sequence[str]) -> None:
     started = time.perf_counter()
-    decibels = [measure_distance(tune, name) for tune in tunes for name in PATTERNS]
+    decibels = [measure_distance(tune, name) for tune in tunes for name in names]
     seconds = time.perf_counter() - started
     low, middle, high = np.percentile(decibels, [0, 50, 100])
     print(
