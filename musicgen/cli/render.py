@@ -111,10 +111,10 @@ def render(
         print_line(str(refusal))
     recipe = _load_recipe(file) if number is None else None
     score, added = split_accompaniment(played)
-    if recipe is not None:
-        score = _restore_written_score(file, score, recipe)
     if chords:
         score = _recognise(file, score, played, print_line)
+    elif recipe is not None:
+        score = _restore_written_score(file, score, recipe)
     _check_score(file, score, outs, view=view, tempo=tempo, count_in=count_in)
     page_data = _collect_page_data(file, score, recipe, outs)
     if accompaniment is None and added is not None and not chords:
@@ -128,7 +128,7 @@ def render(
 
 
 def _recognise(file: Path, score: Score, played: Score, print_line: LinePrinter) -> Score:
-    """Return a score with the chord symbols that are recognised in what is played.
+    """Return a score with the chord symbols that are recognised in it and its accompaniment.
 
     Raises InvalidValue for music without bars.
     """
@@ -137,7 +137,7 @@ def _recognise(file: Path, score: Score, played: Score, print_line: LinePrinter)
 
     if is_performance(played):
         raise InvalidValue(f"--chords: {file} has no bars and beats; leave the option out")
-    recognised = recognise_chords(played if played.end == score.end else score)
+    recognised = recognise_chords(played)
     confidence = sum(chord.confidence for chord in recognised) / max(1, len(recognised))
     print_line(
         f"{escape_unprintable(str(file))}: {format_count(len(recognised), 'chord symbol')}"

@@ -23,6 +23,7 @@ from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.melodic_runs import Move, list_drum_moves, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
@@ -237,7 +238,8 @@ def _read_pieces(
     remarks = [f"repaired: {count} x {kind}" for kind, count in (result.repairs or {}).items()]
     timings = ("; ".join(record.describe_timing()) for record in result.records)
     remarks += [f"timing: {timing}" for timing in timings if timing]
-    return (*result.refusals, *result.scores), sorted(remarks)
+    scores = (split_accompaniment(score)[0] for score in result.scores)
+    return (*result.refusals, *scores), sorted(remarks)
 
 
 def _encode_pieces(

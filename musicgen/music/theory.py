@@ -303,6 +303,7 @@ QUALITY_SPELLINGS: Final[Mapping[str, str]] = {
     "d": "dim", "°": "dim", "o": "dim", "mb5": "dim",
     "a": "aug", "+": "aug", "#5": "aug",
     "sus": "sus4", "4": "sus4", "7sus": "sus4", "9sus": "sus4", "2": "sus2", "7sus2": "sus2",
+    "maj11": "maj7", "maj13": "maj7", "M11": "maj7", "M13": "maj7", "min11": "m7", "m13": "m7",
     "M6": "6", "maj6": "6", "69": "6", "min6": "m6", "mi6": "m6", "-6": "m6",
     "d7": "dim7", "°7": "dim7", "o7": "dim7",
     "ø": "m7b5", "min7b5": "m7b5", "mi7b5": "m7b5", "-7b5": "m7b5", "m7-5": "m7b5",

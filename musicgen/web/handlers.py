@@ -19,6 +19,7 @@ from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.model_folders import list_models
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
@@ -317,14 +318,14 @@ def parse_primer(data: bytes, suffix: str) -> Score:
 
 
 def read_first_tune(data: bytes, suffix: str) -> Score:
-    """Return the first tune in the bytes of a file.
+    """Return the first tune in the bytes of a file, without its accompaniment.
 
     Raises:
         InvalidValue: the tune is refused, or there is none.
     """
     for tune in formats.iter_tunes(data, suffix, "primer"):
         if isinstance(tune, Score):
-            return tune
+            return split_accompaniment(tune)[0]
         raise InvalidValue(str(tune))
     raise InvalidValue("the primer has no tunes; send one with notes")
 

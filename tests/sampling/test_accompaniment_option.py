@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from musicgen import formats, load, tweak
+from musicgen.corpus.encode import encode_file
+from musicgen.corpus.sources import TuneFile
 from musicgen.music.accompaniment import split_accompaniment
 from musicgen.sampling.options import SamplingOptions, find_accompaniment_default
+from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import Event
 from musicgen.trained_model import Model, read_first_tune
 from musicgen.tune import Tune
@@ -75,3 +78,18 @@ def test_pattern_for_a_tune_without_chord_symbols_is_a_message() -> None:
     tune = load("folk").sample(seed=1, bars=4, accompaniment="waltz")
     assert any("the tune has no chord symbols; musicgen render" in line for line in tune.messages)
     assert tune.played_score == tune.score
+
+
+@pytest.mark.parametrize("codec", ["measures", "performance", "frames"])
+def test_data_sets_do_not_contain_the_accompaniment(tune: Tune, codec: str, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.mid"
+    formats.write(tune.score, plain)
+    tune.write(tmp_path / "played.mid")
+    pieces = [
+        list(find_codec(codec).iter_pieces(path.read_bytes(), ".mid"))
+        for path in (plain, tmp_path / "played.mid")
+    ]
+    assert pieces[0] == pieces[1]
+    files = [TuneFile(tmp_path / name, "t.mid") for name in ("plain.mid", "played.mid")]
+    rows = [list(encode_file(file, find_codec(codec))) for file in files]
+    assert rows[0] == rows[1]
