@@ -8,7 +8,7 @@ short it is. Pickups are accompanied only from a chord symbol in them on.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,9 +29,11 @@ BASS_PART: Final = Part("Accompaniment bass", program=32, role="bass")
 CHORD_PART: Final = Part("Accompaniment chords", program=25, role="chords")
 LOWEST_BASS: Final = 40  # MIDI note number; the bass has the octave above it
 LOWEST_TONE: Final = 52  # of the chords, which have the octave above it
+SHORTEST_STROKE: Final = 24  # steps: an eighth, and half of it in arpeggios
 BASS_LOUDNESS, CHORD_LOUDNESS = 0.7, 0.6  # velocities, relative to the melody's
 _MAX_PARTS: Final = 2  # of a tune that "auto" accompanies
 _ONSET: Final = attrgetter("onset")
+_STEP: Final = attrgetter("step")
 
 StrokeKind = Literal["bass", "chord", "tone"]
 
@@ -79,7 +81,7 @@ def _arpeggio(meter: Meter) -> Iterator[Stroke]:
     """The tones of the chord one after the other, in eighths or faster, over a long bass note."""
     yield Stroke(0, "bass")
     step = min(meter.beat_steps // 3 if meter.beat_steps % 9 == 0 else meter.beat_steps // 2, 24)
-    for start in range(0, meter.steps, max(step, 1)):
+    for start in range(0, meter.steps, max(step, SHORTEST_STROKE // 2)):
         yield Stroke(start, "tone")
 
 
@@ -165,10 +167,11 @@ def _iter_notes(score: Score, name: str) -> Iterator[Note]:
     velocity = _find_velocity(score)
     marks = tuple(score.of("chord"))
     for bar, offset in zip(bars, _list_offsets(bars), strict=True):
-        pattern = PATTERNS[choose_pattern(bar.meter) if name == AUTO else name]
-        strokes = list(pattern(bar.meter))
+        meter = _lengthen(bar.meter)
+        pattern = PATTERNS[choose_pattern(meter) if name == AUTO else name]
+        strokes = _place_strokes(list(pattern(meter)), meter.steps, bar, offset)
         for span in _iter_spans(marks, bar, is_pickup=offset > 0):
-            inside = _place_strokes(strokes, bar, offset, span)
+            inside = _select_strokes(strokes, span)
             yield from _play_span(span, inside, len(score.parts), velocity)
 
 
@@ -204,18 +207,34 @@ def _iter_spans(marks: Sequence[Mark], bar: Bar, *, is_pickup: bool) -> Iterator
             yield _ChordSpan(chord, start, stop)
 
 
-def _place_strokes(
-    strokes: Sequence[Stroke], bar: Bar, offset: int, span: _ChordSpan
-) -> list[Stroke]:
-    """Return the strokes of a span, at steps of the tune; a bar longer than its meter goes on."""
-    cycles = 1 + (offset + bar.steps - 1) // bar.meter.steps
-    placed = [
-        Stroke(bar.start - offset + cycle * bar.meter.steps + stroke.step, stroke.kind)
+def _lengthen(meter: Meter) -> Meter:
+    """Return a meter of at least an eighth: bars of 1/64 are played several at a time."""
+    times = -(-SHORTEST_STROKE // meter.steps)
+    return Meter(meter.beats * times, meter.unit) if times > 1 else meter
+
+
+def _place_strokes(strokes: Sequence[Stroke], length: int, bar: Bar, offset: int) -> list[Stroke]:
+    """Return the strokes of a bar at steps of the tune; one longer than the pattern goes on.
+
+    Args:
+        strokes: of the pattern.
+        length: of the pattern, in steps.
+        bar: where it is played.
+        offset: steps of the full bar that are missing before the bar.
+    """
+    cycles = 1 + (offset + bar.steps - 1) // length
+    return [
+        Stroke(bar.start - offset + cycle * length + stroke.step, stroke.kind)
         for cycle in range(cycles)
         for stroke in strokes
     ]
-    inside = [stroke for stroke in placed if span.start <= stroke.step < span.stop]
-    if (span.start, "bass") not in {(stroke.step, stroke.kind) for stroke in inside}:
+
+
+def _select_strokes(strokes: Sequence[Stroke], span: _ChordSpan) -> list[Stroke]:
+    """Return the strokes of a span, with a bass at its start and all tones of its chord."""
+    first, last = (bisect_left(strokes, step, key=_STEP) for step in (span.start, span.stop))
+    inside = list(strokes[first:last])
+    if Stroke(span.start, "bass") not in inside[:2]:
         inside.insert(0, Stroke(span.start, "bass"))
     kinds = [stroke.kind for stroke in inside]
     if "chord" not in kinds and kinds.count("tone") < len(_voice_chord(span.chord)):
@@ -256,8 +275,8 @@ def _choose_tones(voicing: list[int], stroke_count: int) -> list[int]:
 
 def _next_step(strokes: Sequence[Stroke], stroke: Stroke, stop: int) -> int:
     """Return the step of the next stroke, or the stop."""
-    later = (other.step for other in strokes if other.step > stroke.step)
-    return min(next(later, stop), stop)
+    index = bisect_right(strokes, stroke.step, key=_STEP)
+    return strokes[index].step if index < len(strokes) else stop
 
 
 def _bass_pitch(chord: ChordSymbol, count: int) -> int:

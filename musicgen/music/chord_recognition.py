@@ -40,6 +40,7 @@ _ABSENCE: Final = 2.0  # weight of a tone that is missing where three or more no
 _HIGHEST_BASS: Final = 55  # MIDI note number from which a lowest note says nothing about the bass
 _SURE_BASS: Final = 50  # up to which it counts fully
 _CHANGE_CHANCES: Final = (0.6, 0.35, 0.15)  # at a bar line, in the middle of a bar, elsewhere
+_SHORTEST_FRAME: Final = 24  # steps; shorter beats are taken together
 _MELODY_WEIGHT: Final = 0.25  # of a melody that others accompany
 _KEY_BONUS: Final = 0.4  # for each tone of a chord outside of the key, subtracted
 
@@ -142,7 +143,8 @@ def _iter_frame_starts(bar: Bar, offset: int, grid: Grid) -> Iterator[tuple[int,
     meter = bar.meter
     has_halves = meter.steps // 2 % meter.beat_steps == 0
     halves = meter.steps // 2 if has_halves else meter.steps
-    size = {"beat": meter.beat_steps, "half": halves, "bar": meter.steps}[grid]
+    beat = max(meter.beat_steps, -(-_SHORTEST_FRAME // meter.beat_steps) * meter.beat_steps)
+    size = {"beat": beat, "half": halves, "bar": meter.steps}[grid]
     at_line, in_middle, elsewhere = _CHANGE_CHANCES
     yield bar.start, at_line
     for step in range(size, offset + bar.steps, size):
