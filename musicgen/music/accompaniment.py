@@ -172,7 +172,8 @@ def _iter_notes(score: Score, name: str) -> Iterator[Note]:
         strokes = _place_strokes(list(pattern(meter)), meter.steps, bar, offset)
         for span in _iter_spans(marks, bar, is_pickup=offset > 0):
             inside = _select_strokes(strokes, span)
-            yield from _play_span(span, inside, len(score.parts), velocity)
+            played = _play_span(span, inside, velocity, alternates=bar.end < score.end)
+            yield from (replace(note, part=note.part + len(score.parts)) for note in played)
 
 
 def _find_velocity(score: Score) -> int:
@@ -244,9 +245,16 @@ def _select_strokes(strokes: Sequence[Stroke], span: _ChordSpan) -> list[Stroke]
 
 
 def _play_span(
-    span: _ChordSpan, strokes: Sequence[Stroke], first_part: int, velocity: int
+    span: _ChordSpan, strokes: Sequence[Stroke], velocity: int, *, alternates: bool
 ) -> Iterator[Note]:
-    """Yield the notes of a chord; its bass alternates with the fifth."""
+    """Yield the notes of a chord, in part 0 for the bass and 1 for the chords.
+
+    Args:
+        span: the chord and its place.
+        strokes: of the pattern in this place.
+        velocity: of the melody.
+        alternates: whether each second bass note is the fifth; a tune ends on its root.
+    """
     bass_velocity = max(1, round(velocity * BASS_LOUDNESS))
     chord_velocity = max(1, round(velocity * CHORD_LOUDNESS))
     voicing = _voice_chord(span.chord)
@@ -256,15 +264,15 @@ def _play_span(
     for stroke in strokes:
         if stroke.kind == "bass":
             end = span.stop if is_broken else _next_step(strokes, stroke, span.stop)
-            pitch = _bass_pitch(span.chord, bass_count)
-            yield Note(stroke.step, pitch, end - stroke.step, bass_velocity, first_part)
+            pitch = _bass_pitch(span.chord, is_fifth=alternates and bass_count % 2 == 1)
+            yield Note(stroke.step, pitch, end - stroke.step, bass_velocity)
             bass_count += 1
             continue
         end = _next_step(strokes, stroke, span.stop)
         pitches = voicing if stroke.kind == "chord" else [tones[tone_count % len(tones)]]
         tone_count += stroke.kind == "tone"
         for pitch in pitches:
-            yield Note(stroke.step, pitch, end - stroke.step, chord_velocity, first_part + 1)
+            yield Note(stroke.step, pitch, end - stroke.step, chord_velocity, 1)
 
 
 def _choose_tones(voicing: list[int], stroke_count: int) -> list[int]:
@@ -279,10 +287,9 @@ def _next_step(strokes: Sequence[Stroke], stroke: Stroke, stop: int) -> int:
     return strokes[index].step if index < len(strokes) else stop
 
 
-def _bass_pitch(chord: ChordSymbol, count: int) -> int:
-    """Return the bass note; every second one is the fifth, unless the symbol names a bass."""
-    is_fifth = count % 2 == 1 and chord.bass is None
-    pitch_class = chord.tones[2] if is_fifth else chord.bass_class
+def _bass_pitch(chord: ChordSymbol, *, is_fifth: bool) -> int:
+    """Return the bass note: the root, its fifth, or the bass that the symbol names."""
+    pitch_class = chord.tones[2] if is_fifth and chord.bass is None else chord.bass_class
     return LOWEST_BASS + (pitch_class - LOWEST_BASS) % 12
 
 
