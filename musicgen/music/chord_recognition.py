@@ -42,7 +42,7 @@ _SURE_BASS: Final = 50  # up to which it counts fully
 _CHANGE_CHANCES: Final = (0.6, 0.35, 0.15)  # at a bar line, in the middle of a bar, elsewhere
 _SHORTEST_FRAME: Final = 24  # steps; shorter beats are taken together
 _MELODY_WEIGHT: Final = 0.25  # of a melody that others accompany
-_KEY_BONUS: Final = 0.4  # for each tone of a chord outside of the key, subtracted
+_KEY_PENALTY: Final = 0.4  # for each tone of a chord outside of the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ def _make_priors(score: Score) -> FloatArray:
     logs = np.full(_SILENCE_STATE + 1, _SILENCE_PRIOR)
     for index, chord in enumerate(_STATES):
         outside = sum((chord.root + tone) % 12 not in scale for tone in CHORD_TONES[chord.quality])
-        logs[index] = _QUALITY_PRIORS[chord.quality] - _KEY_BONUS * outside
+        logs[index] = _QUALITY_PRIORS[chord.quality] - _KEY_PENALTY * outside
     normalised: FloatArray = logs - np.log(np.exp(logs).sum())
     return normalised
 
