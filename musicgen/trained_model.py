@@ -23,6 +23,7 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
+from musicgen.music.accompaniment import AUTO, NONE, has_chord_symbols, split_accompaniment
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, continue_live, fit_primer, generate_tune
@@ -357,7 +358,8 @@ class Model:
                 score = score.unfold_from(generated.skipped_steps)
         notes_hash = hash_notes(score) if text is None else hash_text(text)
         recipe = Recipe(request, self.name, get_package_version("musicgen"), notes_hash)
-        tune = Tune(score, recipe, self, text, generated.messages)
+        messages = (*generated.messages, *_describe_silence(request.options, score))
+        tune = Tune(score, recipe, self, text, messages)
         tune.check_copies()
         return tune
 
@@ -414,6 +416,15 @@ class Model:
         return sampler
 
 
+def _describe_silence(options: SamplingOptions, score: Score) -> Iterator[str]:
+    """Yield a message where an accompaniment was asked for and the tune has no chord symbols."""
+    if options.accompaniment not in (AUTO, NONE) and not has_chord_symbols(score):
+        yield (
+            f"accompaniment {options.accompaniment}: the tune has no chord symbols; musicgen render"
+            " --chords finds some"
+        )
+
+
 def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder.
 
@@ -443,7 +454,7 @@ def _load(folder: Path) -> Model:
 
 
 def read_first_tune(path: Path, *, as_performance: bool = False) -> Score:
-    """Read the first tune of a file.
+    """Read the first tune of a file, without its accompaniment.
 
     Args:
         path: the file.
@@ -455,7 +466,7 @@ def read_first_tune(path: Path, *, as_performance: bool = False) -> Score:
     """
     scores, refusals = formats.read(path, as_performance=as_performance)
     if scores:
-        return scores[0]
+        return split_accompaniment(scores[0])[0]
     raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
 
 

@@ -38,6 +38,7 @@ from musicgen.tokens.codec import (
     ScoreCodec,
     Setting,
     find_main_part,
+    leave_out_accompaniment,
 )
 from musicgen.tokens.vocabulary import Event, Vocabulary
 
@@ -94,7 +95,8 @@ class PerformanceCodec(ScoreCodec):
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Yield a file's tunes as they sound, with a step of one millisecond, and refusals."""
-        return formats.iter_tunes(data, suffix, source, as_performance=True)
+        pieces = formats.iter_tunes(data, suffix, source, as_performance=True)
+        return leave_out_accompaniment(pieces)
 
     def encode(self, piece: Score) -> Encoded:
         """Encode a score as it sounds. Raises Refusal for drums."""

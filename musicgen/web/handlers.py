@@ -19,6 +19,7 @@ from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.model_folders import list_models
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
@@ -327,14 +328,14 @@ def parse_primer(data: bytes, suffix: str, *, as_performance: bool = False) -> S
 
 
 def read_first_tune(data: bytes, suffix: str, *, as_performance: bool = False) -> Score:
-    """Return the first tune in the bytes of a file; see `parse_primer`.
+    """Return the first tune in the bytes of a file, without its accompaniment; see `parse_primer`.
 
     Raises:
         InvalidValue: the tune is refused, or there is none.
     """
     for tune in formats.iter_tunes(data, suffix, "primer", as_performance=as_performance):
         if isinstance(tune, Score):
-            return tune
+            return split_accompaniment(tune)[0]
         raise InvalidValue(str(tune))
     raise InvalidValue("the primer has no tunes; send one with notes")
 

@@ -12,7 +12,7 @@ from musicgen import formats
 from musicgen.errors import InvalidValue, NotFound
 from musicgen.music.bars import find_bars
 from musicgen.music.score import Score
-from musicgen.render.export import PAGE_SUFFIXES, RENDERERS, RenderOptions
+from musicgen.render.export import PAGE_SUFFIXES, PLAYED_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import score_to_json
 from musicgen.tokens.codec import Setting
@@ -75,7 +75,7 @@ def tune_to_json(tune: Tune) -> dict[str, Any]:
     """Return everything that a page shows of a tune, with long texts truncated."""
     has_bars = tune.model.codec.has_bars
     data = score_to_json(
-        tune.score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
+        tune.played_score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
         has_bars=has_bars,
     )  # fmt: skip
     for name in ("title", "rhythm", "receipt"):
@@ -114,6 +114,7 @@ def render_tune_file(tune: Tune, suffix: str) -> bytes:
                            " render")  # fmt: skip
     if suffix == "png" and not has_bars:
         _check_roll_size(tune)
+    score = tune.played_score if f".{suffix}" in PLAYED_SUFFIXES else tune.score
     if render := RENDERERS.get(f".{suffix}"):
         options = RenderOptions("score" if has_bars else "roll")
         if (
@@ -121,11 +122,11 @@ def render_tune_file(tune: Tune, suffix: str) -> bytes:
         ):  # only these need the receipt and surprise, which are slow
             options = replace(options, recipe=tune.recipe, receipt=tune.receipt,
                               surprise=tune.surprise)  # fmt: skip
-        return render(tune.score, options)
+        return render(score, options)
     file_format = formats.FORMAT_BY_SUFFIX.get(f".{suffix}")
     if file_format is None or file_format.render is None:
         raise NotFound(f"{suffix[:20]!r}: unknown format; choose one of {', '.join(FILE_SUFFIXES)}")
-    return file_format.render(tune.score, tuple(tune.recipe.remarks()))
+    return file_format.render(score, tuple(tune.recipe.remarks()))
 
 
 def _check_roll_size(tune: Tune) -> None:

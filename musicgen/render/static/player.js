@@ -2,7 +2,7 @@ import { Instrument, createRoom, frequencyOf } from "./instrument.js";
 
 /**
  * One sounding note: [start, length, pitch, velocity, part, note, bar]. Times are in seconds; note
- * and bar are indices of the written notes and measures.
+ * and bar are indices of the written notes and measures; the notes of an accompaniment have note -1.
  * @typedef {[number, number, number, number, number, number, number]} Sound
  * @typedef {[number, number, number]} Heard start and end in seconds, and the written measure
  */
@@ -105,7 +105,7 @@ function mergeAdjacent(measures) {
 /**
  * Plays a tune, scheduled on the audio clock. Callbacks to set:
  * onNote(note, isOn), onBar(bar, heard), onEnd(), onState("stopped" | "playing" | "paused"),
- * onSchedule({time, pathTime, frequency, pitch, note, bar, length}) when a sound is scheduled.
+ * onSchedule({time, pathTime, frequency, pitch, note, bar, length, part}) when a sound is scheduled.
  */
 export class Player {
   #tune = {
@@ -137,6 +137,7 @@ export class Player {
 
   constructor() {
     this.countsIn = false;
+    this.mutedParts = new Set(); // parts that are not heard; their notes are still lit
     this.onNote = this.onBar = this.onEnd = this.onState = this.onSchedule = () => {};
   }
 
@@ -195,6 +196,11 @@ export class Player {
     this.#path = new PlaybackPath(this.#tune, bars?.size ? bars : null);
     this.#restingAt = this.#clampToPath(position);
     if (wasPlaying) this.#start();
+  }
+
+  /** Let the accompaniment of the tune be heard or not; the other parts always are. */
+  playAccompaniment(isOn) {
+    this.mutedParts = new Set(isOn ? [] : (this.#tune.accompaniment ?? []));
   }
 
   get isLooping() {
@@ -350,13 +356,17 @@ export class Player {
     const program = this.#tune.programs[part] ?? 0;
     const length = writtenLength / this.#tempo;
     const when = Math.max(time, this.#context.currentTime);
-    this.#trackSources(
-      this.#instrument.play(this.#bus, { program, pitch, velocity, when, length }),
-    );
-    this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
-    this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    const isMuted = this.mutedParts.has(part);
+    if (!isMuted)
+      this.#trackSources(
+        this.#instrument.play(this.#bus, { program, pitch, velocity, when, length }),
+      );
+    if (note >= 0) {
+      this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
+      this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    }
     const frequency = frequencyOf(pitch);
-    this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length });
+    if (!isMuted) this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length, part });
   }
 
   #trackSources(sources) {

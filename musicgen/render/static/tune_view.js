@@ -486,7 +486,7 @@ export class TuneView {
       height: rowHeight * 0.84,
       "data-note": note,
     });
-    this.#addNote(note, element);
+    if (note >= 0) this.#addNote(note, element); // an accompaniment is not written
     return element;
   }
 }
