@@ -127,7 +127,10 @@ class PackedFiles(LazySequence[TuneFile]):
         packed = bytearray()
         self._edges = array("Q", [0])
         for file in files:
-            fields = (os.fspath(file.path), file.name, file.only, "named" * file.named)
+            fields = (
+                *(os.fspath(file.path), file.name, file.only, "named" * file.named),
+                *file.part_names,
+            )
             packed += "\0".join(fields).encode("utf-8", "surrogatepass")
             self._edges.append(len(packed))
         self._packed = bytes(packed)
@@ -138,8 +141,8 @@ class PackedFiles(LazySequence[TuneFile]):
     def get_item(self, index: int) -> TuneFile:
         """Unpack a file."""
         fields = self._packed[self._edges[index] : self._edges[index + 1]]
-        path, name, only, named = fields.decode("utf-8", "surrogatepass").split("\0")
-        return TuneFile(Path(path), name, named=bool(named), only=only)
+        path, name, only, named, *part_names = fields.decode("utf-8", "surrogatepass").split("\0")
+        return TuneFile(Path(path), name, bool(named), only, tuple(part_names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,7 @@ def read_by_executor(
 
 
 def _submit_file(task: ReadTask, number: int, executor: Executor) -> Future[bytes]:
-    fields = {**asdict(task.files[number]), "path": os.fspath(task.files[number].path)}
+    fields = task.files[number].to_fields()
     try:
         return executor.submit(read_on_worker, fields, task.codec.name, asdict(task.limits))
     except BrokenExecutor as fault:
@@ -322,7 +325,7 @@ def read_on_worker(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -
     current: _ThreadReader | None = getattr(_THREAD_LOCAL, "current", None)
     if current is None or current.settings != (limits, codec):
         current = _THREAD_LOCAL.current = _ThreadReader(limits, codec)
-    file = TuneFile(**{**fields, "path": Path(fields["path"])})
+    file = TuneFile.from_fields(fields)
     return b"\n".join(current.reader.encode(file))
 
 

@@ -30,6 +30,7 @@ from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
 from musicgen.tokens.codec import AnyCodec, Encoded, ScoreCodec
+from musicgen.typed_data import shorten
 
 REMARKS: Final = {
     "bar-sum": "a bar is longer or shorter than its meter, and no other bar balances it",
@@ -201,19 +202,31 @@ def encode_file(
         if isinstance(data, Refusal):
             yield refusal_to_json(data)
         else:
-            yield from _encode_entry(entry, data, codec)
+            yield from _encode_entry(entry, data, codec, file)
 
 
-def _encode_entry(entry: FileEntry, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
+def _encode_entry(
+    entry: FileEntry, data: bytes, codec: AnyCodec, file: TuneFile
+) -> Iterator[bytes]:
     """Encode one file or archive member. Raises MemoryError, which the caller reports."""
     try:
         pieces, repairs = _read_pieces(data, entry, codec)
+        pieces = (_check_parts(piece, entry.name, file) for piece in pieces)
         yield from _encode_pieces(pieces, entry.name, codec, repairs)
     except Exception as fault:  # a bug in a reader costs one file, not the build
         if is_short_of_memory(fault):
             raise MemoryError from fault
         message = f"its reader failed ({fault!r:.80}); it was left out"
         yield refusal_to_json(Refusal(message, source=entry.name, code="crashed"))
+
+
+def _check_parts(piece: Piece | Refusal, name: str, file: TuneFile) -> Piece | Refusal:
+    """Return a piece, or a refusal if it has other parts than the corpus card names."""
+    if not isinstance(piece, Score) or file.has_wanted_parts(piece):
+        return piece
+    wanted, names = ", ".join(file.part_names), ", ".join(part.name or "?" for part in piece.parts)
+    message = f"its parts are {shorten(names)}, not {wanted}; it was left out"
+    return Refusal(message, source=name, code="parts")
 
 
 def _read_pieces(

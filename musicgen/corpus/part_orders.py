@@ -6,6 +6,9 @@ A piece is stored as it is written, with its melody last, with its bass first, a
 parts, for a small band: melody, bass and drums, with and without chords, from the first bar on in
 which all of them play. So a model of large bands can write for small ones.
 
+The voices of a choir are stored in orders such that any of them, or any two or three, come first
+in one: these can be given, and the others drawn.
+
 The melody and the bass are known by their roles; if no part has such a role, they are the highest
 and the lowest part by median pitch. A piece whose parts have no roles, names or instruments, such
 as the voices of an ABC tune, has one order.
@@ -13,17 +16,25 @@ as the voices of an ABC tune, has one order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
 from musicgen.music.bars import find_bars
-from musicgen.music.roles import has_described_parts
+from musicgen.music.roles import has_described_parts, is_choir
 from musicgen.music.score import Score
 
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
 WHOLE_ORDERS: Final = 3  # as written, melody last, bass first
+VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of the orders
+    ("soprano", "alto", "tenor", "bass"),
+    ("soprano", "bass", "alto", "tenor"),
+    ("alto", "tenor", "bass", "soprano"),
+    ("tenor", "soprano", "bass", "alto"),
+    ("bass", "tenor", "soprano", "alto"),
+    ("alto", "bass", "soprano", "tenor"),
+)
 MOST_ORDERS: Final = WHOLE_ORDERS + len(SMALL_BANDS)
 
 
@@ -33,11 +44,23 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
     if not has_described_parts(score.parts):
         yield score
         return
+    if is_choir(score.parts):
+        yield from map(score.select_parts, _find_voice_orders(score))
+        return
     orders = [as_written, _move_melody_last(score), _move_bass_first(score)]
     for order in dict.fromkeys(orders):
         yield score if order == as_written else score.select_parts(order)
     for band in _iter_small_bands(score):
         yield _skip_introduction(score.select_parts(band))
+
+
+def _find_voice_orders(score: Score) -> Sequence[tuple[int, ...]]:
+    """Return the numbers of voices in each order; of other than four voices, each voice first."""
+    roles = [part.role or part.name.strip().lower() for part in score.parts]
+    if sorted(roles) == sorted(VOICE_ORDERS[0]):
+        return [tuple(map(roles.index, order)) for order in VOICE_ORDERS]
+    numbers = range(len(roles))
+    return [(first, *(n for n in numbers if n != first)) for first in numbers]
 
 
 def _iter_small_bands(score: Score) -> Iterator[tuple[int, ...]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, structs
@@ -51,6 +51,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[str, Meta(max_length=200)] = "*"  # pattern of the file names to read
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
     bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
+    parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
 
@@ -84,6 +85,20 @@ class TuneFile:
     name: str
     named: bool = False  # by the user, so that a link is followed
     only: str = "*"  # pattern of the archive members to read
+    part_names: tuple[str, ...] = ()  # of the tunes to read, all of them in order; (): any
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields as JSON can store them."""
+        return {
+            "path": os.fspath(self.path), "name": self.name, "named": self.named,
+            "only": self.only, "part_names": list(self.part_names),
+        }  # fmt: skip
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> TuneFile:
+        """Return the file of what `to_fields` returned."""
+        path, part_names = Path(fields["path"]), tuple(fields["part_names"])
+        return cls(**{**fields, "path": path, "part_names": part_names})
 
     def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
         """Yield the file itself, or the members of an archive.
@@ -99,6 +114,10 @@ class TuneFile:
             yield from iter_members(
                 self.path, self.name, suffixes, only=self.only, follow=self.named
             )
+
+    def has_wanted_parts(self, score: Score) -> bool:
+        """Return whether a tune has the parts that the card of the file names."""
+        return self.part_names in ((), tuple(part.name for part in score.parts))
 
     def _read_bytes(self) -> bytes:
         with _explain_folder_refusals(self.path):
@@ -152,7 +171,7 @@ class TuneFile:
                 refusals.append(data)
             else:
                 entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
-                scores += entry_scores
+                scores += (score for score in entry_scores if self.has_wanted_parts(score))
                 refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
@@ -359,14 +378,16 @@ def _find_at_location(
 ) -> SourceFiles:
     if not is_url(card.where):
         find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
-        return _find_in_folder(find_folder(card), card.name, card.files, suffixes)
+        source = _find_in_folder(find_folder(card), card.name, card.files, suffixes)
+        files = (replace(file, part_names=card.parts) for file in source.files)
+        return replace(source, files=tuple(files))
     from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
     path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
     if not _is_readable(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
     name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
-    return SourceFiles((TuneFile(path, name, only=card.files),))
+    return SourceFiles((TuneFile(path, name, only=card.files, part_names=card.parts),))
 
 
 def _find_card_folder(card: CorpusCard) -> Path:

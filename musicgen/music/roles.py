@@ -1,5 +1,7 @@
 """Roles of parts: melody, bass, chords, pad or drums, from names, instruments and notes.
 
+The voices of a choir are known by their names alone: soprano, alto, tenor, bass.
+
 A part scores points for each role by RULES, a table of features and ranges, by NAME_WORDS and by
 PROGRAM_POINTS. The confidence in a role is the share of its exponentiated points (softmax).
 """
@@ -16,7 +18,7 @@ import numpy as np
 
 from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
-from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
+from musicgen.music.score import STEPS_PER_QUARTER, UPPER_VOICE_ROLES, Part, Score
 
 RoleName = Literal["melody", "bass", "chords", "pad", "drums"]
 ROLES: Final[tuple[RoleName, ...]] = ("melody", "bass", "chords", "pad", "drums")
@@ -24,6 +26,8 @@ FeatureName = Literal[
     "pitch", "chord_size", "voices", "density", "duration", "steps", "leaps", "coverage"
 ]
 
+CHOIR_PROGRAM: Final = 52  # choir aahs, of voices without an instrument
+_VOICE_ROLES: Final = (*UPPER_VOICE_ROLES, "bass")
 _SOFTNESS: Final = 1.5  # points that make a role e times as likely
 _DRUM_POINTS: Final = 30.0
 _STEP, _LEAP = 2, 7  # semitones: intervals up to a step, and over a fifth
@@ -196,10 +200,24 @@ def assign_roles(score: Score) -> Score:
     """
     if not has_described_parts(score.parts):
         return score
+    if is_choir(score.parts):
+        return replace(score, parts=tuple(map(_assign_voice_role, score.parts)))
     parts = zip(score.parts, find_roles(score), strict=True)
     return replace(
         score, parts=tuple(replace(part, role=part.role or role.name) for part, role in parts)
     )
+
+
+def is_choir(parts: Sequence[Part]) -> bool:
+    """Return whether all parts are voices of a choir, by role or else by name."""
+    names = [part.role or part.name.strip().lower() for part in parts]
+    is_voiced = len(parts) > 1 and all(name in _VOICE_ROLES for name in names)
+    return is_voiced and any(name in UPPER_VOICE_ROLES for name in names)
+
+
+def _assign_voice_role(part: Part) -> Part:
+    role = part.role or part.name.strip().lower()
+    return replace(part, role=role, program=part.program or CHOIR_PROGRAM)
 
 
 def has_described_parts(parts: Sequence[Part]) -> bool:

@@ -151,7 +151,7 @@ class _KnownParts:
 
 
 def _select(ids: Collection[int], *kinds: str) -> set[int]:
-    return {id_ for kind in kinds for id_ in MEASURES.ranges[kind] if id_ in ids}
+    return {id_ for kind in kinds for id_ in MEASURES.ids_by_kind[kind] if id_ in ids}
 
 
 def _list_values(ids: Collection[int]) -> str:

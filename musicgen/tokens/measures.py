@@ -50,7 +50,7 @@ from musicgen.tokens.vocabulary import (
     Value,
 )
 
-_CHANGES = ("key", "meter", "chord")
+_CHANGES = ("key", "meter", "chord", "fermata")
 
 
 def extract_setting(score: Score) -> Setting:
@@ -209,7 +209,7 @@ class _MeasuresEncoder:
         """Encode all lines, without what opens them.
 
         Args:
-            changes: steps at which key, meter or chord symbol change.
+            changes: steps at which key, meter or chord symbol change, or a fermata stands.
 
         Returns:
             The lines; the ids of all segments, and the index of the first id of each segment.
@@ -253,13 +253,15 @@ class _MeasuresEncoder:
         if bar.kind == "irregular":
             yield _event_id("irregular")
         yield _event_id("partial", bar.steps) if bar.kind == "partial" else _BAR
-        yield from self.change_ids(bar.start, ("chord",))
+        yield from self.change_ids(bar.start, ("chord", "fermata"))
 
     def change_ids(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
-        """Yield the changes of key, meter and chord symbol at a step."""
+        """Yield the changes of key, meter and chord symbol at a step, and a fermata."""
         for mark in self.marks.get(step, ()):
             if mark.kind == "chord" and "chord" in kinds:
                 yield from _chord_ids(mark.value, self.tonic_pitch)
+            elif mark.kind == "fermata" and "fermata" in kinds:
+                yield _event_id("fermata")
             elif mark.kind == "key" and "key" in kinds and step:
                 interval = (mark.value.pitch_class - self.tonic_pitch) % 12
                 yield _event_id("key", f"{interval} {mark.value.mode}")
@@ -539,6 +541,10 @@ class _MeasuresDecoder:
 
     def take_no_chord(self, _: None) -> bool:
         self.marks.append(Mark(self.current_step, "chord", "N.C."))
+        return self.in_bar
+
+    def take_fermata(self, _: None) -> bool:
+        self.marks.append(Mark(self.current_step, "fermata"))
         return self.in_bar
 
     def take_tuplet(self, value: str) -> bool:

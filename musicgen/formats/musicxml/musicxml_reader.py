@@ -11,7 +11,7 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 from pathlib import PurePath
@@ -290,7 +290,7 @@ def _score(stream: Any, name: str) -> Score:
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
     title, rhythm = _title_and_rhythm(stream.metadata)
-    return Score(notes, tuple(_marks(stream, streams[0])), tuple(parts), title or name, rhythm)
+    return Score(notes, tuple(_marks(stream, streams)), tuple(parts), title or name, rhythm)
 
 
 def _title_and_rhythm(metadata: Any) -> tuple[str, str]:
@@ -368,8 +368,9 @@ def _steps(quarters: float | Fraction) -> int:
     return int((2 * STEPS_PER_QUARTER * Fraction(quarters) + 1) // 2)
 
 
-def _marks(stream: Any, part: Any) -> Iterator[Mark]:
-    """Yield the marks of the first part, and the chord symbols of all parts."""
+def _marks(stream: Any, streams: Sequence[Any]) -> Iterator[Mark]:
+    """Yield the marks of the first part, the chord symbols of all parts, and fermatas."""
+    part = streams[0]
     for measure in part.getElementsByClass("Measure"):
         yield Mark(_steps(measure.offset + measure.duration.quarterLength), "bar")
         yield from _repeats(measure)
@@ -379,6 +380,20 @@ def _marks(stream: Any, part: Any) -> Iterator[Mark]:
     for element in stream.flatten().getElementsByClass("Harmony"):
         if figure := _chord_symbol_text(element):
             yield Mark(_steps(element.offset), "chord", figure)
+    yield from _fermatas(streams)
+
+
+def _fermatas(streams: Iterable[Any]) -> Iterator[Mark]:
+    """Yield the fermatas of the first part that has any: in others they may stand a note later."""
+    for part in streams:
+        steps = {
+            _steps(element.offset)
+            for element in part.flatten().notesAndRests
+            if any("Fermata" in expression.classes for expression in element.expressions)
+        }
+        if steps:
+            yield from (Mark(step, "fermata") for step in sorted(steps))
+            return
 
 
 def _chord_symbol_text(element: Any) -> str:
