@@ -19,7 +19,8 @@ from musicgen.config import BEGIN_ID
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
-from musicgen.music.instrument_ranges import find_range
+from musicgen.music.instrument_ranges import find_range, find_voice_range
+from musicgen.music.roles import is_choir
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, pitch_name
 from musicgen.sampling.engine import Engine, NumpyEngine
@@ -378,7 +379,7 @@ def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
 def _restrict_to_instruments(
     rules: Rules, key: Key, lineup: Sequence[Part], given_ids: frozenset[int]
 ) -> Rules:
-    """Restrict each part of a line-up to the range of its instrument, where that leaves pitches.
+    """Restrict each part to the range of its voice or instrument, where that leaves pitches.
 
     Each part is heard in the first bar, if nothing is given: a part that a model leaves out there
     seldom comes in later, since the model goes on as the bars before.
@@ -391,8 +392,10 @@ def _restrict_to_instruments(
     """
     zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
     pitch_ids, by_part = rules.ids_of_kind("pitch"), []
+    has_voices = is_choir(lineup)
     for part in lineup:
-        bounds = None if part.is_drums else find_range(part.program)
+        bounds = find_voice_range(part.role) if has_voices else find_range(part.program)
+        bounds = None if part.is_drums else bounds
         low, high = bounds or (0, 127)
         in_range = frozenset(id_ for id_ in pitch_ids if low <= id_ - zero <= high)
         can_end = not rules.final_pitch_ids or bool(in_range & rules.final_pitch_ids)

@@ -46,6 +46,7 @@ _TOKEN: Final = re.compile(
     | (?P<closing> \] {_LENGTH} )
     | (?P<text> " [^"]* "? )
     | (?P<grace> {{ [^{{}}]* }}? )
+    | (?P<fermata> ! fermata ! )
     | ! [^!|"\[\]]{{0,40}} ! | \+ [^+|"\[\]]{{0,40}} \+ | y {_LENGTH}
     | (?P<measures> [ZX] [0-9]* )
     | (?P<overlay> \(& | &\) | &+ )
@@ -190,6 +191,7 @@ class VoiceReader:
             "opening": self._open_chord,
             "closing": self._close_chord,
             "text": self._text,
+            "fermata": self._fermata,
             "grace": self._grace,
             "measures": self._read_measure_rests,
             "overlay": self._read_overlay,
@@ -485,6 +487,9 @@ class VoiceReader:
         symbol = text.strip('" ')
         if len(symbol) <= 24 and _CHORD_SYMBOL.fullmatch(symbol):
             self._set_mark("chord", symbol.lstrip("^").replace("♯", "#").replace("♭", "b"))
+
+    def _fermata(self, _: str) -> None:
+        self._set_mark("fermata")
 
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):

@@ -12,7 +12,9 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 from pathlib import PurePath
 from typing import Any, Final
@@ -20,6 +22,7 @@ from xml.parsers import expat
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
 from musicgen.formats.musicxml.musicxml_writer import HARMONY_KINDS, REMARK, RHYTHM
+from musicgen.music.bars import find_bars
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
     FASTEST_QPM,
@@ -31,6 +34,7 @@ from musicgen.music.score import (
     Note,
     Part,
     Score,
+    find_jumps,
 )
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
 from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
@@ -290,7 +294,26 @@ def _score(stream: Any, name: str) -> Score:
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
     title, rhythm = _title_and_rhythm(stream.metadata)
-    return Score(notes, tuple(_marks(stream, streams)), tuple(parts), title or name, rhythm)
+    marks = tuple(_marks(stream, streams))
+    return _join_split_bars(Score(notes, marks, tuple(parts), title or name, rhythm))
+
+
+def _join_split_bars(score: Score) -> Score:
+    """Remove the line between two short measures that make a full bar, where nothing repeats.
+
+    Editors split a bar where a phrase ends in it, so that a system of the page can end there.
+    """
+    bars = find_bars(score)
+    split_steps: set[int] = set()
+    for before, after in pairwise(bars):
+        is_split = before.kind == after.kind == "irregular" and before.start not in split_steps
+        if is_split and before.steps + after.steps == before.meter.steps:
+            split_steps.add(before.end)
+    split_steps -= set(find_jumps(score))
+    if not split_steps:
+        return score
+    marks = (m for m in score.marks if m.kind != "bar" or m.onset not in split_steps)
+    return replace(score, marks=tuple(marks))
 
 
 def _title_and_rhythm(metadata: Any) -> tuple[str, str]:
