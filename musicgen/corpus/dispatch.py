@@ -128,7 +128,7 @@ class PackedFiles(LazySequence[TuneFile]):
         self._edges = array("Q", [0])
         for file in files:
             fields = (
-                *(os.fspath(file.path), file.name, file.only, "named" * file.named),
+                *(os.fspath(file.path), file.name, file.only, "named" * file.named, file.rhythm),
                 *file.part_names,
             )
             packed += "\0".join(fields).encode("utf-8", "surrogatepass")
@@ -141,8 +141,10 @@ class PackedFiles(LazySequence[TuneFile]):
     def get_item(self, index: int) -> TuneFile:
         """Unpack a file."""
         fields = self._packed[self._edges[index] : self._edges[index + 1]]
-        path, name, only, named, *part_names = fields.decode("utf-8", "surrogatepass").split("\0")
-        return TuneFile(Path(path), name, bool(named), only, tuple(part_names))
+        path, name, only, named, rhythm, *part_names = fields.decode(
+            "utf-8", "surrogatepass"
+        ).split("\0")
+        return TuneFile(Path(path), name, bool(named), only, tuple(part_names), rhythm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ def _encode_entry(
     """Encode one file or archive member. Raises MemoryError, which the caller reports."""
     try:
         pieces, repairs = _read_pieces(data, entry, codec)
-        pieces = (_check_parts(piece, entry.name, file) for piece in pieces)
+        pieces = (_apply_card(piece, entry.name, file) for piece in pieces)
         yield from _encode_pieces(pieces, entry.name, codec, repairs)
     except Exception as fault:  # a bug in a reader costs one file, not the build
         if is_short_of_memory(fault):
@@ -220,10 +220,12 @@ def _encode_entry(
         yield refusal_to_json(Refusal(message, source=entry.name, code="crashed"))
 
 
-def _check_parts(piece: Piece | Refusal, name: str, file: TuneFile) -> Piece | Refusal:
-    """Return a piece, or a refusal if it has other parts than the corpus card names."""
-    if not isinstance(piece, Score) or file.has_wanted_parts(piece):
+def _apply_card(piece: Piece | Refusal, name: str, file: TuneFile) -> Piece | Refusal:
+    """Return a piece with the rhythm of its corpus card; refuse other parts than the card names."""
+    if not isinstance(piece, Score):
         return piece
+    if file.has_wanted_parts(piece):
+        return file.add_rhythm(piece)
     wanted, names = ", ".join(file.part_names), ", ".join(part.name or "?" for part in piece.parts)
     message = f"its parts are {shorten(names)}, not {wanted}; it was left out"
     return Refusal(message, source=name, code="parts")

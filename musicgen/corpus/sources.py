@@ -52,6 +52,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
     bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
     parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
+    rhythm: Annotated[str, Meta(max_length=60)] = ""  # of tunes that name none
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
 
@@ -86,12 +87,13 @@ class TuneFile:
     named: bool = False  # by the user, so that a link is followed
     only: str = "*"  # pattern of the archive members to read
     part_names: tuple[str, ...] = ()  # of the tunes to read, all of them in order; (): any
+    rhythm: str = ""  # of tunes that name none
 
     def to_fields(self) -> dict[str, Any]:
         """Return the fields as JSON can store them."""
         return {
             "path": os.fspath(self.path), "name": self.name, "named": self.named,
-            "only": self.only, "part_names": list(self.part_names),
+            "only": self.only, "part_names": list(self.part_names), "rhythm": self.rhythm,
         }  # fmt: skip
 
     @classmethod
@@ -118,6 +120,10 @@ class TuneFile:
     def has_wanted_parts(self, score: Score) -> bool:
         """Return whether a tune has the parts that the card of the file names."""
         return self.part_names in ((), tuple(part.name for part in score.parts))
+
+    def add_rhythm(self, score: Score) -> Score:
+        """Return a tune with the rhythm that the card of the file names, if it names none."""
+        return replace(score, rhythm=score.rhythm or self.rhythm)
 
     def _read_bytes(self) -> bytes:
         with _explain_folder_refusals(self.path):
@@ -171,7 +177,7 @@ class TuneFile:
                 refusals.append(data)
             else:
                 entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
-                scores += (score for score in entry_scores if self.has_wanted_parts(score))
+                scores += (self.add_rhythm(s) for s in entry_scores if self.has_wanted_parts(s))
                 refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
@@ -379,7 +385,7 @@ def _find_at_location(
     if not is_url(card.where):
         find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
         source = _find_in_folder(find_folder(card), card.name, card.files, suffixes)
-        files = (replace(file, part_names=card.parts) for file in source.files)
+        files = (replace(file, part_names=card.parts, rhythm=card.rhythm) for file in source.files)
         return replace(source, files=tuple(files))
     from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
@@ -387,7 +393,8 @@ def _find_at_location(
     if not _is_readable(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
     name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
-    return SourceFiles((TuneFile(path, name, only=card.files, part_names=card.parts),))
+    file = TuneFile(path, name, only=card.files, part_names=card.parts, rhythm=card.rhythm)
+    return SourceFiles((file,))
 
 
 def _find_card_folder(card: CorpusCard) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 
 from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
+from musicgen.music.score import UPPER_VOICE_ROLES
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -243,7 +244,7 @@ def _is_range(value: tuple[Any, ...]) -> bool:
 
 # Customary tempos in quarter notes per minute: by dance, else by meter.
 RHYTHM_QPM: Final[Mapping[str, float]] = {
-    "air": 80, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
+    "air": 80, "chorale": 84, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
     "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
     "slip jig": 174, "strathspey": 136, "waltz": 150,
 }  # fmt: skip
@@ -325,11 +326,13 @@ def complete_options(
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:
-    """Return the default form of a model with bars: free without repeats in its training data.
+    """Return the default form of a model with bars: free for choirs, and without repeats.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.
     """
     signs = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", 2)
-    has_repeats = all(id_ < len(event_counts) and event_counts[id_] > 0 for id_ in signs)
-    return DEFAULT_FORM if has_repeats else FREE
+    counts = dict(enumerate(event_counts))
+    has_repeats = all(counts.get(id_, 0) > 0 for id_ in signs)
+    has_voices = any(counts.get(MEASURES.id("role", role), 0) > 0 for role in UPPER_VOICE_ROLES)
+    return DEFAULT_FORM if has_repeats and not has_voices else FREE
