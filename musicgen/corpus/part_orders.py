@@ -35,7 +35,7 @@ VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of th
     ("bass", "tenor", "soprano", "alto"),
     ("alto", "bass", "soprano", "tenor"),
 )
-MOST_ORDERS: Final = WHOLE_ORDERS + len(SMALL_BANDS)
+MOST_ORDERS: Final = max(WHOLE_ORDERS + len(SMALL_BANDS), len(VOICE_ORDERS))
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:

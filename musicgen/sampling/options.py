@@ -244,9 +244,9 @@ def _is_range(value: tuple[Any, ...]) -> bool:
 
 # Customary tempos in quarter notes per minute: by dance, else by meter.
 RHYTHM_QPM: Final[Mapping[str, float]] = {
-    "air": 80, "chorale": 84, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
-    "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
-    "slip jig": 174, "strathspey": 136, "waltz": 150,
+    "air": 80, "chorale": 84, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160,
+    "hornpipe": 160, "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180,
+    "slide": 190, "slip jig": 174, "strathspey": 136, "waltz": 150,
 }  # fmt: skip
 METER_QPM: Final[Mapping[str, float]] = {
     "2/2": 180, "2/4": 112, "3/2": 140, "3/4": 132, "4/4": 150, "6/4": 150,

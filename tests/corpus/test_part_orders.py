@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from musicgen.corpus.build import build
-from musicgen.corpus.part_orders import MOST_ORDERS, WHOLE_ORDERS, iter_part_orders
+from musicgen.corpus.part_orders import (
+    MOST_ORDERS,
+    VOICE_ORDERS,
+    WHOLE_ORDERS,
+    iter_part_orders,
+)
 from musicgen.corpus.store import EncodedTune
 from musicgen.errors import InvalidValue
+from musicgen.music.roles import assign_roles
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.similarity.build_index import build_overlap_index
 from musicgen.tokens.codec import Setting
@@ -34,6 +40,27 @@ def test_orders_are_as_written_then_melody_last_then_bass_first() -> None:
         ["pads", "kit", "low", "lead"],
         ["low", "lead", "pads", "kit"],
     ]
+
+
+CHOIR = Score(
+    tuple(Note(0, 72 - 7 * part, 48, part=part) for part in range(4)),
+    parts=tuple(Part(name, 52) for name in ("Soprano", "Alto", "Tenor", "Bass")),
+)
+
+
+def test_any_voices_of_a_choir_come_first_in_one_order() -> None:
+    orders = [list_names(score) for score in iter_part_orders(assign_roles(CHOIR))]
+    assert orders[0] == ["Soprano", "Alto", "Tenor", "Bass"]
+    assert len(orders) == len(VOICE_ORDERS) <= MOST_ORDERS
+    opening = {frozenset(order[:size]) for order in orders for size in (1, 2, 3)}
+    assert len(opening) == 4 + 6 + 4
+
+
+def test_each_voice_of_a_trio_comes_first_in_one_order() -> None:
+    trio = CHOIR.select_parts([3, 1, 0])
+    orders = [list_names(score) for score in iter_part_orders(assign_roles(trio))]
+    assert [order[0] for order in orders] == ["Bass", "Alto", "Soprano"]
+    assert orders[1] == ["Alto", "Bass", "Soprano"]
 
 
 def test_roles_decide_which_part_is_the_melody() -> None:

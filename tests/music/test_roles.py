@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from musicgen.music.roles import (
+    CHOIR_PROGRAM,
     NAME_WORDS,
     PROGRAM_POINTS,
     ROLES,
@@ -14,6 +16,7 @@ from musicgen.music.roles import (
     assign_roles,
     find_melody_part,
     find_roles,
+    is_choir,
     measure_features,
 )
 from musicgen.music.score import Note, Part, Score
@@ -113,3 +116,29 @@ def test_parts_are_assigned_the_roles_that_are_found() -> None:
     assert assign_roles(alone) == alone
     drums = Score([Note(0, 36, 24)], parts=(Part("A", is_drums=True),))
     assert assign_roles(drums).parts[0].role == "drums"
+
+
+def make_voices(*names: str, program: int = 0) -> tuple[Part, ...]:
+    return tuple(Part(name, program) for name in names)
+
+
+def test_voices_of_a_choir_are_known_by_their_names_and_sing() -> None:
+    score = Score((*tune(0), *tune(1), *bass(2)), parts=make_voices("Soprano", " ALTO", "bass"))
+    parts = assign_roles(score).parts
+    assert [part.role for part in parts] == ["soprano", "alto", "bass"]
+    assert {part.program for part in parts} == {CHOIR_PROGRAM}
+    organ = replace(score, parts=make_voices("Soprano", "Alto", "Bass", program=19))
+    assert {part.program for part in assign_roles(organ).parts} == {19}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        make_voices("Soprano", "Alto", "Violin"),
+        make_voices("Soprano Saxophone", "Alto", "Bass"),
+        make_voices("Bass", "Bass"),
+        make_voices("Soprano"),
+    ],
+)
+def test_other_parts_make_no_choir(parts: tuple[Part, ...]) -> None:
+    assert not is_choir(parts)
