@@ -23,12 +23,12 @@ import numpy as np
 
 from musicgen.music.bars import find_bars
 from musicgen.music.roles import has_described_parts, is_choir
-from musicgen.music.score import Score
+from musicgen.music.score import CHOIR_ROLES, Score
 
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
 WHOLE_ORDERS: Final = 3  # as written, melody last, bass first
 VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of the orders
-    ("soprano", "alto", "tenor", "bass"),
+    CHOIR_ROLES,
     ("soprano", "bass", "alto", "tenor"),
     ("alto", "tenor", "bass", "soprano"),
     ("tenor", "soprano", "bass", "alto"),
@@ -57,7 +57,7 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
 def _find_voice_orders(score: Score) -> Sequence[tuple[int, ...]]:
     """Return the numbers of voices in each order; of other than four voices, each voice first."""
     roles = [part.role or part.name.strip().lower() for part in score.parts]
-    if sorted(roles) == sorted(VOICE_ORDERS[0]):
+    if sorted(roles) == sorted(CHOIR_ROLES):
         return [tuple(map(roles.index, order)) for order in VOICE_ORDERS]
     numbers = range(len(roles))
     return [(first, *(n for n in numbers if n != first)) for first in numbers]

@@ -22,7 +22,7 @@ from musicgen.music.arrays import BoolArray, IntArray, unique_sorted
 from musicgen.music.bars import find_bars
 from musicgen.music.instrument_ranges import find_voice_range
 from musicgen.music.roles import assign_roles, is_choir
-from musicgen.music.score import Part, Score
+from musicgen.music.score import CHOIR_ROLES, Part, Score
 from musicgen.music.theory import ChordSymbol, Key
 from musicgen.music.tune_content import TuneContent
 
@@ -31,7 +31,6 @@ SILENT: Final = -1  # in place of a pitch
 PER_HUNDRED: Final = 100
 LEAP: Final = 7  # semitones: larger intervals are leaps
 _MOST_SHARED_NOTES: Final = 0.05  # of a voice that sings one note at a time
-_VOICE_RANKS: Final = {"soprano": 0, "alto": 1, "tenor": 2, "bass": 3}
 _FIFTH, _OCTAVE = 7, 0  # semitones modulo an octave
 
 CadenceKind = Literal["authentic", "half", "plagal", "deceptive", "other"]
@@ -123,7 +122,7 @@ def read_voices(content: TuneContent) -> VoiceLines | None:
         return None
     score = assign_roles(score)
     if is_choir(score.parts):
-        ranks = {number: float(_VOICE_RANKS[score.parts[number].role]) for number in numbers}
+        ranks = {number: float(CHOIR_ROLES.index(score.parts[number].role)) for number in numbers}
     else:
         columns = score.columns
         ranks = {n: -float(columns[1][columns[4] == n].mean()) for n in numbers}
@@ -415,7 +414,7 @@ VOICE_LEADING_FIGURES: Final = (
     Definition("leaps", "leaps over a fifth", PERCENT, measure_leaps),
     *(Definition(f"leaps_by_voice.{rank + 1}", f"leaps over a fifth, voice {rank + 1}", PERCENT,
                  partial(measure_leaps, rank=rank), is_detail=True)
-      for rank in range(len(_VOICE_RANKS))),
+      for rank in range(len(CHOIR_ROLES))),
     Definition("doubled_leading_notes", "doubled leading notes", PERCENT,
                measure_doubled_leading_notes),
     *(Definition(f"cadences.{kind}", f"cadences, {kind}", PERCENT,

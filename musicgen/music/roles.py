@@ -18,7 +18,13 @@ import numpy as np
 
 from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
-from musicgen.music.score import STEPS_PER_QUARTER, UPPER_VOICE_ROLES, Part, Score
+from musicgen.music.score import (
+    CHOIR_ROLES,
+    STEPS_PER_QUARTER,
+    UPPER_VOICE_ROLES,
+    Part,
+    Score,
+)
 
 RoleName = Literal["melody", "bass", "chords", "pad", "drums"]
 ROLES: Final[tuple[RoleName, ...]] = ("melody", "bass", "chords", "pad", "drums")
@@ -27,7 +33,6 @@ FeatureName = Literal[
 ]
 
 CHOIR_PROGRAM: Final = 52  # choir aahs, of voices without an instrument
-_VOICE_ROLES: Final = (*UPPER_VOICE_ROLES, "bass")
 _SOFTNESS: Final = 1.5  # points that make a role e times as likely
 _DRUM_POINTS: Final = 30.0
 _STEP, _LEAP = 2, 7  # semitones: intervals up to a step, and over a fifth
@@ -211,7 +216,7 @@ def assign_roles(score: Score) -> Score:
 def is_choir(parts: Sequence[Part]) -> bool:
     """Return whether all parts are voices of a choir, by role or else by name."""
     names = [part.role or part.name.strip().lower() for part in parts]
-    is_voiced = len(parts) > 1 and all(name in _VOICE_ROLES for name in names)
+    is_voiced = len(parts) > 1 and all(name in CHOIR_ROLES for name in names)
     return is_voiced and any(name in UPPER_VOICE_ROLES for name in names)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
-from musicgen.music.score import UPPER_VOICE_ROLES
+from musicgen.music.score import CHOIR_ROLES, UPPER_VOICE_ROLES
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -289,6 +289,7 @@ def usual_qpm(rhythm: str, meter: str) -> float:
 
 
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
+_PART_OPTIONS: Final = ("parts", "parts_from", "max_copy")  # and these, the default parts
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -299,7 +300,8 @@ def complete_options(
 
     The temperature and the filters are those that the model is best sampled with. A model without
     repeats in its training data, or a primer, which may be longer than the form, gets a free form
-    of at least MIN_BARS bars; so does the form `through` without a number of bars.
+    of at least MIN_BARS bars; so does the form `through` without a number of bars. A model of
+    choirs writes for four voices.
 
     Args:
         requested: options by name, as values or text; None is an option that is not given.
@@ -317,12 +319,26 @@ def complete_options(
     options = SamplingOptions(**{**manifest.sampling, **named})
     if not find_codec(manifest.codec).has_bars:
         return options
+    if not has_primer and named.keys().isdisjoint(_PART_OPTIONS):
+        options = replace(options, parts=choose_default_parts(manifest.seen))
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)
         return replace(options, form=form, min_bars=MIN_BARS if form == FREE else None)
     if options.form == THROUGH and options.bars is None and options.min_bars is None:
         return replace(options, min_bars=MIN_BARS)
     return options
+
+
+def choose_default_parts(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the default parts: the four voices of a choir; None leaves them to the model.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+    """
+    counts = dict(enumerate(event_counts))
+    needed = MEASURES.id("lineup", 4), *(MEASURES.id("role", role) for role in CHOIR_ROLES)
+    has_choirs = all(counts.get(id_, 0) > 0 for id_ in needed)
+    return tuple(map(PartRequest, CHOIR_ROLES)) if has_choirs else None
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:
