@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from musicgen.corpus.part_orders import VOICE_ORDERS, iter_part_orders
+from musicgen.corpus.part_orders import iter_part_orders
 from musicgen.corpus.store import load as load_dataset
 from musicgen.evaluation.figures import FigureTable, compare_tables
 from musicgen.evaluation.token_scores import score_tokens
@@ -101,8 +101,8 @@ def print_conditionals(model: Model, scores: Sequence[Score]) -> None:
     """Print what the later parts cost given the earlier ones, order by order."""
     print("given -> drawn: nats per sixteenth, bits per note drawn")
     pieces = [list(iter_part_orders(assign_roles(score))) for score in scores]
-    for number, order in enumerate(VOICE_ORDERS):
-        ordered = [piece[number] for piece in pieces]
+    for ordered in zip(*pieces, strict=True):
+        order = [part.role for part in ordered[0].parts]
         rows = measure_parts(model, [CODEC.encode(score) for score in ordered], ordered)
         sixteenths = sum(row.sixteenths for row in rows)
         for given in range(len(order)):

@@ -114,6 +114,7 @@ class CorpusTable(msgspec.Struct):
     tunes: dict[str, Count] = {}
     tonics: Tonics = {}  # mode -> tonic -> number of tunes
     dances: dict[str, dict[str, Count]] = {}  # dance -> meter -> number of tunes
+    densities: dict[str, tuple[Count, Count]] = {}  # role -> onsets per bar, thirds
     adapted_from: OriginTable | None = None
 
 

@@ -26,7 +26,9 @@ from musicgen.model_folders import find_model_folder, find_named_folder
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, fit_primer, generate_tune
-from musicgen.sampling.infill import CANDIDATES, KeptBars, parse_bars
+from musicgen.sampling.given_parts import GivenParts
+from musicgen.sampling.infill import CANDIDATES, KeptBars
+from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions, complete_options, describe_unseen_dance
 from musicgen.sampling.primer_choice import PrimerChoice
@@ -37,6 +39,7 @@ from musicgen.sampling.recipe import (
     Recipe,
     hash_notes,
     hash_text,
+    keep_parts,
     make_variant_request,
 )
 from musicgen.sampling.sampler import GenericSampler, Sampler, make_sampler
@@ -143,6 +146,9 @@ class Model:
         primer_part: str | None = None,
         primer_bars: str | None = None,
         no_primer: bool = False,
+        given: str | Path | Score | None = None,
+        given_parts: KeepText | None = None,
+        candidates: int | None = None,
         **options: Any,
     ) -> Tune:
         """Generate a tune; without a form, bars or a primer, one of the default form, AABB.
@@ -154,13 +160,19 @@ class Model:
             primer_part: name or number, from 1, of the primer's part; None for its melody.
             primer_bars: the bars of the primer to take, such as "1-8"; None for all.
             no_primer: leave the primer out of the tune's score.
+            given: a file or a score whose parts stay as they are; the option `parts` names those
+                that are drawn around them, such as parts=("bass", "drums").
+            given_parts: the parts of it that are given, and their bars: "melody:1-8,drums" or
+                {"melody": "1-8", "drums": "all"}; None for all.
+            candidates: number of candidates for each bar that leads into given ones; None: 1.
             options: fields of `SamplingOptions`, as values or as text: key="Dmix", meter="6/8",
                 range="D4-B5".
 
         Raises:
             InvalidValue: an option is unknown, out of range, or not in the training data.
         """
-        complete = self.complete_options(options, has_primer=primer is not None)
+        starts_from_notes = primer is not None or given is not None
+        complete = self.complete_options(options, has_primer=starts_from_notes)
         request = GenerationRequest(
             complete,
             secrets.randbelow(2**31) if seed is None else seed,
@@ -170,6 +182,8 @@ class Model:
         if primer is not None:
             choice = PrimerChoice.parse(primer_part, primer_bars)
             request = self.add_primer(request, primer, choice)
+        if given is not None:
+            request = self.add_given(request, given, given_parts, candidates)
         return self.sample_request(request, self.collect_messages(request))
 
     def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -230,6 +244,35 @@ class Model:
         sampler = self._get_bar_sampler("a primer")
         options, fitted = fit_primer(score, sampler, request.options, name, choice)
         return replace(request, options=options, primer=fitted)
+
+    def add_given(
+        self,
+        request: GenerationRequest,
+        given: str | Path | Score,
+        parts: KeepText | None = None,
+        candidates: int | None = None,
+    ) -> GenerationRequest:
+        """Return a request whose tune keeps parts of a file or a score.
+
+        Args:
+            request: a request without a primer.
+            given: the file or the score.
+            parts: which of its parts and bars are given; None for all.
+            candidates: number of candidates for each bar that leads into given ones; None: 1.
+
+        Raises:
+            InvalidValue: the model has no bars, or the file has no such parts.
+            Refusal: the file cannot be read.
+        """
+        _ = self._get_bar_sampler("given")
+        if request.primer is not None:
+            raise InvalidValue("given: a tune has given parts or a primer; leave one of them out")
+        name = "given" if isinstance(given, Score) else str(given)
+        score = given if isinstance(given, Score) else read_first_tune(Path(given))
+        keep = None if parts is None else KeepRequest.parse(parts)
+        value = GivenParts.of_score(score, keep, name)
+        value = value if candidates is None else replace(value, candidates=candidates)
+        return replace(request, given=value)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""
@@ -300,18 +343,24 @@ class Model:
         self,
         request: GenerationRequest,
         *,
-        keep: str | None = None,
-        candidates: int = CANDIDATES,
+        keep: KeepText | None = None,
+        candidates: int | None = None,
         **changes: Any,
     ) -> Tune:
         """Generate the tune of a request with some changes; see `Tune.tweak`."""
         seed = changes.pop("seed", None)
         kept_bars = None
         if keep is not None:
-            bars = parse_bars(keep)
+            wanted = KeepRequest.parse(keep)
             base = generate_tune(self._get_bar_sampler("keep"), request).encoded
-            kept_bars = KeptBars(base.ids, bars, candidates)
-            request = replace(request, drawn=DrawnHeader.of(base), primer=None)
+            if len(base.setting.parts) > 1:
+                request = keep_parts(request, base, wanted, candidates)
+            else:
+                bars = wanted.find_bars(base.setting.parts[0])
+                kept_bars = KeptBars(
+                    base.ids, bars, CANDIDATES if candidates is None else candidates
+                )
+                request = replace(request, drawn=DrawnHeader.of(base), primer=None)
         request = make_variant_request(request, SamplingOptions.parse_changes(**changes), kept_bars)
         changes_dance = not changes.keys().isdisjoint(("meter", "rhythm"))
         messages = self.describe_unseen_dances(request) if changes_dance else ()

@@ -21,9 +21,9 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, MusicgenError, OutputExists, escape_unprintable
 from musicgen.files import is_file, read_regular_file, refuse_existing, write_atomically
 from musicgen.music.bars import count_heard_bars
-from musicgen.music.score import Score
+from musicgen.music.score import Part, Score
 from musicgen.render import export
-from musicgen.sampling.infill import CANDIDATES
+from musicgen.sampling.kept_bars import KeepText
 from musicgen.sampling.recipe import GenerationRequest, Recipe, join_recipe_remarks
 from musicgen.sampling.surprisal import Surprise
 from musicgen.similarity.overlap_report import Receipt
@@ -112,8 +112,8 @@ class TuneModel(Protocol):
         self,
         request: GenerationRequest,
         *,
-        keep: str | None = None,
-        candidates: int = CANDIDATES,
+        keep: KeepText | None = None,
+        candidates: int | None = None,
         **changes: Any,
     ) -> Tune:
         """Generate a variant of the tune of a request."""
@@ -179,6 +179,11 @@ class Tune:
     def bars(self) -> int:
         """Number of bars as heard, repeats included."""
         return count_heard_bars(self.score)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts: their names, instruments and roles."""
+        return self.score.parts
 
     def write(self, path: str | Path, *, force: bool = False) -> None:
         """Write the tune and its recipe, in the format of the suffix.
@@ -247,13 +252,15 @@ class Tune:
             )
 
     def tweak(
-        self, *, keep: str | None = None, candidates: int = CANDIDATES, **changes: Any
+        self, *, keep: KeepText | None = None, candidates: int | None = None, **changes: Any
     ) -> Tune:
         """Generate a variant: what is not changed stays, and no change gives the same tune.
 
         Args:
-            keep: bars to keep as they are written, such as "1-8,13-16"; the others are regenerated.
-            candidates: number of candidates for each regenerated stretch.
+            keep: bars to keep as they are written, such as "1-8,13-16", and parts, such as
+                "melody:1-8,drums" or {"melody": "1-8", "drums": "all"}; all else is drawn again.
+            candidates: number of candidates for each stretch that is drawn again; None: 24 for a
+                tune of one part, else 1.
             changes: sampling options by name, and `seed`.
 
         Raises:

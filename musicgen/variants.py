@@ -9,8 +9,11 @@ from typing import Any, Final
 from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.files import read_regular_file
+from musicgen.music.roles import has_described_parts
+from musicgen.music.score import Score
 from musicgen.render import export
-from musicgen.sampling.infill import CANDIDATES
+from musicgen.sampling.given_parts import GivenParts
+from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, hash_text
 from musicgen.trained_model import Model, load, load_named, read_first_tune
@@ -24,8 +27,8 @@ def tweak(
     file: str | Path,
     model: str | Path | None = None,
     *,
-    keep: str | None = None,
-    candidates: int = CANDIDATES,
+    keep: KeepText | None = None,
+    candidates: int | None = None,
     **changes: Any,
 ) -> Tune:
     """Generate a variant of a file that musicgen wrote; without changes, the same tune.
@@ -35,8 +38,10 @@ def tweak(
     Args:
         file: the file.
         model: name or folder of the model; None loads the one that the recipe names.
-        keep: bars to keep as they are written, such as "1-8,13-16"; the others are regenerated.
-        candidates: number of candidates for each regenerated stretch.
+        keep: bars to keep as they are written, such as "1-8,13-16", and parts, such as
+            "melody:1-8,drums"; all else is drawn again.
+        candidates: number of candidates for each stretch that is drawn again; None: 24 for a tune
+            of one part, else 1.
         changes: sampling options by name, and `seed`.
 
     Raises:
@@ -63,15 +68,21 @@ def _tweak_from_notes(
     model: Model,
     path: Path,
     recipe: Recipe | None,
-    keep: str | None,
-    candidates: int,
+    keep: KeepText | None,
+    candidates: int | None,
     changes: dict[str, Any],
 ) -> Tune:
     """Generate a variant of a file's notes, regardless of the shape in its recipe."""
     request = recipe.request if recipe else GenerationRequest(SamplingOptions(), 0)
     unset: dict[str, Any] = dict.fromkeys(_SHAPE_OPTIONS)
     free_options = replace(request.options, **unset)
-    free_request = replace(request, options=free_options, drawn=None, keep=None)
+    free_request = replace(request, options=free_options, drawn=None, keep=None, given=None)
+    reason = "its notes were edited since it was written" if recipe else "musicgen did not write it"
+    score = read_first_tune(path)
+    if keep is not None and has_described_parts(score.parts) and len(score.parts) > 1:
+        return _tweak_parts(
+            model, free_request, score, f"{path}: {reason}", keep, candidates, changes
+        )
     primed = model.add_primer(free_request, path)
     bar_count, primer_changes = (
         (primed.primer.bar_count, primed.primer.changes) if primed.primer else (0, ())
@@ -79,9 +90,25 @@ def _tweak_from_notes(
     bars = max(bar_count, request.options.heard_bars or 0)
     primed = replace(primed, options=replace(free_options, bars=bars))
     tune = model.make_variant(primed, keep=keep, candidates=candidates, **changes)
-    reason = "its notes were edited since it was written" if recipe else "musicgen did not write it"
     message = f"{path}: {reason}; its notes are taken as a primer"
     return replace(tune, messages=(message, *primer_changes, *tune.messages))
+
+
+def _tweak_parts(
+    model: Model,
+    request: GenerationRequest,
+    score: Score,
+    message: str,
+    keep: KeepText,
+    candidates: int | None,
+    changes: dict[str, Any],
+) -> Tune:
+    """Generate a variant of a file of several parts, of which some bars stay."""
+    given = GivenParts.of_whole_score(score, KeepRequest.parse(keep), "the file")
+    given = given if candidates is None else replace(given, candidates=candidates)
+    options = replace(request.options, parts=None, parts_from=None, program=0)
+    tune = model.make_variant(replace(request, options=options, given=given), **changes)
+    return replace(tune, messages=(f"{message}; its notes are taken", *tune.messages))
 
 
 def _is_edited(path: Path, recipe: Recipe) -> bool:

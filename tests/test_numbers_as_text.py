@@ -24,7 +24,7 @@ from musicgen.cli.train import train
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import parse_program
 from musicgen.music.theory import Key, Meter, parse_range
-from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.option_table import parse_pickup
 from musicgen.sampling.options import SamplingOptions
 from musicgen.tokens.song_form import parse_form
@@ -34,7 +34,7 @@ HOSTILE = ("1e-9999999", "1e9999999", "²", "٣", "٣/٤", "²/4", "9" * 4_000, 
            "1-" + "9" * 4_000, "C٣-D٤", "+" * 4_000, "1+" * 4_000 + "1/4")  # fmt: skip
 PARSERS: dict[str, Callable[[str], object]] = {
     "key": Key.parse, "meter": Meter.parse, "range": parse_range, "program": parse_program,
-    "bars": parse_bars, "pickup": parse_pickup, "form": parse_form,
+    "bars": KeepRequest.parse, "pickup": parse_pickup, "form": parse_form,
 }  # fmt: skip
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=30) | st.from_regex(r"[0-9eE./+-]{1,12}")
 

@@ -233,6 +233,21 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     help="Bars of the primer to start with, such as 1-8; by default, all.",
 )
 @click.option(
+    "--given",
+    type=click.Path(path_type=Path),
+    help="Keep the parts of a file as they are, and generate the parts named by --parts to fit.",
+)
+@click.option(
+    "--given-parts",
+    metavar="PARTS",
+    help="Parts of --given to keep, and their bars, such as melody:1-8,drums; by default, all.",
+)
+@click.option(
+    "--candidates",
+    type=WholeNumber(1, 512),
+    help="With --given: candidates generated per bar that leads into given ones; by default, 1.",
+)
+@click.option(
     "--best",
     type=WholeNumber(1, 10_000),
     metavar="K",
@@ -280,6 +295,7 @@ def sample(
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out more.mid --primer song.mid --primer-part vocal --primer-bars 1-8
+    musicgen sample --model band --out song.mid --given melody.mid --parts bass,drums
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click reads the backspace character
     from musicgen.sampling.recipe import GenerationRequest
@@ -287,9 +303,11 @@ def sample(
 
     _check_options(count=count, best=best)
     primer, choice, writes_primer = _pop_primer_options(options)
+    given = _pop_given_options(options)
     loaded = load(model)
+    starts_from_notes = primer is not None or given is not None
     complete_options = loaded.complete_options(
-        select_given_options(options), has_primer=primer is not None
+        select_given_options(options), has_primer=starts_from_notes
     )
     names = _resolve_names(outs, loaded, count=best or count, force=force)
     print_line = discard_line if quiet else partial(click.echo, err=True)
@@ -300,6 +318,8 @@ def sample(
         complete_options, chosen_seed, writes_primer=writes_primer, engine=engine
     )
     request = _complete_request(loaded, request, primer, choice, print_line)
+    if given is not None:
+        request = loaded.add_given(request, given.path, given.parts, given.candidates)
     messages = _write_all(
         loaded, request, names, outs[0], count=count, best=best, jobs=jobs, force=force,
         verbosity=select_verbosity(quiet=quiet, verbose=verbose), print_line=print_line,
@@ -347,6 +367,30 @@ def _pop_primer_options(options: dict[str, Any]) -> tuple[Path | None, PrimerCho
             raise InvalidValue(f"--{flag}: there is no primer; name one with --primer")
     choice = PrimerChoice.parse(values["primer_part"], values["primer_bars"])
     return path, choice, not values["no_primer"]
+
+
+@dataclass(frozen=True)
+class GivenFile:
+    """The file whose parts are given, and which of them."""
+
+    path: Path
+    parts: str | None
+    candidates: int | None
+
+
+def _pop_given_options(options: dict[str, Any]) -> GivenFile | None:
+    """Remove the options about given parts.
+
+    Raises:
+        InvalidValue: an option is about given parts, and there are none.
+    """
+    path, parts, candidates = (options.pop(name) for name in ("given", "given_parts", "candidates"))
+    if path is None:
+        for flag, value in (("given-parts", parts), ("candidates", candidates)):
+            if value is not None:
+                raise InvalidValue(f"--{flag}: nothing is given; name a file with --given")
+        return None
+    return GivenFile(path, parts, candidates)
 
 
 def _check_options(*, count: int, best: int | None) -> None:

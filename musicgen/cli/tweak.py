@@ -40,16 +40,16 @@ from musicgen.cli.output import (
 @click.option("--model", help="The model of the tune, if it is not found by its name.")
 @click.option(
     "--keep",
-    metavar="BARS",
-    help="Bars to keep, such as 1-8,13-16; the others are generated to fit between them. Bars"
-    " count as written: a repeated part once, a pickup together with the next bar.",
+    metavar="BARS|PARTS",
+    help="Bars to keep, such as 1-8,13-16, and parts, such as melody:1-8,drums; all else is"
+    " generated to fit. Bars count as written: a repeated section once, a pickup together with the"
+    " next bar.",
 )
 @click.option(
     "--candidates",
     type=WHOLE,
-    default=24,
-    show_default=True,
-    help="With --keep: candidates generated per gap, of which one is chosen.",
+    help="With --keep: candidates generated per gap, of which one is chosen; by default 24, for a"
+    " tune of several parts 1.",
 )
 @click.option("--seed", type=SEED, help="Random seed, for another tune of the same kind.")
 @add_sampling_options
@@ -63,7 +63,7 @@ def tweak(
     outs: tuple[str, ...],
     model: str | None,
     keep: str | None,
-    candidates: int,
+    candidates: int | None,
     seed: int | None,
     force: bool,
     quiet: bool,
@@ -79,6 +79,7 @@ def tweak(
     musicgen tweak song.mid --out again.mid
     musicgen tweak song.mid --out higher.mid --key G
     musicgen tweak song.mid --out other.mid --keep 1-8,13-16
+    musicgen tweak band.mid --out other.mid --keep melody,drums:1-8
     """  # noqa: D301 - click reads the backspace character
     from musicgen.variants import tweak as tweak_tune
 

@@ -497,11 +497,16 @@ class _DatasetWriter:
 def _find_unique_tunes(spools: SpoolSet) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Find tunes with equal ids; of these, the first by title and file is kept.
 
+    Some parts of a piece, or another order of them, are equal only to those of an equal piece: two
+    songs over one drum loop are not duplicates.
+
     Returns:
         (kept,) int64 numbers of the kept tunes, sorted by content; (tunes,) int64 the index among
         them that each tune equals; (duplicates,) int64 numbers of the other tunes.
     """
-    contents = spools.tunes["content"]
+    tunes = spools.tunes
+    as_written = np.maximum.accumulate(np.where(tunes["order"] == 0, np.arange(len(tunes)), 0))
+    contents = np.hstack([tunes["content"], tunes["content"][as_written]])
     order = np.lexsort(contents.T[::-1])
     is_first = np.ones(len(order), dtype=bool)
     is_first[1:] = np.any(contents[order][1:] != contents[order][:-1], axis=1)

@@ -2,73 +2,97 @@
 
 A model writes the parts of a bar in their order, so one order cannot give any part from any other.
 
-A piece is stored as it is written, with its melody last, with its bass first, and, if it has more
-parts, for a small band: melody, bass and drums, with and without chords, from the first bar on in
-which all of them play. So a model of large bands can write for small ones.
+A piece is stored as it is written; with each of its main parts last, so that this part can be drawn
+when the others are given; and with its bass first. The main parts are the first part of each role.
+Of the main parts it is also stored for small line-ups: each alone, the melody with each other one,
+and small bands, each with each of its parts last, from the first bar on in which all of them play.
+So a model of large bands can write for small ones.
 
-The voices of a choir are stored in orders such that any of them, or any two or three, come first
-in one: these can be given, and the others drawn.
+The voices of a choir are stored so that any of them can be given: in each order in which some
+voices come first, from the highest to the lowest, and then the others.
 
-The melody and the bass are known by their roles; if no part has such a role, they are the highest
-and the lowest part by median pitch. A piece whose parts have no roles, names or instruments, such
-as the voices of an ABC tune, has one order.
+If no part has the role of the melody or of the bass, these are the highest and the lowest part by
+median pitch. A piece whose parts have no roles, names or instruments, such as the voices of an ABC
+tune, has one order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import Final
 
 import numpy as np
 
 from musicgen.music.bars import find_bars
-from musicgen.music.roles import has_described_parts, is_choir
-from musicgen.music.score import CHOIR_ROLES, Score
+from musicgen.music.roles import get_voice_role, has_described_parts, is_choir
+from musicgen.music.score import BAND_ROLES, CHOIR_ROLES, Score
 
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
-WHOLE_ORDERS: Final = 3  # as written, melody last, bass first
-VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of the orders
-    CHOIR_ROLES,
-    ("soprano", "bass", "alto", "tenor"),
-    ("alto", "tenor", "bass", "soprano"),
-    ("tenor", "soprano", "bass", "alto"),
-    ("bass", "tenor", "soprano", "alto"),
-    ("alto", "bass", "soprano", "tenor"),
-)
-MOST_ORDERS: Final = max(WHOLE_ORDERS + len(SMALL_BANDS), len(VOICE_ORDERS))
+_MAIN_ROLES: Final = sum(1 for role in BAND_ROLES if role)
+WHOLE_ORDERS: Final = 2 + _MAIN_ROLES  # as written, bass first, each main part last
+MOST_ORDERS: Final = WHOLE_ORDERS + _MAIN_ROLES + 2 * (_MAIN_ROLES - 1) + sum(map(len, SMALL_BANDS))
+MOST_ORDERED_VOICES: Final = 4  # more have too many orders: each of them comes first in one
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:
-    """Yield a piece in each order of its parts, first as it is written, then for small bands."""
+    """Yield a piece in each order of its parts, first as it is written, then small line-ups."""
     as_written = tuple(range(len(score.parts)))
     if not has_described_parts(score.parts):
         yield score
         return
     if is_choir(score.parts):
-        yield from map(score.select_parts, _find_voice_orders(score))
+        yield from map(score.select_parts, find_voice_orders(score))
         return
-    orders = [as_written, _move_melody_last(score), _move_bass_first(score)]
+    main_parts = _find_main_parts(score)
+    orders = [as_written, *(_move_last(as_written, part) for part in main_parts.values())]
+    if (bass := main_parts.get("bass")) is not None:
+        orders.append((bass, *(part for part in as_written if part != bass)))
     for order in dict.fromkeys(orders):
         yield score if order == as_written else score.select_parts(order)
-    for band in _iter_small_bands(score):
-        yield _skip_introduction(score.select_parts(band))
+    for lineup in dict.fromkeys(_iter_small_lineups(main_parts)):
+        if len(lineup) < len(score.parts):
+            yield _skip_introduction(score.select_parts(lineup))
 
 
-def _find_voice_orders(score: Score) -> Sequence[tuple[int, ...]]:
-    """Return the numbers of voices in each order; of other than four voices, each voice first."""
-    roles = [part.role or part.name.strip().lower() for part in score.parts]
-    if sorted(roles) == sorted(CHOIR_ROLES):
-        return [tuple(map(roles.index, order)) for order in VOICE_ORDERS]
-    numbers = range(len(roles))
-    return [(first, *(n for n in numbers if n != first)) for first in numbers]
+def find_voice_orders(score: Score) -> list[tuple[int, ...]]:
+    """Return the numbers of the voices of a choir in each of their orders."""
+    roles = [CHOIR_ROLES.index(get_voice_role(part)) for part in score.parts]
+    ranked = sorted(range(len(roles)), key=lambda number: (roles[number], number))
+    sizes = range(len(ranked)) if len(ranked) <= MOST_ORDERED_VOICES else range(2)
+    orders = (
+        (*given, *(number for number in ranked if number not in given))
+        for size in sizes
+        for given in combinations(ranked, size)
+    )
+    return list(dict.fromkeys(orders))
 
 
-def _iter_small_bands(score: Score) -> Iterator[tuple[int, ...]]:
-    """Yield the numbers of the first part of each role of a small band, if there are all."""
-    first_parts = {part.role: n for n, part in reversed(list(enumerate(score.parts)))}
+def _find_main_parts(score: Score) -> dict[str, int]:
+    """Return the first part of each role; of melody and bass, else by the median pitch."""
+    main_parts = {part.role: n for n, part in reversed(list(enumerate(score.parts))) if part.role}
+    for role, choose in (("melody", max), ("bass", min)):
+        part = _find_part(score, role, choose)
+        if part is not None and part not in main_parts.values():
+            main_parts[role] = part
+    return dict(sorted(main_parts.items(), key=lambda item: item[1]))
+
+
+def _move_last(order: Sequence[int], part: int) -> tuple[int, ...]:
+    return (*(number for number in order if number != part), part)
+
+
+def _iter_small_lineups(main_parts: dict[str, int]) -> Iterator[tuple[int, ...]]:
+    """Yield each main part alone, the melody with each other, and small bands."""
+    yield from ((part,) for part in main_parts.values())
+    melody = main_parts.get("melody")
+    for part in main_parts.values():
+        if melody is not None and part != melody:
+            yield from ((melody, part), (part, melody))
     for roles in SMALL_BANDS:
-        if len(roles) < len(score.parts) and set(roles) <= first_parts.keys():
-            yield tuple(sorted(first_parts[role] for role in roles))
+        if set(roles) <= main_parts.keys():
+            band = sorted(main_parts[role] for role in roles)
+            yield from (_move_last(band, part) for part in band)
 
 
 def _skip_introduction(score: Score) -> Score:
@@ -79,18 +103,6 @@ def _skip_introduction(score: Score) -> Score:
         if len(np.unique(playing)) == len(score.parts):
             return score.join_passages([(bar.start, score.end)]) if bar.start else score
     return score
-
-
-def _move_melody_last(score: Score) -> tuple[int, ...]:
-    melody = _find_part(score, "melody", max)
-    others = [number for number in range(len(score.parts)) if number != melody]
-    return (*others, *([] if melody is None else [melody]))
-
-
-def _move_bass_first(score: Score) -> tuple[int, ...]:
-    bass = _find_part(score, "bass", min)
-    others = [number for number in range(len(score.parts)) if number != bass]
-    return (*([] if bass is None else [bass]), *others)
 
 
 def _find_part(

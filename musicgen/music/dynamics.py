@@ -6,6 +6,7 @@ be the level's own: a part whose notes are all equally loud keeps its velocity.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -92,19 +93,24 @@ def _find_default_of_notes(columns: NoteColumns) -> IntArray:
     return defaults
 
 
-def with_levels(columns: NoteColumns) -> NoteColumns:
+def with_levels(columns: NoteColumns, velocities: Sequence[int] | None = None) -> NoteColumns:
     """Give every note the velocity of its level, or of its part where that is its level.
 
     Args:
         columns: (5, note) int64.
+        velocities: MIDI velocity of each part; None: as `find_default_velocities` finds them.
 
     Returns:
         (5, note) int64.
     """
-    if not has_dynamics(columns):
+    if velocities is None and not has_dynamics(columns):
         return columns
     leveled = columns.copy()
-    defaults = _find_default_of_notes(columns)
+    defaults = (
+        _find_default_of_notes(columns)
+        if velocities is None
+        else np.array(velocities, dtype=np.int64)[columns[4]]
+    )
     levels = find_levels(columns[3])
     leveled[3] = np.where(levels == find_levels(defaults), defaults, LEVEL_VELOCITIES[levels])
     return leveled

@@ -215,14 +215,18 @@ def assign_roles(score: Score) -> Score:
 
 def is_choir(parts: Sequence[Part]) -> bool:
     """Return whether all parts are voices of a choir, by role or else by name."""
-    names = [part.role or part.name.strip().lower() for part in parts]
+    names = list(map(get_voice_role, parts))
     is_voiced = len(parts) > 1 and all(name in CHOIR_ROLES for name in names)
     return is_voiced and any(name in UPPER_VOICE_ROLES for name in names)
 
 
+def get_voice_role(part: Part) -> str:
+    """Return the role that a part of a choir has, or that its name says."""
+    return part.role or part.name.strip().lower()
+
+
 def _assign_voice_role(part: Part) -> Part:
-    role = part.role or part.name.strip().lower()
-    return replace(part, role=role, program=part.program or CHOIR_PROGRAM)
+    return replace(part, role=get_voice_role(part), program=part.program or CHOIR_PROGRAM)
 
 
 def has_described_parts(parts: Sequence[Part]) -> bool:

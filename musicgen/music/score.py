@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter, lt
 from typing import Any, Final, Literal, TypeVar
 
@@ -312,12 +312,18 @@ class Score:
         marks = _with_bar_lines(score, _normalize_spelling(_with_start(score)))
         return replace(score, notes=notes, marks=_without_redundant_marks(marks))
 
-    def canonical_with_dynamics(self) -> Score:
+    def canonical_with_dynamics(self, velocities: Sequence[int] | None = None) -> Score:
         """Return the canonical form with the dynamics of each part, in eight levels.
 
-        Notes at the most frequent level of their part have the velocity of the part, as in
-        `canonical`; all others have the velocity of their level.
+        Notes at the default level of their part have the velocity of the part; all others have the
+        velocity of their level.
+
+        Args:
+            velocities: MIDI velocity of each part at its default level; None: as in `canonical`,
+                the most frequent one at the most frequent level.
         """
+        if velocities is not None:
+            return self._make_canonical(partial(with_levels, velocities=velocities))
         if not has_dynamics(self.columns):
             return self._canonical
         return self._make_canonical(with_levels)

@@ -498,7 +498,13 @@ def generate_tunes(
 def _is_batchable(sampler: Sampler, request: GenerationRequest, number: int) -> bool:
     """Return whether a request leaves all ids after the header to unconstrained sampling."""
     options = request.options
-    if request.keep or request.primer or options.top_k is not None or options.top_p is not None:
+    if (
+        request.keep
+        or request.given
+        or request.primer
+        or options.top_k is not None
+        or options.top_p is not None
+    ):
         return False
     legal = isinstance(sampler.engine, NumpyEngine)
     noise = Noise(request.seed, number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from musicgen.sampling.generation_state import BAR_OPENERS, GenerationState
 from musicgen.sampling.primer import PrimerBars
@@ -20,8 +20,16 @@ from musicgen.tokens.vocabulary import MEASURES
 _HOLD: Final = MEASURES.id("hold")
 
 
+class _UncheckedSource:
+    """A source whose ids must be possible under the options, and whose likelihood counts."""
+
+    __slots__ = ()
+    is_checked: ClassVar[bool] = False
+    is_weighed: ClassVar[bool] = True
+
+
 @dataclass(slots=True)
-class ForcedHeader:
+class ForcedHeader(_UncheckedSource):
     """Holds on to header events that were drawn before."""
 
     ids: tuple[int | None, ...]  # None: sampled
@@ -46,7 +54,7 @@ class ForcedHeader:
 
 
 @dataclass(slots=True)
-class ForcedRepeats:
+class ForcedRepeats(_UncheckedSource):
     """Writes again the bars of a letter that returns."""
 
     pickup_starts: dict[int, int] = field(
@@ -143,7 +151,7 @@ class ForcedRepeats:
 
 
 @dataclass(slots=True)
-class ForcedPrimer:
+class ForcedPrimer(_UncheckedSource):
     """Gives the bars of a primer, as far as the grammar allows them."""
 
     bars: PrimerBars
@@ -199,7 +207,7 @@ def _is_opener_or_repeat(id_: int) -> bool:
 
 
 @dataclass(slots=True)
-class ForcedBars:
+class ForcedBars(_UncheckedSource):
     """Forces the kept bars of a tune, and all events between its bars."""
 
     source_tune: BarSplit

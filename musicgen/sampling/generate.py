@@ -13,6 +13,7 @@ from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.infill import regenerate_bars
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.part_drawing import draw_around
 from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.primer_ensemble import fit_ensemble
@@ -58,6 +59,9 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
     """
     noise = Noise(request.seed, request.number)
     start = get_pinned_start(request)
+    if request.given is not None:
+        drawn = draw_around(sampler, request.options, noise, request.given, start.header)
+        return Generated(drawn.encoded, messages=drawn.messages)
     if request.keep is not None:
         encoded, stretches = regenerate_bars(sampler, request.options, noise, start, request.keep)
         return Generated(encoded, messages=tuple(map(str, stretches)))
@@ -153,7 +157,7 @@ def fit_primer(
     """
     if ensemble := fit_ensemble(score, sampler, options, name, choice):
         return ensemble
-    lowest, highest = options.range or (0, 127)
+    lowest, highest = options.common_range or (0, 127)
     rules = sampler.build_rules(replace(options, key=None, range=None, rhythm=None))
     target = PrimerTarget(rules, options.meter, options.key, lowest, highest)
     return options, fit_score(score, target, name, choice)

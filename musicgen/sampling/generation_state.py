@@ -35,15 +35,30 @@ from musicgen.sampling.noise import position_id as spot_of
 from musicgen.similarity.copy_filter import CopyFilter, MelodyNote
 from musicgen.tokens.compiled_grammar import CompiledGrammar, GrammarPosition
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
+from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
 BEGIN: Final = MEASURES.id("begin")
 BAR_OPENERS: Final = ("bar", "partial")
 
 
+class Restriction(Protocol):
+    """What narrows the ids that may be drawn."""
+
+    def restrict(self, generation: GenerationState, legal: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the ids among the legal ones that may be drawn, and what may be drawn besides."""
+
+
 class ForcedTokenSource(Protocol):
     """What says which ids are given, at some places of a tune."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its ids need not be possible under the options, since they were checked."""
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether the likelihood of its ids is added up."""
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
         """Return the id that comes next; None where it says nothing."""
@@ -85,6 +100,7 @@ class GenerationState:
         HEADER_KINDS
     )  # ids up to the opening of the bar under way, and with it
     header_cache: HeaderCache = field(default_factory=HeaderCache)
+    restrictions: tuple[Restriction, ...] = ()
 
     def copy(self) -> GenerationState:
         """Return an independent copy; an engine never changes its states in place."""
@@ -102,27 +118,36 @@ class GenerationState:
         """
         context = self.walk.context
         logits, self.state = self._run_engine()
-        chosen = self.next_forced_id()  # which may say what holds from here
-        legal = self.walk.legal_ids()
+        source, chosen = self._find_forced()  # which may say what holds from here
         self.was_forced = chosen is not None
-        if chosen is None:
-            offered = self.filter_copies(legal)
-            chosen = draw(
-                self.weigh_header_logits(logits, offered),
-                offered,
-                self.filters,
-                self.noise,
-                context,
-            )
-        elif chosen not in legal:
-            raise InvalidValue(
-                f"bar {self.walk.form.bars_written}: {MEASURES.events[chosen]} is kept there,"
-                " and the options exclude it; leave an option out, or keep fewer bars"
-            )
-        elif len(legal) > 1:
-            logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(legal)])
-            self.log_likelihood += float(logs[legal.index(chosen)])
+        if chosen is None or source is None:
+            chosen = self._draw(logits, context)
+        elif source.is_weighed or not source.is_checked:
+            self._weigh_forced(chosen, logits, is_checked=source.is_checked)
         self.append_id(chosen)
+
+    def _draw(self, logits: np.ndarray, context: DecisionContext) -> int:
+        """Draw an id from those that may come next."""
+        legal = self.walk.legal_ids()
+        for restriction in self.restrictions:
+            legal = restriction.restrict(self, legal)
+        offered = self.filter_copies(legal)
+        weighed = self.weigh_header_logits(logits, offered)
+        return draw(weighed, offered, self.filters, self.noise, context)
+
+    def _weigh_forced(self, id_: int, logits: np.ndarray, *, is_checked: bool) -> None:
+        """Add the likelihood of a forced id among those that are possible."""
+        legal = self.walk.legal_ids()
+        if id_ not in legal:
+            if not is_checked:
+                raise InvalidValue(
+                    f"bar {self.walk.form.bars_written}: {MEASURES.events[id_]} is kept there,"
+                    " and the options exclude it; leave an option out, or keep fewer bars"
+                )
+            legal += (id_,)
+        if len(legal) > 1:
+            logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(legal)])
+            self.log_likelihood += float(logs[legal.index(id_)])
 
     def _run_engine(self) -> tuple[np.ndarray, State]:
         """Feed the last id; in the header, outputs come from the cache where it has them."""
@@ -136,7 +161,7 @@ class GenerationState:
     @property
     def is_unconstrained(self) -> bool:
         """Whether all ids after the header are sampled, from all legal ids."""
-        if self.copy_filter is not None or self.walk.in_header:
+        if self.copy_filter is not None or self.restrictions or self.walk.in_header:
             return False
         return all(source.is_over(self) for source in self.forced_sources)
 
@@ -198,12 +223,17 @@ class GenerationState:
         rules = self.walk.rules
         return rules.part_count_ids if kind == "parts" else rules.ids_of_kind(kind)
 
-    def next_forced_id(self) -> int | None:
-        """Return the id of the first source that forces one."""
+    def _find_forced(self) -> tuple[ForcedTokenSource | None, int | None]:
+        """Return the first source that forces an id, and the id."""
         for source in self.forced_sources:
             if (id_ := source.next_forced_id(self)) is not None:
-                return id_
-        return None
+                return source, id_
+        return None, None
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the next id is given."""
+        return self._find_forced()[1] is not None
 
     def append_id(self, id_: int) -> None:
         """Append an id, and advance the grammar."""

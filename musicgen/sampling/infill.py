@@ -8,7 +8,6 @@ effective sample size says how many equally good candidates they are worth (Kong
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,6 +19,7 @@ from msgspec import Meta
 from musicgen.errors import InvalidValue
 from musicgen.sampling.forced_tokens import ForcedBars
 from musicgen.sampling.generation_state import GenerationState
+from musicgen.sampling.kept_bars import BarRanges
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.option_table import MAX_BARS
 from musicgen.sampling.options import SamplingOptions
@@ -32,27 +32,11 @@ from musicgen.tokens.grammar import DecisionContext, MeasuresGrammar
 from musicgen.tokens.measures import find_drum_parts
 from musicgen.tokens.song_form import FormLayout
 from musicgen.tokens.vocabulary import MEASURES
-from musicgen.typed_data import shorten
 
 CANDIDATES: Final = 24
 MOST_CANDIDATES: Final = 512
 MOST_IDS: Final = 10**6
 _CANDIDATE_NOISE_OFFSET: Final = 2**32  # between the noise keys of two candidates
-
-BarRanges = tuple[tuple[int, int], ...]
-
-
-def parse_bars(text: str) -> BarRanges:
-    """Read "1-8,13-16": the first and the last bar of each stretch. Raises InvalidValue."""
-    bars = []
-    for word in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", word)
-        first = int(match[1]) if match else 0
-        last = int(match[2] or first) if match else 0
-        if not 1 <= first <= last:
-            raise InvalidValue(f"keep {shorten(text)!r}: write bars such as 1-8 or 1-8,13-16")
-        bars.append((first, last))
-    return tuple(bars)
 
 
 @dataclass(frozen=True, slots=True)

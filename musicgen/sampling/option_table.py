@@ -16,7 +16,7 @@ from msgspec import Meta
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE
-from musicgen.music.theory import Key, Meter, parse_range, pitch_name
+from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import TEMPERATURE_RANGE
 from musicgen.sampling.part_requests import (
     RolePrograms,
@@ -24,6 +24,14 @@ from musicgen.sampling.part_requests import (
     format_programs,
     parse_parts,
     parse_programs,
+)
+from musicgen.sampling.role_values import (
+    RoleRanges,
+    RoleValues,
+    format_ranges,
+    parse_densities,
+    parse_polyphony,
+    parse_ranges,
 )
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
@@ -50,7 +58,7 @@ class Option:
         default: the value where the option is not given.
         parser: reads a value that a person wrote; None: plain text, or a number within the bounds.
         formatter: writes a value for JSON; None: JSON has the value's type.
-        value_type: the type that `parser` returns, where JSON does not have that type.
+        value_type: the type or types that `parser` returns, where JSON does not have them.
         metavar: the value's name in --help; None: click's own.
         least: smallest number accepted.
         most: largest number accepted; of text, the most characters.
@@ -71,7 +79,7 @@ class Option:
     default: Any = None
     parser: Callable[[str], object] | None = None
     formatter: Callable[[Any], str | int] | None = None
-    value_type: type | None = None
+    value_type: type | tuple[type, ...] | None = None
     metavar: str | None = None
     least: float | None = None
     most: float | None = None
@@ -168,11 +176,6 @@ def parse_pickup(text: str) -> int:
     )
 
 
-def format_range(lowest_and_highest: tuple[int, int]) -> str:
-    """Write a range of MIDI note numbers the way `parse_range` reads it: "D4-B5"."""
-    return "-".join(map(pitch_name, lowest_and_highest))
-
-
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="key",
@@ -218,9 +221,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     ),
     Option(
         name="range",
-        help="Lowest and highest note, such as D4-B5.",
-        json_type=str, parser=parse_range, formatter=format_range, value_type=tuple,
-        metavar="LOW-HIGH",
+        help="Lowest and highest note, such as D4-B5; bass=E1-G2 is the range of a role.",
+        json_type=str, parser=parse_ranges, formatter=format_ranges,
+        value_type=(tuple, RoleRanges), metavar="LOW-HIGH|ROLE=LOW-HIGH", most=MAX_TEXT,
     ),
     Option(
         name="end",
@@ -249,6 +252,19 @@ OPTIONS: Final[tuple[Option, ...]] = (
         help="A file whose parts the tune is to have: the same roles and instruments.",
         json_type=str, parser=parse_parts, formatter=format_parts, value_type=tuple,
         metavar="FILE", most=MAX_TEXT, is_file=True,
+    ),
+    Option(
+        name="density",
+        help="How many notes start in a bar of a role's parts: drums=low,bass=high. low, medium and"
+        " high are thirds of the training data's bars; a bar without notes counts as none.",
+        json_type=str, parser=parse_densities, formatter=str, value_type=RoleValues,
+        metavar="ROLE=low|medium|high", most=MAX_TEXT,
+    ),
+    Option(
+        name="polyphony",
+        help="The most notes at once of a role's parts: chords=3,melody=1.",
+        json_type=str, parser=parse_polyphony, formatter=str, value_type=RoleValues,
+        metavar="ROLE=N", most=MAX_TEXT,
     ),
     Option(
         name="tempo",

@@ -22,6 +22,7 @@ from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
 from musicgen.sampling.part_requests import PartRequest, PartRequests, RolePrograms
+from musicgen.sampling.role_values import RoleRanges, RoleValues, get_common_range
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.song_form import FREE, THROUGH, FormLayout, check_form
 from musicgen.tokens.vocabulary import MEASURES
@@ -58,7 +59,8 @@ class SamplingOptions:
     bars: int | None = None  # as heard
     form: str | None = None  # letters, or "through"; "free" is None
     pickup: int | None = None  # steps; 0: none
-    range: tuple[int, int] | None = None  # the lowest and the highest pitch, MIDI note numbers
+    # the lowest and the highest pitch, MIDI note numbers, of all parts or by role
+    range: tuple[int, int] | RoleRanges | None = None
     end: str = "any"  # last note: "any", "tonic" or "cadence"
     tempo: float | None = None  # quarter notes per minute
     program: int | RolePrograms = 0  # General MIDI, 0..127
@@ -70,6 +72,8 @@ class SamplingOptions:
     parts: PartRequests | None = None
     parts_from: PartRequests | None = None  # the line-up of a file
     min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
+    density: RoleValues | None = None  # "low", "medium" or "high" by role
+    polyphony: RoleValues | None = None  # the most notes at once by role
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -119,6 +123,11 @@ class SamplingOptions:
     def requested_parts(self) -> PartRequests | None:
         """The requested line-up; None leaves it to the model."""
         return self.parts if self.parts is not None else self.parts_from
+
+    @property
+    def common_range(self) -> tuple[int, int] | None:
+        """The requested range of all parts whose roles have none of their own."""
+        return get_common_range(self.range)
 
     @property
     def layout(self) -> FormLayout | None:
@@ -180,8 +189,8 @@ class SamplingOptions:
                 f"option {unknown[0]!r} is unknown: choose from {', '.join(OPTIONS_BY_NAME)}"
             )
         values = {
-            name: OPTIONS_BY_NAME[name].parse(value)
-            if isinstance(value, str)
+            name: OPTIONS_BY_NAME[name].parse(text)
+            if isinstance(text := _join_words(value), str)
             else _to_python_value(value)
             for name, value in options.items()
         }
@@ -227,6 +236,12 @@ class SamplingOptions:
         }
 
 
+def _join_words(value: Any) -> Any:
+    """Return words such as ("bass", "drums") as one text, and other values as they are."""
+    is_words = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+    return ",".join(value) if is_words and value else value
+
+
 def _to_python_value(value: Any) -> Any:
     """Convert NumPy's values to Python's own, and lists to tuples."""
     if isinstance(value, np.generic):
@@ -236,8 +251,10 @@ def _to_python_value(value: Any) -> Any:
     return tuple(map(_to_python_value, value)) if isinstance(value, list | tuple) else value
 
 
-def _is_range(value: tuple[Any, ...]) -> bool:
-    """Return whether a value is a lowest and a highest MIDI note number."""
+def _is_range(value: tuple[Any, ...] | RoleRanges) -> bool:
+    """Return whether a value is a lowest and a highest MIDI note number, or ranges by role."""
+    if isinstance(value, RoleRanges):
+        return True
     is_pair = isinstance(value, tuple) and len(value) == 2
     return is_pair and all(type(note) is int for note in value) and 0 <= value[0] <= value[1] <= 127
 

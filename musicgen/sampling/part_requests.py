@@ -14,20 +14,20 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import PROGRAMS, parse_program
-from musicgen.music.score import PART_ROLES, Score
+from musicgen.music.score import Score
+from musicgen.sampling.role_values import ROLES, split_by_role
 from musicgen.tokens.vocabulary import MAX_PARTS
 from musicgen.typed_data import shorten
 
 ANY_ROLE: Final = "any"
 DRUM_ROLE: Final = "drums"
-_ROLES: Final = PART_ROLES[1:]
 
 
 @dataclass(frozen=True, slots=True)
 class PartRequest:
     """One part of a requested line-up."""
 
-    role: str  # one of PART_ROLES; "": any
+    role: str  # one of PARTROLES; "": any
     program: int | None = None  # General MIDI, 0..127
 
     def __str__(self) -> str:
@@ -65,10 +65,10 @@ def parse_parts(text: str) -> PartRequests:
 def _parse_part(word: str) -> PartRequest:
     role, colon, program = word.partition(":")
     name = role.strip().lower()
-    if name not in (*_ROLES, ANY_ROLE):
+    if name not in (*ROLES, ANY_ROLE):
         raise InvalidValue(
             f"parts {shorten(word.strip())!r} is unknown: write roles such as"
-            f" melody,bass,drums; there are {', '.join(_ROLES)} and {ANY_ROLE}"
+            f" melody,bass,drums; there are {', '.join(ROLES)} and {ANY_ROLE}"
         )
     return PartRequest("" if name == ANY_ROLE else name, parse_program(program) if colon else None)
 
@@ -86,22 +86,11 @@ def parse_programs(text: str) -> int | RolePrograms:
     """
     if "=" not in text:
         return parse_program(text)
-    by_role: dict[str, int] = {}
-    default = 0
-    for word in text.split(","):
-        role, equals, program = word.partition("=")
-        name = role.strip().lower() if equals else ""
-        if equals and (name not in _ROLES or name in by_role):
-            fault = "is given twice" if name in by_role else "is unknown"
-            raise InvalidValue(
-                f"program {shorten(word.strip())!r}: the role {fault}; write each once, such as"
-                f" bass=33; the roles are {', '.join(_ROLES)}"
-            )
-        if equals:
-            by_role[name] = parse_program(program)
-        else:
-            default = parse_program(word)
-    return RolePrograms(tuple(by_role.items()), default)
+    default, by_role = split_by_role(text, "program", "bass=33")
+    return RolePrograms(
+        tuple((role, parse_program(value)) for role, value in by_role.items()),
+        parse_program(default[-1]) if default else 0,
+    )
 
 
 def format_programs(programs: int | RolePrograms) -> int | str:

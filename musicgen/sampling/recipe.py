@@ -22,9 +22,12 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
+from musicgen.sampling.given_parts import GivenParts, GivenPartsTable
 from musicgen.sampling.infill import KeptBars
+from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptionsTable
 from musicgen.sampling.primer import Primer, PrimerTable
+from musicgen.sampling.role_values import select_range_roles, select_roles
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.grammar import HEADER_KINDS
 from musicgen.tokens.lineup import LINEUP_KINDS, measure_header
@@ -127,6 +130,7 @@ class GenerationRequestTable(msgspec.Struct, frozen=True):
     primer: PrimerTable | None = None
     writes_primer: bool = True
     keep: KeptBars | None = None
+    given: GivenPartsTable | None = None
     engine: Literal["numpy", "torch"] = "numpy"
 
     def __post_init__(self) -> None:
@@ -163,6 +167,7 @@ class GenerationRequest:
     writes_primer: bool = True
     keep: KeptBars | None = None
     engine: str = "numpy"
+    given: GivenParts | None = None
 
     def __post_init__(self) -> None:
         for name in ("seed", "number"):
@@ -180,6 +185,8 @@ class GenerationRequest:
             fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:
             fields["keep"] = self.keep.to_json()
+        if self.given:
+            fields["given"] = self.given.to_json()
         return fields
 
     @classmethod
@@ -207,6 +214,7 @@ class GenerationRequest:
             table.writes_primer,
             table.keep,
             table.engine,
+            table.given.parse() if table.given else None,
         )
 
 
@@ -305,6 +313,44 @@ def hash_text(text: str) -> str:
 
 
 _LINEUP_OPTIONS: Final = ("parts", "parts_from")
+_WHOLE_TUNE_OPTIONS: Final = (
+    "key", "meter", "rhythm", "bars", "min_bars", "form", "pickup", *_LINEUP_OPTIONS,
+)  # fmt: skip
+
+
+def keep_parts(
+    request: GenerationRequest, tune: Encoded, keep: KeepRequest, candidates: int | None
+) -> GenerationRequest:
+    """Return the request for a variant of a tune of several parts, some of which stay.
+
+    What the options fix for the whole tune follows from its notes. Requests for parts that stay are
+    met already.
+
+    Args:
+        request: of the tune.
+        tune: its ids.
+        keep: what stays.
+        candidates: number of candidates for each bar that leads into given ones; None: 1.
+
+    Raises:
+        InvalidValue: there is no such part.
+    """
+    kept = keep.find_parts(tune.setting.parts, "the tune")
+    given = GivenParts.of_tune(tune, kept)
+    given = given if candidates is None else replace(given, candidates=candidates)
+    whole = {each.part for each in kept if not each.bars}
+    drawn_roles = {p.role for n, p in enumerate(tune.setting.parts) if n not in whole}
+    options = request.options
+    cleared: dict[str, Any] = dict.fromkeys(_WHOLE_TUNE_OPTIONS)
+    options = replace(
+        options,
+        **cleared,
+        program=0,
+        density=select_roles(options.density, drawn_roles),
+        polyphony=select_roles(options.polyphony, drawn_roles),
+        range=select_range_roles(options.range, drawn_roles),
+    )
+    return replace(request, options=options, given=given, drawn=None, primer=None, keep=None)
 
 
 def make_variant_request(

@@ -22,15 +22,17 @@ from musicgen.music.dynamics import LEVEL_VELOCITIES
 from musicgen.music.instrument_ranges import find_range, find_voice_range
 from musicgen.music.roles import is_choir
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
-from musicgen.music.theory import Key, pitch_name
+from musicgen.music.theory import Key, Meter, pitch_name
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import CompiledSampler, ForcedTokenSource, GenerationState
 from musicgen.sampling.lineup_rules import make_lineup_rules, make_parts
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
-from musicgen.sampling.option_table import OPTIONS, format_range, list_codec_options
+from musicgen.sampling.option_table import OPTIONS, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
+from musicgen.sampling.part_limits import check_room, draw_next, make_part_limits
 from musicgen.sampling.part_requests import RolePrograms, get_default_program
+from musicgen.sampling.role_values import Thirds, format_range, get_role_ranges
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
@@ -57,6 +59,7 @@ class TuneStart:
     forced_sources: tuple[ForcedTokenSource, ...] = ()  # what else is given
     has_melody: bool = False  # whether the notes of the first part are given, which are pitches
     given_ids: frozenset[int] = frozenset()  # whose pitches any part may have
+    has_limits_of_its_own: bool = False  # whether only some of the parts are drawn
 
 
 DEFAULT_START: Final = TuneStart()
@@ -72,6 +75,7 @@ class Sampler:
     make_copy_detector: Callable[[int], CopyDetector] | None = (
         None  # what knows its training tunes, for a limit
     )
+    densities: Thirds = field(default_factory=dict)  # onsets per bar, by role
 
     def sample(self, options: SamplingOptions, noise: Noise, title: str = "") -> Score:
         """Sample one tune.
@@ -99,7 +103,7 @@ class Sampler:
             generation.ids = compiled.finish(compiled.capture_header(generation))
             return self.finish_tune(generation, options, start)
         while not generation.walk.is_done:
-            generation.step()
+            generation = draw_next(generation)
         return self.finish_tune(generation, options, start)
 
     def get_compiled_sampler(self, options: SamplingOptions) -> CompiledSampler:
@@ -153,11 +157,20 @@ class Sampler:
             given_ids = start.given_ids if lineup else frozenset[int]()
             case = Key(tonic, _read_header(ids)[1]), lineup, given_ids
             if case not in compiled.rules_by_case:
-                compiled.rules_by_case[case] = _restrict_to_instruments(
-                    self._restrict_to_key(rules, options, case[0]), *case
-                )
+                in_key = self._restrict_to_key(rules, options, case[0])
+                compiled.rules_by_case[case] = _restrict_to_instruments(in_key, options, *case)
             generation.walk.narrow(compiled.rules_by_case[case])
+        if not start.has_limits_of_its_own:
+            self._limit_parts(generation, options)
         return generation
+
+    def _limit_parts(self, generation: GenerationState, options: SamplingOptions) -> None:
+        """Add the density and polyphony that the options request of the parts of a tune."""
+        header = generation.ids[1:]
+        limits = make_part_limits(options, header, range(len(read_lineup(header))), self.densities)
+        if limits is not None:
+            check_room(limits, generation.walk.rules, Meter.parse(_read_header(header)[0]).steps)
+            generation.restrictions = (limits,)
 
     def finish_tune(
         self,
@@ -194,7 +207,7 @@ class Sampler:
         requested = {
             "meter": None if options.meter is None else str(options.meter),
             "mode": None if options.key is None else options.key.mode,
-            "rhythm": None if options.rhythm is None else _parse_rhythm(options.rhythm),
+            "rhythm": None if options.rhythm is None else parse_rhythm(options.rhythm),
         }
         for kind, value in requested.items():
             allowed -= _find_unrequested_ids(kind, value, allowed)
@@ -270,7 +283,7 @@ class Sampler:
 
     def _find_pitch_ids(self, options: SamplingOptions, key: Key) -> frozenset[int]:
         """Return the pitches that the model knows in a key, as far as the range goes."""
-        lowest, highest = options.range or (0, 127)
+        lowest, highest = options.common_range or (0, 127)
         zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
         pitch_ids = self._drawable_ids & set(MEASURES.ranges["pitch"])
         return frozenset(id_ for id_ in pitch_ids if lowest <= id_ - zero <= highest)
@@ -330,7 +343,7 @@ class Sampler:
         where = f"in {options.key} the model's notes" if options.key else "the model's notes"
         tonic = ", and a tonic to end on must be among them" if options.end != "any" else ""
         raise InvalidValue(
-            f"range {format_range(options.range or (0, 127))}: {where} reach from"
+            f"range {format_range(options.common_range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"
         )
 
@@ -377,15 +390,22 @@ def _filter_tonics(pitches: Collection[int]) -> frozenset[int]:
 
 
 def _restrict_to_instruments(
-    rules: Rules, key: Key, lineup: Sequence[Part], given_ids: frozenset[int]
+    rules: Rules,
+    options: SamplingOptions,
+    key: Key,
+    lineup: Sequence[Part],
+    given_ids: frozenset[int],
 ) -> Rules:
     """Restrict each part to the range of its voice or instrument, where that leaves pitches.
+
+    A requested range of a role counts instead of that of the instrument.
 
     Each part is heard in the first bar, if nothing is given: a part that a model leaves out there
     seldom comes in later, since the model goes on as the bars before.
 
     Args:
         rules: in the key.
+        options: of the tune.
         key: of the tune.
         lineup: its parts.
         given_ids: pitches that any part may have.
@@ -393,18 +413,32 @@ def _restrict_to_instruments(
     zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
     pitch_ids, by_part = rules.ids_of_kind("pitch"), []
     has_voices = is_choir(lineup)
+    requested = get_role_ranges(options.range)
     for part in lineup:
-        bounds = find_voice_range(part.role) if has_voices else find_range(part.program)
-        bounds = None if part.is_drums else bounds
+        usual = find_voice_range(part.role) if has_voices else find_range(part.program)
+        bounds = None if part.is_drums else requested.get(part.role, usual)
         low, high = bounds or (0, 127)
         in_range = frozenset(id_ for id_ in pitch_ids if low <= id_ - zero <= high)
         can_end = not rules.final_pitch_ids or bool(in_range & rules.final_pitch_ids)
         is_restricted = bounds is not None and in_range and can_end
+        if part.role in requested and not is_restricted:
+            raise _make_range_error(part, (low, high), pitch_ids, zero)
         by_part.append(in_range | given_ids if is_restricted else frozenset[int]())
     return replace(
         rules, part_pitch_ids=tuple(by_part), opens_with_all_parts=bool(lineup) and not given_ids,
         _fitting_cache={}, _pickup_cache={},
     )  # fmt: skip
+
+
+def _make_range_error(
+    part: Part, bounds: tuple[int, int], pitch_ids: Sequence[int], zero: int
+) -> InvalidValue:
+    """Return the error for a range of a role in which the model has no notes to draw."""
+    lowest, highest = (pitch_name(id_ - zero) for id_ in (pitch_ids[0], pitch_ids[-1]))
+    return InvalidValue(
+        f"range {part.role}={format_range(bounds)}: the model's notes reach from {lowest} to"
+        f" {highest} in this key, and a note to end on must be among them; choose a wider range"
+    )
 
 
 def _make_parts(ids: Sequence[int], options: SamplingOptions) -> tuple[Part, ...]:
@@ -443,7 +477,8 @@ def _find_unrequested_ids(kind: str, value: str | int | None, allowed: Collectio
     return candidates - {chosen}
 
 
-def _parse_rhythm(name: str) -> str:
+def parse_rhythm(name: str) -> str:
+    """Return the name of a rhythm in RHYTHMS. Raises InvalidValue if there is none."""
     normalised = normalise_rhythm(name.strip().lower())
     if normalised == "other":
         names = ", ".join(r for r in RHYTHMS if r not in ("", "other"))
@@ -537,7 +572,9 @@ def make_sampler(
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
     if codec.has_bars:
-        return Sampler(engine, seen, manifest.corpus.get("tonics", {}), make_copy_detector)
+        corpus = manifest.corpus
+        return Sampler(engine, seen, corpus.get("tonics", {}), make_copy_detector,
+                       corpus.get("densities", {}))  # fmt: skip
     return GenericSampler(engine, codec, seen)
 
 

@@ -50,12 +50,14 @@ class Rules:
     final_pitch_ids: frozenset[int] = frozenset()  # pitches that the tune may end on; empty: any
     # whether only final pitches sound from the start of one on a beat to the end of the last bar
     requires_cadence: bool = False
+    landing_part: int | None = None  # the part that ends on them; None: the first of pitches
     opens_with_all_parts: bool = False  # whether each part of a line-up has a note in the first bar
     part_pitch_ids: tuple[frozenset[int], ...] = ()  # pitches of each part; empty: any
     lineup: tuple[PartRule, ...] = ()  # what each part of a line-up may be; (): anything
     families_by_role: tuple[tuple[str, frozenset[int]], ...] = ()  # where a role has only some
     needs_pitches: bool = False  # whether a line-up must have a part that is not of drums
     first_part_is_pitched: bool = False  # and whether this is the first
+    longest_given_bar: int = 0  # steps, of bars of any length that are given
     _fitting_cache: dict[int | None, tuple[int, ...]] = field(default_factory=dict, repr=False)
     _pickup_cache: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -143,7 +145,7 @@ class Rules:
     def longest_gap(self) -> int:
         """The longest gap in steps that occurs: a bar of the longest meter, or a tuplet."""
         meters = map(_bar_steps, self.ids_of_kind("meter"))
-        return max(_LONGEST_TUPLET, *meters, 0)
+        return max(_LONGEST_TUPLET, *meters, self.longest_given_bar)
 
     @cached_property
     def plain_fillable(self) -> list[bool]:

@@ -115,7 +115,9 @@ class MeasuresGrammar:
 
     @property
     def landing_voice(self) -> tuple[int, int]:
-        """The voice that ends on a final pitch: the first one that is not of drums."""
+        """The voice that ends on a final pitch: the first one that is not of drums, by default."""
+        if self.rules.landing_part is not None:
+            return (self.rules.landing_part, 0)
         return (self.lineup.first_pitched_part if self.lineup else 0, 0)
 
     def copy(self) -> MeasuresGrammar:
@@ -220,12 +222,12 @@ class MeasuresGrammar:
     def _ids_between_bars(self) -> tuple[int, ...]:
         """Return the ids that may stand between two bars; not the end before a final pitch."""
         legal_ids = tuple(self.form.legal_ids())
-        if self._may_end_after_bar:
+        if self.may_end_after_bar:
             return legal_ids
         return tuple(id_ for id_ in legal_ids if self.form.can_add_bar_after(id_))
 
     @property
-    def _may_end_after_bar(self) -> bool:
+    def may_end_after_bar(self) -> bool:
         """Whether the notes of the bar are such that the tune may end with it."""
         if self.rules.strict and not self.has_sounded:
             return False
@@ -435,18 +437,18 @@ class MeasuresGrammar:
     def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
         """Return the ids that open a further voice of the bar."""
         part, number = self.voice
-        stop = self.landing_voice[0] + 1 if self._must_open_landing_voice else self.parts
+        stop = self.landing_voice[0] + 1 if self.must_open_landing_voice else self.parts
         stop = min(stop, part + 2) if self.is_opening else stop
         part_ids = MEASURES.ranges["part"][part + 1 : stop if parts else 0]
         voice_ids = MEASURES.ranges["voice"][number:]
         return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
 
     @property
-    def _must_open_landing_voice(self) -> bool:
+    def must_open_landing_voice(self) -> bool:
         """Whether the last bar still lacks the voice that ends on a final pitch."""
         if self.voice >= self.landing_voice or not self._is_final_bar:
             return False
-        return not self._may_end_after_bar
+        return not self.may_end_after_bar
 
     @property
     def _must_open_next_part(self) -> bool:

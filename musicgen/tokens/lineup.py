@@ -5,7 +5,8 @@ family of instruments, which says whether it is of drums:
 
     lineup=2 role=melody family=reed role=drums level=5 family=drum kit
 
-A tune with one part of pitches and no change of dynamics has no line-up, but the event `parts`.
+A tune with one part of pitches without a role and no change of dynamics has no line-up, but the
+event `parts`.
 """
 
 from __future__ import annotations

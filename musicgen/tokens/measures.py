@@ -53,15 +53,22 @@ from musicgen.tokens.vocabulary import (
 _CHANGES = ("key", "meter", "chord", "fermata")
 
 
-def extract_setting(score: Score) -> Setting:
-    """Collect the properties that the ids of a canonical score leave out."""
+def extract_setting(score: Score, velocities: Sequence[int] | None = None) -> Setting:
+    """Collect the properties that the ids of a canonical score leave out.
+
+    Args:
+        score: in its canonical form.
+        velocities: MIDI velocity of each part at its default level; None: the most frequent one.
+    """
+    if velocities is None:
+        velocities = find_default_velocities(score.columns, len(score.parts)).tolist()
     return Setting(
         tonic=score.key.tonic,
         title=score.title,
         rhythm=score.rhythm,
         tempos=tuple((mark.onset, float(mark.value)) for mark in score.of("tempo")),
         parts=score.parts,
-        velocities=tuple(find_default_velocities(score.columns, len(score.parts)).tolist()),
+        velocities=tuple(velocities),
         swing=score.swing,
     )
 
@@ -80,15 +87,20 @@ class MeasuresCodec(ScoreCodec):
     writable_suffixes = (*formats.WRITABLE_SUFFIXES, ".wav", ".svg", ".png", ".html")
     has_bars = True
 
-    def encode(self, score: Score) -> Encoded:
+    def encode(self, score: Score, velocities: Sequence[int] | None = None) -> Encoded:
         """Encode the canonical form of a score. Raises Refusal for music without an event.
 
         The canonical form is that with dynamics, `Score.canonical_with_dynamics`.
         Of notes of equal part, onset and pitch, all but one are counted as lost.
+
+        Args:
+            score: the tune.
+            velocities: MIDI velocity of each part at its default level; None: the most frequent
+                one at its most frequent level.
         """
         lost = count_doubled_notes(score)
-        score = score.canonical_with_dynamics()
-        setting = extract_setting(score)
+        score = score.canonical_with_dynamics(velocities)
+        setting = extract_setting(score, velocities)
         return Encoded(tuple(_MeasuresEncoder(score, setting).ids()), setting, lost)
 
     def decode(self, ids: Iterable[int], setting: Setting) -> Decoded[Score]:
@@ -280,9 +292,9 @@ class _MeasuresEncoder:
 
 def _needs_lineup(parts: Sequence[Part]) -> bool:
     """Return whether the header must say what the parts are: not for alike, nameless voices."""
-    if any(part.is_drums for part in parts):
+    if any(part.is_drums or part.role for part in parts):
         return True
-    return len(parts) > 1 and any(part.role or part.program for part in parts)
+    return len(parts) > 1 and any(part.program for part in parts)
 
 
 def _is_change(marks: Iterable[Mark]) -> bool:
@@ -372,7 +384,7 @@ class _MeasuresDecoder:
             self.rhythm,
             setting.swing,
         )
-        return Decoded(score.canonical_with_dynamics(), self.dropped)
+        return Decoded(score.canonical_with_dynamics(setting.velocities), self.dropped)
 
     @property
     def current_step(self) -> int:

@@ -51,6 +51,7 @@ from musicgen.training.batches import find_transposition_range, transpose_ids
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.model_card import ScoreSummary, render_model_card
+from musicgen.training.part_densities import find_density_thirds
 from musicgen.training.plan import (
     CONTEXT_SAMPLING,
     LARGE_CORPUS_TUNES,
@@ -485,6 +486,13 @@ class TrainingRun:
         return fine_tune.merge_dance_counts(self.base, counts) if self.base else counts
 
     @cached_property
+    def density_thirds(self) -> dict[str, list[int]]:
+        """The thirds of the densities of each role; {} without roles."""
+        if not find_codec(self.dataset.codec).has_bars:
+            return {}
+        return find_density_thirds(self.dataset.train)
+
+    @cached_property
     def event_counts(self) -> tuple[int, ...]:
         """The number of occurrences of each event in the training split, by id.
 
@@ -516,6 +524,8 @@ class TrainingRun:
         }
         if self.dance_counts:
             corpus["dances"] = self.dance_counts
+        if self.density_thirds:
+            corpus["densities"] = self.density_thirds
         return Manifest(
             name=self.name,
             version=self.version,

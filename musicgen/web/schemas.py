@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from pydantic import BaseModel, ConfigDict, Field
 
 from musicgen.errors import InvalidValue
-from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME, Option
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.primer_choice import parse_bar_range
@@ -290,7 +290,7 @@ def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
     }
     SamplingOptions.parse(**changes)
     if tune_request.keep is not None:
-        parse_bars(tune_request.keep)
+        KeepRequest.parse(tune_request.keep)
     request = {"do": "tweak", "recipe": recipe, "wishes": changes, "seed": tune_request.seed,
                "keep": tune_request.keep}  # fmt: skip
     return Job(client, request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,6 @@ import pytest
 from musicgen.corpus.build import build
 from musicgen.corpus.part_orders import (
     MOST_ORDERS,
-    VOICE_ORDERS,
     WHOLE_ORDERS,
     iter_part_orders,
 )
@@ -29,16 +30,53 @@ BAND = Score(
     parts=(Part("lead"), Part("pads", 89), Part("kit", is_drums=True), Part("low", 33)),
 )
 
+ROLES = ("melody", "pad", "drums", "bass")
+
 
 def list_names(score: Score) -> list[str]:
     return [part.name for part in score.parts]
 
 
-def test_orders_are_as_written_then_melody_last_then_bass_first() -> None:
-    assert [list_names(score) for score in iter_part_orders(BAND)] == [
+def list_orders(score: Score) -> list[list[str]]:
+    return [list_names(order) for order in iter_part_orders(score)]
+
+
+def test_orders_are_as_written_then_each_main_part_last_then_bass_first() -> None:
+    parts = tuple(replace(part, role=role) for part, role in zip(BAND.parts, ROLES, strict=True))
+    orders = list_orders(replace(BAND, parts=parts))
+    assert orders[:WHOLE_ORDERS] == [
+        ["lead", "pads", "kit", "low"],
+        ["pads", "kit", "low", "lead"],
+        ["lead", "kit", "low", "pads"],
+        ["lead", "pads", "low", "kit"],
+        ["low", "lead", "pads", "kit"],
+        ["lead"],
+        ["pads"],
+    ]
+
+
+def test_small_lineups_have_each_of_their_parts_last() -> None:
+    parts = tuple(replace(part, role=role) for part, role in zip(BAND.parts, ROLES, strict=True))
+    orders = list_orders(replace(BAND, parts=parts))
+    assert [order for order in orders if len(order) == 2] == [
+        ["lead", "pads"], ["pads", "lead"], ["lead", "kit"], ["kit", "lead"],
+        ["lead", "low"], ["low", "lead"],
+    ]  # fmt: skip
+    assert [order for order in orders if len(order) == 3] == [
+        ["kit", "low", "lead"], ["lead", "low", "kit"], ["lead", "kit", "low"],
+    ]  # fmt: skip
+    assert len(orders) <= MOST_ORDERS
+
+
+def test_melody_and_bass_without_roles_are_the_highest_and_the_lowest_part() -> None:
+    assert list_orders(BAND) == [
         ["lead", "pads", "kit", "low"],
         ["pads", "kit", "low", "lead"],
         ["low", "lead", "pads", "kit"],
+        ["lead"],
+        ["low"],
+        ["lead", "low"],
+        ["low", "lead"],
     ]
 
 
@@ -48,35 +86,44 @@ CHOIR = Score(
 )
 
 
-def test_any_voices_of_a_choir_come_first_in_one_order() -> None:
+def test_any_voices_of_a_choir_come_first_in_one_order_then_the_others() -> None:
     orders = [list_names(score) for score in iter_part_orders(assign_roles(CHOIR))]
-    assert orders[0] == ["Soprano", "Alto", "Tenor", "Bass"]
-    assert len(orders) == len(VOICE_ORDERS) <= MOST_ORDERS
-    opening = {frozenset(order[:size]) for order in orders for size in (1, 2, 3)}
-    assert len(opening) == 4 + 6 + 4
+    names = list_names(CHOIR)
+    assert orders[0] == names
+    assert len(orders) == 12
+    for size in (1, 2, 3):
+        for given in combinations(names, size):
+            assert [*given, *(name for name in names if name not in given)] in orders
 
 
-def test_each_voice_of_a_trio_comes_first_in_one_order() -> None:
-    trio = CHOIR.select_parts([3, 1, 0])
-    orders = [list_names(score) for score in iter_part_orders(assign_roles(trio))]
-    assert [order[0] for order in orders] == ["Bass", "Alto", "Soprano"]
-    assert orders[1] == ["Alto", "Bass", "Soprano"]
+def test_voices_are_ranked_by_their_roles() -> None:
+    trio = assign_roles(CHOIR.select_parts([3, 1, 0]))
+    orders = [list_names(score) for score in iter_part_orders(trio)]
+    assert orders[0] == ["Soprano", "Alto", "Bass"]
+    assert {order[0] for order in orders} == {"Soprano", "Alto", "Bass"}
+
+
+def test_more_than_four_voices_come_first_one_by_one() -> None:
+    parts = (*CHOIR.parts, Part("Bass", 52))
+    orders = list(iter_part_orders(assign_roles(Score(CHOIR.notes, parts=parts))))
+    assert len(orders) == 5
 
 
 def test_roles_decide_which_part_is_the_melody() -> None:
     parts = (Part("lead"), Part("pads", 89, role="melody"), *BAND.parts[2:])
-    orders = list(iter_part_orders(Score(BAND.notes, parts=parts)))
-    assert list_names(orders[1]) == ["lead", "kit", "low", "pads"]
+    orders = list_orders(Score(BAND.notes, parts=parts))
+    assert orders[1] == ["lead", "kit", "low", "pads"]
 
 
 def test_large_band_is_stored_for_small_bands_too() -> None:
     roles = ("melody", "chords", "drums", "bass", "chords")
     parts = tuple(Part(f"{n}", is_drums=role == "drums", role=role) for n, role in enumerate(roles))
     notes = tuple(Note(0, 36 + n, 48, part=n) for n in range(5))
-    *_, trio, quartet = iter_part_orders(Score(notes, parts=parts))
-    assert list_names(trio) == ["0", "2", "3"]
+    *_, quartet = iter_part_orders(Score(notes, parts=parts))
     assert list_names(quartet) == ["0", "1", "2", "3"]
-    assert [(note.pitch, note.part) for note in trio.notes] == [(36, 0), (38, 1), (39, 2)]
+    assert [(note.pitch, note.part) for note in quartet.notes] == [
+        (36, 0), (37, 1), (38, 2), (39, 3),
+    ]  # fmt: skip
 
 
 def test_small_band_starts_where_all_its_parts_play() -> None:
@@ -98,7 +145,7 @@ def test_voices_without_names_and_instruments_have_one_order() -> None:
 def test_order_that_is_already_there_is_not_repeated() -> None:
     parts = (Part("low"), Part("lead"))
     score = Score((Note(0, 40, 48), Note(0, 72, 48, part=1)), parts=parts)
-    assert list(iter_part_orders(score)) == [score]
+    assert list_orders(score) == [["low", "lead"], ["lead", "low"], ["low"], ["lead"]]
 
 
 def test_notes_move_with_their_parts() -> None:
@@ -146,7 +193,9 @@ def test_training_part_has_all_orders_and_the_others_the_first(tmp_path: Path) -
 def test_orders_of_a_piece_hold_the_same_music(tmp_path: Path) -> None:
     dataset, _ = build([write_bands(tmp_path / "bands", 3)], jobs=0)
     source = next(t.source for t in dataset.train if t.order and t.source.endswith(".mid"))
-    tunes = [t for t in dataset.train if t.source == source and t.order < WHOLE_ORDERS]
+    tunes = [t for t in dataset.train if t.source == source]
+    parts = max(len(Setting.from_json(tune.setting).parts) for tune in tunes)
+    tunes = [tune for tune in tunes if len(Setting.from_json(tune.setting).parts) == parts]
     assert len({tune.group for tune in tunes}) == 1
     decoded = [
         MeasuresCodec().decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score

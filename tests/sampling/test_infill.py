@@ -11,7 +11,7 @@ import pytest
 
 from musicgen import Model, Tune, load
 from musicgen.errors import InvalidValue
-from musicgen.sampling.infill import parse_bars
+from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.recipe import GenerationRequest, Recipe
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.vocabulary import MEASURES
@@ -94,13 +94,13 @@ def test_effective_candidates_are_reported(model: Model) -> None:
     ("words", "ranges"), [("1-8", ((1, 8),)), ("3", ((3, 3),)), ("1-2, 5-6", ((1, 2), (5, 6)))]
 )
 def test_bars_are_read(words: str, ranges: tuple[tuple[int, int], ...]) -> None:
-    assert parse_bars(words) == ranges
+    assert KeepRequest.parse(words) == KeepRequest(ranges)
 
 
-@pytest.mark.parametrize("words", ["", "0", "8-1", "a-b", "1-", "-3", "1--2"])
+@pytest.mark.parametrize("words", ["", "0", "8-1", "1-", "-3", "1--2", ":1", "a:", "a:b"])
 def test_invalid_bar_ranges_are_refused(words: str) -> None:
     with pytest.raises(InvalidValue, match="write bars such as 1-8 or 1-8,13-16"):
-        parse_bars(words)
+        KeepRequest.parse(words)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,15 @@ def test_header_says_what_each_part_is(score: Score) -> None:
     assert find_drum_parts(encoded.ids) == drums
 
 
-def test_one_part_at_its_own_level_has_no_line_up() -> None:
+def test_one_part_with_a_role_has_a_line_up() -> None:
     part = Part("flute", 73, role="melody")
+    encoded = CODEC.encode(Score((Note(0, 60, 48, 99),), (Mark(48, "bar"),), (part,)))
+    assert [description.role for description in read_lineup(encoded.ids)] == ["melody"]
+    assert CODEC.decode(encoded.ids, encoded.setting).score.parts == (part,)
+
+
+def test_one_part_at_its_own_level_without_a_role_has_no_line_up() -> None:
+    part = Part("flute", 73)
     marks = (Mark(0, "meter", Meter(2, 4)), Mark(96, "bar"))
     score = Score((Note(0, 60, 48, 99), Note(48, 62, 48, 99)), marks, (part,))
     assert names(score)[3:] == [
