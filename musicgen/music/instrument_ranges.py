@@ -6,8 +6,8 @@ generous: where players or models of an instrument differ, the widest range coun
 a bass of five strings or of a saxophone with altissimo. An ensemble has the range of all its
 instruments. Synthesizers, sound effects and percussion without a definite pitch have none.
 
-The ranges of voices are those of Bach's four-voice chorales as they come with music21: all notes of
-365 of them but 12.
+The ranges of voices are those of Bach's four-voice chorales as they come with music21: all
+84,910 notes of 365 of them but one.
 """
 
 from __future__ import annotations
