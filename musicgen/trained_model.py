@@ -23,6 +23,7 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
+from musicgen.music.roles import assign_voices
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, fit_primer, generate_tune
@@ -30,7 +31,12 @@ from musicgen.sampling.given_parts import GivenParts
 from musicgen.sampling.infill import CANDIDATES, KeptBars
 from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import SamplingOptions, complete_options, describe_unseen_dance
+from musicgen.sampling.options import (
+    SamplingOptions,
+    choose_default_parts,
+    complete_options,
+    describe_unseen_dance,
+)
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import (
     DrawnHeader,
@@ -269,10 +275,16 @@ class Model:
             raise InvalidValue("given: a tune has given parts or a primer; leave one of them out")
         name = "given" if isinstance(given, Score) else str(given)
         score = given if isinstance(given, Score) else read_first_tune(Path(given))
+        voices = choose_default_parts(self.checkpoint.manifest.seen)
+        score = assign_voices(score) if voices else score
         keep = None if parts is None else KeepRequest.parse(parts)
         value = GivenParts.of_score(score, keep, name)
         value = value if candidates is None else replace(value, candidates=candidates)
-        return replace(request, given=value)
+        options = request.options
+        if voices and options.requested_parts is None:
+            given_roles = {part.role for part in value.setting.parts}
+            options = replace(options, parts=tuple(v for v in voices if v.role not in given_roles))
+        return replace(request, options=options, given=value)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
@@ -33,6 +34,8 @@ FeatureName = Literal[
 ]
 
 CHOIR_PROGRAM: Final = 52  # choir aahs, of voices without an instrument
+# Mean MIDI note numbers of the voices in 365 chorales by Bach
+_VOICE_PITCHES: Final = {"soprano": 70.5, "alto": 65.0, "tenor": 59.4, "bass": 50.9}
 _SOFTNESS: Final = 1.5  # points that make a role e times as likely
 _DRUM_POINTS: Final = 30.0
 _STEP, _LEAP = 2, 7  # semitones: intervals up to a step, and over a fifth
@@ -227,6 +230,35 @@ def get_voice_role(part: Part) -> str:
 
 def _assign_voice_role(part: Part) -> Part:
     return replace(part, role=get_voice_role(part), program=part.program or CHOIR_PROGRAM)
+
+
+def assign_voices(score: Score) -> Score:
+    """Return a score whose parts are voices of a choir: by their roles or names, else by pitch.
+
+    Voices without such a role or name get those that are left and fit their mean pitches best, the
+    higher one the higher role. More than four parts, or drums, are no choir, and stay.
+    """
+    parts, columns = score.parts, score.columns
+    numbers = [n for n, part in enumerate(parts) if get_voice_role(part) not in CHOIR_ROLES]
+    left = [role for role in CHOIR_ROLES if role not in map(get_voice_role, parts)]
+    if len(numbers) > len(left) or any(part.is_drums for part in parts):
+        return score
+    pitches = {n: float(columns[1][columns[4] == n].mean()) for n in numbers if n in columns[4]}
+    ranked = sorted(numbers, key=lambda n: -pitches.get(n, 0.0))
+
+    def measure_misfit(roles: Sequence[str]) -> float:
+        usual = [_VOICE_PITCHES[role] for role in roles]
+        return sum(abs(pitches.get(n, u) - u) for n, u in zip(ranked, usual, strict=True))
+
+    chosen_roles = min(combinations(left, len(ranked)), key=measure_misfit)
+    chosen = dict(zip(ranked, chosen_roles, strict=True))
+    return replace(
+        score,
+        parts=tuple(
+            replace(part, role=chosen.get(n, get_voice_role(part)), program=CHOIR_PROGRAM)
+            for n, part in enumerate(parts)
+        ),
+    )
 
 
 def has_described_parts(parts: Sequence[Part]) -> bool:
