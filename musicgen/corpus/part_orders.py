@@ -8,8 +8,8 @@ Of the main parts it is also stored for small line-ups: each alone, the melody w
 and small bands, each with each of its parts last, from the first bar on in which all of them play.
 So a model of large bands can write for small ones.
 
-The voices of a choir are stored so that any of them can be given: in each order in which some
-voices come first, from the highest to the lowest, and then the others.
+The voices of a choir are stored so that any of them can be given: each voice, and any two or three
+of four, come first in one of their orders.
 
 If no part has the role of the melody or of the bass, these are the highest and the lowest part by
 median pitch. A piece whose parts have no roles, names or instruments, such as the voices of an ABC
@@ -18,8 +18,7 @@ tune, has one order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -32,7 +31,14 @@ SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", 
 _MAIN_ROLES: Final = sum(1 for role in BAND_ROLES if role)
 WHOLE_ORDERS: Final = 2 + _MAIN_ROLES  # as written, bass first, each main part last
 MOST_ORDERS: Final = WHOLE_ORDERS + _MAIN_ROLES + 2 * (_MAIN_ROLES - 1) + sum(map(len, SMALL_BANDS))
-MOST_ORDERED_VOICES: Final = 4  # more have too many orders: each of them comes first in one
+VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of the orders
+    CHOIR_ROLES,
+    ("soprano", "bass", "alto", "tenor"),
+    ("alto", "tenor", "bass", "soprano"),
+    ("tenor", "soprano", "bass", "alto"),
+    ("bass", "tenor", "soprano", "alto"),
+    ("alto", "bass", "soprano", "tenor"),
+)
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:
@@ -56,16 +62,20 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
 
 
 def find_voice_orders(score: Score) -> list[tuple[int, ...]]:
-    """Return the numbers of the voices of a choir in each of their orders."""
-    roles = [CHOIR_ROLES.index(get_voice_role(part)) for part in score.parts]
-    ranked = sorted(range(len(roles)), key=lambda number: (roles[number], number))
-    sizes = range(len(ranked)) if len(ranked) <= MOST_ORDERED_VOICES else range(2)
-    orders = (
-        (*given, *(number for number in ranked if number not in given))
-        for size in sizes
-        for given in combinations(ranked, size)
+    """Return the numbers of the voices of a choir in each order in which it is stored."""
+    roles = list(map(get_voice_role, score.parts))
+    if sorted(roles) == sorted(CHOIR_ROLES):
+        return [tuple(map(roles.index, order)) for order in VOICE_ORDERS]
+    numbers = sorted(
+        range(len(roles)), key=lambda number: (CHOIR_ROLES.index(roles[number]), number)
     )
-    return list(dict.fromkeys(orders))
+    return [(first, *(n for n in numbers if n != first)) for first in numbers]
+
+
+def find_voice_order(given: Collection[str]) -> tuple[str, ...]:
+    """Return the roles of four voices in the order in which some of them can be given."""
+    count, given_roles = len(given), set(given)
+    return next(order for order in VOICE_ORDERS if set(order[:count]) == given_roles)
 
 
 def _find_main_parts(score: Score) -> dict[str, int]:

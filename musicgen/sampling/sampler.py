@@ -32,6 +32,7 @@ from musicgen.sampling.option_table import OPTIONS, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
 from musicgen.sampling.part_limits import check_room, draw_next, make_part_limits
 from musicgen.sampling.part_requests import RolePrograms, get_default_program
+from musicgen.sampling.part_writing import PartWriting
 from musicgen.sampling.role_values import Thirds, format_range, get_role_ranges
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, Setting
@@ -162,6 +163,8 @@ class Sampler:
             generation.walk.narrow(compiled.rules_by_case[case])
         if not start.has_limits_of_its_own:
             self._limit_parts(generation, options)
+        if is_choir(lineup):
+            generation.restrictions += (PartWriting.of(lineup),)
         return generation
 
     def _limit_parts(self, generation: GenerationState, options: SamplingOptions) -> None:

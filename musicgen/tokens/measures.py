@@ -334,6 +334,25 @@ def trace_chords(
         yield event, decoder.chord_by_voice.get(decoder.voice) if is_head else None
 
 
+def read_chords(
+    ids: Iterable[int], setting: Setting, held: Iterable[SoundingChord] = ()
+) -> tuple[list[SoundingChord], int]:
+    """Return the chords of some ids, and the step at which the next value starts.
+
+    Args:
+        ids: of a tune so far, or of one bar of it, from its opening on.
+        setting: of the tune.
+        held: chords of earlier bars, one per part at most, that a hold lengthens.
+    """
+    decoder = _MeasuresDecoder(setting)
+    for chord in held:
+        decoder.chord_by_voice[chord.part, 0] = chord
+        decoder.chords.append(chord)
+    for id_ in ids:
+        decoder.take(MEASURES.event(id_))
+    return decoder.chords, decoder.current_step
+
+
 class _MeasuresDecoder:
     """Builds a score from events; one method per kind of event returns whether it was usable."""
 
