@@ -21,11 +21,30 @@ MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
 MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
     "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
 }  # fmt: skip
+FRAME_LAGS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # frames
+FRAME_LOOK_BACKS: Final = (*map(str, FRAME_LAGS), "_echo")  # suffixes of the fields that look back
+_FRAME_SETS: Final = {
+    "frame_tones": 12, "before_tones": 12, "recent_tones": 12,
+    "under": 15, "over": 15, "near_chord": 15, "far_chord": 15,
+}  # fmt: skip
+FRAME_WIDTHS: Final = {  # the fields of `tokens/frame_context.py`; 0: for gates alone
+    "of12": 8, "of16": 8, "of128": 8, "count": 8, "above": 0, "motion": 12, "first_motion": 12,
+    "age": 8, "key": 12, **_FRAME_SETS,
+    **{f"ago{name}": 32 if name == "1" else 0 for name in FRAME_LOOK_BACKS},
+    **{f"apart{name}": 6 for name in FRAME_LOOK_BACKS},
+    **{f"run{name}": 6 for name in FRAME_LOOK_BACKS},
+}  # fmt: skip
+FRAME_FIELDS: Final = tuple(FRAME_WIDTHS)
+MOTION_OFFSETS: Final = {  # semitones from a looked-up pitch to those whose logits a gate adds to
+    "ago1": range(-12, 13), "above": range(-24, 0),
+}  # fmt: skip
+MULTI_HOT_FIELDS |= _FRAME_SETS
 CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
     "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
     "role": 8, "family": 16, "next_role": 8, "echo": 48, "alike": 8, "echoed": 8,
+    **FRAME_WIDTHS,
     **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
@@ -35,7 +54,9 @@ VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "tones", "last_tones", "role", "family", "next_role",
 )  # fmt: skip
 ECHO_FIELDS: Final = ("echo", "alike", "echoed")  # of `tokens/echo.py`
-LOOKED_UP_FIELDS: Final = ("lag1", "lag2", "lag4", "lag8", "echo")  # each is an id + 1, or 0
+LOOKED_UP_FIELDS: Final = (  # each is an id + 1, or 0
+    "lag1", "lag2", "lag4", "lag8", "echo", *(f"ago{name}" for name in FRAME_LOOK_BACKS),
+)  # fmt: skip
 PARTS_FIELDS: Final = (*VERTICAL_FIELDS, *ECHO_FIELDS)  # what several parts and voices need
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",
@@ -90,6 +111,8 @@ class ModelSettings(Settings):
             _check_count(name, getattr(self, name), maximum)
         if unknown := sorted(set(self.context_fields) - set(CONTEXT_WIDTHS)):
             raise InvalidValue(f"context {unknown[0]!r} is unknown: update musicgen")
+        if self.reads_frames and not set(self.context_fields) <= set(FRAME_FIELDS):
+            raise InvalidValue("context mixes fields of frames with those of bars: choose one kind")
         for name in ("dropout", "embedding_dropout", "weight_dropout", "context_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
@@ -108,6 +131,25 @@ class ModelSettings(Settings):
     def reads_vertical(self) -> bool:
         """Whether the model reads fields of the vertical context or the echo."""
         return not set(PARTS_FIELDS).isdisjoint(self.context_fields)
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether the model reads fields of the context of frames."""
+        return not set(FRAME_FIELDS).isdisjoint(self.context_fields)
+
+    @property
+    def embedded_fields(self) -> tuple[str, ...]:
+        """The fields that have embeddings: neither sets of bits nor for gates alone."""
+        return tuple(
+            name
+            for name in self.context_fields
+            if name not in MULTI_HOT_FIELDS and CONTEXT_WIDTHS[name]
+        )
+
+    @property
+    def motions(self) -> tuple[str, ...]:
+        """The fields that have a gate for each interval from the pitch that they looked up."""
+        return tuple(name for name in self.context_fields if name in MOTION_OFFSETS)
 
     @property
     def lags(self) -> tuple[str, ...]:

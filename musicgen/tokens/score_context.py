@@ -35,11 +35,19 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.config import BEGIN_ID, ECHO_FIELDS, MULTI_HOT_FIELDS, VERTICAL_FIELDS
+from musicgen.config import (
+    BEGIN_ID,
+    ECHO_FIELDS,
+    FRAME_FIELDS,
+    MULTI_HOT_FIELDS,
+    VERTICAL_FIELDS,
+    ModelSettings,
+)
 from musicgen.music.arrays import IntArray, TokenIds
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.echo import ECHO_FIELD_SIZES, EchoContext, EchoLanes, Step, Steps
+from musicgen.tokens.frame_context import FRAME_FIELD_SIZES
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vertical_context import (
     CURSOR_COLUMNS,
@@ -79,6 +87,7 @@ _FIELD_SIZES: Final = {
     **{f"match{lag}": _MOST_EVENT_LEVELS + _MOST_WHOLE_BARS + 1 for lag in LAGS},
     **VERTICAL_FIELD_SIZES,
     **ECHO_FIELD_SIZES,
+    **FRAME_FIELD_SIZES,
 }
 
 ContextFields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one tune
@@ -344,6 +353,11 @@ def count_field_values(name: str, vocabulary_size: int) -> int:
     return _FIELD_SIZES.get(name, vocabulary_size + 1)
 
 
+def list_fields(settings: ModelSettings) -> tuple[str, ...]:
+    """Return the fields, in the order of their columns, of the context that a model reads."""
+    return FRAME_FIELDS if settings.reads_frames else FIELDS
+
+
 def number_bar(number: int) -> int:
     """Return the value of the field "bar": beyond 16 bars, one of sixteen numbers that recur."""
     if number <= _COUNTED_BARS:
@@ -491,6 +505,26 @@ class ContextLanes:
 
 
 ENCODED_LANES: Final = 256
+
+
+class BarContexts:
+    """Computes the score contexts of tunes of the codec `measures`.
+
+    Args:
+        table: is extended.
+    """
+
+    def __init__(self, table: ContextTable) -> None:
+        self.table = table
+
+    def compute(self, tunes: Sequence[TokenIds]) -> list[ContextFields]:
+        """Compute the score context before each id of some tunes; see `compute_contexts`."""
+        return compute_contexts(tunes, self.table)
+
+    def transpose(self, fields: ContextFields, semitones: int) -> ContextFields:
+        """Return fields (token, field) int16 as they are: the ids are relative to the tonic."""
+        del semitones
+        return fields
 
 
 def compute_contexts(tunes: Sequence[TokenIds], table: ContextTable) -> list[ContextFields]:

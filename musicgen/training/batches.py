@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import BoolArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextFields, ContextTable, compute_contexts
+from musicgen.tokens.score_context import ContextFields
 
 IGNORE_INDEX: Final = -100  # the target of padding
 CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
@@ -69,16 +69,26 @@ class _LaneIds(NamedTuple):
     context: ContextFields | None
 
 
+class ContextSource(Protocol):
+    """Computes the context fields of tunes, each from the ids before it."""
+
+    def compute(self, tunes: Sequence[TokenIds]) -> list[ContextFields]:
+        """Compute the fields before each id of some tunes, (token, field) int16 each."""
+
+    def transpose(self, fields: ContextFields, semitones: int) -> ContextFields:
+        """Return the fields (token, field) int16 of a tune that is transposed."""
+
+
 class ContextCache:
     """The score contexts of training tunes, computed for many tunes at once and then kept.
 
     Args:
         tunes: the ids of each tune.
-        table: of the fields that the model reads; it is extended.
+        source: of the fields that the model reads.
     """
 
-    def __init__(self, tunes: Sequence[TokenIds], table: ContextTable) -> None:
-        self.tunes, self.table = tunes, table
+    def __init__(self, tunes: Sequence[TokenIds], source: ContextSource) -> None:
+        self.tunes, self.source = tunes, source
         self.contexts: dict[int, ContextFields] = {}
         self.token_count = 0  # in `contexts`
 
@@ -94,7 +104,7 @@ class ContextCache:
                 self.contexts, self.token_count = {}, 0
             later = reversed(upcoming[-CONTEXT_CHUNK:])
             chosen = [tune, *(index for index in later if index not in self.contexts)]
-            computed = compute_contexts([self.tunes[index] for index in chosen], self.table)
+            computed = self.source.compute([self.tunes[index] for index in chosen])
             self.contexts.update(zip(chosen, computed, strict=True))
             self.token_count += sum(map(len, computed))
         return self.contexts[tune]
@@ -154,6 +164,8 @@ class WindowStream:
         ids = transpose_ids(piece, self.pitch_ranges, semitones)
         contexts = self.contexts
         context = None if contexts is None else contexts.get(tune, self.queue)[read:stop]
+        if contexts is not None and context is not None and semitones:
+            context = contexts.source.transpose(context, semitones)
         if read:
             return _LaneIds(ids[:-1], ids[1:], False, context)
         return _LaneIds(shift_right(ids), ids, True, context)

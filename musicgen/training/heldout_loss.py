@@ -18,10 +18,12 @@ from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
 from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextTable
+from musicgen.tokens.frame_context import FrameContexts
+from musicgen.tokens.score_context import BarContexts, ContextTable
 from musicgen.training.batches import (
     IGNORE_INDEX,
     ContextCache,
+    ContextSource,
     batch_whole_tunes,
     pad_contexts,
 )
@@ -31,17 +33,24 @@ BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
 
 
-def make_context_cache(model: SequenceModel, tunes: Sequence[TokenIds]) -> ContextCache | None:
+def make_context_cache(
+    model: SequenceModel, tunes: Sequence[TokenIds], source: ContextSource | None = None
+) -> ContextCache | None:
     """Return a cache of the score contexts of tunes; None for a model that reads none.
 
     Args:
         model: says which fields it reads.
         tunes: (token,) int16 or int64 each.
+        source: of the fields that the model reads; None: that of its codec.
     """
     settings = model.settings
     if not isinstance(settings, ModelSettings) or not settings.context:
         return None
-    return ContextCache(tunes, ContextTable(has_vertical=settings.reads_vertical))
+    if source is None and settings.reads_frames:
+        source = FrameContexts()
+    return ContextCache(
+        tunes, source or BarContexts(ContextTable(has_vertical=settings.reads_vertical))
+    )
 
 
 def evaluate(

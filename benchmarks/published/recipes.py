@@ -1,0 +1,70 @@
+"""How each published benchmark is trained: the recipe behind its figure, by the stem of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from musicgen.config import FRAME_FIELDS, ModelSettings, TrainingSettings
+from musicgen.errors import InvalidValue
+from musicgen.tokens.frames import FRAMES
+from musicgen.typed_data import parse_decimal
+
+FOLLOWING_STORED_KEY: Final = " ".join(FRAME_FIELDS)
+IN_ANY_KEY: Final = " ".join(name for name in FRAME_FIELDS if name != "key")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The shape of a model, and how it is trained."""
+
+    model: ModelSettings
+    training: TrainingSettings
+
+    def change(self, changes: Mapping[str, str]) -> Recipe:
+        """Return the recipe with some settings changed, by name.
+
+        Raises:
+            InvalidValue: a setting is unknown, or its value is invalid.
+        """
+        return Recipe(_change(self.model, changes), _change(self.training, changes)).check(changes)
+
+    def check(self, changes: Mapping[str, str]) -> Recipe:
+        """Return the recipe. Raises InvalidValue if neither part has a setting that was changed."""
+        names = {setting.name for part in (self.model, self.training) for setting in fields(part)}
+        if unknown := sorted(changes.keys() - names):
+            raise InvalidValue(f"--set {unknown[0]}: choose one of {', '.join(sorted(names))}")
+        return self
+
+
+def _change(settings: Any, changes: Mapping[str, str]) -> Any:
+    values: dict[str, Any] = {}
+    for setting in fields(settings):
+        if setting.name not in changes:
+            continue
+        text, current = changes[setting.name], getattr(settings, setting.name)
+        if isinstance(current, str):
+            values[setting.name] = text
+        else:
+            number = parse_decimal(text, f"--set {setting.name}", 0, 1e12)
+            values[setting.name] = type(current)(number)
+    return replace(settings, **values)
+
+
+FRAME_MODEL: Final = ModelSettings(
+    len(FRAMES), hidden=320, embedding=64, tied=False, dropout=0.6, embedding_dropout=0.1,
+    context=FOLLOWING_STORED_KEY, context_dropout=0.1,
+)  # fmt: skip
+FRAME_TRAINING: Final = TrainingSettings(
+    4_000_000, lanes=32, bptt=100, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
+    precision="bf16", transposed=True,
+)  # fmt: skip
+_FRAME_RECIPE: Final = Recipe(FRAME_MODEL, FRAME_TRAINING)
+RECIPES: Final = {
+    "JSB_Chorales": _FRAME_RECIPE,
+    "Nottingham": _FRAME_RECIPE,
+    "MuseData": _FRAME_RECIPE,
+    "Piano_midi": _FRAME_RECIPE,
+    "Jsb16thSeparated": Recipe(replace(FRAME_MODEL, context=IN_ANY_KEY), FRAME_TRAINING),
+}
