@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from musicgen.config import FRAME_FIELDS, ModelSettings, TrainingSettings
+from musicgen.config import (
+    CONTEXTS,
+    ECHO_FIELDS,
+    FRAME_FIELDS,
+    ModelSettings,
+    TrainingSettings,
+)
 from musicgen.errors import InvalidValue
 from musicgen.tokens.frames import FRAMES
 from musicgen.typed_data import parse_decimal
@@ -68,3 +74,13 @@ RECIPES: Final = {
     "Piano_midi": _FRAME_RECIPE,
     "Jsb16thSeparated": Recipe(replace(FRAME_MODEL, context=IN_ANY_KEY), FRAME_TRAINING),
 }
+FOLKWIKI: Final = Recipe(
+    ModelSettings(
+        1, hidden=384, embedding=128, tied=False, dropout=0.5, embedding_dropout=0.1,
+        context=f"{CONTEXTS['all']} {' '.join(ECHO_FIELDS)}", context_dropout=0.1,
+    ),
+    TrainingSettings(
+        8_000_000, lanes=32, bptt=64, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
+        precision="bf16",
+    ),
+)  # fmt: skip

@@ -38,8 +38,8 @@ import numpy as np
 import numpy.typing as npt
 
 from musicgen.config import FRAME_FIELDS, FRAME_LAGS, FRAME_LOOK_BACKS
-from musicgen.music.arrays import BoolArray, IntArray, TokenIds
-from musicgen.tokens.frames import FRAME, FRAMES, PITCH
+from musicgen.music.arrays import BoolArray, IntArray, TokenIds, find_repetitions
+from musicgen.tokens.frames import FRAME, PITCH
 
 Fields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one piece
 
@@ -161,7 +161,8 @@ def _compute_fields(piece: PieceFrames) -> Fields:
         seen, apart = _look_back(piece, piece.frame - lag, counterpart)
         columns |= {f"ago{lag}": seen, f"apart{lag}": apart}
         columns[f"run{lag}"] = _bucket(_count_runs(seen == piece.ids + 1))
-    echo, lengths = find_echoes(piece.roll)
+    _, frame_codes = np.unique(piece.roll, axis=0, return_inverse=True)
+    echo, lengths = find_repetitions(frame_codes, MOST_ECHO)
     seen, apart = _look_back(piece, echo[piece.frame], counterpart)
     is_same = _is_same_so_far(piece, seen)
     columns |= {"ago_echo": seen, "apart_echo": apart}
@@ -299,30 +300,3 @@ def _bucket(counts: IntArray) -> IntArray:
     """Return counts up to 8 as they are, and ever wider ranges above: (token,)."""
     levels = np.floor(np.log2(np.maximum(counts, 8) / 8) * 1.5).astype(np.int64)
     return np.where(counts <= 8, counts, np.minimum(8 + levels, _MOST_RUN))
-
-
-def find_echoes(roll: BoolArray) -> tuple[IntArray, IntArray]:
-    """Find for each frame the earlier one that followed the longest repetition, the latest first.
-
-    Args:
-        roll: (frame, pitch).
-
-    Returns:
-        (frame,) the number of that frame, -1 for none; and (frame,) the frames repeated before it.
-    """
-    _, codes = np.unique(roll, axis=0, return_inverse=True)
-    count = len(codes)
-    found, lengths = np.full(count, -1), np.zeros(count, np.int64)
-    run = np.zeros(count, np.int64)  # by earlier frame: the length of the repetition before it
-    for frame in range(1, count):
-        # a repetition of the frames before `frame` and before `earlier` ends one frame earlier
-        run[1:frame] = np.where(codes[: frame - 1] == codes[frame - 1], run[: frame - 1] + 1, 0)
-        run[0] = 0
-        scores = np.minimum(run[:frame], MOST_ECHO)
-        best = frame - 1 - int(np.argmax(scores[::-1]))
-        if scores[best]:
-            found[frame], lengths[frame] = best, scores[best]
-    return found, lengths
-
-
-assert len(FRAMES) == PITCH.stop
