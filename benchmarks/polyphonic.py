@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from benchmarks.published.training_run import (
     train,
 )
 from musicgen.errors import MusicgenError
+from musicgen.music.arrays import TokenIds
 from musicgen.tokens.frames import FRAMES, encode_frames
 
 
@@ -49,7 +49,7 @@ def draw_toy_parts(seed: int = 1) -> Parts:
         [{60 + int(note), 48 + int(note)} for note in generator.integers(0, 12, 4)] * 4
         for _ in range(12)
     ]
-    ids = [np.array(encode_frames(piece)[:-1], np.int16) for piece in pieces]
+    ids: list[TokenIds] = [np.array(encode_frames(piece)[:-1], np.int16) for piece in pieces]
     return {"train": ids[:8], "valid": ids[8:10], "test": ids[10:]}
 
 
@@ -91,7 +91,11 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
             save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
         model = restore_model(benchmark, result.weights, result.recipe.model)
     return to_figures(
-        {part: benchmark.score(model, part) for part in ("valid", "test") if part in benchmark.parts}
+        {
+            part: benchmark.score(model, part)
+            for part in ("valid", "test")
+            if part in benchmark.parts
+        }
     )
 
 

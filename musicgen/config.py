@@ -18,15 +18,16 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
-MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
-    "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
-}  # fmt: skip
-FRAME_LAGS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # frames
-FRAME_LOOK_BACKS: Final = (*map(str, FRAME_LAGS), "_echo")  # suffixes of the fields that look back
-_FRAME_SETS: Final = {
+_FRAME_SETS: Final = {  # of `tokens/frame_context.py`, with their bits
     "frame_tones": 12, "before_tones": 12, "recent_tones": 12,
     "under": 15, "over": 15, "near_chord": 15, "far_chord": 15,
 }  # fmt: skip
+MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
+    "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
+    **_FRAME_SETS,
+}  # fmt: skip
+FRAME_LAGS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # frames
+FRAME_LOOK_BACKS: Final = (*map(str, FRAME_LAGS), "_echo")  # suffixes of the fields that look back
 FRAME_WIDTHS: Final = {  # the fields of `tokens/frame_context.py`; 0: for gates alone
     "of12": 8, "of16": 8, "of128": 8, "count": 8, "above": 0, "motion": 12, "first_motion": 12,
     "age": 8, "key": 12, **_FRAME_SETS,
@@ -38,7 +39,6 @@ FRAME_FIELDS: Final = tuple(FRAME_WIDTHS)
 MOTION_OFFSETS: Final = {  # semitones from a looked-up pitch to those whose logits a gate adds to
     "ago1": range(-12, 13), "above": range(-24, 0),
 }  # fmt: skip
-MULTI_HOT_FIELDS |= _FRAME_SETS
 CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},

@@ -1,4 +1,4 @@
-"""How each published benchmark is trained: the recipe behind its figure, by the stem of its file."""
+"""How each published benchmark is trained: the recipe of its figure, by the name of its file."""
 
 from __future__ import annotations
 

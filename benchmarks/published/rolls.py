@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import scipy.io
 
-from musicgen.errors import NotFound, Refusal
+from musicgen.errors import Refusal
 from musicgen.files import read_regular_file
 from musicgen.music.arrays import TokenIds
 from musicgen.tokens.frames import FRAME, PITCH, encode_frames
@@ -93,7 +93,7 @@ def _read_matrices(path: Path) -> dict[str, list[list[Any]]]:
     """Read a MATLAB file. Raises Refusal if it is damaged or holds no piano rolls."""
     try:
         variables = scipy.io.loadmat(path)
-    except Exception as fault:  # noqa: BLE001 - scipy raises errors of many classes
+    except Exception as fault:
         raise Refusal(f"{path}: not a MATLAB file ({fault}); download it again") from fault
     return {
         name: [

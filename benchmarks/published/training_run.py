@@ -146,9 +146,7 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
     save(folder, run.weights, manifest, force=True)
 
 
-def restore_model(
-    benchmark: Benchmark, weights: Weights, settings: ModelSettings
-) -> LanguageModel:
+def restore_model(benchmark: Benchmark, weights: Weights, settings: ModelSettings) -> LanguageModel:
     """Return the model of some weights."""
     model = benchmark.make_model(settings, None)
     model.load_weights(weights)

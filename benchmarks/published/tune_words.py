@@ -15,7 +15,7 @@ numbers of the first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 
 from musicgen.errors import Refusal
 from musicgen.files import read_regular_file
-from musicgen.music.arrays import TokenIds, find_repetitions
+from musicgen.music.arrays import IntArray, TokenIds, find_repetitions
 from musicgen.music.score import STEPS_PER_QUARTER
 from musicgen.tokens.score_context import (
     FIELDS,
@@ -43,6 +43,7 @@ WHOLE: Final = 4 * STEPS_PER_QUARTER  # steps
 _NOTE: Final = re.compile(r"[_^=]*[A-Ga-gz][,']*")
 _LENGTH: Final = re.compile(r"([0-9]{1,3})?(?:/([0-9]{1,3}))?")
 _FIELD: Final = re.compile(r"\[([LM]):([0-9]{1,3})/([0-9]{1,3})\]")
+_IS_FIELD: Final = re.compile(r"\[[A-Z]:[^]]*\]")
 _TUPLETS: Final = {2: (3, 2), 3: (2, 3), 4: (3, 4), 5: (2, 5), 6: (2, 6), 7: (2, 7), 9: (2, 9)}
 _BROKEN: Final = {">": (3, 2), ">>": (7, 4), "<": (1, 2), "<<": (1, 4)}  # factor of the note before
 _BAR_LINES: Final = ("|", ":|", "|:", "|1", "|2", "::", "||", "|]", ":||")
@@ -152,7 +153,7 @@ class TuneFollower:
     bar: int = 0
     section: int = 0
     section_start: int = 0  # number of its first bar
-    fork: int = 0  # number of the first bar of the first ending
+    fork: tuple[int, int, int] = (0, 0, 0)  # bar, section and its start at the first ending
     bars: dict[int, dict[Place, int]] = field(default_factory=dict)  # by number: ids + 1 by place
     runs: list[int] = field(default_factory=lambda: [0] * len(LAGS))
     run_bars: list[int] = field(default_factory=lambda: [0] * len(LAGS))
@@ -188,12 +189,15 @@ class TuneFollower:
         is_same = [value == id_ + 1 for value in seen]
         self.runs = [(run + 1) * same for run, same in zip(self.runs, is_same, strict=True)]
         self.run_bars = [bars * same for bars, same in zip(self.run_bars, is_same, strict=True)]
-        self.bars.setdefault(self.bar, {})[self.place] = id_ + 1
         self.bar_tokens += 1
+        if _IS_FIELD.fullmatch(token):  # takes no place: bars with and without it are alike
+            self.at.take_music(token)
+            return
+        self.bars.setdefault(self.bar, {})[self.place] = id_ + 1
         if token in _BAR_LINES:
             self._take_bar_line(token)
-        else:
-            self.at.take_music(token)
+            return
+        self.at.take_music(token)
         here = self.at.position, self.at.may_have_length
         self.place = (*here, self.place[2] + 1 if here == self.place[:2] else 0)
 
@@ -209,11 +213,9 @@ class TuneFollower:
         if token.endswith(":") or token.startswith(":"):
             self._open_section()
         elif token == "|1":
-            self.fork = self.bar
+            self.fork = self.bar, self.section, self.section_start
         elif token == "|2":
-            self.section -= self.section > 0
-            self.bar = self.fork
-            self.section_start = min(self.section_start, self.bar)
+            self.bar, self.section, self.section_start = self.fork
         self.at.open_bar()
         self.bars[self.bar] = {}
         self.bar_tokens = 0
@@ -267,14 +269,14 @@ _ECHO_COLUMNS: Final = [FIELDS.index(name) for name in ("echo", "alike", "echoed
 _MOST_ALIKE, _MOST_ECHOED = (count_field_values(name, 0) - 1 for name in ("alike", "echoed"))
 
 
-def _compute_echo(ids: TokenIds) -> list[Iterable[int]]:
+def _compute_echo(ids: TokenIds) -> list[IntArray]:
     """Return the echo, how long it is alike, and how often it was right in a row, (token,) each."""
-    ids = np.asarray(ids, np.int64)
-    earlier, lengths = find_repetitions(ids, _MOST_ECHO)
-    echo = np.where(earlier < 0, 0, ids[earlier] + 1)
+    codes = ids.astype(np.int64)
+    earlier, lengths = find_repetitions(codes, _MOST_ECHO)
+    echo = np.where(earlier < 0, 0, codes[earlier] + 1)
     alike = np.ceil(np.log2(lengths + 1) * 1.25).astype(np.int64)
-    is_right = echo == ids + 1
-    numbers = np.arange(1, len(ids) + 1)
+    is_right = echo == codes + 1
+    numbers = np.arange(1, len(codes) + 1)
     runs = numbers - np.maximum.accumulate(np.where(is_right, 0, numbers))
     echoed = np.ceil(np.log2(np.concatenate([[0], runs[:-1]]) + 1)).astype(np.int64)
     return [echo, np.minimum(alike, _MOST_ALIKE), np.minimum(echoed, _MOST_ECHOED)]

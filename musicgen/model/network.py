@@ -26,7 +26,9 @@ from musicgen.tokens.score_context import count_field_values, list_fields
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
-LOOK_BACK_PREFIXES: Final = ("lag", "match", "echo", "alike", "apart", "run")  # of the fields of context dropout
+LOOK_BACK_PREFIXES: Final = (  # of the fields of context dropout
+    "lag", "match", "echo", "alike", "apart", "run",
+)  # fmt: skip
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 
 

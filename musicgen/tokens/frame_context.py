@@ -111,20 +111,19 @@ class PieceFrames:
     @classmethod
     def parse(cls, ids: TokenIds) -> PieceFrames:
         """Parse the ids of a piece, (token,) int16 or int64."""
-        ids = np.asarray(ids, np.int64)
-        is_end = ids < PITCH.start
-        frame = np.cumsum(is_end) - is_end
+        values: IntArray = ids.astype(np.int64)
+        is_end = values < PITCH.start
+        frame: IntArray = np.cumsum(is_end) - is_end
         roll = np.zeros((int(frame.max(initial=-1)) + 2, PITCHES), np.bool_)
-        roll[frame[~is_end], ids[~is_end] - PITCH.start] = True
-        starts = np.searchsorted(frame, frame)
-        count = np.arange(len(ids)) - starts
-        before = np.concatenate([[0], ids[:-1]])
+        roll[frame[~is_end], values[~is_end] - PITCH.start] = True
+        count = np.arange(len(values)) - np.searchsorted(frame, frame)
+        before = np.concatenate([[0], values[:-1]])
         last = np.where(count > 0, before - PITCH.start, TOP)
-        return cls(ids, frame, count, last, roll)
+        return cls(values, frame, count, last, roll)
 
     @cached_property
     def lower(self) -> npt.NDArray[np.int16]:
-        """The highest pitch below each of 0 to TOP, NO_PITCH if none: (frame, TOP + 1)."""
+        """The highest pitch below each of 0 to TOP, NO_PITCH if none: (frame, TOP + 1) int16."""
         numbers = np.where(self.roll, np.arange(PITCHES, dtype=np.int16), np.int16(NO_PITCH))
         highest = np.maximum.accumulate(numbers, axis=1)
         none = np.full((len(numbers), 1), NO_PITCH, np.int16)
@@ -132,17 +131,18 @@ class PieceFrames:
 
     @cached_property
     def ages(self) -> npt.NDArray[np.int16]:
-        """For how many frames each pitch has sounded, this one included: (frame, pitch)."""
+        """For how many frames each pitch has sounded, with this one: (frame, pitch) int16."""
         ages = np.zeros(self.roll.shape, np.int16)
-        for frame in range(len(ages)):
-            ages[frame] = self.roll[frame] * (ages[frame - 1] + 1 if frame else 1)
+        ages[0] = self.roll[0]
+        for number in range(1, len(ages)):
+            ages[number] = self.roll[number] * (ages[number - 1] + 1)
         return ages
 
     def look_up(self, frames: IntArray) -> IntArray:
-        """Return the pitch that continues a frame for each id, (token,), NO_PITCH at its end.
+        """Return the pitch that continues a frame for each id, (token,) int64, or NO_PITCH.
 
         Args:
-            frames: (token,) numbers of frames, 0 or more.
+            frames: (token,) int64 numbers of frames, 0 or more.
         """
         return self.lower[frames, self.last].astype(np.int64)
 
