@@ -26,7 +26,6 @@ from benchmarks.published.training_run import (
     Benchmark,
     describe_machine,
     load_model,
-    restore_model,
     save_run,
     train,
 )
@@ -62,7 +61,7 @@ def make_benchmark(tunes: list[str], more: list[str]) -> Benchmark:
         for name, part in texts.items()
     }
     return Benchmark(
-        parts, len, LanguageModel, codec.vocabulary.names, codec.name,
+        parts, len, LanguageModel, None, codec.vocabulary.names, codec.name,
         context_source=TuneContexts(codec),
     )  # fmt: skip
 
@@ -122,10 +121,10 @@ def run(arguments: argparse.Namespace) -> dict[str, HeldOutScore]:
         changes |= {"seed": str(arguments.seed), "vocabulary_size": str(len(benchmark.vocabulary))}
         recipe = FOLKWIKI.change(changes)
         result = train(benchmark, recipe)
-        print(f"trained for {result.minutes:.1f} minutes", file=sys.stderr)
+        print(result.format_time(), file=sys.stderr)
         if arguments.out:
             save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
-        model = restore_model(benchmark, result.weights, result.recipe.model)
+        model = benchmark.restore(result.weights, recipe.model)
     return {
         part: benchmark.score(model, part)
         for part in ("valid", "test", "more")

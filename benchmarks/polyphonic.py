@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.published.frame_model import FrameModel
+from benchmarks.published.frame_model import FrameModel, TransposedMixture
 from benchmarks.published.recipes import RECIPES, Recipe
 from benchmarks.published.rolls import PITCHES, Parts, count_frames, read_parts
 from benchmarks.published.training_run import (
     Benchmark,
     describe_machine,
     load_model,
-    restore_model,
     save_run,
     to_figures,
     train,
@@ -39,7 +38,9 @@ from musicgen.tokens.frames import FRAMES, encode_frames
 
 def make_benchmark(parts: Parts) -> Benchmark:
     """Make the benchmark of the parts of a file."""
-    return Benchmark(parts, count_frames, FrameModel, FRAMES.names, "frames", (PITCHES,))
+    return Benchmark(
+        parts, count_frames, FrameModel, TransposedMixture, FRAMES.names, "frames", (PITCHES,)
+    )
 
 
 def draw_toy_parts(seed: int = 1) -> Parts:
@@ -86,10 +87,11 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
         model = load_model(benchmark, arguments.score)
     else:
         result = train(benchmark, choose_recipe(arguments))
-        print(f"trained for {result.minutes:.1f} minutes", file=sys.stderr)
+        print(result.format_time(), file=sys.stderr)
         if arguments.out:
             save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
-        model = restore_model(benchmark, result.weights, result.recipe.model)
+        recipe = result.recipe
+        model = benchmark.restore(result.weights, recipe.model, recipe.transpositions)
     return to_figures(
         {
             part: benchmark.score(model, part)

@@ -27,6 +27,7 @@ class Recipe:
 
     model: ModelSettings
     training: TrainingSettings
+    transpositions: tuple[int, ...] = (0,)  # semitones; what a piece is scored in, and averaged
 
     def change(self, changes: Mapping[str, str]) -> Recipe:
         """Return the recipe with some settings changed, by name.
@@ -34,7 +35,10 @@ class Recipe:
         Raises:
             InvalidValue: a setting is unknown, or its value is invalid.
         """
-        return Recipe(_change(self.model, changes), _change(self.training, changes)).check(changes)
+        changed = replace(
+            self, model=_change(self.model, changes), training=_change(self.training, changes)
+        )
+        return changed.check(changes)
 
     def check(self, changes: Mapping[str, str]) -> Recipe:
         """Return the recipe. Raises InvalidValue if neither part has a setting that was changed."""

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -18,14 +19,16 @@ from musicgen.checkpoint import Manifest, Weights, load, round_to_float16, save
 from musicgen.config import ModelSettings
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.devices import choose_precision
-from musicgen.model.network import LanguageModel
+from musicgen.model.network import LanguageModel, SequenceModel
 from musicgen.music.arrays import TokenIds
+from musicgen.tokens.frame_context import MOST_TRANSPOSITION
 from musicgen.training.batches import ContextCache, ContextSource
 from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import Progress, Trainer
+from musicgen.typed_data import check_schema
 
 Parts = Mapping[str, Sequence[TokenIds]]  # by name: train, valid, test
-REPORTED: Final = 600  # seconds between two lines of progress, at most
+_Semitones = Annotated[int, msgspec.Meta(ge=-MOST_TRANSPOSITION, le=MOST_TRANSPOSITION)]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Benchmark:
         parts: the ids of its pieces.
         units: what the nats of a piece are divided by, from its ids: frames, or tokens.
         make_model: from settings and generator.
+        make_mixture: the mean of a model's transpositions, from settings, weights and semitones.
         vocabulary: the names of all events.
         codec: the name of the codec in a checkpoint.
         pitch_ranges: ids to transpose.
@@ -45,12 +49,23 @@ class Benchmark:
     parts: Parts
     units: Callable[[TokenIds], int]
     make_model: Callable[[ModelSettings, torch.Generator | None], LanguageModel]
+    make_mixture: Callable[[ModelSettings, Weights, Sequence[int]], SequenceModel] | None
     vocabulary: tuple[str, ...]
     codec: str
     pitch_ranges: Sequence[range] = ()
     context_source: ContextSource | None = None
 
-    def score(self, model: LanguageModel, part: str) -> HeldOutScore:
+    def restore(
+        self, weights: Weights, settings: ModelSettings, transpositions: Sequence[int] = (0,)
+    ) -> SequenceModel:
+        """Return the model of some weights, or the mean of its transpositions in semitones."""
+        if self.make_mixture is not None and tuple(transpositions) != (0,):
+            return self.make_mixture(settings, weights, transpositions)
+        model = self.make_model(settings, None)
+        model.load_weights(weights)
+        return model
+
+    def score(self, model: SequenceModel, part: str) -> HeldOutScore:
         """Score a part: whole pieces, without dropout, in fp32."""
         pieces = self.parts[part]
         source = self.context_source
@@ -66,12 +81,20 @@ class TrainingRun:
     weights: Weights  # those of the best evaluation, rounded to float16
     recipe: Recipe
     minutes: float
+    cpu_minutes: float
     epochs: float
+
+    def format_time(self) -> str:
+        """Return how long the run took, in one line."""
+        return (
+            f"trained for {self.minutes:.1f} minutes, {self.cpu_minutes:.1f} of the processor's,"
+            f" {self.epochs:.1f} epochs; {describe_machine()}"
+        )
 
 
 def train(benchmark: Benchmark, recipe: Recipe) -> TrainingRun:
     """Train a network, and keep the weights with the lowest loss on the validation part."""
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     precision = choose_precision(recipe.training.precision, torch.device("cpu"))
     settings = replace(recipe.training, precision=precision)
     model = benchmark.make_model(recipe.model, torch.Generator().manual_seed(settings.seed))
@@ -90,8 +113,10 @@ def train(benchmark: Benchmark, recipe: Recipe) -> TrainingRun:
         if progress.held_out_score is not None:
             _report(progress, time.perf_counter() - start)
     minutes = (time.perf_counter() - start) / 60
+    cpu_minutes = (time.process_time() - cpu_start) / 60
     weights = round_to_float16(trainer.best.weights)
-    return TrainingRun(weights, replace(recipe, training=settings), minutes, epochs)
+    changed = replace(recipe, training=settings)
+    return TrainingRun(weights, changed, minutes, cpu_minutes, epochs)
 
 
 def _report(progress: Progress, seconds: float) -> None:
@@ -118,12 +143,20 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
         OutputExists: the folder exists and is not that of a model.
         WriteFailed: the system refused to write.
     """
-    model = restore_model(benchmark, run.weights, run.recipe.model)
     figures = {
-        f"{part}_nats": round(measure(benchmark.score(model, part)), 4)
+        f"{part}_in_{len(transpositions)}": round(
+            measure(
+                benchmark.score(
+                    benchmark.restore(run.weights, run.recipe.model, transpositions), part
+                )
+            ),
+            4,
+        )
+        for transpositions in dict.fromkeys(((0,), run.recipe.transpositions))
         for part in ("valid", "test")
         if part in benchmark.parts
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     seen = np.bincount(
         np.concatenate(benchmark.parts["train"]), minlength=len(benchmark.vocabulary)
     )
@@ -136,8 +169,10 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
         benchmark.codec,
         training={
             **asdict(run.recipe.training),
+            "transpositions": list(run.recipe.transpositions),
             "command": command,
             "minutes": round(run.minutes, 1),
+            "cpu_minutes": round(run.cpu_minutes, 1),
             "epochs": round(run.epochs, 1),
             "machine": describe_machine(),
             **figures,
@@ -146,22 +181,18 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
     save(folder, run.weights, manifest, force=True)
 
 
-def restore_model(benchmark: Benchmark, weights: Weights, settings: ModelSettings) -> LanguageModel:
-    """Return the model of some weights."""
-    model = benchmark.make_model(settings, None)
-    model.load_weights(weights)
-    return model
-
-
-def load_model(benchmark: Benchmark, folder: Path) -> LanguageModel:
-    """Load the model that was saved in a folder.
+def load_model(benchmark: Benchmark, folder: Path) -> SequenceModel:
+    """Load the model that was saved in a folder, with the transpositions it is averaged over.
 
     Raises:
         NotFound: there is no such folder.
         DamagedCheckpoint: its bytes changed.
     """
     checkpoint = load(folder)
-    return restore_model(benchmark, checkpoint.weights, checkpoint.settings)
+    transpositions = check_schema(
+        checkpoint.manifest.training.get("transpositions", [0]), list[_Semitones], str(folder)
+    )
+    return benchmark.restore(checkpoint.weights, checkpoint.settings, transpositions)
 
 
 def describe_machine() -> str:

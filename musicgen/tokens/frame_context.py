@@ -86,15 +86,15 @@ class FrameContexts:
         """Return the fields of a piece that is transposed.
 
         Args:
-            fields: (token, field) int16, of the piece as it is stored.
+            fields: (..., field) int16, of the piece as it is stored.
             semitones: up to MOST_TRANSPOSITION up or down, to pitches that exist.
         """
         transposed = fields.copy()
-        pitches = fields[:, _PITCH_COLUMNS]
-        transposed[:, _PITCH_COLUMNS] = pitches + semitones * (pitches > PITCH.start)
-        tones, shift = fields[:, _TONE_COLUMNS].astype(np.int64), semitones % 12
-        transposed[:, _TONE_COLUMNS] = (tones << shift | tones >> (12 - shift)) & 0xFFF
-        transposed[:, _COLUMNS["key"]] += semitones
+        pitches = fields[..., _PITCH_COLUMNS]
+        transposed[..., _PITCH_COLUMNS] = pitches + semitones * (pitches > PITCH.start)
+        tones, shift = fields[..., _TONE_COLUMNS].astype(np.int64), semitones % 12
+        transposed[..., _TONE_COLUMNS] = (tones << shift | tones >> (12 - shift)) & 0xFFF
+        transposed[..., _COLUMNS["key"]] += semitones
         return transposed
 
 

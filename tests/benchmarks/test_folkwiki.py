@@ -56,7 +56,9 @@ def test_bars_are_counted_without_pickups_and_second_endings_as_the_first() -> N
     tune = "[L:1/8] [M:2/4] A | B 4 | c 4 |1 d 4 :| |2 e 4 |: f 4 | g 4 |"
     _, rows = follow(tune)
     tokens = tune.split()
-    bars = {token: row["bar"] for token, row in zip(tokens, rows, strict=False) if token in "ABcdefg"}
+    bars = {
+        token: row["bar"] for token, row in zip(tokens, rows, strict=False) if token in "ABcdefg"
+    }
     sections = {token: row["section"] for token, row in zip(tokens, rows, strict=False)}
     assert bars == {"A": 0, "B": 0, "c": 1, "d": 2, "e": 2, "f": 0, "g": 1}
     assert [sections[token] for token in "ABcdefg"] == [0, 0, 0, 0, 0, 1, 1]

@@ -14,19 +14,22 @@ import scipy.io
 import torch
 
 from benchmarks.polyphonic import draw_toy_parts, make_benchmark
-from benchmarks.published.frame_model import FrameModel, list_legal_ids
+from benchmarks.published.frame_model import FrameModel, TransposedMixture, list_legal_ids
 from benchmarks.published.recipes import RECIPES
 from benchmarks.published.rolls import PITCHES, count_frames, read_parts
-from benchmarks.published.training_run import load_model, measure, restore_model, save_run, train
+from benchmarks.published.training_run import load_model, measure, save_run, train
 from musicgen.config import BEGIN_ID, FRAME_FIELDS, ModelSettings
 from musicgen.errors import InvalidValue, Mismatch, NotFound, Refusal
 from musicgen.music.arrays import TokenIds
 from musicgen.tokens.frame_context import FrameContexts
 from musicgen.tokens.frames import FRAME, FRAMES, PITCH, encode_frames
 from musicgen.trained_model import load as load_trained_model
+from musicgen.training.batches import shift_right, transpose_ids
 from musicgen.training.heldout_loss import evaluate
 
-TINY = ModelSettings(len(FRAMES), hidden=12, embedding=8, tied=False, context=" ".join(FRAME_FIELDS))
+TINY = ModelSettings(
+    len(FRAMES), hidden=12, embedding=8, tied=False, context=" ".join(FRAME_FIELDS)
+)
 TOY_PITCHES = range(PITCH[60], PITCH[66])  # six keys: 64 frames
 RECIPE = RECIPES["JSB_Chorales"].change({"hidden": "12", "tokens": "1500", "lanes": "4"})
 
@@ -72,6 +75,43 @@ def test_probabilities_of_all_frames_sum_to_one() -> None:
     assert math.isclose(np.exp(given - evaluate(model, pieces).nats).sum(), 1, abs_tol=1e-5)
 
 
+def test_probabilities_of_a_mixture_of_transpositions_sum_to_one() -> None:
+    weights = make_model().copy_weights()
+    earlier = [{60, 64}, {61}, {60, 62, 65}]
+    pieces = [
+        encode(*earlier, set(chosen))
+        for size in range(7)
+        for chosen in itertools.combinations(range(60, 66), size)
+    ]
+    mixture = TransposedMixture(TINY, weights, (-5, 0, 2), TOY_PITCHES)
+    given = evaluate(mixture, [encode(*earlier)]).nats[0]
+    nats = evaluate(mixture, pieces).nats
+    assert math.isclose(np.exp(given - nats).sum(), 1, abs_tol=1e-5)
+    alone = TransposedMixture(TINY, weights, (0,), TOY_PITCHES)
+    assert np.allclose(evaluate(alone, pieces).nats, evaluate(make_model(TOY_PITCHES), pieces).nats)
+
+
+def test_mixture_averages_what_the_model_says_of_transposed_pieces() -> None:
+    model = make_model()
+    weights, piece = model.copy_weights(), encode({60, 64, 67}, {59, 65}, {60, 64, 67})
+    views = []
+    for semitones in (-5, 0, 2):
+        within = range(PITCHES.start + max(0, semitones), PITCHES.stop + min(0, semitones))
+        view = FrameModel(TINY, pitches=within)
+        view.load_weights(weights)
+        moved = transpose_ids(piece, (PITCHES,), semitones)
+        context = FrameContexts().compute([moved])[0].astype(np.int64)
+        context[:, FRAME_FIELDS.index("key")] += semitones
+        inputs = torch.from_numpy(shift_right(moved)[None])
+        with torch.no_grad():
+            logits, _ = view(inputs, context=torch.from_numpy(context[None]))
+        rows = torch.arange(len(moved))
+        views.append(logits[0].double().softmax(-1)[rows, torch.from_numpy(moved).long()])
+    expected = -torch.stack(views).mean(0).log().sum().item()
+    mixture = TransposedMixture(TINY, weights, (-5, 0, 2))
+    assert math.isclose(evaluate(mixture, [piece]).nats[0], expected, rel_tol=1e-5)
+
+
 def test_likelihood_of_a_piece_is_the_product_over_its_ids() -> None:
     model = make_model()
     piece = encode({60, 64, 67}, set(), {60, 64, 67}, {48, 65, 69, 108}, {21}, {60, 64, 67})
@@ -93,7 +133,7 @@ def test_same_seed_gives_same_figure_and_saved_weights_give_it_again(tmp_path: P
     runs = [train(benchmark, RECIPE) for _ in range(2)]
     other = train(benchmark, replace(RECIPE, training=replace(RECIPE.training, seed=2)))
     figures = [
-        measure(benchmark.score(restore_model(benchmark, run.weights, RECIPE.model), "test"))
+        measure(benchmark.score(benchmark.restore(run.weights, RECIPE.model), "test"))
         for run in (*runs, other)
     ]
     assert figures[0] == figures[1]
