@@ -203,7 +203,7 @@ class Checkpoint:
         """A hash of what decides sampling: weights, settings, codec, trained events and tonics."""
         manifest = self.manifest
         settings = asdict(manifest.settings)
-        for name in ("context", "context_dropout"):
+        for name in ("context", "context_dropout", "input_dropout"):
             if not settings[name]:  # as in older versions
                 del settings[name]
         body = [self.hashes.get(WEIGHTS), settings, manifest.codec,

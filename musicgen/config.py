@@ -103,6 +103,7 @@ class ModelSettings(Settings):
     weight_dropout: float = 0.0  # drops recurrent weights
     context: str = ""  # the fields of the score context that it reads, separated by spaces
     context_dropout: float = 0.0  # drops values of the look-back fields
+    input_dropout: float = 0.0  # drops inputs of the first layer
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -113,7 +114,7 @@ class ModelSettings(Settings):
             raise InvalidValue(f"context {unknown[0]!r} is unknown: update musicgen")
         if self.reads_frames and not set(self.context_fields) <= set(FRAME_FIELDS):
             raise InvalidValue("context mixes fields of frames with those of bars: choose one kind")
-        for name in ("dropout", "embedding_dropout", "weight_dropout", "context_dropout"):
+        for name in _DROPOUT_RATES:
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 
@@ -196,6 +197,9 @@ class TrainingSettings(Settings):
             raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")
 
 
+_DROPOUT_RATES: Final = (
+    "dropout", "embedding_dropout", "weight_dropout", "context_dropout", "input_dropout",
+)  # fmt: skip
 _MODEL_BOUNDS: Final = (
     ("vocabulary_size", MOST_EVENTS),
     ("layers", MOST_LAYERS),

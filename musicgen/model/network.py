@@ -44,10 +44,12 @@ class DropoutMasks:
     outputs: tuple[Tensor, ...]  # per layer, (lane, hidden) float32
     recurrent: tuple[Tensor, ...] = ()  # per layer, (gates x hidden, hidden) float32
     context: Mapping[str, Tensor] = field(default_factory=dict)  # by field, (value, 1) float32
+    inputs: Tensor | None = None  # (lane, input) float32
 
     def select_lanes(self, lanes: slice) -> DropoutMasks:
         """Return the masks of some of the lanes."""
-        return replace(self, outputs=tuple(mask[lanes] for mask in self.outputs))
+        inputs = None if self.inputs is None else self.inputs[lanes]
+        return replace(self, outputs=tuple(mask[lanes] for mask in self.outputs), inputs=inputs)
 
 
 class SequenceModelSettings(Protocol):
@@ -193,7 +195,8 @@ class LanguageModel(SerializableModule):
         """Draw the dropout masks of one window; None if the settings have no dropout."""
         settings = self.settings
         rates = (settings.dropout, settings.embedding_dropout,
-                 settings.weight_dropout, settings.context_dropout)  # fmt: skip
+                 settings.weight_dropout, settings.context_dropout,
+                 settings.input_dropout)  # fmt: skip
         if not any(rates):
             return None
         outputs = self.head.bias.new_empty(lanes, settings.hidden)
@@ -202,7 +205,12 @@ class LanguageModel(SerializableModule):
             tuple(draw_dropout_mask(outputs, settings.dropout, generator) for _ in self.layers),
             self._draw_recurrent_masks(generator) if settings.weight_dropout else (),
             self._draw_context_masks(generator) if settings.context_dropout else {},
+            self._draw_input_mask(lanes, generator) if settings.input_dropout else None,
         )
+
+    def _draw_input_mask(self, lanes: int, generator: torch.Generator | None) -> Tensor:
+        inputs = self.head.bias.new_empty(lanes, self.settings.input_size)
+        return draw_dropout_mask(inputs, self.settings.input_dropout, generator)
 
     def _draw_recurrent_masks(self, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         rate = self.settings.weight_dropout
@@ -243,6 +251,8 @@ class LanguageModel(SerializableModule):
         if self.columns and context is not None:
             context = send(context, self.device).transpose(0, 1)
             values = torch.cat([values, *self.look_up_context(context, masks)], -1)
+        if masks is not None and masks.inputs is not None:
+            values = values * masks.inputs
         new_state = []
         for number, (layer, before) in enumerate(
             zip(self.layers, state or self.start(len(ids)), strict=True)

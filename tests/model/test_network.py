@@ -136,6 +136,23 @@ def test_sets_enter_as_their_bits() -> None:
     assert lowest.shape[-1] == CONTEXT_WIDTHS["lowest"]
 
 
+def test_input_dropout_drops_the_same_inputs_at_each_step() -> None:
+    settings = replace(SMALL, dropout=0, embedding_dropout=0, input_dropout=0.5, layers=1)
+    model = make_model(settings)
+    masks = model.draw_masks(3, torch.Generator().manual_seed(3))
+    assert masks is not None
+    assert masks.inputs is not None
+    assert masks.inputs.shape == (3, 6)
+    assert set(masks.inputs.unique().tolist()) == {0, 2}
+    model(draw_ids(3, 5), None, masks)[0][1].sum().backward()
+    gradient = model.layers[0].get_parameter("weight_ih_l0").grad
+    assert gradient is not None
+    assert torch.equal((gradient == 0).all(0), masks.inputs[1] == 0)
+    chosen = masks.select_lanes(slice(1, None, 2)).inputs
+    assert chosen is not None
+    assert torch.equal(chosen, masks.inputs[1:2])
+
+
 def test_context_dropout_drops_values_of_the_look_back_fields() -> None:
     fields = "position bar lag4 match4"
     settings = replace(SMALL, dropout=0, embedding_dropout=0, context_dropout=0.5, context=fields)
