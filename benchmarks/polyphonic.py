@@ -28,7 +28,6 @@ from benchmarks.published.training_run import (
     describe_machine,
     load_model,
     save_run,
-    to_figures,
     train,
 )
 from musicgen.errors import MusicgenError
@@ -61,13 +60,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a new folder for the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the recipe to change")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--threads", type=int, help="default: 1 in training, else those of torch")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--toy", action="store_true", help="drawn pieces and tiny sizes")
     arguments = parser.parse_args()
     if not arguments.toy and arguments.file is None:
         parser.error("name a file")
-    torch.set_num_threads(arguments.threads)
+    if threads := arguments.threads or (0 if arguments.score else 1):
+        torch.set_num_threads(threads)
     try:
         figures = run(arguments)
     except MusicgenError as fault:
@@ -92,13 +92,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
             save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
         recipe = result.recipe
         model = benchmark.restore(result.weights, recipe.model, recipe.transpositions)
-    return to_figures(
-        {
-            part: benchmark.score(model, part)
-            for part in ("valid", "test")
-            if part in benchmark.parts
-        }
-    )
+    return benchmark.measure_held_out(model)
 
 
 def choose_recipe(arguments: argparse.Namespace) -> Recipe:

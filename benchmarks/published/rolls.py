@@ -7,6 +7,7 @@ up to three parts; those that are not in a file are left out of the result.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,8 @@ def read_parts(path: Path) -> Parts:
     if path.suffix not in (".mat", ".json"):
         raise Refusal(f"{path}: not a file of piano rolls: name a .mat or a .json file")
     data = read_regular_file(path, limit=MOST_BYTES)
-    pieces = _read_chorales(data, path) if path.suffix == ".json" else _read_matrices(path)
+    read = _read_chorales if path.suffix == ".json" else _read_matrices
+    pieces = read(data, path)
     parts = {
         name: [
             _encode(piece, f"{path}, {name}, piece {number}")
@@ -89,10 +91,10 @@ def _read_chorales(data: bytes, path: Path) -> dict[str, list[list[set[int]]]]:
     }
 
 
-def _read_matrices(path: Path) -> dict[str, list[list[Any]]]:
+def _read_matrices(data: bytes, path: Path) -> dict[str, list[list[Any]]]:
     """Read a MATLAB file. Raises Refusal if it is damaged or holds no piano rolls."""
     try:
-        variables = scipy.io.loadmat(path)
+        variables = scipy.io.loadmat(io.BytesIO(data))
     except Exception as fault:
         raise Refusal(f"{path}: not a MATLAB file ({fault}); download it again") from fault
     return {

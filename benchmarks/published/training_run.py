@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -72,6 +72,11 @@ class Benchmark:
         contexts = None if source is None else ContextCache(pieces, source)
         units = [self.units(ids) for ids in pieces]
         return evaluate(model, pieces, units, contexts=contexts)
+
+    def measure_held_out(self, model: SequenceModel) -> dict[str, float]:
+        """Return the nats per unit of each held-out part that the file has."""
+        parts = [name for name in self.parts if name != "train"]
+        return {name: round(measure(self.score(model, name)), 4) for name in parts}
 
 
 @dataclass(frozen=True)
@@ -143,19 +148,9 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
         OutputExists: the folder exists and is not that of a model.
         WriteFailed: the system refused to write.
     """
-    figures = {
-        f"{part}_in_{len(transpositions)}": round(
-            measure(
-                benchmark.score(
-                    benchmark.restore(run.weights, run.recipe.model, transpositions), part
-                )
-            ),
-            4,
-        )
-        for transpositions in dict.fromkeys(((0,), run.recipe.transpositions))
-        for part in ("valid", "test")
-        if part in benchmark.parts
-    }
+    recipe = run.recipe
+    alone = benchmark.restore(run.weights, recipe.model)
+    mixture = benchmark.restore(run.weights, recipe.model, recipe.transpositions)
     folder.parent.mkdir(parents=True, exist_ok=True)
     seen = np.bincount(
         np.concatenate(benchmark.parts["train"]), minlength=len(benchmark.vocabulary)
@@ -175,7 +170,8 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
             "cpu_minutes": round(run.cpu_minutes, 1),
             "epochs": round(run.epochs, 1),
             "machine": describe_machine(),
-            **figures,
+            "nats": benchmark.measure_held_out(mixture),
+            "nats_in_stored_key": benchmark.measure_held_out(alone),
         },
     )
     save(folder, run.weights, manifest, force=True)
@@ -203,8 +199,3 @@ def describe_machine() -> str:
     processor = names[0] if names else platform.processor() or platform.machine()
     threads = torch.get_num_threads()
     return f"{processor}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
-
-
-def to_figures(scores: Mapping[str, HeldOutScore]) -> dict[str, Any]:
-    """Return the figures of some parts as JSON values."""
-    return {part: round(measure(score), 4) for part, score in scores.items()}
