@@ -60,14 +60,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a new folder for the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the recipe to change")
-    parser.add_argument("--threads", type=int, help="default: 1 in training, else those of torch")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--toy", action="store_true", help="drawn pieces and tiny sizes")
     arguments = parser.parse_args()
     if not arguments.toy and arguments.file is None:
         parser.error("name a file")
-    if threads := arguments.threads or (0 if arguments.score else 1):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(arguments.threads)
     try:
         figures = run(arguments)
     except MusicgenError as fault:

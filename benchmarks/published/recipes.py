@@ -62,29 +62,49 @@ def _change(settings: Any, changes: Mapping[str, str]) -> Any:
     return replace(settings, **values)
 
 
+ALL_KEYS: Final = tuple(range(-5, 7))  # transpositions, in semitones
+_SHORT_LAGS: Final = ("1", "2", "3", "4", "8", "16", "32", "_echo")
+_SHORT_CONTEXT: Final = " ".join(
+    name
+    for name in FRAME_FIELDS
+    if not name.startswith(("ago", "apart", "run"))
+    or name.removeprefix("ago").removeprefix("apart").removeprefix("run") in _SHORT_LAGS
+)
 FRAME_MODEL: Final = ModelSettings(
-    len(FRAMES), hidden=320, embedding=64, tied=False, dropout=0.6, embedding_dropout=0.1,
+    len(FRAMES), hidden=256, embedding=64, tied=False, dropout=0.3, embedding_dropout=0.05,
     context=FOLLOWING_STORED_KEY, context_dropout=0.1,
 )  # fmt: skip
 FRAME_TRAINING: Final = TrainingSettings(
-    4_000_000, lanes=32, bptt=100, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
-    precision="bf16", transposed=True,
+    3_500_000, lanes=16, bptt=64, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
+    precision="bf16", transposed=True, evaluate_every=600_000,
 )  # fmt: skip
-_FRAME_RECIPE: Final = Recipe(FRAME_MODEL, FRAME_TRAINING)
 RECIPES: Final = {
-    "JSB_Chorales": _FRAME_RECIPE,
-    "Nottingham": _FRAME_RECIPE,
-    "MuseData": _FRAME_RECIPE,
-    "Piano_midi": _FRAME_RECIPE,
-    "Jsb16thSeparated": Recipe(replace(FRAME_MODEL, context=IN_ANY_KEY), FRAME_TRAINING),
-}
+    "JSB_Chorales": Recipe(
+        replace(
+            FRAME_MODEL, hidden=320, dropout=0.6, embedding_dropout=0.1, weight_dropout=0.3,
+            input_dropout=0.3, context=_SHORT_CONTEXT,
+        ),
+        replace(FRAME_TRAINING, tokens=4_000_000, bptt=48, evaluate_every=250_000),
+        ALL_KEYS,
+    ),
+    "Nottingham": Recipe(FRAME_MODEL, FRAME_TRAINING),
+    "MuseData": Recipe(FRAME_MODEL, replace(FRAME_TRAINING, tokens=3_300_000)),
+    "Piano_midi": Recipe(
+        replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1),
+        replace(FRAME_TRAINING, tokens=2_500_000, evaluate_every=300_000),
+    ),
+    "Jsb16thSeparated": Recipe(
+        replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1, context=IN_ANY_KEY),
+        replace(FRAME_TRAINING, tokens=3_200_000, evaluate_every=300_000),
+    ),
+}  # fmt: skip
 FOLKWIKI: Final = Recipe(
     ModelSettings(
-        1, hidden=384, embedding=128, tied=False, dropout=0.5, embedding_dropout=0.1,
+        1, hidden=256, embedding=128, tied=False, dropout=0.3, embedding_dropout=0.05,
         context=f"{CONTEXTS['all']} {' '.join(ECHO_FIELDS)}", context_dropout=0.1,
     ),
     TrainingSettings(
-        8_000_000, lanes=32, bptt=64, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
-        precision="bf16",
+        3_500_000, lanes=16, bptt=64, learning_rate=3e-3, weight_decay=0.05, patience=10**6,
+        precision="bf16", evaluate_every=500_000,
     ),
 )  # fmt: skip
