@@ -60,6 +60,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a new folder for the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the recipe to change")
+    parser.add_argument(
+        "--without", nargs="*", default=[], help="fields of the context to leave out"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--toy", action="store_true", help="drawn pieces and tiny sizes")
@@ -101,7 +104,8 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
     changes = dict(change.partition("=")[::2] for change in arguments.set)
     if arguments.toy:
         changes = {"hidden": "16", "tokens": "8000", **changes}
-    return recipe.change({**changes, "seed": str(arguments.seed)})
+    recipe = recipe.change({**changes, "seed": str(arguments.seed)})
+    return recipe.drop_fields(arguments.without)
 
 
 if __name__ == "__main__":

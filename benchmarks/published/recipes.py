@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -39,6 +39,18 @@ class Recipe:
             self, model=_change(self.model, changes), training=_change(self.training, changes)
         )
         return changed.check(changes)
+
+    def drop_fields(self, names: Sequence[str]) -> Recipe:
+        """Return the recipe of a model that does not read some fields of the context.
+
+        Raises:
+            InvalidValue: the model reads none of a name.
+        """
+        read = self.model.context_fields
+        if unknown := sorted(set(names) - set(read)):
+            raise InvalidValue(f"--without {unknown[0]}: choose some of {', '.join(read)}")
+        kept = " ".join(name for name in read if name not in names)
+        return replace(self, model=replace(self.model, context=kept))
 
     def check(self, changes: Mapping[str, str]) -> Recipe:
         """Return the recipe. Raises InvalidValue if neither part has a setting that was changed."""

@@ -149,6 +149,9 @@ def test_recipe_changes_known_settings_only() -> None:
     assert (changed.model.dropout, changed.training.lanes, changed.model.cell) == (0.25, 9, "gru")
     with pytest.raises(InvalidValue, match="--set size: choose one of"):
         RECIPE.change({"size": "3"})
+    assert "ago_echo" not in RECIPE.drop_fields(["ago_echo"]).model.context
+    with pytest.raises(InvalidValue, match="--without echo: choose some of of12"):
+        RECIPE.drop_fields(["echo"])
 
 
 def write_rolls(path: Path, **parts: list[list[set[int]]]) -> Path:
