@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,9 @@ def main() -> None:
     parser.add_argument(
         "--without", nargs="*", default=[], help="fields of the context to leave out"
     )
+    parser.add_argument(
+        "--transpositions", nargs="*", type=int, help="semitones to score in; default: the recipe's"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--toy", action="store_true", help="drawn pieces and tiny sizes")
@@ -86,7 +90,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Train or load a model; return its figures by part."""
     benchmark = make_benchmark(draw_toy_parts() if arguments.toy else read_parts(arguments.file))
     if arguments.score:
-        model = load_model(benchmark, arguments.score)
+        model = load_model(benchmark, arguments.score, arguments.transpositions)
     else:
         result = train(benchmark, choose_recipe(arguments))
         print(result.format_time(), file=sys.stderr)
@@ -105,6 +109,8 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
     if arguments.toy:
         changes = {"hidden": "16", "tokens": "8000", **changes}
     recipe = recipe.change({**changes, "seed": str(arguments.seed)})
+    if arguments.transpositions:
+        recipe = replace(recipe, transpositions=tuple(arguments.transpositions))
     return recipe.drop_fields(arguments.without)
 
 

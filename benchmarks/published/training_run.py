@@ -177,18 +177,27 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
     save(folder, run.weights, manifest, force=True)
 
 
-def load_model(benchmark: Benchmark, folder: Path) -> SequenceModel:
-    """Load the model that was saved in a folder, with the transpositions it is averaged over.
+def load_model(
+    benchmark: Benchmark, folder: Path, transpositions: Sequence[int] | None = None
+) -> SequenceModel:
+    """Load the model that was saved in a folder.
+
+    Args:
+        benchmark: that it was trained on.
+        folder: of `save_run`.
+        transpositions: in semitones, to average over; None: those of the recipe.
 
     Raises:
         NotFound: there is no such folder.
         DamagedCheckpoint: its bytes changed.
     """
     checkpoint = load(folder)
-    transpositions = check_schema(
-        checkpoint.manifest.training.get("transpositions", [0]), list[_Semitones], str(folder)
+    chosen = check_schema(
+        transpositions or checkpoint.manifest.training.get("transpositions", [0]),
+        list[_Semitones],
+        str(folder),
     )
-    return benchmark.restore(checkpoint.weights, checkpoint.settings, transpositions)
+    return benchmark.restore(checkpoint.weights, checkpoint.settings, chosen)
 
 
 def describe_machine() -> str:
