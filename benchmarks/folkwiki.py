@@ -26,6 +26,7 @@ from benchmarks.published.training_run import (
     Benchmark,
     describe_machine,
     load_model,
+    measure,
     save_run,
     train,
 )
@@ -113,23 +114,19 @@ def run(arguments: argparse.Namespace) -> dict[str, HeldOutScore]:
     tunes = draw_toy_tunes() if arguments.toy else read_tunes(arguments.file)
     benchmark = make_benchmark(tunes, read_tunes(arguments.more) if arguments.more else [])
     if arguments.score:
-        model = load_model(benchmark, arguments.score)
-    else:
-        changes = dict(change.partition("=")[::2] for change in arguments.set)
-        if arguments.toy:
-            changes = {"hidden": "16", "tokens": "8000", **changes}
-        changes |= {"seed": str(arguments.seed), "vocabulary_size": str(len(benchmark.vocabulary))}
-        recipe = FOLKWIKI.change(changes)
-        result = train(benchmark, recipe)
-        print(result.format_time(), file=sys.stderr)
-        if arguments.out:
-            save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
-        model = benchmark.restore(result.weights, recipe.model)
-    return {
-        part: benchmark.score(model, part)
-        for part in ("valid", "test", "more")
-        if part in benchmark.parts
-    }
+        return benchmark.score_held_out(load_model(benchmark, arguments.score))
+    changes = dict(change.partition("=")[::2] for change in arguments.set)
+    if arguments.toy:
+        changes = {"hidden": "16", "tokens": "8000", **changes}
+    changes |= {"seed": str(arguments.seed), "vocabulary_size": str(len(benchmark.vocabulary))}
+    recipe = FOLKWIKI.change(changes)
+    result = train(benchmark, recipe)
+    print(result.format_time(), file=sys.stderr)
+    scores = benchmark.score_held_out(benchmark.restore(result.weights, recipe.model))
+    if arguments.out:
+        figures = {part: measure(score) for part, score in scores.items()}
+        save_run(arguments.out, benchmark, result, figures, " ".join(["python", *sys.argv]))
+    return scores
 
 
 def to_figures(score: HeldOutScore) -> dict[str, float]:

@@ -28,10 +28,12 @@ from benchmarks.published.training_run import (
     Benchmark,
     describe_machine,
     load_model,
+    measure,
     save_run,
     train,
 )
 from musicgen.errors import MusicgenError
+from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import TokenIds
 from musicgen.tokens.frames import FRAMES, encode_frames
 
@@ -90,15 +92,23 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Train or load a model; return its figures by part."""
     benchmark = make_benchmark(draw_toy_parts() if arguments.toy else read_parts(arguments.file))
     if arguments.score:
-        model = load_model(benchmark, arguments.score, arguments.transpositions)
-    else:
-        result = train(benchmark, choose_recipe(arguments))
-        print(result.format_time(), file=sys.stderr)
-        if arguments.out:
-            save_run(arguments.out, benchmark, result, " ".join(["python", *sys.argv]))
-        recipe = result.recipe
-        model = benchmark.restore(result.weights, recipe.model, recipe.transpositions)
-    return benchmark.measure_held_out(model)
+        return measure_parts(
+            benchmark, load_model(benchmark, arguments.score, arguments.transpositions)
+        )
+    result = train(benchmark, choose_recipe(arguments))
+    print(result.format_time(), file=sys.stderr)
+    recipe = result.recipe
+    model = benchmark.restore(result.weights, recipe.model, recipe.transpositions)
+    figures = measure_parts(benchmark, model)
+    if arguments.out:
+        save_run(arguments.out, benchmark, result, figures, " ".join(["python", *sys.argv]))
+    return figures
+
+
+def measure_parts(benchmark: Benchmark, model: SequenceModel) -> dict[str, float]:
+    """Return the nats per frame of each held-out part."""
+    scores = benchmark.score_held_out(model)
+    return {part: measure(score) for part, score in scores.items()}
 
 
 def choose_recipe(arguments: argparse.Namespace) -> Recipe:

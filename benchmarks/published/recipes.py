@@ -100,10 +100,12 @@ RECIPES: Final = {
         ALL_KEYS,
     ),
     "Nottingham": Recipe(FRAME_MODEL, FRAME_TRAINING),
-    "MuseData": Recipe(FRAME_MODEL, replace(FRAME_TRAINING, tokens=3_300_000)),
+    "MuseData": Recipe(
+        FRAME_MODEL, replace(FRAME_TRAINING, tokens=1_200_000, evaluate_every=1_200_000)
+    ),
     "Piano_midi": Recipe(
         replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1),
-        replace(FRAME_TRAINING, tokens=2_500_000, evaluate_every=300_000),
+        replace(FRAME_TRAINING, tokens=1_200_000, evaluate_every=400_000),
     ),
     "Jsb16thSeparated": Recipe(
         replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1, context=IN_ANY_KEY),

@@ -74,10 +74,9 @@ class Benchmark:
         units = [self.units(ids) for ids in pieces]
         return evaluate(model, pieces, units, contexts=contexts)
 
-    def measure_held_out(self, model: SequenceModel) -> dict[str, float]:
-        """Return the nats per unit of each held-out part that the file has."""
-        parts = [name for name in self.parts if name != "train"]
-        return {name: round(measure(self.score(model, name)), 4) for name in parts}
+    def score_held_out(self, model: SequenceModel) -> dict[str, HeldOutScore]:
+        """Score each held-out part that the file has."""
+        return {name: self.score(model, name) for name in self.parts if name != "train"}
 
 
 @dataclass(frozen=True)
@@ -138,20 +137,26 @@ def _report(progress: Progress, seconds: float) -> None:
 
 
 def measure(score: HeldOutScore) -> float:
-    """Return nats per unit: those of all pieces over their frames, or tokens."""
-    return float(score.nats.sum() / score.notes.sum())
+    """Return nats per unit, to four digits: those of all pieces over their frames, or tokens."""
+    return round(float(score.nats.sum() / score.notes.sum()), 4)
 
 
-def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str) -> None:
+def save_run(
+    folder: Path, benchmark: Benchmark, run: TrainingRun, figures: Mapping[str, float], command: str
+) -> None:
     """Write the weights of a run, with its command and figures, to a new folder.
+
+    Args:
+        folder: to create.
+        benchmark: that the network was trained on.
+        run: of `train`.
+        figures: nats per unit, by part.
+        command: that trained it.
 
     Raises:
         OutputExists: the folder exists and is not that of a model.
         WriteFailed: the system refused to write.
     """
-    recipe = run.recipe
-    alone = benchmark.restore(run.weights, recipe.model)
-    mixture = benchmark.restore(run.weights, recipe.model, recipe.transpositions)
     folder.parent.mkdir(parents=True, exist_ok=True)
     seen = np.bincount(
         np.concatenate(benchmark.parts["train"]), minlength=len(benchmark.vocabulary)
@@ -171,8 +176,7 @@ def save_run(folder: Path, benchmark: Benchmark, run: TrainingRun, command: str)
             "cpu_minutes": round(run.cpu_minutes, 1),
             "epochs": round(run.epochs, 1),
             "machine": describe_machine(),
-            "nats": benchmark.measure_held_out(mixture),
-            "nats_in_stored_key": benchmark.measure_held_out(alone),
+            "nats": dict(figures),
         },
     )
     save(folder, run.weights, manifest, force=True)

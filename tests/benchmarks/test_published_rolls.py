@@ -18,6 +18,7 @@ from benchmarks.published.frame_model import FrameModel, TransposedMixture, list
 from benchmarks.published.recipes import RECIPES
 from benchmarks.published.rolls import PITCHES, count_frames, read_parts
 from benchmarks.published.training_run import load_model, measure, save_run, train
+from musicgen.checkpoint import load
 from musicgen.config import BEGIN_ID, FRAME_FIELDS, ModelSettings
 from musicgen.errors import InvalidValue, Mismatch, NotFound, Refusal
 from musicgen.music.arrays import TokenIds
@@ -31,7 +32,10 @@ TINY = ModelSettings(
     len(FRAMES), hidden=12, embedding=8, tied=False, context=" ".join(FRAME_FIELDS)
 )
 TOY_PITCHES = range(PITCH[60], PITCH[66])  # six keys: 64 frames
-RECIPE = RECIPES["JSB_Chorales"].change({"hidden": "12", "tokens": "1500", "lanes": "4"})
+RECIPE = replace(
+    RECIPES["JSB_Chorales"].change({"hidden": "12", "tokens": "1500", "lanes": "4"}),
+    transpositions=(0, 3),
+)
 
 
 def make_model(pitches: range = PITCHES) -> FrameModel:
@@ -133,12 +137,14 @@ def test_same_seed_gives_same_figure_and_saved_weights_give_it_again(tmp_path: P
     runs = [train(benchmark, RECIPE) for _ in range(2)]
     other = train(benchmark, replace(RECIPE, training=replace(RECIPE.training, seed=2)))
     figures = [
-        measure(benchmark.score(benchmark.restore(run.weights, RECIPE.model), "test"))
+        measure(benchmark.score(benchmark.restore(run.weights, RECIPE.model, (0, 3)), "test"))
         for run in (*runs, other)
     ]
     assert figures[0] == figures[1]
     assert figures[0] != figures[2]
-    save_run(tmp_path / "toy", benchmark, runs[0], "python benchmarks/polyphonic.py toy.mat")
+    command = "python benchmarks/polyphonic.py toy.mat"
+    save_run(tmp_path / "toy", benchmark, runs[0], {"test": figures[0]}, command)
+    assert load(tmp_path / "toy").manifest.training["nats"] == {"test": figures[0]}
     assert measure(benchmark.score(load_model(benchmark, tmp_path / "toy"), "test")) == figures[0]
     with pytest.raises(Mismatch, match="model toy: it reads a score context that the codec frames"):
         load_trained_model(tmp_path / "toy").sample()
