@@ -352,7 +352,8 @@ class Model:
         kept_bars = None
         if keep is not None:
             wanted = KeepRequest.parse(keep)
-            base = generate_tune(self._get_bar_sampler("keep"), request).encoded
+            _ = self._get_bar_sampler("keep")
+            base = self.generate(request).encoded
             if len(base.setting.parts) > 1:
                 request = keep_parts(request, base, wanted, candidates)
             else:

@@ -22,7 +22,9 @@ from musicgen.model_folders import list_models
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
+from musicgen.render.tune_json import surprise_to_json
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.generate import Generated
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
 from musicgen.sampling.sampler import GenericSampler, Sampler
@@ -32,7 +34,12 @@ from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
 from musicgen.web.models_and_runs import get_model_stamp, tune_id
-from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
+from musicgen.web.serializers import (
+    compare_scores,
+    file_to_json,
+    render_tune_file,
+    tune_to_json,
+)
 from musicgen.web.worker_process import ProgressWriter, WorkerAnswer
 
 MAX_CACHED_MODELS: Final = 3
@@ -62,9 +69,15 @@ class CountingEngine(NumpyEngine):
 
 @dataclass(frozen=True, repr=False)
 class ModelWithProgress(Model):
-    """A model that reports progress while it samples."""
+    """A model that reports progress while it samples, and remembers the ids of its last tunes.
+
+    A variant of a tune starts from the ids of that tune, so they are not drawn again.
+    """
 
     progress: ProgressWriter | None = field(default=None, repr=False, compare=False)
+    _drawn: OrderedDict[str, Generated] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
 
     @cached_property
     def sampler(self) -> Sampler | GenericSampler:
@@ -73,6 +86,26 @@ class ModelWithProgress(Model):
         assert isinstance(engine, CountingEngine)
         engine.progress = self.progress if self.codec.has_bars else None
         return replace(super().sampler, engine=engine)
+
+    def generate(self, request: GenerationRequest) -> Generated:
+        """Draw the ids of a request's tune, or return them if they are known."""
+        return self.find_drawn(request) or super().generate(request)
+
+    def make_tune(self, request: GenerationRequest, generated: Generated) -> Tune:
+        """Decode generated ids, attach the recipe, and remember the ids by it."""
+        tune = super().make_tune(request, generated)
+        self.remember(tune.recipe.request, generated)
+        return tune
+
+    def find_drawn(self, request: GenerationRequest) -> Generated | None:
+        """Return the ids of a request's tune, if they are known."""
+        return self._drawn.get(json.dumps(request.to_json()))
+
+    def remember(self, request: GenerationRequest, generated: Generated) -> None:
+        """Remember the ids of a request's tune, and forget old ones."""
+        self._drawn[json.dumps(request.to_json())] = generated
+        while len(self._drawn) > MAX_CACHED_TUNES:
+            self._drawn.popitem(last=False)
 
     @cached_property
     def _surprisal_engine(self) -> NumpyEngine:
@@ -94,7 +127,9 @@ class RequestHandlers:
 
     runs: Path
     progress: ProgressWriter
-    _models: OrderedDict[Path, tuple[object, Model]] = field(default_factory=OrderedDict)
+    _models: OrderedDict[Path, tuple[object, ModelWithProgress]] = field(
+        default_factory=OrderedDict
+    )
     _tunes: OrderedDict[str, Tune] = field(default_factory=OrderedDict)
 
     def answer(self, request: dict[str, Any], payload: bytes) -> WorkerAnswer:
@@ -106,6 +141,8 @@ class RequestHandlers:
             "recall": self.restore_tune,
             "file": self.render_file,
             "differences": self.compare_tunes,
+            "surprise": self.measure_surprise,
+            "parts": self.list_parts,
             "describe": self.describe_files,
             "heard": self.sample_preview,
         }
@@ -124,38 +161,59 @@ class RequestHandlers:
         model: str,
         wishes: dict[str, Any],
         seed: int,
-        primer: str | None,
+        primer: str | None = None,
         primer_part: str = "",
         primer_bars: str = "",
+        given: str | None = None,
+        given_parts: str | None = None,
     ) -> WorkerAnswer:
         """Sample a tune.
 
         Args:
-            payload: the bytes of the primer, if `primer` is not None.
+            payload: the bytes of the primer, or of the given parts.
             model: name of the model.
             wishes: sampling options by name.
             seed: random seed.
             primer: suffix of the primer's format, or None.
             primer_part: name or number of the primer's part to take; "" for its melody.
             primer_bars: the bars of it to take, such as "1-8"; "" for all.
+            given: suffix of the format of the given parts, or None.
+            given_parts: which of them stay, such as "melody:1-8,drums"; None for all.
         """
         loaded = self.get_model(model)
-        request = GenerationRequest(
-            loaded.complete_options(wishes, has_primer=primer is not None), seed
-        )
+        has_notes = primer is not None or given is not None
+        request = GenerationRequest(loaded.complete_options(wishes, has_primer=has_notes), seed)
         if primer is not None:
             choice = PrimerChoice.parse(primer_part, primer_bars or None)
-            request = loaded.add_primer(request, parse_primer(payload, primer), choice)
+            request = loaded.add_primer(request, parse_notes(payload, primer), choice)
+        if given is not None:
+            request = loaded.add_given(request, parse_notes(payload, given, "given"), given_parts)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 
     def tweak(
-        self, _: bytes, recipe: str, wishes: dict[str, Any], seed: int | None, keep: str | None
+        self,
+        _: bytes,
+        recipe: str,
+        wishes: dict[str, Any],
+        seed: int | None,
+        keep: str | None,
+        drawn: str | None = None,
     ) -> WorkerAnswer:
-        """Make a variant of the tune of a recipe."""
+        """Make a variant of the tune of a recipe.
+
+        Args:
+            recipe: of the tune.
+            wishes: the options that change.
+            seed: random seed; None for that of the tune.
+            keep: bars and parts that stay.
+            drawn: the ids of the tune; None: they are drawn again if needed.
+        """
         parsed = Recipe.from_text(recipe)
         changes = wishes | ({} if seed is None else {"seed": seed})
         model = self._find_model(parsed)
+        if drawn is not None:
+            model.remember(parsed.request, Generated.from_json(drawn))
         return self.answer_with_tune(model.make_variant(parsed.request, keep=keep, **changes))
 
     def restore_tune(self, payload: bytes) -> WorkerAnswer:
@@ -202,22 +260,43 @@ class RequestHandlers:
         request = tune.recipe.request
         head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed}
         body = json.dumps(head | tune_to_json(tune), separators=(",", ":")).encode()
-        return WorkerAnswer({"id": id_, "recipe": recipe}, zlib.compress(body, 1))
+        model = tune.model
+        drawn = model.find_drawn(request) if isinstance(model, ModelWithProgress) else None
+        return WorkerAnswer(
+            {"id": id_, "recipe": recipe, "drawn": drawn.to_json() if drawn else None},
+            zlib.compress(body, 1),
+        )
 
     # Files and comparisons
 
-    def render_file(self, _: bytes, recipe: str, suffix: str) -> WorkerAnswer:
+    def render_file(
+        self, _: bytes, recipe: str, suffix: str, drawn: str | None = None
+    ) -> WorkerAnswer:
         """Return the bytes of a tune's file, and a name for the download."""
-        tune = self.get_tune(recipe)
+        tune = self.get_tune(recipe, drawn)
         return WorkerAnswer(
             {"name": make_file_name(tune.score.title)}, render_tune_file(tune, suffix)
         )
 
-    def compare_tunes(self, _: bytes, recipe_a: str, recipe_b: str) -> WorkerAnswer:
-        """Compare two tunes bar by bar."""
-        return WorkerAnswer(
-            compare_scores(self.get_tune(recipe_a).score, self.get_tune(recipe_b).score)
-        )
+    def compare_tunes(
+        self, _: bytes, a: dict[str, str | None], b: dict[str, str | None]
+    ) -> WorkerAnswer:
+        """Compare two tunes bar by bar; each is `recipe` and `drawn`, as in `tweak`."""
+        scores = [self.get_tune(str(tune["recipe"]), tune["drawn"]).score for tune in (a, b)]
+        return WorkerAnswer(compare_scores(*scores))
+
+    def measure_surprise(self, _: bytes, recipe: str, drawn: str | None = None) -> WorkerAnswer:
+        """Measure the bits of each note of a tune.
+
+        Raises:
+            InvalidValue: the tune is text.
+        """
+        tune = self.get_tune(recipe, drawn)
+        return WorkerAnswer(surprise_to_json(tune.score, tune.surprise))
+
+    def list_parts(self, payload: bytes, suffix: str) -> WorkerAnswer:
+        """List the parts of a file."""
+        return WorkerAnswer(file_to_json(parse_notes(payload, suffix, "the file")))
 
     def describe_files(self, payload: bytes, sizes: list[int]) -> WorkerAnswer:
         """Describe the tune in each file; null for a file that cannot be restored.
@@ -232,11 +311,13 @@ class RequestHandlers:
 
     # Caches
 
-    def get_tune(self, recipe: str) -> Tune:
-        """Return the tune of a recipe; sample it again if it is not cached."""
+    def get_tune(self, recipe: str, drawn: str | None = None) -> Tune:
+        """Return the tune of a recipe; sample it again if neither it nor its ids are known."""
         id_, parsed = tune_id(recipe), Recipe.from_text(recipe)
         model = self._find_model(parsed)
         if id_ not in self._tunes:
+            if drawn is not None:
+                model.remember(parsed.request, Generated.from_json(drawn))
             self._cache_tune(id_, model.sample_request(parsed.request))
         self._tunes.move_to_end(id_)
         return self._tunes[id_]
@@ -246,7 +327,7 @@ class RequestHandlers:
         while len(self._tunes) > MAX_CACHED_TUNES:
             self._tunes.popitem(last=False)
 
-    def _find_model(self, recipe: Recipe) -> Model:
+    def _find_model(self, recipe: Recipe) -> ModelWithProgress:
         """Return the model with the recipe's fingerprint, even if its folder was renamed.
 
         The name comes from a file, so it never becomes a path. Raises NotFound without a model of
@@ -270,7 +351,7 @@ class RequestHandlers:
             if folder_name != name and name in _read_model_names(folder):
                 yield folder
 
-    def get_model(self, name: str) -> Model:
+    def get_model(self, name: str) -> ModelWithProgress:
         """Return a model by its name in the list of models.
 
         Raises:
@@ -281,7 +362,7 @@ class RequestHandlers:
             raise NotFound(f"unknown model {name[:60]!r}; choose one of {', '.join(folders)}")
         return self._load_model(folders[name])
 
-    def _load_model(self, folder: Path) -> Model:
+    def _load_model(self, folder: Path) -> ModelWithProgress:
         stamp = get_model_stamp(folder)
         if self._models.get(folder, (None,))[0] != stamp:
             self._models[folder] = stamp, _with_progress(load(folder), self.progress)
@@ -298,19 +379,24 @@ def _read_model_names(folder: Path) -> Iterator[str]:
             yield str(read_manifest(checkpoint_folder, FORMAT).get("name"))
 
 
-def _with_progress(model: Model, progress: ProgressWriter) -> Model:
+def _with_progress(model: Model, progress: ProgressWriter) -> ModelWithProgress:
     checkpoint: Checkpoint = model.checkpoint
     return ModelWithProgress(checkpoint, model.codec, progress=progress)
 
 
-def parse_primer(data: bytes, suffix: str) -> Score:
-    """Parse a primer under resource limits.
+def parse_notes(data: bytes, suffix: str, field: str = "primer") -> Score:
+    """Parse a user's notes under resource limits.
+
+    Args:
+        data: the bytes of a file.
+        suffix: of its format.
+        field: of the request that has them, for messages.
 
     Raises:
         InvalidValue: the format is not supported, or the file has no tune.
     """
     if suffix not in PRIMER_SUFFIXES:
-        raise InvalidValue(f"primer: unsupported format {suffix[:20]!r}; choose one of"
+        raise InvalidValue(f"{field}: unsupported format {suffix[:20]!r}; choose one of"
                            f" {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
     with resource_limits():
         return read_first_tune(data, suffix)
