@@ -120,6 +120,8 @@ export class Player {
   #output = null; // the volume control; the room comes after it
   #instrument = null;
   #bus = null; // carries all sounds since the last start, so that they can fade out together
+  #partBuses = new Map(); // per part, its share of the bus
+  #silentParts = new Set();
   #sources = new Set();
   #cues = []; // callbacks that run when their sound is heard
   #litCounts = new Map(); // per lit note, the number of its sounds that overlap now
@@ -185,6 +187,13 @@ export class Player {
   set volume(value) {
     this.#volume = Math.min(1, Math.max(0, value));
     this.#output?.gain.setTargetAtTime(this.#volume ** 2, this.#context.currentTime, 0.02);
+  }
+
+  /** Silence the given parts, and no others. @param {Set<number>} parts */
+  mute(parts) {
+    this.#silentParts = new Set(parts);
+    for (const [part, bus] of this.#partBuses)
+      bus.gain.setTargetAtTime(parts.has(part) ? 0 : 1, this.#context.currentTime, 0.01);
   }
 
   /** Loop the given written measures; null: play the whole tune once. */
@@ -283,6 +292,16 @@ export class Player {
     return bus;
   }
 
+  /** Return the bus of a part, which is silent while the part is. */
+  #busOf(part) {
+    if (!this.#partBuses.has(part)) {
+      const bus = new GainNode(this.#context, { gain: this.#silentParts.has(part) ? 0 : 1 });
+      bus.connect(this.#bus);
+      this.#partBuses.set(part, bus);
+    }
+    return this.#partBuses.get(part);
+  }
+
   /** Schedule the clicks before the first sound; return their total duration in seconds. */
   #scheduleCountIn() {
     const { beats, seconds } = this.#tune.count_in;
@@ -351,9 +370,10 @@ export class Player {
     const length = writtenLength / this.#tempo;
     const when = Math.max(time, this.#context.currentTime);
     this.#trackSources(
-      this.#instrument.play(this.#bus, { program, pitch, velocity, when, length }),
+      this.#instrument.play(this.#busOf(part), { program, pitch, velocity, when, length }),
     );
-    this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
+    const light = () => this.#silentParts.has(part) || this.#lightNote(note, true);
+    this.#cues.push({ time, rank: 2, run: light });
     this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
     const frequency = frequencyOf(pitch);
     this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length });
@@ -406,6 +426,7 @@ export class Player {
     this.#bus.gain.linearRampToValueAtTime(0, now + FADE_OUT);
     for (const source of this.#sources) source.stop(now + FADE_OUT);
     this.#sources.clear();
+    this.#partBuses.clear();
     this.#bus = null;
   }
 

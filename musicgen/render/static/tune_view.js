@@ -151,6 +151,22 @@ export class TuneView {
     this.#drawRings(differing);
   }
 
+  /** Dim the notes of the parts that are not heard. @param {Set<number>} parts */
+  markSilent(parts) {
+    for (const [, , , , part, note] of this.tune.sounds) {
+      for (const element of this.notes.get(note) ?? []) element.classList.toggle("silent", parts.has(part));
+    }
+  }
+
+  /** Add the surprise of a tune that was shown without. */
+  addSurprise(surprise) {
+    this.tune.surprise = surprise;
+    this.legend = this.#createLegend();
+    this.score.after(this.legend);
+    this.#colourNotes();
+    this.#addTooltips();
+  }
+
   /** Colour the notes by their surprise and show the legend. */
   showSurprise(isOn) {
     this.element.classList.toggle("shows-surprise", isOn);
@@ -308,8 +324,10 @@ export class TuneView {
         bits == null ? null : `${bits.toFixed(1)} bits`,
         copies.get(note),
       ];
-      for (const element of elements)
+      for (const element of elements) {
+        element.querySelector(":scope > title")?.remove();
         element.prepend(svg("title", {}, facts.filter(Boolean).join(" · ")));
+      }
     }
   }
 
@@ -527,8 +545,9 @@ function unionBoxes(boxes) {
   return { x, y, width: right - x, height: bottom - y };
 }
 
-/** Tell whether an element is visible below the sticky player. */
+/** Tell whether an element is visible between the sticky player and what is docked below. */
 function isInView(element) {
   const { top, bottom } = element.getBoundingClientRect();
-  return top >= 60 && bottom <= window.innerHeight - 20;
+  const docked = getComputedStyle(document.documentElement).getPropertyValue("--docked");
+  return top >= 60 && bottom <= window.innerHeight - 20 - (parseFloat(docked) || 0);
 }
