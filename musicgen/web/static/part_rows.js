@@ -164,11 +164,11 @@ class PartRow {
     this.cells = range(1, barCount).map((bar) => html("button", { type: "button", class: "cell", "data-bar": bar, text: bar }));
     const cells = html("div", { class: "cells", role: "group", "aria-label": `Bars of ${name}: press to lock` }, ...this.cells);
     cells.style.setProperty("--columns", String(Math.min(32, Math.max(8, barCount))));
-    this.element = html("li", { class: "part-row", "data-part": index, "data-role": role },
+    this.element = html("li", { class: `part-row part-${index % PART_COLOURS}`, "data-part": index, "data-role": role },
       html("div", { class: "part-head" },
-        html("h3", {}, html("span", { class: `part-colour part-${index % PART_COLOURS}`, "aria-hidden": "true" }), name,
+        html("h3", {}, html("span", { class: "part-colour", "aria-hidden": "true" }), name,
           html("span", { class: "facts", text: instrument })),
-        this.mute, this.solo, this.lock, this.density?.parentElement, this.range?.parentElement, this.draw),
+        this.mute, this.solo, this.lock, this.draw, this.density?.parentElement, this.range?.parentElement),
       cells);
   }
 
