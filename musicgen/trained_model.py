@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from musicgen.sampling.batch_sampler import BatchEngine
 
 _ENGINES: Final = ("numpy", "torch")
+_MAX_CACHED_TUNES: Final = 4  # tunes that were drawn, of which parts may be kept
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +66,9 @@ class Model:
     checkpoint: Checkpoint
     codec: AnyCodec = field(default_factory=MeasuresCodec)
     _copy_detectors: dict[int, IndexCopyDetector] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _base_tunes: dict[GenerationRequest, Generated] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -337,6 +341,7 @@ class Model:
         recipe = Recipe(request, self.name, get_package_version("musicgen"), notes_hash)
         tune = Tune(score, recipe, self, text, generated.messages)
         tune.check_copies()
+        self.remember(request, generated)
         return tune
 
     def make_variant(
@@ -352,8 +357,7 @@ class Model:
         kept_bars = None
         if keep is not None:
             wanted = KeepRequest.parse(keep)
-            _ = self._get_bar_sampler("keep")
-            base = self.generate(request).encoded
+            base = self._generate_base(request).encoded
             if len(base.setting.parts) > 1:
                 request = keep_parts(request, base, wanted, candidates)
             else:
@@ -368,6 +372,22 @@ class Model:
         return self.sample_request(
             request if seed is None else replace(request, seed=seed), messages
         )
+
+    def _generate_base(self, request: GenerationRequest) -> Generated:
+        """Return the tune of a request of which parts are kept."""
+        sampler = self._get_bar_sampler("keep")
+        return self.recall(request) or generate_tune(sampler, request)
+
+    def remember(self, request: GenerationRequest, generated: Generated) -> None:
+        """Cache a tune by the request in its recipe, since some of it may soon be kept."""
+        self._base_tunes.pop(request, None)
+        while len(self._base_tunes) >= _MAX_CACHED_TUNES:
+            del self._base_tunes[next(iter(self._base_tunes))]
+        self._base_tunes[request] = generated
+
+    def recall(self, request: GenerationRequest) -> Generated | None:
+        """Return the tune of the request in a recipe, if it is cached."""
+        return self._base_tunes.get(request)
 
     def _get_bar_sampler(self, option: str) -> Sampler:
         sampler = self.sampler

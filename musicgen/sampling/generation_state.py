@@ -35,7 +35,7 @@ from musicgen.sampling.noise import position_id as spot_of
 from musicgen.similarity.copy_filter import CopyFilter, MelodyNote
 from musicgen.tokens.compiled_grammar import CompiledGrammar, GrammarPosition
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
+from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
 from musicgen.tokens.vocabulary import MEASURES
 
 BEGIN: Final = MEASURES.id("begin")
@@ -101,6 +101,7 @@ class GenerationState:
     )  # ids up to the opening of the bar under way, and with it
     header_cache: HeaderCache = field(default_factory=HeaderCache)
     restrictions: tuple[Restriction, ...] = ()
+    fed: int = 0  # ids that the engine has read
 
     def copy(self) -> GenerationState:
         """Return an independent copy; an engine never changes its states in place."""
@@ -116,28 +117,28 @@ class GenerationState:
         Raises:
             InvalidValue: a forced id is not legal under the options.
         """
-        context = self.walk.context
-        logits, self.state = self._run_engine()
         source, chosen = self._find_forced()  # which may say what holds from here
         self.was_forced = chosen is not None
         if chosen is None or source is None:
-            chosen = self._draw(logits, context)
+            chosen = self._draw()
         elif source.is_weighed or not source.is_checked:
-            self._weigh_forced(chosen, logits, is_checked=source.is_checked)
+            self._weigh_forced(chosen, is_checked=source.is_checked)
         self.append_id(chosen)
 
-    def _draw(self, logits: np.ndarray, context: DecisionContext) -> int:
+    def _draw(self) -> int:
         """Draw an id from those that may come next."""
         legal = self.walk.legal_ids()
         for restriction in self.restrictions:
             legal = restriction.restrict(self, legal)
         offered = self.filter_copies(legal)
-        weighed = self.weigh_header_logits(logits, offered)
-        return draw(weighed, offered, self.filters, self.noise, context)
+        if len(offered) == 1 and not self.walk.in_header:
+            return offered[0]  # fed together with what is drawn after it
+        weighed = self.weigh_header_logits(self._run_engine(), offered)
+        return draw(weighed, offered, self.filters, self.noise, self.walk.context)
 
-    def _weigh_forced(self, id_: int, logits: np.ndarray, *, is_checked: bool) -> None:
+    def _weigh_forced(self, id_: int, *, is_checked: bool) -> None:
         """Add the likelihood of a forced id among those that are possible."""
-        legal = self.walk.legal_ids()
+        logits, legal = self._run_engine(), self.walk.legal_ids()
         if id_ not in legal:
             if not is_checked:
                 raise InvalidValue(
@@ -149,14 +150,20 @@ class GenerationState:
             logs = log_softmax(np.asarray(logits, dtype=np.float64)[list(legal)])
             self.log_likelihood += float(logs[legal.index(id_)])
 
-    def _run_engine(self) -> tuple[np.ndarray, State]:
-        """Feed the last id; in the header, outputs come from the cache where it has them."""
+    def _run_engine(self) -> np.ndarray:
+        """Feed the ids that were not fed; return the logits of the next, (vocabulary,) float32.
+
+        In the header, outputs come from the cache where it has them.
+        """
+        new_ids, self.fed = self.ids[self.fed :], len(self.ids)
         if self.walk.header_events_read >= len(HEADER_KINDS):  # line-ups seldom recur
-            return self.engine.step(self.ids[-1:], self.state)
-        ids = tuple(self.ids)
-        if ids not in self.header_cache.engine_outputs:
-            self.header_cache.engine_outputs[ids] = self.engine.step(ids[-1:], self.state)
-        return self.header_cache.engine_outputs[ids]
+            logits, self.state = self.engine.step(new_ids, self.state)
+            return logits
+        ids, outputs = tuple(self.ids), self.header_cache.engine_outputs
+        if ids not in outputs:
+            outputs[ids] = self.engine.step(new_ids, self.state)
+        logits, self.state = outputs[ids]
+        return logits
 
     @property
     def is_unconstrained(self) -> bool:

@@ -20,6 +20,7 @@ from musicgen.music.score import Score
 from musicgen.sampling.kept_bars import KeepRequest, KeptPart
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Encoded, Setting
+from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES
 from musicgen.typed_data import decode_json
@@ -187,9 +188,8 @@ class GivenTune:
         arranged = score.select_parts(order)
         velocities = [given.setting.velocities[part] for part in order]
         encoded = MeasuresCodec().encode(arranged, velocities)
-        split = _split_bars(encoded.ids).with_stated_levels()
-        rows = [_split_by_part(bar.content, len(order)) for bar in split.bars]
-        grid, extended = _choose_given(rows, [kept.get(part) for part in order], split)
+        split = _split_bars(encoded.ids)
+        grid, extended = _choose_given(split, [kept.get(part) for part in order])
         lengths = [bar.steps for bar in find_bars(arranged.canonical_with_dynamics(velocities))]
         added = (None,) * drawn_count
         bars = tuple(
@@ -251,15 +251,21 @@ def _split_by_part(content: Sequence[int], count: int) -> list[Cell]:
 
 
 def _choose_given(
-    rows: Sequence[list[Cell]], kept: Sequence[KeptPart | None], split: BarSplit
+    split: BarSplit, kept: Sequence[KeptPart | None]
 ) -> tuple[list[tuple[Cell | None, ...]], list[tuple[int, int]]]:
     """Return what is given of each bar, and which cells are given for the sake of a tie.
 
-    A bar that goes on with a note of the bar before needs that bar.
+    A bar that goes on with a note of the bar before needs that bar. Where only some bars of a part
+    are given, each states its dynamics.
     """
+    plain_rows = [_split_by_part(bar.content, len(kept)) for bar in split.bars]
+    has_lineup = bool(read_lineup(split.header))
+    stated = split.with_stated_levels(always=True) if has_lineup else split
+    stated_rows = [_split_by_part(bar.content, len(kept)) for bar in stated.bars]
     extended: list[tuple[int, int]] = []
     columns: list[list[Cell | None]] = []
     for part, each in enumerate(kept):
+        rows = stated_rows if each is not None and each.bars else plain_rows
         is_given = [each is not None and each.includes(bar.number) for bar in split.bars]
         for bar in range(len(rows) - 1, 0, -1):
             if is_given[bar] and not is_given[bar - 1] and _starts_with_hold(rows[bar][part]):

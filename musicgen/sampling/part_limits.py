@@ -29,6 +29,8 @@ _DRAW_NOISE_OFFSET: Final = 2**44  # between the noise keys of two draws of a ba
 _SHORTEST_PLAIN: Final = 12  # steps: sixteenths, where these are short enough
 _UNLIMITED: Final = 10**9
 _PARTS, _VOICES = MEASURES.ranges["part"], MEASURES.ranges["voice"]
+_VOICE_IDS: Final = frozenset(_VOICES)
+_LEVELS: Final = frozenset(MEASURES.ranges["level"])
 _NOTES: Final = frozenset((*MEASURES.ranges["pitch"], *MEASURES.ranges["drum"]))
 _DURATIONS: Final = MEASURES.ranges["duration"]
 _TUPLETS: Final = frozenset(MEASURES.ranges["tuplet"])
@@ -202,10 +204,11 @@ def _limit_notes_at_once(
         if id_ in _DURATIONS or id_ in _PARTS or id_ in BETWEEN_BAR_IDS:
             break
         size += id_ in _NOTES
-    is_full_chord = generation.walk.duration is None and size >= most
-    return tuple(
-        id_ for id_ in legal if id_ not in _VOICES and not (is_full_chord and id_ in _NOTES)
-    )
+    walk, excluded = generation.walk, _VOICE_IDS
+    if walk.duration is None and size >= most:
+        excluded |= _NOTES
+        excluded |= _LEVELS if walk.is_full else frozenset()  # only a note could follow
+    return tuple(id_ for id_ in legal if id_ not in excluded)
 
 
 def _limit_onsets(

@@ -74,6 +74,8 @@ def parse_ranges(text: str) -> tuple[int, int] | RoleRanges:
     if "=" not in text:
         return parse_range(text)
     default, by_role = split_by_role(text, "range", "bass=E1-G2")
+    if "drums" in by_role:
+        raise InvalidValue("range drums: drums have no pitches; leave their range out")
     return RoleRanges(
         tuple((role, parse_range(value)) for role, value in by_role.items()),
         parse_range(",".join(default)) if default else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from musicgen.tokens.form_state import RANKS
-from musicgen.tokens.level_writer import has_level_changes, restate_levels
+from musicgen.tokens.level_writer import has_level_changes, restate_levels, state_levels
 from musicgen.tokens.lineup import measure_header
 from musicgen.tokens.vocabulary import MEASURES
 
@@ -53,18 +53,22 @@ class BarSplit:
             opening = []
         return cls(tuple(header), tuple(bars), tuple(opening))
 
-    def with_stated_levels(self) -> BarSplit:
-        """Return the tune with the level of each voice stated in each bar, where levels change.
+    def with_stated_levels(self, *, always: bool = False) -> BarSplit:
+        """Return the tune with the level of each voice stated in each bar.
 
         So the notes of a bar have the same dynamics whatever stands before it.
+
+        Args:
+            always: state the levels even if none changes in the tune.
         """
         ids = [*self.header]
         bars: list[BarIds] = []
         for bar in self.bars:
             first = len(ids) + len(bar.opening)
             ids += (*bar.opening, *bar.content)
-            bars.append(replace(bar, content=restate_levels(ids, first, len(ids))))
-        return replace(self, bars=tuple(bars)) if has_level_changes(ids) else self
+            content = state_levels(ids, first) if always else restate_levels(ids, first, len(ids))
+            bars.append(replace(bar, content=content))
+        return replace(self, bars=tuple(bars)) if always or has_level_changes(ids) else self
 
     @property
     def bar_count(self) -> int:

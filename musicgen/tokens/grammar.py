@@ -525,8 +525,9 @@ class MeasuresGrammar:
 
     @property
     def _opens_tune(self) -> bool:
-        """Whether the bar under way is the first of a line-up that must be heard in it."""
-        is_first = self.form.bars_written == 1 and self.lineup is not None
+        """Whether the bar under way is the first full one of a line-up that must be heard in it."""
+        pickups = int(self.form.first_pickup_steps > 0)
+        is_first = self.form.bars_written == 1 + pickups and self.lineup is not None
         return is_first and self.rules.opens_with_all_parts
 
     def _open_voice(self, voice: tuple[int, int]) -> None:

@@ -73,11 +73,21 @@ def restate_levels(ids: Sequence[int], first: int, stop: int) -> tuple[int, ...]
     tune = ids[start:stop]
     if not has_level_changes(tune):
         return tuple(ids[first:stop])
+    return state_levels(tune, first - start)
+
+
+def state_levels(tune: Sequence[int], first: int) -> tuple[int, ...]:
+    """Return the ids from an index on, with the level of each voice stated at its first note.
+
+    Args:
+        tune: ids from the header on, to the end of a bar.
+        first: index of the first id after the opening of a bar.
+    """
     tracker = _LevelTracker([part.level for part in read_lineup(tune)])
     header_length = measure_header(tune)
-    for id_ in tune[header_length : first - start]:
+    for id_ in tune[header_length:first]:
         tracker.take(id_)
-    return tracker.state_levels(tune[first - start :])
+    return tracker.state_levels(tune[first:])
 
 
 class _LevelTracker:

@@ -69,15 +69,9 @@ class CountingEngine(NumpyEngine):
 
 @dataclass(frozen=True, repr=False)
 class ModelWithProgress(Model):
-    """A model that reports progress while it samples, and remembers the ids of its last tunes.
-
-    A variant of a tune starts from the ids of that tune, so they are not drawn again.
-    """
+    """A model that reports progress while it samples."""
 
     progress: ProgressWriter | None = field(default=None, repr=False, compare=False)
-    _drawn: OrderedDict[str, Generated] = field(
-        default_factory=OrderedDict, repr=False, compare=False
-    )
 
     @cached_property
     def sampler(self) -> Sampler | GenericSampler:
@@ -86,26 +80,6 @@ class ModelWithProgress(Model):
         assert isinstance(engine, CountingEngine)
         engine.progress = self.progress if self.codec.has_bars else None
         return replace(super().sampler, engine=engine)
-
-    def generate(self, request: GenerationRequest) -> Generated:
-        """Draw the ids of a request's tune, or return them if they are known."""
-        return self.find_drawn(request) or super().generate(request)
-
-    def make_tune(self, request: GenerationRequest, generated: Generated) -> Tune:
-        """Decode generated ids, attach the recipe, and remember the ids by it."""
-        tune = super().make_tune(request, generated)
-        self.remember(tune.recipe.request, generated)
-        return tune
-
-    def find_drawn(self, request: GenerationRequest) -> Generated | None:
-        """Return the ids of a request's tune, if they are known."""
-        return self._drawn.get(json.dumps(request.to_json()))
-
-    def remember(self, request: GenerationRequest, generated: Generated) -> None:
-        """Remember the ids of a request's tune, and forget old ones."""
-        self._drawn[json.dumps(request.to_json())] = generated
-        while len(self._drawn) > MAX_CACHED_TUNES:
-            self._drawn.popitem(last=False)
 
     @cached_property
     def _surprisal_engine(self) -> NumpyEngine:
@@ -127,9 +101,7 @@ class RequestHandlers:
 
     runs: Path
     progress: ProgressWriter
-    _models: OrderedDict[Path, tuple[object, ModelWithProgress]] = field(
-        default_factory=OrderedDict
-    )
+    _models: OrderedDict[Path, tuple[object, Model]] = field(default_factory=OrderedDict)
     _tunes: OrderedDict[str, Tune] = field(default_factory=OrderedDict)
 
     def answer(self, request: dict[str, Any], payload: bytes) -> WorkerAnswer:
@@ -260,8 +232,7 @@ class RequestHandlers:
         request = tune.recipe.request
         head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed}
         body = json.dumps(head | tune_to_json(tune), separators=(",", ":")).encode()
-        model = tune.model
-        drawn = model.find_drawn(request) if isinstance(model, ModelWithProgress) else None
+        drawn = tune.model.recall(request) if isinstance(tune.model, Model) else None
         return WorkerAnswer(
             {"id": id_, "recipe": recipe, "drawn": drawn.to_json() if drawn else None},
             zlib.compress(body, 1),
@@ -316,9 +287,13 @@ class RequestHandlers:
         id_, parsed = tune_id(recipe), Recipe.from_text(recipe)
         model = self._find_model(parsed)
         if id_ not in self._tunes:
-            if drawn is not None:
-                model.remember(parsed.request, Generated.from_json(drawn))
-            self._cache_tune(id_, model.sample_request(parsed.request))
+            known = model.recall(parsed.request) if drawn is None else Generated.from_json(drawn)
+            tune = (
+                model.make_tune(parsed.request, known)
+                if known
+                else model.sample_request(parsed.request)
+            )
+            self._cache_tune(id_, tune)
         self._tunes.move_to_end(id_)
         return self._tunes[id_]
 
@@ -327,7 +302,7 @@ class RequestHandlers:
         while len(self._tunes) > MAX_CACHED_TUNES:
             self._tunes.popitem(last=False)
 
-    def _find_model(self, recipe: Recipe) -> ModelWithProgress:
+    def _find_model(self, recipe: Recipe) -> Model:
         """Return the model with the recipe's fingerprint, even if its folder was renamed.
 
         The name comes from a file, so it never becomes a path. Raises NotFound without a model of
@@ -351,7 +326,7 @@ class RequestHandlers:
             if folder_name != name and name in _read_model_names(folder):
                 yield folder
 
-    def get_model(self, name: str) -> ModelWithProgress:
+    def get_model(self, name: str) -> Model:
         """Return a model by its name in the list of models.
 
         Raises:
@@ -362,7 +337,7 @@ class RequestHandlers:
             raise NotFound(f"unknown model {name[:60]!r}; choose one of {', '.join(folders)}")
         return self._load_model(folders[name])
 
-    def _load_model(self, folder: Path) -> ModelWithProgress:
+    def _load_model(self, folder: Path) -> Model:
         stamp = get_model_stamp(folder)
         if self._models.get(folder, (None,))[0] != stamp:
             self._models[folder] = stamp, _with_progress(load(folder), self.progress)
@@ -379,7 +354,7 @@ def _read_model_names(folder: Path) -> Iterator[str]:
             yield str(read_manifest(checkpoint_folder, FORMAT).get("name"))
 
 
-def _with_progress(model: Model, progress: ProgressWriter) -> ModelWithProgress:
+def _with_progress(model: Model, progress: ProgressWriter) -> Model:
     checkpoint: Checkpoint = model.checkpoint
     return ModelWithProgress(checkpoint, model.codec, progress=progress)
 

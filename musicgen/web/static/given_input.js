@@ -71,18 +71,18 @@ export class GivenInput {
     const file = this.#file;
     if (!file || !this.#roles.length) return;
     try {
-      const { parts, bars } = await api.fetchParts(file);
-      if (file === this.#file) this.#showParts(parts, bars);
+      const { parts } = await api.fetchParts(file);
+      if (file === this.#file) this.#showParts(parts);
     } catch (error) {
       this.onError(error);
     }
   }
 
-  #showParts(parts, bars) {
+  #showParts(parts) {
     this.#parts = parts;
     const names = namesOf({ parts });
     this.list.replaceChildren(...parts.map(({ instrument, role, measures }, index) => {
-      const facts = [role, instrument, `${measures.length} of ${bars} bars`].filter(Boolean).join(" · ");
+      const facts = [role, instrument, `${measures.length} bars`].filter(Boolean).join(" · ");
       return createSwitch(index + 1, names[index], facts, measures.length > 0);
     }));
     this.#chooseRoles();
