@@ -15,6 +15,7 @@ const ROLL_UNITS_PER_SECOND = 100; // of its viewBox
 const ROLL_MIN_SECONDS = 0.01; // keeps the viewBox of an empty tune valid
 const PART_COLOURS = 6; // in tune_view.css
 const BLACK_KEYS = [1, 3, 6, 8, 10]; // pitch classes
+const SCORE_ID = /^([nm])(\d+)(?:-\d+)?$/;
 const ALLOWED_ELEMENTS = new Set(
   "svg g path use defs symbol polygon polyline rect ellipse circle line text tspan title desc style".split(
     " ",
@@ -204,7 +205,9 @@ export class TuneView {
       "aria-label",
       `Score of ${this.tune.title || "the tune"}. Arrow keys move between bars, Enter plays from a bar, Shift+Enter loops up to it.`,
     );
-    for (const element of root.querySelectorAll("[id]")) this.#register(element);
+    const covers = new Map(); // all are measured before the first is inserted, which would undo the layout
+    for (const measure of root.querySelectorAll("[id^=m]")) covers.set(measure, this.#createCover(measure));
+    for (const element of root.querySelectorAll("[id]")) this.#register(element, covers.get(element));
     const first = this.bars.keys().next().value;
     this.bars.get(first)?.setAttribute("tabindex", "0");
     root.addEventListener("click", (event) => this.#handleClick(event));
@@ -212,17 +215,19 @@ export class TuneView {
     root.addEventListener("keydown", (event) => this.#handleKey(event));
   }
 
-  /** Register a note (id "n12", "n12-1") or a measure ("m3") of the engraved score. */
-  #register(element) {
-    const [, kind, digits] = /^([nm])(\d+)(?:-\d+)?$/.exec(element.id) ?? [];
+  /** Register a note (id "n12", "n12-1") or a measure ("m3"), with its cover, of the engraved score. */
+  #register(element, cover) {
+    const [, kind, digits] = SCORE_ID.exec(element.id) ?? [];
     const index = Number(digits);
     if (kind === "n") {
       element.dataset.note = digits;
       this.#addNote(index, element);
     } else if (kind === "m") {
       element.dataset.bar = digits;
-      const cover = this.#addCover(element, index);
-      if (cover) this.bars.set(index, cover);
+      if (cover) {
+        element.prepend(cover);
+        this.bars.set(index, cover);
+      }
     }
     if (kind && this.prefix) element.id = `${this.prefix}${element.id}`;
   }
@@ -232,13 +237,16 @@ export class TuneView {
     this.notes.get(index).push(element);
   }
 
-  /** Put a rectangle under a measure that takes clicks, focus and colours; null without staff lines. */
-  #addCover(measure, bar) {
+  /** Create a rectangle for under a measure that takes clicks, focus and colours; null without staff lines. */
+  #createCover(measure) {
+    const [, kind, digits] = SCORE_ID.exec(measure.id) ?? [];
+    if (kind !== "m") return null;
+    const bar = Number(digits);
     const staves = [...measure.querySelectorAll(".staff > path")].map((line) => line.getBBox());
     if (!staves.length) return null;
     const box = unionBoxes(staves);
     const pad = Math.min(box.height, staves[0].width ? lineSpacing(staves) * 3 : box.height) || 0;
-    const cover = svg("rect", {
+    return svg("rect", {
       class: "bar-cover",
       x: box.x,
       y: box.y - pad,
@@ -249,8 +257,6 @@ export class TuneView {
       "aria-label": `Bar ${this.barNumber(bar)}`,
       "data-bar": bar,
     });
-    measure.prepend(cover);
-    return cover;
   }
 
   /** Dragging the mouse over bars selects them, like a click and a Shift-click. */
@@ -424,17 +430,16 @@ export class TuneView {
 
   #drawRings(notes) {
     const rings = this.#replaceLayer("difference-rings", false);
-    for (const element of this.#scoreElements([...notes])) {
-      const { x, y, width, height } = headBox(element);
-      rings.append(
-        svg("ellipse", {
-          cx: x + width / 2,
-          cy: y + height / 2,
-          rx: width * 0.95,
-          ry: height * 1.15,
-        }),
-      );
-    }
+    const boxes = this.#scoreElements([...notes]).map(headBox);
+    const ellipses = boxes.map(({ x, y, width, height }) =>
+      svg("ellipse", {
+        cx: x + width / 2,
+        cy: y + height / 2,
+        rx: width * 0.95,
+        ry: height * 1.15,
+      }),
+    );
+    rings.append(...ellipses);
   }
 
   #drawRoll() {

@@ -28,7 +28,7 @@ export class GivenInput {
   }
 
   get #canGive() {
-    return this.#parts.length > 0 && this.#roles.length > 0;
+    return this.#parts.length > 0 && this.#roles.length > 1;
   }
 
   /** The roles of the parts that are drawn. */
@@ -53,7 +53,7 @@ export class GivenInput {
   setModel({ roles }) {
     this.#roles = roles;
     if (!this.#parts.length) this.#load();
-    this.roles.replaceChildren(...roles.map((role) => createSwitch(role, role, role)));
+    this.roles.replaceChildren(...roles.map((role) => createSwitch(role, role, null)));
     this.#choosesRoles = false;
     this.#chooseRoles();
     this.#update();
@@ -69,7 +69,7 @@ export class GivenInput {
   /** List the parts of the file, if the model can write parts. */
   async #load() {
     const file = this.#file;
-    if (!file || !this.#roles.length) return;
+    if (!file || this.#roles.length < 2) return;
     try {
       const { parts } = await api.fetchParts(file);
       if (file === this.#file) this.#showParts(parts);
@@ -112,6 +112,6 @@ function checkedValues(container) {
 function createSwitch(value, name, facts, isOn = false) {
   const input = html("input", { type: "checkbox", value });
   input.checked = isOn;
-  const more = facts === name ? null : html("span", { class: "facts", text: facts });
-  return html("li", {}, html("label", { class: "switch" }, input, html("span", { text: name }), more));
+  const more = facts && html("span", { class: "facts", text: ` ${facts}` });
+  return html("li", {}, html("label", { class: "switch" }, input, html("span", {}, name, more)));
 }
