@@ -196,12 +196,21 @@ class Phrase(StrictModel):
 
 
 class TunePart(StrictModel):
-    """A part of a tune or of a file."""
+    """A part of a tune."""
 
     name: str
     role: str = Field(description="melody, bass, chords, pad or drums; empty: unknown")
     instrument: str
     measures: list[int] = Field(description="written bars in which its notes start, from 0")
+
+
+class FilePart(StrictModel):
+    """A part of a file."""
+
+    name: str
+    role: str = Field(description="melody, bass, chords, pad or drums: the likeliest")
+    instrument: str
+    bars: int = Field(description="number of written bars in which its notes start")
 
 
 class FileParts(StrictModel):
@@ -211,7 +220,7 @@ class FileParts(StrictModel):
     key: str
     meter: str
     bars: int
-    parts: list[TunePart]
+    parts: list[FilePart]
 
 
 class TuneSurprise(StrictModel):

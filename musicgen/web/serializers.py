@@ -122,9 +122,10 @@ def parts_to_json(score: Score) -> list[dict[str, Any]]:
 def file_to_json(score: Score) -> dict[str, Any]:
     """Return the fields of a `FileParts`: the parts of a file, with their likeliest roles."""
     parts = [
-        part | {"role": part["role"] or role.name}
+        {"name": part["name"], "role": part["role"] or role.name, "instrument": part["instrument"],
+         "bars": len(part["measures"])}
         for part, role in zip(parts_to_json(score), find_roles(score), strict=True)
-    ]
+    ]  # fmt: skip
     bars = max(number_bars(find_bars(score)), default=0)
     data = {"title": score.title, "key": str(score.key), "meter": str(score.meter), "bars": bars,
             "parts": parts}  # fmt: skip

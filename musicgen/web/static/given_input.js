@@ -81,9 +81,9 @@ export class GivenInput {
   #showParts(parts) {
     this.#parts = parts;
     const names = namesOf({ parts });
-    this.list.replaceChildren(...parts.map(({ instrument, role, measures }, index) => {
-      const facts = [role, instrument, `${measures.length} bars`].filter(Boolean).join(" · ");
-      return createSwitch(index + 1, names[index], facts, measures.length > 0);
+    this.list.replaceChildren(...parts.map(({ instrument, role, bars }, index) => {
+      const facts = [role, instrument, `${bars} bars`].filter(Boolean).join(" · ");
+      return createSwitch(index + 1, names[index], facts, bars > 0);
     }));
     this.#chooseRoles();
     this.#update();
