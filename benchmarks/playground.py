@@ -286,7 +286,9 @@ def quantise_png(data: bytes) -> bytes:
     from PIL import Image
 
     buffer = BytesIO()
-    Image.open(BytesIO(data)).convert("RGB").quantize(PALETTE_SIZE).save(buffer, "PNG", optimize=True)
+    Image.open(BytesIO(data)).convert("RGB").quantize(PALETTE_SIZE).save(
+        buffer, "PNG", optimize=True
+    )
     return buffer.getvalue()
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from musicgen.errors import MusicgenError, Refusal
     from musicgen.formats import read, write
+    from musicgen.music.accompaniment import accompany
+    from musicgen.music.chord_recognition import RecognisedChord, recognise_chords
     from musicgen.music.score import STEPS_PER_QUARTER, Ending, Mark, Note, Part, Score
     from musicgen.music.theory import Key, Meter
     from musicgen.trained_model import Model, load
@@ -32,12 +34,15 @@ __all__ = [
     "MusicgenError",
     "Note",
     "Part",
+    "RecognisedChord",
     "Refusal",
     "Score",
     "Tune",
     "__version__",
+    "accompany",
     "load",
     "read",
+    "recognise_chords",
     "tweak",
     "write",
 ]
@@ -54,11 +59,14 @@ _MODULES: Final = {
     "MusicgenError": "errors",
     "Note": "music.score",
     "Part": "music.score",
+    "RecognisedChord": "music.chord_recognition",
     "Refusal": "errors",
     "Score": "music.score",
     "Tune": "tune",
+    "accompany": "music.accompaniment",
     "load": "trained_model",
     "read": "formats",
+    "recognise_chords": "music.chord_recognition",
     "tweak": "variants",
     "write": "formats",
 }

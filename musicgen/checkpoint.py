@@ -57,7 +57,7 @@ from musicgen.folder_contents import (
     has_only_listed_files,
 )
 from musicgen.music.theory import MODES
-from musicgen.tokens.score_context import count_field_values
+from musicgen.tokens.context_families import count_field_values
 from musicgen.typed_data import Count, FileName, Sha256, check_schema, shorten
 
 FORMAT: Final = 1

@@ -18,14 +18,22 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
+HELD_FIELDS: Final = tuple(f"held{octave}" for octave in range(11))  # pitches, octave by octave
+TONES_FIELDS: Final = ("tones0", "tones500", "tones1000", "tones2000")
 MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
     "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
+    **dict.fromkeys((*HELD_FIELDS, *TONES_FIELDS), 12),
 }  # fmt: skip
-CONTEXT_WIDTHS: Final = {  # inputs per field of `tokens/score_context.py`: embedding width, or bits
+CONTEXT_WIDTHS: Final = {  # inputs per field of a context: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
     "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
     "role": 8, "family": 16, "next_role": 8, "echo": 48, "alike": 8, "echoed": 8,
+    "since": 16, **{f"interval{n}": 8 for n in (1, 2, 3)}, "due1": 16, "due2": 16,
+    "held_count": 8, **{f"age{n}": 8 for n in (1, 2, 3)}, "low": 16, "high": 16,
+    **{f"until{lag}": 8 for lag in (500, 1000, 2000, 4000)}, "repeat_run": 8, "motif_run": 8,
+    **{f"ago{lag}": 24 for lag in (500, 1000, 2000, 4000)}, "repeat": 24, "motif": 24,
+    **{f"oldest{n}": 24 for n in (1, 2, 3)}, "lowest_off": 24, "newest": 24,
     **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
@@ -35,13 +43,27 @@ VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "tones", "last_tones", "role", "family", "next_role",
 )  # fmt: skip
 ECHO_FIELDS: Final = ("echo", "alike", "echoed")  # of `tokens/echo.py`
-LOOKED_UP_FIELDS: Final = ("lag1", "lag2", "lag4", "lag8", "echo")  # each is an id + 1, or 0
+TIME_LOOK_UPS: Final = (  # of `tokens/time_context.py`
+    "ago500", "ago1000", "ago2000", "ago4000", "repeat", "motif",
+    "oldest1", "oldest2", "oldest3", "lowest_off", "newest",
+)  # fmt: skip
+TIME_FIELDS: Final = (  # of `tokens/time_context.py`
+    "since", "interval1", "interval2", "interval3", "due1", "due2",
+    "held_count", "age1", "age2", "age3", "low", "high",
+    "until500", "until1000", "until2000", "until4000", "repeat_run", "motif_run",
+    *TIME_LOOK_UPS,
+    *HELD_FIELDS, *TONES_FIELDS,
+)  # fmt: skip
+LOOKED_UP_FIELDS: Final = (  # each is an id + 1, or 0
+    "lag1", "lag2", "lag4", "lag8", "echo", *TIME_LOOK_UPS,
+)  # fmt: skip
 PARTS_FIELDS: Final = (*VERTICAL_FIELDS, *ECHO_FIELDS)  # what several parts and voices need
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
     "all": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS}",
     "all+vertical": f"{_POSITION_FIELDS} {_LOOK_BACK_FIELDS} {' '.join(PARTS_FIELDS)}",
     "position": _POSITION_FIELDS,
     "look-back": _LOOK_BACK_FIELDS,
+    "time": " ".join(TIME_FIELDS),
     "none": "",
 }
 BEGIN_ID: Final = 0  # the id that is fed before a tune's first event; never predicted

@@ -40,6 +40,7 @@ REASONS: Final = {
     "no-bars": "a live performance: its notes do not follow bars",
     "no-event": "the codec cannot encode something in it",
     "duplicate": "it has the same notes as another tune",
+    "left-out": "the corpus card leaves the tune out, so that it can judge what is learned",
 }  # every code of a Refusal
 _MAX_WORD_CHARACTERS: Final = 300
 _OUT_OF_MEMORY_WORDS: Final = (

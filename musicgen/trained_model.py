@@ -23,14 +23,16 @@ from musicgen.checkpoint import load as load_checkpoint
 from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
+from musicgen.music.accompaniment import AUTO, NONE, has_chord_symbols, split_accompaniment
 from musicgen.music.score import Score
 from musicgen.sampling.engine import NumpyEngine
-from musicgen.sampling.generate import Generated, fit_primer, generate_tune
+from musicgen.sampling.generate import Generated, continue_live, fit_primer, generate_tune
 from musicgen.sampling.given_parts import GivenParts
 from musicgen.sampling.infill import CANDIDATES, KeptBars
 from musicgen.sampling.kept_bars import KeepRequest, KeepText
-from musicgen.sampling.noise import Noise
+from musicgen.sampling.live_primer import fit_live_primer
 from musicgen.sampling.options import SamplingOptions, complete_options, describe_unseen_dance
+from musicgen.sampling.primer import Primer
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import (
     DrawnHeader,
@@ -49,6 +51,7 @@ from musicgen.similarity.note_index import INDEX_FILE
 from musicgen.similarity.overlap_report import OverlapIndex, Receipt, load_index
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.measures import MeasuresCodec, normalise_rhythm
+from musicgen.tokens.performance import PerformanceCodec
 from musicgen.tokens.registry import restore_codec
 from musicgen.tune import Tune
 
@@ -149,6 +152,7 @@ class Model:
         primer: str | Path | Score | None = None,
         primer_part: str | None = None,
         primer_bars: str | None = None,
+        primer_seconds: str | None = None,
         no_primer: bool = False,
         given: str | Path | Score | None = None,
         given_parts: KeepText | None = None,
@@ -163,6 +167,7 @@ class Model:
             primer: a file or a score that the tune starts from.
             primer_part: name or number, from 1, of the primer's part; None for its melody.
             primer_bars: the bars of the primer to take, such as "1-8"; None for all.
+            primer_seconds: for a model of performances, the seconds to take, such as "0-15".
             no_primer: leave the primer out of the tune's score.
             given: a file or a score whose parts stay as they are; the option `parts` names those
                 that are drawn around them, such as parts=("bass", "drums").
@@ -184,7 +189,7 @@ class Model:
             writes_primer=not no_primer,
         )
         if primer is not None:
-            choice = PrimerChoice.parse(primer_part, primer_bars)
+            choice = PrimerChoice.parse(primer_part, primer_bars, primer_seconds)
             request = self.add_primer(request, primer, choice)
         if given is not None:
             request = self.add_given(request, given, given_parts, candidates)
@@ -200,7 +205,7 @@ class Model:
     def describe_unseen_dances(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return a warning where the training tunes have the dance in other meters only."""
         rhythm, meter = request.options.rhythm, request.options.meter
-        if request.primer is not None:
+        if isinstance(request.primer, Primer):
             meter = request.primer.meter
         if rhythm is None or meter is None:
             return ()
@@ -232,7 +237,8 @@ class Model:
     ) -> GenerationRequest:
         """Return a request that starts from a file or a score, fitted to the model.
 
-        All parts are kept if the model can write such a line-up; else one line is taken.
+        All parts are kept if the model can write such a line-up; else one line is taken. A model
+        of performances starts from the live notes, with their times.
 
         Args:
             request: a request without a primer.
@@ -244,7 +250,18 @@ class Model:
             Refusal: the file cannot be read.
         """
         name = "primer" if isinstance(primer, Score) else str(primer)
-        score = primer if isinstance(primer, Score) else read_first_tune(Path(primer))
+        codec = self.codec if isinstance(self.codec, PerformanceCodec) else None
+        if codec is None and choice.seconds is not None:
+            raise InvalidValue(
+                f"{name}: the model counts bars; choose some of them with --primer-bars"
+            )
+        score = (
+            primer
+            if isinstance(primer, Score)
+            else read_first_tune(Path(primer), as_performance=codec is not None)
+        )
+        if codec is not None:
+            return replace(request, primer=fit_live_primer(score, codec, name, choice))
         sampler = self._get_bar_sampler("a primer")
         options, fitted = fit_primer(score, sampler, request.options, name, choice)
         return replace(request, options=options, primer=fitted)
@@ -293,9 +310,7 @@ class Model:
         """Draw the token ids of a request's tune."""
         sampler = self.sampler
         if isinstance(sampler, GenericSampler):
-            return Generated(
-                sampler.sample_encoded(request.options, Noise(request.seed, request.number))
-            )
+            return continue_live(sampler, request)
         if request.engine != "numpy":
             return next(generated for _, generated in self.generate_many(request, [request.number]))
         return generate_tune(sampler, request)
@@ -337,9 +352,12 @@ class Model:
         else:
             piece = self.codec.decode(encoded.ids, encoded.setting).piece
             score, text = (Score(), piece) if isinstance(piece, str) else (piece, None)
+            if generated.skipped_steps:
+                score = score.unfold_from(generated.skipped_steps)
         notes_hash = hash_notes(score) if text is None else hash_text(text)
         recipe = Recipe(request, self.name, get_package_version("musicgen"), notes_hash)
-        tune = Tune(score, recipe, self, text, generated.messages)
+        messages = (*generated.messages, *_describe_silence(request.options, score))
+        tune = Tune(score, recipe, self, text, messages)
         tune.check_copies()
         self.remember(request, generated)
         return tune
@@ -399,6 +417,15 @@ class Model:
         return sampler
 
 
+def _describe_silence(options: SamplingOptions, score: Score) -> Iterator[str]:
+    """Yield a message where an accompaniment was asked for and the tune has no chord symbols."""
+    if options.accompaniment not in (AUTO, NONE) and not has_chord_symbols(score):
+        yield (
+            f"accompaniment {options.accompaniment}: the tune has no chord symbols; musicgen render"
+            " --chords finds some"
+        )
+
+
 def load(model: str | Path = "folk") -> Model:
     """Load a model by name or folder.
 
@@ -427,16 +454,20 @@ def _load(folder: Path) -> Model:
     return Model(checkpoint, codec)
 
 
-def read_first_tune(path: Path) -> Score:
-    """Read the first tune of a file.
+def read_first_tune(path: Path, *, as_performance: bool = False) -> Score:
+    """Read the first tune of a file, without its accompaniment.
+
+    Args:
+        path: the file.
+        as_performance: whether to read it as it sounds, with a step of one millisecond.
 
     Raises:
         InvalidValue: the file has no tunes.
         Refusal: no tune of the file can be read.
     """
-    scores, refusals = formats.read(path)
+    scores, refusals = formats.read(path, as_performance=as_performance)
     if scores:
-        return scores[0]
+        return split_accompaniment(scores[0])[0]
     raise refusals[0] if refusals else InvalidValue(f"{path}: it has no tunes")
 
 

@@ -20,7 +20,9 @@ from musicgen import formats
 from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, MusicgenError, OutputExists, escape_unprintable
 from musicgen.files import is_file, read_regular_file, refuse_existing, write_atomically
+from musicgen.music.accompaniment import accompany
 from musicgen.music.bars import count_heard_bars
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import Part, Score
 from musicgen.render import export
 from musicgen.sampling.kept_bars import KeepText
@@ -146,7 +148,7 @@ class Tune:
         if not self.model.codec.has_bars:
             return html_page.embed_sound(self.summary, self.score)
         page = html_page.render_page(
-            self.score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
+            self.played_score, recipe=self.recipe, receipt=self.receipt, surprise=self.surprise
         )
         return html_page.frame_page(self.score.title, page)
 
@@ -189,7 +191,8 @@ class Tune:
         """Write the tune and its recipe, in the format of the suffix.
 
         A format without room for the recipe gets a sidecar file, `PATH.recipe.json`. A page (.html)
-        shows the receipt and the surprise of each note as well.
+        shows the receipt and the surprise of each note as well. A picture of a performance, which
+        has no bars, is its piano roll.
 
         Args:
             path: the file; its suffix chooses the format.
@@ -210,8 +213,9 @@ class Tune:
         if self.text is None:
             is_page = path.suffix.lower() in export.PAGE_SUFFIXES
             export.write(
-                self.score,
+                self.played_score,
                 path,
+                view="roll" if is_performance(self.score) else "score",
                 force=force,
                 remarks=tuple(self.recipe.remarks()),
                 recipe=self.recipe,
@@ -222,6 +226,11 @@ class Tune:
             write_atomically(path, f"{self.text}\n".encode(), force=force)
         for sidecar in sidecars:
             write_atomically(sidecar, f"{self.recipe.to_text()}\n".encode(), force=force)
+
+    @cached_property
+    def played_score(self) -> Score:
+        """The score with the accompaniment of its recipe, as sound, MIDI and the page have it."""
+        return accompany(self.score, self.recipe.request.options.accompaniment)
 
     @cached_property
     def receipt(self) -> Receipt | None:
@@ -272,7 +281,7 @@ class Tune:
 
     def to_pretty_midi(self) -> pretty_midi.PrettyMIDI:
         """Return the sounding notes as a `pretty_midi` object."""
-        return formats.midi.to_pretty_midi(self.score)
+        return formats.midi.to_pretty_midi(self.played_score)
 
 
 def _format_count(count: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from musicgen.render import export
 from musicgen.sampling.given_parts import GivenParts
 from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.primer import Primer
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, hash_text
 from musicgen.trained_model import Model, load, load_named, read_first_tune
 from musicgen.tune import Tune, read_recipe_text, sidecar_path
@@ -84,11 +85,10 @@ def _tweak_from_notes(
             model, free_request, score, f"{path}: {reason}", keep, candidates, changes
         )
     primed = model.add_primer(free_request, path)
-    bar_count, primer_changes = (
-        (primed.primer.bar_count, primed.primer.changes) if primed.primer else (0, ())
-    )
-    bars = max(bar_count, request.options.heard_bars or 0)
-    primed = replace(primed, options=replace(free_options, bars=bars))
+    primer_changes = primed.primer.changes if primed.primer else ()
+    if isinstance(primed.primer, Primer):
+        bars = max(primed.primer.bar_count, request.options.heard_bars or 0)
+        primed = replace(primed, options=replace(free_options, bars=bars))
     tune = model.make_variant(primed, keep=keep, candidates=candidates, **changes)
     message = f"{path}: {reason}; its notes are taken as a primer"
     return replace(tune, messages=(message, *primer_changes, *tune.messages))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from musicgen.cli.tune_sources import RealTunes
     from musicgen.evaluation.figures import Figure
     from musicgen.evaluation.likelihood import BaselineScore, LikelihoodReport
+    from musicgen.evaluation.live_figures import LiveCard
     from musicgen.evaluation.score_card import ScoreCard, TuneSet
 
 # How well a model predicts held-out tunes, and the baselines on the same tunes as text.
@@ -29,6 +30,8 @@ Likelihoods: TypeAlias = "tuple[()] | tuple[LikelihoodReport, tuple[BaselineScor
 
 _DEFAULT_REFERENCE: Final = "folk"
 _MOST_TUNES: Final = 5000
+_DEFAULT_COUNT: Final = 500
+_DEFAULT_PERFORMANCES: Final = 32
 
 
 @click.command()
@@ -54,8 +57,7 @@ _MOST_TUNES: Final = 5000
 @click.option(
     "--count",
     type=WholeNumber(4, _MOST_TUNES),
-    default=500,
-    show_default=True,
+    show_default=f"{_DEFAULT_COUNT}; {_DEFAULT_PERFORMANCES} performances",
     help="Tunes to sample from a model, per form.",
 )
 @click.option(
@@ -80,7 +82,7 @@ def evaluate(
     against: str | None,
     split: str,
     data: str | None,
-    count: int,
+    count: int | None,
     form: str | None,
     curve: bool,
     seed: int,
@@ -100,6 +102,7 @@ def evaluate(
     musicgen evaluate folk --html card.html      with plots, and tunes engraved
     musicgen evaluate mytunes/ --against folk    files of any program: .abc .mid .musicxml
     musicgen evaluate folk --json                keys: sections_8, bar_likeness, ...
+    musicgen evaluate live --data mymidi/        a model of performances: figures per minute
     """  # noqa: D301 - click reads the backspace character
     from rich.console import Console
 
@@ -109,6 +112,13 @@ def evaluate(
 
         prepare_page(html, SCORE_CARD_TITLE, "musicgen evaluate", force=force)
     options = _Options(target, against, split, data, count, form, curve, seed)
+    if _writes_performances(target):
+        live_card = _make_live_card(options, html, console)
+        if as_json:
+            click.echo(json.dumps({**live_card.to_json(), "command": options.format_command()}))
+        elif not quiet:
+            _print_live_card(live_card, with_details=verbose)
+        return
     tunes = _collect_tunes(options, console)
 
     from musicgen.evaluation.score_card import make_score_card
@@ -133,7 +143,7 @@ class _Options:
     against: str | None
     split: str
     data: str | None
-    count: int
+    count: int | None
     form: str | None
     curve: bool
     seed: int
@@ -182,8 +192,52 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
     else:
         real = sources.load_real_tunes(against, options.split, options.data, console)
     likelihoods = sources.measure_likelihood(model, real, with_curve=options.curve, console=console)
-    sets = list(sources.sample_forms(model, form, options.count, options.seed, console))
+    sets = list(
+        sources.sample_forms(model, form, options.count or _DEFAULT_COUNT, options.seed, console)
+    )
     return _CollectedTunes(sets, real, likelihoods=likelihoods)
+
+
+def _writes_performances(target: str) -> bool:
+    from musicgen.cli import tune_sources as sources
+    from musicgen.tokens.performance import PerformanceCodec
+
+    model = sources.open_model(target)
+    return model is not None and isinstance(model.codec, PerformanceCodec)
+
+
+def _make_live_card(options: _Options, html: Path | None, console: Console) -> LiveCard:
+    """Compare the performances of a model with real ones. Raises InvalidValue for other options."""
+    from musicgen.cli import tune_sources as sources
+
+    given = {"html": html, "against": options.against, "form": options.form, "curve": options.curve}
+    for name in (name for name, value in given.items() if value):
+        raise InvalidValue(
+            f"--{name}: {options.target} writes performances, which have no bars and no page; leave"
+            " it out"
+        )
+    model = sources.open_model(options.target)
+    assert model is not None
+    count = options.count or _DEFAULT_PERFORMANCES
+    return sources.make_live_card(model, options.split, options.data, count, options.seed, console)
+
+
+def _print_live_card(card: LiveCard, *, with_details: bool) -> None:
+    """Print how well the model predicts performances, and a table of minutes."""
+    from rich.console import Console
+
+    out = Console(highlight=False, soft_wrap=True)
+    if card.likelihood:
+        figures = [figure for figure in card.model_figures if with_details or not figure.is_detail]
+        tunes = len(card.likelihood.units.notes)
+        out.print(_make_model_table(f"{tunes:,} held-out performances", figures))
+    title = (
+        f"{card.sampled.name}: {len(card.sampled.minutes)} minutes beside"
+        f" {len(card.real.minutes)} real ones, of {card.real.name}"
+    )
+    out.print(_make_table(title, card.figures))
+    for line in card.notes:
+        out.print(f"  {line}", markup=False)
 
 
 def _write_page(card: ScoreCard, path: Path, command: str, *, force: bool) -> None:

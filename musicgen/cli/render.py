@@ -18,8 +18,16 @@ from musicgen.cli.command_options import (
     force_option,
     quiet_option,
 )
-from musicgen.cli.output import discard_line, format_count, format_duration
+from musicgen.cli.output import LinePrinter, discard_line, format_count, format_duration
 from musicgen.errors import InvalidValue, MusicgenError, Refusal, escape_unprintable
+from musicgen.music.accompaniment import (
+    ACCOMPANIMENTS,
+    AUTO,
+    PATTERNS,
+    accompany,
+    has_chord_symbols,
+    split_accompaniment,
+)
 
 if TYPE_CHECKING:
     from musicgen.music.score import Score
@@ -48,6 +56,17 @@ _MAX_TITLE_LENGTH: Final = 80  # characters of a title in a message
 )
 @click.option("--program", type=PROGRAM, help="Instrument: MIDI program 0..127, or a name (flute).")
 @click.option("--tempo", type=POSITIVE, metavar="QPM", help="Quarter notes per minute.")
+@click.option(
+    "--accompaniment",
+    type=click.Choice(ACCOMPANIMENTS),
+    help="How chord symbols are played, in .wav, .mid and .html; auto chooses by the meter."
+    "  [default: as in the file, else auto]",
+)
+@click.option(
+    "--chords",
+    is_flag=True,
+    help="Recognise chord symbols from the notes, in place of those of the file.",
+)
 @click.option("--count-in", is_flag=True, help="Start .wav files with a bar of clicks.")
 @click.option(
     "--tune",
@@ -65,6 +84,8 @@ def render(
     view: str | None,
     program: int | None,
     tempo: float | None,
+    accompaniment: str | None,
+    chords: bool,
     count_in: bool,
     number: int | None,
     force: bool,
@@ -78,23 +99,65 @@ def render(
     musicgen render song.abc --out song.svg --out song.png --out song.html
     musicgen render song.mid --out roll.png --view roll
     musicgen render book.abc --tune 3 --out third.wav --count-in
+    musicgen render tune.abc --out tune.mid --accompaniment waltz
+    musicgen render song.mid --out song.abc --chords
     """  # noqa: D301 - click reads the backspace character
     from musicgen.render.timeline import at_tempo
 
     _prepare_outputs(outs, view=view, count_in=count_in, force=force)
     print_line = discard_line if quiet else partial(click.echo, err=True)
-    score, refusals = _read_tune(file, number)
+    played, refusals = _read_tune(file, number)
     for refusal in refusals if verbose else ():
         print_line(str(refusal))
     recipe = _load_recipe(file) if number is None else None
-    if recipe is not None:
+    score, added = split_accompaniment(played)
+    if chords:
+        score = _recognise(file, score, played, print_line)
+    elif recipe is not None:
         score = _restore_written_score(file, score, recipe)
     _check_score(file, score, outs, view=view, tempo=tempo, count_in=count_in)
     page_data = _collect_page_data(file, score, recipe, outs)
+    if accompaniment is None and added is not None and not chords:
+        score = played  # as it is in the file
+    else:
+        score = _accompany(file, score, accompaniment, recipe)
     score = score if tempo is None else at_tempo(score, tempo)
     settings = {"view": view or "score", "program": program, "count_in": count_in, **page_data}
     _write_outputs(score, outs, recipe, settings, force=force)
     print_line(escape_unprintable(f"{', '.join(map(str, outs))}: {_summarize(score)}"))
+
+
+def _recognise(file: Path, score: Score, played: Score, print_line: LinePrinter) -> Score:
+    """Return a score with the chord symbols that are recognised in it and its accompaniment.
+
+    Raises InvalidValue for music without bars.
+    """
+    from musicgen.music.chord_recognition import add_chord_symbols, recognise_chords
+    from musicgen.music.milliseconds import is_performance
+
+    if is_performance(played):
+        raise InvalidValue(f"--chords: {file} has no bars and beats; leave the option out")
+    recognised = recognise_chords(played)
+    confidence = sum(chord.confidence for chord in recognised) / max(1, len(recognised))
+    print_line(
+        f"{escape_unprintable(str(file))}: {format_count(len(recognised), 'chord symbol')}"
+        f" recognised, mean confidence {confidence:.0%}"
+    )
+    return add_chord_symbols(score, recognised)
+
+
+def _accompany(file: Path, score: Score, name: str | None, recipe: Recipe | None) -> Score:
+    """Return a score with its accompaniment: as asked, else as in its recipe, else "auto".
+
+    Raises InvalidValue if a pattern is asked for and there are no chord symbols.
+    """
+    if name in PATTERNS and not has_chord_symbols(score):
+        raise InvalidValue(
+            f"--accompaniment {name}: {file} has no chord symbols; add --chords to recognise some"
+        )
+    if name is None:
+        name = AUTO if recipe is None else recipe.request.options.accompaniment
+    return accompany(score, name)
 
 
 def _prepare_outputs(

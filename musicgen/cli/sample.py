@@ -220,7 +220,8 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
 @click.option(
     "--primer",
     type=click.Path(path_type=Path),
-    help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model.",
+    help="Start with the notes of a file (.mid, .abc, .musicxml), adapted to the model; a model of"
+    " performances keeps their times.",
 )
 @click.option(
     "--primer-part",
@@ -231,6 +232,12 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     "--primer-bars",
     metavar="FIRST-LAST",
     help="Bars of the primer to start with, such as 1-8; by default, all.",
+)
+@click.option(
+    "--primer-seconds",
+    metavar="FIRST-LAST",
+    help="With a model of performances: seconds of the primer to start with, such as 0-15; by"
+    " default, all.",
 )
 @click.option(
     "--given",
@@ -295,6 +302,9 @@ def sample(
     musicgen sample --out song.mid --out song.abc --key Edor --rhythm jig --form AABB --end tonic
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out more.mid --primer song.mid --primer-part vocal --primer-bars 1-8
+    musicgen sample --model live --out more.mid --primer live.mid --primer-seconds 0-15
+    )
+    @click.option(
     musicgen sample --model band --out song.mid --given melody.mid --parts bass,drums
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click reads the backspace character
@@ -360,12 +370,13 @@ def _pop_primer_options(options: dict[str, Any]) -> tuple[Path | None, PrimerCho
     from musicgen.sampling.primer_choice import PrimerChoice
 
     path = options.pop("primer")
-    values = {name: options.pop(name) for name in ("no_primer", "primer_part", "primer_bars")}
+    names = "no_primer", "primer_part", "primer_bars", "primer_seconds"
+    values = {name: options.pop(name) for name in names}
     for name, value in values.items():
         if path is None and value not in (None, False):
             flag = name.replace("_", "-")
             raise InvalidValue(f"--{flag}: there is no primer; name one with --primer")
-    choice = PrimerChoice.parse(values["primer_part"], values["primer_bars"])
+    choice = PrimerChoice.parse(*(values[name] for name in names[1:]))
     return path, choice, not values["no_primer"]
 
 

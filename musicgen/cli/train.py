@@ -98,10 +98,12 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--context",
     type=click.Choice(tuple(CONTEXTS)),
-    show_default="all, for tunes with bars; all+vertical, for tunes of several parts or voices",
+    show_default="all, for tunes with bars; all+vertical, for tunes of several parts or voices;"
+    " time, for performances",
     help="What the model reads besides tokens: the position in bar and section, what stood 1, 2, 4"
     " and 8 bars ago (look-back), both (all), and what the parts and voices written earlier in the"
-    " bar play at the same time (all+vertical).",
+    " bar play at the same time (all+vertical); of performances, what is held, when the last notes"
+    " came, and what sounded up to 4 seconds ago (time).",
 )
 @click.option("--dropout", type=DecimalNumber(0, 0.95), help="Dropout probability.")
 @click.option("--epochs", type=EPOCHS, help="Maximum passes over the training part.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
         ScoreFunction,
         TrainFunction,
     )
+    from musicgen.evaluation.live_figures import LiveCard, MinuteSet
     from musicgen.evaluation.score_card import TuneSet
+    from musicgen.music.score import Score
     from musicgen.similarity.overlap_report import OverlapIndex
     from musicgen.trained_model import Model
 
 DEFAULT_SOURCE: Final = "dance-tunes"
 READERS = os.cpu_count() or 1  # child processes that read the files
 _FORMATS_WITHOUT_REPEATS: Final = (".mid", ".midi")
+FEW_REAL_MINUTES: Final = 30  # fewer do not show the range of live playing
 DATA_HINT: Final = "name the tunes that it was trained on with --data"
 
 
@@ -307,6 +311,67 @@ def make_train_function(model: Model, dataset: Dataset) -> TrainFunction:
         return network.score
 
     return train
+
+
+def make_live_card(
+    model: Model, split: str, data: str | None, count: int, seed: int, console: Console
+) -> LiveCard:
+    """Sample performances of a model, and compare their minutes with real ones.
+
+    The real minutes are those of the held-out part; of all performances where it lasts less than
+    FEW_REAL_MINUTES, since a few pieces do not show the range of live playing.
+
+    Args:
+        model: of codec performance.
+        split: the held-out part.
+        data: the performances that the model was trained on, as files or a data set.
+        count: performances to sample.
+        seed: random seed.
+        console: shows what is done.
+
+    Raises:
+        InvalidValue: there are too few real or sampled minutes.
+        Mismatch: the performances are not those that the model was trained on.
+    """
+    from musicgen.evaluation.likelihood import score_likelihood
+    from musicgen.evaluation.live_figures import LiveCard, MinuteSet
+    from musicgen.sampling.recipe import GenerationRequest
+    from musicgen.trained_model import sample_many
+
+    dataset = _load_corpus(model, data, console)
+    held_out = getattr(dataset, split)
+    real = _collect_real_minutes(model, dataset, split)
+    request = GenerationRequest(model.complete_options({}), seed)
+    with console.status(f"sampling {count:,} performances"):
+        sampled = MinuteSet.of(
+            f"{count:,} sampled performances",
+            (tune.score for tune in sample_many(model, request, count=count)),
+        )
+    report = None
+    if held_out:
+        with console.status("predicting held-out performances"):
+            parts = held_out, dataset.train, dataset.valid
+            report = score_likelihood(model.sampler.engine, model.codec, *parts)
+    return LiveCard.of(sampled, real, report)
+
+
+def _collect_real_minutes(model: Model, dataset: Dataset, split: str) -> MinuteSet:
+    from musicgen.evaluation.live_figures import MinuteSet
+    from musicgen.tokens.codec import Setting
+
+    def decode(tunes: Iterable[EncodedTune]) -> Iterator[Score]:
+        for tune in tunes:
+            yield model.codec.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).piece
+
+    held_out = getattr(dataset, split)
+    everything = [tune for _, tune in dataset]
+    minutes = MinuteSet.of(f"all {len(everything)} performances", decode(everything))
+    if not held_out:
+        return minutes
+    with suppress(InvalidValue):
+        part = MinuteSet.of(f"{split} part of {model.name.name}", decode(held_out))
+        return part if len(part.minutes) >= FEW_REAL_MINUTES else minutes
+    return minutes
 
 
 def sample_forms(

@@ -51,7 +51,7 @@ def compute_cache_key(file: TuneFile, codec: str, limits: object) -> bytes:
     content = hash_regular_file(file.path, follow=file.named)
     if not content:
         return b""
-    reader = "\n".join([hash_reading_code(), codec, str(limits), file.name])
+    reader = "\n".join([hash_reading_code(), codec, str(limits), file.name, file.left_out])
     return hashlib.sha256(content + reader.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -127,7 +127,9 @@ class PackedFiles(LazySequence[TuneFile]):
         packed = bytearray()
         self._edges = array("Q", [0])
         for file in files:
-            fields = (os.fspath(file.path), file.name, file.only, "named" * file.named)
+            fields = (
+                os.fspath(file.path), file.name, file.only, "named" * file.named, file.left_out,
+            )  # fmt: skip
             packed += "\0".join(fields).encode("utf-8", "surrogatepass")
             self._edges.append(len(packed))
         self._packed = bytes(packed)
@@ -138,8 +140,8 @@ class PackedFiles(LazySequence[TuneFile]):
     def get_item(self, index: int) -> TuneFile:
         """Unpack a file."""
         fields = self._packed[self._edges[index] : self._edges[index + 1]]
-        path, name, only, named = fields.decode("utf-8", "surrogatepass").split("\0")
-        return TuneFile(Path(path), name, named=bool(named), only=only)
+        path, name, only, named, rule = fields.decode("utf-8", "surrogatepass").split("\0")
+        return TuneFile(Path(path), name, named=bool(named), only=only, left_out=rule)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
 from musicgen.formats import FORMAT_BY_SUFFIX, midi
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.melodic_runs import Move, list_drum_moves, list_moves
 from musicgen.music.milliseconds import PERFORMANCE_QPM
@@ -78,10 +79,9 @@ def _describe_score(score: Score) -> dict[str, Any]:
 
 def _describe_text(text: str) -> dict[str, Any]:
     moves = [(ord(character), 0) for character in text]
-    title = next((line for line in text.splitlines() if line.startswith("T:")), text)
     return {
         "notes": len(text),
-        "title": title.removeprefix("T:").strip()[:60],
+        "title": _find_title(text)[:60],
         "key": "",
         "meter": "",
         "rhythm": "",
@@ -89,6 +89,14 @@ def _describe_text(text: str) -> dict[str, Any]:
         "line": [0, _hash_moves(moves), _hash_moves(moves)],
         "remarks": [],
     }
+
+
+def _find_title(piece: Score | str) -> str:
+    """Return the title of a tune; of text without the field T:, the text itself."""
+    if isinstance(piece, Score):
+        return piece.title
+    title = next((line for line in piece.splitlines() if line.startswith("T:")), piece)
+    return title.removeprefix("T:").strip()
 
 
 def pack_hashes(hashes: Grams) -> str:
@@ -201,14 +209,16 @@ def encode_file(
         if isinstance(data, Refusal):
             yield refusal_to_json(data)
         else:
-            yield from _encode_entry(entry, data, codec)
+            yield from _encode_entry(entry, data, codec, file)
 
 
-def _encode_entry(entry: FileEntry, data: bytes, codec: AnyCodec) -> Iterator[bytes]:
+def _encode_entry(
+    entry: FileEntry, data: bytes, codec: AnyCodec, file: TuneFile
+) -> Iterator[bytes]:
     """Encode one file or archive member. Raises MemoryError, which the caller reports."""
     try:
         pieces, repairs = _read_pieces(data, entry, codec)
-        yield from _encode_pieces(pieces, entry.name, codec, repairs)
+        yield from _encode_pieces(pieces, entry.name, codec, file, repairs)
     except Exception as fault:  # a bug in a reader costs one file, not the build
         if is_short_of_memory(fault):
             raise MemoryError from fault
@@ -228,19 +238,29 @@ def _read_pieces(
     remarks = [f"repaired: {count} x {kind}" for kind, count in (result.repairs or {}).items()]
     timings = ("; ".join(record.describe_timing()) for record in result.records)
     remarks += [f"timing: {timing}" for timing in timings if timing]
-    return (*result.refusals, *result.scores), sorted(remarks)
+    scores = (split_accompaniment(score)[0] for score in result.scores)
+    return (*result.refusals, *scores), sorted(remarks)
 
 
 def _encode_pieces(
-    pieces: Iterable[Piece | Refusal], name: str, codec: AnyCodec, repairs: Sequence[str] = ()
+    pieces: Iterable[Piece | Refusal],
+    name: str,
+    codec: AnyCodec,
+    file: TuneFile,
+    repairs: Sequence[str] = (),
 ) -> Iterator[bytes]:
     number, is_empty = 0, True
     for piece in pieces:
         is_empty = False
         if isinstance(piece, Refusal):
             yield refusal_to_json(piece)
+            continue
+        number += 1
+        if file.leaves_out(title := _find_title(piece)):
+            place = f"tune {number} {title!r}"
+            message = f"its corpus card leaves it out ({file.left_out}), so that it can judge"
+            yield refusal_to_json(Refusal(message, source=name, place=place, code="left-out"))
         else:
-            number += 1
             yield from _encode_piece(piece, name, number, codec, repairs if number == 1 else ())
     if is_empty:
         yield refusal_to_json(

@@ -164,6 +164,7 @@ class _FileProgress:
             "name": file.name,
             "named": file.named,
             "only": file.only,
+            "left_out": file.left_out,
             "first": self._member,
         }
 

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, structs
@@ -39,6 +40,14 @@ _CARD_HINT: Final = "a card is TOML with title, description and where (or includ
 _CARD_FOLDERS: Final = (_PACKAGE / "_corpora", _PACKAGE.parent / "corpora")
 
 
+class Download(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file below the URL of a card that ends in a slash."""
+
+    name: Annotated[str, Meta(pattern=rf"^{_FOLDER_PATTERN}\Z")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    bytes: Annotated[int, Meta(gt=0, le=2**40)]
+
+
 class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of a corpus card."""
 
@@ -51,6 +60,8 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[str, Meta(max_length=200)] = "*"  # pattern of the file names to read
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""  # of the file at the URL
     bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
+    downloads: Annotated[tuple[Download, ...], Meta(max_length=1000)] = ()  # if a URL ends in /
+    left_out: Literal["", "title SHA-256 divisible by 8"] = ""  # a name of LEFT_OUT_RULES
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
 
@@ -65,7 +76,9 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a corpus card needs exactly one of where and includes")
         if is_url(self.where):
             split_url(self.where)
-            if not (self.sha256 and self.bytes):
+            if self.where.endswith("/") != bool(self.downloads):
+                raise ValueError("downloads name the files below a URL that ends in /; give both")
+            if not self.downloads and not (self.sha256 and self.bytes):
                 raise ValueError("a corpus card with a URL needs sha256 and bytes")
 
 
@@ -76,6 +89,18 @@ class CorpusCard(CardSchema, frozen=True, kw_only=True):
     folder: str = ""  # that holds the card
 
 
+def is_title_hash_divisible(title: str) -> bool:
+    """Return whether the SHA-256 of a title in lower case, as a number, is divisible by 8."""
+    digest = hashlib.sha256(title.strip().lower().encode()).digest()
+    return digest[-1] % 8 == 0
+
+
+# Which tunes of a corpus are left out, so that they can judge what was learned from the others.
+LEFT_OUT_RULES: Final[Mapping[str, Callable[[str], bool]]] = {
+    "title SHA-256 divisible by 8": is_title_hash_divisible,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TuneFile:
     """A file that may hold tunes, and its name in reports and data sets."""
@@ -84,6 +109,11 @@ class TuneFile:
     name: str
     named: bool = False  # by the user, so that a link is followed
     only: str = "*"  # pattern of the archive members to read
+    left_out: str = ""  # a name of LEFT_OUT_RULES; "": all tunes are read
+
+    def leaves_out(self, title: str) -> bool:
+        """Return whether the rule of the file leaves out a tune with a title."""
+        return bool(self.left_out) and LEFT_OUT_RULES[self.left_out](title)
 
     def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
         """Yield the file itself, or the members of an archive.
@@ -144,7 +174,7 @@ class TuneFile:
             yield FileEntry(self.name, 0, None), fault.with_source(self.name)
 
     def read(self) -> ParseResult:
-        """Parse all tunes in this process; a missing file gives a refusal too."""
+        """Parse all tunes but those that the file leaves out; a missing file gives a refusal."""
         scores: list[Score] = []
         refusals: list[Refusal] = []
         for entry, data in self.iter_contents():
@@ -152,7 +182,7 @@ class TuneFile:
                 refusals.append(data)
             else:
                 entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
-                scores += entry_scores
+                scores += [score for score in entry_scores if not self.leaves_out(score.title)]
                 refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
@@ -208,6 +238,10 @@ class SourceFiles:
 
     files: tuple[TuneFile, ...]
     skipped_files: int = 0  # number of other files, whose suffix is not that of a tune
+
+    def leave_out(self, rule: str) -> SourceFiles:
+        """Return the files with a rule of LEFT_OUT_RULES for their tunes."""
+        return replace(self, files=tuple(replace(file, left_out=rule) for file in self.files))
 
 
 def list_files(
@@ -337,6 +371,8 @@ def _find_in_card(
     progress: Callable[[int, int], None] | None = None,
 ) -> SourceFiles:
     parts = [_find_at_location(card, suffixes, progress)] if card.where else []
+    if card.left_out:
+        parts = [part.leave_out(card.left_out) for part in parts]
     parts += [_find_in_card(part, suffixes, progress) for part in _load_included_cards(card)]
     files = tuple(file for part in parts for file in part.files)
     return SourceFiles(files, sum(part.skipped_files for part in parts))
@@ -360,13 +396,26 @@ def _find_at_location(
     if not is_url(card.where):
         find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
         return _find_in_folder(find_folder(card), card.name, card.files, suffixes)
+    remotes = [(f"{card.where}{file.name}", file.sha256, file.bytes) for file in card.downloads]
+    remotes = remotes or [(card.where, card.sha256, card.bytes)]
+    files = [_download_file(card, remote, suffixes, progress) for remote in remotes]
+    return SourceFiles(tuple(files))
+
+
+def _download_file(
+    card: CorpusCard,
+    remote: tuple[str, str, int],
+    suffixes: Collection[str],
+    progress: Callable[[int, int], None] | None,
+) -> TuneFile:
+    """Return a file of a card, given its URL, SHA-256 and size in bytes; download it if needed."""
     from musicgen.corpus.download import RemoteFile, download  # 0.1 s, rarely needed
 
-    path = download(RemoteFile(card.where, card.sha256, card.bytes), progress=progress)
+    url = remote[0]
+    path = download(RemoteFile(*remote), progress=progress)
     if not _is_readable(path, suffixes):
-        raise InvalidValue(f"corpus {card.name}: {card.where} is not named like a tune file")
-    name = escape_unprintable(f"{card.name}/{url_file_name(card.where)}")
-    return SourceFiles((TuneFile(path, name, only=card.files),))
+        raise InvalidValue(f"corpus {card.name}: {url} is not named like a tune file")
+    return TuneFile(path, escape_unprintable(f"{card.name}/{url_file_name(url)}"), only=card.files)
 
 
 def _find_card_folder(card: CorpusCard) -> Path:

@@ -21,11 +21,14 @@ from torch.nn import functional
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
 from musicgen.config import CONTEXT_WIDTHS, MULTI_HOT_FIELDS, ModelSettings
 from musicgen.model.devices import limit_recurrent_precision, send
-from musicgen.tokens.score_context import FIELDS, count_field_values
+from musicgen.tokens.context_families import count_field_values, find_columns
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
-LOOK_BACK_PREFIXES: Final = ("lag", "match", "echo", "alike")  # of the fields of context dropout
+LOOK_BACK_PREFIXES: Final = (  # of the fields of context dropout
+    "lag", "match", "echo", "alike",
+    "ago500", "ago1000", "ago2000", "ago4000", "repeat", "motif",
+)  # fmt: skip
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 
 
@@ -131,8 +134,8 @@ class LanguageModel(SerializableModule):
             }
         )
         # by field that the model reads: its column in a context tensor
-        self.columns = {name: FIELDS.index(name) for name in settings.context_fields}
-        self.lag_columns = [FIELDS.index(name) for name in settings.lags]
+        self.columns = find_columns(settings.context_fields)
+        self.lag_columns = [self.columns[name] for name in settings.lags]
         self.gates = nn.Linear(hidden, len(settings.lags)) if settings.lags else None
         self.layers = nn.ModuleList(
             make_recurrent_layer(settings.cell, hidden if layer else settings.input_size, hidden)

@@ -25,7 +25,6 @@ from musicgen.model.devices import has_bf16
 from musicgen.sampling.batch_sampler import add_gates
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, EngineState, NumpyEngine
 from musicgen.sampling.noise import Ids
-from musicgen.tokens.score_context import ContextLanes
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 StepFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]  # gates, h, c; updates h and c
@@ -50,8 +49,8 @@ class TorchBatchEngine:
         self.cell_states = self._make_zeros(layers, lanes, self.hidden)  # each layer's c
         self.engine = engine
         self.table = self._to_float_tensor(engine.event_rows.whole)
-        table = engine.context_table
-        self.contexts = None if table is None else ContextLanes(table, lanes)
+        source = engine.context_source
+        self.contexts = None if source is None else source.start_lanes(lanes)
         self.context_tables = [
             (index, self._to_float_tensor(rows.whole)) for index, rows in engine.context_rows
         ]

@@ -15,6 +15,7 @@ from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Mark, Note, Sco
 
 PERFORMANCE_QPM: Final = 1_250.0  # quarter notes per minute at which a step is a millisecond
 MILLISECONDS_PER_MINUTE: Final = 60_000
+STRIKE_MILLISECONDS: Final = 40  # onsets less than this after the first of a strike belong to it
 
 
 def is_performance(score: Score) -> bool:

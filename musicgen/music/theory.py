@@ -7,7 +7,7 @@ and F is -1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter, mul
@@ -283,11 +283,33 @@ def _deviations(values: Sequence[float]) -> tuple[list[float], float]:
     return deviations, sum(value**2 for value in deviations)
 
 
-# The chord qualities that are distinguished; a symbol has the longest that it starts with.
-CHORD_QUALITIES: Final = (
-    "", "m", "7", "m7", "maj7", "dim", "aug", "sus4", "sus2", "6", "m6", "9", "dim7", "m7b5",
-)  # fmt: skip
-_CHORD: Final = re.compile(r"([A-G][#b]?)([^/\s]*)(?:/([A-G][#b]?))?.*")
+# The chord qualities that are distinguished, each with its tones in semitones above the root.
+CHORD_TONES: Final[Mapping[str, tuple[int, ...]]] = {
+    "": (0, 4, 7), "m": (0, 3, 7), "7": (0, 4, 7, 10), "m7": (0, 3, 7, 10),
+    "maj7": (0, 4, 7, 11), "dim": (0, 3, 6), "aug": (0, 4, 8), "sus4": (0, 5, 7),
+    "sus2": (0, 2, 7), "6": (0, 4, 7, 9), "m6": (0, 3, 7, 9), "9": (0, 4, 7, 10, 2),
+    "dim7": (0, 3, 6, 9), "m7b5": (0, 3, 6, 10),
+}  # fmt: skip
+CHORD_QUALITIES: Final = tuple(CHORD_TONES)  # a vocabulary lists them in this order
+# Other spellings; a symbol has the longest that it starts with, and the rest is ignored: E7b9 is
+# E7. The letters d and a are those of the Nottingham Music Database.
+QUALITY_SPELLINGS: Final[Mapping[str, str]] = {
+    **{quality: quality for quality in CHORD_QUALITIES},
+    "maj": "", "M": "", "Maj": "", "ma": "", "add": "", "5": "",
+    "min": "m", "mi": "m", "-": "m", "mmaj": "m", "madd": "m",
+    "dom": "7", "alt": "7", "11": "9", "13": "9",
+    "min7": "m7", "mi7": "m7", "-7": "m7", "m9": "m7", "min9": "m7", "m11": "m7",
+    "M7": "maj7", "Maj7": "maj7", "ma7": "maj7", "maj9": "maj7", "M9": "maj7", "Δ": "maj7",
+    "d": "dim", "°": "dim", "o": "dim", "mb5": "dim",
+    "a": "aug", "+": "aug", "#5": "aug",
+    "sus": "sus4", "4": "sus4", "7sus": "sus4", "9sus": "sus4", "2": "sus2", "7sus2": "sus2",
+    "maj11": "maj7", "maj13": "maj7", "M11": "maj7", "M13": "maj7", "min11": "m7", "m13": "m7",
+    "M6": "6", "maj6": "6", "69": "6", "min6": "m6", "mi6": "m6", "-6": "m6",
+    "d7": "dim7", "°7": "dim7", "o7": "dim7",
+    "ø": "m7b5", "min7b5": "m7b5", "mi7b5": "m7b5", "-7b5": "m7b5", "m7-5": "m7b5",
+}  # fmt: skip
+_CHORD: Final = re.compile(r"([A-G][#b]?)([^/]*)(?:/([A-Ga-g][#b+]?)(?![A-Za-z]))?.*")
+_CHORD_SIGNS: Final = str.maketrans({"♯": "#", "♭": "b", " ": None, "(": None, ")": None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,13 +322,36 @@ class ChordSymbol:
 
     @classmethod
     def parse(cls, text: str) -> ChordSymbol | None:
-        """Parse a chord symbol; ignore text after a known quality. None where there is no root."""
-        match = _CHORD.fullmatch(text.replace("♯", "#").replace("♭", "b").replace("min", "m"))
+        """Parse a chord symbol; ignore text after a known quality. None where there is no root.
+
+        Also read as people write them: "D/f+" (D over F sharp), "Gd" (diminished), "(E7)", "D m".
+        """
+        match = match_chord(text)
         if match is None:
             return None
-        quality = max((q for q in CHORD_QUALITIES if match[2].startswith(q)), key=len)
-        bass = tonic_fifths(match[3]) * 7 % 12 if match[3] else None
-        return cls(tonic_fifths(match[1]) * 7 % 12, quality, bass)
+        root, bass = (tonic_fifths(name) * 7 % 12 if name else None for name in match[::2])
+        assert root is not None
+        return cls(root, match[1], None if bass == root else bass)
+
+    @property
+    def tones(self) -> tuple[int, ...]:
+        """The pitch classes of the chord, from its root up; the bass may be another."""
+        return tuple((self.root + tone) % 12 for tone in CHORD_TONES[self.quality])
+
+    @property
+    def bass_class(self) -> int:
+        """The pitch class of the lowest note."""
+        return self.root if self.bass is None else self.bass
+
+    def spell(self, key: Key) -> str:
+        """Write the symbol with the note names that readers of a key expect: C#m in A major."""
+        # Roots of major chords are rather flats (Ab in C major), those of others rather sharps.
+        lowest = key.fifths - (5 if 4 in CHORD_TONES[self.quality] else 3)
+        root = lowest + (self.root * 7 - lowest) % 12
+        if self.bass is None:
+            return _plain_name(root) + self.quality
+        bass = root + _FIFTHS_OF_INTERVAL[(self.bass - self.root) % 12]
+        return f"{_plain_name(root)}{self.quality}/{_plain_name(bass)}"
 
     def transpose(self, semitones: int) -> ChordSymbol:
         """Transpose root and bass by semitones."""
@@ -316,6 +361,36 @@ class ChordSymbol:
     def __str__(self) -> str:
         bass = "" if self.bass is None else "/" + Key.of(self.bass, "major").tonic
         return Key.of(self.root, "major").tonic + self.quality + bass
+
+
+# Position on the line of fifths of the note that is some semitones above a root.
+_FIFTHS_OF_INTERVAL: Final = (0, -5, 2, -3, 4, -1, -6, 1, -4, 3, -2, 5)
+
+
+def _plain_name(fifths: int) -> str:
+    """Return the name of a root or bass, or a simpler one in place of double accidentals."""
+    name = name_on_fifths(fifths)
+    return name if len(name) <= 2 else Key.of(fifths * 7 % 12, "major").tonic
+
+
+def match_chord(text: str) -> tuple[str, str, str] | None:
+    """Return the names of root, quality and bass of a chord symbol; None where there is no root.
+
+    Returns:
+        The root as written, one of CHORD_QUALITIES, and the bass ("F#"; "" where none is named).
+    """
+    match = _CHORD.fullmatch(text.translate(_CHORD_SIGNS).replace("6/9", "69"))
+    if match is None:
+        return None
+    spelling = max((name for name in QUALITY_SPELLINGS if _opens(match[2], name)), key=len)
+    bass = match[3] or ""
+    return match[1], QUALITY_SPELLINGS[spelling], bass.capitalize().replace("+", "#")
+
+
+def _opens(text: str, spelling: str) -> bool:
+    """Return whether a text starts with the spelling of a quality; d, a and o start no word."""
+    is_letter = spelling in ("d", "a", "o") and text[1:2].isalpha()
+    return text.startswith(spelling) and not is_letter
 
 
 def normalize_chord(symbol: str) -> str:
@@ -328,3 +403,9 @@ def transpose_chord(symbol: str, semitones: int) -> str:
     """Transpose a chord symbol by semitones: "F#m7/C#" by 1 is "Gm7/D"."""
     chord = ChordSymbol.parse(symbol)
     return symbol if chord is None or semitones % 12 == 0 else str(chord.transpose(semitones))
+
+
+def spell_chord(symbol: str, key: Key) -> str:
+    """Spell a chord symbol as readers of a key expect: "Dbm" in A major is "C#m"."""
+    chord = ChordSymbol.parse(symbol)
+    return symbol if chord is None else chord.spell(key)

@@ -21,7 +21,7 @@ from musicgen.music.bars import Bar, find_bars, find_pickups, number_bars
 from musicgen.music.durations import Tuplet
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Mark, Part, Score, find_sections
-from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
+from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell, spell_chord
 from musicgen.music.voices import Chords
 from musicgen.notation.clefs import (
     DRUM_SYMBOLS,
@@ -242,7 +242,7 @@ class KeyMap:
 def _measures(score: Score, as_strokes: bool) -> Iterator[Measure]:
     bars, keys = find_bars(score), KeyMap(score)
     pickups = find_pickups(bars)
-    lines, marks_by_bar = _BarLines(score, bars), _marks_by_bar(score, bars)
+    lines, marks_by_bar = _BarLines(score, bars), _marks_by_bar(score, bars, keys)
     staves = _staff_writers(score, bars, keys, as_strokes)
     previous_key: Key | None = None
     previous_meter: Meter | None = None
@@ -289,8 +289,11 @@ def _staff_writers(
     return staves
 
 
-def _marks_by_bar(score: Score, bars: Sequence[Bar]) -> list[list[Mark]]:
-    """Return for each bar its chord symbols, tempo changes, and key changes inside it."""
+def _marks_by_bar(score: Score, bars: Sequence[Bar], keys: KeyMap) -> list[list[Mark]]:
+    """Return for each bar its chord symbols, tempo changes, and key changes inside it.
+
+    Chord symbols are spelled in the key in force.
+    """
     starts = [bar.start for bar in bars]
     marks_by_bar: list[list[Mark]] = [[] for _ in bars]
     last_marks = {(mark.onset, mark.kind): mark for mark in score.marks}
@@ -299,6 +302,8 @@ def _marks_by_bar(score: Score, bars: Sequence[Bar]) -> list[list[Mark]]:
         index = bisect_right(starts, mark.onset) - 1
         if index < 0 or mark.onset >= bars[index].end:
             continue
+        if mark.kind == "chord":
+            mark = replace(mark, value=spell_chord(mark.value, keys.key_at(mark.onset)))
         is_new = mark.kind == "tempo" and mark.value != current_qpm
         current_qpm = mark.value if is_new else current_qpm
         if mark.kind == "chord" or is_new or (mark.kind == "key" and mark.onset > starts[index]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from musicgen import formats
 from musicgen.errors import InvalidValue
 from musicgen.files import refuse_existing, write_atomically
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.score import Score
 from musicgen.render.timeline import with_program
 
@@ -80,6 +81,7 @@ PICTURE_SUFFIXES: Final = (".svg", ".png")  # take `view`
 NOTATION_SUFFIXES: Final = (".abc", ".musicxml", ".xml")  # need bars, as pictures of the score do
 SOUND_SUFFIXES: Final = (".wav",)  # take `count_in`
 PAGE_SUFFIXES: Final = (".html",)  # take `recipe`, `receipt` and `surprise`
+PLAYED_SUFFIXES: Final = (".mid", ".midi", *SOUND_SUFFIXES, *PAGE_SUFFIXES)  # have accompaniment
 WRITABLE: Final = (*formats.WRITABLE_SUFFIXES, *RENDERERS)
 
 
@@ -99,7 +101,7 @@ def write(
     """Write a score atomically, in the format that the suffix names.
 
     Args:
-        score: the music.
+        score: the music; notation and pictures leave out its accompaniment.
         path: the file; its suffix is one of WRITABLE.
         view: what pictures show, the engraved score or the piano roll.
         program: one General MIDI program, 0..127, for all parts except drums.
@@ -118,6 +120,8 @@ def write(
     path = Path(path)
     check_suffix(path)
     score = score if program is None else with_program(score, program)
+    if path.suffix.lower() not in PLAYED_SUFFIXES:
+        score, _ = split_accompaniment(score)
     render = RENDERERS.get(path.suffix.lower())
     if render is None:
         formats.write(score, path, force=force, remarks=remarks)

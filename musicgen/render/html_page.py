@@ -19,6 +19,7 @@ from string import Template
 from typing import Any, Final
 
 from musicgen.errors import InvalidValue, escape_unprintable
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import Score
 from musicgen.render.synth import render_wav
@@ -60,8 +61,12 @@ def render_page(
     receipt: Receipt | None = None,
     surprise: Surprise | None = None,
 ) -> str:
-    """Return the page of a tune as HTML; the page omits what is None."""
+    """Return the page of a tune as HTML; the page omits what is None.
+
+    The accompaniment of the score is played and not written.
+    """
     tune_data = score_to_json(score, recipe=recipe, receipt=receipt, surprise=surprise)
+    score, _ = split_accompaniment(score)
     svg = tune_data.pop("svg") or ""
     tune_data["narrow"] = engrave_untitled(score, width=NARROW_WIDTH) if svg else None
     style, script = _join_files(STYLES), _bundle_script()
@@ -204,7 +209,7 @@ def _list_recipe_entries(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     for name, value in recipe["wishes"].items():
         text = PROGRAMS[value] if name == "program" and isinstance(value, int) else str(value)
         yield name.replace("_", " "), text
-    if "primer" in recipe:
+    if "primer" in recipe or "live_primer" in recipe:
         yield "primer", "given notes"
     if "keep" in recipe:
         yield "kept", "bars of the previous tune"

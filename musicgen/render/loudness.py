@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from musicgen.music.accompaniment import is_accompaniment
 from musicgen.music.arrays import FloatArray
 from musicgen.music.score import Part
 from musicgen.render.timeline import SoundingNote
@@ -18,6 +19,7 @@ from musicgen.render.timeline import SoundingNote
 ROLE_DECIBELS: Final[Mapping[str, float]] = {  # relative to the melody
     "melody": 0.0, "": -2.0, "bass": -3.0, "drums": -4.0, "chords": -6.0, "pad": -9.0,
 }  # fmt: skip
+ACCOMPANIMENT_DECIBELS: Final = -8.0  # of the parts that `accompany` adds, to all other parts
 MEASURED_SECONDS: Final = 1.0  # of a note
 _WIDEST_GAIN: Final = 8.0  # between a part and the geometric mean of all: 18 dB
 _SILENCE: Final = 1e-12
@@ -39,15 +41,17 @@ def find_part_gains(parts: Sequence[Part], energies: FloatArray, seconds: FloatA
     if len(sounding) < 2:
         return gains
     levels = np.sqrt(energies[sounding] / seconds[sounding])
-    decibels = np.array([ROLE_DECIBELS[_get_role(parts[number])] for number in sounding.tolist()])
+    decibels = np.array([_find_decibels(parts[number]) for number in sounding.tolist()])
     wanted = 10 ** (decibels / 20) / levels
     wanted /= np.exp(np.log(wanted).mean())
     gains[sounding] = np.clip(wanted, 1 / _WIDEST_GAIN, _WIDEST_GAIN)
     return gains
 
 
-def _get_role(part: Part) -> str:
-    return "drums" if part.is_drums and not part.role else part.role
+def _find_decibels(part: Part) -> float:
+    if is_accompaniment(part):
+        return ACCOMPANIMENT_DECIBELS
+    return ROLE_DECIBELS["drums" if part.is_drums and not part.role else part.role]
 
 
 def count_sounding_seconds(sounds: Iterable[SoundingNote]) -> float:

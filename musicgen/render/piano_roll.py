@@ -16,8 +16,14 @@ from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import DEFAULT_QPM, Part, Score
 from musicgen.music.theory import Key, spell
-from musicgen.notation.mei import escape_xml
-from musicgen.render.timeline import SoundingNote, bar_timeline, duration, timeline
+from musicgen.notation.mei import MAX_CHORD_SYMBOL, escape_xml
+from musicgen.render.timeline import (
+    SoundingNote,
+    bar_timeline,
+    chord_timeline,
+    duration,
+    timeline,
+)
 
 # Eight colours for all kinds of colour vision (Okabe and Ito, Color Universal Design, 2008).
 COLOURS: Final = (
@@ -30,6 +36,7 @@ _LABEL_SECONDS: Final = 5  # between the labelled lines of a performance
 _PIXELS_PER_QUARTER: Final = 32  # at the initial tempo; half a second of a performance
 _PIXELS_PER_PITCH: Final = 8
 _LEFT, _TOP, _GAP, _MARGIN = 44, 56, 30, 16  # pixels
+_CHORD_LINE: Final = 14  # pixels of the line of chord symbols above each row
 _BLACK: Final = (1, 3, 6, 8, 10)  # pitch classes of the black keys
 _ZOOM: Final = 1.5
 _MAX_PIXELS: Final = 60_000_000
@@ -40,6 +47,7 @@ _STYLE: Final = (
     ".title{font-size:17px}.black{fill:#eef0f2}.edge{fill:none;stroke:#888}"
     ".beat{stroke:#d4d8dc}.bar{stroke:#70767c}.note{stroke:#fff;stroke-width:.6}"
 )
+_CHORD_STYLE: Final = ".chord{font-size:11px;font-weight:bold}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,10 @@ class _Layout:
         rectangles = sum(1 + sound.length * pixels_per_second / _WIDTH for sound in sounds)
         _check_size(len(spans), MAX_ROWS, "rows")
         _check_size(rectangles, MAX_RECTANGLES, "rectangles")
-        row_height = (high - low + 1) * _PIXELS_PER_PITCH + _GAP
-        rows = tuple(Row(*span, _TOP + index * row_height) for index, span in enumerate(spans))
+        chord_line = _CHORD_LINE if any(score.of("chord")) else 0
+        row_height = (high - low + 1) * _PIXELS_PER_PITCH + _GAP + chord_line
+        top = _TOP + chord_line
+        rows = tuple(Row(*span, top + index * row_height) for index, span in enumerate(spans))
         return cls(score, sounds, rows, low, high, pixels_per_second)
 
     @property
@@ -137,15 +147,24 @@ def _zoom(roll: _Layout) -> float:
 
 def _draw_svg(roll: _Layout) -> str:
     width, height = roll.size
+    style = _STYLE + _CHORD_STYLE * any(roll.score.of("chord"))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-        f' viewBox="0 0 {width} {height}"><style>{_STYLE}</style>'
+        f' viewBox="0 0 {width} {height}"><style>{style}</style>'
         f'<rect width="{width}" height="{height}" fill="#fff"/>'
         f'<text class="title" x="{_LEFT}" y="24">{escape_xml(roll.score.title)}</text>'
     )
     keys = (element for row in roll.rows for element in _draw_keys(roll, row))
     return "".join(
-        [head, *_draw_legend(roll.score), *keys, *_draw_grid(roll), *_draw_notes(roll), "</svg>\n"]
+        [
+            head,
+            *_draw_legend(roll.score),
+            *keys,
+            *_draw_grid(roll),
+            *_draw_chords(roll),
+            *_draw_notes(roll),
+            "</svg>\n",
+        ]
     )
 
 
@@ -233,6 +252,16 @@ def _draw_grid(roll: _Layout) -> Iterator[str]:
         if number:
             x = roll.x(row, start) + 2
             yield f'<text x="{x:.1f}" y="{row.top - 4:g}">{number}</text>'
+
+
+def _draw_chords(roll: _Layout) -> Iterator[str]:
+    """Draw the chord symbols above the rows, where they are heard."""
+    starts = [row.start for row in roll.rows]
+    for seconds, symbol in chord_timeline(roll.score):
+        row = roll.rows[max(0, bisect_right(starts, seconds + 1e-6) - 1)]
+        x, y = roll.x(row, seconds) + 2, row.top - _CHORD_LINE
+        text = escape_xml(symbol, MAX_CHORD_SYMBOL)
+        yield f'<text class="chord" x="{x:.1f}" y="{y:g}">{text}</text>'
 
 
 def _number_bars(score: Score) -> Iterator[tuple[float, float, Bar, int]]:

@@ -13,12 +13,14 @@ from typing import Final
 import numpy as np
 
 from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.accompaniment import is_accompaniment
 from musicgen.music.arrays import FloatArray
 from musicgen.music.bars import find_bars
 from musicgen.music.general_midi import HI_HAT_EDGES
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
 from musicgen.render.loudness import (
+    ACCOMPANIMENT_DECIBELS,
     MEASURED_SECONDS,
     count_sounding_seconds,
     find_part_gains,
@@ -47,6 +49,7 @@ TARGET_RMS: Final = 0.1  # root mean square of the loud blocks: -20 dBFS
 MAX_PEAK: Final = 0.891  # -1 dBFS
 _LOUDNESS_BLOCK: Final = RATE * 2 // 5  # samples per loudness measurement: 400 ms
 _QUIET_RATIO: Final = 0.1  # of the loudest block's RMS; quieter blocks are not measured
+_WINDOW_SECONDS: Final = 60.0  # in which an accompaniment is measured
 _SILENCE: Final = 10 ** (-72 / 20)  # of the peak: the tail is cut below this
 _CLICK, _FIRST_CLICK = 77, 76  # keys of the drum kit: low and high wood block
 
@@ -79,7 +82,8 @@ def synthesise(score: Score, *, program: int | None = None, count_in: bool = Fal
     sounds = [replace(sound, start=sound.start + shift) for sound in timeline(score)]
     parts = (score if program is None else with_program(score, program)).parts
     groups = _limit_lengths(_group_by_key(sounds, parts))
-    mix = _mix_notes(groups, length, _balance_parts(groups, parts))
+    gains = _balance_accompaniment(groups, parts, _balance_parts(groups, parts))
+    mix = _mix_notes(groups, length, gains)
     mix = _normalise_loudness(mix)
     if clicks:
         click_mix = _normalise_loudness(
@@ -183,6 +187,40 @@ def _balance_parts(
             length = min(sound.length, MEASURED_SECONDS)
             energies[sound.part] += power * length * (sound.velocity / 127) ** 4
     return find_part_gains(parts, energies, seconds)
+
+
+def _balance_accompaniment(
+    groups: dict[_InstrumentKey, list[SoundingNote]], parts: Sequence[Part], gains: FloatArray
+) -> FloatArray:
+    """Return gains that bring the accompaniment to its level below all other parts.
+
+    Both are mixed and measured for a minute from the first note of the accompaniment on.
+
+    Args:
+        groups: the notes of each key.
+        parts: of the score.
+        gains: (part,) float64, that balance the parts by their roles.
+
+    Returns:
+        (part,) float64; as they were where there is no accompaniment, or nothing else.
+    """
+    is_added = np.array([is_accompaniment(part) for part in parts])
+    sounds = [sound for group in groups.values() for sound in group]
+    start = min((sound.start for sound in sounds if is_added[sound.part]), default=None)
+    if start is None:
+        return gains
+    window = _group_by_key(
+        [replace(sound, start=sound.start - start, length=min(sound.length, _WINDOW_SECONDS))
+         for sound in sounds if start <= sound.start < start + _WINDOW_SECONDS], parts,
+    )  # fmt: skip
+    added, others = (
+        float(np.square(_mix_notes(window, 0.0, gains * mask)).sum())
+        for mask in (is_added, ~is_added)
+    )
+    if min(added, others) <= 0:
+        return gains
+    factor = np.sqrt(others / added) * 10 ** (ACCOMPANIMENT_DECIBELS / 20)
+    return np.where(is_added, gains * factor, gains)
 
 
 def _mix_notes(

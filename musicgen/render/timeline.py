@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from musicgen.music.accompaniment import is_accompaniment
 from musicgen.music.arrays import FloatArray, IntArray
 from musicgen.music.bars import Bar, find_bars
 from musicgen.music.notes import slice_by_onset, sort_by_onset, split_notes_at
@@ -26,14 +27,20 @@ from musicgen.music.score import (
     find_jumps,
     iter_passages,
 )
-from musicgen.music.theory import Meter
+from musicgen.music.theory import Meter, spell_chord
 
 _SECONDS_PER_STEP_AT_1_QPM: Final = 60 / STEPS_PER_QUARTER
 
 
 def with_program(score: Score, program: int) -> Score:
-    """Return a score with one General MIDI program (0..127) for all parts except drums."""
-    parts = [part if part.is_drums else replace(part, program=program) for part in score.parts]
+    """Return a score with one General MIDI program (0..127) for all parts.
+
+    Drums and an accompaniment keep theirs.
+    """
+    parts = [
+        part if part.is_drums or is_accompaniment(part) else replace(part, program=program)
+        for part in score.parts
+    ]
     return replace(score, parts=tuple(parts))
 
 
@@ -91,6 +98,11 @@ def bar_timeline(score: Score) -> tuple[tuple[float, float, int], ...]:
     Start and end are in seconds; bar is an index into `find_bars(score)`.
     """
     return tuple(_Playback(score).iter_bars())
+
+
+def chord_timeline(score: Score) -> tuple[tuple[float, str], ...]:
+    """Return the chord symbols as heard, (start in seconds, symbol in the key in force) each."""
+    return tuple(_Playback(score).iter_chords())
 
 
 def duration(score: Score) -> float:
@@ -177,6 +189,21 @@ class _Playback:
         length_seconds = self.to_seconds(self.swing_steps(onsets + lengths)) - start_seconds
         fields = start_seconds, length_seconds, pitches, velocities, parts, notes, bars
         yield from map(SoundingNote, *(field[order].tolist() for field in fields))
+
+    def iter_chords(self) -> Iterator[tuple[float, str]]:
+        """Yield the chord symbols as heard, in order."""
+        marks = [mark for mark in self.score.marks if mark.kind in ("key", "chord")]
+        for start, stop, heard_start in self.passages:
+            key = self.score.key
+            for mark in marks:
+                if mark.kind == "key" and mark.onset < stop:
+                    key = mark.value
+                elif mark.kind == "chord" and start <= mark.onset < stop:
+                    step = np.array([mark.onset - start + heard_start])
+                    yield (
+                        float(self.to_seconds(self.swing_steps(step))[0]),
+                        spell_chord(mark.value, key),
+                    )
 
     def iter_bars(self) -> Iterator[tuple[float, float, int]]:
         """Yield the bars as heard, in order."""

@@ -17,8 +17,9 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.formats import abc, midi
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.bars import count_heard_bars, find_bars, number_bars
-from musicgen.music.melodic_runs import RunColumns
+from musicgen.music.melodic_runs import RunColumns, to_compared_form
 from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import DEFAULT_QPM, STEPS_PER_QUARTER, Score
 from musicgen.music.tune_content import PhraseReturn, TuneContent, find_phrases, find_return
@@ -49,12 +50,15 @@ def score_to_json(
     """Return everything that a page shows of a tune.
 
     Notes are indices into `score.notes`, bars are indices into `find_bars(score)`. Where the score
-    cannot be engraved, `svg` is null and `unwritten` says why; without bars, `bars` is 0.
+    cannot be engraved, `svg` is null and `unwritten` says why; without bars, `bars` is 0. The
+    accompaniment of a score sounds, but is not written: its notes have the index -1, its parts are
+    listed as `accompaniment`.
     """
+    played, (score, added) = score, split_accompaniment(score)
     has_bars = has_bars and not is_performance(score)
     unwritten = _explain_not_engravable(score) if has_bars else NO_BARS_MESSAGE
     remarks = tuple(recipe.remarks()) if recipe else ()
-    sounds, programs = _list_sounds(score)
+    sounds, programs = _list_sounds(score, added)
     numbers = number_bars(find_bars(score))
     return {
         "title": score.title,
@@ -74,11 +78,12 @@ def score_to_json(
         "sounds": sounds,
         "heard": [[*map(_round_seconds, times), bar] for *times, bar in bar_timeline(score)],
         "programs": programs,
+        "accompaniment": list(range(len(score.parts), len(programs))),
         "recipe": recipe.to_json() if recipe else None,
         "receipt": _receipt_to_json(score, receipt) if receipt else None,
         "surprise": surprise_to_json(score, surprise) if surprise else None,
         "abc": _encode_abc(score, remarks) if has_bars else None,
-        "midi": _encode_midi(score, remarks),
+        "midi": _encode_midi(played, remarks),
     }
 
 
@@ -116,21 +121,26 @@ def _round_seconds(seconds: float) -> float:
     return round(seconds, _SECONDS_DECIMALS)
 
 
-def _list_sounds(score: Score) -> tuple[list[list[float]], list[int]]:
-    """Return the fields of each sounding note, and each part's program."""
-    sounds = [
-        [
-            _round_seconds(s.start),
-            _round_seconds(s.length),
-            s.pitch,
-            s.velocity,
-            s.part,
-            s.note,
-            s.bar,
-        ]
-        for s in timeline(score)
-    ]
-    return sounds, [DRUM_PROGRAM if part.is_drums else part.program for part in score.parts]
+def _list_sounds(score: Score, added: Score | None) -> tuple[list[list[float]], list[int]]:
+    """Return the fields of each sounding note, and each part's program.
+
+    Args:
+        score: what is written.
+        added: its accompaniment, whose parts follow those of the score.
+    """
+    sounds = list(timeline(score))
+    parts = list(score.parts)
+    if added is not None:
+        first = len(parts)
+        sounds += [replace(s, part=s.part + first, note=-1) for s in timeline(added)]
+        sounds.sort(key=lambda sound: sound.start)
+        parts += added.parts
+    fields = [
+        [_round_seconds(s.start), _round_seconds(s.length), s.pitch, s.velocity, s.part, s.note,
+         s.bar]
+        for s in sounds
+    ]  # fmt: skip
+    return fields, [DRUM_PROGRAM if part.is_drums else part.program for part in parts]
 
 
 def _count_in_to_json(score: Score) -> dict[str, float]:
@@ -203,7 +213,7 @@ def _spell_notes(score: Score) -> Iterator[str]:
 
 def _receipt_to_json(score: Score, receipt: Receipt) -> dict[str, Any]:
     """Return a receipt with its summary line, and with the notes of each shared run."""
-    columns = RunColumns.of(score.canonical())
+    columns = RunColumns.of(to_compared_form(score))
     data = receipt.to_json() | {"words": receipt.format_line()}
     for run_data, run in zip(data["runs"], receipt.runs, strict=True):
         run_data["marked"] = _find_run_notes(score, columns, run)

@@ -30,7 +30,6 @@ from musicgen.sampling.noise import Floats, Ids, Keys, Noise, gumbel_noise, hash
 from musicgen.sampling.recipe import GenerationRequest
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.compiled_grammar import GrammarPosition
-from musicgen.tokens.score_context import ContextLanes
 
 Array = np.ndarray
 
@@ -152,9 +151,9 @@ class NumpyBatchEngine:
         self.biases = [_scale_rows(cell, cell.bias) for cell in engine.cells]
         self.outputs: Array = np.zeros((lanes, self.hidden * len(self.layers)), kind)  # each h
         self.states: Array = np.zeros((len(self.layers), lanes, self.hidden), kind)  # each c
-        first, table = engine.cells[0], engine.context_table
+        first, source = engine.cells[0], engine.context_source
         self.table: Array = _scale_rows(first, engine.event_rows.whole.T).T.copy()
-        self.contexts = None if table is None else ContextLanes(table, lanes)
+        self.contexts = None if source is None else source.start_lanes(lanes)
         self.context_tables: list[tuple[int, Array]] = [
             (index, _scale_rows(first, rows.whole.T).T.copy())
             for index, rows in engine.context_rows

@@ -14,7 +14,7 @@ nothing. `reference_cells` has windows, batches and the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, Protocol
 
@@ -25,17 +25,14 @@ from musicgen.config import (
     CONTEXT_WIDTHS,
     LOOKED_UP_FIELDS,
     MULTI_HOT_FIELDS,
+    TIME_FIELDS,
     VERTICAL_FIELDS,
     ModelSettings,
 )
 from musicgen.errors import InvalidValue
-from musicgen.tokens.score_context import (
-    FIELDS,
-    FIRST_ECHO,
-    FIRST_VERTICAL,
-    ContextTable,
-    ScoreContext,
-)
+from musicgen.tokens.context_families import find_columns, make_context_source
+from musicgen.tokens.context_source import Context
+from musicgen.tokens.score_context import FIRST_ECHO, FIRST_VERTICAL
 
 Array = np.ndarray
 
@@ -189,7 +186,7 @@ class EngineState(NamedTuple):
     """The state of a NumPy engine between two ids; it is never changed."""
 
     layers: Array  # (layer, part, hidden) float32
-    context: ScoreContext | None  # of a model that reads it
+    context: Context | None  # of a model that reads it
 
 
 class RowTable:
@@ -225,13 +222,13 @@ class MultiHotRows:
     """The projections of fields that are sets of bits.
 
     Args:
-        fields: bits per field, by name.
+        columns: of the fields, by name.
         weights: (rows of the projection, bit) float32 per field.
     """
 
-    def __init__(self, fields: Sequence[str], weights: Sequence[Array]) -> None:
-        counts = [MULTI_HOT_FIELDS[name] for name in fields]
-        self.indices = np.repeat([FIELDS.index(name) for name in fields], counts)  # by bit
+    def __init__(self, columns: Mapping[str, int], weights: Sequence[Array]) -> None:
+        counts = [MULTI_HOT_FIELDS[name] for name in columns]
+        self.indices = np.repeat([*columns.values()], counts)  # by bit
         self.shifts = np.concatenate([np.arange(count) for count in counts])
         self.whole = np.concatenate([weight.T for weight in weights])  # (bit, rows)
 
@@ -261,9 +258,8 @@ class NumpyEngine:
         first, size = self.cells[0], settings.embedding
         self.projected = np.empty(len(first.bias), dtype)
         self.event_rows = RowTable(self.embedding, first.inputs[:, :size], first.bias)
-        self.context_table = (
-            ContextTable(has_vertical=settings.reads_vertical) if settings.context else None
-        )
+        self.context_source = make_context_source(settings.context_fields)
+        columns = find_columns(settings.context_fields)
         self.context_rows: list[tuple[int, RowTable]] = []  # index of the field, and its rows
         bit_weights: list[Array] = []
         for name in settings.context_fields:
@@ -272,16 +268,16 @@ class NumpyEngine:
                 bit_weights.append(weight)
                 continue
             rows = RowTable(arrays[f"context.{name}.weight"], weight)
-            self.context_rows.append((FIELDS.index(name), rows))
-        sets = settings.multi_hot_fields
+            self.context_rows.append((columns[name], rows))
+        sets = {name: columns[name] for name in settings.multi_hot_fields}
         self.multi_hot_rows = MultiHotRows(sets, bit_weights) if sets else None
-        names = [FIELDS[index] for index, _ in self.context_rows]
+        names = [name for name in columns if name not in sets]
         self.context_groups = _group_fields(names)
         self.vertical_group = [n for n, name in enumerate(names) if name in VERTICAL_FIELDS]
         self.row_sums: dict[tuple[int, ...], Array] = {}  # by first field of a group, and values
         self.vertical_sums: dict[tuple[int, ...], Array] = {}  # by the values of VERTICAL_FIELDS
         self.gates, self.gate_bias = arrays.get("gates.weight"), arrays.get("gates.bias")
-        self.lag_indices = [FIELDS.index(name) for name in settings.lags]
+        self.lag_indices = [columns[name] for name in settings.lags]
         # by id + 1: the column of the event in the logits; -1 for none and for 0, no event
         self.columns = np.arange(-1, settings.vocabulary_size)
 
@@ -293,9 +289,9 @@ class NumpyEngine:
     def start(self) -> EngineState:
         """Return the zero state before a tune."""
         shape = len(self.cells), self.cells[0].parts, self.settings.hidden
-        table = self.context_table
+        source = self.context_source
         return EngineState(
-            np.zeros(shape, self.head_bias.dtype), None if table is None else ScoreContext(table)
+            np.zeros(shape, self.head_bias.dtype), None if source is None else source.start()
         )
 
     def step(self, ids: Sequence[int], state: EngineState) -> tuple[np.ndarray, EngineState]:
@@ -341,8 +337,10 @@ class NumpyEngine:
         projected[:] = self.event_rows[id_]
         for group in self.context_groups:
             projected += self._sum_rows(group, fields)
-        if len(fields) > FIRST_VERTICAL:
+        if self.settings.reads_vertical:
             projected += self._sum_vertical_rows(tuple(fields))
+        elif self.multi_hot_rows is not None:
+            projected += self.multi_hot_rows.project(fields)
         for layer, cell in enumerate(self.cells):
             if layer:
                 np.dot(cell.inputs, state[layer - 1, 0], out=projected)
@@ -396,10 +394,11 @@ class NumpyEngine:
 def _group_fields(names: Sequence[str]) -> list[tuple[int, ...]]:
     """Group the fields whose values recur together, by index: positions, matches, likeness.
 
-    A field that looks an id up is a group of its own. Vertical fields are left out.
+    A field that looks an id up, or is one of time, is a group of its own. Vertical fields are left
+    out.
     """
     groups: dict[str, list[int]] = {"position": []}
-    lags = [name for name in LOOKED_UP_FIELDS if name in names]
+    lags = [name for name in names if name in LOOKED_UP_FIELDS or name in TIME_FIELDS]
     for key in (*lags, "match", "likeness"):
         groups[key] = []
     for number, name in enumerate(names):

@@ -11,6 +11,7 @@ from musicgen.music.score import Score
 from musicgen.sampling.forced_tokens import ForcedPrimer
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.infill import regenerate_bars
+from musicgen.sampling.live_primer import LivePrimer
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.part_drawing import draw_around
@@ -18,7 +19,7 @@ from musicgen.sampling.primer import Primer, PrimerTarget, fit_score
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.primer_ensemble import fit_ensemble
 from musicgen.sampling.recipe import GenerationRequest
-from musicgen.sampling.sampler import Sampler, TuneStart
+from musicgen.sampling.sampler import GenericSampler, Sampler, TuneStart
 from musicgen.tokens.codec import PLAIN_SETTING, Encoded, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS
 from musicgen.tokens.measures import MeasuresCodec
@@ -65,17 +66,28 @@ def generate_tune(sampler: Sampler, request: GenerationRequest) -> Generated:
     if request.keep is not None:
         encoded, stretches = regenerate_bars(sampler, request.options, noise, start, request.keep)
         return Generated(encoded, messages=tuple(map(str, stretches)))
-    if request.primer is None:
+    primer = request.primer
+    if primer is None:
         return Generated(sampler.sample_encoded(request.options, noise, start))
-    encoded, end, messages = _continue_primer(
-        sampler, request.options, request.primer, noise, start
-    )
+    if isinstance(primer, LivePrimer):
+        raise InvalidValue("the model counts bars and cannot go on from live notes; use a model of"
+                           " performances")  # fmt: skip
+    encoded, end, messages = _continue_primer(sampler, request.options, primer, noise, start)
     if request.writes_primer:
         return Generated(encoded, messages=messages)
     generated = Generated(encoded, end, messages)
     if not generated.score.notes:
         raise InvalidValue("no-primer: nothing comes after the primer; ask for more bars")
     return generated
+
+
+def continue_live(sampler: GenericSampler, request: GenerationRequest) -> Generated:
+    """Generate the piece of a request by a codec without bars, from a primer if there is one."""
+    primer, noise = request.primer, Noise(request.seed, request.number)
+    if not isinstance(primer, LivePrimer):
+        return Generated(sampler.sample_encoded(request.options, noise))
+    encoded = sampler.sample_encoded(request.options, noise, opening=primer.ids)
+    return Generated(encoded, 0 if request.writes_primer else primer.end)
 
 
 def get_pinned_start(request: GenerationRequest) -> TuneStart:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from musicgen.errors import InvalidValue
+from musicgen.music.accompaniment import ACCOMPANIMENTS, NONE
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter
@@ -265,6 +266,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
         help="The most notes at once of a role's parts: chords=3,melody=1.",
         json_type=str, parser=parse_polyphony, formatter=str, value_type=RoleValues,
         metavar="ROLE=N", most=MAX_TEXT,
+    ),
+    Option(
+        name="accompaniment",
+        help="How chord symbols are played, in sound, MIDI and the page: boom-chick, jig, waltz,"
+        " arpeggio; auto, by the meter; or none. A model that writes chord symbols plays auto.",
+        json_type=str, choices=ACCOMPANIMENTS, default=NONE,
     ),
     Option(
         name="tempo",

@@ -17,6 +17,7 @@ import numpy as np
 
 from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
+from musicgen.music.accompaniment import AUTO, NONE
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -73,6 +74,7 @@ class SamplingOptions:
     min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
     density: RoleValues | None = None  # "low", "medium" or "high" by role
     polyphony: RoleValues | None = None  # the most notes at once by role
+    accompaniment: str = NONE  # one of accompaniment.ACCOMPANIMENTS
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -313,7 +315,8 @@ def complete_options(
 ) -> SamplingOptions:
     """Make options from those that a user gave, with defaults for the others.
 
-    The temperature and the filters are those that the model is best sampled with. A model without
+    The temperature and the filters are those that the model is best sampled with. A model that
+    writes chord symbols plays them. A model without
     repeats in its training data, or a primer, which may be longer than the form, gets a free form
     of at least MIN_BARS bars; so does the form `through` without a number of bars.
 
@@ -330,7 +333,8 @@ def complete_options(
         for name, value in SamplingOptions.parse_changes(**requested).items()
         if value is not None
     }
-    options = SamplingOptions(**{**manifest.sampling, **named})
+    defaults = {**manifest.sampling, **find_accompaniment_default(manifest.seen, manifest.codec)}
+    options = SamplingOptions(**{**defaults, **named})
     if not find_codec(manifest.codec).has_bars:
         return options
     if named.keys().isdisjoint(_FORM_OPTIONS):
@@ -339,6 +343,20 @@ def complete_options(
     if options.form == THROUGH and options.bars is None and options.min_bars is None:
         return replace(options, min_bars=MIN_BARS)
     return options
+
+
+def find_accompaniment_default(event_counts: Sequence[int], codec: str) -> dict[str, str]:
+    """Return the default accompaniment of a model that writes chord symbols; else none.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+        codec: its name.
+    """
+    if not find_codec(codec).has_bars:
+        return {}
+    chord_ids = MEASURES.ranges["chord"]
+    has_chords = any(event_counts[chord_ids.start : chord_ids.stop])
+    return {"accompaniment": AUTO} if has_chords else {}
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:

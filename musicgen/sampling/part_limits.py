@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from typing import Final
 
 from musicgen.errors import InvalidValue
@@ -179,20 +178,18 @@ def _starts_drawn_cell(generation: GenerationState, limits: PartLimits) -> bool:
 
 
 def _draw_cell(generation: GenerationState) -> int:
-    """Draw a part as far as the bar goes; return the number of its onsets."""
-    bar, part = generation.walk.form.bars_written, generation.walk.voice[0]
-    start = len(generation.ids)
-    while not generation.walk.is_done:
+    """Draw a part as far as the bar goes; return the number of places at which notes start."""
+    walk = generation.walk
+    bar, part = walk.form.bars_written, walk.voice[0]
+    onsets: set[int] = set()
+    while not walk.is_done and walk.in_bar:
+        cursor = walk.cursor
         generation.step()
-        walk = generation.walk
-        if walk.voice[0] != part or walk.form.bars_written != bar or not walk.in_bar:
+        if walk.voice[0] != part or walk.form.bars_written != bar:
             break
-    return count_onsets(generation.ids[start:])
-
-
-def count_onsets(ids: Sequence[int]) -> int:
-    """Count the notes and chords that start among some ids."""
-    return sum(before in _DURATIONS and id_ in _NOTES for before, id_ in pairwise(ids))
+        if generation.ids[-1] in _NOTES and generation.ids[-2] in _DURATIONS:
+            onsets.add(cursor)
+    return len(onsets)
 
 
 def _limit_notes_at_once(
@@ -216,20 +213,27 @@ def _limit_onsets(
 ) -> tuple[int, ...]:
     """Return the ids after which a bar can have the requested onsets, in one voice."""
     walk = generation.walk
-    start = max(
-        (n for n in range(generation.bar_start, len(generation.ids))
-         if generation.ids[n] in _PARTS), default=generation.bar_start,
-    )  # fmt: skip
-    count = count_onsets(generation.ids[start:])
+    count = _count_heads(generation)
     legal = tuple(id_ for id_ in legal if id_ not in _VOICES)
     needed = onsets.least - count if walk.bar_length == walk.form.meter_steps else 0
     if walk.duration is None:
         return _limit_values(walk, legal, needed) if needed > 0 and walk.tuplet is None else legal
     notes = tuple(id_ for id_ in legal if id_ in _NOTES)
-    if count >= onsets.most:
+    owes_final_note = walk.must_land and walk.last_note_id not in walk.rules.final_pitch_ids
+    if count >= onsets.most - owes_final_note:
         return tuple(id_ for id_ in legal if id_ not in _NOTES) or legal
     room = _count_most_notes(walk.rules.durations, _steps_left(walk, walk.duration_steps))
     return notes or legal if needed > room else legal
+
+
+def _count_heads(generation: GenerationState) -> int:
+    """Return the number of notes and chords in the bar so far, of a part with one voice."""
+    ids, count = generation.ids, 0
+    for index in range(len(ids) - 1, generation.bar_start - 1, -1):
+        if ids[index] in _PARTS:
+            break
+        count += ids[index] in _NOTES and ids[index - 1] in _DURATIONS
+    return count
 
 
 def _limit_values(walk: MeasuresGrammar, legal: tuple[int, ...], needed: int) -> tuple[int, ...]:

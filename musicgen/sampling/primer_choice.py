@@ -25,15 +25,20 @@ class PrimerChoice:
 
     part: str = ""  # name or number, from 1, of a part; "" for the melody
     bars: tuple[int, int] | None = None  # first and last bar, as played; a pickup goes with bar 1
+    seconds: tuple[float, float] | None = None  # of a performance: from and to
 
     @classmethod
-    def parse(cls, part: str | None, bars: str | None) -> PrimerChoice:
-        """Parse a part and bars such as "1-8"; None is all.
+    def parse(cls, part: str | None, bars: str | None, seconds: str | None = None) -> PrimerChoice:
+        """Parse a part, and bars such as "1-8" or seconds such as "0-15"; None is all.
 
         Raises:
-            InvalidValue: the bars are malformed.
+            InvalidValue: the bars or the seconds are malformed.
         """
-        return cls((part or "").strip(), None if bars is None else parse_bar_range(bars))
+        return cls(
+            (part or "").strip(),
+            None if bars is None else parse_bar_range(bars),
+            None if seconds is None else parse_seconds(seconds),
+        )
 
     @property
     def bars_text(self) -> str:
@@ -52,6 +57,21 @@ def parse_bar_range(text: str) -> tuple[int, int]:
     last = int(match[2] or first) if match else 0
     if not 1 <= first <= last:
         raise InvalidValue(f"primer-bars {shorten(text)!r}: write bars such as 1-8")
+    return first, last
+
+
+def parse_seconds(text: str) -> tuple[float, float]:
+    """Parse a span of seconds: "0-15", or "15" for the first fifteen.
+
+    Raises:
+        InvalidValue: the text is not a span of seconds.
+    """
+    match = re.fullmatch(
+        r"\s*(?:([0-9]{1,5}(?:\.[0-9]+)?)\s*-)?\s*([0-9]{1,5}(?:\.[0-9]+)?)\s*", text
+    )
+    first, last = (float(match[1] or 0), float(match[2])) if match else (0.0, 0.0)
+    if not first < last:
+        raise InvalidValue(f"primer-seconds {shorten(text)!r}: write seconds such as 0-15")
     return first, last
 
 

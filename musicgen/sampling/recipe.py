@@ -25,6 +25,7 @@ from musicgen.music.theory import Key
 from musicgen.sampling.given_parts import GivenParts, GivenPartsTable
 from musicgen.sampling.infill import KeptBars
 from musicgen.sampling.kept_bars import KeepRequest
+from musicgen.sampling.live_primer import LivePrimer, LivePrimerTable
 from musicgen.sampling.options import MIN_BARS, SamplingOptions, SamplingOptionsTable
 from musicgen.sampling.primer import Primer, PrimerTable
 from musicgen.sampling.role_values import select_range_roles, select_roles
@@ -126,6 +127,7 @@ class GenerationRequestTable(msgspec.Struct, frozen=True):
     wishes: SamplingOptionsTable
     drawn: DrawnHeader | None = None
     primer: PrimerTable | None = None
+    live_primer: LivePrimerTable | None = None
     writes_primer: bool = True
     keep: KeptBars | None = None
     given: GivenPartsTable | None = None
@@ -161,7 +163,7 @@ class GenerationRequest:
     seed: int
     number: int = 0  # of the tunes of this seed, from 0
     drawn: DrawnHeader | None = None  # the header that a variant keeps
-    primer: Primer | None = None
+    primer: Primer | LivePrimer | None = None
     writes_primer: bool = True
     keep: KeptBars | None = None
     engine: str = "numpy"
@@ -180,7 +182,8 @@ class GenerationRequest:
         if self.drawn:
             fields["drawn"] = self.drawn.to_json()
         if self.primer:
-            fields |= {"primer": self.primer.to_json(), "writes_primer": self.writes_primer}
+            name = "live_primer" if isinstance(self.primer, LivePrimer) else "primer"
+            fields |= {name: self.primer.to_json(), "writes_primer": self.writes_primer}
         if self.keep:
             fields["keep"] = self.keep.to_json()
         if self.given:
@@ -203,12 +206,14 @@ class GenerationRequest:
         Raises:
             InvalidValue: a value is out of range.
         """
+        primer = Primer.from_table(table.primer) if table.primer else None
+        live_primer = LivePrimer.from_table(table.live_primer) if table.live_primer else None
         return cls(
             SamplingOptions.from_table(table.wishes),
             table.seed,
             table.number,
             table.drawn,
-            Primer.from_table(table.primer) if table.primer else None,
+            primer or live_primer,
             table.writes_primer,
             table.keep,
             table.engine,

@@ -33,7 +33,7 @@ from musicgen.sampling.part_limits import check_room, draw_next, make_part_limit
 from musicgen.sampling.part_requests import RolePrograms, get_default_program
 from musicgen.sampling.role_values import Thirds, format_range, get_role_ranges
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
-from musicgen.tokens.codec import AnyCodec, Encoded, Setting
+from musicgen.tokens.codec import AnyCodec, Encoded, LengthLimitedGrammar, Setting
 from musicgen.tokens.constraints import DEFAULT_MAX_BARS, Rules
 from musicgen.tokens.grammar import HEADER_KINDS, DecisionContext, MeasuresGrammar
 from musicgen.tokens.lineup import read_lineup
@@ -513,9 +513,20 @@ class GenericSampler:
         return piece
 
     def sample_encoded(
-        self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
+        self,
+        options: SamplingOptions,
+        noise: Noise,
+        max_ids: int | None = None,
+        opening: Sequence[int] = (),
     ) -> Encoded:
-        """Draw one piece, or only so many ids of it, with the setting that belongs to it."""
+        """Draw one piece, or only so many ids of it, with the setting that belongs to it.
+
+        Args:
+            options: what is asked for.
+            noise: of the piece.
+            max_ids: the most ids; None: to the end of the piece.
+            opening: the ids that it starts with.
+        """
         check_codec_options(options, self.codec)
         name = self.codec.name.split("-")[0].capitalize()
         setting = Setting(
@@ -523,22 +534,32 @@ class GenericSampler:
             tempos=((0, float(options.tempo or DEFAULT_QPM)),),
             parts=(Part("", _get_only_program(options)),),
         )
-        return Encoded(tuple(self.draw_ids(options, noise, max_ids)), setting)
+        return Encoded(tuple(self.draw_ids(options, noise, max_ids, opening)), setting)
 
     def draw_ids(
-        self, options: SamplingOptions, noise: Noise, max_ids: int | None = None
+        self,
+        options: SamplingOptions,
+        noise: Noise,
+        max_ids: int | None = None,
+        opening: Sequence[int] = (),
     ) -> list[int]:
-        """Draw the ids of one piece, to its end, or only so many of them."""
+        """Draw the ids of one piece, to its end, or only so many of them; see `sample_encoded`."""
         walk, state, filters = self.codec.create_grammar(), self.engine.start(), options.filters
-        ids, candidates = [BEGIN_ID], list[int]()
+        for id_ in opening:
+            walk.take(id_)
+        if opening and isinstance(walk, LengthLimitedGrammar):
+            walk.id_count = 0  # as much may follow as a piece has
+        ids, candidates = [BEGIN_ID, *opening], list[int]()
+        unread = ids[:]
         legal: tuple[int, ...] = ()
         while not walk.is_done and (max_ids is None or len(ids) <= max_ids):
-            logits, state = self.engine.step(ids[-1:], state)
+            logits, state = self.engine.step(unread, state)
             before, legal = legal, walk.legal_ids()
             if legal is not before:  # a text offers the same thousands each time
                 candidates = [id_ for id_ in legal if id_ in self.seen_ids] or list(legal)
             make_noise = partial(noise.gumbel_at, 0, len(ids), self._hashes[candidates])
             ids.append(argmax_with_noise(logits, candidates, filters, make_noise))
+            unread = ids[-1:]
             walk.take(ids[-1])
         return ids[1:]
 

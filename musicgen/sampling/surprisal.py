@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from musicgen.config import BEGIN_ID
-from musicgen.music.melodic_runs import bar_numbers
+from musicgen.music.melodic_runs import place_numbers
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import Score
 from musicgen.music.theory import Key, spell
 from musicgen.sampling.engine import Engine
@@ -123,7 +124,7 @@ class NoteSurprise:
     pitch: int
     duration: int
     part: int
-    bar: int  # of the written form; a pickup is bar 0
+    bar: int  # of the written form; a pickup is bar 0; of a performance, the second
     bits: float
 
 
@@ -135,6 +136,7 @@ class Surprise:
     other_bits: Mapping[str, float]  # kind of event to bits
     count: int  # notes of the tune, or characters of a text
     key: Key
+    unit: str = "bar"  # or second, where the notes are of a performance
 
     @property
     def bits(self) -> float:
@@ -166,7 +168,8 @@ class Surprise:
                 f"{'*' * (note in marked)}{self._format_note_name(note)} {note.bits:.1f}"
                 for note in lines
             )
-            yield f"bar {bar}: {sum(note.bits for note in lines):.1f} bits: {', '.join(each)}"
+            bits = sum(note.bits for note in lines)
+            yield f"{self.unit} {bar}: {bits:.1f} bits: {', '.join(each)}"
         unit = "note" if self.notes else "character"
         most = sorted(self.other_bits.items(), key=lambda item: -item[1])
         rest = ", ".join(f"{kind} {bits:.1f}" for kind, bits in most)
@@ -183,7 +186,7 @@ class Surprise:
             "bits_per_note": round(self.bits_per_note, 4),
             "notes": [
                 {
-                    "bar": note.bar,
+                    self.unit: note.bar,
                     "onset": note.onset,
                     "duration": note.duration,
                     "part": note.part,
@@ -215,9 +218,9 @@ def measure_surprise(engine: Engine, codec: AnyCodec, piece: Score | str) -> Sur
     if isinstance(piece, str):
         return Surprise((), rest, len(piece), Key("C"))
     shown = codec.decode(encoded.ids, encoded.setting).piece
-    return Surprise(
-        _make_note_surprises(notes, bits, shown), rest, len(piece.canonical().notes), piece.key
-    )
+    unit = "second" if is_performance(shown) else "bar"
+    note_surprises = _make_note_surprises(notes, bits, shown)
+    return Surprise(note_surprises, rest, len(piece.canonical().notes), piece.key, unit)
 
 
 def measure_bits(engine: Engine, ids: Sequence[int]) -> npt.NDArray[np.float64]:
@@ -234,7 +237,7 @@ def _make_note_surprises(
     notes: Sequence[NoteTokens], bits: npt.NDArray[np.float64], score: Score
 ) -> tuple[NoteSurprise, ...]:
     """Put the notes in order of time, each with its bar and bits."""
-    bars = bar_numbers(score, np.array([note.onset for note in notes], dtype=np.int64)).tolist()
+    bars = place_numbers(score, np.array([note.onset for note in notes], dtype=np.int64)).tolist()
     surprises = [
         NoteSurprise(
             note.onset, note.pitch, note.end - note.onset, note.part, bar,

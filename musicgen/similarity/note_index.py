@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from musicgen.errors import DamagedCheckpoint
 from musicgen.music.arrays import BoolArray, IntArray, UInt64Array, splitmix64
-from musicgen.music.melodic_runs import RunColumns, bar_numbers
+from musicgen.music.melodic_runs import RunColumns, place_numbers
 from musicgen.music.score import Score
 
 BASE: Final = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
@@ -211,11 +211,11 @@ def extract_notes(score: Score) -> TuneNotes:
 
     Returns:
         (4, note) int32: duration in steps, semitones from the previous note, bar number, and
-        whether a run starts.
+        whether a run starts; of a performance, ratios and seconds for durations and bars.
     """
     columns = RunColumns.of(score)
-    bars = bar_numbers(score, columns.onsets)
-    rows = (columns.durations, columns.intervals, bars, columns.starts)
+    places = place_numbers(score, columns.onsets)
+    rows = (columns.rhythms, columns.intervals, places, columns.starts)
     return np.stack(rows).astype(np.int32)
 
 

@@ -5,7 +5,8 @@
 
 A run is consecutive notes of the written form, ties joined, broken by rests (`music.melodic_runs`).
 Two runs are equal if all their durations and the intervals between their notes are equal, in any
-key. The results are exact: hashes only find candidates, which are then compared note for note.
+key; in a performance, if the rounded ratios of the times between their notes are. The results are
+exact: hashes only find candidates, which are then compared note for note.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from musicgen.checkpoint import Checkpoint
 from musicgen.errors import escape_unprintable
 from musicgen.music.arrays import IntArray, UInt64Array, unique_sorted
-from musicgen.music.melodic_runs import RunColumns, bar_numbers
+from musicgen.music.melodic_runs import RunColumns, place_numbers, to_compared_form
+from musicgen.music.milliseconds import is_performance
 from musicgen.music.score import Score
 from musicgen.similarity.copy_filter import IndexCopyDetector
 from musicgen.similarity.note_index import (
@@ -52,22 +54,34 @@ class SharedRun:
     bars: tuple[int, int]  # numbers of the first and last bar in this tune
     label: Label  # of the training tune
     their_bars: tuple[int, int]  # numbers of the first and last bar in the training tune
+    in_seconds: bool = False  # whether the bars are seconds, of a performance
 
     def __str__(self) -> str:
-        own = f"{_format_notes(self.notes)}, {_format_bars(self.bars)}"
-        return f"{own}: {self.label}, {_format_bars(self.their_bars)}"
+        return f"{_format_notes(self.notes)}, {self.place}: {self.label}, {self.their_place}"
+
+    @property
+    def place(self) -> str:
+        """Where the run is in this tune: "bars 3-4", or "0:12-0:15" of a performance."""
+        return _format_seconds(self.bars) if self.in_seconds else _format_bars(self.bars)
+
+    @property
+    def their_place(self) -> str:
+        """Where the run is in the training tune."""
+        bars = self.their_bars
+        return _format_seconds(bars) if self.in_seconds else _format_bars(bars)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as a JSON object."""
+        """Return the run as a JSON object; the places in a performance are seconds."""
+        unit = "seconds" if self.in_seconds else "bars"
         return {
             "notes": self.notes,
             "onset": self.onset,
             "end": self.end,
-            "bars": list(self.bars),
+            unit: list(self.bars),
             "tune": self.label.title,
             "source": self.label.source,
             "number": self.label.number,
-            "tune_bars": list(self.their_bars),
+            f"tune_{unit}": list(self.their_bars),
         }
 
 
@@ -114,7 +128,7 @@ class Receipt:
         clauses = [
             f"the longest run shared with a training tune is {best.notes} of"
             f" {_format_notes(self.notes)},"
-            f" {_format_bars(best.bars)}, from {best.label}, {_format_bars(best.their_bars)}"
+            f" {best.place}, from {best.label}, {best.their_place}"
             + _format_comparison("longer", self.longer_than),
             f"{self.share:.0%} of the {RUN_NOTES}-note runs are copied"
             + _format_comparison("more", self.more_than),
@@ -124,14 +138,15 @@ class Receipt:
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as a JSON object, with the fields of the longest run at the top."""
         best = self.longest
+        unit = "seconds" if best and best.in_seconds else "bars"
         return {
             "longest_run": best.notes if best else 0,
             "notes": self.notes,
             "tune": best.label.title if best else None,
             "source": best.label.source if best else None,
             "number": best.label.number if best else None,
-            "bars": list(best.bars) if best else None,
-            "tune_bars": list(best.their_bars) if best else None,
+            unit: list(best.bars) if best else None,
+            f"tune_{unit}": list(best.their_bars) if best else None,
             "share": round(self.share, 4),
             "copied_runs": self.copied_runs,
             "of_runs": self.run_count,
@@ -158,6 +173,11 @@ def _format_notes(count: int) -> str:
 
 def _format_bars(bars: tuple[int, int]) -> str:
     return f"bar {bars[0]}" if bars[0] == bars[1] else f"bars {bars[0]}-{bars[1]}"
+
+
+def _format_seconds(seconds: tuple[int, int]) -> str:
+    first, last = (f"{second // 60}:{second % 60:02d}" for second in seconds)
+    return first if first == last else f"{first}-{last}"
 
 
 def _format_comparison(comparative: str, share: float | None) -> str:
@@ -259,13 +279,15 @@ class OverlapIndex:
             score: the tune, not necessarily canonical.
             excluded_group: near-duplicate group whose tunes are ignored, such as the tune's own.
         """
-        canonical = score.canonical()
-        columns = RunColumns.of(canonical)
+        compared = to_compared_form(score)
+        columns = RunColumns.of(compared)
         tune_hash = self._hash_runs(columns)
         matches = self._find_longest_matches(tune_hash, excluded_group)
         located_runs = list(self._find_shared_runs(tune_hash, matches)) if matches else []
-        bars = bar_numbers(canonical, columns.onsets).tolist() if located_runs else []
+        bars = place_numbers(compared, columns.onsets).tolist() if located_runs else []
         runs = tuple(self._make_shared_run(columns, bars, run) for run in located_runs)
+        if is_performance(compared):
+            runs = tuple(replace(run, in_seconds=True) for run in runs)
         copied_runs = len(matches.tune_positions) if matches and matches.length == RUN_NOTES else 0
         run_count = len(tune_hash.find_starts(RUN_NOTES))
         return Receipt(
@@ -286,7 +308,7 @@ class OverlapIndex:
         Args:
             score: the tune, not necessarily canonical.
         """
-        tune_hash = self._hash_runs(RunColumns.of(score.canonical()))
+        tune_hash = self._hash_runs(RunColumns.of(to_compared_form(score)))
         matches = self._find_longest_matches(tune_hash, None)
         runs = self._find_shared_runs(tune_hash, matches) if matches else iter(())
         longest = next((run.notes for run in runs), 0)
@@ -302,7 +324,7 @@ class OverlapIndex:
 
     def _hash_runs(self, columns: RunColumns) -> RollingHash:
         edges = np.append(np.flatnonzero(columns.starts), len(columns.starts))
-        codes = self.encode_durations(columns.durations)
+        codes = self.encode_durations(columns.rhythms)
         return RollingHash.of(codes, columns.intervals.astype(np.int8), edges, border=1)
 
     def _make_shared_run(self, columns: RunColumns, bars: list[int], run: _LocatedRun) -> SharedRun:

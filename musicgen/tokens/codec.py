@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, Refusal
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.arrays import unique_sorted
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.swing import Swing
@@ -136,6 +137,11 @@ class Codec(Protocol[Piece]):
         ...
 
     @property
+    def contexts(self) -> tuple[str, ...]:
+        """The score contexts that a model can read, as names in `config.CONTEXTS`."""
+        ...
+
+    @property
     def pitch_range(self) -> tuple[int, int] | None:
         """Lowest and highest MIDI note number that the ids can express; None for text."""
         ...
@@ -193,6 +199,7 @@ class ScoreCodec:
     writable_suffixes: tuple[str, ...] = (".mid", ".midi", ".wav", ".html")
     unit: Unit = "note"
     has_bars = False
+    contexts: tuple[str, ...] = ("none",)
     pitch_range = (0, 127)
     setting_options: tuple[str, ...] = ("program", "tempo")
 
@@ -201,8 +208,14 @@ class ScoreCodec:
         return separate_refusals(self.iter_pieces(data, suffix, source))
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
-        """Read tunes and refusals one by one, as `formats.iter_tunes` does."""
-        return formats.iter_tunes(data, suffix, source)
+        """Read tunes, without accompaniment, and refusals one by one."""
+        return leave_out_accompaniment(formats.iter_tunes(data, suffix, source))
+
+
+def leave_out_accompaniment(pieces: Iterable[Score | Refusal]) -> Iterator[Score | Refusal]:
+    """Yield pieces without the parts that only play their chord symbols; pass refusals on."""
+    for piece in pieces:
+        yield split_accompaniment(piece)[0] if isinstance(piece, Score) else piece
 
 
 def count_doubled_notes(score: Score) -> int:

@@ -25,7 +25,6 @@ from dataclasses import replace
 from statistics import multimode
 from typing import Final
 
-from musicgen import formats
 from musicgen.errors import Refusal
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Note, Score
 from musicgen.tokens.codec import (
@@ -115,7 +114,7 @@ class FramesCodec(ScoreCodec):
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Yield a file's tunes, with repeats unfolded, and refusals."""
-        for item in formats.iter_tunes(data, suffix, source):
+        for item in super().iter_pieces(data, suffix, source):
             yield _unfold_without_bars(item) if isinstance(item, Score) else item
 
     def encode(self, piece: Score) -> Encoded:

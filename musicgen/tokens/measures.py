@@ -86,6 +86,7 @@ class MeasuresCodec(ScoreCodec):
     vocabulary = MEASURES
     writable_suffixes = (*formats.WRITABLE_SUFFIXES, ".wav", ".svg", ".png", ".html")
     has_bars = True
+    contexts = ("all", "all+vertical", "position", "look-back", "none")
 
     def encode(self, score: Score, velocities: Sequence[int] | None = None) -> Encoded:
         """Encode the canonical form of a score. Raises Refusal for music without an event.

@@ -38,6 +38,7 @@ from musicgen.tokens.codec import (
     ScoreCodec,
     Setting,
     find_main_part,
+    leave_out_accompaniment,
 )
 from musicgen.tokens.vocabulary import Event, Vocabulary
 
@@ -46,6 +47,8 @@ LONGEST_SHIFT: Final = 100  # units
 VELOCITY_BINS: Final = 32
 VELOCITIES_PER_BIN: Final = 128 // VELOCITY_BINS
 MAX_EVENTS: Final = 4096  # of a sampled piece, about two minutes
+MAX_SILENT_UNITS: Final = 500  # for which a sampled piece may be silent
+MAX_HELD_UNITS: Final = 1000  # for which it may hold notes and do nothing else
 
 PERFORMANCE: Final = Vocabulary(
     (
@@ -87,10 +90,13 @@ class PerformanceCodec(ScoreCodec):
     name = "performance"
     vocabulary = PERFORMANCE
     setting_options = ("program",)
+    contexts = ("time", "none")
+    writable_suffixes = (*ScoreCodec.writable_suffixes, ".svg", ".png")  # pictures of piano rolls
 
     def iter_pieces(self, data: bytes, suffix: str, source: str = "") -> Iterator[Score | Refusal]:
         """Yield a file's tunes as they sound, with a step of one millisecond, and refusals."""
-        return formats.iter_tunes(data, suffix, source, as_performance=True)
+        pieces = formats.iter_tunes(data, suffix, source, as_performance=True)
+        return leave_out_accompaniment(pieces)
 
     def encode(self, piece: Score) -> Encoded:
         """Encode a score as it sounds. Raises Refusal for drums."""
@@ -225,7 +231,8 @@ class PerformanceGrammar(LengthLimitedGrammar):
 
     Only sounding pitches can end and only silent ones can start; at each time the offs precede the
     ons, each from low to high; a velocity must differ from the current one and precede a note; no
-    shift follows one that is shorter than the longest; the end follows the last off.
+    shift follows one that is shorter than the longest; the end follows the last off. A sampled
+    piece is never silent for longer than MAX_SILENT_UNITS.
     """
 
     def __init__(self, max_ids: int | None) -> None:
@@ -234,6 +241,7 @@ class PerformanceGrammar(LengthLimitedGrammar):
         self.velocity: int | None = None
         self.last_off = self.last_on = -1  # the highest pitch of the offs and ons at this time
         self.last_event = Event("begin")
+        self.idle_units = 0  # since the last on or off
 
     def legal_ids(self) -> tuple[int, ...]:
         """Return the ids that may come next; none once the piece is done."""
@@ -252,12 +260,13 @@ class PerformanceGrammar(LengthLimitedGrammar):
         value = event.value if isinstance(event.value, int) else 0
         if event.kind == "on":
             self.sounding_pitches.add(value)
-            self.last_on = value
+            self.last_on, self.idle_units = value, 0
         elif event.kind == "off":
             self.sounding_pitches.discard(value)
-            self.last_off = value
+            self.last_off, self.idle_units = value, 0
         elif event.kind == "shift":
             self.last_off = self.last_on = -1
+            self.idle_units += value
         elif event.kind == "velocity":
             self.velocity = value
         else:
@@ -284,7 +293,10 @@ class PerformanceGrammar(LengthLimitedGrammar):
 
     def _shift_ids(self) -> range:
         is_after_short = self.last_event.kind == "shift" and self.last_event.value != LONGEST_SHIFT
-        return SHIFT[: 0 if is_after_short else None]
+        if is_after_short:
+            return SHIFT[:0]
+        limit = MAX_HELD_UNITS if self.sounding_pitches else MAX_SILENT_UNITS
+        return SHIFT[: max(0, limit - self.idle_units) if self.is_strict else None]
 
     def _end_ids(self) -> list[int]:
         may_end = self.last_event.kind == "off" or (

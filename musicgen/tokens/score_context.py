@@ -35,10 +35,11 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from musicgen.config import BEGIN_ID, ECHO_FIELDS, MULTI_HOT_FIELDS, VERTICAL_FIELDS
+from musicgen.config import BEGIN_ID, ECHO_FIELDS, VERTICAL_FIELDS
 from musicgen.music.arrays import IntArray, TokenIds
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_source import ContextFields
 from musicgen.tokens.echo import ECHO_FIELD_SIZES, EchoContext, EchoLanes, Step, Steps
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.vertical_context import (
@@ -71,7 +72,7 @@ _MOST_WHOLE_BARS: Final = 16
 _MOST_REPEATS: Final = 15  # ids at one position and decision that are told apart
 KEPT_BARS: Final = 16  # bars that are remembered
 
-_FIELD_SIZES: Final = {
+FIELD_SIZES: Final = {
     "position": MOST_STEPS + 1,
     "left": UNKNOWN_LEFT + 1,
     "bar": 2 * _COUNTED_BARS + 1,
@@ -80,8 +81,6 @@ _FIELD_SIZES: Final = {
     **VERTICAL_FIELD_SIZES,
     **ECHO_FIELD_SIZES,
 }
-
-ContextFields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one tune
 
 # What an id does to the numbers of bars and sections
 _NONE, _BAR, _PICKUP, _SECTION, _FORK, _RETURN = range(6)
@@ -110,7 +109,8 @@ class ContextTable:
 
     def __init__(self, *, has_vertical: bool = False) -> None:
         self.has_vertical = has_vertical
-        self.field_count = len(FIELDS) if has_vertical else FIRST_VERTICAL
+        self.fields = FIELDS if has_vertical else PAGE_FIELDS
+        self.field_count = len(self.fields)
         self.cursors: list[Cursor] = []  # by state
         self.place: list[int] = []  # by state: the number of its place
         self.position: list[int] = []  # by state: the value of the field
@@ -131,6 +131,23 @@ class ContextTable:
         self._states: dict[object, int] = {}  # by key
         self._place_numbers: dict[Place, int] = {}
         self._intern(MeasuresGrammar(Rules.permissive()), None)  # state 0, before the header
+
+    def start(self) -> ScoreContext:
+        """Return the context before a tune."""
+        return ScoreContext(self)
+
+    def start_lanes(self, count: int) -> ContextLanes:
+        """Return the contexts of some tunes, each before its first id."""
+        return ContextLanes(self, count)
+
+    def compute(self, tunes: Sequence[TokenIds]) -> list[ContextFields]:
+        """Compute the context before each id of some tunes, as `compute_contexts` does."""
+        return compute_contexts(tunes, self)
+
+    def transpose(self, context: ContextFields, semitones: int) -> ContextFields:
+        """Return the fields as they are: pitches are counted from the tonic."""
+        del semitones
+        return context
 
     @property
     def place_count(self) -> int:
@@ -335,13 +352,6 @@ class ScoreContext(NamedTuple):
     def _get_bar(self, number: int) -> BarIds:
         kept, ids = self.bars[number % KEPT_BARS]
         return ids if kept == number else _EMPTY
-
-
-def count_field_values(name: str, vocabulary_size: int) -> int:
-    """Return the number of values that a field can have, for a vocabulary of some events."""
-    if name in MULTI_HOT_FIELDS:
-        return int(2 ** MULTI_HOT_FIELDS[name])
-    return _FIELD_SIZES.get(name, vocabulary_size + 1)
 
 
 def number_bar(number: int) -> int:

@@ -57,6 +57,7 @@ class _TextCodecBase:
     writable_suffixes = (".txt", ".abc")
     unit: Unit = "character"
     has_bars = False
+    contexts = ("none",)
     pitch_range = None
     setting_options: tuple[str, ...] = ()
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import BoolArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextFields, ContextTable, compute_contexts
+from musicgen.tokens.context_source import ContextFields, WholeContexts
 
 IGNORE_INDEX: Final = -100  # the target of padding
 CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
-MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 or 44 bytes each
+MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 to 88 bytes each
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
 MAX_TRANSPOSITION: Final = 6  # semitones
 
@@ -74,11 +74,11 @@ class ContextCache:
 
     Args:
         tunes: the ids of each tune.
-        table: of the fields that the model reads; it is extended.
+        source: of the fields that the model reads.
     """
 
-    def __init__(self, tunes: Sequence[TokenIds], table: ContextTable) -> None:
-        self.tunes, self.table = tunes, table
+    def __init__(self, tunes: Sequence[TokenIds], source: WholeContexts) -> None:
+        self.tunes, self.source = tunes, source
         self.contexts: dict[int, ContextFields] = {}
         self.token_count = 0  # in `contexts`
 
@@ -94,7 +94,7 @@ class ContextCache:
                 self.contexts, self.token_count = {}, 0
             later = reversed(upcoming[-CONTEXT_CHUNK:])
             chosen = [tune, *(index for index in later if index not in self.contexts)]
-            computed = compute_contexts([self.tunes[index] for index in chosen], self.table)
+            computed = self.source.compute([self.tunes[index] for index in chosen])
             self.contexts.update(zip(chosen, computed, strict=True))
             self.token_count += sum(map(len, computed))
         return self.contexts[tune]
@@ -152,8 +152,10 @@ class WindowStream:
         self.positions[lane] = LanePosition(tune, semitones, stop)
         piece = self.tunes[tune][max(0, read - 1) : stop]
         ids = transpose_ids(piece, self.pitch_ranges, semitones)
-        contexts = self.contexts
-        context = None if contexts is None else contexts.get(tune, self.queue)[read:stop]
+        context = None
+        if self.contexts is not None:
+            written = self.contexts.get(tune, self.queue)[read:stop]
+            context = self.contexts.source.transpose(written, semitones)
         if read:
             return _LaneIds(ids[:-1], ids[1:], False, context)
         return _LaneIds(shift_right(ids), ids, True, context)

@@ -18,7 +18,7 @@ from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
 from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.tokens.score_context import ContextTable
+from musicgen.tokens.context_families import make_context_source
 from musicgen.training.batches import (
     IGNORE_INDEX,
     ContextCache,
@@ -39,9 +39,10 @@ def make_context_cache(model: SequenceModel, tunes: Sequence[TokenIds]) -> Conte
         tunes: (token,) int16 or int64 each.
     """
     settings = model.settings
-    if not isinstance(settings, ModelSettings) or not settings.context:
+    if not isinstance(settings, ModelSettings):
         return None
-    return ContextCache(tunes, ContextTable(has_vertical=settings.reads_vertical))
+    source = make_context_source(settings.context_fields)
+    return None if source is None else ContextCache(tunes, source)
 
 
 def evaluate(

@@ -42,6 +42,7 @@ from musicgen.training.heldout_loss import evaluate
 from musicgen.training.trainer import Trainer, equalize_window_lengths
 
 WARM_UP_UPDATES: Final = 6  # are slower than the rest of a run
+MOST_TRANSPOSED_TOKENS: Final = 1_000_000  # of training, for codecs that are transposed at random
 PROBE_UPDATES: Final = 12  # after those, which measure the speed of training
 PROBE_IDS: Final = 2048  # of each tune, so that few score contexts are computed
 MIN_GROUPS_TO_HOLD_OUT: Final = 8  # with fewer groups, nothing is held out
@@ -232,6 +233,7 @@ def make_plan(
             learning_rate=options.learning_rate or _choose_learning_rate(preset, model),
             seed=options.seed,
             precision=choose_precision(options.precision, device),
+            transposed=_is_transposed(dataset.codec, tokens),
         ),
         str(device),
         f"{base.manifest.name} {base.manifest.version}" if base else "",
@@ -244,6 +246,15 @@ def make_plan(
     if is_small:
         plan = _limit_evaluations(plan, tokens)
     return replace(plan, lines=tuple(_explain_plan(dataset, plan)))
+
+
+def _is_transposed(codec_name: str, tokens: int) -> bool:
+    """Return whether to transpose tunes at random: few performances, each in its own key.
+
+    Of chorales in absolute pitches, a model learnt more in their own keys (docs/decisions.md).
+    """
+    is_performance = isinstance(CODECS.get(codec_name), PerformanceCodec)
+    return is_performance and tokens < MOST_TRANSPOSED_TOKENS
 
 
 def _choose_window(
@@ -270,10 +281,11 @@ def _make_fresh_settings(
     preset: SizePreset, dataset: Dataset, options: TrainingOptions
 ) -> ModelSettings:
     hidden = options.hidden or preset.hidden
-    has_bars = find_codec(dataset.codec).has_bars
-    if options.context not in (None, "none") and not has_bars:
+    offered = find_codec(dataset.codec).contexts
+    if options.context not in (None, *offered):
         raise InvalidValue(
-            f"--context {options.context}: codec {dataset.codec} has no bars; leave --context out"
+            f"--context {options.context}: codec {dataset.codec} has no such context; choose one of"
+            f" {', '.join(offered)}, or leave --context out"
         )
     return ModelSettings(
         vocabulary_size=dataset.vocabulary_size,
@@ -291,9 +303,10 @@ def _make_fresh_settings(
 
 def _choose_context(dataset: Dataset) -> str:
     """Return the name of the score context that suits a data set."""
-    if not find_codec(dataset.codec).has_bars:
-        return "none"
-    return "all+vertical" if has_several_voices(dataset) else "all"
+    codec = find_codec(dataset.codec)
+    if codec.has_bars and has_several_voices(dataset):
+        return "all+vertical"
+    return codec.contexts[0]
 
 
 def has_several_voices(dataset: Dataset) -> bool:

@@ -19,6 +19,7 @@ from musicgen import formats
 from musicgen.checkpoint import FORMAT, Checkpoint, list_checkpoint_folders, read_manifest
 from musicgen.errors import DamagedCheckpoint, InvalidValue, MusicgenError, NotFound
 from musicgen.model_folders import list_models
+from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
@@ -29,6 +30,7 @@ from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
 from musicgen.sampling.sampler import GenericSampler, Sampler
 from musicgen.sampling.surprisal import Surprise, measure_surprise
+from musicgen.tokens.performance import PerformanceCodec
 from musicgen.tokens.vocabulary import MEASURES
 from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
@@ -136,6 +138,7 @@ class RequestHandlers:
         primer: str | None = None,
         primer_part: str = "",
         primer_bars: str = "",
+        primer_seconds: str = "",
         given: str | None = None,
         given_parts: str | None = None,
     ) -> WorkerAnswer:
@@ -149,6 +152,7 @@ class RequestHandlers:
             primer: suffix of the primer's format, or None.
             primer_part: name or number of the primer's part to take; "" for its melody.
             primer_bars: the bars of it to take, such as "1-8"; "" for all.
+            primer_seconds: the seconds of it to take, such as "0-15"; "" for all.
             given: suffix of the format of the given parts, or None.
             given_parts: which of them stay, such as "melody:1-8,drums"; None for all.
         """
@@ -156,10 +160,13 @@ class RequestHandlers:
         has_notes = primer is not None or given is not None
         request = GenerationRequest(loaded.complete_options(wishes, has_primer=has_notes), seed)
         if primer is not None:
-            choice = PrimerChoice.parse(primer_part, primer_bars or None)
-            request = loaded.add_primer(request, parse_notes(payload, primer), choice)
+            choice = PrimerChoice.parse(primer_part, primer_bars or None, primer_seconds or None)
+            is_live = isinstance(loaded.codec, PerformanceCodec)
+            score = parse_notes(payload, primer, as_performance=is_live)
+            request = loaded.add_primer(request, score, choice)
         if given is not None:
-            request = loaded.add_given(request, parse_notes(payload, given, "given"), given_parts)
+            score = parse_notes(payload, given, "given")
+            request = loaded.add_given(request, score, given_parts)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 
@@ -359,13 +366,16 @@ def _with_progress(model: Model, progress: ProgressWriter) -> Model:
     return ModelWithProgress(checkpoint, model.codec, progress=progress)
 
 
-def parse_notes(data: bytes, suffix: str, field: str = "primer") -> Score:
+def parse_notes(
+    data: bytes, suffix: str, field: str = "primer", *, as_performance: bool = False
+) -> Score:
     """Parse a user's notes under resource limits.
 
     Args:
-        data: the bytes of a file.
+        data: the bytes of the file.
         suffix: of its format.
         field: of the request that has them, for messages.
+        as_performance: whether to read it as it sounds, with a step of one millisecond.
 
     Raises:
         InvalidValue: the format is not supported, or the file has no tune.
@@ -374,20 +384,22 @@ def parse_notes(data: bytes, suffix: str, field: str = "primer") -> Score:
         raise InvalidValue(f"{field}: unsupported format {suffix[:20]!r}; choose one of"
                            f" {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
     with resource_limits():
-        return read_first_tune(data, suffix)
+        return read_first_tune(data, suffix, field, as_performance=as_performance)
 
 
-def read_first_tune(data: bytes, suffix: str) -> Score:
-    """Return the first tune in the bytes of a file.
+def read_first_tune(
+    data: bytes, suffix: str, field: str = "primer", *, as_performance: bool = False
+) -> Score:
+    """Return the first tune in the bytes of a file, without its accompaniment; see `parse_notes`.
 
     Raises:
         InvalidValue: the tune is refused, or there is none.
     """
-    for tune in formats.iter_tunes(data, suffix, "primer"):
+    for tune in formats.iter_tunes(data, suffix, field, as_performance=as_performance):
         if isinstance(tune, Score):
-            return tune
+            return split_accompaniment(tune)[0]
         raise InvalidValue(str(tune))
-    raise InvalidValue("the primer has no tunes; send one with notes")
+    raise InvalidValue(f"{field}: the file has no tunes; send one with notes")
 
 
 def _split_payload(data: bytes, sizes: list[int]) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ from musicgen.sampling.option_table import (
     MAX_BARS,
     list_codec_options,
 )
-from musicgen.sampling.options import TONICS, choose_default_form
+from musicgen.sampling.options import TONICS, choose_default_form, find_accompaniment_default
 from musicgen.similarity.note_index import INDEX_FILE as INDEX
 from musicgen.tokens.codec import AnyCodec
 from musicgen.tokens.registry import CODECS
@@ -149,7 +149,10 @@ def _describe_manifest(
         "rhythms": _rank_values(manifest.seen, "rhythm") if writes_bars else [],
         "max_bars": MAX_BARS if writes_bars else 0,
         "forms": list(COMMON_FORMS) if writes_bars else [],
-        "defaults": dict(manifest.sampling),
+        "defaults": {
+            **manifest.sampling,
+            **find_accompaniment_default(manifest.seen, manifest.codec),
+        },
         "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
         "roles": _rank_values(manifest.seen, "role") if writes_bars else [],
         "density_roles": sorted(manifest.corpus.densities),

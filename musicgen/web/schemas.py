@@ -16,7 +16,7 @@ from musicgen.errors import InvalidValue
 from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME, Option
 from musicgen.sampling.options import SamplingOptions
-from musicgen.sampling.primer_choice import parse_bar_range
+from musicgen.sampling.primer_choice import parse_bar_range, parse_seconds
 from musicgen.typed_data import decode_json
 from musicgen.web.limits import BODY_BYTES, PRIMER_BYTES, PRIMER_SUFFIXES
 from musicgen.web.worker_pool import Job
@@ -89,6 +89,7 @@ class PrimerUpload(NotesUpload, frozen=True, forbid_unknown_fields=True):
 
     part: ShortText = ""  # name or number, from 1, of the part to take; "" for the melody
     bars: ShortText = ""  # such as "1-8"; "" for all
+    seconds: ShortText = ""  # for a model of performances, such as "0-15"; "" for all
 
 
 def _build_option_field(option: Option) -> tuple[str, Any, Any]:
@@ -346,8 +347,11 @@ def _decode_notes(tune_request: TuneRequest) -> tuple[bytes, dict[str, Any]]:
     if (primer := tune_request.primer) is not None:
         if primer.bars:
             parse_bar_range(primer.bars)
+        if primer.seconds:
+            parse_seconds(primer.seconds)
         payload, suffix = decode_notes(primer)
-        return payload, {"primer": suffix, "primer_part": primer.part, "primer_bars": primer.bars}
+        return payload, {"primer": suffix, "primer_part": primer.part, "primer_bars": primer.bars,
+                         "primer_seconds": primer.seconds}  # fmt: skip
     if tune_request.given is not None:
         if tune_request.given_parts is not None:
             KeepRequest.parse(tune_request.given_parts)

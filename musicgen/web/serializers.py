@@ -14,7 +14,7 @@ from musicgen.music.bars import find_bars, number_bars
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.roles import find_roles
 from musicgen.music.score import Score
-from musicgen.render.export import PAGE_SUFFIXES, RENDERERS, RenderOptions
+from musicgen.render.export import PAGE_SUFFIXES, PLAYED_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import score_to_json
 from musicgen.tokens.codec import Setting
@@ -91,7 +91,7 @@ def tune_to_json(tune: Tune) -> dict[str, Any]:
     """
     has_bars = tune.model.codec.has_bars
     data = score_to_json(
-        tune.score, recipe=tune.recipe, receipt=tune.receipt,
+        tune.played_score, recipe=tune.recipe, receipt=tune.receipt,
         surprise=tune.surprise if len(tune.parts) == 1 else None, has_bars=has_bars,
     )  # fmt: skip
     data["parts"] = parts_to_json(tune.score)
@@ -162,6 +162,7 @@ def render_tune_file(tune: Tune, suffix: str) -> bytes:
                            " render")  # fmt: skip
     if suffix == "png" and not has_bars:
         _check_roll_size(tune)
+    score = tune.played_score if f".{suffix}" in PLAYED_SUFFIXES else tune.score
     if render := RENDERERS.get(f".{suffix}"):
         options = RenderOptions("score" if has_bars else "roll")
         if (
@@ -169,11 +170,11 @@ def render_tune_file(tune: Tune, suffix: str) -> bytes:
         ):  # only these need the receipt and surprise, which are slow
             options = replace(options, recipe=tune.recipe, receipt=tune.receipt,
                               surprise=tune.surprise)  # fmt: skip
-        return render(tune.score, options)
+        return render(score, options)
     file_format = formats.FORMAT_BY_SUFFIX.get(f".{suffix}")
     if file_format is None or file_format.render is None:
         raise NotFound(f"{suffix[:20]!r}: unknown format; choose one of {', '.join(FILE_SUFFIXES)}")
-    return file_format.render(tune.score, tuple(tune.recipe.remarks()))
+    return file_format.render(score, tuple(tune.recipe.remarks()))
 
 
 def _check_roll_size(tune: Tune) -> None:

@@ -251,3 +251,49 @@ def test_edited_notes_are_rendered_unchanged(sample_folder: Path) -> None:
     render_ok("b.mid", "--out", "b.abc")
     (shown,), _ = formats.read("b.abc")
     assert [note.pitch for note in shown.notes] == [note.pitch for note in higher.notes]
+
+
+CHORDS = 'X:1\nT:Chords\nM:3/4\nL:1/4\nK:G\n"G"GAB|"D7"cBA|"Em"EFG|"G"B3|\n'
+
+
+def count_parts(path: str) -> int:
+    (score,), _ = formats.read(path)
+    return len(score.parts)
+
+
+def test_chord_symbols_are_played_unless_asked_otherwise(cwd: Path) -> None:
+    Path("c.abc").write_text(CHORDS)
+    render_ok("c.abc", "--out", "auto.mid")
+    render_ok("c.abc", "--out", "none.mid", "--accompaniment", "none")
+    render_ok("auto.mid", "--out", "off.mid", "--accompaniment", "none")
+    render_ok("auto.mid", "--out", "same.mid")
+    render_ok("auto.mid", "--out", "broken.mid", "--accompaniment", "arpeggio")
+    assert [count_parts(f"{name}.mid") for name in ("auto", "none", "same", "broken")] == [
+        3,
+        1,
+        3,
+        3,
+    ]
+    assert Path("none.mid").read_bytes() == Path("off.mid").read_bytes()
+    assert Path("auto.mid").read_bytes() == Path("same.mid").read_bytes()
+    render_ok("auto.mid", "--out", "back.abc")
+    assert '"D7"' in Path("back.abc").read_text()
+    assert "V:2" not in Path("back.abc").read_text()
+
+
+def test_chords_are_recognised_from_notes(cwd: Path) -> None:
+    Path("c.abc").write_text(CHORDS)
+    render_ok("c.abc", "--out", "c.mid")
+    output = render_ok("c.mid", "--out", "found.abc", "--chords")
+    assert "c.mid: 4 chord symbols recognised, mean confidence" in output
+    assert Path("found.abc").read_text().count('"') == 8
+    render_ok("one.abc", "--out", "alone.mid", "--chords", "--accompaniment", "jig")
+    assert count_parts("alone.mid") == 3
+
+
+def test_accompaniment_without_chord_symbols_is_refused(cwd: Path) -> None:
+    assert_render_refused(
+        "--accompaniment waltz: one.abc has no chord symbols; add --chords to recognise some",
+        "one.abc", "--out", "a.mid", "--accompaniment", "waltz",
+    )  # fmt: skip
+    assert not Path("a.mid").exists()

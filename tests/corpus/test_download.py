@@ -265,6 +265,22 @@ def test_reads_card_of_the_user(
     assert [part.name for part, _ in file.iter_contents()] == ["my/tunes.zip/a.abc"]
 
 
+def test_card_downloads_each_file_below_its_url(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.data = TUNE.encode()
+    monkeypatch.setenv("MUSICGEN_CACHE", str(tmp_path / "cache"))
+    folder_url = server.url.removesuffix("tunes.bin")
+    card = f'title = "T"\ndescription = "d"\nwhere = "{folder_url}"\nfiles = "*.abc"\n'
+    for name in ("a.abc", "b.abc"):
+        card += f'[[downloads]]\nname = "{name}"\nsha256 = "{server.wanted.sha256}"\n'
+        card += f"bytes = {len(server.data)}\n"
+    (tmp_path / "my.toml").write_text(card)
+    files = find_files(str(tmp_path / "my.toml")).files
+    assert [file.name for file in files] == ["my/a.abc", "my/b.abc"]
+    assert [file.read()[0][0].title for file in files] == ["Hostile"] * 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

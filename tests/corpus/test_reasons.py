@@ -42,6 +42,13 @@ def build_duplicates(folder: Path) -> list[str]:
     return list(report.codes)
 
 
+def read_left_out(folder: Path) -> list[str]:
+    (folder / "a.abc").write_text(tune(1, "Sir Roger de Coverley"))
+    file = TuneFile(folder / "a.abc", "a.abc", left_out="title SHA-256 divisible by 8")
+    lines = encode_file(file, find_codec("measures"))
+    return [json.loads(line)["refusal"]["code"] for line in lines]
+
+
 def make_dying_reader(way: str) -> Callable[[Path], list[str]]:
     def die(folder: Path) -> list[str]:
         (folder / "bad.abc").write_text(tune(1) + f"%die:{way}\n")
@@ -56,6 +63,7 @@ def make_dying_reader(way: str) -> Callable[[Path], list[str]]:
 CASES: Final[dict[str, Callable[[Path], list[str]]]] = {
     "no-event": read_unencodable,
     "duplicate": build_duplicates,
+    "left-out": read_left_out,
     "crashed": make_dying_reader("segv"),
     "too-slow": make_dying_reader("loop"),
     "memory": make_dying_reader("memory"),

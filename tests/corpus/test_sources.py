@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,21 +15,25 @@ from typing import Any
 import pytest
 
 from musicgen.corpus import sources
+from musicgen.corpus.build import build
+from musicgen.corpus.encode import encode_file
 from musicgen.corpus.sources import (
     CorpusCard,
     TuneFile,
     count_tunes,
     expand_cards,
     find_card,
+    is_title_hash_divisible,
     iter_tunes,
     list_cards,
     list_files,
 )
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.music.score import Score
+from musicgen.tokens.registry import find_codec
 
 NAMES = ["aird", "chorales", "dance-tunes", "essen", "freedoom", "groove", "josquin", "miscfolk",
-         "nottingham", "oneill", "palestrina", "ryan", "trecento"]  # fmt: skip
+         "nottingham-chords", "nottingham", "oneill", "palestrina", "ryan", "trecento"]  # fmt: skip
 
 
 def test_lists_the_shipped_cards() -> None:
@@ -45,6 +51,7 @@ def test_card_names_source_and_terms(name: str) -> None:
         "may be restrictions on commercial use",
         "CC BY 4.0",
         "Redistributions of source code",
+        "GNU General Public License, version 3",
     )
     assert any(words in card.terms for words in quoted) or not card.ships
     assert bool(card.where) != bool(card.includes)
@@ -56,6 +63,7 @@ def test_only_free_corpora_are_marked_as_shipping() -> None:
         "dance-tunes",
         "freedoom",
         "groove",
+        "nottingham-chords",
         "oneill",
         "ryan",
     ]
@@ -274,3 +282,64 @@ def test_card_beside_its_files_reads_them(tmp_path: Path) -> None:
 def test_card_of_files_that_do_not_come_along_says_where_they_are() -> None:
     with pytest.raises(NotFound, match=r"get them from .*github.com/freedoom.*name the copy"):
         list_files("freedoom")
+
+
+def test_card_of_nottingham_chords_names_its_files() -> None:
+    card = find_card("nottingham-chords")
+    assert "0992bb6cd864f6d4b90d6663e08c0ef53ffaa08f/ABC_cleaned/" in card.where
+    assert len(card.downloads) == 14
+    slip = next(file for file in card.downloads if file.name == "slip.abc")
+    assert (slip.sha256[:8], slip.bytes) == ("da686b3a", 3838)
+
+
+@pytest.mark.parametrize(
+    ("title", "is_left_out"),
+    [("The Rocky Road To Dublin", True), ("SIR ROGER DE COVERLEY ", True), ("Slip Jig", False)],
+)
+def test_rule_on_titles_leaves_out_one_tune_in_eight(title: str, is_left_out: bool) -> None:
+    assert is_title_hash_divisible(title) == is_left_out
+    number = int(hashlib.sha256(title.strip().lower().encode()).hexdigest(), 16)
+    assert (number % 8 == 0) == is_left_out
+
+
+BOOK = """X:1\nT:Slip Jig\nM:4/4\nK:C\nCDEF GABc|cBAG FEDC|\n
+X:2\nT:The Rocky Road To Dublin\nM:4/4\nK:C\nEFGA GFED|CDEF GABc|\n
+X:3\nT:Third\nM:4/4\nK:C\nGABc BAGF|EDCD EFGA|\n"""
+RULE = "title SHA-256 divisible by 8"
+CARD_HERE = f'title = "T"\ndescription = "d"\nwhere = "."\nleft_out = "{RULE}"\n'
+
+
+def test_card_leaves_out_tunes_and_reports_them(tmp_path: Path) -> None:
+    (tmp_path / "book.abc").write_text(BOOK)
+    (tmp_path / "my.toml").write_text(CARD_HERE)
+    (file,) = list_files(tmp_path / "my.toml")
+    assert [score.title for score in file.read()[0]] == ["Slip Jig", "Third"]
+    lines = [json.loads(line) for line in encode_file(file, find_codec("measures"))]
+    tunes = [line["tune"] for line in lines if "tune" in line]
+    assert [(tune["title"], tune["number"]) for tune in tunes] == [("Slip Jig", 1), ("Third", 3)]
+    (refusal,) = (line["refusal"] for line in lines if "refusal" in line)
+    assert (refusal["code"], refusal["place"]) == ("left-out", "tune 2 'The Rocky Road To Dublin'")
+    assert "its corpus card leaves it out" in refusal["message"]
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_build_leaves_tunes_out_in_this_process_and_in_children(tmp_path: Path, jobs: int) -> None:
+    (tmp_path / "book.abc").write_text(BOOK)
+    (tmp_path / "my.toml").write_text(CARD_HERE)
+    _, report = build([tmp_path / "my.toml"], jobs=jobs)
+    assert (report.found, report.kept) == (3, 2)
+
+
+def test_text_codec_leaves_tunes_out_too(tmp_path: Path) -> None:
+    (tmp_path / "book.abc").write_text(BOOK)
+    (tmp_path / "my.toml").write_text(CARD_HERE)
+    (file,) = list_files(tmp_path / "my.toml")
+    lines = [json.loads(line) for line in encode_file(file, find_codec("text"))]
+    assert [line["refusal"]["code"] for line in lines if "refusal" in line] == ["left-out"]
+
+
+def test_card_with_a_folder_url_needs_downloads(tmp_path: Path) -> None:
+    text = 'title = "T"\ndescription = "d"\nwhere = "https://example.org/tunes/"\n'
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(InvalidValue, match="downloads name the files below a URL that ends in /"):
+        list_files(tmp_path / "bad.toml")

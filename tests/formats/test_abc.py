@@ -362,6 +362,20 @@ def test_chord_symbols_are_kept_and_annotations_are_not() -> None:
     assert marks(music, "chord") == [(0, "Am"), (8 * 24, "F#m7/C#")]
 
 
+def test_chord_symbols_of_the_nottingham_database() -> None:
+    music = '"D/f+"C "Gd"D "(E7)"E "Ea"F " B7"G "D m"A " "B "Gm/bb"c "B 2"d'
+    assert [value for _, value in marks(music, "chord")] == [
+        "D/F#", "Gdim", "E7", "Eaug", "B7", "Dm", "Gm/Bb"
+    ]  # fmt: skip
+
+
+def test_chord_symbols_are_written_in_the_key() -> None:
+    score = read_one(tune('"C#m"C2 "E7/g+"E2', key="A"))
+    text = abc.render(score.canonical())
+    assert '"C#m"' in text
+    assert '"E7/G#"' in text
+
+
 def test_decorations_texts_and_comments_are_ignored() -> None:
     music = (
         "{gab}C .D ~E uF vG TA !trill!B +fermata+c !D.C. al Fine!(d e) y3 f`g H-a\\\n"

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from musicgen.errors import InvalidValue
 from musicgen.music.theory import (
+    CHORD_QUALITIES,
     MODES,
     ChordSymbol,
     Key,
@@ -14,6 +15,7 @@ from musicgen.music.theory import (
     normalize_chord,
     signature,
     spell,
+    spell_chord,
     transpose_chord,
 )
 from tests.strategies import keys
@@ -97,6 +99,44 @@ def test_meter_is_read_and_measured(text: str, steps: int, beat: int) -> None:
 def test_unknown_meter_error_suggests_valid_meters(text: str) -> None:
     with pytest.raises(InvalidValue, match="write "):
         Meter.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "symbol"),
+    [
+        ("D/f+", "D/F#"), ("Gm/bb", "Gm/Bb"), ("C/e", "C/E"), ("C/c", "C"), ("Cd", "Cdim"),
+        ("Bbd", "Bbdim"), ("Ca", "Caug"), ("(E7)", "E7"), (" B7", "B7"), ("D m", "Dm"),
+        ("E7b9", "E7"), ("Dm6", "Dm6"), ("Cadd9", "C"), ("Cmaj", "C"), ("CM7", "Cmaj7"),
+        ("C-7", "Cm7"), ("C+", "Caug"), ("C°7", "Cdim7"), ("Csus", "Csus4"), ("Cø", "Cm7b5"),
+        ("C6/9", "C6"), ("C13", "C9"), ("Cdescending", "C"), ("N.C.", "N.C."), ("Fine", "F"),
+    ],
+)  # fmt: skip
+def test_spellings_of_chord_symbols(text: str, symbol: str) -> None:
+    assert normalize_chord(text) == symbol
+
+
+@pytest.mark.parametrize(
+    ("symbol", "key", "spelled"),
+    [
+        ("Dbm", "A", "C#m"), ("Db", "F#m", "C#"), ("A7/Db", "D", "A7/C#"), ("E7/Ab", "Am", "E7/G#"),
+        ("G#", "C", "Ab"), ("Abdim7", "Am", "G#dim7"), ("D#", "Bb", "Eb"), ("Em/Eb", "Em", "Em/D#"),
+        ("N.C.", "D", "N.C."), ("B/D#", "Cb", "Cb/Eb"),
+    ],
+)  # fmt: skip
+def test_chord_symbols_are_spelled_in_a_key(symbol: str, key: str, spelled: str) -> None:
+    assert spell_chord(symbol, Key.parse(key)) == spelled
+
+
+@given(st.sampled_from(CHORD_QUALITIES), st.integers(0, 11), st.none() | st.integers(0, 11), keys())
+def test_spelling_keeps_the_chord(quality: str, root: int, bass: int | None, key: Key) -> None:
+    chord = ChordSymbol(root, quality, None if bass == root else bass)
+    assert ChordSymbol.parse(chord.spell(key)) == ChordSymbol.parse(str(chord)) == chord
+
+
+def test_vocabulary_keeps_the_order_of_qualities() -> None:
+    assert CHORD_QUALITIES == (
+        "", "m", "7", "m7", "maj7", "dim", "aug", "sus4", "sus2", "6", "m6", "9", "dim7", "m7b5",
+    )  # fmt: skip
 
 
 def test_chord_symbols_are_spelt_plainly_and_transposed() -> None:

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from musicgen import formats
+from musicgen.music.accompaniment import accompany
 from musicgen.music.score import Part, Score
 from musicgen.render.html_page import render_page
 from musicgen.render.timeline import bar_timeline, timeline
@@ -550,3 +551,27 @@ def find_frequency(sound: Any, hertz: float) -> float:
     frequencies = np.arange(len(energy)) * RATE / 2**16
     energy[abs(np.log2(frequencies.clip(1) / hertz)) > 1 / 12] = 0
     return float((frequencies * energy).sum() / energy.sum())
+
+
+def test_accompaniment_can_be_muted(checked_page: CheckedPage, tmp_path: Path) -> None:
+    text = 'X:1\nT:t\nM:3/4\nL:1/4\nQ:1/4=300\nK:G\n"G"GAB|"D7"cBA|"G"B3|]\n'
+    score = accompany(formats.parse(text.encode(), ".abc")[0][0])
+    (tmp_path / "chords.html").write_text(render_page(score), encoding="utf-8")
+    with checked_page.open(tmp_path / "chords.html") as page:
+        page.evaluate(LOG)
+        box = page.get_by_role("checkbox", name="Accompaniment")
+        assert box.is_checked()
+        page.evaluate("musicgen.player.play()")
+        wait_until(page, "log.ended === 1")
+        assert page.evaluate("[...new Set(log.sounds.map(({ part }) => part))].sort()") == [0, 1, 2]
+        page.keyboard.press("a")
+        assert not box.is_checked()
+        page.evaluate("log.sounds.length = 0; log.ended = 0; musicgen.player.play()")
+        wait_until(page, "log.ended === 1")
+        assert page.evaluate("[...new Set(log.sounds.map(({ part }) => part))]") == [0]
+        assert page.evaluate("new Set(log.lit).size") == len(score.notes) - count_added(score)
+        assert find_serious_violations(page) == []
+
+
+def count_added(score: Score) -> int:
+    return sum(note.part > 0 for note in score.notes)

@@ -199,5 +199,6 @@ def test_page_of_a_performance_shows_the_roll(browser: Browser, tmp_path: Path) 
     with open_page(browser, path) as page:
         assert "cannot be shown as a score" in page.inner_text(".tune-score")
         assert page.locator(".tune-roll .roll-note").count() == 200
+        assert page.locator(".roll-times span").all_text_contents() == ["0:00", "0:05"]
         assert not page.locator("input[aria-label='First bar of the loop']").is_visible()
         assert [b.inner_text() for b in page.locator("[data-download]").all()] == ["MIDI"]

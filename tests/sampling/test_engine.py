@@ -14,9 +14,11 @@ from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.tokens.constraints import Rules
-from musicgen.tokens.score_context import ContextTable, compute_contexts
+from musicgen.tokens.context_families import make_context_source
+from musicgen.tokens.performance import PERFORMANCE, PerformanceCodec
+from musicgen.tokens.score_context import ContextTable
 from musicgen.tokens.vocabulary import MEASURES
-from tests.random_walks import BAND_IDS, MELODY_IDS, walk_rules
+from tests.random_walks import BAND_IDS, MELODY_IDS, walk_codec, walk_rules
 
 IDS = [BEGIN_ID, 3, 9, 3, 1, 12, 7, 7]
 
@@ -46,25 +48,32 @@ def test_equals_the_network(
         np.testing.assert_allclose(logits, wanted, rtol=0, atol=tolerance)
 
 
+def draw_tune(settings: ModelSettings) -> list[int]:
+    """Draw a tune, or a performance, that the model of some settings could write."""
+    rng = random.Random(5)
+    if settings.vocabulary_size == len(PERFORMANCE):
+        return walk_codec(PerformanceCodec(), rng)[:200]
+    ids_in_use = BAND_IDS if settings.reads_vertical else MELODY_IDS
+    return walk_rules(Rules(allowed_ids=ids_in_use, max_bars=8), rng)
+
+
 @pytest.mark.parametrize("context", list(CONTEXTS))
 @pytest.mark.parametrize("cell", CELLS)
 def test_equals_the_network_with_the_score_context(cell: str, context: str) -> None:
-    settings = ModelSettings(
-        len(MEASURES), cell=cell, hidden=8, embedding=5, context=CONTEXTS[context]
-    )
+    size = len(PERFORMANCE) if context == "time" else len(MEASURES)
+    settings = ModelSettings(size, cell=cell, hidden=8, embedding=5, context=CONTEXTS[context])
     model = LanguageModel(settings, torch.Generator().manual_seed(7)).double()
     if model.gates is not None:
         torch.nn.init.normal_(model.gates.weight, 0, 0.5, torch.Generator().manual_seed(8))
     engine = NumpyEngine(settings, model.copy_weights(), np.float64)
-    ids_in_use = BAND_IDS if settings.reads_vertical else MELODY_IDS
-    tune = walk_rules(Rules(allowed_ids=ids_in_use, max_bars=8), random.Random(5))
-    table = ContextTable(has_vertical=settings.reads_vertical)
-    fields = compute_contexts([np.array(tune)], table)[0].astype(np.int64)
+    tune = draw_tune(settings)
+    source = make_context_source(settings.context_fields) or ContextTable()
+    fields = source.compute([np.array(tune)])[0].astype(np.int64)
     ids = [BEGIN_ID, *tune[:-1]]
     with torch.no_grad():
         logits, _ = model(torch.tensor([ids]), context=torch.from_numpy(fields)[None])
     state = engine.start()
-    live = [3, 500, 12, 700]
+    live = [3, 300, 12, 200]
     restricted = engine.restrict_vocabulary(live)
     for id_, wanted in zip(ids, logits[0].numpy(), strict=True):
         few, _ = restricted.step([id_], state)

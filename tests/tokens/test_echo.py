@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from musicgen.config import ECHO_FIELDS
 from musicgen.music.score import Score
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.echo import MIN_ALIKE, SEARCHED_BARS
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.score_context import (
@@ -21,7 +22,6 @@ from musicgen.tokens.score_context import (
     ContextTable,
     ScoreContext,
     compute_contexts,
-    count_field_values,
 )
 from musicgen.tokens.vocabulary import MEASURES
 from tests.random_walks import BAND_IDS, walk_rules

@@ -12,6 +12,7 @@ from musicgen.config import BEGIN_ID, CONTEXTS
 from musicgen.formats import abc
 from musicgen.music.score import Score
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.score_context import (
     FIELDS,
@@ -22,7 +23,6 @@ from musicgen.tokens.score_context import (
     ContextTable,
     ScoreContext,
     compute_contexts,
-    count_field_values,
 )
 from musicgen.tokens.vocabulary import MEASURES
 from tests.random_walks import MELODY_IDS, walk_rules

@@ -17,6 +17,7 @@ from musicgen.music.score import Part, Score
 from musicgen.music.theory import CHORD_QUALITIES, ChordSymbol
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.constraints import Rules
+from musicgen.tokens.context_families import count_field_values
 from musicgen.tokens.grammar import MeasuresGrammar
 from musicgen.tokens.measures import (
     MeasuresCodec,
@@ -32,7 +33,6 @@ from musicgen.tokens.score_context import (
     ContextTable,
     ScoreContext,
     compute_contexts,
-    count_field_values,
 )
 from musicgen.tokens.vertical_context import DRUM_GROUPS, NO_CHORD, SLOT_STEPS
 from musicgen.tokens.vocabulary import MEASURES, Event

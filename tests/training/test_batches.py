@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +15,20 @@ from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.formats import musicxml
 from musicgen.music.score import Score
 from musicgen.tokens.frames import encode_frames
+from musicgen.tokens.performance import PerformanceCodec
 from musicgen.tokens.registry import find_codec
+from musicgen.tokens.time_context import TimeContextSource
 from musicgen.training.batches import (
     MAX_TRANSPOSITION,
     MIN_TRANSPOSITION,
+    ContextCache,
     WindowStream,
     find_transposition_range,
     transpose_ids,
 )
 from musicgen.training.plan import Plan, TrainingOptions, find_pitch_ranges, make_plan, make_trainer
 from musicgen.training.run import TrainingRun
+from tests.random_walks import walk_codec
 
 CHORALE = Path(music21.__file__).parent / "corpus" / "bach" / "bwv66.6.mxl"
 KEYED = ("performance", "frames", "frames-16")
@@ -109,7 +114,8 @@ def test_transposed_setting_transposes_tunes(name: str, chorale: Score) -> None:
     tune = EncodedTune(ids, 9, "T", "x", "g", "C", "4/4", "", "{}")
     dataset = Dataset([tune], [], [], name, codec.vocabulary.names, {})
     plan = make_plan(dataset, TrainingOptions(hidden=8, layers=1, device="cpu"))
-    assert not plan.training.transposed  # off by default: measured no gain
+    assert plan.training.transposed == (name == "performance")  # of chorales: measured no gain
+    plan = replace(plan, training=replace(plan.training, transposed=False))
     trainer = make_trainer(dataset, with_transposition(plan))
     keys = set()
     for _ in range(60):
@@ -130,3 +136,19 @@ def test_event_counts_include_transposed_pitches() -> None:
     assert run.event_counts[pitches[66]] > 0
     assert run.event_counts[pitches[60]] > 0
     assert run.event_counts[pitches[60 + MAX_TRANSPOSITION + 8]] == 0
+
+
+def test_context_of_a_window_is_that_of_the_transposed_ids() -> None:
+    codec, source = PerformanceCodec(), TimeContextSource()
+    tunes = [np.array(walk_codec(codec, random.Random(seed))) for seed in range(3)]
+    ranges = find_pitch_ranges(codec.name)
+    stream = WindowStream(tunes, 1, np.random.default_rng(1), ranges, ContextCache(tunes, source))
+    seen: list[int] = []
+    for _ in range(3):
+        window = stream.next_window(1000)
+        assert window.starts.all()
+        (fields,) = source.compute([window.targets[0]])
+        assert window.context is not None
+        assert (window.context[0] == fields).all()
+        seen.append(stream.positions[0].semitones)
+    assert any(seen)

@@ -14,6 +14,7 @@ from musicgen.config import CONTEXTS
 from musicgen.corpus.split import assign_splits
 from musicgen.corpus.store import Dataset, EncodedTune
 from musicgen.errors import InvalidValue
+from musicgen.tokens.registry import CODECS
 from musicgen.training.plan import (
     MIN_GROUPS_FOR_TEST,
     MIN_VALID_GROUPS,
@@ -149,13 +150,32 @@ def test_wide_models_and_cells_without_gates_get_lower_rates(
     assert plan.training.learning_rate == pytest.approx(rate)
 
 
-def test_context_is_for_tunes_with_bars() -> None:
-    texts, tunes = make_dataset(5, codec="text"), make_dataset(5)
-    assert make_plan(texts, TrainingOptions()).model.context == ""
-    for name, fields in CONTEXTS.items():
-        assert make_plan(tunes, TrainingOptions(context=name)).model.context == fields
-    with pytest.raises(InvalidValue, match="codec text has no bars; leave --context out"):
-        make_plan(texts, TrainingOptions(context="all"))
+def test_context_is_one_that_the_codec_offers() -> None:
+    for codec in CODECS.values():
+        dataset = make_dataset(5, codec=codec.name)
+        assert make_plan(dataset, TrainingOptions()).model.context == CONTEXTS[codec.contexts[0]]
+        for name, fields in CONTEXTS.items():
+            if name in codec.contexts:
+                assert make_plan(dataset, TrainingOptions(context=name)).model.context == fields
+                continue
+            with pytest.raises(InvalidValue, match=f"--context {name.replace('+', '.')}: codec"):
+                make_plan(dataset, TrainingOptions(context=name))
+
+
+def test_context_of_another_codec_is_refused_with_those_that_fit() -> None:
+    with pytest.raises(
+        InvalidValue, match="codec performance has no such context; choose one of time, none, or"
+    ):
+        make_plan(make_dataset(5, codec="performance"), TrainingOptions(context="all"))
+
+
+def test_few_performances_are_transposed_at_random() -> None:
+    few = make_dataset(5, codec="performance")
+    many = make_dataset(400, length=4000, codec="performance")
+    assert make_plan(few, TrainingOptions()).training.transposed
+    assert not make_plan(many, TrainingOptions()).training.transposed
+    assert not make_plan(make_dataset(5, codec="frames"), TrainingOptions()).training.transposed
+    assert not make_plan(make_dataset(5), TrainingOptions()).training.transposed
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,19 @@ def test_primer_is_text_or_a_file(playground: LiveServer, kind: str, tmp_path: P
     assert [note.pitch for note in score.notes][:6] == [62, 66, 69, 74, 69, 66]
 
 
+def test_performance_goes_on_from_seconds_of_a_primer(playground: LiveServer) -> None:
+    folder = untrained(playground.playground.runs.folder / "live", codec="performance")
+    primer = {"text": "X:1\nL:1/4\nQ:1/4=60\nK:C\nCDEF|GABc|", "seconds": "1-3.5"}
+    tune = playground.generate(do="sample", model="live", seed=1, primer=primer)
+    starts = sorted((start, pitch) for start, _, pitch, *_ in tune["sounds"])
+    assert starts[:3] == [(0, 62), (1, 64), (2, 65)]
+    assert len(starts) > 3
+    body = {"do": "sample", "model": "live", "primer": {**primer, "seconds": "x"}}
+    response = playground.client.post("/api/jobs", json=body)
+    playground.assert_refused(response, 400, "write seconds such as 0-15")
+    shutil.rmtree(folder)
+
+
 def test_part_and_bars_of_a_primer_can_be_chosen(playground: LiveServer) -> None:
     text = "X:1\nM:6/8\nL:1/8\nK:D\nV:1\nDFA dAF|GBd gdB|\nV:2\nD,3 A,3|F,3 E,3|\n"
     primer = {"name": "two.abc", "text": text, "part": "2", "bars": "2"}

@@ -357,7 +357,14 @@ def test_performance_model_has_its_own_options_and_a_piano_roll(
     page.locator("#more-knobs summary").click()
     labels = page.locator(".knob:visible label").all_text_contents()
     assert labels == ["Temperature", "Top-p", "Min-p", "Top-k", "Instrument", "Seed"]
-    expect(page.locator("#primer")).to_be_hidden()
+    page.locator("#primer > summary").click()
+    page.locator("#primer-text").fill("L:1/4\nK:C\nCDEF|GABc|")
+    expect(page.locator("#primer-bars")).to_be_hidden()
+    page.locator("#primer-seconds").fill("0-1.4")
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("New tune from pasted.abc: Performance")
+    assert page.locator("#view-b .roll-times span").first.text_content() == "0:00"
+    page.locator("#primer-clear").click()
     page.locator("#generate").click()
     expect(status(page)).to_contain_text("New tune: Performance")
     expect(page.locator("#view-b .unwritten")).to_contain_text("has no bars")

@@ -28,6 +28,7 @@ from musicgen.formats.abc.fields import (
     refuse,
     strip_comment,
 )
+from musicgen.formats.abc.part_order import arrange
 from musicgen.music.score import DEFAULT_VELOCITY, Mark, Note, Part, Score
 
 MAX_VOICES: Final = 16
@@ -88,12 +89,19 @@ class TuneVoices:
         self._players: dict[str, Player] = {}
         self._current_player: Player | None = None
         self._default_player = Player()  # settings of directives before any V:
+        self._opening_label = ""  # of the section that the music starts with
 
     @property
     def bars(self) -> int:
         """Number of complete bars in the current voice."""
         voice = self._current_player.voice if self._current_player else None
         return voice.bars if voice else 0
+
+    @property
+    def labels(self) -> list[tuple[str, int]]:
+        """Letter and step of the labels of sections, in the first voice that has any."""
+        voices = [player.voice for player in self._players.values() if player.voice is not None]
+        return next((voice.labels for voice in voices if voice.labels), [])
 
     # The header
 
@@ -147,6 +155,7 @@ class TuneVoices:
         elif self._current_player is not None:
             self._current_reader().read_field(name, text)
         elif self._settings is not None:
+            self._opening_label = text if name == "P" else self._opening_label
             self._settings = _update_settings(self._settings, name, text)
 
     def read_line(self, text: str) -> None:
@@ -173,6 +182,8 @@ class TuneVoices:
         if player.voice is None:
             settings = replace(self._settings, transposition=player.transposition)
             player.voice = VoiceReader(settings)
+            if self._opening_label:
+                player.voice.read_field("P", self._opening_label)
         return player.voice
 
     def finish(self) -> tuple[list[Note], list[Mark], tuple[Part, ...]]:
@@ -343,13 +354,14 @@ class TuneReader:
             self._line_number = self._first_line_without_key or self._line_number
             refuse("no-key", "the tune has no K: before its music; write one such as K:D")
         notes, marks, parts = self._voices.finish()
-        return Score(
+        score = Score(
             tuple(notes),
             tuple(marks),
             parts,
             title=clean_text(self._fields.get("T", "")),
             rhythm=clean_text(self._fields.get("R", "")).lower(),
         )
+        return arrange(score, self._voices.labels, self._fields.get("Y", ""))
 
     def _check_size(self) -> None:
         if sum(len(text) + 1 for _, text in self.lines) > MAX_TUNE:

@@ -22,7 +22,7 @@ from musicgen.music.durations import (
     notate_segments,
 )
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_WHOLE, Mark, Note, Score, find_jumps
-from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell
+from musicgen.music.theory import Key, Meter, SpelledPitch, signature, spell, spell_chord
 from musicgen.notation.engraving import check_bars
 
 UNIT_NOTE_STEPS: Final = 24  # steps of L:1/8
@@ -203,7 +203,8 @@ class WriterState:
     def write_mark(self, mark: Mark) -> str:
         """Write a mark between notes, and update the state."""
         if mark.kind == "chord":
-            return _NO_CHORD if mark.value == "N.C." else f'"{mark.value}"'
+            symbol = spell_chord(mark.value, self.key)
+            return _NO_CHORD if symbol == "N.C." else f'"{symbol}"'
         if mark.kind == "tempo":
             return f"[Q:{tempo_text(mark.value, self.meter)}]"
         if mark.kind == "meter":

@@ -25,11 +25,12 @@ from musicgen.formats.abc.fields import (
     refuse,
 )
 from musicgen.music.score import MAX_PLAYS, Ending, Mark, MarkKind, Note
-from musicgen.music.theory import LETTER_SEMITONES, Meter
+from musicgen.music.theory import LETTER_SEMITONES, Meter, match_chord
 
 MAX_NOTES: Final = 20_000  # per tune; also the limit on bars
 MAX_TICKS: Final = 5_000 * TICKS_PER_WHOLE
 MAX_DIGITS: Final = 3
+MAX_LABELS: Final = 64  # of sections
 
 _LENGTH: Final = "[0-9]*/*[0-9]*"
 _TOKEN: Final = re.compile(
@@ -58,6 +59,12 @@ _FACTORS: Final = re.compile(r"([0-9]*)(/*)([0-9]*)")
 _CHORD_SYMBOL: Final = re.compile(
     r"\^?N\.?C\.?|[A-G][#b♯♭]?(?:maj|min|dim|aug|sus|add|[mM+°øo(),#b]|-|[0-9]{1,2}){0,8}(?:/[A-G][#b♯♭]?)?"
 )
+# Spellings of the Nottingham Music Database: "D/f+" (F sharp), "Gd" (diminished), "Ca" (augmented),
+# "(E7)" (optional), "D m".
+_LOOSE_CHORD: Final = re.compile(
+    r"\(?\s*([A-G][#b]?(?:\s?m|maj|[da])?[0-9]{0,2}(?:b[59])?(?:/[A-Ga-g][#b+]?)?)\s*\)?"
+)
+MAX_CHORD_TEXT: Final = 24  # characters
 # Residue of quoted-printable e-mail: "=3D" for "=", and "=20" or "=" at line ends. A note can
 # follow none of them.
 _MAIL_DAMAGE: Final = re.compile(r"(=)3D|=(?:20)?$")
@@ -96,6 +103,21 @@ def read_length(text: str) -> tuple[int, int]:
     if numerator == 0 or denominator == 0:
         refuse("length", f"the length {text} is not allowed; write one such as 2, /2 or 3/2")
     return numerator, denominator << (slashes - 1) if slashes else 1
+
+
+@lru_cache(maxsize=1024)
+def read_chord_symbol(text: str) -> str | None:
+    """Return the chord symbol that a quoted text is, as it is usually spelled; None for others."""
+    if len(text) > MAX_CHORD_TEXT:
+        return None
+    if _CHORD_SYMBOL.fullmatch(text):
+        return text.lstrip("^").replace("♯", "#").replace("♭", "b")
+    loose = _LOOSE_CHORD.fullmatch(text)
+    match = match_chord(loose[1]) if loose else None
+    if match is None:
+        return None
+    root, quality, bass = match
+    return f"{root}{quality}" + (f"/{bass}" if bass else "")
 
 
 def to_steps(ticks: int) -> int:
@@ -164,6 +186,7 @@ class VoiceReader:
         self.time = 0  # ticks
         self.notes: list[TickNote] = []
         self.marks: dict[tuple[int, MarkKind], Any] = {}
+        self.labels: list[tuple[str, int]] = []  # letter and step of the labels of sections
         self.bars = 0
         self._bar_start = 0  # steps
         self._bar_starts = [0]  # ticks
@@ -233,6 +256,8 @@ class VoiceReader:
             self.unit = parse_unit(text)
         elif name == "Q":
             self._change_tempo(parse_tempo(text, self.unit))
+        elif name == "P" and len(self.labels) < MAX_LABELS:
+            self.labels.append((text.strip()[:1], to_steps(self.time)))
 
     def finish(self, part: int, velocity: int) -> tuple[list[Note], list[Mark]]:
         """End the voice and return its notes and marks, in steps.
@@ -482,9 +507,8 @@ class VoiceReader:
     # Texts and grace notes
 
     def _text(self, text: str) -> None:
-        symbol = text.strip('" ')
-        if len(symbol) <= 24 and _CHORD_SYMBOL.fullmatch(symbol):
-            self._set_mark("chord", symbol.lstrip("^").replace("♯", "#").replace("♭", "b"))
+        if symbol := read_chord_symbol(text.strip('" ')):
+            self._set_mark("chord", symbol)
 
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):

@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from pathlib import PurePath
@@ -19,6 +20,7 @@ from typing import Any, Final
 from xml.parsers import expat
 
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
+from musicgen.formats.musicxml.humdrum_chords import iter_humdrum_chords
 from musicgen.formats.musicxml.musicxml_writer import HARMONY_KINDS, REMARK, RHYTHM
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
@@ -227,7 +229,16 @@ def parse_humdrum(data: bytes, source: str = "") -> ParseResult:
         check_humdrum(text)
     except Refusal as refusal:
         return (), (refusal.with_source(source),)
-    return _parse(text, "humdrum", source)
+    scores, refusals = _parse(text, "humdrum", source)
+    return tuple(_with_humdrum_chords(score, text) for score in scores), refusals
+
+
+def _with_humdrum_chords(score: Score, text: str) -> Score:
+    """Add the chord symbols of the spines that music21 leaves out."""
+    symbols = iter_humdrum_chords(text)
+    marks = {step: Mark(step, "chord", symbol) for onset, symbol in symbols
+             if (step := _steps(onset)) <= score.end}  # fmt: skip
+    return replace(score, marks=(*score.marks, *marks.values())) if marks else score
 
 
 def read_remarks(data: bytes) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Final
 from musicgen.errors import InvalidValue
 from musicgen.music.durations import choose_tempo_beat
 from musicgen.music.score import DEFAULT_VELOCITY, STEPS_PER_QUARTER, Mark, Score
-from musicgen.music.theory import ChordSymbol, Key, Meter
+from musicgen.music.theory import Key, Meter, match_chord
 from musicgen.notation.clefs import Clef
 from musicgen.notation.engraving import (
     Layer,
@@ -207,27 +207,28 @@ def _inner_keys(measure: Measure) -> Iterator[str]:
 def _harmony_or_tempo(mark: Mark, measure: Measure) -> str:
     offset = f"<offset>{mark.onset - measure.bar.start}</offset>"
     if mark.kind == "chord":
-        return _harmony(ChordSymbol.parse(mark.value), offset)
+        return _harmony(match_chord(mark.value), offset)
     if mark.kind == "tempo":
         return _tempo(mark.value, measure.bar.meter, offset)
     return ""
 
 
-def _harmony(chord: ChordSymbol | None, offset: str) -> str:
+def _harmony(chord: tuple[str, str, str] | None, offset: str) -> str:
+    """Write a chord symbol, given the names of its root, quality and bass."""
     if chord is None:
         root = '<root><root-step text="">C</root-step></root>'
         return f'<harmony>{root}<kind text="N.C.">{NO_CHORD}</kind>{offset}</harmony>'
-    kind = f'<kind text="{chord.quality}">{HARMONY_KINDS[chord.quality]}</kind>'
-    bass = "" if chord.bass is None else _root_or_bass("bass", chord.bass)
-    return f"<harmony>{_root_or_bass('root', chord.root)}{kind}{bass}{offset}</harmony>"
+    root_name, quality, bass_name = chord
+    kind = f'<kind text="{quality}">{HARMONY_KINDS[quality]}</kind>'
+    bass = _root_or_bass("bass", bass_name) if bass_name else ""
+    return f"<harmony>{_root_or_bass('root', root_name)}{kind}{bass}{offset}</harmony>"
 
 
-def _root_or_bass(name: str, pitch_class: int) -> str:
-    """Write a root or bass in the spelling of ChordSymbol."""
-    tonic = Key.of(pitch_class, "major").tonic
-    alter = tonic.count("#") - tonic.count("b")
-    altered = f"<{name}-alter>{alter}</{name}-alter>" if alter else ""
-    return f"<{name}><{name}-step>{tonic[0]}</{name}-step>{altered}</{name}>"
+def _root_or_bass(element: str, name: str) -> str:
+    """Write a root or bass by its name, such as "F#"."""
+    alter = name.count("#") - name.count("b")
+    altered = f"<{element}-alter>{alter}</{element}-alter>" if alter else ""
+    return f"<{element}><{element}-step>{name[0]}</{element}-step>{altered}</{element}>"
 
 
 def _tempo(qpm: float, meter: Meter, offset: str) -> str:

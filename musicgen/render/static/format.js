@@ -10,3 +10,8 @@ export function formatTime(seconds) {
 export function formatBarRange([first, last]) {
   return first === last ? `bar ${first}` : `bars ${first}–${last}`;
 }
+
+/** Write "0:12" or "0:12–0:15". */
+export function formatTimeRange([first, last]) {
+  return first === last ? formatTime(first) : `${formatTime(first)}–${formatTime(last)}`;
+}

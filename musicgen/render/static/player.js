@@ -2,7 +2,7 @@ import { Instrument, createRoom, frequencyOf } from "./instrument.js";
 
 /**
  * One sounding note: [start, length, pitch, velocity, part, note, bar]. Times are in seconds; note
- * and bar are indices of the written notes and measures.
+ * and bar are indices of the written notes and measures; the notes of an accompaniment have note -1.
  * @typedef {[number, number, number, number, number, number, number]} Sound
  * @typedef {[number, number, number]} Heard start and end in seconds, and the written measure
  */
@@ -105,7 +105,7 @@ function mergeAdjacent(measures) {
 /**
  * Plays a tune, scheduled on the audio clock. Callbacks to set:
  * onNote(note, isOn), onBar(bar, heard), onEnd(), onState("stopped" | "playing" | "paused"),
- * onSchedule({time, pathTime, frequency, pitch, note, bar, length}) when a sound is scheduled.
+ * onSchedule({time, pathTime, frequency, pitch, note, bar, length, part}) when a sound is scheduled.
  */
 export class Player {
   #tune = {
@@ -121,7 +121,8 @@ export class Player {
   #instrument = null;
   #bus = null; // carries all sounds since the last start, so that they can fade out together
   #partBuses = new Map(); // per part, its share of the bus
-  #silentParts = new Set();
+  #silentParts = new Set(); // by their numbers; their sounds are scheduled, but not heard
+  #isAccompanied = true;
   #sources = new Set();
   #cues = []; // callbacks that run when their sound is heard
   #litCounts = new Map(); // per lit note, the number of its sounds that overlap now
@@ -192,8 +193,17 @@ export class Player {
   /** Silence the given parts, and no others. @param {Set<number>} parts */
   mute(parts) {
     this.#silentParts = new Set(parts);
+    this.#applyMix();
+  }
+
+  #isSilent(part) {
+    const isAdded = this.#tune.accompaniment?.includes(part) ?? false;
+    return this.#silentParts.has(part) || (isAdded && !this.#isAccompanied);
+  }
+
+  #applyMix() {
     for (const [part, bus] of this.#partBuses)
-      bus.gain.setTargetAtTime(parts.has(part) ? 0 : 1, this.#context.currentTime, 0.01);
+      bus.gain.setTargetAtTime(this.#isSilent(part) ? 0 : 1, this.#context.currentTime, 0.01);
   }
 
   /** Loop the given written measures; null: play the whole tune once. */
@@ -204,6 +214,12 @@ export class Player {
     this.#path = new PlaybackPath(this.#tune, bars?.size ? bars : null);
     this.#restingAt = this.#clampToPath(position);
     if (wasPlaying) this.#start();
+  }
+
+  /** Let the accompaniment of the tune be heard or not; the other parts always are. */
+  playAccompaniment(isOn) {
+    this.#isAccompanied = isOn;
+    this.#applyMix();
   }
 
   get isLooping() {
@@ -295,7 +311,7 @@ export class Player {
   /** Return the bus of a part, which is silent while the part is. */
   #busOf(part) {
     if (!this.#partBuses.has(part)) {
-      const bus = new GainNode(this.#context, { gain: this.#silentParts.has(part) ? 0 : 1 });
+      const bus = new GainNode(this.#context, { gain: this.#isSilent(part) ? 0 : 1 });
       bus.connect(this.#bus);
       this.#partBuses.set(part, bus);
     }
@@ -372,11 +388,14 @@ export class Player {
     this.#trackSources(
       this.#instrument.play(this.#busOf(part), { program, pitch, velocity, when, length }),
     );
-    const light = () => this.#silentParts.has(part) || this.#lightNote(note, true);
-    this.#cues.push({ time, rank: 2, run: light });
-    this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    if (note >= 0) {
+      const light = () => this.#isSilent(part) || this.#lightNote(note, true);
+      this.#cues.push({ time, rank: 2, run: light });
+      this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
+    }
     const frequency = frequencyOf(pitch);
-    this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length });
+    if (this.#isSilent(part)) return;
+    this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length, part });
   }
 
   #trackSources(sources) {

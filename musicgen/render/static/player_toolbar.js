@@ -25,6 +25,7 @@ export const SHORTCUTS = [
   ["[ ]", "slower, faster"],
   ["L", "loop on or off"],
   ["K", "count-in on or off"],
+  ["A", "accompaniment on or off"],
   ["S", "surprise colours"],
   ["C", "copied runs"],
   ["P", "returning phrases"],
@@ -74,6 +75,8 @@ export class PlayerToolbar {
       Object.assign(field, { min: String(first), max: String(last) });
     this.loopButton.parentElement.hidden = tune.bars === 0;
     this.setLoop(null);
+    this.accompaniment.parentElement.hidden = !tune.accompaniment?.length;
+    this.player.playAccompaniment(this.accompaniment.checked);
     this.surprise.parentElement.hidden = !tune.surprise;
     this.copies.parentElement.hidden = !tune.receipt?.runs.length;
     this.phrases.parentElement.hidden = tune.phrases.length < 2;
@@ -219,6 +222,7 @@ export class PlayerToolbar {
     });
     this.status = html("p", { role: "status", class: "visually-hidden" });
     this.countIn = createCheckbox();
+    this.accompaniment = createCheckbox(true);
     this.surprise = createCheckbox();
     this.copies = createCheckbox();
     this.phrases = createCheckbox();
@@ -249,6 +253,7 @@ export class PlayerToolbar {
         "div",
         { class: "group checks" },
         createCheckLabel("Count-in", this.countIn),
+        createCheckLabel("Accompaniment", this.accompaniment),
         createCheckLabel("Surprise", this.surprise),
         createCheckLabel("Copies", this.copies),
         createCheckLabel("Returning phrases", this.phrases),
@@ -276,6 +281,9 @@ export class PlayerToolbar {
     this.tempo.addEventListener("input", () => this.setTempo(Number(this.tempo.value)));
     this.volume.addEventListener("input", () => (player.volume = this.volume.value / 100));
     this.countIn.addEventListener("change", () => (player.countsIn = this.countIn.checked));
+    this.accompaniment.addEventListener("change", () =>
+      player.playAccompaniment(this.accompaniment.checked),
+    );
     this.surprise.addEventListener("change", () => view.showSurprise(this.surprise.checked));
     this.copies.addEventListener("change", () => view.showCopies(this.copies.checked));
     this.phrases.addEventListener("change", () => view.showPhrases(this.phrases.checked));
@@ -379,6 +387,7 @@ export class PlayerToolbar {
       "]": () => this.setTempo(Number(this.tempo.value) + TEMPO_STEP),
       l: () => this.toggleLoop(),
       k: flip(this.countIn),
+      a: flip(this.accompaniment),
       s: flip(this.surprise),
       c: flip(this.copies),
       p: flip(this.phrases),

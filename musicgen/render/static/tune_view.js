@@ -1,5 +1,5 @@
 import { html, scrollBehavior, svg } from "./dom.js";
-import { formatBarRange } from "./format.js";
+import { formatBarRange, formatTime, formatTimeRange } from "./format.js";
 import { PhraseArcs } from "./phrase_arcs.js";
 
 /**
@@ -10,7 +10,7 @@ import { PhraseArcs } from "./phrase_arcs.js";
 
 /** Lower bounds in bits of the surprise classes `s1`, `s2`, ...; `s0` is below all of them. */
 const SURPRISE_STEPS = [0.5, 1, 2, 4, 6];
-const ROLL = { height: 180, pad: 6, pixelsPerSecond: 28 };
+const ROLL = { height: 180, pad: 6, pixelsPerSecond: 28, labelSeconds: 5 };
 const ROLL_UNITS_PER_SECOND = 100; // of its viewBox
 const ROLL_MIN_SECONDS = 0.01; // keeps the viewBox of an empty tune valid
 const PART_COLOURS = 6; // in tune_view.css
@@ -30,7 +30,10 @@ function surpriseClass(bits) {
 /** Describe a copied run: "8 notes, bars 3–4, as in “Title” (book no. 12, bars 5–6)". */
 function describeCopy(run) {
   const source = run.number ? `${run.source} no. ${run.number}` : run.source;
-  return `${run.notes} notes, ${formatBarRange(run.bars)}, as in “${run.tune}” (${source}, ${formatBarRange(run.tune_bars)})`;
+  const [place, theirPlace] = run.bars
+    ? [formatBarRange(run.bars), formatBarRange(run.tune_bars)]
+    : [formatTimeRange(run.seconds), formatTimeRange(run.tune_seconds)];
+  return `${run.notes} notes, ${place}, as in “${run.tune || run.source}” (${source}, ${theirPlace})`;
 }
 
 /** Parse SVG and keep only shapes and text: no scripts, external links or event handlers. */
@@ -367,7 +370,8 @@ export class TuneView {
     const runs = this.tune.receipt?.runs ?? [];
     if (!runs.length) return null;
     const items = runs.map((run) => {
-      const focusRun = () => this.focusBar(this.#barOfNote(run.marked[0]));
+      const focusRun = () =>
+        run.seconds ? this.onSeek(run.seconds[0]) : this.focusBar(this.#barOfNote(run.marked[0]));
       const button = html("button", { type: "button", onclick: focusRun }, describeCopy(run));
       return html("li", {}, button);
     });
@@ -443,7 +447,7 @@ export class TuneView {
   }
 
   #drawRoll() {
-    const { sounds, heard, seconds } = this.tune;
+    const { sounds, heard, bars, seconds } = this.tune;
     const [low, high] = pitchRange(sounds);
     const rowHeight = (ROLL.height - 2 * ROLL.pad) / (high - low + 1);
     const width = Math.max(ROLL_MIN_SECONDS, seconds) * ROLL_UNITS_PER_SECOND;
@@ -453,17 +457,20 @@ export class TuneView {
       { class: "playhead" },
       svg("line", { y1: 0, y2: ROLL.height, "vector-effect": "non-scaling-stroke" }),
     );
-    const barLines = heard.map(([start, , bar]) =>
+    const drawLine = (start, attributes) =>
       svg("line", {
         class: "roll-bar",
-        "data-bar": bar,
+        ...attributes,
         x1: start * ROLL_UNITS_PER_SECOND,
         x2: start * ROLL_UNITS_PER_SECOND,
         y1: 0,
         y2: ROLL.height,
         "vector-effect": "non-scaling-stroke",
-      }),
-    );
+      });
+    const times = bars ? [] : listTimes(seconds); // of music without bars
+    const lines = bars
+      ? heard.map(([start, , bar]) => drawLine(start, { "data-bar": bar }))
+      : times.map((time) => drawLine(time, {}));
     const blackRows = [];
     for (let pitch = low; pitch <= high; pitch++) {
       const box = { x: 0, y: y(pitch), width, height: rowHeight };
@@ -480,7 +487,7 @@ export class TuneView {
         "aria-label": `Piano roll: ${sounds.length} notes in ${Math.round(seconds)} seconds`,
       },
       ...blackRows,
-      ...barLines,
+      ...lines,
       ...notes,
       this.playhead,
     );
@@ -489,7 +496,7 @@ export class TuneView {
       this.onSeek(((event.clientX - box.x) / box.width) * seconds);
     });
     root.style.minWidth = `${Math.round(seconds * ROLL.pixelsPerSecond)}px`;
-    this.roll.replaceChildren(root);
+    this.roll.replaceChildren(...(times.length ? [createTimeAxis(times, seconds, root)] : []), root);
   }
 
   #createRollNote([start, length, , , part, note], y, rowHeight) {
@@ -502,9 +509,26 @@ export class TuneView {
       height: rowHeight * 0.84,
       "data-note": note,
     });
-    this.#addNote(note, element);
+    if (note >= 0) this.#addNote(note, element); // an accompaniment is not written
     return element;
   }
+}
+
+/** Return the times in seconds that a roll without bars shows. */
+function listTimes(seconds) {
+  return Array.from({ length: Math.floor(seconds / ROLL.labelSeconds) + 1 }, (_, index) => index * ROLL.labelSeconds);
+}
+
+/** Create the axis above a roll: minutes and seconds, at their places along the drawing. */
+function createTimeAxis(times, seconds, drawing) {
+  const labels = times.map((time) => {
+    const label = html("span", {}, formatTime(time));
+    label.style.left = `${(100 * time) / Math.max(ROLL_MIN_SECONDS, seconds)}%`;
+    return label;
+  });
+  const axis = html("div", { class: "roll-times", "aria-hidden": "true" }, ...labels);
+  axis.style.minWidth = drawing.style.minWidth;
+  return axis;
 }
 
 /** Return the lowest and highest pitch of a roll, at least an octave around middle C. */

@@ -518,7 +518,9 @@ class Playground {
     if (!model) return;
     this.controls.setModel(model);
     this.given.setModel(model);
-    byId("primer").hidden = !model.max_bars; // a model without bars cannot continue a primer
+    const isLive = model.codec === "performance";
+    byId("primer").hidden = !model.max_bars && !isLive; // no other model can continue a primer
+    this.primer.chooseSeconds(isLive);
   }
 
   /** Show what becomes of the user's notes: given parts, or a beginning. */

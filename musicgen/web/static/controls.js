@@ -54,6 +54,7 @@ const OPTIONS = [
   { name: "parts", label: "Parts", kind: "text", default: null,
     list: ["melody,bass", "melody,bass,drums", "drums"], hint: "melody,bass,drums", more: true },
   { name: "density", label: "Density", kind: "text", default: null, hint: "drums=low", more: true },
+  { name: "accompaniment", label: "Accompaniment", kind: "choice", default: "none", more: true },
   { name: "range", label: "Range", kind: "text", default: null, hint: "D4-B5", more: true },
   { name: "pickup", label: "Pickup", kind: "text", default: null, list: ["none", "1/8", "1/4"],
     hint: ANY, more: true },

@@ -22,6 +22,7 @@ export class PlaybackControls {
     byId("to-start").addEventListener("click", () => this.seek(0));
     byId("position").addEventListener("input", () => this.seek(Number(byId("position").value)));
     byId("speed").addEventListener("input", () => this.#setSpeed());
+    byId("accompaniment").addEventListener("change", () => this.#playAccompaniment());
     this.#followPosition();
   }
 
@@ -34,6 +35,8 @@ export class PlaybackControls {
     const wasPlaying = this.isPlaying;
     const measures = this.#tune && toMeasures(this.#tune, this.player.position);
     this.player.load(tune);
+    byId("accompaniment-box").hidden = !tune.accompaniment?.length;
+    this.#playAccompaniment();
     if (measures !== null) this.player.seek(toSeconds(tune, measures));
     this.#tune = tune;
     this.#showPosition();
@@ -68,6 +71,10 @@ export class PlaybackControls {
   #followPosition() {
     if (this.isPlaying) this.#showPosition();
     requestAnimationFrame(() => this.#followPosition());
+  }
+
+  #playAccompaniment() {
+    this.player.playAccompaniment(byId("accompaniment").checked);
   }
 
   #setSpeed() {

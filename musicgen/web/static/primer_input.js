@@ -8,6 +8,8 @@ const BASE64_CHUNK = 0x8000; // bytes; a call takes a limited number of argument
 export class PrimerInput {
   /** @type {{name: string, text?: string, base64?: string} | null} */ #file = null;
 
+  #isLive = false; // whether seconds are chosen, not a part and bars
+
   /**
    * @param {(message: string) => void} onError receives one line on what is wrong with a file
    * @param {(file: {name: string, base64: string} | null) => void} onFile receives each other file
@@ -18,6 +20,7 @@ export class PrimerInput {
     this.fileInput = byId("primer-file");
     this.part = byId("primer-part");
     this.bars = byId("primer-bars");
+    this.seconds = byId("primer-seconds");
     this.fileInput.addEventListener("change", () => this.#read(this.fileInput.files[0]));
     byId("primer-clear").addEventListener("click", () => this.clear());
     this.text.addEventListener("input", () => this.#update());
@@ -28,12 +31,21 @@ export class PrimerInput {
   get value() {
     const text = this.text.value.trim();
     const notes = this.#file ?? (text ? { name: "pasted.abc", text: addAbcHeader(text) } : null);
-    return notes && { ...notes, part: this.part.value.trim(), bars: this.bars.value.trim() };
+    if (!notes || this.#isLive) return notes && { ...notes, seconds: this.seconds.value.trim() };
+    return { ...notes, part: this.part.value.trim(), bars: this.bars.value.trim() };
+  }
+
+  /** Ask for seconds, for a model of performances, or for a part and bars. */
+  chooseSeconds(isLive) {
+    this.#isLive = isLive;
+    for (const label of document.querySelectorAll("#primer .in-bars")) label.hidden = isLive;
+    for (const label of document.querySelectorAll("#primer .in-seconds")) label.hidden = !isLive;
   }
 
   clear() {
     this.#setFile(null);
-    for (const input of [this.text, this.fileInput, this.part, this.bars]) input.value = "";
+    const inputs = [this.text, this.fileInput, this.part, this.bars, this.seconds];
+    for (const input of inputs) input.value = "";
     this.#update();
   }
 

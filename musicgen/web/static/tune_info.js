@@ -1,7 +1,7 @@
 /** The panel below the score: copy receipt, surprise, remarks and downloads. */
 
 import { byId, html } from "/static/render/dom.js";
-import { formatBarRange } from "/static/render/format.js";
+import { formatBarRange, formatTimeRange } from "/static/render/format.js";
 import { formatBars } from "./bar_ranges.js";
 
 const FILE_FORMATS = [["mid", "MIDI"], ["abc", "ABC"], ["musicxml", "MusicXML"], ["wav", "WAV"],
@@ -20,14 +20,14 @@ export function showTuneInfo(tune, onDownload) {
       onclick: () => onDownload(suffix) })));
 }
 
-function describeReceipt({ receipt, bars }) {
+function describeReceipt({ receipt }) {
   if (!receipt) return ["No copy receipt: the model has no index of its training tunes."];
-  if (!receipt.tune) return ["No copied runs: nothing is shared with a training tune."];
-  const where = bars ? ` ${formatBarRange(receipt.bars)},` : "";
+  if (!receipt.longest_run) return ["No copied runs: nothing is shared with a training tune."];
+  const where = receipt.bars ? formatBarRange(receipt.bars) : formatTimeRange(receipt.seconds);
   const share = Math.round(receipt.share * 100);
   return [
-    `Longest run shared with a training tune: ${receipt.longest_run} of ${receipt.notes} notes,${where} from “`,
-    html("cite", { text: receipt.tune }),
+    `Longest run shared with a training tune: ${receipt.longest_run} of ${receipt.notes} notes, ${where}, from “`,
+    html("cite", { text: receipt.tune || receipt.source }),
     `”; ${share} % of the tune's 8-note runs are copied.`,
   ];
 }
