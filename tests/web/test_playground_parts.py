@@ -189,6 +189,7 @@ def test_loop_with_parts(page: Page, serve: ServeProcess) -> None:
     page.locator("#shelf-list button").click()
 
 
+@pytest.mark.promises
 def test_nothing_locked_regenerates_everything(page: Page, serve: ServeProcess) -> None:
     sample_band(page)
     redrawn = draw_again(page, BASS)
@@ -198,6 +199,7 @@ def test_nothing_locked_regenerates_everything(page: Page, serve: ServeProcess) 
     assert {part for part, _ in changes} == {MELODY, BASS, DRUMS}
 
 
+@pytest.mark.promises
 def test_density_and_range_of_a_row(page: Page, serve: ServeProcess) -> None:
     tune = serve.tune(sample_band(page))
     row(page, BASS).locator("select").select_option("low")
