@@ -200,7 +200,7 @@ class TunePart(StrictModel):
     """A part of a tune."""
 
     name: str
-    role: str = Field(description="melody, bass, chords, pad or drums; empty: unknown")
+    role: str = Field(description="such as melody, bass or drums; empty: unknown")
     instrument: str
     measures: list[int] = Field(description="written bars in which its notes start, from 0")
 
@@ -209,7 +209,7 @@ class FilePart(StrictModel):
     """A part of a file."""
 
     name: str
-    role: str = Field(description="melody, bass, chords, pad or drums: the likeliest")
+    role: str = Field(description="the likeliest, such as melody, bass or drums")
     instrument: str
     bars: int = Field(description="number of written bars in which its notes start")
 

@@ -4,7 +4,9 @@ import { byId, html } from "/static/render/dom.js";
 import * as api from "./api.js";
 import { namesOf } from "./part_rows.js";
 
-const USUAL_ROLES = ["melody", "chords", "bass", "drums"]; // that are drawn unless the file gives them
+// The roles that are drawn unless the file gives them, of a model of bands or of choirs
+const BAND = ["melody", "chords", "bass", "drums"];
+const CHOIR = ["soprano", "alto", "tenor", "bass"];
 
 export class GivenInput {
   #file = /** @type {any} */ (null);
@@ -93,8 +95,9 @@ export class GivenInput {
   #chooseRoles() {
     if (this.#choosesRoles) return;
     const given = new Set(checkedValues(this.list).map((number) => this.#parts[number - 1]?.role));
+    const usual = this.#roles.includes("melody") ? BAND : CHOIR;
     for (const input of this.roles.querySelectorAll("input")) {
-      input.checked = USUAL_ROLES.includes(input.value) && !given.has(input.value);
+      input.checked = usual.includes(input.value) && !given.has(input.value);
     }
   }
 
