@@ -42,8 +42,8 @@ function parseDrawing(text) {
   if (root.localName !== "svg") return svg("svg");
   for (const element of root.querySelectorAll("*")) {
     if (!ALLOWED_ELEMENTS.has(element.localName)) element.remove();
-    for (const { name, value } of [...element.attributes]) {
-      const isLink = name.endsWith("href") && !value.startsWith("#");
+    for (const name of element.getAttributeNames()) {
+      const isLink = name.endsWith("href") && !element.getAttribute(name)?.startsWith("#");
       if (name.startsWith("on") || isLink) element.removeAttribute(name);
     }
   }
@@ -245,10 +245,10 @@ export class TuneView {
     const [, kind, digits] = SCORE_ID.exec(measure.id) ?? [];
     if (kind !== "m") return null;
     const bar = Number(digits);
-    const staves = [...measure.querySelectorAll(".staff > path")].map((line) => line.getBBox());
-    if (!staves.length) return null;
-    const box = unionBoxes(staves);
-    const pad = Math.min(box.height, staves[0].width ? lineSpacing(staves) * 3 : box.height) || 0;
+    const lines = staffLines(measure).map((line) => line.getBBox());
+    if (!lines.length) return null;
+    const box = unionBoxes(lines);
+    const pad = Math.min(box.height, lines[0].width ? lineSpacing(lines) * 3 : box.height) || 0;
     return svg("rect", {
       class: "bar-cover",
       x: box.x,
@@ -558,6 +558,13 @@ function groupBySystem(elements) {
 
 function headBox(element) {
   return (element.querySelector(".notehead") ?? element).getBBox();
+}
+
+/** Return the lines of the first and the last staff of a measure, which enclose all others. */
+function staffLines(measure) {
+  const staves = [...measure.querySelectorAll(".staff")];
+  const outer = new Set(staves.length ? [staves[0], staves.at(-1)] : []);
+  return [...outer].flatMap((staff) => [...staff.querySelectorAll(":scope > path")]);
 }
 
 /** Return the distance between two lines of a staff. */
