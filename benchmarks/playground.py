@@ -252,8 +252,8 @@ def take_parts_screenshot(folder: Path, band: Path, parts: str) -> None:
     with run_browser() as browser, open_band(browser, band, parts, 16, viewport=viewport) as page:
         last = parts.count(",")
         page.locator(f".part-row[data-part='{last}'] [data-action=lock]").click()
-        page.locator(".part-row[data-part='1'] [data-bar='1']").click()
-        page.locator(".part-row[data-part='1'] [data-bar='4']").click(modifiers=["Shift"])
+        page.locator(".part-row[data-part='1'] [data-bar='5']").click()
+        page.locator(".part-row[data-part='1'] [data-bar='8']").click(modifiers=["Shift"])
         press_button(page, ".part-row[data-part='1'] [data-action=draw]", " again: ")
         path.write_bytes(quantise_png(page.screenshot()))
     print(path)
