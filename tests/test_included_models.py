@@ -8,10 +8,13 @@ from typing import Final
 import pytest
 
 import musicgen
+from musicgen.formats import musicxml
+from musicgen.music.roles import CHOIR_PROGRAM
+from musicgen.music.score import CHOIR_ROLES, Score
 
 FOLDER: Final = Path(__file__).parents[1] / "checkpoints"
-NAMES: Final = ("drums", "folk")
-NOTICES: Final = {"drums": "CC BY 4.0", "folk": "ryan"}
+NAMES: Final = ("chorale", "drums", "folk")
+NOTICES: Final = {"chorale": "Margaret Greentree", "drums": "CC BY 4.0", "folk": "ryan"}
 
 
 def test_each_folder_of_checkpoints_is_a_model() -> None:
@@ -29,6 +32,31 @@ def test_card_quotes_the_terms_of_the_sources(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) < 10 * 2**20
+
+
+def test_chorale_sings_in_four_voices() -> None:
+    tune = musicgen.load("chorale").sample(seed=1)
+    assert [part.role for part in tune.score.parts] == ["soprano", "alto", "tenor", "bass"]
+    assert {part.program for part in tune.score.parts} == {CHOIR_PROGRAM}
+    assert any(tune.score.of("fermata"))
+
+
+@pytest.mark.parametrize("given", [("bass",), ("soprano", "bass")])
+def test_chorale_harmonises_any_voices(given: tuple[str, ...], tmp_path: Path) -> None:
+    model = musicgen.load("chorale")
+    whole = model.sample(seed=2)
+    numbers = [CHOIR_ROLES.index(role) for role in given]
+    path = tmp_path / "given.musicxml"
+    path.write_bytes(musicxml.render(whole.score.select_parts(numbers)))
+    score = model.sample(given=path, seed=3).score
+    by_role = {part.role: number for number, part in enumerate(score.parts)}
+    assert set(by_role) == set(CHOIR_ROLES)
+    for number, role in zip(numbers, given, strict=True):
+        assert list_notes(score, by_role[role]) == list_notes(whole.score, number)
+
+
+def list_notes(score: Score, part: int) -> list[tuple[int, int, int]]:
+    return [(n.onset, n.pitch, n.duration) for n in score.canonical().notes if n.part == part]
 
 
 def test_drums_write_drums_only() -> None:

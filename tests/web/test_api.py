@@ -319,7 +319,7 @@ def test_infinity_is_refused(playground: LiveServer) -> None:
 def test_request_the_model_cannot_meet_fails(playground: LiveServer) -> None:
     for options, words in (
         ({"rhythm": "tango"}, "rhythm 'tango' is unknown"),
-        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, drums, folk"),
+        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, chorale, drums, folk"),
         ({"primer": {"text": "no music"}}, "primer"),
     ):
         end = playground.wait_for_end(playground.submit(do="sample", **options))
