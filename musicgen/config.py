@@ -132,6 +132,11 @@ class ModelSettings(Settings):
         return not set(PARTS_FIELDS).isdisjoint(self.context_fields)
 
     @property
+    def reads_time(self) -> bool:
+        """Whether the model reads fields of the context by time."""
+        return not set(TIME_FIELDS).isdisjoint(self.context_fields)
+
+    @property
     def lags(self) -> tuple[str, ...]:
         """The fields that look back; each has a gate that makes the event it saw more likely."""
         return tuple(name for name in self.context_fields if name in LOOKED_UP_FIELDS)
