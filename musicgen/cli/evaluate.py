@@ -237,7 +237,7 @@ def _print_live_card(card: LiveCard, *, with_details: bool) -> None:
         f" {len(card.real.minutes)} real ones, of {card.real.name}"
     )
     rows = [(*f.format_row(), f"{card.shares_inside[f.key]:.0%}") for f in card.figures]
-    out.print(_make_rows(title, (*_HEADINGS, "minutes inside"), rows))
+    out.print(_make_rows(title, (*_HEADINGS, "minutes"), rows))
     for line in card.notes:
         out.print(f"  {line}", markup=False)
 
