@@ -117,7 +117,7 @@ def test_evaluation_compares_minutes(place: Path, monkeypatch: pytest.MonkeyPatc
     words = ("evaluate", "live", "--data", "mine", "--count", "4", "--seed", "3")
     output = run_ok(*words)
     for text in ("2 held-out performances", f"beside {FILES} real ones", "notes per second",
-                 "longest silence (s)", "bits per note", "  minutes"):  # fmt: skip
+                 "longest silence (s)", "bits per note", "verdict minutes"):  # fmt: skip
         assert text in output
     assert_refused(run(*words, "--html", "a.html"), 2, "--html: live writes performances, which")
     assert_refused(run(*words, "--form", "AABB"), 2, "--form: live writes performances, which")
