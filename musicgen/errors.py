@@ -39,6 +39,7 @@ REASONS: Final = {
     "ending": "an ending belongs to a repeat that is never played",
     "no-bars": "a live performance: its notes do not follow bars",
     "no-event": "the codec cannot encode something in it",
+    "parts": "it has other parts than those that the corpus card names",
     "duplicate": "it has the same notes as another tune",
     "left-out": "the corpus card leaves the tune out, so that it can judge what is learned",
 }  # every code of a Refusal

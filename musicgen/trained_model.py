@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,18 +20,26 @@ from typing import TYPE_CHECKING, Any, Final
 from musicgen import formats
 from musicgen.checkpoint import Checkpoint, get_package_version
 from musicgen.checkpoint import load as load_checkpoint
+from musicgen.corpus.part_orders import find_voice_order
 from musicgen.errors import InvalidValue, NotFound, escape_unprintable
 from musicgen.files import is_file
 from musicgen.model_folders import find_model_folder, find_named_folder
 from musicgen.music.accompaniment import AUTO, NONE, has_chord_symbols, split_accompaniment
-from musicgen.music.score import Score
+from musicgen.music.roles import assign_voices, is_choir
+from musicgen.music.score import CHOIR_ROLES, Part, Score
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, continue_live, fit_primer, generate_tune
 from musicgen.sampling.given_parts import GivenParts
 from musicgen.sampling.infill import CANDIDATES, KeptBars
 from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.live_primer import fit_live_primer
-from musicgen.sampling.options import SamplingOptions, complete_options, describe_unseen_dance
+from musicgen.sampling.options import (
+    SamplingOptions,
+    choose_default_parts,
+    complete_options,
+    describe_unseen_dance,
+)
+from musicgen.sampling.part_requests import PartRequest, PartRequests
 from musicgen.sampling.primer import Primer
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import (
@@ -290,10 +298,15 @@ class Model:
             raise InvalidValue("given: a tune has given parts or a primer; leave one of them out")
         name = "given" if isinstance(given, Score) else str(given)
         score = given if isinstance(given, Score) else read_first_tune(Path(given))
+        voices = choose_default_parts(self.checkpoint.manifest.seen)
+        score = _arrange_voices(assign_voices(score)) if voices else score
         keep = None if parts is None else KeepRequest.parse(parts)
         value = GivenParts.of_score(score, keep, name)
         value = value if candidates is None else replace(value, candidates=candidates)
-        return replace(request, given=value)
+        options = request.options
+        if voices and options.requested_parts is None:
+            options = replace(options, parts=_find_missing_voices(value.setting.parts))
+        return replace(request, options=options, given=value)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""
@@ -423,6 +436,23 @@ def _describe_silence(options: SamplingOptions, score: Score) -> Iterator[str]:
             f"accompaniment {options.accompaniment}: the tune has no chord symbols; musicgen render"
             " --chords finds some"
         )
+
+
+def _arrange_voices(score: Score) -> Score:
+    """Return a choir in the order in which its voices can be given."""
+    roles = [part.role for part in score.parts]
+    if not is_choir(score.parts) or len(set(roles)) < len(roles):
+        return score
+    order = find_voice_order(roles)[: len(roles)]
+    return score.select_parts([roles.index(role) for role in order])
+
+
+def _find_missing_voices(parts: Sequence[Part]) -> PartRequests | None:
+    """Return the voices that a choir of four lacks, in the order in which they are drawn."""
+    roles = {part.role for part in parts}
+    if not roles < set(CHOIR_ROLES) or len(roles) < len(parts):
+        return None
+    return tuple(map(PartRequest, find_voice_order(roles)[len(roles) :]))
 
 
 def load(model: str | Path = "folk") -> Model:

@@ -13,7 +13,7 @@ from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES, Event
 
 RARE = ("begin", "irregular", "part", "voice", "drum", "chord", "bass", "no_chord", "key",
-        "lineup", "role", "family", "level", "given")  # fmt: skip
+        "lineup", "role", "family", "level", "given", "fermata")  # fmt: skip
 
 
 def may_be_seen(event: Event) -> bool:

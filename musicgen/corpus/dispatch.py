@@ -51,7 +51,8 @@ def compute_cache_key(file: TuneFile, codec: str, limits: object) -> bytes:
     content = hash_regular_file(file.path, follow=file.named)
     if not content:
         return b""
-    reader = "\n".join([hash_reading_code(), codec, str(limits), file.name, file.left_out])
+    card = (file.left_out, file.rhythm, *file.part_names)
+    reader = "\n".join([hash_reading_code(), codec, str(limits), file.name, *card])
     return hashlib.sha256(content + reader.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -128,7 +129,8 @@ class PackedFiles(LazySequence[TuneFile]):
         self._edges = array("Q", [0])
         for file in files:
             fields = (
-                os.fspath(file.path), file.name, file.only, "named" * file.named, file.left_out,
+                os.fspath(file.path), file.name, file.only, "named" * file.named,
+                file.left_out, file.rhythm, *file.part_names,
             )  # fmt: skip
             packed += "\0".join(fields).encode("utf-8", "surrogatepass")
             self._edges.append(len(packed))
@@ -140,8 +142,12 @@ class PackedFiles(LazySequence[TuneFile]):
     def get_item(self, index: int) -> TuneFile:
         """Unpack a file."""
         fields = self._packed[self._edges[index] : self._edges[index + 1]]
-        path, name, only, named, rule = fields.decode("utf-8", "surrogatepass").split("\0")
-        return TuneFile(Path(path), name, named=bool(named), only=only, left_out=rule)
+        path, name, only, named, rule, rhythm, *part_names = fields.decode(
+            "utf-8", "surrogatepass"
+        ).split("\0")
+        return TuneFile(
+            Path(path), name, bool(named), only, rule, part_names=tuple(part_names), rhythm=rhythm
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +273,7 @@ def read_by_executor(
 
 
 def _submit_file(task: ReadTask, number: int, executor: Executor) -> Future[bytes]:
-    fields = {**asdict(task.files[number]), "path": os.fspath(task.files[number].path)}
+    fields = task.files[number].to_fields()
     try:
         return executor.submit(read_on_worker, fields, task.codec.name, asdict(task.limits))
     except BrokenExecutor as fault:
@@ -324,7 +330,7 @@ def read_on_worker(fields: dict[str, Any], codec: str, limits: dict[str, Any]) -
     current: _ThreadReader | None = getattr(_THREAD_LOCAL, "current", None)
     if current is None or current.settings != (limits, codec):
         current = _THREAD_LOCAL.current = _ThreadReader(limits, codec)
-    file = TuneFile(**{**fields, "path": Path(fields["path"])})
+    file = TuneFile.from_fields(fields)
     return b"\n".join(current.reader.encode(file))
 
 

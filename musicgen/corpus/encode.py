@@ -31,6 +31,7 @@ from musicgen.music.roles import assign_roles
 from musicgen.music.score import STEPS_PER_QUARTER, Score
 from musicgen.music.theory import Key, spell
 from musicgen.tokens.codec import AnyCodec, Encoded, ScoreCodec
+from musicgen.typed_data import shorten
 
 REMARKS: Final = {
     "bar-sum": "a bar is longer or shorter than its meter, and no other bar balances it",
@@ -218,12 +219,24 @@ def _encode_entry(
     """Encode one file or archive member. Raises MemoryError, which the caller reports."""
     try:
         pieces, repairs = _read_pieces(data, entry, codec)
+        pieces = (_apply_card(piece, entry.name, file) for piece in pieces)
         yield from _encode_pieces(pieces, entry.name, codec, file, repairs)
     except Exception as fault:  # a bug in a reader costs one file, not the build
         if is_short_of_memory(fault):
             raise MemoryError from fault
         message = f"its reader failed ({fault!r:.80}); it was left out"
         yield refusal_to_json(Refusal(message, source=entry.name, code="crashed"))
+
+
+def _apply_card(piece: Piece | Refusal, name: str, file: TuneFile) -> Piece | Refusal:
+    """Return a piece with the rhythm of its corpus card; refuse other parts than the card names."""
+    if not isinstance(piece, Score):
+        return piece
+    if file.has_wanted_parts(piece):
+        return file.add_rhythm(piece)
+    wanted, names = ", ".join(file.part_names), ", ".join(part.name or "?" for part in piece.parts)
+    message = f"its parts are {shorten(names)}, not {wanted}; it was left out"
+    return Refusal(message, source=name, code="parts")
 
 
 def _read_pieces(

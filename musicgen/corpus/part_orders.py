@@ -8,6 +8,9 @@ Of the main parts it is also stored for small line-ups: each alone, the melody w
 and small bands, each with each of its parts last, from the first bar on in which all of them play.
 So a model of large bands can write for small ones.
 
+The voices of a choir are stored so that any of them can be given: each voice, and any two or three
+of four, come first in one of their orders.
+
 If no part has the role of the melody or of the bass, these are the highest and the lowest part by
 median pitch. A piece whose parts have no roles, names or instruments, such as the voices of an ABC
 tune, has one order.
@@ -15,19 +18,27 @@ tune, has one order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 
 from musicgen.music.bars import find_bars
-from musicgen.music.roles import has_described_parts
-from musicgen.music.score import PART_ROLES, Score
+from musicgen.music.roles import get_voice_role, has_described_parts, is_choir
+from musicgen.music.score import BAND_ROLES, CHOIR_ROLES, Score
 
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
-_MAIN_ROLES: Final = sum(1 for role in PART_ROLES if role)
+_MAIN_ROLES: Final = sum(1 for role in BAND_ROLES if role)
 WHOLE_ORDERS: Final = 2 + _MAIN_ROLES  # as written, bass first, each main part last
 MOST_ORDERS: Final = WHOLE_ORDERS + _MAIN_ROLES + 2 * (_MAIN_ROLES - 1) + sum(map(len, SMALL_BANDS))
+VOICE_ORDERS: Final = (  # of four voices; each of their subsets opens one of the orders
+    CHOIR_ROLES,
+    ("soprano", "bass", "alto", "tenor"),
+    ("alto", "tenor", "bass", "soprano"),
+    ("tenor", "soprano", "bass", "alto"),
+    ("bass", "tenor", "soprano", "alto"),
+    ("alto", "bass", "soprano", "tenor"),
+)
 
 
 def iter_part_orders(score: Score) -> Iterator[Score]:
@@ -35,6 +46,9 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
     as_written = tuple(range(len(score.parts)))
     if not has_described_parts(score.parts):
         yield score
+        return
+    if is_choir(score.parts):
+        yield from map(score.select_parts, find_voice_orders(score))
         return
     main_parts = _find_main_parts(score)
     orders = [as_written, *(_move_last(as_written, part) for part in main_parts.values())]
@@ -45,6 +59,23 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
     for lineup in dict.fromkeys(_iter_small_lineups(main_parts)):
         if len(lineup) < len(score.parts):
             yield _skip_introduction(score.select_parts(lineup))
+
+
+def find_voice_orders(score: Score) -> list[tuple[int, ...]]:
+    """Return the numbers of the voices of a choir in each order in which it is stored."""
+    roles = list(map(get_voice_role, score.parts))
+    if sorted(roles) == sorted(CHOIR_ROLES):
+        return [tuple(map(roles.index, order)) for order in VOICE_ORDERS]
+    numbers = sorted(
+        range(len(roles)), key=lambda number: (CHOIR_ROLES.index(roles[number]), number)
+    )
+    return [(first, *(n for n in numbers if n != first)) for first in numbers]
+
+
+def find_voice_order(given: Collection[str]) -> tuple[str, ...]:
+    """Return the roles of four voices in the order in which some of them can be given."""
+    count, given_roles = len(given), set(given)
+    return next(order for order in VOICE_ORDERS if set(order[:count]) == given_roles)
 
 
 def _find_main_parts(score: Score) -> dict[str, int]:

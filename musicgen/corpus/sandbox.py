@@ -160,11 +160,7 @@ class _FileProgress:
         """Return the request to read on from the current member."""
         file = self._file
         return {
-            "path": os.fspath(file.path),
-            "name": file.name,
-            "named": file.named,
-            "only": file.only,
-            "left_out": file.left_out,
+            **file.to_fields(),
             "first": self._member,
         }
 
@@ -350,7 +346,7 @@ def serve(
     for line in requests:
         request = json.loads(line)
         first = request.pop("first")
-        file = TuneFile(**{**request, "path": Path(request["path"])})
+        file = TuneFile.from_fields(request)
         timer = _CpuTimer(limits)
         timer.start(file.name)
         on_start = partial(_start_member, answers, timer, first)

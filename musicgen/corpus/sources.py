@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, structs
@@ -62,6 +62,8 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0  # size of that file
     downloads: Annotated[tuple[Download, ...], Meta(max_length=1000)] = ()  # if a URL ends in /
     left_out: Literal["", "title SHA-256 divisible by 8"] = ""  # a name of LEFT_OUT_RULES
+    parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
+    rhythm: Annotated[str, Meta(max_length=60)] = ""  # of tunes that name none
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
 
@@ -110,10 +112,26 @@ class TuneFile:
     named: bool = False  # by the user, so that a link is followed
     only: str = "*"  # pattern of the archive members to read
     left_out: str = ""  # a name of LEFT_OUT_RULES; "": all tunes are read
+    part_names: tuple[str, ...] = ()  # of the tunes to read, all of them in order; (): any
+    rhythm: str = ""  # of tunes that name none
 
     def leaves_out(self, title: str) -> bool:
         """Return whether the rule of the file leaves out a tune with a title."""
         return bool(self.left_out) and LEFT_OUT_RULES[self.left_out](title)
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the fields as JSON can store them."""
+        return {
+            "path": os.fspath(self.path), "name": self.name, "named": self.named,
+            "only": self.only, "left_out": self.left_out, "rhythm": self.rhythm,
+            "part_names": list(self.part_names),
+        }  # fmt: skip
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> TuneFile:
+        """Return the file of what `to_fields` returned."""
+        path, part_names = Path(fields["path"]), tuple(fields["part_names"])
+        return cls(**{**fields, "path": path, "part_names": part_names})
 
     def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:
         """Yield the file itself, or the members of an archive.
@@ -129,6 +147,14 @@ class TuneFile:
             yield from iter_members(
                 self.path, self.name, suffixes, only=self.only, follow=self.named
             )
+
+    def has_wanted_parts(self, score: Score) -> bool:
+        """Return whether a tune has the parts that the card of the file names."""
+        return self.part_names in ((), tuple(part.name for part in score.parts))
+
+    def add_rhythm(self, score: Score) -> Score:
+        """Return a tune with the rhythm that the card of the file names, if it names none."""
+        return replace(score, rhythm=score.rhythm or self.rhythm)
 
     def _read_bytes(self) -> bytes:
         with _explain_folder_refusals(self.path):
@@ -182,7 +208,8 @@ class TuneFile:
                 refusals.append(data)
             else:
                 entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
-                scores += [score for score in entry_scores if not self.leaves_out(score.title)]
+                wanted = (s for s in entry_scores if self.has_wanted_parts(s))
+                scores += [self.add_rhythm(s) for s in wanted if not self.leaves_out(s.title)]
                 refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
@@ -395,11 +422,13 @@ def _find_at_location(
 ) -> SourceFiles:
     if not is_url(card.where):
         find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
-        return _find_in_folder(find_folder(card), card.name, card.files, suffixes)
+        source = _find_in_folder(find_folder(card), card.name, card.files, suffixes)
+        files = (replace(file, part_names=card.parts, rhythm=card.rhythm) for file in source.files)
+        return replace(source, files=tuple(files))
     remotes = [(f"{card.where}{file.name}", file.sha256, file.bytes) for file in card.downloads]
     remotes = remotes or [(card.where, card.sha256, card.bytes)]
-    files = [_download_file(card, remote, suffixes, progress) for remote in remotes]
-    return SourceFiles(tuple(files))
+    tune_files = [_download_file(card, remote, suffixes, progress) for remote in remotes]
+    return SourceFiles(tuple(tune_files))
 
 
 def _download_file(
@@ -415,7 +444,8 @@ def _download_file(
     path = download(RemoteFile(*remote), progress=progress)
     if not _is_readable(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {url} is not named like a tune file")
-    return TuneFile(path, escape_unprintable(f"{card.name}/{url_file_name(url)}"), only=card.files)
+    name = escape_unprintable(f"{card.name}/{url_file_name(url)}")
+    return TuneFile(path, name, only=card.files, part_names=card.parts, rhythm=card.rhythm)
 
 
 def _find_card_folder(card: CorpusCard) -> Path:

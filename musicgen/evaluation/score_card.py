@@ -33,6 +33,7 @@ from musicgen.evaluation.statistics import (
     compare_features,
     measure_features,
 )
+from musicgen.evaluation.voice_leading import VOICE_LEADING_FIGURES
 from musicgen.music.arrays import FloatArray
 from musicgen.music.score import Score
 from musicgen.music.tune_content import TuneContent
@@ -82,8 +83,9 @@ class TuneSet:
 
     @cached_property
     def part_table(self) -> FigureTable:
-        """The figures of the parts and of the drums of each tune."""
-        return FigureTable.of(self.contents, (*PART_FIGURES, *DRUM_FIGURES))
+        """The figures of parts, voice leading, chord symbols and drums of each tune."""
+        definitions = (*PART_FIGURES, *VOICE_LEADING_FIGURES, *DRUM_FIGURES)
+        return FigureTable.of(self.contents, definitions)
 
     @property
     def has_melody(self) -> bool:

@@ -1,5 +1,7 @@
 """Roles of parts: melody, bass, chords, pad or drums, from names, instruments and notes.
 
+The voices of a choir are known by their names alone: soprano, alto, tenor, bass.
+
 A part scores points for each role by RULES, a table of features and ranges, by NAME_WORDS and by
 PROGRAM_POINTS. The confidence in a role is the share of its exponentiated points (softmax).
 """
@@ -10,13 +12,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
 
 from musicgen.music.arrays import IntArray, find_median, unique_sorted
 from musicgen.music.notes import NoteColumns
-from musicgen.music.score import STEPS_PER_QUARTER, Part, Score
+from musicgen.music.score import (
+    CHOIR_ROLES,
+    STEPS_PER_QUARTER,
+    UPPER_VOICE_ROLES,
+    Part,
+    Score,
+)
 
 RoleName = Literal["melody", "bass", "chords", "pad", "drums"]
 ROLES: Final[tuple[RoleName, ...]] = ("melody", "bass", "chords", "pad", "drums")
@@ -24,6 +33,9 @@ FeatureName = Literal[
     "pitch", "chord_size", "voices", "density", "duration", "steps", "leaps", "coverage"
 ]
 
+CHOIR_PROGRAM: Final = 52  # choir aahs, of voices without an instrument
+# Mean MIDI note numbers of the voices in 365 chorales by Bach
+_VOICE_PITCHES: Final = {"soprano": 70.5, "alto": 65.0, "tenor": 59.4, "bass": 50.9}
 _SOFTNESS: Final = 1.5  # points that make a role e times as likely
 _DRUM_POINTS: Final = 30.0
 _STEP, _LEAP = 2, 7  # semitones: intervals up to a step, and over a fifth
@@ -196,9 +208,56 @@ def assign_roles(score: Score) -> Score:
     """
     if not has_described_parts(score.parts):
         return score
+    if is_choir(score.parts):
+        return replace(score, parts=tuple(map(_assign_voice_role, score.parts)))
     parts = zip(score.parts, find_roles(score), strict=True)
     return replace(
         score, parts=tuple(replace(part, role=part.role or role.name) for part, role in parts)
+    )
+
+
+def is_choir(parts: Sequence[Part]) -> bool:
+    """Return whether all parts are voices of a choir, by role or else by name."""
+    names = list(map(get_voice_role, parts))
+    is_voiced = len(parts) > 1 and all(name in CHOIR_ROLES for name in names)
+    return is_voiced and any(name in UPPER_VOICE_ROLES for name in names)
+
+
+def get_voice_role(part: Part) -> str:
+    """Return the role that a part of a choir has, or that its name says."""
+    return part.role or part.name.strip().lower()
+
+
+def _assign_voice_role(part: Part) -> Part:
+    return replace(part, role=get_voice_role(part), program=part.program or CHOIR_PROGRAM)
+
+
+def assign_voices(score: Score) -> Score:
+    """Return a score whose parts are voices of a choir: by their roles or names, else by pitch.
+
+    Voices without such a role or name get those that are left and fit their mean pitches best, the
+    higher one the higher role. More than four parts, or drums, are no choir, and stay.
+    """
+    parts, columns = score.parts, score.columns
+    numbers = [n for n, part in enumerate(parts) if get_voice_role(part) not in CHOIR_ROLES]
+    left = [role for role in CHOIR_ROLES if role not in map(get_voice_role, parts)]
+    if len(numbers) > len(left) or any(part.is_drums for part in parts):
+        return score
+    pitches = {n: float(columns[1][columns[4] == n].mean()) for n in numbers if n in columns[4]}
+    ranked = sorted(numbers, key=lambda n: -pitches.get(n, 0.0))
+
+    def measure_misfit(roles: Sequence[str]) -> float:
+        usual = [_VOICE_PITCHES[role] for role in roles]
+        return sum(abs(pitches.get(n, u) - u) for n, u in zip(ranked, usual, strict=True))
+
+    chosen_roles = min(combinations(left, len(ranked)), key=measure_misfit)
+    chosen = dict(zip(ranked, chosen_roles, strict=True))
+    return replace(
+        score,
+        parts=tuple(
+            replace(part, role=chosen.get(n, get_voice_role(part)), program=CHOIR_PROGRAM)
+            for n, part in enumerate(parts)
+        ),
     )
 
 

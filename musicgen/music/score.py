@@ -40,7 +40,9 @@ SLOWEST_QPM: Final = 60_000_000 / (2**24 - 1)  # MIDI stores microseconds per qu
 FASTEST_QPM: Final = 60_000_000.0
 MAX_PLAYS: Final = 4  # most times that a repeated section is played
 
-MarkKind = Literal["bar", "chord", "ending", "key", "meter", "repeat_end", "repeat_start", "tempo"]
+MarkKind = Literal[
+    "bar", "chord", "ending", "fermata", "key", "meter", "repeat_end", "repeat_start", "tempo"
+]  # fmt: skip
 
 _Value = TypeVar("_Value")
 _ONSET: Final = attrgetter("onset")
@@ -56,10 +58,14 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
     "meter": 5,
     "tempo": 6,
     "chord": 7,
+    "fermata": 8,
 }
 
 
-PART_ROLES: Final = ("", "melody", "bass", "chords", "pad", "drums")
+BAND_ROLES: Final = ("", "melody", "bass", "chords", "pad", "drums")
+UPPER_VOICE_ROLES: Final = ("soprano", "alto", "tenor")  # of a choir, whose lowest voice is a bass
+CHOIR_ROLES: Final = (*UPPER_VOICE_ROLES, "bass")
+PART_ROLES: Final = (*BAND_ROLES, *UPPER_VOICE_ROLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,7 @@ class Mark:
     key, meter    `Key`, `Meter`
     tempo         quarter notes per minute, float; SLOWEST_QPM..FASTEST_QPM
     chord         chord symbol, str, such as "Am7" or "D/F#"
+    fermata       None; what sounds is held, as at the end of a phrase
     ============  =========================================================
     """
 
@@ -133,7 +140,7 @@ class Mark:
 def _sort_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     """Sort marks by step, then by MARK_ORDER; most are in order, which is quick to find out."""
     marks = tuple(marks)
-    keys = [mark.onset << 3 | MARK_ORDER[mark.kind] for mark in marks]  # eight kinds of marks
+    keys = [mark.onset << 4 | MARK_ORDER[mark.kind] for mark in marks]  # up to 16 kinds
     if all(map(lt, keys, keys[1:])):
         return marks
     return tuple(sorted(marks, key=_SORT_KEY))
@@ -147,6 +154,7 @@ _MARK_TYPES: Final[dict[MarkKind, tuple[type, ...]]] = {
     "key": (Key,),
     "meter": (Meter,),
     "chord": (str,),
+    "fermata": (type(None),),
 }
 
 
@@ -568,7 +576,7 @@ def _is_meaningful(mark: Mark, end: int) -> bool:
     """Return whether a mark has an effect: no bar line at step 0, no change after the end."""
     if mark.kind == "bar":
         return mark.onset > 0
-    is_initial = mark.onset == 0 and mark.kind != "chord"
+    is_initial = mark.onset == 0 and mark.kind not in ("chord", "fermata")
     return is_initial or mark.onset < end or mark.kind in _REPEAT_KINDS
 
 

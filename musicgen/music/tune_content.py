@@ -1,9 +1,9 @@
 """The content of a tune as figures compare it: its melody bar by bar, sections, returning phrases.
 
-The melody is the top line of the first part whose role is melody, or else of the first part that is
-not drums: from each onset its highest note, until the next onset at the latest. Rests fill the
-gaps, and notes are cut at bar lines. A phrase has four bars, and may return an earlier one, which
-is found by comparing notes.
+The melody is the top line of the first part whose role is melody or soprano, or else of the first
+part that is not drums: from each onset its highest note, until the next onset at the latest. Rests
+fill the gaps, and notes are cut at bar lines. A phrase has four bars, and may return an earlier
+one, which is found by comparing notes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from musicgen.music.score import Score, find_sections
 from musicgen.music.score import Section as RepeatedSection
 from musicgen.music.theory import Key
 
+_LEAD_ROLES: Final = ("melody", "soprano")
 REST: Final = -1  # in place of a pitch
 LATER_ENDING: Final = -1  # in place of the index of a section
 Event: TypeAlias = tuple[int, int]  # duration in steps; MIDI note number, or REST
@@ -196,7 +197,7 @@ def _find_top_line(score: Score) -> tuple[IntArray, IntArray, IntArray]:
     """Return onsets, durations and pitches of the melody, (note,) int64 each."""
     onsets, pitches, durations, _, parts = score.columns
     pitched = [n for n in np.unique(parts).tolist() if not score.parts[n].is_drums]
-    leads = [n for n in pitched if score.parts[n].role == "melody"] or pitched
+    leads = [n for n in pitched if score.parts[n].role in _LEAD_ROLES] or pitched
     is_lead = parts == (leads[0] if leads else -1)
     onsets, pitches, durations = onsets[is_lead], pitches[is_lead], durations[is_lead]
     order = np.lexsort((-durations, -pitches, onsets))

@@ -104,7 +104,7 @@ class Measure:
     number: int  # as players count; a first pickup is 0
     key: Key | None  # where it changes
     meter: Meter | None  # where it changes
-    marks: tuple[Mark, ...]  # chord symbols, tempos, and key changes inside the measure
+    marks: tuple[Mark, ...]  # chord symbols, fermatas, tempos, and key changes inside the measure
     staves: tuple[tuple[Layer, ...], ...]
     bar_line_style: BarLineStyle  # at its end
     has_repeat_start: bool = False
@@ -290,7 +290,7 @@ def _staff_writers(
 
 
 def _marks_by_bar(score: Score, bars: Sequence[Bar], keys: KeyMap) -> list[list[Mark]]:
-    """Return for each bar its chord symbols, tempo changes, and key changes inside it.
+    """Return for each bar its chord symbols, fermatas, tempos, and key changes inside it.
 
     Chord symbols are spelled in the key in force.
     """
@@ -306,7 +306,11 @@ def _marks_by_bar(score: Score, bars: Sequence[Bar], keys: KeyMap) -> list[list[
             mark = replace(mark, value=spell_chord(mark.value, keys.key_at(mark.onset)))
         is_new = mark.kind == "tempo" and mark.value != current_qpm
         current_qpm = mark.value if is_new else current_qpm
-        if mark.kind == "chord" or is_new or (mark.kind == "key" and mark.onset > starts[index]):
+        if (
+            mark.kind in ("chord", "fermata")
+            or is_new
+            or (mark.kind == "key" and mark.onset > starts[index])
+        ):
             marks_by_bar[index].append(mark)
     return marks_by_bar
 

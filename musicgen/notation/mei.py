@@ -222,10 +222,12 @@ def _tstamp(steps: int, measure: Measure) -> str:
 
 
 def _chord_symbol_or_tempo(mark: Mark, measure: Measure) -> str:
-    """Write a chord symbol or a tempo; key changes inside a measure are in its layers."""
+    """Write a chord symbol, a fermata or a tempo; key changes are in the layers."""
     attributes = f'tstamp="{_tstamp(mark.onset - measure.bar.start, measure)}" staff="1"'
     if mark.kind == "chord":
         return f"<harm {attributes}>{escape_xml(mark.value, MAX_CHORD_SYMBOL)}</harm>"
+    if mark.kind == "fermata":
+        return f'<fermata {attributes} place="above"/>'
     if mark.kind == "tempo":
         text = _tempo_text(mark.value, measure)
         return f'<tempo {attributes} midi.bpm="{mark.value!r}">{text}</tempo>'

@@ -13,11 +13,12 @@ import numpy as np
 
 from musicgen.music.accompaniment import is_accompaniment
 from musicgen.music.arrays import FloatArray
-from musicgen.music.score import Part
+from musicgen.music.score import UPPER_VOICE_ROLES, Part
 from musicgen.render.timeline import SoundingNote
 
 ROLE_DECIBELS: Final[Mapping[str, float]] = {  # relative to the melody
     "melody": 0.0, "": -2.0, "bass": -3.0, "drums": -4.0, "chords": -6.0, "pad": -9.0,
+    **dict.fromkeys(UPPER_VOICE_ROLES, 0.0),
 }  # fmt: skip
 ACCOMPANIMENT_DECIBELS: Final = -8.0  # of the parts that `accompany` adds, to all other parts
 MEASURED_SECONDS: Final = 1.0  # of a note

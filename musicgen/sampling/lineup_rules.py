@@ -8,6 +8,7 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.music.general_midi import find_family, find_typical_program
+from musicgen.music.roles import CHOIR_PROGRAM, is_choir
 from musicgen.music.score import Part
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.part_requests import (
@@ -151,7 +152,7 @@ class _KnownParts:
 
 
 def _select(ids: Collection[int], *kinds: str) -> set[int]:
-    return {id_ for kind in kinds for id_ in MEASURES.ranges[kind] if id_ in ids}
+    return {id_ for kind in kinds for id_ in MEASURES.ids_by_kind[kind] if id_ in ids}
 
 
 def _list_values(ids: Collection[int]) -> str:
@@ -163,6 +164,7 @@ def make_parts(lineup: Sequence[PartDescription], options: SamplingOptions) -> t
     """Return the parts of a line-up with their programs: those requested, or the typical ones."""
     requests = options.requested_parts or (PartRequest(""),) * len(lineup)
     by_role, default = get_role_programs(options.program), get_default_program(options.program)
+    has_voices = is_choir([Part(role=description.role) for description in lineup])
     parts: list[Part] = []
     for description, request in zip(lineup, requests, strict=True):
         program = by_role.get(description.role) if request.program is None else request.program
@@ -170,10 +172,19 @@ def make_parts(lineup: Sequence[PartDescription], options: SamplingOptions) -> t
         if program is None and is_first and default:
             program = default
         if program is None:
-            program = 0 if description.is_drums else find_typical_program(description.family)
+            program = _choose_program(description, has_voices=has_voices)
         name = _number_name(description.role or description.family, [part.name for part in parts])
         parts.append(Part(name, program, description.is_drums, description.role))
     return tuple(parts)
+
+
+def _choose_program(description: PartDescription, *, has_voices: bool) -> int:
+    """Return the program of a part that none is requested for; a choir sings, if it may."""
+    if description.is_drums:
+        return 0
+    if has_voices and description.family == find_family(CHOIR_PROGRAM):
+        return CHOIR_PROGRAM
+    return find_typical_program(description.family)
 
 
 def _number_name(name: str, names: Collection[str]) -> str:

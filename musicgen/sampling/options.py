@@ -18,6 +18,7 @@ import numpy as np
 from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
 from musicgen.music.accompaniment import AUTO, NONE
+from musicgen.music.score import CHOIR_ROLES, UPPER_VOICE_ROLES
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -262,9 +263,9 @@ def _is_range(value: tuple[Any, ...] | RoleRanges) -> bool:
 
 # Customary tempos in quarter notes per minute: by dance, else by meter.
 RHYTHM_QPM: Final[Mapping[str, float]] = {
-    "air": 80, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160, "hornpipe": 160,
-    "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180, "slide": 190,
-    "slip jig": 174, "strathspey": 136, "waltz": 150,
+    "air": 80, "chorale": 84, "clog": 150, "double jig": 174, "fling": 160, "highland fling": 160,
+    "hornpipe": 160, "jig": 174, "march": 110, "reel": 200, "set dance": 160, "single jig": 180,
+    "slide": 190, "slip jig": 174, "strathspey": 136, "waltz": 150,
 }  # fmt: skip
 METER_QPM: Final[Mapping[str, float]] = {
     "2/2": 180, "2/4": 112, "3/2": 140, "3/4": 132, "4/4": 150, "6/4": 150,
@@ -307,6 +308,7 @@ def usual_qpm(rhythm: str, meter: str) -> float:
 
 
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
+_PART_OPTIONS: Final = ("parts", "parts_from", "max_copy")  # and these, the default parts
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -318,7 +320,8 @@ def complete_options(
     The temperature and the filters are those that the model is best sampled with. A model that
     writes chord symbols plays them. A model without
     repeats in its training data, or a primer, which may be longer than the form, gets a free form
-    of at least MIN_BARS bars; so does the form `through` without a number of bars.
+    of at least MIN_BARS bars; so does the form `through` without a number of bars. A model of
+    choirs writes for four voices.
 
     Args:
         requested: options by name, as values or text; None is an option that is not given.
@@ -337,6 +340,8 @@ def complete_options(
     options = SamplingOptions(**{**defaults, **named})
     if not find_codec(manifest.codec).has_bars:
         return options
+    if not has_primer and named.keys().isdisjoint(_PART_OPTIONS):
+        options = replace(options, parts=choose_default_parts(manifest.seen))
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)
         return replace(options, form=form, min_bars=MIN_BARS if form == FREE else None)
@@ -359,12 +364,26 @@ def find_accompaniment_default(event_counts: Sequence[int], codec: str) -> dict[
     return {"accompaniment": AUTO} if has_chords else {}
 
 
+def choose_default_parts(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the default parts: the four voices of a choir; None leaves them to the model.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+    """
+    counts = dict(enumerate(event_counts))
+    needed = MEASURES.id("lineup", 4), *(MEASURES.id("role", role) for role in CHOIR_ROLES)
+    has_choirs = all(counts.get(id_, 0) > 0 for id_ in needed)
+    return tuple(map(PartRequest, CHOIR_ROLES)) if has_choirs else None
+
+
 def choose_default_form(event_counts: Sequence[int]) -> str:
-    """Return the default form of a model with bars: free without repeats in its training data.
+    """Return the default form of a model with bars: free for choirs, and without repeats.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.
     """
     signs = MEASURES.id("repeat_start"), MEASURES.id("repeat_end", 2)
-    has_repeats = all(id_ < len(event_counts) and event_counts[id_] > 0 for id_ in signs)
-    return DEFAULT_FORM if has_repeats else FREE
+    counts = dict(enumerate(event_counts))
+    has_repeats = all(counts.get(id_, 0) > 0 for id_ in signs)
+    has_voices = any(counts.get(MEASURES.id("role", role), 0) > 0 for role in UPPER_VOICE_ROLES)
+    return DEFAULT_FORM if has_repeats and not has_voices else FREE

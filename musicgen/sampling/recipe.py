@@ -43,7 +43,9 @@ _COMPRESSED_PREFIX: Final = "z:"  # a recipe that is compressed, where it is lon
 _COMPRESS_ABOVE: Final = 1500
 _MOST_SEED: Final = 10**300
 _LINEUP_IDS: Final = {
-    MEASURES.names[id_]: id_ for kind in ("lineup", *LINEUP_KINDS) for id_ in MEASURES.ranges[kind]
+    MEASURES.names[id_]: id_
+    for kind in ("lineup", *LINEUP_KINDS)
+    for id_ in MEASURES.ids_by_kind[kind]
 }
 _MOST_LINEUP_EVENTS: Final = 1 + MAX_PARTS * len(LINEUP_KINDS)
 

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from musicgen.checkpoint import Checkpoint
 from musicgen.config import BEGIN_ID
-from musicgen.errors import InvalidValue
+from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
-from musicgen.music.instrument_ranges import find_range
+from musicgen.music.instrument_ranges import find_range, find_voice_range
+from musicgen.music.roles import is_choir
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, Meter, pitch_name
 from musicgen.sampling.engine import Engine, NumpyEngine
@@ -31,6 +32,7 @@ from musicgen.sampling.option_table import OPTIONS, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
 from musicgen.sampling.part_limits import check_room, draw_next, make_part_limits
 from musicgen.sampling.part_requests import RolePrograms, get_default_program
+from musicgen.sampling.part_writing import PartWriting
 from musicgen.sampling.role_values import Thirds, format_range, get_role_ranges
 from musicgen.similarity.copy_filter import CopyDetector, CopyFilter
 from musicgen.tokens.codec import AnyCodec, Encoded, LengthLimitedGrammar, Setting
@@ -161,6 +163,8 @@ class Sampler:
             generation.walk.narrow(compiled.rules_by_case[case])
         if not start.has_limits_of_its_own:
             self._limit_parts(generation, options)
+        if is_choir(lineup):
+            generation.restrictions += (PartWriting.of(lineup),)
         return generation
 
     def _limit_parts(self, generation: GenerationState, options: SamplingOptions) -> None:
@@ -395,7 +399,7 @@ def _restrict_to_instruments(
     lineup: Sequence[Part],
     given_ids: frozenset[int],
 ) -> Rules:
-    """Restrict each part of a line-up to the range of its instrument, where that leaves pitches.
+    """Restrict each part to the range of its voice or instrument, where that leaves pitches.
 
     A requested range of a role counts instead of that of the instrument.
 
@@ -411,9 +415,11 @@ def _restrict_to_instruments(
     """
     zero = MEASURES.id("pitch", 0) - Setting(key.tonic).tonic_pitch
     pitch_ids, by_part = rules.ids_of_kind("pitch"), []
+    has_voices = is_choir(lineup)
     requested = get_role_ranges(options.range)
     for part in lineup:
-        bounds = None if part.is_drums else requested.get(part.role, find_range(part.program))
+        usual = find_voice_range(part.role) if has_voices else find_range(part.program)
+        bounds = None if part.is_drums else requested.get(part.role, usual)
         low, high = bounds or (0, 127)
         in_range = frozenset(id_ for id_ in pitch_ids if low <= id_ - zero <= high)
         can_end = not rules.final_pitch_ids or bool(in_range & rules.final_pitch_ids)
@@ -585,8 +591,16 @@ def make_sampler(
     """Return what writes the tunes of a checkpoint: its engine, and what it has learnt.
 
     make_copy_detector: what knows its training tunes' runs, for a limit in notes.
+
+    Raises:
+        Mismatch: the model reads a score context that sampling does not compute.
     """
     manifest = checkpoint.manifest
+    if manifest.settings.context and not codec.has_bars:
+        raise Mismatch(
+            f"model {manifest.name}: it reads a score context that the codec {codec.name} does not"
+            " compute in sampling; score tunes with it (docs/benchmarks.md)"
+        )
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
     if codec.has_bars:

@@ -103,7 +103,7 @@ class Rules:
     def _by_kind(self) -> dict[str, tuple[int, ...]]:
         return {
             kind: tuple(id_ for id_ in ids if id_ in self.allowed_ids)
-            for kind, ids in MEASURES.ranges.items()
+            for kind, ids in MEASURES.ids_by_kind.items()
         }
 
     @cached_property

@@ -22,6 +22,7 @@ from musicgen.tokens.vocabulary import MAX_VOICES, MEASURES, Event
 HEADER_KINDS: Final = ("meter", "mode", "rhythm", "parts")  # before the line-up, if there is one
 assert len(HEADER_KINDS) == HEADER_LENGTH
 LEVEL_RANK: Final = 5  # of `level` among the changes at one position
+_FERMATA_RANK: Final = 6  # only a level may follow
 
 
 OpenTuplet: TypeAlias = tuple[Tuplet, int, int]  # group, start step, nominal steps written
@@ -56,7 +57,7 @@ class MeasuresGrammar:
         self.beat_steps = 0  # steps per beat of the header's meter
         self.cursor = 0  # steps from the start of the bar, in the current voice
         self.voice = (0, 0)  # part, number in the part
-        # at this position: 1 after a key, 2 meter, 3 chord, 4 bass or no chord, 5 level
+        # at this position: 1 after a key, 2 meter, 3 chord, 4 bass or no chord, 5 level, 6 fermata
         self.change_rank = 0
         self.tuplet: OpenTuplet | None = None
         self.duration: int | None = None  # nominal steps; read, and its head follows
@@ -430,6 +431,7 @@ class MeasuresGrammar:
             kinds += ["meter"] if self.change_rank < 2 else []
         kinds += ["chord", "no_chord"] if self.change_rank < 3 else []
         kinds += ["bass"] if self.change_rank == 3 else []
+        kinds += ["fermata"] if self.change_rank < LEVEL_RANK else []
         return tuple(id_ for kind in kinds for id_ in rules.ids_of_kind(kind))
 
     def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
@@ -561,6 +563,9 @@ class MeasuresGrammar:
     def _take_bass(self, _: int) -> None:
         self.change_rank = 4
 
+    def _take_fermata(self, _: None) -> None:
+        self.change_rank = _FERMATA_RANK
+
     def _take_level(self, _: int) -> None:
         self.change_rank = LEVEL_RANK
 
@@ -617,5 +622,5 @@ def _open_tuplet(value: str, position: int) -> OpenTuplet:
 
 
 _IN_BAR_KINDS: Final = frozenset(
-    "part voice chord no_chord bass level tuplet duration rest hold pitch drum".split()
+    "part voice chord no_chord bass fermata level tuplet duration rest hold pitch drum".split()
 )

@@ -17,7 +17,7 @@ from typing import Final
 
 from musicgen.music.dynamics import DEFAULT_LEVEL, find_level
 from musicgen.music.general_midi import find_family
-from musicgen.music.score import Part
+from musicgen.music.score import UPPER_VOICE_ROLES, Part
 from musicgen.tokens.constraints import DRUM_KIT_ID, PartRule, Rules
 from musicgen.tokens.vocabulary import DRUM_KIT, MEASURES, Value
 
@@ -25,7 +25,7 @@ HEADER_LENGTH: Final = 4  # events before the line-up: meter, mode, rhythm, and 
 LINEUP_KINDS: Final = ("role", "level", "given", "family")  # of a part, in this order
 _ROLE, _LEVEL, _GIVEN, _FAMILY = range(len(LINEUP_KINDS))
 _DRUM_ROLE: Final = "drums"
-_PITCHED_ROLES: Final = ("melody", "bass", "chords", "pad")
+_PITCHED_ROLES: Final = ("melody", "bass", "chords", "pad", *UPPER_VOICE_ROLES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ from musicgen.tokens.vocabulary import (
     Value,
 )
 
-_CHANGES = ("key", "meter", "chord")
+_CHANGES = ("key", "meter", "chord", "fermata")
 
 
 def extract_setting(score: Score, velocities: Sequence[int] | None = None) -> Setting:
@@ -222,7 +222,7 @@ class _MeasuresEncoder:
         """Encode all lines, without what opens them.
 
         Args:
-            changes: steps at which key, meter or chord symbol change.
+            changes: steps at which key, meter or chord symbol change, or a fermata stands.
 
         Returns:
             The lines; the ids of all segments, and the index of the first id of each segment.
@@ -266,13 +266,15 @@ class _MeasuresEncoder:
         if bar.kind == "irregular":
             yield _event_id("irregular")
         yield _event_id("partial", bar.steps) if bar.kind == "partial" else _BAR
-        yield from self.change_ids(bar.start, ("chord",))
+        yield from self.change_ids(bar.start, ("chord", "fermata"))
 
     def change_ids(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
-        """Yield the changes of key, meter and chord symbol at a step."""
+        """Yield the changes of key, meter and chord symbol at a step, and a fermata."""
         for mark in self.marks.get(step, ()):
             if mark.kind == "chord" and "chord" in kinds:
                 yield from _chord_ids(mark.value, self.tonic_pitch)
+            elif mark.kind == "fermata" and "fermata" in kinds:
+                yield _event_id("fermata")
             elif mark.kind == "key" and "key" in kinds and step:
                 interval = (mark.value.pitch_class - self.tonic_pitch) % 12
                 yield _event_id("key", f"{interval} {mark.value.mode}")
@@ -331,6 +333,25 @@ def trace_chords(
         decoder.take(event)
         is_head = event.kind in ("pitch", "drum", "hold") and decoder.dropped == dropped
         yield event, decoder.chord_by_voice.get(decoder.voice) if is_head else None
+
+
+def read_chords(
+    ids: Iterable[int], setting: Setting, held: Iterable[SoundingChord] = ()
+) -> tuple[list[SoundingChord], int]:
+    """Return the chords of some ids, and the step at which the next value starts.
+
+    Args:
+        ids: of a tune so far, or of one bar of it, from its opening on.
+        setting: of the tune.
+        held: chords of earlier bars, one per part at most, that a hold lengthens.
+    """
+    decoder = _MeasuresDecoder(setting)
+    for chord in held:
+        decoder.chord_by_voice[chord.part, 0] = chord
+        decoder.chords.append(chord)
+    for id_ in ids:
+        decoder.take(MEASURES.event(id_))
+    return decoder.chords, decoder.current_step
 
 
 class _MeasuresDecoder:
@@ -552,6 +573,10 @@ class _MeasuresDecoder:
 
     def take_no_chord(self, _: None) -> bool:
         self.marks.append(Mark(self.current_step, "chord", "N.C."))
+        return self.in_bar
+
+    def take_fermata(self, _: None) -> bool:
+        self.marks.append(Mark(self.current_step, "fermata"))
         return self.in_bar
 
     def take_tuplet(self, value: str) -> bool:

@@ -44,6 +44,7 @@ import numpy.typing as npt
 
 from musicgen.config import CONTEXT_WIDTHS, VERTICAL_FIELDS
 from musicgen.music.arrays import BoolArray, IntArray
+from musicgen.music.score import BAND_ROLES
 from musicgen.music.theory import CHORD_QUALITIES
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.grammar import MeasuresGrammar
@@ -62,6 +63,9 @@ _PITCH_BITS: Final = 2**_DRUM_SHIFT - 1
 _KICK_BIT: Final = 1 << _DRUM_SHIFT
 _NO_PITCH: Final = 999  # above every pitch
 _FIRST_PITCH: Final = int(MEASURES.events[MEASURES.ranges["pitch"].start].value or 0)
+
+# Models of 0.1 have no row for the voices of a choir, and seldom is one in a band.
+_SHARED_ROLES: Final = {"soprano": "melody", "alto": "chords", "tenor": "pad"}
 
 VERTICAL_FIELD_SIZES: Final = {  # of the fields that are not bits
     "lowest": len(MEASURES.ranges["pitch"]) + 1,
@@ -168,16 +172,21 @@ def _make_symbol(event: Event) -> Symbol:
     return Symbol(0, NO_CHORD) if event.kind == "no_chord" else _NO_SYMBOL
 
 
+def _find_role_value(event: Event) -> int:
+    role = str(event.value)
+    return BAND_ROLES.index(_SHARED_ROLES.get(role, role)) + 1 if event.kind == "role" else 0
+
+
 _ACTIONS: Final = [_ACTIONS_BY_KIND.get(event.kind, _NOTHING) for event in MEASURES.events]
 _SOUNDS: Final = [_make_sound(event) for event in MEASURES.events]  # by id
 _SYMBOLS: Final = [_make_symbol(event) for event in MEASURES.events]  # by id
+_ROLE_VALUES: Final = [_find_role_value(event) for event in MEASURES.events]  # by id
 _BASSES: Final = [int(e.value or 0) + 1 if e.kind == "bass" else 0 for e in MEASURES.events]
 
 Fields: TypeAlias = tuple[int, ...]  # in the order of VERTICAL_FIELDS
 _NO_FIELDS: Final = (0,) * len(VERTICAL_FIELDS)
 VoiceSounds: TypeAlias = dict[int, Sound]  # by voice: its last sound; never changed
 _NO_SOUNDS: Final = VoiceSounds()
-_FIRST_ROLE_ID: Final = MEASURES.ranges["role"].start
 _FIRST_FAMILY_ID: Final = MEASURES.ranges["family"].start
 
 
@@ -224,7 +233,7 @@ class VerticalContext(NamedTuple):
     def _describe_part(self, id_: int) -> VerticalContext:
         """Add a role, or the family that completes the description of a part."""
         if _ACTIONS[id_] == _ROLE:
-            return self._replace(role=id_ - _FIRST_ROLE_ID + 1)
+            return self._replace(role=_ROLE_VALUES[id_])
         description = Description(self.role, id_ - _FIRST_FAMILY_ID + 1)
         return self._replace(role=0, parts=(*self.parts, description)[:MAX_PARTS])
 
@@ -291,6 +300,7 @@ def _join_tones(spans: Iterable[Span]) -> int:
 
 
 _ACTION_ARRAY: Final = np.array(_ACTIONS, np.int8)
+_ROLE_VALUE_ARRAY: Final = np.array(_ROLE_VALUES, np.int64)
 _SOUND_ARRAY: Final = np.array(_SOUNDS, np.int32)  # (id, part of a sound)
 _SYMBOL_ARRAY: Final = np.array(_SYMBOLS, np.int32)  # (id, part of a symbol)
 _BASS_ARRAY: Final = np.array(_BASSES, np.int32)
@@ -450,7 +460,7 @@ class VerticalLanes:
     def _describe_parts(self, lanes: IntArray, ids: IntArray) -> None:
         """Add a role, or the family that completes a description, to each of some lanes."""
         is_role = _ACTION_ARRAY[ids] == _ROLE
-        self.role[lanes[is_role]] = ids[is_role] - _FIRST_ROLE_ID + 1
+        self.role[lanes[is_role]] = _ROLE_VALUE_ARRAY[ids[is_role]]
         is_family = ~is_role & (self.part_counts[lanes] < MAX_PARTS)
         described, numbers = lanes[is_family], self.part_counts[lanes[is_family]]
         self.parts[described, numbers, 0] = self.role[described]

@@ -26,6 +26,7 @@ lineup n                  header, instead of parts n: each of n parts is describ
 role, family              header, part by part: what it is for, and its instruments
 level n                   the dynamics of a part (header) or of its next notes, 0 (ppp) to 7
 given                     header: the part is given, and the others are written to fit it
+fermata                   what starts here is held, as at the end of a phrase
 ========================  ==========================================================
 """
 
@@ -34,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Final
 
 from musicgen.errors import Mismatch
@@ -42,7 +43,7 @@ from musicgen.music.bars import PARTIAL_BAR_STEPS
 from musicgen.music.durations import PLAIN_DURATIONS, TUPLETS
 from musicgen.music.dynamics import LEVEL_NAMES
 from musicgen.music.general_midi import FAMILIES
-from musicgen.music.score import MAX_PLAYS, PART_ROLES
+from musicgen.music.score import BAND_ROLES, MAX_PLAYS, UPPER_VOICE_ROLES
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 
 RHYTHMS: Final = (
@@ -103,22 +104,34 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     yield "drum", range(128)
     # appended in format 2 of the table; a stored table that is a prefix of this one still loads
     yield "lineup", range(1, MAX_PARTS + 1)
-    yield "role", PART_ROLES
+    yield "role", BAND_ROLES
     yield "family", (*FAMILIES, DRUM_KIT)
     yield "level", range(len(LEVEL_NAMES))
     yield "given", (None,)
+    # appended in format 3
+    yield "role", UPPER_VOICE_ROLES
+    yield "fermata", (None,)
 
 
 class Vocabulary:
-    """Maps events to ids and back; the ids of each kind are one range, in the order of `blocks`."""
+    """Maps events to ids and back, in the order of `blocks`.
+
+    Attributes:
+        ranges: the ids of the first block of each kind, which is its only one for most.
+        ids_by_kind: all ids of each kind, ascending; a kind that has grown has several blocks.
+    """
 
     def __init__(self, blocks: Iterable[tuple[str, Iterable[Value]]]) -> None:
         self.events: Final = tuple(Event(kind, v) for kind, values in blocks for v in values)
         self.ids: Final = {event: index for index, event in enumerate(self.events)}
         self.ranges: Final[dict[str, range]] = {}
-        for index, event in enumerate(self.events):
-            start = self.ranges[event.kind].start if event.kind in self.ranges else index
-            self.ranges[event.kind] = range(start, index + 1)
+        self.ids_by_kind: Final[dict[str, tuple[int, ...]]] = {}
+        first_index = 0
+        for kind, events in groupby(self.events, key=lambda event: event.kind):
+            ids = range(first_index, first_index + sum(1 for _ in events))
+            self.ranges.setdefault(kind, ids)
+            self.ids_by_kind[kind] = (*self.ids_by_kind.get(kind, ()), *ids)
+            first_index = ids.stop
 
     def __len__(self) -> int:
         return len(self.events)

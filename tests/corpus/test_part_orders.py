@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from musicgen.corpus.build import build
-from musicgen.corpus.part_orders import MOST_ORDERS, WHOLE_ORDERS, iter_part_orders
+from musicgen.corpus.part_orders import (
+    MOST_ORDERS,
+    WHOLE_ORDERS,
+    find_voice_order,
+    iter_part_orders,
+)
 from musicgen.corpus.store import EncodedTune
 from musicgen.errors import InvalidValue
-from musicgen.music.score import Mark, Note, Part, Score
+from musicgen.music.roles import assign_roles
+from musicgen.music.score import CHOIR_ROLES, Mark, Note, Part, Score
 from musicgen.similarity.build_index import build_overlap_index
 from musicgen.tokens.codec import Setting
 from musicgen.tokens.lineup import read_lineup
@@ -72,6 +79,32 @@ def test_melody_and_bass_without_roles_are_the_highest_and_the_lowest_part() -> 
         ["lead", "low"],
         ["low", "lead"],
     ]
+
+
+CHOIR = Score(
+    tuple(Note(0, 72 - 7 * part, 48, part=part) for part in range(4)),
+    parts=tuple(Part(name, 52) for name in ("Soprano", "Alto", "Tenor", "Bass")),
+)
+
+
+def test_any_voices_of_a_choir_come_first_in_one_order() -> None:
+    orders = [list_names(score) for score in iter_part_orders(assign_roles(CHOIR))]
+    assert orders[0] == list_names(CHOIR)
+    assert len(orders) == 6
+    for size in range(5):
+        for given in combinations(CHOIR_ROLES, size):
+            order = find_voice_order(given)
+            assert set(order[:size]) == set(given)
+            assert [role.capitalize() for role in order] in orders
+
+
+def test_each_voice_of_other_choirs_comes_first_in_one_order() -> None:
+    trio = assign_roles(CHOIR.select_parts([3, 1, 0]))
+    orders = [list_names(score) for score in iter_part_orders(trio)]
+    assert orders[0] == ["Soprano", "Alto", "Bass"]
+    assert [order[0] for order in orders] == ["Soprano", "Alto", "Bass"]
+    parts = (*CHOIR.parts, Part("Bass", 52))
+    assert len(list(iter_part_orders(assign_roles(Score(CHOIR.notes, parts=parts))))) == 5
 
 
 def test_roles_decide_which_part_is_the_melody() -> None:

@@ -60,10 +60,19 @@ def make_dying_reader(way: str) -> Callable[[Path], list[str]]:
     return die
 
 
+def read_other_parts(folder: Path) -> list[str]:
+    (folder / "one.abc").write_text(tune(1))
+    file = TuneFile(folder / "one.abc", "one.abc", part_names=("Soprano", "Alto"))
+    return [
+        json.loads(line)["refusal"]["code"] for line in encode_file(file, find_codec("measures"))
+    ]
+
+
 CASES: Final[dict[str, Callable[[Path], list[str]]]] = {
     "no-event": read_unencodable,
     "duplicate": build_duplicates,
     "left-out": read_left_out,
+    "parts": read_other_parts,
     "crashed": make_dying_reader("segv"),
     "too-slow": make_dying_reader("loop"),
     "memory": make_dying_reader("memory"),

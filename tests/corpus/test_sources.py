@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from musicgen.corpus import sources
 from musicgen.corpus.build import build
+from musicgen.corpus.dispatch import PackedFiles
 from musicgen.corpus.encode import encode_file
 from musicgen.corpus.sources import (
     CorpusCard,
@@ -31,6 +33,7 @@ from musicgen.corpus.sources import (
 from musicgen.errors import InvalidValue, NotFound, Refusal
 from musicgen.music.score import Score
 from musicgen.tokens.registry import find_codec
+from musicgen.tokens.vocabulary import MEASURES
 
 NAMES = ["aird", "chorales", "dance-tunes", "essen", "freedoom", "groove", "josquin", "miscfolk",
          "nottingham-chords", "nottingham", "oneill", "palestrina", "ryan", "trecento"]  # fmt: skip
@@ -60,6 +63,7 @@ def test_card_names_source_and_terms(name: str) -> None:
 def test_only_free_corpora_are_marked_as_shipping() -> None:
     assert [card.name for card in list_cards() if card.ships] == [
         "aird",
+        "chorales",
         "dance-tunes",
         "freedoom",
         "groove",
@@ -69,6 +73,12 @@ def test_only_free_corpora_are_marked_as_shipping() -> None:
     ]
     assert "given permission for non-commercial distribution" in find_card("essen").terms
     assert all(find_card(name).ships for name in find_card("dance-tunes").includes)
+
+
+def read_compressed_xml(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if not n.startswith("META-INF"))
+        return archive.read(name).decode("utf-8")
 
 
 def test_quoted_terms_are_in_the_files_of_music21() -> None:
@@ -81,6 +91,8 @@ def test_quoted_terms_are_in_the_files_of_music21() -> None:
     }  # index of a file that quotes the terms
     for card in list_cards():
         text = license_text
+        if card.name == "chorales":
+            text += read_compressed_xml(list_files(card.name)[10].path)
         if card.name in files_with_terms:
             text += " ".join(
                 list_files(card.name)[files_with_terms[card.name]]
@@ -277,6 +289,42 @@ def test_card_beside_its_files_reads_them(tmp_path: Path) -> None:
     (tmp_path / "two.txt").write_text("no tune")
     assert [file.name for file in list_files(tmp_path / "ours.toml")] == ["ours/one.abc"]
     assert [card.source for card in expand_cards([str(tmp_path / "ours.toml")])] == ["us"]
+
+
+CHOIR_CARD = """
+title = "Songs"
+description = ""
+source = "us"
+where = "."
+files = "*.abc"
+parts = ["Soprano", "Bass"]
+rhythm = "chorale"
+"""
+DUET = 'X:1\nT:Duet\nM:4/4\nL:1/4\nV:1 name="{}"\nV:2 name="{}"\nK:C\nV:1\ncdef|\nV:2\nCCCC|\n'
+
+
+def test_card_reads_only_tunes_with_its_parts_and_adds_its_rhythm(tmp_path: Path) -> None:
+    (tmp_path / "songs.toml").write_text(CHOIR_CARD)
+    for name, parts in (("kept", ("Soprano", "Bass")), ("left", ("Soprano", "Alto"))):
+        (tmp_path / f"{name}.abc").write_text(DUET.format(*parts))
+    dataset, report = build([str(tmp_path / "songs.toml")], tmp_path / "data", jobs=1)
+    assert report.codes == {"parts": 1}
+    assert {tune.source for _, tune in dataset} == {"songs/kept.abc"}
+    assert {tune.order for _, tune in dataset} == {0, 1}  # soprano first, bass first
+    ids = {int(id_) for _, tune in dataset for id_ in tune.ids[:4]}
+    assert MEASURES.id("rhythm", "chorale") in ids
+    (score,) = [score for score, _ in iter_tunes(tmp_path / "songs.toml")]
+    assert isinstance(score, Score)
+    assert score.rhythm == "chorale"
+
+
+def test_files_pass_between_processes_with_what_their_card_says(tmp_path: Path) -> None:
+    (tmp_path / "songs.toml").write_text(CHOIR_CARD)
+    (tmp_path / "kept.abc").write_text(DUET)
+    (file,) = list_files(tmp_path / "songs.toml")
+    assert file.part_names == ("Soprano", "Bass")
+    assert TuneFile.from_fields(json.loads(json.dumps(file.to_fields()))) == file
+    assert list(PackedFiles([file])) == [file]
 
 
 def test_card_of_files_that_do_not_come_along_says_where_they_are() -> None:

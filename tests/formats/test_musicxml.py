@@ -157,3 +157,55 @@ def test_elements_follow_the_standard() -> None:
     assert [beam.text for beam in notes[2].findall("beam")] == ["end", "end"]
     assert len(root.findall("part/measure/note/tie[@type='start']")) == 2
     assert len(root.findall("part/measure/note/tie[@type='stop']")) == 2
+
+
+def make_phrases(*measures: int) -> Score:
+    """Make measures of some quarters each, with a note on every quarter."""
+    ends = [48 * sum(measures[: number + 1]) for number in range(len(measures))]
+    notes = [Note(step, 60 + step // 48 % 5, 48) for step in range(0, ends[-1], 48)]
+    marks = [Mark(0, "meter", Meter(4, 4)), *(Mark(end, "bar") for end in ends)]
+    return Score(tuple(notes), tuple(marks))
+
+
+@pytest.mark.parametrize(
+    ("measures", "joined"),
+    [
+        ((4, 3, 1, 4), [4, 8, 12]),
+        ((1, 4, 3, 1, 4, 3), [1, 5, 9, 13, 16]),  # the pickup and the last measure stay
+        ((4, 2, 1, 4), [4, 6, 7, 11]),  # not a full bar
+        ((4, 1, 3, 1, 3, 4), [4, 8, 12, 16]),
+    ],
+)
+def test_bar_that_is_split_between_phrases_is_read_as_one(
+    measures: tuple[int, ...], joined: list[int]
+) -> None:
+    score = make_phrases(*measures)
+    (parsed,), _ = musicxml.parse(musicxml.render(score))
+    assert [mark.onset // 48 for mark in parsed.canonical().of("bar")] == joined
+
+
+def test_bar_that_is_split_at_a_repeat_stays_split() -> None:
+    score = make_phrases(4, 3, 1, 4)
+    score = Score(
+        score.notes, (*score.marks, Mark(4 * 48, "repeat_start"), Mark(336, "repeat_end", 2))
+    )
+    (parsed,), _ = musicxml.parse(musicxml.render(score))
+    assert 336 in {mark.onset for mark in parsed.of("bar")}
+
+
+def test_fermatas_round_trip_and_are_those_of_the_first_part_that_has_any() -> None:
+    parts = (Part("Soprano"), Part("Alto"))
+    notes = tuple(Note(48 * n, 72 - 7 * part, 48, part=part) for n in range(8) for part in (0, 1))
+    marks = (Mark(144, "fermata"), Mark(336, "fermata"), Mark(192, "bar"), Mark(384, "bar"))
+    score = Score(notes, marks, parts)
+    assert_round_trip(score)
+    text = musicxml.render(score).decode()
+    assert text.count("<fermata/>") == 2
+    head, tail = text.split('<part id="P2">')
+    moved = (
+        head.replace("<fermata/>", "")
+        + '<part id="P2">'
+        + tail.replace("</note>", "<notations><fermata/></notations></note>", 1)
+    )
+    (parsed,), _ = musicxml.parse(moved.encode())
+    assert [mark.onset for mark in parsed.of("fermata")] == [0]

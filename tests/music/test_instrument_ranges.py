@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from musicgen.music.general_midi import FAMILIES, PROGRAMS, find_family, parse_program
-from musicgen.music.instrument_ranges import find_range
+from musicgen.music.instrument_ranges import find_range, find_voice_range
 
 ELECTRONIC = {"synth lead", "synth pad", "synth effects", "sound effects"}
 
@@ -29,3 +29,12 @@ def test_each_acoustic_family_has_ranges_and_no_electronic_one() -> None:
 def test_ranges_are_ordered_pitches() -> None:
     spans = [span for span in map(find_range, range(128)) if span]
     assert all(0 <= span.low < span.high <= 127 for span in spans)
+
+
+def test_voices_of_a_choir_have_ranges_of_about_two_octaves() -> None:
+    spans = [find_voice_range(role) for role in ("soprano", "alto", "tenor", "bass")]
+    lows, highs = zip(*filter(None, spans), strict=True)
+    assert sorted(lows, reverse=True) == list(lows)
+    assert sorted(highs, reverse=True) == list(highs)
+    assert all(19 <= high - low <= 28 for low, high in zip(lows, highs, strict=True))
+    assert find_voice_range("melody") is None

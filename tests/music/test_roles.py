@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from musicgen.music.roles import (
+    CHOIR_PROGRAM,
     NAME_WORDS,
     PROGRAM_POINTS,
     ROLES,
     RULES,
     assign_roles,
+    assign_voices,
     find_melody_part,
     find_roles,
+    is_choir,
     measure_features,
 )
-from musicgen.music.score import Note, Part, Score
+from musicgen.music.score import CHOIR_ROLES, Note, Part, Score
 
 
 def tune(part: int, low: int = 64) -> list[Note]:
@@ -113,3 +117,57 @@ def test_parts_are_assigned_the_roles_that_are_found() -> None:
     assert assign_roles(alone) == alone
     drums = Score([Note(0, 36, 24)], parts=(Part("A", is_drums=True),))
     assert assign_roles(drums).parts[0].role == "drums"
+
+
+def make_voices(*names: str, program: int = 0) -> tuple[Part, ...]:
+    return tuple(Part(name, program) for name in names)
+
+
+def test_voices_of_a_choir_are_known_by_their_names_and_sing() -> None:
+    score = Score((*tune(0), *tune(1), *bass(2)), parts=make_voices("Soprano", " ALTO", "bass"))
+    parts = assign_roles(score).parts
+    assert [part.role for part in parts] == ["soprano", "alto", "bass"]
+    assert {part.program for part in parts} == {CHOIR_PROGRAM}
+    organ = replace(score, parts=make_voices("Soprano", "Alto", "Bass", program=19))
+    assert {part.program for part in assign_roles(organ).parts} == {19}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        make_voices("Soprano", "Alto", "Violin"),
+        make_voices("Soprano Saxophone", "Alto", "Bass"),
+        make_voices("Bass", "Bass"),
+        make_voices("Soprano"),
+    ],
+)
+def test_other_parts_make_no_choir(parts: tuple[Part, ...]) -> None:
+    assert not is_choir(parts)
+
+
+@pytest.mark.parametrize(
+    ("names", "pitches", "roles"),
+    [
+        (("Piano",), (72,), ["soprano"]),
+        (("Cello",), (45,), ["bass"]),
+        (("", ""), (48, 70), ["bass", "soprano"]),
+        (("", "Alto"), (66, 60), ["soprano", "alto"]),
+        (("", "Soprano"), (66, 76), ["alto", "soprano"]),
+        (("1", "2", "3", "4"), (72, 65, 58, 50), [*CHOIR_ROLES]),
+    ],
+)
+def test_any_parts_can_be_the_voices_of_a_choir(
+    names: tuple[str, ...], pitches: tuple[int, ...], roles: list[str]
+) -> None:
+    notes = tuple(Note(0, pitch, 48, part=part) for part, pitch in enumerate(pitches))
+    parts = assign_voices(Score(notes, parts=make_voices(*names))).parts
+    assert [part.role for part in parts] == roles
+    assert {part.program for part in parts} == {CHOIR_PROGRAM}
+
+
+@pytest.mark.parametrize(
+    "parts", [make_voices(*"12345"), (Part("Soprano"), Part("kit", is_drums=True))]
+)
+def test_too_many_parts_and_drums_are_no_choir(parts: tuple[Part, ...]) -> None:
+    score = Score((Note(0, 60, 48),), parts=parts)
+    assert assign_voices(score) == score

@@ -147,7 +147,7 @@ def test_no_tune_ends_before_its_least_number_of_bars(
     model = random_model(tmp_path / "model", seen)
     options = SamplingOptions.parse(min_bars=8, meter="2/4")
     request = GenerationRequest(options, 5, engine=engine)
-    tunes = list(sample_many(model, request, count=4, jobs=1))
+    tunes = list(sample_many(model, request, count=16, jobs=1))
     bars = Counter(tune.bars for tune in tunes)
     assert min(bars) >= 8
     assert bars[8] > 0, "it would have ended sooner"
@@ -155,7 +155,7 @@ def test_no_tune_ends_before_its_least_number_of_bars(
         check_form(tune.score, SamplingOptions())
     if engine == "numpy":
         alone = [model.sample_request(replace(request, number=number)) for number in range(4)]
-        assert [tune.recipe for tune in tunes] == [tune.recipe for tune in alone]
+        assert [tune.recipe for tune in tunes[:4]] == [tune.recipe for tune in alone]
         free = [model.draw(replace(options, min_bars=None), 5, number).bars for number in range(4)]
         assert min(free) < 8
 

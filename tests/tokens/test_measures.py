@@ -51,6 +51,22 @@ def test_encoded_scores_obey_the_grammar(score: Score) -> None:
     )
 
 
+@given(scores(), st.sets(st.integers(0, 600), max_size=6))
+def test_fermatas_are_kept_and_obey_the_grammar(score: Score, steps: set[int]) -> None:
+    marks = (*score.marks, *(Mark(step, "fermata") for step in steps))
+    canonical = replace(score, marks=marks).canonical()
+    encoded = CODEC.encode(canonical)
+    assert CODEC.decode(encoded.ids, encoded.setting) == Decoded(canonical, dropped=0)
+    grammar = CODEC.create_grammar(encoded.setting, strict=False)
+    assert find_first_illegal(encoded.ids, grammar) is None
+
+
+def test_fermata_precedes_its_note_and_follows_the_chord_symbol() -> None:
+    marks = (Mark(48, "fermata"), Mark(48, "chord", "G7"), Mark(192, "bar"))
+    events = names(Score((Note(0, 60, 48), Note(48, 62, 144)), marks))
+    assert events[-6:] == ["pitch=0", "chord=7 7", "fermata", "duration=144", "pitch=2", "end"]
+
+
 @given(st.lists(st.integers(0, len(MEASURES) - 1), max_size=200))
 def test_decoding_accepts_any_ids(ids: list[int]) -> None:
     decoded = CODEC.decode(ids, Setting(parts=(Part(), Part("drums", 0, is_drums=True)),

@@ -27,7 +27,7 @@ def test_ids_and_events_map_to_each_other(codec: AnyCodec) -> None:
     assert len(set(vocabulary.names)) == len(vocabulary)
     for id_, event in enumerate(vocabulary.events):
         assert vocabulary.id(event.kind, event.value) == vocabulary.ids[event] == id_
-        assert id_ in vocabulary.ranges[event.kind]
+        assert id_ in vocabulary.ids_by_kind[event.kind]
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)

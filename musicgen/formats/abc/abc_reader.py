@@ -196,6 +196,8 @@ class TuneVoices:
             voice_notes, voice_marks = player.voice.finish(index, player.velocity)
             notes += voice_notes
             marks.append(voice_marks)
+        if len(players) == 1:  # in tunes for dancing, a fermata is no phrase end but a last note
+            marks = [[mark for mark in voice if mark.kind != "fermata"] for voice in marks]
         if not notes:
             refuse("empty", "the tune has no notes; write some after K:")
         if len(notes) > MAX_NOTES:

@@ -30,9 +30,10 @@ BARS_PER_LINE: Final = 4
 LINE_WIDTH: Final = 400  # characters after which a line is broken, inside a bar if necessary
 
 _IN_HEADER: Final = ("key", "meter", "tempo")
-_INLINE: Final = ("key", "meter", "tempo", "chord")
+_AT_NOTES: Final = ("chord", "fermata")
+_INLINE: Final = ("key", "meter", "tempo", *_AT_NOTES)
 _OPENING: Final = ("repeat_start", "ending")
-_FIRST_PART_KINDS: Final = ("chord", "tempo")
+_FIRST_PART_KINDS: Final = ("tempo", *_AT_NOTES)
 MIDDLE_C: Final = 60
 _NO_CHORD: Final = '"^N.C."'  # an annotation, which players do not read as a chord
 _REMAINDER_BRACKET: Final = "(3:2:1"  # a tuplet of one note, for lengths of thirds
@@ -138,7 +139,7 @@ def _body(score: Score) -> Iterator[str]:
 
 
 def _select_part(score: Score, part: int) -> Score:
-    """Return a score of one part; chord symbols and tempos go with the first part only."""
+    """Return a score of one part; chords, fermatas, tempos go with the first only."""
     notes = tuple(note for note in score.notes if note.part == part)
     marks = tuple(mark for mark in score.marks if part == 0 or mark.kind not in _FIRST_PART_KINDS)
     return replace(score, notes=notes, marks=marks)
@@ -205,6 +206,8 @@ class WriterState:
         if mark.kind == "chord":
             symbol = spell_chord(mark.value, self.key)
             return _NO_CHORD if symbol == "N.C." else f'"{symbol}"'
+        if mark.kind == "fermata":
+            return "!fermata!"
         if mark.kind == "tempo":
             return f"[Q:{tempo_text(mark.value, self.meter)}]"
         if mark.kind == "meter":
@@ -341,7 +344,7 @@ def _segments(score: Score, cuts: Sequence[int]) -> Iterator[SoundingSegment]:
         while next_note is not None and next_note.onset == start:
             sounding.append(next_note)
             next_note = next(notes, None)
-        written = tuple(m for m in marks[start] if m.kind in (_INLINE if start else ("chord",)))
+        written = tuple(m for m in marks[start] if m.kind in (_INLINE if start else _AT_NOTES))
         yield SoundingSegment(start, stop, tuple(sorted(sounding, key=lambda n: n.pitch)), written)
 
 

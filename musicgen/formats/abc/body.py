@@ -47,6 +47,7 @@ _TOKEN: Final = re.compile(
     | (?P<closing> \] {_LENGTH} )
     | (?P<text> " [^"]* "? )
     | (?P<grace> {{ [^{{}}]* }}? )
+    | (?P<fermata> ! fermata ! )
     | ! [^!|"\[\]]{{0,40}} ! | \+ [^+|"\[\]]{{0,40}} \+ | y {_LENGTH}
     | (?P<measures> [ZX] [0-9]* )
     | (?P<overlay> \(& | &\) | &+ )
@@ -213,6 +214,7 @@ class VoiceReader:
             "opening": self._open_chord,
             "closing": self._close_chord,
             "text": self._text,
+            "fermata": self._fermata,
             "grace": self._grace,
             "measures": self._read_measure_rests,
             "overlay": self._read_overlay,
@@ -509,6 +511,9 @@ class VoiceReader:
     def _text(self, text: str) -> None:
         if symbol := read_chord_symbol(text.strip('" ')):
             self._set_mark("chord", symbol)
+
+    def _fermata(self, _: str) -> None:
+        self._set_mark("fermata")
 
     def _grace(self, text: str) -> None:
         if not text.endswith("}"):

@@ -349,6 +349,7 @@ class _MarkReader:
             "chord": list(
                 {at: value for at, kind, value in self.own_texts if kind == "chord"}.items()
             ),
+            "fermata": [(at, None) for at, kind, _ in self.own_texts if kind == "fermata"],
         }
         end = max([notes_end, *lines[-1:]])
         marks = [

@@ -201,6 +201,8 @@ def _mark_messages(mark: Mark) -> Iterator[MetaMessage]:
             yield from _key_messages(mark.value)
         case "chord":
             yield _text(f"{TEXT_PREFIX}chord {mark.value}")
+        case "fermata":
+            yield _text(f"{TEXT_PREFIX}fermata")
 
 
 def _to_microseconds(qpm: float) -> int:

@@ -11,9 +11,10 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 from pathlib import PurePath
 from typing import Any, Final
@@ -22,6 +23,7 @@ from xml.parsers import expat
 from musicgen.errors import InvalidValue, Refusal, is_short_of_memory
 from musicgen.formats.musicxml.humdrum_chords import iter_humdrum_chords
 from musicgen.formats.musicxml.musicxml_writer import HARMONY_KINDS, REMARK, RHYTHM
+from musicgen.music.bars import find_bars
 from musicgen.music.score import (
     DEFAULT_VELOCITY,
     FASTEST_QPM,
@@ -33,6 +35,7 @@ from musicgen.music.score import (
     Note,
     Part,
     Score,
+    find_jumps,
 )
 from musicgen.music.theory import MODE_ALIASES, Key, Meter, SpelledPitch, name_on_fifths
 from musicgen.notation.clefs import PITCH_BY_DRUM_SYMBOL, DrumSymbol
@@ -301,7 +304,26 @@ def _score(stream: Any, name: str) -> Score:
     if not notes:
         raise Refusal("it has no notes; it was left out", code="empty")
     title, rhythm = _title_and_rhythm(stream.metadata)
-    return Score(notes, tuple(_marks(stream, streams[0])), tuple(parts), title or name, rhythm)
+    marks = tuple(_marks(stream, streams))
+    return _join_split_bars(Score(notes, marks, tuple(parts), title or name, rhythm))
+
+
+def _join_split_bars(score: Score) -> Score:
+    """Remove the line between two short measures that make a full bar, where nothing repeats.
+
+    Editors split a bar where a phrase ends in it, so that a system of the page can end there.
+    """
+    bars = find_bars(score)
+    split_steps: set[int] = set()
+    for before, after in pairwise(bars):
+        is_split = before.kind == after.kind == "irregular" and before.start not in split_steps
+        if is_split and before.steps + after.steps == before.meter.steps:
+            split_steps.add(before.end)
+    split_steps -= set(find_jumps(score))
+    if not split_steps:
+        return score
+    marks = (m for m in score.marks if m.kind != "bar" or m.onset not in split_steps)
+    return replace(score, marks=tuple(marks))
 
 
 def _title_and_rhythm(metadata: Any) -> tuple[str, str]:
@@ -379,8 +401,9 @@ def _steps(quarters: float | Fraction) -> int:
     return int((2 * STEPS_PER_QUARTER * Fraction(quarters) + 1) // 2)
 
 
-def _marks(stream: Any, part: Any) -> Iterator[Mark]:
-    """Yield the marks of the first part, and the chord symbols of all parts."""
+def _marks(stream: Any, streams: Sequence[Any]) -> Iterator[Mark]:
+    """Yield the marks of the first part, the chord symbols of all parts, and fermatas."""
+    part = streams[0]
     for measure in part.getElementsByClass("Measure"):
         yield Mark(_steps(measure.offset + measure.duration.quarterLength), "bar")
         yield from _repeats(measure)
@@ -390,6 +413,20 @@ def _marks(stream: Any, part: Any) -> Iterator[Mark]:
     for element in stream.flatten().getElementsByClass("Harmony"):
         if figure := _chord_symbol_text(element):
             yield Mark(_steps(element.offset), "chord", figure)
+    yield from _fermatas(streams)
+
+
+def _fermatas(streams: Iterable[Any]) -> Iterator[Mark]:
+    """Yield the fermatas of the first part that has any: in others they may stand a note later."""
+    for part in streams:
+        steps = {
+            _steps(element.offset)
+            for element in part.flatten().notesAndRests
+            if any("Fermata" in expression.classes for expression in element.expressions)
+        }
+        if steps:
+            yield from (Mark(step, "fermata") for step in sorted(steps))
+            return
 
 
 def _chord_symbol_text(element: Any) -> str:

@@ -121,7 +121,8 @@ def _part(sheet: Sheet, number: int, velocities: Sequence[int]) -> Iterator[str]
         for layer_index, layer in enumerate(measure.staves[number]):
             if layer_index:
                 yield f"<backup><duration>{measure.bar.steps}</duration></backup>"
-            yield from _layer(layer, velocities)
+            has_fermatas = number == 0 and layer_index == 0
+            yield from _layer(layer, velocities, _fermata_steps(measure) if has_fermatas else ())
         yield from _right(measure)
         yield "</measure>"
     yield "</part>"
@@ -244,30 +245,50 @@ def _tempo(qpm: float, meter: Meter, offset: str) -> str:
 # Notes
 
 
-def _layer(layer: Layer, velocities: Sequence[int]) -> Iterator[str]:
+def _fermata_steps(measure: Measure) -> tuple[int, ...]:
+    """Return the steps from the start of a measure at which fermatas stand."""
+    return tuple(m.onset - measure.bar.start for m in measure.marks if m.kind == "fermata")
+
+
+def _layer(layer: Layer, velocities: Sequence[int], fermatas: Sequence[int]) -> Iterator[str]:
     beams = list(_beams(layer.symbols))
     for symbol, beam in zip(layer.symbols, beams, strict=True):
+        has_fermata = any(symbol.start <= step < symbol.stop for step in fermatas)
         if not symbol.heads:
-            yield _rest(symbol, layer.voice)
+            yield _rest(symbol, layer.voice, has_fermata=has_fermata)
         for position, head in enumerate(symbol.heads):
             head_beam = "" if position else beam
             yield _note(
-                symbol, head, layer.voice, velocities[head.note_index], position > 0, head_beam
+                symbol,
+                head,
+                layer.voice,
+                velocities[head.note_index],
+                position > 0,
+                head_beam,
+                has_fermata=has_fermata,
             )
 
 
-def _rest(symbol: Symbol, voice: int) -> str:
+def _rest(symbol: Symbol, voice: int, *, has_fermata: bool) -> str:
     hidden = "" if symbol.is_shown else ' print-object="no"'
     if symbol.is_measure_rest:
         rest, value = '<rest measure="yes"/>', ""
     else:
         rest, value = "<rest/>", _value(symbol)
     length = f"<duration>{symbol.stop - symbol.start}</duration><voice>{voice + 1}</voice>"
-    return f"<note{hidden}>{rest}{length}{value}{_notations(symbol, '')}</note>"
+    notations = _notations(symbol, "", has_fermata=has_fermata)
+    return f"<note{hidden}>{rest}{length}{value}{notations}</note>"
 
 
 def _note(
-    symbol: Symbol, head: NoteHead, voice: int, velocity: int, in_chord: bool, beam: str
+    symbol: Symbol,
+    head: NoteHead,
+    voice: int,
+    velocity: int,
+    in_chord: bool,
+    beam: str,
+    *,
+    has_fermata: bool,
 ) -> str:
     dynamics = (
         "" if velocity == DEFAULT_VELOCITY else f' dynamics="{100 * velocity / FORTE_VELOCITY:.2f}"'
@@ -284,7 +305,12 @@ def _note(
         f"<duration>{symbol.stop - symbol.start}</duration>"
         + "".join(f'<tie type="{end}"/>' for end in ends)
         + f"<voice>{voice + 1}</voice>{_value(symbol, sign)}{shape}{beam}"
-        + _notations(symbol, "".join(f'<tied type="{end}"/>' for end in ends), in_chord=in_chord)
+        + _notations(
+            symbol,
+            "".join(f'<tied type="{end}"/>' for end in ends),
+            in_chord=in_chord,
+            has_fermata=has_fermata and not in_chord,
+        )
         + "</note>"
     )
 
@@ -312,10 +338,12 @@ def _value(symbol: Symbol, sign: str = "") -> str:
     return f"<type>{name}</type>{dots}{sign}{modification}"
 
 
-def _notations(symbol: Symbol, ties: str, *, in_chord: bool = False) -> str:
+def _notations(
+    symbol: Symbol, ties: str, *, in_chord: bool = False, has_fermata: bool = False
+) -> str:
     opens = '<tuplet type="start"/>' * (symbol.opens_tuplet and not in_chord)
     closes = '<tuplet type="stop"/>' * (symbol.closes_tuplet and not in_chord)
-    content = ties + opens + closes
+    content = ties + opens + closes + "<fermata/>" * has_fermata
     return f"<notations>{content}</notations>" if content else ""
 
 

@@ -1,0 +1,186 @@
+"""Measure a model of four-voice chorales beside held-out ones of Bach.
+
+    python benchmarks/chorales.py MODEL DATA                 on the validation part
+    python benchmarks/chorales.py MODEL DATA --split test    on the test part; read it once, last
+
+MODEL is a name or folder, DATA the data set that it was trained on. Three tables are printed:
+
+1. nats per sixteenth and bits per note of the voices drawn, given the others, which come first in
+   the order of the parts: all events of those voices in the bars, without the header. A sixteenth
+   is one of the piece, not one per voice.
+2. the figures of voice leading of sampled chorales beside those of the held-out ones.
+3. receipts, voice by voice: the share of pieces with a run of 8 notes or more that a training
+   chorale has too, and the longest runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from musicgen.corpus.part_orders import iter_part_orders
+from musicgen.corpus.store import load as load_dataset
+from musicgen.evaluation.figures import FigureTable, compare_tables
+from musicgen.evaluation.token_scores import score_tokens
+from musicgen.evaluation.voice_leading import VOICE_LEADING_FIGURES
+from musicgen.music.arrays import FloatArray
+from musicgen.music.roles import assign_roles
+from musicgen.music.score import CHOIR_ROLES, STEPS_PER_QUARTER, Score
+from musicgen.music.tune_content import TuneContent
+from musicgen.sampling.recipe import GenerationRequest
+from musicgen.similarity.overlap_report import RUN_NOTES, OverlapIndex
+from musicgen.tokens.codec import Encoded, Setting
+from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.vocabulary import MEASURES
+from musicgen.trained_model import Model, load, sample_many
+
+STEPS_PER_SIXTEENTH: Final = STEPS_PER_QUARTER // 4
+CODEC: Final = MeasuresCodec()
+
+
+@dataclass(frozen=True)
+class PartBits:
+    """The nats and the notes of each part of one piece in one order."""
+
+    nats: FloatArray  # (part,) of its events in bars
+    notes: FloatArray  # (part,)
+    sixteenths: float
+
+
+def read_scores(folder: Path, split: str) -> list[Score]:
+    """Decode a part of a data set."""
+    tunes = getattr(load_dataset(folder), split)
+    return [
+        CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score for tune in tunes
+    ]
+
+
+def number_parts(ids: Sequence[int]) -> list[int]:
+    """Return the part that each id writes; -1 in the header and between bars."""
+    numbers, part, in_bar = [], -1, False
+    for id_ in ids:
+        event = MEASURES.events[id_]
+        if event.kind in ("bar", "partial"):
+            in_bar, part = True, 0
+        elif event.kind == "part":
+            part = int(event.value or 0)
+        elif event.kind in ("end", "repeat_start", "repeat_end", "ending", "ending_end"):
+            in_bar = False
+        numbers.append(part if in_bar else -1)
+    return numbers
+
+
+def measure_parts(
+    model: Model, encoded: Sequence[Encoded], scores: Sequence[Score]
+) -> list[PartBits]:
+    """Measure the nats of each part of pieces."""
+    grammars = [CODEC.create_grammar(item.setting, strict=False) for item in encoded]
+    tunes = [np.array(item.ids, np.int64) for item in encoded]
+    nats = np.split(
+        score_tokens(model.sampler.engine, tunes, grammars).nats,
+        np.cumsum([len(ids) for ids in tunes])[:-1],
+    )
+    rows = []
+    for ids, row, score in zip(tunes, nats, scores, strict=True):
+        parts = np.array(number_parts(ids.tolist()))
+        kept = parts >= 0
+        counts = np.bincount(score.columns[4], minlength=len(score.parts)).astype(np.float64)
+        sums: FloatArray = np.zeros(len(score.parts))
+        np.add.at(sums, parts[kept], row[kept])
+        rows.append(PartBits(sums, counts, score.end / STEPS_PER_SIXTEENTH))
+    return rows
+
+
+def print_conditionals(model: Model, scores: Sequence[Score]) -> None:
+    """Print what the later parts cost given the earlier ones, order by order."""
+    print("given -> drawn: nats per sixteenth, bits per note drawn")
+    pieces = [list(iter_part_orders(assign_roles(score))) for score in scores]
+    for ordered in zip(*pieces, strict=True):
+        order = [part.role for part in ordered[0].parts]
+        rows = measure_parts(model, [CODEC.encode(score) for score in ordered], ordered)
+        sixteenths = sum(row.sixteenths for row in rows)
+        for given in range(len(order)):
+            nats = sum(row.nats[given:].sum() for row in rows)
+            notes = sum(row.notes[given:].sum() for row in rows)
+            names = f"{', '.join(order[:given]) or 'nothing':21} -> {', '.join(order[given:]):28}"
+            bits = nats / notes / math.log(2)
+            print(f"  {names} {nats / sixteenths:6.3f} {bits:6.3f}", flush=True)
+
+
+def print_figures(sampled: Sequence[Score], real: Sequence[Score]) -> None:
+    """Print the figures of voice leading beside the band of as many real pieces."""
+    sampled_table, real_table = (
+        FigureTable.of([TuneContent.of(score) for score in scores], VOICE_LEADING_FIGURES)
+        for scores in (sampled, real)
+    )
+    known = real_table.count_tunes() > 0
+    generator = np.random.default_rng(0)
+    figures = compare_tables(sampled_table.select(known), real_table.select(known), generator)
+    print(f"{len(sampled)} sampled, {len(real)} real: value, real, band of real ones, verdict")
+    for figure in figures:
+        print("  " + " | ".join(figure.format_row()))
+
+
+def iter_receipts(scores: Sequence[Score], role: str, index: OverlapIndex) -> Iterator[int]:
+    """Yield the longest run of a voice of each piece that a training piece has too, in notes."""
+    for score in scores:
+        parts = [n for n, part in enumerate(assign_roles(score).parts) if part.role == role]
+        longest = index.make_receipt(score.select_parts(parts)).longest if parts else None
+        yield longest.notes if longest else 0
+
+
+def print_receipts(sampled: Sequence[Score], real: Sequence[Score], index: OverlapIndex) -> None:
+    """Print what each voice shares with the training pieces."""
+    print(f"pieces with a run of {RUN_NOTES} notes that is in training; median and longest run")
+    for role in CHOIR_ROLES:
+        cells = []
+        for scores in (sampled, real):
+            runs = np.array(list(iter_receipts(scores, role, index)))
+            share = (runs >= RUN_NOTES).mean()
+            cells.append(f"{share:6.1%} {np.median(runs):4.0f} {runs.max():4d}")
+        print(f"  {role:8} sampled {cells[0]}   real {cells[1]}", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", default="chorale")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--split", choices=("valid", "test"), default="valid")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--min-p", type=float)
+    parser.add_argument("--skip-conditionals", action="store_true")
+    parser.add_argument("--toy", action="store_true", help="seconds; sampled tunes beside others")
+    arguments = parser.parse_args()
+    model = load(arguments.model)
+    options = {"temperature": arguments.temperature, "min_p": arguments.min_p}
+    if arguments.toy:
+        options["bars"] = 4
+    request = GenerationRequest(model.complete_options(options), seed=arguments.seed)
+    count = 8 if arguments.toy else arguments.count
+    sampled = [tune.score for tune in sample_many(model, request, count=count)]
+    if arguments.toy:
+        real = sampled[4:]
+    elif arguments.data is None:
+        parser.error("name the data set that the model was trained on")
+    else:
+        real = read_scores(arguments.data, arguments.split)
+    if not arguments.skip_conditionals:
+        print_conditionals(model, real)
+    print_figures(sampled, real)
+    if model.has_index:
+        print_receipts(sampled, real, model.index)
+
+
+if __name__ == "__main__":
+    main()
