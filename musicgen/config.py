@@ -155,6 +155,11 @@ class ModelSettings(Settings):
         return not set(PARTS_FIELDS).isdisjoint(self.context_fields)
 
     @property
+    def reads_time(self) -> bool:
+        """Whether the model reads fields of the context by time."""
+        return not set(TIME_FIELDS).isdisjoint(self.context_fields)
+
+    @property
     def reads_frames(self) -> bool:
         """Whether the model reads fields of the context of frames."""
         return not set(FRAME_FIELDS).isdisjoint(self.context_fields)
