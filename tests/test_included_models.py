@@ -13,8 +13,11 @@ from musicgen.music.roles import CHOIR_PROGRAM
 from musicgen.music.score import CHOIR_ROLES, Score
 
 FOLDER: Final = Path(__file__).parents[1] / "checkpoints"
-NAMES: Final = ("chorale", "drums", "folk")
-NOTICES: Final = {"chorale": "Margaret Greentree", "drums": "CC BY 4.0", "folk": "ryan"}
+NAMES: Final = ("band", "chorale", "drums", "folk")
+NOTICES: Final = {
+    "band": "Contributors to the Freedoom project", "chorale": "Margaret Greentree",
+    "drums": "CC BY 4.0", "folk": "ryan",
+}  # fmt: skip
 
 
 def test_each_folder_of_checkpoints_is_a_model() -> None:
@@ -32,6 +35,15 @@ def test_card_quotes_the_terms_of_the_sources(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) < 10 * 2**20
+
+
+def test_band_plays_around_a_melody() -> None:
+    model = musicgen.load("band")
+    melody = musicgen.load("folk").sample(seed=1, key="Am", meter="4/4", bars=8, form="through")
+    tune = model.sample(given=melody.score, parts=("bass", "drums"), seed=1)
+    assert [part.role for part in tune.parts] == ["melody", "bass", "drums"]
+    pitches = [note.pitch for note in tune.score.notes if note.part == 0]
+    assert pitches == [note.pitch for note in melody.score.notes]
 
 
 def test_chorale_sings_in_four_voices() -> None:

@@ -130,7 +130,7 @@ class TuneFile:
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> TuneFile:
         """Return the file of what `to_fields` returned."""
-        path, part_names = Path(fields["path"]), tuple(fields["part_names"])
+        path, part_names = Path(fields["path"]), tuple(fields.get("part_names", ()))
         return cls(**{**fields, "path": path, "part_names": part_names})
 
     def iter_entries(self, suffixes: Collection[str] = READABLE_SUFFIXES) -> Iterator[FileEntry]:

@@ -44,7 +44,10 @@ class Minute:
 
     @cached_property
     def edges(self) -> tuple[IntArray, IntArray]:
-        """The times at which notes start and end, and how many sound after each: (edge,) int64."""
+        """The times at which notes start and end, and how many sound after each.
+
+        Both are (edge,) int64, the times in milliseconds, ascending.
+        """
         times = np.concatenate([self.notes[0], self.notes[0] + self.notes[2]])
         steps = np.repeat([1, -1], self.notes.shape[1])
         order = np.argsort(times, kind="stable")

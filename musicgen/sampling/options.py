@@ -309,6 +309,8 @@ def usual_qpm(rhythm: str, meter: str) -> float:
 
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
 _PART_OPTIONS: Final = ("parts", "parts_from", "max_copy")  # and these, the default parts
+# of models that know these roles, the first that fits; a free line-up may be one part alone
+_DEFAULT_LINEUPS: Final = (CHOIR_ROLES, ("melody", "bass", "drums"), ("melody", "chords"))
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -365,15 +367,17 @@ def find_accompaniment_default(event_counts: Sequence[int], codec: str) -> dict[
 
 
 def choose_default_parts(event_counts: Sequence[int]) -> PartRequests | None:
-    """Return the default parts: the four voices of a choir; None leaves them to the model.
+    """Return the default parts: four voices, or a small band; None leaves them to the model.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.
     """
     counts = dict(enumerate(event_counts))
-    needed = MEASURES.id("lineup", 4), *(MEASURES.id("role", role) for role in CHOIR_ROLES)
-    has_choirs = all(counts.get(id_, 0) > 0 for id_ in needed)
-    return tuple(map(PartRequest, CHOIR_ROLES)) if has_choirs else None
+    for roles in _DEFAULT_LINEUPS:
+        needed = MEASURES.id("lineup", len(roles)), *(MEASURES.id("role", r) for r in roles)
+        if all(counts.get(id_, 0) > 0 for id_ in needed):
+            return tuple(map(PartRequest, roles))
+    return None
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:

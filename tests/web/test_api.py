@@ -28,6 +28,7 @@ from musicgen.web.schemas import Control, Differences, JobState, ModelInfo, Tune
 from tests.fake_models import untrained
 from tests.live_server import LiveServer
 
+CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 DOCS = Path(__file__).parents[2] / "docs" / "api.md"
 PRIMER = "X:1\nT:Mine\nM:6/8\nL:1/8\nR:jig\nK:D\nDFA dAF|GBd gdB|A"
 FOLK_SAMPLING = dict(load("folk").checkpoint.manifest.sampling)
@@ -36,8 +37,16 @@ SAMPLE_REQUEST: dict[str, Any] = {
 }  # fmt: skip
 
 
+def included_models() -> set[str]:
+    """Return the names of the models in the package, without `folk`, which comes first."""
+    return {path.name for path in CHECKPOINTS.iterdir()} - {"folk"}
+
+
 def test_models_list_their_options(playground: LiveServer) -> None:
-    folk, drums, mine = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    models = TypeAdapter(list[ModelInfo]).validate_python(playground.get("/api/models"))
+    by_name = {model.name: model for model in models}
+    folk, drums, mine = by_name["folk"], by_name["drums"], by_name["mine"]
+    assert list(by_name) == ["folk", *sorted(included_models()), "mine"]
     assert (drums.name, drums.has_index, drums.default_form) == ("drums", False, "free")
     assert (folk.name, folk.has_index) == ("folk", True)
     assert (mine.name, mine.has_index) == ("mine", False)
@@ -55,7 +64,7 @@ def test_models_list_the_options_of_their_codec(tmp_path: Path) -> None:
         untrained(tmp_path / codec, codec=codec)
     untrained(tmp_path / "text", codec="text")
     models = {model["name"]: ModelInfo(**model) for model in ModelList(tmp_path).to_json()}
-    assert models.keys() == {"folk", "drums", "performance", "frames", "frames-16"}
+    assert models.keys() == {"folk", *included_models(), "performance", "frames", "frames-16"}
     temperature_options = ["temperature", "top_k", "top_p", "min_p"]
     assert models["performance"].options == [*temperature_options, "program"]
     assert (
@@ -88,7 +97,8 @@ def test_invalid_manifest_hides_only_its_model(
     (tmp_path / "loop").symlink_to("loop")
     models = ModelList(tmp_path)
     for _ in range(2):
-        assert [model["name"] for model in models.to_json()] == ["folk", "drums", "good"]
+        names = [model["name"] for model in models.to_json()]
+        assert names == ["folk", *sorted(included_models()), "good"]
     warnings = [record.getMessage() for record in caplog.records]
     assert sorted(line.split()[1] for line in warnings) == sorted(changes)
     assert all(line.isprintable() and str(tmp_path) not in line for line in warnings)
