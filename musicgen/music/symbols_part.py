@@ -7,6 +7,7 @@ they can be drawn. A person sees the marks alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,11 +15,22 @@ from musicgen.music.score import SYMBOLS_ROLE, Part, Score
 
 SYMBOLS_PART: Final = Part("chord symbols", role=SYMBOLS_ROLE)
 MELODY_ROLE: Final = "melody"
+LEAD_SHEET_ROLES: Final = (MELODY_ROLE, SYMBOLS_ROLE)
+
+
+def is_symbols(part: Part) -> bool:
+    """Return whether a part is that of the chord symbols."""
+    return part.role == SYMBOLS_ROLE and not part.is_drums
+
+
+def find_symbols_part(parts: Sequence[Part]) -> int | None:
+    """Return the number of the first part of chord symbols, if there is one."""
+    return next((number for number, part in enumerate(parts) if is_symbols(part)), None)
 
 
 def has_symbols_part(score: Score) -> bool:
     """Return whether a score has a part of chord symbols."""
-    return any(part.role == SYMBOLS_ROLE for part in score.parts)
+    return find_symbols_part(score.parts) is not None
 
 
 def add_symbols_part(score: Score) -> Score:
@@ -39,7 +51,7 @@ def without_symbols_part(score: Score) -> Score:
 
     A score that has no other part stays as it is.
     """
-    numbers = [n for n, part in enumerate(score.parts) if part.role != SYMBOLS_ROLE]
+    numbers = [n for n, part in enumerate(score.parts) if not is_symbols(part)]
     if not numbers or len(numbers) == len(score.parts):
         return score
     return score.select_parts(numbers)

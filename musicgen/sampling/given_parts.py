@@ -16,7 +16,8 @@ from msgspec import Meta
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import Bar, count_heard_bars, find_bars
 from musicgen.music.roles import find_roles
-from musicgen.music.score import Score
+from musicgen.music.score import Mark, Score
+from musicgen.music.symbols_part import has_symbols_part
 from musicgen.sampling.kept_bars import KeepRequest, KeptPart
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Encoded, Setting
@@ -65,7 +66,7 @@ class GivenParts:
             Refusal: the score cannot be encoded.
         """
         kept = keep.find_parts(score.parts, source) if keep else _keep_all(score)
-        score = _describe_parts(score).select_parts([each.part for each in kept])
+        score = _select_parts(_describe_parts(score), [each.part for each in kept])
         kept = tuple(KeptPart(number, each.bars) for number, each in enumerate(kept))
         return cls.of_tune(_encode(score, source), kept)
 
@@ -129,13 +130,25 @@ def _describe_parts(score: Score) -> Score:
     )
 
 
+def _select_parts(score: Score, numbers: Sequence[int]) -> Score:
+    """Return a score with some of its parts; with its chord symbols, if their part is one of them.
+
+    It ends where the whole score does.
+    """
+    selected = score.select_parts(numbers)
+    marks = {*selected.marks, Mark(score.end, "bar")} if score.end else set(selected.marks)
+    if has_symbols_part(score) and not has_symbols_part(selected):
+        marks = {mark for mark in marks if mark.kind != "chord"}
+    return replace(selected, marks=tuple(marks))
+
+
 def _keep_all(score: Score) -> tuple[KeptPart, ...]:
     return tuple(KeptPart(number) for number in range(len(score.parts)))
 
 
 def _encode(score: Score, source: str) -> Encoded:
-    """Encode what is given of a score. Raises InvalidValue where it has no notes."""
-    if not score.notes:
+    """Encode what is given of a score. Raises InvalidValue where it is silent."""
+    if not score.notes and not has_symbols_part(score):
         raise InvalidValue(f"{source}: nothing is given, since these parts have no notes")
     return MeasuresCodec().encode(score)
 

@@ -19,6 +19,7 @@ from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
 from musicgen.music.accompaniment import AUTO, NONE
 from musicgen.music.score import CHOIR_ROLES, UPPER_VOICE_ROLES
+from musicgen.music.symbols_part import LEAD_SHEET_ROLES
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -365,7 +366,24 @@ def find_accompaniment_default(event_counts: Sequence[int], codec: str) -> dict[
 
 
 def choose_default_parts(event_counts: Sequence[int]) -> PartRequests | None:
-    """Return the default parts: the four voices of a choir; None leaves them to the model.
+    """Return the default parts: those of a choir or a lead sheet; None leaves them to the model.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+    """
+    return choose_choir(event_counts) or choose_lead_sheet(event_counts)
+
+
+def choose_lead_sheet(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the parts of a lead sheet, melody and chord symbols, if a model writes them."""
+    counts = dict(enumerate(event_counts))
+    needed = MEASURES.id("lineup", 2), *(MEASURES.id("role", role) for role in LEAD_SHEET_ROLES)
+    has_sheets = all(counts.get(id_, 0) > 0 for id_ in needed)
+    return tuple(map(PartRequest, LEAD_SHEET_ROLES)) if has_sheets else None
+
+
+def choose_choir(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the four voices of a choir, if a model writes them.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.

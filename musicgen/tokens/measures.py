@@ -25,7 +25,8 @@ from musicgen.music.dynamics import (
 )
 from musicgen.music.general_midi import find_family
 from musicgen.music.notes import NoteColumns
-from musicgen.music.score import SYMBOLS_ROLE, Ending, Mark, Note, Part, Score
+from musicgen.music.score import Ending, Mark, Note, Part, Score
+from musicgen.music.symbols_part import find_symbols_part
 from musicgen.music.theory import ChordSymbol, Key, Meter
 from musicgen.music.voices import REST, BarVoices, Chords, Segments, cut_into_segments
 from musicgen.tokens.codec import (
@@ -333,12 +334,6 @@ def _needs_lineup(parts: Sequence[Part]) -> bool:
     if any(part.is_drums or part.role for part in parts):
         return True
     return len(parts) > 1 and any(part.program for part in parts)
-
-
-def find_symbols_part(parts: Sequence[Part]) -> int | None:
-    """Return the number of the part in whose place chord symbols are written, if there is one."""
-    numbers = (n for n, part in enumerate(parts) if part.role == SYMBOLS_ROLE and not part.is_drums)
-    return next(numbers, None)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:
