@@ -64,7 +64,9 @@ class LineupState:
                 self.part_count,
                 self.described + 1,
                 drum_parts=self.drum_parts | drums,
-                symbols_part=self.described if is_first_symbols and not drums else self.symbols_part,
+                symbols_part=self.described
+                if is_first_symbols and not drums
+                else self.symbols_part,
             )
         if kind not in LINEUP_KINDS:
             return self
