@@ -10,8 +10,8 @@ import pytest
 import musicgen
 
 FOLDER: Final = Path(__file__).parents[1] / "checkpoints"
-NAMES: Final = ("drums", "folk")
-NOTICES: Final = {"drums": "CC BY 4.0", "folk": "ryan"}
+NAMES: Final = ("drums", "folk", "lead")
+NOTICES: Final = {"drums": "CC BY 4.0", "folk": "ryan", "lead": "GPL-3.0"}
 
 
 def test_each_folder_of_checkpoints_is_a_model() -> None:
@@ -29,6 +29,22 @@ def test_card_quotes_the_terms_of_the_sources(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) < 10 * 2**20
+
+
+def test_licence_lies_beside_the_weights_that_have_one_of_their_own() -> None:
+    text = (FOLDER / "lead" / "LICENSE").read_text(encoding="utf-8")
+    assert "GNU GENERAL PUBLIC LICENSE" in text
+    assert "Version 3" in text
+
+
+def test_lead_writes_chords_to_a_melody_and_a_melody_to_chords() -> None:
+    model = musicgen.load("lead")
+    tune = model.sample(seed=1, chords="D | D | G A7 | D", bars=4)
+    assert [mark.value for mark in tune.score.of("chord")] == ["D", "D", "G", "A7", "D"]
+    harmonised = model.sample(seed=1, given=tune.score, given_parts="melody")
+    pairs = zip(harmonised.score.notes, tune.score.notes, strict=True)
+    assert all((a.onset, a.pitch) == (b.onset, b.pitch) for a, b in pairs)
+    assert list(harmonised.score.of("chord"))
 
 
 def test_drums_write_drums_only() -> None:
