@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -101,7 +101,10 @@ def test_random_chords_are_met_exactly(model: Model, seed: int) -> None:
         " ".join(random_source.choices(names, k=random_source.randint(int(number == 0), beats)))
         for number in range(random_source.randint(1, 6))
     ]
-    options = {"bars": random_source.randint(1, 9), "end": random_source.choice(["any", "tonic"])}
+    options: dict[str, Any] = {
+        "bars": random_source.randint(1, 9),
+        "end": random_source.choice(["any", "tonic"]),
+    }
     key = random_source.choice(["D", "Am", "Edor"])
     sheet = " | ".join(chords or "%" for chords in bars)
     tune = model.sample(chords=sheet, seed=seed, key=key, meter=str(meter), **options)
@@ -136,7 +139,7 @@ def test_chords_come_from_a_file_line_by_line(model: Model, tmp_path: Path) -> N
     ],
 )
 def test_impossible_chords_are_refused(
-    model: Model, chords: str, options: dict[str, object], words: str
+    model: Model, chords: str, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidValue, match=words):
         model.sample(chords=chords, **options)
