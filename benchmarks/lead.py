@@ -6,8 +6,8 @@ python benchmarks/lead.py --toy
 FOLDER is a data set of the corpus nottingham-chords (musicgen corpus build). Bits per chord are all
 bits of the part of chord symbols (chords, basses, where they change) per chord symbol, after the
 melody of each bar. They stand beside n-gram models of the same ids, which are counted in the
-training tunes: of orders 1 to 6 with the melody note before each id as context, and of the whole
-sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may change, after
+training tunes: of orders 1 to 6, of the ids of the symbols with the melody note as context, and of
+the whole sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may change, after
 the true chords before it, has root and quality of the true one; beats after the point where the
 model expected the next change count as wrong. Intervals are bootstrapped over tunes.
 """
@@ -216,35 +216,49 @@ def report_ngrams(
     train: Sequence[Sheet], held_out: Sequence[Sheet], bits: FloatArray, chords: IntArray
 ) -> None:
     """Print the bits per chord of n-gram models, and how far below the best one the model is."""
-    families: dict[str, Callable[[Sheet], tuple[list[int], list[bool]]]] = {
-        "melody note before each id": list_with_notes,
-        "all ids": list_all,
-    }
     best = np.full(len(held_out), np.inf)
-    size = len(MEASURES) + FIRST_CLASS + 12
-    for name, list_ids in families.items():
-        for order in ORDERS:
-            model = KneserNey([np.array(list_ids(sheet)[0]) for sheet in train], size, order)
-            own = []
-            for sheet in held_out:
-                ids, counts = list_ids(sheet)
-                own.append(model.surprisal(np.array(ids))[np.array(counts)].sum() / math.log(2))
-            print(f"  {order}-gram, {name}: {format_ratio(np.array(own), chords)}")
-            best = np.array(own) if np.sum(own) < best.sum() else best
+    for order in ORDERS:
+        families = {
+            "ids of the symbols, then the melody note": measure_with_notes(train, held_out, order),
+            "all ids": measure_all_ids(train, held_out, order),
+        }
+        for name, own in families.items():
+            print(f"  {order}-gram, {name}: {format_ratio(own, chords)}")
+            best = own if own.sum() < best.sum() else best
     share = bootstrap(lambda rows: 1 - bits[rows].sum() / best[rows].sum(), len(bits))
     print(f"below the best n-gram: {format_interval(share, percent=True)}")
 
 
-def list_with_notes(sheet: Sheet) -> tuple[list[int], list[bool]]:
-    """Return the ids of the chord symbols, the melody note before each, and what is an id."""
-    positions = sheet.positions(1)
-    pairs = [(len(MEASURES) + sheet.places[n].melody, sheet.ids[n]) for n in positions]
-    return [id_ for pair in pairs for id_ in pair], [False, True] * len(pairs)
+def measure_with_notes(train: Sequence[Sheet], held_out: Sequence[Sheet], order: int) -> FloatArray:
+    """Return the bits of the symbols of each tune: order - 1 ids before, and the melody note.
+
+    Each id is the end of a window of its own: the ids before it, the note at its place, the id.
+    """
+    numbers: dict[int, int] = {}  # compact ids, from 1, so that long windows fit 64 bits
+
+    def number(id_: int) -> int:
+        return numbers.setdefault(id_, len(numbers) + 1)
+
+    def list_windows(sheet: Sheet) -> list[IntArray]:
+        positions = sheet.positions(1)
+        ids = [BEGIN_ID] * (order - 1) + [number(sheet.ids[n]) for n in positions]
+        notes = [number(len(MEASURES) + sheet.places[n].melody) for n in positions]
+        return [
+            np.array([*ids[n : n + order - 1], note, ids[n + order - 1]])
+            for n, note in enumerate(notes)
+        ]
+
+    windows = [window for sheet in train for window in list_windows(sheet)]
+    rows = [list_windows(sheet) for sheet in held_out]
+    model = KneserNey(windows, len(numbers) + 1, order + 1)
+    return np.array([sum(model.surprisal(w)[-1] for w in row) for row in rows]) / math.log(2)
 
 
-def list_all(sheet: Sheet) -> tuple[list[int], list[bool]]:
-    """Return all ids, and which are of the chord symbols."""
-    return list(sheet.ids), [place.part == 1 for place in sheet.places]
+def measure_all_ids(train: Sequence[Sheet], held_out: Sequence[Sheet], order: int) -> FloatArray:
+    """Return the bits of the symbols of each tune, given the order - 1 ids before each."""
+    model = KneserNey([np.array(sheet.ids) for sheet in train], len(MEASURES), order)
+    rows = [model.surprisal(np.array(sheet.ids))[sheet.positions(1)].sum() for sheet in held_out]
+    return np.array(rows) / math.log(2)
 
 
 def report_melody(engine: Engine, held_out: Sequence[Score]) -> None:
