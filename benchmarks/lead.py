@@ -7,9 +7,9 @@ FOLDER is a data set of the corpus nottingham-chords (musicgen corpus build). Bi
 bits of the part of chord symbols (chords, basses, where they change) per chord symbol, after the
 melody of each bar. They stand beside n-gram models of the same ids, which are counted in the
 training tunes: of orders 1 to 6, of the ids of the symbols with the melody note as context, and of
-the whole sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may change, after
-the true chords before it, has root and quality of the true one; beats after the point where the
-model expected the next change count as wrong. Intervals are bootstrapped over tunes.
+the whole sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may
+change, after the true chords before it, has root and quality of the true one; beats after the point
+where the model expected the next change count as wrong. Intervals are bootstrapped over tunes.
 """
 
 from __future__ import annotations
