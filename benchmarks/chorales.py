@@ -3,13 +3,15 @@
     python benchmarks/chorales.py MODEL DATA                 on the validation part
     python benchmarks/chorales.py MODEL DATA --split test    on the test part; read it once, last
 
-MODEL is a name or folder, DATA the data set that it was trained on. Three tables are printed:
+MODEL is a name or folder, DATA the data set that it was trained on. Four tables are printed:
 
-1. nats per sixteenth and bits per note of the voices drawn, given the others, which come first in
+1. bits per note of whole pieces as they are written, beside Kneser-Ney n-grams fitted to the
+   training pieces as they are written.
+2. nats per sixteenth and bits per note of the voices drawn, given the others, which come first in
    the order of the parts: all events of those voices in the bars, without the header. A sixteenth
    is one of the piece, not one per voice.
-2. the figures of voice leading of sampled chorales beside those of the held-out ones.
-3. receipts, voice by voice: the share of pieces with a run of 8 notes or more that a training
+3. the figures of voice leading of sampled chorales beside those of the held-out ones.
+4. receipts, voice by voice: the share of pieces with a run of 8 notes or more that a training
    chorale has too, and the longest runs.
 """
 
@@ -27,6 +29,7 @@ import numpy as np
 from musicgen.corpus.part_orders import iter_part_orders
 from musicgen.corpus.store import load as load_dataset
 from musicgen.evaluation.figures import FigureTable, compare_tables
+from musicgen.evaluation.sequence_baselines import fit_ngrams, sum_nats
 from musicgen.evaluation.token_scores import score_tokens
 from musicgen.evaluation.voice_leading import VOICE_LEADING_FIGURES
 from musicgen.music.arrays import FloatArray
@@ -95,6 +98,26 @@ def measure_parts(
         np.add.at(sums, parts[kept], row[kept])
         rows.append(PartBits(sums, counts, score.end / STEPS_PER_SIXTEENTH))
     return rows
+
+
+def print_likelihood(model: Model, folder: Path, split: str) -> None:
+    """Print the bits per note of whole pieces, header and end included, beside n-grams."""
+    dataset = load_dataset(folder)
+    tunes = getattr(dataset, split)
+    notes = sum(tune.notes for tune in tunes)
+    as_written = [tune.ids for tune in dataset.train if tune.order == 0]
+    ngrams, _ = fit_ngrams(len(MEASURES), as_written, [tune.ids for tune in dataset.valid])
+    grammars = [
+        CODEC.create_grammar(Setting.from_json(tune.setting), strict=False) for tune in tunes
+    ]
+    nats = score_tokens(model.sampler.engine, [tune.ids for tune in tunes], grammars).nats.sum()
+    bits = nats / notes / math.log(2)
+    print(f"{split}: {len(tunes)} pieces, {notes} notes; bits per note {bits:.3f}")
+    for ngram in ngrams:
+        other = sum_nats(ngram.surprisal, [tune.ids for tune in tunes]) / notes / math.log(2)
+        print(
+            f"  {ngram.title}: {other:.3f}; the model is {1 - bits / other:.1%} below", flush=True
+        )
 
 
 def print_conditionals(model: Model, scores: Sequence[Score]) -> None:
@@ -175,6 +198,8 @@ def main() -> None:
         parser.error("name the data set that the model was trained on")
     else:
         real = read_scores(arguments.data, arguments.split)
+    if arguments.data is not None and not arguments.skip_conditionals:
+        print_likelihood(model, arguments.data, arguments.split)
     if not arguments.skip_conditionals:
         print_conditionals(model, real)
     print_figures(sampled, real)

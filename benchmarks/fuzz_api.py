@@ -48,7 +48,7 @@ HOSTILE_BODIES: Final = (
     b'{"do":"sample","key":"\xff"}', b'{"do":"sample","key":"\\ud800"}', b"\xef\xbb\xbf{}",
     b"{" + b'"a":1,' * 50_000 + b'"b":1}', b'{"do":"sample","temperature":NaN}',
 )  # fmt: skip
-AWAITS_WORKER: Final = ("/api/tunes/", "/api/shelf", "/tune")
+AWAITS_WORKER: Final = ("/api/tunes/", "/api/shelf", "/api/parts")  # and .../tune
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Fuzz:
             return None
         seconds = time.monotonic() - start_time
         self.counts[f"{method} {response.status_code}"] += 1
-        may_wait = path.startswith(AWAITS_WORKER[:2]) or path.endswith(AWAITS_WORKER[2])
+        may_wait = path.startswith(AWAITS_WORKER) or path.endswith("/tune")
         if response.status_code >= 500 or (seconds > MAX_ANSWER_SECONDS and not may_wait):
             self.findings.append(
                 f"{request_text}: {response.status_code} in {seconds:.1f} s {response.text[:200]}"

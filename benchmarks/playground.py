@@ -2,11 +2,14 @@
 
     python benchmarks/playground.py                           50 tunes of 32 bars; a few minutes
     python benchmarks/playground.py --screenshots docs/pictures
+    python benchmarks/playground.py --band runs/band          one part of 32 bars, drawn again
+    python benchmarks/playground.py --band runs/band --screenshots docs/pictures
     python benchmarks/playground.py --toy                     two small tunes; seconds
 
 Measured in headless Chromium (Debian's package), with `musicgen serve` on the same machine: from
 pressing "New tune" to the frame in which the score is drawn. For comparison, without a browser:
-from the request to the last byte of the tune. Target: a median under one second on two cores.
+from the request to the last byte of the tune. With a model of several parts: from pressing "Draw
+again" of each part in turn. Target: a median under one second on two cores.
 """
 
 from __future__ import annotations
@@ -35,16 +38,19 @@ TIMEOUT_MS = 60_000  # milliseconds
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FOLK = Path(__file__).parents[1] / "checkpoints" / "folk"
 PALETTE_SIZE = 128  # colours of a screenshot
-PRESS_AND_WAIT_JS = """() => new Promise((resolve) => {
+BAND_PARTS = "melody,bass,drums"
+PRESS_AND_WAIT_JS = """(button) => new Promise((resolve) => {
   const view = document.getElementById("view-b");
+  const previous = view.querySelector(".tune-score > svg");
   const start = performance.now();
   const seen = new MutationObserver(() => {
-    if (!view.querySelector(".tune-score > svg")) return;
+    const drawn = view.querySelector(".tune-score > svg");
+    if (!drawn || drawn === previous) return;
     seen.disconnect();
     requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - start)));
   });
   seen.observe(view, { childList: true, subtree: true });
-  document.getElementById("generate").click();
+  document.querySelector(button).click();
 })"""
 
 
@@ -124,7 +130,7 @@ def make_press(page: Any, bars: int) -> Callable[[], float]:
 
     def press() -> float:
         page.locator("#view-b").evaluate("(view) => view.replaceChildren()")
-        return float(page.evaluate(PRESS_AND_WAIT_JS)) / 1000
+        return float(page.evaluate(PRESS_AND_WAIT_JS, "#generate")) / 1000
 
     return press
 
@@ -162,6 +168,34 @@ def measure(size: Size) -> None:
         print(
             f"{ratio * median:.2f} times as long with the browser; {verdict} {TARGET_SECONDS:.0f} s"
         )
+
+
+@contextlib.contextmanager
+def open_band(browser: Any, band: Path, parts: str, bars: int, **options: Any) -> Iterator[Any]:
+    """Open the playground with a tune of several parts, which a model of a folder generates."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(band, Path(folder) / "checkpoints" / "band")
+        with run_server(Path(folder)) as address:
+            page = open_page(browser, address, **options)
+            page.locator("#model").select_option("band")
+            texts = {"bars": str(bars), "form": "through", "parts": parts, "seed": "7"}
+            set_options(page, texts, {})
+            press_button(page, "#generate", "New tune")
+            yield page
+
+
+def measure_parts(band: Path, parts: str, size: Size) -> None:
+    """Measure the time from Draw again of each part in turn to the score on the screen."""
+    with run_browser() as browser, open_band(browser, band, parts, size.bars) as page:
+        print(f"{band.name}, {parts}, {size.bars} bars, {os.cpu_count()} cores")
+        seconds = []
+        for number in range(size.tune_count):
+            part = number % len(parts.split(","))
+            button = f".part-row[data-part='{part}'] [data-action=draw]"
+            seconds.append(float(page.evaluate(PRESS_AND_WAIT_JS, button)) / 1000)
+            wait_for_message(page, " again: ")
+        median = print_times("Draw again to score on the screen", seconds)
+        print(f"{'within' if median < TARGET_SECONDS else 'OVER'} {TARGET_SECONDS:.0f} s")
 
 
 # Pictures
@@ -211,6 +245,20 @@ def iter_screenshots(browser: Any, address: str) -> Iterator[tuple[str, bytes]]:
     yield "phone", phone.screenshot()
 
 
+def take_parts_screenshot(folder: Path, band: Path, parts: str) -> None:
+    """Take the screenshot of a tune of several parts: some are locked, one is drawn again."""
+    viewport = {"width": 1280, "height": 860}
+    path = folder / "playground-parts.png"
+    with run_browser() as browser, open_band(browser, band, parts, 16, viewport=viewport) as page:
+        last = parts.count(",")
+        page.locator(f".part-row[data-part='{last}'] [data-action=lock]").click()
+        page.locator(".part-row[data-part='1'] [data-bar='5']").click()
+        page.locator(".part-row[data-part='1'] [data-bar='8']").click(modifiers=["Shift"])
+        press_button(page, ".part-row[data-part='1'] [data-action=draw]", " again: ")
+        path.write_bytes(quantise_png(page.screenshot()))
+    print(path)
+
+
 def set_options(page: Any, texts: dict[str, str], choices: dict[str, str]) -> None:
     """Set options before the first tune."""
     page.locator("#more-knobs summary").click()
@@ -249,11 +297,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--toy", action="store_true", help="two small tunes")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="take screenshots")
+    parser.add_argument("--band", type=Path, metavar="FOLDER", help="model of several parts")
+    parser.add_argument("--parts", default=BAND_PARTS, help=f"its line-up ({BAND_PARTS})")
     arguments = parser.parse_args()
-    if arguments.screenshots:
+    size = TOY if arguments.toy else FULL
+    if arguments.band and arguments.screenshots:
+        take_parts_screenshot(arguments.screenshots, arguments.band, arguments.parts)
+    elif arguments.screenshots:
         take_screenshots(arguments.screenshots)
+    elif arguments.band:
+        measure_parts(arguments.band, arguments.parts, size)
     else:
-        measure(TOY if arguments.toy else FULL)
+        measure(size)
 
 
 if __name__ == "__main__":

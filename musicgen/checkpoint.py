@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_weights
 from safetensors.numpy import save as render_weights
 
-from musicgen.config import CONTEXT_WIDTHS, MOST_EVENTS, MULTI_HOT_FIELDS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MOST_EVENTS, MOTION_OFFSETS, ModelSettings
 from musicgen.errors import (
     DamagedCheckpoint,
     InvalidValue,
@@ -204,7 +204,7 @@ class Checkpoint:
         """A hash of what decides sampling: weights, settings, codec, trained events and tonics."""
         manifest = self.manifest
         settings = asdict(manifest.settings)
-        for name in ("context", "context_dropout"):
+        for name in ("context", "context_dropout", "input_dropout"):
             if not settings[name]:  # as in older versions
                 del settings[name]
         body = [self.hashes.get(WEIGHTS), settings, manifest.codec,
@@ -433,15 +433,16 @@ def weight_shapes(settings: ModelSettings) -> dict[str, tuple[int, ...]]:
     size, hidden = settings.embedding, settings.hidden
     rows = GATES[settings.cell] * hidden
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (settings.vocabulary_size, size)}
-    for name in settings.context_fields:
-        if name not in MULTI_HOT_FIELDS:
-            rows_of_field = count_field_values(name, settings.vocabulary_size)
-            shapes[f"context.{name}.weight"] = rows_of_field, CONTEXT_WIDTHS[name]
+    for name in settings.embedded_fields:
+        rows_of_field = count_field_values(name, settings.vocabulary_size)
+        shapes[f"context.{name}.weight"] = rows_of_field, CONTEXT_WIDTHS[name]
     if settings.lags:
         shapes |= {
             "gates.weight": (len(settings.lags), hidden),
             "gates.bias": (len(settings.lags),),
         }
+    if motions := sum(len(MOTION_OFFSETS[name]) for name in settings.motions):
+        shapes |= {"motions.weight": (motions, hidden), "motions.bias": (motions,)}
     for layer in range(settings.layers):
         inputs = hidden if layer else settings.input_size
         layer_shapes = ((rows, inputs), (rows, hidden), (rows,), (rows,))

@@ -18,11 +18,29 @@ MOST_UNITS: Final = 2**16
 MOST_TOKENS: Final = 10**15  # per run
 MOST_LANES: Final = 2**16  # lanes of a batch, or ids of a window
 MOST_EVENTS: Final = 2**15  # ids are stored in 16 bits
+_FRAME_SETS: Final = {  # of `tokens/frame_context.py`, with their bits
+    "frame_tones": 12, "before_tones": 12, "recent_tones": 12,
+    "under": 15, "over": 15, "near_chord": 15, "far_chord": 15,
+}  # fmt: skip
 HELD_FIELDS: Final = tuple(f"held{octave}" for octave in range(11))  # pitches, octave by octave
 TONES_FIELDS: Final = ("tones0", "tones500", "tones1000", "tones2000")
 MULTI_HOT_FIELDS: Final = {  # number of bits of the fields that are sets; the network reads bits
     "sounding": 12, "drums": 10, "onsets": 15, "kicks": 15, "tones": 12, "last_tones": 12,
     **dict.fromkeys((*HELD_FIELDS, *TONES_FIELDS), 12),
+    **_FRAME_SETS,
+}  # fmt: skip
+FRAME_LAGS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # frames
+FRAME_LOOK_BACKS: Final = (*map(str, FRAME_LAGS), "_echo")  # suffixes of the fields that look back
+FRAME_WIDTHS: Final = {  # the fields of `tokens/frame_context.py`; 0: for gates alone
+    "of12": 8, "of16": 8, "of128": 8, "count": 8, "above": 0, "motion": 12, "first_motion": 12,
+    "age": 8, "key": 12, **_FRAME_SETS,
+    **{f"ago{name}": 32 if name == "1" else 0 for name in FRAME_LOOK_BACKS},
+    **{f"apart{name}": 6 for name in FRAME_LOOK_BACKS},
+    **{f"run{name}": 6 for name in FRAME_LOOK_BACKS},
+}  # fmt: skip
+FRAME_FIELDS: Final = tuple(FRAME_WIDTHS)
+MOTION_OFFSETS: Final = {  # semitones from a looked-up pitch to those whose logits a gate adds to
+    "ago1": range(-12, 13), "above": range(-24, 0),
 }  # fmt: skip
 CONTEXT_WIDTHS: Final = {  # inputs per field of a context: embedding width, or bits
     "position": 24, "left": 24, "bar": 24, "section": 8,
@@ -34,6 +52,7 @@ CONTEXT_WIDTHS: Final = {  # inputs per field of a context: embedding width, or 
     **{f"until{lag}": 8 for lag in (500, 1000, 2000, 4000)}, "repeat_run": 8, "motif_run": 8,
     **{f"ago{lag}": 24 for lag in (500, 1000, 2000, 4000)}, "repeat": 24, "motif": 24,
     **{f"oldest{n}": 24 for n in (1, 2, 3)}, "lowest_off": 24, "newest": 24,
+    **FRAME_WIDTHS,
     **MULTI_HOT_FIELDS,
 }  # fmt: skip
 _POSITION_FIELDS: Final = "position left bar section"
@@ -56,6 +75,7 @@ TIME_FIELDS: Final = (  # of `tokens/time_context.py`
 )  # fmt: skip
 LOOKED_UP_FIELDS: Final = (  # each is an id + 1, or 0
     "lag1", "lag2", "lag4", "lag8", "echo", *TIME_LOOK_UPS,
+    *(f"ago{name}" for name in FRAME_LOOK_BACKS),
 )  # fmt: skip
 PARTS_FIELDS: Final = (*VERTICAL_FIELDS, *ECHO_FIELDS)  # what several parts and voices need
 CONTEXTS: Final = {  # values of `musicgen train --context`, and the fields that a model then reads
@@ -104,6 +124,7 @@ class ModelSettings(Settings):
     weight_dropout: float = 0.0  # drops recurrent weights
     context: str = ""  # the fields of the score context that it reads, separated by spaces
     context_dropout: float = 0.0  # drops values of the look-back fields
+    input_dropout: float = 0.0  # drops inputs of the first layer
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
@@ -112,7 +133,9 @@ class ModelSettings(Settings):
             _check_count(name, getattr(self, name), maximum)
         if unknown := sorted(set(self.context_fields) - set(CONTEXT_WIDTHS)):
             raise InvalidValue(f"context {unknown[0]!r} is unknown: update musicgen")
-        for name in ("dropout", "embedding_dropout", "weight_dropout", "context_dropout"):
+        if self.reads_frames and not set(self.context_fields) <= set(FRAME_FIELDS):
+            raise InvalidValue("context mixes fields of frames with those of bars: choose one kind")
+        for name in _DROPOUT_RATES:
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidValue(f"{name} is {getattr(self, name)}: it must be in 0..1")
 
@@ -130,6 +153,30 @@ class ModelSettings(Settings):
     def reads_vertical(self) -> bool:
         """Whether the model reads fields of the vertical context or the echo."""
         return not set(PARTS_FIELDS).isdisjoint(self.context_fields)
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether the model reads fields of the context by time."""
+        return not set(TIME_FIELDS).isdisjoint(self.context_fields)
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether the model reads fields of the context of frames."""
+        return not set(FRAME_FIELDS).isdisjoint(self.context_fields)
+
+    @property
+    def embedded_fields(self) -> tuple[str, ...]:
+        """The fields that have embeddings: neither sets of bits nor for gates alone."""
+        return tuple(
+            name
+            for name in self.context_fields
+            if name not in MULTI_HOT_FIELDS and CONTEXT_WIDTHS[name]
+        )
+
+    @property
+    def motions(self) -> tuple[str, ...]:
+        """The fields that have a gate for each interval from the pitch that they looked up."""
+        return tuple(name for name in self.context_fields if name in MOTION_OFFSETS)
 
     @property
     def lags(self) -> tuple[str, ...]:
@@ -176,6 +223,9 @@ class TrainingSettings(Settings):
             raise InvalidValue(f"precision is {self.precision!r}: it must be fp32 or bf16")
 
 
+_DROPOUT_RATES: Final = (
+    "dropout", "embedding_dropout", "weight_dropout", "context_dropout", "input_dropout",
+)  # fmt: skip
 _MODEL_BOUNDS: Final = (
     ("vocabulary_size", MOST_EVENTS),
     ("layers", MOST_LAYERS),

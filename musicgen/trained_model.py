@@ -367,9 +367,7 @@ class Model:
             return continue_live(sampler, request)
         if request.engine != "numpy":
             return next(generated for _, generated in self.generate_many(request, [request.number]))
-        generated = generate_tune(sampler, request)
-        self._remember(request, generated)
-        return generated
+        return generate_tune(sampler, request)
 
     def generate_many(
         self, request: GenerationRequest, numbers: Iterable[int]
@@ -415,6 +413,7 @@ class Model:
         messages = (*generated.messages, *_describe_silence(request.options, score))
         tune = Tune(score, recipe, self, text, messages)
         tune.check_copies()
+        self.remember(request, generated)
         return tune
 
     def make_variant(
@@ -447,18 +446,20 @@ class Model:
         )
 
     def _generate_base(self, request: GenerationRequest) -> Generated:
-        """Return the tune of a request of which parts are kept; the last ones are cached."""
+        """Return the tune of a request of which parts are kept."""
         sampler = self._get_bar_sampler("keep")
-        generated = self._base_tunes.pop(replace(request, drawn=None), None)
-        generated = generated or generate_tune(sampler, request)
-        self._remember(request, generated)
-        return generated
+        return self.recall(request) or generate_tune(sampler, request)
 
-    def _remember(self, request: GenerationRequest, generated: Generated) -> None:
-        """Cache a tune, since some of it may soon be kept."""
+    def remember(self, request: GenerationRequest, generated: Generated) -> None:
+        """Cache a tune by the request in its recipe, since some of it may soon be kept."""
+        self._base_tunes.pop(request, None)
         while len(self._base_tunes) >= _MAX_CACHED_TUNES:
             del self._base_tunes[next(iter(self._base_tunes))]
-        self._base_tunes[replace(request, drawn=None)] = generated
+        self._base_tunes[request] = generated
+
+    def recall(self, request: GenerationRequest) -> Generated | None:
+        """Return the tune of the request in a recipe, if it is cached."""
+        return self._base_tunes.get(request)
 
     def _get_bar_sampler(self, option: str) -> Sampler:
         sampler = self.sampler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,7 @@ def untrained(
     codec: str = "measures",
     events: int | None = None,
     is_seen: Callable[[Event], bool] = may_be_seen,
+    corpus: dict[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint with random weights, of the first events only, and return its folder."""
     vocabulary = find_codec(codec).vocabulary
@@ -104,6 +106,7 @@ def untrained(
     manifest = Manifest(
         name=folder.name, version=1, settings=settings, vocabulary=names, codec=codec,
         seen=tuple(int(is_seen(event)) for event in vocabulary.events[:events]),
+        corpus=corpus or {},
     )  # fmt: skip
     save(folder, weights, manifest)
     return folder

@@ -199,7 +199,7 @@ def test_checkpoint_of_an_older_version_keeps_its_fingerprint(folder: Path) -> N
     old = load(folder)
     assert (old.settings, old.manifest.sampling) == (before.settings, {})
     assert old.fingerprint == before.fingerprint
-    new = ("context", "context_dropout")
+    new = ("context", "context_dropout", "input_dropout")
     settings = {name: value for name, value in asdict(SETTINGS).items() if name not in new}
     fields = [before.hashes["weights.safetensors"], settings, "measures", MANIFEST.vocabulary,
               list(range(1, 9)), {}]  # fmt: skip

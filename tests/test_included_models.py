@@ -8,10 +8,15 @@ from typing import Final
 import pytest
 
 import musicgen
+from musicgen.formats import musicxml
+from musicgen.music.roles import CHOIR_PROGRAM
+from musicgen.music.score import CHOIR_ROLES, Score
 
 FOLDER: Final = Path(__file__).parents[1] / "checkpoints"
-NAMES: Final = ("drums", "folk", "lead")
-NOTICES: Final = {"drums": "CC BY 4.0", "folk": "ryan", "lead": "GPL-3.0"}
+NAMES: Final = ("chorale", "drums", "folk", "lead")
+NOTICES: Final = {
+    "chorale": "Margaret Greentree", "drums": "CC BY 4.0", "folk": "ryan", "lead": "GPL-3.0",
+}  # fmt: skip
 
 
 def test_each_folder_of_checkpoints_is_a_model() -> None:
@@ -45,6 +50,31 @@ def test_lead_writes_chords_to_a_melody_and_a_melody_to_chords() -> None:
     pairs = zip(harmonised.score.notes, tune.score.notes, strict=True)
     assert all((a.onset, a.pitch) == (b.onset, b.pitch) for a, b in pairs)
     assert list(harmonised.score.of("chord"))
+
+
+def test_chorale_sings_in_four_voices() -> None:
+    tune = musicgen.load("chorale").sample(seed=1)
+    assert [part.role for part in tune.score.parts] == ["soprano", "alto", "tenor", "bass"]
+    assert {part.program for part in tune.score.parts} == {CHOIR_PROGRAM}
+    assert any(tune.score.of("fermata"))
+
+
+@pytest.mark.parametrize("given", [("bass",), ("soprano", "bass")])
+def test_chorale_harmonises_any_voices(given: tuple[str, ...], tmp_path: Path) -> None:
+    model = musicgen.load("chorale")
+    whole = model.sample(seed=2)
+    numbers = [CHOIR_ROLES.index(role) for role in given]
+    path = tmp_path / "given.musicxml"
+    path.write_bytes(musicxml.render(whole.score.select_parts(numbers)))
+    score = model.sample(given=path, seed=3).score
+    by_role = {part.role: number for number, part in enumerate(score.parts)}
+    assert set(by_role) == set(CHOIR_ROLES)
+    for number, role in zip(numbers, given, strict=True):
+        assert list_notes(score, by_role[role]) == list_notes(whole.score, number)
+
+
+def list_notes(score: Score, part: int) -> list[tuple[int, int, int]]:
+    return [(n.onset, n.pitch, n.duration) for n in score.canonical().notes if n.part == part]
 
 
 def test_drums_write_drums_only() -> None:

@@ -30,6 +30,7 @@ Likelihoods: TypeAlias = "tuple[()] | tuple[LikelihoodReport, tuple[BaselineScor
 
 _DEFAULT_REFERENCE: Final = "folk"
 _MOST_TUNES: Final = 5000
+_HEADINGS: Final = ("tunes", "real", "95 % of real", "verdict")
 _DEFAULT_COUNT: Final = 500
 _DEFAULT_PERFORMANCES: Final = 32
 
@@ -235,7 +236,8 @@ def _print_live_card(card: LiveCard, *, with_details: bool) -> None:
         f"{card.sampled.name}: {len(card.sampled.minutes)} minutes beside"
         f" {len(card.real.minutes)} real ones, of {card.real.name}"
     )
-    out.print(_make_table(title, card.figures))
+    rows = [(*f.format_row(), f"{card.shares_inside[f.key]:.0%}") for f in card.figures]
+    out.print(_make_rows(title, (*_HEADINGS, "minutes"), rows))
     for line in card.notes:
         out.print(f"  {line}", markup=False)
 
@@ -289,7 +291,7 @@ def _make_curve_table(likelihood: LikelihoodReport) -> Table:
 def _make_table(title: str, figures: Sequence[Figure]) -> Table:
     """Return figures as a table at most 80 columns wide."""
     rows = [figure.format_row() for figure in figures]
-    return _make_rows(title, ("tunes", "real", "95 % of real", "verdict"), rows)
+    return _make_rows(title, _HEADINGS, rows)
 
 
 def _make_rows(

@@ -6,7 +6,7 @@ minutes from its start; its last minute counts if it lasts half of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -15,6 +15,7 @@ import numpy as np
 
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.figures import (
+    MIDDLE_95,
     Definition,
     Figure,
     FigureTable,
@@ -43,7 +44,7 @@ class Minute:
 
     @cached_property
     def edges(self) -> tuple[IntArray, IntArray]:
-        """The times at which the number of sounding notes changes, and that number after each."""
+        """The times at which notes start and end, and how many sound after each: (edge,) int64."""
         times = np.concatenate([self.notes[0], self.notes[0] + self.notes[2]])
         steps = np.repeat([1, -1], self.notes.shape[1])
         order = np.argsort(times, kind="stable")
@@ -194,6 +195,7 @@ class LiveCard:
     sampled: MinuteSet
     real: MinuteSet
     figures: tuple[Figure, ...]
+    shares_inside: Mapping[str, float]  # by figure: of the minutes, those like single real ones
     model_figures: tuple[Figure, ...]
     likelihood: LikelihoodReport | None
 
@@ -202,10 +204,10 @@ class LiveCard:
         cls, sampled: MinuteSet, real: MinuteSet, likelihood: LikelihoodReport | None
     ) -> LiveCard:
         """Compare minutes; the likelihood is that of held-out performances, if there are some."""
+        model_figures = list_model_figures(likelihood) if likelihood else ()
         figures = tuple(compare_minutes(sampled, real))
-        return cls(
-            sampled, real, figures, list_model_figures(likelihood) if likelihood else (), likelihood
-        )
+        shares = measure_shares_inside(sampled, real)
+        return cls(sampled, real, figures, shares, model_figures, likelihood)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -219,10 +221,20 @@ class LiveCard:
             **nest_figures(self.model_figures),
             "likelihood": self.likelihood and self.likelihood.to_json(),
             **nest_figures(self.figures),
+            "minutes_inside": self.shares_inside,
             "minutes": len(self.sampled.minutes),
             "notes": list(self.notes),
             "real": {"name": self.real.name, "minutes": len(self.real.minutes)},
         }
+
+
+def measure_shares_inside(sampled: MinuteSet, real: MinuteSet) -> dict[str, float]:
+    """Measure the share of sampled minutes within the middle 95 % of real minutes, by figure."""
+    low, high = np.nanquantile(real.table.tune_values, MIDDLE_95, axis=0)
+    values = sampled.table.tune_values
+    shares = ((low <= values) & (values <= high)).mean(axis=0)
+    keys = (definition.key for definition in sampled.table.definitions)
+    return dict(zip(keys, shares.tolist(), strict=True))
 
 
 def compare_minutes(sampled: MinuteSet, real: MinuteSet) -> Sequence[Figure]:

@@ -19,15 +19,16 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from musicgen.checkpoint import GATES, LAYER_WEIGHTS, Weights
-from musicgen.config import CONTEXT_WIDTHS, MULTI_HOT_FIELDS, ModelSettings
+from musicgen.config import CONTEXT_WIDTHS, MOTION_OFFSETS, MULTI_HOT_FIELDS, ModelSettings
 from musicgen.model.devices import limit_recurrent_precision, send
 from musicgen.tokens.context_families import count_field_values, find_columns
+from musicgen.tokens.frames import PITCH
 
 RecurrentState: TypeAlias = tuple[tuple[Tensor, ...], ...]  # per layer: h, and c of an LSTM
 RECURRENT_WEIGHT: Final = "weight_hh_l0"  # of a recurrent layer of torch
 LOOK_BACK_PREFIXES: Final = (  # of the fields of context dropout
     "lag", "match", "echo", "alike",
-    "ago500", "ago1000", "ago2000", "ago4000", "repeat", "motif",
+    "ago500", "ago1000", "ago2000", "ago4000", "repeat", "motif", "apart", "run",
 )  # fmt: skip
 FORGET_BIAS: Final = 1.0  # initial bias of the forget gates of an LSTM
 
@@ -44,10 +45,12 @@ class DropoutMasks:
     outputs: tuple[Tensor, ...]  # per layer, (lane, hidden) float32
     recurrent: tuple[Tensor, ...] = ()  # per layer, (gates x hidden, hidden) float32
     context: Mapping[str, Tensor] = field(default_factory=dict)  # by field, (value, 1) float32
+    inputs: Tensor | None = None  # (lane, input) float32
 
     def select_lanes(self, lanes: slice) -> DropoutMasks:
         """Return the masks of some of the lanes."""
-        return replace(self, outputs=tuple(mask[lanes] for mask in self.outputs))
+        inputs = None if self.inputs is None else self.inputs[lanes]
+        return replace(self, outputs=tuple(mask[lanes] for mask in self.outputs), inputs=inputs)
 
 
 class SequenceModelSettings(Protocol):
@@ -129,14 +132,22 @@ class LanguageModel(SerializableModule):
                 name: nn.Embedding(
                     count_field_values(name, settings.vocabulary_size), CONTEXT_WIDTHS[name]
                 )
-                for name in settings.context_fields
-                if name not in MULTI_HOT_FIELDS
+                for name in settings.embedded_fields
             }
         )
         # by field that the model reads: its column in a context tensor
         self.columns = find_columns(settings.context_fields)
         self.lag_columns = [self.columns[name] for name in settings.lags]
         self.gates = nn.Linear(hidden, len(settings.lags)) if settings.lags else None
+        offsets = [list(MOTION_OFFSETS[name]) for name in settings.motions]
+        # by motion gate: the column of its field, and its interval
+        self.motion_columns = [
+            self.columns[name]
+            for name, row in zip(settings.motions, offsets, strict=True)
+            for _ in row
+        ]
+        self.intervals = [interval for row in offsets for interval in row]
+        self.motions = nn.Linear(hidden, len(self.intervals)) if offsets else None
         self.layers = nn.ModuleList(
             make_recurrent_layer(settings.cell, hidden if layer else settings.input_size, hidden)
             for layer in range(settings.layers)
@@ -162,9 +173,10 @@ class LanguageModel(SerializableModule):
         for name, table in self.context.items():
             assert isinstance(table, nn.Embedding)
             nn.init.normal_(table.weight, 0, CONTEXT_WIDTHS[name] ** -0.5, generator)
-        if self.gates is not None:
-            nn.init.zeros_(self.gates.weight)
-            nn.init.zeros_(self.gates.bias)
+        for gates in (self.gates, self.motions):
+            if gates is not None:
+                nn.init.zeros_(gates.weight)
+                nn.init.zeros_(gates.bias)
 
     @property
     def device(self) -> torch.device:
@@ -183,7 +195,8 @@ class LanguageModel(SerializableModule):
         """Draw the dropout masks of one window; None if the settings have no dropout."""
         settings = self.settings
         rates = (settings.dropout, settings.embedding_dropout,
-                 settings.weight_dropout, settings.context_dropout)  # fmt: skip
+                 settings.weight_dropout, settings.context_dropout,
+                 settings.input_dropout)  # fmt: skip
         if not any(rates):
             return None
         outputs = self.head.bias.new_empty(lanes, settings.hidden)
@@ -192,7 +205,12 @@ class LanguageModel(SerializableModule):
             tuple(draw_dropout_mask(outputs, settings.dropout, generator) for _ in self.layers),
             self._draw_recurrent_masks(generator) if settings.weight_dropout else (),
             self._draw_context_masks(generator) if settings.context_dropout else {},
+            self._draw_input_mask(lanes, generator) if settings.input_dropout else None,
         )
+
+    def _draw_input_mask(self, lanes: int, generator: torch.Generator | None) -> Tensor:
+        inputs = self.head.bias.new_empty(lanes, self.settings.input_size)
+        return draw_dropout_mask(inputs, self.settings.input_dropout, generator)
 
     def _draw_recurrent_masks(self, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         rate = self.settings.weight_dropout
@@ -233,6 +251,8 @@ class LanguageModel(SerializableModule):
         if self.columns and context is not None:
             context = send(context, self.device).transpose(0, 1)
             values = torch.cat([values, *self.look_up_context(context, masks)], -1)
+        if masks is not None and masks.inputs is not None:
+            values = values * masks.inputs
         new_state = []
         for number, (layer, before) in enumerate(
             zip(self.layers, state or self.start(len(ids)), strict=True)
@@ -245,6 +265,8 @@ class LanguageModel(SerializableModule):
         logits = self.compute_logits(values)
         if self.gates is not None and context is not None:
             logits = self.add_gates(logits, values, context[..., self.lag_columns])
+        if self.motions is not None and context is not None:
+            logits = self.add_motions(logits, values, context[..., self.motion_columns])
         return logits.transpose(0, 1), tuple(new_state)
 
     def look_up_embeddings(self, ids: Tensor, masks: DropoutMasks | None) -> Tensor:
@@ -267,6 +289,7 @@ class LanguageModel(SerializableModule):
             if name in self.context
             else unpack_bits(context[..., column], MULTI_HOT_FIELDS[name]).to(self.head.bias.dtype)
             for name, column in self.columns.items()
+            if CONTEXT_WIDTHS[name]
         ]
 
     def add_gates(self, logits: Tensor, outputs: Tensor, seen: Tensor) -> Tensor:
@@ -280,6 +303,22 @@ class LanguageModel(SerializableModule):
         assert self.gates is not None
         gates = self.gates(outputs).to(logits.dtype) * (seen > 0)
         return logits.scatter_add(2, (seen - 1).clamp(min=0), gates)
+
+    def add_motions(self, logits: Tensor, outputs: Tensor, seen: Tensor) -> Tensor:
+        """Add to the logits of the pitches at intervals from a looked-up pitch.
+
+        The gates do not depend on the pitch, so what they learn holds in every key.
+
+        Args:
+            logits: (window, lane, vocabulary).
+            outputs: (window, lane, hidden) of the last layer.
+            seen: (window, lane, gate) int64, the id + 1 looked up; 0 where there was none.
+        """
+        assert self.motions is not None
+        ids = seen - 1 + torch.tensor(self.intervals, device=seen.device)
+        is_pitch = (seen > PITCH.start) & (ids >= PITCH.start) & (ids < PITCH.stop)
+        gates = self.motions(outputs).to(logits.dtype) * is_pitch
+        return logits.scatter_add(2, ids.clamp(PITCH.start, PITCH.stop - 1), gates)
 
     def compute_logits(self, outputs: Tensor) -> Tensor:
         """Return the logits of outputs of the last layer, (..., hidden) float32."""

@@ -113,3 +113,26 @@ def splitmix64(values: UInt64Array) -> UInt64Array:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def find_repetitions(codes: IntArray, most: int) -> tuple[IntArray, IntArray]:
+    """Find for each place the earlier one before which the most values were the same.
+
+    Args:
+        codes: (n,) int64.
+        most: a longer repetition counts as this long; of several, the latest is chosen.
+
+    Returns:
+        (n,) the earlier place, -1 where even the value before differs from all earlier ones; and
+        (n,) the length of the repetition.
+    """
+    earlier, lengths = np.full(len(codes), -1), np.zeros(len(codes), np.int64)
+    runs = np.zeros(len(codes), np.int64)  # by place: the values before it that are repeated
+    for place in range(1, len(codes)):
+        is_same = codes[: place - 1] == codes[place - 1]
+        runs[1:place] = (runs[: place - 1] + 1) * is_same
+        capped = np.minimum(runs[:place], most)
+        best = place - 1 - int(np.argmax(capped[::-1]))
+        if capped[best]:
+            earlier[place], lengths[place] = best, capped[best]
+    return earlier, lengths

@@ -81,7 +81,7 @@ def score_to_json(
         "accompaniment": list(range(len(score.parts), len(programs))),
         "recipe": recipe.to_json() if recipe else None,
         "receipt": _receipt_to_json(score, receipt) if receipt else None,
-        "surprise": _surprise_to_json(score, surprise) if surprise else None,
+        "surprise": surprise_to_json(score, surprise) if surprise else None,
         "abc": _encode_abc(score, remarks) if has_bars else None,
         "midi": _encode_midi(played, remarks),
     }
@@ -235,7 +235,7 @@ def _find_run_notes(score: Score, columns: RunColumns, run: SharedRun) -> list[i
     return []
 
 
-def _surprise_to_json(score: Score, surprise: Surprise) -> dict[str, Any]:
+def surprise_to_json(score: Score, surprise: Surprise) -> dict[str, Any]:
     """Return the bits of each note; null for a note that the model's codec left out."""
     bits_of = {(note.onset, note.pitch, note.part): note.bits for note in surprise.notes}
     note_bits = (bits_of.get((note.onset, note.pitch, note.part)) for note in score.notes)

@@ -29,7 +29,7 @@ from musicgen.config import (
     VERTICAL_FIELDS,
     ModelSettings,
 )
-from musicgen.errors import InvalidValue
+from musicgen.errors import InvalidValue, Mismatch
 from musicgen.tokens.context_families import find_columns, make_context_source
 from musicgen.tokens.context_source import Context
 from musicgen.tokens.score_context import FIRST_ECHO, FIRST_VERTICAL
@@ -245,6 +245,11 @@ class NumpyEngine:
     """A trained model as an engine."""
 
     def __init__(self, settings: ModelSettings, weights: Weights, dtype: Any = np.float32) -> None:
+        if settings.reads_frames:
+            raise Mismatch(
+                "a model that reads the context of frames is for scoring only:"
+                " benchmarks/polyphonic.py scores pieces with it"
+            )
         arrays = {name: np.ascontiguousarray(array, dtype) for name, array in weights.items()}
         self.settings = settings
         self.cells = [

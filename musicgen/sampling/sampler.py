@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from musicgen.checkpoint import Checkpoint
 from musicgen.config import BEGIN_ID
-from musicgen.errors import InvalidValue
+from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
 from musicgen.music.instrument_ranges import find_range, find_voice_range
@@ -591,8 +591,16 @@ def make_sampler(
     """Return what writes the tunes of a checkpoint: its engine, and what it has learnt.
 
     make_copy_detector: what knows its training tunes' runs, for a limit in notes.
+
+    Raises:
+        Mismatch: the model reads a score context that sampling does not compute.
     """
     manifest = checkpoint.manifest
+    if manifest.settings.context and not codec.has_bars:
+        raise Mismatch(
+            f"model {manifest.name}: it reads a score context that the codec {codec.name} does not"
+            " compute in sampling; score tunes with it (docs/benchmarks.md)"
+        )
     seen = frozenset(id_ for id_, count in enumerate(manifest.seen) if count)
     engine = NumpyEngine.of(checkpoint)
     if codec.has_bars:

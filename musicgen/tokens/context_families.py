@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from musicgen.config import MULTI_HOT_FIELDS, PARTS_FIELDS, TIME_FIELDS
-from musicgen.tokens.context_source import ContextSource
+from musicgen.config import FRAME_FIELDS, MULTI_HOT_FIELDS, PARTS_FIELDS, TIME_FIELDS
+from musicgen.tokens.context_source import ContextSource, WholeContexts
+from musicgen.tokens.frame_context import FRAME_FIELD_SIZES, FrameContexts
 from musicgen.tokens.score_context import FIELD_SIZES as SCORE_FIELD_SIZES
 from musicgen.tokens.score_context import FIELDS, ContextTable
 from musicgen.tokens.time_context import FIELD_SIZES as TIME_FIELD_SIZES
 from musicgen.tokens.time_context import TimeContextSource
 
-_FAMILIES: Final = (FIELDS, TIME_FIELDS)
-_SIZES: Final = {**SCORE_FIELD_SIZES, **TIME_FIELD_SIZES}
+_FAMILIES: Final = (FIELDS, TIME_FIELDS, FRAME_FIELDS)
+_SIZES: Final = {**SCORE_FIELD_SIZES, **TIME_FIELD_SIZES, **FRAME_FIELD_SIZES}
+
+
+def make_whole_contexts(fields_read: Sequence[str]) -> WholeContexts | None:
+    """Return what computes some fields of whole tunes, all of one family; None for none."""
+    if fields_read and fields_read[0] in FRAME_FIELDS:
+        return FrameContexts()
+    return make_context_source(fields_read)
 
 
 def make_context_source(fields_read: Sequence[str]) -> ContextSource | None:
-    """Return what computes some fields, all of one family; None for none."""
+    """Return what computes some fields id by id, all of one family; None for none.
+
+    Fields of frames are computed for whole pieces only.
+    """
     if not fields_read:
         return None
     if fields_read[0] in TIME_FIELDS:

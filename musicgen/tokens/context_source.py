@@ -16,6 +16,7 @@ from musicgen.config import BEGIN_ID
 from musicgen.music.arrays import IntArray, TokenIds
 
 ContextFields: TypeAlias = npt.NDArray[np.int16]  # (token, field) of one tune
+AnyContext: TypeAlias = Any  # a context of the source that made the lanes
 
 
 class Context(Protocol):
@@ -31,7 +32,7 @@ class Context(Protocol):
 class Lanes(Protocol):
     """The contexts of many tunes side by side."""
 
-    def set_context(self, lane: int, context: Any) -> None:
+    def set_context(self, lane: int, context: AnyContext) -> None:
         """Set a lane to a context of the same source."""
 
     def select_lanes(self, lanes: IntArray) -> None:

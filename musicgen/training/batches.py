@@ -20,7 +20,7 @@ from musicgen.tokens.context_source import ContextFields, WholeContexts
 
 IGNORE_INDEX: Final = -100  # the target of padding
 CONTEXT_CHUNK: Final = 256  # tunes whose score contexts are computed together
-MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 to 88 bytes each
+MAX_CACHED_CONTEXTS: Final = 2**24  # tokens, 24 to 122 bytes each
 MIN_TRANSPOSITION: Final = -5  # semitones; with the maximum, each of the twelve keys once
 MAX_TRANSPOSITION: Final = 6  # semitones
 

@@ -18,7 +18,8 @@ from musicgen.evaluation.heldout_score import HeldOutScore, make_held_out_score
 from musicgen.model.devices import autocast
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import FloatArray, IntArray, TokenIds
-from musicgen.tokens.context_families import make_context_source
+from musicgen.tokens.context_families import make_whole_contexts
+from musicgen.tokens.context_source import WholeContexts
 from musicgen.training.batches import (
     IGNORE_INDEX,
     ContextCache,
@@ -31,17 +32,20 @@ BATCH_TUNES: Final = 64
 WINDOW: Final = 128  # ids per forward pass
 
 
-def make_context_cache(model: SequenceModel, tunes: Sequence[TokenIds]) -> ContextCache | None:
+def make_context_cache(
+    model: SequenceModel, tunes: Sequence[TokenIds], source: WholeContexts | None = None
+) -> ContextCache | None:
     """Return a cache of the score contexts of tunes; None for a model that reads none.
 
     Args:
         model: says which fields it reads.
         tunes: (token,) int16 or int64 each.
+        source: of the fields that the model reads; None: that of its codec.
     """
     settings = model.settings
     if not isinstance(settings, ModelSettings):
         return None
-    source = make_context_source(settings.context_fields)
+    source = source or make_whole_contexts(settings.context_fields)
     return None if source is None else ContextCache(tunes, source)
 
 

@@ -111,6 +111,8 @@ class SizePreset:
 CONTEXT_SAMPLING: Final = {"temperature": 1.0, "min_p": 0.04}
 # Several parts that all look back hold each other in a loop where rare events are left out.
 PARTS_SAMPLING: Final = {"temperature": 1.0, "min_p": 0.0}
+# Without rare events notes are let go too soon; with all of them, some are held to the end.
+LIVE_SAMPLING: Final = {"temperature": 1.0, "min_p": 0.03}
 FRESH_PRESETS: Final = (
     SizePreset(8_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=60, min_tokens=60_000),
     SizePreset(50_000, 1, dropout=0.5, embedding_dropout=0.2, epochs=30, min_tokens=200_000),

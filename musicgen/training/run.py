@@ -55,6 +55,7 @@ from musicgen.training.part_densities import find_density_thirds
 from musicgen.training.plan import (
     CONTEXT_SAMPLING,
     LARGE_CORPUS_TUNES,
+    LIVE_SAMPLING,
     PARTS_SAMPLING,
     Plan,
     get_note_counts,
@@ -546,6 +547,8 @@ class TrainingRun:
             return self.base.manifest.sampling
         if self.plan.model.reads_vertical:
             return PARTS_SAMPLING
+        if self.plan.model.reads_time:
+            return LIVE_SAMPLING
         return CONTEXT_SAMPLING if self.plan.model.lags else {}
 
 

@@ -38,6 +38,7 @@ from musicgen.model.devices import (
 )
 from musicgen.model.network import RecurrentState, SequenceModel, detach, reset_lanes
 from musicgen.music.arrays import TokenIds
+from musicgen.tokens.context_source import WholeContexts
 from musicgen.training.batches import Window, WindowStream
 from musicgen.training.distributed import SINGLE_PROCESS, Ranks
 from musicgen.training.heldout_loss import evaluate, make_context_cache
@@ -208,6 +209,7 @@ class Trainer:
         valid_notes: notes of each validation tune; None counts each id as a note.
         ranks: the processes that train together.
         pitch_ranges: the ids to transpose, if settings.transposed.
+        context_source: of the fields that the model reads; None: that of its codec.
 
     Raises:
         InvalidValue: the processes cannot share the lanes evenly.
@@ -222,6 +224,7 @@ class Trainer:
         valid_notes: Sequence[int] | None = None,
         ranks: Ranks = SINGLE_PROCESS,
         pitch_ranges: Sequence[range] = (),
+        context_source: WholeContexts | None = None,
     ) -> None:
         ranks.check_lanes_divisible(settings.lanes)
         self.model, self.settings, self.ranks = model, settings, ranks
@@ -231,13 +234,13 @@ class Trainer:
         keep_freed_memory()
         generator = np.random.default_rng(settings.seed)
         transposed_ranges = pitch_ranges if settings.transposed else ()
-        self.valid_contexts = make_context_cache(model, valid)
+        self.valid_contexts = make_context_cache(model, valid, context_source)
         self.window_stream = WindowStream(
             train,
             settings.lanes,
             generator,
             transposed_ranges,
-            make_context_cache(model, train),
+            make_context_cache(model, train, context_source),
         )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.parameters = list(model.parameters())

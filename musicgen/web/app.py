@@ -33,15 +33,20 @@ from musicgen.web.saved_tunes import SavedTunes
 from musicgen.web.schemas import (
     Differences,
     ErrorResponse,
+    FileParts,
     JobId,
     JobState,
     ModelInfo,
+    NotesUpload,
     SavedTuneResponse,
     TrainingRun,
     TuneRequest,
     TuneResponse,
+    TuneSurprise,
     build_sample_job,
     build_tweak_job,
+    decode_notes,
+    parse_notes_upload,
     parse_tune_request,
 )
 from musicgen.web.worker_pool import Job, WorkerPool
@@ -115,11 +120,17 @@ class CachedTune:
     id: str
     recipe: str
     compressed_json: bytes  # `TuneResponse` without `kept`, compressed with zlib
+    drawn: str | None = None  # its ids, as a worker wrote them
 
     @classmethod
     def of(cls, answer: WorkerAnswer) -> CachedTune:
         """Make the entry from a worker's answer."""
-        return cls(answer.head["id"], answer.head["recipe"], answer.body)
+        return cls(answer.head["id"], answer.head["recipe"], answer.body, answer.head.get("drawn"))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments by which any worker finds the tune without drawing it again."""
+        return {"recipe": self.recipe, "drawn": self.drawn}
 
     def to_json(self, *, is_saved: bool) -> bytes:
         """Return the JSON of a `TuneResponse`."""
@@ -129,7 +140,7 @@ class CachedTune:
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return len(self.compressed_json) + len(self.recipe)
+        return len(self.compressed_json) + len(self.recipe) + len(self.drawn or "")
 
 
 @dataclass
@@ -276,7 +287,7 @@ def _complete_openapi(app: FastAPI) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     _, request_schemas = msgspec.json.schema_components(
-        [TuneRequest], ref_template="#/components/schemas/{name}"
+        [TuneRequest, NotesUpload], ref_template="#/components/schemas/{name}"
     )
     schemas |= request_schemas
 
@@ -287,12 +298,14 @@ def identify_client(request: Request, token: str) -> str:
     return f"{host} {token[:64]}"
 
 
-TUNE_REQUEST_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TuneRequest"}}},
-    }
-}
+def _describe_body(schema: str) -> dict[str, Any]:
+    """Describe a body that we parse ourselves, for /openapi.json."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+TUNE_REQUEST_BODY: Final = _describe_body("TuneRequest")
+NOTES_UPLOAD_BODY: Final = _describe_body("NotesUpload")
 ClientToken = Annotated[str, Header(alias="X-Client", description="client identifier")]
 
 
@@ -315,7 +328,9 @@ def _add_job_routes(app: FastAPI, playground: Playground) -> None:
             raise HttpError(400, "of: missing; name the tune to vary")
         else:
             tune = await playground.get_tune(tune_request.of, client)
-            job = await asyncio.to_thread(build_tweak_job, tune_request, client, tune.recipe)
+            job = await asyncio.to_thread(
+                build_tweak_job, tune_request, client, tune.recipe, tune.drawn
+            )
         return {"id": worker_pool.submit(job).id}
 
     @app.get("/api/jobs/{id}", response_model=JobState)
@@ -380,7 +395,7 @@ def _add_tune_routes(app: FastAPI, playground: Playground) -> None:
         client = identify_client(request, token)
         tune = await playground.get_tune(id, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="file", recipe=tune.recipe, suffix=suffix
+            client, do="file", **tune.source, suffix=suffix
         )
         name = f"{answer.head.get('name') or tune.id}.{suffix}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -393,7 +408,26 @@ def _add_tune_routes(app: FastAPI, playground: Playground) -> None:
         tune_a = await playground.get_tune(a, client)
         tune_b = await playground.get_tune(b, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="differences", recipe_a=tune_a.recipe, recipe_b=tune_b.recipe
+            client, do="differences", a=tune_a.source, b=tune_b.source
+        )
+        return answer.head
+
+    @app.get("/api/tunes/{id}/surprise", response_model=TuneSurprise)
+    async def surprise(id: str, request: Request, token: ClientToken = "") -> Any:  # noqa: A002
+        """Get the surprise of a tune: the bits of each note."""
+        client = identify_client(request, token)
+        tune = await playground.get_tune(id, client)
+        answer = await playground.worker_pool.submit_and_wait(client, do="surprise", **tune.source)
+        return answer.head
+
+    @app.post("/api/parts", response_model=FileParts, openapi_extra=NOTES_UPLOAD_BODY)
+    async def parts(request: Request, token: ClientToken = "") -> Any:
+        """List the parts of a file, which a tune may then be drawn around."""
+        client = identify_client(request, token)
+        upload = await asyncio.to_thread(parse_notes_upload, await request.body())
+        payload, suffix = await asyncio.to_thread(decode_notes, upload, "the file")
+        answer = await playground.worker_pool.submit_and_wait(
+            client, payload, do="parts", suffix=suffix
         )
         return answer.head
 
@@ -414,7 +448,7 @@ def _add_saved_tune_routes(app: FastAPI, playground: Playground) -> None:
         client = identify_client(request, token)
         tune = await playground.get_tune(id, client)
         answer = await playground.worker_pool.submit_and_wait(
-            client, do="file", recipe=tune.recipe, suffix="mid"
+            client, do="file", **tune.source, suffix="mid"
         )
         await playground.saved_tunes.save(tune.id, answer.body)
         return cached_list()

@@ -23,7 +23,9 @@ from musicgen.music.accompaniment import split_accompaniment
 from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
+from musicgen.render.tune_json import surprise_to_json
 from musicgen.sampling.engine import NumpyEngine
+from musicgen.sampling.generate import Generated
 from musicgen.sampling.primer_choice import PrimerChoice
 from musicgen.sampling.recipe import GenerationRequest, Recipe, hash_notes, join_recipe_remarks
 from musicgen.sampling.sampler import GenericSampler, Sampler
@@ -34,7 +36,12 @@ from musicgen.trained_model import Model, load
 from musicgen.tune import Tune
 from musicgen.web.limits import MAX_LABEL_LENGTH, PRIMER_SUFFIXES, resource_limits
 from musicgen.web.models_and_runs import get_model_stamp, tune_id
-from musicgen.web.serializers import compare_scores, render_tune_file, tune_to_json
+from musicgen.web.serializers import (
+    compare_scores,
+    file_to_json,
+    render_tune_file,
+    tune_to_json,
+)
 from musicgen.web.worker_process import ProgressWriter, WorkerAnswer
 
 MAX_CACHED_MODELS: Final = 3
@@ -108,6 +115,8 @@ class RequestHandlers:
             "recall": self.restore_tune,
             "file": self.render_file,
             "differences": self.compare_tunes,
+            "surprise": self.measure_surprise,
+            "parts": self.list_parts,
             "describe": self.describe_files,
             "heard": self.sample_preview,
         }
@@ -126,15 +135,17 @@ class RequestHandlers:
         model: str,
         wishes: dict[str, Any],
         seed: int,
-        primer: str | None,
+        primer: str | None = None,
         primer_part: str = "",
         primer_bars: str = "",
         primer_seconds: str = "",
+        given: str | None = None,
+        given_parts: str | None = None,
     ) -> WorkerAnswer:
         """Sample a tune.
 
         Args:
-            payload: the bytes of the primer, if `primer` is not None.
+            payload: the bytes of the primer, or of the given parts.
             model: name of the model.
             wishes: sampling options by name.
             seed: random seed.
@@ -142,26 +153,46 @@ class RequestHandlers:
             primer_part: name or number of the primer's part to take; "" for its melody.
             primer_bars: the bars of it to take, such as "1-8"; "" for all.
             primer_seconds: the seconds of it to take, such as "0-15"; "" for all.
+            given: suffix of the format of the given parts, or None.
+            given_parts: which of them stay, such as "melody:1-8,drums"; None for all.
         """
         loaded = self.get_model(model)
-        request = GenerationRequest(
-            loaded.complete_options(wishes, has_primer=primer is not None), seed
-        )
+        has_notes = primer is not None or given is not None
+        request = GenerationRequest(loaded.complete_options(wishes, has_primer=has_notes), seed)
         if primer is not None:
             choice = PrimerChoice.parse(primer_part, primer_bars or None, primer_seconds or None)
             is_live = isinstance(loaded.codec, PerformanceCodec)
-            score = parse_primer(payload, primer, as_performance=is_live)
+            score = parse_notes(payload, primer, as_performance=is_live)
             request = loaded.add_primer(request, score, choice)
+        if given is not None:
+            score = parse_notes(payload, given, "given")
+            request = loaded.add_given(request, score, given_parts)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 
     def tweak(
-        self, _: bytes, recipe: str, wishes: dict[str, Any], seed: int | None, keep: str | None
+        self,
+        _: bytes,
+        recipe: str,
+        wishes: dict[str, Any],
+        seed: int | None,
+        keep: str | None,
+        drawn: str | None = None,
     ) -> WorkerAnswer:
-        """Make a variant of the tune of a recipe."""
+        """Make a variant of the tune of a recipe.
+
+        Args:
+            recipe: of the tune.
+            wishes: the options that change.
+            seed: random seed; None for that of the tune.
+            keep: bars and parts that stay.
+            drawn: the ids of the tune; None: they are drawn again if needed.
+        """
         parsed = Recipe.from_text(recipe)
         changes = wishes | ({} if seed is None else {"seed": seed})
         model = self._find_model(parsed)
+        if drawn is not None:
+            model.remember(parsed.request, Generated.from_json(drawn))
         return self.answer_with_tune(model.make_variant(parsed.request, keep=keep, **changes))
 
     def restore_tune(self, payload: bytes) -> WorkerAnswer:
@@ -208,22 +239,42 @@ class RequestHandlers:
         request = tune.recipe.request
         head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed}
         body = json.dumps(head | tune_to_json(tune), separators=(",", ":")).encode()
-        return WorkerAnswer({"id": id_, "recipe": recipe}, zlib.compress(body, 1))
+        drawn = tune.model.recall(request) if isinstance(tune.model, Model) else None
+        return WorkerAnswer(
+            {"id": id_, "recipe": recipe, "drawn": drawn.to_json() if drawn else None},
+            zlib.compress(body, 1),
+        )
 
     # Files and comparisons
 
-    def render_file(self, _: bytes, recipe: str, suffix: str) -> WorkerAnswer:
+    def render_file(
+        self, _: bytes, recipe: str, suffix: str, drawn: str | None = None
+    ) -> WorkerAnswer:
         """Return the bytes of a tune's file, and a name for the download."""
-        tune = self.get_tune(recipe)
+        tune = self.get_tune(recipe, drawn)
         return WorkerAnswer(
             {"name": make_file_name(tune.score.title)}, render_tune_file(tune, suffix)
         )
 
-    def compare_tunes(self, _: bytes, recipe_a: str, recipe_b: str) -> WorkerAnswer:
-        """Compare two tunes bar by bar."""
-        return WorkerAnswer(
-            compare_scores(self.get_tune(recipe_a).score, self.get_tune(recipe_b).score)
-        )
+    def compare_tunes(
+        self, _: bytes, a: dict[str, str | None], b: dict[str, str | None]
+    ) -> WorkerAnswer:
+        """Compare two tunes bar by bar; each is `recipe` and `drawn`, as in `tweak`."""
+        scores = [self.get_tune(str(tune["recipe"]), tune["drawn"]).score for tune in (a, b)]
+        return WorkerAnswer(compare_scores(*scores))
+
+    def measure_surprise(self, _: bytes, recipe: str, drawn: str | None = None) -> WorkerAnswer:
+        """Measure the bits of each note of a tune.
+
+        Raises:
+            InvalidValue: the tune is text.
+        """
+        tune = self.get_tune(recipe, drawn)
+        return WorkerAnswer(surprise_to_json(tune.score, tune.surprise))
+
+    def list_parts(self, payload: bytes, suffix: str) -> WorkerAnswer:
+        """List the parts of a file."""
+        return WorkerAnswer(file_to_json(parse_notes(payload, suffix, "the file")))
 
     def describe_files(self, payload: bytes, sizes: list[int]) -> WorkerAnswer:
         """Describe the tune in each file; null for a file that cannot be restored.
@@ -238,12 +289,18 @@ class RequestHandlers:
 
     # Caches
 
-    def get_tune(self, recipe: str) -> Tune:
-        """Return the tune of a recipe; sample it again if it is not cached."""
+    def get_tune(self, recipe: str, drawn: str | None = None) -> Tune:
+        """Return the tune of a recipe; sample it again if neither it nor its ids are known."""
         id_, parsed = tune_id(recipe), Recipe.from_text(recipe)
         model = self._find_model(parsed)
         if id_ not in self._tunes:
-            self._cache_tune(id_, model.sample_request(parsed.request))
+            known = model.recall(parsed.request) if drawn is None else Generated.from_json(drawn)
+            tune = (
+                model.make_tune(parsed.request, known)
+                if known
+                else model.sample_request(parsed.request)
+            )
+            self._cache_tune(id_, tune)
         self._tunes.move_to_end(id_)
         return self._tunes[id_]
 
@@ -309,35 +366,40 @@ def _with_progress(model: Model, progress: ProgressWriter) -> Model:
     return ModelWithProgress(checkpoint, model.codec, progress=progress)
 
 
-def parse_primer(data: bytes, suffix: str, *, as_performance: bool = False) -> Score:
-    """Parse a primer under resource limits.
+def parse_notes(
+    data: bytes, suffix: str, field: str = "primer", *, as_performance: bool = False
+) -> Score:
+    """Parse a user's notes under resource limits.
 
     Args:
         data: the bytes of the file.
         suffix: of its format.
+        field: of the request that has them, for messages.
         as_performance: whether to read it as it sounds, with a step of one millisecond.
 
     Raises:
         InvalidValue: the format is not supported, or the file has no tune.
     """
     if suffix not in PRIMER_SUFFIXES:
-        raise InvalidValue(f"primer: unsupported format {suffix[:20]!r}; choose one of"
+        raise InvalidValue(f"{field}: unsupported format {suffix[:20]!r}; choose one of"
                            f" {', '.join(PRIMER_SUFFIXES)}")  # fmt: skip
     with resource_limits():
-        return read_first_tune(data, suffix, as_performance=as_performance)
+        return read_first_tune(data, suffix, field, as_performance=as_performance)
 
 
-def read_first_tune(data: bytes, suffix: str, *, as_performance: bool = False) -> Score:
-    """Return the first tune in the bytes of a file, without its accompaniment; see `parse_primer`.
+def read_first_tune(
+    data: bytes, suffix: str, field: str = "primer", *, as_performance: bool = False
+) -> Score:
+    """Return the first tune in the bytes of a file, without its accompaniment; see `parse_notes`.
 
     Raises:
         InvalidValue: the tune is refused, or there is none.
     """
-    for tune in formats.iter_tunes(data, suffix, "primer", as_performance=as_performance):
+    for tune in formats.iter_tunes(data, suffix, field, as_performance=as_performance):
         if isinstance(tune, Score):
             return split_accompaniment(tune)[0]
         raise InvalidValue(str(tune))
-    raise InvalidValue("the primer has no tunes; send one with notes")
+    raise InvalidValue(f"{field}: the file has no tunes; send one with notes")
 
 
 def _split_payload(data: bytes, sizes: list[int]) -> Iterator[bytes]:

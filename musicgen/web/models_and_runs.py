@@ -93,6 +93,7 @@ class _Corpus(msgspec.Struct):
     """The part of a manifest on the training data."""
 
     tonics: Tonics | None = None  # mode -> tonic -> number of tunes
+    densities: dict[str, tuple[Count, Count]] = {}  # role -> onsets per bar, thirds
 
 
 class _Manifest(msgspec.Struct):
@@ -153,6 +154,8 @@ def _describe_manifest(
             **find_accompaniment_default(manifest.seen, manifest.codec),
         },
         "default_form": choose_default_form(manifest.seen) if writes_bars else FREE,
+        "roles": _rank_values(manifest.seen, "role") if writes_bars else [],
+        "density_roles": sorted(manifest.corpus.densities),
         "has_index": (checkpoint_folder / INDEX).is_file(),
     }  # fmt: skip
 
@@ -160,7 +163,7 @@ def _describe_manifest(
 def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
     """Return the values of a kind of event in the training data, the most frequent first."""
     ids = sorted(
-        (id_ for id_ in MEASURES.ranges[kind] if event_counts[id_]),
+        (id_ for id_ in MEASURES.ranges[kind] if any(event_counts[id_ : id_ + 1])),
         key=lambda id_: -event_counts[id_],
     )
     values = (str(MEASURES.events[id_].value) for id_ in ids)

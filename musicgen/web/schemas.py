@@ -23,6 +23,7 @@ from musicgen.web.worker_pool import Job
 from musicgen.web.worker_process import HttpError
 
 MAX_TEXT_LENGTH: Final = 100  # characters
+MAX_KEEP_LENGTH: Final = 4000  # characters: every other bar of several parts
 ShortText = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -68,17 +69,24 @@ class ModelInfo(StrictModel):
         " model's own"
     )
     default_form: str = Field("free", description="used if a request has no form, bars or primer")
+    roles: list[str] = Field(description="roles of the parts that the model can write")
+    density_roles: list[str] = Field(description="roles that the option `density` can name")
     has_index: bool = Field(
         description="whether tunes have a receipt: overlap with the training data"
     )
 
 
-class PrimerUpload(Struct, frozen=True, forbid_unknown_fields=True):
-    """The notes that a tune starts from: the text of an ABC tune, or the bytes of a file."""
+class NotesUpload(Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's notes: the text of an ABC tune, or the bytes of a file."""
 
     name: ShortText = "primer.abc"
     text: FileText | None = None
     base64: FileText | None = None
+
+
+class PrimerUpload(NotesUpload, frozen=True, forbid_unknown_fields=True):
+    """The notes that a tune starts from."""
+
     part: ShortText = ""  # name or number, from 1, of the part to take; "" for the melody
     bars: ShortText = ""  # such as "1-8"; "" for all
     seconds: ShortText = ""  # for a model of performances, such as "0-15"; "" for all
@@ -112,16 +120,38 @@ class TuneRequest(_OptionFields, frozen=True, kw_only=True, forbid_unknown_field
     model: ShortText = "folk"
     seed: Seed | None = None
     primer: PrimerUpload | None = None
+    given: NotesUpload | None = None  # its parts stay; the option `parts` are drawn around them
+    given_parts: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_KEEP_LENGTH,
+                description="parts of `given` that stay, and their bars: melody:1-8,drums; all if"
+                " missing",
+            ),
+        ]
+        | None
+    ) = None
     of: (
         Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="tweak: the tune it varies")]
         | None
     ) = None
     keep: (
         Annotated[
-            str, Meta(max_length=MAX_TEXT_LENGTH, description="tweak: bars that stay: 1-8,13-16")
+            str,
+            Meta(
+                max_length=MAX_KEEP_LENGTH,
+                description="tweak: bars that stay, of all parts or of some:"
+                " 1-8,13-16 or melody:1-8,drums",
+            ),
         ]
         | None
     ) = None
+
+
+def parse_notes_upload(body: bytes) -> NotesUpload:
+    """Parse the body of a request that only uploads notes. Raises InvalidValue."""
+    return decode_json(body, NotesUpload, "the request")
 
 
 def parse_tune_request(body: bytes) -> TuneRequest:
@@ -166,6 +196,41 @@ class Phrase(StrictModel):
     words: str = Field(description="such as: bars 9-12 return bars 1-4 (varied: 78% alike)")
 
 
+class TunePart(StrictModel):
+    """A part of a tune."""
+
+    name: str
+    role: str = Field(description="such as melody, bass or drums; empty: unknown")
+    instrument: str
+    measures: list[int] = Field(description="written bars in which its notes start, from 0")
+
+
+class FilePart(StrictModel):
+    """A part of a file."""
+
+    name: str
+    role: str = Field(description="the likeliest, such as melody, bass or drums")
+    instrument: str
+    bars: int = Field(description="number of written bars in which its notes start")
+
+
+class FileParts(StrictModel):
+    """The parts of a file."""
+
+    title: str
+    key: str
+    meter: str
+    bars: int
+    parts: list[FilePart]
+
+
+class TuneSurprise(StrictModel):
+    """The surprise of a tune."""
+
+    notes: list[float | None] = Field(description="bits of each note")
+    bits_per_note: float
+
+
 class TuneResponse(BaseModel):
     """Everything that a page shows of a tune."""
 
@@ -199,7 +264,10 @@ class TuneResponse(BaseModel):
     programs: list[int] = Field(description="General MIDI program of each part; -1: drums")
     recipe: dict[str, Any] | None
     receipt: dict[str, Any] | None
-    surprise: dict[str, Any] | None
+    surprise: dict[str, Any] | None = Field(
+        description="null: the tune has several parts, and `surprise` is a path of its own"
+    )
+    parts: list[TunePart]
     abc: str | None
     midi: str | None = Field(description="base64; null: too long for a MIDI file")
 
@@ -210,6 +278,7 @@ class Differences(StrictModel):
     notes_a: list[int] = Field(description="notes of the first tune that the second lacks")
     notes_b: list[int] = Field(description="notes of the second tune that the first lacks")
     bars: list[int] = Field(description="written bars that differ, counted from 0")
+    parts: list[list[int]] = Field(description="by part: written bars that differ")
 
 
 class SavedTuneResponse(StrictModel):
@@ -255,32 +324,52 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
     """
     if tune_request.of is not None or tune_request.keep is not None:
         raise HttpError(400, "of, keep: only a tweak has these; leave them out of a sample")
+    if tune_request.given_parts is not None and tune_request.given is None:
+        raise HttpError(400, "given_parts: nothing is given; send the notes as given")
+    if tune_request.given is not None and tune_request.primer is not None:
+        raise HttpError(400, "given, primer: a tune has one of them; leave the other out")
     named_options = get_named_options(tune_request)
     options = SamplingOptions.parse(**named_options)
     seed = secrets.randbelow(2**31) if tune_request.seed is None else tune_request.seed
-    payload, suffix = (
-        (b"", None) if tune_request.primer is None else decode_primer(tune_request.primer)
-    )
-    upload = tune_request.primer or PrimerUpload()
-    if upload.bars:
-        parse_bar_range(upload.bars)
-    if upload.seconds:
-        parse_seconds(upload.seconds)
+    payload, notes = _decode_notes(tune_request)
     request = {
         "do": "sample",
         "model": tune_request.model,
         "wishes": named_options,
         "seed": seed,
-        "primer": suffix,
-        "primer_part": upload.part,
-        "primer_bars": upload.bars,
-        "primer_seconds": upload.seconds,
+        **notes,
     }
     return Job(client, request, payload, total_bars=count_bars_to_write(options))
 
 
-def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
+def _decode_notes(tune_request: TuneRequest) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a primer or of given parts, and the worker's arguments about them."""
+    if (primer := tune_request.primer) is not None:
+        if primer.bars:
+            parse_bar_range(primer.bars)
+        if primer.seconds:
+            parse_seconds(primer.seconds)
+        payload, suffix = decode_notes(primer)
+        return payload, {"primer": suffix, "primer_part": primer.part, "primer_bars": primer.bars,
+                         "primer_seconds": primer.seconds}  # fmt: skip
+    if tune_request.given is not None:
+        if tune_request.given_parts is not None:
+            KeepRequest.parse(tune_request.given_parts)
+        payload, suffix = decode_notes(tune_request.given, "given")
+        return payload, {"given": suffix, "given_parts": tune_request.given_parts}
+    return b"", {}
+
+
+def build_tweak_job(
+    tune_request: TuneRequest, client: str, recipe: str, drawn: str | None = None
+) -> Job:
     """Return the job that makes a variant of the tune of a recipe.
+
+    Args:
+        tune_request: the request.
+        client: identity of the client.
+        recipe: of the tune.
+        drawn: the ids of the tune, as a worker wrote them; None: unknown.
 
     Raises:
         HttpError: the request has a primer.
@@ -288,6 +377,8 @@ def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
     """
     if tune_request.primer is not None:
         raise HttpError(400, "primer: only a sample has one; leave it out of a tweak")
+    if tune_request.given is not None or tune_request.given_parts is not None:
+        raise HttpError(400, "given: only a sample has given parts; name what stays with keep")
     changes = {
         name: OPTIONS_BY_NAME[name].default if value is None else value
         for name, value in get_named_options(tune_request, include_nulls=True).items()
@@ -296,7 +387,7 @@ def build_tweak_job(tune_request: TuneRequest, client: str, recipe: str) -> Job:
     if tune_request.keep is not None:
         KeepRequest.parse(tune_request.keep)
     request = {"do": "tweak", "recipe": recipe, "wishes": changes, "seed": tune_request.seed,
-               "keep": tune_request.keep}  # fmt: skip
+               "keep": tune_request.keep, "drawn": drawn}  # fmt: skip
     return Job(client, request)
 
 
@@ -318,36 +409,42 @@ def count_bars_to_write(options: SamplingOptions) -> int | None:
     return sum(section.bars for section in layout.sections) if layout else options.bars
 
 
-def decode_primer(upload: PrimerUpload) -> tuple[bytes, str]:
-    """Return the bytes of a primer, and the suffix of its format.
+def decode_notes(upload: NotesUpload, field: str = "primer") -> tuple[bytes, str]:
+    """Return the bytes of a user's notes, and the suffix of their format.
+
+    Args:
+        upload: the notes.
+        field: of the request that has them, for messages.
 
     Raises:
         HttpError: the upload has not exactly one of text and base64, or is too large.
         InvalidValue: the format is not ABC or MIDI.
     """
     if (upload.text is None) == (upload.base64 is None):
-        raise HttpError(400, "primer: send either its text or its bytes as base64")
+        raise HttpError(400, f"{field}: send either its text or its bytes as base64")
     data = (
         upload.text.encode("utf-8", "replace")
         if upload.text is not None
-        else _decode_base64(upload)
+        else _decode_base64(upload, field)
     )
     if len(data) > PRIMER_BYTES:
-        raise HttpError(413, f"primer: larger than {PRIMER_BYTES:,} bytes; send a shorter one")
+        raise HttpError(413, f"{field}: larger than {PRIMER_BYTES:,} bytes; send a shorter one")
     if upload.text is not None:
         return data, ".abc"
     suffix = f".{upload.name.rpartition('.')[2].lower()}"
     if suffix not in PRIMER_SUFFIXES:
         suffix = ".mid" if data.startswith(b"MThd") else suffix[:12]
     if suffix not in PRIMER_SUFFIXES:
-        raise InvalidValue(f"primer: unsupported format of {upload.name[:60]!r}; send .abc or .mid")
+        raise InvalidValue(
+            f"{field}: unsupported format of {upload.name[:60]!r}; send .abc or .mid"
+        )
     return data, suffix
 
 
-def _decode_base64(upload: PrimerUpload) -> bytes:
+def _decode_base64(upload: NotesUpload, field: str) -> bytes:
     try:
         return b64decode(upload.base64 or "", validate=True)
     except ValueError as fault:
         raise HttpError(
-            400, "primer: invalid base64; encode the bytes of the file again"
+            400, f"{field}: invalid base64; encode the bytes of the file again"
         ) from fault

@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 
 from musicgen import formats
 from musicgen.errors import InvalidValue, NotFound
-from musicgen.music.bars import find_bars
+from musicgen.music.bars import find_bars, number_bars
+from musicgen.music.general_midi import PROGRAMS
+from musicgen.music.roles import find_roles
 from musicgen.music.score import Score
 from musicgen.render.export import PAGE_SUFFIXES, PLAYED_SUFFIXES, RENDERERS, RenderOptions
 from musicgen.render.timeline import duration
@@ -21,6 +23,7 @@ from musicgen.web.limits import MAX_LABEL_LENGTH
 
 FILE_SUFFIXES: Final = ("mid", "abc", "musicxml", "wav", "svg", "png", "html")
 SUFFIXES_WITHOUT_BARS: Final = ("mid", "wav", "svg", "png")  # the pictures are piano rolls
+DRUM_KIT: Final = "drum kit"  # instrument of a drum part
 MAX_WAV_SECONDS: Final = 600
 MAX_PNG_PIXELS: Final = 16_000_000  # three or four seconds of work
 
@@ -40,11 +43,21 @@ def compare_scores(a: Score, b: Score) -> dict[str, Any]:
     pairs: list[tuple[dict[int, NoteInBar], dict[int, NoteInBar]]] = list(
         zip_longest(_group_by_bar(a), _group_by_bar(b), fillvalue={})
     )
+    part_count = max(len(a.parts), len(b.parts))
     return {
         "notes_a": sorted(index for x, y in pairs for index in _find_unmatched(x, y)),
         "notes_b": sorted(index for x, y in pairs for index in _find_unmatched(y, x)),
         "bars": [k for k, (x, y) in enumerate(pairs) if Counter(x.values()) != Counter(y.values())],
+        "parts": [
+            [k for k, (x, y) in enumerate(pairs) if _count(x, part) != _count(y, part)]
+            for part in range(part_count)
+        ],
     }
+
+
+def _count(notes: dict[int, NoteInBar], part: int) -> Counter[NoteInBar]:
+    """Count the notes of a part in a bar."""
+    return Counter(note for note in notes.values() if note[-1] == part)
 
 
 def _group_by_bar(score: Score) -> list[dict[int, NoteInBar]]:
@@ -72,17 +85,52 @@ def _find_unmatched(notes: dict[int, NoteInBar], other_notes: dict[int, NoteInBa
 
 
 def tune_to_json(tune: Tune) -> dict[str, Any]:
-    """Return everything that a page shows of a tune, with long texts truncated."""
+    """Return everything that a page shows of a tune, with long texts truncated.
+
+    The surprise of a tune of several parts is left out: it takes as long as drawing the tune.
+    """
     has_bars = tune.model.codec.has_bars
     data = score_to_json(
-        tune.played_score, recipe=tune.recipe, receipt=tune.receipt, surprise=tune.surprise,
-        has_bars=has_bars,
+        tune.played_score, recipe=tune.recipe, receipt=tune.receipt,
+        surprise=tune.surprise if len(tune.parts) == 1 else None, has_bars=has_bars,
     )  # fmt: skip
-    for name in ("title", "rhythm", "receipt"):
+    data["parts"] = parts_to_json(tune.score)
+    for name in ("title", "rhythm", "receipt", "parts"):
         data[name] = _truncate_texts(data[name])
     messages = [line[:MAX_LABEL_LENGTH] for line in tune.messages]
     files = FILE_SUFFIXES if has_bars else SUFFIXES_WITHOUT_BARS
     return data | {"codec": tune.codec, "files": files, "told": messages}
+
+
+def parts_to_json(score: Score) -> list[dict[str, Any]]:
+    """Return name, role and instrument of each part, and the measures in which its notes start."""
+    starts = [bar.start for bar in find_bars(score)]
+    measures: list[set[int]] = [set() for _ in score.parts]
+    for note in score.notes:
+        measures[note.part].add(max(0, bisect_right(starts, note.onset) - 1))
+    return [
+        {
+            "name": part.name,
+            "role": part.role,
+            "instrument": DRUM_KIT if part.is_drums else PROGRAMS[part.program],
+            "measures": sorted(sounding),
+        }
+        for part, sounding in zip(score.parts, measures, strict=True)
+    ]
+
+
+def file_to_json(score: Score) -> dict[str, Any]:
+    """Return the fields of a `FileParts`: the parts of a file, with their likeliest roles."""
+    parts = [
+        {"name": part["name"], "role": part["role"] or role.name, "instrument": part["instrument"],
+         "bars": len(part["measures"])}
+        for part, role in zip(parts_to_json(score), find_roles(score), strict=True)
+    ]  # fmt: skip
+    bars = max(number_bars(find_bars(score)), default=0)
+    data = {"title": score.title, "key": str(score.key), "meter": str(score.meter), "bars": bars,
+            "parts": parts}  # fmt: skip
+    truncated: dict[str, Any] = _truncate_texts(data)
+    return truncated
 
 
 def _truncate_texts(value: Any) -> Any:

@@ -51,6 +51,7 @@ def test_training_reads_the_context_by_time_and_keeps_an_index(place: Path) -> N
     assert model.checkpoint.settings.context == CONTEXTS["time"]
     assert model.checkpoint.manifest.training["transposed"]
     assert (model.checkpoint.folder / INDEX_FILE).is_file()
+    assert model.checkpoint.manifest.sampling == {"temperature": 1.0, "min_p": 0.03}
 
 
 def test_context_can_be_turned_off_and_another_is_refused(place: Path) -> None:
@@ -116,7 +117,7 @@ def test_evaluation_compares_minutes(place: Path, monkeypatch: pytest.MonkeyPatc
     words = ("evaluate", "live", "--data", "mine", "--count", "4", "--seed", "3")
     output = run_ok(*words)
     for text in ("2 held-out performances", f"beside {FILES} real ones", "notes per second",
-                 "longest silence (s)", "bits per note"):  # fmt: skip
+                 "longest silence (s)", "bits per note", "verdict minutes"):  # fmt: skip
         assert text in output
     assert_refused(run(*words, "--html", "a.html"), 2, "--html: live writes performances, which")
     assert_refused(run(*words, "--form", "AABB"), 2, "--form: live writes performances, which")

@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -268,10 +269,10 @@ class Choosy(MeasuresCodec):
 
     name = "choosy"
 
-    def encode(self, score: Score) -> Encoded:
+    def encode(self, score: Score, velocities: Sequence[int] | None = None) -> Encoded:
         if len(score.notes) % 2:
             raise Refusal("an odd number of notes; the tune was left out", code="no-event")
-        return super().encode(score)
+        return super().encode(score, velocities)
 
 
 def test_counts_tunes_that_the_codec_refuses(book: Any) -> None:

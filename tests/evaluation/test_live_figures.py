@@ -18,6 +18,7 @@ from musicgen.evaluation.live_figures import (
     MinuteSet,
     compare_minutes,
     cut_minutes,
+    measure_shares_inside,
 )
 from musicgen.music.milliseconds import PERFORMANCE_QPM
 from musicgen.music.score import Mark, Note, Score
@@ -99,6 +100,9 @@ def test_sampled_minutes_like_the_real_ones_are_inside() -> None:
     assert verdicts["notes_per_second"] == verdicts["polyphony"] == "inside"
     denser = {figure.key: figure.verdict for figure in compare_minutes(dense, real)}
     assert denser["notes_per_second"].startswith("above by")
+    assert measure_shares_inside(alike, real)["notes_per_second"] > 0.9
+    assert measure_shares_inside(dense, real)["notes_per_second"] == 0
+    assert min(measure_shares_inside(real, real).values()) >= 0.9
 
 
 def test_card_without_held_out_performances_is_written_as_json() -> None:

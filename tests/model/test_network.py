@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from musicgen.config import BEGIN_ID, CELLS, CONTEXT_WIDTHS, ModelSettings
+from musicgen.config import (
+    BEGIN_ID,
+    CELLS,
+    CONTEXT_WIDTHS,
+    FRAME_FIELDS,
+    MOTION_OFFSETS,
+    ModelSettings,
+)
+from musicgen.errors import InvalidValue
 from musicgen.model.network import LanguageModel, reset_lanes
+from musicgen.tokens.frames import FRAME, FRAMES, PITCH
 from musicgen.tokens.score_context import FIELDS
 
 SMALL = ModelSettings(vocabulary_size=11, hidden=6, embedding=6, dropout=0.5)
@@ -134,6 +143,58 @@ def test_sets_enter_as_their_bits() -> None:
     bits, lowest = model.look_up_context(context)
     assert bits.tolist() == [[[1, 0, 1, 0, 0, 0, 0, 0, 0, 1]]]
     assert lowest.shape[-1] == CONTEXT_WIDTHS["lowest"]
+
+
+FRAME_SETTINGS = ModelSettings(len(FRAMES), hidden=6, embedding=6, context="ago1 ago2 above run2")
+
+
+def test_fields_without_width_are_read_by_gates_alone() -> None:
+    model = make_model(FRAME_SETTINGS)
+    assert set(model.context) == {"ago1", "run2"}
+    assert FRAME_SETTINGS.input_size == 6 + CONTEXT_WIDTHS["ago1"] + CONTEXT_WIDTHS["run2"]
+    context = torch.zeros(1, 1, len(FRAME_FIELDS), dtype=torch.int64)
+    before, _ = model(draw_ids(1, 1), context=context)
+    context[..., FRAME_FIELDS.index("ago2")] = PITCH[60] + 1
+    assert model.gates is not None
+    torch.nn.init.ones_(model.gates.bias)
+    change = model(draw_ids(1, 1), context=context)[0] - before
+    assert torch.nonzero(change).tolist() == [[0, 0, PITCH[60]]]
+
+
+def test_motion_gates_add_to_the_pitches_at_each_interval() -> None:
+    model = make_model(FRAME_SETTINGS)
+    assert model.motions is not None
+    values = torch.arange(1, len(model.intervals) + 1)
+    with torch.no_grad():
+        model.motions.bias.copy_(values)
+    seen = torch.tensor([PITCH[127] + 1] * len(MOTION_OFFSETS["ago1"]))
+    seen = torch.cat([seen, torch.tensor([FRAME + 1] * len(MOTION_OFFSETS["above"]))])
+    logits, outputs = torch.zeros(1, 1, len(FRAMES)).double(), torch.zeros(1, 1, 6).double()
+    added = model.add_motions(logits, outputs, seen.expand(1, 1, -1))[0, 0]
+    assert added[PITCH[115] :].tolist() == list(range(1, 14))  # twelve lower, up to the pitch
+    assert not added[: PITCH[115]].any()  # none above it, and none from the end of a frame
+
+
+def test_contexts_of_frames_and_bars_are_not_mixed() -> None:
+    with pytest.raises(InvalidValue, match="context mixes fields of frames with those of bars"):
+        replace(FRAME_SETTINGS, context="ago1 position")
+
+
+def test_input_dropout_drops_the_same_inputs_at_each_step() -> None:
+    settings = replace(SMALL, dropout=0, embedding_dropout=0, input_dropout=0.5, layers=1)
+    model = make_model(settings)
+    masks = model.draw_masks(3, torch.Generator().manual_seed(3))
+    assert masks is not None
+    assert masks.inputs is not None
+    assert masks.inputs.shape == (3, 6)
+    assert set(masks.inputs.flatten().tolist()) == {0, 2}
+    model(draw_ids(3, 5), None, masks)[0][1].sum().backward()
+    gradient = model.layers[0].get_parameter("weight_ih_l0").grad
+    assert gradient is not None
+    assert torch.equal((gradient == 0).all(0), masks.inputs[1] == 0)
+    chosen = masks.select_lanes(slice(1, None, 2)).inputs
+    assert chosen is not None
+    assert torch.equal(chosen, masks.inputs[1:2])
 
 
 def test_context_dropout_drops_values_of_the_look_back_fields() -> None:

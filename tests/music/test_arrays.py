@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musicgen.music.arrays import find_median, ragged_ranges, sort_rows, unique_sorted
+from musicgen.music.arrays import (
+    find_median,
+    find_repetitions,
+    ragged_ranges,
+    sort_rows,
+    unique_sorted,
+)
 
 SMALL = st.integers(0, 3)
 ANY_SIZE = st.one_of(SMALL, st.integers(0, 2**40))
@@ -29,3 +35,21 @@ def test_ragged_ranges_count_from_each_start(ranges: list[tuple[int, int]]) -> N
     starts, sizes = np.array(ranges, dtype=np.int64).reshape(-1, 2).T
     expected = [start + n for start, size in ranges for n in range(size)]
     assert ragged_ranges(starts, sizes).tolist() == expected
+
+
+@given(st.lists(st.integers(0, 2), max_size=24), st.integers(1, 6))
+def test_repetitions_are_the_longest_common_suffixes(codes: list[int], most: int) -> None:
+    def count_repeated(place: int, earlier: int) -> int:
+        length = 0
+        while length < earlier and codes[earlier - 1 - length] == codes[place - 1 - length]:
+            length += 1
+        return min(length, most)
+
+    expected = []
+    for place in range(len(codes)):
+        lengths = [count_repeated(place, earlier) for earlier in range(place)]
+        longest = max(lengths, default=0)
+        latest = max((n for n, length in enumerate(lengths) if length == longest), default=-1)
+        expected.append((latest if longest else -1, longest))
+    earlier, lengths_found = find_repetitions(np.array(codes, np.int64), most)
+    assert list(zip(earlier.tolist(), lengths_found.tolist(), strict=True)) == expected

@@ -23,7 +23,7 @@ from musicgen.sampling.part_writing import PartWriting
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import MeasuresGrammar
-from musicgen.tokens.vocabulary import MEASURES, Event
+from musicgen.tokens.vocabulary import MEASURES, Event, Value
 from tests.fake_models import RandomEngine, may_be_seen, may_be_seen_in_bands
 
 PARALLELS = ("parallel_fifths", "parallel_octaves")
@@ -120,7 +120,7 @@ def draw_one(last: tuple[int, int], held: int, given: int) -> Callable[[int], bo
     """
     rules = PartWriting.of([Part(role="soprano"), Part(role="alto")])
     grammar = MeasuresGrammar(Rules(opens_with_all_parts=False))
-    events = [
+    events: list[tuple[str, Value]] = [
         ("meter", "2/4"), ("mode", "major"), ("rhythm", ""), ("lineup", 2),
         ("role", "soprano"), ("family", "ensemble"), ("role", "alto"), ("family", "ensemble"),
         ("bar", None), ("duration", 48), ("pitch", last[0] - 60), ("duration", 48),

@@ -102,8 +102,8 @@ def check_options_met(score: Score, options: SamplingOptions) -> None:
         assert score.meter == options.meter
     if options.rhythm:
         assert score.rhythm == options.rhythm
-    if options.range:
-        lowest, highest = options.range
+    if options.common_range:
+        lowest, highest = options.common_range
         assert all(lowest <= note.pitch <= highest for note in score.notes)
     first_bar = find_bars(score)[0]
     pickup = first_bar.steps if first_bar.kind == "partial" else 0

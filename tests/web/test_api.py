@@ -230,7 +230,7 @@ def test_transposed_tune_has_no_differences(playground: LiveServer) -> None:
     first = playground.generate(**SAMPLE_REQUEST)
     transposed = playground.generate(do="tweak", of=first["id"], key="Ador")
     differences = playground.get(f"/api/tunes/{first['id']}/differences/{transposed['id']}")
-    assert differences == {"notes_a": [], "notes_b": [], "bars": []}
+    assert differences == {"notes_a": [], "notes_b": [], "bars": [], "parts": [[]]}
 
 
 @pytest.mark.parametrize("kind", ["text", "abc", "mid"])
@@ -319,7 +319,7 @@ def test_infinity_is_refused(playground: LiveServer) -> None:
 def test_request_the_model_cannot_meet_fails(playground: LiveServer) -> None:
     for options, words in (
         ({"rhythm": "tango"}, "rhythm 'tango' is unknown"),
-        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, drums, folk"),
+        ({"model": "../folk"}, "unknown model '../folk'; choose one of mine, chorale, drums, folk"),
         ({"primer": {"text": "no music"}}, "primer"),
     ):
         end = playground.wait_for_end(playground.submit(do="sample", **options))
@@ -349,7 +349,8 @@ def test_openapi_describes_every_path(playground: LiveServer) -> None:
     assert set(description["paths"]) == {
         "/api/models", "/api/jobs", "/api/jobs/{id}", "/api/jobs/{id}/events", "/api/tunes/{id}",
         "/api/tunes/{id}/file/{suffix}", "/api/tunes/{a}/differences/{b}", "/api/shelf",
-        "/api/shelf/{id}", "/api/training", "/api/training/{run}/tune",
+        "/api/tunes/{id}/surprise", "/api/parts", "/api/shelf/{id}", "/api/training",
+        "/api/training/{run}/tune",
     }  # fmt: skip
     refs = set(re.findall(r"#/components/schemas/(\w+)", str(description)))
     assert refs <= description["components"]["schemas"].keys()

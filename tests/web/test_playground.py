@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +19,7 @@ from musicgen import formats
 from musicgen.web.models_and_runs import tune_id
 from tests.browser import TIMEOUT_MS, find_serious_violations, launch_chromium, open_page
 from tests.fake_models import untrained
+from tests.serve_process import ServeProcess
 
 FOLK_SAMPLING: Final = dict(musicgen.load("folk").checkpoint.manifest.sampling)
 RAISED: Final = round(FOLK_SAMPLING["temperature"] + 0.1, 2)  # two steps of the dial
@@ -29,43 +27,6 @@ FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
 IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
 FAILED_REQUEST: Final = re.compile(r"Failed to load resource")
-
-
-@dataclass
-class ServeProcess:
-    """`musicgen serve` as a process that can be stopped and started again."""
-
-    folder: Path
-    port: int = 0
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def tunes(self) -> Path:
-        return self.folder / "tunes"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "musicgen", "serve", "--no-open", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        assert match is not None, line
-        self.port = int(match[1])
-
-    def stop(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=30)
-
-    def tune(self, id_: str) -> dict[str, Any]:
-        response = httpx.get(f"{self.address}/api/tunes/{id_}")
-        assert response.status_code == 200, response.text
-        match: dict[str, Any] = response.json()
-        return match
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,9 @@ export class Player {
   #output = null; // the volume control; the room comes after it
   #instrument = null;
   #bus = null; // carries all sounds since the last start, so that they can fade out together
+  #partBuses = new Map(); // per part, its share of the bus
+  #silentParts = new Set(); // by their numbers; their sounds are scheduled, but not heard
+  #isAccompanied = true;
   #sources = new Set();
   #cues = []; // callbacks that run when their sound is heard
   #litCounts = new Map(); // per lit note, the number of its sounds that overlap now
@@ -137,7 +140,6 @@ export class Player {
 
   constructor() {
     this.countsIn = false;
-    this.mutedParts = new Set(); // parts that are not heard; their notes are still lit
     this.onNote = this.onBar = this.onEnd = this.onState = this.onSchedule = () => {};
   }
 
@@ -188,6 +190,22 @@ export class Player {
     this.#output?.gain.setTargetAtTime(this.#volume ** 2, this.#context.currentTime, 0.02);
   }
 
+  /** Silence the given parts, and no others. @param {Set<number>} parts */
+  mute(parts) {
+    this.#silentParts = new Set(parts);
+    this.#applyMix();
+  }
+
+  #isSilent(part) {
+    const isAdded = this.#tune.accompaniment?.includes(part) ?? false;
+    return this.#silentParts.has(part) || (isAdded && !this.#isAccompanied);
+  }
+
+  #applyMix() {
+    for (const [part, bus] of this.#partBuses)
+      bus.gain.setTargetAtTime(this.#isSilent(part) ? 0 : 1, this.#context.currentTime, 0.01);
+  }
+
   /** Loop the given written measures; null: play the whole tune once. */
   loop(bars) {
     const position = this.position;
@@ -200,7 +218,8 @@ export class Player {
 
   /** Let the accompaniment of the tune be heard or not; the other parts always are. */
   playAccompaniment(isOn) {
-    this.mutedParts = new Set(isOn ? [] : (this.#tune.accompaniment ?? []));
+    this.#isAccompanied = isOn;
+    this.#applyMix();
   }
 
   get isLooping() {
@@ -289,6 +308,16 @@ export class Player {
     return bus;
   }
 
+  /** Return the bus of a part, which is silent while the part is. */
+  #busOf(part) {
+    if (!this.#partBuses.has(part)) {
+      const bus = new GainNode(this.#context, { gain: this.#isSilent(part) ? 0 : 1 });
+      bus.connect(this.#bus);
+      this.#partBuses.set(part, bus);
+    }
+    return this.#partBuses.get(part);
+  }
+
   /** Schedule the clicks before the first sound; return their total duration in seconds. */
   #scheduleCountIn() {
     const { beats, seconds } = this.#tune.count_in;
@@ -356,17 +385,17 @@ export class Player {
     const program = this.#tune.programs[part] ?? 0;
     const length = writtenLength / this.#tempo;
     const when = Math.max(time, this.#context.currentTime);
-    const isMuted = this.mutedParts.has(part);
-    if (!isMuted)
-      this.#trackSources(
-        this.#instrument.play(this.#bus, { program, pitch, velocity, when, length }),
-      );
+    this.#trackSources(
+      this.#instrument.play(this.#busOf(part), { program, pitch, velocity, when, length }),
+    );
     if (note >= 0) {
-      this.#cues.push({ time, rank: 2, run: () => this.#lightNote(note, true) });
+      const light = () => this.#isSilent(part) || this.#lightNote(note, true);
+      this.#cues.push({ time, rank: 2, run: light });
       this.#cues.push({ time: time + length, rank: 0, run: () => this.#lightNote(note, false) });
     }
     const frequency = frequencyOf(pitch);
-    if (!isMuted) this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length, part });
+    if (this.#isSilent(part)) return;
+    this.onSchedule({ time, pathTime, frequency, pitch, note, bar, length, part });
   }
 
   #trackSources(sources) {
@@ -416,6 +445,7 @@ export class Player {
     this.#bus.gain.linearRampToValueAtTime(0, now + FADE_OUT);
     for (const source of this.#sources) source.stop(now + FADE_OUT);
     this.#sources.clear();
+    this.#partBuses.clear();
     this.#bus = null;
   }
 

@@ -15,6 +15,7 @@ const ROLL_UNITS_PER_SECOND = 100; // of its viewBox
 const ROLL_MIN_SECONDS = 0.01; // keeps the viewBox of an empty tune valid
 const PART_COLOURS = 6; // in tune_view.css
 const BLACK_KEYS = [1, 3, 6, 8, 10]; // pitch classes
+const SCORE_ID = /^([nm])(\d+)(?:-\d+)?$/;
 const ALLOWED_ELEMENTS = new Set(
   "svg g path use defs symbol polygon polyline rect ellipse circle line text tspan title desc style".split(
     " ",
@@ -41,8 +42,8 @@ function parseDrawing(text) {
   if (root.localName !== "svg") return svg("svg");
   for (const element of root.querySelectorAll("*")) {
     if (!ALLOWED_ELEMENTS.has(element.localName)) element.remove();
-    for (const { name, value } of [...element.attributes]) {
-      const isLink = name.endsWith("href") && !value.startsWith("#");
+    for (const name of element.getAttributeNames()) {
+      const isLink = name.endsWith("href") && !element.getAttribute(name)?.startsWith("#");
       if (name.startsWith("on") || isLink) element.removeAttribute(name);
     }
   }
@@ -154,6 +155,22 @@ export class TuneView {
     this.#drawRings(differing);
   }
 
+  /** Dim the notes of the parts that are not heard. @param {Set<number>} parts */
+  markSilent(parts) {
+    for (const [, , , , part, note] of this.tune.sounds) {
+      for (const element of this.notes.get(note) ?? []) element.classList.toggle("silent", parts.has(part));
+    }
+  }
+
+  /** Add the surprise of a tune that was shown without. */
+  addSurprise(surprise) {
+    this.tune.surprise = surprise;
+    this.legend = this.#createLegend();
+    this.score.after(this.legend);
+    this.#colourNotes();
+    this.#addTooltips();
+  }
+
   /** Colour the notes by their surprise and show the legend. */
   showSurprise(isOn) {
     this.element.classList.toggle("shows-surprise", isOn);
@@ -191,7 +208,9 @@ export class TuneView {
       "aria-label",
       `Score of ${this.tune.title || "the tune"}. Arrow keys move between bars, Enter plays from a bar, Shift+Enter loops up to it.`,
     );
-    for (const element of root.querySelectorAll("[id]")) this.#register(element);
+    const covers = new Map(); // all are measured before the first is inserted, which would undo the layout
+    for (const measure of root.querySelectorAll("[id^=m]")) covers.set(measure, this.#createCover(measure));
+    for (const element of root.querySelectorAll("[id]")) this.#register(element, covers.get(element));
     const first = this.bars.keys().next().value;
     this.bars.get(first)?.setAttribute("tabindex", "0");
     root.addEventListener("click", (event) => this.#handleClick(event));
@@ -199,17 +218,19 @@ export class TuneView {
     root.addEventListener("keydown", (event) => this.#handleKey(event));
   }
 
-  /** Register a note (id "n12", "n12-1") or a measure ("m3") of the engraved score. */
-  #register(element) {
-    const [, kind, digits] = /^([nm])(\d+)(?:-\d+)?$/.exec(element.id) ?? [];
+  /** Register a note (id "n12", "n12-1") or a measure ("m3"), with its cover, of the engraved score. */
+  #register(element, cover) {
+    const [, kind, digits] = SCORE_ID.exec(element.id) ?? [];
     const index = Number(digits);
     if (kind === "n") {
       element.dataset.note = digits;
       this.#addNote(index, element);
     } else if (kind === "m") {
       element.dataset.bar = digits;
-      const cover = this.#addCover(element, index);
-      if (cover) this.bars.set(index, cover);
+      if (cover) {
+        element.prepend(cover);
+        this.bars.set(index, cover);
+      }
     }
     if (kind && this.prefix) element.id = `${this.prefix}${element.id}`;
   }
@@ -219,13 +240,16 @@ export class TuneView {
     this.notes.get(index).push(element);
   }
 
-  /** Put a rectangle under a measure that takes clicks, focus and colours; null without staff lines. */
-  #addCover(measure, bar) {
-    const staves = [...measure.querySelectorAll(".staff > path")].map((line) => line.getBBox());
-    if (!staves.length) return null;
-    const box = unionBoxes(staves);
-    const pad = Math.min(box.height, staves[0].width ? lineSpacing(staves) * 3 : box.height) || 0;
-    const cover = svg("rect", {
+  /** Create a rectangle for under a measure that takes clicks, focus and colours; null without staff lines. */
+  #createCover(measure) {
+    const [, kind, digits] = SCORE_ID.exec(measure.id) ?? [];
+    if (kind !== "m") return null;
+    const bar = Number(digits);
+    const lines = staffLines(measure).map((line) => line.getBBox());
+    if (!lines.length) return null;
+    const box = unionBoxes(lines);
+    const pad = Math.min(box.height, lines[0].width ? lineSpacing(lines) * 3 : box.height) || 0;
+    return svg("rect", {
       class: "bar-cover",
       x: box.x,
       y: box.y - pad,
@@ -236,8 +260,6 @@ export class TuneView {
       "aria-label": `Bar ${this.barNumber(bar)}`,
       "data-bar": bar,
     });
-    measure.prepend(cover);
-    return cover;
   }
 
   /** Dragging the mouse over bars selects them, like a click and a Shift-click. */
@@ -311,8 +333,10 @@ export class TuneView {
         bits == null ? null : `${bits.toFixed(1)} bits`,
         copies.get(note),
       ];
-      for (const element of elements)
+      for (const element of elements) {
+        element.querySelector(":scope > title")?.remove();
         element.prepend(svg("title", {}, facts.filter(Boolean).join(" · ")));
+      }
     }
   }
 
@@ -410,17 +434,16 @@ export class TuneView {
 
   #drawRings(notes) {
     const rings = this.#replaceLayer("difference-rings", false);
-    for (const element of this.#scoreElements([...notes])) {
-      const { x, y, width, height } = headBox(element);
-      rings.append(
-        svg("ellipse", {
-          cx: x + width / 2,
-          cy: y + height / 2,
-          rx: width * 0.95,
-          ry: height * 1.15,
-        }),
-      );
-    }
+    const boxes = this.#scoreElements([...notes]).map(headBox);
+    const ellipses = boxes.map(({ x, y, width, height }) =>
+      svg("ellipse", {
+        cx: x + width / 2,
+        cy: y + height / 2,
+        rx: width * 0.95,
+        ry: height * 1.15,
+      }),
+    );
+    rings.append(...ellipses);
   }
 
   #drawRoll() {
@@ -537,6 +560,13 @@ function headBox(element) {
   return (element.querySelector(".notehead") ?? element).getBBox();
 }
 
+/** Return the lines of the first and the last staff of a measure, which enclose all others. */
+function staffLines(measure) {
+  const staves = [...measure.querySelectorAll(".staff")];
+  const outer = new Set(staves.length ? [staves[0], staves.at(-1)] : []);
+  return [...outer].flatMap((staff) => [...staff.querySelectorAll(":scope > path")]);
+}
+
 /** Return the distance between two lines of a staff. */
 function lineSpacing(lines) {
   const heights = lines.map((line) => line.y).sort((a, b) => a - b);
@@ -551,8 +581,9 @@ function unionBoxes(boxes) {
   return { x, y, width: right - x, height: bottom - y };
 }
 
-/** Tell whether an element is visible below the sticky player. */
+/** Tell whether an element is visible between the sticky player and what is docked below. */
 function isInView(element) {
   const { top, bottom } = element.getBoundingClientRect();
-  return top >= 60 && bottom <= window.innerHeight - 20;
+  const docked = getComputedStyle(document.documentElement).getPropertyValue("--docked");
+  return top >= 60 && bottom <= window.innerHeight - 20 - (parseFloat(docked) || 0);
 }

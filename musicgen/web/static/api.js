@@ -17,6 +17,9 @@ export const fetchModels = () => call("/api/models");
 export const fetchTune = (id) => call(`/api/tunes/${encodeURIComponent(id)}`);
 export const fetchDifferences = (idA, idB) =>
   call(`/api/tunes/${encodeURIComponent(idA)}/differences/${encodeURIComponent(idB)}`);
+export const fetchSurprise = (id) => call(`/api/tunes/${encodeURIComponent(id)}/surprise`);
+/** List the parts of a file: its name, and its bytes as base64. */
+export const fetchParts = (file) => call("/api/parts", { method: "POST", body: JSON.stringify(file) });
 export const fetchSavedTunes = () => call("/api/shelf");
 export const saveTune = (id) => call(`/api/shelf/${encodeURIComponent(id)}`, { method: "PUT" });
 export const deleteTune = (id) => call(`/api/shelf/${encodeURIComponent(id)}`, { method: "DELETE" });

@@ -2,24 +2,30 @@
 
 import { byId, downloadBlob, html, scrollBehavior } from "/static/render/dom.js";
 import * as api from "./api.js";
-import { barCountOf, barNumbersOf, formatBars, formatKeep } from "./bar_ranges.js";
+import { barCountOf, barNumbersOf, formatBars } from "./bar_ranges.js";
 import { BarStrip } from "./bar_strip.js";
 import { Controls, describeChange } from "./controls.js";
 import { Cancelled, GenerationJob } from "./generation_job.js";
+import { GivenInput } from "./given_input.js";
 import { HistoryList } from "./history_list.js";
+import { Locks, range } from "./locks.js";
 import { showError, showStatus } from "./messages.js";
+import { PartRows, namesOf } from "./part_rows.js";
 import { PlaybackControls } from "./playback_controls.js";
 import { PrimerInput } from "./primer_input.js";
+import { changedRoles, keepRoles, withRoleValue } from "./role_values.js";
 import { SavedTunes } from "./saved_tunes.js";
 import { ScorePanes } from "./score_panes.js";
 import { TrainingPanel } from "./training_panel.js";
 import { TuneHistory } from "./tune_history.js";
-import { describeChanges, showTuneInfo, titleOf } from "./tune_info.js";
+import { describeChangedParts, describeChanges, showTuneInfo, titleOf } from "./tune_info.js";
 
 /** @typedef {import("./tune_history.js").Entry} Entry */
 
 const CHANGE_DELAY = 220; // milliseconds without a change before a variant is requested
 const PLAYBACK_OPTIONS = new Set(["tempo", "program"]); // changing them leaves the notes alone
+const ROLE_OPTIONS = new Set(["density", "range"]); // which have a value per role
+const GIVEN_OPTIONS = ["key", "meter", "rhythm", "bars", "min_bars", "form", "pickup", "parts"]; // settled by given parts
 const TYPING_FIELDS = "input:not([type=range], [type=checkbox], [type=file]), textarea";
 const SPACE_ACTIVATED = "button, a, summary, select, input";
 const MAX_SEED = 2 ** 31;
@@ -33,7 +39,13 @@ class Playground {
 
   constructor() {
     this.controls = new Controls(byId("knobs"), byId("more"), (isFinal) => this.#handleControlChange(isFinal));
-    this.strip = new BarStrip(byId("bars"), (locked) => this.#setLocked(locked));
+    this.strip = new BarStrip(byId("bars"), (bars, isLocked) => this.#lock(this.#allParts, bars, isLocked));
+    this.rows = new PartRows(byId("parts"), {
+      onLock: (parts, bars, isLocked) => this.#lock(parts, bars, isLocked),
+      onDrawAgain: (part) => this.drawAgain(part),
+      onMix: (silent) => this.#mix(silent),
+      onRoleValue: (option, role, value) => this.#setRoleValue(option, role, value),
+    });
     this.panes = new ScorePanes((measure, isExtended) => this.#toggleLock(measure, isExtended));
     this.playback = new PlaybackControls({
       onNote: (note, isOn) => this.panes.light(this.#playingPane, note, isOn),
@@ -41,7 +53,8 @@ class Playground {
       onPosition: (seconds) => this.panes.setPosition(this.#playingPane, seconds),
     });
     this.panes.onSeek = (seconds) => this.playback.seek(seconds);
-    this.primer = new PrimerInput(showError);
+    this.given = new GivenInput(showError, () => this.#updatePrimer());
+    this.primer = new PrimerInput(showError, (file) => this.given.setFile(file));
     this.savedTunes = new SavedTunes(showError, () => this.#updateSaveButton());
     this.historyList = new HistoryList((entry) => this.#goTo(entry));
     this.training = new TrainingPanel((run, container) => this.#playTrainingTune(run, container));
@@ -51,6 +64,14 @@ class Playground {
 
   get current() {
     return this.history.current;
+  }
+
+  get #allParts() {
+    return range(0, (this.current?.tune.parts.length ?? 0) - 1);
+  }
+
+  get #model() {
+    return this.models.find(({ name }) => name === byId("model").value);
   }
 
   /** Load the models and the saved tunes, and the tune that the address names. */
@@ -80,6 +101,7 @@ class Playground {
     on("hear-b", () => this.#switchPlayback("b"));
     on("keep", () => this.#saveOrDelete());
     on("model", () => this.#updateModel(), "change");
+    on("surprise-on", () => this.#fetchSurprise(), "change");
     on("skip", () => byId("stage").focus());
     on("to-shelf", () => scrollToAndFocus(byId("shelf")));
     on("to-training", () => ((byId("training").open = true), scrollToAndFocus(byId("training"))));
@@ -87,13 +109,28 @@ class Playground {
     window.addEventListener("hashchange", () => this.#loadFromAddress().catch(showError));
   }
 
-  /** Generate a new tune, from the primer if there is one. */
+  /** Generate a new tune, from the primer or around the given parts if there are any. */
   async sample(wishes = this.controls.wishes) {
     clearTimeout(this.#timer);
+    if (this.given.isOn && !byId("primer").hidden) return this.#sampleAround(wishes);
     const primer = byId("primer").hidden ? null : this.primer.value;
     const request = { do: "sample", model: byId("model").value, ...wishes, ...(primer ? { primer } : {}) };
     const label = primer ? `New tune from ${primer.name}` : "New tune";
-    await this.#generate(request, null, label);
+    return this.#generate(request, null, label);
+  }
+
+  /** Generate a tune around the given parts, which are then locked. */
+  async #sampleAround(wishes) {
+    try {
+      const settings = Object.fromEntries(Object.entries(wishes).filter(([name]) => !GIVEN_OPTIONS.includes(name)));
+      const { given, ...parts } = this.given.request;
+      const roles = roleOptions(settings, new Set(this.given.drawnRoles));
+      const request = { do: "sample", model: byId("model").value, ...settings, ...roles, given, ...parts };
+      const givenParts = range(0, this.given.count - 1);
+      await this.#generate(request, null, `New tune around ${given.name}`, { givenParts });
+    } catch (error) {
+      showError(error);
+    }
   }
 
   /** Regenerate all bars that are not locked, with another seed. */
@@ -101,10 +138,31 @@ class Playground {
     const entry = this.current;
     if (!entry) return;
     const { locked } = entry;
-    const seed = Math.floor(Math.random() * MAX_SEED);
-    const request = { ...tweakOf(entry), seed, ...keepOf(locked) };
-    const label = locked.size ? `Regenerated all except ${formatBars(locked)}` : "Regenerated";
-    await this.#generate(request, entry, label);
+    const origin = locked.isEmpty ? originOf(entry) : entry;
+    const changes = origin === entry ? {} : this.controls.changesFrom(origin.settings);
+    const request = { ...tweakOf(origin), ...changes, seed: randomSeed(), ...variantOptions(origin, locked, entry.settings) };
+    const label = locked.isEmpty ? "Regenerated" : `Regenerated all except ${locked.describe(namesOf(entry.tune))}`;
+    await this.#generate(request, origin, label);
+  }
+
+  /** Draw one part again around the others, except for its locked bars. */
+  async drawAgain(part) {
+    const entry = this.current;
+    if (!entry) return;
+    const kept = entry.locked.keepAllExcept([part]);
+    const request = { ...tweakOf(entry), seed: randomSeed(), ...variantOptions(entry, kept, entry.settings) };
+    await this.#generate(request, entry, `Drew ${namesOf(entry.tune)[part]} again`);
+  }
+
+  /** Set the density or the range of the parts of a role, which are then drawn again. */
+  #setRoleValue(option, role, value) {
+    this.controls.set(option, withRoleValue(this.controls.values[option], role, value));
+  }
+
+  /** Silence some parts, and dim their notes. */
+  #mix(silent) {
+    this.playback.mute(silent);
+    this.panes.markSilent(silent);
   }
 
   /** Request a variant of the current tune soon, or at once for a final value. */
@@ -116,18 +174,37 @@ class Playground {
 
   async #tweak() {
     const entry = this.current;
-    const changes = entry ? this.controls.changesFrom(entry.tune.wishes) : {};
+    const changes = entry ? this.controls.changesFrom(entry.settings) : {};
     const names = Object.keys(changes);
     if (!entry || !names.length) return;
     const changesNotes = names.some((name) => !PLAYBACK_OPTIONS.has(name));
-    const request = { ...tweakOf(entry), ...changes, ...(changesNotes ? keepOf(entry.locked) : {}) };
-    const label = names.map((name) => describeChange(name, entry.tune.wishes[name], changes[name])).join(", ");
+    const settings = { ...entry.settings, ...changes };
+    delete settings.seed; // each tune has its own
+    const kept = changesNotes ? variantOptions(entry, this.#keptAfter(entry, changes), settings) : {};
+    const request = { ...tweakOf(entry), ...changes, ...kept };
+    const label = names.map((name) => describeChange(name, entry.settings[name], changes[name])).join(", ");
     const wishes = this.controls.wishes;
-    await this.#generate(request, entry, label, (error) => {
-      this.controls.show(entry.tune.wishes, entry.tune.seed);
-      this.#markChangedControls();
+    const onError = (/** @type {unknown} */ error) => {
+      this.#showSettings(entry);
       showError(error, { label: "New tune with these settings", act: () => this.#sampleWith(wishes) });
-    });
+    };
+    await this.#generate(request, entry, label, { settings, onError });
+  }
+
+  /** Set all controls to the settings of a tune. */
+  #showSettings({ tune, settings }) {
+    this.controls.show(settings, tune.seed);
+    this.rows.show(tune, settings, this.#model?.density_roles ?? []);
+    this.#markChangedControls();
+  }
+
+  /** Return what stays after some options change: all other parts where only values of roles do. */
+  #keptAfter({ tune, settings, locked }, changes) {
+    if (tune.parts.length < 2 || Object.keys(changes).some((name) => !ROLE_OPTIONS.has(name))) return locked;
+    const roles = Object.keys(changes).map((name) => changedRoles(settings[name], changes[name]));
+    if (roles.includes(null)) return locked;
+    const affected = tune.parts.flatMap(({ role }, part) => (roles.some((each) => each?.has(role)) ? [part] : []));
+    return affected.length ? locked.keepAllExcept(affected) : locked;
   }
 
   #sampleWith(wishes) {
@@ -135,13 +212,23 @@ class Playground {
     return this.sample(wishes);
   }
 
-  /** Generate a tune and show it; the current tune stays until then. */
-  async #generate(request, parent, label, onError = (/** @type {unknown} */ error) => showError(error)) {
+  /**
+   * Generate a tune and show it; the current tune stays until then. What is locked in it stays locked
+   * in a variant, and given parts are locked in a new tune.
+   *
+   * @param {Record<string, any>} request @param {Entry | null} parent @param {string} label
+   * @param {{settings?: any, givenParts?: number[], onError?: (error: unknown) => void}} options
+   *   settings: to show of a variant that keeps parts; those of the current tune if missing
+   */
+  async #generate(request, parent, label, { settings = null, givenParts = [], onError = showError } = {}) {
     showStatus("");
+    const { current } = this;
     try {
       const tune = await this.#withTuneId(parent, (id) => this.job.run(id ? { ...request, of: id } : request));
-      const locked = new Set(parent?.locked);
-      await this.#add({ number: 0, tune, label, request, parent, locked, changed: null });
+      const locked = (parent && current?.locked) || locksOf(tune).set(givenParts, range(1, barCountOf(tune)), true);
+      const isAround = Boolean(tune.recipe?.given && parent); // its notes settle some options
+      await this.#add({ number: 0, tune, label, request, parent, locked, changed: null,
+        settings: (isAround && (settings ?? current?.settings)) || tune.wishes });
     } catch (error) {
       if (!(error instanceof Cancelled)) onError(error);
     }
@@ -150,8 +237,7 @@ class Playground {
   /** Add a tune to the history, show it, and play it if the user wants that. */
   async #add(entry) {
     this.history.push(entry);
-    const count = barCountOf(entry.tune);
-    entry.locked = new Set([...entry.locked].filter((bar) => bar <= count));
+    entry.locked = entry.locked.fit(partCountOf(entry.tune), barCountOf(entry.tune));
     this.#show();
     if (entry.parent && entry.tune.bars) await this.#markChanges(entry);
     else showStatus(`${entry.label}: ${titleOf(entry.tune)}.`);
@@ -162,12 +248,11 @@ class Playground {
   /** Fetch and mark what changed from the tune's parent. */
   async #markChanges(entry) {
     const differences = await this.#fetchDifferences(entry.parent, entry);
-    const numbers = barNumbersOf(entry.tune);
-    const bars = new Set(differences.bars.map((measure) => numbers[measure]).filter(Boolean));
-    entry.changed = { bars, notes: differences.notes_b, measures: differences.bars };
+    const { bars, parts } = numberDifferences(differences, [entry.tune]);
+    entry.changed = { bars, parts, notes: differences.notes_b, measures: differences.bars };
     if (entry !== this.current) return;
     this.#drawMarks();
-    showStatus(describeChanges(entry.label, bars, barCountOf(entry.tune)));
+    showStatus(describeChanges(entry.label, entry.changed, barCountOf(entry.tune), namesOf(entry.tune)));
   }
 
   #fetchDifferences(a, b) {
@@ -211,9 +296,9 @@ class Playground {
     byId("empty").hidden = true;
     for (const id of ["playback", "actions", "display-options"]) byId(id).hidden = false;
     this.#selectModelOf(entry.tune);
-    this.controls.show(entry.tune.wishes, entry.tune.seed);
-    this.#markChangedControls();
     this.panes.show("b", entry);
+    this.#showSettings(entry);
+    this.#mix(this.rows.silent);
     if (this.#playingPane === "t") this.#playingPane = "b";
     this.playback.load(this.#playingPane === "a" && this.#other ? this.#other.tune : entry.tune);
     showTuneInfo(entry.tune, (suffix) => this.#download(suffix));
@@ -221,6 +306,7 @@ class Playground {
     this.#drawMarks();
     this.#updateSaveButton();
     this.#updateHistoryButtons();
+    this.#fetchSurprise();
     if (this.#other) this.#compare(this.#other === entry ? this.#defaultComparison() : this.#other);
     window.history.replaceState(null, "", `#tune=${entry.tune.id}`);
     document.title = `${titleOf(entry.tune)} · musicgen`;
@@ -229,19 +315,24 @@ class Playground {
   #drawMarks() {
     const entry = this.current;
     if (!entry) return;
-    this.strip.show(barCountOf(entry.tune), entry.locked, entry.changed?.bars ?? new Set());
-    this.panes.markLocked(entry.locked);
+    this.strip.show(barCountOf(entry.tune), entry.changed?.bars ?? new Set());
+    this.rows.markChanged(entry.changed?.parts ?? []);
+    this.#drawLocks(entry);
     if (!this.#other) this.panes.markDifferences("b", entry.changed?.notes ?? []);
-    this.#updateLockInfo();
   }
 
-  #updateLockInfo() {
-    const locked = this.current?.locked ?? new Set();
-    byId("redraw").textContent = locked.size ? "Regenerate the rest" : "Regenerate";
-    byId("bars-told").hidden = !this.current?.tune.bars;
-    byId("bars-told").textContent = locked.size
-      ? `${formatBars(locked)} locked: the next change keeps ${locked.size > 1 ? "them" : "it"}`
-      : "Click bars here or in the score to lock them; Shift-click locks a range";
+  #drawLocks({ tune, locked }) {
+    this.strip.markLocked(locked);
+    this.rows.markLocked(locked);
+    this.panes.markLocked(locked.bars);
+    const hasParts = tune.parts.length > 1;
+    const what = locked.describe(namesOf(tune));
+    byId("redraw").textContent = locked.isEmpty ? "Regenerate" : "Regenerate the rest";
+    byId("redraw").disabled = hasParts && tune.bars > 0 && locked.isFull;
+    byId("bars-told").hidden = !tune.bars;
+    byId("bars-told").textContent = locked.isEmpty
+      ? `Click bars here or in the score to lock them${hasParts ? " in all parts" : ""}; Shift-click locks a range`
+      : `${what} locked: the next change keeps ${!hasParts && locked.bars.size === 1 ? "it" : "them"}`;
   }
 
   #updateHistoryButtons() {
@@ -257,16 +348,31 @@ class Playground {
   }
 
   #markChangedControls() {
-    const wishes = this.current?.tune.wishes;
-    this.controls.markChanged(new Set(wishes ? Object.keys(this.controls.changesFrom(wishes)) : []));
+    const settings = this.current?.settings;
+    this.controls.markChanged(new Set(settings ? Object.keys(this.controls.changesFrom(settings)) : []));
   }
 
-  #setLocked(locked) {
+  #lock(parts, bars, isLocked) {
     const entry = this.current;
     if (!entry) return;
-    entry.locked = locked;
-    this.panes.markLocked(locked);
-    this.#updateLockInfo();
+    entry.locked = entry.locked.set(parts, bars, isLocked);
+    this.#drawLocks(entry);
+  }
+
+  /** Fetch the surprise of the tunes that are shown, where the user wants it and a tune lacks it. */
+  async #fetchSurprise() {
+    if (!byId("surprise-on").checked) return;
+    for (const [pane, entry] of [["b", this.current], ["a", this.#other]]) {
+      if (!entry || entry.tune.surprise || entry.tune.parts.length < 2) continue;
+      try {
+        const surprise = await this.#withTuneId(entry, api.fetchSurprise);
+        entry.tune.surprise = surprise;
+        if (entry === { a: this.#other, b: this.current }[pane]) this.panes.addSurprise(pane, surprise);
+        if (entry === this.current) showTuneInfo(entry.tune, (suffix) => this.#download(suffix));
+      } catch (error) {
+        showError(error);
+      }
+    }
   }
 
   #toggleLock(measure, isExtended) {
@@ -279,7 +385,9 @@ class Playground {
     this.panes.setBar(this.#playingPane, measure);
     if (measure === null && this.#playingPane === "t") return this.#switchPlayback("b");
     const tune = { a: this.#other, b: this.current }[this.#playingPane]?.tune;
-    return this.strip.highlight(tune && measure !== null ? barNumbersOf(tune)[measure] : null);
+    const bar = tune && measure !== null ? barNumbersOf(tune)[measure] : null;
+    this.rows.highlight(bar);
+    return this.strip.highlight(bar);
   }
 
   /** @param {"undo" | "redo"} direction */
@@ -315,14 +423,15 @@ class Playground {
     if (!other) this.#switchPlayback("b");
     const entry = this.current;
     if (!other || !entry) return this.#drawMarks();
+    this.#fetchSurprise();
     try {
       const differences = await this.#fetchDifferences(other, entry);
       if (other !== this.#other || entry !== this.current) return undefined;
       this.panes.markDifferences("a", differences.notes_a);
       this.panes.markDifferences("b", differences.notes_b);
-      const [numbers, otherNumbers] = [barNumbersOf(entry.tune), barNumbersOf(other.tune)];
-      const bars = new Set(differences.bars.map((measure) => numbers[measure] ?? otherNumbers[measure]));
-      const where = entry.tune.bars ? ` in ${formatBars(bars)}` : "";
+      const { bars, parts } = numberDifferences(differences, [entry.tune, other.tune]);
+      this.rows.markChanged(parts);
+      const where = describeWhere(entry.tune, bars, parts);
       showStatus(bars.size ? `A and B differ${where}.` : "A and B are the same.");
     } catch (error) {
       showError(error);
@@ -376,7 +485,7 @@ class Playground {
     if (entry) return this.#goTo(entry);
     const tune = await api.fetchTune(id);
     await this.#add({ number: 0, tune, label: "Opened from link", request: null, parent: null,
-      locked: new Set(), changed: null });
+      locked: locksOf(tune), settings: tune.wishes, changed: null });
     return undefined;
   }
 
@@ -387,6 +496,7 @@ class Playground {
       this.playback.stop();
       byId("playback").hidden = false;
       this.panes.showTraining(tune, container);
+      this.playback.mute(new Set());
       this.playback.load(tune);
       this.#playingPane = "t";
       await this.playback.playFrom(0);
@@ -404,19 +514,28 @@ class Playground {
   }
 
   #updateModel() {
-    const model = this.models.find(({ name }) => name === byId("model").value);
+    const model = this.#model;
     if (!model) return;
     this.controls.setModel(model);
+    this.given.setModel(model);
     const isLive = model.codec === "performance";
     byId("primer").hidden = !model.max_bars && !isLive; // no other model can continue a primer
     this.primer.chooseSeconds(isLive);
   }
 
+  /** Show what becomes of the user's notes: given parts, or a beginning. */
+  #updatePrimer() {
+    const { isOn } = this.given;
+    byId("primer-choice").hidden = isOn || this.primer.value === null;
+    byId("primer-told").textContent = isOn
+      ? "New tunes keep these parts, in their key and meter." : "New tunes continue from these notes.";
+  }
+
   #cancel() {
     this.job.cancel();
     const entry = this.current;
-    if (entry) this.controls.show(entry.tune.wishes, entry.tune.seed);
-    this.#markChangedControls();
+    if (entry) this.#showSettings(entry);
+    else this.#markChangedControls();
     showStatus("Cancelled.");
   }
 
@@ -462,9 +581,57 @@ function tweakOf(entry) {
   return { do: "tweak", of: entry.tune.id };
 }
 
-/** Return the part of a request that keeps the locked bars. */
-function keepOf(locked) {
-  return locked.size ? { keep: formatKeep(locked) } : {};
+/** Return the part of a request that keeps the locked bars, with the values of the roles that are drawn. */
+function variantOptions({ tune }, locked, settings) {
+  const keep = locked.isEmpty ? {} : { keep: locked.keep };
+  return tune.parts.length > 1 ? { ...keep, ...roleOptions(settings, drawnRolesOf(tune, locked)) } : keep;
+}
+
+/** Return the options with a value per role, without the values of parts that stay. */
+function roleOptions(settings, roles) {
+  const names = [...ROLE_OPTIONS].filter((name) => settings[name]);
+  return Object.fromEntries(names.map((name) => [name, keepRoles(settings[name], roles)]));
+}
+
+/** Return the roles of the parts that a variant draws, at least in some bars. */
+function drawnRolesOf({ parts, recipe }, locked) {
+  const given = (recipe?.given?.kept ?? []).filter(({ bars }) => !bars.length).map(({ part }) => part);
+  const isDrawn = (part) => (locked.isEmpty ? !given.includes(part) : !locked.hasPart(part));
+  return new Set(parts.filter((_, part) => isDrawn(part)).map(({ role }) => role));
+}
+
+/** Return the tune from which parts of another were kept: a variant of it is drawn as a whole. */
+function originOf(entry) {
+  const { parent, tune } = entry;
+  return tune.recipe?.given && parent ? originOf(parent) : entry;
+}
+
+function randomSeed() {
+  return Math.floor(Math.random() * MAX_SEED);
+}
+
+function partCountOf(tune) {
+  return tune.bars ? tune.parts.length : 0;
+}
+
+/** Return the locks of a new tune: none. */
+function locksOf(tune) {
+  return new Locks(partCountOf(tune), barCountOf(tune));
+}
+
+/** Return the numbers of the bars that differ, and those of each part; a later tune numbers what the first lacks. */
+function numberDifferences({ bars, parts }, tunes) {
+  const numbers = tunes.map(barNumbersOf);
+  const toNumbers = (measures) => new Set(measures.map((measure) =>
+    numbers.map((each) => each[measure]).find(Boolean)).filter(Boolean));
+  return { bars: toNumbers(bars), parts: parts.map(toNumbers) };
+}
+
+/** Describe where two tunes differ. */
+function describeWhere(tune, bars, parts) {
+  if (!tune.bars) return "";
+  if (parts.length < 2) return ` in ${formatBars(bars)}`;
+  return `: ${describeChangedParts(parts, barCountOf(tune), namesOf(tune))}`;
 }
 
 function describeProgress({ state, ahead, bars, of }) {

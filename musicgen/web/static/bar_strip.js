@@ -1,16 +1,18 @@
 /** The strip of bars: shows progress, the bar that sounds, and locked and changed bars. */
 
 import { html } from "/static/render/dom.js";
+import { range } from "./locks.js";
 
 export class BarStrip {
   #cells = /** @type {HTMLButtonElement[]} */ ([]);
   #locked = /** @type {Set<number>} */ (new Set());
+  #partlyLocked = /** @type {Set<number>} */ (new Set()); // in some parts
   #changed = /** @type {Set<number>} */ (new Set());
   #anchor = 1;
 
   /**
    * @param {HTMLElement} container
-   * @param {(locked: Set<number>) => void} onLock receives all locked bars after each change
+   * @param {(bars: number[], isLocked: boolean) => void} onLock receives the bars to lock or unlock
    */
   constructor(container, onLock) {
     this.container = container;
@@ -19,10 +21,16 @@ export class BarStrip {
     container.addEventListener("keydown", (event) => this.#handleKey(event));
   }
 
-  /** Show the bars of a tune, with the numbers of those that are locked and changed. */
-  show(count, locked, changed) {
-    [this.#locked, this.#changed] = [new Set(locked), new Set(changed)];
+  /** Show the bars of a tune, with the numbers of those that changed. */
+  show(count, changed) {
+    this.#changed = changed;
     this.#resize(count);
+    this.#draw();
+  }
+
+  /** Mark the locked bars. @param {import("./locks.js").Locks} locks */
+  markLocked(locks) {
+    [this.#locked, this.#partlyLocked] = [locks.bars, locks.partlyLocked];
     this.#draw();
   }
 
@@ -30,14 +38,9 @@ export class BarStrip {
   toggle(bar, isExtended = false) {
     const isLocked = isExtended ? this.#locked.has(this.#anchor) : !this.#locked.has(bar);
     const other = isExtended ? this.#anchor : bar;
-    for (let each = Math.min(bar, other); each <= Math.max(bar, other); each += 1) {
-      if (isLocked) this.#locked.add(each);
-      else this.#locked.delete(each);
-    }
     this.#anchor = bar;
     this.#changed = new Set();
-    this.#draw();
-    this.onLock(new Set(this.#locked));
+    this.onLock(range(Math.min(bar, other), Math.max(bar, other)), isLocked);
   }
 
   /** Highlight the bar that sounds; null: none. */
@@ -70,8 +73,10 @@ export class BarStrip {
     this.#cells.forEach((cell, index) => {
       const bar = index + 1;
       const [isLocked, isChanged] = [this.#locked.has(bar), this.#changed.has(bar)];
-      cell.setAttribute("aria-pressed", String(isLocked));
-      cell.setAttribute("aria-label", `Bar ${bar}${isLocked ? ", locked" : ""}${isChanged ? ", changed" : ""}`);
+      const isPartlyLocked = this.#partlyLocked.has(bar);
+      const lockState = isPartlyLocked ? "locked in some parts" : isLocked && "locked";
+      cell.setAttribute("aria-pressed", isPartlyLocked ? "mixed" : String(isLocked));
+      cell.setAttribute("aria-label", [`Bar ${bar}`, lockState, isChanged && "changed"].filter(Boolean).join(", "));
       cell.classList.toggle("changed", isChanged);
       cell.tabIndex = bar === Math.min(this.#anchor, this.#cells.length) ? 0 : -1;
     });

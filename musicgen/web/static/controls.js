@@ -10,6 +10,7 @@ const INSTRUMENTS = [
   [71, "clarinet"], [72, "piccolo"], [73, "flute"], [74, "recorder"], [75, "pan flute"],
   [78, "whistle"], [79, "ocarina"], [105, "banjo"], [109, "bagpipe"], [110, "fiddle"],
 ];
+const MAX_TEXT = 100; // characters that the server accepts
 const DRAG_PIXELS = 180; // that turn a dial from its minimum to its maximum
 
 /**
@@ -52,6 +53,7 @@ const OPTIONS = [
     more: true },
   { name: "parts", label: "Parts", kind: "text", default: null,
     list: ["melody,bass", "melody,bass,drums", "drums"], hint: "melody,bass,drums", more: true },
+  { name: "density", label: "Density", kind: "text", default: null, hint: "drums=low", more: true },
   { name: "accompaniment", label: "Accompaniment", kind: "choice", default: "none", more: true },
   { name: "range", label: "Range", kind: "text", default: null, hint: "D4-B5", more: true },
   { name: "pickup", label: "Pickup", kind: "text", default: null, list: ["none", "1/8", "1/4"],
@@ -87,6 +89,13 @@ export class Controls {
   get values() {
     const offered = [...this.controls].filter(([, { input }]) => !input.closest(".knob").hidden);
     return Object.fromEntries(offered.map(([name, { read }]) => [name, read()]));
+  }
+
+  /** Set a value as if the user had entered it. */
+  set(name, value) {
+    const control = this.controls.get(name);
+    control?.write(value);
+    control?.input.dispatchEvent(new Event("change"));
   }
 
   /** The options of a new request: the values that are not the model's default. */
@@ -134,7 +143,8 @@ export class Controls {
     this.defaultForm = model.default_form;
     this.#updateFormHint();
     for (const [name, { input }] of this.controls) {
-      input.closest(".knob").hidden = name !== "seed" && !model.options.includes(name);
+      const isOffered = name === "density" ? model.density_roles.length > 0 : model.options.includes(name);
+      input.closest(".knob").hidden = name !== "seed" && !isOffered;
     }
   }
 
@@ -311,7 +321,7 @@ function createChoice(option, onChange) {
 function createText(option, onChange) {
   const suggestions = (option.list ?? []).map((text) => [text, text]);
   const list = html("datalist", { id: `list-${option.name}` }, ...createOptions(suggestions));
-  const input = html("input", { type: "text", placeholder: option.hint, maxlength: 24, autocomplete: "off",
+  const input = html("input", { type: "text", placeholder: option.hint, maxlength: MAX_TEXT, autocomplete: "off",
     spellcheck: "false", list: option.list || option.from ? list.id : null });
   input.addEventListener("change", () => onChange(true));
   const read = () => input.value.trim() || null;

@@ -58,6 +58,11 @@ export class PlaybackControls {
     this.#showPosition();
   }
 
+  /** Silence some parts. @param {Set<number>} parts */
+  mute(parts) {
+    this.player.mute(parts);
+  }
+
   seek(seconds) {
     this.player.seek(seconds);
     this.#showPosition();

@@ -10,9 +10,12 @@ export class PrimerInput {
 
   #isLive = false; // whether seconds are chosen, not a part and bars
 
-  /** @param {(message: string) => void} onError receives one line on what is wrong with a file */
-  constructor(onError) {
-    this.onError = onError;
+  /**
+   * @param {(message: string) => void} onError receives one line on what is wrong with a file
+   * @param {(file: {name: string, base64: string} | null) => void} onFile receives each other file
+   */
+  constructor(onError, onFile) {
+    [this.onError, this.onFile] = [onError, onFile];
     this.text = byId("primer-text");
     this.fileInput = byId("primer-file");
     this.part = byId("primer-part");
@@ -40,7 +43,7 @@ export class PrimerInput {
   }
 
   clear() {
-    this.#file = null;
+    this.#setFile(null);
     const inputs = [this.text, this.fileInput, this.part, this.bars, this.seconds];
     for (const input of inputs) input.value = "";
     this.#update();
@@ -52,13 +55,19 @@ export class PrimerInput {
       this.onError(`${file.name} is larger than 8 MiB; choose a smaller file`);
       return;
     }
-    this.#file = { name: file.name, base64: toBase64(new Uint8Array(await file.arrayBuffer())) };
+    this.#setFile({ name: file.name, base64: toBase64(new Uint8Array(await file.arrayBuffer())) });
     this.text.value = "";
     this.#update();
   }
 
+  #setFile(file) {
+    if (file === this.#file) return;
+    this.#file = file;
+    this.onFile(file);
+  }
+
   #update() {
-    if (this.text.value) this.#file = null;
+    if (this.text.value) this.#setFile(null);
     byId("primer-name").textContent = this.#file?.name ?? (this.value ? "pasted notes" : "");
     byId("primer-set").hidden = byId("primer-choice").hidden = this.value === null;
     byId("primer").classList.toggle("set", this.value !== null);

@@ -77,6 +77,17 @@ export class ScorePanes {
     this.#views[pane]?.setPosition(seconds);
   }
 
+  /** Add the surprise of the tune in a pane. */
+  addSurprise(pane, surprise) {
+    this.#views[pane]?.addSurprise(surprise);
+    this.#views[pane]?.showSurprise(byId("surprise-on").checked);
+  }
+
+  /** Dim the parts of the current tune that are not heard. @param {Set<number>} parts */
+  markSilent(parts) {
+    this.#views.b?.markSilent(parts);
+  }
+
   /** Mark the locked bars of the current tune. @param {Set<number>} locked bar numbers */
   markLocked(locked) {
     const view = this.#views.b;

@@ -7,8 +7,11 @@
  * @property {string} label what the user did
  * @property {Record<string, any> | null} request the job that made it; null: loaded from a link
  * @property {Entry | null} parent the tune that it is a variant of
- * @property {Set<number>} locked bar numbers
- * @property {{bars: Set<number>, notes: number[], measures: number[]} | null} changes from its parent
+ * @property {Record<string, any>} settings the options to show; a variant that keeps parts has those of
+ *   its parent too, although the kept notes settle them
+ * @property {import("./locks.js").Locks} locked bars of its parts
+ * @property {{bars: Set<number>, parts: Set<number>[], notes: number[], measures: number[]} | null} changed
+ *   from its parent
  */
 
 export class TuneHistory {

@@ -32,11 +32,25 @@ function describeReceipt({ receipt }) {
   ];
 }
 
-/** Describe how much of a tune changed. */
-export function describeChanges(label, changedBars, barCount) {
+/**
+ * Describe how much of a tune changed.
+ * @param {string[]} names of its parts @param {{bars: Set<number>, parts: Set<number>[]}} changed
+ */
+export function describeChanges(label, changed, barCount, names) {
+  const { bars: changedBars, parts } = changed;
+  if (names.length > 1 && changedBars.size) return `${label}: changed ${describeChangedParts(parts, barCount, names)}.`;
   if (!changedBars.size) return `${label}: no bar changed.`;
   if (changedBars.size === barCount) return `${label}: every bar changed.`;
   return `${label}: ${changedBars.size} of ${barCount} bars changed (${formatBars(changedBars)}).`;
+}
+
+/** Describe in which bars each part differs: "Bass in bars 1–4, Drums". */
+export function describeChangedParts(parts, barCount, names) {
+  return parts.flatMap((bars, part) => {
+    if (!bars.size) return [];
+    const name = names[part] ?? `Part ${part + 1}`;
+    return [bars.size === barCount ? name : `${name} in ${formatBars(bars)}`];
+  }).join(", ");
 }
 
 /** Return a tune's title, or a description where it has none. */
