@@ -1,6 +1,7 @@
 """Measure how well a model of lead sheets predicts chords from a melody, and a melody from chords.
 
 python benchmarks/lead.py --model lead --data FOLDER [--split test]
+python benchmarks/lead.py --model lead --asked 1000
 python benchmarks/lead.py --toy
 
 FOLDER is a data set of the corpus nottingham-chords (musicgen corpus build). Bits per chord are all
@@ -10,17 +11,24 @@ training tunes: of orders 1 to 6, of the ids of the symbols with the melody note
 the whole sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may
 change, after the true chords before it, has root and quality of the true one; beats after the point
 where the model expected the next change count as wrong. Intervals are bootstrapped over tunes.
+
+With --asked, random chords are asked for in random meters, keys, ranges and numbers of bars, and
+the melody of each tune is harmonised again: what is asked for must be met, or be refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,18 +39,20 @@ from musicgen import formats  # noqa: E402
 from musicgen.config import BEGIN_ID  # noqa: E402
 from musicgen.corpus.part_orders import iter_lead_sheet_orders  # noqa: E402
 from musicgen.corpus.store import load as load_dataset  # noqa: E402
+from musicgen.errors import InvalidValue  # noqa: E402
 from musicgen.evaluation.ngram_models import KneserNey  # noqa: E402
 from musicgen.music.arrays import FloatArray, IntArray  # noqa: E402
+from musicgen.music.bars import find_bars  # noqa: E402
 from musicgen.music.score import Score  # noqa: E402
 from musicgen.music.symbols_part import add_symbols_part, without_symbols_part  # noqa: E402
-from musicgen.music.theory import Meter  # noqa: E402
+from musicgen.music.theory import Meter, normalize_chord  # noqa: E402
 from musicgen.sampling.engine import Engine  # noqa: E402
 from musicgen.sampling.noise import log_softmax  # noqa: E402
 from musicgen.tokens.codec import Setting  # noqa: E402
 from musicgen.tokens.measures import MeasuresCodec  # noqa: E402
 from musicgen.tokens.vertical_context import VerticalContext, find_cursor  # noqa: E402
 from musicgen.tokens.vocabulary import MEASURES  # noqa: E402
-from musicgen.trained_model import load  # noqa: E402
+from musicgen.trained_model import Model, load  # noqa: E402
 from tests.fake_models import may_be_seen_in_lead_sheets, untrained  # noqa: E402
 
 CODEC = MeasuresCodec()
@@ -51,6 +61,7 @@ CHORDS = frozenset((*MEASURES.ranges["chord"], MEASURES.id("no_chord")))
 VALUES = frozenset(MEASURES.ranges["duration"])
 REST_CLASS, FIRST_CLASS = 0, 1  # melody classes: silence, then the 12 pitch classes
 RESAMPLES = 2000
+ASKED_CHORDS = ("D", "G", "A7", "Em", "Bm", "C", "F#m7", "Am", "D/F#", "N.C.", "Bb")
 TOY_TUNES = """X:1
 M:4/4
 L:1/4
@@ -130,17 +141,72 @@ def main() -> None:
     parser.add_argument("--model", help="name or folder of a model")
     parser.add_argument("--data", type=Path, help="data set of lead sheets")
     parser.add_argument("--split", default="test", choices=["valid", "test"])
+    parser.add_argument("--asked", type=int, default=0, help="only ask for chords so often")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if options.toy:
             options.model = untrained(Path(scratch, "toy"), is_seen=may_be_seen_in_lead_sheets)
             scores, _ = formats.parse(TOY_TUNES.encode(), ".abc")
             train = held_out = list(map(add_symbols_part, scores))
+            report_asked(load(options.model), 3)
+        elif options.asked:
+            report_asked(load(options.model), options.asked)
+            return
         else:
             train = read_sheets(options.data, "train")
             held_out = read_sheets(options.data, options.split)
         engine = load(options.model).sampler.engine
         report(engine, train, held_out)
+
+
+def report_asked(model: Model, count: int) -> None:
+    """Ask for random chords, and harmonise the melodies; print how often what is given stays."""
+    counts: Counter[str] = Counter()
+    for seed in range(count):
+        text, request, expected = draw_request(random.Random(seed))
+        try:
+            tune = model.sample(chords=text, seed=seed, **request)
+        except InvalidValue as refusal:
+            counts[f"refused: {refusal}"] += 1
+            continue
+        is_met = list_chords(tune.score) == expected and all(
+            bar.kind == "full" for bar in find_bars(tune.score)
+        )
+        counts["chords as asked" if is_met else "NOT AS ASKED"] += 1
+        other = model.sample(given=tune.score, given_parts="melody", seed=seed).score
+        is_same = np.array_equal(other.columns[:3], tune.score.columns[:3])
+        counts["melody stays" if is_same and any(other.of("chord")) else "NOT HARMONISED"] += 1
+    for name, times in counts.most_common():
+        print(f"{times:6,} {name}")
+
+
+def draw_request(
+    source: random.Random,
+) -> tuple[str, dict[str, Any], list[tuple[int, str]]]:
+    """Draw chords and options; return also the chords that are expected, each with its step."""
+    meter = Meter.parse(source.choice(["4/4", "3/4", "6/8", "2/4", "9/8", "2/2"]))
+    beats = meter.steps // meter.beat_steps
+    sheet = [
+        source.choices(ASKED_CHORDS, k=source.randint(int(number == 0), beats))
+        for number in range(source.randint(1, 4))
+    ]
+    request = {
+        "meter": str(meter), "bars": source.randint(1, 6),
+        "end": source.choice(["any", "tonic", "cadence"]),
+        "key": source.choice(["D", "G", "Am", "Edor", None]),
+        "range": source.choice(["D4-B5", None]),
+    }  # fmt: skip
+    expected = [
+        (bar * meter.steps + n * beats // len(chords) * meter.beat_steps, normalize_chord(chord))
+        for bar, chords in enumerate(islice(cycle(sheet), request["bars"]))
+        for n, chord in enumerate(chords)
+    ]
+    return " | ".join(" ".join(chords) or "%" for chords in sheet), request, expected
+
+
+def list_chords(score: Score) -> list[tuple[int, str]]:
+    """Return the chord symbols of a score, each with its step."""
+    return [(mark.onset, mark.value) for mark in score.of("chord")]
 
 
 def read_sheets(folder: Path, split: str) -> list[Score]:
