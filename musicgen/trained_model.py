@@ -27,6 +27,8 @@ from musicgen.model_folders import find_model_folder, find_named_folder
 from musicgen.music.accompaniment import AUTO, NONE, has_chord_symbols, split_accompaniment
 from musicgen.music.roles import assign_voices, is_choir
 from musicgen.music.score import CHOIR_ROLES, Part, Score
+from musicgen.music.symbols_part import LEAD_SHEET_ROLES, add_symbols_part
+from musicgen.sampling.chord_sheets import make_chord_score, read_chord_text
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, continue_live, fit_primer, generate_tune
 from musicgen.sampling.given_parts import GivenParts
@@ -35,7 +37,8 @@ from musicgen.sampling.kept_bars import KeepRequest, KeepText
 from musicgen.sampling.live_primer import fit_live_primer
 from musicgen.sampling.options import (
     SamplingOptions,
-    choose_default_parts,
+    choose_choir,
+    choose_lead_sheet,
     complete_options,
     describe_unseen_dance,
 )
@@ -145,6 +148,8 @@ class Model:
         Raises:
             Refusal: the codec cannot express the piece.
         """
+        if isinstance(piece, Score) and self.writes_lead_sheets:
+            piece = add_symbols_part(piece)
         return measure_surprise(NumpyEngine.of(self.checkpoint), self.codec, piece)
 
     @property
@@ -165,6 +170,7 @@ class Model:
         given: str | Path | Score | None = None,
         given_parts: KeepText | None = None,
         candidates: int | None = None,
+        chords: str | None = None,
         **options: Any,
     ) -> Tune:
         """Generate a tune; without a form, bars or a primer, one of the default form, AABB.
@@ -182,13 +188,15 @@ class Model:
             given_parts: the parts of it that are given, and their bars: "melody:1-8,drums" or
                 {"melody": "1-8", "drums": "all"}; None for all.
             candidates: number of candidates for each bar that leads into given ones; None: 1.
+            chords: chord symbols that a melody is drawn to, bar by bar, such as
+                "D | D | G A7 | D"; or the name of a text file with them.
             options: fields of `SamplingOptions`, as values or as text: key="Dmix", meter="6/8",
                 range="D4-B5".
 
         Raises:
             InvalidValue: an option is unknown, out of range, or not in the training data.
         """
-        starts_from_notes = primer is not None or given is not None
+        starts_from_notes = any(value is not None for value in (primer, given, chords))
         complete = self.complete_options(options, has_primer=starts_from_notes)
         request = GenerationRequest(
             complete,
@@ -201,6 +209,8 @@ class Model:
             request = self.add_primer(request, primer, choice)
         if given is not None:
             request = self.add_given(request, given, given_parts, candidates)
+        if chords is not None:
+            request = self.add_chords(request, chords)
         return self.sample_request(request, self.collect_messages(request))
 
     def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -298,15 +308,46 @@ class Model:
             raise InvalidValue("given: a tune has given parts or a primer; leave one of them out")
         name = "given" if isinstance(given, Score) else str(given)
         score = given if isinstance(given, Score) else read_first_tune(Path(given))
-        voices = choose_default_parts(self.checkpoint.manifest.seen)
+        voices = choose_choir(self.checkpoint.manifest.seen)
         score = _arrange_voices(assign_voices(score)) if voices else score
+        score = add_symbols_part(score) if self.writes_lead_sheets else score
         keep = None if parts is None else KeepRequest.parse(parts)
         value = GivenParts.of_score(score, keep, name)
         value = value if candidates is None else replace(value, candidates=candidates)
         options = request.options
         if voices and options.requested_parts is None:
             options = replace(options, parts=_find_missing_voices(value.setting.parts))
+        if self.writes_lead_sheets and options.requested_parts is None:
+            options = replace(options, parts=_find_missing_sheet_part(value, name))
         return replace(request, options=options, given=value)
+
+    @cached_property
+    def writes_lead_sheets(self) -> bool:
+        """Whether it writes chord symbols as a part: to a melody, or before one."""
+        return choose_lead_sheet(self.checkpoint.manifest.seen) is not None
+
+    def add_chords(self, request: GenerationRequest, chords: str) -> GenerationRequest:
+        """Return a request whose tune has the chords that a user asks for.
+
+        Args:
+            request: a request without a primer and given parts.
+            chords: bar by bar, such as "D | D | G A7 | D", or the name of a text file with them.
+
+        Raises:
+            InvalidValue: the chords cannot be read or played, or the model writes none.
+        """
+        if not self.writes_lead_sheets:
+            raise InvalidValue(
+                f"chords: the model {self.name.name} does not write melodies to chords; choose one"
+                " that does, such as --model lead"
+            )
+        if request.given is not None:
+            raise InvalidValue("chords: parts of a file are given too; leave one of them out")
+        options = request.options
+        score = make_chord_score(
+            read_chord_text(chords), meter=options.meter, key=options.key, bars=options.bars
+        )
+        return self.add_given(request, score)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:
         """Generate the tune of a request; its messages follow those given."""
@@ -446,6 +487,22 @@ def _arrange_voices(score: Score) -> Score:
         return score
     order = find_voice_order(roles)[: len(roles)]
     return score.select_parts([roles.index(role) for role in order])
+
+
+def _find_missing_sheet_part(given: GivenParts, name: str) -> PartRequests | None:
+    """Return the part that a lead sheet lacks: the melody, or the chord symbols.
+
+    Raises:
+        InvalidValue: it lacks none, so that there is nothing to draw.
+    """
+    roles = {part.role for part in given.setting.parts}
+    if set(LEAD_SHEET_ROLES) <= roles and not any(kept.bars for kept in given.kept):
+        raise InvalidValue(
+            f"{name}: it has a melody and chord symbols, and nothing is left to draw; keep one of"
+            " them, such as --given-parts melody"
+        )
+    missing = [role for role in LEAD_SHEET_ROLES if role not in roles]
+    return tuple(map(PartRequest, missing)) if len(missing) == 1 and len(roles) == 1 else None
 
 
 def _find_missing_voices(parts: Sequence[Part]) -> PartRequests | None:

@@ -110,3 +110,22 @@ def untrained(
     )  # fmt: skip
     save(folder, weights, manifest)
     return folder
+
+
+LEAD_EVENTS = {
+    "lineup": (1, 2), "role": ("melody", "symbols"), "family": ("piano",), "part": (1,),
+    "chord": tuple(f"{root} {quality}" for root in (0, 2, 5, 7) for quality in ("", "m", "7")),
+    "bass": (4, 7), "no_chord": (None,), "parts": (),
+}  # fmt: skip
+
+
+def may_be_seen_in_lead_sheets(event: Event) -> bool:
+    """Tell what a corpus of lead sheets would hold: a melody with chord symbols, or alone."""
+    if event.kind in LEAD_EVENTS:
+        return event.value in LEAD_EVENTS[event.kind]
+    return may_be_seen(event)
+
+
+LEAD_SEEN_IDS = frozenset(
+    id_ for id_, event in enumerate(MEASURES.events) if may_be_seen_in_lead_sheets(event)
+)

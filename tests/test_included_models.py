@@ -13,10 +13,10 @@ from musicgen.music.roles import CHOIR_PROGRAM
 from musicgen.music.score import CHOIR_ROLES, Score
 
 FOLDER: Final = Path(__file__).parents[1] / "checkpoints"
-NAMES: Final = ("band", "chorale", "drums", "folk")
+NAMES: Final = ("band", "chorale", "drums", "folk", "lead")
 NOTICES: Final = {
     "band": "Contributors to the Freedoom project", "chorale": "Margaret Greentree",
-    "drums": "CC BY 4.0", "folk": "ryan",
+    "drums": "CC BY 4.0", "folk": "ryan", "lead": "GPL-3.0",
 }  # fmt: skip
 
 
@@ -44,6 +44,22 @@ def test_band_plays_around_a_melody() -> None:
     assert [part.role for part in tune.parts] == ["melody", "bass", "drums"]
     pitches = [note.pitch for note in tune.score.notes if note.part == 0]
     assert pitches == [note.pitch for note in melody.score.notes]
+
+
+def test_licence_lies_beside_the_weights_that_have_one_of_their_own() -> None:
+    text = (FOLDER / "lead" / "LICENSE").read_text(encoding="utf-8")
+    assert "GNU GENERAL PUBLIC LICENSE" in text
+    assert "Version 3" in text
+
+
+def test_lead_writes_chords_to_a_melody_and_a_melody_to_chords() -> None:
+    model = musicgen.load("lead")
+    tune = model.sample(seed=1, chords="D | D | G A7 | D", bars=4)
+    assert [mark.value for mark in tune.score.of("chord")] == ["D", "D", "G", "A7", "D"]
+    harmonised = model.sample(seed=1, given=tune.score, given_parts="melody")
+    pairs = zip(harmonised.score.notes, tune.score.notes, strict=True)
+    assert all((a.onset, a.pitch) == (b.onset, b.pitch) for a, b in pairs)
+    assert list(harmonised.score.of("chord"))
 
 
 def test_chorale_sings_in_four_voices() -> None:

@@ -250,6 +250,12 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     help="Parts of --given to keep, and their bars, such as melody:1-8,drums; by default, all.",
 )
 @click.option(
+    "--chords",
+    metavar="TEXT|FILE",
+    help='Generate a melody to chords, bar by bar, such as "D | D | G A7 | D", or a text file of'
+    " them; repeated to --bars, by default to at least 16.",
+)
+@click.option(
     "--candidates",
     type=WholeNumber(1, 512),
     help="With --given: candidates generated per bar that leads into given ones; by default, 1.",
@@ -303,8 +309,8 @@ def sample(
     musicgen sample --out more.abc --primer idea.abc --bars 16
     musicgen sample --out more.mid --primer song.mid --primer-part vocal --primer-bars 1-8
     musicgen sample --model live --out more.mid --primer live.mid --primer-seconds 0-15
-    )
-    @click.option(
+    musicgen sample --model lead --out song.mid --chords "D | D | G A7 | D" --bars 16
+    musicgen sample --model lead --out song.abc --given melody.abc
     musicgen sample --model band --out song.mid --given melody.mid --parts bass,drums
     musicgen sample --out tunes/ --count 100 --best 5
     """  # noqa: D301 - click reads the backspace character
@@ -314,8 +320,9 @@ def sample(
     _check_options(count=count, best=best)
     primer, choice, writes_primer = _pop_primer_options(options)
     given = _pop_given_options(options)
+    chords = options.pop("chords")
     loaded = load(model)
-    starts_from_notes = primer is not None or given is not None
+    starts_from_notes = any(value is not None for value in (primer, given, chords))
     complete_options = loaded.complete_options(
         select_given_options(options), has_primer=starts_from_notes
     )
@@ -330,6 +337,8 @@ def sample(
     request = _complete_request(loaded, request, primer, choice, print_line)
     if given is not None:
         request = loaded.add_given(request, given.path, given.parts, given.candidates)
+    if chords is not None:
+        request = loaded.add_chords(request, chords)
     messages = _write_all(
         loaded, request, names, outs[0], count=count, best=best, jobs=jobs, force=force,
         verbosity=select_verbosity(quiet=quiet, verbose=verbose), print_line=print_line,

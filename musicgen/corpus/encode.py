@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.corpus.archives import FileEntry
-from musicgen.corpus.part_orders import iter_part_orders
+from musicgen.corpus.part_orders import iter_lead_sheet_orders, iter_part_orders
 from musicgen.corpus.sources import TuneFile
 from musicgen.corpus.split import SHARED_MOVES, Grams, hash_grams
 from musicgen.errors import MusicgenError, Refusal, is_short_of_memory
@@ -274,7 +274,10 @@ def _encode_pieces(
             message = f"its corpus card leaves it out ({file.left_out}), so that it can judge"
             yield refusal_to_json(Refusal(message, source=name, place=place, code="left-out"))
         else:
-            yield from _encode_piece(piece, name, number, codec, repairs if number == 1 else ())
+            piece_repairs = repairs if number == 1 else ()
+            yield from _encode_piece(
+                piece, name, number, codec, piece_repairs, chords_as_part=file.chords_as_part
+            )
     if is_empty:
         yield refusal_to_json(
             Refusal("it holds no tune; it was left out", source=name, code="empty")
@@ -288,12 +291,18 @@ def refusal_to_json(refusal: Refusal) -> bytes:
 
 
 def _encode_piece(
-    piece: Piece, name: str, number: int, codec: AnyCodec, repairs: Sequence[str]
+    piece: Piece,
+    name: str,
+    number: int,
+    codec: AnyCodec,
+    repairs: Sequence[str],
+    *,
+    chords_as_part: bool = False,
 ) -> Iterator[bytes]:
     """Yield a piece in each order of its parts, or its refusal."""
     try:
         row = describe_piece(piece)
-        orders = list(_iter_orders(piece, codec))
+        orders = list(_iter_orders(piece, codec, chords_as_part=chords_as_part))
         encodings = [codec.encode(ordered) for ordered in orders]
     except MusicgenError as fault:
         yield refusal_to_json(_encoding_refusal(fault, name, number, piece))
@@ -308,12 +317,14 @@ def _encode_piece(
         yield json.dumps({"tune": {**row, **fields, "source": name, "number": number}}).encode()
 
 
-def _iter_orders(piece: Piece, codec: AnyCodec) -> Iterator[Piece]:
+def _iter_orders(piece: Piece, codec: AnyCodec, *, chords_as_part: bool) -> Iterator[Piece]:
     """Yield a piece in each order of its parts that is stored, with roles of its parts."""
-    if isinstance(piece, Score) and codec.has_bars:
-        yield from iter_part_orders(assign_roles(piece))
-    else:
+    if not isinstance(piece, Score) or not codec.has_bars:
         yield piece
+    elif chords_as_part:
+        yield from iter_lead_sheet_orders(assign_roles(piece))
+    else:
+        yield from iter_part_orders(assign_roles(piece))
 
 
 def _pack_ids(encoded: Encoded) -> str:

@@ -8,6 +8,10 @@ Of the main parts it is also stored for small line-ups: each alone, the melody w
 and small bands, each with each of its parts last, from the first bar on in which all of them play.
 So a model of large bands can write for small ones.
 
+A lead sheet, a melody with chord symbols, is stored as melody and symbols, as symbols and melody,
+and as the melody alone, where its corpus card asks for chord symbols as a part. Elsewhere they stay
+events of the first voice, so that the ids of other corpora do not change.
+
 The voices of a choir are stored so that any of them can be given: each voice, and any two or three
 of four, come first in one of their orders.
 
@@ -19,6 +23,7 @@ tune, has one order.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -26,6 +31,7 @@ import numpy as np
 from musicgen.music.bars import find_bars
 from musicgen.music.roles import get_voice_role, has_described_parts, is_choir
 from musicgen.music.score import BAND_ROLES, CHOIR_ROLES, Score
+from musicgen.music.symbols_part import add_symbols_part
 
 SMALL_BANDS: Final = (("melody", "bass", "drums"), ("melody", "bass", "chords", "drums"))
 _MAIN_ROLES: Final = sum(1 for role in BAND_ROLES if role)
@@ -59,6 +65,22 @@ def iter_part_orders(score: Score) -> Iterator[Score]:
     for lineup in dict.fromkeys(_iter_small_lineups(main_parts)):
         if len(lineup) < len(score.parts):
             yield _skip_introduction(score.select_parts(lineup))
+
+
+def iter_lead_sheet_orders(score: Score) -> Iterator[Score]:
+    """Yield a melody with chord symbols in each order: symbols last, first, and left out.
+
+    Other pieces are yielded as `iter_part_orders` does.
+    """
+    if len(score.parts) > 1 or score.parts[0].is_drums:
+        yield from iter_part_orders(score)
+        return
+    sheet = add_symbols_part(score)
+    if len(sheet.parts) > 1:
+        yield sheet
+        yield sheet.select_parts((1, 0))
+    marks = tuple(mark for mark in sheet.marks if mark.kind != "chord")
+    yield replace(sheet.select_parts((0,)), marks=marks)
 
 
 def find_voice_orders(score: Score) -> list[tuple[int, ...]]:

@@ -64,6 +64,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     left_out: Literal["", "title SHA-256 divisible by 8"] = ""  # a name of LEFT_OUT_RULES
     parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
     rhythm: Annotated[str, Meta(max_length=60)] = ""  # of tunes that name none
+    chords_as_part: bool = False  # whether a tune's chord symbols are stored as a part of their own
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
 
@@ -114,6 +115,7 @@ class TuneFile:
     left_out: str = ""  # a name of LEFT_OUT_RULES; "": all tunes are read
     part_names: tuple[str, ...] = ()  # of the tunes to read, all of them in order; (): any
     rhythm: str = ""  # of tunes that name none
+    chords_as_part: bool = False  # whether chord symbols are stored as a part of their own
 
     def leaves_out(self, title: str) -> bool:
         """Return whether the rule of the file leaves out a tune with a title."""
@@ -124,7 +126,7 @@ class TuneFile:
         return {
             "path": os.fspath(self.path), "name": self.name, "named": self.named,
             "only": self.only, "left_out": self.left_out, "rhythm": self.rhythm,
-            "part_names": list(self.part_names),
+            "part_names": list(self.part_names), "chords_as_part": self.chords_as_part,
         }  # fmt: skip
 
     @classmethod
@@ -423,8 +425,7 @@ def _find_at_location(
     if not is_url(card.where):
         find_folder = _find_card_folder if card.where == HERE else _find_music21_folder
         source = _find_in_folder(find_folder(card), card.name, card.files, suffixes)
-        files = (replace(file, part_names=card.parts, rhythm=card.rhythm) for file in source.files)
-        return replace(source, files=tuple(files))
+        return replace(source, files=tuple(_apply_card(file, card) for file in source.files))
     remotes = [(f"{card.where}{file.name}", file.sha256, file.bytes) for file in card.downloads]
     remotes = remotes or [(card.where, card.sha256, card.bytes)]
     tune_files = [_download_file(card, remote, suffixes, progress) for remote in remotes]
@@ -445,7 +446,14 @@ def _download_file(
     if not _is_readable(path, suffixes):
         raise InvalidValue(f"corpus {card.name}: {url} is not named like a tune file")
     name = escape_unprintable(f"{card.name}/{url_file_name(url)}")
-    return TuneFile(path, name, only=card.files, part_names=card.parts, rhythm=card.rhythm)
+    return _apply_card(TuneFile(path, name, only=card.files), card)
+
+
+def _apply_card(file: TuneFile, card: CorpusCard) -> TuneFile:
+    """Return a file with what its card says of its tunes."""
+    return replace(
+        file, part_names=card.parts, rhythm=card.rhythm, chords_as_part=card.chords_as_part
+    )
 
 
 def _find_card_folder(card: CorpusCard) -> Path:

@@ -65,7 +65,8 @@ MARK_ORDER: Final[dict[MarkKind, int]] = {
 BAND_ROLES: Final = ("", "melody", "bass", "chords", "pad", "drums")
 UPPER_VOICE_ROLES: Final = ("soprano", "alto", "tenor")  # of a choir, whose lowest voice is a bass
 CHOIR_ROLES: Final = (*UPPER_VOICE_ROLES, "bass")
-PART_ROLES: Final = (*BAND_ROLES, *UPPER_VOICE_ROLES)
+SYMBOLS_ROLE: Final = "symbols"  # of a part without notes, in whose place chord symbols are written
+PART_ROLES: Final = (*BAND_ROLES, *UPPER_VOICE_ROLES, SYMBOLS_ROLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from itertools import chain
 
 from musicgen.errors import InvalidValue
 from musicgen.music.score import Score
+from musicgen.music.symbols_part import without_symbols_part
 from musicgen.sampling.forced_tokens import ForcedPrimer
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.infill import regenerate_bars
@@ -38,6 +39,7 @@ class Generated:
     def score(self) -> Score:
         """What is to be written."""
         whole = MeasuresCodec().decode(self.encoded.ids, self.encoded.setting).score
+        whole = without_symbols_part(whole)
         return whole.unfold_from(self.skipped_steps) if self.skipped_steps else whole
 
     def to_json(self) -> str:

@@ -16,7 +16,8 @@ from msgspec import Meta
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import Bar, count_heard_bars, find_bars
 from musicgen.music.roles import find_roles
-from musicgen.music.score import Score
+from musicgen.music.score import SYMBOLS_ROLE, Mark, Score
+from musicgen.music.symbols_part import has_symbols_part
 from musicgen.sampling.kept_bars import KeepRequest, KeptPart
 from musicgen.tokens.bar_split import BarSplit
 from musicgen.tokens.codec import Encoded, Setting
@@ -32,6 +33,8 @@ _HEADS: Final = frozenset(
     id_ for kind in ("pitch", "drum", "rest", "hold") for id_ in MEASURES.ranges[kind]
 )
 _HOLD: Final = MEASURES.id("hold")
+_CHORDS: Final = frozenset((*MEASURES.ranges["chord"], MEASURES.id("no_chord")))
+_BASSES: Final = frozenset(MEASURES.ranges["bass"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class GivenParts:
             Refusal: the score cannot be encoded.
         """
         kept = keep.find_parts(score.parts, source) if keep else _keep_all(score)
-        score = _describe_parts(score).select_parts([each.part for each in kept])
+        score = _select_parts(_describe_parts(score), [each.part for each in kept])
         kept = tuple(KeptPart(number, each.bars) for number, each in enumerate(kept))
         return cls.of_tune(_encode(score, source), kept)
 
@@ -129,13 +132,25 @@ def _describe_parts(score: Score) -> Score:
     )
 
 
+def _select_parts(score: Score, numbers: Sequence[int]) -> Score:
+    """Return a score with some of its parts; with its chord symbols, if their part is one of them.
+
+    It ends where the whole score does.
+    """
+    selected = score.select_parts(numbers)
+    marks = {*selected.marks, Mark(score.end, "bar")} if score.end else set(selected.marks)
+    if has_symbols_part(score) and not has_symbols_part(selected):
+        marks = {mark for mark in marks if mark.kind != "chord"}
+    return replace(selected, marks=tuple(marks))
+
+
 def _keep_all(score: Score) -> tuple[KeptPart, ...]:
     return tuple(KeptPart(number) for number in range(len(score.parts)))
 
 
 def _encode(score: Score, source: str) -> Encoded:
-    """Encode what is given of a score. Raises InvalidValue where it has no notes."""
-    if not score.notes:
+    """Encode what is given of a score. Raises InvalidValue where it is silent."""
+    if not score.notes and not has_symbols_part(score):
         raise InvalidValue(f"{source}: nothing is given, since these parts have no notes")
     return MeasuresCodec().encode(score)
 
@@ -256,11 +271,11 @@ def _choose_given(
     """Return what is given of each bar, and which cells are given for the sake of a tie.
 
     A bar that goes on with a note of the bar before needs that bar. Where only some bars of a part
-    are given, each states its dynamics.
+    are given, each states its dynamics, and the first of some bars the chord symbol in force.
     """
     plain_rows = [_split_by_part(bar.content, len(kept)) for bar in split.bars]
-    has_lineup = bool(read_lineup(split.header))
-    stated = split.with_stated_levels(always=True) if has_lineup else split
+    lineup = read_lineup(split.header)
+    stated = split.with_stated_levels(always=True) if lineup else split
     stated_rows = [_split_by_part(bar.content, len(kept)) for bar in stated.bars]
     extended: list[tuple[int, int]] = []
     columns: list[list[Cell | None]] = []
@@ -271,10 +286,34 @@ def _choose_given(
             if is_given[bar] and not is_given[bar - 1] and _starts_with_hold(rows[bar][part]):
                 is_given[bar - 1] = True
                 extended.append((part, bar - 1))
-        columns.append(
-            [row[part] if stays else None for row, stays in zip(rows, is_given, strict=True)]
-        )
+        cells = [row[part] for row in rows]
+        if lineup and lineup[part].role == SYMBOLS_ROLE:
+            cells = _state_chords(cells, is_given)
+        columns.append([c if stays else None for c, stays in zip(cells, is_given, strict=True)])
     return list(zip(*columns, strict=True)), extended
+
+
+def _state_chords(cells: Sequence[Cell], is_given: Sequence[bool]) -> list[Cell]:
+    """Return the bars of a part of chord symbols; after drawn ones, the symbol in force is stated.
+
+    Args:
+        cells: of the part, bar by bar.
+        is_given: whether each bar is given.
+    """
+    stated: list[Cell] = []
+    in_force: Cell = ()
+    for number, cell in enumerate(cells):
+        opening = 1 if cell and MEASURES.events[cell[0]].kind == "part" else 0
+        follows_drawn = number > 0 and is_given[number] and not is_given[number - 1]
+        is_continued = len(cell) > opening and cell[opening] not in _CHORDS
+        if follows_drawn and is_continued and in_force:
+            cell = (*cell[:opening], *in_force, *cell[opening:])
+        stated.append(cell)
+        for index, id_ in enumerate(cell):
+            if id_ in _CHORDS:
+                has_bass = cell[index + 1 : index + 2] and cell[index + 1] in _BASSES
+                in_force = cell[index : index + 1 + bool(has_bass)]
+    return stated
 
 
 def _starts_with_hold(cell: Cell) -> bool:

@@ -19,6 +19,7 @@ from musicgen.checkpoint import Manifest
 from musicgen.errors import InvalidValue
 from musicgen.music.accompaniment import AUTO, NONE
 from musicgen.music.score import CHOIR_ROLES, UPPER_VOICE_ROLES
+from musicgen.music.symbols_part import LEAD_SHEET_ROLES
 from musicgen.music.theory import Key, Meter
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
@@ -310,7 +311,12 @@ def usual_qpm(rhythm: str, meter: str) -> float:
 DEFAULT_FORM: Final = "AABB"  # 32 bars, as every form has 8 bars a letter
 _PART_OPTIONS: Final = ("parts", "parts_from", "max_copy")  # and these, the default parts
 # of models that know these roles, the first that fits; a free line-up may be one part alone
-_DEFAULT_LINEUPS: Final = (CHOIR_ROLES, ("melody", "bass", "drums"), ("melody", "chords"))
+_DEFAULT_LINEUPS: Final = (
+    CHOIR_ROLES,
+    LEAD_SHEET_ROLES,
+    ("melody", "bass", "drums"),
+    ("melody", "chords"),
+)
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -367,17 +373,30 @@ def find_accompaniment_default(event_counts: Sequence[int], codec: str) -> dict[
 
 
 def choose_default_parts(event_counts: Sequence[int]) -> PartRequests | None:
-    """Return the default parts: four voices, or a small band; None leaves them to the model.
+    """Return the default parts: those of a choir, a lead sheet or a band; None: the model's choice.
 
     Args:
         event_counts: how often each event occurs in the training part, by id.
     """
+    choices = (_choose_lineup(roles, event_counts) for roles in _DEFAULT_LINEUPS)
+    return next(filter(None, choices), None)
+
+
+def choose_lead_sheet(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the parts of a lead sheet, melody and chord symbols, if a model writes them."""
+    return _choose_lineup(LEAD_SHEET_ROLES, event_counts)
+
+
+def choose_choir(event_counts: Sequence[int]) -> PartRequests | None:
+    """Return the four voices of a choir, if a model writes them."""
+    return _choose_lineup(CHOIR_ROLES, event_counts)
+
+
+def _choose_lineup(roles: Sequence[str], event_counts: Sequence[int]) -> PartRequests | None:
+    """Return parts of some roles, if a model knows all of them and their number."""
     counts = dict(enumerate(event_counts))
-    for roles in _DEFAULT_LINEUPS:
-        needed = MEASURES.id("lineup", len(roles)), *(MEASURES.id("role", r) for r in roles)
-        if all(counts.get(id_, 0) > 0 for id_ in needed):
-            return tuple(map(PartRequest, roles))
-    return None
+    needed = MEASURES.id("lineup", len(roles)), *(MEASURES.id("role", role) for role in roles)
+    return tuple(map(PartRequest, roles)) if all(counts.get(i, 0) > 0 for i in needed) else None
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from musicgen.errors import InvalidValue
+from musicgen.music.symbols_part import is_symbols
 from musicgen.music.theory import Key
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.given_cells import GivenCells
@@ -188,9 +189,9 @@ def _find_landing_part(tune: GivenTune) -> int:
 
     That is the first part of pitches in the order of the tune.
     """
-    is_drums = [part.is_drums for part in tune.score.parts]
-    places = sorted(range(len(is_drums)), key=lambda place: tune.order[place])
-    return next((place for place in places if not is_drums[place]), len(is_drums))
+    has_pitches = [not part.is_drums and not is_symbols(part) for part in tune.score.parts]
+    places = sorted(range(len(has_pitches)), key=lambda place: tune.order[place])
+    return next((place for place in places if has_pitches[place]), len(has_pitches))
 
 
 def _find_unfilled(tune: GivenTune, rules: Rules) -> Sequence[tuple[int, int]]:

@@ -114,6 +114,11 @@ class MeasuresGrammar:
         return self.lineup is not None and not self.lineup.is_complete
 
     @property
+    def is_in_symbols(self) -> bool:
+        """Whether the current part is that of the chord symbols, which has no notes."""
+        return self.lineup is not None and self.lineup.symbols_part == self.voice[0]
+
+    @property
     def landing_voice(self) -> tuple[int, int]:
         """The voice that ends on a final pitch: the first one that is not of drums, by default."""
         if self.rules.landing_part is not None:
@@ -259,6 +264,8 @@ class MeasuresGrammar:
         """Return the notes, the rest and the hold that may follow a duration."""
         rules = self.rules
         heads = tuple(id_ for kind in self._note_kinds() for id_ in self._note_ids(kind))
+        if self.is_in_symbols:
+            return rules.ids_of_kind("rest")
         may_rest = self.has_sounded or not rules.strict or self._may_rest_before_first_note
         if may_rest and not (self.is_silent and self._duration_end() == self.bar_length):
             heads += rules.ids_of_kind("rest")
@@ -347,7 +354,9 @@ class MeasuresGrammar:
     @property
     def _given_landing_ids(self) -> frozenset[int]:
         """The notes on which the bar must end in the current voice, to lead into given bars."""
-        return self.landing_ids or frozenset() if self.voice == (0, 0) else frozenset()
+        if self.voice != (0, 0) or self.is_in_symbols:
+            return frozenset()
+        return self.landing_ids or frozenset()
 
     @property
     def must_land(self) -> bool:
@@ -412,26 +421,32 @@ class MeasuresGrammar:
         else:
             gap_steps = None if self.bar_length is None else self.bar_length - self.cursor
             value_ids = self.rules.fitting_value_ids(gap_steps)
+        if self.is_in_symbols and self.is_silent:  # a chord symbol comes first
+            value_ids = ()
         return self._change_ids() + self._level_ids() + self._keep_cadence_values(value_ids)
 
     def _level_ids(self) -> tuple[int, ...]:
         """Return the levels of dynamics that the next notes may have; () without a line-up."""
-        if self.lineup is None or self.change_rank == LEVEL_RANK:
+        if self.lineup is None or self.change_rank == LEVEL_RANK or self.is_in_symbols:
             return ()
         return self.rules.ids_of_kind("level")
 
     def _change_ids(self) -> tuple[int, ...]:
-        """Return the key, meter and chord events inside a bar, in the first voice."""
-        rules = self.rules
-        if self.voice != (0, 0):
-            return ()
+        """Return the key, meter and chord events inside a bar.
+
+        They stand in the first voice, but chord symbols in their part where there is one.
+        """
+        rules, is_first = self.rules, self.voice == (0, 0)
+        has_symbols_part = self.lineup is not None and self.lineup.symbols_part is not None
         kinds: list[str] = []
-        if not rules.strict and self.cursor:
+        if is_first and not rules.strict and self.cursor:
             kinds += ["key"] if self.change_rank < 1 else []
             kinds += ["meter"] if self.change_rank < 2 else []
-        kinds += ["chord", "no_chord"] if self.change_rank < 3 else []
-        kinds += ["bass"] if self.change_rank == 3 else []
-        kinds += ["fermata"] if self.change_rank < LEVEL_RANK else []
+        if self.is_in_symbols if has_symbols_part else is_first:
+            kinds += ["chord", "no_chord"] if self.change_rank < 3 else []
+            kinds += ["bass"] if self.change_rank == 3 else []
+        if is_first:
+            kinds += ["fermata"] if self.change_rank < LEVEL_RANK else []
         return tuple(id_ for kind in kinds for id_ in rules.ids_of_kind(kind))
 
     def _voice_ids(self, *, parts: bool = True) -> tuple[int, ...]:
@@ -440,7 +455,7 @@ class MeasuresGrammar:
         stop = self.landing_voice[0] + 1 if self.must_open_landing_voice else self.parts
         stop = min(stop, part + 2) if self.is_opening else stop
         part_ids = MEASURES.ranges["part"][part + 1 : stop if parts else 0]
-        voice_ids = MEASURES.ranges["voice"][number:]
+        voice_ids = () if self.is_in_symbols else MEASURES.ranges["voice"][number:]
         return tuple(id_ for id_ in (*part_ids, *voice_ids) if id_ in self.rules.allowed_ids)
 
     @property
@@ -556,9 +571,11 @@ class MeasuresGrammar:
 
     def _take_chord(self, _: str) -> None:
         self.change_rank = 3
+        self.is_silent = self.is_silent and not self.is_in_symbols
 
     def _take_no_chord(self, _: None) -> None:
         self.change_rank = 4
+        self.is_silent = self.is_silent and not self.is_in_symbols
 
     def _take_bass(self, _: int) -> None:
         self.change_rank = 4

@@ -17,7 +17,7 @@ from typing import Final
 
 from musicgen.music.dynamics import DEFAULT_LEVEL, find_level
 from musicgen.music.general_midi import find_family
-from musicgen.music.score import UPPER_VOICE_ROLES, Part
+from musicgen.music.score import SYMBOLS_ROLE, UPPER_VOICE_ROLES, Part
 from musicgen.tokens.constraints import DRUM_KIT_ID, PartRule, Rules
 from musicgen.tokens.vocabulary import DRUM_KIT, MEASURES, Value
 
@@ -25,7 +25,7 @@ HEADER_LENGTH: Final = 4  # events before the line-up: meter, mode, rhythm, and 
 LINEUP_KINDS: Final = ("role", "level", "given", "family")  # of a part, in this order
 _ROLE, _LEVEL, _GIVEN, _FAMILY = range(len(LINEUP_KINDS))
 _DRUM_ROLE: Final = "drums"
-_PITCHED_ROLES: Final = ("melody", "bass", "chords", "pad", *UPPER_VOICE_ROLES)
+_PITCHED_ROLES: Final = ("melody", "bass", "chords", "pad", *UPPER_VOICE_ROLES, SYMBOLS_ROLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class LineupState:
     rank: int = _ROLE  # index in LINEUP_KINDS of the first kind that may come next
     role: str = ""  # of the part under description
     drum_parts: frozenset[int] = frozenset()
+    symbols_part: int | None = None  # the first part of chord symbols
 
     @property
     def is_complete(self) -> bool:
@@ -45,8 +46,9 @@ class LineupState:
 
     @property
     def first_pitched_part(self) -> int:
-        """The number of the first part that is not of drums; 0 if there is none."""
-        return next((n for n in range(self.described) if n not in self.drum_parts), 0)
+        """The number of the first part of pitches; 0 if there is none."""
+        without_pitches = {*self.drum_parts, self.symbols_part}
+        return next((n for n in range(self.described) if n not in without_pitches), 0)
 
     @property
     def decision(self) -> str:
@@ -57,8 +59,14 @@ class LineupState:
         """Return the state after an event; one of another kind changes nothing."""
         if kind == "family":
             drums = {self.described} if value == DRUM_KIT else set()
+            is_first_symbols = self.role == SYMBOLS_ROLE and self.symbols_part is None
             return LineupState(
-                self.part_count, self.described + 1, drum_parts=self.drum_parts | drums
+                self.part_count,
+                self.described + 1,
+                drum_parts=self.drum_parts | drums,
+                symbols_part=self.described
+                if is_first_symbols and not drums
+                else self.symbols_part,
             )
         if kind not in LINEUP_KINDS:
             return self
@@ -81,6 +89,7 @@ class LineupState:
         families = self._possible_family_ids(rules)
         has_kit, has_pitches = DRUM_KIT_ID in families, families != (DRUM_KIT_ID,)
         fitting = {"": True, _DRUM_ROLE: has_kit, **dict.fromkeys(_PITCHED_ROLES, has_pitches)}
+        fitting[SYMBOLS_ROLE] &= self.symbols_part is None and not self._must_be_pitched(rules)
         for role, wanted in rules.families_by_role:
             fitting[role] = fitting[role] and not wanted.isdisjoint(families)
         return tuple(id_ for id_ in ids if fitting[str(MEASURES.events[id_].value or "")]) or ids
@@ -108,7 +117,8 @@ class LineupState:
     def _must_be_pitched(self, rules: Rules) -> bool:
         if rules.first_part_is_pitched and self.described == 0:
             return True
-        has_only_drums = len(self.drum_parts) == self.described
+        silent_count = len(self.drum_parts) + (self.symbols_part is not None)
+        has_only_drums = silent_count == self.described
         return rules.needs_pitches and has_only_drums and self.described == self.part_count - 1
 
     def _get_rule(self, rules: Rules) -> PartRule:

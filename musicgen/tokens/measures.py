@@ -24,9 +24,11 @@ from musicgen.music.dynamics import (
     has_dynamics,
 )
 from musicgen.music.general_midi import find_family
+from musicgen.music.notes import NoteColumns
 from musicgen.music.score import Ending, Mark, Note, Part, Score
+from musicgen.music.symbols_part import find_symbols_part
 from musicgen.music.theory import ChordSymbol, Key, Meter
-from musicgen.music.voices import BarVoices, Chords, cut_into_segments
+from musicgen.music.voices import REST, BarVoices, Chords, Segments, cut_into_segments
 from musicgen.tokens.codec import (
     PLAIN_SETTING,
     Decoded,
@@ -167,6 +169,10 @@ class _MeasuresEncoder:
             if mark.kind != "bar":
                 self.marks.setdefault(mark.onset, []).append(mark)
         self.ending_ends = {mark.value.end for mark in score.of("ending")}
+        self.symbols_part = find_symbols_part(score.parts)
+        # kinds of changes that are written in the first voice
+        has_symbols = self.symbols_part in (None, 0)
+        self.changes = tuple(kind for kind in _CHANGES if kind != "chord" or has_symbols)
 
     def ids(self) -> list[int]:
         """Return the ids of the whole tune."""
@@ -202,7 +208,7 @@ class _MeasuresEncoder:
         changes = [
             step
             for step, marks in self.marks.items()
-            if step < self.score.end and _is_change(marks)
+            if step < self.score.end and any(mark.kind in self.changes for mark in marks)
         ]
         lines, (ids, firsts) = self.encode_lines(changes)
         current_part = 0
@@ -227,10 +233,12 @@ class _MeasuresEncoder:
         Returns:
             The lines; the ids of all segments, and the index of the first id of each segment.
         """
-        columns = self.score.columns
+        columns = np.concatenate([self.score.columns, self.list_symbol_spans()], axis=1)
         chords = Chords.of(columns)
         voices = chords.assign_voices()
         lines, segments = cut_into_segments(chords, voices, self.bars, changes)
+        symbol_rows = self.find_symbol_rows(lines, segments)
+        segments.sounds[list(symbol_rows.values())] = REST
         first_ids = [
             _event_id("drum", 0) if part.is_drums else _event_id("pitch", 0) - self.tonic_pitch
             for part in self.score.parts
@@ -242,8 +250,38 @@ class _MeasuresEncoder:
             np.searchsorted(segments.starts, changes).tolist(), changes, strict=True
         ):
             if segments.offsets[segment]:  # changes at the start of a bar belong to its opening
-                writer.insert_before(segment, list(self.change_ids(step, _CHANGES)))
+                writer.insert_before(segment, list(self.change_ids(step, self.changes)))
+        for step, segment in symbol_rows.items():
+            writer.insert_before(segment, list(self.change_ids(step, ("chord",))))
         return lines, writer.join()
+
+    def list_symbol_spans(self) -> NoteColumns:
+        """Return the spans of the chord symbols as notes of their part, if it is a later part.
+
+        In the first part no notes are needed, since the first voice is cut at all its changes.
+
+        Raises:
+            Refusal: the part of the chord symbols has notes of its own.
+        """
+        part = self.symbols_part
+        if part is not None and (self.score.columns[4] == part).any():
+            raise Refusal("its part of chord symbols has notes; it was left out", code="no-event")
+        steps = [mark.onset for mark in self.score.of("chord") if mark.onset < self.score.end]
+        if not part or not steps:
+            return np.empty((5, 0), dtype=np.int64)
+        spans = np.zeros((5, len(steps)), dtype=np.int64)
+        spans[0], spans[2] = steps, np.diff([*steps, self.score.end])
+        spans[3], spans[4] = self.setting.velocities[part], part
+        return spans
+
+    def find_symbol_rows(self, lines: BarVoices, segments: Segments) -> dict[int, int]:
+        """Return the segments of a later part of chord symbols, by the step where each starts."""
+        return {
+            self.bars[bar].start + int(segments.offsets[row]): row
+            for bar, part, _, first, stop in lines.rows()
+            if part and part == self.symbols_part
+            for row in range(first, stop)
+        }
 
     def write_bar_line(self, output: list[int], number: int) -> None:
         """Append the ids between a bar and the bar before it."""
@@ -266,7 +304,7 @@ class _MeasuresEncoder:
         if bar.kind == "irregular":
             yield _event_id("irregular")
         yield _event_id("partial", bar.steps) if bar.kind == "partial" else _BAR
-        yield from self.change_ids(bar.start, ("chord", "fermata"))
+        yield from self.change_ids(bar.start, self.changes[2:])
 
     def change_ids(self, step: int, kinds: tuple[str, ...]) -> Iterator[int]:
         """Yield the changes of key, meter and chord symbol at a step, and a fermata."""
@@ -296,10 +334,6 @@ def _needs_lineup(parts: Sequence[Part]) -> bool:
     if any(part.is_drums or part.role for part in parts):
         return True
     return len(parts) > 1 and any(part.program for part in parts)
-
-
-def _is_change(marks: Iterable[Mark]) -> bool:
-    return any(mark.kind in _CHANGES for mark in marks)
 
 
 def _chord_ids(symbol: str, tonic_pitch: int) -> Iterator[int]:

@@ -44,7 +44,7 @@ import numpy.typing as npt
 
 from musicgen.config import CONTEXT_WIDTHS, VERTICAL_FIELDS
 from musicgen.music.arrays import BoolArray, IntArray
-from musicgen.music.score import BAND_ROLES
+from musicgen.music.score import BAND_ROLES, SYMBOLS_ROLE
 from musicgen.music.theory import CHORD_QUALITIES
 from musicgen.tokens.compiled_grammar import GrowingTable
 from musicgen.tokens.grammar import MeasuresGrammar
@@ -64,8 +64,10 @@ _KICK_BIT: Final = 1 << _DRUM_SHIFT
 _NO_PITCH: Final = 999  # above every pitch
 _FIRST_PITCH: Final = int(MEASURES.events[MEASURES.ranges["pitch"].start].value or 0)
 
-# Models of 0.1 have no row for the voices of a choir, and seldom is one in a band.
-_SHARED_ROLES: Final = {"soprano": "melody", "alto": "chords", "tenor": "pad"}
+# Roles that were added later share the rows of others, with which they are seldom in one line-up.
+_SHARED_ROLES: Final = {
+    "soprano": "melody", "alto": "chords", "tenor": "pad", SYMBOLS_ROLE: "chords",
+}  # fmt: skip
 
 VERTICAL_FIELD_SIZES: Final = {  # of the fields that are not bits
     "lowest": len(MEASURES.ranges["pitch"]) + 1,

@@ -43,7 +43,7 @@ from musicgen.music.bars import PARTIAL_BAR_STEPS
 from musicgen.music.durations import PLAIN_DURATIONS, TUPLETS
 from musicgen.music.dynamics import LEVEL_NAMES
 from musicgen.music.general_midi import FAMILIES
-from musicgen.music.score import BAND_ROLES, MAX_PLAYS, UPPER_VOICE_ROLES
+from musicgen.music.score import BAND_ROLES, MAX_PLAYS, SYMBOLS_ROLE, UPPER_VOICE_ROLES
 from musicgen.music.theory import CHORD_QUALITIES, MODES
 
 RHYTHMS: Final = (
@@ -111,6 +111,8 @@ def _blocks() -> Iterator[tuple[str, Iterable[Value]]]:
     # appended in format 3
     yield "role", UPPER_VOICE_ROLES
     yield "fermata", (None,)
+    # appended in format 4
+    yield "role", (SYMBOLS_ROLE,)
 
 
 class Vocabulary:

@@ -12,6 +12,7 @@ import numpy as np
 from musicgen.checkpoint import Manifest, Weights, round_to_float16
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.formats import abc
+from musicgen.music.symbols_part import without_symbols_part
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions, complete_options
@@ -172,8 +173,9 @@ def _render_samples(manifest: Manifest, weights: Weights) -> Iterator[str]:
         sampler = Sampler(engine, seen_ids, manifest.corpus.get("tonics", {}))
         options = complete_options({}, manifest)
         yield from _render_fenced(f"The first {BARS_SHOWN} bars", "abc", (
-            _cut_first_bars(abc.render(sampler.sample(options, Noise(seed)), seed))
+            _cut_first_bars(abc.render(without_symbols_part(score), seed))
             for seed in range(1, SEEDS_SHOWN + 1)
+            for score in [sampler.sample(options, Noise(seed))]
         ))  # fmt: skip
         return
     generic_sampler = GenericSampler(engine, codec, seen_ids)

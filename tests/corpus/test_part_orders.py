@@ -13,6 +13,7 @@ from musicgen.corpus.part_orders import (
     MOST_ORDERS,
     WHOLE_ORDERS,
     find_voice_order,
+    iter_lead_sheet_orders,
     iter_part_orders,
 )
 from musicgen.corpus.store import EncodedTune
@@ -224,3 +225,23 @@ def test_receipts_name_each_piece_once(tmp_path: Path) -> None:
     assert index is not None
     pieces = {(tune.source, tune.number) for tune in dataset.train}
     assert len(index.note_index.numbers) == len(pieces)
+
+
+def test_lead_sheet_is_stored_with_symbols_last_and_first_and_without_them() -> None:
+    notes = tuple(Note(48 * n, 60 + n, 48) for n in range(4))
+    sheet = Score(notes, (Mark(0, "chord", "C"), Mark(96, "chord", "G7")))
+    last, first, alone = iter_lead_sheet_orders(sheet)
+    assert [part.role for part in last.parts] == ["melody", "symbols"]
+    assert [part.role for part in first.parts] == ["symbols", "melody"]
+    assert [part.role for part in alone.parts] == ["melody"]
+    assert list(last.of("chord")) == list(first.of("chord")) == list(sheet.of("chord"))
+    assert not any(alone.of("chord"))
+    assert [len(score.notes) for score in (last, first, alone)] == [4, 4, 4]
+
+
+def test_tune_without_symbols_is_stored_once_and_others_as_elsewhere() -> None:
+    (alone,) = iter_lead_sheet_orders(Score((Note(0, 60, 48),)))
+    assert [part.role for part in alone.parts] == ["melody"]
+    assert list(iter_lead_sheet_orders(assign_roles(CHOIR))) == list(
+        iter_part_orders(assign_roles(CHOIR))
+    )

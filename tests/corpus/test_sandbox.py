@@ -45,10 +45,10 @@ def each(data, suffix, source="", **options):
     die(word)
     return real_each(data, suffix, source, **options)
 
-def encoded(score, *rest):
+def encoded(score, *rest, **options):
     if score.title.startswith("die:"):
         die(score.title[4:])
-    return real_answers(score, *rest)
+    return real_answers(score, *rest, **options)
 
 def die(word):
     match word:

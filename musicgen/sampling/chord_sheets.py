@@ -1,0 +1,122 @@
+"""Chords that a user asks for, bar by bar: "D | D | G A7 | D".
+
+The chords of a bar share its beats: as many beats each as divide evenly, the later ones longer
+where they do not. A bar without a chord, or "%", goes on with the chord before it; a new line is a
+new bar. The sheet is repeated until it fills the bars asked for. It becomes a score without notes,
+whose only part is that of the chord symbols, so that a melody is drawn to it as to any given part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.files import is_file, read_regular_file
+from musicgen.music.score import Mark, Score
+from musicgen.music.symbols_part import SYMBOLS_PART
+from musicgen.music.theory import CHORD_TONES, ChordSymbol, Key, Meter, normalize_chord
+from musicgen.typed_data import shorten
+
+DEFAULT_METER: Final = Meter(4, 4)
+FEWEST_BARS: Final = 16  # to which a shorter sheet is repeated, if no number of bars is asked for
+MOST_BARS: Final = 512
+_MOST_BYTES: Final = 2**16  # of a file of chords
+_GOES_ON: Final = "%"
+_NO_CHORD: Final = "N.C."
+_MINOR_THIRD: Final = 3
+
+
+def read_chord_text(text: str) -> str:
+    """Return the chords of a text file, or the text itself where it names none.
+
+    Raises:
+        InvalidValue: the file is not text.
+    """
+    path = Path(text)
+    if "|" in text or "\n" in text or not is_file(path):
+        return text
+    try:
+        return read_regular_file(path, limit=_MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise InvalidValue(f"chords {shorten(text)}: the file is not valid UTF-8 text") from fault
+
+
+def make_chord_score(
+    text: str, *, meter: Meter | None = None, key: Key | None = None, bars: int | None = None
+) -> Score:
+    """Return a score of chord symbols alone.
+
+    Args:
+        text: the chords, bar by bar.
+        meter: of the score; None: 4/4.
+        key: of the score; None: that of the first chord, major or minor.
+        bars: their number; None: the sheet is repeated as a whole, to at least FEWEST_BARS.
+
+    Raises:
+        InvalidValue: a chord is unknown, or there are more of them in a bar than beats.
+    """
+    meter = meter or DEFAULT_METER
+    sheet = _split_bars(text)
+    if not any(sheet):
+        raise InvalidValue(f'chords {shorten(text)!r}: write bars such as "D | D | G A7 | D"')
+    _check_sheet(sheet, meter)
+    if not sheet[0]:
+        raise InvalidValue(f"chords {shorten(text)!r}: the first bar has no chord; begin with one")
+    bars = bars or len(sheet) * -(-FEWEST_BARS // len(sheet))
+    if bars > MOST_BARS:
+        raise InvalidValue(f"chords: {bars} bars are too many; ask for up to {MOST_BARS}")
+    key = key or _guess_key(sheet)
+    marks = [Mark(0, "key", key), Mark(0, "meter", meter)]
+    for number, chords in enumerate(islice(cycle(sheet), bars)):
+        marks += _place_chords(chords, number * meter.steps, meter)
+        marks.append(Mark((number + 1) * meter.steps, "bar"))
+    return Score((), tuple(marks), (SYMBOLS_PART,))
+
+
+def _split_bars(text: str) -> list[list[str]]:
+    """Return the chords of each bar."""
+    bars: list[list[str]] = []
+    for line in filter(None, map(str.strip, text.replace("||", "|").splitlines())):
+        cells = line.removeprefix("|").removesuffix("|").split("|")
+        bars += [[] if cell.strip() == _GOES_ON else cell.split() for cell in cells]
+    return bars
+
+
+def _check_sheet(sheet: list[list[str]], meter: Meter) -> None:
+    """Check chords and their numbers. Raises InvalidValue."""
+    beats = _count_beats(meter)
+    for number, chords in enumerate(sheet, 1):
+        for chord in chords:
+            if normalize_chord(chord) == _NO_CHORD and chord.upper() not in ("N.C.", "NC"):
+                raise InvalidValue(
+                    f"chords: {shorten(chord)!r} in bar {number} is not a chord; write such as D,"
+                    " F#m, A7, Bbmaj7, C/E, or N.C. for none"
+                )
+        if len(chords) > beats:
+            raise InvalidValue(
+                f"chords: bar {number} has {len(chords)} chords, and a bar of {meter} has"
+                f" {beats} beats; write up to one per beat"
+            )
+
+
+def _count_beats(meter: Meter) -> int:
+    return max(1, meter.steps // meter.beat_steps)
+
+
+def _place_chords(chords: list[str], start: int, meter: Meter) -> Iterator[Mark]:
+    """Yield the marks of the chords of a bar, on its beats."""
+    beats = _count_beats(meter)
+    for number, chord in enumerate(chords):
+        beat = number * beats // len(chords)
+        yield Mark(start + beat * meter.beat_steps, "chord", normalize_chord(chord))
+
+
+def _guess_key(sheet: list[list[str]]) -> Key:
+    """Return the key of the first chord: minor, if its third is."""
+    symbols = (ChordSymbol.parse(chord) for chords in sheet for chord in chords)
+    first = next((symbol for symbol in symbols if symbol is not None), ChordSymbol(0))
+    is_minor = _MINOR_THIRD in CHORD_TONES[first.quality]
+    return Key.of(first.root, "minor" if is_minor else "major")

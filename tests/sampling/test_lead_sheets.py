@@ -1,0 +1,212 @@
+"""Chord symbols as a part: given or drawn, asked for by `chords`, met exactly or refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from musicgen.errors import InvalidValue
+from musicgen.formats import read
+from musicgen.music.bars import find_bars
+from musicgen.music.score import Score
+from musicgen.music.symbols_part import SYMBOLS_PART, has_symbols_part
+from musicgen.music.theory import Key, Meter, normalize_chord
+from musicgen.sampling.chord_sheets import FEWEST_BARS, make_chord_score
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.sampler import Sampler
+from musicgen.tokens.measures import MeasuresCodec
+from musicgen.trained_model import Model, load
+from tests.command_runner import run
+from tests.fake_models import (
+    LEAD_SEEN_IDS,
+    RandomEngine,
+    may_be_seen_in_lead_sheets,
+    untrained,
+)
+
+CODEC: Final = MeasuresCodec()
+CHORDS: Final = "D | D | G A7 | D"
+MELODY: Final = """X:1
+M:6/8
+L:1/8
+K:G
+|: GAB d2B | cAF G3 | GAB d2B | AFD G3 :|
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "sheets"
+    return untrained(path, is_seen=may_be_seen_in_lead_sheets)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load(folder)
+
+
+@pytest.fixture
+def melody(tmp_path: Path) -> Path:
+    path = tmp_path / "melody.abc"
+    path.write_text(MELODY)
+    return path
+
+
+def list_chords(score: Score) -> list[tuple[int, str]]:
+    return [(mark.onset, mark.value) for mark in score.of("chord")]
+
+
+def list_notes(score: Score) -> list[tuple[int, int, int]]:
+    return [(note.onset, note.pitch, note.duration) for note in score.notes]
+
+
+def test_sampled_sheets_have_a_silent_part_of_symbols() -> None:
+    for seed in range(4):
+        sampler = Sampler(RandomEngine(seed), LEAD_SEEN_IDS)
+        parts = ("melody,symbols", "symbols,melody")[seed % 2]
+        options = SamplingOptions.parse(parts=parts, bars=4, form="through", end="tonic")
+        encoded = sampler.sample_encoded(options, Noise(seed))
+        decoded = CODEC.decode(encoded.ids, encoded.setting)
+        assert decoded.dropped == 0
+        symbols = next(n for n, part in enumerate(decoded.score.parts) if part.role == "symbols")
+        assert all(note.part != symbols for note in decoded.score.notes)
+        assert list_chords(decoded.score)
+        assert decoded.score.notes[-1].pitch % 12 == decoded.score.key.pitch_class
+        assert all(bar.kind != "irregular" for bar in find_bars(decoded.score))
+
+
+def test_chords_are_as_asked_and_repeated(model: Model) -> None:
+    tune = model.sample(chords=CHORDS, seed=1, meter="4/4")
+    bars = find_bars(tune.score)
+    assert len(bars) == FEWEST_BARS
+    per_round = [(0, "D"), (192, "D"), (384, "G"), (480, "A7"), (576, "D")]
+    expected = [(start * 768 + step, chord) for start in range(4) for step, chord in per_round]
+    assert list_chords(tune.score) == expected
+    assert tune.score.key == Key("D", "major")
+    assert tune.score.notes
+    assert not has_symbols_part(tune.score)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_chords_are_met_exactly(model: Model, seed: int) -> None:
+    random_source = random.Random(seed)
+    meter = Meter.parse(random_source.choice(["4/4", "3/4", "6/8", "2/4", "9/8"]))
+    beats = meter.steps // meter.beat_steps
+    names = ["D", "Em", "F#m7", "Bb7", "C/E", "N.C.", "Gdim", "Asus4", "Cmaj7"]
+    bars = [
+        " ".join(random_source.choices(names, k=random_source.randint(int(number == 0), beats)))
+        for number in range(random_source.randint(1, 6))
+    ]
+    options: dict[str, Any] = {
+        "bars": random_source.randint(1, 9),
+        "end": random_source.choice(["any", "tonic"]),
+    }
+    key = random_source.choice(["D", "Am", "Edor"])
+    sheet = " | ".join(chords or "%" for chords in bars)
+    tune = model.sample(chords=sheet, seed=seed, key=key, meter=str(meter), **options)
+    assert len(find_bars(tune.score)) == options["bars"]
+    steps = []
+    for number in range(options["bars"]):
+        chords = bars[number % len(bars)].split()
+        steps += [
+            (number * meter.steps + n * beats // len(chords) * meter.beat_steps, normalize_chord(c))
+            for n, c in enumerate(chords)
+        ]
+    assert list_chords(tune.score) == steps
+    assert tune.score.key == Key.parse(key)
+
+
+def test_chords_come_from_a_file_line_by_line(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "chords.txt"
+    path.write_text("| G | % |\n| C D7 | G ||\n")
+    tune = model.sample(chords=str(path), bars=4, seed=3)
+    expected = [(0, "G"), (384, "C"), (480, "D7"), (576, "G")]
+    assert list_chords(tune.score) == expected
+
+
+@pytest.mark.parametrize(
+    ("chords", "options", "words"),
+    [
+        ("D | Hx | G", {}, "'Hx' in bar 2 is not a chord"),
+        ("D | G A B", {"meter": "6/8"}, "bar 2 has 3 chords, and a bar of 6/8 has 2 beats"),
+        ("| |", {}, "write bars such as"),
+        ("% | D", {}, "the first bar has no chord"),
+        ("D", {"bars": 513}, "ask for 1 to 512"),
+    ],
+)
+def test_impossible_chords_are_refused(
+    model: Model, chords: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        model.sample(chords=chords, **options)
+
+
+def test_models_without_chord_symbols_refuse_chords() -> None:
+    with pytest.raises(InvalidValue, match="does not write melodies to chords"):
+        load("folk").sample(chords=CHORDS)
+
+
+def test_chords_are_drawn_to_a_melody_that_stays(model: Model, melody: Path) -> None:
+    (score,), _ = read(melody)
+    chords = set()
+    for seed in range(3):
+        tune = model.sample(given=melody, seed=seed)
+        assert list_notes(tune.score) == list_notes(score.canonical())
+        assert list_chords(tune.score)
+        chords.add(tuple(list_chords(tune.score)))
+    assert len(chords) == 3
+
+
+def test_chords_of_a_lead_sheet_can_be_kept_or_replaced(model: Model, melody: Path) -> None:
+    sheet = MELODY.replace("GAB d2B | c", '"G"GAB d2B | "D7"c')
+    melody.write_text(sheet)
+    (score,), _ = read(melody)
+    with pytest.raises(InvalidValue, match="nothing is left to draw"):
+        model.sample(given=melody)
+    kept = model.sample(given=melody, given_parts="symbols", seed=2)
+    assert list_chords(kept.score) == list_chords(score)
+    assert kept.score.end == score.end
+    assert list_notes(kept.score) != list_notes(score)
+    replaced = model.sample(given=melody, given_parts="melody", seed=2)
+    assert list_notes(replaced.score) == list_notes(score.canonical())
+    assert list_chords(replaced.score) != list_chords(score)
+
+
+def test_kept_bars_state_the_chord_that_goes_on_in_them(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "sheet.abc"
+    path.write_text('X:1\nM:4/4\nL:1/1\nK:C\n"C"c | "G7/B"B | B | "C"c |]\n')
+    for seed in range(3):
+        tune = model.sample(given=path, given_parts="melody,symbols:3-4", seed=seed)
+        kept = [chord for chord in list_chords(tune.score) if chord[0] >= 384]
+        assert kept == [(384, "G7/B"), (576, "C")]
+
+
+def test_parts_of_a_tune_are_kept_in_variants(model: Model) -> None:
+    tune = model.sample(bars=4, form="through", seed=5)
+    other_chords = tune.tweak(keep="melody", seed=6)
+    assert list_notes(other_chords.score) == list_notes(tune.score)
+    other_melody = tune.tweak(keep="symbols", seed=6)
+    assert list_chords(other_melody.score) == list_chords(tune.score)
+
+
+@pytest.mark.parametrize("suffix", [".mid", ".abc"])
+def test_tweak_without_options_writes_the_same_bytes(
+    folder: Path, tmp_path: Path, suffix: str
+) -> None:
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    arguments = ["--model", str(folder), "--seed", "1", "--chords", CHORDS]
+    run("sample", *arguments, "--out", str(first))
+    run("tweak", str(first), "--model", str(folder), "--out", str(second))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_sheet_of_chords_is_a_score_without_notes() -> None:
+    score = make_chord_score("Am | E7", bars=3)
+    assert score.parts == (SYMBOLS_PART,)
+    assert score.key == Key("A", "minor")
+    assert not score.notes
+    assert len(find_bars(score)) == 3
