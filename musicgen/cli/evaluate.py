@@ -112,8 +112,10 @@ def evaluate(
         from musicgen.render.report_page import SCORE_CARD_TITLE, prepare_page
 
         prepare_page(html, SCORE_CARD_TITLE, "musicgen evaluate", force=force)
+    is_live = _writes_performances(target)
+    count = count or (_DEFAULT_PERFORMANCES if is_live else _DEFAULT_COUNT)
     options = _Options(target, against, split, data, count, form, curve, seed)
-    if _writes_performances(target):
+    if is_live:
         live_card = _make_live_card(options, html, console)
         if as_json:
             click.echo(json.dumps({**live_card.to_json(), "command": options.format_command()}))
@@ -144,7 +146,7 @@ class _Options:
     against: str | None
     split: str
     data: str | None
-    count: int | None
+    count: int
     form: str | None
     curve: bool
     seed: int
@@ -194,7 +196,7 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
         real = sources.load_real_tunes(against, options.split, options.data, console)
     likelihoods = sources.measure_likelihood(model, real, with_curve=options.curve, console=console)
     sets = list(
-        sources.sample_forms(model, form, options.count or _DEFAULT_COUNT, options.seed, console)
+        sources.sample_forms(model, form, options.count, options.seed, console)
     )
     return _CollectedTunes(sets, real, likelihoods=likelihoods)
 
@@ -219,7 +221,7 @@ def _make_live_card(options: _Options, html: Path | None, console: Console) -> L
         )
     model = sources.open_model(options.target)
     assert model is not None
-    count = options.count or _DEFAULT_PERFORMANCES
+    count = options.count
     return sources.make_live_card(model, options.split, options.data, count, options.seed, console)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musicgen.checkpoint import Checkpoint
-from musicgen.config import BEGIN_ID
+from musicgen.config import BEGIN_ID, CONTEXTS
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.durations import SHORTEST_WRITABLE
 from musicgen.music.dynamics import LEVEL_VELOCITIES
@@ -596,7 +596,9 @@ def make_sampler(
         Mismatch: the model reads a score context that sampling does not compute.
     """
     manifest = checkpoint.manifest
-    if manifest.settings.context and not codec.has_bars:
+    fields_read = set(manifest.settings.context_fields)
+    known_contexts = [set(CONTEXTS[name].split()) for name in codec.contexts]
+    if fields_read and not any(fields_read <= known for known in known_contexts):
         raise Mismatch(
             f"model {manifest.name}: it reads a score context that the codec {codec.name} does not"
             " compute in sampling; score tunes with it (docs/benchmarks.md)"

@@ -64,7 +64,7 @@ class ModelInfo(StrictModel):
     controls: dict[str, Control] = Field(description="bounds of the inputs, by option")
     max_bars: int = Field(description="0: tunes of the model have no bars")
     forms: list[str] = Field(description="common forms; others combine the letters A to H")
-    defaults: dict[str, float] = Field(
+    defaults: dict[str, float | str] = Field(
         description="values of the sampling options that a request leaves out, where they are the"
         " model's own"
     )
