@@ -149,11 +149,13 @@ def _settle_options(
     has_lineup = bool(read_lineup(tune.header))
     if added and not has_lineup:
         raise InvalidValue("parts: the given parts have no roles, so none can be added")
+    # their instruments stay, also those that the model has not met
+    given_parts = (replace(request, program=None) for request in copy_lineup(tune.score))
     return replace(
         options,
         key=Key(tune.encoded.setting.tonic, tune.score.key.mode),
         meter=tune.score.meter,
-        parts=(*copy_lineup(tune.score), *added) if has_lineup else None,
+        parts=(*given_parts, *added) if has_lineup else None,
         parts_from=None,
         form=None,
         bars=None,

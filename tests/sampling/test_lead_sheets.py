@@ -11,7 +11,7 @@ import pytest
 from musicgen.errors import InvalidValue
 from musicgen.formats import read
 from musicgen.music.bars import find_bars
-from musicgen.music.score import Score
+from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.symbols_part import SYMBOLS_PART, has_symbols_part
 from musicgen.music.theory import Key, Meter, normalize_chord
 from musicgen.sampling.chord_sheets import FEWEST_BARS, make_chord_score
@@ -183,6 +183,14 @@ def test_kept_bars_state_the_chord_that_goes_on_in_them(model: Model, tmp_path: 
         tune = model.sample(given=path, given_parts="melody,symbols:3-4", seed=seed)
         kept = [chord for chord in list_chords(tune.score) if chord[0] >= 384]
         assert kept == [(384, "G7/B"), (576, "C")]
+
+
+def test_given_melody_may_have_an_instrument_that_the_model_has_not_met(model: Model) -> None:
+    notes = tuple(Note(48 * n, 62 + n, 48) for n in range(8))
+    score = Score(notes, (Mark(384, "bar"), Mark(192, "bar")), (Part("fiddle", 40),))
+    tune = model.sample(given=score, seed=1)
+    assert [(part.name, part.program) for part in tune.score.parts] == [("fiddle", 40)]
+    assert list_chords(tune.score)
 
 
 def test_parts_of_a_tune_are_kept_in_variants(model: Model) -> None:
