@@ -195,9 +195,7 @@ def _collect_tunes(options: _Options, console: Console) -> _CollectedTunes:
     else:
         real = sources.load_real_tunes(against, options.split, options.data, console)
     likelihoods = sources.measure_likelihood(model, real, with_curve=options.curve, console=console)
-    sets = list(
-        sources.sample_forms(model, form, options.count, options.seed, console)
-    )
+    sets = list(sources.sample_forms(model, form, options.count, options.seed, console))
     return _CollectedTunes(sets, real, likelihoods=likelihoods)
 
 
