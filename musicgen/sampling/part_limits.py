@@ -219,8 +219,10 @@ def _limit_onsets(
     if walk.duration is None:
         return _limit_values(walk, legal, needed) if needed > 0 and walk.tuplet is None else legal
     notes = tuple(id_ for id_ in legal if id_ in _NOTES)
-    owes_final_note = walk.must_land and walk.last_note_id not in walk.rules.final_pitch_ids
-    if count >= onsets.most - owes_final_note:
+    if walk.must_land and count == onsets.most - 1:  # the last note is one to end on
+        final_ids = walk.rules.final_pitch_ids
+        return tuple(id_ for id_ in legal if id_ not in _NOTES or id_ in final_ids) or legal
+    if count >= onsets.most:
         return tuple(id_ for id_ in legal if id_ not in _NOTES) or legal
     room = _count_most_notes(walk.rules.durations, _steps_left(walk, walk.duration_steps))
     return notes or legal if needed > room else legal

@@ -65,9 +65,11 @@ def test_choir_sings_in_four_voices_and_a_free_form_unless_asked_otherwise() -> 
     assert asked.form == "AABB"
 
 
-def test_bands_have_no_default_parts() -> None:
+def test_bands_have_melody_bass_and_drums_by_default() -> None:
     seen = tuple(int(may_be_seen_in_bands(event)) for event in MEASURES.events)
-    assert complete(seen).parts is None
+    parts = complete(seen).parts
+    assert parts is not None
+    assert [part.role for part in parts] == ["melody", "bass", "drums"]
 
 
 @pytest.mark.parametrize("seed", range(6))
