@@ -301,7 +301,7 @@ def sample(
     """Generate new tunes, by default 32 bars in the form AABB.
 
     With a primer, or a model trained without repeated parts, the default is any form of at least
-    8 bars.
+    8 bars; four voices get 16 bars, bands 32.
 
     \b
     musicgen sample --out song.mid

@@ -317,6 +317,8 @@ _DEFAULT_LINEUPS: Final = (
     ("melody", "bass", "drums"),
     ("melody", "chords"),
 )
+CHOIR_BARS: Final = 16  # of a tune without form and number of bars
+BAND_BARS: Final = 32
 _FORM_OPTIONS: Final = ("form", "bars", "min_bars")  # any of them leaves the default form out
 
 
@@ -326,10 +328,10 @@ def complete_options(
     """Make options from those that a user gave, with defaults for the others.
 
     The temperature and the filters are those that the model is best sampled with. A model that
-    writes chord symbols plays them. A model without
-    repeats in its training data, or a primer, which may be longer than the form, gets a free form
-    of at least MIN_BARS bars; so does the form `through` without a number of bars. A model of
-    choirs writes for four voices.
+    writes chord symbols plays them. A model without repeats in its training data, or a primer,
+    which may be longer than the form, gets a free form of at least MIN_BARS bars; so does the form
+    `through` without a number of bars. A model of choirs writes 16 bars for four voices, a model of
+    bands 32 bars for a small band: both repeat themselves rather than end.
 
     Args:
         requested: options by name, as values or text; None is an option that is not given.
@@ -352,7 +354,9 @@ def complete_options(
         options = replace(options, parts=choose_default_parts(manifest.seen))
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)
-        return replace(options, form=form, min_bars=MIN_BARS if form == FREE else None)
+        bars = choose_default_bars(manifest.seen) if form == FREE and not has_primer else None
+        needs_minimum = form == FREE and bars is None
+        return replace(options, form=form, bars=bars, min_bars=MIN_BARS if needs_minimum else None)
     if options.form == THROUGH and options.bars is None and options.min_bars is None:
         return replace(options, min_bars=MIN_BARS)
     return options
@@ -397,6 +401,17 @@ def _choose_lineup(roles: Sequence[str], event_counts: Sequence[int]) -> PartReq
     counts = dict(enumerate(event_counts))
     needed = MEASURES.id("lineup", len(roles)), *(MEASURES.id("role", role) for role in roles)
     return tuple(map(PartRequest, roles)) if all(counts.get(i, 0) > 0 for i in needed) else None
+
+
+def choose_default_bars(event_counts: Sequence[int]) -> int | None:
+    """Return the default number of bars of a free form; None leaves it to the model.
+
+    Args:
+        event_counts: how often each event occurs in the training part, by id.
+    """
+    if choose_choir(event_counts):
+        return CHOIR_BARS
+    return BAND_BARS if choose_default_parts(event_counts) else None
 
 
 def choose_default_form(event_counts: Sequence[int]) -> str:

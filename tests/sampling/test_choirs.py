@@ -17,7 +17,7 @@ from musicgen.music.score import CHOIR_ROLES, Part, Score
 from musicgen.music.tune_content import TuneContent
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
-from musicgen.sampling.options import MIN_BARS, SamplingOptions, complete_options
+from musicgen.sampling.options import CHOIR_BARS, SamplingOptions, complete_options
 from musicgen.sampling.part_requests import format_parts
 from musicgen.sampling.part_writing import PartWriting
 from musicgen.sampling.sampler import Sampler
@@ -59,7 +59,7 @@ def test_choir_sings_in_four_voices_and_a_free_form_unless_asked_otherwise() -> 
     options = complete(CHOIR_SEEN)
     assert format_parts(options.parts or ()) == "soprano,alto,tenor,bass"
     assert options.form is None
-    assert options.min_bars == MIN_BARS
+    assert (options.bars, options.min_bars) == (CHOIR_BARS, None)
     asked = complete(CHOIR_SEEN, parts="bass,tenor,alto,soprano", form="AABB")
     assert format_parts(asked.parts or ()) == "bass,tenor,alto,soprano"
     assert asked.form == "AABB"
