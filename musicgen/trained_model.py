@@ -311,7 +311,7 @@ class Model:
         voices = choose_choir(self.checkpoint.manifest.seen)
         score = _arrange_voices(assign_voices(score)) if voices else score
         score = add_symbols_part(score) if self.writes_lead_sheets else score
-        keep = None if parts is None else KeepRequest.parse(parts)
+        keep = None if parts is None else KeepRequest.parse(parts, "given-parts")
         value = GivenParts.of_score(score, keep, name)
         value = value if candidates is None else replace(value, candidates=candidates)
         options = request.options

@@ -40,12 +40,17 @@ class KeepRequest:
 
     bars: BarRanges = ()  # of all parts
     parts: tuple[tuple[str, BarRanges], ...] = ()  # name or number of a part, and its bars; (): all
+    option: str = "keep"  # that asks for it, for messages
 
     @classmethod
-    def parse(cls, text: KeepText) -> KeepRequest:
+    def parse(cls, text: KeepText, option: str = "keep") -> KeepRequest:
         """Parse "1-8", "bass", "melody:1-8,13-16,drums", or {"melody": "1-8", "drums": "all"}.
 
         Bars that follow the bars of a part belong to it; others are bars of all parts.
+
+        Args:
+            text: what a user wrote.
+            option: that it was given for, for messages.
 
         Raises:
             InvalidValue: a range of bars is malformed.
@@ -57,14 +62,15 @@ class KeepRequest:
         for word in text.split(","):
             name, colon, ranges = word.rpartition(":")
             if not colon and _BAR_RANGE.fullmatch(word):
-                (parts[-1][1] if parts and parts[-1][1] else bars).append(_parse_range(word, text))
+                ranges_so_far = parts[-1][1] if parts and parts[-1][1] else bars
+                ranges_so_far.append(_parse_range(word, text, option))
                 continue
             name = (name if colon else word).strip().lower()
             if not name.isdecimal() and not any(map(str.isalpha, name)):
-                raise _malformed(text)
+                raise _malformed(text, option)
             has_all = not colon or ranges.strip().lower() == _ALL_BARS
-            parts.append((name, [] if has_all else [_parse_range(ranges, text)]))
-        return cls(tuple(bars), tuple((name, tuple(ranges)) for name, ranges in parts))
+            parts.append((name, [] if has_all else [_parse_range(ranges, text, option)]))
+        return cls(tuple(bars), tuple((name, tuple(ranges)) for name, ranges in parts), option)
 
     def find_bars(self, part: Part) -> BarRanges:
         """Return what stays of a tune of one part.
@@ -90,44 +96,44 @@ class KeepRequest:
         kept: dict[int, BarRanges] = dict.fromkeys(range(len(parts)), self.bars)
         kept = kept if self.bars else {}
         for name, ranges in self.parts:
-            for number in _find_parts(parts, name, source):
+            for number in self._find_numbers(parts, name, source):
                 is_whole = not ranges or (number in kept and not kept[number])
                 kept[number] = () if is_whole else (*kept.get(number, ()), *ranges)
         return tuple(KeptPart(number, bars) for number, bars in sorted(kept.items()))
 
+    def _find_numbers(self, parts: Sequence[Part], name: str, source: str) -> list[int]:
+        """Return the parts of a name or a role, or the part of a number from 1."""
+        names = [part.name.strip().lower() for part in parts]
+        roles = ["drums" if part.is_drums else part.role for part in parts]
+        if name.isdecimal():
+            number = parse_integer(name, self.option, 0, 10**6)
+            numbers = [number - 1] if 1 <= number <= len(parts) else []
+        else:
+            numbers = [n for n, other in enumerate(names) if other == name] or [
+                n for n, role in enumerate(roles) if role == name
+            ]
+        if not numbers:
+            raise InvalidValue(
+                f"{self.option} {shorten(name)!r}: {source} has no such part, but"
+                f" {list_parts(parts)}"
+            )
+        return numbers
 
-def _parse_range(text: str, whole: str) -> tuple[int, int]:
+
+def _parse_range(text: str, whole: str, option: str) -> tuple[int, int]:
     match = _BAR_RANGE.fullmatch(text)
     first = int(match[1]) if match else 0
     last = int(match[2] or first) if match else 0
     if not 1 <= first <= last:
-        raise _malformed(whole)
+        raise _malformed(whole, option)
     return first, last
 
 
-def _malformed(text: str) -> InvalidValue:
+def _malformed(text: str, option: str) -> InvalidValue:
     return InvalidValue(
-        f"keep {shorten(text)!r}: write bars such as 1-8 or 1-8,13-16, or parts such as"
+        f"{option} {shorten(text)!r}: write bars such as 1-8 or 1-8,13-16, or parts such as"
         " melody:1-8,drums"
     )
-
-
-def _find_parts(parts: Sequence[Part], name: str, source: str) -> list[int]:
-    """Return the parts of a name or a role, or the part of a number from 1."""
-    names = [part.name.strip().lower() for part in parts]
-    roles = ["drums" if part.is_drums else part.role for part in parts]
-    if name.isdecimal():
-        number = parse_integer(name, "keep", 0, 10**6)
-        found = [number - 1] if 1 <= number <= len(parts) else []
-    else:
-        found = [n for n, other in enumerate(names) if other == name] or [
-            n for n, role in enumerate(roles) if role == name
-        ]
-    if not found:
-        raise InvalidValue(
-            f"keep {shorten(name)!r}: {source} has no such part, but {list_parts(parts)}"
-        )
-    return found
 
 
 def list_parts(parts: Sequence[Part]) -> str:

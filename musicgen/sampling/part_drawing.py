@@ -33,6 +33,7 @@ from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.song_form import THROUGH
 from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES
 
+_REDRAW_NOISE_OFFSET: Final = 2**56  # between the noise keys of a tune and of what replaces it
 _CANDIDATE_NOISE_OFFSET: Final = 2**33  # between the noise keys of two candidates
 _MOST_BARS: Final = 10**9
 _SHORT_OPENERS: Final = frozenset(MEASURES.ranges["partial"])
@@ -66,6 +67,8 @@ def draw_around(
         InvalidValue: the options contradict what is given, or the model cannot write such parts.
     """
     added = options.requested_parts or ()
+    if not added:  # what is drawn again differs from what it was, for the same seed
+        noise = Noise(noise.seed, noise.tune_number + _REDRAW_NOISE_OFFSET)
     tune = GivenTune.of(given, len(added))
     check_given_options(options, tune, added)
     settled = _settle_options(options, tune, added)

@@ -354,7 +354,7 @@ def _decode_notes(tune_request: TuneRequest) -> tuple[bytes, dict[str, Any]]:
                          "primer_seconds": primer.seconds}  # fmt: skip
     if tune_request.given is not None:
         if tune_request.given_parts is not None:
-            KeepRequest.parse(tune_request.given_parts)
+            KeepRequest.parse(tune_request.given_parts, "given_parts")
         payload, suffix = decode_notes(tune_request.given, "given")
         return payload, {"given": suffix, "given_parts": tune_request.given_parts}
     return b"", {}

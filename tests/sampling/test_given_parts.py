@@ -180,6 +180,11 @@ def test_locked_cells_never_change_along_a_chain_of_tweaks(model: Model) -> None
     assert find_changed_cells(first.score, tune.score, 1)
 
 
+def test_part_that_is_drawn_again_differs_without_another_seed(model: Model) -> None:
+    tune = model.sample(parts=BAND, bars=4, form="through", seed=5)
+    assert find_changed_cells(tune.score, tune.tweak(keep="melody,drums").score, 1)
+
+
 def test_candidates_are_weighed(model: Model) -> None:
     tune = model.sample(parts=BAND, bars=4, form="through", seed=5)
     plain = tune.tweak(keep="drums", seed=1)
@@ -239,6 +244,12 @@ def test_parts_and_bars_that_are_not_there_are_refused(model: Model, keep: str, 
     tune = model.sample(parts=BAND, bars=4, form="through", seed=5)
     with pytest.raises(InvalidValue, match=words):
         tune.tweak(keep=keep)
+
+
+def test_errors_name_the_option_that_asks_for_parts(model: Model) -> None:
+    score = decode(draw_band(4))
+    with pytest.raises(InvalidValue, match="given-parts 'flute': given has no such part"):
+        model.sample(given=score, given_parts="flute", parts="melody")
 
 
 @pytest.mark.parametrize(

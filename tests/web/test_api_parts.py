@@ -153,7 +153,7 @@ def list_columns(score: Score, part: int) -> list[tuple[int, int, int]]:
     ("fields", "words"),
     [({"given_parts": "melody"}, "given_parts: nothing is given"),
      ({"given": SONG, "primer": SONG}, "given, primer: a tune has one of them"),
-     ({"given": SONG, "given_parts": "melody:9-1"}, "keep 'melody:9-1'"),
+     ({"given": SONG, "given_parts": "melody:9-1"}, "given_parts 'melody:9-1'"),
      ({"given": {"name": "a.mid"}}, "given: send either"),
      ({"given": {"name": "a.xyz", "base64": "AAAA"}}, "given: unsupported format")],
 )  # fmt: skip
