@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 
+from benchmarks.published.command_line import make_parser, read_changes, run_command
 from benchmarks.published.recipes import FOLKWIKI
 from benchmarks.published.training_run import (
     Benchmark,
@@ -31,7 +31,7 @@ from benchmarks.published.training_run import (
     train,
 )
 from benchmarks.published.tune_words import TuneContexts, read_tunes
-from musicgen.errors import MusicgenError, Refusal
+from musicgen.errors import Refusal
 from musicgen.evaluation.heldout_score import HeldOutScore
 from musicgen.model.network import LanguageModel
 from musicgen.tokens.text import ByteCodec
@@ -78,25 +78,9 @@ def draw_toy_tunes() -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("file", nargs="?", type=Path, help="the training tunes")
+    parser = make_parser(__doc__, "the training tunes")
     parser.add_argument("more", nargs="?", type=Path, help="further tunes to score")
-    parser.add_argument("--score", type=Path, help="score with the weights of this folder")
-    parser.add_argument("--out", type=Path, help="a new folder for the weights")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the recipe to change")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--toy", action="store_true", help="drawn tunes and tiny sizes")
-    arguments = parser.parse_args()
-    if not arguments.toy and arguments.file is None:
-        parser.error("name a file")
-    torch.set_num_threads(arguments.threads)
-    try:
-        scores = run(arguments)
-    except MusicgenError as fault:
-        print(fault, file=sys.stderr)
-        sys.exit(fault.exit_code)
+    arguments, scores = run_command(parser, run)
     if arguments.json:
         print(json.dumps({part: to_figures(score) for part, score in scores.items()}))
         return
@@ -115,11 +99,8 @@ def run(arguments: argparse.Namespace) -> dict[str, HeldOutScore]:
     benchmark = make_benchmark(tunes, read_tunes(arguments.more) if arguments.more else [])
     if arguments.score:
         return benchmark.score_held_out(load_model(benchmark, arguments.score))
-    changes = dict(change.partition("=")[::2] for change in arguments.set)
-    if arguments.toy:
-        changes = {"hidden": "16", "tokens": "8000", **changes}
-    changes |= {"seed": str(arguments.seed), "vocabulary_size": str(len(benchmark.vocabulary))}
-    recipe = FOLKWIKI.change(changes)
+    size = str(len(benchmark.vocabulary))
+    recipe = FOLKWIKI.change({**read_changes(arguments), "vocabulary_size": size})
     result = train(benchmark, recipe)
     print(result.format_time(), file=sys.stderr)
     scores = benchmark.score_held_out(benchmark.restore(result.weights, recipe.model))

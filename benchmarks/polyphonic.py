@@ -16,11 +16,10 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import torch
 
+from benchmarks.published.command_line import make_parser, read_changes, run_command
 from benchmarks.published.frame_model import FrameModel, TransposedMixture
 from benchmarks.published.recipes import RECIPES, Recipe
 from benchmarks.published.rolls import PITCHES, Parts, count_frames, read_parts
@@ -32,7 +31,6 @@ from benchmarks.published.training_run import (
     save_run,
     train,
 )
-from musicgen.errors import MusicgenError
 from musicgen.model.network import SequenceModel
 from musicgen.music.arrays import TokenIds
 from musicgen.tokens.frames import FRAMES, encode_frames
@@ -57,30 +55,14 @@ def draw_toy_parts(seed: int = 1) -> Parts:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("file", nargs="?", type=Path, help=".mat or .json")
-    parser.add_argument("--score", type=Path, help="score with the weights of this folder")
-    parser.add_argument("--out", type=Path, help="a new folder for the weights")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the recipe to change")
+    parser = make_parser(__doc__, ".mat or .json")
     parser.add_argument(
         "--without", nargs="*", default=[], help="fields of the context to leave out"
     )
     parser.add_argument(
         "--transpositions", nargs="*", type=int, help="semitones to score in; default: the recipe's"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--toy", action="store_true", help="drawn pieces and tiny sizes")
-    arguments = parser.parse_args()
-    if not arguments.toy and arguments.file is None:
-        parser.error("name a file")
-    torch.set_num_threads(arguments.threads)
-    try:
-        figures = run(arguments)
-    except MusicgenError as fault:
-        print(fault, file=sys.stderr)
-        sys.exit(fault.exit_code)
+    arguments, figures = run_command(parser, run)
     if arguments.json:
         print(json.dumps(figures))
         return
@@ -115,10 +97,7 @@ def choose_recipe(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of the file's name, with the changes of --set."""
     stem = "JSB_Chorales" if arguments.toy else arguments.file.stem
     recipe = RECIPES.get(stem, RECIPES["JSB_Chorales"])
-    changes = dict(change.partition("=")[::2] for change in arguments.set)
-    if arguments.toy:
-        changes = {"hidden": "16", "tokens": "8000", **changes}
-    recipe = recipe.change({**changes, "seed": str(arguments.seed)})
+    recipe = recipe.change(read_changes(arguments))
     if arguments.transpositions:
         recipe = replace(recipe, transpositions=tuple(arguments.transpositions))
     return recipe.drop_fields(arguments.without)

@@ -120,13 +120,19 @@ class KeepRequest:
         return numbers
 
 
-def _parse_range(text: str, whole: str, option: str) -> tuple[int, int]:
+def match_bar_range(text: str) -> tuple[int, int] | None:
+    """Return the first and the last bar of "1-8" or "5"; None for any other text."""
     match = _BAR_RANGE.fullmatch(text)
     first = int(match[1]) if match else 0
     last = int(match[2] or first) if match else 0
-    if not 1 <= first <= last:
+    return (first, last) if 1 <= first <= last else None
+
+
+def _parse_range(text: str, whole: str, option: str) -> tuple[int, int]:
+    bars = match_bar_range(text)
+    if bars is None:
         raise _malformed(whole, option)
-    return first, last
+    return bars
 
 
 def _malformed(text: str, option: str) -> InvalidValue:

@@ -14,6 +14,7 @@ from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.notes import Notes
 from musicgen.music.roles import find_melody_part
 from musicgen.music.score import Score
+from musicgen.sampling.kept_bars import match_bar_range
 from musicgen.typed_data import parse_integer, shorten
 
 _MAX_NAMED_PARTS = 8  # parts that a message names
@@ -52,12 +53,10 @@ def parse_bar_range(text: str) -> tuple[int, int]:
     Raises:
         InvalidValue: the text is not a range of bars.
     """
-    match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", text)
-    first = int(match[1]) if match else 0
-    last = int(match[2] or first) if match else 0
-    if not 1 <= first <= last:
+    bars = match_bar_range(text)
+    if bars is None:
         raise InvalidValue(f"primer-bars {shorten(text)!r}: write bars such as 1-8")
-    return first, last
+    return bars
 
 
 def parse_seconds(text: str) -> tuple[float, float]:

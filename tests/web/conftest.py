@@ -6,10 +6,20 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from musicgen.web.limits import ServerLimits
+from tests.browser import TIMEOUT_MS, launch_chromium
 from tests.fake_models import untrained
 from tests.live_server import LiveServer, run_server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Launch a browser whose expectations wait as long as its other waits."""
+    expect.set_options(timeout=TIMEOUT_MS)
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture(scope="session")

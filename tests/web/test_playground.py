@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 import musicgen
 from musicgen import formats
 from musicgen.web.models_and_runs import tune_id
-from tests.browser import TIMEOUT_MS, find_serious_violations, launch_chromium, open_page
+from tests.browser import find_serious_violations, open_page
 from tests.fake_models import untrained
 from tests.serve_process import ServeProcess
 
@@ -27,13 +27,6 @@ FOLK: Final = Path(musicgen.__file__).parents[1] / "checkpoints" / "folk"
 HOSTILE: Final = "<img src=x onerror=document.title='gone'>"
 IDEA: Final = "X:1\nT:Idea\nM:6/8\nL:1/8\nK:G\nGAB dBG|ABc dBG|GAB dBG|A3 G3|\n"
 FAILED_REQUEST: Final = re.compile(r"Failed to load resource")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=TIMEOUT_MS)
-    with launch_chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

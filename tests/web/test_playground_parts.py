@@ -15,9 +15,7 @@ import musicgen
 from musicgen.music.bars import find_bars
 from musicgen.music.score import Score
 from tests.browser import (
-    TIMEOUT_MS,
     find_serious_violations,
-    launch_chromium,
     open_page,
     wait_until,
 )
@@ -29,13 +27,6 @@ MELODY, BASS, DRUMS = range(3)
 BARS: Final = 4
 DENSITIES: Final = {"melody": (3, 6), "bass": (2, 5), "drums": (3, 6)}
 Cell = tuple[tuple[float, int, float], ...]  # start in the bar, pitch and length of each sound
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=TIMEOUT_MS)
-    with launch_chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")
