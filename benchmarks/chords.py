@@ -103,12 +103,12 @@ def compare_chords(played: Score) -> Iterator[tuple[int, bool]]:
     written = [(mark.onset, ChordSymbol.parse(mark.value)) for mark in played.of("chord")]
     bare = replace(played, marks=tuple(mark for mark in played.marks if mark.kind != "chord"))
     (read,), _ = midi.parse(midi.render(bare), "bare.mid")
-    found = recognise_chords(read)
-    steps = [chord.step for chord in found]
+    recognised = recognise_chords(read)
+    steps = [chord.step for chord in recognised]
     for (start, chord), (stop, _) in zip(written, [*written[1:], (played.end, None)], strict=True):
         if chord is not None and start < stop:
             index = bisect_right(steps, (start + stop) // 2) - 1
-            other = ChordSymbol.parse(found[index].symbol) if index >= 0 else None
+            other = ChordSymbol.parse(recognised[index].symbol) if index >= 0 else None
             is_right = other is not None and other.root == chord.root
             yield stop - start, is_right and other.quality == chord.quality
 

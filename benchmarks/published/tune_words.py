@@ -92,7 +92,7 @@ class TunePosition:
         return self.start + self.length
 
     def take_music(self, token: str) -> None:
-        """Advance by a note, a length, a bracket or another token that is no bar line."""
+        """Advance by a note, a length, a bracket or another token that is not a bar line."""
         had_note, self.may_have_length = self.may_have_length, False
         if match := _FIELD.fullmatch(token):
             steps = Fraction(WHOLE * int(match[2]), max(1, int(match[3])))

@@ -67,10 +67,10 @@ class GivenParts:
             InvalidValue: there is no such part, or nothing is given.
             Refusal: the score cannot be encoded.
         """
-        kept = keep.find_parts(score.parts, source) if keep else _keep_all(score)
-        score = _select_parts(_describe_parts(score), [each.part for each in kept])
-        kept = tuple(KeptPart(number, each.bars) for number, each in enumerate(kept))
-        return cls.of_tune(_encode(score, source), kept)
+        kept_parts = keep.find_parts(score.parts, source) if keep else _keep_all(score)
+        score = _select_parts(_describe_parts(score), [each.part for each in kept_parts])
+        kept_parts = tuple(KeptPart(number, each.bars) for number, each in enumerate(kept_parts))
+        return cls.of_tune(_encode(score, source), kept_parts)
 
     @classmethod
     def of_whole_score(cls, score: Score, keep: KeepRequest, source: str) -> GivenParts:
@@ -80,8 +80,8 @@ class GivenParts:
             InvalidValue: there is no such part, or nothing is given.
             Refusal: the score cannot be encoded.
         """
-        kept = keep.find_parts(score.parts, source)
-        return cls.of_tune(_encode(_describe_parts(score), source), kept)
+        kept_parts = keep.find_parts(score.parts, source)
+        return cls.of_tune(_encode(_describe_parts(score), source), kept_parts)
 
     @classmethod
     def of_tune(
@@ -192,11 +192,14 @@ class GivenTune:
             InvalidValue: the tune changes its key or meter inside a bar, or it has no such bar.
         """
         score = given.score
-        kept = {each.part: each for each in given.kept}
+        kept_by_part = {each.part: each for each in given.kept}
         written = _split_bars(given.ids)
         _check_bars(given.kept, written)
         shares = {
-            part: sum(part in kept and kept[part].includes(bar.number) for bar in written.bars)
+            part: sum(
+                part in kept_by_part and kept_by_part[part].includes(bar.number)
+                for bar in written.bars
+            )
             for part in range(len(score.parts))
         }
         order = tuple(sorted(shares, key=lambda part: (-shares[part], part)))
@@ -204,7 +207,7 @@ class GivenTune:
         velocities = [given.setting.velocities[part] for part in order]
         encoded = MeasuresCodec().encode(arranged, velocities)
         split = _split_bars(encoded.ids)
-        grid, extended = _choose_given(split, [kept.get(part) for part in order])
+        grid, extended = _choose_given(split, [kept_by_part.get(part) for part in order])
         lengths = [bar.steps for bar in find_bars(arranged.canonical_with_dynamics(velocities))]
         added = (None,) * drawn_count
         bars = tuple(

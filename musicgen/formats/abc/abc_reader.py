@@ -196,7 +196,9 @@ class TuneVoices:
             voice_notes, voice_marks = player.voice.finish(index, player.velocity)
             notes += voice_notes
             marks.append(voice_marks)
-        if len(players) == 1:  # in tunes for dancing, a fermata is no phrase end but a last note
+        if (
+            len(players) == 1
+        ):  # in tunes for dancing, a fermata marks a last note, not the end of a phrase
             marks = [[mark for mark in voice if mark.kind != "fermata"] for voice in marks]
         if not notes:
             refuse("empty", "the tune has no notes; write some after K:")
