@@ -10,7 +10,8 @@ MODEL is a name or folder, DATA the data set that it was trained on. Four tables
 2. nats per sixteenth and bits per note of the voices drawn, given the others, which come first in
    the order of the parts: all events of those voices in the bars, without the header. A sixteenth
    is one of the piece, not one per voice.
-3. the figures of voice leading of sampled chorales beside those of the held-out ones.
+3. the figures of voice leading of sampled chorales beside those of the held-out ones, and of these
+   sopranos with other voices drawn to them.
 4. receipts, voice by voice: the share of pieces with a run of 8 notes or more that a training
    chorale has too, and the longest runs.
 """
@@ -19,15 +20,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from musicgen.corpus.part_orders import iter_part_orders
 from musicgen.corpus.store import load as load_dataset
+from musicgen.errors import InvalidValue
 from musicgen.evaluation.figures import FigureTable, compare_tables
 from musicgen.evaluation.sequence_baselines import fit_ngrams, sum_nats
 from musicgen.evaluation.token_scores import score_tokens
@@ -150,6 +152,23 @@ def print_figures(sampled: Sequence[Score], real: Sequence[Score]) -> None:
         print("  " + " | ".join(figure.format_row()))
 
 
+def harmonise(
+    model: Model, real: Sequence[Score], count: int, options: Mapping[str, Any]
+) -> Iterator[Score]:
+    """Yield real sopranos with other voices drawn to them, piece after piece, over and over.
+
+    A piece that cannot be harmonised, such as one in a mode that is new to the model, is named and
+    left out.
+    """
+    for number in range(count):
+        piece = real[number % len(real)]
+        parts = [n for n, part in enumerate(piece.parts) if part.role == CHOIR_ROLES[0]]
+        try:
+            yield model.sample(given=piece.select_parts(parts), seed=number, **options).score
+        except InvalidValue as refusal:
+            print(f"  {piece.title}: {refusal}", flush=True)
+
+
 def iter_receipts(scores: Sequence[Score], role: str, index: OverlapIndex) -> Iterator[int]:
     """Yield the longest run of a voice of each piece that a training piece has too, in notes."""
     for score in scores:
@@ -179,6 +198,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--split", choices=("valid", "test"), default="valid")
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--harmonised", type=int, default=0, help="sopranos to harmonise")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--min-p", type=float)
@@ -203,6 +223,10 @@ def main() -> None:
     if not arguments.skip_conditionals:
         print_conditionals(model, real)
     print_figures(sampled, real)
+    if arguments.harmonised:
+        print("real sopranos with other voices drawn to them")
+        drawn = harmonise(model, real, arguments.harmonised, options)
+        print_figures(list(drawn), real)
     if model.has_index:
         print_receipts(sampled, real, model.index)
 

@@ -210,7 +210,7 @@ class Model:
         if given is not None:
             request = self.add_given(request, given, given_parts, candidates)
         if chords is not None:
-            request = self.add_chords(request, chords)
+            request = self.add_chords(request, read_chord_text(chords))
         return self.sample_request(request, self.collect_messages(request))
 
     def collect_messages(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -331,7 +331,7 @@ class Model:
 
         Args:
             request: a request without a primer and given parts.
-            chords: bar by bar, such as "D | D | G A7 | D", or the name of a text file with them.
+            chords: bar by bar, such as "D | D | G A7 | D"; not the name of a file.
 
         Raises:
             InvalidValue: the chords cannot be read or played, or the model writes none.
@@ -344,9 +344,7 @@ class Model:
         if request.given is not None:
             raise InvalidValue("chords: parts of a file are given too; leave one of them out")
         options = request.options
-        score = make_chord_score(
-            read_chord_text(chords), meter=options.meter, key=options.key, bars=options.bars
-        )
+        score = make_chord_score(chords, meter=options.meter, key=options.key, bars=options.bars)
         return self.add_given(request, score)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:

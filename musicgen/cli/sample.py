@@ -338,7 +338,9 @@ def sample(
     if given is not None:
         request = loaded.add_given(request, given.path, given.parts, given.candidates)
     if chords is not None:
-        request = loaded.add_chords(request, chords)
+        from musicgen.sampling.chord_sheets import read_chord_text
+
+        request = loaded.add_chords(request, read_chord_text(chords))
     messages = _write_all(
         loaded, request, names, outs[0], count=count, best=best, jobs=jobs, force=force,
         verbosity=select_verbosity(quiet=quiet, verbose=verbose), print_line=print_line,

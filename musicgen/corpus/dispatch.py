@@ -51,7 +51,8 @@ def compute_cache_key(file: TuneFile, codec: str, limits: object) -> bytes:
     content = hash_regular_file(file.path, follow=file.named)
     if not content:
         return b""
-    card = (file.left_out, file.rhythm, *file.part_names, "chords" * file.chords_as_part)
+    labels = (file.left_out, file.rhythm, file.tonic)
+    card = (*labels, *file.part_names, "chords" * file.chords_as_part)
     reader = "\n".join([hash_reading_code(), codec, str(limits), file.name, *card])
     return hashlib.sha256(content + reader.encode("utf-8", "surrogateescape")).digest()
 
@@ -130,7 +131,8 @@ class PackedFiles(LazySequence[TuneFile]):
         for file in files:
             fields = (
                 os.fspath(file.path), file.name, file.only, "named" * file.named,
-                "chords" * file.chords_as_part, file.left_out, file.rhythm, *file.part_names,
+                "chords" * file.chords_as_part, file.left_out, file.rhythm, file.tonic,
+                *file.part_names,
             )  # fmt: skip
             packed += "\0".join(fields).encode("utf-8", "surrogatepass")
             self._edges.append(len(packed))
@@ -142,12 +144,12 @@ class PackedFiles(LazySequence[TuneFile]):
     def get_item(self, index: int) -> TuneFile:
         """Unpack a file."""
         fields = self._packed[self._edges[index] : self._edges[index + 1]]
-        path, name, only, named, chords, rule, rhythm, *part_names = fields.decode(
+        path, name, only, named, chords, rule, rhythm, tonic, *part_names = fields.decode(
             "utf-8", "surrogatepass"
         ).split("\0")
         return TuneFile(
             Path(path), name, bool(named), only, rule, part_names=tuple(part_names), rhythm=rhythm,
-            chords_as_part=bool(chords),
+            chords_as_part=bool(chords), tonic=tonic,
         )  # fmt: skip
 
 

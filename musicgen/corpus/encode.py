@@ -229,11 +229,11 @@ def _encode_entry(
 
 
 def _apply_card(piece: Piece | Refusal, name: str, file: TuneFile) -> Piece | Refusal:
-    """Return a piece with the rhythm of its corpus card; refuse other parts than the card names."""
+    """Return a piece with the labels of its corpus card; refuse other parts than the card names."""
     if not isinstance(piece, Score):
         return piece
     if file.has_wanted_parts(piece):
-        return file.add_rhythm(piece)
+        return file.apply_labels(piece)
     wanted, names = ", ".join(file.part_names), ", ".join(part.name or "?" for part in piece.parts)
     message = f"its parts are {shorten(names)}, not {wanted}; it was left out"
     return Refusal(message, source=name, code="parts")

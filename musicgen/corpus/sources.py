@@ -25,6 +25,7 @@ from musicgen.corpus.download import split_url, url_file_name
 from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 from musicgen.files import read_regular_file
 from musicgen.formats import READABLE_SUFFIXES, ParseResult, max_bytes_of, parse
+from musicgen.music.final_key import set_key_by_last_note
 from musicgen.music.score import Score
 from musicgen.typed_data import check_schema, parse_toml, shorten
 
@@ -64,6 +65,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     left_out: Literal["", "title SHA-256 divisible by 8"] = ""  # a name of LEFT_OUT_RULES
     parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
     rhythm: Annotated[str, Meta(max_length=60)] = ""  # of tunes that name none
+    tonic: Literal["", "last bass note"] = ""  # replaces the key of each tune; "": as written
     chords_as_part: bool = False  # whether a tune's chord symbols are stored as a part of their own
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
@@ -116,6 +118,7 @@ class TuneFile:
     part_names: tuple[str, ...] = ()  # of the tunes to read, all of them in order; (): any
     rhythm: str = ""  # of tunes that name none
     chords_as_part: bool = False  # whether chord symbols are stored as a part of their own
+    tonic: str = ""  # as in the card
 
     def leaves_out(self, title: str) -> bool:
         """Return whether the rule of the file leaves out a tune with a title."""
@@ -127,6 +130,7 @@ class TuneFile:
             "path": os.fspath(self.path), "name": self.name, "named": self.named,
             "only": self.only, "left_out": self.left_out, "rhythm": self.rhythm,
             "part_names": list(self.part_names), "chords_as_part": self.chords_as_part,
+            "tonic": self.tonic,
         }  # fmt: skip
 
     @classmethod
@@ -154,9 +158,10 @@ class TuneFile:
         """Return whether a tune has the parts that the card of the file names."""
         return self.part_names in ((), tuple(part.name for part in score.parts))
 
-    def add_rhythm(self, score: Score) -> Score:
-        """Return a tune with the rhythm that the card of the file names, if it names none."""
-        return replace(score, rhythm=score.rhythm or self.rhythm)
+    def apply_labels(self, score: Score) -> Score:
+        """Return a tune with the rhythm and the key that the card of the file gives it."""
+        labelled = replace(score, rhythm=score.rhythm or self.rhythm)
+        return set_key_by_last_note(labelled) if self.tonic else labelled
 
     def _read_bytes(self) -> bytes:
         with _explain_folder_refusals(self.path):
@@ -211,7 +216,7 @@ class TuneFile:
             else:
                 entry_scores, entry_refusals = parse(data, entry.suffix, entry.name)
                 wanted = (s for s in entry_scores if self.has_wanted_parts(s))
-                scores += [self.add_rhythm(s) for s in wanted if not self.leaves_out(s.title)]
+                scores += [self.apply_labels(s) for s in wanted if not self.leaves_out(s.title)]
                 refusals += entry_refusals
         return tuple(scores), tuple(refusals)
 
@@ -452,7 +457,11 @@ def _download_file(
 def _apply_card(file: TuneFile, card: CorpusCard) -> TuneFile:
     """Return a file with what its card says of its tunes."""
     return replace(
-        file, part_names=card.parts, rhythm=card.rhythm, chords_as_part=card.chords_as_part
+        file,
+        part_names=card.parts,
+        rhythm=card.rhythm,
+        chords_as_part=card.chords_as_part,
+        tonic=card.tonic,
     )
 
 

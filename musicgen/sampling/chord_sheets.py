@@ -15,9 +15,10 @@ from typing import Final
 
 from musicgen.errors import InvalidValue
 from musicgen.files import is_file, read_regular_file
+from musicgen.music.bars import find_bars
 from musicgen.music.score import Mark, Score
 from musicgen.music.symbols_part import SYMBOLS_PART
-from musicgen.music.theory import CHORD_TONES, ChordSymbol, Key, Meter, normalize_chord
+from musicgen.music.theory import CHORD_TONES, ChordSymbol, Key, Meter, normalize_chord, spell_chord
 from musicgen.typed_data import shorten
 
 DEFAULT_METER: Final = Meter(4, 4)
@@ -74,6 +75,25 @@ def make_chord_score(
         marks += _place_chords(chords, number * meter.steps, meter)
         marks.append(Mark((number + 1) * meter.steps, "bar"))
     return Score((), tuple(marks), (SYMBOLS_PART,))
+
+
+def format_chord_sheet(score: Score) -> str:
+    """Write the chord symbols of a score bar by bar, as `make_chord_score` reads them.
+
+    Written bars count, without a pickup. Of the chords in a bar there are as many as it has beats,
+    the first ones; where they stand in the bar is left out. "" for a score without chord symbols.
+    """
+    symbols = [(mark.onset, spell_chord(mark.value, score.key)) for mark in score.of("chord")]
+    if not symbols:
+        return ""
+    cells = []
+    bars = find_bars(score)
+    for bar in bars[1:] if bars[0].kind == "partial" else bars:
+        chords = [text for onset, text in symbols if bar.start <= onset < bar.end]
+        cells.append(" ".join(chords[: _count_beats(bar.meter)]) or _GOES_ON)
+    if cells and cells[0] == _GOES_ON:
+        cells[0] = _NO_CHORD
+    return " | ".join(cells)
 
 
 def _split_bars(text: str) -> list[list[str]]:

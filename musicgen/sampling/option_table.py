@@ -18,6 +18,7 @@ from musicgen.music.accompaniment import ACCOMPANIMENTS, NONE
 from musicgen.music.general_midi import PROGRAMS
 from musicgen.music.score import STEPS_PER_WHOLE
 from musicgen.music.theory import Key, Meter
+from musicgen.sampling.cadences import CadencePoints, parse_cadences
 from musicgen.sampling.noise import TEMPERATURE_RANGE
 from musicgen.sampling.part_requests import (
     RolePrograms,
@@ -229,8 +230,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="end",
         help="Last note: any; tonic; or cadence, a tonic that starts on a beat and lasts to the end"
-        " of the last bar, where it may be repeated.",
-        json_type=str, choices=("any", "tonic", "cadence"), default="any",
+        " of the last bar, where it may be repeated. close, the default of choirs: of some draws of"
+        " the last bars, the first with an authentic or plagal cadence to the tonic.",
+        json_type=str, choices=("any", "tonic", "cadence", "close"), default="any",
     ),
     Option(
         name="program",
@@ -266,6 +268,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         help="The most notes at once of a role's parts: chords=3,melody=1.",
         json_type=str, parser=parse_polyphony, formatter=str, value_type=RoleValues,
         metavar="ROLE=N", most=MAX_TEXT,
+    ),
+    Option(
+        name="cadence",
+        help="How phrases of a choir end, by bar: 8=half,16=authentic; also plagal and deceptive. A"
+        " pickup is bar 0.",
+        json_type=str, parser=parse_cadences, formatter=str, value_type=CadencePoints,
+        metavar="BAR=KIND", most=MAX_TEXT,
     ),
     Option(
         name="accompaniment",

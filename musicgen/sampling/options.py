@@ -21,6 +21,7 @@ from musicgen.music.accompaniment import AUTO, NONE
 from musicgen.music.score import CHOIR_ROLES, UPPER_VOICE_ROLES
 from musicgen.music.symbols_part import LEAD_SHEET_ROLES
 from musicgen.music.theory import Key, Meter
+from musicgen.sampling.cadences import CadencePoints
 from musicgen.sampling.noise import Filter, min_p, temperature, top_k, top_p
 from musicgen.sampling.option_table import OPTIONS, OPTIONS_BY_NAME
 from musicgen.sampling.part_requests import PartRequest, PartRequests, RolePrograms
@@ -63,7 +64,7 @@ class SamplingOptions:
     pickup: int | None = None  # steps; 0: none
     # the lowest and the highest pitch, MIDI note numbers, of all parts or by role
     range: tuple[int, int] | RoleRanges | None = None
-    end: str = "any"  # last note: "any", "tonic" or "cadence"
+    end: str = "any"  # last note: "any", "tonic" or "cadence"; of choirs also "close"
     tempo: float | None = None  # quarter notes per minute
     program: int | RolePrograms = 0  # General MIDI, 0..127
     temperature: float = 0.8  # 1: the model's distribution unchanged
@@ -76,6 +77,7 @@ class SamplingOptions:
     min_bars: int | None = None  # as heard, where neither bars nor letters fix their number
     density: RoleValues | None = None  # "low", "medium" or "high" by role
     polyphony: RoleValues | None = None  # the most notes at once by role
+    cadence: CadencePoints | None = None  # kinds by bar, of voices
     accompaniment: str = NONE  # one of accompaniment.ACCOMPANIMENTS
 
     def __post_init__(self) -> None:
@@ -126,6 +128,11 @@ class SamplingOptions:
     def requested_parts(self) -> PartRequests | None:
         """The requested line-up; None leaves it to the model."""
         return self.parts if self.parts is not None else self.parts_from
+
+    @property
+    def ends_on_tonic(self) -> bool:
+        """Whether the last note must be a tonic."""
+        return self.end in ("tonic", "cadence")
 
     @property
     def common_range(self) -> tuple[int, int] | None:
@@ -330,8 +337,10 @@ def complete_options(
     The temperature and the filters are those that the model is best sampled with. A model that
     writes chord symbols plays them. A model without repeats in its training data, or a primer,
     which may be longer than the form, gets a free form of at least MIN_BARS bars; so does the form
-    `through` without a number of bars. A model of choirs writes 16 bars for four voices, a model of
-    bands 32 bars for a small band: both repeat themselves rather than end.
+    `through` without a number of bars. A model of choirs writes 16 bars for four voices that close
+    with a cadence, a model of bands 32 bars for a small band: both repeat themselves rather than
+    end. Bars with cadences are counted as written, so a tune with cadences is not repeated without
+    a form.
 
     Args:
         requested: options by name, as values or text; None is an option that is not given.
@@ -347,11 +356,16 @@ def complete_options(
         if value is not None
     }
     defaults = {**manifest.sampling, **find_accompaniment_default(manifest.seen, manifest.codec)}
+    if find_codec(manifest.codec).has_bars and choose_choir(manifest.seen):
+        defaults["end"] = "close"
     options = SamplingOptions(**{**defaults, **named})
     if not find_codec(manifest.codec).has_bars:
         return options
     if not has_primer and named.keys().isdisjoint(_PART_OPTIONS):
         options = replace(options, parts=choose_default_parts(manifest.seen))
+    if options.cadence is not None and options.form is None and not has_primer:
+        most = options.bars or max(CHOIR_BARS, options.cadence.last_bar)
+        return replace(options, form=THROUGH, bars=most, min_bars=None)
     if named.keys().isdisjoint(_FORM_OPTIONS):
         form = FREE if has_primer else choose_default_form(manifest.seen)
         bars = choose_default_bars(manifest.seen) if form == FREE and not has_primer else None

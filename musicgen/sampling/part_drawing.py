@@ -17,12 +17,12 @@ import numpy as np
 from musicgen.errors import InvalidValue
 from musicgen.music.symbols_part import is_symbols
 from musicgen.music.theory import Key
+from musicgen.sampling.cadence_drawing import draw_next
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.given_cells import GivenCells
 from musicgen.sampling.given_parts import GivenParts, GivenTune
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
-from musicgen.sampling.part_limits import check_room, draw_next, make_part_limits
 from musicgen.sampling.part_requests import PartRequests, copy_lineup, get_role_programs
 from musicgen.sampling.sampler import Sampler, TuneStart, parse_rhythm
 from musicgen.tokens.codec import Encoded
@@ -78,10 +78,7 @@ def draw_around(
     start = TuneStart(forced_sources=(cells,), has_limits_of_its_own=True)
     generation = sampler.start_tune(settled, noise, start)
     _narrow(generation, cells, tune, options)
-    limits = make_part_limits(options, generation.ids[1:], cells.drawn_parts, sampler.densities)
-    if limits is not None:
-        check_room(limits, generation.walk.rules, tune.score.meter.steps)
-        generation.restrictions += (limits,)
+    sampler.limit_parts(generation, options, cells.drawn_parts, tune.bars[-1].number)
     generation = _draw_bars(generation, cells, given.candidates, noise)
     drawn = sampler.finish_tune(generation, settled, start)
     return DrawnParts(_restore_order(drawn, tune, options), tuple(_describe_ties(tune)))
@@ -235,7 +232,7 @@ def _check_ending(tune: GivenTune, options: SamplingOptions, landing_part: int) 
         InvalidValue: it ends differently.
     """
     cell = tune.bars[-1].cells[landing_part]
-    if options.end == "any" or cell is None:
+    if not options.ends_on_tonic or cell is None:
         return
     bar, tonic = tune.measured_bars[-1], Key(tune.encoded.setting.tonic).pitch_class
     notes = [note for note in tune.score.notes if note.part == landing_part]

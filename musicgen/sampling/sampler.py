@@ -23,6 +23,7 @@ from musicgen.music.instrument_ranges import find_range, find_voice_range
 from musicgen.music.roles import is_choir
 from musicgen.music.score import DEFAULT_VELOCITY, Part, Score
 from musicgen.music.theory import Key, Meter, pitch_name
+from musicgen.sampling.cadence_drawing import draw_next, make_cadence_rule
 from musicgen.sampling.engine import Engine, NumpyEngine
 from musicgen.sampling.forced_tokens import ForcedHeader, ForcedRepeats
 from musicgen.sampling.generation_state import CompiledSampler, ForcedTokenSource, GenerationState
@@ -30,7 +31,7 @@ from musicgen.sampling.lineup_rules import make_lineup_rules, make_parts
 from musicgen.sampling.noise import Noise, argmax_with_noise, hash_event_names
 from musicgen.sampling.option_table import OPTIONS, list_codec_options
 from musicgen.sampling.options import TONICS, SamplingOptions, usual_qpm
-from musicgen.sampling.part_limits import check_room, draw_next, make_part_limits
+from musicgen.sampling.part_limits import check_room, make_part_limits
 from musicgen.sampling.part_requests import RolePrograms, get_default_program
 from musicgen.sampling.part_writing import PartWriting
 from musicgen.sampling.role_values import Thirds, format_range, get_role_ranges
@@ -153,7 +154,7 @@ class Sampler:
             generation.step()
         ids = generation.ids[1:]
         lineup = _make_parts(ids, options) if read_lineup(ids) else ()
-        if options.range is not None or options.end != "any" or lineup:
+        if options.range is not None or options.ends_on_tonic or lineup:
             tonic = self._choose_tonic(ids, options, noise, start)
             given_ids = start.given_ids if lineup else frozenset[int]()
             case = Key(tonic, _read_header(ids)[1]), lineup, given_ids
@@ -162,18 +163,36 @@ class Sampler:
                 compiled.rules_by_case[case] = _restrict_to_instruments(in_key, options, *case)
             generation.walk.narrow(compiled.rules_by_case[case])
         if not start.has_limits_of_its_own:
-            self._limit_parts(generation, options)
+            self.limit_parts(generation, options, range(len(lineup)))
         if is_choir(lineup):
             generation.restrictions += (PartWriting.of(lineup),)
         return generation
 
-    def _limit_parts(self, generation: GenerationState, options: SamplingOptions) -> None:
-        """Add the density and polyphony that the options request of the parts of a tune."""
+    def limit_parts(
+        self,
+        generation: GenerationState,
+        options: SamplingOptions,
+        drawn: Sequence[int],
+        last_bar: int | None = None,
+    ) -> None:
+        """Add the density, polyphony and cadences that the options request of the parts of a tune.
+
+        Args:
+            generation: with its header.
+            options: of the tune.
+            drawn: the numbers of the parts that are drawn, at least in some bars.
+            last_bar: its number, where bars are given.
+
+        Raises:
+            InvalidValue: the model cannot write such parts.
+        """
         header = generation.ids[1:]
-        limits = make_part_limits(options, header, range(len(read_lineup(header))), self.densities)
+        limits = make_part_limits(options, header, drawn, self.densities)
         if limits is not None:
             check_room(limits, generation.walk.rules, Meter.parse(_read_header(header)[0]).steps)
-            generation.restrictions = (limits,)
+            generation.restrictions += (limits,)
+        rule = make_cadence_rule(options, header, drawn, last_bar)
+        generation.restrictions += () if rule is None else (rule,)
 
     def finish_tune(
         self,
@@ -225,7 +244,7 @@ class Sampler:
         self._check_repeats(options, allowed)
         return Rules(
             frozenset(allowed), fewest, most, drum_parts=None, layout=layout, pickup=options.pickup,
-            needs_pitches=options.end != "any",
+            needs_pitches=options.ends_on_tonic,
             first_part_is_pitched=options.max_copy is not None,
             lineup=lineup.parts, families_by_role=lineup.families_by_role,
         )  # fmt: skip
@@ -278,7 +297,7 @@ class Sampler:
         """Restrict the rules to the pitches of the options in a key."""
         pitches = self._find_pitch_ids(options, key)
         allowed = rules.allowed_ids - set(MEASURES.ranges["pitch"]) | pitches
-        closing = _filter_tonics(pitches) if options.end != "any" else frozenset[int]()
+        closing = _filter_tonics(pitches) if options.ends_on_tonic else frozenset[int]()
         return replace(
             rules, allowed_ids=allowed, final_pitch_ids=closing,
             requires_cadence=options.end == "cadence", _fitting_cache={}, _pickup_cache={},
@@ -296,7 +315,7 @@ class Sampler:
         if not self._has_pitches:
             return True
         pitches = self._find_pitch_ids(options, key)
-        return bool(_filter_tonics(pitches) if options.end != "any" else pitches)
+        return bool(_filter_tonics(pitches) if options.ends_on_tonic else pitches)
 
     @cached_property
     def _has_pitches(self) -> bool:
@@ -305,7 +324,7 @@ class Sampler:
     def _check_pitches(self, options: SamplingOptions) -> None:
         """Check that a model of drums gets no option about pitches."""
         requested = {
-            "range": options.range is not None, "end": options.end != "any",
+            "range": options.range is not None, "end": options.ends_on_tonic,
             "key": options.key is not None,
         }  # fmt: skip
         for name in (name for name, is_asked in requested.items() if is_asked):
@@ -344,7 +363,7 @@ class Sampler:
             for id_ in self._find_pitch_ids(every, key)
         )
         where = f"in {options.key} the model's notes" if options.key else "the model's notes"
-        tonic = ", and a tonic to end on must be among them" if options.end != "any" else ""
+        tonic = ", and a tonic to end on must be among them" if options.ends_on_tonic else ""
         raise InvalidValue(
             f"range {format_range(options.common_range or (0, 127))}: {where} reach from"
             f" {pitch_name(pitches[0])} to {pitch_name(pitches[-1])}{tonic}"

@@ -23,10 +23,16 @@ last_tones like sounding, for the whole bar before, all its voices
 role       of the part under way, as the header describes it; 0 without a description
 family     of its instruments, or the drum kit; 0 without a description
 next_role  the role of the part after it; 0 after the last
+own        the highest pitch of the last chord of the voice under way; 0 after a rest
+fermata    sixteenth notes to the next fermata in the bar, itself included, + 1; 0 if there is none
+prior_     like sounding, just before this step; at the start of a bar, of all voices of the bar
+tones      before
+next_tones like sounding, where the next pitch starts in the bar; 0 if none does
 =========  =========================================================================================
 
-A pitch that is held sounds on; what the current voice plays itself does not count. Between bars and
-in the first voice of a bar, only the chord symbol and the last tones are there to be told.
+A pitch that is held sounds on; what the current voice plays itself does not count, but for `own`.
+Between bars and in the first voice of a bar, there are only the chord symbol, the last tones, `own`
+and fermatas to be told.
 
 `VerticalContext` is that of one tune, a frozen value; `VerticalLanes` computes the same for many
 tunes side by side. They are parts of `ScoreContext` and `ContextLanes`.
@@ -61,6 +67,8 @@ _MOST_STEPS: Final = 384  # longer distances are counted as this one
 _DRUM_SHIFT: Final = 12  # in the bits of a sound, the groups of drums follow the pitch classes
 _PITCH_BITS: Final = 2**_DRUM_SHIFT - 1
 _KICK_BIT: Final = 1 << _DRUM_SHIFT
+_FERMATA_SLOTS: Final = 32  # later fermatas of a bar count as the last of them
+_FAR: Final = 2**24  # steps, more than a bar has
 _NO_PITCH: Final = 999  # above every pitch
 _FIRST_PITCH: Final = int(MEASURES.events[MEASURES.ranges["pitch"].start].value or 0)
 
@@ -79,6 +87,8 @@ VERTICAL_FIELD_SIZES: Final = {  # of the fields that are not bits
     "role": len(MEASURES.ranges["role"]) + 1,
     "family": len(MEASURES.ranges["family"]) + 1,
     "next_role": len(MEASURES.ranges["role"]) + 1,
+    "own": len(MEASURES.ranges["pitch"]) + 1,
+    "fermata": _FERMATA_SLOTS + 1,
 }
 
 
@@ -143,12 +153,13 @@ _SILENCE: Final = Sound()
 _NO_SYMBOL: Final = Symbol()
 
 # What an id does
-_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS, _ROLE, _FAMILY = range(10)
-_CHANGING_ACTIONS: Final = (_VOICE, _BAR, _CHORD, _BASS, _ROLE, _FAMILY)  # the fields change
+_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _ROLE, _FAMILY = range(11)
+# those after which the fields change
+_CHANGING_ACTIONS: Final = (_NOTE, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _ROLE, _FAMILY)
 _ACTIONS_BY_KIND: Final = {
     "pitch": _NOTE, "drum": _NOTE, "hold": _HOLD, "rest": _REST, "part": _VOICE, "voice": _VOICE,
     "bar": _BAR, "partial": _BAR, "chord": _CHORD, "no_chord": _CHORD, "bass": _BASS,
-    "role": _ROLE, "family": _FAMILY,
+    "fermata": _FERMATA, "role": _ROLE, "family": _FAMILY,
 }  # fmt: skip
 
 
@@ -210,6 +221,8 @@ class VerticalContext(NamedTuple):
     sounds: VoiceSounds = _NO_SOUNDS
     symbols: tuple[Symbol, ...] = (_NO_SYMBOL,)  # the one in force before the bar, those in it
     last_tones: int = 0  # pitch classes of the bar before
+    end_tones: int = 0  # pitch classes at the end of the bar before
+    fermatas: int = 0  # bit n: there is one at sixteenth note n of the bar
     role: int = 0  # of the part that the header describes next
     parts: tuple[Description, ...] = ()
     fields: Fields = _NO_FIELDS
@@ -223,14 +236,16 @@ class VerticalContext(NamedTuple):
             context = self._add_symbol(id_, before.step)
         elif action == _VOICE:
             context = self._replace(earlier=len(self.spans))
+        elif action == _FERMATA:
+            context = self._replace(fermatas=self.fermatas | 1 << _find_fermata_slot(before.step))
         elif action in (_ROLE, _FAMILY):
             context = self._describe_part(id_)
         if action == _BAR or not after.in_bar:
             context = context._leave_bar()
         elif after.step == before.step and action not in _CHANGING_ACTIONS:
             return context
-        part = after.voice // MAX_VOICES if after.in_bar else 0
-        return context._replace(fields=context._compute_fields(after.step, part))
+        voice = after.voice if after.in_bar else 0
+        return context._replace(fields=context._compute_fields(after.step, voice))
 
     def _describe_part(self, id_: int) -> VerticalContext:
         """Add a role, or the family that completes the description of a part."""
@@ -260,8 +275,13 @@ class VerticalContext(NamedTuple):
     def _leave_bar(self) -> VerticalContext:
         """Keep the chord symbol and the pitch classes of the bar, if the tune was in one."""
         symbol = self.symbols[-1]._replace(start=0)
-        tones = _join_tones(self.spans) if self.spans else self.last_tones
-        return self._replace(spans=(), earlier=0, symbols=(symbol,), last_tones=tones)
+        left = self._replace(spans=(), earlier=0, symbols=(symbol,), fermatas=0)
+        if not self.spans:
+            return left
+        end = max(span.end for span in self.spans)
+        last_tones = _join_tones(self.spans)
+        end_tones = _join_tones(span for span in self.spans if span.end == end)
+        return left._replace(last_tones=last_tones, end_tones=end_tones)
 
     def _add_symbol(self, id_: int, step: int) -> VerticalContext:
         """Add a chord symbol, or a bass to the last one."""
@@ -270,9 +290,15 @@ class VerticalContext(NamedTuple):
             return self._replace(symbols=(*self.symbols[:-1], last))
         return self._replace(symbols=(*self.symbols, _SYMBOLS[id_]._replace(start=step)))
 
-    def _compute_fields(self, step: int, part: int) -> Fields:
-        """Return the values of the fields at a step of the bar, in a part."""
-        bits = drums = onsets = kicks = highest = until = 0
+    def _find_tones(self, step: int) -> int:
+        """Return the pitch classes of earlier voices at a step of the bar, as bits."""
+        spans = self.spans[: self.earlier]
+        return _join_tones(span for span in spans if span.start <= step < span.end)
+
+    def _compute_fields(self, step: int, voice: int) -> Fields:
+        """Return the values of the fields at a step of the bar, in a voice."""
+        part = voice // MAX_VOICES
+        bits = drums = onsets = kicks = highest = next_start = 0
         lowest = _NO_PITCH
         for start, end, is_struck, sound in self.spans[: self.earlier]:
             if start <= step < end:
@@ -287,13 +313,28 @@ class VerticalContext(NamedTuple):
                 if start == step:
                     drums |= sound.bits
                 elif is_pitched:
-                    until = min(until or _MOST_STEPS, start - step)
+                    next_start = min(next_start or start, start)
+        until = min(next_start - step, _MOST_STEPS) if next_start else 0
         symbol = next((symbol for symbol in self.symbols[::-1] if symbol.start <= step), _NO_SYMBOL)
         return (
             bits & _PITCH_BITS, lowest % _NO_PITCH, highest, drums >> _DRUM_SHIFT, onsets, kicks,
             until, *symbol[1:], _join_tones(self.spans[: self.earlier]), self.last_tones,
             *self._get_part(part), self._get_part(part + 1).role,
+            self.sounds.get(voice, _SILENCE).highest,
+            _find_lowest_bit(self.fermatas >> _find_fermata_slot(step)),
+            self._find_tones(step - 1) if step else self.end_tones,
+            self._find_tones(next_start) if next_start else 0,
         )  # fmt: skip
+
+
+def _find_fermata_slot(step: int) -> int:
+    """Return the number of the sixteenth note of a step of the bar."""
+    return min(step // SLOT_STEPS, _FERMATA_SLOTS - 1)
+
+
+def _find_lowest_bit(bits: int) -> int:
+    """Return the number of the lowest bit that is set, from 1; 0 if none is."""
+    return (bits & -bits).bit_length()
 
 
 def _join_tones(spans: Iterable[Span]) -> int:
@@ -308,8 +349,8 @@ _SYMBOL_ARRAY: Final = np.array(_SYMBOLS, np.int32)  # (id, part of a symbol)
 _BASS_ARRAY: Final = np.array(_BASSES, np.int32)
 _SLOT_BITS: Final = np.array([*(1 << n for n in range(_LAST_SLOT + 1)), 0], np.int32)
 _START, _END, _IS_STRUCK, _BITS, _LOWEST, _HIGHEST = range(6)  # columns of a span
-_IS_CHANGING: Final = np.isin(np.arange(10), _CHANGING_ACTIONS)  # by action
-_ENDING_KINDS: Final = np.isin(np.arange(10), (_NOTE, _HOLD, _REST))
+_IS_CHANGING: Final = np.isin(np.arange(11), _CHANGING_ACTIONS)  # by action
+_ENDING_KINDS: Final = np.isin(np.arange(11), (_NOTE, _HOLD, _REST))
 
 
 class VerticalLanes:
@@ -329,6 +370,8 @@ class VerticalLanes:
         self.symbols: npt.NDArray[np.int32] = np.zeros((lanes, 4, 4), np.int32)
         self.symbol_counts: IntArray = np.ones(lanes, np.int64)
         self.last_tones: IntArray = np.zeros(lanes, np.int64)
+        self.end_tones: IntArray = np.zeros(lanes, np.int64)
+        self.fermatas: IntArray = np.zeros(lanes, np.int64)  # bits
         self.role: IntArray = np.zeros(lanes, np.int64)
         # by part, one more than there can be: role and family
         self.parts: IntArray = np.zeros((lanes, MAX_PARTS + 1, 2), np.int64)
@@ -346,7 +389,8 @@ class VerticalLanes:
             self.sounds[lane, voice] = sound
         self.symbol_counts[lane] = len(context.symbols)
         self.symbols[lane, : len(context.symbols)] = context.symbols
-        self.last_tones[lane] = context.last_tones
+        self.last_tones[lane], self.end_tones[lane] = context.last_tones, context.end_tones
+        self.fermatas[lane] = context.fermatas
         self.role[lane], self.part_counts[lane] = context.role, len(context.parts)
         self.parts[lane] = 0
         self.parts[lane, : len(context.parts)] = np.reshape(context.parts, (-1, 2))
@@ -376,6 +420,9 @@ class VerticalLanes:
             )
         if len(lanes := np.flatnonzero((actions == _CHORD) | (actions == _BASS))):
             self._add_symbols(lanes, ids[lanes], was_step[lanes])
+        if len(lanes := np.flatnonzero(actions == _FERMATA)):
+            slots = np.minimum(was_step[lanes] // SLOT_STEPS, _FERMATA_SLOTS - 1)
+            self.fermatas[lanes] |= 1 << slots.astype(np.int64)
         if len(lanes := np.flatnonzero(actions >= _ROLE)):
             self._describe_parts(lanes, ids[lanes])
         self.earlier = np.where(actions == _VOICE, self.counts, self.earlier)
@@ -385,15 +432,17 @@ class VerticalLanes:
         is_moved = _IS_CHANGING[actions] | is_left | (step != was_step)
         if len(lanes := np.flatnonzero(is_moved)):
             self._compute_fields(lanes, step[lanes])
-            parts = np.where(in_bar[lanes], rows["voice"][after[lanes]] // MAX_VOICES, 0)
-            self.fields[lanes, 12:14] = self.parts[lanes, parts]
-            self.fields[lanes, 14] = self.parts[lanes, parts + 1, 0]
+            voices = np.where(in_bar[lanes], rows["voice"][after[lanes]], 0)
+            self.fields[lanes, 12:14] = self.parts[lanes, voices // MAX_VOICES]
+            self.fields[lanes, 14] = self.parts[lanes, voices // MAX_VOICES + 1, 0]
+            self.fields[lanes, 15] = self.sounds[lanes, voices, 2]
 
     def _leave_bars(self, lanes: IntArray) -> None:
         """Do what `VerticalContext._leave_bar` does in some lanes, by index: (lane,) int64."""
         filled = lanes[self.counts[lanes] > 0]
         self.last_tones[filled] = self._join_tones(filled, self.counts[filled])
-        self.counts[lanes] = self.earlier[lanes] = 0
+        self.end_tones[filled] = self._join_end_tones(filled)
+        self.counts[lanes] = self.earlier[lanes] = self.fermatas[lanes] = 0
         self.symbols[lanes, 0] = self.symbols[lanes, self.symbol_counts[lanes] - 1]
         self.symbols[lanes, 0, _START] = 0
         self.symbol_counts[lanes] = 1
@@ -404,6 +453,16 @@ class VerticalLanes:
         is_counted = np.arange(bits.shape[1]) < counts[:, None]
         tones: IntArray = np.bitwise_or.reduce(bits * is_counted, axis=1, initial=0) & _PITCH_BITS
         return tones
+
+    def _join_end_tones(self, lanes: IntArray) -> IntArray:
+        """Return the pitch classes at the end of the bar of some lanes, as bits; (lane,) all."""
+        counts = self.counts[lanes]
+        spans = self.spans[lanes, :, : counts.max(initial=0)]
+        is_counted = np.arange(spans.shape[2]) < counts[:, None]
+        ends = spans[:, _END] * is_counted
+        is_last = is_counted & (ends == ends.max(1, initial=0)[:, None])
+        tones: IntArray = np.bitwise_or.reduce(spans[:, _BITS] * is_last, axis=1, initial=0)
+        return tones & _PITCH_BITS
 
     def _make_room(self, spans: int, symbols: int) -> None:
         while spans > self.spans.shape[2]:
@@ -475,6 +534,9 @@ class VerticalLanes:
         self.fields[lanes] = 0
         self.fields[lanes, 7:10] = self._find_symbols(lanes, steps)
         self.fields[lanes, 11] = self.last_tones[lanes]
+        fermatas = self.fermatas[lanes] >> np.minimum(steps // SLOT_STEPS, _FERMATA_SLOTS - 1)
+        self.fields[lanes, 16] = np.frexp(fermatas & -fermatas)[1]
+        self.fields[lanes, 17] = np.where(steps == 0, self.end_tones[lanes], 0)
         has_spans = self.earlier[lanes] > 0
         lanes, steps = lanes[has_spans], steps[has_spans]
         if not len(lanes):
@@ -488,9 +550,7 @@ class VerticalLanes:
         is_struck = is_earlier & (is_struck > 0) & (offsets >= 0)
         is_pitched = is_struck & ((bits & _PITCH_BITS) > 0)
         slots = _SLOT_BITS[np.clip(-(-offsets // SLOT_STEPS), 0, _LAST_SLOT + 1)]
-        distances = np.where(
-            is_pitched & (offsets > 0), np.minimum(offsets, _MOST_STEPS), _MOST_STEPS + 1
-        ).min(1)
+        distances = np.where(is_pitched & (offsets > 0), offsets, _FAR).min(1)
         fields = (
             np.bitwise_or.reduce(bits * is_sounding, axis=1) & _PITCH_BITS,
             np.where(is_sounding, lowest, _NO_PITCH).min(1) % _NO_PITCH,
@@ -498,11 +558,17 @@ class VerticalLanes:
             np.bitwise_or.reduce(bits * (is_struck & (offsets == 0)), axis=1) >> _DRUM_SHIFT,
             np.bitwise_or.reduce(slots * is_pitched, axis=1),
             np.bitwise_or.reduce(slots * (is_struck & ((bits & _KICK_BIT) > 0)), axis=1),
-            distances % (_MOST_STEPS + 1),
+            np.minimum(distances % _FAR, _MOST_STEPS),
         )
         for column, values in enumerate(fields):
             self.fields[lanes, column] = values
         self.fields[lanes, 10] = self._join_tones(lanes, earlier)
+        next_steps = (steps + distances)[:, None]
+        was_sounding = is_earlier & (offsets < 0) & (ends >= steps[:, None])
+        will_sound = is_earlier & (starts <= next_steps) & (ends > next_steps)
+        prior_tones = np.bitwise_or.reduce(bits * was_sounding, axis=1) & _PITCH_BITS
+        self.fields[lanes, 17] = np.where(steps > 0, prior_tones, self.fields[lanes, 17])
+        self.fields[lanes, 18] = np.bitwise_or.reduce(bits * will_sound, axis=1) & _PITCH_BITS
 
     def _find_symbols(self, lanes: IntArray, steps: IntArray) -> npt.NDArray[np.int32]:
         """Return the fields of the chord symbols in force, (lane, 3) int32."""

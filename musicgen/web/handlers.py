@@ -24,6 +24,7 @@ from musicgen.music.score import Score
 from musicgen.render.html_page import make_file_name
 from musicgen.render.timeline import duration
 from musicgen.render.tune_json import surprise_to_json
+from musicgen.sampling.chord_sheets import format_chord_sheet
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated
 from musicgen.sampling.primer_choice import PrimerChoice
@@ -141,6 +142,7 @@ class RequestHandlers:
         primer_seconds: str = "",
         given: str | None = None,
         given_parts: str | None = None,
+        chords: str | None = None,
     ) -> WorkerAnswer:
         """Sample a tune.
 
@@ -155,9 +157,10 @@ class RequestHandlers:
             primer_seconds: the seconds of it to take, such as "0-15"; "" for all.
             given: suffix of the format of the given parts, or None.
             given_parts: which of them stay, such as "melody:1-8,drums"; None for all.
+            chords: that a melody is written to, bar by bar, or None.
         """
         loaded = self.get_model(model)
-        has_notes = primer is not None or given is not None
+        has_notes = any(value is not None for value in (primer, given, chords))
         request = GenerationRequest(loaded.complete_options(wishes, has_primer=has_notes), seed)
         if primer is not None:
             choice = PrimerChoice.parse(primer_part, primer_bars or None, primer_seconds or None)
@@ -167,6 +170,8 @@ class RequestHandlers:
         if given is not None:
             score = parse_notes(payload, given, "given")
             request = loaded.add_given(request, score, given_parts)
+        if chords is not None:
+            request = loaded.add_chords(request, chords)
         messages = loaded.collect_messages(request)
         return self.answer_with_tune(loaded.sample_request(request, messages))
 
@@ -237,7 +242,8 @@ class RequestHandlers:
         id_ = tune_id(recipe)
         self._cache_tune(id_, tune)
         request = tune.recipe.request
-        head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed}
+        head = {"id": id_, "wishes": request.options.to_dict(), "seed": request.seed,
+                "chords": format_chord_sheet(tune.score)}  # fmt: skip
         body = json.dumps(head | tune_to_json(tune), separators=(",", ":")).encode()
         drawn = tune.model.recall(request) if isinstance(tune.model, Model) else None
         return WorkerAnswer(

@@ -163,7 +163,7 @@ def _describe_manifest(
 def _rank_values(event_counts: Sequence[int], kind: str) -> list[str]:
     """Return the values of a kind of event in the training data, the most frequent first."""
     ids = sorted(
-        (id_ for id_ in MEASURES.ranges[kind] if any(event_counts[id_ : id_ + 1])),
+        (id_ for id_ in MEASURES.ids_by_kind[kind] if any(event_counts[id_ : id_ + 1])),
         key=lambda id_: -event_counts[id_],
     )
     values = (str(MEASURES.events[id_].value) for id_ in ids)

@@ -132,6 +132,16 @@ class TuneRequest(_OptionFields, frozen=True, kw_only=True, forbid_unknown_field
         ]
         | None
     ) = None
+    chords: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_KEEP_LENGTH,
+                description='chords that a melody is written to, bar by bar: "D | D | G A7 | D"',
+            ),
+        ]
+        | None
+    ) = None
     of: (
         Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$", description="tweak: the tune it varies")]
         | None
@@ -268,6 +278,7 @@ class TuneResponse(BaseModel):
         description="null: the tune has several parts, and `surprise` is a path of its own"
     )
     parts: list[TunePart]
+    chords: str = Field(description='its chord symbols bar by bar: "D | D | G A7 | D"; empty: none')
     abc: str | None
     midi: str | None = Field(description="base64; null: too long for a MIDI file")
 
@@ -328,6 +339,8 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
         raise HttpError(400, "given_parts: nothing is given; send the notes as given")
     if tune_request.given is not None and tune_request.primer is not None:
         raise HttpError(400, "given, primer: a tune has one of them; leave the other out")
+    if tune_request.chords is not None and tune_request.given is not tune_request.primer:
+        raise HttpError(400, "chords: notes are given too; leave one of them out")
     named_options = get_named_options(tune_request)
     options = SamplingOptions.parse(**named_options)
     seed = secrets.randbelow(2**31) if tune_request.seed is None else tune_request.seed
@@ -337,6 +350,7 @@ def build_sample_job(tune_request: TuneRequest, client: str) -> Job:
         "model": tune_request.model,
         "wishes": named_options,
         "seed": seed,
+        "chords": tune_request.chords,
         **notes,
     }
     return Job(client, request, payload, total_bars=count_bars_to_write(options))
@@ -379,6 +393,8 @@ def build_tweak_job(
         raise HttpError(400, "primer: only a sample has one; leave it out of a tweak")
     if tune_request.given is not None or tune_request.given_parts is not None:
         raise HttpError(400, "given: only a sample has given parts; name what stays with keep")
+    if tune_request.chords is not None:
+        raise HttpError(400, "chords: only a sample has them; leave them out of a tweak")
     changes = {
         name: OPTIONS_BY_NAME[name].default if value is None else value
         for name, value in get_named_options(tune_request, include_nulls=True).items()

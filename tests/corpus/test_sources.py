@@ -391,3 +391,14 @@ def test_card_with_a_folder_url_needs_downloads(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(InvalidValue, match="downloads name the files below a URL that ends in /"):
         list_files(tmp_path / "bad.toml")
+
+
+def test_card_replaces_keys_by_the_last_bass_note(tmp_path: Path) -> None:
+    card = CHOIR_CARD + 'tonic = "last bass note"\n'
+    (tmp_path / "songs.toml").write_text(card)
+    (tmp_path / "modal.abc").write_text(DUET.format("Soprano", "Bass").replace("CCCC", "CCCA,"))
+    (score,) = [score for score, _ in iter_tunes(tmp_path / "songs.toml")]
+    assert isinstance(score, Score)
+    assert str(score.key) == "A minor"
+    dataset, _ = build([str(tmp_path / "songs.toml")], tmp_path / "data", jobs=1)
+    assert {tune.key for _, tune in dataset} == {"A minor"}

@@ -72,7 +72,8 @@ def one_by_one(sampler: Sampler, options: SamplingOptions, count: int) -> dict[i
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_lanes_have_the_logits_of_one_tune(cell: str, layers: int, context: str) -> None:
-    engine = random_engine(cell, layers, context).restrict_vocabulary(LIVE)
+    scale = 0.2 if cell in ("rnn", "irnn") else 0.4  # differences of rounding grow without gates
+    engine = random_engine(cell, layers, context, scale=scale).restrict_vocabulary(LIVE)
     check_lanes(NumpyBatchEngine(engine, LANES), engine, 1e-5)
 
 

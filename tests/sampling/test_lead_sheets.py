@@ -14,7 +14,7 @@ from musicgen.music.bars import find_bars
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.symbols_part import SYMBOLS_PART, has_symbols_part
 from musicgen.music.theory import Key, Meter, normalize_chord
-from musicgen.sampling.chord_sheets import FEWEST_BARS, make_chord_score
+from musicgen.sampling.chord_sheets import FEWEST_BARS, format_chord_sheet, make_chord_score
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.sampler import Sampler
@@ -218,3 +218,18 @@ def test_sheet_of_chords_is_a_score_without_notes() -> None:
     assert score.key == Key("A", "minor")
     assert not score.notes
     assert len(find_bars(score)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "meter"),
+    [("D | % | G A7 | D", "4/4"), ("N.C. | C#m | F#7", "3/4"), ("Bb | Eb F7", "6/8")],
+)
+def test_chord_sheet_is_read_as_it_is_written(text: str, meter: str) -> None:
+    bars = text.count("|") + 1
+    score = make_chord_score(text, meter=Meter.parse(meter), bars=bars)
+    again = make_chord_score(format_chord_sheet(score), meter=Meter.parse(meter), bars=bars)
+    assert list(again.of("chord")) == list(score.of("chord"))
+
+
+def test_score_without_chord_symbols_has_no_chord_sheet() -> None:
+    assert format_chord_sheet(Score([Note(0, 60, 48)])) == ""

@@ -257,6 +257,9 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
             chords.setdefault(id(chord), (place, chord))
     symbols: list[tuple[int, tuple[int, int, int]]] = [(0, (0, 0, 0))]
     rows: list[tuple[int, ...]] = []
+    last_pitches: dict[tuple[int, int], int] = {}
+    fermatas: list[tuple[int, int]] = []  # visit of the bar, slot
+    is_first = False  # whether the next pitch is the first of a chord
     for place, id_ in zip(places, ids, strict=True):
         earlier = [
             chord
@@ -269,14 +272,46 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
         lineup = (*list_descriptions(ids[: len(rows)]), (0, 0), (0, 0))
         part = min(place.voice[0] if place.visit >= 0 else 0, len(lineup) - 2)
         described = (*lineup[part], lineup[part + 1][0])
-        rows.append((*describe(earlier, place, setting), *symbol, tones, last_tones, *described))
+        slot = find_slot(place)
+        ahead = [other - slot + 1 for visit, other in fermatas if visit == place.visit]
+        whole = [chord for _, chord in chords.values()]
+        before = (
+            list_tones(earlier, range(place.step - 1, place.step), setting)
+            if place.step > place.bar_start
+            else list_tones(whole, place.last_bar[-1:], setting)
+        )
+        later = [c.onset for c in earlier if c.onset > place.step and is_pitched(c, setting)]
+        step = min(later, default=place.step)
+        after = list_tones(earlier, range(step, step + 1), setting) if later else 0
+        fermata = min((n for n in ahead if n > 0), default=0)
+        own = last_pitches.get(place.voice, 0), fermata, before, after
+        rows.append(
+            (*describe(earlier, place, setting), *symbol, tones, last_tones, *described, *own)
+        )
         event = MEASURES.events[id_]
+        if event.kind == "pitch":
+            others = 0 if is_first else last_pitches.get(place.voice, 0)
+            last_pitches[place.voice] = max(others, pitch_value(int(event.value or 0)))
+        elif event.kind in ("rest", "drum"):
+            last_pitches[place.voice] = 0
+        elif event.kind == "fermata":
+            fermatas.append((place.visit, slot))
+        if event.kind in ("duration", "pitch", "hold"):
+            is_first = event.kind == "duration"
         if event.kind in ("chord", "no_chord"):
             symbols.append((place.step, describe_symbol(event)))
         elif event.kind == "bass":
             step, (root, quality, _) = symbols[-1]
             symbols[-1] = step, (root, quality, int(event.value or 0) + 1)
     return rows
+
+
+def is_pitched(chord: SoundingChord, setting: Setting) -> bool:
+    return not setting.parts[chord.part].is_drums
+
+
+def find_slot(place: Place) -> int:
+    return min((place.step - place.bar_start) // SLOT_STEPS, 31)
 
 
 def list_descriptions(ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -369,3 +404,19 @@ def test_fields_equal_those_of_a_read_tune(text: str) -> None:
     (score,), _ = abc.parse(text)
     ids = CODEC.encode(score.canonical()).ids
     assert follow(ids) == compute_by_brute_force(ids)
+
+
+def test_later_voices_know_their_last_note_and_the_next_fermata() -> None:
+    """The bass knows where the soprano has its fermata, and what sounded before and comes next."""
+    text = "X:1\nM:4/4\nL:1/4\nK:C\nV:1\ncd!fermata!e2|c4|\nV:2\nC2G,2|C4|\n"
+    (score,), _ = abc.parse(text)
+    ids = CODEC.encode(score.canonical()).ids
+    rows = [dict(zip(VERTICAL_FIELDS, row, strict=True)) for row in follow(ids)]
+    part = ids.index(MEASURES.id("part", 1))
+    at_start, at_half = rows[part + 1], rows[part + 3]
+    assert (at_start["own"], at_start["fermata"], at_start["next_tones"]) == (0, 9, 1 << 2)
+    assert at_half["own"] == pitch_value(0)
+    assert (at_half["fermata"], at_half["prior_tones"], at_half["next_tones"]) == (1, 1 << 2, 0)
+    second = ids.index(MEASURES.id("part", 1), part + 1)
+    assert rows[second + 1]["own"] == pitch_value(-5)
+    assert rows[second + 1]["prior_tones"] == 1 << 4 | 1 << 7

@@ -4,6 +4,7 @@ import { byId, downloadBlob, html, scrollBehavior } from "/static/render/dom.js"
 import * as api from "./api.js";
 import { barCountOf, barNumbersOf, formatBars } from "./bar_ranges.js";
 import { BarStrip } from "./bar_strip.js";
+import { ChordsInput } from "./chords_input.js";
 import { Controls, describeChange } from "./controls.js";
 import { Cancelled, GenerationJob } from "./generation_job.js";
 import { GivenInput } from "./given_input.js";
@@ -53,6 +54,7 @@ class Playground {
       onPosition: (seconds) => this.panes.setPosition(this.#playingPane, seconds),
     });
     this.panes.onSeek = (seconds) => this.playback.seek(seconds);
+    this.chords = new ChordsInput();
     this.given = new GivenInput(showError, () => this.#updatePrimer());
     this.primer = new PrimerInput(showError, (file) => this.given.setFile(file));
     this.savedTunes = new SavedTunes(showError, () => this.#updateSaveButton());
@@ -109,9 +111,14 @@ class Playground {
     window.addEventListener("hashchange", () => this.#loadFromAddress().catch(showError));
   }
 
-  /** Generate a new tune, from the primer or around the given parts if there are any. */
+  /** Generate a new tune: to the chords, from the primer or around the given parts if there are any. */
   async sample(wishes = this.controls.wishes) {
     clearTimeout(this.#timer);
+    const { value: chords } = this.chords;
+    if (chords) {
+      const settings = omit(wishes, ["form", "min_bars", "pickup", "parts"]); // the chords settle them
+      return this.#generate({ do: "sample", model: byId("model").value, ...settings, chords }, null, "New tune to chords");
+    }
     if (this.given.isOn && !byId("primer").hidden) return this.#sampleAround(wishes);
     const primer = byId("primer").hidden ? null : this.primer.value;
     const request = { do: "sample", model: byId("model").value, ...wishes, ...(primer ? { primer } : {}) };
@@ -122,7 +129,7 @@ class Playground {
   /** Generate a tune around the given parts, which are then locked. */
   async #sampleAround(wishes) {
     try {
-      const settings = Object.fromEntries(Object.entries(wishes).filter(([name]) => !GIVEN_OPTIONS.includes(name)));
+      const settings = omit(wishes, GIVEN_OPTIONS);
       const { given, ...parts } = this.given.request;
       const roles = roleOptions(settings, new Set(this.given.drawnRoles));
       const request = { do: "sample", model: byId("model").value, ...settings, ...roles, given, ...parts };
@@ -297,6 +304,7 @@ class Playground {
     for (const id of ["playback", "actions", "display-options"]) byId(id).hidden = false;
     this.#selectModelOf(entry.tune);
     this.panes.show("b", entry);
+    this.chords.show(entry.tune);
     this.#showSettings(entry);
     this.#mix(this.rows.silent);
     if (this.#playingPane === "t") this.#playingPane = "b";
@@ -517,6 +525,7 @@ class Playground {
     const model = this.#model;
     if (!model) return;
     this.controls.setModel(model);
+    this.chords.setModel(model);
     this.given.setModel(model);
     const isLive = model.codec === "performance";
     byId("primer").hidden = !model.max_bars && !isLive; // no other model can continue a primer
@@ -577,6 +586,11 @@ class Playground {
 }
 
 /** Start a request for a variant of a tune. */
+/** Return an object without some keys. */
+function omit(values, names) {
+  return Object.fromEntries(Object.entries(values).filter(([name]) => !names.includes(name)));
+}
+
 function tweakOf(entry) {
   return { do: "tweak", of: entry.tune.id };
 }

@@ -1,0 +1,236 @@
+"""Cadences of a choir: at chosen bars, "8=half,16=authentic", and at the end.
+
+The bars up to a cadence are drawn freely, some times over, until the phrase ends as it is to. That
+samples from the model's distribution on the condition that it does; the first draw is the one that
+a tune without the option has. A model does not know beforehand how long a tune is to be, so its
+last bars seldom close by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from musicgen.errors import InvalidValue
+from musicgen.music.bars import find_bars
+from musicgen.music.roles import is_choir
+from musicgen.music.score import CHOIR_ROLES, DEFAULT_VELOCITY, Part
+from musicgen.music.voice_lines import name_cadence, read_voice_lines
+from musicgen.sampling.cadences import CadencePoints
+from musicgen.sampling.generation_state import GenerationState
+from musicgen.sampling.noise import Noise
+from musicgen.sampling.options import SamplingOptions
+from musicgen.sampling.part_limits import draw_next as draw_id_or_cell
+from musicgen.tokens.codec import PLAIN_SETTING, Setting
+from musicgen.tokens.lineup import read_lineup
+from musicgen.tokens.measures import MeasuresCodec
+
+DRAWS: Final = 100  # of the bars up to a cadence
+CLOSING_DRAWS: Final = 24  # of the last bars; then the best of these counts
+CLOSING_KINDS: Final = ("authentic", "plagal")
+_LAST: Final = 10**9
+_DRAW_NOISE_OFFSET: Final = 2**48  # between the noise keys of two draws
+
+
+@dataclass(slots=True)
+class CadenceRule:
+    """The cadences of a tune that is drawn. It narrows no id: whole bars are drawn again.
+
+    Attributes:
+        points: the cadences that are asked for.
+        closes: whether the last bars should end with a cadence to the tonic.
+        setting: with the parts, in any key.
+        has_given_top: whether the highest voice is given, so that it may lack fermatas.
+        last_bar: its number, where it is known beforehand.
+    """
+
+    points: CadencePoints
+    closes: bool
+    setting: Setting
+    has_given_top: bool
+    last_bar: int | None
+
+    def restrict(self, generation: GenerationState, legal: tuple[int, ...]) -> tuple[int, ...]:
+        """Return all legal ids."""
+        del generation
+        return legal
+
+    def find_next(self, bar: int) -> tuple[int, str] | None:
+        """Return bar and kind of the cadence whose last two bars start with a bar, if any does."""
+        previous = 0
+        for number, kind in self.points.by_bar:
+            if bar == max(number - 1, previous + 1):
+                return number, kind
+            previous = number
+        return None
+
+    def starts_close(self, generation: GenerationState) -> bool:
+        """Return whether the last bars, two where that can be told, start with the bar."""
+        number, form = _number_bar(generation), generation.walk.form
+        if not self.closes or (self.points.by_bar and number <= self.points.last_bar):
+            return False
+        if self.last_bar is not None:
+            return number >= self.last_bar - 1
+        rules = generation.walk.rules
+        is_counted = rules.min_bars == rules.max_bars and form.section is None
+        return form.is_last_bar or (is_counted and form.bars_heard >= rules.max_bars - 1)
+
+    def check_bars(self, last: int) -> None:
+        """Check that a tune has the bars of all cadences. Raises InvalidValue if it does not."""
+        if self.points.by_bar and self.points.last_bar > last:
+            raise InvalidValue(
+                f"cadence {self.points}: the tune ends with bar {last}, before bar"
+                f" {self.points.last_bar}; ask for more bars"
+            )
+
+    def read_cadence(self, generation: GenerationState, bar: int) -> tuple[str, bool] | None:
+        """Return the kind of the cadence in a bar that is complete, and whether it is on the tonic.
+
+        A phrase ends at the last fermata of the bar, or at the end of the tune; where the highest
+        voice is given and has no fermata there, at its last note. None: no phrase ends there.
+        """
+        score = MeasuresCodec().decode(generation.ids[1:], self.setting).score
+        spans = dict(enumerate(find_bars(score), find_first_bar(generation)))
+        voices = read_voice_lines(score)
+        if bar not in spans or voices is None:
+            return None
+        inside = (spans[bar].start <= voices.onsets) & (voices.onsets < spans[bar].end)
+        chords = inside.nonzero()[0].tolist()
+        # before the end of the tune, the last chord so far ends no phrase by itself
+        ends = voices.phrase_ends if generation.walk.is_done else voices.fermatas
+        found = [index for index in chords if index in ends.tolist()]
+        if not found and self.has_given_top:
+            found = [index for index in chords if voices.starts[0, index]]
+        if not found:
+            return None
+        is_tonic = voices.pitches[-1, found[-1]] % 12 == voices.key.pitch_class
+        return name_cadence(voices, found[-1]), bool(is_tonic)
+
+
+def make_cadence_rule(
+    options: SamplingOptions, header: Sequence[int], drawn: Sequence[int], last_bar: int | None
+) -> CadenceRule | None:
+    """Return the rule of a tune; None where the options ask for no cadence of voices.
+
+    Args:
+        options: of the tune.
+        header: the ids of the tune's header, with its line-up.
+        drawn: the numbers of the parts that are drawn, at least in some bars.
+        last_bar: its number, where it is known beforehand.
+
+    Raises:
+        InvalidValue: cadences are asked for, and the parts are not a choir.
+    """
+    points, closes = options.cadence, options.end == "close"
+    if points is None and not closes:
+        return None
+    parts = tuple(Part(role=description.role) for description in read_lineup(header))
+    if not is_choir(parts) or len(parts) < 2:
+        if points is None:
+            return None
+        raise InvalidValue(
+            f"cadence {points}: the parts are not voices of a choir; leave it out, or ask a model"
+            " of choirs such as chorale"
+        )
+    velocities = (DEFAULT_VELOCITY,) * len(parts)
+    setting = replace(PLAIN_SETTING, parts=parts, velocities=velocities)
+    top = min(range(len(parts)), key=lambda number: CHOIR_ROLES.index(parts[number].role))
+    return CadenceRule(points or CadencePoints(), closes, setting, top not in drawn, last_bar)
+
+
+def find_first_bar(generation: GenerationState) -> int:
+    """Return the number of the first bar: 0 for a pickup."""
+    return 0 if generation.walk.form.first_pickup_steps else 1
+
+
+def draw_next(generation: GenerationState) -> GenerationState:
+    """Append the next id, a bar of a part whose onsets are limited, or the bars up to a cadence.
+
+    Returns:
+        The generation to go on with: the one given, or a copy.
+
+    Raises:
+        InvalidValue: no draw ends as it is to.
+    """
+    rule = next((r for r in generation.restrictions if isinstance(r, CadenceRule)), None)
+    if rule is None or not _opens_bar(generation):
+        return draw_id_or_cell(generation)
+    if cadence := rule.find_next(_number_bar(generation)):
+        generation = _draw_cadence(generation, rule, *cadence)
+    elif rule.starts_close(generation):
+        generation = _draw_close(generation, rule)
+    else:
+        generation = draw_id_or_cell(generation)
+    if generation.walk.is_done:
+        rule.check_bars(_number_bar(generation))
+    return generation
+
+
+def _draw_cadence(
+    generation: GenerationState, rule: CadenceRule, bar: int, kind: str
+) -> GenerationState:
+    """Draw the bars up to a cadence until they end with it. Raises InvalidValue if none does."""
+    wanted = [(kind, True)] if kind == "authentic" else [(kind, True), (kind, False)]
+    for fork in _iter_draws(generation, rule, bar, DRAWS):
+        if rule.read_cadence(fork, bar) in wanted:
+            return _resume(fork, generation)
+    if fork.walk.is_done:
+        rule.check_bars(_number_bar(fork))
+    raise InvalidValue(
+        f"cadence {bar}={kind}: none of {DRAWS} draws of this bar ends so; choose another bar, kind"
+        " or seed" + (", or give less of it" if rule.has_given_top else "")
+    )
+
+
+def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationState:
+    """Draw the last bars until they close; if none of the draws does, take the best of them.
+
+    Best is an authentic or plagal cadence to the tonic, then any chord over the tonic.
+    """
+    chosen, was_tonic = None, False
+    for fork in _iter_draws(generation, rule, _LAST, CLOSING_DRAWS):
+        kind, is_tonic = rule.read_cadence(fork, _number_bar(fork)) or ("other", False)
+        is_close = is_tonic and kind in CLOSING_KINDS
+        if chosen is None or is_close or (is_tonic and not was_tonic):
+            chosen, was_tonic = fork, is_tonic
+        if is_close:
+            break
+    assert chosen is not None
+    return _resume(chosen, generation)
+
+
+def _iter_draws(
+    generation: GenerationState, rule: CadenceRule, bar: int, count: int
+) -> Iterator[GenerationState]:
+    """Yield draws to the end of a bar, each with noise of its own; the first has the tune's."""
+    noise = generation.noise
+    for number in range(count):
+        fork = generation.copy()
+        fork.noise = Noise(noise.seed, noise.tune_number + number * _DRAW_NOISE_OFFSET)
+        fork.restrictions = tuple(each for each in generation.restrictions if each is not rule)
+        yield _draw_to_end_of_bar(fork, bar)
+
+
+def _resume(fork: GenerationState, generation: GenerationState) -> GenerationState:
+    """Return a draw with the noise and the restrictions of the tune."""
+    fork.noise, fork.restrictions = generation.noise, generation.restrictions
+    return fork
+
+
+def _opens_bar(generation: GenerationState) -> bool:
+    """Return whether the last id opened a bar."""
+    return generation.walk.in_bar and len(generation.ids) == generation.bar_start
+
+
+def _number_bar(generation: GenerationState) -> int:
+    return generation.walk.form.bars_written - 1 + find_first_bar(generation)
+
+
+def _draw_to_end_of_bar(generation: GenerationState, bar: int) -> GenerationState:
+    """Draw up to the opening of the bar after one, or to the end of the tune."""
+    while not generation.walk.is_done:
+        if _opens_bar(generation) and _number_bar(generation) > bar:
+            break
+        generation = draw_id_or_cell(generation)
+    return generation
