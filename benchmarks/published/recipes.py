@@ -101,15 +101,19 @@ RECIPES: Final = {
     ),
     "Nottingham": Recipe(FRAME_MODEL, FRAME_TRAINING),
     "MuseData": Recipe(
-        FRAME_MODEL, replace(FRAME_TRAINING, tokens=1_200_000, evaluate_every=1_200_000)
+        replace(FRAME_MODEL, hidden=320, dropout=0.5, input_dropout=0.1, weight_dropout=0.2),
+        replace(FRAME_TRAINING, tokens=6_000_000, evaluate_every=1_000_000),
     ),
     "Piano_midi": Recipe(
         replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1),
         replace(FRAME_TRAINING, tokens=1_200_000, evaluate_every=400_000),
     ),
     "Jsb16thSeparated": Recipe(
-        replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1, context=IN_ANY_KEY),
-        replace(FRAME_TRAINING, tokens=3_200_000, evaluate_every=300_000),
+        replace(
+            FRAME_MODEL, hidden=320, dropout=0.6, embedding_dropout=0.1, weight_dropout=0.3,
+            input_dropout=0.3, context_dropout=0.2, context=IN_ANY_KEY,
+        ),
+        replace(FRAME_TRAINING, tokens=9_000_000, bptt=48, evaluate_every=750_000),
     ),
 }  # fmt: skip
 FOLKWIKI: Final = Recipe(

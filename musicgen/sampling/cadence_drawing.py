@@ -25,8 +25,10 @@ from musicgen.sampling.part_limits import draw_next as draw_id_or_cell
 from musicgen.tokens.codec import PLAIN_SETTING, Setting
 from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec
+from musicgen.tokens.vocabulary import MEASURES
 
 DRAWS: Final = 100  # of the bars up to a cadence
+PHRASE_DRAWS: Final = 3  # of a bar in which a phrase ends
 CLOSING_DRAWS: Final = 24  # of the last bars; then the best of these counts
 CLOSING_KINDS: Final = ("authentic", "plagal")
 _LAST: Final = 10**9
@@ -42,6 +44,7 @@ class CadenceRule:
         closes: whether the last bars should end with a cadence to the tonic.
         setting: with the parts, in any key.
         has_given_top: whether the highest voice is given, so that it may lack fermatas.
+        landing_part: the number of the lowest voice, if all of it is drawn.
         last_bar: its number, where it is known beforehand.
     """
 
@@ -49,6 +52,7 @@ class CadenceRule:
     closes: bool
     setting: Setting
     has_given_top: bool
+    landing_part: int | None
     last_bar: int | None
 
     def restrict(self, generation: GenerationState, legal: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,6 +80,22 @@ class CadenceRule:
         is_counted = rules.min_bars == rules.max_bars and form.section is None
         return form.is_last_bar or (is_counted and form.bars_heard >= rules.max_bars - 1)
 
+    def require_tonic(self, generation: GenerationState) -> None:
+        """Let the lowest voice end on the tonic, if it is drawn and its range has one."""
+        rules, part = generation.walk.rules, self.landing_part
+        if part is None or rules.final_pitch_ids:
+            return
+        by_part = rules.part_pitch_ids[part] if part < len(rules.part_pitch_ids) else frozenset()
+        tonics = frozenset(
+            id_
+            for id_ in by_part or rules.ids_of_kind("pitch")
+            if int(MEASURES.events[id_].value or 0) % 12 == 0
+        )
+        if tonics:
+            narrowed = replace(rules, final_pitch_ids=tonics, landing_part=part, _fitting_cache={},
+                               _pickup_cache={})  # fmt: skip
+            generation.walk.narrow(narrowed)
+
     def check_bars(self, last: int) -> None:
         """Check that a tune has the bars of all cadences. Raises InvalidValue if it does not."""
         if self.points.by_bar and self.points.last_bar > last:
@@ -84,7 +104,9 @@ class CadenceRule:
                 f" {self.points.last_bar}; ask for more bars"
             )
 
-    def read_cadence(self, generation: GenerationState, bar: int) -> tuple[str, bool] | None:
+    def read_cadence(
+        self, generation: GenerationState, bar: int, *, needs_fermata: bool = False
+    ) -> tuple[str, bool] | None:
         """Return the kind of the cadence in a bar that is complete, and whether it is on the tonic.
 
         A phrase ends at the last fermata of the bar, or at the end of the tune; where the highest
@@ -100,7 +122,7 @@ class CadenceRule:
         # before the end of the tune, the last chord so far ends no phrase by itself
         ends = voices.phrase_ends if generation.walk.is_done else voices.fermatas
         found = [index for index in chords if index in ends.tolist()]
-        if not found and self.has_given_top:
+        if not found and self.has_given_top and not needs_fermata:
             found = [index for index in chords if voices.starts[0, index]]
         if not found:
             return None
@@ -135,8 +157,12 @@ def make_cadence_rule(
         )
     velocities = (DEFAULT_VELOCITY,) * len(parts)
     setting = replace(PLAIN_SETTING, parts=parts, velocities=velocities)
-    top = min(range(len(parts)), key=lambda number: CHOIR_ROLES.index(parts[number].role))
-    return CadenceRule(points or CadencePoints(), closes, setting, top not in drawn, last_bar)
+    ranked = sorted(range(len(parts)), key=lambda number: CHOIR_ROLES.index(parts[number].role))
+    top, bottom = ranked[0], ranked[-1]
+    landing_part = bottom if bottom in drawn else None
+    return CadenceRule(
+        points or CadencePoints(), closes, setting, top not in drawn, landing_part, last_bar
+    )
 
 
 def find_first_bar(generation: GenerationState) -> int:
@@ -160,6 +186,8 @@ def draw_next(generation: GenerationState) -> GenerationState:
         generation = _draw_cadence(generation, rule, *cadence)
     elif rule.starts_close(generation):
         generation = _draw_close(generation, rule)
+    elif rule.closes:
+        generation = _draw_bar(generation, rule)
     else:
         generation = draw_id_or_cell(generation)
     if generation.walk.is_done:
@@ -183,21 +211,39 @@ def _draw_cadence(
     )
 
 
-def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationState:
-    """Draw the last bars until they close; if none of the draws does, take the best of them.
-
-    Best is an authentic or plagal cadence to the tonic, then any chord over the tonic.
-    """
-    chosen, was_tonic = None, False
-    for fork in _iter_draws(generation, rule, _LAST, CLOSING_DRAWS):
-        kind, is_tonic = rule.read_cadence(fork, _number_bar(fork)) or ("other", False)
-        is_close = is_tonic and kind in CLOSING_KINDS
-        if chosen is None or is_close or (is_tonic and not was_tonic):
-            chosen, was_tonic = fork, is_tonic
-        if is_close:
+def _draw_bar(generation: GenerationState, rule: CadenceRule) -> GenerationState:
+    """Draw a bar; if a phrase ends in it, draw it some times until the cadence is authentic."""
+    chosen, bar = None, _number_bar(generation)
+    for fork in _iter_draws(generation, rule, bar, PHRASE_DRAWS):
+        cadence = rule.read_cadence(fork, bar, needs_fermata=True)
+        is_authentic = cadence is not None and cadence[0] == "authentic"
+        if chosen is None or is_authentic:
+            chosen = fork
+        if is_authentic or (cadence is None and chosen is fork):
             break
     assert chosen is not None
     return _resume(chosen, generation)
+
+
+def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationState:
+    """Draw the last bars until they close; if none of the draws does, take the best of them.
+
+    Best is an authentic or plagal cadence to the tonic, then any chord over the tonic. If there is
+    neither, the bars are drawn once more, and the lowest voice must end on the tonic.
+    """
+    over_tonic = None
+    for fork in _iter_draws(generation, rule, _LAST, CLOSING_DRAWS):
+        kind, is_tonic = rule.read_cadence(fork, _number_bar(fork)) or ("other", False)
+        if is_tonic and kind in CLOSING_KINDS:
+            return _resume(fork, generation)
+        if is_tonic and over_tonic is None:
+            over_tonic = fork
+    if over_tonic is None:
+        over_tonic = generation.copy()
+        rule.require_tonic(over_tonic)
+        over_tonic.restrictions = tuple(r for r in generation.restrictions if r is not rule)
+        over_tonic = _draw_to_end_of_bar(over_tonic, _LAST)
+    return _resume(over_tonic, generation)
 
 
 def _iter_draws(
