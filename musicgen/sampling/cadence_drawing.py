@@ -95,6 +95,7 @@ class CadenceRule:
             narrowed = replace(rules, final_pitch_ids=tonics, landing_part=part, _fitting_cache={},
                                _pickup_cache={})  # fmt: skip
             generation.walk.narrow(narrowed)
+            generation.walk.last_note_id = None  # it was that of another voice
 
     def check_bars(self, last: int) -> None:
         """Check that a tune has the bars of all cadences. Raises InvalidValue if it does not."""
