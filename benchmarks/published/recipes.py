@@ -105,8 +105,11 @@ RECIPES: Final = {
         replace(FRAME_TRAINING, tokens=6_000_000, evaluate_every=1_000_000),
     ),
     "Piano_midi": Recipe(
-        replace(FRAME_MODEL, dropout=0.5, input_dropout=0.1),
-        replace(FRAME_TRAINING, tokens=1_200_000, evaluate_every=400_000),
+        replace(
+            FRAME_MODEL, hidden=320, dropout=0.65, embedding_dropout=0.1, weight_dropout=0.4,
+            input_dropout=0.3, context_dropout=0.2,
+        ),
+        replace(FRAME_TRAINING, tokens=7_000_000, evaluate_every=700_000),
     ),
     "Jsb16thSeparated": Recipe(
         replace(
