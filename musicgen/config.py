@@ -47,7 +47,7 @@ CONTEXT_WIDTHS: Final = {  # inputs per field of a context: embedding width, or 
     "position": 24, "left": 24, "bar": 24, "section": 8,
     **{f"lag{lag}": 48 for lag in (1, 2, 4, 8)}, **{f"match{lag}": 8 for lag in (1, 2, 4, 8)},
     "lowest": 24, "highest": 24, "until": 24, "root": 12, "quality": 8, "bass": 8,
-    "role": 8, "family": 16, "next_role": 8, "own": 24, "fermata": 12,
+    "role": 8, "family": 16, "next_role": 8, "own": 24, "fermata": 12, "mode": 8,
     "echo": 48, "alike": 8, "echoed": 8,
     "since": 16, **{f"interval{n}": 8 for n in (1, 2, 3)}, "due1": 16, "due2": 16,
     "held_count": 8, **{f"age{n}": 8 for n in (1, 2, 3)}, "low": 16, "high": 16,
@@ -62,7 +62,7 @@ _LOOK_BACK_FIELDS: Final = "lag1 lag2 lag4 lag8 match1 match2 match4 match8"
 VERTICAL_FIELDS: Final = (  # of `tokens/vertical_context.py`
     "sounding", "lowest", "highest", "drums", "onsets", "kicks", "until", "root", "quality", "bass",
     "tones", "last_tones", "role", "family", "next_role", "own", "fermata",
-    "prior_tones", "next_tones",
+    "prior_tones", "next_tones", "mode",
 )  # fmt: skip
 ECHO_FIELDS: Final = ("echo", "alike", "echoed")  # of `tokens/echo.py`
 TIME_LOOK_UPS: Final = (  # of `tokens/time_context.py`

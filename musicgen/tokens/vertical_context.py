@@ -28,6 +28,7 @@ fermata    sixteenth notes to the next fermata in the bar, itself included, + 1;
 prior_     like sounding, just before this step; at the start of a bar, of all voices of the bar
 tones      before
 next_tones like sounding, where the next pitch starts in the bar; 0 if none does
+mode       of the key in the header, from 1; 0 before it
 =========  =========================================================================================
 
 A pitch that is held sounds on; what the current voice plays itself does not count, but for `own`.
@@ -89,6 +90,7 @@ VERTICAL_FIELD_SIZES: Final = {  # of the fields that are not bits
     "next_role": len(MEASURES.ranges["role"]) + 1,
     "own": len(MEASURES.ranges["pitch"]) + 1,
     "fermata": _FERMATA_SLOTS + 1,
+    "mode": len(MEASURES.ranges["mode"]) + 1,
 }
 
 
@@ -153,13 +155,17 @@ _SILENCE: Final = Sound()
 _NO_SYMBOL: Final = Symbol()
 
 # What an id does
-_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _ROLE, _FAMILY = range(11)
+_NOTHING, _NOTE, _HOLD, _REST, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _MODE, _ROLE, _FAMILY = range(
+    12
+)
 # those after which the fields change
-_CHANGING_ACTIONS: Final = (_NOTE, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _ROLE, _FAMILY)
+_CHANGING_ACTIONS: Final = (
+    _NOTE, _VOICE, _BAR, _CHORD, _BASS, _FERMATA, _MODE, _ROLE, _FAMILY
+)  # fmt: skip
 _ACTIONS_BY_KIND: Final = {
     "pitch": _NOTE, "drum": _NOTE, "hold": _HOLD, "rest": _REST, "part": _VOICE, "voice": _VOICE,
     "bar": _BAR, "partial": _BAR, "chord": _CHORD, "no_chord": _CHORD, "bass": _BASS,
-    "fermata": _FERMATA, "role": _ROLE, "family": _FAMILY,
+    "fermata": _FERMATA, "mode": _MODE, "role": _ROLE, "family": _FAMILY,
 }  # fmt: skip
 
 
@@ -200,6 +206,7 @@ Fields: TypeAlias = tuple[int, ...]  # in the order of VERTICAL_FIELDS
 _NO_FIELDS: Final = (0,) * len(VERTICAL_FIELDS)
 VoiceSounds: TypeAlias = dict[int, Sound]  # by voice: its last sound; never changed
 _NO_SOUNDS: Final = VoiceSounds()
+_FIRST_MODE_ID: Final = MEASURES.ranges["mode"].start
 _FIRST_FAMILY_ID: Final = MEASURES.ranges["family"].start
 
 
@@ -225,6 +232,7 @@ class VerticalContext(NamedTuple):
     fermatas: int = 0  # bit n: there is one at sixteenth note n of the bar
     role: int = 0  # of the part that the header describes next
     parts: tuple[Description, ...] = ()
+    mode: int = 0  # the value of the field
     fields: Fields = _NO_FIELDS
 
     def take(self, id_: int, before: Cursor, after: Cursor) -> VerticalContext:
@@ -238,6 +246,8 @@ class VerticalContext(NamedTuple):
             context = self._replace(earlier=len(self.spans))
         elif action == _FERMATA:
             context = self._replace(fermatas=self.fermatas | 1 << _find_fermata_slot(before.step))
+        elif action == _MODE:
+            context = self._replace(mode=id_ - _FIRST_MODE_ID + 1)
         elif action in (_ROLE, _FAMILY):
             context = self._describe_part(id_)
         if action == _BAR or not after.in_bar:
@@ -324,6 +334,7 @@ class VerticalContext(NamedTuple):
             _find_lowest_bit(self.fermatas >> _find_fermata_slot(step)),
             self._find_tones(step - 1) if step else self.end_tones,
             self._find_tones(next_start) if next_start else 0,
+            self.mode,
         )  # fmt: skip
 
 
@@ -349,8 +360,8 @@ _SYMBOL_ARRAY: Final = np.array(_SYMBOLS, np.int32)  # (id, part of a symbol)
 _BASS_ARRAY: Final = np.array(_BASSES, np.int32)
 _SLOT_BITS: Final = np.array([*(1 << n for n in range(_LAST_SLOT + 1)), 0], np.int32)
 _START, _END, _IS_STRUCK, _BITS, _LOWEST, _HIGHEST = range(6)  # columns of a span
-_IS_CHANGING: Final = np.isin(np.arange(11), _CHANGING_ACTIONS)  # by action
-_ENDING_KINDS: Final = np.isin(np.arange(11), (_NOTE, _HOLD, _REST))
+_IS_CHANGING: Final = np.isin(np.arange(12), _CHANGING_ACTIONS)  # by action
+_ENDING_KINDS: Final = np.isin(np.arange(12), (_NOTE, _HOLD, _REST))
 
 
 class VerticalLanes:
@@ -373,6 +384,7 @@ class VerticalLanes:
         self.end_tones: IntArray = np.zeros(lanes, np.int64)
         self.fermatas: IntArray = np.zeros(lanes, np.int64)  # bits
         self.role: IntArray = np.zeros(lanes, np.int64)
+        self.mode: IntArray = np.zeros(lanes, np.int64)
         # by part, one more than there can be: role and family
         self.parts: IntArray = np.zeros((lanes, MAX_PARTS + 1, 2), np.int64)
         self.part_counts: IntArray = np.zeros(lanes, np.int64)
@@ -392,6 +404,7 @@ class VerticalLanes:
         self.last_tones[lane], self.end_tones[lane] = context.last_tones, context.end_tones
         self.fermatas[lane] = context.fermatas
         self.role[lane], self.part_counts[lane] = context.role, len(context.parts)
+        self.mode[lane] = context.mode
         self.parts[lane] = 0
         self.parts[lane, : len(context.parts)] = np.reshape(context.parts, (-1, 2))
 
@@ -423,6 +436,8 @@ class VerticalLanes:
         if len(lanes := np.flatnonzero(actions == _FERMATA)):
             slots = np.minimum(was_step[lanes] // SLOT_STEPS, _FERMATA_SLOTS - 1)
             self.fermatas[lanes] |= 1 << slots.astype(np.int64)
+        if len(lanes := np.flatnonzero(actions == _MODE)):
+            self.mode[lanes] = ids[lanes] - _FIRST_MODE_ID + 1
         if len(lanes := np.flatnonzero(actions >= _ROLE)):
             self._describe_parts(lanes, ids[lanes])
         self.earlier = np.where(actions == _VOICE, self.counts, self.earlier)
@@ -537,6 +552,7 @@ class VerticalLanes:
         fermatas = self.fermatas[lanes] >> np.minimum(steps // SLOT_STEPS, _FERMATA_SLOTS - 1)
         self.fields[lanes, 16] = np.frexp(fermatas & -fermatas)[1]
         self.fields[lanes, 17] = np.where(steps == 0, self.end_tones[lanes], 0)
+        self.fields[lanes, 19] = self.mode[lanes]
         has_spans = self.earlier[lanes] > 0
         lanes, steps = lanes[has_spans], steps[has_spans]
         if not len(lanes):

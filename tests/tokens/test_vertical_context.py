@@ -284,7 +284,9 @@ def compute_by_brute_force(ids: Sequence[int]) -> list[tuple[int, ...]]:
         step = min(later, default=place.step)
         after = list_tones(earlier, range(step, step + 1), setting) if later else 0
         fermata = min((n for n in ahead if n > 0), default=0)
-        own = last_pitches.get(place.voice, 0), fermata, before, after
+        modes = [MEASURES.events[i].kind == "mode" and i for i in ids[: len(rows)]]
+        mode = next((i - MEASURES.ranges["mode"].start + 1 for i in modes if i), 0)
+        own = last_pitches.get(place.voice, 0), fermata, before, after, mode
         rows.append(
             (*describe(earlier, place, setting), *symbol, tones, last_tones, *described, *own)
         )
