@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import find_bars
@@ -33,6 +33,14 @@ CLOSING_DRAWS: Final = 24  # of the last bars; then the best of these counts
 CLOSING_KINDS: Final = ("authentic", "plagal")
 _LAST: Final = 10**9
 _DRAW_NOISE_OFFSET: Final = 2**48  # between the noise keys of two draws
+
+
+class PhraseEnd(NamedTuple):
+    """The last phrase end of a bar."""
+
+    kind: str  # of the cadence
+    is_tonic: bool  # whether the bass is on the tonic
+    is_only: bool  # whether no other phrase ends in the bar
 
 
 @dataclass(slots=True)
@@ -105,10 +113,10 @@ class CadenceRule:
                 f" {self.points.last_bar}; ask for more bars"
             )
 
-    def read_cadence(
+    def read_phrase_end(
         self, generation: GenerationState, bar: int, *, needs_fermata: bool = False
-    ) -> tuple[str, bool] | None:
-        """Return the kind of the cadence in a bar that is complete, and whether it is on the tonic.
+    ) -> PhraseEnd | None:
+        """Return the last phrase end of a bar that is complete.
 
         A phrase ends at the last fermata of the bar, or at the end of the tune; where the highest
         voice is given and has no fermata there, at its last note. None: no phrase ends there.
@@ -127,8 +135,8 @@ class CadenceRule:
             found = [index for index in chords if voices.starts[0, index]]
         if not found:
             return None
-        is_tonic = voices.pitches[-1, found[-1]] % 12 == voices.key.pitch_class
-        return name_cadence(voices, found[-1]), bool(is_tonic)
+        is_tonic = bool(voices.pitches[-1, found[-1]] % 12 == voices.key.pitch_class)
+        return PhraseEnd(name_cadence(voices, found[-1]), is_tonic, len(found) == 1)
 
 
 def make_cadence_rule(
@@ -200,9 +208,9 @@ def _draw_cadence(
     generation: GenerationState, rule: CadenceRule, bar: int, kind: str
 ) -> GenerationState:
     """Draw the bars up to a cadence until they end with it. Raises InvalidValue if none does."""
-    wanted = [(kind, True)] if kind == "authentic" else [(kind, True), (kind, False)]
     for fork in _iter_draws(generation, rule, bar, DRAWS):
-        if rule.read_cadence(fork, bar) in wanted:
+        end = rule.read_phrase_end(fork, bar)
+        if end and end.kind == kind and (end.is_tonic or kind != "authentic"):
             return _resume(fork, generation)
     if fork.walk.is_done:
         rule.check_bars(_number_bar(fork))
@@ -216,11 +224,11 @@ def _draw_bar(generation: GenerationState, rule: CadenceRule) -> GenerationState
     """Draw a bar; if a phrase ends in it, draw it some times until the cadence is authentic."""
     chosen, bar = None, _number_bar(generation)
     for fork in _iter_draws(generation, rule, bar, PHRASE_DRAWS):
-        cadence = rule.read_cadence(fork, bar, needs_fermata=True)
-        is_authentic = cadence is not None and cadence[0] == "authentic"
+        end = rule.read_phrase_end(fork, bar, needs_fermata=True)
+        is_authentic = end is not None and end.kind == "authentic"
         if chosen is None or is_authentic:
             chosen = fork
-        if is_authentic or (cadence is None and chosen is fork):
+        if is_authentic or (end is None and chosen is fork):
             break
     assert chosen is not None
     return _resume(chosen, generation)
@@ -229,15 +237,16 @@ def _draw_bar(generation: GenerationState, rule: CadenceRule) -> GenerationState
 def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationState:
     """Draw the last bars until they close; if none of the draws does, take the best of them.
 
-    Best is an authentic or plagal cadence to the tonic, then any chord over the tonic. If there is
-    neither, the bars are drawn once more, and the lowest voice must end on the tonic.
+    Best is an authentic or plagal cadence to the tonic, as the only phrase end of the last bar;
+    then any chord over the tonic. If there is neither, the bars are drawn once more, and the lowest
+    voice must end on the tonic.
     """
     over_tonic = None
     for fork in _iter_draws(generation, rule, _LAST, CLOSING_DRAWS):
-        kind, is_tonic = rule.read_cadence(fork, _number_bar(fork)) or ("other", False)
-        if is_tonic and kind in CLOSING_KINDS:
+        end = rule.read_phrase_end(fork, _number_bar(fork))
+        if end and end.is_tonic and end.kind in CLOSING_KINDS and end.is_only:
             return _resume(fork, generation)
-        if is_tonic and over_tonic is None:
+        if end and end.is_tonic and over_tonic is None:
             over_tonic = fork
     if over_tonic is None:
         over_tonic = generation.copy()
