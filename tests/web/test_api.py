@@ -55,7 +55,7 @@ def test_models_list_their_options(playground: LiveServer) -> None:
     assert {"6/8", "4/4"} <= set(folk.meters)
     assert {"jig", "reel"} <= set(folk.rhythms)
     assert folk.controls["bars"] == Control(min=1, max=512, step=1)
-    assert folk.controls["end"] == Control(choices=["any", "tonic", "cadence"])
+    assert folk.controls["end"] == Control(choices=["any", "tonic", "cadence", "close"])
     assert folk.forms == list(COMMON_FORMS)
 
 
