@@ -8,15 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from musicgen.evaluation.figures import FigureTable
-from musicgen.evaluation.voice_leading import (
-    CADENCES,
-    VOICE_LEADING_FIGURES,
-    name_chord,
-    read_voices,
-)
+from musicgen.evaluation.voice_leading import VOICE_LEADING_FIGURES, name_chord, read_voices
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key, Meter
 from musicgen.music.tune_content import TuneContent
+from musicgen.music.voice_lines import CADENCES
 
 QUARTER = 48
 CHOIR = tuple(Part(name) for name in ("Soprano", "Alto", "Tenor", "Bass"))
