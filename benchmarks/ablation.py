@@ -134,6 +134,7 @@ class Variant:
     training_settings: dict[str, Any] = field(default_factory=dict)
     model: Callable[..., LanguageModel] = LanguageModel
     trainer: type[Trainer] = Trainer
+    every: int = 1  # trains on every n-th tune: the learning curve
 
 
 FEW_LAGS: Final = "position left bar section lag4 lag8 match4 match8"
@@ -169,6 +170,9 @@ VARIANTS: Final = (
     Variant("32 lanes", training_settings={"lanes": 32}),
     Variant("windows of 24 ids", training_settings={"bptt": 24}),
     Variant("windows of 96 ids", training_settings={"bptt": 96}),
+    Variant("every second tune", every=2),
+    Variant("every fourth tune", every=4),
+    Variant("every eighth tune", every=8),
     Variant(  # for performances and piano rolls
         "transposed to every key", training_settings={"transposed": True}
     ),
@@ -195,8 +199,9 @@ def train_variant(
         replace(shape, **variant.model_settings), torch.Generator().manual_seed(plan.seed)
     )
     settings = replace(plan, **variant.training_settings)
+    tunes = data.train[:: variant.every]
     trainer = variant.trainer(
-        model, data.train, data.valid, settings, data.notes, pitch_ranges=data.pitches
+        model, tunes, data.valid, settings, data.notes, pitch_ranges=data.pitches
     )
     last_progress = [progress for progress in trainer.run() if progress.held_out_score][-1]
     with torch.no_grad():

@@ -57,7 +57,8 @@ def test_tune_with_cadences_is_as_long_as_they_need_and_has_no_repeats() -> None
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cadence_drawing, "DRAWS", 12)
+    monkeypatch.setattr(cadence_drawing, "DRAWS", 6)
+    monkeypatch.setattr(cadence_drawing, "CLOSING_DRAWS", 4)
 
 
 @pytest.mark.parametrize("seed", range(3))
