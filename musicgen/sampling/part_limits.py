@@ -139,6 +139,9 @@ def draw_next(generation: GenerationState) -> GenerationState:
 
     Returns:
         The generation to go on with: the one given, or a copy.
+
+    Raises:
+        InvalidValue: a bar cannot have the requested onsets under the other options.
     """
     limits = next((r for r in generation.restrictions if isinstance(r, PartLimits)), None)
     if limits is None or limits.is_enforced or not _starts_drawn_cell(generation, limits):
@@ -156,9 +159,19 @@ def draw_next(generation: GenerationState) -> GenerationState:
         fork.restrictions = tuple(
             enforced if each is limits else each for each in generation.restrictions
         )
-        _draw_cell(fork)
+        count, is_full = _draw_cell(fork), _is_in_full_bar(generation)
+        if count > onsets.most or (is_full and count and count < onsets.least):
+            raise InvalidValue(
+                f"density: bar {generation.walk.form.bars_written} got {count} notes in a part,"
+                " since the other options leave no other ending; leave --end or --density out"
+            )
     fork.noise, fork.restrictions = noise, generation.restrictions
     return fork
+
+
+def _is_in_full_bar(generation: GenerationState) -> bool:
+    """Return whether the bar under way was not opened as a short one."""
+    return generation.ids[generation.bar_start - 1] not in MEASURES.ranges["partial"]
 
 
 def _fork(generation: GenerationState, noise: Noise, number: int) -> GenerationState:

@@ -437,6 +437,11 @@ def check_end(score: Score, encoded: Encoded) -> None:
     assert any(pitch % 12 == 0 for pitch in last.values())
 
 
+@pytest.mark.parametrize("number", [417, 687, 761])
+def test_density_that_an_ending_leaves_no_room_for_is_refused(number: int) -> None:
+    assert not check_ask(draw_ask(number))
+
+
 @pytest.mark.parametrize(
     "numbers", [range(60), pytest.param(range(10_000), marks=pytest.mark.promises)]
 )
