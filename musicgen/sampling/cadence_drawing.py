@@ -122,7 +122,7 @@ class CadenceRule:
         voice is given and has no fermata there, at its last note. None: no phrase ends there.
         """
         score = MeasuresCodec().decode(generation.ids[1:], self.setting).score
-        spans = dict(enumerate(find_bars(score), find_first_bar(generation)))
+        spans = dict(enumerate(find_bars(score), _find_first_bar(generation)))
         voices = read_voice_lines(score)
         if bar not in spans or voices is None:
             return None
@@ -174,7 +174,7 @@ def make_cadence_rule(
     )
 
 
-def find_first_bar(generation: GenerationState) -> int:
+def _find_first_bar(generation: GenerationState) -> int:
     """Return the number of the first bar: 0 for a pickup."""
     return 0 if generation.walk.form.first_pickup_steps else 1
 
@@ -280,7 +280,7 @@ def _opens_bar(generation: GenerationState) -> bool:
 
 
 def _number_bar(generation: GenerationState) -> int:
-    return generation.walk.form.bars_written - 1 + find_first_bar(generation)
+    return generation.walk.form.bars_written - 1 + _find_first_bar(generation)
 
 
 def _draw_to_end_of_bar(generation: GenerationState, bar: int) -> GenerationState:

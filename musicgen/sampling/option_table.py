@@ -230,8 +230,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="end",
         help="Last note: any; tonic; or cadence, a tonic that starts on a beat and lasts to the end"
-        " of the last bar, where it may be repeated. close, the default of choirs: of some draws of"
-        " the last bars, the first with an authentic or plagal cadence to the tonic.",
+        " of the last bar, where it may be repeated. close, the default of choirs: phrases end with"
+        " an authentic cadence and the tune with a cadence to the tonic, where one of some draws"
+        " has it.",
         json_type=str, choices=("any", "tonic", "cadence", "close"), default="any",
     ),
     Option(
