@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,3 +50,12 @@ class ServeProcess:
         assert response.status_code == 200, response.text
         match: dict[str, Any] = response.json()
         return match
+
+
+@contextlib.contextmanager
+def serve_folder(folder: Path) -> Iterator[ServeProcess]:
+    """Serve a folder until the end of the block."""
+    process = ServeProcess(folder)
+    process.start()
+    yield process
+    process.stop()

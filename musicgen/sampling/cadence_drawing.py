@@ -21,7 +21,7 @@ from musicgen.sampling.cadences import CadencePoints
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
-from musicgen.sampling.part_limits import draw_next as draw_id_or_cell
+from musicgen.sampling.part_limits import draw_id_or_cell
 from musicgen.tokens.codec import PLAIN_SETTING, Setting
 from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec

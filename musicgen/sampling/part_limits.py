@@ -134,7 +134,7 @@ def check_room(limits: PartLimits, rules: Rules, bar_steps: int) -> None:
             )
 
 
-def draw_next(generation: GenerationState) -> GenerationState:
+def draw_id_or_cell(generation: GenerationState) -> GenerationState:
     """Append the next id, or a whole bar of a part whose onsets are limited.
 
     Returns:

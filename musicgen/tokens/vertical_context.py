@@ -71,6 +71,7 @@ _KICK_BIT: Final = 1 << _DRUM_SHIFT
 _FERMATA_SLOTS: Final = 32  # later fermatas of a bar count as the last of them
 _FAR: Final = 2**24  # steps, more than a bar has
 _NO_PITCH: Final = 999  # above every pitch
+_COLUMNS: Final = {name: number for number, name in enumerate(VERTICAL_FIELDS)}
 _FIRST_PITCH: Final = int(MEASURES.events[MEASURES.ranges["pitch"].start].value or 0)
 
 # Roles that were added later share the rows of others, with which they are seldom in one line-up.
@@ -448,9 +449,15 @@ class VerticalLanes:
         if len(lanes := np.flatnonzero(is_moved)):
             self._compute_fields(lanes, step[lanes])
             voices = np.where(in_bar[lanes], rows["voice"][after[lanes]], 0)
-            self.fields[lanes, 12:14] = self.parts[lanes, voices // MAX_VOICES]
-            self.fields[lanes, 14] = self.parts[lanes, voices // MAX_VOICES + 1, 0]
-            self.fields[lanes, 15] = self.sounds[lanes, voices, 2]
+            parts = voices // MAX_VOICES
+            self._set("role", lanes, self.parts[lanes, parts, 0])
+            self._set("family", lanes, self.parts[lanes, parts, 1])
+            self._set("next_role", lanes, self.parts[lanes, parts + 1, 0])
+            self._set("own", lanes, self.sounds[lanes, voices, 2])
+
+    def _set(self, name: str, lanes: IntArray, values: npt.NDArray[np.integer]) -> None:
+        """Set a field of some lanes, by index, to (lane,) values."""
+        self.fields[lanes, _COLUMNS[name]] = values
 
     def _leave_bars(self, lanes: IntArray) -> None:
         """Do what `VerticalContext._leave_bar` does in some lanes, by index: (lane,) int64."""
@@ -547,12 +554,15 @@ class VerticalLanes:
     def _compute_fields(self, lanes: IntArray, steps: IntArray) -> None:
         """Compute the fields of some lanes at steps of their bars, (lane,) each."""
         self.fields[lanes] = 0
-        self.fields[lanes, 7:10] = self._find_symbols(lanes, steps)
-        self.fields[lanes, 11] = self.last_tones[lanes]
+        for name, values in zip(
+            ("root", "quality", "bass"), self._find_symbols(lanes, steps).T, strict=True
+        ):
+            self._set(name, lanes, values)
+        self._set("last_tones", lanes, self.last_tones[lanes])
         fermatas = self.fermatas[lanes] >> np.minimum(steps // SLOT_STEPS, _FERMATA_SLOTS - 1)
-        self.fields[lanes, 16] = np.frexp(fermatas & -fermatas)[1]
-        self.fields[lanes, 17] = np.where(steps == 0, self.end_tones[lanes], 0)
-        self.fields[lanes, 19] = self.mode[lanes]
+        self._set("fermata", lanes, np.frexp(fermatas & -fermatas)[1])
+        self._set("prior_tones", lanes, np.where(steps == 0, self.end_tones[lanes], 0))
+        self._set("mode", lanes, self.mode[lanes])
         has_spans = self.earlier[lanes] > 0
         lanes, steps = lanes[has_spans], steps[has_spans]
         if not len(lanes):
@@ -567,24 +577,23 @@ class VerticalLanes:
         is_pitched = is_struck & ((bits & _PITCH_BITS) > 0)
         slots = _SLOT_BITS[np.clip(-(-offsets // SLOT_STEPS), 0, _LAST_SLOT + 1)]
         distances = np.where(is_pitched & (offsets > 0), offsets, _FAR).min(1)
-        fields = (
-            np.bitwise_or.reduce(bits * is_sounding, axis=1) & _PITCH_BITS,
-            np.where(is_sounding, lowest, _NO_PITCH).min(1) % _NO_PITCH,
-            (highest * is_sounding).max(1),
-            np.bitwise_or.reduce(bits * (is_struck & (offsets == 0)), axis=1) >> _DRUM_SHIFT,
-            np.bitwise_or.reduce(slots * is_pitched, axis=1),
-            np.bitwise_or.reduce(slots * (is_struck & ((bits & _KICK_BIT) > 0)), axis=1),
-            np.minimum(distances % _FAR, _MOST_STEPS),
-        )
-        for column, values in enumerate(fields):
-            self.fields[lanes, column] = values
-        self.fields[lanes, 10] = self._join_tones(lanes, earlier)
         next_steps = (steps + distances)[:, None]
         was_sounding = is_earlier & (offsets < 0) & (ends >= steps[:, None])
         will_sound = is_earlier & (starts <= next_steps) & (ends > next_steps)
-        prior_tones = np.bitwise_or.reduce(bits * was_sounding, axis=1) & _PITCH_BITS
-        self.fields[lanes, 17] = np.where(steps > 0, prior_tones, self.fields[lanes, 17])
-        self.fields[lanes, 18] = np.bitwise_or.reduce(bits * will_sound, axis=1) & _PITCH_BITS
+        prior_tones = _join_bits(bits, was_sounding) & _PITCH_BITS
+        for name, values in {
+            "sounding": _join_bits(bits, is_sounding) & _PITCH_BITS,
+            "lowest": np.where(is_sounding, lowest, _NO_PITCH).min(1) % _NO_PITCH,
+            "highest": (highest * is_sounding).max(1),
+            "drums": _join_bits(bits, is_struck & (offsets == 0)) >> _DRUM_SHIFT,
+            "onsets": _join_bits(slots, is_pitched),
+            "kicks": _join_bits(slots, is_struck & ((bits & _KICK_BIT) > 0)),
+            "until": np.minimum(distances % _FAR, _MOST_STEPS),
+            "tones": self._join_tones(lanes, earlier),
+            "prior_tones": np.where(steps > 0, prior_tones, self.end_tones[lanes]),
+            "next_tones": _join_bits(bits, will_sound) & _PITCH_BITS,
+        }.items():
+            self._set(name, lanes, values)
 
     def _find_symbols(self, lanes: IntArray, steps: IntArray) -> npt.NDArray[np.int32]:
         """Return the fields of the chord symbols in force, (lane, 3) int32."""
@@ -594,3 +603,9 @@ class VerticalLanes:
         is_past = (symbols[:, :, _START] <= steps[:, None]) & (numbers < counts[:, None])
         newest = np.where(is_past, numbers, 0).max(1)
         return symbols[np.arange(len(lanes)), newest, 1:]
+
+
+def _join_bits(bits: IntArray, is_included: BoolArray) -> IntArray:
+    """Return the bits that any included span has: (lane,) from (lane, span) each."""
+    joined: IntArray = np.bitwise_or.reduce(bits * is_included, axis=1)
+    return joined

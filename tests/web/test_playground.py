@@ -19,7 +19,7 @@ from musicgen import formats
 from musicgen.web.models_and_runs import tune_id
 from tests.browser import find_serious_violations, open_page
 from tests.fake_models import untrained
-from tests.serve_process import ServeProcess
+from tests.serve_process import ServeProcess, serve_folder
 
 FOLK_SAMPLING: Final = dict(musicgen.load("folk").checkpoint.manifest.sampling)
 RAISED: Final = round(FOLK_SAMPLING["temperature"] + 0.1, 2)  # two steps of the dial
@@ -39,10 +39,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     for name in ("young", HOSTILE):
         (folder / "checkpoints" / name).mkdir()
         (folder / "checkpoints" / name / "metrics.jsonl").write_text("".join(lines[:100]))
-    process = ServeProcess(folder)
-    process.start()
-    yield process
-    process.stop()
+    with serve_folder(folder) as process:
+        yield process
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import find_serious_violations, open_page
-from tests.serve_process import ServeProcess
+from tests.serve_process import ServeProcess, serve_folder
 
 CHORDS: Final = "D | G | A7 | D"
 
@@ -17,10 +17,8 @@ CHORDS: Final = "D | G | A7 | D"
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     """Serve the included models."""
-    process = ServeProcess(tmp_path_factory.mktemp("chords"))
-    process.start()
-    yield process
-    process.stop()
+    with serve_folder(tmp_path_factory.mktemp("chords")) as process:
+        yield process
 
 
 @pytest.fixture

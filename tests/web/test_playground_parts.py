@@ -20,7 +20,7 @@ from tests.browser import (
     wait_until,
 )
 from tests.fake_models import may_be_seen_in_bands, untrained
-from tests.serve_process import ServeProcess
+from tests.serve_process import ServeProcess, serve_folder
 
 BAND: Final = "melody,bass,drums"
 MELODY, BASS, DRUMS = range(3)
@@ -36,10 +36,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
     (folder / "checkpoints").mkdir()
     untrained(folder / "checkpoints" / "band", seed=36, is_seen=may_be_seen_in_bands,
               corpus={"densities": DENSITIES})  # fmt: skip
-    process = ServeProcess(folder)
-    process.start()
-    yield process
-    process.stop()
+    with serve_folder(folder) as process:
+        yield process
 
 
 @pytest.fixture
