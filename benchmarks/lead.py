@@ -12,8 +12,8 @@ the whole sequence of ids. Top-1 agreement is per beat: the most likely chord wh
 change, after the true chords before it, has root and quality of the true one; beats after the point
 where the model expected the next change count as wrong. Intervals are bootstrapped over tunes.
 
-With --asked, random chords are asked for in random meters, keys, ranges and numbers of bars, and
-the melody of each tune is harmonised again: what is asked for must be met, or be refused.
+With --asked, random chords are asked for in random meters, keys, ranges, forms and numbers of bars,
+and the melody of each tune is harmonised again: what is asked for must be met, or be refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from musicgen.corpus.store import load as load_dataset  # noqa: E402
 from musicgen.errors import InvalidValue  # noqa: E402
 from musicgen.evaluation.ngram_models import KneserNey  # noqa: E402
 from musicgen.music.arrays import FloatArray, IntArray  # noqa: E402
-from musicgen.music.bars import find_bars  # noqa: E402
+from musicgen.music.bars import count_heard_bars, find_bars  # noqa: E402
 from musicgen.music.score import Score  # noqa: E402
 from musicgen.music.symbols_part import add_symbols_part, without_symbols_part  # noqa: E402
 from musicgen.music.theory import Meter, normalize_chord  # noqa: E402
@@ -169,8 +169,11 @@ def report_asked(model: Model, count: int) -> None:
         except InvalidValue as refusal:
             counts[f"refused: {refusal}"] += 1
             continue
-        is_met = list_chords(tune.score) == expected and all(
-            bar.kind == "full" for bar in find_bars(tune.score)
+        is_met = (
+            list_chords(tune.score) == expected
+            and all(bar.kind == "full" for bar in find_bars(tune.score))
+            and request["bars"] in (None, count_heard_bars(tune.score))
+            and has_returning_letters(tune.score, request["form"])
         )
         counts["chords as asked" if is_met else "NOT AS ASKED"] += 1
         other = model.sample(given=tune.score, given_parts="melody", seed=seed).score
@@ -190,18 +193,51 @@ def draw_request(
         source.choices(ASKED_CHORDS, k=source.randint(int(number == 0), beats))
         for number in range(source.randint(1, 4))
     ]
+    form = source.choice([None, None, None, "AABB", "ABAC", "AABA", "AABBCB", "through"])
+    letters = form if form not in (None, "through") else "A"
+    section_bars = source.randint(1, 6)
     request = {
-        "meter": str(meter), "bars": source.randint(1, 6),
+        "meter": str(meter), "form": form, "bars": len(letters) * section_bars,
         "end": source.choice(["any", "tonic", "cadence"]),
         "key": source.choice(["D", "G", "Am", "Edor", None]),
         "range": source.choice(["D4-B5", None]),
     }  # fmt: skip
     expected = [
         (bar * meter.steps + n * beats // len(chords) * meter.beat_steps, normalize_chord(chord))
-        for bar, chords in enumerate(islice(cycle(sheet), request["bars"]))
+        for bar, chords in enumerate(write_out(sheet, letters, section_bars))
         for n, chord in enumerate(chords)
     ]
     return " | ".join(" ".join(chords) or "%" for chords in sheet), request, expected
+
+
+def write_out(sheet: list[list[str]], letters: str, bars: int) -> list[list[str]]:
+    """Return the chords of the written bars of a form with so many bars per letter."""
+    rest, by_letter, written = cycle(sheet), dict[str, list[list[str]]](), list[list[str]]()
+    for letter, _ in groupby(letters):
+        if letter not in by_letter:
+            by_letter[letter] = list(islice(rest, bars))
+            if written and not by_letter[letter][0]:
+                by_letter[letter][0] = [[chord for chords in written for chord in chords][-1]]
+        written += by_letter[letter]
+    return written
+
+
+def has_returning_letters(score: Score, form: str | None) -> bool:
+    """Tell whether the written sections of a form have the notes of their letters."""
+    if form in (None, "through"):
+        return True
+    letters = [letter for letter, _ in groupby(form or "")]
+    bars = find_bars(score)
+    count, starts = len(bars) // len(letters), [bar.start for bar in bars]
+    notes_by_letter: dict[str, set[tuple[int, int, int]]] = {}
+    for number, letter in enumerate(letters):
+        start, end = starts[number * count], bars[(number + 1) * count - 1].end
+        notes = {
+            (n.onset - start, n.pitch, n.duration) for n in score.notes if start <= n.onset < end
+        }
+        if notes_by_letter.setdefault(letter, notes) != notes:
+            return False
+    return True
 
 
 def list_chords(score: Score) -> list[tuple[int, str]]:

@@ -31,6 +31,7 @@ from musicgen.music.symbols_part import LEAD_SHEET_ROLES, add_symbols_part
 from musicgen.sampling.chord_sheets import make_chord_score, read_chord_text
 from musicgen.sampling.engine import NumpyEngine
 from musicgen.sampling.generate import Generated, continue_live, fit_primer, generate_tune
+from musicgen.sampling.given_form import has_letters
 from musicgen.sampling.given_parts import GivenParts
 from musicgen.sampling.infill import CANDIDATES, KeptBars
 from musicgen.sampling.kept_bars import KeepRequest, KeepText
@@ -344,7 +345,10 @@ class Model:
         if request.given is not None:
             raise InvalidValue("chords: parts of a file are given too; leave one of them out")
         options = request.options
-        score = make_chord_score(chords, meter=options.meter, key=options.key, bars=options.bars)
+        layout = options.layout if has_letters(options.form) else None
+        score = make_chord_score(
+            chords, meter=options.meter, key=options.key, bars=options.bars, layout=layout
+        )
         return self.add_given(request, score)
 
     def sample_request(self, request: GenerationRequest, messages: tuple[str, ...] = ()) -> Tune:

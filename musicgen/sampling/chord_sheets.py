@@ -2,13 +2,15 @@
 
 The chords of a bar share its beats: as many beats each as divide evenly, the later ones longer
 where they do not. A bar without a chord, or "%", goes on with the chord before it; a new line is a
-new bar. The sheet is repeated until it fills the bars asked for. It becomes a score without notes,
-whose only part is that of the chord symbols, so that a melody is drawn to it as to any given part.
+new bar. The sheet is repeated until it fills the bars asked for; of a form, it is repeated over the
+letters in the order in which they first occur, and a letter that comes again has its chords again.
+It becomes a score without notes, whose only part is that of the chord symbols, so that a melody is
+drawn to it as to any given part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from musicgen.music.bars import find_bars
 from musicgen.music.score import Mark, Score
 from musicgen.music.symbols_part import SYMBOLS_PART
 from musicgen.music.theory import CHORD_TONES, ChordSymbol, Key, Meter, normalize_chord, spell_chord
+from musicgen.tokens.song_form import FormLayout, FormSection
 from musicgen.typed_data import shorten
 
 DEFAULT_METER: Final = Meter(4, 4)
@@ -46,7 +49,12 @@ def read_chord_text(text: str) -> str:
 
 
 def make_chord_score(
-    text: str, *, meter: Meter | None = None, key: Key | None = None, bars: int | None = None
+    text: str,
+    *,
+    meter: Meter | None = None,
+    key: Key | None = None,
+    bars: int | None = None,
+    layout: FormLayout | None = None,
 ) -> Score:
     """Return a score of chord symbols alone.
 
@@ -55,9 +63,11 @@ def make_chord_score(
         meter: of the score; None: 4/4.
         key: of the score; None: that of the first chord, major or minor.
         bars: their number; None: the sheet is repeated as a whole, to at least FEWEST_BARS.
+        layout: the sections of the form, which settles the bars; None: no repeats.
 
     Raises:
-        InvalidValue: a chord is unknown, or there are more of them in a bar than beats.
+        InvalidValue: a chord is unknown, there are more of them in a bar than beats, or more bars
+            than the form has.
     """
     meter = meter or DEFAULT_METER
     sheet = _split_bars(text)
@@ -66,14 +76,25 @@ def make_chord_score(
     _check_sheet(sheet, meter)
     if not sheet[0]:
         raise InvalidValue(f"chords {shorten(text)!r}: the first bar has no chord; begin with one")
-    bars = bars or len(sheet) * -(-FEWEST_BARS // len(sheet))
-    if bars > MOST_BARS:
-        raise InvalidValue(f"chords: {bars} bars are too many; ask for up to {MOST_BARS}")
-    key = key or _guess_key(sheet)
-    marks = [Mark(0, "key", key), Mark(0, "meter", meter)]
-    for number, chords in enumerate(islice(cycle(sheet), bars)):
-        marks += _place_chords(chords, number * meter.steps, meter)
-        marks.append(Mark((number + 1) * meter.steps, "bar"))
+    if layout is None:
+        layout = FormLayout((FormSection(bars or len(sheet) * -(-FEWEST_BARS // len(sheet))),))
+    else:
+        _check_letters(sheet, layout)
+    written = sum(section.bars for section in layout.sections)
+    if written > MOST_BARS:
+        raise InvalidValue(f"chords: {written} bars are too many; ask for up to {MOST_BARS}")
+    marks = [Mark(0, "key", key or _guess_key(sheet)), Mark(0, "meter", meter)]
+    start = 0
+    for section, section_bars in zip(
+        layout.sections, _fill_sections(sheet, layout.sections), strict=True
+    ):
+        end = start + len(section_bars) * meter.steps
+        if section.plays > 1:
+            marks += [Mark(start, "repeat_start"), Mark(end, "repeat_end", section.plays)]
+        for chords in section_bars:
+            marks += _place_chords(chords, start, meter)
+            start += meter.steps
+            marks.append(Mark(start, "bar"))
     return Score((), tuple(marks), (SYMBOLS_PART,))
 
 
@@ -120,6 +141,33 @@ def _check_sheet(sheet: list[list[str]], meter: Meter) -> None:
                 f"chords: bar {number} has {len(chords)} chords, and a bar of {meter} has"
                 f" {beats} beats; write up to one per beat"
             )
+
+
+def _check_letters(sheet: list[list[str]], layout: FormLayout) -> None:
+    """Check that the letters of a form have room for all bars. Raises InvalidValue."""
+    room = sum(section.bars for section in layout.sections if section.source is None)
+    if len(sheet) > room:
+        raise InvalidValue(
+            f"chords: there are {len(sheet)} bars, and the letters of the form have {room}; write"
+            " the chords of each letter once, or ask for more --bars"
+        )
+
+
+def _fill_sections(
+    sheet: list[list[str]], sections: Sequence[FormSection]
+) -> Iterator[list[list[str]]]:
+    """Yield the bars of each section, each of which names the chord that it starts with."""
+    bars = cycle(sheet)
+    filled: list[list[list[str]]] = []
+    for section in sections:
+        if section.source is not None:
+            filled.append(filled[section.source])
+        else:
+            taken = list(islice(bars, section.bars))
+            if filled and not taken[0]:
+                taken[0] = next(chords for chords in reversed(filled[-1]) if chords)[-1:]
+            filled.append(taken)
+        yield filled[-1]
 
 
 def _count_beats(meter: Meter) -> int:

@@ -54,9 +54,11 @@ class ForcedHeader(_UncheckedSource):
 
 
 @dataclass(slots=True)
-class ForcedRepeats(_UncheckedSource):
+class ForcedRepeats:
     """Writes again the bars of a letter that returns."""
 
+    is_weighed: ClassVar[bool] = True
+    is_checked: bool = False  # where parts are given, the options need not allow what they hold
     pickup_starts: dict[int, int] = field(
         default_factory=dict
     )  # stretch to where its pickup's ids start

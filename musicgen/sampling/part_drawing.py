@@ -20,6 +20,7 @@ from musicgen.music.theory import Key
 from musicgen.sampling.cadence_drawing import draw_next
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.given_cells import GivenCells
+from musicgen.sampling.given_form import check_given_form, has_letters
 from musicgen.sampling.given_parts import GivenParts, GivenTune
 from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
@@ -30,7 +31,6 @@ from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import DecisionContext
 from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec
-from musicgen.tokens.song_form import THROUGH
 from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES
 
 _REDRAW_NOISE_OFFSET: Final = 2**56  # between the noise keys of a tune and of what replaces it
@@ -115,10 +115,7 @@ def check_given_options(options: SamplingOptions, tune: GivenTune, added: PartRe
                 f"{name} {asked}: the given parts have {value}, and they stay as they are; leave"
                 f" --{name} out, or change the file first"
             )
-    if options.form not in (None, THROUGH):
-        raise InvalidValue(
-            f"form {options.form}: the repeats are those of the given parts; leave --form out"
-        )
+    check_given_form(options.form, tune)
     if options.max_copy is not None:
         raise InvalidValue("max-copy: the runs of a tune of one part are checked; leave it out")
     if len(tune.score.parts) + len(added) > MAX_PARTS:
@@ -146,7 +143,7 @@ def _settle_options(
     Raises:
         InvalidValue: parts are added to voices without roles.
     """
-    has_lineup = bool(read_lineup(tune.header))
+    has_lineup, has_form = bool(read_lineup(tune.header)), has_letters(options.form)
     if added and not has_lineup:
         raise InvalidValue("parts: the given parts have no roles, so none can be added")
     # their instruments stay, also those that the model has not met
@@ -157,8 +154,8 @@ def _settle_options(
         meter=tune.score.meter,
         parts=(*given_parts, *added) if has_lineup else None,
         parts_from=None,
-        form=None,
-        bars=None,
+        form=options.form if has_form else None,
+        bars=tune.heard_bars if has_form else None,
         min_bars=None,
         pickup=None,
         rhythm=None,

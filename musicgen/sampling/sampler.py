@@ -133,12 +133,10 @@ class Sampler:
         rules = compiled.rules
         if start.has_melody:
             rules = replace(rules, first_part_is_pitched=True, _fitting_cache={}, _pickup_cache={})
-        copies: list[ForcedTokenSource] = [ForcedRepeats()] if rules.layout else []
-        forced_sources = [
-            ForcedHeader(start.header),
-            *copies,
-            *start.forced_sources,
-        ]  # copies look at every id
+        forced_sources: list[ForcedTokenSource] = [ForcedHeader(start.header)]
+        if rules.layout:  # before the others, since it looks at every id
+            forced_sources.append(ForcedRepeats(is_checked=start.has_limits_of_its_own))
+        forced_sources += start.forced_sources
         generation = GenerationState(
             self.engine,
             MeasuresGrammar(rules),

@@ -10,7 +10,7 @@ import pytest
 
 from musicgen.errors import InvalidValue
 from musicgen.formats import read
-from musicgen.music.bars import find_bars
+from musicgen.music.bars import count_heard_bars, find_bars
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.symbols_part import SYMBOLS_PART, has_symbols_part
 from musicgen.music.theory import Key, Meter, normalize_chord
@@ -229,6 +229,66 @@ def test_chord_sheet_is_read_as_it_is_written(text: str, meter: str) -> None:
     score = make_chord_score(text, meter=Meter.parse(meter), bars=bars)
     again = make_chord_score(format_chord_sheet(score), meter=Meter.parse(meter), bars=bars)
     assert list(again.of("chord")) == list(score.of("chord"))
+
+
+@pytest.mark.parametrize(
+    ("form", "bars", "sheet", "repeats"),
+    [
+        ("AABB", 16, "D | G | A7", "D G A7 D : G A7 D G :"),
+        ("AABA", 16, "D | G | A7 | D | Bm | Em", "D G A7 D : Bm Em D G D G A7 D"),
+        ("ABCB", 8, "D | % | % | G", "D - D G D - D G"),
+        ("ABAC", 8, "D | N.C.", "D N.C. D N.C. D N.C. D N.C."),
+    ],
+)
+def test_chords_are_repeated_over_the_letters_of_a_form(
+    model: Model, form: str, bars: int, sheet: str, repeats: str
+) -> None:
+    tune = model.sample(chords=sheet, form=form, bars=bars, end="tonic", key="D", seed=3)
+    score = tune.score
+    chords = dict(list_chords(score))
+    ends = {mark.onset for mark in score.of("repeat_end")}
+    written = [
+        chords.get(bar.start, "-") + (" :" if bar.end in ends else "") for bar in find_bars(score)
+    ]
+    assert " ".join(written) == repeats
+    assert count_heard_bars(score) == bars
+    assert score.notes[-1].pitch % 12 == score.key.pitch_class
+    assert tune.tweak() == tune
+
+
+def test_letter_that_returns_has_its_notes_again(model: Model) -> None:
+    score = model.sample(chords="D | A7 | Bm | G", form="ABCB", bars=8, seed=4).score
+    bar = score.meter.steps
+    sections = [
+        [
+            (onset % (2 * bar), *rest)
+            for onset, *rest in list_notes(score)
+            if onset // (2 * bar) == n
+        ]
+        for n in range(4)
+    ]
+    assert sections[1] == sections[3] != sections[0]
+
+
+def test_chords_need_room_in_the_letters(model: Model) -> None:
+    with pytest.raises(InvalidValue, match="there are 5 bars, and the letters of the form have 4"):
+        model.sample(chords="D | G | D | A7 | D", form="AABB", bars=8)
+
+
+def test_form_of_given_parts_is_theirs_or_refused(model: Model, melody: Path) -> None:
+    formed = model.sample(given=melody, form="AA", seed=1)
+    assert formed.score == model.sample(given=melody, seed=1).score
+    for form in ("AABB", "AB"):
+        with pytest.raises(InvalidValue, match="the repeats are those of the given parts"):
+            model.sample(given=melody, form=form, seed=1)
+    with pytest.raises(InvalidValue, match="bars 8: the form AAB has 3 parts of equal length"):
+        model.sample(given=melody, form="AAB", seed=1)
+
+
+def test_given_bars_that_differ_where_a_letter_returns_are_refused(model: Model) -> None:
+    score = make_chord_score("D | G | A7 | D", bars=4)
+    with pytest.raises(InvalidValue, match="what is given changes where a letter returns"):
+        model.sample(given=score, form="ABAC", seed=1)
 
 
 def test_score_without_chord_symbols_has_no_chord_sheet() -> None:
