@@ -13,7 +13,8 @@ MODEL is a name or folder, DATA the data set that it was trained on. Four tables
 3. the figures of voice leading of sampled chorales beside those of the held-out ones, and of these
    sopranos with other voices drawn to them.
 4. receipts, voice by voice: the share of pieces with a run of 8 notes or more that a training
-   chorale has too, and the longest runs.
+   chorale has too, and the longest runs; also of the training chorales themselves, each beside
+   those that are no near-duplicates of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, Final
 import numpy as np
 
 from musicgen.corpus.part_orders import iter_part_orders
+from musicgen.corpus.store import EncodedTune
 from musicgen.corpus.store import load as load_dataset
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.figures import FigureTable, compare_tables
@@ -60,10 +62,12 @@ class PartBits:
 
 def read_scores(folder: Path, split: str) -> list[Score]:
     """Decode a part of a data set."""
-    tunes = getattr(load_dataset(folder), split)
-    return [
-        CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score for tune in tunes
-    ]
+    return [decode_tune(tune) for tune in getattr(load_dataset(folder), split)]
+
+
+def decode_tune(tune: EncodedTune) -> Score:
+    """Decode a tune of a data set."""
+    return CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score
 
 
 def number_parts(ids: Sequence[int]) -> list[int]:
@@ -169,24 +173,48 @@ def harmonise(
             print(f"  {piece.title}: {refusal}", flush=True)
 
 
-def iter_receipts(scores: Sequence[Score], role: str, index: OverlapIndex) -> Iterator[int]:
-    """Yield the longest run of a voice of each piece that a training piece has too, in notes."""
-    for score in scores:
-        parts = [n for n, part in enumerate(assign_roles(score).parts) if part.role == role]
-        longest = index.make_receipt(score.select_parts(parts)).longest if parts else None
-        yield longest.notes if longest else 0
+@dataclass(frozen=True)
+class Receipts:
+    """Pieces whose voices are compared with the training pieces."""
+
+    name: str
+    scores: Sequence[Score]
+    groups: Sequence[int | None] = ()  # of near-duplicates that are left out of the comparison
+
+    def list_runs(self, role: str, index: OverlapIndex) -> FloatArray:
+        """Return the longest run of a voice of each piece that is in training, (piece,) notes."""
+        groups = self.groups or [None] * len(self.scores)
+        runs = []
+        for score, group in zip(self.scores, groups, strict=True):
+            parts = [n for n, part in enumerate(assign_roles(score).parts) if part.role == role]
+            voice = score.select_parts(parts)
+            longest = index.make_receipt(voice, group).longest if parts else None
+            runs.append(longest.notes if longest else 0)
+        return np.array(runs, np.float64)
 
 
-def print_receipts(sampled: Sequence[Score], real: Sequence[Score], index: OverlapIndex) -> None:
+def read_training_pieces(folder: Path) -> Receipts:
+    """Return the training chorales, numbered by group as in the index."""
+    tunes = [tune for tune in load_dataset(folder).train if tune.order == 0]
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(tune.group, len(numbers)) for tune in tunes]
+    return Receipts("training", [decode_tune(tune) for tune in tunes], groups)
+
+
+def print_receipts(compared: Sequence[Receipts], index: OverlapIndex) -> None:
     """Print what each voice shares with the training pieces."""
     print(f"pieces with a run of {RUN_NOTES} notes that is in training; median and longest run")
     for role in CHOIR_ROLES:
         cells = []
-        for scores in (sampled, real):
-            runs = np.array(list(iter_receipts(scores, role, index)))
+        for each in compared:
+            runs = each.list_runs(role, index)
             share = (runs >= RUN_NOTES).mean()
-            cells.append(f"{share:6.1%} {np.median(runs):4.0f} {runs.max():4d}")
-        print(f"  {role:8} sampled {cells[0]}   real {cells[1]}", flush=True)
+            error = math.sqrt(share * (1 - share) / len(runs))
+            cells.append(
+                f"{each.name} ({len(runs)}) {share:.1%} +- {error:.1%}"
+                f" {np.median(runs):.0f} {runs.max():.0f}"
+            )
+        print(f"  {role:8} {' | '.join(cells)}", flush=True)
 
 
 def main() -> None:
@@ -228,7 +256,10 @@ def main() -> None:
         drawn = harmonise(model, real, arguments.harmonised, options)
         print_figures(list(drawn), real)
     if model.has_index:
-        print_receipts(sampled, real, model.index)
+        compared = [Receipts("sampled", sampled), Receipts("held out", real)]
+        if arguments.data is not None:
+            compared.append(read_training_pieces(arguments.data))
+        print_receipts(compared, model.index)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def _prepare_table(out: str, files: Sequence[Path], *, force: bool) -> Path | No
     "--chords",
     metavar="TEXT|FILE",
     help='Generate a melody to chords, bar by bar, such as "D | D | G A7 | D", or a text file of'
-    " them; repeated to --bars, by default to at least 16.",
+    " them; repeated to --bars, by default to at least 16, or over the letters of --form.",
 )
 @click.option(
     "--candidates",
