@@ -25,7 +25,7 @@ from musicgen.corpus.download import split_url, url_file_name
 from musicgen.errors import InvalidValue, NotFound, Refusal, escape_unprintable
 from musicgen.files import read_regular_file
 from musicgen.formats import READABLE_SUFFIXES, ParseResult, max_bytes_of, parse
-from musicgen.music.final_key import set_key_by_last_note
+from musicgen.music.key_labels import set_key_by_rule
 from musicgen.music.score import Score
 from musicgen.typed_data import check_schema, parse_toml, shorten
 
@@ -65,7 +65,7 @@ class CardSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     left_out: Literal["", "title SHA-256 divisible by 8"] = ""  # a name of LEFT_OUT_RULES
     parts: Annotated[tuple[str, ...], Meta(max_length=16)] = ()  # only tunes with these parts
     rhythm: Annotated[str, Meta(max_length=60)] = ""  # of tunes that name none
-    tonic: Literal["", "last bass note"] = ""  # replaces the key of each tune; "": as written
+    tonic: Literal["", "last bass note", "all notes"] = ""  # of KEY_RULES; "": keys as written
     chords_as_part: bool = False  # whether a tune's chord symbols are stored as a part of their own
     includes: Annotated[tuple[str, ...], Meta(max_length=100)] = ()  # names of other cards
     ships: bool = False  # whether weights trained on it may be distributed
@@ -161,7 +161,7 @@ class TuneFile:
     def apply_labels(self, score: Score) -> Score:
         """Return a tune with the rhythm and the key that the card of the file gives it."""
         labelled = replace(score, rhythm=score.rhythm or self.rhythm)
-        return set_key_by_last_note(labelled) if self.tonic else labelled
+        return set_key_by_rule(labelled, self.tonic) if self.tonic else labelled
 
     def _read_bytes(self) -> bytes:
         with _explain_folder_refusals(self.path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from musicgen.music.final_key import find_final_key, set_key_by_last_note
+from musicgen.music.key_labels import KEY_RULES, find_final_key, set_key_by_rule
 from musicgen.music.score import Mark, Note, Part, Score
 from musicgen.music.theory import Key
 
@@ -29,7 +29,7 @@ def test_last_note_tells_the_mode_of_a_signature(last: int, name: str) -> None:
 
 
 def test_lowest_of_the_last_notes_counts_and_replaces_all_keys() -> None:
-    labelled = set_key_by_last_note(end_on(72, bass=57))
+    labelled = set_key_by_rule(end_on(72, bass=57), "last bass note")
     assert [mark.value for mark in labelled.of("key")] == [Key("A", "minor")]
     assert labelled.notes == end_on(72, bass=57).notes
 
@@ -37,4 +37,12 @@ def test_lowest_of_the_last_notes_counts_and_replaces_all_keys() -> None:
 def test_drums_have_no_key_and_stay_as_they_are() -> None:
     drums = Score([Note(0, 36, 48)], (Mark(0, "key", Key("D")),), (Part("Kit", is_drums=True),))
     assert find_final_key(drums) is None
-    assert set_key_by_last_note(drums) == drums
+    for rule in KEY_RULES:
+        assert set_key_by_rule(drums, rule) == drums
+
+
+def test_key_of_all_notes_replaces_a_default_signature() -> None:
+    scale = [64, 66, 67, 69, 71, 72, 74, 76, 71, 67, 64]
+    notes = [Note(48 * n, pitch, 48) for n, pitch in enumerate(scale)]
+    score = Score(notes, (Mark(0, "key", Key("C")),))
+    assert str(set_key_by_rule(score, "all notes").key) == "E minor"

@@ -1,19 +1,21 @@
-"""The key of a piece by its last note, as the modes of chorales are named.
+"""The key of a piece by its notes, for corpora whose files name another.
 
 A file often has the key signature of a mode but neither its tonic nor its name: one of no sharps or
-flats may be C major, A minor, D dorian, G mixolydian or E phrygian. In pieces that end on their
-tonic, the lowest of the last notes tells them apart.
+flats may be C major, A minor, D dorian, G mixolydian or E phrygian, or the default of a program
+that knew no key. In pieces that end on their tonic, such as chorales, the lowest of the last notes
+tells them apart (`find_final_key`); in others, the time that each pitch class has (`estimate_key`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from musicgen.music.score import Mark, Score
-from musicgen.music.theory import Key
+from musicgen.music.theory import Key, find_key
 
 _MODES: Final = ("major", "minor", "mixolydian", "dorian", "phrygian")  # the first of equals counts
 
@@ -34,9 +36,20 @@ def find_final_key(score: Score) -> Key | None:
     return max(keys, key=lambda key: sum(durations[pitch_class] for pitch_class in key.scale))
 
 
-def set_key_by_last_note(score: Score) -> Score:
-    """Return a score with the key of `find_final_key` from its beginning, and no other key."""
-    key = find_final_key(score)
+def estimate_key(score: Score) -> Key | None:
+    """Return the major or minor key that all notes fit best, or None without pitched notes."""
+    return find_key(score.pitch_class_durations())
+
+
+KEY_RULES: Final[Mapping[str, Callable[[Score], Key | None]]] = {  # by their names in corpus cards
+    "last bass note": find_final_key,
+    "all notes": estimate_key,
+}
+
+
+def set_key_by_rule(score: Score, rule: str) -> Score:
+    """Return a score with the key of one of KEY_RULES from its beginning, and no other key."""
+    key = KEY_RULES[rule](score)
     if key is None:
         return score
     others = tuple(mark for mark in score.marks if mark.kind != "key")
