@@ -241,24 +241,30 @@ class CompiledGrammar:
     def _intern_rules(self, grammar: MeasuresGrammar) -> tuple[int, Rules]:
         """Return the number of a grammar's rules for the tones of chords, and equal rules.
 
-        The tones depend on whether there is a line-up, and on a part whose pitches are restricted.
+        The tones depend on whether there is a line-up, on a part whose pitches are restricted, and
+        on a pitch that is barred.
         """
         has_levels = grammar.lineup is not None and bool(grammar.rules.ids_of_kind("level"))
         part = grammar.voice[0] if grammar.rules.part_pitch_ids else 0
-        key = grammar.rules.cache_key, has_levels, part
+        barred_id = grammar.barred_pitch_id
+        key = grammar.rules.cache_key, has_levels, part, barred_id
         if key not in self._rules_by_key:
             self._rules_by_key[key] = len(self._rules_by_key), grammar.rules
-            self.tones_after.add(self._compile_tones(grammar.rules, part, has_levels=has_levels))
+            self.tones_after.add(
+                self._compile_tones(grammar.rules, part, barred_id, has_levels=has_levels)
+            )
         return self._rules_by_key[key]
 
-    def _compile_tones(self, rules: Rules, part: int, *, has_levels: bool) -> IntArray:
+    def _compile_tones(
+        self, rules: Rules, part: int, barred_id: int | None, *, has_levels: bool
+    ) -> IntArray:
         """Add the tones after each note of a part; return their rows by column."""
         tones_by_column = np.zeros(len(self.allowed_ids), np.int64)
         grammar = MeasuresGrammar(rules)
         grammar.voice = part, 0
         for id_ in (*rules.ids_of_kind("pitch"), *rules.ids_of_kind("drum")):
             grammar.lowest_tone_id = id_
-            tone_ids = grammar.chord_tone_ids()
+            tone_ids = tuple(tone for tone in grammar.chord_tone_ids() if tone != barred_id)
             row = self.tones.add(self._mask_of(tone_ids), 0)
             if has_levels and tone_ids:
                 row = self.tones.add(self._mask_of(tone_ids) | self.is_level, row)

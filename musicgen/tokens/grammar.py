@@ -154,7 +154,8 @@ class MeasuresGrammar:
             "beat_steps": self.beat_steps if self.rules.requires_cadence else None,
             "lowest_tone_id": None,
             "last_note_id": (
-                self.last_note_id in final_ids,
+                self.last_note_id in final_ids
+                and (not self.rules.requires_cadence or self.last_note_id),
                 self.last_note_id in (self.landing_ids or ()),
             ),
             "sound_ends": frozenset(
@@ -295,6 +296,8 @@ class MeasuresGrammar:
     def _note_ids(self, kind: str) -> tuple[int, ...]:
         """Return the notes of a kind that the current part may have, ascending."""
         ids, part, by_part = self.rules.ids_of_kind(kind), self.voice[0], self.rules.part_pitch_ids
+        if self.barred_pitch_id is not None:
+            ids = tuple(id_ for id_ in ids if id_ != self.barred_pitch_id)
         if kind != "pitch" or part >= len(by_part) or not by_part[part]:
             return ids
         wanted = by_part[part] | self._given_landing_ids
@@ -350,6 +353,15 @@ class MeasuresGrammar:
     def must_reach_cadence(self) -> bool:
         """Whether the current bar must end with a final pitch that starts on a beat."""
         return self.rules.requires_cadence and not self._given_landing_ids and self.must_land
+
+    @property
+    def barred_pitch_id(self) -> int | None:
+        """The last note of a cadence, which the same pitch in a later voice would cut short."""
+        part, voice = self.landing_voice
+        is_later_voice = self.voice[0] == part and self.voice[1] > voice
+        if self.rules.requires_cadence and is_later_voice and self._is_final_bar:
+            return self.last_note_id
+        return None
 
     @property
     def _given_landing_ids(self) -> frozenset[int]:

@@ -400,7 +400,7 @@ def check_ask(ask: Ask) -> bool:
         if part not in kept:
             check_part(score, part, described.role, options)
     if options.end != "any":
-        check_end(score, encoded)
+        check_end(score, encoded, options.end)
     return True
 
 
@@ -416,11 +416,12 @@ def check_part(score: Score, part: int, role: str, options: SamplingOptions) -> 
         assert count_most_at_once(score, part) <= int(most)
 
 
-def check_end(score: Score, encoded: Encoded) -> None:
+def check_end(score: Score, encoded: Encoded, end: str) -> None:
     """Check that the last chord of a voice of the first part of pitches has the tonic.
 
     Voices are numbered anew when the parts go back to their order, and what two voices strike
-    together becomes a chord of one of them, in which the tonic is not always on top.
+    together becomes a chord of one of them, in which the tonic is not always on top. In a cadence
+    it lasts to the end.
     """
     part = next(n for n, each in enumerate(score.parts) if not each.is_drums)
     voice = (0, 0)
@@ -438,11 +439,21 @@ def check_end(score: Score, encoded: Encoded) -> None:
             chord.add(int(event.value or 0) % 12)
             last[voice] = chord
     assert any(0 in chord for chord in last.values())
+    if end == "cadence":
+        closing = find_bars(score)[-1].end
+        tonic = score.key.pitch_class
+        assert any(
+            n.end == closing and n.pitch % 12 == tonic for n in score.notes if n.part == part
+        )
 
 
 @pytest.mark.parametrize("number", [417, 687, 761])
 def test_density_that_an_ending_leaves_no_room_for_is_refused(number: int) -> None:
     assert not check_ask(draw_ask(number))
+
+
+def test_cadence_is_not_cut_short_by_another_voice_of_its_part() -> None:
+    assert check_ask(draw_ask(5315))
 
 
 @pytest.mark.parametrize(
