@@ -28,8 +28,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.common.part_receipts import (
+    Receipts,
+    decode_tune,
+    print_receipts,
+    read_training_pieces,
+)
 from musicgen.corpus.part_orders import iter_part_orders
-from musicgen.corpus.store import EncodedTune
 from musicgen.corpus.store import load as load_dataset
 from musicgen.errors import InvalidValue
 from musicgen.evaluation.figures import FigureTable, compare_tables
@@ -41,7 +46,6 @@ from musicgen.music.roles import assign_roles
 from musicgen.music.score import CHOIR_ROLES, STEPS_PER_QUARTER, Score
 from musicgen.music.tune_content import TuneContent
 from musicgen.sampling.recipe import GenerationRequest
-from musicgen.similarity.overlap_report import RUN_NOTES, OverlapIndex
 from musicgen.tokens.codec import Encoded, Setting
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
@@ -63,11 +67,6 @@ class PartBits:
 def read_scores(folder: Path, split: str) -> list[Score]:
     """Decode a part of a data set."""
     return [decode_tune(tune) for tune in getattr(load_dataset(folder), split)]
-
-
-def decode_tune(tune: EncodedTune) -> Score:
-    """Decode a tune of a data set."""
-    return CODEC.decode(tune.ids.tolist(), Setting.from_json(tune.setting)).score
 
 
 def number_parts(ids: Sequence[int]) -> list[int]:
@@ -173,50 +172,6 @@ def harmonise(
             print(f"  {piece.title}: {refusal}", flush=True)
 
 
-@dataclass(frozen=True)
-class Receipts:
-    """Pieces whose voices are compared with the training pieces."""
-
-    name: str
-    scores: Sequence[Score]
-    groups: Sequence[int | None] = ()  # of near-duplicates that are left out of the comparison
-
-    def list_runs(self, role: str, index: OverlapIndex) -> FloatArray:
-        """Return the longest run of a voice of each piece that is in training, (piece,) notes."""
-        groups = self.groups or [None] * len(self.scores)
-        runs = []
-        for score, group in zip(self.scores, groups, strict=True):
-            parts = [n for n, part in enumerate(assign_roles(score).parts) if part.role == role]
-            voice = score.select_parts(parts)
-            longest = index.make_receipt(voice, group).longest if parts else None
-            runs.append(longest.notes if longest else 0)
-        return np.array(runs, np.float64)
-
-
-def read_training_pieces(folder: Path) -> Receipts:
-    """Return the training chorales, numbered by group as in the index."""
-    tunes = [tune for tune in load_dataset(folder).train if tune.order == 0]
-    numbers: dict[str, int] = {}
-    groups = [numbers.setdefault(tune.group, len(numbers)) for tune in tunes]
-    return Receipts("training", [decode_tune(tune) for tune in tunes], groups)
-
-
-def print_receipts(compared: Sequence[Receipts], index: OverlapIndex) -> None:
-    """Print what each voice shares with the training pieces."""
-    print(f"pieces with a run of {RUN_NOTES} notes that is in training; median and longest run")
-    for role in CHOIR_ROLES:
-        cells = []
-        for each in compared:
-            runs = each.list_runs(role, index)
-            share = (runs >= RUN_NOTES).mean()
-            error = math.sqrt(share * (1 - share) / len(runs))
-            cells.append(
-                f"{each.name} ({len(runs)}) {share:.1%} +- {error:.1%}"
-                f" {np.median(runs):.0f} {runs.max():.0f}"
-            )
-        print(f"  {role:8} {' | '.join(cells)}", flush=True)
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -259,7 +214,7 @@ def main() -> None:
         compared = [Receipts("sampled", sampled), Receipts("held out", real)]
         if arguments.data is not None:
             compared.append(read_training_pieces(arguments.data))
-        print_receipts(compared, model.index)
+        print_receipts(compared, model.index, CHOIR_ROLES)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ training tunes: of orders 1 to 6, of the ids of the symbols with the melody note
 the whole sequence of ids. Top-1 agreement is per beat: the most likely chord where a chord may
 change, after the true chords before it, has root and quality of the true one; beats after the point
 where the model expected the next change count as wrong. Intervals are bootstrapped over tunes.
+Last come receipts: runs of 8 notes that the melodies of sampled, held-out and training tunes share
+with (other) training tunes.
 
 With --asked, random chords are asked for in random meters, keys, ranges, forms and numbers of bars,
 and the melody of each tune is harmonised again: what is asked for must be met, or be refused.
@@ -35,6 +37,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common.part_receipts import (  # noqa: E402
+    Receipts,
+    print_receipts,
+    read_training_pieces,
+)
 from musicgen import formats  # noqa: E402
 from musicgen.config import BEGIN_ID  # noqa: E402
 from musicgen.corpus.part_orders import iter_lead_sheet_orders  # noqa: E402
@@ -48,11 +55,12 @@ from musicgen.music.symbols_part import add_symbols_part, without_symbols_part  
 from musicgen.music.theory import Meter, normalize_chord  # noqa: E402
 from musicgen.sampling.engine import Engine  # noqa: E402
 from musicgen.sampling.noise import log_softmax  # noqa: E402
+from musicgen.sampling.recipe import GenerationRequest  # noqa: E402
 from musicgen.tokens.codec import Setting  # noqa: E402
 from musicgen.tokens.measures import MeasuresCodec  # noqa: E402
 from musicgen.tokens.vertical_context import VerticalContext, find_cursor  # noqa: E402
 from musicgen.tokens.vocabulary import MEASURES  # noqa: E402
-from musicgen.trained_model import Model, load  # noqa: E402
+from musicgen.trained_model import Model, load, sample_many  # noqa: E402
 from tests.fake_models import may_be_seen_in_lead_sheets, untrained  # noqa: E402
 
 CODEC = MeasuresCodec()
@@ -61,6 +69,7 @@ CHORDS = frozenset((*MEASURES.ranges["chord"], MEASURES.id("no_chord")))
 VALUES = frozenset(MEASURES.ranges["duration"])
 REST_CLASS, FIRST_CLASS = 0, 1  # melody classes: silence, then the 12 pitch classes
 RESAMPLES = 2000
+SAMPLED = 200  # tunes, for the receipts
 ASKED_CHORDS = ("D", "G", "A7", "Em", "Bm", "C", "F#m7", "Am", "D/F#", "N.C.", "Bb")
 TOY_TUNES = """X:1
 M:4/4
@@ -155,8 +164,10 @@ def main() -> None:
         else:
             train = read_sheets(options.data, "train")
             held_out = read_sheets(options.data, options.split)
-        engine = load(options.model).sampler.engine
-        report(engine, train, held_out)
+        model = load(options.model)
+        report(model.sampler.engine, train, held_out)
+        if options.data is not None and model.has_index:
+            report_receipts(model, options.data, held_out)
 
 
 def report_asked(model: Model, count: int) -> None:
@@ -181,6 +192,14 @@ def report_asked(model: Model, count: int) -> None:
         counts["melody stays" if is_same and any(other.of("chord")) else "NOT HARMONISED"] += 1
     for name, times in counts.most_common():
         print(f"{times:6,} {name}")
+
+
+def report_receipts(model: Model, data: Path, held_out: Sequence[Score]) -> None:
+    """Print what the melodies of sampled tunes share with training tunes."""
+    request = GenerationRequest(model.complete_options({}), seed=1)
+    sampled = [tune.score for tune in sample_many(model, request, count=SAMPLED)]
+    compared = [Receipts("sampled", sampled), Receipts("held out", held_out)]
+    print_receipts([*compared, read_training_pieces(data)], model.index, ("melody",))
 
 
 def draw_request(
