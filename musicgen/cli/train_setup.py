@@ -344,13 +344,22 @@ def _load_split_dataset(
     sources: tuple[str, ...], codec: str | None, base_model: Checkpoint | None, console: Console
 ) -> Dataset:
     """Load a data set in the vocabulary of the base model, with a split that fits its size."""
+    from musicgen.corpus.store import is_dataset
     from musicgen.training.fine_tune import remap_dataset
     from musicgen.training.plan import adjust_split
 
-    if base_model is None:
-        return adjust_split(load_or_build_dataset(sources, codec, console))
-    dataset = load_or_build_dataset(sources, codec or base_model.manifest.codec, console)
-    return adjust_split(remap_dataset(dataset, base_model))
+    if base_model is not None:
+        codec = codec or base_model.manifest.codec
+    dataset = load_or_build_dataset(sources, codec, console)
+    if base_model is not None:
+        dataset = remap_dataset(dataset, base_model)
+    adjusted = adjust_split(dataset)
+    if dataset.test and not adjusted.test and is_dataset(Path(sources[0])):
+        console.print(
+            f"{sources[0]}: so few different tunes are split anew, and its test tunes are trained"
+            " on or validate too"
+        )
+    return adjusted
 
 
 def _collect_plan_options(ctx: click.Context) -> TrainingOptions:

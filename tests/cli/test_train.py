@@ -18,6 +18,8 @@ from musicgen import checkpoint, formats
 from musicgen.cli import commands
 from musicgen.cli.train import train
 from musicgen.cli.train_report import ProgressDisplay
+from musicgen.corpus import store
+from musicgen.corpus.build import build
 from musicgen.training.trainer import Progress
 from tests import synthetic_tunes
 
@@ -221,6 +223,15 @@ def test_missing_tensorboard_is_refused_before_any_work(
     assert "pip install 'musicgen[tensorboard]'" in result.stderr
     assert result.stderr.count("\n") == 1
     assert [path.name for path in cwd.iterdir()] == ["tunes"]
+
+
+def test_small_data_set_that_is_split_anew_is_named(cwd: Path) -> None:
+    make_tunes(cwd / "many", 40)
+    build(["many"], Path("set"), jobs=0)
+    assert store.load(Path("set")).test
+    result = run(*"train set --hidden 8 --layers 1 --epochs 1 --no-heard --no-index".split())
+    assert result.exit_code == 0, result.output
+    assert "set: so few different tunes are split anew" in result.stderr
 
 
 def test_source_name_is_printed_without_markup(cwd: Path) -> None:
