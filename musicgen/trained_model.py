@@ -345,9 +345,16 @@ class Model:
         if request.given is not None:
             raise InvalidValue("chords: parts of a file are given too; leave one of them out")
         options = request.options
-        layout = options.layout if has_letters(options.form) else None
+        if options.pickup:
+            raise InvalidValue("chords: a tune to chords has no pickup; leave --pickup out")
+        if options.max_copy is not None:
+            raise InvalidValue("chords: runs to given chords are not limited; leave --max-copy out")
         score = make_chord_score(
-            chords, meter=options.meter, key=options.key, bars=options.bars, layout=layout
+            chords,
+            meter=options.meter,
+            key=options.key,
+            bars=options.bars,
+            form=options.form if has_letters(options.form) else None,
         )
         return self.add_given(request, score)
 

@@ -57,5 +57,7 @@ def serve_folder(folder: Path) -> Iterator[ServeProcess]:
     """Serve a folder until the end of the block."""
     process = ServeProcess(folder)
     process.start()
-    yield process
-    process.stop()
+    try:
+        yield process
+    finally:
+        process.stop()

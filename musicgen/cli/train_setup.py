@@ -346,7 +346,7 @@ def _load_split_dataset(
     """Load a data set in the vocabulary of the base model, with a split that fits its size."""
     from musicgen.corpus.store import is_dataset
     from musicgen.training.fine_tune import remap_dataset
-    from musicgen.training.plan import adjust_split
+    from musicgen.training.plan import MIN_GROUPS_FOR_TEST, adjust_split
 
     if base_model is not None:
         codec = codec or base_model.manifest.codec
@@ -356,8 +356,8 @@ def _load_split_dataset(
     adjusted = adjust_split(dataset)
     if dataset.test and not adjusted.test and is_dataset(Path(sources[0])):
         console.print(
-            f"{sources[0]}: so few different tunes are split anew, and its test tunes are trained"
-            " on or validate too"
+            f"{sources[0]}: with fewer than {MIN_GROUPS_FOR_TEST} different tunes there is no test"
+            " part; its test tunes are used for training and validation"
         )
     return adjusted
 

@@ -37,7 +37,7 @@ def find_final_key(score: Score) -> Key | None:
 
 
 def estimate_key(score: Score) -> Key | None:
-    """Return the major or minor key that all notes fit best, or None without pitched notes."""
+    """Return the major or minor key that all notes fit best, or None if they fit all alike."""
     return find_key(score.pitch_class_durations())
 
 
@@ -48,7 +48,10 @@ KEY_RULES: Final[Mapping[str, Callable[[Score], Key | None]]] = {  # by their na
 
 
 def set_key_by_rule(score: Score, rule: str) -> Score:
-    """Return a score with the key of one of KEY_RULES from its beginning, and no other key."""
+    """Return a score with the key of one of KEY_RULES from its beginning, and no other key.
+
+    A score whose notes tell no key, such as one of drums alone, stays as it is.
+    """
     key = KEY_RULES[rule](score)
     if key is None:
         return score

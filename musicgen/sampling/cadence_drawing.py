@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import find_bars
@@ -23,6 +23,7 @@ from musicgen.sampling.noise import Noise
 from musicgen.sampling.options import SamplingOptions
 from musicgen.sampling.part_limits import draw_id_or_cell
 from musicgen.tokens.codec import PLAIN_SETTING, Setting
+from musicgen.tokens.form_state import FixedFormState, FormState
 from musicgen.tokens.lineup import read_lineup
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
@@ -82,6 +83,8 @@ class CadenceRule:
         number, form = _number_bar(generation), generation.walk.form
         if not self.closes or (self.points.by_bar and number <= self.points.last_bar):
             return False
+        if _ends_with_copy(form):
+            return form.is_last_bar and form.form_section.source is None
         if self.last_bar is not None:
             return number >= self.last_bar - 1
         rules = generation.walk.rules
@@ -114,12 +117,23 @@ class CadenceRule:
             )
 
     def read_phrase_end(
-        self, generation: GenerationState, bar: int, *, needs_fermata: bool = False
+        self,
+        generation: GenerationState,
+        bar: int,
+        *,
+        needs_fermata: bool = False,
+        is_last: bool = False,
     ) -> PhraseEnd | None:
         """Return the last phrase end of a bar that is complete.
 
         A phrase ends at the last fermata of the bar, or at the end of the tune; where the highest
         voice is given and has no fermata there, at its last note. None: no phrase ends there.
+
+        Args:
+            generation: with the bar.
+            bar: its number.
+            needs_fermata: whether a phrase that is given ends at fermatas alone.
+            is_last: whether the tune ends with the bar, when it is written again.
         """
         score = MeasuresCodec().decode(generation.ids[1:], self.setting).score
         spans = dict(enumerate(find_bars(score), _find_first_bar(generation)))
@@ -130,7 +144,7 @@ class CadenceRule:
         chords = inside.nonzero()[0].tolist()
         # before the end of the tune, the last chord so far ends no phrase by itself
         ends = voices.phrase_ends if generation.walk.is_done else voices.fermatas
-        found = [index for index in chords if index in ends.tolist()]
+        found = chords[-1:] if is_last else [i for i in chords if i in ends.tolist()]
         if not found and self.has_given_top and not needs_fermata:
             found = [index for index in chords if voices.starts[0, index]]
         if not found:
@@ -239,11 +253,14 @@ def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationSta
 
     Best is an authentic or plagal cadence to the tonic, as the only phrase end of the last bar;
     then any chord over the tonic. If there is neither, the bars are drawn once more, and the lowest
-    voice must end on the tonic.
+    voice must end on the tonic. Where the tune ends with a letter that returns, the last bar of its
+    first time is drawn so.
     """
-    over_tonic = None
-    for fork in _iter_draws(generation, rule, _LAST, CLOSING_DRAWS):
-        end = rule.read_phrase_end(fork, _number_bar(fork))
+    is_copied = _ends_with_copy(generation.walk.form)
+    over_tonic, bar = None, _number_bar(generation) if is_copied else _LAST
+    for fork in _iter_draws(generation, rule, bar, CLOSING_DRAWS):
+        last = bar if is_copied else _number_bar(fork)
+        end = rule.read_phrase_end(fork, last, is_last=is_copied)
         if end and end.is_tonic and end.kind in CLOSING_KINDS and end.is_only:
             return _resume(fork, generation)
         if end and end.is_tonic and over_tonic is None:
@@ -252,8 +269,13 @@ def _draw_close(generation: GenerationState, rule: CadenceRule) -> GenerationSta
         over_tonic = generation.copy()
         rule.require_tonic(over_tonic)
         over_tonic.restrictions = tuple(r for r in generation.restrictions if r is not rule)
-        over_tonic = _draw_to_end_of_bar(over_tonic, _LAST)
+        over_tonic = _draw_to_end_of_bar(over_tonic, bar)
     return _resume(over_tonic, generation)
+
+
+def _ends_with_copy(form: FormState) -> TypeGuard[FixedFormState]:
+    """Return whether a tune ends with a letter that returns, so that its end is drawn before."""
+    return isinstance(form, FixedFormState) and form.layout.sections[-1].source is not None
 
 
 def _iter_draws(

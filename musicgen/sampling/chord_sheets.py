@@ -26,6 +26,7 @@ from musicgen.typed_data import shorten
 
 DEFAULT_METER: Final = Meter(4, 4)
 FEWEST_BARS: Final = 16  # to which a shorter sheet is repeated, if no number of bars is asked for
+FEWEST_BARS_PER_LETTER: Final = 4  # else the sheet is repeated to the usual number
 MOST_BARS: Final = 512
 _MOST_BYTES: Final = 2**16  # of a file of chords
 _GOES_ON: Final = "%"
@@ -54,7 +55,7 @@ def make_chord_score(
     meter: Meter | None = None,
     key: Key | None = None,
     bars: int | None = None,
-    layout: FormLayout | None = None,
+    form: str | None = None,
 ) -> Score:
     """Return a score of chord symbols alone.
 
@@ -62,8 +63,9 @@ def make_chord_score(
         text: the chords, bar by bar.
         meter: of the score; None: 4/4.
         key: of the score; None: that of the first chord, major or minor.
-        bars: their number; None: the sheet is repeated as a whole, to at least FEWEST_BARS.
-        layout: the sections of the form, which settles the bars; None: no repeats.
+        bars: their number as heard; None: the sheet is repeated as a whole, to at least
+            FEWEST_BARS, or to the letters of the form.
+        form: by letters, whose chords are written once; None: no repeats.
 
     Raises:
         InvalidValue: a chord is unknown, there are more of them in a bar than beats, or more bars
@@ -76,10 +78,8 @@ def make_chord_score(
     _check_sheet(sheet, meter)
     if not sheet[0]:
         raise InvalidValue(f"chords {shorten(text)!r}: the first bar has no chord; begin with one")
-    if layout is None:
-        layout = FormLayout((FormSection(bars or len(sheet) * -(-FEWEST_BARS // len(sheet))),))
-    else:
-        _check_letters(sheet, layout)
+    layout = _lay_out(sheet, form, bars)
+    sheet = _take_letters(sheet, layout) if form else sheet
     written = sum(section.bars for section in layout.sections)
     if written > MOST_BARS:
         raise InvalidValue(f"chords: {written} bars are too many; ask for up to {MOST_BARS}")
@@ -143,14 +143,50 @@ def _check_sheet(sheet: list[list[str]], meter: Meter) -> None:
             )
 
 
-def _check_letters(sheet: list[list[str]], layout: FormLayout) -> None:
-    """Check that the letters of a form have room for all bars. Raises InvalidValue."""
+def _lay_out(sheet: list[list[str]], form: str | None, bars: int | None) -> FormLayout:
+    """Return the sections of a tune. Raises InvalidValue where bars do not fit the form."""
+    if form is None:
+        return FormLayout((FormSection(bars or len(sheet) * -(-FEWEST_BARS // len(sheet))),))
+    if bars is None:
+        share, rest = divmod(len(sheet), len(set(form)))
+        if not rest and share >= FEWEST_BARS_PER_LETTER:
+            bars = share * len(form)
+    return FormLayout.of(form, bars)
+
+
+def _take_letters(sheet: list[list[str]], layout: FormLayout) -> list[list[str]]:
+    """Return the chords of each letter once; a sheet may also have every written bar.
+
+    Raises:
+        InvalidValue: there are more bars, or a letter that returns has other chords.
+    """
     room = sum(section.bars for section in layout.sections if section.source is None)
-    if len(sheet) > room:
+    if len(sheet) <= room:
+        return sheet
+    written = sum(section.bars for section in layout.sections)
+    if len(sheet) != written:
         raise InvalidValue(
             f"chords: there are {len(sheet)} bars, and the letters of the form have {room}; write"
             " the chords of each letter once, or ask for more --bars"
         )
+    rest = iter(enumerate(sheet))
+    filled: list[list[tuple[int, list[str]]]] = []
+    for section in layout.sections:
+        filled.append(list(islice(rest, section.bars)))
+        for (number, chords), (first, source) in zip(
+            filled[-1], filled[-1 if section.source is None else section.source], strict=True
+        ):
+            if chords != source:
+                raise InvalidValue(
+                    f"chords: bar {number + 1} is bar {first + 1} again in this form, and has other"
+                    " chords; write the chords of each letter once"
+                )
+    return [
+        chords
+        for section, bars in zip(layout.sections, filled, strict=True)
+        if section.source is None
+        for _, chords in bars
+    ]
 
 
 def _fill_sections(

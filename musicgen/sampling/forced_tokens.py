@@ -66,8 +66,8 @@ class ForcedRepeats:
         default_factory=dict
     )  # to where those of its first whole bar do
     last_stops: dict[int, int] = field(default_factory=dict)  # to where those of its last bar stop
-    queue: tuple[int, ...] = ()
-    is_copying: bool = False  # until the bar line after what the queue held
+    copied: tuple[int, ...] = ()  # the ids that are written again, or were last
+    copy_start: int = -1  # ids of the tune before them
 
     def copy(self) -> ForcedRepeats:
         """Return one that goes on from here alone."""
@@ -79,24 +79,28 @@ class ForcedRepeats:
         )
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
-        """Return the next id of the bars that are written again."""
-        form = generation.walk.form
-        if not self.queue and isinstance(form, FixedFormState) and generation.walk.in_bar:
+        """Return the next id of the bars that are written again; asking twice changes nothing."""
+        here, form = len(generation.ids), generation.walk.form
+        is_over = here > self.copy_start + len(self.copied)
+        if is_over and isinstance(form, FixedFormState) and generation.walk.in_bar:
             self._record_positions(generation, form)
             if MEASURES.events[generation.ids[-1]].kind in BAR_OPENERS:
-                first, stop = self._find_source_range(
-                    form.section_index, form.is_after_pickup, form
-                )
-                self.queue = restate_levels(generation.ids, first, stop)
-                self.is_copying = bool(self.queue)
-        if not self.queue:
-            return self._end_copy(generation) if self.is_copying else None
-        first, self.queue = self.queue[0], self.queue[1:]
-        return first
+                is_over = not self._start_copy(generation, form)
+        if is_over:
+            return None
+        written = here - self.copy_start
+        return self.copied[written] if written < len(self.copied) else self._end_copy(generation)
+
+    def _start_copy(self, generation: GenerationState, form: FixedFormState) -> bool:
+        """Start to write a letter again; return False if the section is no copy."""
+        first, stop = self._find_source_range(form.section_index, form.is_after_pickup, form)
+        copied = restate_levels(generation.ids, first, stop)
+        if copied:
+            self.copied, self.copy_start = copied, len(generation.ids)
+        return bool(copied)
 
     def _end_copy(self, generation: GenerationState) -> int | None:
         """Return the bar line after a copy of several parts, to which nothing is added."""
-        self.is_copying = False
         walk = generation.walk
         walk.lowest_tone_id = None  # no further note joins the last chord
         if walk.lineup is None or not walk.in_bar or not generation.is_at_bar_boundary:

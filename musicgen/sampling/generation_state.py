@@ -61,7 +61,7 @@ class ForcedTokenSource(Protocol):
         """Whether the likelihood of its ids is added up."""
 
     def next_forced_id(self, generation: GenerationState) -> int | None:
-        """Return the id that comes next; None where it says nothing."""
+        """Return the id that comes next; None where it says nothing. Asking changes no answer."""
 
     def lookahead_notes(self, generation: GenerationState) -> Sequence[MelodyNote]:
         """Return the notes that it gives right after the bar under way."""

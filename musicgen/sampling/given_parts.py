@@ -223,6 +223,12 @@ class GivenTune:
         return count_heard_bars(self.score)
 
     @property
+    def pickup_steps(self) -> int:
+        """The length of the first bar in steps, if it is a pickup; otherwise 0."""
+        first = self.measured_bars[0]
+        return first.steps if first.kind == "partial" else 0
+
+    @property
     def measured_bars(self) -> tuple[Bar, ...]:
         """The bars of the score."""
         return find_bars(self.score)

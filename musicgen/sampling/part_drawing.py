@@ -107,7 +107,7 @@ def check_given_options(options: SamplingOptions, tune: GivenTune, added: PartRe
         "key": (options.key, score.key),
         "meter": (options.meter, score.meter),
         "bars": (options.bars, tune.heard_bars),
-        "pickup": (options.pickup, _find_pickup(tune)),
+        "pickup": (options.pickup, tune.pickup_steps),
     }
     for name, (asked, value) in given_values.items():
         if asked is not None and asked != value:
@@ -127,12 +127,6 @@ def check_given_options(options: SamplingOptions, tune: GivenTune, added: PartRe
                 f"program {role}: no part with this role is added; name it in --parts, or leave its"
                 " program out"
             )
-
-
-def _find_pickup(tune: GivenTune) -> int:
-    """Return the length of the first bar in steps, if it is a pickup; otherwise 0."""
-    first = tune.measured_bars[0]
-    return first.steps if first.kind == "partial" else 0
 
 
 def _settle_options(

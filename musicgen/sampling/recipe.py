@@ -7,6 +7,7 @@ hash of the notes shows whether the file was edited.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import operator
@@ -22,7 +23,8 @@ from musicgen.checkpoint import Checkpoint
 from musicgen.errors import InvalidValue, Mismatch
 from musicgen.music.score import Score
 from musicgen.music.theory import Key
-from musicgen.sampling.given_parts import GivenParts, GivenPartsTable
+from musicgen.sampling.given_form import check_given_form, has_letters
+from musicgen.sampling.given_parts import GivenParts, GivenPartsTable, GivenTune
 from musicgen.sampling.infill import KeptBars
 from musicgen.sampling.kept_bars import KeepRequest
 from musicgen.sampling.live_primer import LivePrimer, LivePrimerTable
@@ -347,6 +349,10 @@ def keep_parts(
     drawn_roles = {p.role for n, p in enumerate(tune.setting.parts) if n not in whole}
     options = request.options
     cleared: dict[str, Any] = dict.fromkeys(_WHOLE_TUNE_OPTIONS)
+    if has_letters(options.form):
+        with contextlib.suppress(InvalidValue):  # the repeats of the tune stay without it
+            check_given_form(options.form, GivenTune.of(given, 0))
+            cleared["form"] = options.form
     options = replace(
         options,
         **cleared,

@@ -231,7 +231,7 @@ def test_small_data_set_that_is_split_anew_is_named(cwd: Path) -> None:
     assert store.load(Path("set")).test
     result = run(*"train set --hidden 8 --layers 1 --epochs 1 --no-heard --no-index".split())
     assert result.exit_code == 0, result.output
-    assert "set: so few different tunes are split anew" in result.stderr
+    assert "set: with fewer than 50 different tunes there is no test part" in result.stderr
 
 
 def test_source_name_is_printed_without_markup(cwd: Path) -> None:

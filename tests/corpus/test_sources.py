@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -20,6 +20,7 @@ from musicgen.corpus.build import build
 from musicgen.corpus.dispatch import PackedFiles
 from musicgen.corpus.encode import encode_file
 from musicgen.corpus.sources import (
+    CardSchema,
     CorpusCard,
     TuneFile,
     count_tunes,
@@ -31,6 +32,7 @@ from musicgen.corpus.sources import (
     list_files,
 )
 from musicgen.errors import InvalidValue, NotFound, Refusal
+from musicgen.music.key_labels import KEY_RULES
 from musicgen.music.score import Score
 from musicgen.tokens.registry import find_codec
 from musicgen.tokens.vocabulary import MEASURES
@@ -402,3 +404,17 @@ def test_card_replaces_keys_by_the_last_bass_note(tmp_path: Path) -> None:
     assert str(score.key) == "A minor"
     dataset, _ = build([str(tmp_path / "songs.toml")], tmp_path / "data", jobs=1)
     assert {tune.key for _, tune in dataset} == {"A minor"}
+
+
+def test_card_replaces_keys_by_all_notes(tmp_path: Path) -> None:
+    card = 'title = "T"\ndescription = "d"\nwhere = "."\ntonic = "all notes"\n'
+    (tmp_path / "songs.toml").write_text(card)
+    scale = "G2 A2 B2 c2 d2 e2 f2 g2 d2 B2 G4 D4 G4"
+    (tmp_path / "default.abc").write_text(f"X:1\nM:4/4\nL:1/8\nK:C\n{scale.replace('f', '^f')}|\n")
+    (score,) = [score for score, _ in iter_tunes(tmp_path / "songs.toml")]
+    assert isinstance(score, Score)
+    assert str(score.key) == "G major"
+
+
+def test_card_schema_names_all_key_rules() -> None:
+    assert set(get_args(get_type_hints(CardSchema)["tonic"])) == {"", *KEY_RULES}

@@ -8,7 +8,7 @@ import pytest
 
 from musicgen.errors import InvalidValue
 from musicgen.music.bars import find_bars
-from musicgen.music.score import Score
+from musicgen.music.score import CHOIR_ROLES, Score
 from musicgen.music.voice_lines import name_cadence, read_voice_lines
 from musicgen.sampling import cadence_drawing
 from musicgen.sampling.cadences import parse_cadences
@@ -17,6 +17,7 @@ from musicgen.sampling.options import CHOIR_BARS, SamplingOptions
 from musicgen.sampling.sampler import Sampler
 from musicgen.tokens.song_form import THROUGH
 from musicgen.tokens.vocabulary import MEASURES
+from musicgen.trained_model import load
 from tests.fake_models import RandomEngine, may_be_seen
 from tests.sampling.test_choirs import CHOIR_SEEN, CHOIR_SEEN_IDS, complete
 
@@ -101,3 +102,14 @@ def test_bass_of_a_choir_ends_on_the_tonic(seed: int) -> None:
     bass = [note for note in score.notes if note.part == 3]
     assert bass[-1].pitch % 12 == score.key.pitch_class
     assert complete(CHOIR_SEEN, end="any").end == "any"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_letter_that_returns_at_the_end_closes_the_tune(seed: int) -> None:
+    model = load("chorale")
+    tune = model.sample(form="ABA", bars=6, seed=seed)
+    harmonised = model.sample(given=tune.score, given_parts="soprano", form="ABA", seed=seed + 20)
+    for score in (tune.score, harmonised.score):
+        lowest = max(range(4), key=lambda part: CHOIR_ROLES.index(score.parts[part].role))
+        *_, last = (note.pitch for note in score.notes if note.part == lowest)
+        assert last % 12 == score.key.pitch_class

@@ -41,7 +41,8 @@ K:G
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "sheets"
-    return untrained(path, is_seen=may_be_seen_in_lead_sheets)
+    corpus = {"densities": {"melody": (2, 5)}}
+    return untrained(path, is_seen=may_be_seen_in_lead_sheets, corpus=corpus)
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,88 @@ def test_letter_that_returns_has_its_notes_again(model: Model) -> None:
     assert sections[1] == sections[3] != sections[0]
 
 
+@pytest.mark.parametrize(
+    "options", [{"density": "melody=low"}, {"end": "cadence"}, {"range": "D4-D6"}]
+)
+def test_letter_that_returns_is_the_same_under_other_options(
+    model: Model, options: dict[str, Any]
+) -> None:
+    for seed in range(3):
+        score = model.sample(
+            chords="D | G | A7 | D", form="ABA", bars=6, key="D", meter="4/4", seed=seed, **options
+        ).score
+        assert_returns(score, 0, 2)
+
+
+def assert_returns(score: Score, first: int, again: int, bars: int = 2) -> None:
+    """Check that a section of so many bars has the notes of another one."""
+    steps = bars * score.meter.steps
+    sections = [
+        {(onset % steps, *rest) for onset, *rest in list_notes(score) if onset // steps == number}
+        for number in (first, again)
+    ]
+    assert sections[0] == sections[1]
+
+
+def test_chords_may_have_every_written_bar_of_a_form(model: Model) -> None:
+    once = model.sample(chords="D | G | A7 | D", form="AABA", bars=8, seed=1)
+    sheet = format_chord_sheet(once.score)
+    assert sheet.count("|") == 5  # A, B and A are written
+    again = model.sample(chords=sheet, form="AABA", bars=8, seed=1)
+    assert again.score == once.score
+    with pytest.raises(InvalidValue, match="chords: bar 5 is bar 1 again in this form"):
+        model.sample(chords="D | G | A7 | D | Em | G", form="AABA", bars=8, seed=1)
+
+
+@pytest.mark.parametrize(("sheet", "bars"), [("D | G | A7 | D | Em | G | A7 | D", 16),
+                                             ("D | G | A7 | D", 32)])  # fmt: skip
+def test_letters_share_the_chords_where_no_bars_are_asked_for(
+    model: Model, sheet: str, bars: int
+) -> None:
+    tune = model.sample(chords=sheet, form="AABB", seed=1)
+    assert count_heard_bars(tune.score) == bars
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pickup": "1/4"}, "chords: a tune to chords has no pickup"),
+        ({"max_copy": 8}, "chords: runs to given chords are not limited"),
+    ],
+)
+def test_options_that_chords_exclude_are_named(
+    model: Model, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        model.sample(chords=CHORDS, **options)
+
+
+def test_form_stays_where_parts_are_kept() -> None:
+    tune = load("lead").sample(chords="D | G | A7 | D", form="ABA", bars=6, seed=3)
+    for keep in ("symbols", "symbols,melody:1-2", "symbols,melody:3-4"):
+        variant = tune.tweak(keep=keep, seed=5)
+        assert variant.score != tune.score
+        assert_returns(variant.score, 0, 2)
+
+
+def test_candidates_do_not_shorten_a_letter_that_returns(model: Model) -> None:
+    tune = model.sample(chords="D | G | A7 | D", form="ABA", bars=6, seed=2)
+    redrawn = model.sample(given=tune.score, given_parts="melody", form="ABA", candidates=3, seed=1)
+    assert list_notes(redrawn.score) == list_notes(tune.score)
+
+
+def test_form_of_a_file_with_a_pickup_is_taken(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "pickup.abc"
+    path.write_text("X:1\nM:2/4\nL:1/4\nK:D\n|: D | FA | B :|\n|: A | FD | E :|\n")
+    tune = model.sample(given=path, form="AABB", seed=1)
+    assert tune.score == model.sample(given=path, seed=1).score
+
+
+def test_repeats_contradict_a_form_without_them(model: Model, melody: Path) -> None:
+    with pytest.raises(InvalidValue, match="form through: the repeats are those of the given"):
+        model.sample(given=melody, form="through", seed=1)
+
+
 def test_chords_need_room_in_the_letters(model: Model) -> None:
     with pytest.raises(InvalidValue, match="there are 5 bars, and the letters of the form have 4"):
         model.sample(chords="D | G | D | A7 | D", form="AABB", bars=8)
@@ -287,7 +370,7 @@ def test_form_of_given_parts_is_theirs_or_refused(model: Model, melody: Path) ->
 
 def test_given_bars_that_differ_where_a_letter_returns_are_refused(model: Model) -> None:
     score = make_chord_score("D | G | A7 | D", bars=4)
-    with pytest.raises(InvalidValue, match="what is given changes where a letter returns"):
+    with pytest.raises(InvalidValue, match="bar 3 is bar 1 again, and what is given of the two"):
         model.sample(given=score, form="ABAC", seed=1)
 
 

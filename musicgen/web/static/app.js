@@ -116,7 +116,7 @@ class Playground {
     clearTimeout(this.#timer);
     const { value: chords } = this.chords;
     if (chords) {
-      const settings = omit(wishes, ["form", "min_bars", "pickup", "parts"]); // the chords settle them
+      const settings = omit(wishes, ["min_bars", "pickup", "parts"]); // the chords settle them
       return this.#generate({ do: "sample", model: byId("model").value, ...settings, chords }, null, "New tune to chords");
     }
     if (this.given.isOn && !byId("primer").hidden) return this.#sampleAround(wishes);
