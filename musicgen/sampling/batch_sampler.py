@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from musicgen.music.arrays import BoolArray
 from musicgen.sampling.engine import GRU, LSTM, RNN, Cell, EngineState, NumpyEngine, sigmoid
 from musicgen.sampling.generate import Generated, generate_tune, get_pinned_start
 from musicgen.sampling.generation_state import CompiledSampler, GenerationState, HeaderState
@@ -243,7 +244,7 @@ DEFAULT_LANES: Final = 64
 TOLERANCE: Final = 1e-4  # of a logit; those of `folk` are off by a tenth of it at most
 CHECK_INTERVAL: Final = 64  # one in so many tunes is checked against the one-tune engine
 _PER_LANE: Final = ("numbers", "steps", "ids", "last", "inner", "outer", "border", "tones", "bar",
-                    "keys")  # fmt: skip
+                    "keys", "has_lineup")  # fmt: skip
 _INITIAL_CAPACITY: Final = 256  # ids that a lane has room for at first
 
 NumberedIds = tuple[int, list[int]]  # the number of a tune and its ids, from the begin event on
@@ -298,6 +299,7 @@ class _LaneBatch:
         self.last: Ids = np.zeros(count, np.int64)
         self.inner, self.outer, self.border, self.tones, self.bar = np.zeros((5, count), np.int64)
         self.keys: Keys = np.zeros(count, np.uint64)
+        self.has_lineup: BoolArray = np.zeros(count, bool)
         self.finished_count = 0
         self.tolerance = 2 * TOLERANCE / self.batch_sampler.temperature
         for lane, begun in enumerate(self.headers):
@@ -311,6 +313,7 @@ class _LaneBatch:
         self.border[lane], self.tones[lane] = place.border, place.tones
         self.bar[lane] = place.bar
         self.keys[lane] = header.key
+        self.has_lineup[lane] = self.sampler.has_lineup(place.inner)
         self.engine.set_state(lane, header.state)
 
     def draw_tunes(self) -> Iterator[NumberedIds]:
@@ -335,6 +338,7 @@ class _LaneBatch:
         lane, column = np.divmod(flat, masks.shape[1])
         logs = np.full(masks.shape, -np.inf)
         logs.ravel()[flat] = logits.ravel()[flat].astype(np.float64)
+        self._keep_border_weight(logs, logits)
         logs /= self.batch_sampler.temperature
         margins = self._cut_unlikely(logs)
         scores = np.full(masks.shape, -np.inf)
@@ -352,6 +356,21 @@ class _LaneBatch:
             for unsure in np.flatnonzero(near).tolist():
                 best[unsure] = self._decide_exactly(unsure, logits[unsure])
         return best
+
+    def _keep_border_weight(self, logs: Floats, logits: npt.NDArray[np.float32]) -> None:
+        """Add `border_gain` to the borders that are legal in each lane.
+
+        Args:
+            logs: (lane, live) float64 logits, -inf for what is not legal, changed in place.
+            logits: (lane, live) float32 of all.
+        """
+        lanes = np.flatnonzero((self.border > 0) & self.has_lineup)
+        if not len(lanes):
+            return
+        places = lanes[:, None], self.sampler.borders
+        legal = logs[places]
+        joined = np.logaddexp.reduce(logits[places].astype(np.float64), axis=1)
+        logs[places] = legal + (joined - np.logaddexp.reduce(legal, axis=1))[:, None]
 
     def _cut_unlikely(self, logs: Floats) -> Floats:
         """Apply min-p: the ids that are clearly too unlikely become -inf.
@@ -383,8 +402,8 @@ class _LaneBatch:
         """Return what the one-tune engine draws in a lane, which goes on from its state."""
         exact = self._recompute_logits(lane, logits)
         position = self._get_place(lane)
-        columns, hashes = self.sampler.legal_columns(position)
-        return self.sampler.decide(exact, columns, hashes, self.headers[lane].key, position)
+        legal = self.sampler.legal_columns(position)
+        return self.sampler.decide(exact, legal, self.headers[lane].key, position)
 
     def _recompute_logits(self, lane: int, logits: npt.NDArray[np.float32]) -> Floats:
         """Return the one-tune engine's logits in a lane; raise where the lane's are too far off."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from musicgen.sampling.noise import (
 )
 from musicgen.sampling.noise import position_id as spot_of
 from musicgen.similarity.copy_filter import CopyFilter, MelodyNote
+from musicgen.tokens.bar_split import BETWEEN_BAR_IDS
 from musicgen.tokens.compiled_grammar import CompiledGrammar, GrammarPosition
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import HEADER_KINDS, MeasuresGrammar
@@ -40,6 +41,7 @@ from musicgen.tokens.vocabulary import MEASURES
 
 BEGIN: Final = MEASURES.id("begin")
 BAR_OPENERS: Final = ("bar", "partial")
+_BORDERS: Final = sorted(BETWEEN_BAR_IDS)
 
 
 class Restriction(Protocol):
@@ -47,6 +49,15 @@ class Restriction(Protocol):
 
     def restrict(self, generation: GenerationState, legal: tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids among the legal ones that may be drawn, and what may be drawn besides."""
+
+
+class Weighing(Protocol):
+    """What changes how likely the ids are that may be drawn."""
+
+    def weigh(
+        self, generation: GenerationState, logits: np.ndarray, offered: tuple[int, ...]
+    ) -> np.ndarray:
+        """Return the logits of all ids, (vocabulary,), for a draw from those that are offered."""
 
 
 class ForcedTokenSource(Protocol):
@@ -101,6 +112,7 @@ class GenerationState:
     )  # ids up to the opening of the bar under way, and with it
     header_cache: HeaderCache = field(default_factory=HeaderCache)
     restrictions: tuple[Restriction, ...] = ()
+    weighing: Weighing | None = None
     fed: int = 0  # ids that the engine has read
 
     def copy(self) -> GenerationState:
@@ -134,7 +146,21 @@ class GenerationState:
         if len(offered) == 1 and not self.walk.in_header:
             return offered[0]  # fed together with what is drawn after it
         weighed = self.weigh_header_logits(self._run_engine(), offered)
+        if self.weighing is not None:
+            weighed = self.weighing.weigh(self, weighed, offered)
+        elif self.walk.in_bar and self.walk.lineup is not None:
+            weighed = self._keep_border_weight(weighed, offered)
         return draw(weighed, offered, self.filters, self.noise, self.walk.context)
+
+    def _keep_border_weight(self, logits: np.ndarray, offered: tuple[int, ...]) -> np.ndarray:
+        """Return the logits, (vocabulary,), with `border_gain` added to the borders offered."""
+        legal = [id_ for id_ in offered if id_ in BETWEEN_BAR_IDS]
+        if not legal or len(legal) == len(offered):
+            return logits
+        borders = [id_ for id_ in _BORDERS if id_ in self.walk.rules.allowed_ids]
+        weighed = logits.astype(np.float64)
+        weighed[legal] += border_gain(weighed[borders], weighed[legal])
+        return weighed
 
     def _weigh_forced(self, id_: int, *, is_checked: bool) -> None:
         """Add the likelihood of a forced id among those that are possible."""
@@ -259,6 +285,20 @@ class GenerationState:
         return not walk.in_bar or walk.is_bar_complete
 
 
+def border_gain(borders: Floats, legal: Floats) -> float:
+    """Return what to add to the logits of the borders that may end a bar, in nats.
+
+    The probability that the bar ends is then that of the model, for all borders together, also
+    where only some of them are legal: in the last bar of a band it would otherwise open voice after
+    voice, since it expects a bar line and not the end. Tunes without a line-up need none of this.
+
+    Args:
+        borders: (n,) float64 logits of all borders.
+        legal: (m,) float64 logits of those that are legal.
+    """
+    return float(np.logaddexp.reduce(borders) - np.logaddexp.reduce(legal))
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderState:
     """A tune whose header is written, and where it goes on from."""
@@ -267,6 +307,14 @@ class HeaderState:
     state: State  # after all of them but the last
     place: GrammarPosition
     key: int  # of the tune's noise
+
+
+class LegalColumns(NamedTuple):
+    """What may come next, as columns of the compiled grammar."""
+
+    columns: Ids
+    hashes: Keys
+    leaving: Ids  # the places of those that leave the bar, where others do not
 
 
 @dataclass(frozen=True)
@@ -303,15 +351,27 @@ class CompiledSampler:
         return measures_hashes()[self.grammar.allowed_ids]
 
     @cached_property
-    def _legal_cache(self) -> dict[tuple[int, int, int], tuple[Ids, Keys]]:
+    def borders(self) -> Ids:
+        """The columns of what may stand between two bars."""
+        return np.flatnonzero(np.isin(self.grammar.allowed_ids, _BORDERS))
+
+    @cached_property
+    def _legal_cache(self) -> dict[tuple[int, int, int], LegalColumns]:
         return {}
 
-    def legal_columns(self, position: GrammarPosition) -> tuple[Ids, Keys]:
-        """Return the columns that may come next, and their hashes."""
+    def has_lineup(self, inner: int) -> bool:
+        """Return whether a tune has a line-up, by an inner state after its header."""
+        return self.grammar.inner_grammars[inner].lineup is not None
+
+    def legal_columns(self, position: GrammarPosition) -> LegalColumns:
+        """Return the columns that may come next."""
         key = position.inner, position.border, position.tones
         if key not in self._legal_cache:
             columns = self.grammar.legal_columns(position)
-            self._legal_cache[key] = columns, self.hashes[columns]
+            leaving = np.flatnonzero(np.isin(columns, self.borders))
+            if len(leaving) == len(columns) or not self.has_lineup(position.inner):
+                leaving = leaving[:0]
+            self._legal_cache[key] = LegalColumns(columns, self.hashes[columns], leaving)
         return self._legal_cache[key]
 
     def capture_header(self, generation: GenerationState) -> HeaderState:
@@ -325,12 +385,12 @@ class CompiledSampler:
         ids, state, position = list(header.ids), header.state, header.place
         fed = len(ids) - 1
         while not automaton.is_done(position):
-            columns, hashes = self.legal_columns(position)
-            column = int(columns[0])
-            if len(columns) > 1:  # what must come is fed together with what is drawn after it
+            legal = self.legal_columns(position)
+            column = int(legal.columns[0])
+            if len(legal.columns) > 1:  # what must come is fed together with what is drawn after it
                 logits, state = self.restricted_engine.step(ids[fed:], state)
                 fed = len(ids)
-                column = self.decide(logits, columns, hashes, header.key, position)
+                column = self.decide(logits, legal, header.key, position)
             position = automaton.follow(position, column)
             ids.append(int(live[column]))
         return ids
@@ -341,10 +401,13 @@ class CompiledSampler:
         return logits
 
     def decide(
-        self, logits: Floats, columns: Ids, hashes: Keys, key: int, position: GrammarPosition
+        self, logits: Floats, legal: LegalColumns, key: int, position: GrammarPosition
     ) -> int:
         """Return the column of the sampled id at a position."""
+        columns, hashes, leaving = legal
         logs = logits[columns].astype(np.float64)
+        if len(leaving):
+            logs[leaving] += border_gain(logits[self.borders].astype(np.float64), logs[leaving])
         for cut in self.filters:
             logs = cut(logs)
         here = hash_combine(key, position.bar, self.grammar.find_position_id(position))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import numpy as np
+
 from musicgen.sampling.generation_state import GenerationState
 from musicgen.sampling.given_parts import GivenTune
 from musicgen.similarity.copy_filter import MelodyNote
@@ -101,6 +103,27 @@ class GivenCells:
         exits = self._list_exits(generation, bar, part) if _may_leave_cell(generation) else ()
         inside = tuple(id_ for id_ in legal if id_ not in _NOT_INSIDE)
         return inside + exits
+
+    def weigh(
+        self, generation: GenerationState, logits: np.ndarray, offered: tuple[int, ...]
+    ) -> np.ndarray:
+        """Return the logits, (vocabulary,), with those of leaving a cell joined.
+
+        What comes after a cell is given, and a model may never have met it there, such as a repeat
+        sign in music without repeats: it would go on in the cell, with one voice after another. So
+        the last of the ids that may be offered there gets the probability of all that leave a cell.
+        """
+        if not generation.walk.in_bar:
+            return logits
+        part = generation.walk.voice[0]
+        leaving = [id_ for id_ in (*_PARTS[part + 1 :], *BETWEEN_BAR_IDS) if id_ < len(logits)]
+        offered_exits = [id_ for id_ in offered if id_ in set(leaving)]
+        if not offered_exits:
+            return logits
+        joined = [id_ for id_ in leaving if id_ not in offered_exits[:-1]]
+        weighed = logits.copy()
+        weighed[offered_exits[-1]] = np.logaddexp.reduce(logits[joined])
+        return weighed
 
     def _start_bar(self, generation: GenerationState, bar: int) -> None:
         """Prepare the grammar for a bar: its length, and what may be held into it."""

@@ -172,9 +172,9 @@ def _narrow(
     )
     walk.narrow(rules)
     cells.silent = frozenset(_find_unfilled(tune, rules))
-    cells.must_sound = frozenset(_find_first_bars(tune)) - cells.silent
+    cells.must_sound = frozenset(_find_outer_bars(tune)) - cells.silent
     _check_ending(tune, options, rules.landing_part or 0)
-    generation.restrictions = (cells, *generation.restrictions)
+    generation.restrictions, generation.weighing = (cells, *generation.restrictions), cells
 
 
 def _find_landing_part(tune: GivenTune) -> int:
@@ -203,14 +203,16 @@ def _find_unfilled(tune: GivenTune, rules: Rules) -> Sequence[tuple[int, int]]:
     return unfilled
 
 
-def _find_first_bars(tune: GivenTune) -> Sequence[tuple[int, int]]:
-    """Return the first cell of each part that is drawn as a whole, from the first full bar on.
+def _find_outer_bars(tune: GivenTune) -> Sequence[tuple[int, int]]:
+    """Return the first and the last cell of each part that is drawn as a whole.
 
-    A part that a model leaves out there seldom comes in later.
+    The first full bar counts: a part that a model leaves out there seldom comes in later. The last
+    bar is often a short one, before a repeat sign or after a pickup, which a model may not know.
     """
     first = next((n for n, bar in enumerate(tune.bars) if bar.opening[-1] not in _SHORT_OPENERS), 0)
     return [
-        (first, part)
+        (number, part)
+        for number in {first, len(tune.bars) - 1}
         for part in range(len(tune.bars[0].cells))
         if all(bar.cells[part] is None for bar in tune.bars)
     ]

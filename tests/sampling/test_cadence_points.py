@@ -28,13 +28,13 @@ def draw(seed: int, **options: object) -> Score:
 
 
 def name_at_end_of(score: Score, bar: int) -> str:
-    """Return the cadence at the last fermata of a bar, or at the end of the tune."""
+    """Return the cadence at the last fermata of a bar, or at the end of the tune; "" for none."""
     bars = find_bars(score)
     span = bars[bar if bars[0].kind == "partial" else bar - 1]
     voices = read_voice_lines(score)
     assert voices is not None
     ends = [i for i in voices.phrase_ends.tolist() if span.start <= voices.onsets[i] < span.end]
-    return name_cadence(voices, ends[-1])
+    return name_cadence(voices, ends[-1]) if ends else ""
 
 
 def test_cadences_are_sorted_by_bar() -> None:
