@@ -29,7 +29,7 @@ from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MEASURES
 
 DRAWS: Final = 100  # of the bars up to a cadence
-PHRASE_DRAWS: Final = 4  # of a bar in which a phrase ends
+PHRASE_DRAWS: Final = 6  # of a bar in which a phrase ends
 CLOSING_DRAWS: Final = 24  # of the last bars; then the best of these counts
 CLOSING_KINDS: Final = ("authentic", "plagal")
 _LAST: Final = 10**9

@@ -1,9 +1,9 @@
 """Part writing of choirs: rules that a voice keeps where it is drawn, as it keeps its range.
 
 A voice sings one note at a time. It does not cross another one that is written before it in the
-bar, and does not move with it in parallel fifths, octaves or unisons. So nothing is drawn and
-thrown away. Where no note is left, a voice may move in parallel; where none is left then, the rules
-are silent.
+bar, does not move with it in parallel fifths, octaves or unisons, and does not leap by a seventh or
+by more than an octave. So nothing is drawn and thrown away. Where no note is left, a voice may
+leap; where none is left then, it may move in parallel; after that, the rules are silent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from musicgen.tokens.measures import SoundingChord, read_chords
 from musicgen.tokens.vocabulary import MEASURES
 
 FORBIDDEN_PARALLELS: Final = (0, 7)  # semitones modulo an octave
+SEVENTHS: Final = (10, 11)  # semitones
+OCTAVE: Final = 12
 _HOLD: Final = MEASURES.id("hold")
 _PITCHES, _VOICES = MEASURES.ranges["pitch"], MEASURES.ranges["voice"]
 _TONIC: Final = PLAIN_SETTING.tonic_pitch - MEASURES.id("pitch", 0)  # added to an id: its pitch
@@ -50,7 +52,7 @@ class PartWriting:
             return (
                 tuple(id_ for id_ in legal if id_ not in _PITCHES and id_ not in _VOICES) or legal
             )
-        if voice or part == 0:
+        if voice:
             return legal
         chords, start = self._read_bar(generation)
         span = start, start + walk.duration_steps
@@ -63,7 +65,10 @@ class PartWriting:
         pitches = {id_: _to_pitch(id_, own) for id_ in legal}
         uncrossed = [i for i in legal if not any(o.is_crossed(pitches[i]) for o in others)]
         kept = [i for i in uncrossed if not any(o.is_parallel(own, pitches[i]) for o in others)]
-        return next((tuple(ids) for ids in (kept, uncrossed) if any(map(_sounds, ids))), legal)
+        near = [i for i in kept if not _is_forbidden_leap(own, pitches[i])]
+        return next(
+            (tuple(ids) for ids in (near, kept, uncrossed) if any(map(_sounds, ids))), legal
+        )
 
     def _read_bar(self, generation: GenerationState) -> tuple[list[SoundingChord], int]:
         """Return the chords of the bar, and the last ones before it, in steps from its start."""
@@ -125,6 +130,14 @@ def _find_before(chords: Sequence[SoundingChord], part: int, step: int) -> int |
     return next(
         (c.pitches[0] for c in reversed(chords) if c.part == part and c.onset < step <= c.end), None
     )
+
+
+def _is_forbidden_leap(before: int | None, pitch: int | None) -> bool:
+    """Return whether a voice leaps by a seventh or by more than an octave between two pitches."""
+    if before is None or pitch is None:
+        return False
+    leap = abs(pitch - before)
+    return leap in SEVENTHS or leap > OCTAVE
 
 
 def _to_pitch(id_: int, held: int | None) -> int | None:
