@@ -7,8 +7,9 @@ drawn part, or the first later part that is given, or the next bar.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, Final
 
 import numpy as np
@@ -21,6 +22,11 @@ from musicgen.tokens.grammar import LEVEL_RANK
 from musicgen.tokens.vocabulary import MEASURES
 
 _PARTS: Final = MEASURES.ranges["part"]
+_BORDERS: Final = sorted(BETWEEN_BAR_IDS)
+_OPENERS: Final = frozenset((MEASURES.id("bar"), *MEASURES.ranges["partial"]))
+_SOUNDS: Final = frozenset(
+    id_ for kind in ("pitch", "drum", "hold") for id_ in MEASURES.ranges[kind]
+)
 MAX_DRAWN_VOICES: Final = 8  # of a part in a bar: with notes that are held, 16 are enough
 _SPARE_VOICES: Final = frozenset(MEASURES.ranges["voice"][MAX_DRAWN_VOICES - 1 :])
 _NOT_INSIDE: Final = BETWEEN_BAR_IDS | frozenset(_PARTS) | _SPARE_VOICES
@@ -33,6 +39,7 @@ class GivenCells:
     tune: GivenTune
     header: tuple[int, ...]  # of the given parts, and of drawn ones as far as they are known
     must_sound: frozenset[tuple[int, int]] = frozenset()  # drawn bars and parts that are not silent
+    most_silent: Mapping[int, int] = field(default_factory=dict)  # bars in a row, of whole parts
     silent: frozenset[tuple[int, int]] = frozenset()  # drawn bars and parts that no value fills
     is_weighed: bool = False  # whether the likelihood of what is given counts
     is_checked: ClassVar[bool] = True  # the given ids need not be possible under the options
@@ -55,6 +62,19 @@ class GivenCells:
         later = self.tune.bars[bar].cells[part + 1 :]
         following = self.tune.bars[bar + 1].cells if bar + 1 < len(self.tune.bars) else ()
         return any((*later, *following))
+
+    def is_due(self, generation: GenerationState, bar: int, part: int) -> bool:
+        """Return whether a drawn part must sound in a bar.
+
+        A part that a model leaves out for some bars seldom comes in again, since it goes on as the
+        bars before; so a part that was asked for is not silent for long.
+        """
+        if (bar, part) in self.must_sound:
+            return True
+        most = self.most_silent.get(part)
+        if most is None or (bar, part) in self.silent or bar <= most:
+            return False
+        return part not in _find_heard_parts(tuple(_get_last_bars(generation, most)))
 
     def copy(self) -> GivenCells:
         """Return itself: it looks at the generation alone."""
@@ -85,7 +105,7 @@ class GivenCells:
             self._start_bar(generation, bar)
         if cell is None:
             if written == (part > 0):
-                walk.is_silent = (bar, part) in self.must_sound
+                walk.is_silent = self.is_due(generation, bar, part)
             return None
         if written < len(cell):
             return cell[written]
@@ -107,22 +127,24 @@ class GivenCells:
     def weigh(
         self, generation: GenerationState, logits: np.ndarray, offered: tuple[int, ...]
     ) -> np.ndarray:
-        """Return the logits, (vocabulary,), with those of leaving a cell joined.
+        """Return the logits, (vocabulary,), with the probability of leaving a cell kept.
 
         What comes after a cell is given, and a model may never have met it there, such as a repeat
         sign in music without repeats: it would go on in the cell, with one voice after another. So
-        the last of the ids that may be offered there gets the probability of all that leave a cell.
+        what stands between bars counts as all that may stand there, and what is offered shares the
+        probability of all that leave a cell.
         """
         if not generation.walk.in_bar:
             return logits
-        part = generation.walk.voice[0]
-        leaving = [id_ for id_ in (*_PARTS[part + 1 :], *BETWEEN_BAR_IDS) if id_ < len(logits)]
-        offered_exits = [id_ for id_ in offered if id_ in set(leaving)]
-        if not offered_exits:
+        weighed = logits.astype(np.float64)
+        later_parts = list(_PARTS[generation.walk.voice[0] + 1 :])
+        leaving = np.logaddexp.reduce(weighed[later_parts + _BORDERS])
+        exits = [id_ for id_ in offered if id_ in later_parts or id_ in BETWEEN_BAR_IDS]
+        if not exits:
             return logits
-        joined = [id_ for id_ in leaving if id_ not in offered_exits[:-1]]
-        weighed = logits.copy()
-        weighed[offered_exits[-1]] = np.logaddexp.reduce(logits[joined])
+        if exits[-1] in BETWEEN_BAR_IDS:
+            weighed[exits[-1]] = np.logaddexp.reduce(weighed[_BORDERS])
+        weighed[exits] += leaving - np.logaddexp.reduce(weighed[exits])
         return weighed
 
     def _start_bar(self, generation: GenerationState, bar: int) -> None:
@@ -150,7 +172,7 @@ class GivenCells:
                 continue
             exits.append(_PARTS[later])
             is_landing = (later, 0) == walk.landing_voice and walk.must_open_landing_voice
-            if cell or (bar, later) in self.must_sound or is_landing:
+            if cell or is_landing or self.is_due(generation, bar, later):
                 return tuple(exits)
         return (*exits, self._opening_of(bar + 1)[0])
 
@@ -165,6 +187,31 @@ class GivenCells:
         while ids[-1 - count] in BETWEEN_BAR_IDS and len(ids) - count > generation.bar_start:
             count += 1
         return count
+
+
+def _get_last_bars(generation: GenerationState, count: int) -> Sequence[int]:
+    """Return the ids of the last bars before the one under way."""
+    ids, end = generation.ids, generation.bar_start - 1
+    start = end
+    while start > 0 and count:
+        start -= 1
+        count -= ids[start] in _OPENERS
+    return ids[start:end]
+
+
+@lru_cache(maxsize=64)
+def _find_heard_parts(ids: tuple[int, ...]) -> frozenset[int]:
+    """Return the parts that sound in some bars; ids from the opening of the first on."""
+    heard: set[int] = set()
+    part = 0
+    for id_ in ids:
+        if id_ in _OPENERS:
+            part = 0
+        elif id_ in _PARTS:
+            part = id_ - _PARTS[0]
+        elif id_ in _SOUNDS:
+            heard.add(part)
+    return frozenset(heard)
 
 
 def find_cell_start(generation: GenerationState) -> int:

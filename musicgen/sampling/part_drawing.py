@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from musicgen.errors import InvalidValue
+from musicgen.music.score import SYMBOLS_ROLE
 from musicgen.music.symbols_part import is_symbols
 from musicgen.music.theory import Key
 from musicgen.sampling.cadence_drawing import draw_next
@@ -29,13 +30,15 @@ from musicgen.sampling.sampler import Sampler, TuneStart, parse_rhythm
 from musicgen.tokens.codec import Encoded
 from musicgen.tokens.constraints import Rules
 from musicgen.tokens.grammar import DecisionContext
-from musicgen.tokens.lineup import read_lineup
+from musicgen.tokens.lineup import PartDescription, read_lineup
 from musicgen.tokens.measures import MeasuresCodec
 from musicgen.tokens.vocabulary import MAX_PARTS, MEASURES
 
 _REDRAW_NOISE_OFFSET: Final = 2**56  # between the noise keys of a tune and of what replaces it
 _CANDIDATE_NOISE_OFFSET: Final = 2**33  # between the noise keys of two candidates
 _MOST_BARS: Final = 10**9
+MOST_SILENT_BARS: Final = {"bass": 0, "drums": 0}  # in a row; in bands, 9 of 10 of their bars sound
+DEFAULT_MOST_SILENT_BARS: Final = 2  # of other parts that are drawn as a whole
 _SHORT_OPENERS: Final = frozenset(MEASURES.ranges["partial"])
 
 
@@ -172,6 +175,7 @@ def _narrow(
     )
     walk.narrow(rules)
     cells.silent = frozenset(_find_unfilled(tune, rules))
+    cells.most_silent = dict(_limit_silence(tune, read_lineup(generation.ids[1:])))
     cells.must_sound = frozenset(_find_outer_bars(tune)) - cells.silent
     _check_ending(tune, options, rules.landing_part or 0)
     generation.restrictions, generation.weighing = (cells, *generation.restrictions), cells
@@ -203,6 +207,23 @@ def _find_unfilled(tune: GivenTune, rules: Rules) -> Sequence[tuple[int, int]]:
     return unfilled
 
 
+def _limit_silence(tune: GivenTune, lineup: Sequence[PartDescription]) -> Iterator[tuple[int, int]]:
+    """Yield the parts that are drawn as a whole, and the most bars in a row that each is silent.
+
+    Chord symbols last until they change, and are left out.
+    """
+    for part in _find_whole_parts(tune):
+        role = lineup[part].role if lineup else ""
+        if role != SYMBOLS_ROLE:
+            yield part, MOST_SILENT_BARS.get(role, DEFAULT_MOST_SILENT_BARS)
+
+
+def _find_whole_parts(tune: GivenTune) -> Sequence[int]:
+    """Return the places of the parts that are drawn in all bars."""
+    places = range(len(tune.bars[0].cells))
+    return [part for part in places if all(bar.cells[part] is None for bar in tune.bars)]
+
+
 def _find_outer_bars(tune: GivenTune) -> Sequence[tuple[int, int]]:
     """Return the first and the last cell of each part that is drawn as a whole.
 
@@ -210,12 +231,8 @@ def _find_outer_bars(tune: GivenTune) -> Sequence[tuple[int, int]]:
     bar is often a short one, before a repeat sign or after a pickup, which a model may not know.
     """
     first = next((n for n, bar in enumerate(tune.bars) if bar.opening[-1] not in _SHORT_OPENERS), 0)
-    return [
-        (number, part)
-        for number in {first, len(tune.bars) - 1}
-        for part in range(len(tune.bars[0].cells))
-        if all(bar.cells[part] is None for bar in tune.bars)
-    ]
+    whole_parts = _find_whole_parts(tune)
+    return [(number, part) for number in {first, len(tune.bars) - 1} for part in whole_parts]
 
 
 def _check_ending(tune: GivenTune, options: SamplingOptions, landing_part: int) -> None:
