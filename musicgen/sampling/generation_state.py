@@ -57,7 +57,16 @@ class Weighing(Protocol):
     def weigh(
         self, generation: GenerationState, logits: np.ndarray, offered: tuple[int, ...]
     ) -> np.ndarray:
-        """Return the logits of all ids, (vocabulary,), for a draw from those that are offered."""
+        """Return the logits for a draw from the ids that are offered.
+
+        Args:
+            generation: before the draw.
+            logits: (vocabulary,) float32 or float64.
+            offered: the ids.
+
+        Returns:
+            (vocabulary,) float64, or the logits that were given.
+        """
 
 
 class ForcedTokenSource(Protocol):

@@ -127,12 +127,20 @@ class GivenCells:
     def weigh(
         self, generation: GenerationState, logits: np.ndarray, offered: tuple[int, ...]
     ) -> np.ndarray:
-        """Return the logits, (vocabulary,), with the probability of leaving a cell kept.
+        """Return the logits with the probability of leaving a cell kept.
 
         What comes after a cell is given, and a model may never have met it there, such as a repeat
         sign in music without repeats: it would go on in the cell, with one voice after another. So
         what stands between bars counts as all that may stand there, and what is offered shares the
         probability of all that leave a cell.
+
+        Args:
+            generation: before the draw.
+            logits: (vocabulary,) float32 or float64.
+            offered: the ids that may be drawn.
+
+        Returns:
+            (vocabulary,) float64, or the logits that were given.
         """
         if not generation.walk.in_bar:
             return logits

@@ -19,23 +19,19 @@ from tests.browser import (
     open_page,
     wait_until,
 )
-from tests.fake_models import may_be_seen_in_bands, untrained
 from tests.serve_process import ServeProcess, serve_folder
 
 BAND: Final = "melody,bass,drums"
 MELODY, BASS, DRUMS = range(3)
 BARS: Final = 4
-DENSITIES: Final = {"melody": (3, 6), "bass": (2, 5), "drums": (3, 6)}
+DENSITIES: Final = musicgen.load("band").checkpoint.manifest.corpus["densities"]
 Cell = tuple[tuple[float, int, float], ...]  # start in the bar, pitch and length of each sound
 
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    """Serve a folder with an untrained model of bands."""
+    """Serve the included models, `band` among them."""
     folder = tmp_path_factory.mktemp("parts")
-    (folder / "checkpoints").mkdir()
-    untrained(folder / "checkpoints" / "band", seed=36, is_seen=may_be_seen_in_bands,
-              corpus={"densities": DENSITIES})  # fmt: skip
     with serve_folder(folder) as process:
         yield process
 
@@ -56,7 +52,7 @@ def choose_model(page: Page) -> None:
 
 def sample_band(page: Page) -> str:
     """Sample a tune of three parts, and return its id."""
-    options = {"bars": str(BARS), "form": "through", "parts": BAND, "pickup": "none", "seed": "15"}
+    options = {"bars": str(BARS), "form": "through", "parts": BAND, "pickup": "none", "seed": "8"}
     for name, value in options.items():
         page.locator(f"#knob-{name}").fill(value)
     page.locator("#generate").click()
@@ -255,8 +251,8 @@ def list_notes(score: Score, part: int) -> list[tuple[int, int, int]]:
 
 
 def test_dropped_file_becomes_given_parts(page: Page, serve: ServeProcess, tmp_path: Path) -> None:
-    model = musicgen.load(serve.folder / "checkpoints" / "band")
-    model.sample(seed=15, parts=BAND, bars=BARS, form="through", pickup="none").write(
+    model = musicgen.load("band")
+    model.sample(seed=8, parts=BAND, bars=BARS, form="through", pickup="none").write(
         tmp_path / "song.mid"
     )
     (song,), _ = musicgen.read(tmp_path / "song.mid")
@@ -264,10 +260,11 @@ def test_dropped_file_becomes_given_parts(page: Page, serve: ServeProcess, tmp_p
     expect(page.locator("#given-parts li")).to_have_count(3)
     expect(page.locator("#given-parts")).to_contain_text("4 bars")
     expect(page.locator("#primer-choice")).to_be_hidden()
-    assert page.locator("#given-roles input:checked").count() == 0  # the file has them all
+    drawn = page.locator("#given-roles input:checked")
+    expect(drawn).to_have_value("chords")  # of the usual parts, the only one that the file lacks
 
     page.locator("#given-parts input").nth(BASS).uncheck()
-    expect(page.locator("#given-roles input:checked")).to_have_value("bass")
+    expect(drawn).to_have_count(2)
     page.locator("#generate").click()
     expect(page.locator("#status")).to_contain_text("New tune around song.mid")
     page.locator("#files [data-file=mid]").wait_for()
@@ -276,18 +273,18 @@ def test_dropped_file_becomes_given_parts(page: Page, serve: ServeProcess, tmp_p
     download_info.value.save_as(tmp_path / "around.mid")
     (around,), _ = musicgen.read(tmp_path / "around.mid")
     roles = [part["role"] for part in serve.tune(id_of(page))["parts"]]
-    assert roles == ["melody", "drums", "bass"]
+    assert roles == ["melody", "drums", "chords", "bass"]
     assert list_notes(around, 0) == list_notes(song, MELODY)
     assert list_notes(around, 1) == list_notes(song, DRUMS)
-    assert list_notes(around, 2) != list_notes(song, BASS)
+    assert list_notes(around, 3) != list_notes(song, BASS)
     assert len(find_bars(around)) == len(find_bars(song))
     for part in (0, 1):
         expect(button(page, part, "lock")).to_have_attribute("aria-pressed", "true")
-    expect(button(page, 2, "lock")).to_have_attribute("aria-pressed", "false")
+    expect(button(page, 3, "lock")).to_have_attribute("aria-pressed", "false")
 
     before = serve.tune(id_of(page))
-    draw_again(page, 2)
-    assert {part for part, _ in find_changes(before, serve.tune(id_of(page)))} == {2}
+    draw_again(page, 3)
+    assert {part for part, _ in find_changes(before, serve.tune(id_of(page)))} == {3}
 
     # or continue from its notes, as with other models
     page.locator("#use-primer").check()
